@@ -1,0 +1,190 @@
+"""``frazil``: the command line of the daemon and of whoever listens to it.
+
+Heavy modules are imported by the command that needs them, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import frazil
+from frazil.errors import FrazilError, MicrographError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="frazil",
+    help="Picks particles from a running stream of cryo-EM micrographs.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line; a `FrazilError` becomes one line and exit status 1."""
+    try:
+        app()
+    except FrazilError as error:
+        _complain(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _complain(error: FrazilError) -> None:
+    line = " ".join(str(error).split())
+    print(f"frazil: error: {line}".encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"frazil {frazil.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def _settings_options(*names: str) -> list[inspect.Parameter]:
+    """Options made from the settings, so that each is declared once. All are optional here: a file may give them."""
+    import msgspec
+
+    from frazil.settings import ServeSettings
+
+    parameters = []
+    hints = _hints_of(ServeSettings)
+    for field in msgspec.structs.fields(ServeSettings):
+        if names and field.name not in names:
+            continue
+        kind, says = hints[field.name]
+        if field.default is not msgspec.NODEFAULT and field.default is not None:
+            says = f"{says} Default: {field.default}."
+        flag = "--" + field.name.replace("_", "-")
+        option = typer.Option(None, flag, help=says, show_default=False)
+        parameters.append(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None)
+        )
+    return parameters
+
+
+def _hints_of(settings: type) -> dict[str, tuple[Any, str]]:
+    """Name → (type without its annotation, sentence) of each setting."""
+    import typing
+
+    hints = typing.get_type_hints(settings, include_extras=True)
+    return {name: (hint.__origin__, hint.__metadata__[0].description) for name, hint in hints.items()}
+
+
+def _with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add options made from settings to a command that takes them as keywords."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [
+            parameter
+            for parameter in inspect.signature(command, eval_str=True).parameters.values()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        command.__signature__ = inspect.Signature([*own, *_settings_options(*names)])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+@app.command()
+@_with_settings()
+def serve(
+    *,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="TOML file with any of these settings by the same names."),
+    ] = None,
+    **given: Any,
+) -> None:
+    """Watch a directory and pick every micrograph that appears in it, until SIGTERM or Ctrl-C.
+
+    WATCH, OUT and DIAMETER are needed, here or in the file. The command line beats the file.
+    """
+    from frazil.settings import load_settings
+
+    settings = load_settings(given, config)
+    from frazil.service.daemon import Daemon
+    from frazil.service.logs import configure_logging
+
+    configure_logging(settings.log_level)
+    Daemon(settings).run()
+
+
+@app.command()
+@_with_settings("model", "pixel_size", "threshold", "min_distance", "edge_margin", "contrast", "device", "threads")
+def pick(
+    *,
+    micrographs: Annotated[list[Path], typer.Argument(metavar="MICROGRAPH...", help="MRC files.", show_default=False)],
+    diameter: Annotated[float, typer.Option("--diameter", help="Diameter of the particle, in Å.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", help="Directory for the STAR files; made if missing.", show_default=False)
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each micrograph's document as a line of JSON.")
+    ] = False,
+    picture: Annotated[
+        bool, typer.Option("--picture", help="Also write a picture of each micrograph with its picks, as PNG.")
+    ] = False,
+    **given: Any,
+) -> None:
+    """Pick the given micrographs and write a STAR file for each.
+
+    A bad one gets one line that says why; the others are picked all the same, and the exit status is 1.
+    """
+    from frazil.service.batch import Batch
+
+    batch = Batch(out=out, diameter_angstrom=diameter, **{k: v for k, v in given.items() if v is not None})
+    typer.echo(batch.describe(), err=True)
+    failures = 0
+    for micrograph in micrographs:
+        try:
+            picked = batch.pick(micrograph, with_picture=picture)
+        except MicrographError as error:
+            failures += 1
+            _complain(error)
+        else:
+            typer.echo(picked.as_json() if as_json else picked.as_line())
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def listen(
+    address: Annotated[str, typer.Argument(help="ZeroMQ address of a daemon, such as tcp://127.0.0.1:5556.")],
+    count: Annotated[
+        int | None, typer.Option("--count", min=1, help="Leave after this many documents.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each document as a line of JSON.")] = False,
+) -> None:
+    """Print the picks that a daemon publishes, as they come, until Ctrl-C."""
+    from frazil.client import PickStream
+    from frazil.documents import encode_document
+
+    with PickStream(address) as stream:
+        for received, document in enumerate(stream, start=1):
+            if as_json:
+                typer.echo(encode_document(document))
+            else:
+                picks, seconds = len(document.picks.score), document.seconds.total
+                typer.echo(f"{document.seq:>6}  {picks:>5} picks  {seconds:6.2f} s  {document.micrograph}")
+            sys.stdout.flush()
+            if received == count:
+                break

@@ -1,0 +1,124 @@
+"""The documents on the stream: typed records, JSON on the wire, versioned.
+
+A message has two frames: its topic, and one document as JSON. New fields get defaults; old ones never change
+their meaning.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+__all__ = [
+    "HEARTBEAT_TOPIC",
+    "PICKS_TOPIC",
+    "SCHEMA_VERSION",
+    "Document",
+    "Heartbeat",
+    "MicrographDocument",
+    "ModelStamp",
+    "PickColumns",
+    "Seconds",
+    "decode_document",
+    "encode_document",
+]
+
+SCHEMA_VERSION = 1
+PICKS_TOPIC = b"picks"
+HEARTBEAT_TOPIC = b"heartbeat"
+
+
+class ModelStamp(msgspec.Struct, frozen=True, kw_only=True):
+    """Which model made the picks."""
+
+    name: str
+    version: int
+    """Number of its version folder; 0 for a lone file."""
+    sha256: str
+    """Of its ONNX file."""
+
+
+class PickColumns(msgspec.Struct, frozen=True, kw_only=True):
+    """Picks as lists of equal length, best first."""
+
+    y: list[float]
+    """Rows, in pixels of the micrograph as stored; pixel centres are at whole numbers."""
+    x: list[float]
+    """Columns, likewise."""
+    score: list[float]
+    """Figures of merit, 0 to 1."""
+
+
+class Seconds(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time went."""
+
+    read: float
+    """Reading and checking the file."""
+    prepare: float
+    """Rescaling and standardising."""
+    infer: float
+    """Tiling and the network."""
+    peaks: float
+    """From scores to picks."""
+    total: float
+    """From the file known to be complete, or from the start of reading where nobody waited, to the picks."""
+
+
+class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="micrograph"):
+    """The picks of one micrograph. Topic ``picks``."""
+
+    schema: int = SCHEMA_VERSION
+    """Version of this record."""
+    epoch: str
+    """Identity of the ledger that counts `seq`; empty where there is none."""
+    seq: int
+    """Place in the stream, from 1, without gaps; 0 where there is no stream."""
+    micrograph: str
+    """File name."""
+    path: str
+    """Absolute path."""
+    shape: tuple[int, int]
+    """(h, w)."""
+    pixel_size_angstrom: float
+    diameter_px: float
+    """Particle diameter in pixels of the micrograph."""
+    model: ModelStamp
+    threshold: float
+    """Lowest figure of merit that counted as a pick."""
+    picks: PickColumns
+    seconds: Seconds
+    picked_at: str = ""
+    """UTC time in RFC 3339."""
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="heartbeat"):
+    """Sent every second or so: the link lives, and this is the newest place in the stream. Topic ``heartbeat``."""
+
+    schema: int = SCHEMA_VERSION
+    epoch: str
+    seq: int
+    """Place of the newest document; 0 before the first."""
+
+
+Document = MicrographDocument | Heartbeat
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER: msgspec.json.Decoder[Document] = msgspec.json.Decoder(MicrographDocument | Heartbeat)
+
+
+def encode_document(document: Document) -> bytes:
+    """A document as JSON."""
+    return _ENCODER.encode(document)
+
+
+def decode_document(body: bytes) -> Document:
+    """A document from JSON.
+
+    Raises:
+        ValueError: the bytes are no document of a known type, or its schema is newer than this program knows.
+    """
+    document: Document | Any = _DECODER.decode(body)
+    if document.schema > SCHEMA_VERSION:
+        raise ValueError(f"expected a document of schema {SCHEMA_VERSION} or older, found {document.schema}")
+    return document

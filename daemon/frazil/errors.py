@@ -1,0 +1,56 @@
+"""Every error that frazil raises on purpose.
+
+::
+
+    FrazilError              anything a user can be told in one line
+    ├── MicrographError      one file cannot be picked; the next one can
+    │   └── IncompleteMicrograph   ... as yet: it is shorter than its header demands
+    ├── ModelError           a model cannot serve
+    ├── SettingsError        a setting is unknown, of the wrong type, or impossible
+    ├── OutputError          results cannot be written where they should go
+    └── AddressError         a socket cannot be bound or reached
+
+A message names the file, what was expected and what was found.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class FrazilError(Exception):
+    """Base of all errors with a message for the user."""
+
+
+class MicrographError(FrazilError):
+    """A micrograph cannot be picked.
+
+    Attributes:
+        path: the file.
+        reason: one word for counters (``truncated``, ``not_mrc``, ``stack``, ``not_finite``, ...).
+    """
+
+    def __init__(self, path: Path, reason: str, message: str) -> None:
+        super().__init__(f"{path}: {message}")
+        self.path = path
+        self.reason = reason
+
+
+class IncompleteMicrograph(MicrographError):
+    """A micrograph is shorter than its own header demands: still being written, or truncated."""
+
+
+class ModelError(FrazilError):
+    """A model is missing, lacks the contract, or does not reproduce its reference output."""
+
+
+class SettingsError(FrazilError):
+    """A setting is unknown, of the wrong type, or impossible."""
+
+
+class OutputError(FrazilError):
+    """Results cannot be written where they should go."""
+
+
+class AddressError(FrazilError):
+    """A socket address is malformed, taken, or not allowed."""

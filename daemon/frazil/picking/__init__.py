@@ -1,0 +1,64 @@
+"""Pure picking: a micrograph in, picks out. No threads, no sockets, no clock.
+
+- ``read_micrograph(path)`` reads and checks an MRC file.
+- ``load_model(path, device)`` loads an ONNX model and checks it against its contract and card.
+- ``Picker(model, settings).pick(micrograph)`` returns ``Picks``: arrays y, x, score.
+- ``write_star(path, picks)`` and ``read_star(path)`` speak RELION.
+- ``draw_picks(pixels, picks, diameter_px)`` makes a picture of it.
+
+>>> from frazil.picking import Picker, PickingSettings, load_model
+>>> from frazil.settings import default_model_path
+>>> picker = Picker(load_model(default_model_path()), PickingSettings(diameter_angstrom=191))
+>>> picker.model.contract.tile_px
+64
+"""
+
+from frazil.picking.card import CARD_NAME, Card, Reference, read_card, write_card
+from frazil.picking.contract import ModelContract
+from frazil.picking.coordinates import read_star, write_star
+from frazil.picking.micrograph import Micrograph, check_complete, read_micrograph
+from frazil.picking.model import (
+    CURRENT_NAME,
+    MODEL_NAME,
+    Model,
+    ModelIdentity,
+    load_model,
+    locate_model,
+)
+from frazil.picking.overlay import draw_picks
+from frazil.picking.peaks import ScoreMap, find_peaks
+from frazil.picking.picker import Picker, PickingSettings
+from frazil.picking.picks import Picks
+from frazil.picking.picture import Picture, make_picture
+from frazil.picking.provider import available_cores
+from frazil.picking.rescale import Rescaling
+
+__all__ = [
+    "CARD_NAME",
+    "CURRENT_NAME",
+    "MODEL_NAME",
+    "Card",
+    "Micrograph",
+    "Model",
+    "ModelContract",
+    "ModelIdentity",
+    "Picker",
+    "PickingSettings",
+    "Picks",
+    "Picture",
+    "Reference",
+    "Rescaling",
+    "ScoreMap",
+    "available_cores",
+    "check_complete",
+    "draw_picks",
+    "find_peaks",
+    "load_model",
+    "locate_model",
+    "make_picture",
+    "read_card",
+    "read_micrograph",
+    "read_star",
+    "write_card",
+    "write_star",
+]

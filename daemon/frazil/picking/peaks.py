@@ -1,0 +1,96 @@
+"""Peaks of a score map: local maxima above a threshold, refined below the grid, kept apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from frazil.picking.picks import Picks
+
+__all__ = ["ScoreMap", "find_peaks"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScoreMap:
+    """Scores of one micrograph on a grid; kept, it can be thresholded again without the model."""
+
+    scores: NDArray[np.float32]
+    """(gy, gx) probabilities."""
+    y_px: NDArray[np.float64]
+    """(gy,) row of each line of scores, in pixels of the micrograph."""
+    x_px: NDArray[np.float64]
+    """(gx,) column of each row's scores, in pixels of the micrograph."""
+    shape: tuple[int, int]
+    """(h, w) of the micrograph."""
+
+
+def find_peaks(score_map: ScoreMap, *, threshold: float, min_distance_px: float, edge_margin_px: float) -> Picks:
+    """Find particles in a score map.
+
+    A pick is a local maximum of the map (among its eight neighbours) at or above the threshold, moved to the
+    centroid of the scores around it. Of two picks nearer than the minimum distance, the better one stays.
+
+    Args:
+        score_map: scores on a grid.
+        threshold: lowest figure of merit.
+        min_distance_px: no two picks are closer than this, in pixels of the micrograph.
+        edge_margin_px: no pick is closer than this to an edge, in pixels of the micrograph.
+
+    Returns:
+        Picks, best first.
+    """
+    scores = score_map.scores
+    highest_around = cv2.dilate(scores, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
+    rows, columns = np.nonzero((scores >= highest_around) & (scores >= threshold))
+    refined_rows, refined_columns = _centroids(scores, rows, columns)
+    y = np.interp(refined_rows, np.arange(score_map.y_px.size), score_map.y_px)
+    x = np.interp(refined_columns, np.arange(score_map.x_px.size), score_map.x_px)
+    found = Picks(y=y, x=x, score=scores[rows, columns].astype(np.float64))
+    h, w = score_map.shape
+    low, high_y, high_x = edge_margin_px - 0.5, h - 0.5 - edge_margin_px, w - 0.5 - edge_margin_px
+    inside = (y >= low) & (y <= high_y) & (x >= low) & (x <= high_x)
+    found = found.select(inside)
+    # Ties are broken by position, so that the same map always gives the same picks.
+    found = found.select(np.lexsort((found.x, found.y, -found.score)))
+    return found.select(_keep_apart(found, min_distance_px))
+
+
+def _centroids(
+    scores: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(n,) grid positions → (n,) positions of the centroid of the 3 x 3 scores around each."""
+    padded = np.pad(scores, 1, mode="edge").astype(np.float64)
+    offsets = np.arange(3)
+    around = padded[rows[:, None, None] + offsets[:, None], columns[:, None, None] + offsets]  # (n, 3, 3)
+    weights = around - around.min(axis=(1, 2), keepdims=True)
+    total = weights.sum(axis=(1, 2))
+    flat = total <= 0
+    total[flat] = 1.0
+    shift_rows = (weights[:, 2].sum(axis=1) - weights[:, 0].sum(axis=1)) / total
+    shift_columns = (weights[:, :, 2].sum(axis=1) - weights[:, :, 0].sum(axis=1)) / total
+    return rows + shift_rows, columns + shift_columns
+
+
+def _keep_apart(picks: Picks, min_distance_px: float) -> NDArray[np.intp]:
+    """Indices of picks, best first, after dropping each that is too near a better one."""
+    if len(picks) == 0 or min_distance_px <= 0:
+        return np.arange(len(picks))
+    # Cells as wide as the distance: whatever is too near lies in the same cell or one of the eight around it.
+    kept_in_cell: dict[tuple[int, int], list[int]] = {}
+    kept = []
+    ys, xs = picks.y.tolist(), picks.x.tolist()
+    for i, (y, x) in enumerate(zip(ys, xs, strict=True)):
+        cell_y, cell_x = int(y // min_distance_px), int(x // min_distance_px)
+        around = (
+            j
+            for near_y in (cell_y - 1, cell_y, cell_y + 1)
+            for near_x in (cell_x - 1, cell_x, cell_x + 1)
+            for j in kept_in_cell.get((near_y, near_x), ())
+        )
+        if all((ys[j] - y) ** 2 + (xs[j] - x) ** 2 >= min_distance_px**2 for j in around):
+            kept_in_cell.setdefault((cell_y, cell_x), []).append(i)
+            kept.append(i)
+    return np.array(kept, np.intp)

@@ -1,0 +1,76 @@
+"""The picture that a model sees: a micrograph rescaled to the model's grid and standardised.
+
+The trainer makes its crops from the same pictures, so training and serving cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frazil.errors import MicrographError
+from frazil.picking.micrograph import Micrograph
+from frazil.picking.rescale import Rescaling, rescale
+from frazil.picking.standardise import standardise
+
+__all__ = ["Picture", "make_picture"]
+
+_SMALLEST_DIAMETER_PX = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Picture:
+    """A micrograph as the model sees it."""
+
+    pixels: NDArray[np.float32]
+    """(h', w') rescaled and standardised."""
+    rescaling: Rescaling
+    diameter_px: float
+    """Of the particle, in pixels of the micrograph."""
+    pixel_size_angstrom: float
+    """Of the micrograph."""
+
+
+def make_picture(
+    micrograph: Micrograph,
+    *,
+    diameter_angstrom: float,
+    pixel_size_angstrom: float | None,
+    model_diameter_px: float,
+    normalisation: str,
+    invert: bool,
+) -> Picture:
+    """Rescale a micrograph so that the particle has the model's diameter, and standardise it.
+
+    Args:
+        micrograph: as read.
+        diameter_angstrom: of the particle.
+        pixel_size_angstrom: of the micrograph; None takes the file's.
+        model_diameter_px: diameter that the model was trained for.
+        normalisation: name of the standardisation.
+        invert: whether particles look the other way round in the model's tiles.
+
+    Raises:
+        MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked.
+        ModelError: the standardisation is not known here.
+    """
+    pixel_size = micrograph.resolve_pixel_size(pixel_size_angstrom)
+    diameter_px = diameter_angstrom / pixel_size
+    h, w = micrograph.pixels.shape
+    if not _SMALLEST_DIAMETER_PX <= diameter_px <= min(h, w):
+        raise MicrographError(
+            micrograph.path,
+            "diameter",
+            f"expected a particle of {_SMALLEST_DIAMETER_PX:g} to {min(h, w)} px, found {diameter_px:.1f} px "
+            f"({diameter_angstrom:g} Å at {pixel_size:g} Å a pixel)",
+        )
+    rescaling = Rescaling.for_diameter((h, w), diameter_px, model_diameter_px)
+    pixels = rescale(micrograph.pixels, rescaling)
+    return Picture(
+        pixels=standardise(pixels, normalisation, model_diameter_px, invert=invert),
+        rescaling=rescaling,
+        diameter_px=diameter_px,
+        pixel_size_angstrom=pixel_size,
+    )

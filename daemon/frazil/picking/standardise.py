@@ -1,0 +1,66 @@
+"""Standardisation: brings micrographs of any dose, scale and ice thickness to one range.
+
+Each standardisation has a name, which a model's contract states; a name never changes its meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from frazil.errors import ModelError
+
+__all__ = ["STANDARDISATIONS", "standardise"]
+
+_SAMPLE_STRIDE = 4
+_BACKGROUND_DIAMETERS = 2.5
+_RANGE_SIGMAS = 4.0
+_QUARTILES_PER_SIGMA = 1.349
+
+
+def standardise(picture: NDArray[np.float32], name: str, diameter_px: float, *, invert: bool) -> NDArray[np.float32]:
+    """(h, w) rescaled picture → (h, w) picture as the model wants it.
+
+    Args:
+        picture: the rescaled micrograph.
+        name: one of ``STANDARDISATIONS``.
+        diameter_px: particle diameter in pixels of the picture.
+        invert: whether particles in the picture have the opposite contrast to the model's.
+
+    Raises:
+        ModelError: the name is not known to this version of frazil.
+    """
+    try:
+        method = STANDARDISATIONS[name]
+    except KeyError:
+        known = ", ".join(sorted(STANDARDISATIONS))
+        raise ModelError(f"expected a normalisation among {known}; found {name!r}") from None
+    return method(-picture if invert else picture, diameter_px)
+
+
+def _flat_01(picture: NDArray[np.float32], diameter_px: float) -> NDArray[np.float32]:
+    """Subtract the local background, divide by one robust spread, map ±4 spreads to 0-1.
+
+    The background is the mean over a square of 2.5 particle diameters: an ice gradient or a carbon film goes, a
+    particle stays. Outliers (hot pixels, ice crystals) are clipped first, so that they cannot shift it.
+    """
+    sample = picture[::_SAMPLE_STRIDE, ::_SAMPLE_STRIDE]
+    lowest, middle, highest = (float(v) for v in np.percentile(sample, [0.05, 50, 99.95]))
+    # Around zero, so that counts of any size keep their precision in float32.
+    clipped = np.clip(picture, lowest, highest) - np.float32(middle)
+    side = 2 * round(_BACKGROUND_DIAMETERS * diameter_px / 2) + 1
+    background = cv2.blur(clipped, (side, side), borderType=cv2.BORDER_REFLECT_101)
+    flat: NDArray[np.float32] = np.subtract(clipped, background, out=clipped)
+    lower, upper = (float(v) for v in np.percentile(flat[::_SAMPLE_STRIDE, ::_SAMPLE_STRIDE], [25, 75]))
+    spread = max((upper - lower) / _QUARTILES_PER_SIGMA, float(np.finfo(np.float32).tiny))
+    flat *= np.float32(1 / (2 * _RANGE_SIGMAS * spread))
+    flat += np.float32(0.5)
+    np.clip(flat, 0, 1, out=flat)
+    return flat
+
+
+STANDARDISATIONS: dict[str, Callable[[NDArray[np.float32], float], NDArray[np.float32]]] = {"flat-01": _flat_01}
+"""Name → method: (h, w) picture and particle diameter in its pixels → (h, w) picture."""

@@ -1,0 +1,1 @@
+"""The daemon behind ``frazil serve``: watch, intake, read, pick, ledger, files, stream, metrics."""

@@ -1,0 +1,125 @@
+"""Picking given files, one after the other: what ``frazil pick`` does."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from frazil.documents import MicrographDocument, Seconds, encode_document
+from frazil.errors import MicrographError, OutputError
+from frazil.picking import (
+    Picker,
+    PickingSettings,
+    available_cores,
+    draw_picks,
+    load_model,
+    read_micrograph,
+    write_star,
+)
+from frazil.service.delivery import prepare_output, star_path
+from frazil.service.pipeline import make_document
+from frazil.settings import Contrast, Device, default_model_path
+
+__all__ = ["Batch", "PickedFile"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickedFile:
+    """One micrograph picked and written."""
+
+    document: MicrographDocument
+    star: Path
+
+    def as_line(self) -> str:
+        """For people."""
+        picks, seconds = len(self.document.picks.score), self.document.seconds.total
+        return f"{self.document.micrograph}: {picks} picks in {seconds:.2f} s -> {self.star}"
+
+    def as_json(self) -> str:
+        """For programs."""
+        return encode_document(self.document).decode()
+
+
+class Batch:
+    """A loaded picker and a place for its results.
+
+    Raises:
+        FrazilError: a setting is impossible, the model cannot serve, or the directory cannot be written.
+    """
+
+    def __init__(
+        self,
+        *,
+        out: Path,
+        diameter_angstrom: float,
+        model: Path | None = None,
+        pixel_size: float | None = None,
+        threshold: float | None = None,
+        min_distance: float | None = None,
+        edge_margin: float | None = None,
+        contrast: Contrast = "dark",
+        device: Device = "auto",
+        threads: int | None = None,
+    ) -> None:
+        settings = PickingSettings(
+            diameter_angstrom=diameter_angstrom,
+            pixel_size_angstrom=pixel_size,
+            threshold=threshold,
+            min_distance_angstrom=min_distance,
+            edge_margin_angstrom=edge_margin,
+            contrast=contrast,
+        )
+        prepare_output(out)
+        threads = threads or available_cores()
+        cv2.setNumThreads(threads)
+        self._out = out
+        self._picker = Picker(load_model(model or default_model_path(), device, threads), settings)
+        self._written: dict[Path, Path] = {}
+
+    def describe(self) -> str:
+        """Which model runs where."""
+        model = self._picker.model
+        return (
+            f"model {model.identity.name}/{model.identity.version} on {model.provider}, "
+            f"threshold {self._picker.threshold:g}"
+        )
+
+    def pick(self, path: Path, *, with_picture: bool = False) -> PickedFile:
+        """Pick one file and write its STAR file, and its picture if wanted.
+
+        Raises:
+            MicrographError: the file cannot be picked, or its results would overwrite another's.
+            OutputError: the results cannot be written.
+        """
+        star = star_path(self._out, Path(path.name))
+        if star in self._written:
+            raise MicrographError(path, "name", f"expected a name of its own, found the name of {self._written[star]}")
+        picker = self._picker
+        started = time.perf_counter()
+        micrograph = read_micrograph(path)
+        read = time.perf_counter()
+        picture = picker.prepare(micrograph)
+        prepared = time.perf_counter()
+        score_map = picker.score(picture)
+        scored = time.perf_counter()
+        picks = picker.find(score_map, picture)
+        found = time.perf_counter()
+        seconds = Seconds(
+            read=read - started,
+            prepare=prepared - read,
+            infer=scored - prepared,
+            peaks=found - scored,
+            total=found - started,
+        )
+        try:
+            write_star(star, picks)
+            if with_picture:
+                drawn = draw_picks(micrograph.pixels, picks, picture.diameter_px)
+                star.with_suffix(".png").write_bytes(cv2.imencode(".png", drawn)[1].tobytes())
+        except OSError as error:
+            raise OutputError(f"{star}: cannot be written: {error.strerror}") from error
+        self._written[star] = path
+        return PickedFile(document=make_document(path.resolve(), picker, picture, picks, seconds), star=star)

@@ -1,0 +1,175 @@
+"""The daemon: owns its parts, starts them in order and closes them in reverse."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+from queue import SimpleQueue
+from types import FrameType
+
+import cv2
+import prometheus_client
+
+import frazil
+from frazil.errors import FrazilError, SettingsError
+from frazil.picking import Picker, PickingSettings, available_cores, load_model
+from frazil.service.delivery import Delivery, prepare_output
+from frazil.service.intake import Intake
+from frazil.service.ledger import Ledger
+from frazil.service.metrics import Metrics, MetricsServer
+from frazil.service.pipeline import Pipeline
+from frazil.service.publisher import Publisher
+from frazil.service.watch import Hint, Watcher
+from frazil.settings import ServeSettings
+
+__all__ = ["Daemon"]
+
+log = logging.getLogger(__name__)
+
+_STOP_SECONDS = 4.5
+"""All of a stop; a service manager that waits 5 s has no need to kill."""
+_CHECK_SECONDS = 0.5
+
+
+class Daemon:
+    """``frazil serve``: `run` starts it, stays until SIGTERM or SIGINT, and stops it.
+
+    Args:
+        settings: the whole of its settings.
+    """
+
+    def __init__(self, settings: ServeSettings) -> None:
+        self._settings = settings
+        self._stop = threading.Event()
+        self._stopping = threading.Event()
+        self._parts = contextlib.ExitStack()
+
+    def run(self) -> None:
+        """Start, serve, stop.
+
+        Raises:
+            FrazilError: it cannot start, or a stage died.
+        """
+        with self._parts:
+            self.capture_signals()
+            self.startup()
+            self.main_loop()
+            self.shutdown()
+
+    def capture_signals(self) -> None:
+        """Let SIGTERM and SIGINT end the main loop."""
+
+        def request_stop(number: int, _frame: FrameType | None) -> None:
+            self._stop_signal = signal.Signals(number).name
+            self._stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before = signal.signal(number, request_stop)
+            self._parts.callback(signal.signal, number, before)
+
+    def startup(self) -> None:
+        """Start every part; ready only once the model is warm.
+
+        Raises:
+            FrazilError: a part cannot start. What had started is closed again.
+        """
+        started = time.monotonic()
+        settings = self._settings
+        root = settings.watch.expanduser().resolve()
+        out = settings.out.expanduser().resolve()
+        if not root.is_dir():
+            raise SettingsError(f"{root}: expected a directory to watch, found none")
+        picking = PickingSettings(
+            diameter_angstrom=settings.diameter,
+            pixel_size_angstrom=settings.pixel_size,
+            threshold=settings.threshold,
+            min_distance_angstrom=settings.min_distance,
+            edge_margin_angstrom=settings.edge_margin,
+            contrast=settings.contrast,
+        )
+        prepare_output(out)
+
+        metrics = Metrics(prometheus_client.CollectorRegistry())
+        prometheus_client.ProcessCollector(registry=metrics.registry)
+        metrics.build.labels(version=frazil.__version__).set(1)
+        server = MetricsServer(settings.http, metrics.registry)
+        self._parts.callback(server.close)
+        publisher = Publisher(settings.publish, allow_unencrypted=settings.publish_unencrypted)
+        self._parts.callback(publisher.close)
+        self._ledger = Ledger(settings.ledger_file.expanduser().resolve())
+        self._parts.callback(self._ledger.close)
+        metrics.watch_ledger(lambda: self._ledger.head)
+
+        threads = settings.threads or available_cores()
+        cv2.setNumThreads(threads)
+        model = load_model(settings.model.expanduser(), settings.device, threads)
+        model.warm_up()
+        picker = Picker(model, picking)
+        identity = model.identity
+        metrics.model.labels(
+            name=identity.name, version=str(identity.version), sha256=identity.sha256, provider=model.provider
+        ).set(1)
+        log.info(
+            "model %s/%d (sha256 %.12s) runs on %s", identity.name, identity.version, identity.sha256, model.provider
+        )
+        if not model.has_card:
+            log.warning("model %s has no card: its reference output could not be checked", identity.name)
+
+        delivery = Delivery(self._ledger, publisher, metrics, root, out, self._stopping)
+        self._pipeline = Pipeline(picker, self._ledger, delivery, metrics, self._stopping)
+        hints: SimpleQueue[Hint] = SimpleQueue()
+        watcher = Watcher(root, hints)
+        intake = Intake(
+            watcher,
+            hints,
+            self._ledger,
+            root,
+            scan_seconds=settings.scan,
+            stall_seconds=settings.stall,
+            accept=self._pipeline.accept,
+            refuse=self._pipeline.refuse,
+        )
+        metrics.watch_queue("incomplete", lambda: intake.waiting)
+        self._intake_thread = threading.Thread(
+            target=intake.run, args=(self._stopping,), name="frazil-intake", daemon=True
+        )
+        watcher.start()
+        self._parts.callback(watcher.stop)
+        self._pipeline.start(intake)
+        self._intake_thread.start()
+        log.info(
+            "ready after %.2f s: watching %s, writing to %s, publishing on %s, metrics on %s",
+            time.monotonic() - started,
+            root,
+            out,
+            publisher.address,
+            server.url,
+        )
+
+    def main_loop(self) -> None:
+        """Stay until a signal.
+
+        Raises:
+            FrazilError: a stage died, which is a fault in frazil.
+        """
+        while not self._stop.wait(_CHECK_SECONDS):
+            dead = self._pipeline.failed_stage() or (
+                None if self._intake_thread.is_alive() else self._intake_thread.name
+            )
+            if dead:
+                raise FrazilError(f"the thread {dead} died; see the log above, and please report it")
+        log.info("%s: finishing the work in hand", self._stop_signal)
+
+    def shutdown(self) -> None:
+        """End the stages in order; what is in hand is finished, up to a time limit."""
+        started = time.monotonic()
+        deadline = started + _STOP_SECONDS
+        self._stopping.set()
+        self._intake_thread.join(max(0.0, deadline - time.monotonic()))
+        if self._pipeline.stop(deadline):
+            log.info("stopped after %.2f s", time.monotonic() - started)
+        else:
+            log.warning("stopped after %.1f s with work unfinished; it is taken up at the next start", _STOP_SECONDS)

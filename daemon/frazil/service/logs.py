@@ -1,0 +1,31 @@
+"""How log lines look: one event, one line, whatever a file is called."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+__all__ = ["configure_logging"]
+
+
+class _LineFormatter(logging.Formatter):
+    """Keeps control characters, which a file name may hold, from making or hiding lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        record.message = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in message)
+        line = self.formatMessage(record)
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line.encode("utf-8", "backslashreplace").decode()
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        record.asctime = self.formatTime(record)
+        return super().formatMessage(record)
+
+
+def configure_logging(level: str) -> None:
+    """Send the log to stderr, from this level up."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,0 +1,114 @@
+"""What the daemon shows to Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from frazil.errors import AddressError
+
+__all__ = ["Metrics", "MetricsServer"]
+
+_STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_LATENCY_BUCKETS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300)
+_PICKS_BUCKETS = (0, 1, 5, 10, 25, 50, 100, 200, 300, 500, 750, 1000, 2000, 5000)
+_SCORE_BUCKETS = tuple(round(0.1 * i, 1) for i in range(1, 11))
+
+
+class Metrics:
+    """All metrics of one daemon, on a registry of its own."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.micrographs = Counter(
+            "frazil_micrographs",
+            "Micrographs handled, by outcome (picked, failed) and, for failures, reason.",
+            ["outcome", "reason"],
+            registry=registry,
+        )
+        self.picks = Counter("frazil_picks", "Picks made.", registry=registry)
+        self.picks_per_micrograph = Histogram(
+            "frazil_micrograph_picks", "Picks in one micrograph.", buckets=_PICKS_BUCKETS, registry=registry
+        )
+        self.scores = Histogram(
+            "frazil_pick_score",
+            "Mean figure of merit of a micrograph's picks.",
+            buckets=_SCORE_BUCKETS,
+            registry=registry,
+        )
+        self.stage = Histogram(
+            "frazil_stage_duration_seconds",
+            "Time that one micrograph spent in a stage (read, prepare, infer, peaks, deliver).",
+            ["stage"],
+            buckets=_STAGE_BUCKETS,
+            registry=registry,
+        )
+        self.latency = Histogram(
+            "frazil_latency_seconds",
+            "Time from a micrograph known to be complete to its document sent.",
+            buckets=_LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.last_micrograph = Gauge(
+            "frazil_last_micrograph_timestamp_seconds", "When the last micrograph was picked.", registry=registry
+        )
+        self.output_blocked = Gauge(
+            "frazil_output_blocked", "1 while results cannot be written and picking waits.", registry=registry
+        )
+        self.model = Gauge(
+            "frazil_model_info",
+            "The serving model and the execution provider that runs it; always 1.",
+            ["name", "version", "sha256", "provider"],
+            registry=registry,
+        )
+        self.build = Gauge("frazil_build_info", "Version of frazil; always 1.", ["version"], registry=registry)
+
+        # The outcomes that alerts watch exist from the start, at 0.
+        self.micrographs.labels(outcome="picked", reason="")
+        self._queue = Gauge("frazil_queue_depth", "Micrographs in a queue.", ["queue"], registry=registry)
+        self._ledger_head = Gauge(
+            "frazil_ledger_sequence", "Sequence number of the newest document.", registry=registry
+        )
+
+    def watch_queue(self, queue: str, depth: Callable[[], float]) -> None:
+        """Show a queue's depth, asked for at each scrape."""
+        self._queue.labels(queue=queue).set_function(depth)
+
+    def watch_ledger(self, head: Callable[[], float]) -> None:
+        """Show the ledger's head, asked for at each scrape."""
+        self._ledger_head.set_function(head)
+
+
+class MetricsServer:
+    """``/metrics`` over HTTP, served from a thread of its own.
+
+    Args:
+        address: ``host:port``; port 0 takes a free one.
+        registry: what to show.
+
+    Attributes:
+        url: where Prometheus finds it.
+
+    Raises:
+        AddressError: the address is malformed or taken.
+    """
+
+    def __init__(self, address: str, registry: CollectorRegistry) -> None:
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise AddressError(f"{address}: expected an address such as 127.0.0.1:9457")
+        try:
+            self._server, self._thread = start_http_server(int(port), host, registry)
+        except OSError as error:
+            raise AddressError(f"{address}: cannot serve metrics there: {error.strerror or error}") from error
+        bound_host, bound_port = self._server.server_address[:2]
+        shown = f"[{bound_host!s}]" if ":" in str(bound_host) else str(bound_host)
+        self.url = f"http://{shown}:{bound_port}/metrics"
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

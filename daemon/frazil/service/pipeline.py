@@ -1,0 +1,293 @@
+"""The pipeline: reading, picking and writing overlap, each in a thread, with bounded queues between them.
+
+A full queue slows the stage before it and in the end the intake; nothing is dropped. One micrograph is the unit of
+work and of failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import Empty, Full, Queue
+
+import msgspec
+
+from frazil.documents import MicrographDocument, ModelStamp, PickColumns, Seconds, encode_document
+from frazil.errors import MicrographError, ModelError
+from frazil.picking import Micrograph, Picker, Picks, Picture, read_micrograph
+from frazil.service.delivery import Delivery
+from frazil.service.intake import Arrival, Intake, fingerprint, stamp_of
+from frazil.service.ledger import Handled, Ledger
+from frazil.service.metrics import Metrics
+
+__all__ = ["Pipeline", "make_document"]
+
+log = logging.getLogger(__name__)
+
+_ARRIVALS_QUEUED = 64
+_MICROGRAPHS_QUEUED = 2
+_RESULTS_QUEUED = 8
+_HEARTBEAT_SECONDS = 1.0
+_STOP_CHECK_SECONDS = 0.1
+_POSITION_DECIMALS = 4
+_SCORE_DECIMALS = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Read:
+    arrival: Arrival
+    fingerprint: str
+    micrograph: Micrograph
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Picked:
+    arrival: Arrival
+    fingerprint: str
+    document: MicrographDocument
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Failed:
+    arrival: Arrival
+    error: MicrographError
+
+
+class Pipeline:
+    """Three stages between the intake and the world.
+
+    Args:
+        picker: picks; used from one thread.
+        ledger: where results are committed.
+        delivery: sends what was committed.
+        metrics: counts.
+        stopping: set to end the stages once the work in hand is finished.
+    """
+
+    def __init__(
+        self, picker: Picker, ledger: Ledger, delivery: Delivery, metrics: Metrics, stopping: threading.Event
+    ) -> None:
+        self._picker = picker
+        self._ledger = ledger
+        self._delivery = delivery
+        self._metrics = metrics
+        self._arrivals: Queue[Arrival] = Queue(_ARRIVALS_QUEUED)
+        self._micrographs: Queue[_Read] = Queue(_MICROGRAPHS_QUEUED)
+        self._results: Queue[_Picked | _Failed] = Queue(_RESULTS_QUEUED)
+        self._stopping = stopping
+        self._threads = [
+            threading.Thread(target=stage, name=f"frazil-{stage.__name__.strip('_')}", daemon=True)
+            for stage in (self._reading, self._picking, self._writing)
+        ]
+        self._intake: Intake | None = None
+        for name, queue in (("read", self._arrivals), ("pick", self._micrographs), ("write", self._results)):
+            metrics.watch_queue(name, queue.qsize)
+
+    def start(self, intake: Intake) -> None:
+        """Start the stages; `intake` is told when an arrival has been dealt with."""
+        self._intake = intake
+        for thread in self._threads:
+            thread.start()
+
+    def accept(self, arrival: Arrival) -> bool:
+        """Take an arrival, waiting for room; False when stopping."""
+        while not self._stopping.is_set():
+            try:
+                self._arrivals.put(arrival, timeout=_STOP_CHECK_SECONDS)
+            except Full:
+                continue
+            return True
+        return False
+
+    def refuse(self, arrival: Arrival, error: MicrographError) -> None:
+        """Take note of a file that cannot be picked."""
+        self._results.put(_Failed(arrival=arrival, error=error))
+
+    def stop(self, deadline: float) -> bool:
+        """Finish the work in hand; what was not begun is left for the next start.
+
+        Args:
+            deadline: on the monotonic clock.
+
+        Returns:
+            Whether every stage ended in time. What was cut off is in no ledger, so nothing of it is lost.
+        """
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def failed_stage(self) -> str | None:
+        """Name of a stage that has died, which none should."""
+        return next((t.name for t in self._threads if not t.is_alive()), None)
+
+    def _reading(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                arrival = self._arrivals.get(timeout=_STOP_CHECK_SECONDS)
+            except Empty:
+                continue
+            started = time.monotonic()
+            try:
+                print_of_content = fingerprint(arrival.path)
+                micrograph = read_micrograph(arrival.path)
+                changed = stamp_of(arrival.path) != arrival.stamp
+            except OSError as error:
+                message = f"cannot be read: {error.strerror or error}"
+                self._results.put(_Failed(arrival=arrival, error=MicrographError(arrival.path, "unreadable", message)))
+            except MicrographError as error:
+                self._results.put(_Failed(arrival=arrival, error=error))
+            except Exception as error:  # noqa: BLE001 - the edge of one unit of work
+                self._results.put(_unexpected(arrival, "reading", error))
+            else:
+                if changed:
+                    self._release(arrival, None)
+                    continue
+                read = _Read(
+                    arrival=arrival,
+                    fingerprint=print_of_content,
+                    micrograph=micrograph,
+                    seconds=time.monotonic() - started,
+                )
+                self._micrographs.put(read)
+
+    def _picking(self) -> None:
+        while self._goes_on(0, self._micrographs):
+            try:
+                read = self._micrographs.get(timeout=_STOP_CHECK_SECONDS)
+            except Empty:
+                continue
+            try:
+                document = self._pick(read)
+            except MicrographError as error:
+                self._results.put(_Failed(arrival=read.arrival, error=error))
+            except ModelError as error:
+                failure = MicrographError(read.arrival.path, "model", str(error))
+                self._results.put(_Failed(arrival=read.arrival, error=failure))
+            except Exception as error:  # noqa: BLE001 - the edge of one unit of work
+                self._results.put(_unexpected(read.arrival, "picking", error))
+            else:
+                self._results.put(_Picked(arrival=read.arrival, fingerprint=read.fingerprint, document=document))
+
+    def _pick(self, read: _Read) -> MicrographDocument:
+        started = time.monotonic()
+        picture = self._picker.prepare(read.micrograph)
+        prepared = time.monotonic()
+        score_map = self._picker.score(picture)
+        scored = time.monotonic()
+        picks = self._picker.find(score_map, picture)
+        found = time.monotonic()
+        seconds = Seconds(
+            read=read.seconds,
+            prepare=prepared - started,
+            infer=scored - prepared,
+            peaks=found - scored,
+            total=found - read.arrival.complete_at,
+        )
+        return make_document(read.micrograph.path, self._picker, picture, picks, seconds)
+
+    def _writing(self) -> None:
+        self._delivery.catch_up()
+        next_heartbeat = time.monotonic()
+        while self._goes_on(1, self._results):
+            if time.monotonic() >= next_heartbeat:
+                self._delivery.send_heartbeat()
+                next_heartbeat = time.monotonic() + _HEARTBEAT_SECONDS
+            try:
+                result = self._results.get(timeout=_STOP_CHECK_SECONDS)
+            except Empty:
+                continue
+            try:
+                if isinstance(result, _Failed):
+                    self._write_failed(result)
+                else:
+                    self._write_picked(result)
+            except Exception:
+                # Not in the ledger, so the next scan finds it again.
+                log.exception("%s: cannot be recorded", result.arrival.path)
+                self._release(result.arrival, None)
+
+    def _write_picked(self, result: _Picked) -> None:
+        started = time.monotonic()
+        document = result.document
+        handled = Handled(stamp=result.arrival.stamp, fingerprint=result.fingerprint)
+        seq, body = self._ledger.commit_picked(
+            result.arrival.key,
+            handled,
+            lambda epoch, seq: encode_document(msgspec.structs.replace(document, epoch=epoch, seq=seq)),
+        )
+        self._release(result.arrival, handled)
+        if not self._delivery.deliver(seq, body, document):
+            return
+        now = time.monotonic()
+        metrics, seconds, scores = self._metrics, document.seconds, document.picks.score
+        for stage in ("read", "prepare", "infer", "peaks"):
+            metrics.stage.labels(stage=stage).observe(getattr(seconds, stage))
+        metrics.stage.labels(stage="deliver").observe(now - started)
+        metrics.latency.observe(now - result.arrival.complete_at)
+        metrics.micrographs.labels(outcome="picked", reason="").inc()
+        metrics.picks.inc(len(scores))
+        metrics.picks_per_micrograph.observe(len(scores))
+        if scores:
+            metrics.scores.observe(sum(scores) / len(scores))
+        metrics.last_micrograph.set_to_current_time()
+        log.info(
+            "picked %s: %d picks in %.2f s (sequence number %d)", result.arrival.key, len(scores), seconds.total, seq
+        )
+
+    def _write_failed(self, result: _Failed) -> None:
+        arrival, error = result.arrival, result.error
+        log.warning("failed (%s) %s", error.reason, error)
+        try:
+            content = fingerprint(arrival.path)
+        except OSError:
+            content = ""
+        handled = Handled(stamp=arrival.stamp, fingerprint=content)
+        # A name that is no UTF-8 cannot be a key; it is refused again after a restart.
+        with contextlib.suppress(UnicodeEncodeError):
+            self._ledger.commit_failed(arrival.key, handled, error.reason)
+        self._release(arrival, handled)
+        self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
+
+    def _release(self, arrival: Arrival, handled: Handled | None) -> None:
+        if self._intake is not None:
+            self._intake.release(arrival, handled)
+
+    def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Picked | _Failed]) -> bool:
+        """Whether a stage has work or may still get some: the stages end in their order."""
+        return not self._stopping.is_set() or self._threads[before].is_alive() or not queue.empty()
+
+
+def make_document(path: Path, picker: Picker, picture: Picture, picks: Picks, seconds: Seconds) -> MicrographDocument:
+    """The document of one picked micrograph, outside any stream as yet."""
+    identity = picker.model.identity
+    return MicrographDocument(
+        epoch="",
+        seq=0,
+        micrograph=path.name,
+        path=str(path),
+        shape=picture.rescaling.shape,
+        pixel_size_angstrom=picture.pixel_size_angstrom,
+        diameter_px=picture.diameter_px,
+        model=ModelStamp(name=identity.name, version=identity.version, sha256=identity.sha256),
+        threshold=picker.threshold,
+        picks=PickColumns(
+            y=[round(v, _POSITION_DECIMALS) for v in picks.y.tolist()],
+            x=[round(v, _POSITION_DECIMALS) for v in picks.x.tolist()],
+            score=[round(v, _SCORE_DECIMALS) for v in picks.score.tolist()],
+        ),
+        seconds=seconds,
+        picked_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )
+
+
+def _unexpected(arrival: Arrival, stage: str, error: Exception) -> _Failed:
+    """A fault of ours in one micrograph; the next one runs."""
+    log.error("%s of %s failed unexpectedly", stage, arrival.key, exc_info=error)
+    return _Failed(arrival=arrival, error=MicrographError(arrival.path, "internal", f"{stage} failed: {error}"))

@@ -1,0 +1,100 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from frazil.errors import FrazilError
+from frazil_trainer.crops import CropSampler
+from frazil_trainer.labelled import LabelledMicrograph
+from frazil_trainer.networks import Mlp, MlpConfig
+from frazil_trainer.recipe import Recipe
+
+__all__ = ["EpochReport", "train"]
+
+_VALIDATION_CROPS = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochReport:
+    """Figures after one epoch."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    """Mean binary cross entropy of the epoch's batches."""
+    accuracy: float
+    """On the epoch's batches, dropout on."""
+    validation_accuracy: float
+    """On a fixed draw of crops from the validation micrographs."""
+
+
+def train(
+    recipe: Recipe,
+    training: Sequence[LabelledMicrograph],
+    validation: Sequence[LabelledMicrograph],
+    report: Callable[[EpochReport], None],
+) -> Mlp:
+    """Train the paper's way: SGD with momentum and a decaying rate on binary cross entropy.
+
+    The recipe's seed decides every random draw: the same seed gives the same network on the same machine.
+
+    Args:
+        recipe: all settings.
+        training: micrographs to draw crops from.
+        validation: micrographs only looked at.
+        report: called after every epoch.
+
+    Raises:
+        FrazilError: the loss is no longer a number.
+    """
+    torch.manual_seed(recipe.seed)
+    network = Mlp(MlpConfig(tile_px=recipe.tile_px, hidden=recipe.hidden, dropout=recipe.dropout))
+    network.initialise(torch.Generator().manual_seed(recipe.seed))
+    optimiser = torch.optim.SGD(network.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1 / (1 + recipe.decay_per_update * k))
+    loss_of = nn.BCEWithLogitsLoss()
+    sampler = CropSampler(training, recipe, recipe.seed)
+    held_out = CropSampler(validation, recipe, recipe.seed + 1).draw(_VALIDATION_CROPS)
+    updates = math.ceil(recipe.samples_per_epoch / recipe.batch)
+    for epoch in range(1, recipe.epochs + 1):
+        network.train()
+        losses, correct = [], 0
+        for _ in range(updates):
+            tiles, labels = (torch.from_numpy(array) for array in sampler.draw(recipe.batch))
+            logits = network(tiles)[:, 0, 0]
+            loss = loss_of(logits, labels)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            losses.append(loss.detach())
+            correct += int(((logits > 0) == (labels > 0.5)).sum())
+        mean_loss = float(torch.stack(losses).mean())
+        if not math.isfinite(mean_loss):
+            raise FrazilError(
+                f"epoch {epoch}: the loss is {mean_loss}; lower learning_rate (now {recipe.learning_rate:g})"
+            )
+        report(
+            EpochReport(
+                epoch=epoch,
+                loss=mean_loss,
+                accuracy=correct / (updates * recipe.batch),
+                validation_accuracy=_accuracy(network, *held_out),
+            )
+        )
+    network.eval()
+    return network
+
+
+@torch.no_grad()
+def _accuracy(network: Mlp, tiles: np.ndarray, labels: np.ndarray) -> float:
+    network.eval()
+    logits = network(torch.from_numpy(tiles))[:, 0, 0].numpy()
+    return float(((logits > 0) == (labels > 0.5)).mean())
