@@ -54,7 +54,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         float | None, _says("No two picks are closer than this, in Å. Default: 0.6 of the diameter.")
     ] = None
     edge_margin: Annotated[
-        float | None, _says("No pick is closer to an edge than this, in Å. Default: half the diameter.")
+        float | None, _says("No pick is closer to an edge than this, in Å. Default: a quarter of the diameter.")
     ] = None
     contrast: Annotated[Contrast, _says("How particles look in the micrographs.")] = "dark"
     device: Annotated[Device, _says("Where the model runs; auto takes a CUDA device where there is one.")] = "auto"
@@ -140,7 +140,7 @@ def _read_file(file: Path) -> dict[str, Any]:
 def _decode_path(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str | Path):
         return Path(value)
-    raise NotImplementedError(f"expected {kind.__name__}, found {value!r}")
+    raise ValueError(f"Expected a path, got {value!r}")
 
 
 def _plain(error: msgspec.ValidationError) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from frazil.errors import FrazilError
 from frazil_trainer.labelled import LabelledMicrograph
 from frazil_trainer.recipe import Recipe
 
@@ -30,21 +31,27 @@ class CropSampler:
         self._pictures = [np.pad(m.picture.pixels, self._half, mode="symmetric") for m in micrographs]
         self._micrographs = micrographs
         self._trees = [cKDTree(m.centres) for m in micrographs]
-        counts = np.array([len(m.centres) for m in micrographs], np.float64)
-        # The square root keeps a crowded set from drowning a sparse one.
-        self._weights = np.sqrt(counts) / np.sqrt(counts).sum()
+        particles_of_set: dict[str, int] = {}
+        for m in micrographs:
+            particles_of_set[m.source.folder] = particles_of_set.get(m.source.folder, 0) + len(m.centres)
+        # Every particle of a set is drawn as often as any other, every set as often as its weight says.
+        shares = np.array([m.source.weight * len(m.centres) / particles_of_set[m.source.folder] for m in micrographs])
+        self._shares = shares / shares.sum()
 
     def draw(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Draw a batch.
 
         Returns:
             (count, 1, t, t) float32 tiles and (count,) float32 labels, 1 for a particle.
+
+        Raises:
+            FrazilError: a micrograph has no place for a negative.
         """
         t = self._recipe.tile_px
         tiles = np.empty((count, 1, t, t), np.float32)
         labels = np.zeros(count, np.float32)
         labels[: count // 2] = 1
-        sources = self._rng.choice(len(self._micrographs), size=count, p=self._weights)
+        sources = self._rng.choice(len(self._micrographs), size=count, p=self._shares)
         for i, source in enumerate(sources.tolist()):
             y, x = self._positive(source) if labels[i] else self._negative(source)
             tiles[i, 0] = self._cut(source, y, x)
@@ -72,7 +79,7 @@ class CropSampler:
             inside = border <= y < h - border and border <= x < w - border
             if inside and self._trees[source].query((y, x))[0] >= clearance:
                 return y, x
-        raise RuntimeError(f"{micrograph.name}: no place for a negative crop; is the diameter right?")
+        raise FrazilError(f"{micrograph.name}: no place for a negative crop; is the diameter right?")
 
     def _cut(self, source: int, y: float, x: float) -> NDArray[np.float32]:
         """(t, t) crop whose centre, between its middle pixels, is nearest to the position."""

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from frazil.picking import Model, Picker, PickingSettings, Picks, read_micrograph, read_star
-from frazil_trainer.labelled import LabelledPaths, inside_border
+from frazil_trainer.labelled import LabelledPaths, find_labelled, inside_border
 from frazil_trainer.matching import Tally, match_picks, tally_matches
+from frazil_trainer.recipe import Recipe
 
-__all__ = ["ScoredMicrograph", "best_threshold", "pick_labelled", "tally_at"]
+__all__ = [
+    "ScoreRow",
+    "ScoredMicrograph",
+    "best_threshold",
+    "pick_labelled",
+    "score_table",
+    "show_table",
+    "tally_at",
+    "validation_paths",
+]
 
 _LOWEST_THRESHOLD = 0.05
 
@@ -72,12 +86,77 @@ def tally_at(scored: Sequence[ScoredMicrograph], threshold: float, distance_diam
     return total
 
 
-def best_threshold(scored: Sequence[ScoredMicrograph]) -> float:
-    """The threshold, to 0.01, with the highest F1 averaged over training sets."""
+def best_threshold(scored: Sequence[ScoredMicrograph], weights: Mapping[str, float]) -> float:
+    """The threshold, to 0.01, with the highest F1 averaged over training sets by their weights."""
     folders = sorted({one.folder for one in scored})
 
     def mean_f1(threshold: float) -> float:
-        return float(np.mean([tally_at([s for s in scored if s.folder == f], threshold).f1 for f in folders]))
+        f1s = [tally_at([s for s in scored if s.folder == f], threshold).f1 for f in folders]
+        return float(np.average(f1s, weights=[weights[f] for f in folders]))
 
     candidates = [round(float(t), 2) for t in np.arange(_LOWEST_THRESHOLD, 1.0, 0.01)]
     return max(candidates, key=mean_f1)
+
+
+class ScoreRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Scores over the validation micrographs of one training set."""
+
+    folder: str
+    micrographs: int
+    particles: int
+    picks: int
+    precision: float
+    """Within half a diameter, one to one; so are recall and F1."""
+    recall: float
+    f1: float
+    f1_strict: float
+    """Within a fifth of a diameter."""
+
+
+def validation_paths(data: Path, recipe: Recipe) -> list[LabelledPaths]:
+    """The validation micrographs of a recipe.
+
+    Raises:
+        FrazilError: one is missing.
+    """
+    return [paths for source in recipe.data for paths in find_labelled(data, source) if paths.part == "validation"]
+
+
+def score_table(model: Model, paths: Sequence[LabelledPaths], threshold: float | None = None) -> list[ScoreRow]:
+    """Score a model on labelled micrographs, a row for each training set.
+
+    Args:
+        model: loaded as the daemon loads it.
+        paths: the micrographs.
+        threshold: None takes the model's own.
+    """
+    threshold = model.contract.threshold if threshold is None else threshold
+    scored = pick_labelled(model, paths)
+    rows = []
+    for folder in sorted({one.folder for one in scored}):
+        members = [one for one in scored if one.folder == folder]
+        tally, strict = tally_at(members, threshold), tally_at(members, threshold, 0.2)
+        rows.append(
+            ScoreRow(
+                folder=folder,
+                micrographs=len(members),
+                particles=tally.hits + tally.misses,
+                picks=tally.hits + tally.false_picks,
+                precision=round(tally.precision, 4),
+                recall=round(tally.recall, 4),
+                f1=round(tally.f1, 4),
+                f1_strict=round(strict.f1, 4),
+            )
+        )
+    return rows
+
+
+def show_table(rows: Sequence[ScoreRow], console: Console) -> None:
+    """Print scores as a table."""
+    table = Table("validation set", "micrographs", "particles", "picks", "precision", "recall", "F1", "F1 within 0.2 d")
+    for row in rows:
+        figures = (row.precision, row.recall, row.f1, row.f1_strict)
+        table.add_row(
+            row.folder, str(row.micrographs), str(row.particles), str(row.picks), *(f"{value:.3f}" for value in figures)
+        )
+    console.print(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -130,10 +131,20 @@ def export_version(
         return aside.rename(folder / str(max(taken, default=0) + 1))
     except OSError as error:
         raise OutputError(f"{folder}: cannot write a model there: {error.strerror}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def promote(version: Path) -> None:
-    """Make a version the serving one, by atomic rename of ``CURRENT``."""
+    """Make a version the serving one, by atomic rename of ``CURRENT``.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     aside = version.parent / f".{CURRENT_NAME}.tmp"
-    aside.write_text(f"{version.name}\n", "ascii")
-    aside.replace(version.parent / CURRENT_NAME)
+    try:
+        aside.write_text(f"{version.name}\n", "ascii")
+        aside.replace(version.parent / CURRENT_NAME)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise OutputError(f"{version.parent / CURRENT_NAME}: cannot be written: {error.strerror}") from error

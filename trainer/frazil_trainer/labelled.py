@@ -42,6 +42,7 @@ class LabelledMicrograph:
     """(n, 2) particle centres y, x, in pixels of the picture."""
     border_px: float
     """Frame of the picture, in its pixels, that holds no data."""
+    source: TrainingSet
 
 
 def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
@@ -72,7 +73,7 @@ def load_labelled(paths: LabelledPaths, recipe: Recipe) -> LabelledMicrograph:
 
     Raises:
         MicrographError: the micrograph cannot be picked.
-        FrazilError: it holds no particle, or one lies outside it.
+        FrazilError: the labels cannot be read, or none lies inside the micrograph's border.
     """
     micrograph = read_micrograph(paths.micrograph)
     picture = make_picture(
@@ -89,7 +90,9 @@ def load_labelled(paths: LabelledPaths, recipe: Recipe) -> LabelledMicrograph:
     rescaling = picture.rescaling
     centres = np.stack([rescaling.to_rescaled(truth.y, 0), rescaling.to_rescaled(truth.x, 1)], axis=1)
     border_px = paths.source.border_px * max(rescaling.factors)
-    return LabelledMicrograph(name=paths.micrograph.stem, picture=picture, centres=centres, border_px=border_px)
+    return LabelledMicrograph(
+        name=paths.micrograph.stem, picture=picture, centres=centres, border_px=border_px, source=paths.source
+    )
 
 
 def inside_border(picks: Picks, shape: tuple[int, ...], border_px: float) -> Picks:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from frazil.errors import FrazilError
@@ -18,7 +19,7 @@ from frazil_trainer.recipe import Recipe
 
 __all__ = ["EpochReport", "train"]
 
-_VALIDATION_CROPS = 10_000
+_HELD_OUT_CROPS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +32,14 @@ class EpochReport:
     """Mean binary cross entropy of the epoch's batches."""
     accuracy: float
     """On the epoch's batches, dropout on."""
-    validation_accuracy: float
-    """On a fixed draw of crops from the validation micrographs."""
+    held_out_accuracy: float
+    """On a fixed draw of crops from micrographs that are not trained on."""
 
 
 def train(
     recipe: Recipe,
     training: Sequence[LabelledMicrograph],
-    validation: Sequence[LabelledMicrograph],
+    held_out: Sequence[LabelledMicrograph],
     report: Callable[[EpochReport], None],
 ) -> Mlp:
     """Train the paper's way: SGD with momentum and a decaying rate on binary cross entropy.
@@ -48,7 +49,7 @@ def train(
     Args:
         recipe: all settings.
         training: micrographs to draw crops from.
-        validation: micrographs only looked at.
+        held_out: micrographs only looked at.
         report: called after every epoch.
 
     Raises:
@@ -61,7 +62,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1 / (1 + recipe.decay_per_update * k))
     loss_of = nn.BCEWithLogitsLoss()
     sampler = CropSampler(training, recipe, recipe.seed)
-    held_out = CropSampler(validation, recipe, recipe.seed + 1).draw(_VALIDATION_CROPS)
+    held_out_crops = CropSampler(held_out, recipe, recipe.seed + 1).draw(_HELD_OUT_CROPS)
     updates = math.ceil(recipe.samples_per_epoch / recipe.batch)
     for epoch in range(1, recipe.epochs + 1):
         network.train()
@@ -86,7 +87,7 @@ def train(
                 epoch=epoch,
                 loss=mean_loss,
                 accuracy=correct / (updates * recipe.batch),
-                validation_accuracy=_accuracy(network, *held_out),
+                held_out_accuracy=_accuracy(network, *held_out_crops),
             )
         )
     network.eval()
@@ -94,7 +95,7 @@ def train(
 
 
 @torch.no_grad()
-def _accuracy(network: Mlp, tiles: np.ndarray, labels: np.ndarray) -> float:
+def _accuracy(network: Mlp, tiles: NDArray[np.float32], labels: NDArray[np.float32]) -> float:
     network.eval()
     logits = network(torch.from_numpy(tiles))[:, 0, 0].numpy()
     return float(((logits > 0) == (labels > 0.5)).mean())

@@ -43,6 +43,9 @@ def find_peaks(score_map: ScoreMap, *, threshold: float, min_distance_px: float,
         Picks, best first.
     """
     scores = score_map.scores
+    if scores.size == 0:
+        nothing = np.zeros(0, np.float64)
+        return Picks(y=nothing, x=nothing, score=nothing)
     highest_around = cv2.dilate(scores, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
     rows, columns = np.nonzero((scores >= highest_around) & (scores >= threshold))
     refined_rows, refined_columns = _centroids(scores, rows, columns)
@@ -78,12 +81,13 @@ def _keep_apart(picks: Picks, min_distance_px: float) -> NDArray[np.intp]:
     """Indices of picks, best first, after dropping each that is too near a better one."""
     if len(picks) == 0 or min_distance_px <= 0:
         return np.arange(len(picks))
-    # Cells as wide as the distance: whatever is too near lies in the same cell or one of the eight around it.
+    # Cells at least as wide as the distance: what is too near lies in the same cell or one of the eight around it.
+    cell = max(min_distance_px, 1.0)
     kept_in_cell: dict[tuple[int, int], list[int]] = {}
     kept = []
     ys, xs = picks.y.tolist(), picks.x.tolist()
     for i, (y, x) in enumerate(zip(ys, xs, strict=True)):
-        cell_y, cell_x = int(y // min_distance_px), int(x // min_distance_px)
+        cell_y, cell_x = int(y // cell), int(x // cell)
         around = (
             j
             for near_y in (cell_y - 1, cell_y, cell_y + 1)

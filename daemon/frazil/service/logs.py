@@ -25,7 +25,8 @@ class _LineFormatter(logging.Formatter):
 
 
 def configure_logging(level: str) -> None:
-    """Send the log to stderr, from this level up."""
+    """Send the log, and Python's warnings, to stderr, from this level up."""
+    logging.captureWarnings(capture=True)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_LineFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

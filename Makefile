@@ -1,0 +1,59 @@
+# Everything a newcomer types. Each target sets up what it needs: nothing but Python 3.11 or later and make is assumed.
+
+PYTHON ?= python3
+DEMO_VENV := .venv-demo
+VENV := .venv
+DATA ?= training
+SHARED ?= ../shared/data
+# Idle OpenMP threads that spin slow everything else on a shared machine.
+export OMP_WAIT_POLICY := PASSIVE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test check lint bench model clean
+
+help:
+	@echo "make demo    see it work: simulated micrographs picked live, on the CPU, in a minute or two"
+	@echo "make test    every test"
+	@echo "make check   formatting, lint, types, import rules, and every test"
+	@echo "make bench   how fast one micrograph is picked, beside the floor"
+	@echo "make model   train the default model again (needs the labelled micrographs in $(SHARED))"
+
+demo: $(DEMO_VENV)/.ready
+	$(DEMO_VENV)/bin/python demo/live_demo.py
+
+test: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest
+
+check: lint test
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.ready
+	$(VENV)/bin/python benchmarks/pick_micrograph.py
+
+model: $(VENV)/.ready
+	$(VENV)/bin/python $(SHARED)/prepare.py $(DATA)
+	seed=1; for particle in galactosidase apoferritin proteasome channel polymerase ribosome capsid; do \
+		$(VENV)/bin/frazil-train simulate --out $(DATA)/simulated/$$particle --particle $$particle \
+			--count 8 --seed $$seed >/dev/null && seed=$$((seed + 1)) || exit 1; \
+	done
+	$(VENV)/bin/frazil-train train trainer/recipes/mlp.toml --data $(DATA) --out exported_models/mlp
+
+clean:
+	rm -rf $(DEMO_VENV) $(VENV) demo-output
+
+$(DEMO_VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "frazil needs Python 3.11 or later; give it with make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(DEMO_VENV)
+	$(DEMO_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[simulate]'
+	@touch $@
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "frazil needs Python 3.11 or later; give it with make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[trainer,dev]'
+	@touch $@

@@ -1,0 +1,201 @@
+"""The command line, as a user meets it: a process, its output, its exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from frazil.picking import read_star
+
+BIN = Path(sys.executable).parent
+Write = Callable[..., Path]
+
+
+def frazil(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / "frazil"), *(str(a) for a in args)]
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], *says: object) -> None:
+    """The process failed with one line for the user, which says all of this."""
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("frazil: error: ")]
+    assert len(errors) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for said in says:
+        assert str(said) in errors[0]
+
+
+@pytest.fixture
+def micrograph(tmp_path: Path, write_mrc: Write, make_scene: Callable[..., object]) -> Path:
+    return write_mrc(tmp_path / "grid 1.mrc", make_scene().pixels, 2.0)
+
+
+def test_help_names_the_commands() -> None:
+    done = frazil("--help")
+    assert done.returncode == 0
+    for command in ("serve", "pick", "listen"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", ["serve", "pick", "listen"])
+def test_every_command_has_help(command: str) -> None:
+    done = frazil(command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+def test_help_of_serve_has_every_setting() -> None:
+    import msgspec
+
+    from frazil.settings import ServeSettings
+
+    text = frazil("serve", "--help").stdout
+    for field in msgspec.structs.fields(ServeSettings):
+        assert "--" + field.name.replace("_", "-") in text
+
+
+def test_pick_writes_a_star_a_picture_and_a_document(blob_model: Path, micrograph: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = frazil(
+        "pick",
+        micrograph,
+        "--model",
+        blob_model,
+        "--diameter",
+        48,
+        "--out",
+        out,
+        "--threshold",
+        0.9,
+        "--json",
+        "--picture",
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    picks = read_star(out / "grid 1_picks.star")
+    assert document["micrograph"] == "grid 1.mrc"
+    assert document["path"] == str(micrograph)
+    assert document["shape"] == [320, 448]
+    assert document["diameter_px"] == 24
+    assert document["model"]["name"] == "blob"
+    assert document["threshold"] == 0.9
+    assert len(picks) == len(document["picks"]["y"]) == 12
+    np.testing.assert_allclose(picks.x, document["picks"]["x"], atol=1e-3)
+    assert (out / "grid 1_picks.png").read_bytes().startswith(b"\x89PNG")
+    assert "CPUExecutionProvider" in done.stderr
+
+
+def test_pick_goes_on_after_a_bad_micrograph_and_fails_at_the_end(
+    blob_model: Path, micrograph: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.mrc"
+    bad.write_bytes(b"no picture " * 200)
+    done = frazil("pick", bad, micrograph, "--model", blob_model, "--diameter", 48, "--out", tmp_path / "out")
+    assert_one_line(done, bad, "expected an MRC file")
+    assert "grid 1.mrc: " in done.stdout
+    assert (tmp_path / "out" / "grid 1_picks.star").is_file()
+
+
+def test_two_micrographs_of_one_name_do_not_overwrite_each_other(
+    blob_model: Path, micrograph: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / micrograph.name
+    other.parent.mkdir()
+    other.write_bytes(micrograph.read_bytes())
+    done = frazil("pick", micrograph, other, "--model", blob_model, "--diameter", 48, "--out", tmp_path / "out")
+    assert_one_line(done, other, micrograph)
+
+
+def test_unknown_pixel_size_is_said_with_what_to_do(blob_model: Path, write_mrc: Write, tmp_path: Path) -> None:
+    path = write_mrc(tmp_path / "a.mrc", np.random.default_rng(0).random((200, 300), np.float32), 1.0)
+    done = frazil("pick", path, "--model", blob_model, "--diameter", 48, "--out", tmp_path / "out")
+    assert_one_line(done, path, "--pixel-size")
+    assert (
+        frazil(
+            "pick", path, "--model", blob_model, "--diameter", 48, "--out", tmp_path / "out", "--pixel-size", 2
+        ).returncode
+        == 0
+    )
+
+
+def test_pick_says_one_line_for_each_kind_of_trouble(blob_model: Path, micrograph: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert_one_line(
+        frazil("pick", micrograph, "--model", tmp_path / "no", "--diameter", 48, "--out", out), tmp_path / "no"
+    )
+    (tmp_path / "plain.onnx").write_bytes(b"")
+    assert_one_line(
+        frazil("pick", micrograph, "--model", tmp_path / "plain.onnx", "--diameter", 48, "--out", out), "plain.onnx"
+    )
+    (tmp_path / "file").write_text("")
+    assert_one_line(
+        frazil("pick", micrograph, "--model", blob_model, "--diameter", 48, "--out", tmp_path / "file"),
+        "expected a directory that can be written",
+    )
+    assert_one_line(
+        frazil("pick", micrograph, "--model", blob_model, "--diameter", -5, "--out", out), "diameter: expected"
+    )
+    assert_one_line(
+        frazil("pick", tmp_path / "none.mrc", "--model", blob_model, "--diameter", 48, "--out", out),
+        "none.mrc: cannot be read: No such file",
+    )
+
+
+def serve(tmp_path: Path, *options: object) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "w").mkdir(exist_ok=True)
+    local = ("--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0")
+    return frazil("serve", "--watch", tmp_path / "w", "--out", tmp_path / "o", "--diameter", 48, *local, *options)
+
+
+def test_serve_does_not_start_without_what_it_needs(blob_model: Path, tmp_path: Path) -> None:
+    assert_one_line(frazil("serve"), "watch: expected a value", "out: expected", "diameter: expected")
+    assert_one_line(serve(tmp_path, "--model", tmp_path / "no"), tmp_path / "no", "found nothing there")
+    assert_one_line(serve(tmp_path, "--watch", tmp_path / "none"), tmp_path / "none", "expected a directory to watch")
+    assert_one_line(serve(tmp_path, "--threshold", 7), "threshold: expected a number from 0 to 1, found 7")
+    assert_one_line(serve(tmp_path, "--publish", "tcp://0.0.0.0:0"), "--publish-unencrypted")
+    (tmp_path / "f.toml").write_text("diamter = 5")
+    assert_one_line(serve(tmp_path, "--config", tmp_path / "f.toml"), "unknown setting 'diamter'", "'diameter'")
+
+
+def test_serve_says_which_port_is_in_use(blob_model: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert_one_line(
+            serve(tmp_path, "--model", blob_model, "--http", f"127.0.0.1:{port}"), f"127.0.0.1:{port}", "in use"
+        )
+        assert_one_line(
+            serve(tmp_path, "--model", blob_model, "--publish", f"tcp://127.0.0.1:{port}"),
+            f"tcp://127.0.0.1:{port}",
+            "in use",
+        )
+
+
+def test_listen_refuses_a_malformed_address() -> None:
+    assert_one_line(frazil("listen", "nonsense"), "nonsense", "expected an address such as")
+
+
+def test_a_reader_that_leaves_early_is_no_error(blob_model: Path, micrograph: Path, tmp_path: Path) -> None:
+    command = (
+        f"'{BIN}/frazil' pick '{micrograph}' --model '{blob_model}' --diameter 48 --out '{tmp_path}/o' --json | true"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+
+
+def test_importing_frazil_is_light() -> None:
+    heavy = "{'onnxruntime', 'cv2', 'numpy', 'torch', 'zmq'}"
+    code = f"import sys, frazil, frazil.cli; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

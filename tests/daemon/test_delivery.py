@@ -1,0 +1,126 @@
+"""Delivery: the file before the message, nothing dropped while the disk is full, nothing overtaken."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import prometheus_client
+import pytest
+
+from frazil.documents import MicrographDocument, ModelStamp, PickColumns, Seconds, encode_document
+from frazil.errors import OutputError
+from frazil.picking import read_star
+from frazil.service.delivery import Delivery, prepare_output, star_path
+from frazil.service.ledger import FileStamp, Handled, Ledger
+from frazil.service.metrics import Metrics
+from frazil.service.publisher import Publisher
+
+ROOT = Path("/watched")
+
+
+def document(path: str) -> MicrographDocument:
+    return MicrographDocument(
+        epoch="",
+        seq=0,
+        micrograph=Path(path).name,
+        path=path,
+        shape=(4, 6),
+        pixel_size_angstrom=1.0,
+        diameter_px=2.0,
+        model=ModelStamp(name="m", version=1, sha256=""),
+        threshold=0.5,
+        picks=PickColumns(y=[1.0], x=[2.0], score=[0.9]),
+        seconds=Seconds(read=0, prepare=0, infer=0, peaks=0, total=0),
+    )
+
+
+class Rig:
+    def __init__(self, out: Path, ledger_file: Path) -> None:
+        self.ledger = Ledger(ledger_file)
+        self.publisher = Publisher("tcp://127.0.0.1:0")
+        self.metrics = Metrics(prometheus_client.CollectorRegistry())
+        self.stop = threading.Event()
+        self.delivery = Delivery(self.ledger, self.publisher, self.metrics, ROOT, out, self.stop)
+
+    def commit(self, path: str) -> tuple[int, bytes, MicrographDocument]:
+        one = document(path)
+        handled = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
+        seq, body = self.ledger.commit_picked(
+            path, handled, lambda epoch, seq: encode_document(msgspec.structs.replace(one, epoch=epoch, seq=seq))
+        )
+        return seq, body, one
+
+    def blocked(self) -> float | None:
+        return self.metrics.registry.get_sample_value("frazil_output_blocked")
+
+    def close(self) -> None:
+        self.publisher.close()
+        self.ledger.close()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path / "out", tmp_path / "ledger")
+    yield made
+    made.close()
+
+
+def test_the_tree_below_out_mirrors_the_watched_one(rig: Rig, tmp_path: Path) -> None:
+    for path in ("/watched/a.mrc", "/watched/grid/square 1/a.mrc"):
+        assert rig.delivery.deliver(*rig.commit(path))
+    assert read_star(tmp_path / "out" / "a_picks.star").x[0] == 2
+    assert read_star(tmp_path / "out" / "grid" / "square 1" / "a_picks.star").y[0] == 1
+    assert list(rig.ledger.undelivered()) == []
+
+
+def test_a_document_from_another_tree_stays_inside_out(rig: Rig, tmp_path: Path) -> None:
+    assert rig.delivery.deliver(*rig.commit("/elsewhere/../b.mrc"))
+    assert (tmp_path / "out" / "b_picks.star").is_file()
+
+
+def test_while_the_file_cannot_be_written_delivery_waits_and_then_goes_on(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file where the directory should be")
+    done: list[bool] = []
+    waiting = threading.Thread(target=lambda: done.append(rig.delivery.deliver(*rig.commit("/watched/a.mrc"))))
+    waiting.start()
+    while rig.blocked() != 1:
+        assert waiting.is_alive()
+    (tmp_path / "out").unlink()
+    waiting.join(10)
+    assert done == [True]
+    assert rig.blocked() == 0
+    assert (tmp_path / "out" / "a_picks.star").is_file()
+
+
+def test_told_to_stop_while_blocked_it_leaves_all_that_follows_for_the_next_start(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("in the way")
+    rig.stop.set()
+    assert not rig.delivery.deliver(*rig.commit("/watched/a.mrc"))
+    (tmp_path / "out").unlink()
+    assert not rig.delivery.deliver(*rig.commit("/watched/b.mrc"))
+    assert [seq for seq, _ in rig.ledger.undelivered()] == [1, 2]
+    rig.close()
+
+    again = Rig(tmp_path / "out", tmp_path / "ledger")
+    again.delivery.catch_up()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_picks.star", "b_picks.star"]
+    assert list(again.ledger.undelivered()) == []
+    again.close()
+
+
+def test_an_output_directory_that_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file/out: expected a directory that can be written"):
+        prepare_output(tmp_path / "file" / "out")
+
+
+def test_an_output_directory_is_made_and_left_empty(tmp_path: Path) -> None:
+    prepare_output(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_star_files_are_named_after_their_micrograph() -> None:
+    assert star_path(Path("/out"), Path("May08_03.13.02.mrc")) == Path("/out/May08_03.13.02_picks.star")

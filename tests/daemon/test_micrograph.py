@@ -1,0 +1,125 @@
+"""Reading micrographs: what is in the file, or one line that says what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+
+from frazil.errors import IncompleteMicrograph, MicrographError
+from frazil.picking import check_complete, read_micrograph
+
+Write = Callable[..., Path]
+ASYMMETRIC = np.arange(35, dtype=np.float32).reshape(5, 7)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<i2", ">i2", "<u2", "<f2", "i1"])
+def test_rows_and_columns_come_out_as_stored(tmp_path: Path, write_mrc: Write, dtype: str) -> None:
+    path = write_mrc(tmp_path / "a.mrc", ASYMMETRIC.astype(dtype))
+    pixels = read_micrograph(path).pixels
+    assert pixels.dtype == np.float32
+    np.testing.assert_array_equal(pixels, ASYMMETRIC)
+
+
+def test_micrographs_of_other_programs_are_read_as_mrcfile_reads_them(shared_data: Path) -> None:
+    for path in sorted((shared_data / "formats").glob("*.mrc")):
+        with mrcfile.open(path) as mrc:
+            np.testing.assert_array_equal(read_micrograph(path).pixels, mrc.data)
+
+
+def test_bytes_after_the_picture_do_no_harm(tmp_path: Path, write_mrc: Write) -> None:
+    path = write_mrc(tmp_path / "a.mrc", ASYMMETRIC)
+    with path.open("ab") as file:
+        file.write(b"more")
+    np.testing.assert_array_equal(read_micrograph(path).pixels, ASYMMETRIC)
+
+
+def bad(tmp_path: Path, write_mrc: Write, kind: str) -> Path:
+    path = tmp_path / f"{kind}.mrc"
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        write_mrc(path, ASYMMETRIC)
+        path.write_bytes(path.read_bytes()[:-1])
+    elif kind == "text":
+        path.write_text("this is no MRC file, but it is long enough to hold a header\n" * 40)
+    elif kind in ("stack", "volume"):
+        with mrcfile.new(path) as mrc:
+            mrc.set_data(np.ones((3, 5, 7), np.float32))
+            if kind == "stack":
+                mrc.set_image_stack()
+    elif kind == "nan":
+        pixels = ASYMMETRIC.copy()
+        pixels[2, 3] = np.nan
+        with pytest.warns(RuntimeWarning, match="NaN"):
+            write_mrc(path, pixels)
+    elif kind == "infinite":
+        pixels = ASYMMETRIC.copy()
+        pixels[2, 3:5] = np.inf
+        with pytest.warns(RuntimeWarning):
+            write_mrc(path, pixels)
+    elif kind == "constant":
+        write_mrc(path, np.full((5, 7), 3, np.float32))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "says"),
+    [
+        ("empty", "truncated", "expected an MRC header of 1024 bytes, found an empty file"),
+        ("truncated", "truncated", "expected 1164 bytes for 7 x 5 pixels of float32, found 1163"),
+        ("text", "not_mrc", "expected an MRC file, found no valid MRC header"),
+        ("stack", "stack", "expected one image, found a stack or volume of 3 sections"),
+        ("volume", "stack", "expected one image, found a stack or volume of 3 sections"),
+        ("nan", "not_finite", "expected finite pixels, found 1 that are NaN or infinite"),
+        ("infinite", "not_finite", "expected finite pixels, found 2 that are NaN or infinite"),
+        ("constant", "constant", "expected a picture, found every pixel equal to 3"),
+        ("missing", "unreadable", "No such file"),
+    ],
+)
+def test_bad_files_say_what_was_expected_and_found(
+    tmp_path: Path, write_mrc: Write, kind: str, reason: str, says: str
+) -> None:
+    path = bad(tmp_path, write_mrc, kind)
+    with pytest.raises(MicrographError) as refused:
+        read_micrograph(path)
+    assert str(refused.value).startswith(f"{path}: ")
+    assert says in str(refused.value)
+    assert refused.value.reason == reason
+
+
+def test_a_header_that_claims_terabytes_allocates_nothing(tmp_path: Path, write_mrc: Write) -> None:
+    path = write_mrc(tmp_path / "a.mrc", ASYMMETRIC)
+    content = bytearray(path.read_bytes())
+    content[0:8] = (65_000).to_bytes(4, "little") * 2
+    path.write_bytes(content)
+    with pytest.raises(IncompleteMicrograph, match="expected 16900001024 bytes"):
+        read_micrograph(path)
+
+
+def test_completeness_is_proved_at_the_last_byte(tmp_path: Path, write_mrc: Write) -> None:
+    whole = write_mrc(tmp_path / "whole.mrc", ASYMMETRIC).read_bytes()
+    growing = tmp_path / "growing.mrc"
+    for length in (0, 500, 1024, 1025, len(whole) - 1):
+        growing.write_bytes(whole[:length])
+        with pytest.raises(IncompleteMicrograph):
+            check_complete(growing)
+    growing.write_bytes(whole)
+    assert check_complete(growing).shape == (5, 7)
+
+
+def test_unknown_pixel_size_needs_a_configured_one(tmp_path: Path, write_mrc: Write) -> None:
+    micrograph = read_micrograph(write_mrc(tmp_path / "a.mrc", ASYMMETRIC, 1.0))
+    with pytest.raises(MicrographError, match="--pixel-size") as refused:
+        micrograph.resolve_pixel_size(None)
+    assert refused.value.reason == "pixel_size"
+    assert micrograph.resolve_pixel_size(1.5) == 1.5
+
+
+def test_configured_pixel_size_beats_the_header(tmp_path: Path, write_mrc: Write) -> None:
+    micrograph = read_micrograph(write_mrc(tmp_path / "a.mrc", ASYMMETRIC, 2.0))
+    assert micrograph.resolve_pixel_size(None) == 2.0
+    assert micrograph.resolve_pixel_size(1.5) == 1.5

@@ -1,0 +1,97 @@
+"""Peaks: local maxima above a threshold, kept apart, off the edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from frazil.picking import ScoreMap, find_peaks
+
+
+def score_map(scores: np.ndarray, step: float = 10.0) -> ScoreMap:
+    gy, gx = scores.shape
+    return ScoreMap(
+        scores=scores.astype(np.float32),
+        y_px=step * np.arange(gy) + step / 2,
+        x_px=step * np.arange(gx) + step / 2,
+        shape=(round(gy * step), round(gx * step)),
+    )
+
+
+def bump(shape: tuple[int, int], y: float, x: float, height: float = 0.9, sigma: float = 1.2) -> np.ndarray:
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    return height * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * sigma**2))
+
+
+def test_a_peak_between_grid_points_is_found_between_them() -> None:
+    picks = find_peaks(score_map(bump((20, 31), 7.4, 22.2)), threshold=0.5, min_distance_px=20, edge_margin_px=0)
+    assert len(picks) == 1
+    assert picks.y[0] == pytest.approx(79, abs=2.5)
+    assert picks.x[0] == pytest.approx(227, abs=2.5)
+    assert picks.score[0] == pytest.approx(0.9, abs=0.15)
+
+
+def test_refinement_is_better_than_the_grid() -> None:
+    rng = np.random.default_rng(0)
+    errors, plain = [], []
+    for y, x in rng.uniform(5, 15, (200, 2)):
+        found = find_peaks(score_map(bump((20, 20), y, x)), threshold=0.4, min_distance_px=50, edge_margin_px=0)
+        errors.append(np.hypot(found.y[0] - (10 * y + 5), found.x[0] - (10 * x + 5)))
+        plain.append(10 * np.hypot(y - round(y), x - round(x)))
+    assert np.mean(errors) < 0.7 * np.mean(plain)
+
+
+def test_of_two_that_are_too_near_the_better_stays() -> None:
+    scores = np.maximum(bump((20, 20), 8, 8, 0.8), bump((20, 20), 8, 11, 0.9))
+    near = find_peaks(score_map(scores), threshold=0.5, min_distance_px=40, edge_margin_px=0)
+    assert len(near) == 1
+    assert near.score[0] == pytest.approx(0.9)
+    assert len(find_peaks(score_map(scores), threshold=0.5, min_distance_px=20, edge_margin_px=0)) == 2
+
+
+def test_a_plateau_is_one_particle() -> None:
+    scores = np.zeros((20, 20))
+    scores[8:11, 8:11] = 1.0
+    assert len(find_peaks(score_map(scores), threshold=0.5, min_distance_px=30, edge_margin_px=0)) == 1
+
+
+def test_an_empty_map_gives_no_picks() -> None:
+    empty = ScoreMap(scores=np.zeros((0, 0), np.float32), y_px=np.zeros(0), x_px=np.zeros(0), shape=(100, 100))
+    assert len(find_peaks(empty, threshold=0.5, min_distance_px=10, edge_margin_px=0)) == 0
+
+
+MAPS = arrays(
+    np.float32,
+    st.tuples(st.integers(1, 25), st.integers(1, 25)),
+    elements=st.floats(0, 1, width=32),
+)
+
+
+@settings(deadline=None)
+@given(MAPS, st.floats(0, 1), st.floats(0, 60), st.floats(0, 50))
+def test_picks_keep_every_promise(scores: np.ndarray, threshold: float, apart: float, margin: float) -> None:
+    of = score_map(scores)
+    picks = find_peaks(of, threshold=threshold, min_distance_px=apart, edge_margin_px=margin)
+    h, w = of.shape
+    assert (picks.score >= np.float32(threshold)).all()
+    assert (np.diff(picks.score) <= 0).all()
+    for positions, length in ((picks.y, h), (picks.x, w)):
+        assert (positions >= margin - 0.5 - 1e-9).all()
+        assert (positions <= length - 0.5 - margin + 1e-9).all()
+    distances = np.hypot(picks.y[:, None] - picks.y, picks.x[:, None] - picks.x)
+    np.fill_diagonal(distances, np.inf)
+    assert len(picks) == 0 or distances.min() >= apart * (1 - 1e-9)
+
+
+@settings(deadline=None)
+@given(MAPS, st.floats(0, 0.9), st.floats(0, 60))
+def test_a_higher_threshold_only_drops_picks(scores: np.ndarray, low: float, apart: float) -> None:
+    of = score_map(scores)
+    loose = find_peaks(of, threshold=low, min_distance_px=apart, edge_margin_px=0)
+    strict = find_peaks(of, threshold=low + 0.1, min_distance_px=apart, edge_margin_px=0)
+    kept = loose.select(loose.score >= np.float32(low + 0.1))
+    np.testing.assert_array_equal(strict.y, kept.y)
+    np.testing.assert_array_equal(strict.x, kept.x)

@@ -1,0 +1,146 @@
+"""The picker: real models on pictures whose truth is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from frazil.errors import MicrographError, SettingsError
+from frazil.picking import Micrograph, Picker, PickingSettings, Picks, load_model
+
+PIXEL_SIZE = 2.0
+
+
+def pick(model: Path, pixels: np.ndarray, diameter_px: float, **settings: object) -> Picks:
+    micrograph = Micrograph(path=Path("a.mrc"), pixels=pixels.astype(np.float32), pixel_size_angstrom=PIXEL_SIZE)
+    given = PickingSettings(diameter_angstrom=diameter_px * PIXEL_SIZE, **settings)  # type: ignore[arg-type]
+    return Picker(load_model(model, "cpu", 1), given).pick(micrograph)
+
+
+def errors_px(picks: Picks, truth: Picks) -> np.ndarray:
+    """Distance from each true particle to the nearest pick."""
+    return np.hypot(truth.y[:, None] - picks.y, truth.x[:, None] - picks.x).min(axis=1)
+
+
+@pytest.mark.parametrize(
+    "contract",
+    [
+        pytest.param({}, id="window"),
+        pytest.param({"step_px": 2.5}, id="window-fractional-stride"),
+        pytest.param({"tile_px": 63, "grid": 16, "step_px": 2.0, "offset_px": 16.0}, id="dense"),
+    ],
+)
+@pytest.mark.parametrize("diameter_px", [12.0, 24.0, 40.0])
+def test_particles_are_found_where_they_are_on_a_micrograph_that_is_not_square(
+    tmp_path: Path,
+    make_blob_model: Callable[..., Path],
+    make_scene: Callable[..., object],
+    contract: dict[str, object],
+    diameter_px: float,
+) -> None:
+    scene = make_scene((round(20 * diameter_px), round(31 * diameter_px)), diameter_px, count=15)
+    model = make_blob_model(tmp_path / "blob", **contract)
+    picks = pick(model, scene.pixels, diameter_px, threshold=0.9)
+    assert len(picks) == 15
+    assert errors_px(picks, scene.truth).max() < 0.2 * diameter_px
+    # Flipped or transposed they would not be there.
+    h = scene.pixels.shape[0]
+    flipped = Picks(y=h - 1 - picks.y, x=picks.x, score=picks.score)
+    transposed = Picks(y=picks.x, x=picks.y, score=picks.score)
+    assert errors_px(flipped, scene.truth).max() > diameter_px
+    assert errors_px(transposed, scene.truth).max() > diameter_px
+
+
+def test_window_and_dense_models_agree(
+    tmp_path: Path, make_blob_model: Callable[..., Path], make_scene: Callable[..., object]
+) -> None:
+    scene = make_scene()
+    window = make_blob_model(tmp_path / "window", tile_px=33, offset_px=16.0, step_px=2.0)
+    dense = make_blob_model(tmp_path / "dense", tile_px=63, grid=16, offset_px=16.0, step_px=2.0)
+    a, b = (pick(m, scene.pixels, scene.diameter_px, threshold=0.9) for m in (window, dense))
+    np.testing.assert_allclose(a.y, b.y, atol=1e-3)
+    np.testing.assert_allclose(a.x, b.x, atol=1e-3)
+    np.testing.assert_allclose(a.score, b.score, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "settings"),
+    [
+        (lambda pixels: pixels * 1000, {}),
+        (lambda pixels: pixels + 1e5, {}),
+        (lambda pixels: pixels.astype(np.int16), {}),
+        (lambda pixels: -pixels, {"contrast": "bright"}),
+        (lambda pixels: pixels + np.linspace(0, 300, pixels.shape[1]), {}),
+    ],
+    ids=["scaled", "offset", "int16", "inverted", "gradient"],
+)
+def test_picks_do_not_depend_on_how_the_micrograph_is_stored(
+    blob_model: Path,
+    make_scene: Callable[..., object],
+    change: Callable[[np.ndarray], np.ndarray],
+    settings: dict[str, object],
+) -> None:
+    scene = make_scene()
+    plain = pick(blob_model, scene.pixels, scene.diameter_px, threshold=0.9)
+    changed = pick(blob_model, change(scene.pixels), scene.diameter_px, threshold=0.9, **settings)
+    assert len(changed) == len(plain) == len(scene.truth)
+    assert errors_px(changed, plain).max() < 0.05 * scene.diameter_px
+
+
+def test_the_same_micrograph_gives_the_same_picks(blob_model: Path, make_scene: Callable[..., object]) -> None:
+    scene = make_scene(seed=4)
+    first, second = (pick(blob_model, scene.pixels, scene.diameter_px, threshold=0.3) for _ in range(2))
+    np.testing.assert_array_equal(first.y, second.y)
+    np.testing.assert_array_equal(first.score, second.score)
+
+
+def test_edge_margin_and_minimum_distance_are_in_angstrom(blob_model: Path, make_scene: Callable[..., object]) -> None:
+    scene = make_scene()
+    h, w = scene.pixels.shape
+    picks = pick(
+        blob_model, scene.pixels, 24.0, threshold=0.01, edge_margin_angstrom=120.0, min_distance_angstrom=160.0
+    )
+    assert len(picks) > 0
+    assert picks.y.min() >= 59.5
+    assert picks.y.max() <= h - 60.5
+    assert picks.x.max() <= w - 60.5
+    distances = np.hypot(picks.y[:, None] - picks.y, picks.x[:, None] - picks.x)
+    np.fill_diagonal(distances, np.inf)
+    assert distances.min() >= 80
+
+
+def test_default_threshold_is_the_models(tmp_path: Path, make_blob_model: Callable[..., Path]) -> None:
+    model = load_model(make_blob_model(tmp_path / "blob", threshold=0.73), "cpu")
+    assert Picker(model, PickingSettings(diameter_angstrom=10)).threshold == 0.73
+    assert Picker(model, PickingSettings(diameter_angstrom=10, threshold=0.0)).threshold == 0.0
+
+
+@pytest.mark.parametrize("diameter_px", [2.0, 500.0])
+def test_an_impossible_diameter_is_refused_with_the_pixel_size(blob_model: Path, diameter_px: float) -> None:
+    with pytest.raises(MicrographError, match="Å a pixel") as refused:
+        pick(blob_model, np.random.default_rng(0).random((300, 400)), diameter_px)
+    assert refused.value.reason == "diameter"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"diameter_angstrom": 0}, "diameter"),
+        ({"diameter_angstrom": float("nan")}, "diameter"),
+        ({"diameter_angstrom": 10, "pixel_size_angstrom": -1}, "pixel-size"),
+        ({"diameter_angstrom": 10, "threshold": 1.2}, "threshold"),
+        ({"diameter_angstrom": 10, "edge_margin_angstrom": -3}, "edge-margin"),
+        ({"diameter_angstrom": 10, "min_distance_angstrom": float("inf")}, "min-distance"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(settings: dict[str, float], named: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{named}: expected"):
+        PickingSettings(**settings)  # type: ignore[arg-type]
+
+
+def test_margins_that_leave_nothing_give_no_picks(blob_model: Path, make_scene: Callable[..., object]) -> None:
+    scene = make_scene()
+    assert len(pick(blob_model, scene.pixels, 24.0, edge_margin_angstrom=1000.0)) == 0

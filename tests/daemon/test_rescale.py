@@ -1,0 +1,46 @@
+"""Rescaling: where a pixel of the one grid is in the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frazil.picking.rescale import Rescaling, rescale
+
+
+def spot(shape: tuple[int, int], y: float, x: float, sigma: float) -> np.ndarray:
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    return np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * sigma**2)).astype(np.float32)
+
+
+def centroid(picture: np.ndarray) -> tuple[float, float]:
+    rows, columns = np.mgrid[: picture.shape[0], : picture.shape[1]]
+    return float((rows * picture).sum() / picture.sum()), float((columns * picture).sum() / picture.sum())
+
+
+@pytest.mark.parametrize("model_diameter_px", [10.0, 38.4, 70.0])
+def test_a_spot_is_found_where_it_was_on_a_micrograph_that_is_not_square(model_diameter_px: float) -> None:
+    rescaling = Rescaling.for_diameter((240, 350), 40.0, model_diameter_px)
+    small = rescale(spot((240, 350), 70.3, 251.8, 9.0), rescaling)
+    assert small.shape == rescaling.rescaled_shape
+    y, x = centroid(small)
+    assert rescaling.to_micrograph(np.array([y]), 0)[0] == pytest.approx(70.3, abs=0.1)
+    assert rescaling.to_micrograph(np.array([x]), 1)[0] == pytest.approx(251.8, abs=0.1)
+
+
+def test_shrinking_averages_areas() -> None:
+    pixels = np.random.default_rng(1).normal(5, 1, (300, 399)).astype(np.float32)
+    small = rescale(pixels, Rescaling.for_diameter((300, 399), 30, 10))
+    assert small.shape == (100, 133)
+    np.testing.assert_allclose(small[:, 0].mean(), pixels[:, :3].mean(), atol=0.03)
+    assert small.std() == pytest.approx(1 / 3, rel=0.05)
+
+
+@given(st.integers(1, 6000), st.integers(1, 6000), st.floats(5, 500), st.floats(5, 100), st.floats(-10, 7000))
+def test_there_and_back_is_the_same_place(h: int, w: int, diameter: float, model: float, at: float) -> None:
+    rescaling = Rescaling.for_diameter((h, w), diameter, model)
+    for axis in (0, 1):
+        there = rescaling.to_rescaled(np.array([at]), axis)
+        assert rescaling.to_micrograph(there, axis)[0] == pytest.approx(at, abs=1e-6 * max(1, abs(at)))

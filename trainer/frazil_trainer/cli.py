@@ -1,0 +1,139 @@
+"""``frazil-train``: the command line of the offline side.
+
+Torch is imported by the commands that train, and by no other.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from frazil.errors import FrazilError, OutputError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="frazil-train",
+    help="Simulates micrographs, trains pickers, exports and evaluates them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line; a `FrazilError` becomes one line and exit status 1."""
+    try:
+        app()
+    except FrazilError as error:
+        print(f"frazil-train: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        extra = {"scipy": "simulate", "torch": "trainer", "onnx": "trainer", "onnxscript": "trainer"}
+        if error.name not in extra:
+            raise
+        install = f"pip install 'frazil[{extra[error.name]}]'"
+        print(f"frazil-train: error: this command needs {error.name}: {install}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.command()
+def simulate(
+    *,
+    out: Annotated[Path, typer.Option("--out", help="Directory for the micrographs; made if missing.")],
+    count: Annotated[int, typer.Option("--count", min=1, help="How many micrographs.")],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same micrographs.")],
+    size: Annotated[int, typer.Option("--size", min=64, help="Width of a micrograph, in pixels.")] = 4096,
+    height: Annotated[
+        int | None, typer.Option("--height", min=64, help="Height, if not the same.", show_default=False)
+    ] = None,
+    interval: Annotated[
+        float, typer.Option("--interval", min=0, help="Seconds from one micrograph to the next, as at a microscope.")
+    ] = 0.0,
+    particle: Annotated[
+        str, typer.Option("--particle", help="Molecule to simulate; a wrong name lists those there are.")
+    ] = "galactosidase",
+    pixel_size: Annotated[float, typer.Option("--pixel-size", help="In Å.")] = 1.77,
+    dose: Annotated[float, typer.Option("--dose", help="Electrons per Å².")] = 40.0,
+) -> None:
+    """Simulate micrographs and the truth about them.
+
+    Each becomes simulated_NNNN.mrc, renamed into place when it is whole, with simulated_NNNN.star beside it.
+    What is already there is not made again.
+    """
+    from rich.progress import track
+
+    from frazil_trainer.simulate import SimulationSettings, density_model
+    from frazil_trainer.simulate.series import write_series
+
+    settings = SimulationSettings(
+        shape=(height or size, size), pixel_size_angstrom=pixel_size, dose_e_per_a2=dose, model=particle
+    )
+    typer.echo(
+        f"{particle}, diameter {density_model(particle).diameter_angstrom:.0f} Å, {pixel_size:g} Å a pixel", err=True
+    )
+    written = write_series(out, settings, count=count, seed=seed, interval_seconds=interval)
+    for path in track(written, total=count, description="Simulating", console=_console()):
+        typer.echo(path)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file; see trainer/recipes.")],
+    *,
+    data: Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")],
+    out: Annotated[Path, typer.Option("--out", help="The model's folder in the repository; the next version goes in.")],
+    promote: Annotated[bool, typer.Option("--promote", help="Make the new version the serving one.")] = False,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of torch.")] = 2,
+) -> None:
+    """Train a picker and export it as the next version of a model."""
+    import torch
+
+    from frazil_trainer.export import promote as promote_version
+    from frazil_trainer.recipe import read_recipe
+    from frazil_trainer.run import run_recipe
+
+    torch.set_num_threads(threads)
+    version = run_recipe(read_recipe(recipe), data, out, _console())
+    typer.echo(f"wrote {version}")
+    if promote:
+        promote_version(version)
+        typer.echo(f"{out} now serves version {version.name}")
+
+
+@app.command()
+def evaluate(
+    recipe: Annotated[Path, typer.Argument(help="Recipe that names the validation micrographs.")],
+    *,
+    data: Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")],
+    model: Annotated[Path, typer.Option("--model", help="A model's folder, one version's folder, or an .onnx file.")],
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the table here.", show_default=False)
+    ] = None,
+) -> None:
+    """Pick the validation micrographs with the daemon's own picker and score the picks."""
+    import msgspec
+
+    from frazil.picking import load_model
+    from frazil_trainer.evaluation import score_table, show_table, validation_paths
+    from frazil_trainer.recipe import read_recipe
+
+    read = read_recipe(recipe)
+    table = score_table(load_model(model), validation_paths(data, read))
+    show_table(table, _console())
+    if json_file:
+        try:
+            json_file.write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=2) + b"\n")
+        except OSError as error:
+            raise OutputError(f"{json_file}: cannot be written: {error.strerror}") from error
+
+
+def _console() -> "rich.console.Console":  # type: ignore[name-defined]  # noqa: F821, UP037
+    from rich.console import Console
+
+    return Console(stderr=True)

@@ -1,0 +1,141 @@
+"""A training run from recipe to exported version."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import frazil
+from frazil.errors import FrazilError
+from frazil.picking import Model, ModelContract, load_model
+from frazil_trainer.crops import CropSampler
+from frazil_trainer.evaluation import best_threshold, pick_labelled, score_table, show_table
+from frazil_trainer.export import export_version
+from frazil_trainer.labelled import LabelledPaths, find_labelled, load_labelled, training_set_sha256
+from frazil_trainer.networks import Mlp
+from frazil_trainer.recipe import Recipe
+from frazil_trainer.training import EpochReport, train
+
+__all__ = ["run_recipe"]
+
+_CHECK_TILES = 256
+
+
+def run_recipe(recipe: Recipe, data: Path, out: Path, console: Console) -> Path:
+    """Train, choose the threshold, score, and export the next version of a model.
+
+    Args:
+        recipe: all settings.
+        data: folder with the training sets.
+        out: the model's folder in the repository.
+        console: shows progress.
+
+    Returns:
+        The new version's folder.
+
+    Raises:
+        FrazilError: the data cannot be used, the loss is no number, or the export fails its checks.
+    """
+    parts: dict[str, list[LabelledPaths]] = {"training": [], "selection": [], "validation": []}
+    for source in recipe.data:
+        for paths in find_labelled(data, source):
+            parts[paths.part].append(paths)
+    missing = [part for part, paths in parts.items() if not paths]
+    if missing:
+        raise FrazilError(f"{data}: the recipe leaves no micrograph for {', '.join(missing)}; each part needs one")
+    with console.status("reading micrographs"):
+        training = [load_labelled(paths, recipe) for paths in parts["training"]]
+        selection = [load_labelled(paths, recipe) for paths in parts["selection"]]
+    counts = ", ".join(f"{len(paths)} for {part}" for part, paths in parts.items())
+    console.print(f"micrographs: {counts}; {sum(len(m.centres) for m in training)} particles to learn from")
+
+    history: list[EpochReport] = []
+    columns = (
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("epoch", total=recipe.epochs, figures="")
+
+        def report(epoch: EpochReport) -> None:
+            history.append(epoch)
+            figures = f"loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.3f}, held out {epoch.held_out_accuracy:.3f}"
+            progress.update(task, advance=1, figures=figures)
+
+        network = train(recipe, training, selection, report)
+
+    tiles, _ = CropSampler(selection, recipe, recipe.seed + 2).draw(_CHECK_TILES)
+    sha256 = training_set_sha256(parts["training"])
+    # The threshold needs the picker, the picker a model: a first export stands in, with any threshold.
+    drafts = out.parent / f".{out.name}-draft"
+    try:
+        _, draft = _export(network, _contract(recipe, 0.5, sha256, {}), tiles, drafts, {}, {})
+        chosen = best_threshold(
+            pick_labelled(draft, parts["selection"]), {source.folder: source.weight for source in recipe.data}
+        )
+        table = score_table(draft, parts["validation"], threshold=chosen)
+    finally:
+        shutil.rmtree(drafts, ignore_errors=True)
+    show_table(table, console)
+    run = {
+        "recipe": msgspec.to_builtins(recipe),
+        "data": {part: [str(p.micrograph.relative_to(data)) for p in paths] for part, paths in parts.items()},
+        "last_epoch": {
+            "loss": round(history[-1].loss, 4),
+            "accuracy": round(history[-1].accuracy, 4),
+            "held_out_accuracy": round(history[-1].held_out_accuracy, 4),
+        },
+        "threshold": f"{chosen}: highest F1 on the selection micrographs, averaged over the sets by weight",
+        "versions": {
+            "frazil": frazil.__version__,
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "onnxruntime": onnxruntime.__version__,
+            "numpy": np.__version__,
+        },
+    }
+    figures = {"threshold": chosen, "rows": msgspec.to_builtins(table)}
+    brief = {row.folder: round(row.f1, 3) for row in table}
+    version, _ = _export(network, _contract(recipe, chosen, sha256, brief), tiles, out, run, figures)
+    return version
+
+
+def _contract(recipe: Recipe, threshold: float, sha256: str, validation: dict[str, Any]) -> ModelContract:
+    return ModelContract(
+        architecture=recipe.architecture,
+        tile_px=recipe.tile_px,
+        grid=1,
+        step_px=recipe.stride_px,
+        offset_px=(recipe.tile_px - 1) / 2,
+        diameter_px=recipe.diameter_px,
+        normalisation=recipe.normalisation,
+        contrast="dark",
+        threshold=threshold,
+        training_set_sha256=sha256,
+        validation=msgspec.json.encode({"f1_within_half_a_diameter": validation}).decode(),
+    )
+
+
+def _export(
+    network: Mlp,
+    contract: ModelContract,
+    tiles: NDArray[np.float32],
+    out: Path,
+    run: dict[str, Any],
+    validation: dict[str, Any],
+) -> tuple[Path, Model]:
+    version = export_version(network, contract, tiles, out, run=run, validation=validation)
+    return version, load_model(version, "cpu")

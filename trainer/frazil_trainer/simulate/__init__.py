@@ -1,0 +1,45 @@
+"""Simulated cryo-EM micrographs, with the truth about where their particles are.
+
+- `SimulationSettings` says what micrographs should be like.
+- `simulate_micrograph` makes one from a seed, `simulate_series` a series of them.
+- `write_micrograph` and `write_truth` write one as an MRC and a STAR file.
+- `density_model` gives a molecule by one of `MODEL_NAMES`.
+
+The same settings and seed give the same pixels:
+
+>>> from frazil_trainer.simulate import SimulationSettings, simulate_micrograph
+>>> settings = SimulationSettings(shape=(256, 320), model="apoferritin", particles_per_micrograph=(3, 3))
+>>> simulated = simulate_micrograph(settings, seed=7)
+>>> simulated.pixels.shape, len(simulated.truth)
+((256, 320), 3)
+
+Micrograph 5 of a series can be made alone:
+
+>>> from frazil_trainer.simulate import series_seed
+>>> alone = simulate_micrograph(settings, series_seed(seed=1, index=5))
+"""
+
+from frazil_trainer.simulate.density import DensityModel
+from frazil_trainer.simulate.micrograph import (
+    SimulatedMicrograph,
+    series_seed,
+    simulate_micrograph,
+    simulate_series,
+    write_micrograph,
+    write_truth,
+)
+from frazil_trainer.simulate.molecules import MODEL_NAMES, density_model
+from frazil_trainer.simulate.settings import SimulationSettings
+
+__all__ = [
+    "MODEL_NAMES",
+    "DensityModel",
+    "SimulatedMicrograph",
+    "SimulationSettings",
+    "density_model",
+    "series_seed",
+    "simulate_micrograph",
+    "simulate_series",
+    "write_micrograph",
+    "write_truth",
+]

@@ -1,0 +1,63 @@
+"""A series of simulated micrographs on disk, with the settings it was made from."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from frazil.errors import OutputError, SettingsError
+from frazil_trainer.simulate.micrograph import series_seed, simulate_micrograph, write_micrograph, write_truth
+from frazil_trainer.simulate.settings import SimulationSettings
+
+__all__ = ["MANIFEST_NAME", "write_series"]
+
+MANIFEST_NAME = "simulation.json"
+
+
+def write_series(
+    folder: Path, settings: SimulationSettings, *, count: int, seed: int, interval_seconds: float = 0.0
+) -> Iterator[Path]:
+    """Write micrographs 1 to `count` of a series, yielding each path once the file is whole.
+
+    The truth is written before the micrograph, so that whoever sees the one finds the other. What a former call
+    with the same settings and seed has written is not made again.
+
+    Args:
+        folder: made if missing.
+        settings: of the simulation.
+        count: how many.
+        seed: of the series.
+        interval_seconds: least time from one micrograph to the next.
+
+    Raises:
+        SettingsError: the folder holds a series of other settings or another seed.
+        OutputError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_manifest(folder / MANIFEST_NAME, {"seed": seed, "settings": asdict(settings)})
+        for index in range(count):
+            started = time.monotonic()
+            path = folder / f"simulated_{index + 1:04d}.mrc"
+            if not path.exists():
+                simulated = simulate_micrograph(settings, series_seed(seed, index))
+                write_truth(path.with_suffix(".star"), simulated)
+                if index:
+                    time.sleep(max(0.0, interval_seconds - (time.monotonic() - started)))
+                write_micrograph(path, simulated)
+            yield path
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot write micrographs there: {error.strerror}") from error
+
+
+def _write_manifest(file: Path, manifest: dict[str, object]) -> None:
+    text = json.dumps(manifest, indent=2) + "\n"
+    if not file.exists():
+        file.write_text(text, "utf-8")
+    elif file.read_text("utf-8") != text:
+        raise SettingsError(
+            f"{file}: expected a series of these settings and this seed, found another; give it a folder of its own"
+        )

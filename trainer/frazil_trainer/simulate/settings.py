@@ -1,0 +1,107 @@
+"""What a simulated micrograph should be like."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from frazil.errors import SettingsError
+from frazil_trainer.simulate.molecules import MODEL_NAMES
+
+__all__ = ["SimulationSettings"]
+
+_Range = tuple[float, float]
+
+_RANGES = (
+    "defocus_range_um",
+    "astigmatism_range_um",
+    "b_factor_range_a2",
+    "elastic_share_range",
+    "coverage_range",
+    "fragments_per_particle_range",
+    "coarse_noise_range_rad_angstrom",
+    "contamination_range",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationSettings:
+    """How micrographs are simulated; a range is drawn from uniformly, anew for each micrograph.
+
+    Raises:
+        SettingsError: a setting is impossible; the message names it, what was expected and what was found.
+    """
+
+    shape: tuple[int, int] = (4096, 4096)
+    """Rows and columns of the micrograph."""
+    pixel_size_angstrom: float = 1.77
+    """Side of a pixel on the specimen."""
+    model: str | None = None
+    """Name of the molecule; None draws one of `MODEL_NAMES` for each micrograph."""
+
+    voltage_kv: float = 300.0
+    """Acceleration voltage."""
+    cs_mm: float = 2.7
+    """Spherical aberration of the objective."""
+    amplitude_contrast: float = 0.1
+    """Share of amplitude contrast, 0 to 1."""
+    defocus_range_um: _Range = (1.2, 2.8)
+    """Mean underfocus."""
+    astigmatism_range_um: _Range = (0.0, 0.05)
+    """Difference between the greatest and the least defocus."""
+    b_factor_range_a2: _Range = (100.0, 500.0)
+    """Decay of the envelope exp(−B s² / 4): coherence, drift, the thickness of the ice."""
+    elastic_share_range: _Range = (0.5, 0.9)
+    """Share of the contrast that is left where thick ice scatters electrons inelastically too."""
+
+    dose_e_per_a2: float = 40.0
+    """Electrons that arrive per Å² where nothing but even ice is in the beam."""
+    detector_blur_px: float = 0.5
+    """Standard deviation of the Gaussian by which the detector blurs the signal."""
+    noise_blur_share: float = 0.2
+    """Share of that blur, in variance, that comes after electrons are counted and blurs the shot noise too."""
+
+    particles_per_micrograph: tuple[int, int] | None = None
+    """Least and greatest number of particles wanted; None takes `coverage_range` instead."""
+    coverage_range: _Range = (0.06, 0.4)
+    """Wanted area of all particles' discs over the area of the micrograph."""
+    minimum_distance_diameters: float = 0.85
+    """Least distance between centres, in diameters of the molecule."""
+    overlap_fraction: float = 0.06
+    """Share of the particles that may be as near as a third of that to another."""
+    fragments_per_particle_range: _Range = (0.0, 0.5)
+    """Broken pieces of the molecule per particle; they are no particles and not in the truth."""
+
+    ice_gradient: float = 0.06
+    """Greatest departure of the mean counts from even, by thickness of the ice."""
+    ice_noise_rad_angstrom: float = 0.06
+    """Strength of the phase noise of amorphous ice, in rad Å: rad per pixel of 1 Å."""
+    coarse_noise_range_rad_angstrom: _Range = (0.4, 1.8)
+    """Strength in rad Å of the coarser phase noise of denatured protein and other unordered matter."""
+    carbon_probability: float = 0.25
+    """How often the edge of the carbon film crosses the micrograph."""
+    contamination_range: tuple[int, int] = (0, 4)
+    """Least and greatest number of ice crystals and other dark dirt."""
+
+    def __post_init__(self) -> None:
+        self._demand("shape", min(self.shape) >= 64, "two sides of at least 64 pixels")
+        self._demand("model", self.model is None or self.model in MODEL_NAMES, f"one of {', '.join(MODEL_NAMES)}")
+        for name in ("pixel_size_angstrom", "voltage_kv", "dose_e_per_a2", "minimum_distance_diameters"):
+            self._demand(name, 0 < getattr(self, name) < math.inf, "a number above 0")
+        for name in ("cs_mm", "detector_blur_px", "ice_noise_rad_angstrom"):
+            self._demand(name, 0 <= getattr(self, name) < math.inf, "a number of at least 0")
+        for name in ("amplitude_contrast", "overlap_fraction", "carbon_probability", "noise_blur_share"):
+            self._demand(name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
+        self._demand("ice_gradient", 0 <= self.ice_gradient < 0.5, "a number from 0 to below 0.5")
+        for name in _RANGES:
+            self._demand_range(name, getattr(self, name))
+        if self.particles_per_micrograph is not None:
+            self._demand_range("particles_per_micrograph", self.particles_per_micrograph)
+
+    def _demand_range(self, name: str, values: tuple[float, float]) -> None:
+        ordered = len(values) == 2 and 0 <= values[0] <= values[1] < math.inf
+        self._demand(name, ordered, "two numbers of at least 0, the lesser first")
+
+    def _demand(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise SettingsError(f"{name}: expected {expected}, found {getattr(self, name)!r}")

@@ -1,0 +1,156 @@
+"""The specimen: the phase that molecules, amorphous ice, carbon film and dirt give to the electron wave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frazil_trainer.simulate.density import DensityModel, project, random_rotations
+from frazil_trainer.simulate.placement import place_particles
+from frazil_trainer.simulate.scene import (
+    CarbonFilm,
+    Contamination,
+    Frame,
+    draw_carbon,
+    draw_contamination,
+    ice_transmission,
+)
+from frazil_trainer.simulate.settings import SimulationSettings
+
+__all__ = ["Specimen", "draw_specimen", "lay_noise", "lay_phase", "lay_transmission"]
+
+_Array = NDArray[np.float32]
+
+_CLEARANCE_DIAMETERS = 0.15
+"""Particles keep their centres this far from carbon and contamination: most of each is in the clear."""
+_LEAST_DIRT_DIAMETERS = 0.6
+"""Radius of the least contamination: it is larger than a particle."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Specimen:
+    """Where everything lies, in pixels of the micrograph."""
+
+    model: DensityModel
+    centres: NDArray[np.float64]
+    """(n, 2) centres of the particles, columns y, x; some lie beyond the borders and reach in."""
+    fragments: NDArray[np.float64]
+    """(m, 2) places of broken pieces, columns y, x."""
+    carbon: CarbonFilm | None
+    contamination: tuple[Contamination, ...]
+
+
+def draw_specimen(settings: SimulationSettings, model: DensityModel, rng: np.random.Generator) -> Specimen:
+    """Draw film and dirt, then particles where there is neither."""
+    diameter_px = model.diameter_angstrom / settings.pixel_size_angstrom
+    has_carbon = rng.random() < settings.carbon_probability
+    carbon = draw_carbon(settings.shape, settings.pixel_size_angstrom, rng) if has_carbon else None
+    dirt_count = int(rng.integers(*settings.contamination_range, endpoint=True))
+    contamination = draw_contamination(dirt_count, settings.shape, _LEAST_DIRT_DIAMETERS * diameter_px, rng)
+    obstacles: tuple[CarbonFilm | Contamination, ...] = contamination
+    if carbon is not None:
+        obstacles = (carbon, *contamination)
+
+    def is_free(y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.bool_]:
+        free = np.ones(y.shape, np.bool_)
+        for obstacle in obstacles:
+            free &= obstacle.depth(y, x) < -_CLEARANCE_DIAMETERS * diameter_px
+        return free
+
+    if settings.particles_per_micrograph is not None:
+        count = int(rng.integers(*settings.particles_per_micrograph, endpoint=True))
+    else:
+        area = settings.shape[0] * settings.shape[1]
+        count = round(rng.uniform(*settings.coverage_range) * area / (np.pi / 4 * diameter_px**2))
+    distance = settings.minimum_distance_diameters * diameter_px
+    centres = place_particles(
+        count,
+        shape=settings.shape,
+        rim_px=diameter_px / 2,
+        distance_px=distance,
+        overlap_distance_px=distance / 3,
+        overlap_fraction=settings.overlap_fraction,
+        is_free=is_free,
+        rng=rng,
+    )
+    fragment_count = round(len(centres) * rng.uniform(*settings.fragments_per_particle_range))
+    fragments = rng.uniform((0, 0), settings.shape, (fragment_count, 2))
+    return Specimen(model=model, centres=centres, fragments=fragments, carbon=carbon, contamination=contamination)
+
+
+def lay_phase(
+    specimen: Specimen,
+    frame: Frame,
+    *,
+    pixel_size_angstrom: float,
+    interaction_rad_per_volt_angstrom: float,
+    rng: np.random.Generator,
+) -> _Array:
+    """(h, w) float32 mean phase in rad on the frame: randomly turned molecules as points, film and dirt.
+
+    Args:
+        specimen: what lies where.
+        frame: the grid; every particle must lie wholly within it.
+        pixel_size_angstrom: side of a pixel.
+        interaction_rad_per_volt_angstrom: phase per projected potential.
+        rng: where orientations and the shapes of fragments come from.
+    """
+    phase = np.zeros(frame.shape, np.float32)
+    reach = int(np.ceil(specimen.model.diameter_angstrom / 2 / pixel_size_angstrom)) + 2
+    size = 2 * reach + 1
+
+    def add(part: DensityModel, y: float, x: float, rotation: NDArray[np.float64]) -> None:
+        row, column = int(np.floor(y)), int(np.floor(x))
+        stamp = project(
+            part,
+            rotation,
+            pixel_size_angstrom=pixel_size_angstrom,
+            size_px=size,
+            centre_px=(reach + y - row, reach + x - column),
+        )
+        top, left = row - frame.origin[0] - reach, column - frame.origin[1] - reach
+        phase[top : top + size, left : left + size] += stamp
+
+    rotations = random_rotations(len(specimen.centres), rng)
+    for (y, x), rotation in zip(specimen.centres.tolist(), rotations, strict=True):
+        add(specimen.model, y, x, rotation)
+    rotations = random_rotations(len(specimen.fragments), rng)
+    for (y, x), rotation in zip(specimen.fragments.tolist(), rotations, strict=True):
+        add(specimen.model.fragment(rng), y, x, rotation)
+    phase *= np.float32(interaction_rad_per_volt_angstrom)
+    if specimen.carbon is not None:
+        phase += np.float32(specimen.carbon.phase_rad) * _cover(specimen.carbon, frame)
+    for dirt in specimen.contamination:
+        rows, columns, part = frame.window(dirt.y, dirt.x, dirt.reach_px)
+        phase[rows, columns] += np.float32(dirt.phase_rad) * dirt.thickness(*part.coordinates())
+    return phase
+
+
+def lay_noise(specimen: Specimen, frame: Frame, *, pixel_size_angstrom: float, rng: np.random.Generator) -> _Array:
+    """(h, w) float32 white phase noise of 1 rad Å (rad per pixel of 1 Å) in ice, more on the film."""
+    noise = rng.standard_normal(frame.shape, dtype=np.float32)
+    noise /= np.float32(pixel_size_angstrom)
+    if specimen.carbon is not None:
+        noise *= 1 + np.float32(specimen.carbon.noise_ratio - 1) * _cover(specimen.carbon, frame)
+    return noise
+
+
+def lay_transmission(specimen: Specimen, frame: Frame, *, ice_gradient: float, rng: np.random.Generator) -> _Array:
+    """(h, w) float32 share of electrons that come through on the frame; 1 on average in clear ice."""
+    transmission = ice_transmission(frame.shape, ice_gradient, rng)
+    if specimen.carbon is not None:
+        transmission *= 1 - np.float32(1 - specimen.carbon.transmission) * _cover(specimen.carbon, frame)
+    for dirt in specimen.contamination:
+        rows, columns, part = frame.window(dirt.y, dirt.x, dirt.reach_px)
+        thickness = dirt.thickness(*part.coordinates())
+        transmission[rows, columns] *= 1 - np.float32(1 - dirt.transmission) * thickness
+    return transmission
+
+
+def _cover(carbon: CarbonFilm, frame: Frame) -> _Array:
+    """(h, w) float32 share of each pixel that the film covers."""
+    cover = carbon.depth(*frame.coordinates())
+    cover += np.float32(0.5)
+    return np.clip(cover, 0, 1, out=cover)
