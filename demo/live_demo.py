@@ -64,12 +64,9 @@ def main() -> int:
     diameter = density_model(args.particle).diameter_angstrom
 
     console.rule("1. simulate")
-    subprocess.run(
-        [BIN / "frazil-train", "simulate", "--out", simulated, "--count", str(args.count), "--seed", str(args.seed)]
-        + ["--size", str(args.size), "--particle", args.particle],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    command = [BIN / "frazil-train", "simulate", "--out", simulated, "--count", str(args.count)]
+    command += ["--seed", str(args.seed), "--size", str(args.size), "--particle", args.particle]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     console.rule("2. start the daemon, and a subscriber beside it")
     command = [BIN / "frazil", "serve", "--watch", watched, "--out", picked, "--diameter", f"{diameter:g}"]

@@ -14,13 +14,9 @@ pytestmark = pytest.mark.system
 
 
 def test_the_demo_picks_every_simulated_micrograph(repository: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, repository / "demo" / "live_demo.py", "--out", tmp_path / "demo"]
-        + ["--count", "3", "--size", "1024", "--interval", "0.2"],
-        capture_output=True,
-        text=True,
-        timeout=150,
-    )
+    command = [sys.executable, repository / "demo" / "live_demo.py", "--out", tmp_path / "demo"]
+    command += ["--count", "3", "--size", "1024", "--interval", "0.2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 of 3 documents, 3 STAR files, 3 counted by /metrics" in done.stdout
     assert re.search(r"median \d+\.\d\d s, worst \d+\.\d\d s", done.stdout)

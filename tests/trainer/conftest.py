@@ -119,7 +119,9 @@ def disc_micrographs(make_labelled: Callable[..., LabelledMicrograph]) -> list[L
     y, x = np.mgrid[:120, :200]
     made = []
     for _ in range(2):
-        centres = [(20 + 30 * i + rng.uniform(-3, 3), 20 + 32 * j + rng.uniform(-3, 3)) for i in range(3) for j in (0, 1, 3, 5)]
+        centres = [
+            (20 + 30 * i + rng.uniform(-3, 3), 20 + 32 * j + rng.uniform(-3, 3)) for i in range(3) for j in (0, 1, 3, 5)
+        ]
         pixels = np.full((120, 200), 0.6) + rng.normal(0, 0.03, (120, 200))
         for cy, cx in centres:
             pixels[np.hypot(y - cy, x - cx) <= 4.8] -= 0.3

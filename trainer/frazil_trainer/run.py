@@ -74,6 +74,8 @@ def run_recipe(recipe: Recipe, data: Path, out: Path, console: Console) -> Path:
             history.append(epoch)
             figures = f"loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.3f}, held out {epoch.held_out_accuracy:.3f}"
             progress.update(task, advance=1, figures=figures)
+            if not console.is_terminal:  # a log file shows no bar
+                console.print(f"epoch {epoch.epoch}/{recipe.epochs}: {figures}")
 
         network = train(recipe, training, selection, report)
 

@@ -223,20 +223,21 @@ class Pipeline:
             lambda epoch, seq: encode_document(msgspec.structs.replace(document, epoch=epoch, seq=seq)),
         )
         self._release(result.arrival, handled)
-        if not self._delivery.deliver(seq, body, document):
-            return
-        now = time.monotonic()
+        # Counted before it is sent: whoever has the document finds it counted.
         metrics, seconds, scores = self._metrics, document.seconds, document.picks.score
-        for stage in ("read", "prepare", "infer", "peaks"):
-            metrics.stage.labels(stage=stage).observe(getattr(seconds, stage))
-        metrics.stage.labels(stage="deliver").observe(now - started)
-        metrics.latency.observe(now - result.arrival.complete_at)
         metrics.micrographs.labels(outcome="picked", reason="").inc()
         metrics.picks.inc(len(scores))
         metrics.picks_per_micrograph.observe(len(scores))
         if scores:
             metrics.scores.observe(sum(scores) / len(scores))
         metrics.last_micrograph.set_to_current_time()
+        for stage in ("read", "prepare", "infer", "peaks"):
+            metrics.stage.labels(stage=stage).observe(getattr(seconds, stage))
+        if not self._delivery.deliver(seq, body, document):
+            return
+        now = time.monotonic()
+        metrics.stage.labels(stage="deliver").observe(now - started)
+        metrics.latency.observe(now - result.arrival.complete_at)
         log.info(
             "picked %s: %d picks in %.2f s (sequence number %d)", result.arrival.key, len(scores), seconds.total, seq
         )

@@ -1,0 +1,85 @@
+"""The docs say what the code does: every setting, field, reason; every link; every example."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+from typing import get_type_hints
+
+import msgspec
+import pytest
+
+from frazil.documents import Heartbeat, MicrographDocument, ModelStamp, PickColumns, Seconds
+from frazil.picking import ModelContract
+from frazil.settings import ServeSettings
+
+
+def read(repository: Path, *parts: str) -> str:
+    return repository.joinpath("docs", "reference", *parts).read_text("utf-8")
+
+
+def test_every_setting_is_documented_with_its_sentence(repository: Path) -> None:
+    text = read(repository, "settings.md")
+    hints = get_type_hints(ServeSettings, include_extras=True)
+    for field in msgspec.structs.fields(ServeSettings):
+        assert f"| `{field.name}` |" in text
+        assert hints[field.name].__metadata__[0].description in text
+
+
+def test_every_field_on_the_wire_is_documented(repository: Path) -> None:
+    text = read(repository, "documents.md")
+    for record in (MicrographDocument, Heartbeat, ModelStamp, PickColumns, Seconds):
+        missing = [f.encode_name for f in msgspec.structs.fields(record) if f"`{f.encode_name}`" not in text]
+        assert missing == []
+
+
+def test_every_key_of_the_contract_is_documented(repository: Path) -> None:
+    text = read(repository, "model-contract.md")
+    contract = ModelContract(
+        architecture="",
+        tile_px=1,
+        grid=1,
+        step_px=1,
+        offset_px=0,
+        diameter_px=1,
+        normalisation="",
+        contrast="dark",
+        threshold=0,
+        training_set_sha256="",
+        validation="{}",
+    )
+    assert [key for key in contract.to_metadata() if f"`{key}`" not in text] == []
+
+
+def test_every_reason_of_failure_is_documented(repository: Path) -> None:
+    text = read(repository, "bad-input.md")
+    reasons = set()
+    for source in (repository / "daemon" / "frazil").rglob("*.py"):
+        code = source.read_text("utf-8")
+        reasons |= set(re.findall(r'(?:MicrographError|IncompleteMicrograph)\(\s*[\w.]+,\s*"(\w+)"', code))
+    assert {"truncated", "not_mrc", "stack", "internal", "name"} <= reasons
+    assert [reason for reason in reasons if f"`{reason}`" not in text] == []
+
+
+def test_links_between_pages_lead_somewhere(repository: Path) -> None:
+    pages = [repository / "README.md", repository / "CONTRIBUTING.md", *(repository / "docs").rglob("*.md")]
+    broken = []
+    for page in pages:
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text("utf-8")):
+            if not (page.parent / target).exists():
+                broken.append(f"{page.name}: {target}")
+    assert broken == []
+
+
+@pytest.mark.parametrize("module", ["frazil.picking", "frazil_trainer.simulate"])
+def test_examples_in_docstrings_run(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_no_module_is_called_daemon_or_trainer(repository: Path) -> None:
+    assert not (repository / "daemon" / "__init__.py").exists()
+    assert not (repository / "trainer" / "__init__.py").exists()

@@ -1,0 +1,282 @@
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import mrcfile
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
+
+from frazil.errors import FrazilError
+from frazil.picking import (
+    Model,
+    ModelContract,
+    Picker,
+    PickingSettings,
+    Picks,
+    load_model,
+    read_micrograph,
+    write_star,
+)
+from frazil_trainer.evaluation import (
+    ScoredMicrograph,
+    ScoreRow,
+    best_threshold,
+    pick_labelled,
+    score_table,
+    show_table,
+    tally_at,
+    validation_paths,
+)
+from frazil_trainer.labelled import LabelledPaths, find_labelled
+from frazil_trainer.matching import Tally
+from frazil_trainer.recipe import Recipe, TrainingSet
+
+DIAMETER_PX = 30
+PIXEL_SIZE_ANGSTROM = 4.0
+SHAPE = (260, 420)
+DISCS = [(40.0 + 60 * i, 45.0 + 65 * j) for i in range(4) for j in range(6)]
+
+
+def scored(
+    picks: list[tuple[float, float, float]], truth: list[tuple[float, float]], folder: str = "a"
+) -> ScoredMicrograph:
+    p, t = np.array(picks, np.float64).reshape(-1, 3), np.array(truth, np.float64).reshape(-1, 2)
+    return ScoredMicrograph(
+        name="m",
+        folder=folder,
+        picks=Picks(y=p[:, 0], x=p[:, 1], score=p[:, 2]),
+        truth=Picks(y=t[:, 0], x=t[:, 1], score=np.ones(len(t))),
+        diameter_px=10.0,
+    )
+
+
+def line(scores: list[float], right: int, missed: int = 0, folder: str = "a") -> ScoredMicrograph:
+    """Picks in a row with these scores, of which the first `right` are particles; some more particles are missed."""
+    picks = [(0.0, 100.0 * i, score) for i, score in enumerate(scores)]
+    truth = [(0.0, 100.0 * i) for i in range(right)] + [(500.0, 100.0 * i) for i in range(missed)]
+    return scored(picks, truth, folder)
+
+
+def test_tally_at_a_threshold_counts_picks_at_and_above_it():
+    one = line([0.9, 0.7, 0.5, 0.3], right=3, missed=2)
+    assert tally_at([one], 0.0) == Tally(hits=3, misses=2, false_picks=1)
+    assert tally_at([one], 0.5) == Tally(hits=3, misses=2, false_picks=0)
+    assert tally_at([one], 0.51) == Tally(hits=2, misses=3, false_picks=0)
+    assert tally_at([one], 0.95) == Tally(hits=0, misses=5, false_picks=0)
+
+
+def test_tally_over_micrographs_is_the_sum_of_theirs():
+    first, second = line([0.9, 0.8], right=1), line([0.6, 0.5, 0.2], right=2, missed=1)
+    assert tally_at([first, second], 0.4) == tally_at([first], 0.4) + tally_at([second], 0.4)
+    assert tally_at([], 0.4) == Tally()
+
+
+def test_picks_of_one_micrograph_are_not_matched_in_another():
+    here, there = scored([(0, 0, 0.9)], []), scored([], [(0, 0)])
+    assert tally_at([here, there], 0.5) == Tally(hits=0, misses=1, false_picks=1)
+
+
+@pytest.mark.parametrize(("offset", "half", "fifth"), [(1.9, 1, 1), (2.1, 1, 0), (4.9, 1, 0), (5.1, 0, 0)])
+def test_distance_is_a_share_of_the_diameter(offset, half, fifth):
+    one = scored([(0, offset, 0.9)], [(0, 0)])
+    assert tally_at([one], 0.5).hits == half
+    assert tally_at([one], 0.5, 0.2).hits == fifth
+
+
+def test_best_threshold_keeps_the_right_picks_and_drops_the_others():
+    one = line([0.9, 0.8, 0.62, 0.4, 0.3], right=3)
+    assert best_threshold([one], {"a": 1.0}) == 0.41
+
+
+def test_weights_decide_between_sets_that_want_different_thresholds():
+    low = line([0.9, 0.2, 0.2, 0.2], right=4, folder="low")
+    high = line([0.9, 0.3, 0.3, 0.3], right=1, folder="high")
+    both = [low, high]
+    assert best_threshold(both, {"low": 10.0, "high": 1.0}) <= 0.2
+    assert 0.3 < best_threshold(both, {"low": 1.0, "high": 10.0}) <= 0.9
+
+
+def test_sets_count_by_weight_and_not_by_their_number_of_particles():
+    low = line([0.2] * 200, right=200, folder="low")
+    high = line([0.9, *[0.3] * 9], right=1, folder="high")
+    assert best_threshold([low, high], {"low": 1.0, "high": 3.0}) > 0.3
+
+
+scores = st.lists(st.integers(5, 99).map(lambda n: n / 100), min_size=1, max_size=8)
+
+
+@given(sets=st.lists(st.tuples(scores, st.integers(1, 8), st.floats(0.1, 10)), min_size=1, max_size=3))
+@settings(deadline=None, max_examples=20)
+def test_no_threshold_beats_the_best_one(sets):
+    members = [line(s, right=min(right, len(s)), missed=1, folder=str(i)) for i, (s, right, _) in enumerate(sets)]
+    weights = {str(i): weight for i, (_, _, weight) in enumerate(sets)}
+
+    def mean_f1(threshold: float) -> float:
+        f1s = [tally_at([one], threshold).f1 for one in members]
+        return sum(f1 * weights[one.folder] for f1, one in zip(f1s, members, strict=True)) / sum(weights.values())
+
+    best = best_threshold(members, weights)
+    assert 0.05 <= best <= 0.99
+    assert mean_f1(best) >= max(mean_f1(n / 100) for n in range(5, 100)) - 1e-12
+
+
+# --- with a model and micrographs ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def disc_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A real model that scores how much darker a disc is than the ring around it."""
+    contract = ModelContract(
+        architecture="disc",
+        tile_px=24,
+        grid=1,
+        step_px=2.0,
+        offset_px=11.5,
+        diameter_px=12.0,
+        normalisation="flat-01",
+        contrast="dark",
+        threshold=0.5,
+        training_set_sha256="none",
+        validation="{}",
+    )
+    y, x = np.mgrid[:24, :24] - 11.5
+    disc, ring = np.hypot(y, x) <= 6, (np.hypot(y, x) > 6.5) & (np.hypot(y, x) < 11)
+    weight = (-30 * (disc / disc.sum() - ring / ring.sum())).astype(np.float32).reshape(1, 1, 24, 24)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["tiles", "w", "b"], ["conv"]),
+            helper.make_node("Squeeze", ["conv", "axes"], ["flat"]),
+            helper.make_node("Sigmoid", ["flat"], ["scores"]),
+        ],
+        "disc",
+        [helper.make_tensor_value_info("tiles", TensorProto.FLOAT, ["n", 1, 24, 24])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 1, 1])],
+        [
+            numpy_helper.from_array(weight, "w"),
+            numpy_helper.from_array(np.array([-5], np.float32), "b"),
+            numpy_helper.from_array(np.array([1], np.int64), "axes"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, contract.to_metadata())
+    path = tmp_path_factory.mktemp("model") / "disc.onnx"
+    onnx.save_model(model, path)
+    return load_model(path, "cpu", 1)
+
+
+def write_labels(path: Path, places: list[tuple[float, float]]) -> None:
+    array = np.array(places, np.float64).reshape(-1, 2)
+    write_star(path, Picks(y=array[:, 0], x=array[:, 1], score=np.ones(len(array))))
+
+
+@pytest.fixture
+def make_set(tmp_path: Path) -> Callable[..., list[LabelledPaths]]:
+    """A training set of one micrograph with dark discs at DISCS, labelled as asked."""
+
+    def make(
+        labels: list[tuple[float, float]], folder: str = "set", *, border_px: int = 0, contrast: int = 8
+    ) -> list[LabelledPaths]:
+        source = TrainingSet(folder=folder, diameter_angstrom=DIAMETER_PX * PIXEL_SIZE_ANGSTROM, border_px=border_px)
+        (tmp_path / folder).mkdir()
+        y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+        pixels = np.random.default_rng(1).normal(100, 8, SHAPE)
+        for i, (cy, cx) in enumerate(DISCS):
+            pixels[np.hypot(y - cy, x - cx) <= DIAMETER_PX / 2] -= contrast + i % 4
+        with mrcfile.new(tmp_path / folder / "m.mrc") as mrc:
+            mrc.set_data(pixels.astype(np.float32))
+            mrc.voxel_size = PIXEL_SIZE_ANGSTROM
+        write_labels(tmp_path / folder / "m.star", labels)
+        return find_labelled(tmp_path, source)
+
+    return make
+
+
+def test_perfect_labels_give_perfect_scores(disc_model, make_set):
+    (row,) = score_table(disc_model, make_set(DISCS))
+    assert row == ScoreRow(
+        folder="set", micrographs=1, particles=24, picks=24, precision=1.0, recall=1.0, f1=1.0, f1_strict=1.0
+    )
+
+
+def test_scores_tell_misses_false_picks_and_picks_off_the_centre(disc_model, make_set):
+    # 4 discs have no label, 2 labels no disc, and 5 labels lie a third of a diameter off.
+    off = [(y, x + DIAMETER_PX / 3) for y, x in DISCS[:5]]
+    labels = [*off, *DISCS[5:20], (70.0, 78.0), (130.0, 143.0)]
+    (row,) = score_table(disc_model, make_set(labels))
+    assert (row.particles, row.picks) == (22, 24)
+    assert row.precision == pytest.approx(20 / 24, abs=5e-5)
+    assert row.recall == pytest.approx(20 / 22, abs=5e-5)
+    assert row.f1 == pytest.approx(40 / 46, abs=5e-5)
+    assert row.f1_strict == pytest.approx(30 / 46, abs=5e-5)
+
+
+def test_particles_and_picks_in_the_border_do_not_count(disc_model, make_set):
+    (row,) = score_table(disc_model, make_set(DISCS, border_px=60))
+    inside = [(y, x) for y, x in DISCS if 60 <= y < SHAPE[0] - 60 and 60 <= x < SHAPE[1] - 60]
+    assert 0 < len(inside) < len(DISCS)
+    assert (row.particles, row.picks, row.f1) == (len(inside), len(inside), 1.0)
+
+
+def test_table_has_a_row_for_each_training_set_by_name(disc_model, make_set):
+    rows = score_table(disc_model, [*make_set(DISCS, "b"), *make_set(DISCS[:12], "a")])
+    assert [(row.folder, row.particles, row.recall) for row in rows] == [("a", 12, 1.0), ("b", 24, 1.0)]
+    assert [row.precision for row in rows] == [0.5, 1.0]
+
+
+def test_threshold_given_overrules_the_models(disc_model, make_set):
+    paths = make_set(DISCS)
+    (strict,), (own,) = score_table(disc_model, paths, threshold=1.0), score_table(disc_model, paths)
+    assert strict.picks == 0
+    assert (strict.precision, strict.recall, strict.f1) == (0, 0, 0)
+    assert own.picks == 24
+
+
+@pytest.mark.parametrize("threshold", [0.15, 0.3, 0.5])
+def test_low_picks_thresholded_later_are_the_daemons_picks_at_that_threshold(disc_model, make_set, threshold):
+    paths = make_set(DISCS, contrast=4)
+    (one,) = pick_labelled(disc_model, paths)
+    later = one.picks.select(one.picks.score >= threshold)
+    at_once = Picker(
+        disc_model, PickingSettings(diameter_angstrom=DIAMETER_PX * PIXEL_SIZE_ANGSTROM, threshold=threshold)
+    ).pick(read_micrograph(paths[0].micrograph))
+    assert 0 < len(at_once) < len(one.picks)
+    for name in ("y", "x", "score"):
+        np.testing.assert_array_equal(getattr(later, name), getattr(at_once, name))
+
+
+def test_progress_tells_each_micrograph(disc_model, make_set):
+    told: list[str] = []
+    (one,) = pick_labelled(disc_model, make_set(DISCS), told.append)
+    assert told == ["m"]
+    assert (one.name, one.folder, one.diameter_px) == ("m", "set", DIAMETER_PX)
+
+
+def test_validation_micrographs_are_those_of_every_set(simulated_data: Path, tiny_recipe: Recipe):
+    found = validation_paths(simulated_data, tiny_recipe)
+    assert [str(paths.micrograph.relative_to(simulated_data)) for paths in found] == [
+        "easy/simulated_0001.mrc",
+        "small/simulated_0001.mrc",
+    ]
+
+
+def test_missing_validation_micrograph_is_refused(simulated_data: Path, tiny_recipe: Recipe):
+    source = msgspec.structs.replace(tiny_recipe.data[0], validation=("simulated_0099",))
+    with pytest.raises(FrazilError, match="simulated_0099"):
+        validation_paths(simulated_data, msgspec.structs.replace(tiny_recipe, data=(source,)))
+
+
+def test_shown_table_has_the_figures():
+    row = ScoreRow(
+        folder="apo", micrographs=3, particles=200, picks=210, precision=0.8, recall=0.84, f1=0.8195, f1_strict=0.61
+    )
+    console = Console(file=io.StringIO(), width=140)
+    show_table([row], console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    for text in ("apo", "200", "210", "0.800", "0.840", "0.820", "0.610"):
+        assert text in printed
