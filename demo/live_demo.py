@@ -96,7 +96,7 @@ def main() -> int:
     if shown is not None:
         picture = args.out / "picks.png"
         cv2.imwrite(str(picture), draw_result(simulated, shown))
-        console.print(f"picture of {shown.micrograph}: {picture} (yellow: picks, blue: truth)")
+        console.print(f"picture of {shown.micrograph}: {picture} (yellow circles: picks, blue crosses: truth)")
     console.print(f"everything is in {args.out}")
     complete = len(results) == stars == counted == args.count and daemon.returncode == 0
     return 0 if complete else 1

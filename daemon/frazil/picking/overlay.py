@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +13,7 @@ from frazil.picking.picks import Picks
 __all__ = ["draw_picks"]
 
 _CIRCLE_BGR = (60, 220, 255)
-_OTHER_BGR = (255, 120, 60)
+_CROSS_BGR = (255, 160, 60)
 
 
 def draw_picks(
@@ -28,7 +30,7 @@ def draw_picks(
         pixels: (h, w) micrograph.
         picks: drawn as yellow circles of the particle's diameter.
         diameter_px: of the particle, in pixels of the micrograph.
-        other: drawn as smaller blue circles: a truth to compare with.
+        other: drawn as small blue crosses: a truth to compare with.
         longest_side_px: size of the picture.
 
     Returns:
@@ -42,18 +44,18 @@ def draw_picks(
     low, high = np.percentile(small, [0.5, 99.5])
     stretched = np.clip((small - low) * (255 / max(high - low, 1e-30)), 0, 255).astype(np.uint8)
     picture = cv2.cvtColor(stretched, cv2.COLOR_GRAY2BGR)
-    radius = diameter_px * factor / 2
-    _circles(picture, picks, factor, radius, _CIRCLE_BGR)
+    bits = 4  # fixed-point fraction, so that circles sit at sub-pixel centres
+    radius = max(2.0, diameter_px * factor / 2)
+    for y, x in _positions(picks, factor):
+        centre = (round(x * 2**bits), round(y * 2**bits))
+        cv2.circle(picture, centre, round(radius * 2**bits), _CIRCLE_BGR, 1, cv2.LINE_AA, bits)
     if other is not None:
-        _circles(picture, other, factor, radius * 0.4, _OTHER_BGR)
+        for y, x in _positions(other, factor):
+            cv2.drawMarker(picture, (round(x), round(y)), _CROSS_BGR, cv2.MARKER_CROSS, max(5, round(radius * 0.7)))
     return np.asarray(picture, np.uint8)
 
 
-def _circles(
-    picture: cv2.typing.MatLike, picks: Picks, factor: float, radius: float, colour: tuple[int, int, int]
-) -> None:
-    bits = 4  # fixed-point fraction, so that circles sit at sub-pixel centres
-    scale = 2**bits
+def _positions(picks: Picks, factor: float) -> Iterator[tuple[float, float]]:
+    """Rows and columns in a picture that is smaller by the factor."""
     for y, x in zip(picks.y.tolist(), picks.x.tolist(), strict=True):
-        centre = (round(((x + 0.5) * factor - 0.5) * scale), round(((y + 0.5) * factor - 0.5) * scale))
-        cv2.circle(picture, centre, max(scale, round(radius * scale)), colour, 1, cv2.LINE_AA, bits)
+        yield (y + 0.5) * factor - 0.5, (x + 0.5) * factor - 0.5

@@ -157,6 +157,9 @@ def write_micrograph(path: Path, simulated: SimulatedMicrograph) -> None:
         with mrcfile.new(aside, overwrite=True) as mrc:
             mrc.set_data(simulated.pixels)
             mrc.voxel_size = simulated.pixel_size_angstrom
+            # mrcfile's own label holds the time: without it, the same seed gives the same bytes.
+            mrc.header.nlabl = 0
+            mrc.header.label[:] = b""
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)
