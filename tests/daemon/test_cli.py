@@ -199,3 +199,12 @@ def test_importing_frazil_is_light() -> None:
     code = f"import sys, frazil, frazil.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_name_that_is_no_utf8_is_refused_without_traceback(
+    blob_model: Path, micrograph: Path, tmp_path: Path
+) -> None:
+    odd = Path(os.fsdecode(bytes(tmp_path) + b"/\xff.mrc"))
+    odd.write_bytes(micrograph.read_bytes())
+    done = frazil("pick", odd, "--model", blob_model, "--diameter", 48, "--out", tmp_path / "out", "--json")
+    assert_one_line(done, "expected a file name in UTF-8")

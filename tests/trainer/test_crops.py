@@ -4,7 +4,7 @@ from collections.abc import Callable
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from frazil.errors import FrazilError
@@ -60,7 +60,7 @@ def scenes(draw: st.DrawFn) -> tuple[int, int, list[tuple[float, float]]]:
 
 
 @given(scene=scenes(), seed=st.integers(0, 2**31), tile_px=st.sampled_from([7, 8]))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=30, phases=set(Phase) - {Phase.shrink})  # shrinking takes minutes
 def test_positives_lie_on_particles_and_negatives_away_from_them(
     crop_recipe: Recipe,
     make_labelled: Callable[..., LabelledMicrograph],

@@ -62,12 +62,7 @@ def test_series_made_in_two_goes_is_the_same_as_in_one(tmp_path):
     two, one = content(tmp_path / "two"), content(tmp_path / "one")
     assert two.keys() == one.keys()
     for name in one:
-        if name.endswith(".star"):
-            assert two[name][0] == one[name][0]
-    np.testing.assert_array_equal(
-        read_micrograph(tmp_path / "two" / "simulated_0002.mrc").pixels,
-        read_micrograph(tmp_path / "one" / "simulated_0002.mrc").pixels,
-    )
+        assert two[name][0] == one[name][0], name
 
 
 def test_lost_micrograph_is_made_again(tmp_path):

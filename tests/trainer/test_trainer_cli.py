@@ -9,7 +9,10 @@ import pytest
 
 from frazil.picking import Picker, PickingSettings, Picks, load_model, read_card, read_micrograph, read_star
 from frazil_trainer.cli import main
+from frazil_trainer.evaluation import best_threshold, pick_labelled
+from frazil_trainer.labelled import find_labelled
 from frazil_trainer.matching import match_picks, tally_matches
+from frazil_trainer.recipe import read_recipe
 from frazil_trainer.simulate import density_model
 
 DIAMETER_ANGSTROM = density_model("ribosome").diameter_angstrom
@@ -164,6 +167,14 @@ def test_card_tells_how_the_model_was_made(data, trained):
     assert 0.05 <= contract.threshold <= 0.99
     (row,) = card.validation["rows"]
     assert json.loads(contract.validation) == {"f1_within_half_a_diameter": {"sim": round(row["f1"], 3)}}
+
+
+@pytest.mark.trainer
+def test_threshold_is_chosen_on_the_selection_micrographs(data, trained):
+    model = load_model(trained / "1", "cpu")
+    found = find_labelled(data, read_recipe(data / "recipe.toml").data[0])
+    selection = [one for one in found if one.part == "selection"]
+    assert model.contract.threshold == best_threshold(pick_labelled(model, selection), {"sim": 1.0})
 
 
 @pytest.mark.trainer

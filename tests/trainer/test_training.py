@@ -142,3 +142,11 @@ def test_loss_that_is_no_number_says_what_to_do(short_recipe, disc_micrographs):
     with pytest.raises(FrazilError, match=r"epoch 1: the loss is (nan|inf); lower learning_rate \(now 1e\+30\)"):
         train(recipe, disc_micrographs[:1], disc_micrographs[1:], reports.append)
     assert reports == []
+
+
+def test_dropout_acts_in_later_epochs_too_and_not_on_held_out_crops(tiny_recipe, disc_micrographs):
+    recipe = msgspec.structs.replace(tiny_recipe, hidden=64, epochs=4)
+    _, dropping = run(msgspec.structs.replace(recipe, dropout=0.5), disc_micrographs)
+    assert dropping[-1].accuracy < dropping[-1].held_out_accuracy - 0.05
+    _, keeping = run(msgspec.structs.replace(recipe, dropout=0.0), disc_micrographs)
+    assert keeping[-1].accuracy > keeping[-1].held_out_accuracy - 0.03

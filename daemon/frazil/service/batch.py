@@ -94,6 +94,10 @@ class Batch:
             MicrographError: the file cannot be picked, or its results would overwrite another's.
             OutputError: the results cannot be written.
         """
+        try:
+            path.name.encode()
+        except UnicodeEncodeError:
+            raise MicrographError(path, "name", "expected a file name in UTF-8") from None
         star = star_path(self._out, Path(path.name))
         if star in self._written:
             raise MicrographError(path, "name", f"expected a name of its own, found the name of {self._written[star]}")

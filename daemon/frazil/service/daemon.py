@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 import time
@@ -44,6 +45,7 @@ class Daemon:
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
         self._stop = threading.Event()
+        self._stop_signal = ""
         self._stopping = threading.Event()
         self._parts = contextlib.ExitStack()
 
@@ -56,8 +58,14 @@ class Daemon:
         with self._parts:
             self.capture_signals()
             self.startup()
-            self.main_loop()
-            self.shutdown()
+            try:
+                self.main_loop()
+            finally:
+                finished = self.shutdown()
+            if not finished:
+                # A thread that cannot end must not keep the process, nor see its ledger closed under it.
+                logging.shutdown()
+                os._exit(0)
 
     def capture_signals(self) -> None:
         """Let SIGTERM and SIGINT end the main loop."""
@@ -163,13 +171,14 @@ class Daemon:
                 raise FrazilError(f"the thread {dead} died; see the log above, and please report it")
         log.info("%s: finishing the work in hand", self._stop_signal)
 
-    def shutdown(self) -> None:
-        """End the stages in order; what is in hand is finished, up to a time limit."""
+    def shutdown(self) -> bool:
+        """End the stages in order; whether what was in hand could be finished within the time limit."""
         started = time.monotonic()
         deadline = started + _STOP_SECONDS
         self._stopping.set()
         self._intake_thread.join(max(0.0, deadline - time.monotonic()))
         if self._pipeline.stop(deadline):
             log.info("stopped after %.2f s", time.monotonic() - started)
-        else:
-            log.warning("stopped after %.1f s with work unfinished; it is taken up at the next start", _STOP_SECONDS)
+            return True
+        log.warning("stopped after %.1f s with work unfinished; it is taken up at the next start", _STOP_SECONDS)
+        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -62,7 +63,10 @@ class Delivery:
             self._given_up = True  # what follows must not overtake it: all of it goes out after the next start
             return False
         self._publisher.send_document(body)
-        self._ledger.mark_delivered(seq)
+        try:
+            self._ledger.mark_delivered(seq)
+        except sqlite3.Error as error:
+            log.warning("delivery of %d cannot be noted (%s): after a restart it may be repeated", seq, error)
         return True
 
     def send_heartbeat(self) -> None:

@@ -95,6 +95,7 @@ class Intake:
         self._refuse = refuse
         self._handled: dict[str, Handled] = ledger.handled()
         self._in_hand: set[str] = set()
+        self._resting: dict[str, float] = {}
         self._candidates: dict[Path, _Candidate] = {}
         self._lock = threading.Lock()
 
@@ -116,12 +117,14 @@ class Intake:
             due = min((c.due for c in self._candidates.values()), default=next_scan)
             self._note_hints(min(due, next_scan, now + _LONGEST_WAIT_SECONDS) - time.monotonic())
 
-    def release(self, arrival: Arrival, handled: Handled | None) -> None:
-        """Let go of an arrival: handled, or (None) to be looked at again."""
+    def release(self, arrival: Arrival, handled: Handled | None, *, rest_seconds: float = 0.0) -> None:
+        """Let go of an arrival: handled, or (None) to be looked at again, after a rest."""
         with self._lock:
             self._in_hand.discard(arrival.key)
             if handled is not None:
                 self._handled[arrival.key] = handled
+            elif rest_seconds > 0:
+                self._resting[arrival.key] = time.monotonic() + rest_seconds
         if handled is None:
             self._hints.put(Hint(path=arrival.path, closed=False))
 
@@ -141,9 +144,10 @@ class Intake:
             return
         known = self._candidates.get(hint.path)
         if known is None:
+            key = self._key(hint.path)
             with self._lock:
-                handled = self._handled.get(self._key(hint.path))
-                busy = self._key(hint.path) in self._in_hand
+                handled = self._handled.get(key)
+                busy = key in self._in_hand or self._is_resting(key)
             if busy or (handled is not None and handled.stamp == stamp):
                 return
         now = time.monotonic()
@@ -225,6 +229,13 @@ class Intake:
             self._handled[arrival.key] = Handled(stamp=arrival.stamp, fingerprint=handled.fingerprint)
         self._ledger.restamp(arrival.key, arrival.stamp)
         return True
+
+    def _is_resting(self, key: str) -> bool:
+        """Whether a file is not to be tried yet; the scans come back to it."""
+        if self._resting.get(key, 0.0) > time.monotonic():
+            return True
+        self._resting.pop(key, None)
+        return False
 
     def _key(self, path: Path) -> str:
         return str(path.relative_to(self._root))

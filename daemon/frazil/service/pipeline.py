@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sqlite3
 import threading
 import time
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ _MICROGRAPHS_QUEUED = 2
 _RESULTS_QUEUED = 8
 _HEARTBEAT_SECONDS = 1.0
 _STOP_CHECK_SECONDS = 0.1
+_RETRY_SECONDS = 30.0
+"""Before a file that could not be read, or recorded, is tried again."""
 _POSITION_DECIMALS = 4
 _SCORE_DECIMALS = 6
 
@@ -133,29 +136,29 @@ class Pipeline:
                 arrival = self._arrivals.get(timeout=_STOP_CHECK_SECONDS)
             except Empty:
                 continue
-            started = time.monotonic()
             try:
-                print_of_content = fingerprint(arrival.path)
-                micrograph = read_micrograph(arrival.path)
-                changed = stamp_of(arrival.path) != arrival.stamp
+                read: _Read | _Failed = self._read(arrival)
+            except MicrographError as error:
+                read = _Failed(arrival=arrival, error=error)
             except OSError as error:
                 message = f"cannot be read: {error.strerror or error}"
-                self._results.put(_Failed(arrival=arrival, error=MicrographError(arrival.path, "unreadable", message)))
-            except MicrographError as error:
-                self._results.put(_Failed(arrival=arrival, error=error))
+                read = _Failed(arrival=arrival, error=MicrographError(arrival.path, "unreadable", message))
             except Exception as error:  # noqa: BLE001 - the edge of one unit of work
-                self._results.put(_unexpected(arrival, "reading", error))
+                read = _unexpected(arrival, "reading", error)
+            if _has_changed(arrival):
+                # Whatever was read, or failed, was neither the old file nor the new one.
+                self._release(arrival, None)
+            elif isinstance(read, _Failed):
+                self._results.put(read)
             else:
-                if changed:
-                    self._release(arrival, None)
-                    continue
-                read = _Read(
-                    arrival=arrival,
-                    fingerprint=print_of_content,
-                    micrograph=micrograph,
-                    seconds=time.monotonic() - started,
-                )
                 self._micrographs.put(read)
+
+    def _read(self, arrival: Arrival) -> _Read:
+        started = time.monotonic()
+        content = fingerprint(arrival.path)
+        micrograph = read_micrograph(arrival.path)
+        seconds = time.monotonic() - started
+        return _Read(arrival=arrival, fingerprint=content, micrograph=micrograph, seconds=seconds)
 
     def _picking(self) -> None:
         while self._goes_on(0, self._micrographs):
@@ -208,10 +211,10 @@ class Pipeline:
                     self._write_failed(result)
                 else:
                     self._write_picked(result)
-            except Exception:
-                # Not in the ledger, so the next scan finds it again.
-                log.exception("%s: cannot be recorded", result.arrival.path)
-                self._release(result.arrival, None)
+            except sqlite3.Error as error:
+                # Nothing of it was committed, so it is picked again, and again, until it can be.
+                log.warning("%s: the ledger cannot record it (%s); trying again", result.arrival.key, error)
+                self._release(result.arrival, None, rest_seconds=_RETRY_SECONDS)
 
     def _write_picked(self, result: _Picked) -> None:
         started = time.monotonic()
@@ -245,6 +248,11 @@ class Pipeline:
     def _write_failed(self, result: _Failed) -> None:
         arrival, error = result.arrival, result.error
         log.warning("failed (%s) %s", error.reason, error)
+        self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
+        if error.reason == "unreadable":
+            # The fault may be the mount's or the permissions', not the file's: it gets another chance.
+            self._release(arrival, None, rest_seconds=_RETRY_SECONDS)
+            return
         try:
             content = fingerprint(arrival.path)
         except OSError:
@@ -254,11 +262,10 @@ class Pipeline:
         with contextlib.suppress(UnicodeEncodeError):
             self._ledger.commit_failed(arrival.key, handled, error.reason)
         self._release(arrival, handled)
-        self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
 
-    def _release(self, arrival: Arrival, handled: Handled | None) -> None:
+    def _release(self, arrival: Arrival, handled: Handled | None, *, rest_seconds: float = 0.0) -> None:
         if self._intake is not None:
-            self._intake.release(arrival, handled)
+            self._intake.release(arrival, handled, rest_seconds=rest_seconds)
 
     def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Picked | _Failed]) -> bool:
         """Whether a stage has work or may still get some: the stages end in their order."""
@@ -286,6 +293,15 @@ def make_document(path: Path, picker: Picker, picture: Picture, picks: Picks, se
         seconds=seconds,
         picked_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
+
+
+def _has_changed(arrival: Arrival) -> bool:
+    try:
+        return stamp_of(arrival.path) != arrival.stamp
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def _unexpected(arrival: Arrival, stage: str, error: Exception) -> _Failed:
