@@ -313,3 +313,13 @@ def test_table_that_cannot_be_written_is_one_line(monkeypatch, capsys, data, tra
     status, error = error_of(monkeypatch, capsys, *arguments)
     assert status == 1
     one_line(error.splitlines(keepends=True)[-1], "scores.json: cannot be written: No such file or directory")
+
+
+@pytest.mark.trainer
+def test_a_place_that_cannot_hold_the_model_is_refused_before_training(monkeypatch, capsys, data, tmp_path):
+    (tmp_path / "file").write_text("")
+    arguments = ["train", data / "recipe.toml", "--data", data, "--out", tmp_path / "file" / "toy"]
+    status, error = error_of(monkeypatch, capsys, *arguments)
+    assert status == 1
+    one_line(error, "expected a folder that can be written", str(tmp_path / "file"))
+    assert "epoch" not in error

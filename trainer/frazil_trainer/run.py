@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import frazil
-from frazil.errors import FrazilError
+from frazil.errors import FrazilError, OutputError
 from frazil.picking import Model, ModelContract, load_model
 from frazil_trainer.crops import CropSampler
 from frazil_trainer.evaluation import best_threshold, pick_labelled, score_table, show_table
@@ -53,6 +54,7 @@ def run_recipe(recipe: Recipe, data: Path, out: Path, console: Console) -> Path:
     missing = [part for part, paths in parts.items() if not paths]
     if missing:
         raise FrazilError(f"{data}: the recipe leaves no micrograph for {', '.join(missing)}; each part needs one")
+    _check_writable(out)
     with console.status("reading micrographs"):
         training = [load_labelled(paths, recipe) for paths in parts["training"]]
         selection = [load_labelled(paths, recipe) for paths in parts["selection"]]
@@ -141,3 +143,10 @@ def _export(
 ) -> tuple[Path, Model]:
     version = export_version(network, contract, tiles, out, run=run, validation=validation)
     return version, load_model(version, "cpu")
+
+
+def _check_writable(out: Path) -> None:
+    """Find out before the training, not after it, that its model has nowhere to go."""
+    nearest = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
+        raise OutputError(f"{out}: expected a folder that can be written, found {nearest} in the way")
