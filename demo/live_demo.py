@@ -96,7 +96,7 @@ def main() -> int:
     if shown is not None:
         picture = args.out / "picks.png"
         cv2.imwrite(str(picture), draw_result(simulated, shown))
-        console.print(f"picture of {shown.micrograph}: {picture} (yellow circles: picks, blue crosses: truth)")
+        console.print(f"{picture}: {shown.micrograph}, picks as yellow circles, truth as blue crosses")
     console.print(f"everything is in {args.out}")
     complete = len(results) == stars == counted == args.count and daemon.returncode == 0
     return 0 if complete else 1
@@ -106,7 +106,7 @@ def wait_ready(daemon: subprocess.Popen[str], console: Console) -> tuple[str, st
     """Show the daemon's log until it says it is ready; its stream and metrics addresses."""
     assert daemon.stderr is not None
     for line in daemon.stderr:
-        console.print(line.rstrip(), style="dim", highlight=False, markup=False)
+        console.print(line.rstrip(), style="dim", highlight=False, markup=False, soft_wrap=True)
         if found := READY.search(line):
             # From here on nobody reads the log; let it drain so that the daemon never waits for us.
             threading.Thread(target=daemon.stderr.read, daemon=True).start()
