@@ -17,7 +17,7 @@ from frazil_trainer.simulate import SimulationSettings, density_model
 from frazil_trainer.simulate.series import write_series
 
 if importlib.util.find_spec("torch") is None:
-    collect_ignore = ["test_training.py", "test_export.py"]
+    collect_ignore = ["test_training.py", "test_dense_training.py", "test_export.py"]
 
 PIXEL_SIZE_ANGSTROM = 3.5
 
@@ -82,7 +82,7 @@ def tiny_recipe_text(tiny_recipe: Recipe) -> str:
     """The same as the text of a recipe file."""
     plain = msgspec.to_builtins(tiny_recipe)
     sets = plain.pop("data")
-    lines = [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in plain.items()]
+    lines = [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in plain.items() if value is not None]
     for one in sets:
         lines += ["", "[[data]]", *(f"{key} = {msgspec.json.encode(value).decode()}" for key, value in one.items())]
     return "\n".join(lines) + "\n"

@@ -21,6 +21,7 @@ from frazil.picking import (
     Picks,
     load_model,
     read_micrograph,
+    read_star,
     write_star,
 )
 from frazil_trainer.evaluation import (
@@ -200,7 +201,15 @@ def make_set(tmp_path: Path) -> Callable[..., list[LabelledPaths]]:
 def test_perfect_labels_give_perfect_scores(disc_model, make_set):
     (row,) = score_table(disc_model, make_set(DISCS))
     assert row == ScoreRow(
-        folder="set", micrographs=1, particles=24, picks=24, precision=1.0, recall=1.0, f1=1.0, f1_strict=1.0
+        folder="set",
+        labels=".star",
+        micrographs=1,
+        particles=24,
+        picks=24,
+        precision=1.0,
+        recall=1.0,
+        f1=1.0,
+        f1_strict=1.0,
     )
 
 
@@ -273,10 +282,30 @@ def test_missing_validation_micrograph_is_refused(simulated_data: Path, tiny_rec
 
 def test_shown_table_has_the_figures():
     row = ScoreRow(
-        folder="apo", micrographs=3, particles=200, picks=210, precision=0.8, recall=0.84, f1=0.8195, f1_strict=0.61
+        folder="apo",
+        labels="_union.star",
+        micrographs=3,
+        particles=200,
+        picks=210,
+        precision=0.8,
+        recall=0.84,
+        f1=0.8195,
+        f1_strict=0.61,
     )
     console = Console(file=io.StringIO(), width=140)
     show_table([row], console)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    for text in ("apo", "200", "210", "0.800", "0.840", "0.820", "0.610"):
+    for text in ("apo", "*_union.star", "200", "210", "0.800", "0.840", "0.820", "0.610"):
         assert text in printed
+
+
+def test_validation_is_scored_against_every_set_of_labels(disc_model, make_set):
+    (paths,) = make_set(DISCS)
+    folder = paths.micrograph.parent
+    write_star(folder / f"{paths.micrograph.stem}_few.star", read_star(paths.labels).select(np.arange(6)))
+    source = msgspec.structs.replace(
+        paths.source, folder=folder.name, validation=(paths.micrograph.stem,), other_labels=("_few",)
+    )
+    recipe = Recipe(architecture="mlp", seed=1, data=(source,))
+    rows = score_table(disc_model, validation_paths(folder.parent, recipe))
+    assert [(row.labels, row.particles) for row in rows] == [(".star", len(DISCS)), ("_few.star", 6)]

@@ -44,7 +44,7 @@ def test_recipe_that_was_written_reads_back_the_same(tmp_path, tiny_recipe, tiny
         (SMALLEST + "weight = 0\n", r"`float` > 0\.0 - at `\$\.data.*weight"),
         (SMALLEST + "weight = -1\n", r"`float` > 0\.0 - at `\$\.data.*weight"),
         (SMALLEST + "weight = nan\n", r"`float` > 0\.0 - at `\$\.data.*weight"),
-        (SMALLEST.replace("mlp", "transformer"), "architecture: expected mlp, found 'transformer'"),
+        (SMALLEST.replace("mlp", "transformer"), r"Invalid enum value 'transformer' - at `\$.architecture`"),
         ("architecture = \n", "line 1"),
     ],
 )

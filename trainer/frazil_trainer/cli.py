@@ -133,6 +133,28 @@ def evaluate(
             raise OutputError(f"{json_file}: cannot be written: {error.strerror}") from error
 
 
+@app.command("check-data")
+def check_data(
+    recipe: Annotated[Path, typer.Argument(help="Recipe that names the training sets.")],
+    *,
+    data: Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory for pictures of the labels; made if missing.")],
+    count: Annotated[int, typer.Option("--count", min=0, help="How many micrographs of each set to draw.")] = 3,
+) -> None:
+    """Read all training data as training would, and show whether the labels lie on particles."""
+    from frazil_trainer.inspection import inspect_set, show_inspection
+    from frazil_trainer.recipe import read_recipe
+
+    read, console = read_recipe(recipe), _console()
+    with console.status("reading micrographs") as status:
+        inspections = [inspect_set(data, source, read, out, count, status.update) for source in read.data]
+    for one in inspections:
+        show_inspection(one, console)
+    refused = sum(len(one.refusals) for one in inspections)
+    if refused:
+        raise FrazilError(f"{recipe}: expected labels to train on, found {refused} micrographs that would be refused")
+
+
 def _console() -> "rich.console.Console":  # type: ignore[name-defined]  # noqa: F821, UP037
     from rich.console import Console
 

@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 from frazil.errors import FrazilError
 from frazil_trainer.labelled import LabelledMicrograph
 from frazil_trainer.recipe import Recipe
+from frazil_trainer.sampling import set_shares
 
 __all__ = ["CropSampler"]
 
@@ -31,12 +32,7 @@ class CropSampler:
         self._pictures = [np.pad(m.picture.pixels, self._half, mode="symmetric") for m in micrographs]
         self._micrographs = micrographs
         self._trees = [cKDTree(m.centres) for m in micrographs]
-        particles_of_set: dict[str, int] = {}
-        for m in micrographs:
-            particles_of_set[m.source.folder] = particles_of_set.get(m.source.folder, 0) + len(m.centres)
-        # Every particle of a set is drawn as often as any other, every set as often as its weight says.
-        shares = np.array([m.source.weight * len(m.centres) / particles_of_set[m.source.folder] for m in micrographs])
-        self._shares = shares / shares.sum()
+        self._shares = set_shares(micrographs)
 
     def draw(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Draw a batch.

@@ -11,8 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from frazil.picking import Model, Picker, PickingSettings, Picks, read_micrograph, read_star
-from frazil_trainer.labelled import LabelledPaths, find_labelled, inside_border
+from frazil.picking import Model, Picker, PickingSettings, Picks
+from frazil_trainer.labelled import LabelledPaths, find_labelled, inside_border, read_labelled
 from frazil_trainer.matching import Tally, match_picks, tally_matches
 from frazil_trainer.recipe import Recipe
 
@@ -40,6 +40,8 @@ class ScoredMicrograph:
     picks: Picks
     truth: Picks
     diameter_px: float
+    labels: str = ""
+    """Ending of the files with the truth: there may be more than one set of them."""
 
 
 def pick_labelled(
@@ -58,7 +60,7 @@ def pick_labelled(
         settings = PickingSettings(
             diameter_angstrom=one.source.diameter_angstrom, threshold=min(_LOWEST_THRESHOLD, model.contract.threshold)
         )
-        micrograph = read_micrograph(one.micrograph)
+        micrograph, particles = read_labelled(one)
         picker = Picker(model, settings)
         picture = picker.prepare(micrograph)
         picks = picker.find(picker.score(picture), picture)
@@ -68,7 +70,8 @@ def pick_labelled(
                 name=one.micrograph.stem,
                 folder=one.source.folder,
                 picks=inside_border(picks, shape, border),
-                truth=inside_border(read_star(one.labels), shape, border),
+                truth=inside_border(particles, shape, border),
+                labels=one.source.labels_suffix + one.source.labels,
                 diameter_px=picture.diameter_px,
             )
         )
@@ -102,6 +105,8 @@ class ScoreRow(msgspec.Struct, frozen=True, kw_only=True):
     """Scores over the validation micrographs of one training set."""
 
     folder: str
+    labels: str
+    """Ending of the files with the labels scored against."""
     micrographs: int
     particles: int
     picks: int
@@ -114,16 +119,21 @@ class ScoreRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def validation_paths(data: Path, recipe: Recipe) -> list[LabelledPaths]:
-    """The validation micrographs of a recipe.
+    """The validation micrographs of a recipe, once for each set of labels to score against.
 
     Raises:
         FrazilError: one is missing.
     """
-    return [paths for source in recipe.data for paths in find_labelled(data, source) if paths.part == "validation"]
+    sources = [
+        msgspec.structs.replace(source, labels_suffix=suffix)
+        for source in recipe.data
+        for suffix in (source.labels_suffix, *source.other_labels)
+    ]
+    return [paths for source in sources for paths in find_labelled(data, source) if paths.part == "validation"]
 
 
 def score_table(model: Model, paths: Sequence[LabelledPaths], threshold: float | None = None) -> list[ScoreRow]:
-    """Score a model on labelled micrographs, a row for each training set.
+    """Score a model on labelled micrographs, a row for each training set and kind of labels.
 
     Args:
         model: loaded as the daemon loads it.
@@ -133,12 +143,13 @@ def score_table(model: Model, paths: Sequence[LabelledPaths], threshold: float |
     threshold = model.contract.threshold if threshold is None else threshold
     scored = pick_labelled(model, paths)
     rows = []
-    for folder in sorted({one.folder for one in scored}):
-        members = [one for one in scored if one.folder == folder]
+    for folder, labels in sorted({(one.folder, one.labels) for one in scored}):
+        members = [one for one in scored if (one.folder, one.labels) == (folder, labels)]
         tally, strict = tally_at(members, threshold), tally_at(members, threshold, 0.2)
         rows.append(
             ScoreRow(
                 folder=folder,
+                labels=labels,
                 micrographs=len(members),
                 particles=tally.hits + tally.misses,
                 picks=tally.hits + tally.false_picks,
@@ -153,10 +164,17 @@ def score_table(model: Model, paths: Sequence[LabelledPaths], threshold: float |
 
 def show_table(rows: Sequence[ScoreRow], console: Console) -> None:
     """Print scores as a table."""
-    table = Table("validation set", "micrographs", "particles", "picks", "precision", "recall", "F1", "F1 within 0.2 d")
+    table = Table(
+        "validation set", "labels", "micrographs", "particles", "picks", "precision", "recall", "F1", "F1 within 0.2 d"
+    )
     for row in rows:
         figures = (row.precision, row.recall, row.f1, row.f1_strict)
         table.add_row(
-            row.folder, str(row.micrographs), str(row.particles), str(row.picks), *(f"{value:.3f}" for value in figures)
+            row.folder,
+            f"*{row.labels}",
+            str(row.micrographs),
+            str(row.particles),
+            str(row.picks),
+            *(f"{value:.3f}" for value in figures),
         )
     console.print(table)

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
-from frazil.errors import FrazilError
-from frazil.picking import Picks, Picture, make_picture, read_micrograph, read_star
+from frazil.errors import FrazilError, MicrographError
+from frazil.picking import Micrograph, Picks, Picture, make_picture, named_micrographs, read_coordinates
+from frazil_trainer.micrograph_files import find_micrographs, read_micrograph_file
 from frazil_trainer.recipe import Recipe, TrainingSet
 
-__all__ = ["LabelledMicrograph", "LabelledPaths", "find_labelled", "load_labelled", "training_set_sha256"]
+__all__ = [
+    "LabelledMicrograph",
+    "LabelledPaths",
+    "check_inside",
+    "find_labelled",
+    "inside_border",
+    "load_labelled",
+    "make_labelled",
+    "read_labelled",
+    "training_set_sha256",
+]
+
+_FEW_OUTSIDE = 5
+_SMALL_SHARE_OUTSIDE = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +38,13 @@ class LabelledPaths:
 
     micrograph: Path
     labels: Path
+    """The micrograph's own file, or a table of several micrographs."""
     source: TrainingSet
+
+    @property
+    def labels_are_shared(self) -> bool:
+        """Whether the labels are in a table of several micrographs."""
+        return self.labels.name != _own_labels(self.micrograph, self.source).name
 
     @property
     def part(self) -> str:
@@ -49,17 +71,22 @@ def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
     """List the labelled micrographs of one training set, sorted by name.
 
     Raises:
-        FrazilError: the folder holds none, or a stem named in validation or selection is not among them.
+        FrazilError: the folder holds none, or a stem named in validation or selection is not among them; a table
+            of several micrographs cannot be read, or there are two.
     """
     folder = data / source.folder
+    micrographs = find_micrographs(folder)
+    own = {path: labels for path in micrographs if (labels := _own_labels(path, source)).is_file()}
+    labels_of = own or _shared_labels(folder, micrographs, source)
     found = [
-        LabelledPaths(micrograph=mrc, labels=labels, source=source)
-        for mrc in sorted(folder.glob("*.mrc"))
-        if (labels := mrc.with_name(f"{mrc.stem}{source.labels_suffix}.star")).is_file()
+        LabelledPaths(micrograph=path, labels=labels_of[path], source=source)
+        for path in micrographs
+        if path in labels_of
     ]
     if not found:
         raise FrazilError(
-            f"{folder}: expected micrographs (*.mrc) with labels (*{source.labels_suffix}.star), found none"
+            f"{folder}: expected micrographs (*.mrc) with labels (*{source.labels_suffix}{source.labels}), found none "
+            f"among {len(micrographs)} micrographs (TIFF, PNG and JPEG are read, too)"
         )
     stems = {paths.micrograph.stem for paths in found}
     unknown = [stem for stem in (*source.validation, *source.selection) if stem not in stems]
@@ -68,14 +95,74 @@ def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
     return found
 
 
+def read_labelled(paths: LabelledPaths) -> tuple[Micrograph, Picks]:
+    """Read a micrograph, with the pixel size that the recipe gives it, and its particles, wherever they lie.
+
+    Raises:
+        MicrographError: the micrograph cannot be read, or its pixel size is not known.
+        FrazilError: the labels cannot be read, or hold no particle of the micrograph.
+    """
+    source = paths.source
+    micrograph = read_micrograph_file(paths.micrograph)
+    given = source.pixel_size_angstrom
+    pixel_size = micrograph.pixel_size_angstrom if given is UNSET else given
+    if pixel_size is None:
+        raise MicrographError(
+            paths.micrograph,
+            "pixel_size",
+            f"expected a pixel size, found none in the file; give {source.folder} pixel_size_angstrom in the recipe",
+        )
+    particles = read_coordinates(
+        paths.labels,
+        stem=paths.micrograph.stem if paths.labels_are_shared else None,
+        y_axis=source.y_axis,
+        height_px=micrograph.pixels.shape[0],
+    )
+    return dataclasses.replace(micrograph, pixel_size_angstrom=pixel_size), particles
+
+
+def check_inside(paths: LabelledPaths, particles: Picks, shape: tuple[int, ...]) -> None:
+    """Make sure that the particles can be those of the micrograph.
+
+    A few may lie outside: some pickers put particles past the edge.
+
+    Args:
+        paths: where they come from.
+        particles: all of them.
+        shape: (h, w) of the micrograph.
+
+    Raises:
+        FrazilError: none lies inside the micrograph's border, or more than a few outside the micrograph.
+    """
+    if len(inside_border(particles, shape, paths.source.border_px)) == 0:
+        raise FrazilError(f"{paths.labels}: expected particles inside the micrograph, found none{_hint(shape)}")
+    outside = len(particles) - len(inside_border(particles, shape, 0))
+    if outside > max(_FEW_OUTSIDE, _SMALL_SHARE_OUTSIDE * len(particles)):
+        raise FrazilError(
+            f"{paths.labels}: expected particles inside the micrograph, found {outside} of {len(particles)} "
+            f"({outside / len(particles):.0%}) outside{_hint(shape)}"
+        )
+
+
 def load_labelled(paths: LabelledPaths, recipe: Recipe) -> LabelledMicrograph:
     """Read a micrograph and its labels as the picker would see them.
 
     Raises:
         MicrographError: the micrograph cannot be picked.
-        FrazilError: the labels cannot be read, or none lies inside the micrograph's border.
+        FrazilError: the labels cannot be read, none lies inside the micrograph's border, or more than a few outside
+            the micrograph.
     """
-    micrograph = read_micrograph(paths.micrograph)
+    micrograph, particles = read_labelled(paths)
+    check_inside(paths, particles, micrograph.pixels.shape)
+    return make_labelled(paths, recipe, micrograph, particles)
+
+
+def make_labelled(paths: LabelledPaths, recipe: Recipe, micrograph: Micrograph, particles: Picks) -> LabelledMicrograph:
+    """Make the picture that the picker would see, with the particles inside the border.
+
+    Raises:
+        MicrographError: the micrograph cannot be picked.
+    """
     picture = make_picture(
         micrograph,
         diameter_angstrom=paths.source.diameter_angstrom,
@@ -84,9 +171,7 @@ def load_labelled(paths: LabelledPaths, recipe: Recipe) -> LabelledMicrograph:
         normalisation=recipe.normalisation,
         invert=False,
     )
-    truth = inside_border(read_star(paths.labels), micrograph.pixels.shape, paths.source.border_px)
-    if len(truth) == 0:
-        raise FrazilError(f"{paths.labels}: expected particles inside the micrograph, found none")
+    truth = inside_border(particles, micrograph.pixels.shape, paths.source.border_px)
     rescaling = picture.rescaling
     centres = np.stack([rescaling.to_rescaled(truth.y, 0), rescaling.to_rescaled(truth.x, 1)], axis=1)
     border_px = paths.source.border_px * max(rescaling.factors)
@@ -110,3 +195,36 @@ def training_set_sha256(paths: list[LabelledPaths]) -> str:
             with file.open("rb") as content:
                 digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()
+
+
+def _own_labels(micrograph: Path, source: TrainingSet) -> Path:
+    """Where the labels of this one micrograph would be."""
+    return micrograph.with_name(f"{micrograph.stem}{source.labels_suffix}{source.labels}")
+
+
+def _shared_labels(folder: Path, micrographs: list[Path], source: TrainingSet) -> dict[Path, Path]:
+    """The one table in the folder for each micrograph that it names."""
+    pattern = f"*{source.labels_suffix}{source.labels}"
+    tables = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+    if len(tables) > 1:
+        names = ", ".join(path.name for path in tables[:3])
+        raise FrazilError(
+            f"{folder}: expected labels named after their micrographs, or one table, found {len(tables)} ({names})"
+        )
+    if not tables:
+        return {}
+    (table,) = tables
+    stems = named_micrographs(table)
+    named = {path: table for path in micrographs if path.stem in stems}
+    if stems and micrographs and not named:
+        raise FrazilError(
+            f"{table}: expected particles of micrographs such as {micrographs[0].stem}, "
+            f"found those of others such as {min(stems)}"
+        )
+    return named
+
+
+def _hint(shape: tuple[int, ...]) -> str:
+    """What may be wrong where particles lie outside."""
+    h, w = shape
+    return f" ({w} x {h} px); were they picked at another pixel size, or is y_axis wrong?"

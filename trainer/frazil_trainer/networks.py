@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-__all__ = ["Mlp", "MlpConfig"]
+__all__ = ["Fcn", "FcnConfig", "Mlp", "MlpConfig"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,3 +49,72 @@ class Mlp(nn.Module):
         flat = tiles.flatten(1)  # (n, t * t)
         logits: torch.Tensor = self.layers(flat)  # (n, 1)
         return logits.reshape(-1, 1, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FcnConfig:
+    """Size of an `Fcn`."""
+
+    widths: tuple[int, int, int] = (16, 32, 64)
+    """Channels at full, half and quarter resolution."""
+    dilations: tuple[int, ...] = (1, 2, 4, 1)
+    """One residual block at quarter resolution for each: the context grows, the resolution stays."""
+    halo_cells: int = 16
+    """Scores at the edges of a tile that are left out: they have seen its padding."""
+
+
+class Fcn(nn.Module):
+    """Scores every fourth pixel of a tile of any size, each with what lies within some 60 pixels around it.
+
+    Two strided convolutions, then residual blocks (He et al., CVPR 2016) with growing dilation (Yu and Koltun, ICLR
+    2016). Score (i, j) before the halo is cut belongs to pixel (4 i, 4 j): every convolution is centred.
+    """
+
+    step_px = 4
+
+    def __init__(self, config: FcnConfig) -> None:
+        super().__init__()
+        self.config = config
+        full, half, quarter = config.widths
+        self.body = nn.Sequential(
+            *_convolution(1, full),
+            *_convolution(full, half, stride=2),
+            _Residual(half, 1),
+            *_convolution(half, quarter, stride=2),
+            *(_Residual(quarter, dilation) for dilation in config.dilations),
+        )
+        self.head = nn.Conv2d(quarter, 1, 1)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """He initialisation; the head begins at a score of 0.02, since most places hold no particle."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d) and layer is not self.head:
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+        nn.init.normal_(self.head.weight, std=0.01, generator=generator)
+        nn.init.constant_(self.head.bias, -4.0)  # type: ignore[arg-type]
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        """(n, 1, t, t) tiles → (n, g, g) logits, g = t / 4 - 2 * halo."""
+        centred = (tiles - 0.5) * 8  # padding with zeros is then padding with background
+        logits: torch.Tensor = self.head(self.body(centred))  # (n, 1, t / 4, t / 4)
+        cut = self.config.halo_cells
+        return logits[:, 0, cut : logits.shape[2] - cut, cut : logits.shape[3] - cut]
+
+
+def _convolution(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation, bias=False)
+    return convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+
+
+class _Residual(nn.Module):
+    """Two convolutions around a shortcut; the second one dilated."""
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *_convolution(channels, channels), *_convolution(channels, channels, dilation=dilation)[:2]
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(n, c, h, w) → (n, c, h, w)."""
+        return torch.relu(features + self.layers(features))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +17,26 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
 
 import frazil
 from frazil.errors import FrazilError, OutputError
 from frazil.picking import Model, ModelContract, load_model
 from frazil_trainer.crops import CropSampler
-from frazil_trainer.evaluation import best_threshold, pick_labelled, score_table, show_table
+from frazil_trainer.dense_training import train_dense
+from frazil_trainer.evaluation import best_threshold, pick_labelled, score_table, show_table, validation_paths
 from frazil_trainer.export import export_version
-from frazil_trainer.labelled import LabelledPaths, find_labelled, load_labelled, training_set_sha256
-from frazil_trainer.networks import Mlp
+from frazil_trainer.labelled import LabelledMicrograph, LabelledPaths, find_labelled, load_labelled, training_set_sha256
+from frazil_trainer.networks import Fcn
+from frazil_trainer.patches import PatchSampler
 from frazil_trainer.recipe import Recipe
 from frazil_trainer.training import EpochReport, train
 
 __all__ = ["run_recipe"]
 
 _CHECK_TILES = 256
+_CHECK_DENSE_TILES = 3
+_TILE_LEVELS = 64
 
 
 def run_recipe(recipe: Recipe, data: Path, out: Path, console: Console) -> Path:
@@ -58,6 +65,8 @@ def run_recipe(recipe: Recipe, data: Path, out: Path, console: Console) -> Path:
     with console.status("reading micrographs"):
         training = [load_labelled(paths, recipe) for paths in parts["training"]]
         selection = [load_labelled(paths, recipe) for paths in parts["selection"]]
+        for paths in parts["validation"]:  # a fault in them must not wait until the training is over
+            load_labelled(paths, recipe)
     counts = ", ".join(f"{len(paths)} for {part}" for part, paths in parts.items())
     console.print(f"micrographs: {counts}; {sum(len(m.centres) for m in training)} particles to learn from")
 
@@ -79,18 +88,17 @@ def run_recipe(recipe: Recipe, data: Path, out: Path, console: Console) -> Path:
             if not console.is_terminal:  # a log file shows no bar
                 console.print(f"epoch {epoch.epoch}/{recipe.epochs}: {figures}")
 
-        network = train(recipe, training, selection, report)
+        trained = _train(recipe, training, selection, report)
 
-    tiles, _ = CropSampler(selection, recipe, recipe.seed + 2).draw(_CHECK_TILES)
     sha256 = training_set_sha256(parts["training"])
     # The threshold needs the picker, the picker a model: a first export stands in, with any threshold.
     drafts = out.parent / f".{out.name}-draft"
     try:
-        _, draft = _export(network, _contract(recipe, 0.5, sha256, {}), tiles, drafts, {}, {})
+        _, draft = _export(trained, _contract(recipe, trained, 0.5, sha256, {}), drafts, {}, {})
         chosen = best_threshold(
             pick_labelled(draft, parts["selection"]), {source.folder: source.weight for source in recipe.data}
         )
-        table = score_table(draft, parts["validation"], threshold=chosen)
+        table = score_table(draft, validation_paths(data, recipe), threshold=chosen)
     finally:
         shutil.rmtree(drafts, ignore_errors=True)
     show_table(table, console)
@@ -112,18 +120,70 @@ def run_recipe(recipe: Recipe, data: Path, out: Path, console: Console) -> Path:
         },
     }
     figures = {"threshold": chosen, "rows": msgspec.to_builtins(table)}
-    brief = {row.folder: round(row.f1, 3) for row in table}
-    version, _ = _export(network, _contract(recipe, chosen, sha256, brief), tiles, out, run, figures)
+    brief = {f"{row.folder}/*{row.labels}": round(row.f1, 3) for row in table}
+    version, _ = _export(trained, _contract(recipe, trained, chosen, sha256, brief), out, run, figures)
     return version
 
 
-def _contract(recipe: Recipe, threshold: float, sha256: str, validation: dict[str, Any]) -> ModelContract:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Trained:
+    """A network, where its scores lie in a tile, and real tiles to check its export on."""
+
+    network: nn.Module
+    tile_px: int
+    grid: int
+    step_px: float
+    offset_px: float
+    check_tiles: NDArray[np.float32]
+
+
+def _train(
+    recipe: Recipe,
+    training: Sequence[LabelledMicrograph],
+    selection: Sequence[LabelledMicrograph],
+    report: Callable[[EpochReport], None],
+) -> _Trained:
+    if recipe.dense is None:
+        check_tiles, _ = CropSampler(selection, recipe, recipe.seed + 2).draw(_CHECK_TILES)
+        return _Trained(
+            network=train(recipe, training, selection, report),
+            tile_px=recipe.tile_px,
+            grid=1,
+            step_px=recipe.stride_px,
+            offset_px=(recipe.tile_px - 1) / 2,
+            check_tiles=check_tiles,
+        )
+    dense = recipe.dense
+    patches = PatchSampler(
+        selection,
+        patch_px=dense.tile_px,
+        step_px=Fcn.step_px,
+        diameter_px=recipe.diameter_px,
+        spread_diameters=dense.spread_diameters,
+        seed=recipe.seed + 2,
+        augment=False,
+    )
+    # In steps that deflate well: the card holds such a tile.
+    check_tiles = np.round(patches.draw(_CHECK_DENSE_TILES)[0] * _TILE_LEVELS) / np.float32(_TILE_LEVELS)
+    return _Trained(
+        network=train_dense(recipe, training, selection, report),
+        tile_px=dense.tile_px,
+        grid=dense.tile_px // Fcn.step_px - 2 * dense.halo_cells,
+        step_px=float(Fcn.step_px),
+        offset_px=float(Fcn.step_px * dense.halo_cells),
+        check_tiles=check_tiles,
+    )
+
+
+def _contract(
+    recipe: Recipe, trained: _Trained, threshold: float, sha256: str, validation: dict[str, float]
+) -> ModelContract:
     return ModelContract(
         architecture=recipe.architecture,
-        tile_px=recipe.tile_px,
-        grid=1,
-        step_px=recipe.stride_px,
-        offset_px=(recipe.tile_px - 1) / 2,
+        tile_px=trained.tile_px,
+        grid=trained.grid,
+        step_px=trained.step_px,
+        offset_px=trained.offset_px,
         diameter_px=recipe.diameter_px,
         normalisation=recipe.normalisation,
         contrast="dark",
@@ -134,14 +194,9 @@ def _contract(recipe: Recipe, threshold: float, sha256: str, validation: dict[st
 
 
 def _export(
-    network: Mlp,
-    contract: ModelContract,
-    tiles: NDArray[np.float32],
-    out: Path,
-    run: dict[str, Any],
-    validation: dict[str, Any],
+    trained: _Trained, contract: ModelContract, out: Path, run: dict[str, Any], validation: dict[str, Any]
 ) -> tuple[Path, Model]:
-    version = export_version(network, contract, tiles, out, run=run, validation=validation)
+    version = export_version(trained.network, contract, trained.check_tiles, out, run=run, validation=validation)
     return version, load_model(version, "cpu")
 
 

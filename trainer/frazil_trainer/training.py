@@ -29,11 +29,12 @@ class EpochReport:
     epoch: int
     """From 1."""
     loss: float
-    """Mean binary cross entropy of the epoch's batches."""
+    """Mean loss of the epoch's batches."""
     accuracy: float
-    """On the epoch's batches, dropout on."""
+    """Share of the epoch's crops that were told right, dropout on. A dense network: of the cells that hold a particle,
+    or were taken for one, the share that are both."""
     held_out_accuracy: float
-    """On a fixed draw of crops from micrographs that are not trained on."""
+    """The same on a fixed draw from micrographs that are not trained on."""
 
 
 def train(

@@ -4,6 +4,7 @@
 - ``load_model(path, device)`` loads an ONNX model and checks it against its contract and card.
 - ``Picker(model, settings).pick(micrograph)`` returns ``Picks``: arrays y, x, score.
 - ``write_star(path, picks)`` and ``read_star(path)`` speak RELION.
+- ``read_coordinates(path)`` reads what RELION, EMAN, crYOLO and Topaz write, and plain CSV.
 - ``draw_picks(pixels, picks, diameter_px)`` makes a picture of it.
 
 >>> from frazil.picking import Picker, PickingSettings, load_model
@@ -15,7 +16,14 @@
 
 from frazil.picking.card import CARD_NAME, Card, Reference, read_card, write_card
 from frazil.picking.contract import ModelContract
-from frazil.picking.coordinates import read_star, write_star
+from frazil.picking.coordinates import (
+    CoordinateEnding,
+    YAxis,
+    named_micrographs,
+    read_coordinates,
+    read_star,
+    write_star,
+)
 from frazil.picking.micrograph import Micrograph, check_complete, read_micrograph
 from frazil.picking.model import (
     CURRENT_NAME,
@@ -38,6 +46,7 @@ __all__ = [
     "CURRENT_NAME",
     "MODEL_NAME",
     "Card",
+    "CoordinateEnding",
     "Micrograph",
     "Model",
     "ModelContract",
@@ -49,6 +58,7 @@ __all__ = [
     "Reference",
     "Rescaling",
     "ScoreMap",
+    "YAxis",
     "available_cores",
     "check_complete",
     "draw_picks",
@@ -56,7 +66,9 @@ __all__ = [
     "load_model",
     "locate_model",
     "make_picture",
+    "named_micrographs",
     "read_card",
+    "read_coordinates",
     "read_micrograph",
     "read_star",
     "write_card",

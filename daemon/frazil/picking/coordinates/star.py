@@ -1,4 +1,4 @@
-"""RELION coordinate STAR files: one table of picks in one micrograph.
+"""RELION STAR files: a table of picks in one micrograph, or of the particles of many.
 
 RELION's x is the column and its y the row, counted from the first pixel of the file; nothing is flipped.
 """
@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 from gemmi import cif
 
 from frazil.errors import FrazilError
+from frazil.picking.coordinates.table import CoordinateTable, parse_numbers, parse_scores, stem_of
 from frazil.picking.picks import Picks
 
-__all__ = ["read_star", "write_star"]
+__all__ = ["read_cif", "read_star", "read_star_table", "write_star"]
 
 _PREFIX = "_rln"
 _COLUMNS = ("CoordinateX", "CoordinateY", "AutopickFigureOfMerit")
+_MICROGRAPH = "MicrographName"
 
 
 def write_star(path: Path, picks: Picks) -> None:
@@ -47,22 +48,44 @@ def read_star(path: Path) -> Picks:
     Raises:
         FrazilError: the file is no STAR file, or holds no table with rlnCoordinateX and rlnCoordinateY.
     """
-    try:
-        blocks = cif.read_file(str(path))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise FrazilError(f"{path}: cannot be read as a STAR file ({error})") from error
-    for block in blocks:
-        table = block.find(_PREFIX, [*_COLUMNS[:2], "?" + _COLUMNS[2]])
+    return read_star_table(path).picks
+
+
+def read_star_table(path: Path) -> CoordinateTable:
+    """Read a RELION STAR of coordinates or particles, with the micrographs' names where it has them.
+
+    Raises:
+        FrazilError: the file is no STAR file, or holds no table with rlnCoordinateX and rlnCoordinateY.
+    """
+    for block in read_cif(path, "STAR"):
+        table = block.find(_PREFIX, [*_COLUMNS[:2], f"?{_COLUMNS[2]}", f"?{_MICROGRAPH}"])
         if table.width() == 0:
             continue
-        try:
-            values = np.array(
-                [(float(r[0]), float(r[1]), float(r[2]) if r.has(2) else 1.0) for r in table], np.float64
-            ).reshape(-1, 3)
-        except ValueError as error:
-            raise FrazilError(f"{path}: expected numbers as coordinates ({error})") from error
-        return Picks(y=values[:, 1], x=values[:, 0], score=values[:, 2])
+        scores = list(table.column(2)) if table.has_column(2) else [None] * len(table)
+        picks = Picks(
+            y=parse_numbers(path, f"rln{_COLUMNS[1]}", list(table.column(1))),
+            x=parse_numbers(path, f"rln{_COLUMNS[0]}", list(table.column(0))),
+            score=parse_scores(path, f"rln{_COLUMNS[2]}", scores),
+        )
+        names = tuple(stem_of(cif.as_string(name)) for name in table.column(3)) if table.has_column(3) else None
+        return CoordinateTable(picks=picks, micrographs=names)
     raise FrazilError(f"{path}: expected a table with rlnCoordinateX and rlnCoordinateY, found none")
+
+
+def read_cif(path: Path, kind: str) -> cif.Document:
+    """Read a file in CIF's syntax, which STAR is, too.
+
+    Args:
+        path: the file.
+        kind: what it should be, for messages.
+
+    Raises:
+        FrazilError: it cannot be read.
+    """
+    try:
+        return cif.read_file(str(path))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise FrazilError(f"{path}: cannot be read as a {kind} file ({error})") from error
 
 
 def _sync_directory(directory: Path) -> None:

@@ -1,0 +1,58 @@
+"""Tables between tabs or commas, with a header: Topaz's, of many micrographs, and plain CSV, of one."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from frazil.errors import FrazilError
+from frazil.picking.coordinates.table import CoordinateTable, parse_numbers, parse_scores, read_text, stem_of
+from frazil.picking.picks import Picks
+
+__all__ = ["read_csv", "read_topaz"]
+
+
+def read_topaz(path: Path) -> CoordinateTable:
+    """Read Topaz's table: image_name, x_coord, y_coord and perhaps score, between tabs.
+
+    Raises:
+        FrazilError: it cannot be read, lacks a column, or a coordinate is no number.
+    """
+    columns = _read_columns(path, "\t", ("image_name", "x_coord", "y_coord"))
+    picks = _picks(path, columns, "x_coord", "y_coord")
+    return CoordinateTable(picks=picks, micrographs=tuple(stem_of(name) for name in columns["image_name"]))
+
+
+def read_csv(path: Path) -> CoordinateTable:
+    """Read a table x, y and perhaps score, between commas.
+
+    Raises:
+        FrazilError: it cannot be read, lacks a column, or a coordinate is no number.
+    """
+    return CoordinateTable(picks=_picks(path, _read_columns(path, ",", ("x", "y")), "x", "y"))
+
+
+def _picks(path: Path, columns: dict[str, list[str]], x: str, y: str) -> Picks:
+    scores = columns.get("score", [""] * len(columns[x]))
+    return Picks(
+        y=parse_numbers(path, y, columns[y]),
+        x=parse_numbers(path, x, columns[x]),
+        score=parse_scores(path, "score", scores),
+    )
+
+
+def _read_columns(path: Path, delimiter: str, required: tuple[str, ...]) -> dict[str, list[str]]:
+    """Columns by their names in the header; a row that is cut short has empty values."""
+    try:
+        lines = list(csv.reader(read_text(path).splitlines(), delimiter=delimiter))
+    except csv.Error as error:
+        raise FrazilError(f"{path}: expected a table, cannot read it: {error}") from error
+    header, *rows = lines or [[]]
+    names = [name.strip().lower() for name in header]
+    missing = [name for name in required if name not in names]
+    if missing:
+        found = delimiter.join(header)[:60]
+        raise FrazilError(f"{path}: expected a header with {', '.join(required)}; found {found!r}")
+    return {
+        name: [row[i].strip() if i < len(row) else "" for row in rows if row] for i, name in enumerate(names) if name
+    }

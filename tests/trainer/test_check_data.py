@@ -1,0 +1,323 @@
+"""Labels of any format are read as training reads them; those that cannot be right are noticed before training."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import mrcfile
+import msgspec
+import numpy as np
+import pytest
+
+from frazil.errors import FrazilError, MicrographError, SettingsError
+from frazil.picking import Picks, read_coordinates, read_micrograph, read_star, write_star
+from frazil_trainer.cli import main
+from frazil_trainer.inspection import SetInspection, inspect_set
+from frazil_trainer.labelled import find_labelled, load_labelled, read_labelled
+from frazil_trainer.matching import match_picks, tally_matches
+from frazil_trainer.recipe import Recipe, TrainingSet, read_recipe
+
+STEMS = [f"simulated_000{n}" for n in (1, 2, 3, 4)]
+SHAPE = (384, 512)
+
+
+@pytest.fixture
+def easy(simulated_data: Path, tmp_path: Path) -> Path:
+    """A copy of the easy simulated set, in data/easy, that a test may spoil."""
+    shutil.copytree(simulated_data / "easy", tmp_path / "data" / "easy")
+    return tmp_path / "data" / "easy"
+
+
+@pytest.fixture
+def inspect(easy: Path, tmp_path: Path, tiny_recipe: Recipe) -> Callable[..., SetInspection]:
+    """Inspect the easy set as told."""
+
+    def run(**changes: object) -> SetInspection:
+        source = msgspec.structs.replace(tiny_recipe.data[0], **changes)
+        return inspect_set(easy.parent, source, tiny_recipe, tmp_path / "out", 1, lambda _: None)
+
+    return run
+
+
+def truth(easy: Path, stem: str) -> Picks:
+    return read_star(easy / f"{stem}.star")
+
+
+def rewrite(easy: Path, change: Callable[[Picks], Picks]) -> None:
+    for stem in STEMS:
+        write_star(easy / f"{stem}.star", change(truth(easy, stem)))
+
+
+def flip(picks: Picks) -> Picks:
+    return Picks(y=SHAPE[0] - 1 - picks.y, x=picks.x, score=picks.score)
+
+
+# --- what a recipe says of its labels ----------------------------------------------------------------------------
+
+
+def test_recipe_says_how_labels_are_to_be_read(tmp_path):
+    text = 'architecture = "mlp"\nseed = 1\n[[data]]\nfolder = "a"\ndiameter_angstrom = 120\n'
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    (source,) = read_recipe(path).data
+    assert (source.labels, source.y_axis, source.pixel_size_angstrom) == (".star", "down", msgspec.UNSET)
+    path.write_text(text + 'labels = ".box"\ny_axis = "up"\npixel_size_angstrom = 1.77\n')
+    (source,) = read_recipe(path).data
+    assert (source.labels, source.y_axis, source.pixel_size_angstrom) == (".box", "up", 1.77)
+
+
+@pytest.mark.parametrize("line", ['labels = ".json"', 'y_axis = "left"', "pixel_size_angstrom = 0"])
+def test_what_no_reader_knows_is_refused_by_key(tmp_path, line):
+    path = tmp_path / "recipe.toml"
+    path.write_text(f'architecture = "mlp"\nseed = 1\n[[data]]\nfolder = "a"\ndiameter_angstrom = 120\n{line}\n')
+    with pytest.raises(SettingsError, match=line.split()[0]):
+        read_recipe(path)
+
+
+# --- labels beside micrographs -----------------------------------------------------------------------------------
+
+
+def test_one_topaz_table_serves_all_micrographs_that_it_names(easy, tiny_recipe):
+    lines = ["image_name\tx_coord\ty_coord\tscore"]
+    for stem in STEMS[:3]:
+        picks = truth(easy, stem)
+        lines += [f"{stem}\t{x:.3f}\t{y:.3f}\t1" for y, x in zip(picks.y, picks.x, strict=True)]
+    (easy / "particles.txt").write_text("\n".join(lines))
+    source = msgspec.structs.replace(tiny_recipe.data[0], labels=".txt")
+    found = find_labelled(easy.parent, source)
+    assert [(paths.micrograph.stem, paths.labels.name) for paths in found] == [(s, "particles.txt") for s in STEMS[:3]]
+    by_star = find_labelled(easy.parent, tiny_recipe.data[0])
+    for topaz, star in zip(found, by_star, strict=False):
+        np.testing.assert_allclose(
+            load_labelled(topaz, tiny_recipe).centres, load_labelled(star, tiny_recipe).centres, atol=0.01
+        )
+    (easy / "more.txt").write_text("\n".join(lines))
+    with pytest.raises(FrazilError, match=r"or one table, found 2 \(more\.txt, particles\.txt\)"):
+        find_labelled(easy.parent, source)
+
+
+def test_a_relion_table_of_all_particles_serves_its_micrographs(easy, tiny_recipe):
+    lines = ["data_particles", "", "loop_", "_rlnCoordinateX #1", "_rlnCoordinateY #2", "_rlnMicrographName #3"]
+    for stem in STEMS:
+        picks = truth(easy, stem)
+        lines += [f"{x:.3f} {y:.3f} Job/{stem}.mrc" for y, x in zip(picks.y, picks.x, strict=True)]
+    expected = [len(truth(easy, stem)) for stem in STEMS]
+    for stem in STEMS:
+        (easy / f"{stem}.star").unlink()
+    (easy / "particles.star").write_text("\n".join(lines) + "\n")
+    found = find_labelled(easy.parent, tiny_recipe.data[0])
+    assert [len(read_labelled(paths)[1]) for paths in found] == expected
+
+
+def test_table_of_other_micrographs_is_refused_by_name(easy, tiny_recipe):
+    (easy / "particles.txt").write_text("image_name\tx_coord\ty_coord\nfoil_17\t1\t2\n")
+    source = msgspec.structs.replace(tiny_recipe.data[0], labels=".txt", validation=(), selection=())
+    with pytest.raises(FrazilError, match=r"particles\.txt: expected .* such as simulated_0001, found .* foil_17"):
+        find_labelled(easy.parent, source)
+
+
+@pytest.mark.parametrize(("ending", "dtype"), [(".png", np.uint8), (".jpg", np.uint8), (".tif", np.float32)])
+def test_pictures_train_as_their_mrc_does_once_they_have_a_pixel_size(easy, tiny_recipe, ending, dtype):
+    (before, *_) = find_labelled(easy.parent, tiny_recipe.data[0])
+    expected = load_labelled(before, tiny_recipe)
+    pixels = read_micrograph(before.micrograph).pixels
+    stretched = np.clip((pixels - pixels.min()) * (255 / np.ptp(pixels)), 0, 255).astype(dtype)
+    before.micrograph.unlink()
+    assert cv2.imwrite(str(before.micrograph.with_suffix(ending)), stretched)
+    (after, *_) = find_labelled(easy.parent, tiny_recipe.data[0])
+    with pytest.raises(MicrographError, match=f"0001\\{ending}: expected a pixel size, .* give easy pixel_size_angst"):
+        load_labelled(after, tiny_recipe)
+    source = msgspec.structs.replace(tiny_recipe.data[0], pixel_size_angstrom=3.5)
+    (after, *_) = find_labelled(easy.parent, source)
+    labelled = load_labelled(after, tiny_recipe)
+    np.testing.assert_array_equal(labelled.centres, expected.centres)
+    difference = labelled.picture.pixels - expected.picture.pixels
+    assert np.abs(difference).mean() < 0.2 * expected.picture.pixels.std()
+
+
+def test_pixel_size_of_the_recipe_overrules_the_headers(easy, tiny_recipe):
+    source = msgspec.structs.replace(tiny_recipe.data[0], pixel_size_angstrom=3.0)
+    labelled = load_labelled(find_labelled(easy.parent, source)[0], tiny_recipe)
+    assert labelled.picture.pixel_size_angstrom == 3.0
+    assert labelled.picture.diameter_px == pytest.approx(source.diameter_angstrom / 3.0)
+
+
+# --- bad labels --------------------------------------------------------------------------------------------------
+
+
+def test_particles_of_a_larger_micrograph_are_refused_with_their_share_and_what_to_look_at(easy, tiny_recipe):
+    before = len(truth(easy, STEMS[0]))
+    rewrite(easy, lambda p: Picks(y=4 * p.y, x=4 * p.x, score=p.score))
+    with pytest.raises(FrazilError, match=r"0001\.star: expected particles inside .*pixel size.* y_axis") as refused:
+        load_labelled(find_labelled(easy.parent, tiny_recipe.data[0])[0], tiny_recipe)
+    assert f" of {before} (" in str(refused.value)
+    assert "%) outside (512 x 384 px)" in str(refused.value)
+
+
+def test_a_few_particles_past_the_edge_are_left_out_and_counted(easy, tiny_recipe, inspect):
+    def push(picks: Picks) -> Picks:
+        return Picks(
+            y=np.append(picks.y, [-3.0, 384.5]), x=np.append(picks.x, [5.0, 6.0]), score=np.ones(len(picks) + 2)
+        )
+
+    before = [len(truth(easy, stem)) for stem in STEMS]
+    rewrite(easy, push)
+    paths = find_labelled(easy.parent, tiny_recipe.data[0])
+    assert [len(load_labelled(one, tiny_recipe).centres) for one in paths] == before
+    inspected = inspect()
+    assert (inspected.particles, inspected.outside, inspected.refusals) == (sum(before) + 8, 8, ())
+
+
+# --- what inspection sees ----------------------------------------------------------------------------------------
+
+
+def test_right_labels_raise_no_doubt(easy, tmp_path, inspect):
+    (easy / f"{STEMS[3]}.star").unlink()
+    inspected = inspect()
+    assert (inspected.micrographs, inspected.without_labels) == (3, 1)
+    assert inspected.particles == sum(len(truth(easy, stem)) for stem in STEMS[:3])
+    assert (inspected.shapes, inspected.pixel_sizes_angstrom) == ((SHAPE,), (3.5,))
+    assert inspected.diameters_px == pytest.approx((inspected.source.diameter_angstrom / 3.5,))
+    assert inspected.contrast > 0.5
+    assert abs(inspected.contrast_flipped) < 0.5 * inspected.contrast
+    assert inspected.doubts == []
+
+
+def test_flipped_labels_are_noticed_and_the_other_y_axis_puts_them_right(easy, inspect):
+    straight = inspect()
+    rewrite(easy, flip)
+    flipped = inspect()
+    (doubt,) = flipped.doubts
+    assert "fit much better with y flipped" in doubt
+    assert doubt.endswith('set y_axis = "up"')
+    assert flipped.contrast_flipped == pytest.approx(straight.contrast, rel=0.05)
+    right = inspect(y_axis="up")
+    assert right.contrast == pytest.approx(straight.contrast, rel=0.05)
+    assert right.doubts == []
+
+
+def test_bright_particles_are_noticed(easy, inspect):
+    for stem in STEMS:
+        with mrcfile.open(easy / f"{stem}.mrc", "r+") as mrc:
+            mrc.set_data(-mrc.data)
+    (doubt,) = inspect().doubts
+    assert "particles are brighter than what is around them" in doubt
+
+
+def test_labels_of_other_micrographs_are_noticed(easy, inspect):
+    labels = [truth(easy, stem) for stem in STEMS]
+    for stem, other in zip(STEMS, labels[1:] + labels[:1], strict=True):
+        write_star(easy / f"{stem}.star", other)
+    (doubt,) = inspect().doubts
+    assert "the labels lie on nothing that stands out" in doubt
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+def check_data(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[object, str]:
+    """Run ``frazil-train check-data`` in this process; its exit status and what it said."""
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(sys, "argv", ["frazil-train", "check-data", *(str(a) for a in arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code, capsys.readouterr().err
+
+
+def test_check_data_shows_every_set_and_draws_its_labels(
+    monkeypatch, capsys, tmp_path, simulated_data, tiny_recipe_text
+):
+    (tmp_path / "recipe.toml").write_text(tiny_recipe_text)
+    arguments = (tmp_path / "recipe.toml", "--data", simulated_data, "--out", tmp_path / "out", "--count", 2)
+    status, shown = check_data(monkeypatch, capsys, *arguments)
+    assert status == 0
+    assert "warning" not in shown
+    for text in ("easy", "small", "contrast with y flipped", "512 x 384 px", "3.5 Å"):
+        assert text in shown
+    pictures = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
+    assert pictures == [f"{name}/simulated_000{n}_labels.png" for name in ("easy", "small") for n in (1, 2)]
+    picture = cv2.imread(str(tmp_path / "out" / pictures[0]))
+    assert picture.shape == (*SHAPE, 3)
+    # Yellow circles around each particle that lies whole inside the micrograph, and nowhere else in that colour.
+    yellow = (picture[..., 2].astype(int) - picture[..., 0]) > 80
+    picks, radius = read_star(simulated_data / "easy" / "simulated_0001.star"), 129 / 3.5 / 2
+    nearest = np.hypot(*(np.argwhere(yellow)[:, None, :] - np.stack([picks.y, picks.x], axis=1)).transpose(2, 0, 1))
+    assert np.abs(nearest - radius).min(axis=1).max() < 3
+
+
+def test_check_data_warns_of_flipped_labels_by_set(monkeypatch, capsys, tmp_path, easy, tiny_recipe_text):
+    rewrite(easy, flip)
+    text = tiny_recipe_text[: tiny_recipe_text.rindex("[[data]]")]
+    (tmp_path / "recipe.toml").write_text(text)
+    arguments = (tmp_path / "recipe.toml", "--data", easy.parent, "--out", tmp_path / "out", "--count", 0)
+    status, shown = check_data(monkeypatch, capsys, *arguments)
+    assert status == 0
+    (warning,) = [line for line in shown.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith("warning: easy: the labels fit much better with y flipped")
+    assert not (tmp_path / "out").exists()
+
+
+def test_check_data_shows_what_training_would_refuse(monkeypatch, capsys, tmp_path, easy, tiny_recipe_text):
+    rewrite(easy, lambda p: Picks(y=4 * p.y, x=4 * p.x, score=p.score))
+    (tmp_path / "recipe.toml").write_text(tiny_recipe_text[: tiny_recipe_text.rindex("[[data]]")])
+    arguments = (tmp_path / "recipe.toml", "--data", easy.parent, "--out", tmp_path / "out", "--count", 1)
+    status, shown = check_data(monkeypatch, capsys, *arguments)
+    assert status == 1
+    assert "training would refuse" in shown
+    assert "(and 3 more)" in shown
+    assert "Traceback" not in shown
+    assert shown.splitlines()[-1].endswith("found 4 micrographs that would be refused")
+    assert (tmp_path / "out" / "easy" / "simulated_0001_labels.png").exists()
+
+
+# --- real labels of other programs -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def peer_picks(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """crYOLO's published boxes beside two real micrographs, as they came: JPEG."""
+    folder = tmp_path_factory.mktemp("peers") / "cryolo"
+    folder.mkdir()
+    real = shared_data / "beta-galactosidase"
+    for labels in sorted((real / "peer-picks" / "cryolo").glob("*.box"))[:2]:
+        shutil.copy(labels, folder)
+        shutil.copy(real / "micrographs" / f"{labels.stem}.jpg", folder)
+    return folder
+
+
+def peer_set(y_axis: str) -> TrainingSet:
+    return TrainingSet(
+        folder="cryolo",
+        diameter_angstrom=191,
+        labels=".box",
+        y_axis=y_axis,
+        pixel_size_angstrom=1.77,
+        border_px=80,
+    )
+
+
+def test_cryolos_boxes_lie_on_labelled_particles_with_y_up_and_not_with_y_down(shared_data, peer_picks):
+    precision = {}
+    for y_axis in ("up", "down"):
+        paths = find_labelled(peer_picks.parent, peer_set(y_axis))[0]
+        _, picks = read_labelled(paths)
+        labels = read_coordinates(shared_data / "beta-galactosidase" / "labels" / f"{paths.micrograph.stem}.csv")
+        precision[y_axis] = tally_matches(match_picks(picks, labels, 108 / 5), len(labels)).precision
+    assert precision["up"] > 0.7
+    assert precision["down"] < 0.2
+
+
+@pytest.mark.parametrize("y_axis", ["up", "down"])
+def test_y_of_cryolos_boxes_is_told_from_the_micrographs(tmp_path, peer_picks, y_axis):
+    source = peer_set(y_axis)
+    recipe = Recipe(architecture="mlp", seed=1, data=(source,))
+    inspected = inspect_set(peer_picks.parent, source, recipe, tmp_path, 0, lambda _: None)
+    assert inspected.refusals == ()
+    contrasts = sorted((abs(inspected.contrast), abs(inspected.contrast_flipped)))
+    assert contrasts[0] < 0.15
+    assert contrasts[1] > 0.4
+    assert [doubt.endswith('set y_axis = "up"') for doubt in inspected.doubts] == ([] if y_axis == "up" else [True])

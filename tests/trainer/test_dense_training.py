@@ -1,0 +1,138 @@
+"""The fully convolutional network: its scores lie where the contract says, and it learns."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from msgspec.structs import replace
+from rich.console import Console
+from torch.nn import functional
+
+from frazil.errors import FrazilError
+from frazil.picking import load_model
+from frazil_trainer.dense_training import quality_focal_loss, train_dense
+from frazil_trainer.evaluation import best_threshold, pick_labelled, tally_at
+from frazil_trainer.labelled import LabelledMicrograph, find_labelled, load_labelled
+from frazil_trainer.networks import Fcn, FcnConfig
+from frazil_trainer.recipe import DenseSettings, Recipe
+from frazil_trainer.run import run_recipe
+from frazil_trainer.training import EpochReport
+
+pytestmark = pytest.mark.trainer
+
+SMALL = FcnConfig(widths=(4, 6, 8), dilations=(1, 2), halo_cells=8)
+
+
+def network(config: FcnConfig = SMALL, seed: int = 0) -> Fcn:
+    made = Fcn(config)
+    made.initialise(torch.Generator().manual_seed(seed))
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def dense_recipe(tiny_recipe: Recipe) -> Recipe:
+    return replace(
+        tiny_recipe,
+        architecture="fcn",
+        dense=DenseSettings(widths=(6, 8, 12), dilations=(1, 2), halo_cells=6, tile_px=128, patch_px=96),
+        diameter_px=16.0,
+        epochs=4,
+        samples_per_epoch=400,
+        batch=8,
+        learning_rate=1e-2,
+    )
+
+
+@pytest.fixture(scope="module")
+def micrographs(simulated_data: Path, dense_recipe: Recipe) -> list[LabelledMicrograph]:
+    paths = find_labelled(simulated_data, dense_recipe.data[0])
+    return [load_labelled(one, dense_recipe) for one in paths]
+
+
+def test_a_tile_gives_a_grid_without_its_halo() -> None:
+    with torch.no_grad():
+        assert network()(torch.rand(3, 1, 96, 128)).shape == (3, 96 // 4 - 16, 128 // 4 - 16)
+
+
+def test_each_score_depends_on_what_lies_around_its_own_pixel() -> None:
+    rows, columns = np.mgrid[:160, :160]
+    for i, j in ((3, 11), (12, 5)):
+        seen = np.zeros((160, 160))
+        for seed in range(6):
+            tiles = torch.rand(1, 1, 160, 160, generator=torch.Generator().manual_seed(seed), requires_grad=True)
+            network(seed=seed)(tiles)[0, i, j].backward()
+            assert tiles.grad is not None
+            seen += tiles.grad[0, 0].abs().numpy()
+        y, x = (rows * seen).sum() / seen.sum(), (columns * seen).sum() / seen.sum()
+        assert y == pytest.approx(4 * (i + SMALL.halo_cells), abs=1.0)
+        assert x == pytest.approx(4 * (j + SMALL.halo_cells), abs=1.0)
+
+
+def test_a_shift_by_one_step_shifts_the_scores_by_one_cell() -> None:
+    wide = torch.rand(1, 1, 164, 160, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        here, there = network()(wide[:, :, :160]), network()(wide[:, :, 4:])
+    torch.testing.assert_close(here[:, 1:], there[:, :-1], atol=1e-5, rtol=1e-4)
+
+
+def test_the_halo_hides_the_padding() -> None:
+    tiles = torch.rand(1, 1, 256, 256, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        whole, part = network()(tiles), network()(tiles[:, :, 64:192, 64:192])
+    torch.testing.assert_close(whole[:, 16:32, 16:32], part, atol=1e-4, rtol=1e-3)
+
+
+def test_without_focus_the_loss_is_cross_entropy_per_particle() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, wanted = torch.randn(2, 9, 9, generator=generator), torch.rand(2, 9, 9, generator=generator)
+    weights = torch.ones_like(wanted)
+    expected = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / wanted.sum()
+    torch.testing.assert_close(quality_focal_loss(logits, wanted, weights, 0.0), expected)
+
+
+def test_cells_that_do_not_count_change_nothing() -> None:
+    logits, wanted, weights = torch.zeros(1, 4, 4), torch.full((1, 4, 4), 0.7), torch.ones(1, 4, 4)
+    weights[:, 2:] = 0
+    loss = quality_focal_loss(logits, wanted, weights, 2.0)
+    logits[:, 2:] = 50
+    wanted[:, 2:] = 0
+    torch.testing.assert_close(quality_focal_loss(logits, wanted, weights, 2.0), loss)
+
+
+def test_it_learns_and_the_same_seed_gives_the_same_network(
+    dense_recipe: Recipe, micrographs: list[LabelledMicrograph]
+) -> None:
+    short = replace(dense_recipe, epochs=2, samples_per_epoch=160)
+    runs = []
+    for seed in (7, 7, 8):
+        reports: list[EpochReport] = []
+        trained = train_dense(replace(short, seed=seed), micrographs[2:], micrographs[:2], reports.append)
+        assert reports[-1].loss < 0.5 * reports[0].loss
+        runs.append(torch.cat([p.detach().flatten() for p in trained.parameters()]))
+    torch.testing.assert_close(runs[0], runs[1], atol=0, rtol=0)
+    assert not torch.equal(runs[0], runs[2])
+
+
+def test_an_absurd_learning_rate_is_an_error_that_says_what_to_do(
+    dense_recipe: Recipe, micrographs: list[LabelledMicrograph]
+) -> None:
+    absurd = replace(dense_recipe, learning_rate=1e20, epochs=2, samples_per_epoch=80)
+    with pytest.raises(FrazilError, match="lower learning_rate"):
+        train_dense(absurd, micrographs[2:], micrographs[:2], lambda _: None)
+
+
+def test_a_dense_recipe_becomes_a_model_that_the_daemons_picker_runs(
+    dense_recipe: Recipe, simulated_data: Path, tmp_path: Path
+) -> None:
+    version = run_recipe(dense_recipe, simulated_data, tmp_path / "fcn", Console(file=io.StringIO()))
+    model = load_model(version, "cpu")
+    assert (model.contract.architecture, model.contract.tile_px, model.contract.grid) == ("fcn", 128, 20)
+    assert (model.contract.step_px, model.contract.offset_px) == (4.0, 24.0)
+    paths = [p for source in dense_recipe.data for p in find_labelled(simulated_data, source) if p.part == "validation"]
+    scored = pick_labelled(model, paths)
+    weights = {source.folder: source.weight for source in dense_recipe.data}
+    assert tally_at(scored, best_threshold(scored, weights)).f1 > 0.7

@@ -1,0 +1,90 @@
+"""Patches: tile, wanted scores and weights belong together, however the patch was turned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from frazil_trainer.labelled import LabelledMicrograph
+from frazil_trainer.patches import PatchSampler
+from frazil_trainer.sampling import set_shares
+
+Make = Callable[..., LabelledMicrograph]
+SHAPE = (150, 230)
+CENTRES = [(30, 40), (70, 200), (110, 90), (120, 180), (60, 120)]
+
+
+def sampler(micrographs: list[LabelledMicrograph], *, augment: bool = True, seed: int = 3) -> PatchSampler:
+    return PatchSampler(
+        micrographs, patch_px=96, step_px=4, diameter_px=20.0, spread_diameters=0.13, seed=seed, augment=augment
+    )
+
+
+@pytest.fixture
+def discs(make_labelled: Make) -> LabelledMicrograph:
+    """Black discs on white, not square, not symmetric."""
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    pixels = np.ones(SHAPE)
+    for y, x in CENTRES:
+        pixels[np.hypot(rows - y, columns - x) <= 8] = 0
+    return make_labelled(pixels, CENTRES)
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_cells_that_want_a_particle_lie_on_one_and_the_others_do_not(discs: LabelledMicrograph, augment: bool) -> None:
+    tiles, wanted, weights = sampler([discs], augment=augment).draw(80)
+    assert tiles.shape == (80, 1, 96, 96)
+    assert wanted.shape == weights.shape == (80, 24, 24)
+    at_cells = tiles[:, 0, ::4, ::4]
+    counts = weights > 0
+    on, off = at_cells[(wanted > 0.8) & counts], at_cells[(wanted < 1e-6) & counts]
+    assert len(on) > 10
+    assert np.mean(on) < 0.35
+    assert np.mean(off) > 0.65
+    # Most of the dark cells are accounted for: no particle was overlooked.
+    dark = (at_cells < 0.3) & counts
+    assert (wanted[dark] > 1e-3).mean() > 0.9
+
+
+def test_the_wanted_score_falls_off_as_a_gaussian(make_labelled: Make) -> None:
+    one = make_labelled(np.zeros(SHAPE), [(75, 115)])
+    tiles, wanted, _ = sampler([one], augment=False).draw(30)
+    del tiles
+    peaks = wanted.max(axis=(1, 2))
+    seen = peaks[peaks > 0.1]
+    assert len(seen) > 5
+    # The nearest cell is at most 2 px off in either axis, the deviation 2.6 px.
+    assert seen.min() >= np.exp(-(2 * 2**2) / (2 * 2.6**2)) - 1e-6
+    assert seen.max() <= 1
+
+
+def test_what_lies_outside_or_in_the_border_does_not_count(make_labelled: Make) -> None:
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    for pixels, length in ((rows, SHAPE[0]), (columns, SHAPE[1])):
+        one = make_labelled(pixels, CENTRES, border_px=12)
+        tiles, _, weights = sampler([one], augment=False).draw(80)
+        places = tiles[:, 0, ::4, ::4]  # each pixel is its own row, or column
+        assert 0.2 < weights.mean() < 1
+        assert places[weights > 0].min() >= 12 - 1e-3
+        assert places[weights > 0].max() < length - 12 + 1e-3
+
+
+def test_same_seed_same_patches(discs: LabelledMicrograph) -> None:
+    first, again, other = (sampler([discs], seed=seed).draw(6) for seed in (1, 1, 2))
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first[0], other[0])
+
+
+def test_sets_are_drawn_by_weight_and_their_micrographs_by_particles(make_labelled: Make) -> None:
+    blank = np.zeros(SHAPE)
+    shares = set_shares(
+        [
+            make_labelled(blank, CENTRES[:1], folder="a", weight=3),
+            make_labelled(blank, CENTRES[:3], folder="a", weight=3),
+            make_labelled(blank, CENTRES, folder="b", weight=1),
+        ]
+    )
+    np.testing.assert_allclose(shares, [3 / 16, 9 / 16, 4 / 16])

@@ -1,0 +1,85 @@
+"""Micrographs to train on, from MRC and from the pictures that published sets often come as.
+
+Row 0 of a picture is its first row, as viewers show it (a TIFF's orientation tag is followed). A picture knows no
+pixel size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from frazil.errors import MicrographError
+from frazil.picking import Micrograph, read_micrograph
+
+__all__ = ["MICROGRAPH_ENDINGS", "find_micrographs", "read_micrograph_file"]
+
+MICROGRAPH_ENDINGS = (".mrc", ".tif", ".tiff", ".png", ".jpg", ".jpeg")
+"""Where a folder holds one micrograph in several formats, the first of these is taken."""
+
+_JPEG_END = b"\xff\xd9"
+_JPEG_TAIL_BYTES = 1024
+
+
+def find_micrographs(folder: Path) -> list[Path]:
+    """The micrographs in a folder, sorted by name; one for each stem."""
+    by_stem: dict[str, Path] = {}
+    for ending in reversed(MICROGRAPH_ENDINGS):
+        by_stem |= {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() == ending}
+    return sorted(by_stem.values())
+
+
+def read_micrograph_file(path: Path) -> Micrograph:
+    """Read a micrograph from an MRC file or a picture.
+
+    A picture may be of 8, 16 or 32 bits, integers or floats. One with three colours is taken if they are the same
+    everywhere; transparency is ignored.
+
+    Raises:
+        MicrographError: the file is missing, truncated or no image; it holds more than one image, colours, pixels
+            that are not finite, or pixels that are all the same.
+    """
+    if path.suffix.lower() == ".mrc":
+        return read_micrograph(path)
+    pixels = _grey(path, _decode(path)).astype(np.float32)
+    if not np.isfinite(pixels).all():
+        raise MicrographError(path, "not_finite", "expected finite pixels, found some that are NaN or infinite")
+    if pixels.min() == pixels.max():
+        raise MicrographError(path, "constant", f"expected a picture, found every pixel equal to {pixels.flat[0]:g}")
+    return Micrograph(path=path, pixels=pixels, pixel_size_angstrom=None)
+
+
+def _decode(path: Path) -> NDArray[np.generic]:
+    """(h, w) or (h, w, channels) the one image in a file, of its own type."""
+    # OpenCV tells the terminal what the error below tells in one line.
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        content_end = path.read_bytes()[-_JPEG_TAIL_BYTES:]
+        count = cv2.imcount(str(path))
+        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if count == 1 else None
+    except OSError as error:
+        raise MicrographError(path, "unreadable", f"cannot be read: {error.strerror or error}") from error
+    except cv2.error as error:
+        raise MicrographError(path, "unreadable", f"expected an image, OpenCV refuses it: {error.err}") from error
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+    if count > 1:
+        raise MicrographError(path, "stack", f"expected one image, found {count} (movies must be averaged first)")
+    # Half a JPEG decodes without complaint; only its end marker shows that it is whole.
+    cut = path.suffix.lower() in (".jpg", ".jpeg") and _JPEG_END not in content_end
+    if image is None or cut:
+        raise MicrographError(path, "unreadable", "expected a whole image, found one that is cut short or no image")
+    return np.asarray(image)
+
+
+def _grey(path: Path, image: NDArray[np.generic]) -> NDArray[np.generic]:
+    """(h, w) the one channel of an image."""
+    if image.ndim == 2:
+        return image
+    colours = image[..., :3]
+    if colours.shape[-1] == 3 and not (colours == colours[..., :1]).all():
+        raise MicrographError(path, "unsupported", "expected a grey picture, found colours")
+    return image[..., 0]

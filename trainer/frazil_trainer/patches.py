@@ -1,0 +1,134 @@
+"""Patches: examples for a network that scores every place of a tile, drawn anew for every batch.
+
+Each is a piece of a labelled micrograph turned by any angle, mirrored or not, made a little larger or smaller, with
+changed contrast, blur and noise; with it goes the wanted score of every cell, and which cells count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from frazil_trainer.labelled import LabelledMicrograph
+from frazil_trainer.sampling import set_shares
+
+__all__ = ["PatchSampler"]
+
+_NEAR_PARTICLE_SHARE = 0.6
+_LARGEST_SCALE_STEP = 0.15
+
+
+class PatchSampler:
+    """Draws batches of patches from labelled micrographs.
+
+    Args:
+        micrographs: to draw from.
+        patch_px: side of a patch; a multiple of the step.
+        step_px: distance between scores; score (i, j) belongs to pixel (i * step, j * step).
+        diameter_px: of the particle in the pictures.
+        spread_diameters: the wanted score falls off from a particle's centre as a Gaussian of this deviation.
+        seed: of every draw.
+        augment: whether to change the patches.
+    """
+
+    def __init__(
+        self,
+        micrographs: Sequence[LabelledMicrograph],
+        *,
+        patch_px: int,
+        step_px: int,
+        diameter_px: float,
+        spread_diameters: float,
+        seed: int,
+        augment: bool = True,
+    ) -> None:
+        self._micrographs = micrographs
+        self._patch_px = patch_px
+        self._step_px = step_px
+        self._spread_px = spread_diameters * diameter_px
+        self._rng = np.random.default_rng(seed)
+        self._augment = augment
+        self._shares = set_shares(micrographs)
+
+    def draw(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Draw a batch.
+
+        Returns:
+            (count, 1, p, p) tiles; (count, g, g) wanted scores, g = p / step; (count, g, g) weights, 0 where a cell
+            lies outside the micrograph or in its border.
+        """
+        p, g = self._patch_px, self._patch_px // self._step_px
+        tiles = np.empty((count, 1, p, p), np.float32)
+        wanted = np.zeros((count, g, g), np.float32)
+        weights = np.empty((count, g, g), np.float32)
+        sources = self._rng.choice(len(self._micrographs), size=count, p=self._shares)
+        for i, source in enumerate(sources.tolist()):
+            micrograph = self._micrographs[source]
+            to_patch = self._draw_transform(micrograph)
+            pixels = cv2.warpAffine(
+                micrograph.picture.pixels, to_patch, (p, p), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+            )
+            tiles[i, 0] = self._change(np.asarray(pixels, np.float32))
+            wanted[i] = self._wanted(micrograph, to_patch)
+            weights[i] = self._weights(micrograph, to_patch)
+        return tiles, wanted, weights
+
+    def _draw_transform(self, micrograph: LabelledMicrograph) -> NDArray[np.float64]:
+        """(2, 3) affine map, x before y as OpenCV has it, from the picture to the patch."""
+        rng = self._rng
+        h, w = micrograph.picture.pixels.shape
+        if rng.random() < _NEAR_PARTICLE_SHARE:
+            y, x = micrograph.centres[rng.integers(len(micrograph.centres))]
+            y, x = y + rng.normal(0, self._patch_px / 6), x + rng.normal(0, self._patch_px / 6)
+        else:
+            y, x = rng.uniform(0, h), rng.uniform(0, w)
+        angle = rng.uniform(0, 2 * np.pi) if self._augment else 0.0
+        scale = float(np.exp(rng.uniform(-1, 1) * _LARGEST_SCALE_STEP)) if self._augment else 1.0
+        mirror = -1.0 if self._augment and rng.random() < 0.5 else 1.0
+        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        turn = turn @ np.diag([mirror, 1.0])
+        middle = (self._patch_px - 1) / 2
+        shift = np.array([middle, middle]) - turn @ np.array([x, y])
+        return np.concatenate([turn, shift[:, np.newaxis]], axis=1)
+
+    def _change(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Change contrast, sharpness and noise."""
+        if not self._augment:
+            return pixels
+        rng = self._rng
+        if rng.random() < 0.3:
+            pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.2)), np.float32)
+        gain = np.float32(np.exp(rng.uniform(-0.35, 0.35)))
+        pixels = (pixels - np.float32(0.5)) * gain + np.float32(0.5 + rng.normal(0, 0.02))
+        if rng.random() < 0.5:
+            noise = rng.standard_normal(pixels.shape, np.float32)
+            pixels = pixels + np.float32(rng.uniform(0.01, 0.08)) * noise
+        changed: NDArray[np.float32] = np.clip(pixels, 0, 1)
+        return changed
+
+    def _wanted(self, micrograph: LabelledMicrograph, to_patch: NDArray[np.float64]) -> NDArray[np.float32]:
+        """(g, g) Gaussian around every particle; where two meet, the greater counts."""
+        cells = np.arange(self._patch_px // self._step_px) * self._step_px
+        centres = micrograph.centres[:, ::-1] @ to_patch[:, :2].T + to_patch[:, 2]  # x, y
+        reach = 4 * self._spread_px
+        inside = np.all((centres > -reach) & (centres < self._patch_px + reach), axis=1)
+        wanted = np.zeros((cells.size, cells.size), np.float32)
+        for x, y in centres[inside]:
+            along_y = np.exp(-((cells - y) ** 2) / (2 * self._spread_px**2))
+            along_x = np.exp(-((cells - x) ** 2) / (2 * self._spread_px**2))
+            np.maximum(wanted, np.outer(along_y, along_x), out=wanted)
+        return wanted
+
+    def _weights(self, micrograph: LabelledMicrograph, to_patch: NDArray[np.float64]) -> NDArray[np.float32]:
+        """(g, g) 1 inside the data of the micrograph, 0 outside."""
+        h, w = micrograph.picture.pixels.shape
+        border = micrograph.border_px
+        cells = np.arange(self._patch_px // self._step_px) * self._step_px
+        back = np.linalg.inv(to_patch[:, :2])
+        x, y = np.meshgrid(cells - to_patch[0, 2], cells - to_patch[1, 2])
+        source_x, source_y = back[0, 0] * x + back[0, 1] * y, back[1, 0] * x + back[1, 1] * y
+        inside = (source_y >= border) & (source_y < h - border) & (source_x >= border) & (source_x < w - border)
+        return np.asarray(inside, np.float32)
