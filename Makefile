@@ -9,14 +9,14 @@ SHARED ?= ../shared/data
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check lint bench model clean
+.PHONY: help demo test check lint bench models clean
 
 help:
 	@echo "make demo    see it work: simulated micrographs picked live, on the CPU, in a minute or two"
 	@echo "make test    every test"
 	@echo "make check   formatting, lint, types, import rules, and every test"
 	@echo "make bench   how fast one micrograph is picked, beside the floor"
-	@echo "make model   train the default model again (needs the labelled micrographs in $(SHARED))"
+	@echo "make models  train the models again (needs the labelled micrographs in $(SHARED))"
 
 demo: $(DEMO_VENV)/.ready
 	$(DEMO_VENV)/bin/python demo/live_demo.py
@@ -33,15 +33,17 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/lint-imports
 
 bench: $(VENV)/.ready
-	$(VENV)/bin/python benchmarks/pick_micrograph.py
+	$(VENV)/bin/python benchmarks/pick_micrograph.py --model exported_models/mlp
+	$(VENV)/bin/python benchmarks/pick_micrograph.py --model exported_models/fcn
 
-model: $(VENV)/.ready
+models: $(VENV)/.ready
 	$(VENV)/bin/python $(SHARED)/prepare.py $(DATA)
 	seed=1; for particle in galactosidase apoferritin proteasome channel polymerase ribosome capsid; do \
 		$(VENV)/bin/frazil-train simulate --out $(DATA)/simulated/$$particle --particle $$particle \
 			--count 8 --seed $$seed >/dev/null && seed=$$((seed + 1)) || exit 1; \
 	done
 	$(VENV)/bin/frazil-train train trainer/recipes/mlp.toml --data $(DATA) --out exported_models/mlp
+	$(VENV)/bin/frazil-train train trainer/recipes/fcn.toml --data $(DATA) --out exported_models/fcn
 
 clean:
 	rm -rf $(DEMO_VENV) $(VENV) demo-output

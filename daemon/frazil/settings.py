@@ -26,6 +26,9 @@ Device = Literal["auto", "cpu", "cuda"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
+_DEFAULT_MODEL = "fcn"
+
+
 def _says(text: str) -> msgspec.Meta:
     return msgspec.Meta(description=text)
 
@@ -33,8 +36,8 @@ def _says(text: str) -> msgspec.Meta:
 def default_model_path() -> Path:
     """The default model: the one in the wheel, or in a checkout the repository's."""
     package = Path(frazil.__file__).parent
-    in_wheel = package / "exported_models" / "mlp"
-    return in_wheel if in_wheel.is_dir() else package.parents[1] / "exported_models" / "mlp"
+    in_wheel = package / "exported_models" / _DEFAULT_MODEL
+    return in_wheel if in_wheel.is_dir() else package.parents[1] / "exported_models" / _DEFAULT_MODEL
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,7 +54,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = None
     threshold: Annotated[float | None, _says("Lowest figure of merit, 0 to 1. Default: the model's.")] = None
     min_distance: Annotated[
-        float | None, _says("No two picks are closer than this, in Å. Default: 0.6 of the diameter.")
+        float | None, _says("No two picks are closer than this, in Å. Default: half the diameter.")
     ] = None
     edge_margin: Annotated[
         float | None, _says("No pick is closer to an edge than this, in Å. Default: a quarter of the diameter.")

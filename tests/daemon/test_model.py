@@ -24,9 +24,16 @@ def test_a_models_folder_a_version_and_a_file_mean_the_same(blob_model: Path) ->
     assert by_folder.provider == "CPUExecutionProvider"
 
 
-def test_the_default_model_loads_and_is_the_papers_mlp() -> None:
+def test_the_default_model_loads_and_is_dense() -> None:
     model = load_model(default_model_path(), "cpu")
-    assert model.identity.name == "mlp"
+    assert model.identity.name == "fcn"
+    assert model.has_card
+    assert model.contract.grid > 1
+
+
+def test_the_papers_mlp_loads_with_the_papers_window_and_stride(repository: Path) -> None:
+    folder = repository / "exported_models" / "mlp"
+    model = load_model(folder, "cpu")
     assert model.has_card
     contract = model.contract
     assert (contract.architecture, contract.tile_px, contract.grid) == ("mlp", 64, 1)
@@ -34,7 +41,7 @@ def test_the_default_model_loads_and_is_the_papers_mlp() -> None:
     to_paper = 108 / contract.diameter_px
     assert contract.tile_px * to_paper == pytest.approx(180)
     assert contract.step_px * to_paper == pytest.approx(36)
-    sizes = [list(w.dims) for w in onnx.load(default_model_path() / "1" / "model.onnx").graph.initializer]
+    sizes = [list(w.dims) for w in onnx.load(folder / "1" / "model.onnx").graph.initializer]
     assert sorted(np.prod(s) for s in sizes if len(s) == 2) == [256, 256 * 256, 4096 * 256]
 
 

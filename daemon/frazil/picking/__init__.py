@@ -10,8 +10,8 @@
 >>> from frazil.picking import Picker, PickingSettings, load_model
 >>> from frazil.settings import default_model_path
 >>> picker = Picker(load_model(default_model_path()), PickingSettings(diameter_angstrom=191))
->>> picker.model.contract.tile_px
-64
+>>> picker.model.contract.architecture
+'fcn'
 """
 
 from frazil.picking.card import CARD_NAME, Card, Reference, read_card, write_card

@@ -30,6 +30,7 @@ CURRENT_NAME = "CURRENT"
 _LARGEST_MODEL_BYTES = 2**31
 _BATCH_PIXELS = 4 * 2**20
 """Pixels in one batch of tiles: 16 MiB of float32."""
+_WARM_UP_PIXELS = 2**19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +82,9 @@ class Model:
         return scores
 
     def warm_up(self) -> None:
-        """Score one batch of the real size, so that the first micrograph does not pay for it."""
+        """Score a few tiles, so that the first micrograph does not pay for what is made on first use."""
         t = self.contract.tile_px
-        self.score(np.zeros((self.batch, 1, t, t), np.float32))
+        self.score(np.zeros((max(1, _WARM_UP_PIXELS // t**2), 1, t, t), np.float32))
 
 
 def locate_model(path: Path) -> tuple[Path, str, int]:

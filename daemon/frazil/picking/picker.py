@@ -29,7 +29,7 @@ class PickingSettings:
     threshold: float | None = None
     """Lowest figure of merit; None takes the model's."""
     min_distance_angstrom: float | None = None
-    """No two picks are closer; None takes 0.6 of the diameter."""
+    """No two picks are closer; None takes half the diameter."""
     edge_margin_angstrom: float | None = None
     """No pick is closer to an edge; None takes a quarter of the diameter."""
     contrast: Contrast = "dark"
@@ -57,7 +57,7 @@ class Picker:
         self.threshold = model.contract.threshold if settings.threshold is None else settings.threshold
         diameter = settings.diameter_angstrom
         given_distance, given_margin = settings.min_distance_angstrom, settings.edge_margin_angstrom
-        self._min_distance_angstrom = 0.6 * diameter if given_distance is None else given_distance
+        self._min_distance_angstrom = 0.5 * diameter if given_distance is None else given_distance
         self._edge_margin_angstrom = 0.25 * diameter if given_margin is None else given_margin
 
     def pick(self, micrograph: Micrograph) -> Picks:
