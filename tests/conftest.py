@@ -21,6 +21,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from frazil.documents import MicrographDocument, ModelStamp, PickColumns, Seconds
 from frazil.picking import Card, ModelContract, Picks, Reference, load_model, write_card
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -87,6 +88,12 @@ def blob_onnx(contract: ModelContract, *, sign: float = -1.0) -> onnx.ModelProto
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     helper.set_model_props(model, contract.to_metadata())
     return model
+
+
+@pytest.fixture(scope="session")
+def make_contract() -> Callable[..., ModelContract]:
+    """The blob model's contract, with changes."""
+    return blob_contract
 
 
 @pytest.fixture(scope="session")
@@ -192,6 +199,31 @@ def real_micrographs(shared_data: Path, tmp_path_factory: pytest.TempPathFactory
         [sys.executable, shared_data / "prepare.py", out], check=True, capture_output=True, text=True, timeout=120
     )
     return out
+
+
+# --- documents --------------------------------------------------------------------------------------------------
+
+
+def document(path: str, *, epoch: str = "", seq: int = 0) -> MicrographDocument:
+    return MicrographDocument(
+        epoch=epoch,
+        seq=seq,
+        micrograph=Path(path).name,
+        path=path,
+        shape=(4, 6),
+        pixel_size_angstrom=1.0,
+        diameter_px=2.0,
+        model=ModelStamp(name="m", version=1, sha256=""),
+        threshold=0.5,
+        picks=PickColumns(y=[1.0], x=[2.0], score=[0.9]),
+        seconds=Seconds(read=0, prepare=0, infer=0, peaks=0, total=0),
+    )
+
+
+@pytest.fixture(scope="session")
+def make_document() -> Callable[..., MicrographDocument]:
+    """A document with one pick."""
+    return document
 
 
 # --- the daemon -------------------------------------------------------------------------------------------------

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import prometheus_client
 import pytest
 
-from frazil.documents import MicrographDocument, ModelStamp, PickColumns, Seconds, encode_document
+from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import OutputError
 from frazil.picking import read_star
 from frazil.service.delivery import Delivery, prepare_output, star_path
@@ -21,24 +21,9 @@ from frazil.service.publisher import Publisher
 ROOT = Path("/watched")
 
 
-def document(path: str) -> MicrographDocument:
-    return MicrographDocument(
-        epoch="",
-        seq=0,
-        micrograph=Path(path).name,
-        path=path,
-        shape=(4, 6),
-        pixel_size_angstrom=1.0,
-        diameter_px=2.0,
-        model=ModelStamp(name="m", version=1, sha256=""),
-        threshold=0.5,
-        picks=PickColumns(y=[1.0], x=[2.0], score=[0.9]),
-        seconds=Seconds(read=0, prepare=0, infer=0, peaks=0, total=0),
-    )
-
-
 class Rig:
-    def __init__(self, out: Path, ledger_file: Path) -> None:
+    def __init__(self, out: Path, ledger_file: Path, make_document: Callable[..., MicrographDocument]) -> None:
+        self.make_document = make_document
         self.ledger = Ledger(ledger_file)
         self.publisher = Publisher("tcp://127.0.0.1:0")
         self.metrics = Metrics(prometheus_client.CollectorRegistry())
@@ -46,7 +31,7 @@ class Rig:
         self.delivery = Delivery(self.ledger, self.publisher, self.metrics, ROOT, out, self.stop)
 
     def commit(self, path: str) -> tuple[int, bytes, MicrographDocument]:
-        one = document(path)
+        one = self.make_document(path)
         handled = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
         seq, body = self.ledger.commit_picked(
             path, handled, lambda epoch, seq: encode_document(msgspec.structs.replace(one, epoch=epoch, seq=seq))
@@ -62,8 +47,8 @@ class Rig:
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    made = Rig(tmp_path / "out", tmp_path / "ledger")
+def rig(tmp_path: Path, make_document: Callable[..., MicrographDocument]) -> Iterator[Rig]:
+    made = Rig(tmp_path / "out", tmp_path / "ledger", make_document)
     yield made
     made.close()
 
@@ -104,7 +89,7 @@ def test_told_to_stop_while_blocked_it_leaves_all_that_follows_for_the_next_star
     assert [seq for seq, _ in rig.ledger.undelivered()] == [1, 2]
     rig.close()
 
-    again = Rig(tmp_path / "out", tmp_path / "ledger")
+    again = Rig(tmp_path / "out", tmp_path / "ledger", rig.make_document)
     again.delivery.catch_up()
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_picks.star", "b_picks.star"]
     assert list(again.ledger.undelivered()) == []

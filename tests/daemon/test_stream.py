@@ -5,34 +5,29 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
 import zmq
 
 from frazil.client import PickStream
-from frazil.documents import MicrographDocument, ModelStamp, PickColumns, Seconds, encode_document
+from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import AddressError
 from frazil.service.publisher import Publisher
 
 LOCAL = "tcp://127.0.0.1:0"
 
 
-def document(seq: int, epoch: str = "e") -> MicrographDocument:
-    return MicrographDocument(
-        epoch=epoch,
-        seq=seq,
-        micrograph=f"{seq}.mrc",
-        path=f"/data/{seq}.mrc",
-        shape=(4, 6),
-        pixel_size_angstrom=1.0,
-        diameter_px=2.0,
-        model=ModelStamp(name="m", version=1, sha256=""),
-        threshold=0.5,
-        picks=PickColumns(y=[1.0], x=[2.0], score=[0.9]),
-        seconds=Seconds(read=0, prepare=0, infer=0, peaks=0, total=0),
-    )
+Document = Callable[..., MicrographDocument]
+
+
+@pytest.fixture
+def document(make_document: Document) -> Document:
+    def make(seq: int, epoch: str = "e") -> MicrographDocument:
+        return make_document(f"/data/{seq}.mrc", seq=seq, epoch=epoch)
+
+    return make
 
 
 @pytest.fixture
@@ -59,7 +54,7 @@ def connect(publisher: Publisher, stream: PickStream) -> None:
         sender.join()
 
 
-def test_documents_arrive_in_order_and_as_sent(publisher: Publisher) -> None:
+def test_documents_arrive_in_order_and_as_sent(publisher: Publisher, document: Document) -> None:
     with PickStream(publisher.address, timeout_seconds=10) as stream:
         connect(publisher, stream)
         sent = [document(seq) for seq in range(1, 201)]
@@ -70,7 +65,7 @@ def test_documents_arrive_in_order_and_as_sent(publisher: Publisher) -> None:
     assert stream.missed == 0
 
 
-def test_a_message_is_a_topic_and_a_json_document(publisher: Publisher) -> None:
+def test_a_message_is_a_topic_and_a_json_document(publisher: Publisher, document: Document) -> None:
     context = zmq.Context()
     socket = context.socket(zmq.SUB)
     socket.linger = 0
@@ -89,7 +84,7 @@ def test_a_message_is_a_topic_and_a_json_document(publisher: Publisher) -> None:
         context.term()
 
 
-def test_a_gap_is_counted_and_said(publisher: Publisher, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gap_is_counted_and_said(publisher: Publisher, caplog: pytest.LogCaptureFixture, document: Document) -> None:
     with PickStream(publisher.address, timeout_seconds=10) as stream:
         connect(publisher, stream)
         for seq in (1, 2, 6):
@@ -99,7 +94,7 @@ def test_a_gap_is_counted_and_said(publisher: Publisher, caplog: pytest.LogCaptu
     assert "missed 3 documents" in caplog.text
 
 
-def test_a_heartbeat_shows_a_gap_at_the_end(publisher: Publisher) -> None:
+def test_a_heartbeat_shows_a_gap_at_the_end(publisher: Publisher, document: Document) -> None:
     with PickStream(publisher.address) as stream:
         connect(publisher, stream)
         publisher.send_document(encode_document(document(1)))
@@ -110,7 +105,7 @@ def test_a_heartbeat_shows_a_gap_at_the_end(publisher: Publisher) -> None:
         assert stream.missed == 3
 
 
-def test_another_epoch_or_a_repeat_is_no_gap(publisher: Publisher) -> None:
+def test_another_epoch_or_a_repeat_is_no_gap(publisher: Publisher, document: Document) -> None:
     with PickStream(publisher.address, timeout_seconds=10) as stream:
         connect(publisher, stream)
         for one in (document(5), document(5), document(1, "f"), document(2, "f")):
@@ -120,7 +115,7 @@ def test_another_epoch_or_a_repeat_is_no_gap(publisher: Publisher) -> None:
         assert stream.missed == 4  # 1 to 4, which the first heartbeat (0) says were sent; none after
 
 
-def test_what_is_no_document_is_passed_over(publisher: Publisher) -> None:
+def test_what_is_no_document_is_passed_over(publisher: Publisher, document: Document) -> None:
     with PickStream(publisher.address, timeout_seconds=10) as stream:
         connect(publisher, stream)
         publisher.send_document(b"\x80\x04junk")

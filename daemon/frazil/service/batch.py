@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 
-from frazil.documents import MicrographDocument, Seconds, encode_document
+from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError
 from frazil.picking import (
     Picker,
@@ -20,7 +21,7 @@ from frazil.picking import (
     write_star,
 )
 from frazil.service.delivery import prepare_output, star_path
-from frazil.service.pipeline import make_document
+from frazil.service.record import record_picks
 from frazil.settings import Contrast, Device, default_model_path
 
 __all__ = ["Batch", "PickedFile"]
@@ -101,29 +102,16 @@ class Batch:
         star = star_path(self._out, Path(path.name))
         if star in self._written:
             raise MicrographError(path, "name", f"expected a name of its own, found the name of {self._written[star]}")
-        picker = self._picker
-        started = time.perf_counter()
-        micrograph = read_micrograph(path)
-        read = time.perf_counter()
-        picture = picker.prepare(micrograph)
-        prepared = time.perf_counter()
-        score_map = picker.score(picture)
-        scored = time.perf_counter()
-        picks = picker.find(score_map, picture)
-        found = time.perf_counter()
-        seconds = Seconds(
-            read=read - started,
-            prepare=prepared - read,
-            infer=scored - prepared,
-            peaks=found - scored,
-            total=found - started,
-        )
+        started = time.monotonic()
+        micrograph = dataclasses.replace(read_micrograph(path), path=path.resolve())
+        read_seconds = time.monotonic() - started
+        record = record_picks(self._picker, micrograph, read_seconds=read_seconds, since=started)
         try:
-            write_star(star, picks)
+            write_star(star, record.picks)
             if with_picture:
-                drawn = draw_picks(micrograph.pixels, picks, picture.diameter_px)
+                drawn = draw_picks(micrograph.pixels, record.picks, record.document.diameter_px)
                 star.with_suffix(".png").write_bytes(cv2.imencode(".png", drawn)[1].tobytes())
         except OSError as error:
             raise OutputError(f"{star}: cannot be written: {error.strerror}") from error
         self._written[star] = path
-        return PickedFile(document=make_document(path.resolve(), picker, picture, picks, seconds), star=star)
+        return PickedFile(document=record.document, star=star)

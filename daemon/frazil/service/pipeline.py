@@ -12,21 +12,20 @@ import sqlite3
 import threading
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from queue import Empty, Full, Queue
 
 import msgspec
 
-from frazil.documents import MicrographDocument, ModelStamp, PickColumns, Seconds, encode_document
+from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, ModelError
-from frazil.picking import Micrograph, Picker, Picks, Picture, read_micrograph
+from frazil.picking import Micrograph, Picker, read_micrograph
 from frazil.service.delivery import Delivery
 from frazil.service.intake import Arrival, Intake, fingerprint, stamp_of
 from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
+from frazil.service.record import record_picks
 
-__all__ = ["Pipeline", "make_document"]
+__all__ = ["Pipeline"]
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +36,6 @@ _HEARTBEAT_SECONDS = 1.0
 _STOP_CHECK_SECONDS = 0.1
 _RETRY_SECONDS = 30.0
 """Before a file that could not be read, or recorded, is tried again."""
-_POSITION_DECIMALS = 4
-_SCORE_DECIMALS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -167,7 +164,12 @@ class Pipeline:
             except Empty:
                 continue
             try:
-                document = self._pick(read)
+                record = record_picks(
+                    self._picker,
+                    read.micrograph,
+                    read_seconds=read.seconds,
+                    since=read.arrival.complete_at,
+                )
             except MicrographError as error:
                 self._results.put(_Failed(arrival=read.arrival, error=error))
             except ModelError as error:
@@ -176,24 +178,7 @@ class Pipeline:
             except Exception as error:  # noqa: BLE001 - the edge of one unit of work
                 self._results.put(_unexpected(read.arrival, "picking", error))
             else:
-                self._results.put(_Picked(arrival=read.arrival, fingerprint=read.fingerprint, document=document))
-
-    def _pick(self, read: _Read) -> MicrographDocument:
-        started = time.monotonic()
-        picture = self._picker.prepare(read.micrograph)
-        prepared = time.monotonic()
-        score_map = self._picker.score(picture)
-        scored = time.monotonic()
-        picks = self._picker.find(score_map, picture)
-        found = time.monotonic()
-        seconds = Seconds(
-            read=read.seconds,
-            prepare=prepared - started,
-            infer=scored - prepared,
-            peaks=found - scored,
-            total=found - read.arrival.complete_at,
-        )
-        return make_document(read.micrograph.path, self._picker, picture, picks, seconds)
+                self._results.put(_Picked(arrival=read.arrival, fingerprint=read.fingerprint, document=record.document))
 
     def _writing(self) -> None:
         self._delivery.catch_up()
@@ -270,29 +255,6 @@ class Pipeline:
     def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Picked | _Failed]) -> bool:
         """Whether a stage has work or may still get some: the stages end in their order."""
         return not self._stopping.is_set() or self._threads[before].is_alive() or not queue.empty()
-
-
-def make_document(path: Path, picker: Picker, picture: Picture, picks: Picks, seconds: Seconds) -> MicrographDocument:
-    """The document of one picked micrograph, outside any stream as yet."""
-    identity = picker.model.identity
-    return MicrographDocument(
-        epoch="",
-        seq=0,
-        micrograph=path.name,
-        path=str(path),
-        shape=picture.rescaling.shape,
-        pixel_size_angstrom=picture.pixel_size_angstrom,
-        diameter_px=picture.diameter_px,
-        model=ModelStamp(name=identity.name, version=identity.version, sha256=identity.sha256),
-        threshold=picker.threshold,
-        picks=PickColumns(
-            y=[round(v, _POSITION_DECIMALS) for v in picks.y.tolist()],
-            x=[round(v, _POSITION_DECIMALS) for v in picks.x.tolist()],
-            score=[round(v, _SCORE_DECIMALS) for v in picks.score.tolist()],
-        ),
-        seconds=seconds,
-        picked_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-    )
 
 
 def _has_changed(arrival: Arrival) -> bool:
