@@ -27,7 +27,6 @@ from rich.console import Console
 from rich.table import Table
 
 from frazil.picking import Picker, PickingSettings, available_cores, load_model, read_micrograph, write_star
-from frazil.picking.tiling import plan_tiling
 from frazil.settings import default_model_path
 
 T = TypeVar("T")
@@ -77,8 +76,7 @@ def time_picking(path: Path, model: Path, threads: int, runs: int) -> tuple[dict
     loaded.warm_up()
     picker = Picker(loaded, PickingSettings(diameter_angstrom=DIAMETER_ANGSTROM))
     picture = picker.prepare(read_micrograph(path))
-    margin = 0.25 * DIAMETER_ANGSTROM / PIXEL_SIZE_ANGSTROM * picture.rescaling.factors[0]
-    tiling = plan_tiling(picture.rescaling.rescaled_shape, loaded.contract, (margin, margin))
+    tiling = picker.plan(picture)
     assert tiling is not None
     ready_tiles = [np.ascontiguousarray(batch) for batch in tiling.batches(picture.pixels, loaded.batch)]
     star = path.with_name("noise_picks.star")

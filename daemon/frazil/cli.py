@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import frazil
-from frazil.errors import FrazilError, MicrographError
+from frazil.errors import FrazilError, MicrographError, error_line
 
 __all__ = ["app", "main"]
 
@@ -40,8 +40,7 @@ def main() -> None:
 
 
 def _complain(error: FrazilError) -> None:
-    line = " ".join(str(error).split())
-    print(f"frazil: error: {line}".encode("utf-8", "backslashreplace").decode(), file=sys.stderr, flush=True)  # noqa: T201
+    print(error_line("frazil", error), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _show_version(wanted: bool) -> None:

@@ -22,6 +22,12 @@ class FrazilError(Exception):
     """Base of all errors with a message for the user."""
 
 
+def error_line(program: str, error: FrazilError) -> str:
+    """An error as the one line that a user sees, whatever characters a file name in it holds."""
+    line = f"{program}: error: {' '.join(str(error).split())}"
+    return line.encode("utf-8", "backslashreplace").decode()
+
+
 class MicrographError(FrazilError):
     """A micrograph cannot be picked.
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from frazil.errors import FrazilError, OutputError
+from frazil.errors import FrazilError, OutputError, error_line
 
 __all__ = ["app", "main"]
 
@@ -29,7 +29,7 @@ def main() -> None:
     try:
         app()
     except FrazilError as error:
-        print(f"frazil-train: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        print(error_line("frazil-train", error), file=sys.stderr)  # noqa: T201
         sys.exit(1)
     except ModuleNotFoundError as error:
         extra = {"scipy": "simulate", "torch": "trainer", "onnx": "trainer", "onnxscript": "trainer"}

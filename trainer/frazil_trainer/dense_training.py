@@ -9,12 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch.nn import functional
 
-from frazil.errors import FrazilError
 from frazil_trainer.labelled import LabelledMicrograph
 from frazil_trainer.networks import Fcn, FcnConfig
 from frazil_trainer.patches import PatchSampler
 from frazil_trainer.recipe import DenseSettings, Recipe
-from frazil_trainer.training import EpochReport
+from frazil_trainer.training import EpochReport, mean_loss
 
 __all__ = ["quality_focal_loss", "train_dense"]
 
@@ -76,18 +75,14 @@ def train_dense(
             losses.append(loss.detach())
             batch_right, batch_told = _count_right(logits, wanted, weights)
             right, told = right + batch_right, told + batch_told
-        mean_loss = float(torch.stack(losses).mean())
-        if not math.isfinite(mean_loss):
-            raise FrazilError(
-                f"epoch {epoch}: the loss is {mean_loss}; lower learning_rate (now {recipe.learning_rate:g})"
-            )
+        loss_of_epoch = mean_loss(losses, epoch, recipe)
         network.eval()
         with torch.no_grad():
             held_right, held_told = _count_right(network(held_out_patches[0]), *held_out_patches[1:])
         report(
             EpochReport(
                 epoch=epoch,
-                loss=mean_loss,
+                loss=loss_of_epoch,
                 accuracy=right / max(1, told),
                 held_out_accuracy=held_right / max(1, held_told),
             )

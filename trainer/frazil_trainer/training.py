@@ -17,7 +17,7 @@ from frazil_trainer.labelled import LabelledMicrograph
 from frazil_trainer.networks import Mlp, MlpConfig
 from frazil_trainer.recipe import Recipe
 
-__all__ = ["EpochReport", "train"]
+__all__ = ["EpochReport", "mean_loss", "train"]
 
 _HELD_OUT_CROPS = 10_000
 
@@ -78,21 +78,28 @@ def train(
             schedule.step()
             losses.append(loss.detach())
             correct += int(((logits > 0) == (labels > 0.5)).sum())
-        mean_loss = float(torch.stack(losses).mean())
-        if not math.isfinite(mean_loss):
-            raise FrazilError(
-                f"epoch {epoch}: the loss is {mean_loss}; lower learning_rate (now {recipe.learning_rate:g})"
-            )
         report(
             EpochReport(
                 epoch=epoch,
-                loss=mean_loss,
+                loss=mean_loss(losses, epoch, recipe),
                 accuracy=correct / (updates * recipe.batch),
                 held_out_accuracy=_accuracy(network, *held_out_crops),
             )
         )
     network.eval()
     return network
+
+
+def mean_loss(losses: Sequence[torch.Tensor], epoch: int, recipe: Recipe) -> float:
+    """Mean over an epoch's batches.
+
+    Raises:
+        FrazilError: it is no longer a number.
+    """
+    mean = float(torch.stack(list(losses)).mean())
+    if not math.isfinite(mean):
+        raise FrazilError(f"epoch {epoch}: the loss is {mean}; lower learning_rate (now {recipe.learning_rate:g})")
+    return mean
 
 
 @torch.no_grad()

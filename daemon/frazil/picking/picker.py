@@ -12,7 +12,7 @@ from frazil.picking.model import Model
 from frazil.picking.peaks import ScoreMap, find_peaks
 from frazil.picking.picks import Picks
 from frazil.picking.picture import Picture, make_picture
-from frazil.picking.tiling import plan_tiling
+from frazil.picking.tiling import Tiling, plan_tiling
 from frazil.settings import Contrast
 
 __all__ = ["Picker", "PickingSettings"]
@@ -85,16 +85,20 @@ class Picker:
             invert=self.settings.contrast != contract.contrast,
         )
 
+    def plan(self, picture: Picture) -> Tiling | None:
+        """Place the model's tiles on the picture; None where the edge margin leaves nothing of it."""
+        rescaling = picture.rescaling
+        margin_px = self._edge_margin_angstrom / picture.pixel_size_angstrom
+        margins = (margin_px * rescaling.factors[0], margin_px * rescaling.factors[1])
+        return plan_tiling(rescaling.rescaled_shape, self.model.contract, margins)
+
     def score(self, picture: Picture) -> ScoreMap:
         """Run the model over the picture.
 
         Raises:
             ModelError: the network gave other than finite scores.
         """
-        rescaling, contract = picture.rescaling, self.model.contract
-        margin_px = self._edge_margin_angstrom / picture.pixel_size_angstrom
-        margins = (margin_px * rescaling.factors[0], margin_px * rescaling.factors[1])
-        tiling = plan_tiling(rescaling.rescaled_shape, contract, margins)
+        rescaling, tiling = picture.rescaling, self.plan(picture)
         if tiling is None:
             none = np.zeros(0, np.float64)
             return ScoreMap(scores=np.zeros((0, 0), np.float32), y_px=none, x_px=none, shape=rescaling.shape)
