@@ -33,7 +33,7 @@ from frazil.picking.model import (
     load_model,
     locate_model,
 )
-from frazil.picking.overlay import draw_picks
+from frazil.picking.overlay import draw_picks, grey_picture
 from frazil.picking.peaks import ScoreMap, find_peaks
 from frazil.picking.picker import Picker, PickingSettings
 from frazil.picking.picks import Picks
@@ -63,6 +63,7 @@ __all__ = [
     "check_complete",
     "draw_picks",
     "find_peaks",
+    "grey_picture",
     "load_model",
     "locate_model",
     "make_picture",

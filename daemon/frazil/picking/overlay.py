@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from frazil.picking.picks import Picks
 
-__all__ = ["draw_picks"]
+__all__ = ["draw_picks", "grey_picture"]
 
 _CIRCLE_BGR = (60, 220, 255)
 _CROSS_BGR = (255, 160, 60)
@@ -36,14 +36,8 @@ def draw_picks(
     Returns:
         (h', w', 3) uint8 picture, channels in OpenCV's order (blue, green, red).
     """
-    h, w = pixels.shape
-    factor = min(1.0, longest_side_px / max(h, w))
-    size = (max(1, round(w * factor)), max(1, round(h * factor)))
-    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    small = cv2.GaussianBlur(small, (0, 0), max(0.3, diameter_px * factor / 25))
-    low, high = np.percentile(small, [0.5, 99.5])
-    stretched = np.clip((small - low) * (255 / max(high - low, 1e-30)), 0, 255).astype(np.uint8)
-    picture = cv2.cvtColor(stretched, cv2.COLOR_GRAY2BGR)
+    factor = _shrinking(pixels, longest_side_px)
+    picture = cv2.cvtColor(grey_picture(pixels, diameter_px, longest_side_px=longest_side_px), cv2.COLOR_GRAY2BGR)
     bits = 4  # fixed-point fraction, so that circles sit at sub-pixel centres
     radius = max(2.0, diameter_px * factor / 2)
     for y, x in _positions(picks, factor):
@@ -53,6 +47,30 @@ def draw_picks(
         for y, x in _positions(other, factor):
             cv2.drawMarker(picture, (round(x), round(y)), _CROSS_BGR, cv2.MARKER_CROSS, max(5, round(radius * 0.7)))
     return np.asarray(picture, np.uint8)
+
+
+def grey_picture(pixels: NDArray[np.float32], diameter_px: float, *, longest_side_px: int = 1024) -> NDArray[np.uint8]:
+    """Make a small picture of a micrograph for people to look at: smoothed a little, contrast stretched.
+
+    Args:
+        pixels: (h, w) micrograph.
+        diameter_px: of the particle, in pixels of the micrograph.
+        longest_side_px: size of the picture; a smaller micrograph keeps its own.
+
+    Returns:
+        (h', w') uint8 picture.
+    """
+    h, w = pixels.shape
+    factor = _shrinking(pixels, longest_side_px)
+    size = (max(1, round(w * factor)), max(1, round(h * factor)))
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    small = cv2.GaussianBlur(small, (0, 0), max(0.3, diameter_px * factor / 25))
+    low, high = np.percentile(small, [0.5, 99.5])
+    return np.clip((small - low) * (255 / max(high - low, 1e-30)), 0, 255).astype(np.uint8)
+
+
+def _shrinking(pixels: NDArray[np.float32], longest_side_px: int) -> float:
+    return min(1.0, longest_side_px / max(pixels.shape))
 
 
 def _positions(picks: Picks, factor: float) -> Iterator[tuple[float, float]]:

@@ -40,7 +40,12 @@ _READERS: dict[str, Callable[[Path], CoordinateTable]] = {
 
 
 def read_coordinates(
-    path: Path, *, stem: str | None = None, y_axis: YAxis = "down", height_px: int | None = None
+    path: Path,
+    *,
+    stem: str | None = None,
+    y_axis: YAxis = "down",
+    height_px: int | None = None,
+    may_be_empty: bool = False,
 ) -> Picks:
     """Read the particles of one micrograph from a coordinate file of any known format.
 
@@ -53,6 +58,7 @@ def read_coordinates(
         stem: name of the micrograph without its ending, where the file holds several.
         y_axis: which way y grows.
         height_px: of the micrograph; needed with ``y_axis="up"`` only.
+        may_be_empty: take a file without particles for what a picker wrote that found none.
 
     Returns:
         The particles in the order of the file. Scores are as written (not every program's end at 1), and 1 where
@@ -60,12 +66,14 @@ def read_coordinates(
 
     Raises:
         FrazilError: the ending is unknown; the file cannot be read, lacks a column or holds something else than
-            numbers; it holds no particle, none of this micrograph, or several micrographs while no stem was given.
+            numbers; it holds no particle though it must, none of this micrograph, or several micrographs while no stem
+            was given.
         ValueError: y_axis is "up" and no height is given.
     """
     if y_axis == "up" and height_px is None:
         raise ValueError("y_axis='up' needs the height of the micrograph")
-    picks = _read_table(path).of_micrograph(path, stem)
+    table = _read_table(path)
+    picks = table.picks if may_be_empty and len(table.picks) == 0 else table.of_micrograph(path, stem)
     if y_axis == "up" and height_px is not None:
         return Picks(y=(height_px - 1) - picks.y, x=picks.x, score=picks.score)
     return picks

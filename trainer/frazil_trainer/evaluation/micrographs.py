@@ -1,0 +1,125 @@
+"""Validation micrographs with what pickers found in them and what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from frazil.picking import Model, Picks
+from frazil_trainer.evaluation.ranking import Ranking
+from frazil_trainer.evaluation.sources import ModelSource, PickSource
+from frazil_trainer.labelled import LabelledPaths, find_labelled, inside_border, read_labelled
+from frazil_trainer.recipe import Recipe, TrainingSet
+
+__all__ = ["ScoredMicrograph", "labels_ending", "pick_labelled", "printable", "score_micrographs", "validation_paths"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredMicrograph:
+    """One picker's picks in one micrograph down to a very low threshold, with one set of labels as the truth."""
+
+    name: str
+    folder: str
+    """Training set that it belongs to."""
+    picks: Picks
+    truth: Picks
+    diameter_px: float
+    height_px: int
+    """Of the micrograph."""
+    labels: str = ""
+    """Ending of the files with the truth: there may be more than one set of them."""
+    picker: str = ""
+
+    def rank(self, distance_diameters: float = 0.5, *, flipped: bool = False) -> Ranking:
+        """Rank the picks by what they hit within a share of the diameter.
+
+        Args:
+            distance_diameters: how far from a particle's centre a pick still hits it.
+            flipped: turn the picks upside down first.
+        """
+        y = (self.height_px - 1) - self.picks.y if flipped else self.picks.y
+        picks = Picks(y=y, x=self.picks.x, score=self.picks.score)
+        return Ranking.of_micrograph(picks, self.truth, distance_diameters * self.diameter_px)
+
+
+def validation_paths(data: Path, recipe: Recipe) -> list[LabelledPaths]:
+    """The validation micrographs of a recipe, once for each set of labels to score against.
+
+    Raises:
+        FrazilError: one is missing.
+    """
+    sources = [
+        msgspec.structs.replace(source, labels_suffix=suffix)
+        for source in recipe.data
+        for suffix in (source.labels_suffix, *source.other_labels)
+    ]
+    return [paths for source in sources for paths in find_labelled(data, source) if paths.part == "validation"]
+
+
+def score_micrographs(
+    sources: Sequence[PickSource], paths: Sequence[LabelledPaths], progress: Callable[[str], None] = lambda _: None
+) -> list[ScoredMicrograph]:
+    """Let pickers pick labelled micrographs.
+
+    Each picks a micrograph once, however many sets of labels there are. Particles and picks in the border that holds
+    no data are left out.
+
+    Args:
+        sources: the pickers; where one has no say on a micrograph, there is nothing of it in the result.
+        paths: the micrographs, once for each set of labels.
+        progress: is told each micrograph's name.
+
+    Raises:
+        FrazilError: a micrograph, its labels or a picker's file cannot be read.
+    """
+    by_micrograph: dict[Path, list[LabelledPaths]] = {}
+    for one in paths:
+        by_micrograph.setdefault(one.micrograph, []).append(one)
+    scored = []
+    for path, members in by_micrograph.items():
+        progress(path.stem)
+        read = [read_labelled(one) for one in members]
+        micrograph = read[0][0]
+        shape = micrograph.pixels.shape
+        for source in sources:
+            picks = source.pick(members[0], micrograph)
+            if picks is None:
+                continue
+            for one, (_, particles) in zip(members, read, strict=True):
+                scored.append(
+                    ScoredMicrograph(
+                        name=printable(path.stem),
+                        folder=one.source.folder,
+                        picks=inside_border(picks, shape, one.source.border_px),
+                        truth=inside_border(particles, shape, one.source.border_px),
+                        diameter_px=one.source.diameter_angstrom / micrograph.resolve_pixel_size(None),
+                        height_px=shape[0],
+                        labels=labels_ending(one.source),
+                        picker=source.name,
+                    )
+                )
+    return scored
+
+
+def pick_labelled(
+    model: Model, paths: Sequence[LabelledPaths], progress: Callable[[str], None] = lambda _: None
+) -> list[ScoredMicrograph]:
+    """Pick labelled micrographs with one model and the daemon's picker; see `score_micrographs`.
+
+    Raises:
+        FrazilError: a micrograph or its labels cannot be read.
+    """
+    return score_micrographs([ModelSource(model)], paths, progress)
+
+
+def labels_ending(source: TrainingSet) -> str:
+    """Ending of the files with the labels of a training set."""
+    return source.labels_suffix + source.labels
+
+
+def printable(name: str) -> str:
+    """A file's name with what is no UTF-8 in it spelt out."""
+    return name.encode("utf-8", "backslashreplace").decode()

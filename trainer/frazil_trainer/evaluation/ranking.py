@@ -1,0 +1,93 @@
+"""Rankings: picks best first, with what each adds, so that every threshold is one look-up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frazil.picking import Picks
+from frazil_trainer.matching import Tally, hits_gained
+
+__all__ = ["Ranking", "Sweep", "average_precision", "sweep_thresholds"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ranking:
+    """Picks of one or more micrographs by falling score, and how many particles there are to find."""
+
+    score: NDArray[np.float64]
+    """(n,) falling."""
+    gained: NDArray[np.bool_]
+    """(n,) whether the pick adds a hit to those before it in its micrograph; see `matching.hits_gained`."""
+    particles: int
+
+    @classmethod
+    def of_micrograph(cls, picks: Picks, truth: Picks, max_distance_px: float) -> Ranking:
+        """Rank the picks of one micrograph; those of equal score stay in their order."""
+        ranked = picks.select(np.argsort(-picks.score, kind="stable"))
+        return cls(score=ranked.score, gained=hits_gained(ranked, truth, max_distance_px), particles=len(truth))
+
+    @classmethod
+    def pooled(cls, rankings: Iterable[Ranking]) -> Ranking:
+        """One ranking over the picks of several micrographs; picks still hit particles of their own only."""
+        several = list(rankings)
+        score = np.concatenate([np.zeros(0), *(one.score for one in several)])
+        gained = np.concatenate([np.zeros(0, bool), *(one.gained for one in several)])
+        order = np.argsort(-score, kind="stable")
+        return cls(score=score[order], gained=gained[order], particles=sum(one.particles for one in several))
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether scores tell picks apart: a picker that gives none is read as giving all the same."""
+        return self.score.size < 2 or bool(self.score[0] > self.score[-1])
+
+    def tally(self, threshold: float | None) -> Tally:
+        """Hits, misses and false picks among the picks at and above a threshold; of all, where it is None."""
+        count = self.score.size if threshold is None else int(np.count_nonzero(self.score >= threshold))
+        hits = int(self.gained[:count].sum())
+        return Tally(hits=hits, misses=self.particles - hits, false_picks=count - hits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sweep:
+    """Precision, recall and F1 at every threshold that makes a difference: each score that occurs, highest first."""
+
+    threshold: NDArray[np.float64]
+    """(k,) falling."""
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    f1: NDArray[np.float64]
+
+
+def sweep_thresholds(ranking: Ranking) -> Sweep:
+    """Lower the threshold from the best pick's score to the worst one's.
+
+    The precision-recall curve runs through these points. It goes through the very figures that a table gives at one
+    threshold, since picks are matched nearest first among those at and above the threshold. (Detection challenges
+    match in order of score instead: there a better pick keeps its particle from a nearer one, and the two disagree.)
+    """
+    last_of_tie = np.flatnonzero(np.diff(ranking.score, append=-np.inf))
+    hits, picks = np.cumsum(ranking.gained)[last_of_tie], last_of_tie + 1
+    return Sweep(
+        threshold=ranking.score[last_of_tie],
+        precision=hits / picks,
+        recall=hits / max(1, ranking.particles),
+        f1=2 * hits / np.maximum(1, picks + ranking.particles),
+    )
+
+
+def average_precision(ranking: Ranking) -> float:
+    """Average precision of ranked picks, 0 to 1.
+
+    The sum over thresholds, highest first, of the gain in recall times the precision there: the area under the
+    precision-recall curve in steps, without interpolation, as in information retrieval and scikit-learn's
+    ``average_precision_score``. Neither the interpolation of PASCAL VOC (Everingham et al. 2010, International Journal
+    of Computer Vision 88, 303-338) nor straight lines between points (too kind: Davis and Goadrich 2006, ICML) is
+    used. Picks of equal score count as one step. Recall that is never reached adds nothing, so a picker that keeps its
+    weak picks to itself loses what they would have added.
+    """
+    sweep = sweep_thresholds(ranking)
+    return float(np.sum(np.diff(sweep.recall, prepend=0.0) * sweep.precision))

@@ -1,0 +1,194 @@
+"""Scores: from ranked picks to the figures that people compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from frazil.picking import Model
+from frazil_trainer.evaluation.bootstrap import bootstrap
+from frazil_trainer.evaluation.micrographs import ScoredMicrograph, printable, score_micrographs
+from frazil_trainer.evaluation.ranking import Ranking, average_precision, sweep_thresholds
+from frazil_trainer.evaluation.records import (
+    Curve,
+    DistanceScores,
+    Figures,
+    Histogram,
+    MicrographScores,
+    RowCurves,
+    ScoreRow,
+)
+from frazil_trainer.evaluation.sources import LOWEST_THRESHOLD, ModelSource, PickSource
+from frazil_trainer.labelled import LabelledPaths
+from frazil_trainer.matching import Tally
+
+__all__ = ["best_threshold", "row_curves", "score_rows", "score_table"]
+
+HALF, FIFTH = 0.5, 0.2
+_CURVE_POINTS = 200
+_BINS = 40
+
+
+def best_threshold(scored: Sequence[ScoredMicrograph], weights: Mapping[str, float]) -> float:
+    """The threshold, to 0.01, with the highest F1 averaged over training sets by their weights."""
+    folders = sorted({one.folder for one in scored})
+    rankings = [Ranking.pooled(one.rank(HALF) for one in scored if one.folder == folder) for folder in folders]
+
+    def mean_f1(threshold: float) -> float:
+        f1s = [ranking.tally(threshold).f1 for ranking in rankings]
+        return float(np.average(f1s, weights=[weights[folder] for folder in folders]))
+
+    candidates = [round(float(t), 2) for t in np.arange(LOWEST_THRESHOLD, 1.0, 0.01)]
+    return max(candidates, key=mean_f1)
+
+
+def score_table(
+    model: Model, paths: Sequence[LabelledPaths], threshold: float | None = None, *, name: str | None = None
+) -> list[ScoreRow]:
+    """Score a model on labelled micrographs, a row for each training set and kind of labels.
+
+    Args:
+        model: loaded as the daemon loads it.
+        paths: the micrographs.
+        threshold: None takes the model's own.
+        name: of the picker in the rows; None takes the model's.
+    """
+    source = ModelSource(model, name=name, threshold=threshold)
+    return score_rows(score_micrographs([source], paths), [source], paths)
+
+
+def score_rows(
+    scored: Sequence[ScoredMicrograph], sources: Sequence[PickSource], paths: Sequence[LabelledPaths]
+) -> list[ScoreRow]:
+    """Score pickers, a row for each training set, kind of labels and picker, in this order.
+
+    Args:
+        scored: what `score_micrographs` gave.
+        sources: the pickers.
+        paths: the micrographs that they were to pick.
+    """
+    thresholds = {source.name: source.threshold for source in sources}
+    wanted: dict[str, dict[str, None]] = {}
+    for one in paths:
+        wanted.setdefault(one.source.folder, {})[printable(one.micrograph.stem)] = None
+    return [
+        _score_row(members, thresholds[members[0].picker], list(wanted[members[0].folder]))
+        for members in _by_row(scored, list(thresholds))
+    ]
+
+
+def row_curves(scored: Sequence[ScoredMicrograph], sources: Sequence[PickSource]) -> list[RowCurves]:
+    """Curves and histograms of the rows whose picks have scores."""
+    curves = []
+    for members in _by_row(scored, [source.name for source in sources]):
+        half, fifth = (Ranking.pooled(one.rank(distance) for one in members) for distance in (HALF, FIFTH))
+        if not half.has_scores or half.score.size == 0:
+            continue
+        one = members[0]
+        curves.append(
+            RowCurves(
+                picker=one.picker,
+                folder=one.folder,
+                labels=one.labels,
+                half=_curve(half),
+                fifth=_curve(fifth),
+                histogram=_histogram(half),
+            )
+        )
+    return curves
+
+
+def _by_row(scored: Sequence[ScoredMicrograph], pickers: Sequence[str]) -> list[list[ScoredMicrograph]]:
+    """Sorted by set and labels; pickers in the order given."""
+    rows: dict[tuple[str, str, int], list[ScoredMicrograph]] = {}
+    for one in scored:
+        rows.setdefault((one.folder, one.labels, pickers.index(one.picker)), []).append(one)
+    return [rows[key] for key in sorted(rows)]
+
+
+def _score_row(members: Sequence[ScoredMicrograph], threshold: float | None, wanted: Sequence[str]) -> ScoreRow:
+    half, fifth = ([one.rank(distance).tally(threshold) for one in members] for distance in (HALF, FIFTH))
+    micrographs = tuple(
+        MicrographScores(
+            name=one.name,
+            particles=wide.hits + wide.misses,
+            picks=wide.hits + wide.false_picks,
+            hits=wide.hits,
+            hits_within_fifth=narrow.hits,
+        )
+        for one, wide, narrow in zip(members, half, fifth, strict=True)
+    )
+    one = members[0]
+    return ScoreRow(
+        picker=one.picker,
+        folder=one.folder,
+        labels=one.labels,
+        threshold=threshold,
+        particles=sum(m.particles for m in micrographs),
+        picks=sum(m.picks for m in micrographs),
+        half=_score_distance(members, threshold, HALF),
+        fifth=_score_distance(members, threshold, FIFTH),
+        micrographs=micrographs,
+        missing=tuple(name for name in wanted if name not in {m.name for m in micrographs}),
+    )
+
+
+def _score_distance(
+    members: Sequence[ScoredMicrograph], threshold: float | None, distance_diameters: float
+) -> DistanceScores:
+    rankings = [one.rank(distance_diameters) for one in members]
+    tallies = [ranking.tally(threshold) for ranking in rankings]
+    pooled = Ranking.pooled(rankings)
+    flipped = Ranking.pooled(one.rank(distance_diameters, flipped=True) for one in members)
+    total = pooled.tally(threshold)
+    best_f1, best = total.f1, None
+    if pooled.has_scores and pooled.score.size:
+        sweep = sweep_thresholds(pooled)
+        at = int(np.argmax(sweep.f1))
+        best_f1, best = float(sweep.f1[at]), float(sweep.threshold[at])
+    return DistanceScores(
+        distance_diameters=distance_diameters,
+        micro=_figures([total], [pooled] if pooled.has_scores else []),
+        macro=_figures(tallies, rankings if pooled.has_scores else []),
+        intervals=bootstrap(tallies),
+        best_threshold=best,
+        best_f1=round(best_f1, 4),
+        f1_flipped=round(flipped.tally(threshold).f1, 4),
+    )
+
+
+def _figures(tallies: Sequence[Tally], rankings: Sequence[Ranking]) -> Figures:
+    """Means; without rankings there is no average precision."""
+    return Figures(
+        precision=_mean([tally.precision for tally in tallies]),
+        recall=_mean([tally.recall for tally in tallies]),
+        f1=_mean([tally.f1 for tally in tallies]),
+        average_precision=_mean([average_precision(ranking) for ranking in rankings]) if rankings else None,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(float(np.mean(values)), 4)
+
+
+def _curve(ranking: Ranking) -> Curve:
+    sweep = sweep_thresholds(ranking)
+    chosen = np.unique(np.linspace(0, sweep.threshold.size - 1, _CURVE_POINTS).round().astype(np.intp))
+    threshold, precision, recall = (
+        tuple(round(value, 5) for value in column[chosen].tolist())
+        for column in (sweep.threshold, sweep.precision, sweep.recall)
+    )
+    return Curve(threshold=threshold, precision=precision, recall=recall)
+
+
+def _histogram(ranking: Ranking) -> Histogram:
+    low, high = float(ranking.score.min()), float(ranking.score.max())
+    span = (0.0, 1.0) if 0 <= low <= high <= 1 else (low, high)
+    hits, edges = np.histogram(ranking.score[ranking.gained], _BINS, span)
+    false_picks, _ = np.histogram(ranking.score[~ranking.gained], _BINS, span)
+    return Histogram(
+        edges=tuple(round(float(edge), 5) for edge in edges),
+        hits=tuple(hits.tolist()),
+        false_picks=tuple(false_picks.tolist()),
+    )

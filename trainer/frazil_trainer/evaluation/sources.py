@@ -1,0 +1,173 @@
+"""Where picks come from: a model, run as the daemon runs it, or the files of any other picker."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, get_args
+
+from frazil.errors import FrazilError
+from frazil.picking import (
+    CoordinateEnding,
+    Micrograph,
+    Model,
+    Picker,
+    PickingSettings,
+    Picks,
+    YAxis,
+    named_micrographs,
+    read_coordinates,
+)
+from frazil_trainer.labelled import LabelledPaths
+
+__all__ = ["LOWEST_THRESHOLD", "ModelSource", "PickFiles", "PickSource", "find_pick_files"]
+
+LOWEST_THRESHOLD = 0.05
+
+_ENDINGS = get_args(CoordinateEnding)
+_TAIL = re.compile(r"(_[\w-]*)?\.[a-z]+", re.IGNORECASE)
+
+
+class PickSource(Protocol):
+    """A picker to be scored."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables."""
+
+    @property
+    def threshold(self) -> float | None:
+        """Lowest score of the picks that it means; None where all its picks are meant."""
+
+    def pick(self, paths: LabelledPaths, micrograph: Micrograph) -> Picks | None:
+        """Its picks in a micrograph, those below the threshold too where it has them; None where it has no say."""
+
+
+class ModelSource:
+    """A model under the model contract, run by the daemon's own picker.
+
+    It keeps every pick down to a figure of merit of 0.05, so that thresholds can be compared without the network; a
+    threshold only ever drops picks, since better ones are placed first.
+    """
+
+    def __init__(self, model: Model, *, name: str | None = None, threshold: float | None = None) -> None:
+        self.model = model
+        self.name = name or model.identity.name
+        self.threshold = model.contract.threshold if threshold is None else threshold
+
+    def pick(self, paths: LabelledPaths, micrograph: Micrograph) -> Picks:
+        """Run the network over the micrograph.
+
+        Raises:
+            MicrographError: the micrograph cannot be picked.
+        """
+        settings = PickingSettings(
+            diameter_angstrom=paths.source.diameter_angstrom, threshold=min(LOWEST_THRESHOLD, self.threshold)
+        )
+        return Picker(self.model, settings).pick(micrograph)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a micrograph's picks are."""
+
+    file: Path
+    stem: str | None
+    """The micrograph's, where the file is a table of several."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickFiles:
+    """Files that a picker wrote; see `find_pick_files`."""
+
+    name: str
+    folder: Path
+    y_axis: YAxis
+    files: Mapping[Path, _Place]
+    """Of each micrograph that there are picks for."""
+    threshold: float | None = None
+
+    def pick(self, paths: LabelledPaths, micrograph: Micrograph) -> Picks | None:
+        """Read the picks of a micrograph; a file without any is one of a picker that found none.
+
+        Raises:
+            FrazilError: the file cannot be read.
+        """
+        place = self.files.get(paths.micrograph)
+        if place is None:
+            return None
+        return read_coordinates(
+            place.file,
+            stem=place.stem,
+            y_axis=self.y_axis,
+            height_px=micrograph.pixels.shape[0],
+            may_be_empty=True,
+        )
+
+
+def find_pick_files(name: str, folder: Path, y_axis: YAxis, paths: Sequence[LabelledPaths]) -> PickFiles:
+    """Find which files in a folder are the picks of which micrographs, by the micrographs' stems.
+
+    The picks of ``a.mrc`` are ``a.star``, or ``a_anything.star`` with the same ``_anything`` for all, or in one table
+    that names its micrographs; in any format that `read_coordinates` knows. Where the folder has subfolders named as
+    the recipe's sets are, the picks of such a set are looked for there alone.
+
+    Args:
+        name: of the picker.
+        folder: its files.
+        y_axis: which way their y grows.
+        paths: the micrographs.
+
+    Raises:
+        FrazilError: there is no folder, none of the micrographs has picks in it, or it is not clear which are whose.
+    """
+    if not folder.is_dir():
+        raise FrazilError(f"{folder}: expected a folder with picks, found none")
+    of_set: dict[str, list[Path]] = {}
+    for one in paths:
+        of_set.setdefault(one.source.folder, []).append(one.micrograph)
+    places: dict[Path, _Place] = {}
+    owners: dict[_Place, str] = {}
+    for set_folder, micrographs in of_set.items():
+        own_folder = folder / set_folder
+        for micrograph, place in _find_places(own_folder if own_folder.is_dir() else folder, micrographs).items():
+            other = owners.setdefault(place, set_folder)
+            if other != set_folder:
+                raise FrazilError(
+                    f"{place.file}: expected picks of one micrograph, found a {micrograph.stem} in {other} and one in "
+                    f"{set_folder}; give them folders of their own, {folder / other} and {own_folder}"
+                )
+            places[micrograph] = place
+    if not places:
+        raise FrazilError(
+            f"{folder}: expected picks named after validation micrographs, such as {paths[0].micrograph.stem}.star, "
+            f"found none (read are {', '.join(_ENDINGS)})"
+        )
+    return PickFiles(name=name, folder=folder, y_axis=y_axis, files=places)
+
+
+def _find_places(folder: Path, micrographs: Sequence[Path]) -> dict[Path, _Place]:
+    """Where the picks of micrographs are in one folder."""
+    readable = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _ENDINGS and path.is_file()]
+    by_tail: dict[str, dict[Path, _Place]] = {}
+    for micrograph in dict.fromkeys(micrographs):
+        for path in readable:
+            tail = path.name.removeprefix(micrograph.stem)
+            if tail != path.name and _TAIL.fullmatch(tail):
+                by_tail.setdefault(tail, {})[micrograph] = _Place(path, None)
+    # Of the picks a.star and a_b.star, the second may be those of a_b.mrc.
+    plain = {tail: found for tail, found in by_tail.items() if tail.startswith(".")}
+    tails = plain or by_tail
+    if len(tails) > 1:
+        raise FrazilError(
+            f"{folder}: expected one kind of picks, found files ending in {' and '.join(sorted(tails))}; "
+            "keep each kind in a folder of its own"
+        )
+    if tails:
+        return next(iter(tails.values()))
+    if len(readable) != 1:
+        return {}
+    stems = named_micrographs(readable[0])
+    return {path: _Place(readable[0], path.stem) for path in micrographs if path.stem in stems}
