@@ -33,6 +33,7 @@ def main() -> None:
         sys.exit(1)
     except ModuleNotFoundError as error:
         extra = {"scipy": "simulate", "torch": "trainer", "onnx": "trainer", "onnxscript": "trainer"}
+        extra |= {"jinja2": "trainer", "markupsafe": "trainer"}
         if error.name not in extra:
             raise
         install = f"pip install 'frazil[{extra[error.name]}]'"
@@ -111,26 +112,73 @@ def evaluate(
     recipe: Annotated[Path, typer.Argument(help="Recipe that names the validation micrographs.")],
     *,
     data: Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")],
-    model: Annotated[Path, typer.Option("--model", help="A model's folder, one version's folder, or an .onnx file.")],
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the table here.", show_default=False)
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="[NAME=]PATH",
+            help="A model's folder, one version's folder, or an .onnx file. May be given several times.",
+            show_default=False,
+        ),
     ] = None,
+    picks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--picks",
+            metavar="[NAME=]DIR",
+            help="Files with another picker's picks, named after the micrographs. May be given several times.",
+            show_default=False,
+        ),
+    ] = None,
+    picks_y_axis: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--picks-y-axis",
+            metavar="down|up",
+            help="Which way y grows in the picks: once for all, or once for each --picks.",
+            show_default="down",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option("--threshold", min=0, max=1, help="Instead of the models' own.", show_default=False),
+    ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="Write a report to look at here.", show_default=False)
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures here.", show_default=False)
+    ] = None,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", help="Write the table for a document here.", show_default=False)
+    ] = None,
+    overlays: Annotated[int, typer.Option("--overlays", min=0, help="How many micrographs the report shows.")] = 6,
 ) -> None:
-    """Pick the validation micrographs with the daemon's own picker and score the picks."""
+    """Score models, run by the daemon's own picker, and other pickers' files on the validation micrographs."""
     import msgspec
 
-    from frazil.picking import load_model
-    from frazil_trainer.evaluation import score_table, show_table, validation_paths
+    from frazil_trainer import evaluation
     from frazil_trainer.recipe import read_recipe
 
-    read = read_recipe(recipe)
-    table = score_table(load_model(model), validation_paths(data, read))
-    show_table(table, _console())
+    paths = evaluation.validation_paths(data, read_recipe(recipe))
+    sources = evaluation.open_sources(model or (), picks or (), picks_y_axis or (), threshold, paths)
+    console = _console()
+    with console.status("reading micrographs") as status:
+        scored = evaluation.score_micrographs(sources, paths, status.update)
+    result = evaluation.evaluate(recipe.name, scored, sources, paths)
+    evaluation.show_table(result.rows, console)
+    for line in evaluation.flip_warnings(result.rows):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if json_file:
-        try:
-            json_file.write_bytes(msgspec.json.format(msgspec.json.encode(table), indent=2) + b"\n")
-        except OSError as error:
-            raise OutputError(f"{json_file}: cannot be written: {error.strerror}") from error
+        _write(json_file, msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+    if markdown_file:
+        _write(markdown_file, evaluation.markdown_table(result.rows).encode())
+    if html_file:
+        from frazil_trainer.evaluation.overlays import choose_overlays, make_overlays
+        from frazil_trainer.evaluation.report import html_report
+
+        pictures = make_overlays(choose_overlays(paths, overlays), scored, sources)
+        _write(html_file, html_report(result, pictures).encode())
 
 
 @app.command("check-data")
@@ -153,6 +201,13 @@ def check_data(
     refused = sum(len(one.refusals) for one in inspections)
     if refused:
         raise FrazilError(f"{recipe}: expected labels to train on, found {refused} micrographs that would be refused")
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise OutputError(f"{file}: cannot be written: {error.strerror}") from error
 
 
 def _console() -> "rich.console.Console":  # type: ignore[name-defined]  # noqa: F821, UP037

@@ -98,7 +98,7 @@ def run_recipe(recipe: Recipe, data: Path, out: Path, console: Console) -> Path:
         chosen = best_threshold(
             pick_labelled(draft, parts["selection"]), {source.folder: source.weight for source in recipe.data}
         )
-        table = score_table(draft, validation_paths(data, recipe), threshold=chosen)
+        table = score_table(draft, validation_paths(data, recipe), threshold=chosen, name=out.name)
     finally:
         shutil.rmtree(drafts, ignore_errors=True)
     show_table(table, console)
@@ -120,7 +120,7 @@ def run_recipe(recipe: Recipe, data: Path, out: Path, console: Console) -> Path:
         },
     }
     figures = {"threshold": chosen, "rows": msgspec.to_builtins(table)}
-    brief = {f"{row.folder}/*{row.labels}": round(row.f1, 3) for row in table}
+    brief = {f"{row.folder}/*{row.labels}": round(row.half.micro.f1, 3) for row in table}
     version, _ = _export(trained, _contract(recipe, trained, chosen, sha256, brief), out, run, figures)
     return version
 

@@ -10,11 +10,11 @@ import msgspec
 
 from frazil.picking import Model, Picks
 from frazil_trainer.evaluation.ranking import Ranking
-from frazil_trainer.evaluation.sources import ModelSource, PickSource
+from frazil_trainer.evaluation.sources import ModelSource, PickSource, printable
 from frazil_trainer.labelled import LabelledPaths, find_labelled, inside_border, read_labelled
 from frazil_trainer.recipe import Recipe, TrainingSet
 
-__all__ = ["ScoredMicrograph", "labels_ending", "pick_labelled", "printable", "score_micrographs", "validation_paths"]
+__all__ = ["ScoredMicrograph", "labels_ending", "pick_labelled", "score_micrographs", "validation_paths"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +118,3 @@ def pick_labelled(
 def labels_ending(source: TrainingSet) -> str:
     """Ending of the files with the labels of a training set."""
     return source.labels_suffix + source.labels
-
-
-def printable(name: str) -> str:
-    """A file's name with what is no UTF-8 in it spelt out."""
-    return name.encode("utf-8", "backslashreplace").decode()

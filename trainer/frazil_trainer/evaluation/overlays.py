@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.picking import Picks, grey_picture
-from frazil_trainer.evaluation.micrographs import ScoredMicrograph, labels_ending, printable
-from frazil_trainer.evaluation.sources import PickSource
+from frazil_trainer.evaluation.micrographs import ScoredMicrograph, labels_ending
+from frazil_trainer.evaluation.sources import PickSource, printable
 from frazil_trainer.labelled import LabelledPaths
 from frazil_trainer.matching import match_picks
 from frazil_trainer.micrograph_files import read_micrograph_file
@@ -53,7 +53,10 @@ class Overlay:
 
 
 def choose_overlays(paths: Sequence[LabelledPaths], count: int) -> list[LabelledPaths]:
-    """Choose micrographs to show: the first of each set, then the second of each, and so on; with their first labels."""
+    """Choose micrographs to show: the first of each set, then the second of each, and so on.
+
+    Each comes with the first of its sets of labels.
+    """
     of_set: dict[str, dict[str, LabelledPaths]] = {}
     for one in paths:
         of_set.setdefault(one.source.folder, {}).setdefault(one.micrograph.stem, one)

@@ -96,9 +96,7 @@ def recall_plot(rows: Sequence[tuple[int, DistanceScores, Curve | None]], label:
     return _svg(340, 300, parts, "plot", label=label)
 
 
-def threshold_plot(
-    row: ScoreRow, curve: Curve, histogram: Histogram, picker: int, label: str
-) -> Markup:
+def threshold_plot(row: ScoreRow, curve: Curve, histogram: Histogram, picker: int, label: str) -> Markup:
     """F1 against the threshold above a histogram of the scores of hits and, hatched, false picks.
 
     The row's own threshold is a full line, the best one a dotted line with a ring.
@@ -112,7 +110,8 @@ def threshold_plot(
     parts.append(_line(upper.path(curve.threshold, f1s), picker))
     parts += _axes(lower, "score of the pick, and threshold", "picks", ticks, levels=())
     most = max(1, *(h + f for h, f in zip(histogram.hits, histogram.false_picks, strict=True)))
-    hits, false_picks = [], []
+    hits: list[str] = []
+    false_picks: list[str] = []
     for i, (hit, false) in enumerate(zip(histogram.hits, histogram.false_picks, strict=True)):
         x, wide = lower.x(histogram.edges[i]), lower.x(histogram.edges[i + 1]) - lower.x(histogram.edges[i]) - 0.6
         for bars, start, count in ((hits, 0, hit), (false_picks, hit, false)):
@@ -124,7 +123,9 @@ def threshold_plot(
     if row.half.best_threshold is not None:
         x = upper.x(row.half.best_threshold)
         parts.append(_shape("best", f"M{x:.1f} {upper.top}V{lower.top + lower.height}"))
-        parts.append(_shape("best ring", f"M{x - 5:.1f} {upper.y(row.half.best_f1):.1f}a5 5 0 1 0 10 0a5 5 0 1 0-10 0z"))
+        parts.append(
+            _shape("best ring", f"M{x - 5:.1f} {upper.y(row.half.best_f1):.1f}a5 5 0 1 0 10 0a5 5 0 1 0-10 0z")
+        )
     if row.threshold is not None:
         x = upper.x(row.threshold)
         parts.append(_shape("own", f"M{x:.1f} {upper.top}V{lower.top + lower.height}"))

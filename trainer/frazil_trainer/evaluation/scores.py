@@ -8,7 +8,7 @@ import numpy as np
 
 from frazil.picking import Model
 from frazil_trainer.evaluation.bootstrap import bootstrap
-from frazil_trainer.evaluation.micrographs import ScoredMicrograph, printable, score_micrographs
+from frazil_trainer.evaluation.micrographs import ScoredMicrograph, score_micrographs
 from frazil_trainer.evaluation.ranking import Ranking, average_precision, sweep_thresholds
 from frazil_trainer.evaluation.records import (
     Curve,
@@ -19,7 +19,7 @@ from frazil_trainer.evaluation.records import (
     RowCurves,
     ScoreRow,
 )
-from frazil_trainer.evaluation.sources import LOWEST_THRESHOLD, ModelSource, PickSource
+from frazil_trainer.evaluation.sources import LOWEST_THRESHOLD, ModelSource, PickSource, printable
 from frazil_trainer.labelled import LabelledPaths
 from frazil_trainer.matching import Tally
 

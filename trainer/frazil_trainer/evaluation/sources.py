@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, get_args
 
-from frazil.errors import FrazilError
+from frazil.errors import FrazilError, SettingsError
 from frazil.picking import (
     CoordinateEnding,
     Micrograph,
@@ -17,12 +17,13 @@ from frazil.picking import (
     PickingSettings,
     Picks,
     YAxis,
+    load_model,
     named_micrographs,
     read_coordinates,
 )
 from frazil_trainer.labelled import LabelledPaths
 
-__all__ = ["LOWEST_THRESHOLD", "ModelSource", "PickFiles", "PickSource", "find_pick_files"]
+__all__ = ["LOWEST_THRESHOLD", "ModelSource", "PickFiles", "PickSource", "find_pick_files", "open_sources", "printable"]
 
 LOWEST_THRESHOLD = 0.05
 
@@ -54,7 +55,7 @@ class ModelSource:
 
     def __init__(self, model: Model, *, name: str | None = None, threshold: float | None = None) -> None:
         self.model = model
-        self.name = name or model.identity.name
+        self.name = name or printable(model.identity.name)
         self.threshold = model.contract.threshold if threshold is None else threshold
 
     def pick(self, paths: LabelledPaths, micrograph: Micrograph) -> Picks:
@@ -105,6 +106,64 @@ class PickFiles:
             height_px=micrograph.pixels.shape[0],
             may_be_empty=True,
         )
+
+
+def open_sources(
+    models: Sequence[str],
+    folders: Sequence[str],
+    y_axes: Sequence[str],
+    threshold: float | None,
+    paths: Sequence[LabelledPaths],
+) -> list[PickSource]:
+    """Open pickers as the command line names them: ``NAME=PATH`` or a path, whose last part is the name then.
+
+    Args:
+        models: see `load_model`.
+        folders: see `find_pick_files`.
+        y_axes: ``down`` or ``up``: none, one for all folders, or one for each.
+        threshold: of the models; None takes their own.
+        paths: the micrographs.
+
+    Raises:
+        SettingsError: there is no picker, or a y axis that makes no sense; two pickers have the same name.
+        ModelError: a model cannot be loaded.
+        FrazilError: a folder has no picks of the micrographs.
+    """
+    if not models and not folders:
+        raise SettingsError("expected a picker to score, found none; give --model or --picks")
+    if threshold is not None and not models:
+        raise SettingsError("threshold: expected a model that it is for, found none; picks from files count all")
+    axes = list(y_axes) or ["down"]
+    axes = axes * len(folders) if len(axes) == 1 else axes
+    if len(axes) != len(folders) or not set(axes) <= set(get_args(YAxis)):
+        raise SettingsError(
+            f"picks-y-axis: expected down or up, once or once for each of {len(folders)} --picks, "
+            f"found {' '.join(y_axes)}"
+        )
+    sources: list[PickSource] = []
+    for text in models:
+        name, path = _split_name(text)
+        sources.append(ModelSource(load_model(path), name=name and printable(name), threshold=threshold))
+    for text, axis in zip(folders, axes, strict=True):
+        name, path = _split_name(text)
+        name = printable(name or path.resolve().name)
+        sources.append(find_pick_files(name, path, "up" if axis == "up" else "down", paths))
+    names = [source.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"expected a name of its own for each picker, found {name} twice; give NAME=PATH")
+    return sources
+
+
+def printable(name: str) -> str:
+    """A file's name with what is no UTF-8 in it spelt out."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _split_name(text: str) -> tuple[str | None, Path]:
+    """``NAME=PATH``, where there is no file with all of this as its name."""
+    name, equals, path = text.partition("=")
+    return (name, Path(path)) if equals and name and not Path(text).exists() else (None, Path(text))
 
 
 def find_pick_files(name: str, folder: Path, y_axis: YAxis, paths: Sequence[LabelledPaths]) -> PickFiles:

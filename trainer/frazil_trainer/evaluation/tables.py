@@ -10,39 +10,45 @@ from rich.table import Table
 
 from frazil_trainer.evaluation.records import DistanceScores, ScoreRow
 
-__all__ = ["markdown_table", "show_table"]
+__all__ = ["best_rows", "flip_warnings", "markdown_table", "show_table"]
+
+_CLEARLY_BETTER = 1.4
 
 
 def show_table(rows: Sequence[ScoreRow], console: Console) -> None:
     """Print scores as a table, the best F1 against each set of labels in bold where there are several pickers."""
     several = len({row.picker for row in rows}) > 1
-    table = Table()
-    table.add_column("validation set", overflow="fold")
-    table.add_column("labels", overflow="fold")
-    if several:
-        table.add_column("picker", overflow="fold")
-    for title in ("micrographs", "particles", "picks", "precision", "recall", "F1", "macro F1", "AP", "F1 0.2 d"):
-        table.add_column(title, justify="right")
     best = best_rows(rows) if several else []
-    for i, row in enumerate(rows):
-        if several and i and (rows[i - 1].folder, rows[i - 1].labels) != (row.folder, row.labels):
-            table.add_section()
+    table = Table(padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("validation set, labels", overflow="fold")
+    for title in (
+        "micro-\ngraphs",
+        "parti-\ncles",
+        "picks",
+        "preci-\nsion",
+        "recall",
+        "F1",
+        "macro\nF1",
+        "AP",
+        "F1\n0.2 d",
+    ):
+        table.add_column(title, justify="right", min_width=max(5, *map(len, title.split())))
+    shown: tuple[str, str] | None = None
+    for row in rows:
+        place = f"{escape(row.folder)} *{escape(row.labels)}"
         micro = row.half.micro
-        f1 = _figure(micro.f1)
-        table.add_row(
-            escape(row.folder),
-            escape(f"*{row.labels}"),
-            *([escape(row.picker)] if several else []),
-            _micrographs(row),
-            str(row.particles),
-            str(row.picks),
-            _figure(micro.precision),
-            _figure(micro.recall),
-            f"[bold]{f1}[/bold]" if row in best else f1,
-            _figure(row.half.macro.f1),
-            _figure(micro.average_precision),
-            _figure(row.fifth.micro.f1),
-        )
+        figures = (micro.f1, row.half.macro.f1, micro.average_precision, row.fifth.micro.f1)
+        f1, *others = (_figure(value) for value in figures)
+        cells = [str(row.picks), _figure(micro.precision), _figure(micro.recall)]
+        cells += [f"[bold]{f1}[/bold]" if row in best else f1, *others]
+        if not several:
+            table.add_row(place, _micrographs(row), str(row.particles), *cells)
+            continue
+        if (row.folder, row.labels) != shown:
+            table.add_section()
+            table.add_row(place)
+            shown = (row.folder, row.labels)
+        table.add_row(f"  {escape(row.picker)}", _micrographs(row), str(row.particles), *cells)
     console.print(table)
 
 
@@ -59,6 +65,20 @@ def markdown_table(rows: Sequence[ScoreRow]) -> str:
         cells += [_figure(strict.f1), _figure(strict.average_precision)]
         lines.append([" ".join(cell.split()).replace("|", "\\|") for cell in cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def flip_warnings(rows: Sequence[ScoreRow]) -> list[str]:
+    """Warn of picks that fit clearly better upside down, a line for each picker and set."""
+    doubtful = {
+        (row.picker, row.folder): (row.half.micro.f1, row.half.f1_flipped)
+        for row in rows
+        if row.half.f1_flipped > _CLEARLY_BETTER * row.half.micro.f1
+    }
+    return [
+        f"warning: {picker} on {folder}: picks fit better with y flipped (F1 {flipped:.2f} instead of {f1:.2f}): "
+        "does y grow the other way? See --picks-y-axis"
+        for (picker, folder), (f1, flipped) in doubtful.items()
+    ]
 
 
 def best_rows(rows: Sequence[ScoreRow]) -> list[ScoreRow]:

@@ -1,0 +1,122 @@
+"""An evaluation as one HTML page that needs nothing else: no script, no network.
+
+Names of files, folders and pickers are escaped wherever they stand. The page's policy allows its own style, known by
+its hash, and pictures that it carries itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from frazil_trainer.evaluation import plots
+from frazil_trainer.evaluation.bootstrap import DRAWS, best_coverage
+from frazil_trainer.evaluation.overlays import Overlay
+from frazil_trainer.evaluation.records import Curve, DistanceScores, Evaluation, RowCurves, ScoreRow
+from frazil_trainer.evaluation.sources import LOWEST_THRESHOLD
+from frazil_trainer.evaluation.tables import best_rows
+
+__all__ = ["html_report"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A row, with its picker's number in plots and its curves."""
+
+    row: ScoreRow
+    picker: int
+    curves: RowCurves | None
+    best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The rows against one set of labels."""
+
+    labels: str
+    entries: list[_Entry]
+
+    @property
+    def particles(self) -> int:
+        return max(entry.row.particles for entry in self.entries)
+
+    @property
+    def half_lines(self) -> list[tuple[int, DistanceScores, Curve | None]]:
+        return [(entry.picker, entry.row.half, entry.curves.half if entry.curves else None) for entry in self.entries]
+
+    @property
+    def fifth_lines(self) -> list[tuple[int, DistanceScores, Curve | None]]:
+        return [(entry.picker, entry.row.fifth, entry.curves.fifth if entry.curves else None) for entry in self.entries]
+
+
+@dataclass(frozen=True, slots=True)
+class _NumberedOverlay:
+    id: str
+    picture: Overlay
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """All about one training set."""
+
+    folder: str
+    groups: list[_Group]
+    overlays: list[_NumberedOverlay]
+
+
+def html_report(evaluation: Evaluation, overlays: Sequence[Overlay]) -> str:
+    """Lay out an evaluation as a page.
+
+    Args:
+        evaluation: all figures.
+        overlays: micrographs to show.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = environment.get_template("report.css.jinja").render(styles=plots.STYLES, pickers=len(evaluation.pickers))
+    digest = hashlib.sha256(style.encode()).digest()
+    sets = _sets(evaluation, overlays)
+    sizes = sorted({len(row.micrographs) for row in evaluation.rows} - {1})
+    page = environment.get_template("report.html.jinja").render(
+        evaluation=evaluation,
+        plots=plots,
+        sets=sets,
+        micrographs=len({(row.folder, one.name) for row in evaluation.rows for one in row.micrographs}),
+        coverages=[(n, best_coverage(n)) for n in sizes],
+        draws=DRAWS,
+        lowest_threshold=LOWEST_THRESHOLD,
+        style=Markup(style),  # noqa: S704 it is ours, and holds numbers only
+        style_sha256=base64.b64encode(digest).decode("ascii"),
+    )
+    return page.strip() + "\n"
+
+
+def _sets(evaluation: Evaluation, overlays: Sequence[Overlay]) -> list[_Set]:
+    """Rows by set and labels, with what belongs to them."""
+    numbers = {picker.name: i for i, picker in enumerate(evaluation.pickers)}
+    curves = {(one.folder, one.labels, one.picker): one for one in evaluation.curves}
+    best = best_rows(evaluation.rows)
+    groups: dict[str, dict[str, list[_Entry]]] = {}
+    for row in evaluation.rows:
+        entry = _Entry(row, numbers[row.picker], curves.get((row.folder, row.labels, row.picker)), row in best)
+        groups.setdefault(row.folder, {}).setdefault(row.labels, []).append(entry)
+    numbered = [_NumberedOverlay(f"overlay-{i}", overlay) for i, overlay in enumerate(overlays, start=1)]
+    return [
+        _Set(
+            folder,
+            [_Group(labels, entries) for labels, entries in of_labels.items()],
+            [one for one in numbered if one.picture.folder == folder],
+        )
+        for folder, of_labels in groups.items()
+    ]
