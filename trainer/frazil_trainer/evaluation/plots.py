@@ -60,7 +60,7 @@ def key_plot(picker: int) -> Markup:
 
 def strip_plot(row: ScoreRow, picker: int) -> Markup:
     """F1 from 0 to 1 with its interval: a filled mark within half a diameter, a tick within a fifth."""
-    frame = _Frame(6, 2, 228, 16)
+    frame = _Frame(6, 2, 178, 16)
     parts = [_shape("grid", f"M{frame.x(v):.1f} 0V20") for v in (0, 0.25, 0.5, 0.75, 1)]
     half, fifth = row.half, row.fifth
     if half.intervals:
@@ -71,7 +71,7 @@ def strip_plot(row: ScoreRow, picker: int) -> Markup:
     parts.append(_mark(frame.x(fifth.micro.f1), 10, picker, hollow=True))
     parts.append(_mark(frame.x(half.micro.f1), 10, picker))
     label = f"{row.picker}: F1 {half.micro.f1:.3f}, within a fifth of a diameter {fifth.micro.f1:.3f}"
-    return _svg(240, 20, parts, "strip", label=label)
+    return _svg(190, 20, parts, "strip", label=label)
 
 
 def recall_plot(rows: Sequence[tuple[int, DistanceScores, Curve | None]], label: str) -> Markup:
@@ -81,13 +81,13 @@ def recall_plot(rows: Sequence[tuple[int, DistanceScores, Curve | None]], label:
         rows: for each picker its number, its scores and its curve, if it has scores to make one of.
         label: what a screen reader says.
     """
-    frame = _Frame(38, 10, 290, 250)
+    frame = _Frame(38, 14, 266, 246)
     parts = _axes(frame, "recall", "precision", [(v, f"{v:g}") for v in (0, 0.2, 0.4, 0.6, 0.8, 1)])
     for f1 in (0.5, 0.6, 0.7, 0.8, 0.9):
         recalls = [f1 / (2 - f1) + i / 40 * (1 - f1 / (2 - f1)) for i in range(41)]
         precisions = [min(1.0, f1 * r / (2 * r - f1)) for r in recalls]
         parts.append(_shape("contour", frame.path(recalls, precisions)))
-        parts.append(_text(frame.x(1) - 2, frame.y(precisions[-1]) - 2, f"F1 {f1:g}", "end", "contour"))
+        parts.append(_text(frame.x(1) + 4, frame.y(precisions[-1]) + 3, f"F1 {f1:g}", "start", "contour"))
     for picker, _, curve in rows:
         if curve is not None:
             parts.append(_line(frame.path(curve.recall, curve.precision), picker))
@@ -104,7 +104,8 @@ def threshold_plot(row: ScoreRow, curve: Curve, histogram: Histogram, picker: in
     low, high = histogram.edges[0], histogram.edges[-1]
     upper = _Frame(38, 10, 290, 130, low, high)
     lower = _Frame(38, 160, 290, 80, low, high)
-    ticks = [(v, f"{v:.3g}") for v in (low + i / 4 * (high - low) for i in range(5))]
+    decimals = 2 if high - low <= 1 else 1
+    ticks = [(v, f"{v:.{decimals}f}") for v in (low + i / 4 * (high - low) for i in range(5))]
     parts = _axes(upper, "", "F1", ticks, numbers=False)
     f1s = [2 * p * r / (p + r) if p + r else 0.0 for p, r in zip(curve.precision, curve.recall, strict=True)]
     parts.append(_line(upper.path(curve.threshold, f1s), picker))

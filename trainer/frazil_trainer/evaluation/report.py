@@ -69,6 +69,10 @@ class _Set:
     groups: list[_Group]
     overlays: list[_NumberedOverlay]
 
+    @property
+    def pickers(self) -> set[str]:
+        return {entry.row.picker for group in self.groups for entry in group.entries}
+
 
 def html_report(evaluation: Evaluation, overlays: Sequence[Overlay]) -> str:
     """Lay out an evaluation as a page.
