@@ -1,5 +1,7 @@
+import dataclasses
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import mrcfile
@@ -25,15 +27,19 @@ from frazil.picking import (
     write_star,
 )
 from frazil_trainer.evaluation import (
+    ModelSource,
     ScoredMicrograph,
-    ScoreRow,
     best_threshold,
+    flip_warnings,
+    markdown_table,
     pick_labelled,
+    score_micrographs,
     score_table,
     show_table,
-    tally_at,
     validation_paths,
 )
+from frazil_trainer.evaluation.ranking import Ranking
+from frazil_trainer.evaluation.scores import score_rows
 from frazil_trainer.labelled import LabelledPaths, find_labelled
 from frazil_trainer.matching import Tally
 from frazil_trainer.recipe import Recipe, TrainingSet
@@ -54,7 +60,12 @@ def scored(
         picks=Picks(y=p[:, 0], x=p[:, 1], score=p[:, 2]),
         truth=Picks(y=t[:, 0], x=t[:, 1], score=np.ones(len(t))),
         diameter_px=10.0,
+        height_px=1000,
     )
+
+
+def tally_at(scored: list[ScoredMicrograph], threshold: float, distance_diameters: float = 0.5) -> Tally:
+    return Ranking.pooled(one.rank(distance_diameters) for one in scored).tally(threshold)
 
 
 def line(scores: list[float], right: int, missed: int = 0, folder: str = "a") -> ScoredMicrograph:
@@ -107,6 +118,22 @@ def test_sets_count_by_weight_and_not_by_their_number_of_particles():
     low = line([0.2] * 200, right=200, folder="low")
     high = line([0.9, *[0.3] * 9], right=1, folder="high")
     assert best_threshold([low, high], {"low": 1.0, "high": 3.0}) > 0.3
+
+
+PLACE = LabelledPaths(
+    micrograph=Path("m.mrc"), labels=Path("m.star"), source=TrainingSet(folder="a", diameter_angstrom=10)
+)
+
+
+@dataclass
+class Named:
+    """A picker of which only name and threshold matter."""
+
+    name: str
+    threshold: float | None
+
+    def pick(self, paths, micrograph):
+        raise AssertionError
 
 
 scores = st.lists(st.integers(5, 99).map(lambda n: n / 100), min_size=1, max_size=8)
@@ -200,17 +227,13 @@ def make_set(tmp_path: Path) -> Callable[..., list[LabelledPaths]]:
 
 def test_perfect_labels_give_perfect_scores(disc_model, make_set):
     (row,) = score_table(disc_model, make_set(DISCS))
-    assert row == ScoreRow(
-        folder="set",
-        labels=".star",
-        micrographs=1,
-        particles=24,
-        picks=24,
-        precision=1.0,
-        recall=1.0,
-        f1=1.0,
-        f1_strict=1.0,
-    )
+    assert (row.folder, row.labels, row.picker, len(row.micrographs)) == ("set", ".star", "disc", 1)
+    assert (row.particles, row.picks, row.missing) == (24, 24, ())
+    for scores in (row.half, row.fifth):
+        for figures in (scores.micro, scores.macro):
+            assert (figures.precision, figures.recall, figures.f1, figures.average_precision) == (1, 1, 1, 1)
+        assert scores.best_f1 == 1
+        assert scores.intervals is None
 
 
 def test_scores_tell_misses_false_picks_and_picks_off_the_centre(disc_model, make_set):
@@ -219,30 +242,30 @@ def test_scores_tell_misses_false_picks_and_picks_off_the_centre(disc_model, mak
     labels = [*off, *DISCS[5:20], (70.0, 78.0), (130.0, 143.0)]
     (row,) = score_table(disc_model, make_set(labels))
     assert (row.particles, row.picks) == (22, 24)
-    assert row.precision == pytest.approx(20 / 24, abs=5e-5)
-    assert row.recall == pytest.approx(20 / 22, abs=5e-5)
-    assert row.f1 == pytest.approx(40 / 46, abs=5e-5)
-    assert row.f1_strict == pytest.approx(30 / 46, abs=5e-5)
+    assert row.half.micro.precision == pytest.approx(20 / 24, abs=5e-5)
+    assert row.half.micro.recall == pytest.approx(20 / 22, abs=5e-5)
+    assert row.half.micro.f1 == pytest.approx(40 / 46, abs=5e-5)
+    assert row.fifth.micro.f1 == pytest.approx(30 / 46, abs=5e-5)
 
 
 def test_particles_and_picks_in_the_border_do_not_count(disc_model, make_set):
     (row,) = score_table(disc_model, make_set(DISCS, border_px=60))
     inside = [(y, x) for y, x in DISCS if 60 <= y < SHAPE[0] - 60 and 60 <= x < SHAPE[1] - 60]
     assert 0 < len(inside) < len(DISCS)
-    assert (row.particles, row.picks, row.f1) == (len(inside), len(inside), 1.0)
+    assert (row.particles, row.picks, row.half.micro.f1) == (len(inside), len(inside), 1.0)
 
 
 def test_table_has_a_row_for_each_training_set_by_name(disc_model, make_set):
     rows = score_table(disc_model, [*make_set(DISCS, "b"), *make_set(DISCS[:12], "a")])
-    assert [(row.folder, row.particles, row.recall) for row in rows] == [("a", 12, 1.0), ("b", 24, 1.0)]
-    assert [row.precision for row in rows] == [0.5, 1.0]
+    assert [(row.folder, row.particles, row.half.micro.recall) for row in rows] == [("a", 12, 1.0), ("b", 24, 1.0)]
+    assert [row.half.micro.precision for row in rows] == [0.5, 1.0]
 
 
 def test_threshold_given_overrules_the_models(disc_model, make_set):
     paths = make_set(DISCS)
     (strict,), (own,) = score_table(disc_model, paths, threshold=1.0), score_table(disc_model, paths)
     assert strict.picks == 0
-    assert (strict.precision, strict.recall, strict.f1) == (0, 0, 0)
+    assert (strict.half.micro.precision, strict.half.micro.recall, strict.half.micro.f1) == (0, 0, 0)
     assert own.picks == 24
 
 
@@ -280,23 +303,81 @@ def test_missing_validation_micrograph_is_refused(simulated_data: Path, tiny_rec
         validation_paths(simulated_data, msgspec.structs.replace(tiny_recipe, data=(source,)))
 
 
-def test_shown_table_has_the_figures():
-    row = ScoreRow(
-        folder="apo",
-        labels="_union.star",
-        micrographs=3,
-        particles=200,
-        picks=210,
-        precision=0.8,
-        recall=0.84,
-        f1=0.8195,
-        f1_strict=0.61,
-    )
-    console = Console(file=io.StringIO(), width=140)
-    show_table([row], console)
-    printed = console.file.getvalue()  # type: ignore[attr-defined]
-    for text in ("apo", "*_union.star", "200", "210", "0.800", "0.840", "0.820", "0.610"):
+def shown(rows: list, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    show_table(rows, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_shown_table_has_the_figures(disc_model, make_set):
+    off = [(y, x + DIAMETER_PX / 3) for y, x in DISCS[:5]]
+    rows = score_table(disc_model, make_set([*off, *DISCS[5:20], (70.0, 78.0), (130.0, 143.0)], "[apo]"))
+    printed = shown(rows, 80)
+    for text in ("[apo]", "*.star", "22", "24", "0.833", "0.909", "0.870", "0.652"):
         assert text in printed
+    assert "…" not in printed
+
+
+def test_shown_table_names_pickers_where_there_are_several(disc_model, make_set):
+    paths = make_set(DISCS)
+    sources = [ModelSource(disc_model, name="one"), ModelSource(disc_model, name="two", threshold=1.0)]
+    rows = score_rows(score_micrographs(sources, paths), sources, paths)
+    assert [(row.picker, row.picks) for row in rows] == [("one", 24), ("two", 0)]
+    printed = shown(rows, 90)
+    assert "one" in printed
+    assert "two" in printed
+    assert "set *.star" in printed
+
+
+def test_markdown_table_has_a_line_for_each_row_and_cannot_be_broken_by_names(disc_model, make_set):
+    paths = make_set(DISCS, "a|b")
+    source = ModelSource(disc_model, name="pipe | and\nline")
+    rows = score_rows(score_micrographs([source], paths), [source], paths)
+    head, rule, line = markdown_table(rows).splitlines()
+    assert head.count("|") == rule.count("|")
+    assert line.replace("\\|", "").count("|") == head.count("|")
+    assert line.startswith("| a\\|b | \\*.star | pipe \\| and line | 1 | 24 | 24 | 1.000 | 1.000 | 1.000 | – |")
+
+
+def test_network_runs_once_on_a_micrograph_with_two_sets_of_labels(disc_model, make_set):
+    (paths,) = make_set(DISCS)
+    other = msgspec.structs.replace(paths.source, labels_suffix="_few")
+    few = paths.labels.with_name("m_few.star")
+    write_star(few, read_star(paths.labels).select(np.arange(6)))
+    runs: list[str] = []
+
+    class Counting(ModelSource):
+        def pick(self, paths, micrograph):
+            runs.append(paths.micrograph.stem)
+            return super().pick(paths, micrograph)
+
+    scored = score_micrographs(
+        [Counting(disc_model)], [paths, LabelledPaths(micrograph=paths.micrograph, labels=few, source=other)]
+    )
+    assert runs == ["m"]
+    assert [(one.labels, len(one.truth)) for one in scored] == [(".star", len(DISCS)), ("_few.star", 6)]
+
+
+def test_macro_figures_are_means_over_micrographs_and_micro_figures_count_all_together():
+    full, poor = line([0.9, 0.8, 0.7, 0.6], right=4), line([0.9], right=0, missed=1)
+    members = [dataclasses.replace(one, name=name, picker="p") for one, name in ((full, "full"), (poor, "poor"))]
+    (row,) = score_rows(members, [Named("p", None)], [PLACE])
+    assert (row.half.micro.precision, row.half.micro.recall) == (0.8, 0.8)
+    assert (row.half.macro.precision, row.half.macro.recall, row.half.macro.f1) == (0.5, 0.5, 0.5)
+    assert row.half.macro.average_precision == 0.5
+    assert row.half.intervals is not None
+    assert (row.half.intervals.f1.low, row.half.intervals.f1.high) == (0, 1)
+
+
+def test_picks_upside_down_tell_what_chance_gives():
+    one = dataclasses.replace(scored([(10, 50, 1), (20, 90, 1)], [(989, 50), (979, 90)]), picker="p")
+    (row,) = score_rows([one], [Named("p", None)], [PLACE])
+    assert (row.half.micro.f1, row.half.f1_flipped) == (0, 1)
+    assert row.half.micro.average_precision is None
+    assert row.half.best_threshold is None
+    (warning,) = flip_warnings([row])
+    assert "--picks-y-axis" in warning
+    assert flip_warnings([msgspec.structs.replace(row, half=row.fifth)]) == [warning]
 
 
 def test_validation_is_scored_against_every_set_of_labels(disc_model, make_set):

@@ -166,7 +166,9 @@ def test_card_tells_how_the_model_was_made(data, trained):
     assert card.validation["threshold"] == contract.threshold
     assert 0.05 <= contract.threshold <= 0.99
     (row,) = card.validation["rows"]
-    assert json.loads(contract.validation) == {"f1_within_half_a_diameter": {"sim/*.star": round(row["f1"], 3)}}
+    assert json.loads(contract.validation) == {
+        "f1_within_half_a_diameter": {"sim/*.star": round(row["half"]["micro"]["f1"], 3)}
+    }
 
 
 @pytest.mark.trainer
@@ -185,7 +187,7 @@ def test_evaluate_gives_the_scores_of_the_card_without_torch(data, trained):
         "evaluate", data / "recipe.toml", "--data", data, "--model", trained, "--json", written, code=code
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(written.read_text()) == read_card(trained / "1" / "card.json").validation["rows"]
+    assert json.loads(written.read_text())["rows"] == read_card(trained / "1" / "card.json").validation["rows"]
     assert "sim" in done.stderr
     assert done.stdout == "False\n"
 
