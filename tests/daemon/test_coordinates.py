@@ -248,3 +248,12 @@ def test_missing_and_binary_files_are_refused(tmp_path: Path, name: str) -> None
     path.write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(FrazilError, match=name):
         read_coordinates(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.box", ""), ("a.csv", "x,y\n"), ("a.txt", "image_name\tx_coord\ty_coord\n")]
+)
+def test_file_without_particles_is_read_where_it_may_be_empty(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    assert len(read_coordinates(path, y_axis="up", height_px=9, may_be_empty=True)) == 0

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+import frazil
 from frazil.picking import Model
 from frazil_trainer.evaluation.bootstrap import bootstrap
 from frazil_trainer.evaluation.micrographs import ScoredMicrograph, score_micrographs
@@ -13,9 +14,12 @@ from frazil_trainer.evaluation.ranking import Ranking, average_precision, sweep_
 from frazil_trainer.evaluation.records import (
     Curve,
     DistanceScores,
+    Evaluation,
     Figures,
     Histogram,
     MicrographScores,
+    ModelRecord,
+    PickerRecord,
     RowCurves,
     ScoreRow,
 )
@@ -23,7 +27,7 @@ from frazil_trainer.evaluation.sources import LOWEST_THRESHOLD, ModelSource, Pic
 from frazil_trainer.labelled import LabelledPaths
 from frazil_trainer.matching import Tally
 
-__all__ = ["best_threshold", "row_curves", "score_rows", "score_table"]
+__all__ = ["best_threshold", "evaluate", "row_curves", "score_rows", "score_table"]
 
 HALF, FIFTH = 0.5, 0.2
 _CURVE_POINTS = 200
@@ -56,6 +60,26 @@ def score_table(
     """
     source = ModelSource(model, name=name, threshold=threshold)
     return score_rows(score_micrographs([source], paths), [source], paths)
+
+
+def evaluate(
+    recipe: str, scored: Sequence[ScoredMicrograph], sources: Sequence[PickSource], paths: Sequence[LabelledPaths]
+) -> Evaluation:
+    """Bring all figures of one evaluation together.
+
+    Args:
+        recipe: name of the recipe's file.
+        scored: what `score_micrographs` gave.
+        sources: the pickers.
+        paths: the micrographs that they were to pick.
+    """
+    return Evaluation(
+        frazil=frazil.__version__,
+        recipe=printable(recipe),
+        pickers=tuple(PickerRecord(name=source.name, model=_model_record(source)) for source in sources),
+        rows=tuple(score_rows(scored, sources, paths)),
+        curves=tuple(row_curves(scored, sources)),
+    )
 
 
 def score_rows(
@@ -191,4 +215,16 @@ def _histogram(ranking: Ranking) -> Histogram:
         edges=tuple(round(float(edge), 5) for edge in edges),
         hits=tuple(hits.tolist()),
         false_picks=tuple(false_picks.tolist()),
+    )
+
+
+def _model_record(source: PickSource) -> ModelRecord | None:
+    if not isinstance(source, ModelSource):
+        return None
+    identity = source.model.identity
+    return ModelRecord(
+        name=identity.name,
+        version=identity.version,
+        sha256=identity.sha256,
+        architecture=source.model.contract.architecture,
     )
