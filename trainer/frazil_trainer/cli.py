@@ -32,8 +32,7 @@ def main() -> None:
         print(error_line("frazil-train", error), file=sys.stderr)  # noqa: T201
         sys.exit(1)
     except ModuleNotFoundError as error:
-        extra = {"scipy": "simulate", "torch": "trainer", "onnx": "trainer", "onnxscript": "trainer"}
-        extra |= {"jinja2": "trainer", "markupsafe": "trainer"}
+        extra = {"scipy": "simulate"} | dict.fromkeys(("torch", "onnx", "onnxscript", "jinja2"), "trainer")
         if error.name not in extra:
             raise
         install = f"pip install 'frazil[{extra[error.name]}]'"
