@@ -36,9 +36,9 @@ from frazil_trainer.evaluation import (
     score_micrographs,
     score_table,
     show_table,
+    tally_at,
     validation_paths,
 )
-from frazil_trainer.evaluation.ranking import Ranking
 from frazil_trainer.evaluation.scores import score_rows
 from frazil_trainer.labelled import LabelledPaths, find_labelled
 from frazil_trainer.matching import Tally
@@ -62,10 +62,6 @@ def scored(
         diameter_px=10.0,
         height_px=1000,
     )
-
-
-def tally_at(scored: list[ScoredMicrograph], threshold: float, distance_diameters: float = 0.5) -> Tally:
-    return Ranking.pooled(one.rank(distance_diameters) for one in scored).tally(threshold)
 
 
 def line(scores: list[float], right: int, missed: int = 0, folder: str = "a") -> ScoredMicrograph:

@@ -196,6 +196,11 @@ def test_options_that_make_no_sense_are_refused(data, monkeypatch, models, folde
         open_sources(models, folders, axes, threshold, paths)
 
 
+def test_recipe_without_validation_micrographs_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="expected a recipe with validation micrographs"):
+        open_sources((), (str(tmp_path),), (), None, [])
+
+
 def test_pickers_are_called_by_the_name_given_or_that_of_their_folder(data, blob_model):
     paths = paths_of(data, a=("m1",))
     for name in ("picks", "k=v"):

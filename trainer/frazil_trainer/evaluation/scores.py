@@ -27,11 +27,16 @@ from frazil_trainer.evaluation.sources import LOWEST_THRESHOLD, ModelSource, Pic
 from frazil_trainer.labelled import LabelledPaths
 from frazil_trainer.matching import Tally
 
-__all__ = ["best_threshold", "evaluate", "row_curves", "score_rows", "score_table"]
+__all__ = ["best_threshold", "evaluate", "row_curves", "score_rows", "score_table", "tally_at"]
 
 HALF, FIFTH = 0.5, 0.2
 _CURVE_POINTS = 200
 _BINS = 40
+
+
+def tally_at(scored: Sequence[ScoredMicrograph], threshold: float, distance_diameters: float = HALF) -> Tally:
+    """Hits, misses and false picks over all micrographs, at one threshold, within a share of the diameter."""
+    return Ranking.pooled(one.rank(distance_diameters) for one in scored).tally(threshold)
 
 
 def best_threshold(scored: Sequence[ScoredMicrograph], weights: Mapping[str, float]) -> float:

@@ -125,10 +125,12 @@ def open_sources(
         paths: the micrographs.
 
     Raises:
-        SettingsError: there is no picker, or a y axis that makes no sense; two pickers have the same name.
+        SettingsError: there is no micrograph, no picker, or a y axis that makes no sense; two pickers have the same name.
         ModelError: a model cannot be loaded.
         FrazilError: a folder has no picks of the micrographs.
     """
+    if not paths:
+        raise SettingsError("expected a recipe with validation micrographs to score on, found none in it")
     if not models and not folders:
         raise SettingsError("expected a picker to score, found none; give --model or --picks")
     if threshold is not None and not models:
