@@ -125,7 +125,7 @@ def open_sources(
         paths: the micrographs.
 
     Raises:
-        SettingsError: there is no micrograph, no picker, or a y axis that makes no sense; two pickers have the same name.
+        SettingsError: there is no micrograph, no picker, or no such y axis; two pickers have the same name.
         ModelError: a model cannot be loaded.
         FrazilError: a folder has no picks of the micrographs.
     """
