@@ -15,6 +15,8 @@ from frazil.errors import FrazilError, OutputError, error_line
 
 __all__ = ["app", "main"]
 
+_RECIPE_HELP = "A recipe that frazil ships, by name (mlp, cnn, fcn, ...), or a file of your own that ends in .toml."
+
 app = typer.Typer(
     name="frazil-train",
     help="Simulates micrographs, trains pickers, exports and evaluates them.",
@@ -84,8 +86,8 @@ def simulate(
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file; see trainer/recipes.")],
     *,
+    recipe: Annotated[str, typer.Option("--recipe", help=_RECIPE_HELP)],
     data: Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")],
     out: Annotated[Path, typer.Option("--out", help="The model's folder in the repository; the next version goes in.")],
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version the serving one.")] = False,
@@ -95,11 +97,11 @@ def train(
     import torch
 
     from frazil_trainer.export import promote as promote_version
-    from frazil_trainer.recipe import read_recipe
+    from frazil_trainer.recipe import find_recipe, read_recipe
     from frazil_trainer.run import run_recipe
 
     torch.set_num_threads(threads)
-    version = run_recipe(read_recipe(recipe), data, out, _console())
+    version = run_recipe(read_recipe(find_recipe(recipe)), data, out, _console())
     typer.echo(f"wrote {version}")
     if promote:
         promote_version(version)
@@ -108,8 +110,8 @@ def train(
 
 @app.command()
 def evaluate(
-    recipe: Annotated[Path, typer.Argument(help="Recipe that names the validation micrographs.")],
     *,
+    recipe: Annotated[str, typer.Option("--recipe", help=_RECIPE_HELP)],
     data: Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")],
     model: Annotated[Path, typer.Option("--model", help="A model's folder, one version's folder, or an .onnx file.")],
     json_file: Annotated[
@@ -121,9 +123,9 @@ def evaluate(
 
     from frazil.picking import load_model
     from frazil_trainer.evaluation import score_table, show_table, validation_paths
-    from frazil_trainer.recipe import read_recipe
+    from frazil_trainer.recipe import find_recipe, read_recipe
 
-    read = read_recipe(recipe)
+    read = read_recipe(find_recipe(recipe))
     table = score_table(load_model(model), validation_paths(data, read))
     show_table(table, _console())
     if json_file:
@@ -135,17 +137,17 @@ def evaluate(
 
 @app.command("check-data")
 def check_data(
-    recipe: Annotated[Path, typer.Argument(help="Recipe that names the training sets.")],
     *,
+    recipe: Annotated[str, typer.Option("--recipe", help=_RECIPE_HELP)],
     data: Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")],
     out: Annotated[Path, typer.Option("--out", help="Directory for pictures of the labels; made if missing.")],
     count: Annotated[int, typer.Option("--count", min=0, help="How many micrographs of each set to draw.")] = 3,
 ) -> None:
     """Read all training data as training would, and show whether the labels lie on particles."""
     from frazil_trainer.inspection import inspect_set, show_inspection
-    from frazil_trainer.recipe import read_recipe
+    from frazil_trainer.recipe import find_recipe, read_recipe
 
-    read, console = read_recipe(recipe), _console()
+    read, console = read_recipe(find_recipe(recipe)), _console()
     with console.status("reading micrographs") as status:
         inspections = [inspect_set(data, source, read, out, count, status.update) for source in read.data]
     for one in inspections:

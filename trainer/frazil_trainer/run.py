@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,37 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 import frazil
-from frazil.errors import FrazilError, OutputError
+from frazil.errors import FrazilError, OutputError, SettingsError
 from frazil.picking import Model, ModelContract, load_model
-from frazil_trainer.crops import CropSampler
-from frazil_trainer.dense_training import train_dense
+from frazil_trainer.crop_training import DrawnCropTask, FixedCropTask
+from frazil_trainer.dense_training import PatchTask
 from frazil_trainer.evaluation import best_threshold, pick_labelled, score_table, show_table, validation_paths
 from frazil_trainer.export import export_version
 from frazil_trainer.labelled import LabelledMicrograph, LabelledPaths, find_labelled, load_labelled, training_set_sha256
-from frazil_trainer.networks import Fcn
+from frazil_trainer.networks import Fcn, FcnConfig
 from frazil_trainer.patches import PatchSampler
-from frazil_trainer.recipe import Recipe
-from frazil_trainer.training import EpochReport, train
+from frazil_trainer.progress import ProgressBar
+from frazil_trainer.recipe import (
+    CentredCrops,
+    CnnSettings,
+    DrawnCrops,
+    FcnSettings,
+    JitteredCrops,
+    MlpSettings,
+    Patches,
+    Recipe,
+)
+from frazil_trainer.sampling import generators
+from frazil_trainer.task import Task
+from frazil_trainer.training import train
 
 __all__ = ["run_recipe"]
 
+_CHECK = 2**40 + 16
+"""Stream of random numbers of the tiles that an export is checked on."""
 _CHECK_TILES = 256
 _CHECK_DENSE_TILES = 3
 _TILE_LEVELS = 64
@@ -63,32 +76,15 @@ def run_recipe(recipe: Recipe, data: Path, out: Path, console: Console) -> Path:
         raise FrazilError(f"{data}: the recipe leaves no micrograph for {', '.join(missing)}; each part needs one")
     _check_writable(out)
     with console.status("reading micrographs"):
-        training = [load_labelled(paths, recipe) for paths in parts["training"]]
-        selection = [load_labelled(paths, recipe) for paths in parts["selection"]]
-        for paths in parts["validation"]:  # a fault in them must not wait until the training is over
-            load_labelled(paths, recipe)
+        loaded = {part: [load_labelled(one, recipe) for one in paths] for part, paths in parts.items()}
     counts = ", ".join(f"{len(paths)} for {part}" for part, paths in parts.items())
-    console.print(f"micrographs: {counts}; {sum(len(m.centres) for m in training)} particles to learn from")
+    console.print(f"micrographs: {counts}; {sum(len(m.centres) for m in loaded['training'])} particles to learn from")
 
-    history: list[EpochReport] = []
-    columns = (
-        "{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("epoch", total=recipe.epochs, figures="")
-
-        def report(epoch: EpochReport) -> None:
-            history.append(epoch)
-            figures = f"loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.3f}, held out {epoch.held_out_accuracy:.3f}"
-            progress.update(task, advance=1, figures=figures)
-            if not console.is_terminal:  # a log file shows no bar
-                console.print(f"epoch {epoch.epoch}/{recipe.epochs}: {figures}")
-
-        trained = _train(recipe, training, selection, report)
+    task = _task(recipe, loaded)
+    console.print(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in task.provenance.items()))
+    with ProgressBar(recipe, task.updates_per_epoch, console) as bar:
+        history = train(task, recipe, bar)
+    trained = _trained(recipe, task, loaded["selection"])
 
     sha256 = training_set_sha256(parts["training"])
     # The threshold needs the picker, the picker a model: a first export stands in, with any threshold.
@@ -99,17 +95,20 @@ def run_recipe(recipe: Recipe, data: Path, out: Path, console: Console) -> Path:
             pick_labelled(draft, parts["selection"]), {source.folder: source.weight for source in recipe.data}
         )
         table = score_table(draft, validation_paths(data, recipe), threshold=chosen)
+        compared = None
+        if recipe.compare_threshold is not None:
+            compared = score_table(draft, validation_paths(data, recipe), threshold=recipe.compare_threshold)
     finally:
         shutil.rmtree(drafts, ignore_errors=True)
     show_table(table, console)
+    if compared is not None:
+        console.print(f"at threshold {recipe.compare_threshold:g}:")
+        show_table(compared, console)
     run = {
         "recipe": msgspec.to_builtins(recipe),
         "data": {part: [str(p.micrograph.relative_to(data)) for p in paths] for part, paths in parts.items()},
-        "last_epoch": {
-            "loss": round(history[-1].loss, 4),
-            "accuracy": round(history[-1].accuracy, 4),
-            "held_out_accuracy": round(history[-1].held_out_accuracy, 4),
-        },
+        "learnt_from": dict(task.provenance),
+        "last_epoch": msgspec.to_builtins(history[-1]),
         "threshold": f"{chosen}: highest F1 on the selection micrographs, averaged over the sets by weight",
         "versions": {
             "frazil": frazil.__version__,
@@ -119,7 +118,9 @@ def run_recipe(recipe: Recipe, data: Path, out: Path, console: Console) -> Path:
             "numpy": np.__version__,
         },
     }
-    figures = {"threshold": chosen, "rows": msgspec.to_builtins(table)}
+    figures = {"threshold": chosen, "rows": msgspec.to_builtins(table), "crop_accuracy": history[-1].held_out}
+    if compared is not None:
+        figures |= {"compared_threshold": recipe.compare_threshold, "compared_rows": msgspec.to_builtins(compared)}
     brief = {f"{row.folder}/*{row.labels}": round(row.f1, 3) for row in table}
     version, _ = _export(trained, _contract(recipe, trained, chosen, sha256, brief), out, run, figures)
     return version
@@ -137,49 +138,64 @@ class _Trained:
     check_tiles: NDArray[np.float32]
 
 
-def _train(
-    recipe: Recipe,
-    training: Sequence[LabelledMicrograph],
-    selection: Sequence[LabelledMicrograph],
-    report: Callable[[EpochReport], None],
-) -> _Trained:
-    if recipe.dense is None:
-        check_tiles, _ = CropSampler(selection, recipe, recipe.seed + 2).draw(_CHECK_TILES)
+def _task(recipe: Recipe, loaded: Mapping[str, Sequence[LabelledMicrograph]]) -> Task:
+    training, selection = loaded["training"], loaded["selection"]
+    match recipe.network, recipe.examples:
+        case FcnSettings() as settings, Patches() as patches:
+            return PatchTask(recipe, settings, patches, training, selection)
+        case MlpSettings() | CnnSettings() as settings, DrawnCrops() as crops:
+            return DrawnCropTask(recipe, settings, crops, training, selection)
+        case MlpSettings() | CnnSettings() as settings, CentredCrops() | JitteredCrops() as crops:
+            return FixedCropTask(recipe, settings, crops, training, loaded["validation"])
+    raise SettingsError("expected a network with the examples that it can learn from")
+
+
+def _trained(recipe: Recipe, task: Task, selection: Sequence[LabelledMicrograph]) -> _Trained:
+    settings = recipe.network
+    if isinstance(settings, FcnSettings):
+        scorer = Fcn(FcnConfig(widths=settings.widths, dilations=settings.dilations, halo_cells=settings.halo_cells))
+        scorer.load_state_dict(task.network.state_dict())
+        tiles = _whole_tiles(recipe, settings, selection)
         return _Trained(
-            network=train(recipe, training, selection, report),
-            tile_px=recipe.tile_px,
-            grid=1,
-            step_px=recipe.stride_px,
-            offset_px=(recipe.tile_px - 1) / 2,
-            check_tiles=check_tiles,
+            network=scorer.eval(),
+            tile_px=settings.tile_px,
+            grid=settings.tile_px // Fcn.step_px - 2 * settings.halo_cells,
+            step_px=float(Fcn.step_px),
+            offset_px=float(Fcn.step_px * settings.halo_cells),
+            check_tiles=tiles,
         )
-    dense = recipe.dense
-    patches = PatchSampler(
-        selection,
-        patch_px=dense.tile_px,
+    held_out = torch.cat([tiles for tiles, *_ in next(iter(task.held_out.values()))])
+    return _Trained(
+        network=task.network,
+        tile_px=settings.tile_px,
+        grid=1,
+        step_px=settings.stride_px,
+        offset_px=(settings.tile_px - 1) / 2,
+        check_tiles=held_out[:_CHECK_TILES].numpy(),
+    )
+
+
+def _whole_tiles(
+    recipe: Recipe, settings: FcnSettings, micrographs: Sequence[LabelledMicrograph]
+) -> NDArray[np.float32]:
+    sampler = PatchSampler(
+        micrographs,
+        patch_px=settings.tile_px,
         step_px=Fcn.step_px,
         diameter_px=recipe.diameter_px,
-        spread_diameters=dense.spread_diameters,
-        seed=recipe.seed + 2,
+        spread_diameters=1.0,  # of wanted scores, which are not used
         augment=False,
     )
+    tiles, _, _ = sampler.draw(generators(recipe.seed, _CHECK, range(_CHECK_DENSE_TILES)))
     # In steps that deflate well: the card holds such a tile.
-    check_tiles = np.round(patches.draw(_CHECK_DENSE_TILES)[0] * _TILE_LEVELS) / np.float32(_TILE_LEVELS)
-    return _Trained(
-        network=train_dense(recipe, training, selection, report),
-        tile_px=dense.tile_px,
-        grid=dense.tile_px // Fcn.step_px - 2 * dense.halo_cells,
-        step_px=float(Fcn.step_px),
-        offset_px=float(Fcn.step_px * dense.halo_cells),
-        check_tiles=check_tiles,
-    )
+    return np.asarray(np.round(tiles * _TILE_LEVELS) / _TILE_LEVELS, np.float32)
 
 
 def _contract(
     recipe: Recipe, trained: _Trained, threshold: float, sha256: str, validation: dict[str, float]
 ) -> ModelContract:
     return ModelContract(
-        architecture=recipe.architecture,
+        architecture=str(recipe.network.__struct_config__.tag),
         tile_px=trained.tile_px,
         grid=trained.grid,
         step_px=trained.step_px,

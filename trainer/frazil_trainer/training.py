@@ -1,29 +1,29 @@
-"""The training loop."""
+"""The training loop, one for every network."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
+import msgspec
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from frazil.errors import FrazilError
-from frazil_trainer.crops import CropSampler
-from frazil_trainer.labelled import LabelledMicrograph
-from frazil_trainer.networks import Mlp, MlpConfig
-from frazil_trainer.recipe import Recipe
+from frazil_trainer.optimisers import make_optimiser
+from frazil_trainer.recipe import AdamW, Recipe
+from frazil_trainer.task import Batch, Task
 
-__all__ = ["EpochReport", "mean_loss", "train"]
+__all__ = ["EpochReport", "Observer", "train"]
 
-_HELD_OUT_CROPS = 10_000
+_LOOK_EVERY = 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EpochReport:
+class EpochReport(msgspec.Struct, frozen=True, kw_only=True):
     """Figures after one epoch."""
 
     epoch: int
@@ -33,77 +33,133 @@ class EpochReport:
     accuracy: float
     """Share of the epoch's crops that were told right, dropout on. A dense network: of the cells that hold a particle,
     or were taken for one, the share that are both."""
-    held_out_accuracy: float
-    """The same on a fixed draw from micrographs that are not trained on."""
+    held_out: dict[str, float]
+    """The same, dropout off, on examples that are not trained on, by their name."""
+    learning_rate: float
+    """After the epoch."""
 
 
-def train(
-    recipe: Recipe,
-    training: Sequence[LabelledMicrograph],
-    held_out: Sequence[LabelledMicrograph],
-    report: Callable[[EpochReport], None],
-) -> Mlp:
-    """Train the paper's way: SGD with momentum and a decaying rate on binary cross entropy.
+class Observer(Protocol):
+    """Is told how a training goes."""
+
+    def looked(self, updates: int, loss: float, accuracy: float) -> None:
+        """So many updates are done; mean loss and accuracy since the last look."""
+        ...
+
+    def ended_epoch(self, report: EpochReport) -> None:
+        """An epoch is over."""
+        ...
+
+
+def train(task: Task, recipe: Recipe, observer: Observer) -> list[EpochReport]:
+    """Train a task's network.
 
     The recipe's seed decides every random draw: the same seed gives the same network on the same machine.
 
     Args:
-        recipe: all settings.
-        training: micrographs to draw crops from.
-        held_out: micrographs only looked at.
-        report: called after every epoch.
+        task: network and examples.
+        recipe: seed, epochs, batch and optimiser.
+        observer: is told how it goes.
 
     Raises:
         FrazilError: the loss is no longer a number.
     """
-    torch.manual_seed(recipe.seed)
-    network = Mlp(MlpConfig(tile_px=recipe.tile_px, hidden=recipe.hidden, dropout=recipe.dropout))
-    network.initialise(torch.Generator().manual_seed(recipe.seed))
-    optimiser = torch.optim.SGD(network.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1 / (1 + recipe.decay_per_update * k))
-    loss_of = nn.BCEWithLogitsLoss()
-    sampler = CropSampler(training, recipe, recipe.seed)
-    held_out_crops = CropSampler(held_out, recipe, recipe.seed + 1).draw(_HELD_OUT_CROPS)
-    updates = math.ceil(recipe.samples_per_epoch / recipe.batch)
-    for epoch in range(1, recipe.epochs + 1):
+    network = task.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    updates = recipe.epochs * task.updates_per_epoch
+    optimiser, schedule = make_optimiser(network, recipe.optimiser, updates)
+    batches = _batches(task, recipe.batch, range(updates))
+    history: list[EpochReport] = []
+    since_look: list[torch.Tensor] = []
+    epoch_rows: list[list[float]] = []
+    for update, batch in zip(range(updates), batches, strict=True):
         network.train()
-        losses, correct = [], 0
-        for _ in range(updates):
-            tiles, labels = (torch.from_numpy(array) for array in sampler.draw(recipe.batch))
-            logits = network(tiles)[:, 0, 0]
-            loss = loss_of(logits, labels)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            losses.append(loss.detach())
-            correct += int(((logits > 0) == (labels > 0.5)).sum())
-        report(
-            EpochReport(
-                epoch=epoch,
-                loss=mean_loss(losses, epoch, recipe),
-                accuracy=correct / (updates * recipe.batch),
-                held_out_accuracy=_accuracy(network, *held_out_crops),
+        _seed_update(recipe.seed, update)
+        weight = task.weight(batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.mixed_precision):
+            logits = network(batch[0])
+        logits = logits.float()
+        loss = task.loss(logits, batch, weight)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if isinstance(recipe.optimiser, AdamW):
+            nn.utils.clip_grad_norm_(network.parameters(), recipe.optimiser.largest_gradient)
+        optimiser.step()
+        schedule.step()
+        with torch.no_grad():
+            since_look.append(torch.stack([loss.detach(), *task.count(logits, batch)]))
+        done = update + 1
+        if done % _LOOK_EVERY and done % task.updates_per_epoch:
+            continue
+        rows = torch.stack(since_look).tolist()
+        since_look.clear()
+        _check_numbers(rows, done, task.updates_per_epoch, float(schedule.get_last_lr()[0]))
+        epoch_rows += rows
+        observer.looked(done, *_mean(rows))
+        if done % task.updates_per_epoch == 0:
+            loss_of_epoch, accuracy = _mean(epoch_rows)
+            epoch_rows.clear()
+            report = EpochReport(
+                epoch=done // task.updates_per_epoch,
+                loss=loss_of_epoch,
+                accuracy=accuracy,
+                held_out={
+                    # The last figures are of the network as it is exported, in float32.
+                    name: _accuracy(network, task, examples, mixed_precision=recipe.mixed_precision and done < updates)
+                    for name, examples in task.held_out.items()
+                },
+                learning_rate=float(schedule.get_last_lr()[0]),
             )
-        )
+            history.append(report)
+            observer.ended_epoch(report)
     network.eval()
-    return network
+    return history
 
 
-def mean_loss(losses: Sequence[torch.Tensor], epoch: int, recipe: Recipe) -> float:
-    """Mean over an epoch's batches.
+def _batches(task: Task, count: int, updates: range) -> Iterator[Batch]:
+    """Draw batches one ahead, in a thread: OpenCV and numpy work while torch does. Their order stays the same."""
+    with ThreadPoolExecutor(1) as ahead:
+        drawn: deque[Future[Batch]] = deque()
+        for update in updates:
+            drawn.append(ahead.submit(task.draw, update, range(count)))
+            if len(drawn) > 1:
+                yield _channels_last(drawn.popleft().result())
+        while drawn:
+            yield _channels_last(drawn.popleft().result())
 
-    Raises:
-        FrazilError: it is no longer a number.
-    """
-    mean = float(torch.stack(list(losses)).mean())
-    if not math.isfinite(mean):
-        raise FrazilError(f"epoch {epoch}: the loss is {mean}; lower learning_rate (now {recipe.learning_rate:g})")
-    return mean
+
+def _channels_last(batch: Batch) -> Batch:
+    return batch[0].contiguous(memory_format=torch.channels_last), *batch[1:]
+
+
+def _seed_update(seed: int, update: int) -> None:
+    """Dropout draws from torch's own generator; no state of it needs to be kept from update to update."""
+    (state,) = np.random.SeedSequence((seed, update)).generate_state(1, np.uint64)
+    torch.manual_seed(int(state))
+
+
+def _check_numbers(rows: list[list[float]], done: int, updates_per_epoch: int, learning_rate: float) -> None:
+    for i, (loss, _, _) in enumerate(rows):
+        if not math.isfinite(loss):
+            update = done - len(rows) + i + 1
+            epoch = math.ceil(update / updates_per_epoch)
+            raise FrazilError(
+                f"epoch {epoch}, update {update}: the loss is {loss}; lower learning_rate (now {learning_rate:g})"
+            )
+
+
+def _mean(rows: list[list[float]]) -> tuple[float, float]:
+    """Mean loss of updates, and the share of what they told that was right."""
+    losses, right, told = zip(*rows, strict=True)
+    return math.fsum(losses) / len(losses), sum(right) / max(1, sum(told))
 
 
 @torch.no_grad()
-def _accuracy(network: Mlp, tiles: NDArray[np.float32], labels: NDArray[np.float32]) -> float:
+def _accuracy(network: nn.Module, task: Task, examples: list[Batch], *, mixed_precision: bool) -> float:
     network.eval()
-    logits = network(torch.from_numpy(tiles))[:, 0, 0].numpy()
-    return float(((logits > 0) == (labels > 0.5)).mean())
+    right = told = 0
+    for batch in examples:
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed_precision):
+            logits = network(_channels_last(batch)[0])
+        counts = task.count(logits.float(), batch)
+        right, told = right + int(counts[0]), told + int(counts[1])
+    return right / max(1, told)
