@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from frazil.errors import FrazilError, OutputError, error_line
 
 __all__ = ["app", "main"]
+
+TrainingDevice = Literal["auto", "cpu", "cuda"]
 
 _RECIPE_HELP = "A recipe that frazil ships, by name (mlp, cnn, fcn, ...), or a file of your own that ends in .toml."
 
@@ -34,7 +36,13 @@ def main() -> None:
         print(error_line("frazil-train", error), file=sys.stderr)  # noqa: T201
         sys.exit(1)
     except ModuleNotFoundError as error:
-        extra = {"scipy": "simulate", "torch": "trainer", "onnx": "trainer", "onnxscript": "trainer"}
+        extra = {
+            "scipy": "simulate",
+            "torch": "trainer",
+            "onnx": "trainer",
+            "onnxscript": "trainer",
+            "tensorboardX": "trainer",
+        }
         if error.name not in extra:
             raise
         install = f"pip install 'frazil[{extra[error.name]}]'"
@@ -90,10 +98,33 @@ def train(
     recipe: Annotated[str, typer.Option("--recipe", help=_RECIPE_HELP)],
     data: Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")],
     out: Annotated[Path, typer.Option("--out", help="The model's folder in the repository; the next version goes in.")],
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run",
+            help="Folder for checkpoints and TensorBoard events. [default: runs/NAME of --out]",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in that folder, if there is one.")
+    ] = False,
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version the serving one.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train on labels that do not seem to lie on particles.")
+    ] = False,
+    device: Annotated[
+        TrainingDevice, typer.Option("--device", help="Where to train; auto takes a CUDA device where there is one.")
+    ] = "auto",
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of torch.")] = 2,
+    checkpoint_minutes: Annotated[
+        float, typer.Option("--checkpoint-minutes", min=0, help="Least time between two checkpoints.")
+    ] = 5.0,
 ) -> None:
-    """Train a picker and export it as the next version of a model."""
+    """Train a picker and export it as the next version of a model.
+
+    Under torchrun, several processes share each batch; only the first one writes.
+    """
     import torch
 
     from frazil_trainer.export import promote as promote_version
@@ -101,7 +132,19 @@ def train(
     from frazil_trainer.run import run_recipe
 
     torch.set_num_threads(threads)
-    version = run_recipe(read_recipe(find_recipe(recipe)), data, out, _console())
+    version = run_recipe(
+        read_recipe(find_recipe(recipe)),
+        data,
+        out,
+        _console(),
+        run=run or Path("runs") / out.name,
+        resume=resume,
+        device=device,
+        checkpoint_minutes=checkpoint_minutes,
+        force=force,
+    )
+    if version is None:
+        return
     typer.echo(f"wrote {version}")
     if promote:
         promote_version(version)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,6 @@ __all__ = [
     "load_labelled",
     "make_labelled",
     "read_labelled",
-    "training_set_sha256",
 ]
 
 _FEW_OUTSIDE = 5
@@ -185,16 +183,6 @@ def inside_border(picks: Picks, shape: tuple[int, ...], border_px: float) -> Pic
     h, w = shape
     y, x = picks.y, picks.x
     return picks.select((y >= border_px) & (y < h - border_px) & (x >= border_px) & (x < w - border_px))
-
-
-def training_set_sha256(paths: list[LabelledPaths]) -> str:
-    """Hash over the content of micrographs and labels, in order."""
-    digest = hashlib.sha256()
-    for one in paths:
-        for file in (one.micrograph, one.labels):
-            with file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _own_labels(micrograph: Path, source: TrainingSet) -> Path:

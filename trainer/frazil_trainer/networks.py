@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from frazil_trainer.processes import Dropout
+
 __all__ = ["Cnn", "CnnConfig", "Fcn", "FcnConfig", "Mlp", "MlpConfig"]
 
 
@@ -27,13 +29,13 @@ class Mlp(nn.Module):
         self.config = config
         inputs = config.tile_px**2
         self.layers = nn.Sequential(
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(inputs, config.hidden),
             nn.ReLU(),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(config.hidden, config.hidden),
             nn.ReLU(),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(config.hidden, 1),
         )
 
@@ -80,10 +82,10 @@ class Cnn(nn.Module):
         self.layers = nn.Sequential(
             *layers,
             nn.Flatten(),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(inputs * side**2, config.hidden),
             nn.ReLU(),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(config.hidden, 1),
         )
 

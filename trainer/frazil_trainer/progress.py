@@ -15,9 +15,16 @@ __all__ = ["ProgressBar"]
 
 
 class ProgressBar:
-    """Shows epoch, loss, accuracy, samples a second and the time left; an observer of `training.train`."""
+    """Shows epoch, loss, accuracy, samples a second and the time left; an observer of `training.train`.
 
-    def __init__(self, recipe: Recipe, updates_per_epoch: int, console: Console) -> None:
+    Args:
+        recipe: that is trained by.
+        updates_per_epoch: of the training.
+        begun: updates that an earlier part of the run has done.
+        console: to show it on.
+    """
+
+    def __init__(self, recipe: Recipe, updates_per_epoch: int, begun: int, console: Console) -> None:
         self._recipe = recipe
         self._updates_per_epoch = updates_per_epoch
         self._console = console
@@ -29,13 +36,13 @@ class ProgressBar:
             TextColumn("{task.fields[figures]}"),
             console=console,
         )
-        self._task = self._bar.add_task("", total=recipe.epochs * updates_per_epoch, figures="")
-        self._last_look: tuple[float, int] = (time.monotonic(), 0)
+        self._task = self._bar.add_task("", total=recipe.epochs * updates_per_epoch, completed=begun, figures="")
+        self._last_look: tuple[float, int] = (time.monotonic(), begun)
         self._last_epoch = ""
 
     def __enter__(self) -> ProgressBar:
         self._bar.start()
-        self._describe(0)
+        self._describe(self._last_look[1])
         return self
 
     def __exit__(
@@ -43,7 +50,7 @@ class ProgressBar:
     ) -> None:
         self._bar.stop()
 
-    def looked(self, updates: int, loss: float, accuracy: float) -> None:
+    def looked(self, updates: int, loss: float, accuracy: float, learning_rate: float) -> None:  # noqa: ARG002
         """Move the bar on."""
         then, before = self._last_look
         self._last_look = now, _ = time.monotonic(), updates
