@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 
 import cv2
 import numpy as np
@@ -43,6 +44,14 @@ class EventFile:
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
         self._write(Event(file_version="brain.Event:2"))
+
+    def __enter__(self) -> EventFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._records.close()
 
     def looked(self, updates: int, loss: float, accuracy: float, learning_rate: float) -> None:
         """Write loss, accuracy and learning rate."""

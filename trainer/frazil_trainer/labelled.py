@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +21,13 @@ __all__ = [
     "LabelledMicrograph",
     "LabelledPaths",
     "check_inside",
+    "content_digest",
     "find_labelled",
     "inside_border",
     "load_labelled",
     "make_labelled",
     "read_labelled",
+    "training_set_sha256",
 ]
 
 _FEW_OUTSIDE = 5
@@ -183,6 +187,21 @@ def inside_border(picks: Picks, shape: tuple[int, ...], border_px: float) -> Pic
     h, w = shape
     y, x = picks.y, picks.x
     return picks.select((y >= border_px) & (y < h - border_px) & (x >= border_px) & (x < w - border_px))
+
+
+def training_set_sha256(paths: Sequence[LabelledPaths]) -> str:
+    """Hash over the content of micrographs and labels, in order."""
+    digest = hashlib.sha256()
+    for one in paths:
+        for file in (one.micrograph, one.labels):
+            digest.update(content_digest(file))
+    return digest.hexdigest()
+
+
+def content_digest(file: Path) -> bytes:
+    """SHA-256 of a file's content."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").digest()
 
 
 def _own_labels(micrograph: Path, source: TrainingSet) -> Path:

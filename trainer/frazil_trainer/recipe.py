@@ -246,6 +246,16 @@ def read_recipe(path: Path) -> Recipe:
         raise SettingsError(f"{path}: {error}") from error
     if not recipe.data:
         raise SettingsError(f"{path}: data: expected at least one training set, found none")
+    folders = [source.folder for source in recipe.data]
+    for source in recipe.data:
+        if folders.count(source.folder) > 1:
+            raise SettingsError(f"{path}: data: expected each folder once, found {source.folder} twice")
+        twice = set(source.validation) & set(source.selection)
+        if twice:
+            raise SettingsError(
+                f"{path}: data: expected {min(twice)} of {source.folder} in one part, found it in two, "
+                "validation and selection"
+            )
     dense = isinstance(recipe.network, FcnSettings)
     if dense != isinstance(recipe.examples, Patches):
         raise SettingsError(

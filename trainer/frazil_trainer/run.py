@@ -100,17 +100,18 @@ def run_recipe(
             file=folder.checkpoint,
             begin_from=state,
         )
-        events = EventFile(run / EVENTS_NAME, task.updates_per_epoch) if processes.leads else None
-        history = _train(task, recipe, processes, checkpoints, events, console)
-    if events is None:
-        return None
-    scorer = make_scorer(recipe, task, found.micrographs["selection"])
-    card_run = _provenance(recipe, found, task, history, processes)
-    version, figures = _score_and_export(recipe, scorer, found, out, card_run, events, console)
-    folder.write_result(
-        {"version": str(version), "run": card_run, "validation": figures, "epochs": msgspec.to_builtins(history)}
-    )
-    return version
+        if not processes.leads:
+            train(task, recipe, processes=processes, checkpoints=checkpoints)
+            return None
+        with EventFile(run / EVENTS_NAME, task.updates_per_epoch) as events:
+            history = _train(task, recipe, processes, checkpoints, events, console)
+            scorer = make_scorer(recipe, task, found.micrographs["selection"])
+            card_run = _provenance(recipe, found, task, history, processes)
+            version, figures = _score_and_export(recipe, scorer, found, out, card_run, events, console)
+        folder.write_result(
+            {"version": str(version), "run": card_run, "validation": figures, "epochs": msgspec.to_builtins(history)}
+        )
+        return version
 
 
 def _train(
@@ -118,14 +119,12 @@ def _train(
     recipe: Recipe,
     processes: Processes,
     checkpoints: Checkpoints,
-    events: EventFile | None,
+    events: EventFile,
     console: Console,
 ) -> list[EpochReport]:
     begun = checkpoints.begin_from["done"] if checkpoints.begin_from else 0
     if begun:
         console.print(f"going on from update {begun}, {checkpoints.file}")
-    if events is None:
-        return train(task, recipe, processes=processes, checkpoints=checkpoints)
     events.show_tiles(task.draw(0, processes.share(recipe.batch))[0][:_SHOWN_EXAMPLES].numpy())
     with ProgressBar(recipe, task.updates_per_epoch, begun, console) as bar:
         return train(task, recipe, [bar, events], processes=processes, checkpoints=checkpoints)

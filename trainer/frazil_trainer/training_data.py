@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,14 @@ from rich.console import Console
 
 from frazil.errors import FrazilError
 from frazil_trainer.inspection import fit_labels
-from frazil_trainer.labelled import LabelledMicrograph, LabelledPaths, find_labelled, load_labelled
+from frazil_trainer.labelled import (
+    LabelledMicrograph,
+    LabelledPaths,
+    content_digest,
+    find_labelled,
+    load_labelled,
+    training_set_sha256,
+)
 from frazil_trainer.recipe import Recipe
 
 __all__ = ["PARTS", "TrainingData", "load_training_data"]
@@ -51,8 +57,9 @@ def load_training_data(data: Path, recipe: Recipe, console: Console, *, force: b
     if missing:
         raise FrazilError(f"{data}: the recipe leaves no micrograph for {', '.join(missing)}; each part needs one")
     with console.status("reading micrographs"):
-        sha256 = _check_parts_apart(paths)
+        _check_parts_apart(paths)
         micrographs = {part: [load_labelled(one, recipe) for one in found] for part, found in paths.items()}
+    sha256 = training_set_sha256(paths["training"])
     _check_fit(micrographs, recipe, console, force=force)
     counts = ", ".join(f"{len(found)} for {part}" for part, found in paths.items())
     particles = sum(len(m.centres) for m in micrographs["training"])
@@ -60,28 +67,17 @@ def load_training_data(data: Path, recipe: Recipe, console: Console, *, force: b
     return TrainingData(folder=data, paths=paths, micrographs=micrographs, sha256=sha256)
 
 
-def _check_parts_apart(paths: Mapping[str, Sequence[LabelledPaths]]) -> str:
-    """Refuse a micrograph that stands in two parts under two names; the hash of the training part."""
+def _check_parts_apart(paths: Mapping[str, Sequence[LabelledPaths]]) -> None:
+    """Refuse a micrograph that stands in two parts, under two names perhaps."""
     seen: dict[bytes, tuple[str, Path]] = {}
-    training = hashlib.sha256()
     for part, found in paths.items():
         for one in found:
-            content = _digest(one.micrograph)
-            other_part, other = seen.setdefault(content, (part, one.micrograph))
+            other_part, other = seen.setdefault(content_digest(one.micrograph), (part, one.micrograph))
             if other_part != part:
                 raise FrazilError(
                     f"{one.micrograph}: expected a micrograph for {part} that is in no other part, "
                     f"found the pixels of {other}, which is for {other_part}; remove one of them"
                 )
-            if part == "training":
-                training.update(content)
-                training.update(_digest(one.labels))
-    return training.hexdigest()
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").digest()
 
 
 def _check_fit(
