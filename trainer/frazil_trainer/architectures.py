@@ -114,6 +114,6 @@ def _whole_tiles(
         spread_diameters=1.0,  # of wanted scores, which are not used
         augment=False,
     )
-    tiles, _, _ = sampler.draw(generators(recipe.seed, _CHECK, range(_CHECK_DENSE_TILES)))
+    tiles, *_ = sampler.draw(generators(recipe.seed, _CHECK, range(_CHECK_DENSE_TILES)))
     # In steps that deflate well: the card holds such a tile.
     return np.asarray(np.round(tiles * _TILE_LEVELS) / _TILE_LEVELS, np.float32)

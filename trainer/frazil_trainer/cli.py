@@ -109,6 +109,16 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in that folder, if there is one.")
     ] = False,
+    only_score: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only-score",
+            metavar="FOLDER",
+            help="Learn nothing from this training set, but score on it: how well is picked what was never seen? "
+            "Repeat for more.",
+            show_default=False,
+        ),
+    ] = None,
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version the serving one.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Train on labels that do not seem to lie on particles.")
@@ -128,12 +138,12 @@ def train(
     import torch
 
     from frazil_trainer.export import promote as promote_version
-    from frazil_trainer.recipe import find_recipe, read_recipe
+    from frazil_trainer.recipe import find_recipe, leave_out, read_recipe
     from frazil_trainer.run import run_recipe
 
     torch.set_num_threads(threads)
     version = run_recipe(
-        read_recipe(find_recipe(recipe)),
+        leave_out(read_recipe(find_recipe(recipe)), only_score or []),
         data,
         out,
         _console(),

@@ -41,9 +41,10 @@ class PatchTask:
         network.initialise(torch.Generator().manual_seed(recipe.seed))
         self.network: nn.Module = network
         self._seed = recipe.seed
-        self._focus = patches.focus
+        self._patches = patches
         self._sampler = _sampler(recipe, patches, training, augment=True)
         self.updates_per_epoch = -(-patches.per_epoch // recipe.batch)
+        self._first_doubt = round(patches.doubt_from * recipe.epochs * self.updates_per_epoch)
         self.provenance: Mapping[str, int] = {"parameters": sum(p.numel() for p in self.network.parameters())}
         aside = _sampler(recipe, patches, selection, augment=False)
         self.held_out: Mapping[str, list[Batch]] = {
@@ -54,21 +55,28 @@ class PatchTask:
         }
 
     def draw(self, update: int, share: range) -> Batch:
-        """Patches, each out of a generator of its own: tiles, wanted scores, weights of cells."""
-        return _draw(self._sampler, generators(self._seed, update, share))
+        """Patches, each out of a generator of its own: tiles, wanted scores, weights of cells, which are doubtful."""
+        *patches, doubtful = _draw(self._sampler, generators(self._seed, update, share))
+        return *patches, doubtful & (update >= self._first_doubt)
 
     def weight(self, batch: Batch) -> torch.Tensor:
         """The particles in a batch, as the sum of all wanted scores."""
-        _, wanted, weights = batch
+        _, wanted, weights, _ = batch
         return (wanted * weights).sum()
 
     def loss(self, logits: torch.Tensor, batch: Batch, weight: torch.Tensor) -> torch.Tensor:
-        """Quality focal loss per particle."""
-        return quality_focal_loss(logits, batch[1], batch[2], self._focus, weight)
+        """Quality focal loss per particle, without the cells that seem to hold particles but have no label.
+
+        Where labels miss particles, a detector taught that there is nothing grows shy of all particles that look
+        alike; to teach it nothing there is better (Wu et al., Soft Sampling for Robust Object Detection, BMVC 2019).
+        """
+        _, wanted, weights, doubtful = batch
+        seen = torch.sigmoid(logits.detach()) > self._patches.doubtful_score
+        return quality_focal_loss(logits, wanted, weights * ~(doubtful & seen), self._patches.focus, weight)
 
     def count(self, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Cells that hold a particle and were taken for one; and those of which either is true."""
-        _, wanted, weights = batch
+        _, wanted, weights, _ = batch
         counts = weights > 0
         taken, particle = (logits > 0) & counts, (wanted > 0.5) & counts
         return (taken & particle).sum(), (taken | particle).sum()
@@ -107,5 +115,4 @@ def _sampler(
 
 
 def _draw(sampler: PatchSampler, rngs: Sequence[np.random.Generator]) -> Batch:
-    tiles, wanted, weights = (torch.from_numpy(array) for array in sampler.draw(rngs))
-    return tiles, wanted, weights
+    return tuple(torch.from_numpy(array) for array in sampler.draw(rngs))

@@ -50,9 +50,11 @@ class LabelledPaths:
 
     @property
     def part(self) -> str:
-        """``validation``, ``selection`` or ``training``."""
+        """``validation``, ``selection``, ``training``, or ``unused`` in a set that is only scored."""
         if self.micrograph.stem in self.source.validation:
             return "validation"
+        if self.source.only_scored:
+            return "unused"
         return "selection" if self.micrograph.stem in self.source.selection else "training"
 
 
@@ -67,6 +69,11 @@ class LabelledMicrograph:
     border_px: float
     """Frame of the picture, in its pixels, that holds no data."""
     source: TrainingSet
+
+    @property
+    def labels_are_complete(self) -> bool:
+        """Whether a place without a label holds no particle."""
+        return self.name not in self.source.incomplete
 
 
 def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
@@ -91,7 +98,8 @@ def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
             f"among {len(micrographs)} micrographs (TIFF, PNG and JPEG are read, too)"
         )
     stems = {paths.micrograph.stem for paths in found}
-    unknown = [stem for stem in (*source.validation, *source.selection) if stem not in stems]
+    named = (*source.validation, *source.selection, *source.incomplete)
+    unknown = [stem for stem in named if stem not in stems]
     if unknown:
         raise FrazilError(f"{folder}: expected the micrographs {', '.join(unknown)} of the recipe, found none so named")
     return found

@@ -19,6 +19,8 @@ __all__ = ["PatchSampler"]
 
 _NEAR_PARTICLE_SHARE = 0.6
 _LARGEST_SCALE_STEP = 0.15
+_UNLABELLED_SCORE = 0.1
+"""A cell with less than this wanted score lies near no label."""
 
 
 class PatchSampler:
@@ -52,17 +54,18 @@ class PatchSampler:
 
     def draw(
         self, rngs: Sequence[np.random.Generator]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
         """Draw one patch from each generator.
 
         Returns:
             (n, 1, p, p) tiles; (n, g, g) wanted scores, g = p / step; (n, g, g) weights, 0 where a cell lies outside
-            the micrograph or in its border.
+            the micrograph or in its border; (n, g, g) whether a cell may well hold a particle that has no label.
         """
         p, g, count = self._patch_px, self._patch_px // self._step_px, len(rngs)
         tiles = np.empty((count, 1, p, p), np.float32)
         wanted = np.zeros((count, g, g), np.float32)
         weights = np.empty((count, g, g), np.float32)
+        doubtful = np.zeros((count, g, g), np.bool_)
         for i, rng in enumerate(rngs):
             micrograph = self._micrographs[draw_source(rng, self._shares)]
             to_patch = self._draw_transform(rng, micrograph)
@@ -72,7 +75,9 @@ class PatchSampler:
             tiles[i, 0] = self._change(rng, np.asarray(pixels, np.float32))
             wanted[i] = self._wanted(micrograph, to_patch)
             weights[i] = self._weights(micrograph, to_patch)
-        return tiles, wanted, weights
+            if not micrograph.labels_are_complete:
+                doubtful[i] = wanted[i] < _UNLABELLED_SCORE
+        return tiles, wanted, weights, doubtful
 
     def _draw_transform(self, rng: np.random.Generator, micrograph: LabelledMicrograph) -> NDArray[np.float64]:
         """(2, 3) affine map, x before y as OpenCV has it, from the picture to the patch."""

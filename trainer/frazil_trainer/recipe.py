@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +31,7 @@ __all__ = [
     "Sgd",
     "TrainingSet",
     "find_recipe",
+    "leave_out",
     "read_recipe",
 ]
 
@@ -70,6 +71,10 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Stems of the micrographs never trained on."""
     selection: tuple[str, ...] = ()
     """Stems of the micrographs that choose the threshold; not trained on either."""
+    only_scored: bool = False
+    """Whether nothing of the set is learnt from: only its validation micrographs are used."""
+    incomplete: tuple[str, ...] = ()
+    """Stems of the micrographs whose labels miss many particles: see `Patches.doubtful_score`."""
 
 
 class MlpSettings(
@@ -167,6 +172,10 @@ class Patches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The wanted score falls off from a particle's centre as a Gaussian of this deviation."""
     focus: _NotNegative = 2.0
     """Power of the distance between score and wanted score that weighs a cell: easy cells count less."""
+    doubtful_score: _Share = 0.35
+    """In micrographs with incomplete labels, an unlabelled cell that the network scores higher does not count."""
+    doubt_from: _Share = 0.15
+    """Share of the training after which that holds: before it, the network's scores mean nothing yet."""
 
 
 class Sgd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="sgd", tag_field="kind"):
@@ -264,6 +273,23 @@ def read_recipe(path: Path) -> Recipe:
             f"found {type(recipe.examples).__struct_config__.tag}"
         )
     return recipe
+
+
+def leave_out(recipe: Recipe, folders: Sequence[str]) -> Recipe:
+    """The same recipe with some of its training sets only scored: how well does it pick what it never saw?
+
+    Raises:
+        SettingsError: a folder is none of its training sets.
+    """
+    known = [source.folder for source in recipe.data]
+    for folder in folders:
+        if folder not in known:
+            raise SettingsError(f"{folder}: expected one of the training sets {', '.join(known)}")
+    data = tuple(
+        msgspec.structs.replace(source, only_scored=source.only_scored or source.folder in folders)
+        for source in recipe.data
+    )
+    return msgspec.structs.replace(recipe, data=data)
 
 
 def _unknown_keys(plain: Any, kind: msgspec.inspect.Type, where: str) -> list[str]:

@@ -52,7 +52,8 @@ def load_training_data(data: Path, recipe: Recipe, console: Console, *, force: b
     paths: dict[str, list[LabelledPaths]] = {part: [] for part in PARTS}
     for source in recipe.data:
         for one in find_labelled(data, source):
-            paths[one.part].append(one)
+            if one.part in paths:
+                paths[one.part].append(one)
     missing = [part for part, found in paths.items() if not found]
     if missing:
         raise FrazilError(f"{data}: the recipe leaves no micrograph for {', '.join(missing)}; each part needs one")
