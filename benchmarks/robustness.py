@@ -1,7 +1,7 @@
 """How well a model picks raw counts: doses, defoci, and the same micrograph given in other ways.
 
-Micrographs are simulated from a seed that no recipe uses, so the truth is known and nothing was trained on. Each case goes
-through a file and the daemon's own reader, as at a microscope. With ``--markdown`` the tables go into the docs.
+Micrographs are simulated from a seed that no recipe uses: the truth is known, and nothing was trained on it. Each
+case goes through a file and the daemon's own reader, as at a microscope. With ``--markdown`` the tables go into docs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import mrcfile
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from frazil.picking import Contrast, Model, Picker, PickingSettings, Picks, load_model, read_micrograph
+from frazil.picking import Contrast, Model, Picker, PickingSettings, load_model, read_micrograph
 from frazil.settings import default_model_path
 from frazil_trainer.matching import Tally, match_picks, tally_matches
 from frazil_trainer.simulate import SimulatedMicrograph, SimulationSettings, series_seed, simulate_micrograph
