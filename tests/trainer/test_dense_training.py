@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -109,6 +110,36 @@ def test_cells_that_do_not_count_change_nothing() -> None:
     logits[:, 2:] = 50
     wanted[:, 2:] = 0
     torch.testing.assert_close(quality_focal_loss(logits, wanted, weights, 2.0, particles), loss)
+
+
+def test_a_doubtful_cell_that_looks_like_a_particle_is_not_held_against_the_network(
+    dense_recipe: Recipe, micrographs: list[LabelledMicrograph]
+) -> None:
+    network, patches = FcnSettings(), Patches(doubtful_score=0.35)
+    task = PatchTask(dense_recipe, network, patches, micrographs[2:], micrographs[:2])
+    wanted, weights = torch.zeros(1, 4, 4), torch.ones(1, 4, 4)
+    everywhere, nowhere = torch.ones(1, 4, 4, dtype=torch.bool), torch.zeros(1, 4, 4, dtype=torch.bool)
+
+    def loss(score: float, doubtful: torch.Tensor) -> float:
+        logits = torch.full((1, 4, 4), score).logit()
+        return float(task.loss(logits, (torch.empty(0), wanted, weights, doubtful), torch.tensor(1.0)))
+
+    assert loss(0.4, everywhere) == 0
+    assert loss(0.4, nowhere) > 0
+    assert loss(0.3, everywhere) == pytest.approx(loss(0.3, nowhere))
+
+
+def test_cells_are_doubted_once_scores_mean_something(
+    dense_recipe: Recipe, micrographs: list[LabelledMicrograph]
+) -> None:
+    one = micrographs[2]
+    incomplete = dataclasses.replace(one, source=replace(one.source, incomplete=(one.name,)))
+    assert isinstance(dense_recipe.examples, Patches)
+    patches = replace(dense_recipe.examples, doubt_from=0.5)
+    task = PatchTask(dense_recipe, FcnSettings(), patches, [incomplete], micrographs[:2])
+    half = dense_recipe.epochs * task.updates_per_epoch // 2
+    assert not task.draw(half - 1, range(2))[3].any()
+    assert task.draw(half, range(2))[3].any()
 
 
 def test_it_learns_and_the_same_seed_gives_the_same_network(

@@ -83,6 +83,13 @@ def test_parts_are_told_by_stem(tmp_path):
     }
 
 
+def test_of_a_set_that_is_only_scored_nothing_but_validation_is_used(tmp_path):
+    for stem in ("a", "b", "c"):
+        write_pair(tmp_path / "set", stem, PLACES)
+    found = find_labelled(tmp_path, source(validation=("c",), selection=("a",), only_scored=True))
+    assert [paths.part for paths in found] == ["unused", "unused", "validation"]
+
+
 def test_folder_without_labels_is_refused(tmp_path):
     (tmp_path / "set").mkdir()
     write_micrograph(tmp_path / "set" / "a.mrc", PLACES)

@@ -14,6 +14,7 @@ from frazil_trainer.recipe import (
     Recipe,
     Sgd,
     find_recipe,
+    leave_out,
     read_recipe,
 )
 
@@ -186,3 +187,11 @@ def test_each_network_has_the_examples_that_suit_it():
     kinds = {name: (type(r.network), type(r.examples)) for name in SHIPPED if (r := read_recipe(find_recipe(name)))}
     assert kinds["mlp"] == (MlpSettings, DrawnCrops)
     assert kinds["fcn"] == (FcnSettings, Patches)
+
+
+def test_a_set_that_is_left_out_is_only_scored(tiny_recipe):
+    left = leave_out(tiny_recipe, ["small"])
+    assert [source.only_scored for source in left.data] == [False, True]
+    assert leave_out(tiny_recipe, []) == tiny_recipe
+    with pytest.raises(SettingsError, match="smal: expected one of the training sets easy, small"):
+        leave_out(tiny_recipe, ["smal"])
