@@ -42,8 +42,9 @@ models: $(VENV)/.ready
 		$(VENV)/bin/frazil-train simulate --out $(DATA)/simulated/$$particle --particle $$particle \
 			--count 8 --seed $$seed >/dev/null && seed=$$((seed + 1)) || exit 1; \
 	done
-	$(VENV)/bin/frazil-train train trainer/recipes/mlp.toml --data $(DATA) --out exported_models/mlp
-	$(VENV)/bin/frazil-train train trainer/recipes/fcn.toml --data $(DATA) --out exported_models/fcn
+	$(VENV)/bin/frazil-train train --recipe mlp --data $(DATA) --out exported_models/mlp
+	$(VENV)/bin/frazil-train train --recipe paper-cnn --data $(DATA) --out exported_models/cnn
+	$(VENV)/bin/frazil-train train --recipe fcn --data $(DATA) --out exported_models/fcn
 
 clean:
 	rm -rf $(DEMO_VENV) $(VENV) demo-output

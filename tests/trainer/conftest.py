@@ -12,12 +12,18 @@ import pytest
 
 from frazil.picking import Picks, Picture, Rescaling
 from frazil_trainer.labelled import LabelledMicrograph
-from frazil_trainer.recipe import Recipe, TrainingSet
+from frazil_trainer.recipe import DrawnCrops, MlpSettings, Recipe, Sgd, TrainingSet
 from frazil_trainer.simulate import SimulationSettings, density_model
 from frazil_trainer.simulate.series import write_series
 
 if importlib.util.find_spec("torch") is None:
-    collect_ignore = ["test_training.py", "test_dense_training.py", "test_export.py"]
+    collect_ignore = [
+        "test_training.py",
+        "test_dense_training.py",
+        "test_export.py",
+        "test_paper_crops.py",
+        "test_runs.py",
+    ]
 
 PIXEL_SIZE_ANGSTROM = 3.5
 
@@ -47,7 +53,6 @@ def simulated_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_recipe() -> Recipe:
     """A recipe on `simulated_data` that trains in about a second."""
     return Recipe(
-        architecture="mlp",
         seed=7,
         data=(
             TrainingSet(
@@ -64,28 +69,45 @@ def tiny_recipe() -> Recipe:
                 selection=("simulated_0002",),
             ),
         ),
-        tile_px=16,
         diameter_px=9.6,
-        stride_px=3.2,
-        hidden=16,
         epochs=3,
-        samples_per_epoch=2048,
         batch=64,
-        learning_rate=0.02,
-        positive_offset_diameters=0.2,
-        negative_offset_diameters=0.45,
+        network=MlpSettings(tile_px=16, stride_px=3.2, hidden=16),
+        examples=DrawnCrops(per_epoch=2048, positive_offset_diameters=0.2, negative_offset_diameters=0.45),
+        optimiser=Sgd(learning_rate=0.02),
     )
 
 
 @pytest.fixture(scope="session")
 def tiny_recipe_text(tiny_recipe: Recipe) -> str:
     """The same as the text of a recipe file."""
-    plain = msgspec.to_builtins(tiny_recipe)
-    sets = plain.pop("data")
-    lines = [f"{key} = {msgspec.json.encode(value).decode()}" for key, value in plain.items() if value is not None]
-    for one in sets:
-        lines += ["", "[[data]]", *(f"{key} = {msgspec.json.encode(value).decode()}" for key, value in one.items())]
+    return recipe_text(tiny_recipe)
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """A recipe as the text of its file."""
+    plain = msgspec.to_builtins(recipe)
+    tables = [(f"[{name}]", value) for name, value in plain.items() if isinstance(value, dict)]
+    tables += [("[[data]]", one) for one in plain.pop("data")]
+    lines = []
+    for title, table in [("", plain), *tables]:
+        lines += [title, *(f"{key} = {msgspec.json.encode(v).decode()}" for key, v in table.items() if is_plain(v))]
     return "\n".join(lines) + "\n"
+
+
+def is_plain(value: object) -> bool:
+    return value is not None and not isinstance(value, dict)
+
+
+@pytest.fixture(scope="session")
+def write_recipe() -> Callable[[Path, Recipe], Path]:
+    """Write a recipe's file."""
+
+    def write(file: Path, recipe: Recipe) -> Path:
+        file.write_text(recipe_text(recipe), "utf-8")
+        return file
+
+    return write
 
 
 @pytest.fixture(scope="session")

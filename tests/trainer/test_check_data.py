@@ -57,13 +57,27 @@ def flip(picks: Picks) -> Picks:
 # --- what a recipe says of its labels ----------------------------------------------------------------------------
 
 
+SMALLEST = """seed = 1
+epochs = 2
+batch = 4
+[network]
+architecture = "mlp"
+[examples]
+kind = "drawn"
+[optimiser]
+kind = "sgd"
+[[data]]
+folder = "a"
+diameter_angstrom = 120
+"""
+
+
 def test_recipe_says_how_labels_are_to_be_read(tmp_path):
-    text = 'architecture = "mlp"\nseed = 1\n[[data]]\nfolder = "a"\ndiameter_angstrom = 120\n'
     path = tmp_path / "recipe.toml"
-    path.write_text(text)
+    path.write_text(SMALLEST)
     (source,) = read_recipe(path).data
     assert (source.labels, source.y_axis, source.pixel_size_angstrom) == (".star", "down", msgspec.UNSET)
-    path.write_text(text + 'labels = ".box"\ny_axis = "up"\npixel_size_angstrom = 1.77\n')
+    path.write_text(SMALLEST + 'labels = ".box"\ny_axis = "up"\npixel_size_angstrom = 1.77\n')
     (source,) = read_recipe(path).data
     assert (source.labels, source.y_axis, source.pixel_size_angstrom) == (".box", "up", 1.77)
 
@@ -71,7 +85,7 @@ def test_recipe_says_how_labels_are_to_be_read(tmp_path):
 @pytest.mark.parametrize("line", ['labels = ".json"', 'y_axis = "left"', "pixel_size_angstrom = 0"])
 def test_what_no_reader_knows_is_refused_by_key(tmp_path, line):
     path = tmp_path / "recipe.toml"
-    path.write_text(f'architecture = "mlp"\nseed = 1\n[[data]]\nfolder = "a"\ndiameter_angstrom = 120\n{line}\n')
+    path.write_text(f"{SMALLEST}{line}\n")
     with pytest.raises(SettingsError, match=line.split()[0]):
         read_recipe(path)
 
@@ -180,29 +194,30 @@ def test_right_labels_raise_no_doubt(easy, tmp_path, inspect):
     assert inspected.particles == sum(len(truth(easy, stem)) for stem in STEMS[:3])
     assert (inspected.shapes, inspected.pixel_sizes_angstrom) == ((SHAPE,), (3.5,))
     assert inspected.diameters_px == pytest.approx((inspected.source.diameter_angstrom / 3.5,))
-    assert inspected.contrast > 0.5
-    assert abs(inspected.contrast_flipped) < 0.5 * inspected.contrast
-    assert inspected.doubts == []
+    assert inspected.fit.contrast > 0.5
+    assert abs(inspected.fit.contrast_flipped) < 0.5 * inspected.fit.contrast
+    assert inspected.fit.doubts(inspected.source) == []
 
 
 def test_flipped_labels_are_noticed_and_the_other_y_axis_puts_them_right(easy, inspect):
     straight = inspect()
     rewrite(easy, flip)
     flipped = inspect()
-    (doubt,) = flipped.doubts
+    (doubt,) = flipped.fit.doubts(flipped.source)
     assert "fit much better with y flipped" in doubt
     assert doubt.endswith('set y_axis = "up"')
-    assert flipped.contrast_flipped == pytest.approx(straight.contrast, rel=0.05)
+    assert flipped.fit.contrast_flipped == pytest.approx(straight.fit.contrast, rel=0.05)
     right = inspect(y_axis="up")
-    assert right.contrast == pytest.approx(straight.contrast, rel=0.05)
-    assert right.doubts == []
+    assert right.fit.contrast == pytest.approx(straight.fit.contrast, rel=0.05)
+    assert right.fit.doubts(right.source) == []
 
 
 def test_bright_particles_are_noticed(easy, inspect):
     for stem in STEMS:
         with mrcfile.open(easy / f"{stem}.mrc", "r+") as mrc:
             mrc.set_data(-mrc.data)
-    (doubt,) = inspect().doubts
+    inspected = inspect()
+    (doubt,) = inspected.fit.doubts(inspected.source)
     assert "particles are brighter than what is around them" in doubt
 
 
@@ -210,7 +225,8 @@ def test_labels_of_other_micrographs_are_noticed(easy, inspect):
     labels = [truth(easy, stem) for stem in STEMS]
     for stem, other in zip(STEMS, labels[1:] + labels[:1], strict=True):
         write_star(easy / f"{stem}.star", other)
-    (doubt,) = inspect().doubts
+    inspected = inspect()
+    (doubt,) = inspected.fit.doubts(inspected.source)
     assert "the labels lie on nothing that stands out" in doubt
 
 
@@ -232,7 +248,16 @@ def test_check_data_shows_every_set_and_draws_its_labels(
     monkeypatch, capsys, tmp_path, simulated_data, tiny_recipe_text
 ):
     (tmp_path / "recipe.toml").write_text(tiny_recipe_text)
-    arguments = (tmp_path / "recipe.toml", "--data", simulated_data, "--out", tmp_path / "out", "--count", 2)
+    arguments = (
+        "--recipe",
+        tmp_path / "recipe.toml",
+        "--data",
+        simulated_data,
+        "--out",
+        tmp_path / "out",
+        "--count",
+        2,
+    )
     status, shown = check_data(monkeypatch, capsys, *arguments)
     assert status == 0
     assert "warning" not in shown
@@ -253,7 +278,7 @@ def test_check_data_warns_of_flipped_labels_by_set(monkeypatch, capsys, tmp_path
     rewrite(easy, flip)
     text = tiny_recipe_text[: tiny_recipe_text.rindex("[[data]]")]
     (tmp_path / "recipe.toml").write_text(text)
-    arguments = (tmp_path / "recipe.toml", "--data", easy.parent, "--out", tmp_path / "out", "--count", 0)
+    arguments = ("--recipe", tmp_path / "recipe.toml", "--data", easy.parent, "--out", tmp_path / "out", "--count", 0)
     status, shown = check_data(monkeypatch, capsys, *arguments)
     assert status == 0
     (warning,) = [line for line in shown.splitlines() if line.startswith("warning: ")]
@@ -264,7 +289,7 @@ def test_check_data_warns_of_flipped_labels_by_set(monkeypatch, capsys, tmp_path
 def test_check_data_shows_what_training_would_refuse(monkeypatch, capsys, tmp_path, easy, tiny_recipe_text):
     rewrite(easy, lambda p: Picks(y=4 * p.y, x=4 * p.x, score=p.score))
     (tmp_path / "recipe.toml").write_text(tiny_recipe_text[: tiny_recipe_text.rindex("[[data]]")])
-    arguments = (tmp_path / "recipe.toml", "--data", easy.parent, "--out", tmp_path / "out", "--count", 1)
+    arguments = ("--recipe", tmp_path / "recipe.toml", "--data", easy.parent, "--out", tmp_path / "out", "--count", 1)
     status, shown = check_data(monkeypatch, capsys, *arguments)
     assert status == 1
     assert "training would refuse" in shown
@@ -312,12 +337,14 @@ def test_cryolos_boxes_lie_on_labelled_particles_with_y_up_and_not_with_y_down(s
 
 
 @pytest.mark.parametrize("y_axis", ["up", "down"])
-def test_y_of_cryolos_boxes_is_told_from_the_micrographs(tmp_path, peer_picks, y_axis):
+def test_y_of_cryolos_boxes_is_told_from_the_micrographs(tmp_path, peer_picks, tiny_recipe, y_axis):
     source = peer_set(y_axis)
-    recipe = Recipe(architecture="mlp", seed=1, data=(source,))
+    recipe = msgspec.structs.replace(tiny_recipe, diameter_px=38.4, data=(source,))
     inspected = inspect_set(peer_picks.parent, source, recipe, tmp_path, 0, lambda _: None)
     assert inspected.refusals == ()
-    contrasts = sorted((abs(inspected.contrast), abs(inspected.contrast_flipped)))
+    contrasts = sorted((abs(inspected.fit.contrast), abs(inspected.fit.contrast_flipped)))
     assert contrasts[0] < 0.15
     assert contrasts[1] > 0.4
-    assert [doubt.endswith('set y_axis = "up"') for doubt in inspected.doubts] == ([] if y_axis == "up" else [True])
+    assert [doubt.endswith('set y_axis = "up"') for doubt in inspected.fit.doubts(inspected.source)] == (
+        [] if y_axis == "up" else [True]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -14,13 +15,13 @@ from torch.nn import functional
 
 from frazil.errors import FrazilError
 from frazil.picking import load_model
-from frazil_trainer.dense_training import quality_focal_loss, train_dense
+from frazil_trainer.dense_training import PatchTask, quality_focal_loss
 from frazil_trainer.evaluation import best_threshold, pick_labelled, tally_at
 from frazil_trainer.labelled import LabelledMicrograph, find_labelled, load_labelled
 from frazil_trainer.networks import Fcn, FcnConfig
-from frazil_trainer.recipe import DenseSettings, Recipe
+from frazil_trainer.recipe import AdamW, FcnSettings, Patches, Recipe
 from frazil_trainer.run import run_recipe
-from frazil_trainer.training import EpochReport
+from frazil_trainer.training import EpochReport, train
 
 pytestmark = pytest.mark.trainer
 
@@ -37,14 +38,21 @@ def network(config: FcnConfig = SMALL, seed: int = 0) -> Fcn:
 def dense_recipe(tiny_recipe: Recipe) -> Recipe:
     return replace(
         tiny_recipe,
-        architecture="fcn",
-        dense=DenseSettings(widths=(6, 8, 12), dilations=(1, 2), halo_cells=6, tile_px=128, patch_px=96),
+        network=FcnSettings(widths=(6, 8, 12), dilations=(1, 2), halo_cells=6, tile_px=128),
+        examples=Patches(patch_px=96, per_epoch=400),
+        optimiser=AdamW(learning_rate=1e-2),
+        mixed_precision=True,
         diameter_px=16.0,
         epochs=4,
-        samples_per_epoch=400,
         batch=8,
-        learning_rate=1e-2,
     )
+
+
+def trained(recipe: Recipe, micrographs: list[LabelledMicrograph]) -> tuple[PatchTask, list[EpochReport]]:
+    assert isinstance(recipe.network, FcnSettings)
+    assert isinstance(recipe.examples, Patches)
+    task = PatchTask(recipe, recipe.network, recipe.examples, micrographs[2:], micrographs[:2])
+    return task, train(task, recipe)
 
 
 @pytest.fixture(scope="module")
@@ -91,28 +99,58 @@ def test_without_focus_the_loss_is_cross_entropy_per_particle() -> None:
     logits, wanted = torch.randn(2, 9, 9, generator=generator), torch.rand(2, 9, 9, generator=generator)
     weights = torch.ones_like(wanted)
     expected = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / wanted.sum()
-    torch.testing.assert_close(quality_focal_loss(logits, wanted, weights, 0.0), expected)
+    torch.testing.assert_close(quality_focal_loss(logits, wanted, weights, 0.0, wanted.sum()), expected)
 
 
 def test_cells_that_do_not_count_change_nothing() -> None:
     logits, wanted, weights = torch.zeros(1, 4, 4), torch.full((1, 4, 4), 0.7), torch.ones(1, 4, 4)
     weights[:, 2:] = 0
-    loss = quality_focal_loss(logits, wanted, weights, 2.0)
+    particles = (wanted * weights).sum()
+    loss = quality_focal_loss(logits, wanted, weights, 2.0, particles)
     logits[:, 2:] = 50
     wanted[:, 2:] = 0
-    torch.testing.assert_close(quality_focal_loss(logits, wanted, weights, 2.0), loss)
+    torch.testing.assert_close(quality_focal_loss(logits, wanted, weights, 2.0, particles), loss)
+
+
+def test_a_doubtful_cell_that_looks_like_a_particle_is_not_held_against_the_network(
+    dense_recipe: Recipe, micrographs: list[LabelledMicrograph]
+) -> None:
+    network, patches = FcnSettings(), Patches(doubtful_score=0.35)
+    task = PatchTask(dense_recipe, network, patches, micrographs[2:], micrographs[:2])
+    wanted, weights = torch.zeros(1, 4, 4), torch.ones(1, 4, 4)
+    everywhere, nowhere = torch.ones(1, 4, 4, dtype=torch.bool), torch.zeros(1, 4, 4, dtype=torch.bool)
+
+    def loss(score: float, doubtful: torch.Tensor) -> float:
+        logits = torch.full((1, 4, 4), score).logit()
+        return float(task.loss(logits, (torch.empty(0), wanted, weights, doubtful), torch.tensor(1.0)))
+
+    assert loss(0.4, everywhere) == 0
+    assert loss(0.4, nowhere) > 0
+    assert loss(0.3, everywhere) == pytest.approx(loss(0.3, nowhere))
+
+
+def test_cells_are_doubted_once_scores_mean_something(
+    dense_recipe: Recipe, micrographs: list[LabelledMicrograph]
+) -> None:
+    one = micrographs[2]
+    incomplete = dataclasses.replace(one, source=replace(one.source, incomplete=(one.name,)))
+    assert isinstance(dense_recipe.examples, Patches)
+    patches = replace(dense_recipe.examples, doubt_from=0.5)
+    task = PatchTask(dense_recipe, FcnSettings(), patches, [incomplete], micrographs[:2])
+    half = dense_recipe.epochs * task.updates_per_epoch // 2
+    assert not task.draw(half - 1, range(2))[3].any()
+    assert task.draw(half, range(2))[3].any()
 
 
 def test_it_learns_and_the_same_seed_gives_the_same_network(
     dense_recipe: Recipe, micrographs: list[LabelledMicrograph]
 ) -> None:
-    short = replace(dense_recipe, epochs=2, samples_per_epoch=160)
+    short = replace(dense_recipe, epochs=2, examples=replace(dense_recipe.examples, per_epoch=160))
     runs = []
     for seed in (7, 7, 8):
-        reports: list[EpochReport] = []
-        trained = train_dense(replace(short, seed=seed), micrographs[2:], micrographs[:2], reports.append)
+        task, reports = trained(replace(short, seed=seed), micrographs)
         assert reports[-1].loss < 0.5 * reports[0].loss
-        runs.append(torch.cat([p.detach().flatten() for p in trained.parameters()]))
+        runs.append(torch.cat([p.detach().flatten() for p in task.network.parameters()]))
     torch.testing.assert_close(runs[0], runs[1], atol=0, rtol=0)
     assert not torch.equal(runs[0], runs[2])
 
@@ -120,15 +158,17 @@ def test_it_learns_and_the_same_seed_gives_the_same_network(
 def test_an_absurd_learning_rate_is_an_error_that_says_what_to_do(
     dense_recipe: Recipe, micrographs: list[LabelledMicrograph]
 ) -> None:
-    absurd = replace(dense_recipe, learning_rate=1e20, epochs=2, samples_per_epoch=80)
+    absurd = replace(dense_recipe, epochs=2, optimiser=AdamW(learning_rate=1e20))
     with pytest.raises(FrazilError, match="lower learning_rate"):
-        train_dense(absurd, micrographs[2:], micrographs[:2], lambda _: None)
+        trained(absurd, micrographs)
 
 
 def test_a_dense_recipe_becomes_a_model_that_the_daemons_picker_runs(
     dense_recipe: Recipe, simulated_data: Path, tmp_path: Path
 ) -> None:
-    version = run_recipe(dense_recipe, simulated_data, tmp_path / "fcn", Console(file=io.StringIO()))
+    console = Console(file=io.StringIO())
+    version = run_recipe(dense_recipe, simulated_data, tmp_path / "fcn", console, run=tmp_path / "run", device="cpu")
+    assert version is not None
     model = load_model(version, "cpu")
     assert (model.contract.architecture, model.contract.tile_px, model.contract.grid) == ("fcn", 128, 20)
     assert (model.contract.step_px, model.contract.offset_px) == (4.0, 24.0)

@@ -9,7 +9,7 @@ import pytest
 from frazil.errors import FrazilError, MicrographError
 from frazil.picking import Picks, write_star
 from frazil_trainer.labelled import find_labelled, load_labelled, training_set_sha256
-from frazil_trainer.recipe import Recipe, TrainingSet
+from frazil_trainer.recipe import DrawnCrops, MlpSettings, Recipe, Sgd, TrainingSet
 
 SHAPE = (300, 460)
 PLACES = [(40.0, 60.0), (100.5, 300.25), (205.0, 410.0), (250.0, 33.0)]
@@ -42,7 +42,16 @@ def source(**changes: object) -> TrainingSet:
 
 
 def recipe(*, diameter_px: float = 24.0) -> Recipe:
-    return Recipe(architecture="mlp", seed=1, data=(source(),), diameter_px=diameter_px)
+    return Recipe(
+        seed=1,
+        data=(source(),),
+        diameter_px=diameter_px,
+        epochs=1,
+        batch=2,
+        network=MlpSettings(),
+        examples=DrawnCrops(),
+        optimiser=Sgd(),
+    )
 
 
 def test_labelled_micrographs_are_listed_by_name_and_those_without_labels_left_out(tmp_path):
@@ -72,6 +81,13 @@ def test_parts_are_told_by_stem(tmp_path):
         "c.d": "validation",
         "e": "training",
     }
+
+
+def test_of_a_set_that_is_only_scored_nothing_but_validation_is_used(tmp_path):
+    for stem in ("a", "b", "c"):
+        write_pair(tmp_path / "set", stem, PLACES)
+    found = find_labelled(tmp_path, source(validation=("c",), selection=("a",), only_scored=True))
+    assert [paths.part for paths in found] == ["unused", "unused", "validation"]
 
 
 def test_folder_without_labels_is_refused(tmp_path):

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 import pytest
 
 from frazil_trainer.labelled import LabelledMicrograph
 from frazil_trainer.patches import PatchSampler
-from frazil_trainer.sampling import set_shares
+from frazil_trainer.sampling import generators, set_shares
 
 Make = Callable[..., LabelledMicrograph]
 SHAPE = (150, 230)
 CENTRES = [(30, 40), (70, 200), (110, 90), (120, 180), (60, 120)]
 
 
-def sampler(micrographs: list[LabelledMicrograph], *, augment: bool = True, seed: int = 3) -> PatchSampler:
-    return PatchSampler(
-        micrographs, patch_px=96, step_px=4, diameter_px=20.0, spread_diameters=0.13, seed=seed, augment=augment
-    )
+def sampler(micrographs: list[LabelledMicrograph], *, augment: bool = True) -> PatchSampler:
+    return PatchSampler(micrographs, patch_px=96, step_px=4, diameter_px=20.0, spread_diameters=0.13, augment=augment)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def discs(make_labelled: Make) -> LabelledMicrograph:
 
 @pytest.mark.parametrize("augment", [True, False])
 def test_cells_that_want_a_particle_lie_on_one_and_the_others_do_not(discs: LabelledMicrograph, augment: bool) -> None:
-    tiles, wanted, weights = sampler([discs], augment=augment).draw(80)
+    tiles, wanted, weights, _ = sampler([discs], augment=augment).draw(generators(3, 0, range(80)))
     assert tiles.shape == (80, 1, 96, 96)
     assert wanted.shape == weights.shape == (80, 24, 24)
     at_cells = tiles[:, 0, ::4, ::4]
@@ -50,7 +50,7 @@ def test_cells_that_want_a_particle_lie_on_one_and_the_others_do_not(discs: Labe
 
 def test_the_wanted_score_falls_off_as_a_gaussian(make_labelled: Make) -> None:
     one = make_labelled(np.zeros(SHAPE), [(75, 115)])
-    tiles, wanted, _ = sampler([one], augment=False).draw(30)
+    tiles, wanted, *_ = sampler([one], augment=False).draw(generators(3, 0, range(30)))
     del tiles
     peaks = wanted.max(axis=(1, 2))
     seen = peaks[peaks > 0.1]
@@ -64,15 +64,24 @@ def test_what_lies_outside_or_in_the_border_does_not_count(make_labelled: Make) 
     rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
     for pixels, length in ((rows, SHAPE[0]), (columns, SHAPE[1])):
         one = make_labelled(pixels, CENTRES, border_px=12)
-        tiles, _, weights = sampler([one], augment=False).draw(80)
+        tiles, _, weights, _ = sampler([one], augment=False).draw(generators(3, 0, range(80)))
         places = tiles[:, 0, ::4, ::4]  # each pixel is its own row, or column
         assert 0.2 < weights.mean() < 1
         assert places[weights > 0].min() >= 12 - 1e-3
         assert places[weights > 0].max() < length - 12 + 1e-3
 
 
+def test_unlabelled_cells_are_doubtful_where_labels_are_incomplete_and_nowhere_else(discs: LabelledMicrograph) -> None:
+    source = msgspec.structs.replace(discs.source, incomplete=(discs.name,))
+    incomplete = dataclasses.replace(discs, source=source)
+    _, wanted, _, doubtful = sampler([incomplete]).draw(generators(3, 0, range(40)))
+    assert doubtful[wanted < 0.01].all()
+    assert not doubtful[wanted > 0.2].any()
+    assert not sampler([discs]).draw(generators(3, 0, range(40)))[3].any()
+
+
 def test_same_seed_same_patches(discs: LabelledMicrograph) -> None:
-    first, again, other = (sampler([discs], seed=seed).draw(6) for seed in (1, 1, 2))
+    first, again, other = (sampler([discs]).draw(generators(seed, 0, range(6))) for seed in (1, 1, 2))
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(first[0], other[0])

@@ -3,10 +3,36 @@ from pathlib import Path
 import pytest
 
 from frazil.errors import SettingsError
-from frazil_trainer.recipe import Recipe, read_recipe
+from frazil_trainer.recipe import (
+    CentredCrops,
+    CnnSettings,
+    DrawnCrops,
+    FcnSettings,
+    JitteredCrops,
+    MlpSettings,
+    Patches,
+    Recipe,
+    Sgd,
+    find_recipe,
+    leave_out,
+    read_recipe,
+)
 
-RECIPES = Path(__file__).resolve().parents[2] / "trainer" / "recipes"
-SMALLEST = 'architecture = "mlp"\nseed = 1\n[[data]]\nfolder = "a"\ndiameter_angstrom = 120\n'
+SHIPPED = ("fcn", "mlp", "paper-cnn", "paper-mlp")
+SMALLEST = """\
+seed = 1
+epochs = 2
+batch = 4
+[network]
+architecture = "mlp"
+[examples]
+kind = "drawn"
+[optimiser]
+kind = "sgd"
+[[data]]
+folder = "a"
+diameter_angstrom = 120
+"""
 
 
 def recipe_file(folder: Path, text: str) -> Path:
@@ -17,11 +43,10 @@ def recipe_file(folder: Path, text: str) -> Path:
 
 def test_smallest_recipe_takes_the_sizes_of_the_paper(tmp_path):
     recipe = read_recipe(recipe_file(tmp_path, SMALLEST))
-    assert (recipe.tile_px, recipe.hidden, recipe.dropout, recipe.batch) == (64, 256, 0.2, 128)
-    assert (recipe.samples_per_epoch, recipe.momentum, recipe.learning_rate) == (70_000, 0.9, 1e-3)
-    assert recipe.decay_per_update == 1e-4
-    assert recipe.tile_px / recipe.diameter_px == pytest.approx(180 / 108)
-    assert recipe.stride_px / recipe.tile_px == pytest.approx(36 / 180)
+    assert recipe.network == MlpSettings(tile_px=64, stride_px=12.8, hidden=256, dropout=0.2)
+    assert recipe.optimiser == Sgd(learning_rate=1e-3, momentum=0.9, decay_per_update=1e-4)
+    assert recipe.network.tile_px / recipe.diameter_px == pytest.approx(180 / 108)
+    assert recipe.network.stride_px / recipe.network.tile_px == pytest.approx(36 / 180)
     assert recipe.data[0].folder == "a"
     assert (recipe.data[0].weight, recipe.data[0].border_px, recipe.data[0].validation) == (1.0, 0, ())
 
@@ -30,22 +55,36 @@ def test_recipe_that_was_written_reads_back_the_same(tmp_path, tiny_recipe, tiny
     assert read_recipe(recipe_file(tmp_path, tiny_recipe_text)) == tiny_recipe
 
 
+def changed(old: str, new: str) -> str:
+    assert old in SMALLEST
+    return SMALLEST.replace(old, new)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rat = 0.1\n" + SMALLEST, "unknown field `learning_rat`"),
-        (SMALLEST + "wieght = 2\n", r"unknown field `wieght` - at `\$\.data"),
-        ('epochs = "many"\n' + SMALLEST, r"Expected `int`, got `str` - at `\$\.epochs`"),
-        ("epochs = 1.5\n" + SMALLEST, r"\$\.epochs"),
-        (SMALLEST.replace("seed = 1\n", ""), "missing required field `seed`"),
-        (SMALLEST.replace('folder = "a"\n', ""), "missing required field `folder`"),
-        ('architecture = "mlp"\nseed = 1\n', "missing required field `data`"),
-        ('architecture = "mlp"\nseed = 1\ndata = []\n', "data: expected at least one training set"),
+        (changed("seed = 1", "sede = 1"), "unknown key sede; the nearest known one is seed"),
+        (SMALLEST + "wieght = 2\n", r"unknown key data\[0\]\.wieght; the nearest known one is data\[0\]\.weight"),
+        (changed('"sgd"', '"sgd"\nmomentun = 1'), "unknown key optimiser.momentun; the nearest .* optimiser.momentum"),
+        (changed('"mlp"', '"mlp"\nwidths = [1, 2, 3]'), "unknown key network.widths; the nearest .* network"),
+        (changed('"drawn"', '"drawn"\nfocus = 2'), "unknown key examples.focus"),
+        (changed("epochs = 2", 'epochs = "many"'), r"Expected `int`, got `str` - at `\$\.epochs`"),
+        (changed("epochs = 2", "epochs = 1.5"), r"\$\.epochs"),
+        (changed("seed = 1\n", ""), "missing required field `seed`"),
+        (changed('folder = "a"\n', ""), "missing required field `folder`"),
+        (SMALLEST[: SMALLEST.index("[[data]]")], "missing required field `data`"),
+        ("data = []\n" + SMALLEST[: SMALLEST.index("[[data]]")], "data: expected at least one training set"),
         (SMALLEST + "weight = 0\n", r"`float` > 0\.0 - at `\$\.data.*weight"),
         (SMALLEST + "weight = -1\n", r"`float` > 0\.0 - at `\$\.data.*weight"),
-        (SMALLEST + "weight = nan\n", r"`float` > 0\.0 - at `\$\.data.*weight"),
-        (SMALLEST.replace("mlp", "transformer"), r"Invalid enum value 'transformer' - at `\$.architecture`"),
-        ("architecture = \n", "line 1"),
+        (SMALLEST + "weight = nan\n", r"weight"),
+        (SMALLEST + "weight = inf\n", r"weight"),
+        (changed('"sgd"', '"sgd"\nlearning_rate = inf'), r"learning_rate"),
+        (changed('"mlp"', '"transformer"'), r"Invalid value 'transformer' - at `\$.network"),
+        (changed('"mlp"', '"fcn"'), "examples: expected patches for a network that scores every place, found drawn"),
+        (changed('"drawn"', '"patches"'), "examples: expected centred, jittered or drawn crops .*, found patches"),
+        (SMALLEST + 'validation = ["x"]\nselection = ["x"]\n', "data: expected x of a in one part, found it in two"),
+        (SMALLEST + SMALLEST[SMALLEST.index("[[data]]") :], "data: expected each folder once, found a twice"),
+        ("seed = \n", "line 1"),
     ],
 )
 def test_faulty_recipe_is_refused_by_file_and_key(tmp_path, text, message):
@@ -56,28 +95,28 @@ def test_faulty_recipe_is_refused_by_file_and_key(tmp_path, text, message):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("table", "key", "value"),
     [
-        ("tile_px", 0),
-        ("diameter_px", -1.0),
-        ("stride_px", 0.0),
-        ("hidden", 0),
-        ("dropout", 1.5),
-        ("epochs", 0),
-        ("samples_per_epoch", 0),
-        ("batch", 0),
-        ("learning_rate", 0.0),
-        ("momentum", -0.1),
-        ("near_negatives", 2.0),
-        ("decay_per_update", -1.0),
-        ("seed", -1),
+        ("", "diameter_px", -1.0),
+        ("", "epochs", 0),
+        ("", "batch", 0),
+        ("", "seed", -1),
+        ("[network]", "tile_px", 0),
+        ("[network]", "stride_px", 0.0),
+        ("[network]", "hidden", 0),
+        ("[network]", "dropout", 1.5),
+        ("[examples]", "per_epoch", 0),
+        ("[examples]", "near_negatives", 2.0),
+        ("[optimiser]", "learning_rate", 0.0),
+        ("[optimiser]", "momentum", -0.1),
+        ("[optimiser]", "decay_per_update", -1.0),
     ],
 )
-def test_impossible_number_is_refused_by_key(tmp_path, key, value):
-    text = SMALLEST.replace("seed = 1\n", "") if key == "seed" else SMALLEST
-    path = recipe_file(tmp_path, f"{key} = {value}\n" + text)
+def test_impossible_number_is_refused_by_key(tmp_path, table, key, value):
+    text = "\n".join(line for line in SMALLEST.splitlines() if not line.startswith(f"{key} ")) + "\n"
+    text = text.replace(f"{table}\n", f"{table}\n{key} = {value}\n", 1) if table else f"{key} = {value}\n{text}"
     with pytest.raises(SettingsError, match=key):
-        read_recipe(path)
+        read_recipe(recipe_file(tmp_path, text))
 
 
 def test_missing_recipe_is_refused(tmp_path):
@@ -97,13 +136,24 @@ def test_file_that_is_no_text_is_no_recipe(tmp_path):
         read_recipe(path)
 
 
-@pytest.fixture(scope="module")
-def default_recipe() -> Recipe:
-    return read_recipe(RECIPES / "mlp.toml")
+def test_a_recipe_is_found_by_name_and_a_file_by_its_path(tmp_path):
+    assert [find_recipe(name).stem for name in SHIPPED] == list(SHIPPED)
+    assert all(find_recipe(name).is_file() for name in SHIPPED)
+    assert find_recipe("my/own.toml") == Path("my/own.toml")
 
 
-def test_default_recipe_keeps_the_fixed_validation_split(default_recipe):
-    validation = {source.folder: source.validation for source in default_recipe.data}
+def test_unknown_name_says_which_there_are_and_which_is_nearest():
+    with pytest.raises(SettingsError, match=r"expected one of fcn, mlp, paper-cnn, paper-mlp, .*nearest.* 'paper-cnn'"):
+        find_recipe("papercnn")
+
+
+@pytest.fixture(params=SHIPPED)
+def shipped(request) -> Recipe:
+    return read_recipe(find_recipe(request.param))
+
+
+def test_shipped_recipe_keeps_the_fixed_validation_split(shipped):
+    validation = {source.folder: source.validation for source in shipped.data}
     assert [stem[len("Falcon_2012_06_12-") :] for stem in validation["beta-galactosidase"]] == [
         "15_33_42_0",
         "15_41_22_0",
@@ -112,21 +162,36 @@ def test_default_recipe_keeps_the_fixed_validation_split(default_recipe):
     assert validation["apoferritin"] == ("May08_05.24.39", "May08_05.55.31", "May08_06.30.43")
 
 
-def test_default_recipe_chooses_its_threshold_on_other_micrographs_than_it_is_scored_on(default_recipe):
-    for source in default_recipe.data:
+def test_shipped_recipe_chooses_its_threshold_on_other_micrographs_than_it_is_scored_on(shipped):
+    for source in shipped.data:
         assert source.validation, source.folder
         assert source.selection, source.folder
         assert not set(source.validation) & set(source.selection)
 
 
-def test_default_recipe_is_the_papers_mlp(default_recipe):
-    assert default_recipe.architecture == "mlp"
-    assert (default_recipe.tile_px, default_recipe.hidden) == (64, 256)
-    assert default_recipe.positive_offset_diameters < default_recipe.negative_offset_diameters
+def test_the_papers_recipes_hold_every_number_that_the_paper_gives():
+    for name in ("paper-mlp", "paper-cnn"):
+        recipe = read_recipe(find_recipe(name))
+        assert (recipe.epochs, recipe.batch, recipe.compare_threshold) == (100, 128, 0.8)
+        assert recipe.optimiser == Sgd(learning_rate=1e-3, momentum=0.9, decay_per_update=1e-4)
+        assert recipe.examples == CentredCrops(count=70_000, negative_offset_diameters=40 / 108)
+        assert isinstance(recipe.network, MlpSettings | CnnSettings)
+        assert recipe.network.tile_px / recipe.diameter_px == pytest.approx(180 / 108)
+        assert recipe.network.stride_px / recipe.network.tile_px == pytest.approx(36 / 180)
+        assert [source.folder for source in recipe.data] == ["beta-galactosidase", "apoferritin"]
+    assert JitteredCrops().positive_offset_diameters == pytest.approx(30 / 108)
+    assert JitteredCrops().negative_offset_diameters == 0.3
 
 
-def test_every_recipe_of_the_repository_reads():
-    paths = sorted(RECIPES.glob("*.toml"))
-    assert paths
-    for path in paths:
-        read_recipe(path)
+def test_each_network_has_the_examples_that_suit_it():
+    kinds = {name: (type(r.network), type(r.examples)) for name in SHIPPED if (r := read_recipe(find_recipe(name)))}
+    assert kinds["mlp"] == (MlpSettings, DrawnCrops)
+    assert kinds["fcn"] == (FcnSettings, Patches)
+
+
+def test_a_set_that_is_left_out_is_only_scored(tiny_recipe):
+    left = leave_out(tiny_recipe, ["small"])
+    assert [source.only_scored for source in left.data] == [False, True]
+    assert leave_out(tiny_recipe, []) == tiny_recipe
+    with pytest.raises(SettingsError, match="smal: expected one of the training sets easy, small"):
+        leave_out(tiny_recipe, ["smal"])

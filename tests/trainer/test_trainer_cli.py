@@ -18,19 +18,25 @@ from frazil_trainer.simulate import density_model
 DIAMETER_ANGSTROM = density_model("ribosome").diameter_angstrom
 PIXEL_SIZE_ANGSTROM = 5.0
 RECIPE = f"""
-architecture = "mlp"
 seed = 11
-tile_px = 16
 diameter_px = 9.6
+epochs = 5
+batch = 64
+
+[network]
+architecture = "mlp"
+tile_px = 16
 stride_px = 2.4
 hidden = 32
 dropout = 0.1
-epochs = 5
-samples_per_epoch = 4096
-batch = 64
+
+[examples]
+kind = "drawn"
+per_epoch = 4096
+
+[optimiser]
+kind = "sgd"
 learning_rate = 0.03
-positive_offset_diameters = 0.2
-negative_offset_diameters = 0.45
 
 [[data]]
 folder = "sim"
@@ -93,7 +99,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(data: Path) -> Path:
     """A model's folder with a served version 1."""
     out = data / "models" / "mlp"
-    done = frazil_train("train", data / "recipe.toml", "--data", data, "--out", out, "--promote", "--threads", 1)
+    done = frazil_train(
+        *("train", "--recipe", data / "recipe.toml", "--data", data, "--out", out),
+        *("--run", data / "run", "--promote", "--threads", 1),
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"wrote {out / '1'}\n{out} now serves version 1\n"
     assert "validation set" in done.stderr
@@ -184,7 +193,7 @@ def test_evaluate_gives_the_scores_of_the_card_without_torch(data, trained):
     code = "exec(\"try: main()\\nfinally: print('torch' in sys.modules)\")"
     written = data / "scores.json"
     done = frazil_train(
-        "evaluate", data / "recipe.toml", "--data", data, "--model", trained, "--json", written, code=code
+        "evaluate", "--recipe", data / "recipe.toml", "--data", data, "--model", trained, "--json", written, code=code
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(written.read_text())["rows"] == read_card(trained / "1" / "card.json").validation["rows"]
@@ -193,9 +202,10 @@ def test_evaluate_gives_the_scores_of_the_card_without_torch(data, trained):
 
 
 @pytest.mark.trainer
-def test_same_recipe_and_data_give_the_same_model_as_the_next_version(monkeypatch, capsys, data, trained):
+def test_same_recipe_and_data_give_the_same_model_as_the_next_version(monkeypatch, capsys, data, trained, tmp_path):
     before = (trained / "1" / "model.onnx").read_bytes()
-    arguments = ["train", data / "recipe.toml", "--data", data, "--out", trained, "--threads", 1]
+    arguments = ["train", "--recipe", data / "recipe.toml", "--data", data, "--out", trained, "--threads", 1]
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["frazil-train", *(str(a) for a in arguments)])
     with pytest.raises(SystemExit, match=r"^0$"):
         main()
@@ -203,6 +213,7 @@ def test_same_recipe_and_data_give_the_same_model_as_the_next_version(monkeypatc
     assert (trained / "CURRENT").read_text() == "1\n"
     assert (trained / "1" / "model.onnx").read_bytes() == before
     tiles = np.random.default_rng(0).random((50, 1, 16, 16), np.float32)
+    assert (tmp_path / "runs" / "mlp" / "run.json").is_file()
     first, second = (load_model(trained / version, "cpu") for version in ("1", "2"))
     np.testing.assert_array_equal(first.score(tiles), second.score(tiles))
     assert first.contract == second.contract
@@ -252,14 +263,14 @@ def test_other_series_in_the_folder_is_refused(monkeypatch, capsys, data):
 
 
 def test_missing_recipe_is_one_line(monkeypatch, capsys, tmp_path):
-    arguments = ["evaluate", tmp_path / "no.toml", "--data", tmp_path, "--model", tmp_path]
+    arguments = ["evaluate", "--recipe", tmp_path / "no.toml", "--data", tmp_path, "--model", tmp_path]
     status, error = error_of(monkeypatch, capsys, *arguments)
     assert status == 1
     one_line(error, "no.toml: expected a recipe, cannot read it: No such file")
 
 
 def test_missing_model_is_one_line(monkeypatch, capsys, data):
-    arguments = ["evaluate", data / "recipe.toml", "--data", data, "--model", data / "nothing"]
+    arguments = ["evaluate", "--recipe", data / "recipe.toml", "--data", data, "--model", data / "nothing"]
     status, error = error_of(monkeypatch, capsys, *arguments)
     assert status == 1
     one_line(error, "nothing: expected a model's folder")
@@ -267,7 +278,7 @@ def test_missing_model_is_one_line(monkeypatch, capsys, data):
 
 @pytest.mark.trainer
 def test_missing_data_is_one_line(monkeypatch, capsys, data, tmp_path):
-    arguments = ["train", data / "recipe.toml", "--data", tmp_path / "none", "--out", tmp_path / "mlp"]
+    arguments = ["train", "--recipe", data / "recipe.toml", "--data", tmp_path / "none", "--out", tmp_path / "mlp"]
     status, error = error_of(monkeypatch, capsys, *arguments)
     assert status == 1
     one_line(error, "none/sim: expected micrographs (*.mrc) with labels (*.star), found none")
@@ -291,7 +302,7 @@ def test_recipe_that_leaves_a_part_empty_is_refused_before_training(
     )
     text = text.replace('selection = ["simulated_0002"]', f"selection = {[f'simulated_{n:04d}' for n in selection]}")
     (tmp_path / "recipe.toml").write_text(text)
-    arguments = ["train", tmp_path / "recipe.toml", "--data", data, "--out", tmp_path / "mlp"]
+    arguments = ["train", "--recipe", tmp_path / "recipe.toml", "--data", data, "--out", tmp_path / "mlp"]
     status, error = error_of(monkeypatch, capsys, *arguments)
     assert status == 1
     one_line(error, missing)
@@ -300,18 +311,19 @@ def test_recipe_that_leaves_a_part_empty_is_refused_before_training(
 @pytest.mark.trainer
 def test_absurd_learning_rate_is_one_line_and_leaves_no_model(monkeypatch, capsys, data, tmp_path):
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("learning_rate = 0.03", "learning_rate = 1e30"))
-    arguments = ["train", tmp_path / "recipe.toml", "--data", data, "--out", tmp_path / "models" / "mlp"]
-    status, error = error_of(monkeypatch, capsys, *arguments)
+    arguments = ["train", "--recipe", tmp_path / "recipe.toml", "--data", data, "--run", tmp_path / "run"]
+    status, error = error_of(monkeypatch, capsys, *arguments, "--out", tmp_path / "models" / "mlp")
     assert status == 1
     assert "Traceback" not in error
-    one_line(error.splitlines(keepends=True)[-1], "lower learning_rate (now 1e+30)")
-    assert [p.name for p in tmp_path.iterdir()] == ["recipe.toml"]
+    last = error.splitlines(keepends=True)[-1]
+    one_line(last, "epoch 1, update ", "lower learning_rate (now 1e+30)", "last checkpoint: none")
+    assert {p.name for p in tmp_path.iterdir()} == {"recipe.toml", "run"}
 
 
 @pytest.mark.trainer
 def test_table_that_cannot_be_written_is_one_line(monkeypatch, capsys, data, trained, tmp_path):
     file = tmp_path / "missing" / "scores.json"
-    arguments = ["evaluate", data / "recipe.toml", "--data", data, "--model", trained / "1", "--json", file]
+    arguments = ["evaluate", "--recipe", data / "recipe.toml", "--data", data, "--model", trained / "1", "--json", file]
     status, error = error_of(monkeypatch, capsys, *arguments)
     assert status == 1
     one_line(error.splitlines(keepends=True)[-1], "scores.json: cannot be written: No such file or directory")
@@ -320,7 +332,7 @@ def test_table_that_cannot_be_written_is_one_line(monkeypatch, capsys, data, tra
 @pytest.mark.trainer
 def test_a_place_that_cannot_hold_the_model_is_refused_before_training(monkeypatch, capsys, data, tmp_path):
     (tmp_path / "file").write_text("")
-    arguments = ["train", data / "recipe.toml", "--data", data, "--out", tmp_path / "file" / "toy"]
+    arguments = ["train", "--recipe", data / "recipe.toml", "--data", data, "--out", tmp_path / "file" / "toy"]
     status, error = error_of(monkeypatch, capsys, *arguments)
     assert status == 1
     one_line(error, "expected a folder that can be written", str(tmp_path / "file"))

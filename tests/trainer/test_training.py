@@ -1,13 +1,15 @@
-import msgspec
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from frazil.errors import FrazilError
-from frazil_trainer.crops import CropSampler
+from frazil_trainer.crop_training import DrawnCropTask
 from frazil_trainer.labelled import LabelledMicrograph
-from frazil_trainer.networks import Mlp, MlpConfig
-from frazil_trainer.recipe import Recipe
+from frazil_trainer.networks import Cnn, CnnConfig, Mlp, MlpConfig
+from frazil_trainer.recipe import DrawnCrops, MlpSettings, Recipe
 from frazil_trainer.training import EpochReport, train
 
 pytestmark = pytest.mark.trainer
@@ -15,17 +17,32 @@ pytestmark = pytest.mark.trainer
 Discs = list[LabelledMicrograph]
 
 
+def with_changes(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
+    """A recipe with some settings changed, whichever of its tables they are in."""
+    for table in ("network", "examples", "optimiser"):
+        settings = getattr(recipe, table)
+        own = {key: value for key, value in changes.items() if hasattr(settings, key)}
+        recipe = replace(recipe, **{table: replace(settings, **own)})
+    return replace(recipe, **{key: value for key, value in changes.items() if hasattr(recipe, key)})
+
+
 @pytest.fixture(scope="module")
 def short_recipe(tiny_recipe: Recipe) -> Recipe:
-    return msgspec.structs.replace(tiny_recipe, epochs=1, samples_per_epoch=512)
+    return with_changes(tiny_recipe, {"epochs": 1, "per_epoch": 512})
 
 
-def run(recipe: Recipe, discs: Discs) -> tuple[Mlp, list[EpochReport]]:
-    reports: list[EpochReport] = []
-    return train(recipe, discs[:1], discs[1:], reports.append), reports
+def task_of(recipe: Recipe, training: Discs, held_out: Discs) -> DrawnCropTask:
+    assert isinstance(recipe.network, MlpSettings)
+    assert isinstance(recipe.examples, DrawnCrops)
+    return DrawnCropTask(recipe, recipe.network, recipe.examples, training, held_out)
 
 
-def weights_of(network: Mlp) -> list[np.ndarray]:
+def run(recipe: Recipe, discs: Discs) -> tuple[torch.nn.Module, list[EpochReport]]:
+    task = task_of(recipe, discs[:1], discs[1:])
+    return task.network, train(task, recipe)
+
+
+def weights_of(network: torch.nn.Module) -> list[np.ndarray]:
     return [parameter.detach().numpy() for parameter in network.parameters()]
 
 
@@ -60,6 +77,20 @@ def test_he_initialisation_keeps_the_spread_that_relu_needs():
         assert not layer.bias.any()
 
 
+def test_convolutional_network_has_the_papers_shape():
+    network = Cnn(CnnConfig())
+    convolutions = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert [c.out_channels for c in convolutions] == [8, 16, 32, 64, 64, 128, 128]
+    assert all((c.kernel_size, c.padding) == ((3, 3), (1, 1)) for c in convolutions)
+    layers = list(network.layers)
+    assert sum(isinstance(layer, torch.nn.MaxPool2d) for layer in layers) == 5
+    dense = [i for i, layer in enumerate(layers) if isinstance(layer, torch.nn.Linear)]
+    assert layers[dense[0]].in_features == 128 * 2 * 2
+    assert [layers[i].out_features for i in dense] == [256, 1]
+    assert all(isinstance(layers[i - 1], torch.nn.Dropout) for i in dense)
+    assert network.eval()(torch.rand(3, 1, 64, 64)).shape == (3, 1, 1)
+
+
 def test_initial_weights_come_from_the_generator_alone():
     def make(seed: int) -> list[np.ndarray]:
         network = Mlp(MlpConfig(tile_px=16, hidden=8))
@@ -79,7 +110,7 @@ def test_same_seed_gives_the_same_network_and_another_seed_another(short_recipe,
     first, reports = run(short_recipe, disc_micrographs)
     torch.manual_seed(200)
     again, same_reports = run(short_recipe, disc_micrographs)
-    other, _ = run(msgspec.structs.replace(short_recipe, seed=short_recipe.seed + 1), disc_micrographs)
+    other, _ = run(with_changes(short_recipe, {"seed": short_recipe.seed + 1}), disc_micrographs)
     for a, b in zip(weights_of(first), weights_of(again), strict=True):
         np.testing.assert_array_equal(a, b)
     assert reports == same_reports
@@ -87,42 +118,52 @@ def test_same_seed_gives_the_same_network_and_another_seed_another(short_recipe,
 
 
 def test_easy_problem_is_learnt(tiny_recipe, disc_micrographs):
-    network, reports = run(msgspec.structs.replace(tiny_recipe, epochs=5), disc_micrographs)
+    network, reports = run(with_changes(tiny_recipe, {"epochs": 5}), disc_micrographs)
     assert [report.epoch for report in reports] == [1, 2, 3, 4, 5]
     assert reports[-1].loss < 0.6 * reports[0].loss
-    assert reports[-1].held_out_accuracy > 0.95
+    assert reports[-1].held_out["held_out"] > 0.95
     assert reports[-1].accuracy > 0.9
     assert not network.training
 
 
 def test_figures_on_held_out_crops_are_those_of_the_network(short_recipe, disc_micrographs):
     network, reports = run(short_recipe, disc_micrographs)
-    tiles, labels = CropSampler(disc_micrographs[1:], short_recipe, 99).draw(4000)
+    other_crops = task_of(with_changes(short_recipe, {"seed": 99}), disc_micrographs[1:], disc_micrographs[1:])
+    tiles, labels = other_crops.draw(0, range(4000))
     with torch.no_grad():
-        right = (network(torch.from_numpy(tiles))[:, 0, 0].numpy() > 0) == (labels > 0.5)
-    assert reports[-1].held_out_accuracy == pytest.approx(right.mean(), abs=0.04)
+        right = (network(tiles)[:, 0, 0] > 0) == (labels > 0.5)
+    assert reports[-1].held_out["held_out"] == pytest.approx(float(right.float().mean()), abs=0.04)
 
 
 def test_held_out_micrographs_do_not_change_what_is_learnt(short_recipe, disc_micrographs):
-    one = train(short_recipe, disc_micrographs[:1], disc_micrographs[1:], lambda _: None)
-    other = train(short_recipe, disc_micrographs[:1], disc_micrographs[:1], lambda _: None)
-    np.testing.assert_array_equal(weights_of(one)[0], weights_of(other)[0])
+    weights = []
+    for held_out in (disc_micrographs[1:], disc_micrographs[:1]):
+        task = task_of(short_recipe, disc_micrographs[:1], held_out)
+        train(task, short_recipe)
+        weights.append(weights_of(task.network)[0])
+    np.testing.assert_array_equal(*weights)
 
 
 def test_updates_are_sgd_with_momentum_and_a_rate_that_falls_with_every_update(tiny_recipe, disc_micrographs):
-    recipe = msgspec.structs.replace(
-        tiny_recipe, epochs=2, samples_per_epoch=150, batch=32, dropout=0.0, decay_per_update=0.5, learning_rate=0.1
-    )
+    changes = {
+        "epochs": 2,
+        "per_epoch": 150,
+        "batch": 32,
+        "dropout": 0.0,
+        "decay_per_update": 0.5,
+        "learning_rate": 0.1,
+    }
+    recipe = with_changes(tiny_recipe, changes)
     network, reports = run(recipe, disc_micrographs)
 
     # The same by hand: 5 updates an epoch (150 / 32, rounded up), v <- m v + g, w <- w - lr / (1 + decay k) v.
     expected = Mlp(MlpConfig(tile_px=16, hidden=16, dropout=0.0))
     expected.initialise(torch.Generator().manual_seed(recipe.seed))
-    sampler = CropSampler(disc_micrographs[:1], recipe, recipe.seed)
+    drawn = task_of(recipe, disc_micrographs[:1], disc_micrographs[1:])
     velocities = [torch.zeros_like(p) for p in expected.parameters()]
     losses = []
     for k in range(10):
-        tiles, labels = (torch.from_numpy(array) for array in sampler.draw(32))
+        tiles, labels = drawn.draw(k, range(32))
         chance = torch.sigmoid(expected(tiles)[:, 0, 0])
         loss = -(labels * chance.log() + (1 - labels) * (1 - chance).log()).mean()
         gradients = torch.autograd.grad(loss, list(expected.parameters()))
@@ -136,17 +177,16 @@ def test_updates_are_sgd_with_momentum_and_a_rate_that_falls_with_every_update(t
     assert [report.loss for report in reports] == pytest.approx([np.mean(losses[:5]), np.mean(losses[5:])], rel=1e-4)
 
 
-def test_loss_that_is_no_number_says_what_to_do(short_recipe, disc_micrographs):
-    reports: list[EpochReport] = []
-    recipe = msgspec.structs.replace(short_recipe, learning_rate=1e30)
-    with pytest.raises(FrazilError, match=r"epoch 1: the loss is (nan|inf); lower learning_rate \(now 1e\+30\)"):
-        train(recipe, disc_micrographs[:1], disc_micrographs[1:], reports.append)
-    assert reports == []
+def test_loss_that_is_no_number_says_where_and_what_to_do(short_recipe, disc_micrographs):
+    recipe = with_changes(short_recipe, {"learning_rate": 1e30})
+    message = r"epoch 1, update \d+, learning rate \S+: .*found (nan|inf); lower learning_rate \(now 1e\+30\)"
+    with pytest.raises(FrazilError, match=message):
+        run(recipe, disc_micrographs)
 
 
 def test_dropout_acts_in_later_epochs_too_and_not_on_held_out_crops(tiny_recipe, disc_micrographs):
-    recipe = msgspec.structs.replace(tiny_recipe, hidden=64, epochs=4)
-    _, dropping = run(msgspec.structs.replace(recipe, dropout=0.5), disc_micrographs)
-    assert dropping[-1].accuracy < dropping[-1].held_out_accuracy - 0.05
-    _, keeping = run(msgspec.structs.replace(recipe, dropout=0.0), disc_micrographs)
-    assert keeping[-1].accuracy > keeping[-1].held_out_accuracy - 0.03
+    recipe = with_changes(tiny_recipe, {"hidden": 64, "epochs": 4})
+    _, dropping = run(with_changes(recipe, {"dropout": 0.5}), disc_micrographs)
+    assert dropping[-1].accuracy < dropping[-1].held_out["held_out"] - 0.05
+    _, keeping = run(with_changes(recipe, {"dropout": 0.0}), disc_micrographs)
+    assert keeping[-1].accuracy > keeping[-1].held_out["held_out"] - 0.03

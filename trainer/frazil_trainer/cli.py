@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from frazil.errors import FrazilError, OutputError, error_line
 
 __all__ = ["app", "main"]
+
+TrainingDevice = Literal["auto", "cpu", "cuda"]
+
+_RECIPE_HELP = "A recipe that frazil ships, by name (mlp, cnn, fcn, ...), or a file of your own that ends in .toml."
 
 app = typer.Typer(
     name="frazil-train",
@@ -32,7 +36,8 @@ def main() -> None:
         print(error_line("frazil-train", error), file=sys.stderr)  # noqa: T201
         sys.exit(1)
     except ModuleNotFoundError as error:
-        extra = {"scipy": "simulate"} | dict.fromkeys(("torch", "onnx", "onnxscript", "jinja2"), "trainer")
+        of_the_trainer = ("torch", "onnx", "onnxscript", "tensorboardX", "jinja2")
+        extra = {"scipy": "simulate"} | dict.fromkeys(of_the_trainer, "trainer")
         if error.name not in extra:
             raise
         install = f"pip install 'frazil[{extra[error.name]}]'"
@@ -84,22 +89,67 @@ def simulate(
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file; see trainer/recipes.")],
     *,
+    recipe: Annotated[str, typer.Option("--recipe", help=_RECIPE_HELP)],
     data: Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")],
     out: Annotated[Path, typer.Option("--out", help="The model's folder in the repository; the next version goes in.")],
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run",
+            help="Folder for checkpoints and TensorBoard events. [default: runs/NAME of --out]",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in that folder, if there is one.")
+    ] = False,
+    only_score: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only-score",
+            metavar="FOLDER",
+            help="Learn nothing from this training set, but score on it: how well is picked what was never seen? "
+            "Repeat for more.",
+            show_default=False,
+        ),
+    ] = None,
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version the serving one.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Train on labels that do not seem to lie on particles.")
+    ] = False,
+    device: Annotated[
+        TrainingDevice, typer.Option("--device", help="Where to train; auto takes a CUDA device where there is one.")
+    ] = "auto",
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of torch.")] = 2,
+    checkpoint_minutes: Annotated[
+        float, typer.Option("--checkpoint-minutes", min=0, help="Least time between two checkpoints.")
+    ] = 5.0,
 ) -> None:
-    """Train a picker and export it as the next version of a model."""
+    """Train a picker and export it as the next version of a model.
+
+    Under torchrun, several processes share each batch; only the first one writes.
+    """
     import torch
 
     from frazil_trainer.export import promote as promote_version
-    from frazil_trainer.recipe import read_recipe
+    from frazil_trainer.recipe import find_recipe, leave_out, read_recipe
     from frazil_trainer.run import run_recipe
 
     torch.set_num_threads(threads)
-    version = run_recipe(read_recipe(recipe), data, out, _console())
+    version = run_recipe(
+        leave_out(read_recipe(find_recipe(recipe)), only_score or []),
+        data,
+        out,
+        _console(),
+        run=run or Path("runs") / out.name,
+        resume=resume,
+        device=device,
+        checkpoint_minutes=checkpoint_minutes,
+        force=force,
+    )
+    if version is None:
+        return
     typer.echo(f"wrote {version}")
     if promote:
         promote_version(version)
@@ -108,8 +158,8 @@ def train(
 
 @app.command()
 def evaluate(
-    recipe: Annotated[Path, typer.Argument(help="Recipe that names the validation micrographs.")],
     *,
+    recipe: Annotated[str, typer.Option("--recipe", help=_RECIPE_HELP)],
     data: Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")],
     model: Annotated[
         list[str] | None,
@@ -157,14 +207,15 @@ def evaluate(
     import msgspec
 
     from frazil_trainer import evaluation
-    from frazil_trainer.recipe import read_recipe
+    from frazil_trainer.recipe import find_recipe, read_recipe
 
-    paths = evaluation.validation_paths(data, read_recipe(recipe))
+    recipe_file = find_recipe(recipe)
+    paths = evaluation.validation_paths(data, read_recipe(recipe_file))
     sources = evaluation.open_sources(model or (), picks or (), picks_y_axis or (), threshold, paths)
     console = _console()
     with console.status("reading micrographs") as status:
         scored = evaluation.score_micrographs(sources, paths, status.update)
-    result = evaluation.evaluate(recipe.name, scored, sources, paths)
+    result = evaluation.evaluate(recipe_file.name, scored, sources, paths)
     evaluation.show_table(result.rows, console)
     for line in evaluation.flip_warnings(result.rows):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -182,17 +233,17 @@ def evaluate(
 
 @app.command("check-data")
 def check_data(
-    recipe: Annotated[Path, typer.Argument(help="Recipe that names the training sets.")],
     *,
+    recipe: Annotated[str, typer.Option("--recipe", help=_RECIPE_HELP)],
     data: Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")],
     out: Annotated[Path, typer.Option("--out", help="Directory for pictures of the labels; made if missing.")],
     count: Annotated[int, typer.Option("--count", min=0, help="How many micrographs of each set to draw.")] = 3,
 ) -> None:
     """Read all training data as training would, and show whether the labels lie on particles."""
     from frazil_trainer.inspection import inspect_set, show_inspection
-    from frazil_trainer.recipe import read_recipe
+    from frazil_trainer.recipe import find_recipe, read_recipe
 
-    read, console = read_recipe(recipe), _console()
+    read, console = read_recipe(find_recipe(recipe)), _console()
     with console.status("reading micrographs") as status:
         inspections = [inspect_set(data, source, read, out, count, status.update) for source in read.data]
     for one in inspections:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from scipy.spatial import cKDTree
 
 from frazil.errors import FrazilError, OutputError
 from frazil.picking import Micrograph, Picks, draw_picks
@@ -31,11 +32,77 @@ from frazil_trainer.labelled import (
 from frazil_trainer.micrograph_files import find_micrographs
 from frazil_trainer.recipe import Recipe, TrainingSet
 
-__all__ = ["SetInspection", "inspect_set", "label_contrasts", "show_inspection"]
+__all__ = ["LabelFit", "SetInspection", "fit_labels", "inspect_set", "label_contrasts", "show_inspection"]
 
 _RING_DIAMETERS = (1.1, 1.6)
 _CLEAR_ERRORS = 4.0
 _VISIBLE_ERRORS = 2.0
+_OVERLAP_DIAMETERS = 0.5
+_LARGEST_OVERLAPPING_SHARE = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelFit:
+    """How well labels fit their micrographs."""
+
+    contrast: float
+    """How much darker it is at the labels than at places anywhere, in standard deviations of such places."""
+    contrast_flipped: float
+    """The same with the labels upside down."""
+    contrast_error: float
+    """Standard error of either."""
+    overlapping: float
+    """Share of the particles that lie closer than half a diameter to another one."""
+
+    def doubts(self, source: TrainingSet) -> list[str]:
+        """What speaks against the labels of a training set, a line each."""
+        clear = _CLEAR_ERRORS * self.contrast_error
+        figures = f"contrast {self.contrast:.2f}, with y flipped {self.contrast_flipped:.2f}"
+        flip_fits = abs(self.contrast_flipped) > max(abs(self.contrast) + clear, 2 * abs(self.contrast))
+        doubts = []
+        if flip_fits:
+            other = "down" if source.y_axis == "up" else "up"
+            doubts.append(f'the labels fit much better with y flipped ({figures}): set y_axis = "{other}"')
+        best = self.contrast_flipped if flip_fits else self.contrast
+        if best < -clear:
+            doubts.append(f"particles are brighter than what is around them ({figures}): invert the micrographs")
+        elif best < _VISIBLE_ERRORS * self.contrast_error:
+            doubts.append(
+                f"the labels lie on nothing that stands out ({figures}): do they belong to these micrographs, "
+                "and are pixel size and diameter right?"
+            )
+        if self.overlapping > _LARGEST_OVERLAPPING_SHARE:
+            doubts.append(
+                f"{self.overlapping:.0%} of the particles lie closer than half a diameter to another one: "
+                "are pixel size and diameter right?"
+            )
+        return doubts
+
+
+def fit_labels(micrographs: Sequence[LabelledMicrograph], diameter_px: float) -> LabelFit:
+    """Measure how well labels fit their micrographs.
+
+    Args:
+        micrographs: of one training set.
+        diameter_px: of the particle in their pictures.
+    """
+    contrasts = [np.empty((2, 0)), *(label_contrasts(one, diameter_px) for one in micrographs)]
+    as_read, flipped = np.concatenate(contrasts, axis=1)
+    distances = [np.empty(0), *(_nearest_distances(one.centres) for one in micrographs)]
+    measured = max(1, as_read.size)
+    return LabelFit(
+        contrast=float(as_read.sum() / measured),
+        contrast_flipped=float(flipped.sum() / measured),
+        contrast_error=float(np.std(as_read) / np.sqrt(as_read.size)) if as_read.size else np.inf,
+        overlapping=float((np.concatenate(distances) < _OVERLAP_DIAMETERS * diameter_px).sum() / measured),
+    )
+
+
+def _nearest_distances(centres: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) distance of each particle to the nearest other one; infinite where there is none."""
+    if len(centres) == 0:
+        return np.empty(0)
+    return np.asarray(cKDTree(centres).query(centres, 2)[0][:, 1], np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,34 +124,9 @@ class SetInspection:
     """Of the micrographs, each once."""
     diameters_px: tuple[float, ...]
     """Of the particle in the micrographs, each once."""
-    contrast: float
-    """How much darker it is at the labels than at places anywhere, in standard deviations of such places."""
-    contrast_flipped: float
-    """The same with the labels upside down."""
-    contrast_error: float
-    """Standard error of either."""
+    fit: LabelFit
     refusals: tuple[str, ...]
     """Why training would refuse micrographs of the set, a line each."""
-
-    @property
-    def doubts(self) -> list[str]:
-        """What the contrasts say against the labels, a line each."""
-        clear = _CLEAR_ERRORS * self.contrast_error
-        figures = f"contrast {self.contrast:.2f}, with y flipped {self.contrast_flipped:.2f}"
-        flip_fits = abs(self.contrast_flipped) > max(abs(self.contrast) + clear, 2 * abs(self.contrast))
-        doubts = []
-        if flip_fits:
-            other = "down" if self.source.y_axis == "up" else "up"
-            doubts.append(f'the labels fit much better with y flipped ({figures}): set y_axis = "{other}"')
-        best = self.contrast_flipped if flip_fits else self.contrast
-        if best < -clear:
-            doubts.append(f"particles are brighter than what is around them ({figures}): invert the micrographs")
-        elif best < _VISIBLE_ERRORS * self.contrast_error:
-            doubts.append(
-                f"the labels lie on nothing that stands out ({figures}): do they belong to these micrographs, "
-                "and are pixel size and diameter right?"
-            )
-        return doubts
 
 
 def inspect_set(
@@ -111,7 +153,7 @@ def inspect_set(
     particles = outside = 0
     shapes, pixel_sizes, diameters_px = set(), set(), set()
     refusals = []
-    contrasts = [np.empty((2, 0))]
+    micrographs = []
     for i, paths in enumerate(found):
         micrograph, picks = read_labelled(paths)
         shape = micrograph.pixels.shape
@@ -125,13 +167,11 @@ def inspect_set(
         shapes.add((shape[0], shape[1]))
         pixel_sizes.add(labelled.picture.pixel_size_angstrom)
         diameters_px.add(labelled.picture.diameter_px)
-        contrasts.append(label_contrasts(labelled, recipe.diameter_px))
+        micrographs.append(labelled)
         if i < count:
             picture = out / source.folder.strip("./").replace("/", "_") / f"{labelled.name}_labels.png"
             _draw(picture, micrograph, picks, labelled.picture.diameter_px)
         progress(f"{source.folder}/{labelled.name}")
-    as_read, flipped = np.concatenate(contrasts, axis=1)
-    measured = max(1, as_read.size)
     return SetInspection(
         source=source,
         micrographs=len(found),
@@ -141,9 +181,7 @@ def inspect_set(
         shapes=tuple(sorted(shapes)),
         pixel_sizes_angstrom=tuple(sorted(pixel_sizes)),
         diameters_px=tuple(sorted(diameters_px)),
-        contrast=float(as_read.sum() / measured),
-        contrast_flipped=float(flipped.sum() / measured),
-        contrast_error=float(np.std(as_read) / np.sqrt(as_read.size)) if as_read.size else np.inf,
+        fit=fit_labels(micrographs, recipe.diameter_px),
         refusals=tuple(refusals),
     )
 
@@ -199,11 +237,14 @@ def show_inspection(inspection: SetInspection, console: Console) -> None:
     table.add_row("particle diameter", f"{_span(one.diameters_px)} px")
     table.add_row("particles", str(one.particles))
     table.add_row("particles outside", str(one.outside))
-    table.add_row("contrast at the labels", f"{one.contrast:.2f}")
-    table.add_row("contrast with y flipped", f"{one.contrast_flipped:.2f}")
+    table.add_row("contrast at the labels", f"{one.fit.contrast:.2f}")
+    table.add_row("contrast with y flipped", f"{one.fit.contrast_flipped:.2f}")
     console.print(table)
     more = f" (and {len(one.refusals) - 1} more)" if len(one.refusals) > 1 else ""
-    for line in (*(f"training would refuse {refusal}{more}" for refusal in one.refusals[:1]), *one.doubts):
+    for line in (
+        *(f"training would refuse {refusal}{more}" for refusal in one.refusals[:1]),
+        *one.fit.doubts(one.source),
+    ):
         console.print(f"warning: {one.source.folder}: {line}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ __all__ = [
     "LabelledMicrograph",
     "LabelledPaths",
     "check_inside",
+    "content_digest",
     "find_labelled",
     "inside_border",
     "load_labelled",
@@ -48,9 +50,11 @@ class LabelledPaths:
 
     @property
     def part(self) -> str:
-        """``validation``, ``selection`` or ``training``."""
+        """``validation``, ``selection``, ``training``, or ``unused`` in a set that is only scored."""
         if self.micrograph.stem in self.source.validation:
             return "validation"
+        if self.source.only_scored:
+            return "unused"
         return "selection" if self.micrograph.stem in self.source.selection else "training"
 
 
@@ -65,6 +69,11 @@ class LabelledMicrograph:
     border_px: float
     """Frame of the picture, in its pixels, that holds no data."""
     source: TrainingSet
+
+    @property
+    def labels_are_complete(self) -> bool:
+        """Whether a place without a label holds no particle."""
+        return self.name not in self.source.incomplete
 
 
 def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
@@ -89,7 +98,8 @@ def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
             f"among {len(micrographs)} micrographs (TIFF, PNG and JPEG are read, too)"
         )
     stems = {paths.micrograph.stem for paths in found}
-    unknown = [stem for stem in (*source.validation, *source.selection) if stem not in stems]
+    named = (*source.validation, *source.selection, *source.incomplete)
+    unknown = [stem for stem in named if stem not in stems]
     if unknown:
         raise FrazilError(f"{folder}: expected the micrographs {', '.join(unknown)} of the recipe, found none so named")
     return found
@@ -187,14 +197,19 @@ def inside_border(picks: Picks, shape: tuple[int, ...], border_px: float) -> Pic
     return picks.select((y >= border_px) & (y < h - border_px) & (x >= border_px) & (x < w - border_px))
 
 
-def training_set_sha256(paths: list[LabelledPaths]) -> str:
+def training_set_sha256(paths: Sequence[LabelledPaths]) -> str:
     """Hash over the content of micrographs and labels, in order."""
     digest = hashlib.sha256()
     for one in paths:
         for file in (one.micrograph, one.labels):
-            with file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
+            digest.update(content_digest(file))
     return digest.hexdigest()
+
+
+def content_digest(file: Path) -> bytes:
+    """SHA-256 of a file's content."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").digest()
 
 
 def _own_labels(micrograph: Path, source: TrainingSet) -> Path:

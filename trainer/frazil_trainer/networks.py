@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-__all__ = ["Fcn", "FcnConfig", "Mlp", "MlpConfig"]
+from frazil_trainer.processes import Dropout
+
+__all__ = ["Cnn", "CnnConfig", "Fcn", "FcnConfig", "Mlp", "MlpConfig"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,28 +29,83 @@ class Mlp(nn.Module):
         self.config = config
         inputs = config.tile_px**2
         self.layers = nn.Sequential(
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(inputs, config.hidden),
             nn.ReLU(),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(config.hidden, config.hidden),
             nn.ReLU(),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(config.hidden, 1),
         )
 
     def initialise(self, generator: torch.Generator) -> None:
-        """He initialisation (He et al., ICCV 2015); biases zero."""
-        for layer in self.layers:
-            if isinstance(layer, nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-                nn.init.zeros_(layer.bias)
+        """He initialisation; biases zero."""
+        _he_initialise(self, generator)
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
         """(n, 1, t, t) tiles → (n, 1, 1) logits."""
         flat = tiles.flatten(1)  # (n, t * t)
         logits: torch.Tensor = self.layers(flat)  # (n, 1)
         return logits.reshape(-1, 1, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CnnConfig:
+    """Size of a `Cnn`."""
+
+    tile_px: int = 64
+    channels: int = 8
+    """Of the first stage; every further stage has twice as many."""
+    convolutions: tuple[int, ...] = (1, 1, 1, 2, 2)
+    """In each stage, before it is pooled."""
+    hidden: int = 256
+    dropout: float = 0.2
+
+
+class Cnn(nn.Module):
+    """The paper's second picker: stages of 3x3 convolutions, each pooled 2x2, then two dense layers."""
+
+    def __init__(self, config: CnnConfig) -> None:
+        super().__init__()
+        self.config = config
+        layers: list[nn.Module] = []
+        inputs = 1
+        for stage, count in enumerate(config.convolutions):
+            outputs = config.channels * 2**stage
+            for _ in range(count):
+                layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True)]
+                inputs = outputs
+            # The largest of what is left by ReLU is ReLU of the largest; pooled first, it works on a quarter.
+            layers[-1:] = [nn.MaxPool2d(2), nn.ReLU(inplace=True)]
+        side = config.tile_px // 2 ** len(config.convolutions)
+        self.layers = nn.Sequential(
+            *layers,
+            nn.Flatten(),
+            Dropout(config.dropout),
+            nn.Linear(inputs * side**2, config.hidden),
+            nn.ReLU(),
+            Dropout(config.dropout),
+            nn.Linear(config.hidden, 1),
+        )
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """He initialisation; biases zero."""
+        _he_initialise(self, generator)
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        """(n, 1, t, t) tiles → (n, 1, 1) logits."""
+        logits: torch.Tensor = self.layers(tiles)  # (n, 1)
+        return logits.reshape(-1, 1, 1)
+
+
+def _he_initialise(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw weights as He et al. (ICCV 2015) do; biases zero."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil_trainer.labelled import LabelledMicrograph
-from frazil_trainer.sampling import set_shares
+from frazil_trainer.sampling import draw_source, set_shares
 
 __all__ = ["PatchSampler"]
 
 _NEAR_PARTICLE_SHARE = 0.6
 _LARGEST_SCALE_STEP = 0.15
+_UNLABELLED_SCORE = 0.1
+"""A cell with less than this wanted score lies near no label."""
 
 
 class PatchSampler:
@@ -30,7 +32,6 @@ class PatchSampler:
         step_px: distance between scores; score (i, j) belongs to pixel (i * step, j * step).
         diameter_px: of the particle in the pictures.
         spread_diameters: the wanted score falls off from a particle's centre as a Gaussian of this deviation.
-        seed: of every draw.
         augment: whether to change the patches.
     """
 
@@ -42,43 +43,44 @@ class PatchSampler:
         step_px: int,
         diameter_px: float,
         spread_diameters: float,
-        seed: int,
         augment: bool = True,
     ) -> None:
         self._micrographs = micrographs
         self._patch_px = patch_px
         self._step_px = step_px
         self._spread_px = spread_diameters * diameter_px
-        self._rng = np.random.default_rng(seed)
         self._augment = augment
         self._shares = set_shares(micrographs)
 
-    def draw(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Draw a batch.
+    def draw(
+        self, rngs: Sequence[np.random.Generator]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+        """Draw one patch from each generator.
 
         Returns:
-            (count, 1, p, p) tiles; (count, g, g) wanted scores, g = p / step; (count, g, g) weights, 0 where a cell
-            lies outside the micrograph or in its border.
+            (n, 1, p, p) tiles; (n, g, g) wanted scores, g = p / step; (n, g, g) weights, 0 where a cell lies outside
+            the micrograph or in its border; (n, g, g) whether a cell may well hold a particle that has no label.
         """
-        p, g = self._patch_px, self._patch_px // self._step_px
+        p, g, count = self._patch_px, self._patch_px // self._step_px, len(rngs)
         tiles = np.empty((count, 1, p, p), np.float32)
         wanted = np.zeros((count, g, g), np.float32)
         weights = np.empty((count, g, g), np.float32)
-        sources = self._rng.choice(len(self._micrographs), size=count, p=self._shares)
-        for i, source in enumerate(sources.tolist()):
-            micrograph = self._micrographs[source]
-            to_patch = self._draw_transform(micrograph)
+        doubtful = np.zeros((count, g, g), np.bool_)
+        for i, rng in enumerate(rngs):
+            micrograph = self._micrographs[draw_source(rng, self._shares)]
+            to_patch = self._draw_transform(rng, micrograph)
             pixels = cv2.warpAffine(
                 micrograph.picture.pixels, to_patch, (p, p), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
             )
-            tiles[i, 0] = self._change(np.asarray(pixels, np.float32))
+            tiles[i, 0] = self._change(rng, np.asarray(pixels, np.float32))
             wanted[i] = self._wanted(micrograph, to_patch)
             weights[i] = self._weights(micrograph, to_patch)
-        return tiles, wanted, weights
+            if not micrograph.labels_are_complete:
+                doubtful[i] = wanted[i] < _UNLABELLED_SCORE
+        return tiles, wanted, weights, doubtful
 
-    def _draw_transform(self, micrograph: LabelledMicrograph) -> NDArray[np.float64]:
+    def _draw_transform(self, rng: np.random.Generator, micrograph: LabelledMicrograph) -> NDArray[np.float64]:
         """(2, 3) affine map, x before y as OpenCV has it, from the picture to the patch."""
-        rng = self._rng
         h, w = micrograph.picture.pixels.shape
         if rng.random() < _NEAR_PARTICLE_SHARE:
             y, x = micrograph.centres[rng.integers(len(micrograph.centres))]
@@ -94,11 +96,10 @@ class PatchSampler:
         shift = np.array([middle, middle]) - turn @ np.array([x, y])
         return np.concatenate([turn, shift[:, np.newaxis]], axis=1)
 
-    def _change(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _change(self, rng: np.random.Generator, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Change contrast, sharpness and noise."""
         if not self._augment:
             return pixels
-        rng = self._rng
         if rng.random() < 0.3:
             pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.2)), np.float32)
         gain = np.float32(np.exp(rng.uniform(-0.35, 0.35)))

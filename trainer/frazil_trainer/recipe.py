@@ -1,9 +1,16 @@
-"""Recipes: everything that decides how a model turns out, in one TOML file."""
+"""Recipes: everything that decides how a model turns out, in one TOML file.
+
+A recipe joins a network, the examples that it learns from and an optimiser, each with its own settings and no
+others'. A network that scores windows learns from crops, one that scores every place from patches.
+"""
 
 from __future__ import annotations
 
+import difflib
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -11,12 +18,31 @@ from msgspec import UNSET, Meta, UnsetType
 from frazil.errors import SettingsError
 from frazil.picking import CoordinateEnding, YAxis
 
-__all__ = ["DenseSettings", "Recipe", "TrainingSet", "read_recipe"]
+__all__ = [
+    "AdamW",
+    "CentredCrops",
+    "CnnSettings",
+    "DrawnCrops",
+    "FcnSettings",
+    "JitteredCrops",
+    "MlpSettings",
+    "Patches",
+    "Recipe",
+    "Sgd",
+    "TrainingSet",
+    "find_recipe",
+    "leave_out",
+    "read_recipe",
+]
 
+_LARGEST = sys.float_info.max  # an infinite number is none
 _Count = Annotated[int, Meta(ge=1)]
-_Positive = Annotated[float, Meta(gt=0)]
-_NotNegative = Annotated[float, Meta(ge=0)]
+_Positive = Annotated[float, Meta(gt=0, le=_LARGEST)]
+_NotNegative = Annotated[float, Meta(ge=0, le=_LARGEST)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
+_BelowOne = Annotated[float, Meta(ge=0, lt=1)]
+
+_RECIPES = Path(__file__).parent / "recipes"
 
 
 class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,15 +66,55 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     border_px: Annotated[int, Meta(ge=0)] = 0
     """Frame of the micrograph that holds no data: left out of training and of scores."""
     weight: _Positive = 1.0
-    """How much of the crops comes from here, and how much its F1 counts when the threshold is chosen."""
+    """How often drawn crops and patches come from here, and how much its F1 counts when the threshold is chosen."""
     validation: tuple[str, ...] = ()
     """Stems of the micrographs never trained on."""
     selection: tuple[str, ...] = ()
     """Stems of the micrographs that choose the threshold; not trained on either."""
+    only_scored: bool = False
+    """Whether nothing of the set is learnt from: only its validation micrographs are used."""
+    incomplete: tuple[str, ...] = ()
+    """Stems of the micrographs whose labels miss many particles: see `Patches.doubtful_score`."""
 
 
-class DenseSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What only a network that scores every place of a tile needs to know."""
+class MlpSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mlp", tag_field="architecture"
+):
+    """The paper's first network: scores a window at a time, out of two hidden layers."""
+
+    tile_px: Annotated[int, Meta(ge=2)] = 64
+    """Side of a window, in pixels of the rescaled micrograph."""
+    stride_px: _Positive = 12.8
+    """Stride of the window in picking: 36 px of the paper's micrographs."""
+    hidden: _Count = 256
+    """Width of the two hidden layers."""
+    dropout: _BelowOne = 0.2
+    """Before every dense layer."""
+
+
+class CnnSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="cnn", tag_field="architecture"
+):
+    """The paper's second network: scores a window at a time, out of convolutions and two dense layers."""
+
+    tile_px: Annotated[int, Meta(ge=32, multiple_of=32)] = 64
+    """Side of a window, in pixels of the rescaled micrograph; halved five times."""
+    stride_px: _Positive = 12.8
+    """Stride of the window in picking: 36 px of the paper's micrographs."""
+    channels: _Count = 8
+    """Of the first stage; every further stage has twice as many."""
+    convolutions: tuple[_Count, _Count, _Count, _Count, _Count] = (1, 1, 1, 2, 2)
+    """In each of the five stages, before it is pooled."""
+    hidden: _Count = 256
+    """Width of the first dense layer."""
+    dropout: _BelowOne = 0.2
+    """Before every dense layer."""
+
+
+class FcnSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="fcn", tag_field="architecture"
+):
+    """The fully convolutional network: scores every place of a tile."""
 
     widths: tuple[_Count, _Count, _Count] = (16, 32, 64)
     """Channels at full, half and quarter resolution."""
@@ -58,75 +124,194 @@ class DenseSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Scores at the edges of a tile that are left out."""
     tile_px: Annotated[int, Meta(ge=4, multiple_of=4)] = 640
     """Side of a tile in picking."""
+
+
+class CentredCrops(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="centred", tag_field="kind"
+):
+    """The paper's crops, way (a): a fixed set, each particle centred at 0, 90, 180 and 270 degrees."""
+
+    count: Annotated[int, Meta(ge=20)] = 70_000
+    """Half of them positive. A random tenth is left out of training."""
+    negative_offset_diameters: _NotNegative = 40 / 108
+    """A negative crop's centre lies at least this far from every particle's: 40 px of the paper's 108."""
+
+
+class JitteredCrops(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="jittered", tag_field="kind"
+):
+    """The paper's crops, way (b): a fixed set, each particle centred, and at random offsets."""
+
+    count: Annotated[int, Meta(ge=20)] = 70_000
+    """Half of them positive. A random tenth is left out of training."""
+    positive_offset_diameters: _NotNegative = 30 / 108
+    """The longest offset: 30 px of the paper's 108."""
+    negative_offset_diameters: _NotNegative = 0.3
+    """A negative crop's centre lies at least this far from every particle's."""
+
+
+class DrawnCrops(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="drawn", tag_field="kind"):
+    """Crops drawn anew for every batch, turned and mirrored, half of them positive."""
+
+    per_epoch: _Count = 70_000
+    positive_offset_diameters: _NotNegative = 0.2
+    """A positive crop's centre lies at most this far from a particle's."""
+    negative_offset_diameters: _NotNegative = 0.45
+    """A negative crop's centre lies at least this far from every particle's."""
+    near_negatives: _Share = 0.25
+    """Share of the negatives taken from within one diameter of a particle."""
+
+
+class Patches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="patches", tag_field="kind"):
+    """Pieces of micrographs drawn anew for every batch, with a wanted score for every cell."""
+
+    per_epoch: _Count = 1200
     patch_px: Annotated[int, Meta(ge=16, multiple_of=4)] = 192
-    """Side of a patch in training."""
+    """Side of a patch."""
     spread_diameters: _Positive = 0.13
     """The wanted score falls off from a particle's centre as a Gaussian of this deviation."""
     focus: _NotNegative = 2.0
     """Power of the distance between score and wanted score that weighs a cell: easy cells count less."""
+    doubtful_score: _Share = 0.35
+    """In micrographs with incomplete labels, an unlabelled cell that the network scores higher does not count."""
+    doubt_from: _Share = 0.15
+    """Share of the training after which that holds: before it, the network's scores mean nothing yet."""
+
+
+class Sgd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="sgd", tag_field="kind"):
+    """Stochastic gradient descent with momentum, its rate falling with every update."""
+
+    learning_rate: _Positive = 1e-3
+    momentum: _BelowOne = 0.9
+    decay_per_update: _NotNegative = 1e-4
+    """The rate of update k is learning_rate / (1 + decay_per_update * k)."""
+
+
+class AdamW(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="adamw", tag_field="kind"):
+    """AdamW (Loshchilov and Hutter, ICLR 2019) in one cycle of the learning rate, its gradients clipped."""
+
+    learning_rate: _Positive = 2e-3
+    """The highest rate, reached after a tenth of the training."""
     weight_decay: _NotNegative = 1e-4
-    mixed_precision: bool = True
-    """Convolve in bfloat16 while training; the exported network is float32."""
+    largest_gradient: _Positive = 5.0
+    """A longer gradient is shortened to this."""
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A training run."""
 
-    architecture: Literal["mlp", "fcn"]
-    """``mlp``: a window at a time, by `training.train`. ``fcn``: every place, by `dense_training.train_dense`."""
     seed: Annotated[int, Meta(ge=0)]
     """Of every random draw of the run."""
-    data: tuple[TrainingSet, ...]
-    dense: DenseSettings | None = None
-    """Needed by ``fcn``; the settings from `tile_px` to `near_negatives` are then without effect, and so are
-    `momentum` and `decay_per_update`."""
-
-    tile_px: _Count = 64
-    """Side of a crop, in pixels of the rescaled micrograph."""
     diameter_px: _Positive = 38.4
-    """Diameter of the particle in them: 180 px crops around a 108 px particle, as the paper's."""
-    stride_px: _Positive = 12.8
-    """Stride of the window in picking: 36 px of the paper's micrographs."""
+    """Diameter of the particle in the rescaled micrograph; 64 px are then the paper's 180 px of a 108 px particle."""
     normalisation: str = "flat-01"
     """Standardisation of the micrograph, by name."""
+    epochs: _Count
+    batch: Annotated[int, Meta(ge=2)]
+    """Examples in an update."""
+    mixed_precision: bool = False
+    """Compute in bfloat16 where it loses little while training; the exported network is float32."""
+    compare_threshold: _Share | None = None
+    """A threshold that validation is scored at as well, beside the chosen one."""
+    network: MlpSettings | CnnSettings | FcnSettings
+    examples: CentredCrops | JitteredCrops | DrawnCrops | Patches
+    optimiser: Sgd | AdamW
+    data: tuple[TrainingSet, ...]
 
-    hidden: _Count = 256
-    """Width of the two hidden layers."""
-    dropout: _Share = 0.2
-    """Before every dense layer."""
 
-    positive_offset_diameters: _NotNegative = 0.28
-    """A positive crop's centre lies at most this far from a particle's (30 px of 108)."""
-    negative_offset_diameters: _NotNegative = 0.3
-    """A negative crop's centre lies at least this far from every particle's."""
-    near_negatives: _Share = 0.25
-    """Share of the negatives taken from within one diameter of a particle."""
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: what ends in ``.toml`` is a path, anything else the name of a recipe that frazil ships.
 
-    epochs: _Count = 100
-    samples_per_epoch: _Count = 70_000
-    """Half of them positive."""
-    batch: Annotated[int, Meta(ge=2)] = 128
-    learning_rate: _Positive = 1e-3
-    momentum: _Share = 0.9
-    decay_per_update: _NotNegative = 1e-4
-    """The rate of update k is learning_rate / (1 + decay_per_update * k)."""
+    Raises:
+        SettingsError: no recipe has this name.
+    """
+    if name.endswith(".toml"):
+        return Path(name)
+    known = sorted(path.stem for path in _RECIPES.glob("*.toml"))
+    if name not in known:
+        raise SettingsError(
+            f"recipe {name!r}: expected one of {', '.join(known)}, or a path that ends in .toml; "
+            f"the nearest name is {_nearest(name, known)!r}"
+        )
+    return _RECIPES / f"{name}.toml"
 
 
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe.
 
     Raises:
-        SettingsError: it is missing, is no TOML, or holds an unknown key or a value of the wrong type
-            or size.
+        SettingsError: it is missing, is no TOML, holds an unknown key or a value of the wrong type or size, or
+            examples that its network cannot learn from.
     """
     try:
-        recipe = msgspec.toml.decode(path.read_bytes(), type=Recipe)
+        plain = msgspec.toml.decode(path.read_bytes())
+        unknown = _unknown_keys(plain, msgspec.inspect.type_info(Recipe), "")
+        if unknown:
+            raise SettingsError(f"{path}: {'; '.join(unknown)}")
+        recipe = msgspec.convert(plain, Recipe)
     except OSError as error:
         raise SettingsError(f"{path}: expected a recipe, cannot read it: {error.strerror}") from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: {error}") from error
     if not recipe.data:
         raise SettingsError(f"{path}: data: expected at least one training set, found none")
-    if (recipe.architecture == "fcn") != (recipe.dense is not None):
-        raise SettingsError(f"{path}: dense: expected this table with architecture fcn, and with no other")
+    folders = [source.folder for source in recipe.data]
+    for source in recipe.data:
+        if folders.count(source.folder) > 1:
+            raise SettingsError(f"{path}: data: expected each folder once, found {source.folder} twice")
+        twice = set(source.validation) & set(source.selection)
+        if twice:
+            raise SettingsError(
+                f"{path}: data: expected {min(twice)} of {source.folder} in one part, found it in two, "
+                "validation and selection"
+            )
+    dense = isinstance(recipe.network, FcnSettings)
+    if dense != isinstance(recipe.examples, Patches):
+        raise SettingsError(
+            f"{path}: examples: expected {'patches' if dense else 'centred, jittered or drawn crops'} "
+            f"for a network that scores {'every place' if dense else 'windows'}, "
+            f"found {type(recipe.examples).__struct_config__.tag}"
+        )
     return recipe
+
+
+def leave_out(recipe: Recipe, folders: Sequence[str]) -> Recipe:
+    """The same recipe with some of its training sets only scored: how well does it pick what it never saw?
+
+    Raises:
+        SettingsError: a folder is none of its training sets.
+    """
+    known = [source.folder for source in recipe.data]
+    for folder in folders:
+        if folder not in known:
+            raise SettingsError(f"{folder}: expected one of the training sets {', '.join(known)}")
+    data = tuple(
+        msgspec.structs.replace(source, only_scored=source.only_scored or source.folder in folders)
+        for source in recipe.data
+    )
+    return msgspec.structs.replace(recipe, data=data)
+
+
+def _unknown_keys(plain: Any, kind: msgspec.inspect.Type, where: str) -> list[str]:
+    """A line for each key that no setting has, with the nearest one of its table that is known."""
+    match kind:
+        case msgspec.inspect.VarTupleType(item_type=item) if isinstance(plain, list):
+            return [line for i, one in enumerate(plain) for line in _unknown_keys(one, item, f"{where[:-1]}[{i}].")]
+        case msgspec.inspect.UnionType(types=types) if isinstance(plain, dict):
+            tables = (one for one in types if isinstance(one, msgspec.inspect.StructType))
+            chosen = [one for one in tables if plain.get(one.tag_field) == one.tag]
+            return _unknown_keys(plain, chosen[0], where) if chosen else []
+        case msgspec.inspect.StructType(fields=fields, tag_field=tag) if isinstance(plain, dict):
+            known = {field.name: field.type for field in fields}
+            lines = []
+            for key, value in plain.items():
+                if key in known:
+                    lines += _unknown_keys(value, known[key], f"{where}{key}.")
+                elif key != tag:
+                    lines.append(f"unknown key {where}{key}; the nearest known one is {where}{_nearest(key, known)}")
+            return lines
+    return []
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    return max(known, key=lambda one: difflib.SequenceMatcher(None, word, one).ratio())

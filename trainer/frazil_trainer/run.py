@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +12,49 @@ import msgspec
 import numpy as np
 import onnxruntime
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
 
 import frazil
-from frazil.errors import FrazilError, OutputError
+from frazil.errors import OutputError, SettingsError
 from frazil.picking import Model, ModelContract, load_model
-from frazil_trainer.crops import CropSampler
-from frazil_trainer.dense_training import train_dense
-from frazil_trainer.evaluation import best_threshold, pick_labelled, score_table, show_table, validation_paths
+from frazil_trainer.architectures import Scorer, make_scorer, make_task
+from frazil_trainer.evaluation import (
+    ScoredMicrograph,
+    best_threshold,
+    pick_labelled,
+    score_table,
+    show_table,
+    tally_at,
+    validation_paths,
+)
+from frazil_trainer.events import EventFile
 from frazil_trainer.export import export_version
-from frazil_trainer.labelled import LabelledMicrograph, LabelledPaths, find_labelled, load_labelled, training_set_sha256
-from frazil_trainer.networks import Fcn
-from frazil_trainer.patches import PatchSampler
+from frazil_trainer.processes import DeviceChoice, Processes, join_processes
+from frazil_trainer.progress import ProgressBar
 from frazil_trainer.recipe import Recipe
-from frazil_trainer.training import EpochReport, train
+from frazil_trainer.run_folder import EVENTS_NAME, RunFolder
+from frazil_trainer.task import Task
+from frazil_trainer.training import Checkpoints, EpochReport, train
+from frazil_trainer.training_data import TrainingData, load_training_data
 
 __all__ = ["run_recipe"]
 
-_CHECK_TILES = 256
-_CHECK_DENSE_TILES = 3
-_TILE_LEVELS = 64
+_SHOWN_EXAMPLES = 16
+_CURVE_THRESHOLDS = [round(0.05 * i, 2) for i in range(1, 20)]
 
 
-def run_recipe(recipe: Recipe, data: Path, out: Path, console: Console) -> Path:
+def run_recipe(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    console: Console,
+    *,
+    run: Path,
+    resume: bool = False,
+    device: DeviceChoice = "auto",
+    checkpoint_minutes: float = 5.0,
+    force: bool = False,
+) -> Path | None:
     """Train, choose the threshold, score, and export the next version of a model.
 
     Args:
@@ -47,70 +62,125 @@ def run_recipe(recipe: Recipe, data: Path, out: Path, console: Console) -> Path:
         data: folder with the training sets.
         out: the model's folder in the repository.
         console: shows progress.
+        run: folder for checkpoints, TensorBoard events and what came of the run.
+        resume: whether to go on with the run in that folder, if there is one.
+        device: where to train.
+        checkpoint_minutes: least time between two checkpoints.
+        force: whether to train on labels that do not seem to lie on particles.
 
     Returns:
-        The new version's folder.
+        The new version's folder; None in a process that only helps another one to train.
 
     Raises:
+        SettingsError: the run folder holds another run, or one that was not to go on.
         FrazilError: the data cannot be used, the loss is no number, or the export fails its checks.
+        OutputError: a file of the run cannot be written.
     """
-    parts: dict[str, list[LabelledPaths]] = {"training": [], "selection": [], "validation": []}
-    for source in recipe.data:
-        for paths in find_labelled(data, source):
-            parts[paths.part].append(paths)
-    missing = [part for part, paths in parts.items() if not paths]
-    if missing:
-        raise FrazilError(f"{data}: the recipe leaves no micrograph for {', '.join(missing)}; each part needs one")
     _check_writable(out)
-    with console.status("reading micrographs"):
-        training = [load_labelled(paths, recipe) for paths in parts["training"]]
-        selection = [load_labelled(paths, recipe) for paths in parts["selection"]]
-        for paths in parts["validation"]:  # a fault in them must not wait until the training is over
-            load_labelled(paths, recipe)
-    counts = ", ".join(f"{len(paths)} for {part}" for part, paths in parts.items())
-    console.print(f"micrographs: {counts}; {sum(len(m.centres) for m in training)} particles to learn from")
+    _check_writable(run)
+    with join_processes(device) as processes:
+        if not processes.leads:
+            console = Console(quiet=True)
+        found = load_training_data(data, recipe, console, force=force)
+        folder = RunFolder(run, recipe, found.sha256)
+        result, state = folder.read_result(), folder.read_checkpoint()
+        if (result or state) and not resume:
+            raise SettingsError(
+                f"{run}: expected a folder without a run, found one; "
+                "--resume goes on with it, --run takes another folder"
+            )
+        if result:
+            console.print(f"{run}: this run has ended; it made {result['version']}")
+            return Path(result["version"]) if processes.leads else None
+        task = make_task(recipe, found.micrographs)
+        console.print(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in task.provenance.items()))
+        checkpoints = Checkpoints(
+            write=folder.write_checkpoint if processes.leads else lambda _: None,
+            every_seconds=60 * checkpoint_minutes,
+            file=folder.checkpoint,
+            begin_from=state,
+        )
+        if not processes.leads:
+            train(task, recipe, processes=processes, checkpoints=checkpoints)
+            return None
+        with EventFile(run / EVENTS_NAME, task.updates_per_epoch) as events:
+            history = _train(task, recipe, processes, checkpoints, events, console)
+            scorer = make_scorer(recipe, task, found.micrographs["selection"])
+            card_run = _provenance(recipe, found, task, history, processes)
+            version, figures = _score_and_export(recipe, scorer, found, out, card_run, events, console)
+        folder.write_result(
+            {"version": str(version), "run": card_run, "validation": figures, "epochs": msgspec.to_builtins(history)}
+        )
+        return version
 
-    history: list[EpochReport] = []
-    columns = (
-        "{task.description}",
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("epoch", total=recipe.epochs, figures="")
 
-        def report(epoch: EpochReport) -> None:
-            history.append(epoch)
-            figures = f"loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.3f}, held out {epoch.held_out_accuracy:.3f}"
-            progress.update(task, advance=1, figures=figures)
-            if not console.is_terminal:  # a log file shows no bar
-                console.print(f"epoch {epoch.epoch}/{recipe.epochs}: {figures}")
+def _train(
+    task: Task,
+    recipe: Recipe,
+    processes: Processes,
+    checkpoints: Checkpoints,
+    events: EventFile,
+    console: Console,
+) -> list[EpochReport]:
+    begun = checkpoints.begin_from["done"] if checkpoints.begin_from else 0
+    if begun:
+        console.print(f"going on from update {begun}, {checkpoints.file}")
+    events.show_tiles(task.draw(0, processes.share(recipe.batch))[0][:_SHOWN_EXAMPLES].numpy())
+    with ProgressBar(recipe, task.updates_per_epoch, begun, console) as bar:
+        return train(task, recipe, [bar, events], processes=processes, checkpoints=checkpoints)
 
-        trained = _train(recipe, training, selection, report)
 
-    sha256 = training_set_sha256(parts["training"])
+def _score_and_export(
+    recipe: Recipe,
+    scorer: Scorer,
+    found: TrainingData,
+    out: Path,
+    run: dict[str, Any],
+    events: EventFile,
+    console: Console,
+) -> tuple[Path, dict[str, Any]]:
     # The threshold needs the picker, the picker a model: a first export stands in, with any threshold.
     drafts = out.parent / f".{out.name}-draft"
     try:
-        _, draft = _export(trained, _contract(recipe, trained, 0.5, sha256, {}), drafts, {}, {})
-        chosen = best_threshold(
-            pick_labelled(draft, parts["selection"]), {source.folder: source.weight for source in recipe.data}
-        )
-        table = score_table(draft, validation_paths(data, recipe), threshold=chosen, name=out.name)
+        _, draft = _export(scorer, _contract(recipe, scorer, 0.5, found.sha256, {}), drafts, {}, {})
+        selected = pick_labelled(draft, found.paths["selection"])
+        chosen = best_threshold(selected, {source.folder: source.weight for source in recipe.data})
+        validation = validation_paths(found.folder, recipe)
+        table = score_table(draft, validation, threshold=chosen, name=out.name)
+        compared = None
+        if recipe.compare_threshold is not None:
+            compared = score_table(draft, validation, threshold=recipe.compare_threshold, name=out.name)
     finally:
         shutil.rmtree(drafts, ignore_errors=True)
+    events.show_thresholds(_curve(selected))
     show_table(table, console)
-    run = {
+    figures: dict[str, Any] = {
+        "threshold": chosen,
+        "rows": msgspec.to_builtins(table),
+        "crop_accuracy": run["last_epoch"]["held_out"],
+    }
+    if compared is not None:
+        console.print(f"at threshold {recipe.compare_threshold:g}:")
+        show_table(compared, console)
+        figures |= {"compared_threshold": recipe.compare_threshold, "compared_rows": msgspec.to_builtins(compared)}
+    run["threshold"] = f"{chosen}: highest F1 on the selection micrographs, averaged over the sets by weight"
+    brief = {f"{row.folder}/*{row.labels}": round(row.half.micro.f1, 3) for row in table}
+    version, _ = _export(scorer, _contract(recipe, scorer, chosen, found.sha256, brief), out, run, figures)
+    return version, figures
+
+
+def _provenance(
+    recipe: Recipe, found: TrainingData, task: Task, history: list[EpochReport], processes: Processes
+) -> dict[str, Any]:
+    return {
         "recipe": msgspec.to_builtins(recipe),
-        "data": {part: [str(p.micrograph.relative_to(data)) for p in paths] for part, paths in parts.items()},
-        "last_epoch": {
-            "loss": round(history[-1].loss, 4),
-            "accuracy": round(history[-1].accuracy, 4),
-            "held_out_accuracy": round(history[-1].held_out_accuracy, 4),
+        "data": {
+            part: [str(p.micrograph.relative_to(found.folder)) for p in paths] for part, paths in found.paths.items()
         },
-        "threshold": f"{chosen}: highest F1 on the selection micrographs, averaged over the sets by weight",
+        "learnt_from": dict(task.provenance),
+        "last_epoch": msgspec.to_builtins(history[-1]),
+        "device": processes.device.type,
+        "processes": processes.count,
         "versions": {
             "frazil": frazil.__version__,
             "python": platform.python_version(),
@@ -119,71 +189,26 @@ def run_recipe(recipe: Recipe, data: Path, out: Path, console: Console) -> Path:
             "numpy": np.__version__,
         },
     }
-    figures = {"threshold": chosen, "rows": msgspec.to_builtins(table)}
-    brief = {f"{row.folder}/*{row.labels}": round(row.half.micro.f1, 3) for row in table}
-    version, _ = _export(trained, _contract(recipe, trained, chosen, sha256, brief), out, run, figures)
-    return version
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Trained:
-    """A network, where its scores lie in a tile, and real tiles to check its export on."""
-
-    network: nn.Module
-    tile_px: int
-    grid: int
-    step_px: float
-    offset_px: float
-    check_tiles: NDArray[np.float32]
-
-
-def _train(
-    recipe: Recipe,
-    training: Sequence[LabelledMicrograph],
-    selection: Sequence[LabelledMicrograph],
-    report: Callable[[EpochReport], None],
-) -> _Trained:
-    if recipe.dense is None:
-        check_tiles, _ = CropSampler(selection, recipe, recipe.seed + 2).draw(_CHECK_TILES)
-        return _Trained(
-            network=train(recipe, training, selection, report),
-            tile_px=recipe.tile_px,
-            grid=1,
-            step_px=recipe.stride_px,
-            offset_px=(recipe.tile_px - 1) / 2,
-            check_tiles=check_tiles,
-        )
-    dense = recipe.dense
-    patches = PatchSampler(
-        selection,
-        patch_px=dense.tile_px,
-        step_px=Fcn.step_px,
-        diameter_px=recipe.diameter_px,
-        spread_diameters=dense.spread_diameters,
-        seed=recipe.seed + 2,
-        augment=False,
-    )
-    # In steps that deflate well: the card holds such a tile.
-    check_tiles = np.round(patches.draw(_CHECK_DENSE_TILES)[0] * _TILE_LEVELS) / np.float32(_TILE_LEVELS)
-    return _Trained(
-        network=train_dense(recipe, training, selection, report),
-        tile_px=dense.tile_px,
-        grid=dense.tile_px // Fcn.step_px - 2 * dense.halo_cells,
-        step_px=float(Fcn.step_px),
-        offset_px=float(Fcn.step_px * dense.halo_cells),
-        check_tiles=check_tiles,
-    )
+def _curve(selected: list[ScoredMicrograph]) -> dict[float, dict[str, float]]:
+    """Precision, recall and F1 on the selection micrographs, by threshold."""
+    tallies = {threshold: tally_at(selected, threshold) for threshold in _CURVE_THRESHOLDS}
+    return {
+        threshold: {"precision": tally.precision, "recall": tally.recall, "f1": tally.f1}
+        for threshold, tally in tallies.items()
+    }
 
 
 def _contract(
-    recipe: Recipe, trained: _Trained, threshold: float, sha256: str, validation: dict[str, float]
+    recipe: Recipe, scorer: Scorer, threshold: float, sha256: str, validation: dict[str, float]
 ) -> ModelContract:
     return ModelContract(
-        architecture=recipe.architecture,
-        tile_px=trained.tile_px,
-        grid=trained.grid,
-        step_px=trained.step_px,
-        offset_px=trained.offset_px,
+        architecture=str(recipe.network.__struct_config__.tag),
+        tile_px=scorer.tile_px,
+        grid=scorer.grid,
+        step_px=scorer.step_px,
+        offset_px=scorer.offset_px,
         diameter_px=recipe.diameter_px,
         normalisation=recipe.normalisation,
         contrast="dark",
@@ -194,9 +219,9 @@ def _contract(
 
 
 def _export(
-    trained: _Trained, contract: ModelContract, out: Path, run: dict[str, Any], validation: dict[str, Any]
+    scorer: Scorer, contract: ModelContract, out: Path, run: dict[str, Any], validation: dict[str, Any]
 ) -> tuple[Path, Model]:
-    version = export_version(trained.network, contract, trained.check_tiles, out, run=run, validation=validation)
+    version = export_version(scorer.network, contract, scorer.check_tiles, out, run=run, validation=validation)
     return version, load_model(version, "cpu")
 
 

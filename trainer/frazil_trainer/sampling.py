@@ -1,15 +1,29 @@
-"""How often each micrograph is drawn from."""
+"""How often each micrograph is drawn from, and by which generator.
+
+Every example has a generator of its own, out of the run's seed, the update and its place in the batch. So no state has
+to be kept between updates, and it does not matter which process draws which examples.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frazil_trainer.labelled import LabelledMicrograph
 
-__all__ = ["set_shares"]
+__all__ = ["draw_source", "generators", "set_shares"]
+
+
+def generators(seed: int, update: int, examples: Iterable[int]) -> list[np.random.Generator]:
+    """One generator for each example of an update's batch."""
+    return [np.random.default_rng((seed, update, example)) for example in examples]
+
+
+def draw_source(rng: np.random.Generator, shares: NDArray[np.float64]) -> int:
+    """Draw which micrograph to take an example from."""
+    return min(int(np.searchsorted(np.cumsum(shares), rng.random(), side="right")), shares.size - 1)
 
 
 def set_shares(micrographs: Sequence[LabelledMicrograph]) -> NDArray[np.float64]:

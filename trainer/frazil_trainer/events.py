@@ -1,0 +1,88 @@
+"""TensorBoard event files of a training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
+
+from frazil.errors import OutputError
+from frazil_trainer.training import EpochReport
+
+__all__ = ["EventFile"]
+
+
+class EventFile:
+    """Writes what TensorBoard shows; an observer of `training.train`.
+
+    The steps of figures are updates, those of the threshold's curve are hundredths of the threshold.
+
+    Args:
+        folder: for the event file; those of earlier parts of the run stay beside it.
+        updates_per_epoch: of the training.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, updates_per_epoch: int) -> None:
+        self._updates_per_epoch = updates_per_epoch
+        # TensorBoard reads the files of a run in the order of their names. tensorboardX's own writer would name the
+        # machine, and write in a thread whose faults nobody hears of.
+        self._file = folder / f"events.out.tfevents.{time.time():.0f}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._records = RecordWriter(str(self._file))
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
+        self._write(Event(file_version="brain.Event:2"))
+
+    def __enter__(self) -> EventFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._records.close()
+
+    def looked(self, updates: int, loss: float, accuracy: float, learning_rate: float) -> None:
+        """Write loss, accuracy and learning rate."""
+        self._scalars(updates, {"loss": loss, "accuracy/training": accuracy, "learning_rate": learning_rate})
+
+    def ended_epoch(self, report: EpochReport) -> None:
+        """Write the accuracies on what is only looked at."""
+        figures = {f"accuracy/{name}": value for name, value in report.held_out.items()}
+        self._scalars(report.epoch * self._updates_per_epoch, figures)
+
+    def show_tiles(self, tiles: NDArray[np.float32]) -> None:
+        """Write (n, 1, t, t) tiles, from 0 to 1, as one picture, side by side."""
+        grey = np.concatenate(list(tiles[:, 0]), axis=1) * 255
+        _, png = cv2.imencode(".png", grey.clip(0, 255).astype(np.uint8))
+        h, w = grey.shape
+        picture = Summary.Image(height=h, width=w, colorspace=1, encoded_image_string=png.tobytes())
+        self._write(Event(step=0, summary=Summary(value=[Summary.Value(tag="examples", image=picture)])))
+
+    def show_thresholds(self, curve: Mapping[float, Mapping[str, float]]) -> None:
+        """Write figures by threshold, such as precision and recall on the selection micrographs."""
+        for threshold, figures in curve.items():
+            self._scalars(round(100 * threshold), {f"threshold/{name}": value for name, value in figures.items()})
+
+    def _scalars(self, step: int, figures: Mapping[str, float]) -> None:
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()]
+        self._write(Event(step=step, summary=Summary(value=values)))
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        try:
+            self._records.write(event.SerializeToString())
+            self._records.flush()
+        except OSError as error:
+            raise OutputError(f"{self._file}: cannot be written: {error.strerror}") from error
