@@ -286,7 +286,7 @@ def test_progress_tells_each_micrograph(disc_model, make_set):
 
 
 def test_validation_micrographs_are_those_of_every_set(simulated_data: Path, tiny_recipe: Recipe):
-    found = validation_paths(simulated_data, tiny_recipe)
+    found = validation_paths(simulated_data, tiny_recipe.data)
     assert [str(paths.micrograph.relative_to(simulated_data)) for paths in found] == [
         "easy/simulated_0001.mrc",
         "small/simulated_0001.mrc",
@@ -296,7 +296,7 @@ def test_validation_micrographs_are_those_of_every_set(simulated_data: Path, tin
 def test_missing_validation_micrograph_is_refused(simulated_data: Path, tiny_recipe: Recipe):
     source = msgspec.structs.replace(tiny_recipe.data[0], validation=("simulated_0099",))
     with pytest.raises(FrazilError, match="simulated_0099"):
-        validation_paths(simulated_data, msgspec.structs.replace(tiny_recipe, data=(source,)))
+        validation_paths(simulated_data, [source])
 
 
 def shown(rows: list, width: int) -> str:
@@ -383,6 +383,5 @@ def test_validation_is_scored_against_every_set_of_labels(disc_model, make_set):
     source = msgspec.structs.replace(
         paths.source, folder=folder.name, validation=(paths.micrograph.stem,), other_labels=("_few",)
     )
-    recipe = Recipe(architecture="mlp", seed=1, data=(source,))
-    rows = score_table(disc_model, validation_paths(folder.parent, recipe))
+    rows = score_table(disc_model, validation_paths(folder.parent, [source]))
     assert [(row.labels, row.particles) for row in rows] == [(".star", len(DISCS)), ("_few.star", 6)]

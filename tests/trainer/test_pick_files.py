@@ -14,7 +14,7 @@ from frazil_trainer.evaluation import find_pick_files, flip_warnings, score_micr
 from frazil_trainer.evaluation.scores import row_curves, score_rows
 from frazil_trainer.evaluation.sources import PickFiles, open_sources
 from frazil_trainer.labelled import LabelledPaths
-from frazil_trainer.recipe import Recipe, TrainingSet
+from frazil_trainer.recipe import TrainingSet
 
 SHAPE = (320, 448)
 PEER_STEMS = (
@@ -42,7 +42,7 @@ def data(tmp_path: Path, make_scene: Callable, write_mrc: Callable) -> Path:
 
 def paths_of(data: Path, **sets: tuple[str, ...]) -> list[LabelledPaths]:
     sources = tuple(TrainingSet(folder=name, diameter_angstrom=48, validation=stems) for name, stems in sets.items())
-    return validation_paths(data, Recipe(architecture="mlp", seed=1, data=sources))
+    return validation_paths(data, sources)
 
 
 def truth_of(paths: LabelledPaths) -> Picks:
@@ -233,7 +233,7 @@ def peers(real_micrographs: Path, shared_data: Path) -> dict[tuple[str, str], fl
         other_labels=("_union",),
         validation=tuple(f"Falcon_2012_06_12-{stem}" for stem in PEER_STEMS),
     )
-    paths = validation_paths(real_micrographs, Recipe(architecture="mlp", seed=1, data=(source,)))
+    paths = validation_paths(real_micrographs, [source])
     folder = shared_data / "beta-galactosidase" / "peer-picks"
     sources = [find_pick_files(name, folder / name, "up", paths) for name in ("cryolo", "topaz", "deeppicker")]
     rows = score_rows(score_micrographs(sources, paths), sources, paths)

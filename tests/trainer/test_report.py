@@ -23,8 +23,15 @@ from frazil_trainer.evaluation import records as record_module
 
 HOSTILE = "<script>alert(1)</script>&\"'"
 RECIPE = """
-architecture = "mlp"
 seed = 1
+epochs = 1
+batch = 2
+[network]
+architecture = "mlp"
+[examples]
+kind = "drawn"
+[optimiser]
+kind = "sgd"
 [[data]]
 folder = "real"
 diameter_angstrom = 48
@@ -86,7 +93,7 @@ def evaluated(folder: Path, blob_model: Path) -> Path:
     out.mkdir()
     options = ["--model", blob_model, "--picks", folder / "other", "--picks", f"{HOSTILE}={folder / 'other'}"]
     options += ["--html", out / "r.html", "--json", out / "r.json", "--markdown", out / "r.md", "--overlays", "2"]
-    run("evaluate", folder / "recipe.toml", "--data", folder, *options)
+    run("evaluate", "--recipe", folder / "recipe.toml", "--data", folder, *options)
     return out
 
 
@@ -136,7 +143,16 @@ def test_histogram_and_curve_agree_with_the_row(evaluated):
 def test_the_same_command_writes_the_same_report(folder, evaluated, blob_model, tmp_path):
     options = ["--model", blob_model, "--picks", folder / "other", "--picks", f"{HOSTILE}={folder / 'other'}"]
     run(
-        "evaluate", folder / "recipe.toml", "--data", folder, *options, "--html", tmp_path / "r.html", "--overlays", "2"
+        "evaluate",
+        "--recipe",
+        folder / "recipe.toml",
+        "--data",
+        folder,
+        *options,
+        "--html",
+        tmp_path / "r.html",
+        "--overlays",
+        "2",
     )
     assert (tmp_path / "r.html").read_bytes() == (evaluated / "r.html").read_bytes()
 
@@ -207,7 +223,7 @@ def test_marks_lie_where_picks_and_particles_are(folder, tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "m1.csv").write_text(f"x,y\n{x},{y}\n1,2\n")
     out = tmp_path / "r.html"
-    run("evaluate", folder / "recipe.toml", "--data", folder, "--picks", tmp_path / "p", "--html", out)
+    run("evaluate", "--recipe", folder / "recipe.toml", "--data", folder, "--picks", tmp_path / "p", "--html", out)
     text = out.read_text("utf-8")
     assert "1 hits, 11 missed, 1 false" in text
     (hit,) = re.findall(r'class="hit" d="M(\S+) (\S+)a(\S+) ', text)
@@ -216,7 +232,19 @@ def test_marks_lie_where_picks_and_particles_are(folder, tmp_path):
 
 def test_overlays_can_be_left_out(folder, blob_model, tmp_path):
     out = tmp_path / "r.html"
-    run("evaluate", folder / "recipe.toml", "--data", folder, "--model", blob_model, "--html", out, "--overlays", "0")
+    run(
+        "evaluate",
+        "--recipe",
+        folder / "recipe.toml",
+        "--data",
+        folder,
+        "--model",
+        blob_model,
+        "--html",
+        out,
+        "--overlays",
+        "0",
+    )
     assert "<img" not in out.read_text("utf-8")
 
 
@@ -236,7 +264,7 @@ def test_every_field_of_the_figures_is_documented(repository: Path):
 
 @pytest.mark.parametrize("option", ["--html", "--json", "--markdown"])
 def test_file_that_cannot_be_written_is_one_line(monkeypatch, capsys, folder, option, tmp_path):
-    arguments = ["evaluate", folder / "recipe.toml", "--data", folder, "--picks", folder / "other"]
+    arguments = ["evaluate", "--recipe", folder / "recipe.toml", "--data", folder, "--picks", folder / "other"]
     arguments += [option, tmp_path / "missing" / "r"]
     monkeypatch.setattr(sys, "argv", ["frazil-train", *(str(a) for a in arguments)])
     with pytest.raises(SystemExit, match=r"^1$"):
@@ -247,7 +275,9 @@ def test_file_that_cannot_be_written_is_one_line(monkeypatch, capsys, folder, op
 
 
 def test_no_picker_is_one_line(monkeypatch, capsys, folder):
-    monkeypatch.setattr(sys, "argv", ["frazil-train", "evaluate", str(folder / "recipe.toml"), "--data", str(folder)])
+    monkeypatch.setattr(
+        sys, "argv", ["frazil-train", "evaluate", "--recipe", str(folder / "recipe.toml"), "--data", str(folder)]
+    )
     with pytest.raises(SystemExit, match=r"^1$"):
         main()
     assert capsys.readouterr().err == (

@@ -210,7 +210,7 @@ def evaluate(
     from frazil_trainer.recipe import find_recipe, read_recipe
 
     recipe_file = find_recipe(recipe)
-    paths = evaluation.validation_paths(data, read_recipe(recipe_file))
+    paths = evaluation.validation_paths(data, read_recipe(recipe_file).data)
     sources = evaluation.open_sources(model or (), picks or (), picks_y_axis or (), threshold, paths)
     console = _console()
     with console.status("reading micrographs") as status:

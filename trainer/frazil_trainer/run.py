@@ -145,7 +145,7 @@ def _score_and_export(
         _, draft = _export(scorer, _contract(recipe, scorer, 0.5, found.sha256, {}), drafts, {}, {})
         selected = pick_labelled(draft, found.paths["selection"])
         chosen = best_threshold(selected, {source.folder: source.weight for source in recipe.data})
-        validation = validation_paths(found.folder, recipe)
+        validation = validation_paths(found.folder, recipe.data)
         table = score_table(draft, validation, threshold=chosen, name=out.name)
         compared = None
         if recipe.compare_threshold is not None:

@@ -12,7 +12,7 @@ from frazil.picking import Model, Picks
 from frazil_trainer.evaluation.ranking import Ranking
 from frazil_trainer.evaluation.sources import ModelSource, PickSource, printable
 from frazil_trainer.labelled import LabelledPaths, find_labelled, inside_border, read_labelled
-from frazil_trainer.recipe import Recipe, TrainingSet
+from frazil_trainer.recipe import TrainingSet
 
 __all__ = ["ScoredMicrograph", "labels_ending", "pick_labelled", "score_micrographs", "validation_paths"]
 
@@ -45,15 +45,15 @@ class ScoredMicrograph:
         return Ranking.of_micrograph(picks, self.truth, distance_diameters * self.diameter_px)
 
 
-def validation_paths(data: Path, recipe: Recipe) -> list[LabelledPaths]:
-    """The validation micrographs of a recipe, once for each set of labels to score against.
+def validation_paths(data: Path, sets: Sequence[TrainingSet]) -> list[LabelledPaths]:
+    """The validation micrographs of training sets, once for each set of labels to score against.
 
     Raises:
         FrazilError: one is missing.
     """
     sources = [
         msgspec.structs.replace(source, labels_suffix=suffix)
-        for source in recipe.data
+        for source in sets
         for suffix in (source.labels_suffix, *source.other_labels)
     ]
     return [paths for source in sources for paths in find_labelled(data, source) if paths.part == "validation"]
