@@ -33,6 +33,7 @@ def test_only_our_two_packages_are_in_it(wheel: Path) -> None:
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"frazil", "frazil_trainer"}
     assert "frazil/py.typed" in names
+    assert "frazil_trainer/recipes/paper-mlp.toml" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
