@@ -16,7 +16,7 @@ help:
 	@echo "make test    every test"
 	@echo "make check   formatting, lint, types, import rules, and every test"
 	@echo "make bench   how fast one micrograph is picked, beside the floor"
-	@echo "make models  train the models again (needs the labelled micrographs in $(SHARED))"
+	@echo "make models  train the models again (needs the labelled micrographs in $(SHARED)); once stopped, it goes on"
 
 demo: $(DEMO_VENV)/.ready
 	$(DEMO_VENV)/bin/python demo/live_demo.py
@@ -42,9 +42,10 @@ models: $(VENV)/.ready
 		$(VENV)/bin/frazil-train simulate --out $(DATA)/simulated/$$particle --particle $$particle \
 			--count 8 --seed $$seed >/dev/null && seed=$$((seed + 1)) || exit 1; \
 	done
-	$(VENV)/bin/frazil-train train --recipe mlp --data $(DATA) --out exported_models/mlp
-	$(VENV)/bin/frazil-train train --recipe paper-cnn --data $(DATA) --out exported_models/cnn
-	$(VENV)/bin/frazil-train train --recipe fcn --data $(DATA) --out exported_models/fcn
+	for model in mlp:mlp cnn:paper-cnn fcn:fcn; do \
+		$(VENV)/bin/frazil-train train --recipe $${model#*:} --data $(DATA) --out exported_models/$${model%:*} \
+			--run $(DATA)/runs/$${model%:*} --resume || exit 1; \
+	done
 
 clean:
 	rm -rf $(DEMO_VENV) $(VENV) demo-output

@@ -34,6 +34,7 @@ def test_only_our_two_packages_are_in_it(wheel: Path) -> None:
     assert {name for name in top if not name.endswith(".dist-info")} == {"frazil", "frazil_trainer"}
     assert "frazil/py.typed" in names
     assert {f"frazil_trainer/evaluation/report.{kind}.jinja" for kind in ("html", "css")} <= set(names)
+    assert "frazil_trainer/recipes/paper-mlp.toml" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

@@ -1,3 +1,5 @@
+import ast
+import itertools
 from pathlib import Path
 
 import pytest
@@ -195,3 +197,32 @@ def test_a_set_that_is_left_out_is_only_scored(tiny_recipe):
     assert leave_out(tiny_recipe, []) == tiny_recipe
     with pytest.raises(SettingsError, match="smal: expected one of the training sets easy, small"):
         leave_out(tiny_recipe, ["smal"])
+
+
+def documented_settings(source: str) -> dict[str, list[str]]:
+    """By the name of a table's class: a row for each setting, of its name, default and sentence."""
+    tables = {}
+    for table in ast.parse(source).body:
+        if not isinstance(table, ast.ClassDef):
+            continue
+        rows = []
+        for setting, after in itertools.pairwise([*table.body, ast.Pass()]):
+            if not isinstance(setting, ast.AnnAssign):
+                continue
+            said = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            sentence = " ".join(str(said).split()).replace("``", "`")
+            default = f"`{ast.unparse(setting.value)}`" if setting.value else "needed"
+            rows.append(f"| `{ast.unparse(setting.target)}` | {default.replace('UNSET', '')} | {sentence} |")
+        tables[table.name] = rows
+    return tables
+
+
+def test_every_setting_is_documented_with_its_default_and_sentence():
+    repository = Path(__file__).resolve().parents[2]
+    source = (repository / "trainer" / "frazil_trainer" / "recipe.py").read_text("utf-8")
+    page = (repository / "docs" / "reference" / "recipes.md").read_text("utf-8")
+    tables = documented_settings(source)
+    assert len(tables) == 11
+    missing = [row for rows in tables.values() for row in rows if row not in page]
+    assert missing == []
+    assert page.count("\n| `") == sum(len(rows) for rows in tables.values())

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from frazil.errors import FrazilError, OutputError, error_line
+from frazil.settings import Device
 
 __all__ = ["app", "main"]
-
-TrainingDevice = Literal["auto", "cpu", "cuda"]
 
 _RECIPE_HELP = "A recipe that frazil ships, by name (mlp, cnn, fcn, ...), or a file of your own that ends in .toml."
 
@@ -119,7 +118,7 @@ def train(
         bool, typer.Option("--force", help="Train on labels that do not seem to lie on particles.")
     ] = False,
     device: Annotated[
-        TrainingDevice, typer.Option("--device", help="Where to train; auto takes a CUDA device where there is one.")
+        Device, typer.Option("--device", help="Where to train; auto takes a CUDA device where there is one.")
     ] = "auto",
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of torch.")] = 2,
     checkpoint_minutes: Annotated[

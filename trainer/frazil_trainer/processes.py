@@ -10,7 +10,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import distributed, nn
@@ -19,11 +18,9 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from frazil.errors import FrazilError, SettingsError
+from frazil.settings import Device
 
-__all__ = ["DeviceChoice", "Dropout", "Processes", "join_processes"]
-
-DeviceChoice = Literal["auto", "cpu", "cuda"]
-"""``auto``, ``cpu`` or ``cuda``; ``auto`` takes a CUDA device where there is one."""
+__all__ = ["Dropout", "Processes", "join_processes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +62,7 @@ class Processes:
 
 
 @contextlib.contextmanager
-def join_processes(choice: DeviceChoice) -> Iterator[Processes]:
+def join_processes(choice: Device) -> Iterator[Processes]:
     """Meet the other processes that ``torchrun`` started, if it did, and pick this one's device.
 
     Raises:

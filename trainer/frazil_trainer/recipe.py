@@ -154,6 +154,7 @@ class DrawnCrops(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Crops drawn anew for every batch, turned and mirrored, half of them positive."""
 
     per_epoch: _Count = 70_000
+    """Crops in an epoch."""
     positive_offset_diameters: _NotNegative = 0.2
     """A positive crop's centre lies at most this far from a particle's."""
     negative_offset_diameters: _NotNegative = 0.45
@@ -166,6 +167,7 @@ class Patches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Pieces of micrographs drawn anew for every batch, with a wanted score for every cell."""
 
     per_epoch: _Count = 1200
+    """Patches in an epoch."""
     patch_px: Annotated[int, Meta(ge=16, multiple_of=4)] = 192
     """Side of a patch."""
     spread_diameters: _Positive = 0.13
@@ -182,7 +184,9 @@ class Sgd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """Stochastic gradient descent with momentum, its rate falling with every update."""
 
     learning_rate: _Positive = 1e-3
+    """Of the first update."""
     momentum: _BelowOne = 0.9
+    """Share of the last step that is taken again."""
     decay_per_update: _NotNegative = 1e-4
     """The rate of update k is learning_rate / (1 + decay_per_update * k)."""
 
@@ -193,6 +197,7 @@ class AdamW(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     learning_rate: _Positive = 2e-3
     """The highest rate, reached after a tenth of the training."""
     weight_decay: _NotNegative = 1e-4
+    """Share of a weight, times the rate, that is taken away with every update."""
     largest_gradient: _Positive = 5.0
     """A longer gradient is shortened to this."""
 
@@ -207,6 +212,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     normalisation: str = "flat-01"
     """Standardisation of the micrograph, by name."""
     epochs: _Count
+    """Times through the examples."""
     batch: Annotated[int, Meta(ge=2)]
     """Examples in an update."""
     mixed_precision: bool = False
@@ -214,9 +220,13 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     compare_threshold: _Share | None = None
     """A threshold that validation is scored at as well, beside the chosen one."""
     network: MlpSettings | CnnSettings | FcnSettings
+    """What is trained."""
     examples: CentredCrops | JitteredCrops | DrawnCrops | Patches
+    """What it learns from."""
     optimiser: Sgd | AdamW
+    """How it learns."""
     data: tuple[TrainingSet, ...]
+    """Where the examples come from."""
 
 
 def find_recipe(name: str) -> Path:

@@ -17,6 +17,7 @@ from rich.console import Console
 import frazil
 from frazil.errors import OutputError, SettingsError
 from frazil.picking import Model, ModelContract, load_model
+from frazil.settings import Device
 from frazil_trainer.architectures import Scorer, make_scorer, make_task
 from frazil_trainer.evaluation import (
     ScoredMicrograph,
@@ -29,7 +30,7 @@ from frazil_trainer.evaluation import (
 )
 from frazil_trainer.events import EventFile
 from frazil_trainer.export import export_version
-from frazil_trainer.processes import DeviceChoice, Processes, join_processes
+from frazil_trainer.processes import Processes, join_processes
 from frazil_trainer.progress import ProgressBar
 from frazil_trainer.recipe import Recipe
 from frazil_trainer.run_folder import EVENTS_NAME, RunFolder
@@ -51,7 +52,7 @@ def run_recipe(
     *,
     run: Path,
     resume: bool = False,
-    device: DeviceChoice = "auto",
+    device: Device = "auto",
     checkpoint_minutes: float = 5.0,
     force: bool = False,
 ) -> Path | None:

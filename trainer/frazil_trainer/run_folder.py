@@ -102,8 +102,12 @@ class RunFolder:
         try:
             _write_whole(self.checkpoint, content.getvalue())
         except OutputError as error:
-            kept = "the one before is whole; --resume goes on from it" if self.checkpoint.exists() else "there is none"
-            raise OutputError(f"{error}; of checkpoints, {kept}") from error
+            kept = (
+                "the checkpoint before is whole, --resume goes on from it"
+                if self.checkpoint.exists()
+                else "none is kept"
+            )
+            raise OutputError(f"{error}; {kept}") from error
 
     def _check_same(self, made_of: dict[str, Any]) -> None:
         changed = list(_differences(made_of["recipe"], self._made_of["recipe"], ""))

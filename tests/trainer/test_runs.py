@@ -1,0 +1,279 @@
+"""Runs: killed and gone on with, shared by processes, with a disk that is full, and as TensorBoard sees them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+import torch
+from msgspec.structs import replace
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+
+from frazil.errors import FrazilError, OutputError, SettingsError
+from frazil_trainer.crop_training import DrawnCropTask
+from frazil_trainer.recipe import AdamW, DrawnCrops, FcnSettings, MlpSettings, Patches, Recipe
+from frazil_trainer.run_folder import RunFolder
+from frazil_trainer.training import Checkpoints, train
+
+pytestmark = [pytest.mark.trainer, pytest.mark.timeout(600)]
+
+Write = Callable[[Path, Recipe], Path]
+ENVIRONMENT = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+TRAIN = [sys.executable, "-c", "from frazil_trainer.cli import main; main()", "train"]
+
+
+def arguments(recipe: Path, data: Path, folder: Path, *more: object) -> list[str]:
+    options = {"--recipe": recipe, "--data": data, "--out": folder / "model", "--run": folder / "run", "--threads": 1}
+    return [str(part) for pair in options.items() for part in pair] + ["--device", "cpu", *map(str, more)]
+
+
+def run_to_end(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=ENVIRONMENT, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    kept = torch.load(run / "checkpoint.pt", weights_only=True)
+    network: dict[str, torch.Tensor] = kept["state"]["network"]
+    return network
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_recipe: Recipe) -> Recipe:
+    """One set, dropout, enough updates to be killed in."""
+    return replace(tiny_recipe, data=tiny_recipe.data[:1], epochs=6)
+
+
+@pytest.fixture(scope="module")
+def recipe_file(recipe: Recipe, write_recipe: Write, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("recipe") / "recipe.toml", recipe)
+
+
+@pytest.fixture(scope="module")
+def whole(recipe_file: Path, simulated_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_to_end([*TRAIN, *arguments(recipe_file, simulated_data, folder)])
+    return folder
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(
+    whole: Path, recipe_file: Path, simulated_data: Path, tmp_path: Path
+) -> None:
+    command = [*TRAIN, *arguments(recipe_file, simulated_data, tmp_path, "--checkpoint-minutes", 0, "--resume")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+    try:
+        deadline = time.monotonic() + 300
+        while not (tmp_path / "run" / "checkpoint.pt").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.kill()
+    assert process.wait() == -9
+    kept = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["state"]
+    assert 0 < kept["done"] < 6 * 32
+    assert not (tmp_path / "model").exists()
+
+    said = run_to_end(command)
+    assert f"going on from update {kept['done']}" in said
+    resumed, expected = weights_of(tmp_path / "run"), weights_of(whole / "run")
+    assert resumed.keys() == expected.keys()
+    for name in expected:
+        assert torch.equal(resumed[name], expected[name]), name
+    results = [msgspec.json.decode((folder / "run" / "run.json").read_bytes()) for folder in (tmp_path, whole)]
+    assert results[0]["epochs"] == results[1]["epochs"]
+    assert results[0]["validation"] == results[1]["validation"]
+
+
+def test_a_run_that_has_ended_is_not_run_again(whole: Path, recipe_file: Path, simulated_data: Path) -> None:
+    said = run_to_end([*TRAIN, *arguments(recipe_file, simulated_data, whole, "--resume")])
+    assert f"wrote {whole / 'model' / '1'}" in said
+    assert [p.name for p in (whole / "model").iterdir()] == ["1"]
+    again = subprocess.run(
+        [*TRAIN, *arguments(recipe_file, simulated_data, whole)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    assert again.returncode == 1
+    assert "expected a folder without a run, found one; --resume goes on with it" in again.stderr
+
+
+# --- what a run folder refuses -----------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_with_what_changed(recipe: Recipe, tmp_path: Path) -> None:
+    RunFolder(tmp_path, recipe, "ab").write_checkpoint({"done": 3})
+    assert RunFolder(tmp_path, recipe, "ab").read_checkpoint() == {"done": 3}
+    faster = replace(recipe, optimiser=replace(recipe.optimiser, learning_rate=0.5))
+    with pytest.raises(SettingsError, match=r"optimiser\.learning_rate was 0\.02, is 0\.5; .*--run"):
+        RunFolder(tmp_path, faster, "ab").read_checkpoint()
+
+
+def test_a_checkpoint_of_other_data_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    RunFolder(tmp_path, recipe, "ab").write_checkpoint({"done": 3})
+    with pytest.raises(SettingsError, match="the training micrographs or their labels are others"):
+        RunFolder(tmp_path, recipe, "cd").read_checkpoint()
+
+
+class Malice:
+    """What a pickle could do."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("malice-was-here",)
+
+
+def test_a_checkpoint_runs_no_code(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(Malice(), tmp_path / "checkpoint.pt")
+    with pytest.raises(FrazilError, match=r"checkpoint\.pt: expected a checkpoint, cannot read it"):
+        RunFolder(tmp_path, recipe, "ab").read_checkpoint()
+    assert not (tmp_path / "malice-was-here").exists()
+
+
+@contextlib.contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """As on a disk with so much room left, the system refuses to write more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(recipe: Recipe, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, recipe, "ab")
+    folder.write_checkpoint({"done": 20})
+    message = r"checkpoint\.pt: cannot be written: File too large; the checkpoint before is whole, --resume goes on"
+    with files_no_larger_than(50_000), pytest.raises(OutputError, match=message):
+        folder.write_checkpoint({"done": 40, "network": torch.zeros(100_000)})
+    assert folder.read_checkpoint() == {"done": 20}
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+# --- the loop's own checkpoints ----------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_names_the_last_checkpoint(recipe: Recipe, disc_micrographs: Any) -> None:
+    assert isinstance(recipe.network, MlpSettings)
+    assert isinstance(recipe.examples, DrawnCrops)
+
+    class Breaks(DrawnCropTask):
+        """Its data turn bad in the 50th update."""
+
+        def draw(self, update: int, share: range) -> tuple[torch.Tensor, ...]:
+            tiles, labels = super().draw(update, share)
+            return tiles * (np.nan if update == 49 else 1), labels
+
+    task = Breaks(recipe, recipe.network, recipe.examples, disc_micrographs[:1], disc_micrographs[1:])
+    kept: list[dict[str, Any]] = []
+    checkpoints = Checkpoints(write=kept.append, every_seconds=0, file=Path("run/checkpoint.pt"))
+    message = r"epoch 2, update 50, .*found nan; .*last checkpoint: the checkpoint of update 40, run/checkpoint\.pt"
+    with pytest.raises(FrazilError, match=message):
+        train(task, recipe, checkpoints=checkpoints)
+    assert [state["done"] for state in kept] == [20, 32, 40]
+
+
+# --- several processes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "fcn"])
+def test_two_processes_train_what_one_does(
+    recipe: Recipe, write_recipe: Write, simulated_data: Path, tmp_path: Path, architecture: str
+) -> None:
+    if architecture == "mlp":  # with dropout
+        shared = replace(recipe, epochs=2)
+    else:  # with batch normalisation
+        shared = replace(
+            recipe,
+            network=FcnSettings(widths=(4, 6, 8), dilations=(1, 2), halo_cells=6, tile_px=128),
+            examples=Patches(patch_px=64, per_epoch=80),
+            optimiser=AdamW(learning_rate=2e-3),
+            diameter_px=16.0,
+            epochs=2,
+            batch=8,
+        )
+    file = write_recipe(tmp_path / "recipe.toml", shared)
+    run_to_end([*TRAIN, *arguments(file, simulated_data, tmp_path / "one", "--force")])
+    script = tmp_path / "frazil_train.py"
+    script.write_text("from frazil_trainer.cli import main\nmain()\n")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    run_to_end([*torchrun, "train", *arguments(file, simulated_data, tmp_path / "two", "--force")])
+
+    one, two = weights_of(tmp_path / "one" / "run"), weights_of(tmp_path / "two" / "run")
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    assert [p.name for p in (tmp_path / "two" / "model").iterdir()] == ["1"]  # only one process wrote
+    results = [msgspec.json.decode((tmp_path / n / "run" / "run.json").read_bytes()) for n in ("one", "two")]
+    assert [r["run"]["processes"] for r in results] == [1, 2]
+    for a, b in zip(results[0]["epochs"], results[1]["epochs"], strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
+        assert a["accuracy"] == pytest.approx(b["accuracy"], abs=0.01)
+
+
+# --- TensorBoard -------------------------------------------------------------------------------------------------
+
+
+def read_events(folder: Path) -> list[Event]:
+    """The events of a folder, each checked by its sums."""
+    events = []
+    for file in sorted(folder.glob("*tfevents*")):
+        content = file.read_bytes()
+        while content:
+            (size,) = struct.unpack("<Q", content[:8])
+            body = content[12 : 12 + size]
+            assert struct.unpack("<I", content[8:12])[0] == masked_crc32c(content[:8])
+            assert struct.unpack("<I", content[12 + size : 16 + size])[0] == masked_crc32c(body)
+            events.append(Event.FromString(body))
+            content = content[16 + size :]
+    return events
+
+
+def test_tensorboard_sees_losses_accuracies_rates_examples_and_thresholds(whole: Path) -> None:
+    events = read_events(whole / "run" / "events")
+    assert events[0].file_version == "brain.Event:2"
+    scalars: dict[str, dict[int, float]] = {}
+    pictures = []
+    for event in events:
+        for value in event.summary.value:
+            if value.HasField("image"):
+                pictures.append(value.image)
+            else:
+                scalars.setdefault(value.tag, {})[event.step] = value.simple_value
+    epochs = msgspec.json.decode((whole / "run" / "run.json").read_bytes())["epochs"]
+    held_out = [scalars["accuracy/held_out"][32 * (i + 1)] for i in range(6)]
+    assert held_out == pytest.approx([epoch["held_out"]["held_out"] for epoch in epochs], abs=1e-6)
+    assert max(scalars["loss"]) == max(scalars["accuracy/training"]) == 6 * 32
+    rates = [scalars["learning_rate"][step] for step in sorted(scalars["learning_rate"])]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(0.02 / (1 + 1e-4 * 191))
+    recalls = [scalars["threshold/recall"][step] for step in range(5, 100, 5)]
+    assert recalls == sorted(recalls, reverse=True)
+    (picture,) = pictures
+    pixels = cv2.imdecode(np.frombuffer(picture.encoded_image_string, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert pixels.shape == (picture.height, picture.width) == (16, 16 * 16)
+
+
+def test_event_files_do_not_name_the_machine(whole: Path) -> None:
+    (file,) = (whole / "run" / "events").iterdir()
+    assert re.fullmatch(r"events\.out\.tfevents\.\d+", file.name)

@@ -1,0 +1,119 @@
+"""Bad data is refused before it costs time."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from rich.console import Console
+
+from frazil.errors import FrazilError
+from frazil.picking import Picks, read_star, write_star
+from frazil_trainer.recipe import Recipe
+from frazil_trainer.training_data import TrainingData, load_training_data
+
+SHAPE = (384, 512)
+
+
+@pytest.fixture
+def one_set(simulated_data: Path, tmp_path: Path, tiny_recipe: Recipe) -> tuple[Path, Recipe]:
+    """A folder with a copy of the set easy/, and a recipe for it alone."""
+    shutil.copytree(simulated_data / "easy", tmp_path / "easy")
+    return tmp_path, replace(tiny_recipe, data=tiny_recipe.data[:1])
+
+
+def load(one_set: tuple[Path, Recipe], *, force: bool = False) -> tuple[TrainingData, str]:
+    shown = io.StringIO()
+    return load_training_data(*one_set, Console(file=shown, width=200), force=force), shown.getvalue()
+
+
+def change_labels(folder: Path, change: Callable[[Picks], Picks]) -> None:
+    for file in folder.glob("*.star"):
+        write_star(file, change(read_star(file)))
+
+
+def flip(picks: Picks) -> Picks:
+    return Picks(y=SHAPE[0] - 1 - picks.y, x=picks.x, score=picks.score)
+
+
+def test_good_data_comes_in_three_parts_and_is_counted(one_set: tuple[Path, Recipe]) -> None:
+    found, shown = load(one_set)
+    assert {part: len(m) for part, m in found.micrographs.items()} == {"training": 2, "selection": 1, "validation": 1}
+    particles = sum(len(m.centres) for m in found.micrographs["training"])
+    assert f"2 for training, 1 for selection, 1 for validation; {particles} particles" in shown
+    assert "warning" not in shown
+
+
+def test_flipped_labels_are_refused_with_what_to_change(one_set: tuple[Path, Recipe]) -> None:
+    change_labels(one_set[0] / "easy", flip)
+    with pytest.raises(FrazilError, match=r'easy: the labels fit much better with y flipped .* y_axis = "up".*--force'):
+        load(one_set)
+
+
+def test_force_turns_the_refusal_into_a_warning(one_set: tuple[Path, Recipe]) -> None:
+    change_labels(one_set[0] / "easy", flip)
+    _, shown = load(one_set, force=True)
+    assert "warning: easy: the labels fit much better with y flipped" in shown
+
+
+def test_labels_on_nothing_are_refused(one_set: tuple[Path, Recipe]) -> None:
+    rng = np.random.default_rng(1)
+
+    def scatter(picks: Picks) -> Picks:
+        return Picks(y=rng.uniform(0, SHAPE[0], len(picks)), x=rng.uniform(0, SHAPE[1], len(picks)), score=picks.score)
+
+    change_labels(one_set[0] / "easy", scatter)
+    with pytest.raises(FrazilError, match="easy: "):
+        load(one_set)
+
+
+def test_a_pixel_size_that_makes_particles_overlap_is_refused(one_set: tuple[Path, Recipe]) -> None:
+    data, recipe = one_set
+    half = replace(recipe.data[0], pixel_size_angstrom=1.4)  # 3.5 in truth
+    with pytest.raises(FrazilError, match=r"closer than half a diameter .* pixel size and diameter|stands out"):
+        load((data, replace(recipe, data=(half,))))
+
+
+def test_bright_particles_are_refused(one_set: tuple[Path, Recipe]) -> None:
+    for file in (one_set[0] / "easy").glob("*.mrc"):
+        with mrcfile.open(file, "r+") as mrc:
+            mrc.set_data(-mrc.data)
+    with pytest.raises(FrazilError, match="easy: particles are brighter than what is around them"):
+        load(one_set)
+
+
+def test_a_validation_micrograph_under_another_name_is_not_trained_on(one_set: tuple[Path, Recipe]) -> None:
+    folder = one_set[0] / "easy"
+    for ending in (".mrc", ".star"):
+        shutil.copy(folder / f"simulated_0001{ending}", folder / f"copy{ending}")
+    message = r"simulated_0001\.mrc: expected a micrograph for validation that is in no other part, found .*copy\.mrc"
+    with pytest.raises(FrazilError, match=message):
+        load(one_set)
+
+
+def test_pixels_that_are_no_numbers_are_refused_by_file(one_set: tuple[Path, Recipe]) -> None:
+    file = one_set[0] / "easy" / "simulated_0003.mrc"
+    with mrcfile.open(file, "r+") as mrc:
+        mrc.data[5, 7] = np.nan
+    with pytest.raises(FrazilError, match=r"simulated_0003\.mrc: expected finite pixels"):
+        load(one_set)
+
+
+def test_a_table_without_particles_is_refused_by_file(one_set: tuple[Path, Recipe]) -> None:
+    write_star(one_set[0] / "easy" / "simulated_0003.star", Picks(y=np.empty(0), x=np.empty(0), score=np.empty(0)))
+    with pytest.raises(FrazilError, match=r"simulated_0003\.star: expected particles"):
+        load(one_set)
+
+
+def test_coordinates_outside_are_refused_by_file(one_set: tuple[Path, Recipe]) -> None:
+    file = one_set[0] / "easy" / "simulated_0003.star"
+    picks = read_star(file)
+    write_star(file, Picks(y=picks.y * 3, x=picks.x * 3, score=picks.score))
+    with pytest.raises(FrazilError, match=r"simulated_0003\.star: expected particles inside the micrograph"):
+        load(one_set)
