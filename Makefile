@@ -9,7 +9,7 @@ SHARED ?= ../shared/data
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check lint bench models clean
+.PHONY: help demo test check lint bench models unseen clean
 
 help:
 	@echo "make demo    see it work: simulated micrographs picked live, on the CPU, in a minute or two"
@@ -45,6 +45,17 @@ models: $(VENV)/.ready
 	for model in mlp:mlp cnn:paper-cnn fcn:fcn; do \
 		$(VENV)/bin/frazil-train train --recipe $${model#*:} --data $(DATA) --out exported_models/$${model%:*} \
 			--run $(DATA)/runs/$${model%:*} --resume || exit 1; \
+	done
+
+# What the models pick of a protein that they never saw, real or simulated: short runs, one without each protein.
+unseen: $(VENV)/.ready
+	for recipe in mlp:20 cnn:10 fcn:10; do \
+		for protein in apoferritin:apoferritin beta-galactosidase:galactosidase; do \
+			name=$${recipe%:*}-without-$${protein%:*}; \
+			$(VENV)/bin/frazil-train train --recipe $${recipe%:*} --epochs $${recipe#*:} --data $(DATA) \
+				--only-score $${protein%:*} --only-score simulated/$${protein#*:} \
+				--out $(DATA)/unseen/$$name --run $(DATA)/runs/$$name --resume || exit 1; \
+		done; \
 	done
 
 clean:

@@ -20,7 +20,7 @@ from frazil_trainer.recipe import (
     read_recipe,
 )
 
-SHIPPED = ("fcn", "mlp", "paper-cnn", "paper-mlp")
+SHIPPED = ("cnn", "fcn", "mlp", "paper-cnn", "paper-mlp")
 SMALLEST = """\
 seed = 1
 epochs = 2

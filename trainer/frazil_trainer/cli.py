@@ -103,6 +103,10 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in that folder, if there is one.")
     ] = False,
+    epochs: Annotated[
+        int | None,
+        typer.Option("--epochs", min=1, help="Instead of the recipe's: a short run to try things.", show_default=False),
+    ] = None,
     only_score: Annotated[
         list[str] | None,
         typer.Option(
@@ -129,6 +133,7 @@ def train(
 
     Under torchrun, several processes share each batch; only the first one writes.
     """
+    import msgspec
     import torch
 
     from frazil_trainer.export import promote as promote_version
@@ -136,8 +141,9 @@ def train(
     from frazil_trainer.run import run_recipe
 
     torch.set_num_threads(threads)
+    read = leave_out(read_recipe(find_recipe(recipe)), only_score or [])
     version = run_recipe(
-        leave_out(read_recipe(find_recipe(recipe)), only_score or []),
+        read if epochs is None else msgspec.structs.replace(read, epochs=epochs),
         data,
         out,
         _console(),
