@@ -44,7 +44,8 @@ class PatchTask:
         self._patches = patches
         self._sampler = _sampler(recipe, patches, training, augment=True)
         self.updates_per_epoch = -(-patches.per_epoch // recipe.batch)
-        self._first_doubt = round(patches.doubt_from * recipe.epochs * self.updates_per_epoch)
+        updates = recipe.epochs * self.updates_per_epoch
+        self._first_doubt, self._first_calm = round(patches.doubt_from * updates), round(patches.calm_from * updates)
         self.provenance: Mapping[str, int] = {"parameters": sum(p.numel() for p in self.network.parameters())}
         aside = _sampler(recipe, patches, selection, augment=False)
         self.held_out: Mapping[str, list[Batch]] = {
@@ -55,8 +56,13 @@ class PatchTask:
         }
 
     def draw(self, update: int, share: range) -> Batch:
-        """Patches, each out of a generator of its own: tiles, wanted scores, weights of cells, which are doubtful."""
-        *patches, doubtful = _draw(self._sampler, generators(self._seed, update, share))
+        """Patches, each out of a generator of its own: tiles, wanted scores, weights of cells, which are doubtful.
+
+        Towards the end they are changed less, so that the network settles on what it will really see (Ge et al.,
+        YOLOX, arXiv:2107.08430, stop their strong augmentation so).
+        """
+        rngs = generators(self._seed, update, share)
+        *patches, doubtful = _draw(self._sampler, rngs, calm=update >= self._first_calm)
         return *patches, doubtful & (update >= self._first_doubt)
 
     def weight(self, batch: Batch) -> torch.Tensor:
@@ -114,5 +120,5 @@ def _sampler(
     )
 
 
-def _draw(sampler: PatchSampler, rngs: Sequence[np.random.Generator]) -> Batch:
-    return tuple(torch.from_numpy(array) for array in sampler.draw(rngs))
+def _draw(sampler: PatchSampler, rngs: Sequence[np.random.Generator], *, calm: bool = False) -> Batch:
+    return tuple(torch.from_numpy(array) for array in sampler.draw(rngs, calm=calm))

@@ -70,11 +70,6 @@ class LabelledMicrograph:
     """Frame of the picture, in its pixels, that holds no data."""
     source: TrainingSet
 
-    @property
-    def labels_are_complete(self) -> bool:
-        """Whether a place without a label holds no particle."""
-        return self.name not in self.source.incomplete
-
 
 def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
     """List the labelled micrographs of one training set, sorted by name.

@@ -19,6 +19,7 @@ __all__ = ["PatchSampler"]
 
 _NEAR_PARTICLE_SHARE = 0.6
 _LARGEST_SCALE_STEP = 0.15
+_CALM_SCALE_STEP = 0.05
 _UNLABELLED_SCORE = 0.1
 """A cell with less than this wanted score lies near no label."""
 
@@ -32,7 +33,7 @@ class PatchSampler:
         step_px: distance between scores; score (i, j) belongs to pixel (i * step, j * step).
         diameter_px: of the particle in the pictures.
         spread_diameters: the wanted score falls off from a particle's centre as a Gaussian of this deviation.
-        augment: whether to change the patches.
+        augment: whether to turn and change the patches.
     """
 
     def __init__(
@@ -53,9 +54,13 @@ class PatchSampler:
         self._shares = set_shares(micrographs)
 
     def draw(
-        self, rngs: Sequence[np.random.Generator]
+        self, rngs: Sequence[np.random.Generator], *, calm: bool = False
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
         """Draw one patch from each generator.
+
+        Args:
+            rngs: a generator for each patch.
+            calm: leave contrast, sharpness and noise as they are, and the scale nearly so.
 
         Returns:
             (n, 1, p, p) tiles; (n, g, g) wanted scores, g = p / step; (n, g, g) weights, 0 where a cell lies outside
@@ -68,18 +73,20 @@ class PatchSampler:
         doubtful = np.zeros((count, g, g), np.bool_)
         for i, rng in enumerate(rngs):
             micrograph = self._micrographs[draw_source(rng, self._shares)]
-            to_patch = self._draw_transform(rng, micrograph)
+            to_patch = self._draw_transform(rng, micrograph, _CALM_SCALE_STEP if calm else _LARGEST_SCALE_STEP)
             pixels = cv2.warpAffine(
                 micrograph.picture.pixels, to_patch, (p, p), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
             )
-            tiles[i, 0] = self._change(rng, np.asarray(pixels, np.float32))
+            tiles[i, 0] = pixels if calm or not self._augment else _change(rng, np.asarray(pixels, np.float32))
             wanted[i] = self._wanted(micrograph, to_patch)
             weights[i] = self._weights(micrograph, to_patch)
-            if not micrograph.labels_are_complete:
+            if not micrograph.source.labels_are_complete(micrograph.name):
                 doubtful[i] = wanted[i] < _UNLABELLED_SCORE
         return tiles, wanted, weights, doubtful
 
-    def _draw_transform(self, rng: np.random.Generator, micrograph: LabelledMicrograph) -> NDArray[np.float64]:
+    def _draw_transform(
+        self, rng: np.random.Generator, micrograph: LabelledMicrograph, scale_step: float
+    ) -> NDArray[np.float64]:
         """(2, 3) affine map, x before y as OpenCV has it, from the picture to the patch."""
         h, w = micrograph.picture.pixels.shape
         if rng.random() < _NEAR_PARTICLE_SHARE:
@@ -88,27 +95,13 @@ class PatchSampler:
         else:
             y, x = rng.uniform(0, h), rng.uniform(0, w)
         angle = rng.uniform(0, 2 * np.pi) if self._augment else 0.0
-        scale = float(np.exp(rng.uniform(-1, 1) * _LARGEST_SCALE_STEP)) if self._augment else 1.0
+        scale = float(np.exp(rng.uniform(-1, 1) * scale_step)) if self._augment else 1.0
         mirror = -1.0 if self._augment and rng.random() < 0.5 else 1.0
         turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         turn = turn @ np.diag([mirror, 1.0])
         middle = (self._patch_px - 1) / 2
         shift = np.array([middle, middle]) - turn @ np.array([x, y])
         return np.concatenate([turn, shift[:, np.newaxis]], axis=1)
-
-    def _change(self, rng: np.random.Generator, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Change contrast, sharpness and noise."""
-        if not self._augment:
-            return pixels
-        if rng.random() < 0.3:
-            pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.2)), np.float32)
-        gain = np.float32(np.exp(rng.uniform(-0.35, 0.35)))
-        pixels = (pixels - np.float32(0.5)) * gain + np.float32(0.5 + rng.normal(0, 0.02))
-        if rng.random() < 0.5:
-            noise = rng.standard_normal(pixels.shape, np.float32)
-            pixels = pixels + np.float32(rng.uniform(0.01, 0.08)) * noise
-        changed: NDArray[np.float32] = np.clip(pixels, 0, 1)
-        return changed
 
     def _wanted(self, micrograph: LabelledMicrograph, to_patch: NDArray[np.float64]) -> NDArray[np.float32]:
         """(g, g) Gaussian around every particle; where two meet, the greater counts."""
@@ -133,3 +126,16 @@ class PatchSampler:
         source_x, source_y = back[0, 0] * x + back[0, 1] * y, back[1, 0] * x + back[1, 1] * y
         inside = (source_y >= border) & (source_y < h - border) & (source_x >= border) & (source_x < w - border)
         return np.asarray(inside, np.float32)
+
+
+def _change(rng: np.random.Generator, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Change contrast, sharpness and noise."""
+    if rng.random() < 0.3:
+        pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.2)), np.float32)
+    gain = np.float32(np.exp(rng.uniform(-0.35, 0.35)))
+    pixels = (pixels - np.float32(0.5)) * gain + np.float32(0.5 + rng.normal(0, 0.02))
+    if rng.random() < 0.5:
+        noise = rng.standard_normal(pixels.shape, np.float32)
+        pixels = pixels + np.float32(rng.uniform(0.01, 0.08)) * noise
+    changed: NDArray[np.float32] = np.clip(pixels, 0, 1)
+    return changed

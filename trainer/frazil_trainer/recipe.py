@@ -70,11 +70,16 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     validation: tuple[str, ...] = ()
     """Stems of the micrographs never trained on."""
     selection: tuple[str, ...] = ()
-    """Stems of the micrographs that choose the threshold; not trained on either."""
+    """Stems of the micrographs that are looked at during training, and that choose the threshold (those trained on with
+    complete labels have their say in it too); not trained on either."""
     only_scored: bool = False
     """Whether nothing of the set is learnt from: only its validation micrographs are used."""
     incomplete: tuple[str, ...] = ()
     """Stems of the micrographs whose labels miss many particles: see `Patches.doubtful_score`."""
+
+    def labels_are_complete(self, stem: str) -> bool:
+        """Whether a place without a label in the micrograph of this name holds no particle."""
+        return stem not in self.incomplete
 
 
 class MlpSettings(
@@ -178,6 +183,8 @@ class Patches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """In micrographs with incomplete labels, an unlabelled cell that the network scores higher does not count."""
     doubt_from: _Share = 0.15
     """Share of the training after which that holds: before it, the network's scores mean nothing yet."""
+    calm_from: _Share = 0.7
+    """Share of the training after which patches keep their contrast, sharpness and noise, as those of picking do."""
 
 
 class Sgd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="sgd", tag_field="kind"):

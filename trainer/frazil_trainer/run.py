@@ -30,6 +30,7 @@ from frazil_trainer.evaluation import (
 )
 from frazil_trainer.events import EventFile
 from frazil_trainer.export import export_version
+from frazil_trainer.labelled import LabelledPaths
 from frazil_trainer.processes import Processes, join_processes
 from frazil_trainer.progress import ProgressBar
 from frazil_trainer.recipe import Recipe
@@ -144,7 +145,7 @@ def _score_and_export(
     drafts = out.parent / f".{out.name}-draft"
     try:
         _, draft = _export(scorer, _contract(recipe, scorer, 0.5, found.sha256, {}), drafts, {}, {})
-        selected = pick_labelled(draft, found.paths["selection"])
+        selected = pick_labelled(draft, _to_choose_on(found))
         chosen = best_threshold(selected, {source.folder: source.weight for source in recipe.data})
         validation = validation_paths(found.folder, recipe.data)
         table = score_table(draft, validation, threshold=chosen, name=out.name)
@@ -164,7 +165,9 @@ def _score_and_export(
         console.print(f"at threshold {recipe.compare_threshold:g}:")
         show_table(compared, console)
         figures |= {"compared_threshold": recipe.compare_threshold, "compared_rows": msgspec.to_builtins(compared)}
-    run["threshold"] = f"{chosen}: highest F1 on the selection micrographs, averaged over the sets by weight"
+    run["threshold"] = (
+        f"{chosen}: highest F1 on selection and completely labelled training micrographs, averaged over sets by weight"
+    )
     brief = {f"{row.folder}/*{row.labels}": round(row.half.micro.f1, 3) for row in table}
     version, _ = _export(scorer, _contract(recipe, scorer, chosen, found.sha256, brief), out, run, figures)
     return version, figures
@@ -192,8 +195,18 @@ def _provenance(
     }
 
 
+def _to_choose_on(found: TrainingData) -> list[LabelledPaths]:
+    """The micrographs that choose the threshold.
+
+    A handful held out is too few: their best thresholds differ more among each other than those of micrographs trained
+    on differ from those of others. Where labels are incomplete, true picks count as false, and the threshold gets high.
+    """
+    complete = [one for one in found.paths["training"] if one.source.labels_are_complete(one.micrograph.stem)]
+    return [*found.paths["selection"], *complete]
+
+
 def _curve(selected: list[ScoredMicrograph]) -> dict[float, dict[str, float]]:
-    """Precision, recall and F1 on the selection micrographs, by threshold."""
+    """Precision, recall and F1 on the micrographs that choose the threshold."""
     tallies = {threshold: tally_at(selected, threshold) for threshold in _CURVE_THRESHOLDS}
     return {
         threshold: {"precision": tally.precision, "recall": tally.recall, "f1": tally.f1}
