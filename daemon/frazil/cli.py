@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import frazil
-from frazil.errors import FrazilError, MicrographError, error_line
+from frazil.errors import FrazilError, MicrographError, error_line, printable
 
 __all__ = ["app", "main"]
 
@@ -128,10 +128,22 @@ def serve(
 
 
 @app.command()
-@_with_settings("model", "pixel_size", "threshold", "min_distance", "edge_margin", "contrast", "device", "threads")
+@_with_settings(
+    "model",
+    "pixel_size",
+    "threshold",
+    "min_distance",
+    "edge_margin",
+    "contrast",
+    "device",
+    "threads",
+    "max_micrograph_bytes",
+)
 def pick(
     *,
-    micrographs: Annotated[list[Path], typer.Argument(metavar="MICROGRAPH...", help="MRC files.", show_default=False)],
+    micrographs: Annotated[
+        list[Path], typer.Argument(metavar="MICROGRAPH...", help="MRC or TIFF files.", show_default=False)
+    ],
     diameter: Annotated[float, typer.Option("--diameter", help="Diameter of the particle, in Å.", show_default=False)],
     out: Annotated[
         Path, typer.Option("--out", help="Directory for the STAR files; made if missing.", show_default=False)
@@ -183,7 +195,8 @@ def listen(
                 typer.echo(encode_document(document))
             else:
                 picks, seconds = len(document.picks.score), document.seconds.total
-                typer.echo(f"{document.seq:>6}  {picks:>5} picks  {seconds:6.2f} s  {document.micrograph}")
+                name = printable(document.micrograph)
+                typer.echo(f"{document.seq:>6}  {picks:>5} picks  {seconds:6.2f} s  {name}")
             sys.stdout.flush()
             if received == count:
                 break

@@ -43,7 +43,7 @@ class PickColumns(msgspec.Struct, frozen=True, kw_only=True):
     """Picks as lists of equal length, best first."""
 
     y: list[float]
-    """Rows, in pixels of the micrograph as stored; pixel centres are at whole numbers."""
+    """Rows, in pixels of the micrograph as stored, from an MRC's first or a TIFF's last; centres at whole numbers."""
     x: list[float]
     """Columns, likewise."""
     score: list[float]

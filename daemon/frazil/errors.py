@@ -4,7 +4,7 @@
 
     FrazilError              anything a user can be told in one line
     ├── MicrographError      one file cannot be picked; the next one can
-    │   └── IncompleteMicrograph   ... as yet: it is shorter than its header demands
+    │   └── IncompleteMicrograph   ... as yet: it is not all there
     ├── ModelError           a model cannot serve
     ├── SettingsError        a setting is unknown, of the wrong type, or impossible
     ├── OutputError          results cannot be written where they should go
@@ -22,10 +22,14 @@ class FrazilError(Exception):
     """Base of all errors with a message for the user."""
 
 
+def printable(text: str) -> str:
+    """Text as one line without control characters: a file name, which may hold any, then moves no terminal's cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def error_line(program: str, error: FrazilError) -> str:
     """An error as the one line that a user sees, whatever characters a file name in it holds."""
-    line = f"{program}: error: {' '.join(str(error).split())}"
-    return line.encode("utf-8", "backslashreplace").decode()
+    return printable(f"{program}: error: {' '.join(str(error).split())}")
 
 
 class MicrographError(FrazilError):
@@ -33,7 +37,7 @@ class MicrographError(FrazilError):
 
     Attributes:
         path: the file.
-        reason: one word for counters (``truncated``, ``not_mrc``, ``stack``, ``not_finite``, ...).
+        reason: one word for counters (``truncated``, ``corrupt``, ``stack``, ``not_finite``, ...).
     """
 
     def __init__(self, path: Path, reason: str, message: str) -> None:
@@ -43,7 +47,7 @@ class MicrographError(FrazilError):
 
 
 class IncompleteMicrograph(MicrographError):
-    """A micrograph is shorter than its own header demands: still being written, or truncated."""
+    """A micrograph is not what its own header demands, as yet: still being written, or truncated."""
 
 
 class ModelError(FrazilError):

@@ -74,12 +74,15 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = None
     scan: Annotated[float, _says("Seconds between scans of the directory for files that no event told of.")] = 5.0
     stall: Annotated[float, _says("Seconds without growth after which an incomplete file is reported.")] = 30.0
+    read_timeout: Annotated[float, _says("Seconds after which reading a micrograph is given up.")] = 120.0
+    max_micrograph_bytes: Annotated[int, _says("Memory that reading one micrograph may take, in bytes.")] = 2 << 30
     log_level: Annotated[LogLevel, _says("How much the log says.")] = "info"
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise SettingsError(f"threads: expected at least 1, found {self.threads}")
-        for name in ("scan", "stall"):
+        for name in ("threads", "max_micrograph_bytes"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise SettingsError(f"{name}: expected at least 1, found {count}")
+        for name in ("scan", "stall", "read_timeout"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name}: expected a positive number of seconds, found {getattr(self, name):g}")
 

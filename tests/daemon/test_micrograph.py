@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,8 +75,8 @@ def bad(tmp_path: Path, write_mrc: Write, kind: str) -> Path:
         ("empty", "truncated", "expected an MRC header of 1024 bytes, found an empty file"),
         ("truncated", "truncated", "expected 1164 bytes for 7 x 5 pixels of float32, found 1163"),
         ("text", "not_mrc", "expected an MRC file, found no valid MRC header"),
-        ("stack", "stack", "expected one image, found a stack or volume of 3 sections"),
-        ("volume", "stack", "expected one image, found a stack or volume of 3 sections"),
+        ("stack", "stack", "expected one image, found a stack of 3 images (raw movies must be motion-corrected"),
+        ("volume", "stack", "expected one image, found a volume of 3 sections"),
         ("nan", "not_finite", "expected finite pixels, found 1 that are NaN or infinite"),
         ("infinite", "not_finite", "expected finite pixels, found 2 that are NaN or infinite"),
         ("constant", "constant", "expected a picture, found every pixel equal to 3"),
@@ -108,7 +111,72 @@ def test_completeness_is_proved_at_the_last_byte(tmp_path: Path, write_mrc: Writ
         with pytest.raises(IncompleteMicrograph):
             check_complete(growing)
     growing.write_bytes(whole)
-    assert check_complete(growing).shape == (5, 7)
+    check_complete(growing)
+
+
+def test_further_images_behind_the_one_in_the_header_are_waited_for(tmp_path: Path, write_mrc: Write) -> None:
+    path = write_mrc(tmp_path / "a.mrc", ASYMMETRIC)
+    with path.open("ab") as file:
+        file.write(bytes(ASYMMETRIC.nbytes - 1))
+    check_complete(path)
+    with path.open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(IncompleteMicrograph, match="found 1304: further images") as incomplete:
+        check_complete(path)
+    assert incomplete.value.reason == "stack"
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a device", "a directory"])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.mrc"
+    if kind == "a named pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    elif kind == "a directory":
+        path.mkdir()
+    with contextlib.ExitStack() as stack:
+        if kind == "a socket":
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            stack.enter_context(contextlib.chdir(tmp_path))  # the name of a socket may not be long
+            listener.bind("a.mrc")
+        for look in (check_complete, read_micrograph):
+            with pytest.raises(MicrographError, match=f"expected a regular file, found {kind}") as refused:
+                look(path)
+            assert refused.value.reason == "not_a_file"
+
+
+def test_a_micrograph_that_takes_more_memory_than_allowed_is_refused_before_it_is_taken(
+    tmp_path: Path, write_mrc: Write
+) -> None:
+    path = write_mrc(tmp_path / "a.mrc", ASYMMETRIC)
+    with path.open("r+b") as file:
+        file.write((65_000).to_bytes(4, "little") * 2)
+        file.truncate(1024 + 65_000 * 65_000 * 4)
+    with pytest.raises(MicrographError, match=r"\(max_micrograph_bytes\), found 65000 x 65000 pixels") as refused:
+        read_micrograph(path)
+    assert refused.value.reason == "too_large"
+
+
+def test_the_largest_detectors_are_within_the_default_limit(tmp_path: Path, write_mrc: Write) -> None:
+    path = write_mrc(tmp_path / "a.mrc", ASYMMETRIC)
+    for w, h in ((11_520, 8184), (16_384, 16_384)):
+        content = bytearray(path.read_bytes()[:1024])
+        content[:8] = w.to_bytes(4, "little") + h.to_bytes(4, "little")
+        path.write_bytes(content)
+        with path.open("r+b") as file:
+            file.truncate(1024 + w * h * 4)
+        with pytest.raises(MicrographError, match="read_timeout") as refused:  # it has room, and is cut off at once
+            read_micrograph(path, cut_off=lambda: True)
+        assert refused.value.reason == "too_slow"
+
+
+def test_reading_that_takes_too_long_is_cut_off_between_blocks(tmp_path: Path, write_mrc: Write) -> None:
+    pixels = np.zeros((3000, 2000), np.float32)
+    path = write_mrc(tmp_path / "a.mrc", pixels)
+    asked = []
+    with pytest.raises(MicrographError, match=r"expected 6000000 pixels .* found 4192000 by then"):
+        read_micrograph(path, cut_off=lambda: bool(asked.append(1)) or len(asked) == 2)
 
 
 def test_unknown_pixel_size_needs_a_configured_one(tmp_path: Path, write_mrc: Write) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking.mrc import HEADER_BYTES, parse_header
+from frazil.picking import read_micrograph
+from frazil.picking.formats.mrc import HEADER_BYTES, parse_header
+
+IMOD_STAMP = 1146047817
 
 Write = Callable[..., Path]
 
@@ -49,6 +53,59 @@ def test_big_endian_header_is_understood(tmp_path: Path) -> None:
     assert (header.shape, header.dtype) == ((4, 6), np.dtype(">f4"))
 
 
+def with_words(path: Path, order: str = "<", **words: int | float) -> bytes:
+    """The header of a file with some of its 4-byte words changed; ``w7=1`` sets the eighth."""
+    head = bytearray(head_of(path))
+    for name, value in words.items():
+        struct.pack_into(order + ("f" if isinstance(value, float) else "i"), head, 4 * int(name[1:]), value)
+    return bytes(head)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("words", "dtype"),
+    [
+        ({"w38": IMOD_STAMP, "w39": 1}, "i1"),
+        ({"w38": IMOD_STAMP, "w39": 13}, "i1"),
+        ({"w38": IMOD_STAMP, "w39": 0}, "u1"),
+        ({"w38": IMOD_STAMP, "w39": 12}, "u1"),
+        ({"w38": 0, "w19": -5.0, "w20": 90.0}, "i1"),
+        ({"w38": 0, "w19": 0.0, "w20": 90.0}, "i1"),
+        ({"w38": 0, "w19": 0.0, "w20": 200.0}, "u1"),
+        ({"w38": 0, "w19": -5.0, "w20": 200.0}, "i1"),
+    ],
+)
+def test_bytes_are_signed_unless_imod_or_their_range_says_otherwise(
+    tmp_path: Path, order: str, words: dict[str, int | float], dtype: str
+) -> None:
+    path = tmp_path / "a.mrc"
+    with mrcfile.new(path) as mrc:
+        mrc.set_data(np.ones((4, 6), f"{order}i2"))
+    head = with_words(path, order, w3=0, **words)
+    assert parse_header(path, head).dtype == np.dtype(dtype)
+
+
+def test_the_machine_stamp_decides_where_both_byte_orders_make_sense(tmp_path: Path, write_mrc: Write) -> None:
+    path = write_mrc(tmp_path / "a.mrc", np.zeros((256, 256), np.int8))
+    head = bytearray(head_of(path))
+    assert parse_header(path, bytes(head)).shape == (256, 256)
+    for word in (0, 1, 2, 3, 23):
+        head[4 * word : 4 * word + 4] = head[4 * word : 4 * word + 4][::-1]
+    head[212:216] = b"\x11\x11\0\0"
+    assert parse_header(path, bytes(head)).shape == (256, 256)
+
+
+@pytest.mark.parametrize("kind", ["FEI1", "FEI2", "SERI", "AGAR"])
+def test_extended_headers_are_skipped_by_their_size(tmp_path: Path, kind: str) -> None:
+    pixels = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    path = tmp_path / "a.mrc"
+    with mrcfile.new(path) as mrc:
+        mrc.set_data(pixels)
+        mrc.set_extended_header(np.frombuffer(np.random.default_rng(1).bytes(888), "V1"))
+        mrc.header.exttyp = kind
+    np.testing.assert_array_equal(read_micrograph(path).pixels, pixels)
+
+
 @pytest.mark.parametrize("pixel_size", [0.0, 1.0])
 def test_pixel_size_of_0_or_1_is_unknown(tmp_path: Path, write_mrc: Write, pixel_size: float) -> None:
     path = write_mrc(tmp_path / "a.mrc", np.ones((4, 6), np.float32), pixel_size)
@@ -77,7 +134,7 @@ def test_a_header_of_zeros_is_incomplete() -> None:
         parse_header(Path("a.mrc"), bytes(HEADER_BYTES))
 
 
-@pytest.mark.parametrize(("mode", "named"), [(3, "complex"), (4, "Fourier"), (101, "4-bit")])
+@pytest.mark.parametrize(("mode", "named"), [(3, "complex"), (4, "Fourier"), (16, "RGB"), (101, "4-bit")])
 def test_modes_that_are_no_image_are_refused_by_name(tmp_path: Path, write_mrc: Write, mode: int, named: str) -> None:
     path = write_mrc(tmp_path / "a.mrc", np.ones((4, 6), np.float32))
     content = bytearray(path.read_bytes())

@@ -55,6 +55,8 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
         "ledger": "l.sqlite",
         "scan": 2,
         "stall": 60,
+        "read_timeout": 30,
+        "max_micrograph_bytes": 1_000_000,
         "log_level": "debug",
     }
     assert set(values) == {field.name for field in msgspec.structs.fields(ServeSettings)}

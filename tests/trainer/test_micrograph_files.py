@@ -22,10 +22,6 @@ def write(path: Path, pixels: np.ndarray, *options: int) -> Path:
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        ("a.tif", np.uint8),
-        ("a.TIFF", np.uint16),
-        ("a.tif", np.int16),
-        ("a.tif", np.float32),
         ("a.png", np.uint8),
         ("a.png", np.uint16),
     ],
@@ -37,6 +33,12 @@ def test_lossless_pictures_give_their_pixels_with_row_0_first(tmp_path, name, dt
     assert micrograph.pixel_size_angstrom is None
     assert micrograph.path == path
     np.testing.assert_array_equal(micrograph.pixels, GOLDEN)
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("a.tif", np.uint8), ("a.TIFF", np.uint16), ("a.tif", np.float32)])
+def test_tiff_is_read_as_the_daemon_reads_it_last_row_first(tmp_path, name, dtype):
+    path = write(tmp_path / name, GOLDEN.astype(dtype))
+    np.testing.assert_array_equal(read_micrograph_file(path).pixels, GOLDEN[::-1])
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.JPEG"])
@@ -66,7 +68,7 @@ def test_grey_picture_stored_in_colour_is_taken_and_a_coloured_one_refused(tmp_p
         read_micrograph_file(write(tmp_path / "a.png", image))
 
 
-@pytest.mark.parametrize("ending", MICROGRAPH_ENDINGS[1:])
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".jpeg"])
 def test_picture_cut_short_is_refused_without_a_word_from_opencv(tmp_path, capfd, ending):
     noise = np.random.default_rng(0).integers(0, 256, (200, 300)).astype(np.uint8)
     path = write(tmp_path / f"a{ending}", noise)
@@ -79,7 +81,7 @@ def test_picture_cut_short_is_refused_without_a_word_from_opencv(tmp_path, capfd
 def test_movie_is_refused(tmp_path):
     frames = [GOLDEN.astype(np.uint8)] * 3
     assert cv2.imwritemulti(str(tmp_path / "a.tif"), frames)
-    with pytest.raises(MicrographError, match=r"expected one image, found 3 \(movies must be averaged"):
+    with pytest.raises(MicrographError, match="expected one image, found a movie of 3 frames"):
         read_micrograph_file(tmp_path / "a.tif")
 
 

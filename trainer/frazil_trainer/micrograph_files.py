@@ -1,7 +1,6 @@
-"""Micrographs to train on, from MRC and from the pictures that published sets often come as.
+"""Micrographs to train on: MRC and TIFF as the daemon reads them, and the pictures that published sets often come as.
 
-Row 0 of a picture is its first row, as viewers show it (a TIFF's orientation tag is followed). A picture knows no
-pixel size.
+Row 0 of a PNG or JPEG picture is its first row, as viewers show it. Such a picture knows no pixel size.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from frazil.picking import Micrograph, read_micrograph
 
 __all__ = ["MICROGRAPH_ENDINGS", "find_micrographs", "read_micrograph_file"]
 
-MICROGRAPH_ENDINGS = (".mrc", ".tif", ".tiff", ".png", ".jpg", ".jpeg")
+_PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
+MICROGRAPH_ENDINGS = (".mrc", ".tif", ".tiff", *_PICTURE_ENDINGS)
 """Where a folder holds one micrograph in several formats, the first of these is taken."""
 
 _JPEG_END = b"\xff\xd9"
@@ -33,20 +33,17 @@ def find_micrographs(folder: Path) -> list[Path]:
 
 
 def read_micrograph_file(path: Path) -> Micrograph:
-    """Read a micrograph from an MRC file or a picture.
+    """Read a micrograph from an MRC or TIFF file or from a picture.
 
-    A picture may be of 8, 16 or 32 bits, integers or floats. One with three colours is taken if they are the same
-    everywhere; transparency is ignored.
+    A picture with three colours is taken if they are the same everywhere; transparency is ignored.
 
     Raises:
         MicrographError: the file is missing, truncated or no image; it holds more than one image, colours, pixels
             that are not finite, or pixels that are all the same.
     """
-    if path.suffix.lower() == ".mrc":
+    if path.suffix.lower() not in _PICTURE_ENDINGS:
         return read_micrograph(path)
     pixels = _grey(path, _decode(path)).astype(np.float32)
-    if not np.isfinite(pixels).all():
-        raise MicrographError(path, "not_finite", "expected finite pixels, found some that are NaN or infinite")
     if pixels.min() == pixels.max():
         raise MicrographError(path, "constant", f"expected a picture, found every pixel equal to {pixels.flat[0]:g}")
     return Micrograph(path=path, pixels=pixels, pixel_size_angstrom=None)

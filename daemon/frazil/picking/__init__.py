@@ -1,6 +1,6 @@
 """Pure picking: a micrograph in, picks out. No threads, no sockets, no clock.
 
-- ``read_micrograph(path)`` reads and checks an MRC file.
+- ``read_micrograph(path)`` reads and checks an MRC or TIFF file.
 - ``load_model(path, device)`` loads an ONNX model and checks it against its contract and card.
 - ``Picker(model, settings).pick(micrograph)`` returns ``Picks``: arrays y, x, score.
 - ``write_star(path, picks)`` and ``read_star(path)`` speak RELION.
@@ -24,7 +24,9 @@ from frazil.picking.coordinates import (
     read_star,
     write_star,
 )
-from frazil.picking.micrograph import Micrograph, check_complete, read_micrograph
+from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
+from frazil.picking.formats.source import open_regular
+from frazil.picking.micrograph import LARGEST_MICROGRAPH_BYTES, Micrograph, check_complete, read_micrograph
 from frazil.picking.model import (
     CURRENT_NAME,
     MODEL_NAME,
@@ -44,6 +46,8 @@ from frazil.picking.rescale import Rescaling
 __all__ = [
     "CARD_NAME",
     "CURRENT_NAME",
+    "LARGEST_MICROGRAPH_BYTES",
+    "MICROGRAPH_ENDINGS",
     "MODEL_NAME",
     "Card",
     "CoordinateEnding",
@@ -67,7 +71,9 @@ __all__ = [
     "load_model",
     "locate_model",
     "make_picture",
+    "micrograph_stem",
     "named_micrographs",
+    "open_regular",
     "read_card",
     "read_coordinates",
     "read_micrograph",

@@ -1,19 +1,23 @@
-"""Micrographs: one motion-corrected average each, read from an MRC file and checked."""
+"""Micrographs: one motion-corrected average each, read from a file and checked."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking.mrc import HEADER_BYTES, MrcHeader, parse_header
+from frazil.errors import MicrographError
+from frazil.picking.formats import StoredImage, open_image
+from frazil.picking.formats.source import open_regular
 
-__all__ = ["Micrograph", "check_complete", "read_micrograph"]
+__all__ = ["LARGEST_MICROGRAPH_BYTES", "Micrograph", "check_complete", "read_micrograph"]
+
+LARGEST_MICROGRAPH_BYTES = 2 << 30
+"""Memory that reading one micrograph may take unless told otherwise: 16384 x 16384 pixels as float32 and as much
+again to decode them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -22,7 +26,7 @@ class Micrograph:
 
     path: Path
     pixels: NDArray[np.float32]
-    """(h, w), row 0 first, as stored in the file."""
+    """(h, w). Row 0 is an MRC file's first row and a TIFF file's last."""
     pixel_size_angstrom: float | None
     """What the file says; None where it does not know."""
 
@@ -42,62 +46,69 @@ class Micrograph:
         return pixel_size
 
 
-def check_complete(path: Path) -> MrcHeader:
-    """Prove from its own header that an MRC file is whole; reads 1 KiB.
+def check_complete(path: Path) -> None:
+    """Prove from its own header that a micrograph's file is whole; reads little of it.
+
+    Of a compressed file the end is looked at; that every byte is there and right is proved when it is read.
+
+    Raises:
+        IncompleteMicrograph: the file is not all that its header demands.
+        MicrographError: the file cannot be read as a micrograph, whatever is still added to it.
+        OSError: the file cannot be opened or read.
+    """
+    with open_regular(path) as file:
+        open_image(path, file).prove_complete()
+
+
+def read_micrograph(
+    path: Path, *, largest_bytes: int = LARGEST_MICROGRAPH_BYTES, cut_off: Callable[[], bool] = lambda: False
+) -> Micrograph:
+    """Read a micrograph whole.
+
+    The header's claim is checked against the size of the file and against a limit before anything is allocated.
+
+    Args:
+        path: an MRC file, plain or compressed, or a TIFF file; see `frazil.picking.MICROGRAPH_ENDINGS`.
+        largest_bytes: memory that reading may take.
+        cut_off: asked between blocks of some megabytes; True gives up.
 
     Raises:
         IncompleteMicrograph: the file is shorter than its header demands.
-        MicrographError: the file is no MRC file, or no single image.
-        OSError: the file cannot be opened or read.
-    """
-    with path.open("rb") as file:
-        return _checked_header(path, file)
-
-
-def read_micrograph(path: Path) -> Micrograph:
-    """Read a micrograph whole.
-
-    The header's claim is checked against the size of the file before anything is allocated.
-
-    Raises:
-        MicrographError: the file is missing, truncated, no MRC file, a stack or volume, or its pixels are not
-            finite or all the same.
+        MicrographError: the file is missing, damaged, of no known format, a stack or volume, or too large; its pixels
+            are not finite or all the same; or reading it was given up.
     """
     try:
-        with path.open("rb") as file:
-            header = _checked_header(path, file)
-            file.seek(header.data_offset)
-            h, w = header.shape
-            stored = np.fromfile(file, header.dtype, h * w)
+        with open_regular(path) as file:
+            image = open_image(path, file)
+            pixels = _read_pixels(path, image, largest_bytes, cut_off)
     except OSError as error:
         raise MicrographError(path, "unreadable", f"cannot be read: {error.strerror or error}") from error
-    if stored.size != h * w:
-        raise IncompleteMicrograph(
-            path, "truncated", f"expected {h * w} pixels, found {stored.size}: it shrank while it was read"
-        )
-    pixels = stored.reshape(h, w).astype(np.float32, copy=False)
     _check_pixels(path, pixels)
-    return Micrograph(path=path, pixels=pixels, pixel_size_angstrom=header.pixel_size_angstrom)
+    return Micrograph(path=path, pixels=pixels, pixel_size_angstrom=image.pixel_size_angstrom)
 
 
-def _checked_header(path: Path, file: BinaryIO) -> MrcHeader:
-    header = parse_header(path, file.read(HEADER_BYTES))
-    if header.sections != 1:
+def _read_pixels(
+    path: Path, image: StoredImage, largest_bytes: int, cut_off: Callable[[], bool]
+) -> NDArray[np.float32]:
+    """(h, w) the pixels of a stored image."""
+    h, w = image.shape
+    needed = 4 * h * w + image.working_bytes
+    if needed > largest_bytes:
         raise MicrographError(
             path,
-            "stack",
-            f"expected one image, found a stack or volume of {header.sections} sections "
-            "(raw movies must be motion-corrected and averaged first)",
+            "too_large",
+            f"expected a micrograph that takes at most {largest_bytes} bytes of memory to read (max_micrograph_bytes), "
+            f"found {w} x {h} pixels, which take {needed}",
         )
-    found = os.fstat(file.fileno()).st_size
-    if found < header.file_bytes:
-        h, w = header.shape
-        raise IncompleteMicrograph(
-            path,
-            "truncated",
-            f"expected {header.file_bytes} bytes for {w} x {h} pixels of {header.dtype.name}, found {found}",
-        )
-    return header
+    pixels = np.empty(image.shape, np.float32)
+    for done in image.fill(pixels):
+        if done < pixels.size and cut_off():
+            raise MicrographError(
+                path,
+                "too_slow",
+                f"expected {pixels.size} pixels within the time for reading (read_timeout), found {done} by then",
+            )
+    return pixels
 
 
 def _check_pixels(path: Path, pixels: NDArray[np.float32]) -> None:

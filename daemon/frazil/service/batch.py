@@ -10,8 +10,9 @@ from pathlib import Path
 import cv2
 
 from frazil.documents import MicrographDocument, encode_document
-from frazil.errors import MicrographError, OutputError
+from frazil.errors import MicrographError, OutputError, printable
 from frazil.picking import (
+    LARGEST_MICROGRAPH_BYTES,
     Picker,
     PickingSettings,
     available_cores,
@@ -37,7 +38,7 @@ class PickedFile:
     def as_line(self) -> str:
         """For people."""
         picks, seconds = len(self.document.picks.score), self.document.seconds.total
-        return f"{self.document.micrograph}: {picks} picks in {seconds:.2f} s -> {self.star}"
+        return printable(f"{self.document.micrograph}: {picks} picks in {seconds:.2f} s -> {self.star}")
 
     def as_json(self) -> str:
         """For programs."""
@@ -64,6 +65,7 @@ class Batch:
         contrast: Contrast = "dark",
         device: Device = "auto",
         threads: int | None = None,
+        max_micrograph_bytes: int = LARGEST_MICROGRAPH_BYTES,
     ) -> None:
         settings = PickingSettings(
             diameter_angstrom=diameter_angstrom,
@@ -77,6 +79,7 @@ class Batch:
         threads = threads or available_cores()
         cv2.setNumThreads(threads)
         self._out = out
+        self._largest_bytes = max_micrograph_bytes
         self._picker = Picker(load_model(model or default_model_path(), device, threads), settings)
         self._written: dict[Path, Path] = {}
 
@@ -103,7 +106,8 @@ class Batch:
         if star in self._written:
             raise MicrographError(path, "name", f"expected a name of its own, found the name of {self._written[star]}")
         started = time.monotonic()
-        micrograph = dataclasses.replace(read_micrograph(path), path=path.resolve())
+        micrograph = read_micrograph(path, largest_bytes=self._largest_bytes)
+        micrograph = dataclasses.replace(micrograph, path=path.resolve())
         read_seconds = time.monotonic() - started
         record = record_picks(self._picker, micrograph, read_seconds=read_seconds, since=started)
         try:

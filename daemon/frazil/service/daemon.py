@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
 
@@ -16,7 +17,7 @@ import prometheus_client
 
 import frazil
 from frazil.errors import FrazilError, SettingsError
-from frazil.picking import Picker, PickingSettings, available_cores, load_model
+from frazil.picking import Micrograph, Picker, PickingSettings, available_cores, load_model, read_micrograph
 from frazil.service.delivery import Delivery, prepare_output
 from frazil.service.intake import Intake
 from frazil.service.ledger import Ledger
@@ -127,7 +128,7 @@ class Daemon:
             log.warning("model %s has no card: its reference output could not be checked", identity.name)
 
         delivery = Delivery(self._ledger, publisher, metrics, root, out, self._stopping)
-        self._pipeline = Pipeline(picker, self._ledger, delivery, metrics, self._stopping)
+        self._pipeline = Pipeline(picker, self._ledger, delivery, metrics, self._stopping, self._read_micrograph)
         hints: SimpleQueue[Hint] = SimpleQueue()
         watcher = Watcher(root, hints)
         intake = Intake(
@@ -155,6 +156,13 @@ class Daemon:
             out,
             publisher.address,
             server.url,
+        )
+
+    def _read_micrograph(self, path: Path) -> Micrograph:
+        settings = self._settings
+        deadline = time.monotonic() + settings.read_timeout
+        return read_micrograph(
+            path, largest_bytes=settings.max_micrograph_bytes, cut_off=lambda: time.monotonic() > deadline
         )
 
     def main_loop(self) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from frazil.documents import MicrographDocument, decode_document
 from frazil.errors import OutputError
-from frazil.picking import Picks, write_star
+from frazil.picking import Picks, micrograph_stem, write_star
 from frazil.service.ledger import Ledger
 from frazil.service.metrics import Metrics
 from frazil.service.publisher import Publisher
@@ -96,7 +96,7 @@ class Delivery:
 
 def star_path(out: Path, relative: Path) -> Path:
     """Where the picks of a micrograph go: the tree below `out` mirrors the watched one."""
-    return out / relative.with_name(f"{relative.stem}_picks.star")
+    return out / relative.with_name(f"{micrograph_stem(relative.name)}_picks.star")
 
 
 def prepare_output(out: Path) -> None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 import sys
 
-__all__ = ["configure_logging"]
+from frazil.errors import printable
+
+__all__ = ["LineFormatter", "configure_logging"]
 
 
-class _LineFormatter(logging.Formatter):
+class LineFormatter(logging.Formatter):
     """Keeps control characters, which a file name may hold, from making or hiding lines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage()
-        record.message = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in message)
-        line = self.formatMessage(record)
+        """The line of a record, and those of its traceback."""
+        record.message = printable(record.getMessage())
+        lines = [self.formatMessage(record)]
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
-        return line.encode("utf-8", "backslashreplace").decode()
+            lines += [printable(line) for line in self.formatException(record.exc_info).split("\n")]
+        return "\n".join(lines)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        """The line with its time."""
         record.asctime = self.formatTime(record)
         return super().formatMessage(record)
 
@@ -28,5 +31,5 @@ def configure_logging(level: str) -> None:
     """Send the log, and Python's warnings, to stderr, from this level up."""
     logging.captureWarnings(capture=True)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

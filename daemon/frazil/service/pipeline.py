@@ -11,14 +11,16 @@ import logging
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, Full, Queue
 
 import msgspec
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, ModelError
-from frazil.picking import Micrograph, Picker, read_micrograph
+from frazil.picking import Micrograph, Picker
 from frazil.service.delivery import Delivery
 from frazil.service.intake import Arrival, Intake, fingerprint, stamp_of
 from frazil.service.ledger import Handled, Ledger
@@ -68,10 +70,17 @@ class Pipeline:
         delivery: sends what was committed.
         metrics: counts.
         stopping: set to end the stages once the work in hand is finished.
+        read: reads a micrograph, within limits of memory and time.
     """
 
     def __init__(
-        self, picker: Picker, ledger: Ledger, delivery: Delivery, metrics: Metrics, stopping: threading.Event
+        self,
+        picker: Picker,
+        ledger: Ledger,
+        delivery: Delivery,
+        metrics: Metrics,
+        stopping: threading.Event,
+        read: Callable[[Path], Micrograph],
     ) -> None:
         self._picker = picker
         self._ledger = ledger
@@ -81,6 +90,7 @@ class Pipeline:
         self._micrographs: Queue[_Read] = Queue(_MICROGRAPHS_QUEUED)
         self._results: Queue[_Picked | _Failed] = Queue(_RESULTS_QUEUED)
         self._stopping = stopping
+        self._read_micrograph = read
         self._threads = [
             threading.Thread(target=stage, name=f"frazil-{stage.__name__.strip('_')}", daemon=True)
             for stage in (self._reading, self._picking, self._writing)
@@ -153,7 +163,7 @@ class Pipeline:
     def _read(self, arrival: Arrival) -> _Read:
         started = time.monotonic()
         content = fingerprint(arrival.path)
-        micrograph = read_micrograph(arrival.path)
+        micrograph = self._read_micrograph(arrival.path)
         seconds = time.monotonic() - started
         return _Read(arrival=arrival, fingerprint=content, micrograph=micrograph, seconds=seconds)
 
