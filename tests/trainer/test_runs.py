@@ -37,7 +37,13 @@ TRAIN = [sys.executable, "-c", "from frazil_trainer.cli import main; main()", "t
 
 
 def arguments(recipe: Path, data: Path, folder: Path, *more: object) -> list[str]:
-    options = {"--recipe": recipe, "--data": data, "--out": folder / "model", "--run": folder / "run", "--threads": 1}
+    options = {
+        "--recipe": recipe,
+        "--data": data,
+        "--out": folder / "model",
+        "--run-folder": folder / "run",
+        "--threads": 1,
+    }
     return [str(part) for pair in options.items() for part in pair] + ["--device", "cpu", *map(str, more)]
 
 
@@ -124,7 +130,7 @@ def test_a_checkpoint_of_another_recipe_is_refused_with_what_changed(recipe: Rec
     RunFolder(tmp_path, recipe, "ab").write_checkpoint({"done": 3})
     assert RunFolder(tmp_path, recipe, "ab").read_checkpoint() == {"done": 3}
     faster = replace(recipe, optimiser=replace(recipe.optimiser, learning_rate=0.5))
-    with pytest.raises(SettingsError, match=r"optimiser\.learning_rate was 0\.02, is 0\.5; .*--run"):
+    with pytest.raises(SettingsError, match=r"optimiser\.learning_rate was 0\.02, is 0\.5; .*--run-folder"):
         RunFolder(tmp_path, faster, "ab").read_checkpoint()
 
 

@@ -101,7 +101,7 @@ def trained(data: Path) -> Path:
     out = data / "models" / "mlp"
     done = frazil_train(
         *("train", "--recipe", data / "recipe.toml", "--data", data, "--out", out),
-        *("--run", data / "run", "--promote", "--threads", 1),
+        *("--run-folder", data / "run", "--promote", "--threads", 1),
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"wrote {out / '1'}\n{out} now serves version 1\n"
@@ -311,7 +311,7 @@ def test_recipe_that_leaves_a_part_empty_is_refused_before_training(
 @pytest.mark.trainer
 def test_absurd_learning_rate_is_one_line_and_leaves_no_model(monkeypatch, capsys, data, tmp_path):
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("learning_rate = 0.03", "learning_rate = 1e30"))
-    arguments = ["train", "--recipe", tmp_path / "recipe.toml", "--data", data, "--run", tmp_path / "run"]
+    arguments = ["train", "--recipe", tmp_path / "recipe.toml", "--data", data, "--run-folder", tmp_path / "run"]
     status, error = error_of(monkeypatch, capsys, *arguments, "--out", tmp_path / "models" / "mlp")
     assert status == 1
     assert "Traceback" not in error

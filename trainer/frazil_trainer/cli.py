@@ -95,7 +95,7 @@ def train(
     run: Annotated[
         Path | None,
         typer.Option(
-            "--run",
+            "--run-folder",
             help="Folder for checkpoints and TensorBoard events. [default: runs/NAME of --out]",
             show_default=False,
         ),

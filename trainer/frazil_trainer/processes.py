@@ -58,7 +58,7 @@ class Processes:
         if self.count == 1:
             return network
         _normalise_whole_batches(network)
-        return DistributedDataParallel(network, broadcast_buffers=False)
+        return DistributedDataParallel(network)
 
 
 @contextlib.contextmanager

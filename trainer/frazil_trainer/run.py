@@ -89,7 +89,7 @@ def run_recipe(
         if (result or state) and not resume:
             raise SettingsError(
                 f"{run}: expected a folder without a run, found one; "
-                "--resume goes on with it, --run takes another folder"
+                "--resume goes on with it, --run-folder takes another folder"
             )
         if result:
             console.print(f"{run}: this run has ended; it made {result['version']}")

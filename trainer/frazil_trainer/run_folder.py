@@ -116,7 +116,7 @@ class RunFolder:
         if changed:
             raise SettingsError(
                 f"{self.checkpoint}: expected the run of this recipe and data, found another: {changed[0]}; "
-                "give the new run a folder of its own (--run)"
+                "give the new run a folder of its own (--run-folder)"
             )
 
 
