@@ -61,7 +61,7 @@ models: $(VENV)/.ready
 
 # What the models pick of a protein that they never saw, real or simulated: short runs, one without each protein.
 unseen: $(VENV)/.ready
-	for recipe in mlp:20 cnn:10 fcn:10; do \
+	for recipe in mlp:10 cnn:4 fcn:6; do \
 		for protein in apoferritin:apoferritin beta-galactosidase:galactosidase; do \
 			name=$${recipe%:*}-without-$${protein%:*}; \
 			$(VENV)/bin/frazil-train train --recipe $${recipe%:*} --epochs $${recipe#*:} --data $(DATA) \
