@@ -66,7 +66,7 @@ unseen: $(VENV)/.ready
 			name=$${recipe%:*}-without-$${protein%:*}; \
 			$(VENV)/bin/frazil-train train --recipe $${recipe%:*} --epochs $${recipe#*:} --data $(DATA) \
 				--only-score $${protein%:*} --only-score simulated/$${protein#*:} \
-				--out $(DATA)/unseen/$$name --run $(DATA)/runs/$$name --resume || exit 1; \
+				--out $(DATA)/unseen/$$name --run-folder $(DATA)/runs/$$name --resume || exit 1; \
 		done; \
 	done
 
