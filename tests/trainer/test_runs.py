@@ -202,39 +202,73 @@ def test_a_loss_that_is_no_number_names_the_last_checkpoint(recipe: Recipe, disc
 # --- several processes -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", ["mlp", "fcn"])
-def test_two_processes_train_what_one_does(
-    recipe: Recipe, write_recipe: Write, simulated_data: Path, tmp_path: Path, architecture: str
+def torchrun(*command: object) -> list[str]:
+    options = ("--standalone", "--nproc-per-node", 2)
+    return [sys.executable, "-m", "torch.distributed.run", *map(str, options), *map(str, command)]
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_two_processes_make_the_model_that_one_makes(
+    whole: Path, recipe_file: Path, simulated_data: Path, tmp_path: Path
 ) -> None:
-    if architecture == "mlp":  # with dropout
-        shared = replace(recipe, epochs=2)
-    else:  # with batch normalisation
-        shared = replace(
-            recipe,
-            network=FcnSettings(widths=(4, 6, 8), dilations=(1, 2), halo_cells=6, tile_px=128),
-            examples=Patches(patch_px=64, per_epoch=80),
-            optimiser=AdamW(learning_rate=2e-3),
-            diameter_px=16.0,
-            epochs=2,
-            batch=8,
-        )
-    file = write_recipe(tmp_path / "recipe.toml", shared)
-    run_to_end([*TRAIN, *arguments(file, simulated_data, tmp_path / "one", "--force")])
     script = tmp_path / "frazil_train.py"
     script.write_text("from frazil_trainer.cli import main\nmain()\n")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    run_to_end([*torchrun, "train", *arguments(file, simulated_data, tmp_path / "two", "--force")])
-
-    one, two = weights_of(tmp_path / "one" / "run"), weights_of(tmp_path / "two" / "run")
-    assert one.keys() == two.keys()
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
-    assert [p.name for p in (tmp_path / "two" / "model").iterdir()] == ["1"]  # only one process wrote
-    results = [msgspec.json.decode((tmp_path / n / "run" / "run.json").read_bytes()) for n in ("one", "two")]
-    assert [r["run"]["processes"] for r in results] == [1, 2]
-    for a, b in zip(results[0]["epochs"], results[1]["epochs"], strict=True):
+    run_to_end(torchrun(script, "train", *arguments(recipe_file, simulated_data, tmp_path)))
+    assert_close(weights_of(tmp_path / "run"), weights_of(whole / "run"))
+    assert [p.name for p in (tmp_path / "model").iterdir()] == ["1"]  # only one process wrote
+    one, two = (msgspec.json.decode((f / "run" / "run.json").read_bytes()) for f in (whole, tmp_path))
+    assert (one["run"]["processes"], two["run"]["processes"]) == (1, 2)
+    for a, b in zip(one["epochs"], two["epochs"], strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
         assert a["accuracy"] == pytest.approx(b["accuracy"], abs=0.01)
+
+
+TRAIN_ONLY = """
+import sys
+from pathlib import Path
+import torch
+from rich.console import Console
+from frazil_trainer.architectures import make_task
+from frazil_trainer.processes import join_processes
+from frazil_trainer.recipe import read_recipe
+from frazil_trainer.training import train
+from frazil_trainer.training_data import load_training_data
+
+recipe, data, out = map(Path, sys.argv[1:])
+torch.set_num_threads(1)
+with join_processes("cpu") as processes:
+    read = read_recipe(recipe)
+    task = make_task(read, load_training_data(data, read, Console(quiet=True), force=True).micrographs)
+    train(task, read, processes=processes)
+    if processes.leads:
+        torch.save(task.network.state_dict(), out)
+"""
+
+
+def test_batch_normalisation_sees_the_batch_of_all_processes(
+    recipe: Recipe, write_recipe: Write, simulated_data: Path, tmp_path: Path
+) -> None:
+    dense = replace(
+        recipe,
+        network=FcnSettings(widths=(4, 6, 8), dilations=(1, 2), halo_cells=6, tile_px=128),
+        examples=Patches(patch_px=64, per_epoch=80),
+        optimiser=AdamW(learning_rate=2e-3),
+        diameter_px=16.0,
+        epochs=2,
+        batch=8,
+    )
+    file, script = write_recipe(tmp_path / "recipe.toml", dense), tmp_path / "train.py"
+    script.write_text(TRAIN_ONLY)
+    run_to_end([sys.executable, str(script), str(file), str(simulated_data), str(tmp_path / "one.pt")])
+    run_to_end(torchrun(script, file, simulated_data, tmp_path / "two.pt"))
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
+    assert any("running_var" in name for name in one)
+    assert_close(two, one)
 
 
 # --- TensorBoard -------------------------------------------------------------------------------------------------
