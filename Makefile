@@ -9,23 +9,15 @@ SHARED ?= ../shared/data
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-<<<<<<< HEAD
-.PHONY: help demo test check lint bench models unseen clean
-=======
-.PHONY: help demo test check lint bench fuzz models clean
->>>>>>> 060e721 (make fuzz: ten thousand broken and hostile micrographs; a thousand of them in the tests)
+.PHONY: help demo test check lint bench fuzz models unseen clean
 
 help:
 	@echo "make demo    see it work: simulated micrographs picked live, on the CPU, in a minute or two"
 	@echo "make test    every test"
 	@echo "make check   formatting, lint, types, import rules, and every test"
 	@echo "make bench   how fast one micrograph is picked, beside the floor"
-<<<<<<< HEAD
-	@echo "make models  train the models again (needs the labelled micrographs in $(SHARED)); once stopped, it goes on"
-=======
 	@echo "make fuzz    ten thousand broken and hostile micrographs"
-	@echo "make models  train the models again (needs the labelled micrographs in $(SHARED))"
->>>>>>> 060e721 (make fuzz: ten thousand broken and hostile micrographs; a thousand of them in the tests)
+	@echo "make models  train the models again (needs the labelled micrographs in $(SHARED)); once stopped, it goes on"
 
 demo: $(DEMO_VENV)/.ready
 	$(DEMO_VENV)/bin/python demo/live_demo.py
