@@ -14,9 +14,10 @@ from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import OutputError
 from frazil.picking import read_star
 from frazil.service.delivery import Delivery, prepare_output, star_path
-from frazil.service.ledger import FileStamp, Handled, Ledger
+from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
 from frazil.service.publisher import Publisher
+from frazil.service.watch import FileStamp
 
 ROOT = Path("/watched")
 

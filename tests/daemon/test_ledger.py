@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from frazil.errors import OutputError
-from frazil.service.ledger import FileStamp, Handled, Ledger
+from frazil.service.ledger import Handled, Ledger
+from frazil.service.watch import FileStamp
 
 HANDLED = Handled(stamp=FileStamp(size=10, mtime_ns=20), fingerprint="f")
 
@@ -58,7 +59,7 @@ def test_a_document_that_cannot_be_made_uses_up_no_number(tmp_path: Path) -> Non
 
     with pytest.raises(RuntimeError):
         ledger.commit_picked("a.mrc", HANDLED, broken)
-    assert ledger.handled() == {}
+    assert ledger.known() == {}
     assert ledger.commit_picked("a.mrc", HANDLED, body)[0] == 1
     ledger.close()
 
@@ -71,7 +72,7 @@ def test_picked_failed_and_touched_micrographs_are_remembered(tmp_path: Path) ->
     ledger.restamp("a.mrc", later)
     ledger.close()
     ledger = Ledger(tmp_path / "l")
-    assert ledger.handled() == {"a.mrc": Handled(stamp=later, fingerprint="f"), "b.mrc": HANDLED}
+    assert ledger.known() == {"a.mrc": later, "b.mrc": HANDLED.stamp}
     ledger.close()
 
 

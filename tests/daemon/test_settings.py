@@ -53,7 +53,11 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
         "publish_unencrypted": True,
         "http": "127.0.0.1:2",
         "ledger": "l.sqlite",
+        "include": ["*_aligned.mrc"],
+        "exclude": ["raw", "tmp/*"],
+        "watch_by": "poll",
         "scan": 2,
+        "backlog_order": "newest",
         "stall": 60,
         "log_level": "debug",
     }

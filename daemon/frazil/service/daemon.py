@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 import time
-from queue import SimpleQueue
 from types import FrameType
 
 import cv2
@@ -23,7 +22,7 @@ from frazil.service.ledger import Ledger
 from frazil.service.metrics import Metrics, MetricsServer
 from frazil.service.pipeline import Pipeline
 from frazil.service.publisher import Publisher
-from frazil.service.watch import Hint, Watcher
+from frazil.service.watch import FileSystem, Selection, Watcher
 from frazil.settings import ServeSettings
 
 __all__ = ["Daemon"]
@@ -33,6 +32,8 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS = 4.5
 """All of a stop; a service manager that waits 5 s has no need to kill."""
 _CHECK_SECONDS = 0.5
+_LOCAL_SETTLE_SECONDS = 1.0
+"""Between the two looks at a file on a local file system that nobody is known to have closed."""
 
 
 class Daemon:
@@ -128,24 +129,36 @@ class Daemon:
 
         delivery = Delivery(self._ledger, publisher, metrics, root, out, self._stopping)
         self._pipeline = Pipeline(picker, self._ledger, delivery, metrics, self._stopping)
-        hints: SimpleQueue[Hint] = SimpleQueue()
-        watcher = Watcher(root, hints)
+        file_system = FileSystem.of(root)
+        known = self._ledger.known()
         intake = Intake(
-            watcher,
-            hints,
             self._ledger,
+            known,
+            metrics,
             root,
-            scan_seconds=settings.scan,
+            # Of a network's file system the second look comes one poll later: sooner, it may get a kept answer.
+            settle_seconds=settings.scan if file_system.is_network else _LOCAL_SETTLE_SECONDS,
             stall_seconds=settings.stall,
+            shows_holes=file_system.shows_holes,
             accept=self._pipeline.accept,
             refuse=self._pipeline.refuse,
         )
-        metrics.watch_queue("incomplete", lambda: intake.waiting)
+        self._watcher = Watcher(
+            root,
+            file_system,
+            intake.tell,
+            metrics,
+            selection=Selection(settings.include, settings.exclude),
+            known=known,
+            scan_seconds=settings.scan,
+            watch_by=settings.watch_by,
+            backlog_order=settings.backlog_order,
+        )
         self._intake_thread = threading.Thread(
             target=intake.run, args=(self._stopping,), name="frazil-intake", daemon=True
         )
-        watcher.start()
-        self._parts.callback(watcher.stop)
+        self._watcher.start()
+        self._parts.callback(self._watcher.stop)
         self._pipeline.start(intake)
         self._intake_thread.start()
         log.info(
@@ -164,9 +177,8 @@ class Daemon:
             FrazilError: a stage died, which is a fault in frazil.
         """
         while not self._stop.wait(_CHECK_SECONDS):
-            dead = self._pipeline.failed_stage() or (
-                None if self._intake_thread.is_alive() else self._intake_thread.name
-            )
+            others = (self._intake_thread, self._watcher.thread)
+            dead = self._pipeline.failed_stage() or next((t.name for t in others if not t.is_alive()), None)
             if dead:
                 raise FrazilError(f"the thread {dead} died; see the log above, and please report it")
         log.info("%s: finishing the work in hand", self._stop_signal)

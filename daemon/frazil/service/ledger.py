@@ -17,8 +17,9 @@ from typing import IO
 from uuid import uuid4
 
 from frazil.errors import OutputError
+from frazil.service.watch import FileStamp
 
-__all__ = ["FileStamp", "Handled", "Ledger"]
+__all__ = ["Handled", "Ledger"]
 
 _LAYOUT = 1
 _SCHEMA = """
@@ -34,14 +35,6 @@ CREATE TABLE IF NOT EXISTS micrographs (
     seq INTEGER
 ) WITHOUT ROWID;
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileStamp:
-    """What tells at a glance whether a file has changed."""
-
-    size: int
-    mtime_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,14 +89,17 @@ class Ledger:
         """The newest sequence number; 0 before the first."""
         return self._head
 
-    def handled(self) -> dict[str, Handled]:
-        """All micrographs handled so far, by path."""
+    def known(self) -> dict[str, FileStamp]:
+        """Stamps of all micrographs handled so far, by path."""
         with self._lock:
-            rows = self._database.execute("SELECT path, size, mtime_ns, fingerprint FROM micrographs")
-            return {
-                path: Handled(stamp=FileStamp(size=size, mtime_ns=mtime_ns), fingerprint=fingerprint)
-                for path, size, mtime_ns, fingerprint in rows
-            }
+            rows = self._database.execute("SELECT path, size, mtime_ns FROM micrographs")
+            return {path: FileStamp(size=size, mtime_ns=mtime_ns) for path, size, mtime_ns in rows}
+
+    def fingerprint(self, path: str) -> str | None:
+        """Fingerprint of what was handled under this path; None where nothing was."""
+        with self._lock:
+            row = self._database.execute("SELECT fingerprint FROM micrographs WHERE path = ?", (path,)).fetchone()
+        return None if row is None else row[0]
 
     def commit_picked(self, path: str, handled: Handled, body_at: Callable[[str, int], bytes]) -> tuple[int, bytes]:
         """Commit a result under the next sequence number.

@@ -1,7 +1,7 @@
 """The pipeline: reading, picking and writing overlap, each in a thread, with bounded queues between them.
 
-A full queue slows the stage before it and in the end the intake; nothing is dropped. One micrograph is the unit of
-work and of failure.
+A full queue slows the stage before it; what waits for the first stage waits as a name. Nothing is dropped. One
+micrograph is the unit of work and of failure.
 """
 
 from __future__ import annotations
@@ -12,24 +12,26 @@ import sqlite3
 import threading
 import time
 from dataclasses import dataclass
-from queue import Empty, Full, Queue
+from queue import Empty, Queue
 
 import msgspec
 
 from frazil.documents import MicrographDocument, encode_document
-from frazil.errors import MicrographError, ModelError
+from frazil.errors import IncompleteMicrograph, MicrographError, ModelError
 from frazil.picking import Micrograph, Picker, read_micrograph
+from frazil.service.arrival import Arrival, Line
+from frazil.service.completion import sample
 from frazil.service.delivery import Delivery
-from frazil.service.intake import Arrival, Intake, fingerprint, stamp_of
+from frazil.service.intake import Intake
 from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
 from frazil.service.record import record_picks
+from frazil.service.watch import stamp_of
 
 __all__ = ["Pipeline"]
 
 log = logging.getLogger(__name__)
 
-_ARRIVALS_QUEUED = 64
 _MICROGRAPHS_QUEUED = 2
 _RESULTS_QUEUED = 8
 _HEARTBEAT_SECONDS = 1.0
@@ -77,17 +79,18 @@ class Pipeline:
         self._ledger = ledger
         self._delivery = delivery
         self._metrics = metrics
-        self._arrivals: Queue[Arrival] = Queue(_ARRIVALS_QUEUED)
+        self._line = Line()
         self._micrographs: Queue[_Read] = Queue(_MICROGRAPHS_QUEUED)
-        self._results: Queue[_Picked | _Failed] = Queue(_RESULTS_QUEUED)
+        self._results: Queue[_Picked | _Failed] = Queue()
+        self._room = threading.Semaphore(_RESULTS_QUEUED)
         self._stopping = stopping
         self._threads = [
             threading.Thread(target=stage, name=f"frazil-{stage.__name__.strip('_')}", daemon=True)
             for stage in (self._reading, self._picking, self._writing)
         ]
-        self._intake: Intake | None = None
-        for name, queue in (("read", self._arrivals), ("pick", self._micrographs), ("write", self._results)):
-            metrics.watch_queue(name, queue.qsize)
+        metrics.watch_queue("read", lambda: len(self._line))
+        metrics.watch_queue("pick", self._micrographs.qsize)
+        metrics.watch_queue("write", self._results.qsize)
 
     def start(self, intake: Intake) -> None:
         """Start the stages; `intake` is told when an arrival has been dealt with."""
@@ -95,15 +98,9 @@ class Pipeline:
         for thread in self._threads:
             thread.start()
 
-    def accept(self, arrival: Arrival) -> bool:
-        """Take an arrival, waiting for room; False when stopping."""
-        while not self._stopping.is_set():
-            try:
-                self._arrivals.put(arrival, timeout=_STOP_CHECK_SECONDS)
-            except Full:
-                continue
-            return True
-        return False
+    def accept(self, arrival: Arrival) -> None:
+        """Put an arrival in line."""
+        self._line.put(arrival)
 
     def refuse(self, arrival: Arrival, error: MicrographError) -> None:
         """Take note of a file that cannot be picked."""
@@ -129,12 +126,14 @@ class Pipeline:
 
     def _reading(self) -> None:
         while not self._stopping.is_set():
-            try:
-                arrival = self._arrivals.get(timeout=_STOP_CHECK_SECONDS)
-            except Empty:
+            arrival = self._line.take(_STOP_CHECK_SECONDS)
+            if arrival is None:
                 continue
             try:
                 read: _Read | _Failed = self._read(arrival)
+            except IncompleteMicrograph as incomplete:
+                self._intake.await_growth(arrival, incomplete)
+                continue
             except MicrographError as error:
                 read = _Failed(arrival=arrival, error=error)
             except OSError as error:
@@ -144,7 +143,7 @@ class Pipeline:
                 read = _unexpected(arrival, "reading", error)
             if _has_changed(arrival):
                 # Whatever was read, or failed, was neither the old file nor the new one.
-                self._release(arrival, None)
+                self._intake.retry(arrival)
             elif isinstance(read, _Failed):
                 self._results.put(read)
             else:
@@ -152,7 +151,7 @@ class Pipeline:
 
     def _read(self, arrival: Arrival) -> _Read:
         started = time.monotonic()
-        content = fingerprint(arrival.path)
+        content = sample(arrival.path).fingerprint
         micrograph = read_micrograph(arrival.path)
         seconds = time.monotonic() - started
         return _Read(arrival=arrival, fingerprint=content, micrograph=micrograph, seconds=seconds)
@@ -178,6 +177,7 @@ class Pipeline:
             except Exception as error:  # noqa: BLE001 - the edge of one unit of work
                 self._results.put(_unexpected(read.arrival, "picking", error))
             else:
+                self._room.acquire()
                 self._results.put(_Picked(arrival=read.arrival, fingerprint=read.fingerprint, document=record.document))
 
     def _writing(self) -> None:
@@ -195,11 +195,12 @@ class Pipeline:
                 if isinstance(result, _Failed):
                     self._write_failed(result)
                 else:
+                    self._room.release()
                     self._write_picked(result)
             except sqlite3.Error as error:
                 # Nothing of it was committed, so it is picked again, and again, until it can be.
                 log.warning("%s: the ledger cannot record it (%s); trying again", result.arrival.key, error)
-                self._release(result.arrival, None, rest_seconds=_RETRY_SECONDS)
+                self._intake.retry(result.arrival, _RETRY_SECONDS)
 
     def _write_picked(self, result: _Picked) -> None:
         started = time.monotonic()
@@ -210,7 +211,7 @@ class Pipeline:
             handled,
             lambda epoch, seq: encode_document(msgspec.structs.replace(document, epoch=epoch, seq=seq)),
         )
-        self._release(result.arrival, handled)
+        self._intake.finish(result.arrival, handled)
         # Counted before it is sent: whoever has the document finds it counted.
         metrics, seconds, scores = self._metrics, document.seconds, document.picks.score
         metrics.micrographs.labels(outcome="picked", reason="").inc()
@@ -236,21 +237,17 @@ class Pipeline:
         self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
         if error.reason == "unreadable":
             # The fault may be the mount's or the permissions', not the file's: it gets another chance.
-            self._release(arrival, None, rest_seconds=_RETRY_SECONDS)
+            self._intake.retry(arrival, _RETRY_SECONDS)
             return
         try:
-            content = fingerprint(arrival.path)
+            content = sample(arrival.path).fingerprint
         except OSError:
             content = ""
         handled = Handled(stamp=arrival.stamp, fingerprint=content)
         # A name that is no UTF-8 cannot be a key; it is refused again after a restart.
         with contextlib.suppress(UnicodeEncodeError):
             self._ledger.commit_failed(arrival.key, handled, error.reason)
-        self._release(arrival, handled)
-
-    def _release(self, arrival: Arrival, handled: Handled | None, *, rest_seconds: float = 0.0) -> None:
-        if self._intake is not None:
-            self._intake.release(arrival, handled, rest_seconds=rest_seconds)
+        self._intake.finish(arrival, handled)
 
     def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Picked | _Failed]) -> bool:
         """Whether a stage has work or may still get some: the stages end in their order."""
