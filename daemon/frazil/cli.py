@@ -15,6 +15,7 @@ import typer
 
 import frazil
 from frazil.errors import FrazilError, MicrographError, error_line
+from frazil.ledger_commands import ledger_app, requeue, status
 
 __all__ = ["app", "main"]
 
@@ -187,3 +188,8 @@ def listen(
             sys.stdout.flush()
             if received == count:
                 break
+
+
+app.command()(status)
+app.command()(requeue)
+app.add_typer(ledger_app)

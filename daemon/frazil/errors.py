@@ -28,6 +28,11 @@ def error_line(program: str, error: FrazilError) -> str:
     return line.encode("utf-8", "backslashreplace").decode()
 
 
+def printable(text: str) -> str:
+    """A text without control characters, which a file name may hold, and which would move a terminal's cursor."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
 class MicrographError(FrazilError):
     """A micrograph cannot be picked.
 

@@ -101,11 +101,19 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         BacklogOrder, _says("Which of the files that lie there at the start come first; new ones always come before.")
     ] = "oldest"
     stall: Annotated[float, _says("Seconds without growth after which an incomplete file is reported.")] = 30.0
+    max_attempts: Annotated[
+        int, _says("Attempts to pick a micrograph that fails by no fault of its own, such as an error in reading.")
+    ] = 8
+    keep_score_maps: Annotated[
+        bool, _says("Keep what the model said of each micrograph in the ledger, to set thresholds again without it.")
+    ] = True
     log_level: Annotated[LogLevel, _says("How much the log says.")] = "info"
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise SettingsError(f"threads: expected at least 1, found {self.threads}")
+        if self.max_attempts < 1:
+            raise SettingsError(f"max_attempts: expected at least 1, found {self.max_attempts}")
         for name in ("scan", "stall"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name}: expected a positive number of seconds, found {getattr(self, name):g}")

@@ -35,7 +35,9 @@ class Rig:
         one = self.make_document(path)
         handled = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
         seq, body = self.ledger.commit_picked(
-            path, handled, lambda epoch, seq: encode_document(msgspec.structs.replace(one, epoch=epoch, seq=seq))
+            path,
+            handled,
+            lambda epoch, seq, supersedes: encode_document(msgspec.structs.replace(one, epoch=epoch, seq=seq)),
         )
         return seq, body, one
 

@@ -81,7 +81,7 @@ class Running:
             )
             return
         handled = Handled(stamp=arrival.stamp, fingerprint=sample(arrival.path).fingerprint)
-        self.ledger.commit_picked(arrival.key, handled, lambda epoch, seq: b"")
+        self.ledger.commit_picked(arrival.key, handled, lambda epoch, seq, supersedes: b"")
         content = arrival.path.read_bytes()
         self.intake.finish(arrival, handled)
         with self._changed:

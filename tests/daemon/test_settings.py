@@ -59,6 +59,8 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
         "scan": 2,
         "backlog_order": "newest",
         "stall": 60,
+        "max_attempts": 3,
+        "keep_score_maps": False,
         "log_level": "debug",
     }
     assert set(values) == {field.name for field in msgspec.structs.fields(ServeSettings)}

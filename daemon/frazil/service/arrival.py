@@ -9,7 +9,7 @@ from pathlib import Path
 
 from frazil.service.watch import FileStamp
 
-__all__ = ["Arrival", "Line"]
+__all__ = ["Arrival", "Line", "is_utf8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,3 +54,12 @@ class Line:
 
     def __len__(self) -> int:
         return len(self._live) + len(self._backlog)
+
+
+def is_utf8(key: str) -> bool:
+    """Whether a name can stand in the ledger; one that is no UTF-8 cannot."""
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -6,8 +6,10 @@ import contextlib
 import logging
 import os
 import signal
+import sqlite3
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 
 import cv2
@@ -21,6 +23,7 @@ from frazil.service.intake import Intake
 from frazil.service.ledger import Ledger
 from frazil.service.metrics import Metrics, MetricsServer
 from frazil.service.pipeline import Pipeline
+from frazil.service.presence import Presence
 from frazil.service.publisher import Publisher
 from frazil.service.watch import FileSystem, Selection, Watcher
 from frazil.settings import ServeSettings
@@ -128,7 +131,15 @@ class Daemon:
             log.warning("model %s has no card: its reference output could not be checked", identity.name)
 
         delivery = Delivery(self._ledger, publisher, metrics, root, out, self._stopping)
-        self._pipeline = Pipeline(picker, self._ledger, delivery, metrics, self._stopping)
+        self._pipeline = Pipeline(
+            picker,
+            self._ledger,
+            delivery,
+            metrics,
+            self._stopping,
+            max_attempts=settings.max_attempts,
+            keep_score_maps=settings.keep_score_maps,
+        )
         file_system = FileSystem.of(root)
         known = self._ledger.known()
         intake = Intake(
@@ -150,6 +161,9 @@ class Daemon:
             metrics,
             selection=Selection(settings.include, settings.exclude),
             known=known,
+            missing=self._ledger.missing(),
+            usual_mount_point=self._usual_mount_point(root),
+            on_mount_point=lambda mount_point: self._remember("mount_point", mount_point),
             scan_seconds=settings.scan,
             watch_by=settings.watch_by,
             backlog_order=settings.backlog_order,
@@ -161,6 +175,19 @@ class Daemon:
         self._parts.callback(self._watcher.stop)
         self._pipeline.start(intake)
         self._intake_thread.start()
+        presence = Presence(
+            pid=os.getpid(),
+            started_at=time.time(),
+            watch=str(root),
+            out=str(out),
+            stream=publisher.address,
+            metrics=server.url,
+            model=f"{identity.name}/{identity.version}",
+            provider=model.provider,
+        )
+        metrics.started.set(presence.started_at)
+        self._remember("daemon", presence.encode())
+        self._parts.callback(lambda: self._remember("daemon", presence.stopped().encode()))
         log.info(
             "ready after %.2f s: watching %s, writing to %s, publishing on %s, metrics on %s",
             time.monotonic() - started,
@@ -169,6 +196,16 @@ class Daemon:
             publisher.address,
             server.url,
         )
+
+    def _usual_mount_point(self, root: Path) -> str:
+        """Where the file system was mounted that the directory lay on when an earlier run last saw it."""
+        remembered = self._ledger.recall("mount_point")
+        return remembered if remembered and root.is_relative_to(remembered) else ""
+
+    def _remember(self, key: str, value: str) -> None:
+        """Have the ledger remember what is good to know but not needed."""
+        with contextlib.suppress(sqlite3.Error):
+            self._ledger.remember(key, value)
 
     def main_loop(self) -> None:
         """Stay until a signal.

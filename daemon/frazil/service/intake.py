@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -15,11 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Literal
 
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.service.arrival import Arrival
+from frazil.service.arrival import Arrival, is_utf8
 from frazil.service.completion import prove_complete, sample
-from frazil.service.ledger import Handled, Ledger
+from frazil.service.ledger import Handled, Ledger, Note
 from frazil.service.metrics import Metrics
 from frazil.service.watch import FileStamp, FoundBy, Hint, Sightings, stamp_of
 
@@ -37,6 +39,8 @@ _AT_REST_SECONDS = 1.0
 _RECHECK_SECONDS = 0.5
 _LONGEST_RECHECK_SECONDS = 5.0
 _LONGEST_WAIT_SECONDS = 0.5
+_REQUESTS_SECONDS = 1.0
+"""Between looks for requests that others left in the ledger."""
 _BACKLOG_SECONDS = 0.1
 """Longest time that goes to the backlog at a stretch, while a new file may wait for its look."""
 
@@ -53,7 +57,8 @@ class _Candidate:
     backlog: bool
     incomplete: IncompleteMicrograph | None = None
     """What reading found, which sees more than the header tells. It holds while the file does not change."""
-    reported: bool = False
+    noted: str = ""
+    """What the ledger was last told of it."""
 
     def is_stalled(self, now: float, stall_seconds: float) -> bool:
         return now - self.unchanged_since >= stall_seconds
@@ -113,6 +118,10 @@ class Intake:
         self._looks: list[tuple[float, str]] = []
         self._backlog: deque[str] = deque()
         self._in_hand: set[str] = set()
+        self._notes: dict[str, Note] = {}
+        self._gone: set[str] = set()
+        self._returned: set[str] = set()
+        self._next_requests = 0.0
         metrics.watch_queue("incomplete", lambda: len(self._candidates))
 
     def run(self, stop: threading.Event) -> None:
@@ -120,6 +129,7 @@ class Intake:
         while not stop.is_set():
             self._look_at_due()
             self._look_at_backlog()
+            self._keep_ledger()
             wait = _LONGEST_WAIT_SECONDS
             if self._backlog:
                 wait = 0.0
@@ -153,6 +163,9 @@ class Intake:
                     self._take_back(told)
                 elif isinstance(told, Hint):
                     self._note(told)
+                else:
+                    self._gone.update(told.missing)
+                    self._returned.update(told.returned)
                 told = self._inbox.get_nowait()
         except Empty:
             pass
@@ -173,7 +186,8 @@ class Intake:
         try:
             stamp = stamp_of(hint.path)
         except (FileNotFoundError, NotADirectoryError):
-            self._candidates.pop(key, None)
+            if self._candidates.pop(key, None) is not None:
+                self._gone.add(key)
             return
         except OSError:
             stamp = FileStamp(size=-1, mtime_ns=0)  # a stamp that no file has: the next look finds it changed
@@ -185,6 +199,7 @@ class Intake:
                 path=hint.path, stamp=stamp, unchanged_since=now, due=now, by=hint.by, backlog=hint.backlog
             )
             self._candidates[key] = known
+            self._tell_ledger(key, known, "seen")
             if returned is not None:
                 self._note_return(key, known, returned)
             elif hint.backlog and time.time() - stamp.mtime_ns / 1e9 > _AT_REST_SECONDS:
@@ -207,7 +222,7 @@ class Intake:
     def _restart(self, key: str, candidate: _Candidate, stamp: FileStamp) -> None:
         """The file has changed: what was known of it no longer holds."""
         candidate.stamp, candidate.unchanged_since = stamp, time.monotonic()
-        candidate.incomplete, candidate.reported = None, False
+        candidate.incomplete = None
         self._look_again(key, candidate, self._settle_seconds)
 
     def _look_again(self, key: str, candidate: _Candidate, seconds: float) -> None:
@@ -243,25 +258,28 @@ class Intake:
             self._prove(key, candidate, stalled=stalled)
         except (FileNotFoundError, NotADirectoryError):
             del self._candidates[key]
+            self._gone.add(key)
         except IncompleteMicrograph as incomplete:
             if stalled:
                 self._give_up(key, candidate, incomplete)
             else:
+                self._tell_ledger(key, candidate, "waiting", incomplete.reason, str(incomplete))
                 self._wait(key, candidate, now)
         except MicrographError as error:
             self._give_up(key, candidate, error)
         except OSError as error:
             # The fault is the mount's or the permissions', not the file's: it is waited for without end.
-            if stalled and not candidate.reported:
-                candidate.reported = True
-                log.warning("%s: cannot be read (%s); it is looked at again until it can", key, error.strerror or error)
+            message = f"{candidate.path}: cannot be read: {error.strerror or error}"
+            if stalled and candidate.noted != message:
+                log.warning("%s; it is looked at until it can", message)
+                self._tell_ledger(key, candidate, "waiting", "unreadable", message)
             self._wait(key, candidate, now)
+        except sqlite3.Error:
+            self._wait(key, candidate, now)  # the ledger can be asked again once it can be read
 
     def _prove(self, key: str, candidate: _Candidate, *, stalled: bool) -> None:
-        try:
-            key.encode()
-        except UnicodeEncodeError:
-            raise MicrographError(candidate.path, "name", "expected a file name in UTF-8") from None
+        if not is_utf8(key):
+            raise MicrographError(candidate.path, "name", "expected a file name in UTF-8")
         if candidate.incomplete is not None:
             raise candidate.incomplete
         prove_complete(candidate.path, shows_holes=self._shows_holes)
@@ -272,6 +290,7 @@ class Intake:
         del self._candidates[key]
         if self._is_touched(key, candidate.stamp, found.fingerprint):
             return
+        self._tell_ledger(key, candidate, "seen")
         self._metrics.found.labels(by=candidate.by).inc()
         arrival = self._take_in_hand(key, candidate)
         log.debug("complete: %s", key)
@@ -300,6 +319,40 @@ class Intake:
         """Whether the file was handled before and only touched since (a copy that sets its times last does that)."""
         if key not in self._known or self._ledger.fingerprint(key) != fingerprint:
             return False
-        self._known[key] = stamp
         self._ledger.restamp(key, stamp)
+        self._known[key] = stamp
         return True
+
+    # --- keeping the ledger ---------------------------------------------------------------------------------------
+
+    def _tell_ledger(
+        self, key: str, candidate: _Candidate, state: Literal["seen", "waiting"], reason: str = "", message: str = ""
+    ) -> None:
+        """Have the ledger know of a candidate what it did not know before; all such notes are written together."""
+        noted = message or state
+        if candidate.noted != noted and is_utf8(key):
+            candidate.noted = noted
+            self._notes[key] = Note(path=key, stamp=candidate.stamp, state=state, reason=reason, message=message)
+
+    def _keep_ledger(self) -> None:
+        """Write notes, and grant requests."""
+        try:
+            if self._notes:
+                self._ledger.note(list(self._notes.values()))
+                self._notes.clear()
+            if self._gone:
+                self._ledger.note_gone([key for key in self._gone if is_utf8(key)])
+                self._gone.clear()
+            if self._returned:
+                self._ledger.note_returned(list(self._returned))
+                self._returned.clear()
+            if time.monotonic() >= self._next_requests:
+                self._next_requests = time.monotonic() + _REQUESTS_SECONDS
+                for key in self._ledger.take_requests():
+                    self._known.pop(key, None)
+                    self._note(Hint(path=self._root / key))
+                    if key not in self._candidates and key not in self._in_hand:
+                        self._gone.add(key)
+        except sqlite3.Error as error:
+            log.debug("the ledger cannot be kept (%s); it is tried again", error)
+            self._next_requests = time.monotonic() + _REQUESTS_SECONDS

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
+from frazil.errors import printable
+
 __all__ = ["configure_logging"]
 
 
@@ -12,8 +14,7 @@ class _LineFormatter(logging.Formatter):
     """Keeps control characters, which a file name may hold, from making or hiding lines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage()
-        record.message = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in message)
+        record.message = printable(record.getMessage())
         line = self.formatMessage(record)
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)

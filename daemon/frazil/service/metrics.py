@@ -27,6 +27,12 @@ class Metrics:
             ["outcome", "reason"],
             registry=registry,
         )
+        self.retries = Counter(
+            "frazil_retries",
+            "Attempts that failed and are made again, by reason.",
+            ["reason"],
+            registry=registry,
+        )
         self.picks = Counter("frazil_picks", "Picks made.", registry=registry)
         self.picks_per_micrograph = Histogram(
             "frazil_micrograph_picks", "Picks in one micrograph.", buckets=_PICKS_BUCKETS, registry=registry
@@ -92,6 +98,9 @@ class Metrics:
             "The serving model and the execution provider that runs it; always 1.",
             ["name", "version", "sha256", "provider"],
             registry=registry,
+        )
+        self.started = Gauge(
+            "frazil_start_time_seconds", "When this daemon was ready, in seconds of Unix time.", registry=registry
         )
         self.build = Gauge("frazil_build_info", "Version of frazil; always 1.", ["version"], registry=registry)
 

@@ -71,7 +71,7 @@ class FileSystem:
 
 
 def check_root(root: Path, usual_mount_point: str) -> os.stat_result:
-    """Make sure that the watched directory is there, and on the file system that it is usually on.
+    """Make sure that the watched directory is there, and on the file system that it is usually on (empty: unknown).
 
     Raises:
         OSError: it is not: the directory is away or cannot be listed, or the file system it lay on is no longer
@@ -82,6 +82,6 @@ def check_root(root: Path, usual_mount_point: str) -> os.stat_result:
         is_empty = next(entries, None) is None
     if is_empty:
         now = FileSystem.of(root).mount_point
-        if len(now) < len(usual_mount_point) and root.is_relative_to(usual_mount_point):
+        if len(now) < len(usual_mount_point):
             raise OSError(errno.ENOTCONN, f"nothing is mounted on {usual_mount_point}")
     return status

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 __all__ = ["FileStamp", "FoundBy", "Hint", "stamp_of"]
 
 FoundBy = Literal["event", "scan"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileStamp:
-    """What tells at a glance whether a file has changed."""
+class FileStamp(NamedTuple):
+    """What tells at a glance whether a file has changed. Small and quickly made: there is one for each known file."""
 
     size: int
     mtime_ns: int

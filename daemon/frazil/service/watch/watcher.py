@@ -50,7 +50,8 @@ class Watcher:
         scan_seconds: time between scans.
         watch_by: whether to follow events; ``auto`` where the file system delivers them.
         backlog_order: in which order the files that lie there at the start are named.
-        usual_mount_point: mount point of the file system that the directory is known to lie on, if it is known.
+        usual_mount_point: mount point of the file system that the directory lay on when it was last seen.
+        on_mount_point: is told of that, to be remembered.
 
     Attributes:
         thread: the one that scans.
@@ -72,7 +73,8 @@ class Watcher:
         scan_seconds: float,
         watch_by: WatchBy = "auto",
         backlog_order: BacklogOrder = "oldest",
-        usual_mount_point: str | None = None,
+        usual_mount_point: str = "",
+        on_mount_point: Callable[[str], None] = lambda _: None,
     ) -> None:
         if not root.is_dir():
             raise SettingsError(f"{root}: expected a directory to watch, found none")
@@ -81,7 +83,8 @@ class Watcher:
         self._metrics = metrics
         self._scan_seconds = scan_seconds
         self._backlog_order = backlog_order
-        self._usual_mount_point = usual_mount_point or file_system.mount_point
+        self._usual_mount_point = usual_mount_point
+        self._on_mount_point = on_mount_point
         self._scanner = Scanner(
             root,
             selection,
@@ -102,11 +105,6 @@ class Watcher:
     def fault(self) -> str:
         """Why the watched directory cannot be seen at present; empty while it can."""
         return self._fault
-
-    @property
-    def mount_point(self) -> str:
-        """Where the file system is mounted that the directory was last seen on."""
-        return self._usual_mount_point
 
     def start(self) -> None:
         """Begin to follow events and to scan."""
@@ -178,8 +176,9 @@ class Watcher:
             self._wake.set()
         self._fault = fault
         self._metrics.watch_fault.set(bool(fault))
-        if not fault:
-            self._usual_mount_point = FileSystem.of(self._root).mount_point
+        if not fault and (mount_point := FileSystem.of(self._root).mount_point) != self._usual_mount_point:
+            self._usual_mount_point = mount_point
+            self._on_mount_point(mount_point)
 
     def _follow_events(self, inode: tuple[int, int]) -> None:
         """Follow events of the directory that is there now; a mount that returned is another one than before."""
