@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.request
@@ -60,6 +61,17 @@ def tiny_micrograph(
     """A whole micrograph of 64 x 96 pixels with one disc: as little work as picking can be."""
     scene = make_scene(shape=(64, 96), count=1, diameter_px=24.0)
     return write_mrc(tmp_path_factory.mktemp("tiny") / "t.mrc", scene.pixels, 2.0).read_bytes()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def memory_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: for thousands of files when it is not the disk that is tested."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
 
 
 # --- waiting ----------------------------------------------------------------------------------------------------

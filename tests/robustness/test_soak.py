@@ -50,6 +50,7 @@ def test_memory_and_descriptors_do_not_grow(
     report: Callable[[str, str], None],
     wait_for: Callable[..., None],
     tmp_path: Path,
+    memory_folder: Path,
     is_long: bool,
 ) -> None:
     count, settled, step = (5_000, 500, 50) if is_long else (300, 100, 20)
@@ -57,7 +58,8 @@ def test_memory_and_descriptors_do_not_grow(
         write_mrc(tmp_path / "aside.tmp", make_scene(seed=seed).pixels, 2.0).read_bytes()  # type: ignore[attr-defined]
         for seed in range(3)
     ]
-    daemon = serve("--diameter", "48", "--model", blob_model, "--scan", "1")
+    folders = {"watched": memory_folder / "watched", "out": memory_folder / "out"}
+    daemon = serve("--diameter", "48", "--model", blob_model, "--scan", "1", **folders)
     pid = daemon.process.pid
     samples: list[tuple[int, float, int]] = []
     for start in range(0, count, step):

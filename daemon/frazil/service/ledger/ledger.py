@@ -201,8 +201,8 @@ class Ledger:
             self._record(path, handled, state, reason, message)
 
     def mark_delivered(self, seq: int) -> None:
-        """Record that files and message up to this sequence number are out."""
-        with self._writing():
+        """Record that files and message up to this sequence number are out; if that gets lost, they go out again."""
+        with self._writing(durably=False):
             self._database.execute("UPDATE meta SET value = ? WHERE key = 'delivered'", (str(seq),))
             self._database.execute(
                 "UPDATE micrographs SET published_at = ? WHERE seq = ? AND path = "
