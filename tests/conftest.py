@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,11 @@ from frazil.picking import Card, ModelContract, Picks, Reference, load_model, wr
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 BIN = Path(sys.executable).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the long forms of the tests of robustness")
+    parser.addoption("--report", type=Path, metavar="DIR", help="where tests of robustness write what they measured")
 
 
 def pytest_configure() -> None:
@@ -236,6 +241,8 @@ class RunningDaemon:
     process: subprocess.Popen[str]
     watched: Path
     out: Path
+    reader: threading.Thread = field(init=False)
+    """Reads its log; ends with the process."""
     stream: str = ""
     metrics: str = ""
     log: list[str] = field(default_factory=list)
@@ -267,22 +274,33 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
     """Start daemons; they are stopped when the test ends."""
     with contextlib.ExitStack() as stack:
 
-        def start(*options: str | Path, watched: Path | None = None, out: Path | None = None) -> RunningDaemon:
+        def start(
+            *options: str | Path,
+            watched: Path | None = None,
+            out: Path | None = None,
+            prefix: Sequence[str | Path] = (),
+            env: Mapping[str, str] | None = None,
+        ) -> RunningDaemon:
             watched = watched or tmp_path / "watched"
             out = out or tmp_path / "out"
             watched.mkdir(exist_ok=True)
             command = [BIN / "frazil", "serve", "--watch", watched, "--out", out, "--device", "cpu"]
             command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0", *options]
-            process = subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                [str(c) for c in (*prefix, *command)],
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | dict(env or {}),
+            )
             daemon = RunningDaemon(process=process, watched=watched, out=out)
-            reader = threading.Thread(target=follow, args=(daemon,))
-            reader.start()
+            daemon.reader = threading.Thread(target=follow, args=(daemon,))
+            daemon.reader.start()
 
             def end() -> None:
                 if process.poll() is None:
                     process.kill()
                 process.wait()
-                reader.join()
+                daemon.reader.join()
 
             stack.callback(end)
             ready = daemon.wait_log(r"ready after .* publishing on (\S+), metrics on (\S+)")

@@ -15,6 +15,7 @@ import typer
 
 import frazil
 from frazil.errors import FrazilError, MicrographError, error_line, printable
+from frazil.ledger_commands import ledger_app, requeue, status
 
 __all__ = ["app", "main"]
 
@@ -72,7 +73,8 @@ def _settings_options(*names: str) -> list[inspect.Parameter]:
         kind, says = hints[field.name]
         if field.default is not msgspec.NODEFAULT and field.default is not None:
             says = f"{says} Default: {field.default}."
-        flag = "--" + field.name.replace("_", "-")
+        name = field.name.replace("_", "-")
+        flag = f"--{name}/--no-{name}" if kind is bool else f"--{name}"
         option = typer.Option(None, flag, help=says, show_default=False)
         parameters.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None)
@@ -200,3 +202,8 @@ def listen(
             sys.stdout.flush()
             if received == count:
                 break
+
+
+app.command()(status)
+app.command()(requeue)
+app.add_typer(ledger_app)

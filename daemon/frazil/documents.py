@@ -90,6 +90,8 @@ class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     seconds: Seconds
     picked_at: str = ""
     """UTC time in RFC 3339."""
+    supersedes: int = 0
+    """Place of the result that this one replaces, since the file was written again; 0 where there is none."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="heartbeat"):

@@ -15,7 +15,16 @@ import msgspec
 import frazil
 from frazil.errors import SettingsError
 
-__all__ = ["Contrast", "Device", "LogLevel", "ServeSettings", "default_model_path", "load_settings"]
+__all__ = [
+    "BacklogOrder",
+    "Contrast",
+    "Device",
+    "LogLevel",
+    "ServeSettings",
+    "WatchBy",
+    "default_model_path",
+    "load_settings",
+]
 
 Contrast = Literal["dark", "bright"]
 """How particles look in a micrograph."""
@@ -24,6 +33,12 @@ Device = Literal["auto", "cpu", "cuda"]
 """Where a model runs; ``auto`` takes a CUDA device where one answers."""
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+WatchBy = Literal["auto", "events", "poll"]
+"""How files are found beside scans; ``auto`` follows events where the file system delivers them."""
+
+BacklogOrder = Literal["oldest", "newest"]
+"""Which of the files that lie there at the start come first."""
 
 
 _DEFAULT_MODEL = "fcn"
@@ -72,14 +87,32 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ledger: Annotated[
         Path | None, _says("SQLite file that remembers every micrograph. Default: frazil-ledger.sqlite in OUT.")
     ] = None
+    include: Annotated[
+        list[str], _says("Glob patterns of names that can be micrographs; one with a slash is for the whole path.")
+    ] = msgspec.field(default_factory=lambda: ["*.mrc"])
+    exclude: Annotated[
+        list[str], _says("Glob patterns of files and folders to leave alone; one with a slash is for the whole path.")
+    ] = msgspec.field(default_factory=list)
+    watch_by: Annotated[
+        WatchBy, _says("How files are found: auto follows events where the file system delivers them, poll only scans.")
+    ] = "auto"
     scan: Annotated[float, _says("Seconds between scans of the directory for files that no event told of.")] = 5.0
+    backlog_order: Annotated[
+        BacklogOrder, _says("Which of the files that lie there at the start come first; new ones always come before.")
+    ] = "oldest"
     stall: Annotated[float, _says("Seconds without growth after which an incomplete file is reported.")] = 30.0
     read_timeout: Annotated[float, _says("Seconds after which reading a micrograph is given up.")] = 120.0
     max_micrograph_bytes: Annotated[int, _says("Memory that reading one micrograph may take, in bytes.")] = 2 << 30
+    max_attempts: Annotated[
+        int, _says("Attempts to pick a micrograph that fails by no fault of its own, such as an error in reading.")
+    ] = 8
+    keep_score_maps: Annotated[
+        bool, _says("Keep what the model said of each micrograph in the ledger, to set thresholds again without it.")
+    ] = True
     log_level: Annotated[LogLevel, _says("How much the log says.")] = "info"
 
     def __post_init__(self) -> None:
-        for name in ("threads", "max_micrograph_bytes"):
+        for name in ("threads", "max_micrograph_bytes", "max_attempts"):
             if (count := getattr(self, name)) is not None and count < 1:
                 raise SettingsError(f"{name}: expected at least 1, found {count}")
         for name in ("scan", "stall", "read_timeout"):

@@ -124,7 +124,8 @@ def test_what_is_not_compressed_or_damaged_is_refused(
     packed[len(packed) * 3 // 4] ^= 255
     path.write_bytes(packed)
     check_complete(path)
-    with pytest.raises(MicrographError, match="found damage") as refused:
+    # A damaged block may also unpack to more than the header demands, before its checksum tells.
+    with pytest.raises(MicrographError, match="found (damage|more)") as refused:
         read_micrograph(path)
     assert refused.value.reason == "corrupt"
     assert not isinstance(refused.value, IncompleteMicrograph)

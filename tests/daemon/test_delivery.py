@@ -14,9 +14,10 @@ from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import OutputError
 from frazil.picking import read_star
 from frazil.service.delivery import Delivery, prepare_output, star_path
-from frazil.service.ledger import FileStamp, Handled, Ledger
+from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
 from frazil.service.publisher import Publisher
+from frazil.service.watch import FileStamp
 
 ROOT = Path("/watched")
 
@@ -34,7 +35,9 @@ class Rig:
         one = self.make_document(path)
         handled = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
         seq, body = self.ledger.commit_picked(
-            path, handled, lambda epoch, seq: encode_document(msgspec.structs.replace(one, epoch=epoch, seq=seq))
+            path,
+            handled,
+            lambda epoch, seq, supersedes: encode_document(msgspec.structs.replace(one, epoch=epoch, seq=seq)),
         )
         return seq, body, one
 

@@ -53,10 +53,16 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
         "publish_unencrypted": True,
         "http": "127.0.0.1:2",
         "ledger": "l.sqlite",
+        "include": ["*_aligned.mrc"],
+        "exclude": ["raw", "tmp/*"],
+        "watch_by": "poll",
         "scan": 2,
+        "backlog_order": "newest",
         "stall": 60,
         "read_timeout": 30,
         "max_micrograph_bytes": 1_000_000,
+        "max_attempts": 3,
+        "keep_score_maps": False,
         "log_level": "debug",
     }
     assert set(values) == {field.name for field in msgspec.structs.fields(ServeSettings)}

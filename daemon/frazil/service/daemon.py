@@ -6,10 +6,10 @@ import contextlib
 import logging
 import os
 import signal
+import sqlite3
 import threading
 import time
 from pathlib import Path
-from queue import SimpleQueue
 from types import FrameType
 
 import cv2
@@ -23,8 +23,9 @@ from frazil.service.intake import Intake
 from frazil.service.ledger import Ledger
 from frazil.service.metrics import Metrics, MetricsServer
 from frazil.service.pipeline import Pipeline
+from frazil.service.presence import Presence
 from frazil.service.publisher import Publisher
-from frazil.service.watch import Hint, Watcher
+from frazil.service.watch import FileSystem, Selection, Watcher
 from frazil.settings import ServeSettings
 
 __all__ = ["Daemon"]
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS = 4.5
 """All of a stop; a service manager that waits 5 s has no need to kill."""
 _CHECK_SECONDS = 0.5
+_LOCAL_SETTLE_SECONDS = 1.0
+"""Between the two looks at a file on a local file system that nobody is known to have closed."""
 
 
 class Daemon:
@@ -128,27 +131,64 @@ class Daemon:
             log.warning("model %s has no card: its reference output could not be checked", identity.name)
 
         delivery = Delivery(self._ledger, publisher, metrics, root, out, self._stopping)
-        self._pipeline = Pipeline(picker, self._ledger, delivery, metrics, self._stopping, self._read_micrograph)
-        hints: SimpleQueue[Hint] = SimpleQueue()
-        watcher = Watcher(root, hints)
-        intake = Intake(
-            watcher,
-            hints,
+        self._pipeline = Pipeline(
+            picker,
             self._ledger,
+            delivery,
+            metrics,
+            self._stopping,
+            self._read_micrograph,
+            max_attempts=settings.max_attempts,
+            keep_score_maps=settings.keep_score_maps,
+        )
+        file_system = FileSystem.of(root)
+        known = self._ledger.known()
+        intake = Intake(
+            self._ledger,
+            known,
+            metrics,
             root,
-            scan_seconds=settings.scan,
+            # Of a network's file system the second look comes one poll later: sooner, it may get a kept answer.
+            settle_seconds=settings.scan if file_system.is_network else _LOCAL_SETTLE_SECONDS,
             stall_seconds=settings.stall,
+            shows_holes=file_system.shows_holes,
             accept=self._pipeline.accept,
             refuse=self._pipeline.refuse,
         )
-        metrics.watch_queue("incomplete", lambda: intake.waiting)
+        self._watcher = Watcher(
+            root,
+            file_system,
+            intake.tell,
+            metrics,
+            selection=Selection(settings.include, settings.exclude),
+            known=known,
+            missing=self._ledger.missing(),
+            usual_mount_point=self._usual_mount_point(root),
+            on_mount_point=lambda mount_point: self._remember("mount_point", mount_point),
+            scan_seconds=settings.scan,
+            watch_by=settings.watch_by,
+            backlog_order=settings.backlog_order,
+        )
         self._intake_thread = threading.Thread(
             target=intake.run, args=(self._stopping,), name="frazil-intake", daemon=True
         )
-        watcher.start()
-        self._parts.callback(watcher.stop)
+        self._watcher.start()
+        self._parts.callback(self._watcher.stop)
         self._pipeline.start(intake)
         self._intake_thread.start()
+        presence = Presence(
+            pid=os.getpid(),
+            started_at=time.time(),
+            watch=str(root),
+            out=str(out),
+            stream=publisher.address,
+            metrics=server.url,
+            model=f"{identity.name}/{identity.version}",
+            provider=model.provider,
+        )
+        metrics.started.set(presence.started_at)
+        self._remember("daemon", presence.encode())
+        self._parts.callback(lambda: self._remember("daemon", presence.stopped().encode()))
         log.info(
             "ready after %.2f s: watching %s, writing to %s, publishing on %s, metrics on %s",
             time.monotonic() - started,
@@ -165,6 +205,16 @@ class Daemon:
             path, largest_bytes=settings.max_micrograph_bytes, cut_off=lambda: time.monotonic() > deadline
         )
 
+    def _usual_mount_point(self, root: Path) -> str:
+        """Where the file system was mounted that the directory lay on when an earlier run last saw it."""
+        remembered = self._ledger.recall("mount_point")
+        return remembered if remembered and root.is_relative_to(remembered) else ""
+
+    def _remember(self, key: str, value: str) -> None:
+        """Have the ledger remember what is good to know but not needed."""
+        with contextlib.suppress(sqlite3.Error):
+            self._ledger.remember(key, value)
+
     def main_loop(self) -> None:
         """Stay until a signal.
 
@@ -172,9 +222,8 @@ class Daemon:
             FrazilError: a stage died, which is a fault in frazil.
         """
         while not self._stop.wait(_CHECK_SECONDS):
-            dead = self._pipeline.failed_stage() or (
-                None if self._intake_thread.is_alive() else self._intake_thread.name
-            )
+            others = (self._intake_thread, self._watcher.thread)
+            dead = self._pipeline.failed_stage() or next((t.name for t in others if not t.is_alive()), None)
             if dead:
                 raise FrazilError(f"the thread {dead} died; see the log above, and please report it")
         log.info("%s: finishing the work in hand", self._stop_signal)

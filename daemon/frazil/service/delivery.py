@@ -14,13 +14,12 @@ from frazil.errors import OutputError
 from frazil.picking import Picks, micrograph_stem, write_star
 from frazil.service.ledger import Ledger
 from frazil.service.metrics import Metrics
+from frazil.service.patience import Patience, ToldToStopError
 from frazil.service.publisher import Publisher
 
 __all__ = ["Delivery", "prepare_output", "star_path"]
 
 log = logging.getLogger(__name__)
-
-_RETRY_SECONDS = 1.0
 
 
 class Delivery:
@@ -28,6 +27,9 @@ class Delivery:
 
     The file is there before the message says so. While files cannot be written (a full disk), it waits and
     tries again: nothing is dropped, the queues before it fill, and it goes on by itself.
+
+    Attributes:
+        patience: with which files, and entries in the ledger, are written.
     """
 
     def __init__(
@@ -35,11 +37,10 @@ class Delivery:
     ) -> None:
         self._ledger = ledger
         self._publisher = publisher
-        self._metrics = metrics
         self._root = root
         self._out = out
-        self._stop = stop
         self._given_up = False
+        self.patience = Patience(metrics, stop, self.send_heartbeat)
 
     def catch_up(self) -> None:
         """Deliver what an earlier run committed but may not have delivered."""
@@ -59,9 +60,13 @@ class Delivery:
             x=np.array(document.picks.x, np.float64),
             score=np.array(document.picks.score, np.float64),
         )
-        if not self._write(star_path(self._out, relative), picks):
+        file = star_path(self._out, relative)
+        try:
+            self.patience.insist(str(file), lambda: _write(file, picks))
+        except ToldToStopError:
             self._given_up = True  # what follows must not overtake it: all of it goes out after the next start
             return False
+        log.debug("sending %d", seq)
         self._publisher.send_document(body)
         try:
             self._ledger.mark_delivered(seq)
@@ -73,25 +78,10 @@ class Delivery:
         """Tell subscribers that the stream lives."""
         self._publisher.send_heartbeat(self._ledger.epoch, self._ledger.head)
 
-    def _write(self, file: Path, picks: Picks) -> bool:
-        blocked = False
-        while True:
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_star(file, picks)
-            except OSError as error:
-                if not blocked:
-                    log.warning("cannot write %s (%s): picking waits until it can", file, error.strerror or error)
-                blocked = True
-                self._metrics.output_blocked.set(1)
-                self.send_heartbeat()
-                if self._stop.wait(_RETRY_SECONDS):
-                    return False
-            else:
-                if blocked:
-                    log.info("can write %s again: picking goes on", file)
-                    self._metrics.output_blocked.set(0)
-                return True
+
+def _write(file: Path, picks: Picks) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_star(file, picks)
 
 
 def star_path(out: Path, relative: Path) -> Path:

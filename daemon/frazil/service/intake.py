@@ -6,262 +6,353 @@ has not seen its content under its name. Everything else waits, and is reported 
 
 from __future__ import annotations
 
-import hashlib
+import heapq
 import logging
-import os
+import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Literal
 
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking import check_complete
-from frazil.service.ledger import FileStamp, Handled, Ledger
-from frazil.service.watch import Hint, Watcher
+from frazil.service.arrival import Arrival, is_utf8
+from frazil.service.completion import prove_complete, sample
+from frazil.service.ledger import Handled, Ledger, Note
+from frazil.service.metrics import Metrics
+from frazil.service.watch import FileStamp, FoundBy, Hint, Sightings, stamp_of
 
-__all__ = ["Arrival", "Intake", "fingerprint", "stamp_of"]
+__all__ = ["Intake", "Known"]
 
 log = logging.getLogger(__name__)
 
+Known = dict[str, FileStamp]
+"""Stamps of the files that need no look, by key: picked, or given up as they are."""
+
 _CLOSED_SETTLE_SECONDS = 0.05
 """Between the two looks at a file whose writer closed it."""
-_OPEN_SETTLE_SECONDS = 1.0
-"""Between the two looks at a file that nobody is known to have closed."""
+_AT_REST_SECONDS = 1.0
+"""What lay there at the start and has not changed for so long needs no second look."""
 _RECHECK_SECONDS = 0.5
+_LONGEST_RECHECK_SECONDS = 5.0
 _LONGEST_WAIT_SECONDS = 0.5
-_SAMPLE_BYTES = 4096
-_SAMPLES = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
-    """A micrograph that is whole and new."""
-
-    path: Path
-    key: str
-    """Its name in the ledger: the path below the watched directory."""
-    stamp: FileStamp
-    complete_at: float
-    """When it was known to be complete, by the monotonic clock."""
+_REQUESTS_SECONDS = 1.0
+"""Between looks for requests that others left in the ledger."""
+_BACKLOG_SECONDS = 0.1
+"""Longest time that goes to the backlog at a stretch, while a new file may wait for its look."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Candidate:
     """A file that waits for its second look."""
 
+    path: Path
     stamp: FileStamp
     unchanged_since: float
     due: float
-    closed: bool
+    by: FoundBy
+    backlog: bool
+    incomplete: IncompleteMicrograph | None = None
+    """What reading found, which sees more than the header tells. It holds while the file does not change."""
+    noted: str = ""
+    """What the ledger was last told of it."""
+
+    def is_stalled(self, now: float, stall_seconds: float) -> bool:
+        return now - self.unchanged_since >= stall_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Return:
+    """An arrival that comes back from being picked."""
+
+    arrival: Arrival
+    handled: Handled | None = None
+    incomplete: IncompleteMicrograph | None = None
+    rest_seconds: float = 0.0
 
 
 class Intake:
     """Follows candidates until they are arrivals, failures, or gone.
 
-    `run` belongs to one thread; `release` may be called from any.
+    `run` belongs to one thread; `tell`, `finish`, `retry` and `await_growth` may be called from any.
 
     Args:
-        watcher: names candidates.
-        hints: the queue that the watcher fills.
         ledger: knows what was handled before.
+        known: stamps of what was handled; kept up to date here.
+        metrics: counts who found what.
         root: the watched directory.
-        scan_seconds: time between scans.
+        settle_seconds: between the two looks at a file that nobody is known to have closed.
         stall_seconds: time without change after which an incomplete file is reported.
-        accept: takes an arrival; may block, and returns False when it was not taken.
+        shows_holes: whether a hole in a file means that it is yet to be written.
+        accept: takes an arrival.
         refuse: takes a file that cannot be picked as it is.
     """
 
     def __init__(
         self,
-        watcher: Watcher,
-        hints: SimpleQueue[Hint],
         ledger: Ledger,
+        known: Known,
+        metrics: Metrics,
         root: Path,
         *,
-        scan_seconds: float,
+        settle_seconds: float,
         stall_seconds: float,
-        accept: Callable[[Arrival], bool],
+        shows_holes: bool = True,
+        accept: Callable[[Arrival], None],
         refuse: Callable[[Arrival, MicrographError], None],
     ) -> None:
-        self._watcher = watcher
-        self._hints = hints
+        self._inbox: SimpleQueue[Hint | Sightings | _Return] = SimpleQueue()
         self._ledger = ledger
+        self._known = known
+        self._metrics = metrics
         self._root = root
-        self._scan_seconds = scan_seconds
+        self._settle_seconds = settle_seconds
         self._stall_seconds = stall_seconds
+        self._shows_holes = shows_holes
         self._accept = accept
         self._refuse = refuse
-        self._handled: dict[str, Handled] = ledger.handled()
+        self._candidates: dict[str, _Candidate] = {}
+        self._looks: list[tuple[float, str]] = []
+        self._backlog: deque[str] = deque()
         self._in_hand: set[str] = set()
-        self._resting: dict[str, float] = {}
-        self._candidates: dict[Path, _Candidate] = {}
-        self._lock = threading.Lock()
-
-    @property
-    def waiting(self) -> int:
-        """Files seen that are not yet complete."""
-        return len(self._candidates)
+        self._notes: dict[str, Note] = {}
+        self._gone: set[str] = set()
+        self._returned: set[str] = set()
+        self._next_requests = 0.0
+        metrics.watch_queue("incomplete", lambda: len(self._candidates))
 
     def run(self, stop: threading.Event) -> None:
         """Take in files until told to stop."""
-        next_scan = time.monotonic()
         while not stop.is_set():
-            now = time.monotonic()
-            if now >= next_scan:
-                for path in self._watcher.scan():
-                    self._note(Hint(path=path, closed=False))
-                next_scan = time.monotonic() + self._scan_seconds
-            self._look_at_due(stop)
-            due = min((c.due for c in self._candidates.values()), default=next_scan)
-            self._note_hints(min(due, next_scan, now + _LONGEST_WAIT_SECONDS) - time.monotonic())
+            self._look_at_due()
+            self._look_at_backlog()
+            self._keep_ledger()
+            wait = _LONGEST_WAIT_SECONDS
+            if self._backlog:
+                wait = 0.0
+            elif self._looks:
+                wait = min(wait, self._looks[0][0] - time.monotonic())
+            self._empty_inbox(max(0.0, wait))
 
-    def release(self, arrival: Arrival, handled: Handled | None, *, rest_seconds: float = 0.0) -> None:
-        """Let go of an arrival: handled, or (None) to be looked at again, after a rest."""
-        with self._lock:
-            self._in_hand.discard(arrival.key)
-            if handled is not None:
-                self._handled[arrival.key] = handled
-            elif rest_seconds > 0:
-                self._resting[arrival.key] = time.monotonic() + rest_seconds
-        if handled is None:
-            self._hints.put(Hint(path=arrival.path, closed=False))
+    def tell(self, told: Hint | Sightings) -> None:
+        """Hand over what the watcher has seen."""
+        self._inbox.put(told)
 
-    def _note_hints(self, timeout_seconds: float) -> None:
+    def finish(self, arrival: Arrival, handled: Handled) -> None:
+        """Let go of an arrival: it was picked, or given up as it is."""
+        self._inbox.put(_Return(arrival=arrival, handled=handled))
+
+    def retry(self, arrival: Arrival, rest_seconds: float = 0.0) -> None:
+        """Let go of an arrival: it is to be looked at again, after a rest."""
+        self._inbox.put(_Return(arrival=arrival, rest_seconds=rest_seconds))
+
+    def await_growth(self, arrival: Arrival, error: IncompleteMicrograph) -> None:
+        """Let go of an arrival: reading showed that it is not whole, so it waits like any other incomplete file."""
+        self._inbox.put(_Return(arrival=arrival, incomplete=error))
+
+    # --- what is told ---------------------------------------------------------------------------------------------
+
+    def _empty_inbox(self, timeout_seconds: float) -> None:
         try:
-            self._note(self._hints.get(timeout=max(0.0, timeout_seconds)))
+            told = self._inbox.get(timeout=timeout_seconds)
             while True:
-                self._note(self._hints.get_nowait())
+                if isinstance(told, _Return):
+                    self._take_back(told)
+                elif isinstance(told, Hint):
+                    self._note(told)
+                else:
+                    self._gone.update(told.missing)
+                    self._returned.update(told.returned)
+                told = self._inbox.get_nowait()
         except Empty:
             pass
 
-    def _note(self, hint: Hint) -> None:
+    def _take_back(self, returned: _Return) -> None:
+        arrival = returned.arrival
+        self._in_hand.discard(arrival.key)
+        if returned.handled is not None:
+            self._known[arrival.key] = returned.handled.stamp
+        # It may have changed while it was in hand, when nobody looked.
+        self._note(Hint(path=arrival.path, backlog=arrival.backlog), returned)
+
+    def _note(self, hint: Hint, returned: _Return | None = None) -> None:
+        key = str(hint.path.relative_to(self._root))
+        if key in self._in_hand:
+            return
+        known = self._candidates.get(key)
         try:
             stamp = stamp_of(hint.path)
-        except OSError:
-            self._candidates.pop(hint.path, None)
+        except (FileNotFoundError, NotADirectoryError):
+            if self._candidates.pop(key, None) is not None:
+                self._gone.add(key)
             return
-        known = self._candidates.get(hint.path)
-        if known is None:
-            key = self._key(hint.path)
-            with self._lock:
-                handled = self._handled.get(key)
-                busy = key in self._in_hand or self._is_resting(key)
-            if busy or (handled is not None and handled.stamp == stamp):
-                return
-        now = time.monotonic()
-        if known is None or known.stamp != stamp:
-            known = _Candidate(stamp=stamp, unchanged_since=now, due=now + _OPEN_SETTLE_SECONDS, closed=False)
-            # A backlog that lay here before us needs no second look a second later.
-            if time.time() - stamp.mtime_ns / 1e9 > _OPEN_SETTLE_SECONDS:
-                known.due = now
-            self._candidates[hint.path] = known
-        if hint.closed:
-            known.closed = True
-            known.due = min(known.due, now + _CLOSED_SETTLE_SECONDS)
-
-    def _look_at_due(self, stop: threading.Event) -> None:
-        now = time.monotonic()
-        for path, candidate in list(self._candidates.items()):
-            if stop.is_set():
-                return
-            if candidate.due <= now and not self._look(path, candidate):
-                del self._candidates[path]
-
-    def _look(self, path: Path, candidate: _Candidate) -> bool:
-        """Look a second time at a candidate; whether it stays one."""
-        now = time.monotonic()
-        try:
-            stamp = stamp_of(path)
         except OSError:
-            return False
-        if stamp != candidate.stamp:
-            candidate.stamp, candidate.unchanged_since, candidate.closed = stamp, now, False
-            candidate.due = now + _RECHECK_SECONDS
-            return True
-        arrival = Arrival(path=path, key=self._key(path), stamp=stamp, complete_at=now)
-        stalled = now - candidate.unchanged_since >= self._stall_seconds
-        try:
-            arrival.key.encode()
-            check_complete(path)
-            if self._is_known_content(arrival):
-                return False
-        except UnicodeEncodeError:
-            error = MicrographError(path, "name", "expected a file name in UTF-8")
-        except IncompleteMicrograph as incomplete:
-            error = incomplete
-            if not stalled:
-                candidate.due = now + _RECHECK_SECONDS
-                return True
-        except MicrographError as refused:
-            error = refused
-        except OSError as failed:
-            error = MicrographError(path, "unreadable", f"cannot be read: {failed.strerror or failed}")
-            if not stalled:
-                candidate.due = now + _RECHECK_SECONDS
-                return True
+            stamp = FileStamp(size=-1, mtime_ns=0)  # a stamp that no file has: the next look finds it changed
+        if known is None and self._known.get(key) == stamp:
+            return
+        now = time.monotonic()
+        if known is None:
+            known = _Candidate(
+                path=hint.path, stamp=stamp, unchanged_since=now, due=now, by=hint.by, backlog=hint.backlog
+            )
+            self._candidates[key] = known
+            self._tell_ledger(key, known, "seen")
+            if returned is not None:
+                self._note_return(key, known, returned)
+            elif hint.backlog and time.time() - stamp.mtime_ns / 1e9 > _AT_REST_SECONDS:
+                self._backlog.append(key)
+            else:
+                self._look_again(key, known, self._settle_seconds)
+        elif known.stamp != stamp:
+            self._restart(key, known, stamp)
+        if hint.closed:
+            self._look_again(key, known, _CLOSED_SETTLE_SECONDS)
+
+    def _note_return(self, key: str, candidate: _Candidate, returned: _Return) -> None:
+        as_it_was = candidate.stamp == returned.arrival.stamp
+        if as_it_was and returned.incomplete is not None:
+            candidate.incomplete = returned.incomplete
+            self._look_again(key, candidate, _RECHECK_SECONDS)
         else:
-            return not self._offer(arrival)
-        self._take_in_hand(arrival)
-        self._refuse(arrival, error)
-        return False
+            self._look_again(key, candidate, returned.rest_seconds if as_it_was else self._settle_seconds)
 
-    def _offer(self, arrival: Arrival) -> bool:
-        self._take_in_hand(arrival)
-        if self._accept(arrival):
-            return True
-        with self._lock:
-            self._in_hand.discard(arrival.key)
-        return False
+    def _restart(self, key: str, candidate: _Candidate, stamp: FileStamp) -> None:
+        """The file has changed: what was known of it no longer holds."""
+        candidate.stamp, candidate.unchanged_since = stamp, time.monotonic()
+        candidate.incomplete = None
+        self._look_again(key, candidate, self._settle_seconds)
 
-    def _take_in_hand(self, arrival: Arrival) -> None:
-        with self._lock:
-            self._in_hand.add(arrival.key)
+    def _look_again(self, key: str, candidate: _Candidate, seconds: float) -> None:
+        candidate.due = time.monotonic() + seconds
+        heapq.heappush(self._looks, (candidate.due, key))
 
-    def _is_known_content(self, arrival: Arrival) -> bool:
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    def _look_at_due(self) -> None:
+        now = time.monotonic()
+        while self._looks and self._looks[0][0] <= now:
+            due, key = heapq.heappop(self._looks)
+            candidate = self._candidates.get(key)
+            if candidate is not None and candidate.due == due:  # else that look was put off, or brought forward
+                self._look(key, candidate)
+
+    def _look_at_backlog(self) -> None:
+        deadline = time.monotonic() + _BACKLOG_SECONDS
+        while self._backlog and time.monotonic() < deadline:
+            key = self._backlog.popleft()
+            if (candidate := self._candidates.get(key)) is not None:
+                self._look(key, candidate)
+
+    def _look(self, key: str, candidate: _Candidate) -> None:
+        """Look a second time at a candidate, and decide."""
+        now = time.monotonic()
+        stalled = candidate.is_stalled(now, self._stall_seconds)
+        try:
+            stamp = stamp_of(candidate.path)
+            if stamp != candidate.stamp:
+                self._restart(key, candidate, stamp)
+                return
+            self._prove(key, candidate, stalled=stalled)
+        except (FileNotFoundError, NotADirectoryError):
+            del self._candidates[key]
+            self._gone.add(key)
+        except IncompleteMicrograph as incomplete:
+            if stalled:
+                self._give_up(key, candidate, incomplete)
+            else:
+                self._tell_ledger(key, candidate, "waiting", incomplete.reason, str(incomplete))
+                self._wait(key, candidate, now)
+        except MicrographError as error:
+            self._give_up(key, candidate, error)
+        except OSError as error:
+            # The fault is the mount's or the permissions', not the file's: it is waited for without end.
+            message = f"{candidate.path}: cannot be read: {error.strerror or error}"
+            if stalled and candidate.noted != message:
+                log.warning("%s; it is looked at until it can", message)
+                self._tell_ledger(key, candidate, "waiting", "unreadable", message)
+            self._wait(key, candidate, now)
+        except sqlite3.Error:
+            self._wait(key, candidate, now)  # the ledger can be asked again once it can be read
+
+    def _prove(self, key: str, candidate: _Candidate, *, stalled: bool) -> None:
+        if not is_utf8(key):
+            raise MicrographError(candidate.path, "name", "expected a file name in UTF-8")
+        if candidate.incomplete is not None:
+            raise candidate.incomplete
+        prove_complete(candidate.path, shows_holes=self._shows_holes)
+        found = sample(candidate.path)
+        if found.has_empty_blocks and not stalled:
+            self._wait(key, candidate, time.monotonic())
+            return
+        del self._candidates[key]
+        if self._is_touched(key, candidate.stamp, found.fingerprint):
+            return
+        self._tell_ledger(key, candidate, "seen")
+        self._metrics.found.labels(by=candidate.by).inc()
+        arrival = self._take_in_hand(key, candidate)
+        log.debug("complete: %s", key)
+        self._accept(arrival)
+
+    def _wait(self, key: str, candidate: _Candidate, now: float) -> None:
+        """Look again, the sooner the younger the last change is."""
+        age = now - candidate.unchanged_since
+        self._look_again(key, candidate, min(max(_RECHECK_SECONDS, age / 4), _LONGEST_RECHECK_SECONDS))
+
+    def _give_up(self, key: str, candidate: _Candidate, error: MicrographError) -> None:
+        del self._candidates[key]
+        self._refuse(self._take_in_hand(key, candidate), error)
+
+    def _take_in_hand(self, key: str, candidate: _Candidate) -> Arrival:
+        self._in_hand.add(key)
+        return Arrival(
+            path=candidate.path,
+            key=key,
+            stamp=candidate.stamp,
+            complete_at=time.monotonic(),
+            backlog=candidate.backlog,
+        )
+
+    def _is_touched(self, key: str, stamp: FileStamp, fingerprint: str) -> bool:
         """Whether the file was handled before and only touched since (a copy that sets its times last does that)."""
-        with self._lock:
-            handled = self._handled.get(arrival.key)
-        if handled is None or handled.fingerprint != fingerprint(arrival.path):
+        if key not in self._known or self._ledger.fingerprint(key) != fingerprint:
             return False
-        with self._lock:
-            self._handled[arrival.key] = Handled(stamp=arrival.stamp, fingerprint=handled.fingerprint)
-        self._ledger.restamp(arrival.key, arrival.stamp)
+        self._ledger.restamp(key, stamp)
+        self._known[key] = stamp
         return True
 
-    def _is_resting(self, key: str) -> bool:
-        """Whether a file is not to be tried yet; the scans come back to it."""
-        if self._resting.get(key, 0.0) > time.monotonic():
-            return True
-        self._resting.pop(key, None)
-        return False
+    # --- keeping the ledger ---------------------------------------------------------------------------------------
 
-    def _key(self, path: Path) -> str:
-        return str(path.relative_to(self._root))
+    def _tell_ledger(
+        self, key: str, candidate: _Candidate, state: Literal["seen", "waiting"], reason: str = "", message: str = ""
+    ) -> None:
+        """Have the ledger know of a candidate what it did not know before; all such notes are written together."""
+        noted = message or state
+        if candidate.noted != noted and is_utf8(key):
+            candidate.noted = noted
+            self._notes[key] = Note(path=key, stamp=candidate.stamp, state=state, reason=reason, message=message)
 
-
-def stamp_of(path: Path) -> FileStamp:
-    """Size and time of a file.
-
-    Raises:
-        OSError: it is gone or cannot be looked at.
-    """
-    status = path.stat()
-    return FileStamp(size=status.st_size, mtime_ns=status.st_mtime_ns)
-
-
-def fingerprint(path: Path) -> str:
-    """Hash of a file's size and of blocks sampled from its first byte to its last.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        digest.update(size.to_bytes(8, "little"))
-        for i in range(_SAMPLES):
-            file.seek(max(0, size - _SAMPLE_BYTES) * i // (_SAMPLES - 1))
-            digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()
+    def _keep_ledger(self) -> None:
+        """Write notes, and grant requests."""
+        try:
+            if self._notes:
+                self._ledger.note(list(self._notes.values()))
+                self._notes.clear()
+            if self._gone:
+                self._ledger.note_gone([key for key in self._gone if is_utf8(key)])
+                self._gone.clear()
+            if self._returned:
+                self._ledger.note_returned(list(self._returned))
+                self._returned.clear()
+            if time.monotonic() >= self._next_requests:
+                self._next_requests = time.monotonic() + _REQUESTS_SECONDS
+                for key in self._ledger.take_requests():
+                    self._known.pop(key, None)
+                    self._note(Hint(path=self._root / key))
+                    if key not in self._candidates and key not in self._in_hand:
+                        self._gone.add(key)
+        except sqlite3.Error as error:
+            log.debug("the ledger cannot be kept (%s); it is tried again", error)
+            self._next_requests = time.monotonic() + _REQUESTS_SECONDS

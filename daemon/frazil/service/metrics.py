@@ -27,6 +27,12 @@ class Metrics:
             ["outcome", "reason"],
             registry=registry,
         )
+        self.retries = Counter(
+            "frazil_retries",
+            "Attempts that failed and are made again, by reason.",
+            ["reason"],
+            registry=registry,
+        )
         self.picks = Counter("frazil_picks", "Picks made.", registry=registry)
         self.picks_per_micrograph = Histogram(
             "frazil_micrograph_picks", "Picks in one micrograph.", buckets=_PICKS_BUCKETS, registry=registry
@@ -56,16 +62,52 @@ class Metrics:
         self.output_blocked = Gauge(
             "frazil_output_blocked", "1 while results cannot be written and picking waits.", registry=registry
         )
+        self.found = Counter(
+            "frazil_micrographs_found",
+            "Complete new micrographs, by what told of them first (event, scan).",
+            ["by"],
+            registry=registry,
+        )
+        self.scan_duration = Histogram(
+            "frazil_scan_duration_seconds",
+            "Time of one scan of the watched directory.",
+            buckets=_STAGE_BUCKETS,
+            registry=registry,
+        )
+        self.scan_listed = Gauge(
+            "frazil_scan_listed_names", "Names listed by the last scan of the watched directory.", registry=registry
+        )
+        self.last_scan = Gauge(
+            "frazil_last_scan_timestamp_seconds",
+            "When the last scan of the watched directory ended.",
+            registry=registry,
+        )
+        self.event_overflows = Counter(
+            "frazil_event_overflows", "Times that the kernel dropped file events.", registry=registry
+        )
+        self.watching_events = Gauge(
+            "frazil_watching_events",
+            "1 while file events are followed, 0 while only scans find files.",
+            registry=registry,
+        )
+        self.watch_fault = Gauge(
+            "frazil_watch_fault", "1 while the watched directory cannot be seen.", registry=registry
+        )
         self.model = Gauge(
             "frazil_model_info",
             "The serving model and the execution provider that runs it; always 1.",
             ["name", "version", "sha256", "provider"],
             registry=registry,
         )
+        self.started = Gauge(
+            "frazil_start_time_seconds", "When this daemon was ready, in seconds of Unix time.", registry=registry
+        )
         self.build = Gauge("frazil_build_info", "Version of frazil; always 1.", ["version"], registry=registry)
 
         # The outcomes that alerts watch exist from the start, at 0.
         self.micrographs.labels(outcome="picked", reason="")
+        for by in ("event", "scan"):
+            self.found.labels(by=by)
         self._queue = Gauge("frazil_queue_depth", "Micrographs in a queue.", ["queue"], registry=registry)
         self._ledger_head = Gauge(
             "frazil_ledger_sequence", "Sequence number of the newest document.", registry=registry

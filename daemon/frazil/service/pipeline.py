@@ -1,43 +1,45 @@
 """The pipeline: reading, picking and writing overlap, each in a thread, with bounded queues between them.
 
-A full queue slows the stage before it and in the end the intake; nothing is dropped. One micrograph is the unit of
-work and of failure.
+A full queue slows the stage before it; what waits for the first stage waits as a name. Nothing is dropped. One
+micrograph is the unit of work and of failure.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, Full, Queue
+from queue import Empty, Queue
 
 import msgspec
 
 from frazil.documents import MicrographDocument, encode_document
-from frazil.errors import MicrographError, ModelError
+from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.picking import Micrograph, Picker
+from frazil.service.arrival import Arrival, Line, is_utf8
+from frazil.service.completion import sample
 from frazil.service.delivery import Delivery
-from frazil.service.intake import Arrival, Intake, fingerprint, stamp_of
+from frazil.service.failure import backoff_seconds, failure_of, is_transient
+from frazil.service.intake import Intake
 from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
+from frazil.service.patience import ToldToStopError
 from frazil.service.record import record_picks
+from frazil.service.score_map import pack_score_map
+from frazil.service.watch import stamp_of
 
 __all__ = ["Pipeline"]
 
 log = logging.getLogger(__name__)
 
-_ARRIVALS_QUEUED = 64
 _MICROGRAPHS_QUEUED = 2
 _RESULTS_QUEUED = 8
 _HEARTBEAT_SECONDS = 1.0
 _STOP_CHECK_SECONDS = 0.1
-_RETRY_SECONDS = 30.0
-"""Before a file that could not be read, or recorded, is tried again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,6 +55,7 @@ class _Picked:
     arrival: Arrival
     fingerprint: str
     document: MicrographDocument
+    score_map: bytes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,6 +74,8 @@ class Pipeline:
         metrics: counts.
         stopping: set to end the stages once the work in hand is finished.
         read: reads a micrograph, within limits of memory and time.
+        max_attempts: picking a micrograph that fails by no fault of its own is tried so often.
+        keep_score_maps: whether score maps go into the ledger.
     """
 
     def __init__(
@@ -81,23 +86,29 @@ class Pipeline:
         metrics: Metrics,
         stopping: threading.Event,
         read: Callable[[Path], Micrograph],
+        *,
+        max_attempts: int,
+        keep_score_maps: bool,
     ) -> None:
         self._picker = picker
         self._ledger = ledger
         self._delivery = delivery
         self._metrics = metrics
-        self._arrivals: Queue[Arrival] = Queue(_ARRIVALS_QUEUED)
+        self._max_attempts = max_attempts
+        self._keep_score_maps = keep_score_maps
+        self._line = Line()
         self._micrographs: Queue[_Read] = Queue(_MICROGRAPHS_QUEUED)
-        self._results: Queue[_Picked | _Failed] = Queue(_RESULTS_QUEUED)
+        self._results: Queue[_Picked | _Failed] = Queue()
+        self._room = threading.Semaphore(_RESULTS_QUEUED)
         self._stopping = stopping
         self._read_micrograph = read
         self._threads = [
             threading.Thread(target=stage, name=f"frazil-{stage.__name__.strip('_')}", daemon=True)
             for stage in (self._reading, self._picking, self._writing)
         ]
-        self._intake: Intake | None = None
-        for name, queue in (("read", self._arrivals), ("pick", self._micrographs), ("write", self._results)):
-            metrics.watch_queue(name, queue.qsize)
+        metrics.watch_queue("read", lambda: len(self._line))
+        metrics.watch_queue("pick", self._micrographs.qsize)
+        metrics.watch_queue("write", self._results.qsize)
 
     def start(self, intake: Intake) -> None:
         """Start the stages; `intake` is told when an arrival has been dealt with."""
@@ -105,15 +116,9 @@ class Pipeline:
         for thread in self._threads:
             thread.start()
 
-    def accept(self, arrival: Arrival) -> bool:
-        """Take an arrival, waiting for room; False when stopping."""
-        while not self._stopping.is_set():
-            try:
-                self._arrivals.put(arrival, timeout=_STOP_CHECK_SECONDS)
-            except Full:
-                continue
-            return True
-        return False
+    def accept(self, arrival: Arrival) -> None:
+        """Put an arrival in line."""
+        self._line.put(arrival)
 
     def refuse(self, arrival: Arrival, error: MicrographError) -> None:
         """Take note of a file that cannot be picked."""
@@ -139,22 +144,20 @@ class Pipeline:
 
     def _reading(self) -> None:
         while not self._stopping.is_set():
-            try:
-                arrival = self._arrivals.get(timeout=_STOP_CHECK_SECONDS)
-            except Empty:
+            arrival = self._line.take(_STOP_CHECK_SECONDS)
+            if arrival is None:
                 continue
+            log.debug("reading %s", arrival.key)
             try:
                 read: _Read | _Failed = self._read(arrival)
-            except MicrographError as error:
-                read = _Failed(arrival=arrival, error=error)
-            except OSError as error:
-                message = f"cannot be read: {error.strerror or error}"
-                read = _Failed(arrival=arrival, error=MicrographError(arrival.path, "unreadable", message))
+            except IncompleteMicrograph as incomplete:
+                self._intake.await_growth(arrival, incomplete)
+                continue
             except Exception as error:  # noqa: BLE001 - the edge of one unit of work
-                read = _unexpected(arrival, "reading", error)
+                read = _Failed(arrival=arrival, error=failure_of(arrival.path, "reading", error))
             if _has_changed(arrival):
                 # Whatever was read, or failed, was neither the old file nor the new one.
-                self._release(arrival, None)
+                self._intake.retry(arrival)
             elif isinstance(read, _Failed):
                 self._results.put(read)
             else:
@@ -162,7 +165,7 @@ class Pipeline:
 
     def _read(self, arrival: Arrival) -> _Read:
         started = time.monotonic()
-        content = fingerprint(arrival.path)
+        content = sample(arrival.path).fingerprint
         micrograph = self._read_micrograph(arrival.path)
         seconds = time.monotonic() - started
         return _Read(arrival=arrival, fingerprint=content, micrograph=micrograph, seconds=seconds)
@@ -173,22 +176,24 @@ class Pipeline:
                 read = self._micrographs.get(timeout=_STOP_CHECK_SECONDS)
             except Empty:
                 continue
+            log.debug("picking %s", read.arrival.key)
             try:
-                record = record_picks(
-                    self._picker,
-                    read.micrograph,
-                    read_seconds=read.seconds,
-                    since=read.arrival.complete_at,
-                )
-            except MicrographError as error:
-                self._results.put(_Failed(arrival=read.arrival, error=error))
-            except ModelError as error:
-                failure = MicrographError(read.arrival.path, "model", str(error))
-                self._results.put(_Failed(arrival=read.arrival, error=failure))
+                picked = self._pick(read)
             except Exception as error:  # noqa: BLE001 - the edge of one unit of work
-                self._results.put(_unexpected(read.arrival, "picking", error))
+                failure = failure_of(read.arrival.path, "picking", error)
+                self._results.put(_Failed(arrival=read.arrival, error=failure))
             else:
-                self._results.put(_Picked(arrival=read.arrival, fingerprint=read.fingerprint, document=record.document))
+                self._room.acquire()
+                self._results.put(picked)
+
+    def _pick(self, read: _Read) -> _Picked:
+        record = record_picks(self._picker, read.micrograph, read_seconds=read.seconds, since=read.arrival.complete_at)
+        return _Picked(
+            arrival=read.arrival,
+            fingerprint=read.fingerprint,
+            document=record.document,
+            score_map=pack_score_map(record.score_map) if self._keep_score_maps else None,
+        )
 
     def _writing(self) -> None:
         self._delivery.catch_up()
@@ -201,26 +206,32 @@ class Pipeline:
                 result = self._results.get(timeout=_STOP_CHECK_SECONDS)
             except Empty:
                 continue
-            try:
+            # Told to stop, nothing of it was committed, and the next start picks it again.
+            with contextlib.suppress(ToldToStopError):
                 if isinstance(result, _Failed):
                     self._write_failed(result)
                 else:
+                    self._room.release()
                     self._write_picked(result)
-            except sqlite3.Error as error:
-                # Nothing of it was committed, so it is picked again, and again, until it can be.
-                log.warning("%s: the ledger cannot record it (%s); trying again", result.arrival.key, error)
-                self._release(result.arrival, None, rest_seconds=_RETRY_SECONDS)
 
     def _write_picked(self, result: _Picked) -> None:
         started = time.monotonic()
-        document = result.document
-        handled = Handled(stamp=result.arrival.stamp, fingerprint=result.fingerprint)
-        seq, body = self._ledger.commit_picked(
-            result.arrival.key,
-            handled,
-            lambda epoch, seq: encode_document(msgspec.structs.replace(document, epoch=epoch, seq=seq)),
+        arrival, document = result.arrival, result.document
+        handled = Handled(stamp=arrival.stamp, fingerprint=result.fingerprint)
+        seq, body = self._delivery.patience.insist(
+            str(self._ledger.file),
+            lambda: self._ledger.commit_picked(
+                arrival.key,
+                handled,
+                lambda epoch, seq, supersedes: encode_document(
+                    msgspec.structs.replace(document, epoch=epoch, seq=seq, supersedes=supersedes)
+                ),
+                score_map=result.score_map,
+                complete_at=time.time() - (time.monotonic() - arrival.complete_at),
+            ),
         )
-        self._release(result.arrival, handled)
+        log.debug("committed %s", arrival.key)
+        self._intake.finish(arrival, handled)
         # Counted before it is sent: whoever has the document finds it counted.
         metrics, seconds, scores = self._metrics, document.seconds, document.picks.score
         metrics.micrographs.labels(outcome="picked", reason="").inc()
@@ -235,32 +246,37 @@ class Pipeline:
             return
         now = time.monotonic()
         metrics.stage.labels(stage="deliver").observe(now - started)
-        metrics.latency.observe(now - result.arrival.complete_at)
-        log.info(
-            "picked %s: %d picks in %.2f s (sequence number %d)", result.arrival.key, len(scores), seconds.total, seq
-        )
+        metrics.latency.observe(now - arrival.complete_at)
+        log.info("picked %s: %d picks in %.2f s (sequence number %d)", arrival.key, len(scores), seconds.total, seq)
 
     def _write_failed(self, result: _Failed) -> None:
         arrival, error = result.arrival, result.error
-        log.warning("failed (%s) %s", error.reason, error)
-        self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
-        if error.reason == "unreadable":
-            # The fault may be the mount's or the permissions', not the file's: it gets another chance.
-            self._release(arrival, None, rest_seconds=_RETRY_SECONDS)
-            return
+        insist, file = self._delivery.patience.insist, str(self._ledger.file)
         try:
-            content = fingerprint(arrival.path)
+            content = sample(arrival.path).fingerprint
         except OSError:
             content = ""
         handled = Handled(stamp=arrival.stamp, fingerprint=content)
-        # A name that is no UTF-8 cannot be a key; it is refused again after a restart.
-        with contextlib.suppress(UnicodeEncodeError):
-            self._ledger.commit_failed(arrival.key, handled, error.reason)
-        self._release(arrival, handled)
-
-    def _release(self, arrival: Arrival, handled: Handled | None, *, rest_seconds: float = 0.0) -> None:
-        if self._intake is not None:
-            self._intake.release(arrival, handled, rest_seconds=rest_seconds)
+        if not is_utf8(arrival.key):
+            attempt, transient = 1, False
+        else:
+            attempt = 1 + insist(file, lambda: self._ledger.attempts(arrival.key))
+            transient = is_transient(error) and attempt < self._max_attempts
+            insist(
+                file,
+                lambda: self._ledger.commit_failed(
+                    arrival.key, handled, error.reason, str(error), "failed" if transient else "quarantined"
+                ),
+            )
+        if transient:
+            rest_seconds = backoff_seconds(attempt)
+            log.warning("failed (%s), tried again in %.0f s: %s", error.reason, rest_seconds, error)
+            self._metrics.retries.labels(reason=error.reason).inc()
+            self._intake.retry(arrival, rest_seconds)
+        else:
+            log.warning("failed (%s) at attempt %d: %s", error.reason, attempt, error)
+            self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
+            self._intake.finish(arrival, handled)
 
     def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Picked | _Failed]) -> bool:
         """Whether a stage has work or may still get some: the stages end in their order."""
@@ -274,9 +290,3 @@ def _has_changed(arrival: Arrival) -> bool:
         return True
     except OSError:
         return False
-
-
-def _unexpected(arrival: Arrival, stage: str, error: Exception) -> _Failed:
-    """A fault of ours in one micrograph; the next one runs."""
-    log.error("%s of %s failed unexpectedly", stage, arrival.key, exc_info=error)
-    return _Failed(arrival=arrival, error=MicrographError(arrival.path, "internal", f"{stage} failed: {error}"))

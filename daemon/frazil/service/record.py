@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from frazil.documents import MicrographDocument, ModelStamp, PickColumns, Seconds
-from frazil.picking import Micrograph, Picker, Picks
+from frazil.picking import Micrograph, Picker, Picks, ScoreMap
 
 __all__ = ["Record", "record_picks"]
 
@@ -22,6 +22,8 @@ class Record:
     document: MicrographDocument
     """Outside any stream as yet: no epoch, and sequence number 0."""
     picks: Picks
+    score_map: ScoreMap
+    """From which the picks were made."""
 
 
 def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float, since: float) -> Record:
@@ -69,4 +71,4 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
         ),
         picked_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
-    return Record(document=document, picks=picks)
+    return Record(document=document, picks=picks, score_map=score_map)

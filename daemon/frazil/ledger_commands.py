@@ -1,0 +1,266 @@
+"""``frazil status``, ``requeue`` and ``ledger ...``: read and mend a ledger, also while its daemon runs."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from frazil.errors import FrazilError, printable
+
+if TYPE_CHECKING:
+    from frazil.service.ledger import LedgerReader, MicrographRecord
+    from frazil.service.presence import Presence
+
+__all__ = ["ledger_app", "requeue", "status"]
+
+ledger_app = typer.Typer(
+    name="ledger", help="Read, export and archive what frazil knows of every micrograph.", no_args_is_help=True
+)
+
+Where = Annotated[
+    Path, typer.Option("--ledger", metavar="PATH", help="The ledger, or the output directory that holds it.")
+]
+
+
+class StateName(StrEnum):
+    """States to choose from."""
+
+    SEEN = "seen"
+    WAITING = "waiting"
+    PICKED = "picked"
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+    GONE = "gone"
+
+
+class Format(StrEnum):
+    """Formats to export to."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+States = Annotated[
+    list[StateName] | None, typer.Option("--state", help="Only micrographs in this state; may be given again.")
+]
+Below = Annotated[str, typer.Option("--below", metavar="PREFIX", help="Only paths that begin so.")]
+_HERE = Path()
+
+
+def status(
+    where: Where = _HERE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as one line of JSON.")] = False,
+) -> None:
+    """Say what the daemon does, and how many micrographs are in which state; the daemon need not run."""
+    import msgspec
+
+    from frazil.service.presence import Presence
+
+    with _open(where) as reader:
+        meta, counts, last = reader.meta(), reader.counts(), reader.last_picked()
+        waits = list(reader.micrographs(["failed", "waiting"], limit=5))
+        presence = Presence.decode(meta.get("daemon", ""))
+    now = presence.ask() if presence else None
+    if as_json:
+        typer.echo(
+            msgspec.json.encode(
+                {
+                    "running": now is not None,
+                    "daemon": presence,
+                    "micrographs": counts,
+                    "last_picked": last,
+                    "metrics": now,
+                }
+            )
+        )
+        return
+    typer.echo(_describe_daemon(presence, now))
+    if now is not None:
+        _say_troubles(now)
+        queues = ", ".join(f"{now.get(f'frazil_queue_depth{{queue={q}}}', 0):.0f} {says}" for q, says in _QUEUES)
+        typer.echo(f"now: {queues}")
+    typer.echo("micrographs: " + (", ".join(f"{counts[s]} {s}" for s in StateName if counts.get(s)) or "none"))
+    if last is not None:
+        typer.echo(f"last picked: {printable(last.path)}, {_when(last.picked_at)} (sequence number {last.seq})")
+    for record in waits:
+        typer.echo(f"{record.state}: {printable(record.path)}: {record.reason or 'incomplete'}")
+
+
+def requeue(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PATH...", help="Micrographs, by full path or as the ledger has them."),
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All that failed or are in quarantine.")] = False,
+    where: Where = _HERE,
+) -> None:
+    """Have micrographs picked again. A running daemon does it within seconds, another at its next start."""
+    from frazil.service.ledger import ledger_file, request_requeue
+    from frazil.service.presence import Presence
+
+    if not paths and not failed:
+        raise FrazilError("expected a micrograph or --failed, found neither")
+    with _open(where) as reader:
+        presence = Presence.decode(reader.meta().get("daemon", ""))
+    keys = [_key(path, presence) for path in paths or []]
+    count = request_requeue(ledger_file(where), keys, ["failed", "quarantined"] if failed else [])
+    typer.echo(f"{count} to be picked again")
+
+
+@ledger_app.command("list")
+def list_micrographs(
+    where: Where = _HERE,
+    states: States = None,
+    below: Below = "",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.")] = None,
+) -> None:
+    """List micrographs with their state, one a line."""
+    with _open(where) as reader:
+        for record in reader.micrographs([s.value for s in states or []], below=below, limit=limit):
+            seq = "" if record.seq is None else str(record.seq)
+            when = _when(record.picked_at or record.seen_at)
+            says = f"  {record.reason}" if record.reason else ""
+            typer.echo(f"{record.state:<11}  {seq:>7}  {when:<19}  {printable(record.path)}{says}")
+
+
+@ledger_app.command()
+def show(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A micrograph, by full path or as the ledger has it.")],
+    where: Where = _HERE,
+) -> None:
+    """Say all that the ledger knows of one micrograph, with every result it ever had."""
+    from frazil.documents import MicrographDocument, decode_document
+    from frazil.service.presence import Presence
+
+    with _open(where) as reader:
+        presence = Presence.decode(reader.meta().get("daemon", ""))
+        key = _key(path, presence)
+        record = reader.micrograph(key)
+        if record is None:
+            raise FrazilError(f"{key}: expected a micrograph that {reader.file} knows, found none")
+        for name in record.__struct_fields__:
+            value = getattr(record, name)
+            shown = _when(value) if name.endswith("_at") else "" if value is None else str(value)
+            typer.echo(f"{name:<13} {printable(shown)}".rstrip())
+        for seq, body in reader.history(key):
+            document = decode_document(body)
+            if isinstance(document, MicrographDocument):
+                kept = reader.score_map(seq)
+                map_says = f", score map of {len(kept)} bytes" if kept else ""
+                model = f"{document.model.name}/{document.model.version}"
+                typer.echo(
+                    f"result {seq:<7} {len(document.picks.score)} picks by {model} {document.picked_at}{map_says}"
+                )
+
+
+@ledger_app.command()
+def export(
+    where: Where = _HERE,
+    states: States = None,
+    below: Below = "",
+    form: Annotated[Format, typer.Option("--format", help="Of the lines.")] = Format.JSONL,
+    documents: Annotated[
+        bool, typer.Option("--documents", help="The documents with the picks instead of the records, as JSON lines.")
+    ] = False,
+) -> None:
+    """Print the records of micrographs as JSON lines or CSV; times are seconds of Unix time."""
+    import msgspec
+
+    from frazil.service.ledger import MicrographRecord
+
+    with _open(where) as reader:
+        if documents:
+            for _, body in reader.documents():
+                typer.echo(body)
+            return
+        records = reader.micrographs([s.value for s in states or []], below=below)
+        if form is Format.CSV:
+            _write_csv(MicrographRecord.__struct_fields__, records)
+        else:
+            for record in records:
+                typer.echo(msgspec.json.encode(record))
+
+
+@ledger_app.command()
+def archive(
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="The archive: a ledger too, added to if it exists.")],
+    where: Where = _HERE,
+    older_than: Annotated[float, typer.Option("--older-than", min=0, help="Only results older than so many days.")] = 0,
+    below: Below = "",
+) -> None:
+    """Move old results into another file, also while the daemon runs.
+
+    Records of micrographs that are still there stay, so that these are not picked again.
+    """
+    from frazil.service.ledger import archive as move
+    from frazil.service.ledger import ledger_file
+
+    moved = move(ledger_file(where), to, before=time.time() - timedelta(days=older_than).total_seconds(), below=below)
+    typer.echo(f"{moved.results} results and {moved.micrographs} records of files that are gone moved to {to}")
+
+
+_QUEUES = (
+    ("incomplete", "incomplete"),
+    ("read", "in line"),
+    ("pick", "being picked"),
+    ("write", "being written"),
+)
+
+
+def _open(where: Path) -> LedgerReader:
+    from frazil.service.ledger import LedgerReader, ledger_file
+
+    return LedgerReader(ledger_file(where))
+
+
+def _key(path: Path, presence: Presence | None) -> str:
+    """The ledger's name of a path: below the watched directory."""
+    if presence is not None:
+        absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link of its own name
+        for candidate in (path, absolute):
+            if candidate.is_relative_to(presence.watch):
+                return str(candidate.relative_to(presence.watch))
+    return str(path)
+
+
+def _describe_daemon(presence: Presence | None, now: dict[str, float] | None) -> str:
+    if presence is None:
+        return "no daemon has used this ledger yet"
+    if now is not None:
+        return (
+            f"running since {_when(presence.started_at)} (process {presence.pid}): watching {presence.watch}, "
+            f"{presence.model} on {presence.provider}, publishing on {presence.stream}"
+        )
+    if presence.stopped_at is not None:
+        return f"not running: stopped {_when(presence.stopped_at)}"
+    if Path(f"/proc/{presence.pid}/comm").is_file():
+        return f"process {presence.pid}, started {_when(presence.started_at)}, does not answer at {presence.metrics}"
+    return f"not running: it was started {_when(presence.started_at)} and did not end in order"
+
+
+def _say_troubles(now: dict[str, float]) -> None:
+    if now.get("frazil_watch_fault"):
+        typer.echo("TROUBLE: the watched directory cannot be seen; work waits")
+    if now.get("frazil_output_blocked"):
+        typer.echo("TROUBLE: results cannot be written; picking waits")
+
+
+def _write_csv(columns: Iterable[str], records: Iterable[MicrographRecord]) -> None:
+    writer = csv.writer(sys.stdout)
+    names = list(columns)
+    writer.writerow(names)
+    for record in records:
+        writer.writerow([getattr(record, name) for name in names])
+
+
+def _when(seconds: float | None) -> str:
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,27 @@
+"""The ledger: one SQLite file that knows every micrograph ever seen, and is the outbox of the stream.
+
+- `Ledger` is the daemon's: it alone writes results.
+- `LedgerReader` reads while the daemon runs, or when none does.
+- `request_requeue` leaves a request in the ledger, which the daemon grants.
+- `archive` moves old results into another file.
+"""
+
+from frazil.service.ledger.archive import Archived, archive
+from frazil.service.ledger.layout import LEDGER_NAME, State, ledger_file
+from frazil.service.ledger.ledger import Handled, Ledger, Note
+from frazil.service.ledger.reader import LedgerReader, MicrographRecord
+from frazil.service.ledger.requests import request_requeue
+
+__all__ = [
+    "LEDGER_NAME",
+    "Archived",
+    "Handled",
+    "Ledger",
+    "LedgerReader",
+    "MicrographRecord",
+    "Note",
+    "State",
+    "archive",
+    "ledger_file",
+    "request_requeue",
+]

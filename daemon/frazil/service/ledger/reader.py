@@ -1,0 +1,137 @@
+"""Reading a ledger: while its daemon runs, or when none does."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from frazil.errors import OutputError
+from frazil.service.ledger.layout import State, open_read_only
+
+__all__ = ["LedgerReader", "MicrographRecord"]
+
+
+class MicrographRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What the ledger knows of one micrograph. Times are seconds of Unix time; None where unknown."""
+
+    path: str
+    """Below the watched directory."""
+    state: State
+    reason: str
+    """Of its failure, as one word."""
+    message: str
+    """Of its failure, as a line."""
+    attempts: int
+    """How often picking was tried."""
+    size: int
+    """In bytes."""
+    fingerprint: str
+    """Hash of its size, header and sampled blocks."""
+    seen_at: float | None
+    complete_at: float | None
+    picked_at: float | None
+    published_at: float | None
+    seq: int | None
+    """Of its newest document."""
+
+
+_COLUMNS = ", ".join(MicrographRecord.__struct_fields__)
+
+
+class LedgerReader:
+    """A ledger open for reading; its daemon does not notice.
+
+    Raises:
+        OutputError: there is no ledger in that place, or it is of another layout.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._database = open_read_only(file)
+
+    def __enter__(self) -> LedgerReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it."""
+        self._database.close()
+
+    @property
+    def epoch(self) -> str:
+        """Identity of the ledger."""
+        return self.meta()["epoch"]
+
+    def meta(self) -> dict[str, str]:
+        """What is remembered by name: epoch, delivered, daemon ..."""
+        return dict(self._rows("SELECT key, value FROM meta"))
+
+    def counts(self) -> dict[str, int]:
+        """Number of micrographs in each state."""
+        return dict(self._rows("SELECT state, count(*) FROM micrographs GROUP BY state"))
+
+    def micrographs(
+        self, states: Sequence[State] = (), *, below: str = "", limit: int | None = None
+    ) -> Iterator[MicrographRecord]:
+        """Records of micrographs, by path.
+
+        Args:
+            states: only these; all without any.
+            below: only paths that begin so.
+            limit: at most so many.
+        """
+        marks = ", ".join("?" * len(states))
+        where = f"state IN ({marks})" if states else "1"
+        # A range instead of LIKE: it uses the order of the paths, and no letter of a path has a meaning in it.
+        rows = self._rows(
+            f"SELECT {_COLUMNS} FROM micrographs WHERE {where} AND path >= ? AND substr(path, 1, ?) = ? "  # noqa: S608
+            "ORDER BY path LIMIT ?",
+            *states,
+            below,
+            len(below),
+            below,
+            -1 if limit is None else limit,
+        )
+        for row in rows:
+            yield MicrographRecord(**dict(zip(MicrographRecord.__struct_fields__, row, strict=True)))
+
+    def micrograph(self, path: str) -> MicrographRecord | None:
+        """The record of one micrograph; None where the ledger has none."""
+        row = next(self._rows(f"SELECT {_COLUMNS} FROM micrographs WHERE path = ?", path), None)  # noqa: S608
+        return (
+            None if row is None else MicrographRecord(**dict(zip(MicrographRecord.__struct_fields__, row, strict=True)))
+        )
+
+    def documents(self, *, after: int = 0, limit: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """Sequence number and document of what was committed after a sequence number, in order."""
+        yield from self._rows(
+            "SELECT seq, body FROM documents WHERE seq > ? ORDER BY seq LIMIT ?", after, -1 if limit is None else limit
+        )
+
+    def history(self, path: str) -> list[tuple[int, bytes]]:
+        """Sequence number and document of every result of one micrograph, oldest first."""
+        return list(self._rows("SELECT seq, body FROM documents WHERE path = ? ORDER BY seq", path))
+
+    def score_map(self, seq: int) -> bytes | None:
+        """The packed score map of a result; None where none was kept."""
+        row = next(self._rows("SELECT body FROM score_maps WHERE seq = ?", seq), None)
+        return None if row is None else row[0]
+
+    def last_picked(self) -> MicrographRecord | None:
+        """The micrograph whose result is the newest."""
+        row = next(self._rows("SELECT path FROM documents ORDER BY seq DESC LIMIT 1"), None)
+        return None if row is None else self.micrograph(row[0])
+
+    def _rows(self, statement: str, *values: object) -> Iterator[tuple]:  # type: ignore[type-arg]
+        try:
+            yield from self._database.execute(statement, values)
+        except sqlite3.Error as error:
+            raise OutputError(f"{self.file}: expected a ledger that can be read: {error}") from error

@@ -1,0 +1,67 @@
+"""Patience: what a full disk or a broken mount forbids is tried until it works, and said from the start."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from frazil.service.metrics import Metrics
+
+__all__ = ["Patience", "ToldToStopError"]
+
+log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 1.0
+
+T = TypeVar("T")
+
+
+class ToldToStopError(Exception):
+    """The daemon is to stop while it waits."""
+
+
+class Patience:
+    """Insists on writing. Picking waits meanwhile: the queues before it fill, and nothing is dropped.
+
+    Args:
+        metrics: shows that something is blocked.
+        stop: ends the waiting.
+        meanwhile: called at every try.
+    """
+
+    def __init__(self, metrics: Metrics, stop: threading.Event, meanwhile: Callable[[], None]) -> None:
+        self._metrics = metrics
+        self._stop = stop
+        self._meanwhile = meanwhile
+
+    def insist(self, what: str, write: Callable[[], T]) -> T:
+        """Write, and write again until it works.
+
+        Args:
+            what: is written, for the log.
+            write: does all of it or nothing.
+
+        Raises:
+            ToldToStopError: it could not be written before the daemon was told to stop.
+        """
+        blocked = False
+        while True:
+            try:
+                written = write()
+            except (OSError, sqlite3.Error) as error:
+                if not blocked:
+                    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+                    log.warning("cannot write %s (%s): picking waits until it can", what, reason)
+                blocked = True
+                self._metrics.output_blocked.set(1)
+                self._meanwhile()
+                if self._stop.wait(_RETRY_SECONDS):
+                    raise ToldToStopError from error
+            else:
+                if blocked:
+                    log.info("can write %s again: picking goes on", what)
+                    self._metrics.output_blocked.set(0)
+                return written

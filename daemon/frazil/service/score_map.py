@@ -1,0 +1,63 @@
+"""Score maps as the ledger keeps them: small, and true enough to be thresholded again.
+
+Scores are kept in steps of 1/65535, high bytes before low ones, compressed. A byte a score would take less room, but
+make one of neighbouring peaks that differ by less than its step.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import msgspec
+import numpy as np
+
+from frazil.picking import ScoreMap
+
+__all__ = ["pack_score_map", "unpack_score_map"]
+
+_STEPS = 65535
+
+
+class _Packed(msgspec.Struct, frozen=True, kw_only=True):
+    shape: tuple[int, int]
+    y_px: bytes
+    x_px: bytes
+    scores: bytes
+
+
+_DECODER = msgspec.msgpack.Decoder(_Packed)
+
+
+def pack_score_map(score_map: ScoreMap) -> bytes:
+    """A score map as bytes."""
+    steps = np.round(score_map.scores * np.float32(_STEPS)).astype("<u2")
+    planes = steps.reshape(-1, 1).view(np.uint8).T[::-1]
+    return msgspec.msgpack.encode(
+        _Packed(
+            shape=score_map.shape,
+            y_px=score_map.y_px.astype("<f8").tobytes(),
+            x_px=score_map.x_px.astype("<f8").tobytes(),
+            scores=zlib.compress(planes.tobytes(), 1),
+        )
+    )
+
+
+def unpack_score_map(packed: bytes) -> ScoreMap:
+    """A score map from bytes.
+
+    Raises:
+        ValueError: they are none.
+    """
+    try:
+        body = _DECODER.decode(packed)
+        y_px, x_px = np.frombuffer(body.y_px, "<f8"), np.frombuffer(body.x_px, "<f8")
+        planes = np.frombuffer(zlib.decompress(body.scores), np.uint8).reshape(2, y_px.size * x_px.size)
+    except (msgspec.DecodeError, zlib.error) as error:
+        raise ValueError(f"expected a score map: {error}") from error
+    steps = planes[0].astype(np.float32) * 256 + planes[1]
+    return ScoreMap(
+        scores=(steps / _STEPS).reshape(y_px.size, x_px.size),
+        y_px=y_px.astype(np.float64),
+        x_px=x_px.astype(np.float64),
+        shape=body.shape,
+    )

@@ -1,0 +1,96 @@
+"""Events: what the kernel tells of a tree, and that it has told too little."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from watchdog.events import (
+    DirCreatedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers.api import BaseObserver
+from watchdog.observers.inotify import InotifyFullEmitter
+from watchdog.observers.inotify_c import InotifyEvent, InotifyFD
+
+__all__ = ["Events"]
+
+# Watchdog reports an overflow at each level of its own; we say it once.
+logging.getLogger("watchdog").setLevel(logging.ERROR)
+
+
+class Events(FileSystemEventHandler):
+    """Follows one tree by inotify. The callbacks run in watchdog's threads.
+
+    Args:
+        root: of the tree.
+        on_file: is told of a file, and whether its writer is known to have finished.
+        on_folder: a folder appeared; files may have come with it or before it could be watched.
+        on_overflow: the kernel dropped events, since they were not read fast enough.
+
+    Raises:
+        OSError: the tree cannot be watched.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        on_file: Callable[[Path, bool], None],
+        on_folder: Callable[[], None],
+        on_overflow: Callable[[], None],
+    ) -> None:
+        self._on_file = on_file
+        self._on_folder = on_folder
+        self._inotify = _Inotify(on_overflow)
+        self._observer = BaseObserver(InotifyFullEmitter, inotify_fd=self._inotify)
+        self._observer.schedule(
+            self,
+            str(root),
+            recursive=True,
+            event_filter=[FileCreatedEvent, FileClosedEvent, FileMovedEvent, DirCreatedEvent, DirMovedEvent],
+        )
+        self._inotify.start()
+        try:
+            self._observer.start()
+        except OSError:
+            self._inotify.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._observer.stop()
+        self._observer.join()
+        self._inotify.stop()
+        self._inotify.join()
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Pass on what watchdog tells."""
+        moved = isinstance(event, FileMovedEvent | DirMovedEvent)
+        name = event.dest_path if moved else event.src_path
+        if not name:  # moved out of the tree
+            return
+        if event.is_directory:
+            self._on_folder()
+        else:
+            self._on_file(Path(os.fsdecode(name)), moved or isinstance(event, FileClosedEvent))
+
+
+class _Inotify(InotifyFD):
+    """Watchdog keeps the news of an overflow to itself."""
+
+    def __init__(self, on_overflow: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_overflow = on_overflow
+
+    def handle_event(self, event: InotifyEvent) -> None:
+        super().handle_event(event)
+        if event.is_queue_overflow:
+            self._on_overflow()

@@ -1,0 +1,94 @@
+"""Which failures are tried again, and when."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sqlite3
+import threading
+from pathlib import Path
+
+import prometheus_client
+import pytest
+
+from frazil.errors import MicrographError, ModelError
+from frazil.service.failure import backoff_seconds, failure_of, is_transient
+from frazil.service.metrics import Metrics
+from frazil.service.patience import Patience, ToldToStopError
+
+PATH = Path("/data/a.mrc")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "transient"),
+    [
+        (MicrographError(PATH, "not_mrc", "text"), "not_mrc", False),
+        (MicrographError(PATH, "unreadable", "cannot be read"), "unreadable", True),
+        (ModelError("scores are not finite"), "model", False),
+        (OSError(errno.EIO, "Input/output error"), "unreadable", True),
+        (MemoryError(), "memory", True),
+        (
+            RuntimeError("[ONNXRuntimeError] : 6 : bfc_arena Failed to allocate memory for requested buffer"),
+            "memory",
+            True,
+        ),
+        (RuntimeError("CUDA failure 2: out of memory ; GPU=0"), "memory", True),
+        (ValueError("nobody foresaw this"), "internal", True),
+    ],
+)
+def test_what_another_moment_may_change_is_transient(error: Exception, reason: str, transient: bool) -> None:
+    failure = failure_of(PATH, "picking", error)
+    assert failure.reason == reason
+    assert str(PATH) in str(failure)
+    assert is_transient(failure) is transient
+
+
+def test_only_the_unforeseen_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    failure_of(PATH, "reading", OSError(errno.EIO, "Input/output error"))
+    assert caplog.records == []
+    failure_of(PATH, "reading", ValueError("nobody foresaw this"))
+    assert caplog.records[0].exc_info
+
+
+def test_waiting_doubles_within_bounds_and_is_never_in_step() -> None:
+    for attempt, longest in ((1, 1), (2, 2), (5, 16), (9, 256), (30, 300), (2000, 300)):
+        waits = [backoff_seconds(attempt) for _ in range(50)]
+        assert all(longest / 2 <= wait <= longest for wait in waits)
+        assert len(set(waits)) > 40
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), sqlite3.OperationalError("database or disk is full")]
+)
+def test_what_cannot_be_written_is_insisted_on_and_said_from_the_start(
+    error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frazil.service.patience._RETRY_SECONDS", 0.01)
+    caplog.set_level(logging.INFO)
+    metrics = Metrics(prometheus_client.CollectorRegistry())
+    seen: list[float | None] = []
+
+    def write() -> str:
+        seen.append(metrics.registry.get_sample_value("frazil_output_blocked"))
+        if len(seen) < 4:
+            raise error
+        return "written"
+
+    beats: list[int] = []
+    patience = Patience(metrics, threading.Event(), lambda: beats.append(1))
+    assert patience.insist("it", write) == "written"
+    assert seen == [0, 1, 1, 1]
+    assert len(beats) == 3
+    assert metrics.registry.get_sample_value("frazil_output_blocked") == 0
+    assert [(r.levelname, "it" in r.message) for r in caplog.records] == [("WARNING", True), ("INFO", True)]
+
+
+def test_told_to_stop_it_gives_up() -> None:
+    stop = threading.Event()
+    stop.set()
+
+    def write() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ToldToStopError):
+        Patience(Metrics(prometheus_client.CollectorRegistry()), stop, lambda: None).insist("it", write)

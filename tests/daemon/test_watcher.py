@@ -1,0 +1,180 @@
+"""The watcher: events where there are any, scans always, and a tree that goes away and returns."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import prometheus_client
+import pytest
+
+from frazil.errors import SettingsError
+from frazil.service.metrics import Metrics
+from frazil.service.watch import FileStamp, FileSystem, Hint, Selection, Sightings, Watcher, stamp_of
+
+LOCAL = FileSystem(kind="ext4", mount_point="/")
+NETWORK = FileSystem(kind="nfs4", mount_point="/")
+
+
+class Rig:
+    def __init__(self, root: Path, file_system: FileSystem = LOCAL, **options: object) -> None:
+        self.hints: list[Hint] = []
+        self.sightings: list[Sightings] = []
+        self.known: dict[str, FileStamp] = {}
+        self.metrics = Metrics(prometheus_client.CollectorRegistry())
+        self._changed = threading.Condition()
+        values: dict[str, object] = {"scan_seconds": 0.1, "selection": Selection(), "known": self.known} | options
+        self.watcher = Watcher(root, file_system, self._tell, self.metrics, **values)  # type: ignore[arg-type]
+        self.watcher.start()
+
+    def _tell(self, told: Hint | Sightings) -> None:
+        with self._changed:
+            if isinstance(told, Hint):
+                self.hints.append(told)
+            else:
+                self.sightings.append(told)
+            self._changed.notify_all()
+
+    def wait(self, condition: Callable[[], bool], seconds: float = 15.0) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, seconds), (self.hints, self.sightings, self.watcher.fault)
+
+    def wait_metric(self, name: str, value: float) -> None:
+        deadline = time.monotonic() + 15
+        while self.metrics.registry.get_sample_value(name) != value:
+            assert time.monotonic() < deadline, (name, self.metrics.registry.get_sample_value(name))
+            time.sleep(0.01)
+
+    def names(self, by: str) -> set[str]:
+        return {hint.path.name for hint in self.hints if hint.by == by}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root").mkdir()
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def rig(root: Path) -> Iterator[Callable[..., Rig]]:
+    made: list[Rig] = []
+
+    def make(**options: object) -> Rig:
+        made.append(Rig(root, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.watcher.stop()
+
+
+def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="expected a directory to watch"):
+        Rig(tmp_path / "none")
+
+
+def test_where_the_file_system_delivers_no_events_none_are_followed(rig: Callable[..., Rig], root: Path) -> None:
+    for options, followed in (
+        ({}, 1),
+        ({"file_system": NETWORK}, 0),
+        ({"watch_by": "poll"}, 0),
+        ({"file_system": NETWORK, "watch_by": "events"}, 1),
+    ):
+        one = rig(**options)
+        (root / "a.mrc").touch()
+        one.wait(lambda one=one: "a.mrc" in one.names("scan"))  # type: ignore[misc]
+        assert one.metrics.registry.get_sample_value("frazil_watching_events") == followed
+
+
+@pytest.mark.parametrize(("order", "first"), [("oldest", "0.mrc"), ("newest", "9.mrc")])
+def test_the_backlog_is_named_in_the_order_asked_for(
+    rig: Callable[..., Rig], root: Path, order: str, first: str
+) -> None:
+    for i in (3, 7, 1, 9, 0, 5, 2, 8, 4, 6):
+        (root / f"{i}.mrc").touch()
+        os.utime(root / f"{i}.mrc", (1000 + i, 1000 + i))
+    one = rig(backlog_order=order)
+    one.wait(lambda: len(one.hints) >= 10)
+    names = [hint.path.name for hint in one.hints if hint.backlog]
+    assert names == sorted(names, reverse=order == "newest")
+    assert names[0] == first
+    (root / "later.mrc").touch()
+    one.wait(lambda: any(hint.path.name == "later.mrc" for hint in one.hints))
+    assert not any(hint.backlog for hint in one.hints if hint.path.name == "later.mrc")
+
+
+def test_dropped_events_are_noticed_and_a_scan_finds_what_they_told(
+    rig: Callable[..., Rig], root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel's own queue overflows: more events than it holds come while nobody reads."""
+    one = rig(scan_seconds=3600.0)
+    one.wait_metric("frazil_watching_events", 1)
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    inotify = one.watcher._events._inotify  # type: ignore[union-attr]
+    with inotify._lock:
+        (root / "wake").touch()  # the reader now waits for the lock
+        program = (
+            "import os, sys\n"
+            "for i in range(int(sys.argv[2])):\n"
+            "    os.mknod(f'{sys.argv[1]}/{i}.txt')\n"
+            "    os.unlink(f'{sys.argv[1]}/{i}.txt')\n"
+        )
+        subprocess.run([sys.executable, "-c", program, root, str(limit + 100)], check=True, timeout=60)
+        (root / "a.mrc").touch()
+    one.wait(lambda: "a.mrc" in one.names("scan"))
+    one.wait_metric("frazil_event_overflows_total", 1)
+    assert [r.levelno for r in caplog.records if "dropped events" in r.message] == [logging.WARNING]
+    assert [r for r in caplog.records if r.name.startswith("watchdog")] == []
+    # And events are followed as before.
+    (root / "b.mrc").touch()
+    one.wait(lambda: "b.mrc" in one.names("event"))
+
+
+@pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
+def test_a_tree_that_is_away_is_a_fault_and_no_deletion_and_is_followed_again_when_it_returns(
+    rig: Callable[..., Rig], root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    (root / "a.mrc").touch()
+    one = rig()
+    one.known["a.mrc"] = stamp_of(root / "a.mrc")
+    one.wait_metric("frazil_watching_events", 1)
+    root.rename(tmp_path / "away")
+    one.wait_metric("frazil_watch_fault", 1)
+    assert "No such file" in one.watcher.fault
+    # Another directory takes its place, as when a mount returns.
+    root.mkdir()
+    (root / "a.mrc").touch()
+    one.known["a.mrc"] = stamp_of(root / "a.mrc")
+    one.wait_metric("frazil_watch_fault", 0)
+    (root / "b.mrc").touch()
+    one.wait(lambda: "b.mrc" in one.names("event"))
+    assert one.sightings == []
+    said = [r.message for r in caplog.records if "seen" in r.message]
+    assert len([line for line in said if "cannot be seen" in line]) == 1
+    assert said[-1].endswith("can be seen again")
+
+
+def test_an_empty_mount_point_at_the_start_is_a_fault(rig: Callable[..., Rig], root: Path) -> None:
+    one = rig(usual_mount_point=str(root), scan_seconds=0.05)
+    one.wait_metric("frazil_watch_fault", 1)
+    (root / "a.mrc").touch()
+    one.wait(lambda: "a.mrc" in one.names("scan"))
+    one.wait_metric("frazil_watch_fault", 0)
+
+
+def test_known_files_that_go_and_return_are_told_of(rig: Callable[..., Rig], root: Path) -> None:
+    one = rig()
+    (root / "a.mrc").touch()
+    one.wait(lambda: bool(one.hints))
+    one.known["a.mrc"] = stamp_of(root / "a.mrc")
+    (root / "a.mrc").rename(root / "away")
+    one.wait(lambda: any(s.missing == ["a.mrc"] for s in one.sightings))
+    (root / "away").rename(root / "a.mrc")
+    one.wait(lambda: any(s.returned == ["a.mrc"] for s in one.sightings))
