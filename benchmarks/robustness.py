@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from frazil.picking import Contrast, Model, Picker, PickingSettings, load_model, read_micrograph
-from frazil.settings import default_model_path
+from frazil.picking import Model, Picker, PickingSettings, load_model, read_micrograph
+from frazil.settings import Contrast, default_model_path
 from frazil_trainer.matching import Tally, match_picks, tally_matches
 from frazil_trainer.simulate import SimulatedMicrograph, SimulationSettings, series_seed, simulate_micrograph
 
@@ -50,7 +50,7 @@ class Form:
 FORMS = (
     Form(name="float32, as counted", change=lambda pixels: pixels),
     Form(name="int16", change=lambda pixels: np.clip(np.rint(pixels * INT16_COUNTS), -32768, 32767).astype(np.int16)),
-    Form(name="inverted, contrast declared", change=lambda pixels: pixels.max() - pixels, contrast="light"),
+    Form(name="inverted, contrast declared", change=lambda pixels: pixels.max() - pixels, contrast="bright"),
     Form(name="times 1000", change=lambda pixels: pixels * np.float32(1000)),
     Form(name="ice from 1 to 1/3 of the beam", change=lambda pixels: pixels * ice_gradient(pixels.shape)),
 )
