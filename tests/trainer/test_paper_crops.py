@@ -93,9 +93,9 @@ def test_negatives_keep_their_distance_and_differ(
 
 
 def test_a_micrograph_without_room_for_so_many_negatives_is_refused(make_labelled: Make) -> None:
-    small = make_labelled(np.zeros((40, 40)), [(20, 20)])
+    small = make_labelled(np.zeros((24, 24)), [(12, 12)])
     with pytest.raises(FrazilError, match=r"made: expected room for \d+ negative crops, found \d+"):
-        places_of([small], CentredCrops(), 8000)
+        places_of([small], CentredCrops(), 900)
 
 
 def paper_task(recipe: Recipe, discs: list[LabelledMicrograph], architecture: str) -> FixedCropTask:

@@ -17,7 +17,7 @@ __all__ = ["DrawnPlaces", "fixed_places"]
 
 _QUARTER_TURNS = 4
 _TURNS_AND_MIRRORS = 8
-_DRAWS_FOR_A_NEW_PLACE = 100
+_DRAWS_FOR_A_NEW_PLACE = 20
 
 
 class DrawnPlaces:
