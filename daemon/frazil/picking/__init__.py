@@ -32,8 +32,11 @@ from frazil.picking.model import (
     MODEL_NAME,
     Model,
     ModelIdentity,
+    identify_model,
     load_model,
     locate_model,
+    read_contract,
+    read_current,
 )
 from frazil.picking.overlay import draw_picks, grey_picture
 from frazil.picking.peaks import ScoreMap, find_peaks
@@ -68,6 +71,7 @@ __all__ = [
     "draw_picks",
     "find_peaks",
     "grey_picture",
+    "identify_model",
     "load_model",
     "locate_model",
     "make_picture",
@@ -75,7 +79,9 @@ __all__ = [
     "named_micrographs",
     "open_regular",
     "read_card",
+    "read_contract",
     "read_coordinates",
+    "read_current",
     "read_micrograph",
     "read_star",
     "write_card",
