@@ -320,7 +320,7 @@ def draw_scene(shape: tuple[int, int] = (320, 448), diameter_px: float = 24.0, c
     rows, columns = np.mgrid[:h, :w]
     for y, x in centres:
         pixels[np.hypot(rows - y, columns - x) <= diameter_px / 2] -= 30
-    found = np.array(centres)
+    found = np.array(centres).reshape(-1, 2)
     return Scene(
         pixels=pixels,
         truth=Picks(y=found[:, 0], x=found[:, 1], score=np.ones(count)),

@@ -26,6 +26,7 @@ from frazil.picking.coordinates import (
 )
 from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
 from frazil.picking.formats.source import open_regular
+from frazil.picking.matching import hits_gained, match_picks
 from frazil.picking.micrograph import LARGEST_MICROGRAPH_BYTES, Micrograph, check_complete, read_micrograph
 from frazil.picking.model import (
     CURRENT_NAME,
@@ -71,10 +72,12 @@ __all__ = [
     "draw_picks",
     "find_peaks",
     "grey_picture",
+    "hits_gained",
     "identify_model",
     "load_model",
     "locate_model",
     "make_picture",
+    "match_picks",
     "micrograph_stem",
     "named_micrographs",
     "open_regular",

@@ -51,8 +51,13 @@ class ModelIdentity:
     sha256: str
     """Of the ONNX file."""
 
+    @property
+    def short(self) -> str:
+        """Name and version."""
+        return f"{self.name}/{self.version}"
+
     def __str__(self) -> str:
-        return f"{self.name}/{self.version} (sha256 {self.sha256[:12]})"
+        return f"{self.short} (sha256 {self.sha256[:12]})"
 
 
 class Model:
@@ -96,7 +101,7 @@ class Model:
         scores = _score(self._session, tiles)
         if not np.isfinite(scores).all():
             raise ModelError(
-                f"model {self.identity.name}/{self.identity.version}: expected finite scores, found NaN or infinity",
+                f"model {self.identity.short}: expected finite scores, found NaN or infinity",
                 "not_finite",
             )
         return scores

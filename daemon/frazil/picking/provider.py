@@ -41,6 +41,11 @@ class Placement:
         """Nodes that the CPU runs."""
         return self.nodes.get(_CPU, 0)
 
+    def describe(self, batch_seconds: float) -> str:
+        """Where its nodes run and how long a batch took, in a few words."""
+        where = ", ".join(f"{count} nodes on {provider}" for provider, count in self.nodes.items())
+        return f"{where}, one batch in {batch_seconds:.3f} s"
+
     def cpu_problem(self) -> str | None:
         """What keeps it from being a model on a GPU. A few light nodes on the CPU do not: ONNX Runtime wants them."""
         if self.provider == _CPU:
