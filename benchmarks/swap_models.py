@@ -29,7 +29,7 @@ import numpy as np
 from frazil.client import PickStream
 from frazil.documents import MicrographDocument
 from frazil.models import ModelFolder
-from frazil.picking import Picker, PickingSettings, Picks, load_model, read_micrograph
+from frazil.picking import Picker, PickingSettings, Picks, load_model, locate_model, read_micrograph
 from frazil.settings import default_model_path
 from frazil_trainer.simulate import SimulationSettings
 from frazil_trainer.simulate.series import write_series
@@ -62,7 +62,7 @@ def swap_under_load(folder: Path, swaps: int, size: int) -> dict[str, object]:
     """All figures."""
     repository = ModelFolder(folder / "models" / "pair")
     for version, model in enumerate(MODELS, start=1):
-        shutil.copytree(next(p for p in model.iterdir() if p.name.isdecimal()), repository.path / str(version))
+        shutil.copytree(locate_model(model)[0].parent, repository.path / str(version))
     repository.promote(1)
     sources = list(write_series(folder / "simulated", SimulationSettings(shape=(size, size)), count=4, seed=1))
     watched = folder / "watched"
@@ -165,9 +165,9 @@ class Load:
     def wait_for_more(self, count: int) -> None:
         """Until so many more documents have come."""
         with self._changed:
-            wanted = len(self._documents) + count
-            if not self._changed.wait_for(lambda: len(self._documents) >= wanted, PATIENCE_SECONDS):
-                raise SystemExit(f"no document for {PATIENCE_SECONDS:g} s")
+            for _ in range(count):
+                if not self._changed.wait(PATIENCE_SECONDS):
+                    raise SystemExit(f"no document for {PATIENCE_SECONDS:g} s, after {len(self._documents)}")
 
     def finish(self) -> list[MicrographDocument]:
         """Write no more, and wait for what is on its way."""
