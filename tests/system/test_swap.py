@@ -278,19 +278,25 @@ def test_a_model_trained_while_files_come_replaces_the_serving_one(
 
 
 RECIPE = """
-architecture = "mlp"
 seed = 11
-tile_px = 16
 diameter_px = 9.6
+epochs = 2
+batch = 64
+
+[network]
+architecture = "mlp"
+tile_px = 16
 stride_px = 2.4
 hidden = 16
 dropout = 0.1
-epochs = 2
-samples_per_epoch = 1024
-batch = 64
+
+[examples]
+kind = "drawn"
+per_epoch = 1024
+
+[optimiser]
+kind = "sgd"
 learning_rate = 0.03
-positive_offset_diameters = 0.2
-negative_offset_diameters = 0.45
 
 [[data]]
 folder = "sim"
@@ -303,7 +309,10 @@ selection = ["simulated_0002"]
 def train(data: Path, out: Path) -> None:
     """Train on a few labelled micrographs, export and promote."""
     (data / "recipe.toml").write_text(RECIPE)
-    frazil_train("train", data / "recipe.toml", "--data", data, "--out", out, "--promote", "--threads", 1)
+    frazil_train(
+        *("train", "--recipe", data / "recipe.toml", "--data", data, "--out", out),
+        *("--run-folder", data / "run", "--promote", "--threads", 1),
+    )
 
 
 def frazil_train(*arguments: object) -> None:

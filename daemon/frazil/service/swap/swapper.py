@@ -110,6 +110,8 @@ class Swapper:
                 refusals=recalled.refusals if recalled is not None else (),
             )
         )
+        if recalled is None or not recalled.refusals:
+            self._posted = self._announcer.standing  # nothing to say as yet that `CURRENT` does not
         return model
 
     def run(self, serving: Serving, report: Callable[[Change], None]) -> None:
