@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,14 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import mrcfile
+import msgspec
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from frazil.documents import MicrographDocument, ModelStamp, PickColumns, Seconds
-from frazil.picking import Card, ModelContract, Picks, Reference, load_model, write_card
+from frazil.picking import Card, ModelContract, Picks, Reference, write_card
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -64,7 +67,7 @@ def blob_contract(**changes: object) -> ModelContract:
     return ModelContract(**(values | changes))  # type: ignore[arg-type]
 
 
-def blob_onnx(contract: ModelContract, *, sign: float = -1.0) -> onnx.ModelProto:
+def blob_onnx(contract: ModelContract, *, sign: float = -1.0, bias: float = -6.0) -> onnx.ModelProto:
     """A real ONNX model that scores how much a dark disc of the trained diameter stands at each grid point."""
     t, g = contract.tile_px, contract.grid
     side = t if g == 1 else int(2 * contract.offset_px) + 1
@@ -86,7 +89,7 @@ def blob_onnx(contract: ModelContract, *, sign: float = -1.0) -> onnx.ModelProto
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", g, g])],
         [
             numpy_helper.from_array(weight, "w"),
-            numpy_helper.from_array(np.array([-6], np.float32), "b"),
+            numpy_helper.from_array(np.array([bias], np.float32), "b"),
             numpy_helper.from_array(np.array([1], np.int64), "axes"),
         ],
     )
@@ -101,32 +104,189 @@ def make_contract() -> Callable[..., ModelContract]:
     return blob_contract
 
 
+def write_version(folder: Path, version: int, model: onnx.ModelProto, scorer: onnx.ModelProto | None = None) -> Path:
+    """Write a model as a version with its card; the card holds the scores of `scorer`, if that is another one."""
+    t = int(next(p.value for p in model.metadata_props if p.key == "frazil.tile_px"))
+    tiles = np.random.default_rng(5).random((2, 1, t, t)).astype(np.float16)
+    session = ort.InferenceSession((scorer or model).SerializeToString(), providers=["CPUExecutionProvider"])
+    (scores,) = session.run(["scores"], {"tiles": tiles.astype(np.float32)})
+    content = model.SerializeToString()
+    written = folder / str(version)
+    written.mkdir(parents=True)
+    (written / "model.onnx").write_bytes(content)
+    card = Card(
+        sha256=hashlib.sha256(content).hexdigest(),
+        reference=Reference.make(tiles, scores, 1e-4),
+        run={},
+        validation={},
+    )
+    write_card(written / "card.json", card)
+    return written
+
+
 @pytest.fixture(scope="session")
 def make_blob_model() -> Callable[..., Path]:
-    """Write a blob model as version 1 of a model folder, with its card and CURRENT."""
+    """Write a blob model as a version of a model folder, with its card; the first one is what serves."""
 
-    def make(folder: Path, **changes: object) -> Path:
-        contract = blob_contract(**changes)
-        version = folder / "1"
-        version.mkdir(parents=True)
-        file = version / "model.onnx"
-        file.write_bytes(blob_onnx(contract).SerializeToString())
-        lone = folder / "reference.onnx"
-        lone.write_bytes(file.read_bytes())
-        tiles = np.random.default_rng(5).random((2, 1, contract.tile_px, contract.tile_px)).astype(np.float16)
-        scores = load_model(lone, "cpu").score(tiles.astype(np.float32))
-        lone.unlink()
-        card = Card(
-            sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
-            reference=Reference.make(tiles, scores, 1e-4),
-            run={},
-            validation={},
-        )
-        write_card(version / "card.json", card)
-        (folder / "CURRENT").write_text("1\n")
+    def make(folder: Path, version: int = 1, bias: float = -6.0, **changes: object) -> Path:
+        write_version(folder, version, blob_onnx(blob_contract(**changes), bias=bias))
+        if version == 1:
+            (folder / "CURRENT").write_text("1\n")
         return folder
 
     return make
+
+
+def with_extra(nodes: list[onnx.NodeProto], constants: dict[str, NDArray[np.generic]]) -> onnx.ModelProto:
+    """A blob model that adds what these nodes compute as ``extra`` to what the network is about to score."""
+    model = blob_onnx(blob_contract())
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    conv, squeeze, sigmoid = list(model.graph.node)
+    squeeze.input[0] = "sum"
+    del model.graph.node[:]
+    add = helper.make_node("Add", ["conv", "extra"], ["sum"])
+    model.graph.node.extend([conv, *nodes, add, squeeze, sigmoid])
+    return model
+
+
+def endless() -> onnx.ModelProto:
+    body = helper.make_graph(
+        [helper.make_node("Add", ["x", "one"], ["y"]), helper.make_node("Identity", ["go"], ["on"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, [1]),
+        ],
+    )
+    constants = {"times": np.array(2**60), "one": np.ones(1, np.float32), "none": np.zeros(1, np.float32)}
+    return with_extra([helper.make_node("Loop", ["times", "", "none"], ["extra"], body=body)], constants)
+
+
+def outside() -> onnx.ModelProto:
+    model = blob_onnx(blob_contract())
+    weight = next(w for w in model.graph.initializer if w.name == "w")
+    length = len(weight.raw_data)
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in {"location": "../../weights.bin", "offset": "0", "length": str(length)}.items():
+        weight.external_data.add(key=key, value=value)
+    return model
+
+
+def with_metadata(key: str, value: str) -> onnx.ModelProto:
+    model = blob_onnx(blob_contract())
+    helper.set_model_props(model, {p.key: value if p.key == key else p.value for p in model.metadata_props})
+    return model
+
+
+def reseal(version: Path, content: bytes) -> None:
+    """Change the file and let the card vouch for it."""
+    (version / "model.onnx").write_bytes(content)
+    card = msgspec.json.decode((version / "card.json").read_bytes(), type=Card)
+    write_card(version / "card.json", msgspec.structs.replace(card, sha256=hashlib.sha256(content).hexdigest()))
+
+
+def spoil(kind: str, folder: Path, version: int) -> None:
+    """Write a version that is bad in one way."""
+    good = blob_onnx(blob_contract())
+    content = good.SerializeToString()
+    models: dict[str, Callable[[], onnx.ModelProto]] = {
+        "not a number": lambda: blob_onnx(blob_contract(), bias=float("nan")),
+        "other scores": lambda: blob_onnx(blob_contract(), bias=-5.9),
+        "other shapes": lambda: with_metadata("frazil.tile_px", "30"),
+        "other contract": lambda: with_metadata("frazil.contract", "2"),
+        "unknown normalisation": lambda: with_metadata("frazil.normalisation", "flat-99"),
+        "weights outside": outside,
+        "endless": endless,
+        # The quotient does not fit: the processor stops the process.
+        "crash": lambda: with_extra(
+            [helper.make_node("Div", ["least", "minus"], ["q"]), helper.make_node("Cast", ["q"], ["extra"], to=1)],
+            {"least": np.array(-(2**63)), "minus": np.array(-1)},
+        ),
+        "too much memory": lambda: with_extra(
+            [
+                helper.make_node("ConstantOfShape", ["huge"], ["all"]),
+                helper.make_node("ReduceMax", ["all"], ["extra"], keepdims=0),
+            ],
+            {"huge": np.array([10**5, 10**6])},
+        ),
+        "foreign operator": lambda: with_extra(
+            [helper.make_node("Gelu", ["b"], ["extra"], domain="com.microsoft")], {}
+        ),
+        "unknown operator": lambda: with_extra([helper.make_node("Frobnicate", ["b"], ["extra"])], {}),
+    }
+    written = write_version(folder, version, good)
+    file, card = written / "model.onnx", written / "card.json"
+    if kind in models:
+        reseal(written, models[kind]().SerializeToString())
+    elif kind == "no folder":
+        shutil.rmtree(written)
+    elif kind == "no file":
+        file.unlink()
+    elif kind == "no card":
+        card.unlink()
+    elif kind == "torn card":
+        card.write_bytes(card.read_bytes()[:-200])
+    elif kind == "torn file":
+        file.write_bytes(content[: len(content) // 2])
+    elif kind == "torn, and its card agrees":
+        reseal(written, content[: len(content) // 2])
+    elif kind == "changed byte":
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif kind == "empty":
+        reseal(written, b"")
+    elif kind == "no onnx":
+        reseal(written, b"plain text " * 100)
+    else:
+        raise AssertionError(kind)
+
+
+BAD_MODELS = {
+    "no folder": "missing",
+    "no file": "missing",
+    "no card": "card",
+    "torn card": "card",
+    "torn file": "hash",
+    "torn, and its card agrees": "not_onnx",
+    "changed byte": "hash",
+    "empty": "not_onnx",
+    "no onnx": "not_onnx",
+    "other contract": "contract",
+    "unknown normalisation": "contract",
+    "other shapes": "shapes",
+    "weights outside": "external_data",
+    "foreign operator": "operators",
+    "unknown operator": "unfit",
+    "not a number": "not_finite",
+    "other scores": "reference",
+    "too much memory": "unfit",
+    "crash": "crash",
+    "endless": "hang",
+}
+"""Ways for a model to be bad, and the reason by which each is refused."""
+
+
+@pytest.fixture(scope="session")
+def bad_models() -> dict[str, str]:
+    return BAD_MODELS
+
+
+@pytest.fixture(scope="session")
+def spoil_model() -> Callable[[str, Path, int], None]:
+    """Write a version that is bad in one of the ways of `bad_models`."""
+    return spoil
+
+
+@pytest.fixture(params=list(BAD_MODELS))
+def bad_model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+    """A version's folder that is bad in some way, and the reason by which it is to be refused."""
+    spoil(request.param, tmp_path / "bad", 1)
+    return tmp_path / "bad" / "1", BAD_MODELS[request.param]
 
 
 @pytest.fixture(scope="session")
@@ -160,7 +320,7 @@ def draw_scene(shape: tuple[int, int] = (320, 448), diameter_px: float = 24.0, c
     rows, columns = np.mgrid[:h, :w]
     for y, x in centres:
         pixels[np.hypot(rows - y, columns - x) <= diameter_px / 2] -= 30
-    found = np.array(centres)
+    found = np.array(centres).reshape(-1, 2)
     return Scene(
         pixels=pixels,
         truth=Picks(y=found[:, 0], x=found[:, 1], score=np.ones(count)),

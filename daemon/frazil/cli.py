@@ -16,6 +16,7 @@ import typer
 import frazil
 from frazil.errors import FrazilError, MicrographError, error_line, printable
 from frazil.ledger_commands import ledger_app, requeue, status
+from frazil.model_commands import models_app
 
 __all__ = ["app", "main"]
 
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(models_app)
 
 
 def main() -> None:

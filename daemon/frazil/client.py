@@ -19,7 +19,9 @@ import zmq
 
 from frazil.documents import (
     HEARTBEAT_TOPIC,
+    MODEL_TOPIC,
     PICKS_TOPIC,
+    Document,
     Heartbeat,
     MicrographDocument,
     decode_document,
@@ -57,6 +59,7 @@ class PickStream:
         self._socket.linger = 0
         self._socket.rcvhwm = 0  # the reader's own memory bounds what waits here, not a silent drop
         self._socket.subscribe(PICKS_TOPIC)
+        self._socket.subscribe(MODEL_TOPIC)
         self._socket.subscribe(HEARTBEAT_TOPIC)
         try:
             self._socket.connect(address)
@@ -123,10 +126,10 @@ class PickStream:
         self._count_missed(document)
         return document if isinstance(document, MicrographDocument) else None
 
-    def _count_missed(self, document: MicrographDocument | Heartbeat) -> None:
+    def _count_missed(self, document: Document) -> None:
         epoch, seq = document.epoch, document.seq
         if self._last is not None and self._last[0] == epoch:
-            expected = self._last[1] + isinstance(document, MicrographDocument)
+            expected = self._last[1] + (not isinstance(document, Heartbeat))
             if seq > expected:
                 self.missed += seq - expected
                 log.warning("missed %d documents before sequence number %d", seq - expected, seq)

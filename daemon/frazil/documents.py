@@ -6,17 +6,19 @@ their meaning.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 __all__ = [
     "HEARTBEAT_TOPIC",
+    "MODEL_TOPIC",
     "PICKS_TOPIC",
     "SCHEMA_VERSION",
     "Document",
     "Heartbeat",
     "MicrographDocument",
+    "ModelDocument",
     "ModelStamp",
     "PickColumns",
     "Seconds",
@@ -26,6 +28,7 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 PICKS_TOPIC = b"picks"
+MODEL_TOPIC = b"model"
 HEARTBEAT_TOPIC = b"heartbeat"
 
 
@@ -94,6 +97,22 @@ class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     """Place of the result that this one replaces, since the file was written again; 0 where there is none."""
 
 
+class ModelDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="model"):
+    """The serving model changed, or was to change and did not. Topic ``model``."""
+
+    schema: int = SCHEMA_VERSION
+    epoch: str
+    seq: int
+    """Place in the stream, shared with documents of every other kind."""
+    model: ModelStamp
+    event: Literal["loaded", "refused", "rolled_back"]
+    """``loaded`` and ``rolled_back``: this model serves from here on. ``refused``: it does not, the old one goes on."""
+    reason: str = ""
+    """Of a refusal or a roll-back, in one line."""
+    at: str
+    """UTC time in RFC 3339."""
+
+
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="heartbeat"):
     """Sent every second or so: the link lives, and this is the newest place in the stream. Topic ``heartbeat``."""
 
@@ -103,10 +122,10 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
     """Place of the newest document; 0 before the first."""
 
 
-Document = MicrographDocument | Heartbeat
+Document = MicrographDocument | ModelDocument | Heartbeat
 
 _ENCODER = msgspec.json.Encoder()
-_DECODER: msgspec.json.Decoder[Document] = msgspec.json.Decoder(MicrographDocument | Heartbeat)
+_DECODER: msgspec.json.Decoder[Document] = msgspec.json.Decoder(Document)
 
 
 def encode_document(document: Document) -> bytes:

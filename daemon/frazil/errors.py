@@ -51,7 +51,15 @@ class IncompleteMicrograph(MicrographError):
 
 
 class ModelError(FrazilError):
-    """A model is missing, lacks the contract, or does not reproduce its reference output."""
+    """A model is missing, lacks the contract, or does not reproduce its reference output.
+
+    Attributes:
+        reason: one word for counters (``missing``, ``hash``, ``contract``, ``reference``, ``crash``, ...).
+    """
+
+    def __init__(self, message: str, reason: str = "unfit") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class SettingsError(FrazilError):

@@ -76,6 +76,26 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = None
     contrast: Annotated[Contrast, _says("How particles look in the micrographs.")] = "dark"
     device: Annotated[Device, _says("Where the model runs; auto takes a CUDA device where there is one.")] = "auto"
+    require_gpu: Annotated[bool, _says("Refuse to start, and refuse a model, that does not run on a GPU.")] = False
+    model_proof: Annotated[
+        float, _says("Seconds that a newly promoted model may take to load and prove itself, beside the serving one.")
+    ] = 60.0
+    canary_micrographs: Annotated[
+        int, _says("Micrographs over which a new model runs in shadow before it may serve; 0 for none.")
+    ] = 0
+    canary_agreement: Annotated[
+        float, _says("Least share of its picks, 0 to 1, on which a model in shadow agrees with the serving one.")
+    ] = 0.5
+    canary_picks_ratio: Annotated[
+        float, _says("A model in shadow makes at most so many times as many picks as the serving one, or as few.")
+    ] = 3.0
+    probation_micrographs: Annotated[
+        int, _says("Micrographs after a swap during which a failing model is rolled back; 0 for none.")
+    ] = 10
+    probation_faults: Annotated[
+        float,
+        _says("Share of them, 0 to 1, on which a model may fail or find almost nothing before it is rolled back."),
+    ] = 0.2
     threads: Annotated[int | None, _says("CPU threads of the model. Default: every core.")] = None
     publish: Annotated[str, _says("ZeroMQ address of the pick stream; port 0 takes a free one.")] = (
         "tcp://127.0.0.1:5556"
@@ -115,7 +135,17 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         for name in ("threads", "max_micrograph_bytes", "max_attempts"):
             if (count := getattr(self, name)) is not None and count < 1:
                 raise SettingsError(f"{name}: expected at least 1, found {count}")
-        for name in ("scan", "stall", "read_timeout"):
+        for name in ("canary_micrographs", "probation_micrographs"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+        for name in ("canary_agreement", "probation_faults"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError(f"{name}: expected a number from 0 to 1, found {getattr(self, name):g}")
+        if not self.canary_picks_ratio >= 1:
+            raise SettingsError(f"canary_picks_ratio: expected at least 1, found {self.canary_picks_ratio:g}")
+        if self.require_gpu and self.device == "cpu":
+            raise SettingsError("require_gpu: expected device to be auto or cuda, found cpu")
+        for name in ("scan", "stall", "read_timeout", "model_proof"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name}: expected a positive number of seconds, found {getattr(self, name):g}")
 

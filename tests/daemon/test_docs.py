@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import re
@@ -12,7 +13,7 @@ from typing import get_type_hints
 import msgspec
 import pytest
 
-from frazil.documents import Heartbeat, MicrographDocument, ModelStamp, PickColumns, Seconds
+from frazil.documents import Heartbeat, MicrographDocument, ModelDocument, ModelStamp, PickColumns, Seconds
 from frazil.picking import ModelContract
 from frazil.settings import ServeSettings
 
@@ -31,7 +32,7 @@ def test_every_setting_is_documented_with_its_sentence(repository: Path) -> None
 
 def test_every_field_on_the_wire_is_documented(repository: Path) -> None:
     text = read(repository, "documents.md")
-    for record in (MicrographDocument, Heartbeat, ModelStamp, PickColumns, Seconds):
+    for record in (MicrographDocument, ModelDocument, Heartbeat, ModelStamp, PickColumns, Seconds):
         missing = [f.encode_name for f in msgspec.structs.fields(record) if f"`{f.encode_name}`" not in text]
         assert missing == []
 
@@ -49,6 +50,18 @@ def test_every_reason_of_failure_is_documented(repository: Path) -> None:
         reasons |= set(re.findall(r'(?:MicrographError|IncompleteMicrograph)\(\s*[\w.]+,\s*"(\w+)"', code))
     assert {"truncated", "not_mrc", "stack", "internal", "name"} <= reasons
     assert [reason for reason in reasons if f"`{reason}`" not in text] == []
+
+
+def test_every_reason_to_refuse_a_model_is_documented(repository: Path, bad_models: dict[str, str]) -> None:
+    text = read(repository, "model-repository.md")
+    reasons = set(bad_models.values())
+    for source in (repository / "daemon" / "frazil").rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "ModelError":
+                reasons |= {reason.value for reason in node.args[1:] if isinstance(reason, ast.Constant)}
+    assert {"canary", "hash", "provider"} <= reasons
+    # Nobody is told of these two: the daemon ends, or another model takes the place of the one refused.
+    assert [r for r in reasons - {"stopped", "superseded"} if f"`{r}`" not in text] == []
 
 
 def test_links_between_pages_lead_somewhere(repository: Path) -> None:

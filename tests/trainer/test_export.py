@@ -16,7 +16,7 @@ from torch import nn
 import frazil_trainer
 from frazil.errors import ModelError, OutputError
 from frazil.picking import ModelContract, load_model, read_card
-from frazil_trainer.export import export_version, promote, write_onnx
+from frazil_trainer.export import export_version, write_onnx
 from frazil_trainer.networks import Mlp, MlpConfig
 
 pytestmark = pytest.mark.trainer
@@ -206,32 +206,3 @@ def version_folders(folder: Path, *names: str) -> list[Path]:
     for name in names:
         (folder / name).mkdir(parents=True)
     return [folder / name for name in names]
-
-
-def test_promoted_version_is_the_one_that_loads(tmp_path, exported):
-    first, second = version_folders(tmp_path / "mlp", "1", "2")
-    for version in (first, second):
-        for file in exported.iterdir():
-            (version / file.name).write_bytes(file.read_bytes())
-    for version in (second, first):
-        promote(version)
-        assert (tmp_path / "mlp" / "CURRENT").read_text() == f"{version.name}\n"
-        assert load_model(tmp_path / "mlp", "cpu").identity.version == int(version.name)
-    assert sorted(p.name for p in (tmp_path / "mlp").iterdir()) == ["1", "2", "CURRENT"]
-
-
-def test_current_is_replaced_whole_so_that_a_reader_keeps_the_old_one(tmp_path):
-    first, second = version_folders(tmp_path, "1", "2")
-    promote(first)
-    with (tmp_path / "CURRENT").open() as reader:
-        promote(second)
-        assert reader.read() == "1\n"
-    assert (tmp_path / "CURRENT").read_text() == "2\n"
-
-
-def test_current_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
-    (version,) = version_folders(tmp_path, "1")
-    (tmp_path / "CURRENT").mkdir()
-    with pytest.raises(OutputError, match="CURRENT: cannot be written"):
-        promote(version)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "CURRENT"]

@@ -136,7 +136,7 @@ def train(
     import msgspec
     import torch
 
-    from frazil_trainer.export import promote as promote_version
+    from frazil.models import ModelFolder
     from frazil_trainer.recipe import find_recipe, leave_out, read_recipe
     from frazil_trainer.run import run_recipe
 
@@ -157,7 +157,7 @@ def train(
         return
     typer.echo(f"wrote {version}")
     if promote:
-        promote_version(version)
+        ModelFolder(out).promote(int(version.name))
         typer.echo(f"{out} now serves version {version.name}")
 
 

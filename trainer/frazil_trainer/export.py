@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frazil.errors import ModelError, OutputError
+from frazil.models import ModelFolder
 from frazil.picking import (
     CARD_NAME,
-    CURRENT_NAME,
     MODEL_NAME,
     Card,
     ModelContract,
@@ -28,7 +28,7 @@ from frazil.picking import (
     write_card,
 )
 
-__all__ = ["export_version", "promote", "write_onnx"]
+__all__ = ["export_version", "write_onnx"]
 
 _OPSET = 18
 _TOLERANCE = 1e-4
@@ -88,7 +88,7 @@ def export_version(
 ) -> Path:
     """Write the next version of a model: ``<folder>/<n>/model.onnx`` and ``card.json``.
 
-    Written aside and renamed whole; a version that exists is never changed. `promote` makes it serve.
+    Written aside and renamed whole; a version that exists is never changed. `ModelFolder.promote` makes it serve.
 
     Args:
         network: gives logits (n, g, g) for (n, 1, t, t) tiles.
@@ -129,24 +129,8 @@ def export_version(
         )
         write_card(aside / CARD_NAME, card)
         load_model(file, "cpu")
-        taken = [int(p.name) for p in folder.iterdir() if p.is_dir() and p.name.isdecimal()]
-        return aside.rename(folder / str(max(taken, default=0) + 1))
+        return ModelFolder(folder).add(aside)
     except OSError as error:
         raise OutputError(f"{folder}: cannot write a model there: {error.strerror}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def promote(version: Path) -> None:
-    """Make a version the serving one, by atomic rename of ``CURRENT``.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    aside = version.parent / f".{CURRENT_NAME}.tmp"
-    try:
-        aside.write_text(f"{version.name}\n", "ascii")
-        aside.replace(version.parent / CURRENT_NAME)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OutputError(f"{version.parent / CURRENT_NAME}: cannot be written: {error.strerror}") from error

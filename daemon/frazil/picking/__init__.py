@@ -26,14 +26,18 @@ from frazil.picking.coordinates import (
 )
 from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
 from frazil.picking.formats.source import open_regular
+from frazil.picking.matching import hits_gained, match_picks
 from frazil.picking.micrograph import LARGEST_MICROGRAPH_BYTES, Micrograph, check_complete, read_micrograph
 from frazil.picking.model import (
     CURRENT_NAME,
     MODEL_NAME,
     Model,
     ModelIdentity,
+    identify_model,
     load_model,
     locate_model,
+    read_contract,
+    read_current,
 )
 from frazil.picking.overlay import draw_picks, grey_picture
 from frazil.picking.peaks import ScoreMap, find_peaks
@@ -68,14 +72,19 @@ __all__ = [
     "draw_picks",
     "find_peaks",
     "grey_picture",
+    "hits_gained",
+    "identify_model",
     "load_model",
     "locate_model",
     "make_picture",
+    "match_picks",
     "micrograph_stem",
     "named_micrographs",
     "open_regular",
     "read_card",
+    "read_contract",
     "read_coordinates",
+    "read_current",
     "read_micrograph",
     "read_star",
     "write_card",

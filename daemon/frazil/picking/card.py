@@ -16,6 +16,7 @@ from frazil.errors import ModelError
 __all__ = ["CARD_NAME", "Card", "Reference", "read_card", "write_card"]
 
 CARD_NAME = "card.json"
+_LARGEST_CARD_BYTES = 128 * 2**20
 _LARGEST_REFERENCE_BYTES = 64 * 2**20
 
 
@@ -57,7 +58,7 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if len(raw) != expected:
                 raise ValueError(f"{len(raw)} bytes")
         except (ValueError, zlib.error) as error:
-            raise ModelError(f"expected reference tiles of shape {self.shape}, found {error}") from error
+            raise ModelError(f"expected reference tiles of shape {self.shape}, found {error}", "card") from error
         return np.frombuffer(raw, "<f2").reshape(self.shape).astype(np.float32)
 
 
@@ -80,11 +81,15 @@ def read_card(path: Path) -> Card:
         ModelError: it is missing or malformed.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Card)
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_CARD_BYTES + 1)
+        if len(content) > _LARGEST_CARD_BYTES:
+            raise ModelError(f"{path}: expected a card of at most {_LARGEST_CARD_BYTES} bytes, found more", "card")
+        return msgspec.json.decode(content, type=Card)
     except OSError as error:
-        raise ModelError(f"{path}: expected the model's card, found none ({error.strerror})") from error
+        raise ModelError(f"{path}: expected the model's card, found none ({error.strerror})", "card") from error
     except msgspec.MsgspecError as error:
-        raise ModelError(f"{path}: expected a model card, found otherwise: {error}") from error
+        raise ModelError(f"{path}: expected a model card, found otherwise: {error}", "card") from error
 
 
 def write_card(path: Path, card: Card) -> None:

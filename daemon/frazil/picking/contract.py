@@ -59,13 +59,14 @@ class ModelContract:
             and 0 <= self.threshold <= 1
         )
         if not sane:
-            raise ModelError(f"expected a contract whose grid lies inside its tile, found {asdict(self)}")
+            raise ModelError(f"expected a contract whose grid lies inside its tile, found {asdict(self)}", "contract")
         if self.contrast not in _CONTRASTS:
-            raise ModelError(f"expected contrast to be one of {_CONTRASTS}, found {self.contrast!r}")
+            raise ModelError(f"expected contrast to be one of {_CONTRASTS}, found {self.contrast!r}", "contract")
         if self.grid > 1 and not (self.grid * self.step_px).is_integer():
             raise ModelError(
                 "expected the grid of a dense model to span a whole number of pixels, "
-                f"found {self.grid} x {self.step_px}"
+                f"found {self.grid} x {self.step_px}",
+                "contract",
             )
 
     def to_metadata(self) -> dict[str, str]:
@@ -86,11 +87,12 @@ class ModelContract:
         expected = [_PREFIX + "contract", *(_PREFIX + field.name for field in fields(cls))]
         missing = [key for key in expected if key not in metadata]
         if missing:
-            raise ModelError(f"expected the model contract in its metadata, found no {', '.join(missing)}")
+            raise ModelError(f"expected the model contract in its metadata, found no {', '.join(missing)}", "contract")
         if metadata[expected[0]] != str(CONTRACT_VERSION):
             raise ModelError(
                 f"expected contract version {CONTRACT_VERSION}, found {metadata[expected[0]]!r}; "
-                "it was made for another version of frazil"
+                "it was made for another version of frazil",
+                "contract",
             )
         convert = {"int": int, "float": float, "str": str}
         values = {}
@@ -99,10 +101,14 @@ class ModelContract:
             try:
                 values[field.name] = convert[str(field.type)](text)
             except ValueError:
-                raise ModelError(f"expected {_PREFIX}{field.name} to be {field.type}, found {text!r}") from None
+                raise ModelError(
+                    f"expected {_PREFIX}{field.name} to be {field.type}, found {text!r}", "contract"
+                ) from None
         contract = cls(**values)
         try:
             json.loads(contract.validation)
         except ValueError:
-            raise ModelError(f"expected {_PREFIX}validation to be JSON, found {contract.validation!r}") from None
+            raise ModelError(
+                f"expected {_PREFIX}validation to be JSON, found {contract.validation!r}", "contract"
+            ) from None
         return contract

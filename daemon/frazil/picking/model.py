@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +13,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
-from frazil.picking.card import CARD_NAME, read_card
+from frazil.picking.card import CARD_NAME, Card, read_card
 from frazil.picking.contract import ModelContract
-from frazil.picking.provider import available_cores, open_session
+from frazil.picking.onnx_file import parse_onnx
+from frazil.picking.provider import Placement, available_cores, open_session, read_placement
+from frazil.picking.standardise import STANDARDISATIONS
 from frazil.settings import Device
 
 __all__ = [
@@ -21,12 +25,16 @@ __all__ = [
     "MODEL_NAME",
     "Model",
     "ModelIdentity",
+    "identify_model",
     "load_model",
     "locate_model",
+    "read_contract",
+    "read_current",
 ]
 
 MODEL_NAME = "model.onnx"
 CURRENT_NAME = "CURRENT"
+_LARGEST_CURRENT_BYTES = 4096
 _LARGEST_MODEL_BYTES = 2**31
 _BATCH_PIXELS = 2**21
 """Pixels in one batch of tiles: 8 MiB of float32. A dense network needs some fifty times as much while it runs."""
@@ -43,6 +51,14 @@ class ModelIdentity:
     sha256: str
     """Of the ONNX file."""
 
+    @property
+    def short(self) -> str:
+        """Name and version."""
+        return f"{self.name}/{self.version}"
+
+    def __str__(self) -> str:
+        return f"{self.short} (sha256 {self.sha256[:12]})"
+
 
 class Model:
     """A model that has passed its checks and can score tiles.
@@ -50,9 +66,9 @@ class Model:
     Attributes:
         identity: name, version, sha256.
         contract: what its metadata says.
-        provider: ONNX Runtime's name of where it runs, such as ``CPUExecutionProvider``.
+        placement: which execution providers were seen to run its nodes.
         has_card: whether a card vouched for it.
-        batch: tiles in one batch.
+        batch: most tiles in one batch.
     """
 
     def __init__(
@@ -60,15 +76,21 @@ class Model:
         identity: ModelIdentity,
         contract: ModelContract,
         session: ort.InferenceSession,
+        placement: Placement,
         *,
         has_card: bool,
     ) -> None:
         self.identity = identity
         self.contract = contract
-        self.provider: str = session.get_providers()[0]
+        self.placement = placement
         self.has_card = has_card
         self.batch = max(1, _BATCH_PIXELS // contract.tile_px**2)
         self._session = session
+
+    @property
+    def provider(self) -> str:
+        """ONNX Runtime's name of where it runs, such as ``CPUExecutionProvider``."""
+        return self.placement.provider
 
     def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, 1, t, t) tiles → (n, g, g) probabilities.
@@ -76,15 +98,47 @@ class Model:
         Raises:
             ModelError: the network gave other than finite scores.
         """
-        scores = np.asarray(self._session.run(["scores"], {"tiles": tiles})[0], np.float32)
+        scores = _score(self._session, tiles)
         if not np.isfinite(scores).all():
-            raise ModelError(f"model {self.identity.name}/{self.identity.version}: expected finite scores, found NaN")
+            raise ModelError(
+                f"model {self.identity.short}: expected finite scores, found NaN or infinity",
+                "not_finite",
+            )
         return scores
 
-    def warm_up(self) -> None:
-        """Score a few tiles, so that the first micrograph does not pay for what is made on first use."""
+    def warm_up(self, tiles: int | None = None) -> float:
+        """Score a batch, so that the first micrograph does not pay for what is made on first use.
+
+        Args:
+            tiles: in the batch, `batch` at most. Default: a few.
+
+        Returns:
+            The seconds that it took.
+        """
         t = self.contract.tile_px
-        self.score(np.zeros((max(1, _WARM_UP_PIXELS // t**2), 1, t, t), np.float32))
+        n = max(1, _WARM_UP_PIXELS // t**2) if tiles is None else min(tiles, self.batch)
+        batch = np.zeros((n, 1, t, t), np.float32)
+        started = time.perf_counter()
+        self.score(batch)
+        return time.perf_counter() - started
+
+
+def read_current(folder: Path) -> list[int]:
+    """The versions that ``CURRENT`` names: the serving one, and below it those that served before, latest first.
+
+    Raises:
+        ModelError: it is missing, or names no version.
+    """
+    file = folder / CURRENT_NAME
+    try:
+        with file.open("rb") as opened:
+            lines = opened.read(_LARGEST_CURRENT_BYTES).decode("ascii", "replace").split("\n")
+    except OSError as error:
+        raise ModelError(f"{file}: expected the number of a version, found no such file", "missing") from error
+    versions = [line.strip() for line in lines if line.strip()]
+    if not versions or not all(version.isdecimal() and int(version) > 0 for version in versions):
+        raise ModelError(f"{file}: expected the number of a version, found {' '.join(versions)[:80]!r}", "missing")
+    return [int(version) for version in versions]
 
 
 def locate_model(path: Path) -> tuple[Path, str, int]:
@@ -100,55 +154,108 @@ def locate_model(path: Path) -> tuple[Path, str, int]:
         ModelError: the path leads to no model.
     """
     if not path.exists():
-        raise ModelError(f"{path}: expected a model's folder or an .onnx file, found nothing there")
+        raise ModelError(f"{path}: expected a model's folder or an .onnx file, found nothing there", "missing")
     path = path.resolve()
     if path.is_dir() and (path / CURRENT_NAME).is_file():
-        version = (path / CURRENT_NAME).read_text("ascii", "replace").strip()
-        if not version.isdecimal():
-            raise ModelError(f"{path / CURRENT_NAME}: expected the number of a version, found {version!r}")
-        path = path / version
+        path = path / str(read_current(path)[0])
     file = path / MODEL_NAME if path.is_dir() else path
     if not file.is_file():
-        raise ModelError(f"{path}: expected {CURRENT_NAME} or {MODEL_NAME} in a model's folder, found neither")
+        raise ModelError(
+            f"{path}: expected {CURRENT_NAME} or {MODEL_NAME} in a model's folder, found neither", "missing"
+        )
     if file.name == MODEL_NAME and file.parent.name.isdecimal():
         return file, file.parent.parent.name, int(file.parent.name)
     return file, file.stem, 0
 
 
-def load_model(path: Path, device: Device = "auto", threads: int | None = None) -> Model:
-    """Load a model and check it: contract, shapes, and hash and reference output where it has a card.
+def identify_model(path: Path) -> ModelIdentity:
+    """Which model a path means, by its file's name and content; says nothing of whether it is fit to serve.
+
+    Raises:
+        ModelError: the path leads to no model, or it cannot be read.
+    """
+    file, name, version = locate_model(path)
+    return _identify(_read(file), name, version)
+
+
+def read_contract(path: Path) -> ModelContract:
+    """What a model says of itself; read without running it.
+
+    Raises:
+        ModelError: the path leads to no model, or to one without the contract.
+    """
+    file = locate_model(path)[0]
+    return _read_contract(file, _read(file))
+
+
+def load_model(path: Path, device: Device = "auto", threads: int | None = None, *, require_gpu: bool = False) -> Model:
+    """Load a model and check it: hash, operators, contract, shapes, reference output, and where it really runs.
+
+    Hash and reference output are in the card. All that can be checked without running the model is checked before
+    ONNX Runtime sees it.
 
     Args:
         path: as for `locate_model`.
         device: where to run it.
         threads: CPU threads of ONNX Runtime; default: every core this process may use.
+        require_gpu: whether a model that does not run on a GPU is refused.
 
     Raises:
         ModelError: the model is missing or fails a check.
     """
     file, name, version = locate_model(path)
+    content = _read(file)
+    identity = _identify(content, name, version)
+    card_file = file.parent / CARD_NAME
+    card = read_card(card_file) if version or card_file.is_file() else None
+    if card and card.sha256 != identity.sha256:
+        raise ModelError(f"{file}: expected sha256 {card.sha256} (its card), found {identity.sha256}", "hash")
+    contract = _read_contract(file, content)
+    with tempfile.TemporaryDirectory(prefix="frazil-") as folder:
+        # From bytes: what was hashed is what runs.
+        session = open_session(content, file, device, threads or available_cores(), profile=Path(folder) / "run")
+        _check_signature(file, session, contract)
+        tiles = _reference_tiles(card_file, card, contract)
+        try:
+            scores = _score(session, tiles)
+        except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+            raise ModelError(f"{file}: ONNX Runtime cannot run it: {str(error).strip()}") from error
+        placement = read_placement(session)
+    if card:
+        _check_reference(file, card, scores, placement)
+    if require_gpu and (problem := placement.cpu_problem()):
+        raise ModelError(f"{file}: expected to run on a GPU, found {problem}", "provider")
+    return Model(identity, contract, session, placement, has_card=card is not None)
+
+
+def _read(file: Path) -> bytes:
     try:
         if file.stat().st_size > _LARGEST_MODEL_BYTES:
-            raise ModelError(f"{file}: expected at most {_LARGEST_MODEL_BYTES} bytes, found {file.stat().st_size}")
-        content = file.read_bytes()
+            raise ModelError(
+                f"{file}: expected at most {_LARGEST_MODEL_BYTES} bytes, found {file.stat().st_size}", "memory"
+            )
+        return file.read_bytes()
     except OSError as error:
-        raise ModelError(f"{file}: cannot be read: {error.strerror}") from error
-    identity = ModelIdentity(name=name, version=version, sha256=hashlib.sha256(content).hexdigest())
-    # From bytes: what was hashed is what runs, and no weights are read from outside the file.
-    session = open_session(content, file, device, threads or available_cores())
+        raise ModelError(f"{file}: cannot be read: {error.strerror}", "missing") from error
+
+
+def _identify(content: bytes, name: str, version: int) -> ModelIdentity:
+    return ModelIdentity(name=name, version=version, sha256=hashlib.sha256(content).hexdigest())
+
+
+def _read_contract(file: Path, content: bytes) -> ModelContract:
     try:
-        contract = ModelContract.from_metadata(session.get_modelmeta().custom_metadata_map)
+        onnx = parse_onnx(content)
+        onnx.check_safe()
+        contract = ModelContract.from_metadata(onnx.metadata)
     except ModelError as error:
-        raise ModelError(f"{file}: {error}") from error
-    _check_signature(file, session, contract)
-    card_file = file.parent / CARD_NAME
-    has_card = card_file.is_file()
-    if version and not has_card:
-        raise ModelError(f"{card_file}: expected the card of a model in a repository, found none")
-    model = Model(identity, contract, session, has_card=has_card)
-    if has_card:
-        _check_card(model, file, card_file)
-    return model
+        raise ModelError(f"{file}: {error}", error.reason) from error
+    if contract.normalisation not in STANDARDISATIONS:
+        known = ", ".join(sorted(STANDARDISATIONS))
+        raise ModelError(
+            f"{file}: expected a normalisation among {known}; found {contract.normalisation!r}", "contract"
+        )
+    return contract
 
 
 def _check_signature(file: Path, session: ort.InferenceSession, contract: ModelContract) -> None:
@@ -156,26 +263,34 @@ def _check_signature(file: Path, session: ort.InferenceSession, contract: ModelC
     inputs = [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()]
     outputs = [(o.name, o.type, o.shape[1:]) for o in session.get_outputs()]
     if inputs != [("tiles", "tensor(float)", [1, t, t])]:
-        raise ModelError(f"{file}: expected input tiles float32 (n, 1, {t}, {t}), found {inputs}")
+        raise ModelError(f"{file}: expected input tiles float32 (n, 1, {t}, {t}), found {inputs}", "shapes")
     if outputs != [("scores", "tensor(float)", [g, g])]:
-        raise ModelError(f"{file}: expected output scores float32 (n, {g}, {g}), found {outputs}")
+        raise ModelError(f"{file}: expected output scores float32 (n, {g}, {g}), found {outputs}", "shapes")
 
 
-def _check_card(model: Model, file: Path, card_file: Path) -> None:
-    card = read_card(card_file)
-    if card.sha256 != model.identity.sha256:
-        raise ModelError(f"{file}: expected sha256 {card.sha256} (its card), found {model.identity.sha256}")
+def _reference_tiles(card_file: Path, card: Card | None, contract: ModelContract) -> NDArray[np.float32]:
+    t = contract.tile_px
+    if card is None:
+        return np.zeros((1, 1, t, t), np.float32)
     tiles = card.reference.tiles()
-    t = model.contract.tile_px
     if tiles.shape[1:] != (1, t, t):
-        raise ModelError(f"{card_file}: expected reference tiles (n, 1, {t}, {t}), found {tiles.shape}")
-    scores = model.score(tiles).ravel()
+        raise ModelError(f"{card_file}: expected reference tiles (n, 1, {t}, {t}), found {tiles.shape}", "shapes")
+    return tiles
+
+
+def _score(session: ort.InferenceSession, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(session.run(["scores"], {"tiles": tiles})[0], np.float32)
+
+
+def _check_reference(file: Path, card: Card, scores: NDArray[np.float32], placement: Placement) -> None:
     expected = np.array(card.reference.scores, np.float32)
-    if scores.shape != expected.shape:
-        raise ModelError(f"{card_file}: expected {scores.size} reference scores, found {expected.size}")
-    difference = float(np.abs(scores - expected).max())
+    if scores.size != expected.size:
+        raise ModelError(f"{file}: expected {expected.size} reference scores (its card), found {scores.size}", "shapes")
+    difference = float(np.abs(scores.ravel() - expected).max())
     if not difference <= card.reference.tolerance:
+        found = f"a difference of {difference:g}" if np.isfinite(scores).all() else "scores that are no numbers"
         raise ModelError(
             f"{file}: expected its reference scores within {card.reference.tolerance:g}, "
-            f"found a difference of {difference:g} on {model.provider}"
+            f"found {found} on {placement.provider}",
+            "reference" if np.isfinite(scores).all() else "not_finite",
         )

@@ -12,6 +12,7 @@ from frazil.picking.model import Model
 from frazil.picking.peaks import ScoreMap, find_peaks
 from frazil.picking.picks import Picks
 from frazil.picking.picture import Picture, make_picture
+from frazil.picking.rescale import Rescaling
 from frazil.picking.tiling import Tiling, plan_tiling
 from frazil.settings import Contrast
 
@@ -87,8 +88,18 @@ class Picker:
 
     def plan(self, picture: Picture) -> Tiling | None:
         """Place the model's tiles on the picture; None where the edge margin leaves nothing of it."""
-        rescaling = picture.rescaling
-        margin_px = self._edge_margin_angstrom / picture.pixel_size_angstrom
+        return self._plan(picture.rescaling, picture.pixel_size_angstrom)
+
+    def batch_of(self, shape: tuple[int, int], pixel_size_angstrom: float) -> int:
+        """Tiles in one batch of a micrograph of (h, w) pixels; 1 where the edge margin leaves nothing of it."""
+        diameter_px = self.settings.diameter_angstrom / pixel_size_angstrom
+        tiling = self._plan(
+            Rescaling.for_diameter(shape, diameter_px, self.model.contract.diameter_px), pixel_size_angstrom
+        )
+        return tiling.batch_size(self.model.batch) if tiling else 1
+
+    def _plan(self, rescaling: Rescaling, pixel_size_angstrom: float) -> Tiling | None:
+        margin_px = self._edge_margin_angstrom / pixel_size_angstrom
         margins = (margin_px * rescaling.factors[0], margin_px * rescaling.factors[1])
         return plan_tiling(rescaling.rescaled_shape, self.model.contract, margins)
 

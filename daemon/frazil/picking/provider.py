@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnxruntime as ort
@@ -11,7 +14,45 @@ import onnxruntime as ort
 from frazil.errors import ModelError
 from frazil.settings import Device
 
-__all__ = ["available_cores", "open_session"]
+__all__ = ["Placement", "available_cores", "open_session", "read_placement"]
+
+_CPU = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
+_HEAVY = ("Conv", "Gemm", "MatMul")
+"""Parts of the names of operators that do nearly all of a picker's work, fused with others or not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Which execution providers ran the nodes of a model, as seen in a run."""
+
+    nodes: dict[str, int]
+    """Nodes by provider; after fusion, so fewer than in the file."""
+    heavy_on_cpu: frozenset[str]
+    """Convolutions and matrix products that ran on the CPU."""
+
+    @property
+    def provider(self) -> str:
+        """The one that runs most nodes."""
+        return max(self.nodes, key=lambda provider: self.nodes[provider])
+
+    @property
+    def on_cpu(self) -> int:
+        """Nodes that the CPU runs."""
+        return self.nodes.get(_CPU, 0)
+
+    def describe(self, batch_seconds: float) -> str:
+        """Where its nodes run and how long a batch took, in a few words."""
+        where = ", ".join(f"{count} nodes on {provider}" for provider, count in self.nodes.items())
+        return f"{where}, one batch in {batch_seconds:.3f} s"
+
+    def cpu_problem(self) -> str | None:
+        """What keeps it from being a model on a GPU. A few light nodes on the CPU do not: ONNX Runtime wants them."""
+        if self.provider == _CPU:
+            return f"all or most of its {sum(self.nodes.values())} nodes on the CPU"
+        if self.heavy_on_cpu:
+            return f"{', '.join(sorted(self.heavy_on_cpu))} on the CPU"
+        return None
 
 
 def available_cores() -> int:
@@ -19,21 +60,24 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def open_session(model: bytes, path: Path, device: Device, threads: int) -> ort.InferenceSession:
+def open_session(model: bytes, path: Path, device: Device, threads: int, *, profile: Path) -> ort.InferenceSession:
     """Open a session and make sure that it runs where it was asked to.
+
+    Its first runs are profiled, for `read_placement`, which must be called to end that.
 
     Args:
         model: content of the ONNX file.
         path: its name, for messages.
         device: ``auto`` takes a CUDA device where one answers.
         threads: threads of ONNX Runtime's pool on the CPU.
+        profile: how the name of the profile's file is to begin.
 
     Raises:
         ModelError: ONNX Runtime refuses the model, or CUDA was asked for and cannot be had.
     """
     problem = _cuda_problem()
     if device == "cuda" and problem:
-        raise ModelError(f"{path}: expected a CUDA device, found none: {problem}")
+        raise ModelError(f"{path}: expected a CUDA device, found none: {problem}", "provider")
     use_cuda = device == "cuda" or (device == "auto" and problem is None)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -41,26 +85,49 @@ def open_session(model: bytes, path: Path, device: Device, threads: int) -> ort.
     # Idle threads that spin starve the readers on a shared machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
+    options.enable_profiling = True
+    options.profile_file_prefix = str(profile)
+    providers: list[str | tuple[str, dict[str, str]]] = [_CPU]
     if use_cuda:
         cuda = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
-        providers.insert(0, ("CUDAExecutionProvider", cuda))
+        providers.insert(0, (_CUDA, cuda))
     try:
         session = ort.InferenceSession(model, options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-        raise ModelError(f"{path}: ONNX Runtime cannot load it: {str(error).strip()}") from error
+        raise ModelError(f"{path}: ONNX Runtime cannot load it: {str(error).strip()}", "unfit") from error
     # A provider that fails to start is dropped in silence; only this tells (onnxruntime issue 17801).
-    if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+    if device == "cuda" and session.get_providers()[0] != _CUDA:
         raise ModelError(
             f"{path}: expected to run on CUDA, found {session.get_providers()[0]}: "
-            "the CUDA or cuDNN libraries that ONNX Runtime needs are missing"
+            "the CUDA or cuDNN libraries that ONNX Runtime needs are missing",
+            "provider",
         )
     return session
 
 
+def read_placement(session: ort.InferenceSession) -> Placement:
+    """End the profiling of a session and see from it what ran where.
+
+    The list of providers only says what may run a node; the profile says what did.
+    """
+    profile = Path(session.end_profiling())
+    operators = {
+        event["args"]["node_index"]: (event["args"]["provider"], event["args"]["op_name"])
+        for event in json.loads(profile.read_bytes())
+        if event.get("cat") == "Node" and "provider" in event["args"]
+    }
+    profile.unlink()
+    return Placement(
+        nodes=dict(Counter(provider for provider, _ in operators.values())),
+        heavy_on_cpu=frozenset(
+            name for provider, name in operators.values() if provider == _CPU and any(heavy in name for heavy in _HEAVY)
+        ),
+    )
+
+
 def _cuda_problem() -> str | None:
     """Why CUDA cannot be used; None where it can. The driver is asked, since ONNX Runtime would print errors."""
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
+    if _CUDA not in ort.get_available_providers():
         return "this ONNX Runtime was built without CUDA"
     try:
         driver = ctypes.CDLL("libcuda.so.1")

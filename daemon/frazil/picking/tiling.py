@@ -39,6 +39,10 @@ class Tiling:
         """Number of tiles."""
         return self.y.origins.size * self.x.origins.size
 
+    def batch_size(self, largest: int) -> int:
+        """Tiles in a batch, when all batches are of nearly one size and none is above `largest`."""
+        return -(-self.count // -(-self.count // largest))
+
     def batches(self, picture: NDArray[np.float32], largest: int) -> Iterator[NDArray[np.float32]]:
         """Yield (n, 1, t, t) batches, row by row over the picture, all of nearly one size and none above `largest`.
 
@@ -49,7 +53,7 @@ class Tiling:
         windows = sliding_window_view(padded, (t, t))
         rows = np.repeat(self.y.origins + top, self.x.origins.size)
         columns = np.tile(self.x.origins + left, self.y.origins.size)
-        size = -(-self.count // -(-self.count // largest))
+        size = self.batch_size(largest)
         for start in range(0, self.count, size):
             chosen = slice(start, start + size)
             yield windows[rows[chosen], columns[chosen]][:, np.newaxis]

@@ -13,11 +13,21 @@ from pathlib import Path
 from types import FrameType
 
 import cv2
+import msgspec
 import prometheus_client
 
 import frazil
 from frazil.errors import FrazilError, SettingsError
-from frazil.picking import Micrograph, Picker, PickingSettings, available_cores, load_model, read_micrograph
+from frazil.picking import (
+    CURRENT_NAME,
+    Micrograph,
+    Model,
+    Picker,
+    PickingSettings,
+    available_cores,
+    load_model,
+    read_micrograph,
+)
 from frazil.service.delivery import Delivery, prepare_output
 from frazil.service.intake import Intake
 from frazil.service.ledger import Ledger
@@ -25,6 +35,7 @@ from frazil.service.metrics import Metrics, MetricsServer
 from frazil.service.pipeline import Pipeline
 from frazil.service.presence import Presence
 from frazil.service.publisher import Publisher
+from frazil.service.swap import Announcer, CanaryBounds, Serving, Swapper
 from frazil.service.watch import FileSystem, Selection, Watcher
 from frazil.settings import ServeSettings
 
@@ -115,24 +126,25 @@ class Daemon:
         self._parts.callback(self._ledger.close)
         metrics.watch_ledger(lambda: self._ledger.head)
 
-        threads = settings.threads or available_cores()
-        cv2.setNumThreads(threads)
-        model = load_model(settings.model.expanduser(), settings.device, threads)
-        model.warm_up()
-        picker = Picker(model, picking)
-        identity = model.identity
-        metrics.model.labels(
-            name=identity.name, version=str(identity.version), sha256=identity.sha256, provider=model.provider
-        ).set(1)
-        log.info(
-            "model %s/%d (sha256 %.12s) runs on %s", identity.name, identity.version, identity.sha256, model.provider
-        )
-        if not model.has_card:
-            log.warning("model %s has no card: its reference output could not be checked", identity.name)
-
         delivery = Delivery(self._ledger, publisher, metrics, root, out, self._stopping)
+        announcer = Announcer(self._ledger, delivery, metrics)
+        swapper = self._make_swapper(announcer, metrics, picking)
+        model = swapper.load_first() if swapper else self._load_model(settings.model.expanduser())
+        batch_seconds = model.warm_up()
+        metrics.show_model(model.identity, model.placement)
+        metrics.batch.set(batch_seconds)
+        log.info("model %s runs on %s: %s", model.identity, model.provider, model.placement.describe(batch_seconds))
+        if not model.has_card:
+            log.warning("model %s has no card: its reference output could not be checked", model.identity.name)
+        self._serving = Serving(
+            Picker(model, picking),
+            probation_micrographs=settings.probation_micrographs,
+            faults_allowed=settings.probation_faults,
+        )
+
         self._pipeline = Pipeline(
-            picker,
+            self._serving,
+            announcer,
             self._ledger,
             delivery,
             metrics,
@@ -176,19 +188,24 @@ class Daemon:
         self._parts.callback(self._watcher.stop)
         self._pipeline.start(intake)
         self._intake_thread.start()
-        presence = Presence(
+        self._presence = Presence(
             pid=os.getpid(),
             started_at=time.time(),
             watch=str(root),
             out=str(out),
             stream=publisher.address,
             metrics=server.url,
-            model=f"{identity.name}/{identity.version}",
+            model=model.identity.short,
             provider=model.provider,
         )
-        metrics.started.set(presence.started_at)
-        self._remember("daemon", presence.encode())
-        self._parts.callback(lambda: self._remember("daemon", presence.stopped().encode()))
+        metrics.started.set(self._presence.started_at)
+        self._remember("daemon", self._presence.encode())
+        self._parts.callback(lambda: self._remember("daemon", self._presence.stopped().encode()))
+        if swapper:
+            swapping = threading.Thread(
+                target=swapper.run, args=(self._serving, self._pipeline.report), name="frazil-swap", daemon=True
+            )
+            swapping.start()
         log.info(
             "ready after %.2f s: watching %s, writing to %s, publishing on %s, metrics on %s",
             time.monotonic() - started,
@@ -210,10 +227,49 @@ class Daemon:
         remembered = self._ledger.recall("mount_point")
         return remembered if remembered and root.is_relative_to(remembered) else ""
 
+    def _show_model(self) -> None:
+        """Have ``frazil status`` say which model serves, once that has changed."""
+        model = self._serving.picker.model
+        if model.identity.short != self._presence.model:
+            self._presence = msgspec.structs.replace(
+                self._presence, model=model.identity.short, provider=model.provider
+            )
+            self._remember("daemon", self._presence.encode())
+
     def _remember(self, key: str, value: str) -> None:
         """Have the ledger remember what is good to know but not needed."""
         with contextlib.suppress(sqlite3.Error):
             self._ledger.remember(key, value)
+
+    def _load_model(self, path: Path) -> Model:
+        settings = self._settings
+        threads = settings.threads or available_cores()
+        cv2.setNumThreads(threads)
+        return load_model(path, settings.device, threads, require_gpu=settings.require_gpu)
+
+    def _make_swapper(self, announcer: Announcer, metrics: Metrics, picking: PickingSettings) -> Swapper | None:
+        """Only a model's folder has versions to swap; one version's folder, or a lone file, serves for good."""
+        settings = self._settings
+        folder = settings.model.expanduser()
+        if not (folder / CURRENT_NAME).exists():
+            return None
+        return Swapper(
+            folder,
+            load=self._load_model,
+            make_picker=lambda model: Picker(model, picking),
+            announcer=announcer,
+            metrics=metrics,
+            watch=settings.watch.expanduser().resolve(),
+            out=settings.out.expanduser().resolve(),
+            name=self._ledger.epoch,
+            proof_seconds=settings.model_proof,
+            bounds=CanaryBounds(
+                micrographs=settings.canary_micrographs,
+                agreement=settings.canary_agreement,
+                picks_ratio=settings.canary_picks_ratio,
+            ),
+            stop=self._stopping,
+        )
 
     def main_loop(self) -> None:
         """Stay until a signal.
@@ -222,6 +278,7 @@ class Daemon:
             FrazilError: a stage died, which is a fault in frazil.
         """
         while not self._stop.wait(_CHECK_SECONDS):
+            self._show_model()
             others = (self._intake_thread, self._watcher.thread)
             dead = self._pipeline.failed_stage() or next((t.name for t in others if not t.is_alive()), None)
             if dead:

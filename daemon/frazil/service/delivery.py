@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from frazil.documents import MicrographDocument, decode_document
+from frazil.documents import MODEL_TOPIC, PICKS_TOPIC, MicrographDocument, ModelDocument, decode_document
 from frazil.errors import OutputError
 from frazil.picking import Picks, micrograph_stem, write_star
 from frazil.service.ledger import Ledger
@@ -43,10 +43,14 @@ class Delivery:
         self.patience = Patience(metrics, stop, self.send_heartbeat)
 
     def catch_up(self) -> None:
-        """Deliver what an earlier run committed but may not have delivered."""
+        """Deliver everything that was committed and may not have been delivered."""
+        if self._given_up:
+            return
         for seq, body in self._ledger.undelivered():
             document = decode_document(body)
-            if isinstance(document, MicrographDocument) and not self.deliver(seq, body, document):
+            if isinstance(document, ModelDocument):
+                self._send(seq, body, MODEL_TOPIC)
+            elif isinstance(document, MicrographDocument) and not self.deliver(seq, body, document):
                 return
 
     def deliver(self, seq: int, body: bytes, document: MicrographDocument) -> bool:
@@ -66,13 +70,16 @@ class Delivery:
         except ToldToStopError:
             self._given_up = True  # what follows must not overtake it: all of it goes out after the next start
             return False
+        self._send(seq, body, PICKS_TOPIC)
+        return True
+
+    def _send(self, seq: int, body: bytes, topic: bytes) -> None:
         log.debug("sending %d", seq)
-        self._publisher.send_document(body)
+        self._publisher.send_document(body, topic)
         try:
             self._ledger.mark_delivered(seq)
         except sqlite3.Error as error:
             log.warning("delivery of %d cannot be noted (%s): after a restart it may be repeated", seq, error)
-        return True
 
     def send_heartbeat(self) -> None:
         """Tell subscribers that the stream lives."""

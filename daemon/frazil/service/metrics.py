@@ -7,6 +7,8 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from frazil.errors import AddressError
+from frazil.picking import ModelIdentity, Picks
+from frazil.picking.provider import Placement
 
 __all__ = ["Metrics", "MetricsServer"]
 
@@ -102,6 +104,42 @@ class Metrics:
         self.started = Gauge(
             "frazil_start_time_seconds", "When this daemon was ready, in seconds of Unix time.", registry=registry
         )
+        self.model_nodes = Gauge(
+            "frazil_model_nodes",
+            "Nodes of the serving model, by the execution provider that was seen to run them.",
+            ["provider"],
+            registry=registry,
+        )
+        self.batch = Gauge(
+            "frazil_model_batch_seconds", "Time of one batch of tiles when the model was loaded.", registry=registry
+        )
+        self.model_changes = Counter(
+            "frazil_model_changes",
+            "Models that began to serve (loaded), were refused or rolled back, and for what reason.",
+            ["event", "reason"],
+            registry=registry,
+        )
+        self.canary_picks = Counter(
+            "frazil_canary_picks",
+            "Picks on the micrographs on which a new model ran in shadow, by model (serving, candidate).",
+            ["model"],
+            registry=registry,
+        )
+        self.canary_scores = Histogram(
+            "frazil_canary_score",
+            "Mean figure of merit of a micrograph's picks where a new model ran in shadow.",
+            ["model"],
+            buckets=_SCORE_BUCKETS,
+            registry=registry,
+        )
+        self.canary_micrographs = Counter(
+            "frazil_canary_micrographs", "Micrographs on which a new model ran in shadow.", registry=registry
+        )
+        self.canary_agreement = Gauge(
+            "frazil_canary_agreement",
+            "Share of agreeing picks of the model that runs, or last ran, in shadow, and of the serving one.",
+            registry=registry,
+        )
         self.build = Gauge("frazil_build_info", "Version of frazil; always 1.", ["version"], registry=registry)
 
         # The outcomes that alerts watch exist from the start, at 0.
@@ -112,6 +150,25 @@ class Metrics:
         self._ledger_head = Gauge(
             "frazil_ledger_sequence", "Sequence number of the newest document.", registry=registry
         )
+
+    def show_model(self, model: ModelIdentity, placement: Placement) -> None:
+        """Show which model serves, in place of the one before, and where it runs."""
+        self.model.clear()
+        self.model.labels(
+            name=model.name, version=str(model.version), sha256=model.sha256, provider=placement.provider
+        ).set(1)
+        self.model_nodes.clear()
+        for provider, nodes in placement.nodes.items():
+            self.model_nodes.labels(provider=provider).set(nodes)
+
+    def note_canary(self, serving: Picks, candidate: Picks, agreement: float) -> None:
+        """Count a micrograph on which a new model ran in shadow."""
+        self.canary_micrographs.inc()
+        for model, picks in (("serving", serving), ("candidate", candidate)):
+            self.canary_picks.labels(model=model).inc(len(picks))
+            if len(picks):
+                self.canary_scores.labels(model=model).observe(float(picks.score.mean()))
+        self.canary_agreement.set(agreement)
 
     def watch_queue(self, queue: str, depth: Callable[[], float]) -> None:
         """Show a queue's depth, asked for at each scrape."""

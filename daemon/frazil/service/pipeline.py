@@ -19,7 +19,7 @@ import msgspec
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking import Micrograph, Picker
+from frazil.picking import Micrograph
 from frazil.service.arrival import Arrival, Line, is_utf8
 from frazil.service.completion import sample
 from frazil.service.delivery import Delivery
@@ -28,8 +28,8 @@ from frazil.service.intake import Intake
 from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
 from frazil.service.patience import ToldToStopError
-from frazil.service.record import record_picks
 from frazil.service.score_map import pack_score_map
+from frazil.service.swap import Announcer, Change, Serving
 from frazil.service.watch import stamp_of
 
 __all__ = ["Pipeline"]
@@ -68,7 +68,8 @@ class Pipeline:
     """Three stages between the intake and the world.
 
     Args:
-        picker: picks; used from one thread.
+        serving: picks with the model that serves; used from one thread.
+        announcer: takes what happened to models.
         ledger: where results are committed.
         delivery: sends what was committed.
         metrics: counts.
@@ -80,7 +81,8 @@ class Pipeline:
 
     def __init__(
         self,
-        picker: Picker,
+        serving: Serving,
+        announcer: Announcer,
         ledger: Ledger,
         delivery: Delivery,
         metrics: Metrics,
@@ -90,7 +92,8 @@ class Pipeline:
         max_attempts: int,
         keep_score_maps: bool,
     ) -> None:
-        self._picker = picker
+        self._serving = serving
+        self._announcer = announcer
         self._ledger = ledger
         self._delivery = delivery
         self._metrics = metrics
@@ -98,7 +101,7 @@ class Pipeline:
         self._keep_score_maps = keep_score_maps
         self._line = Line()
         self._micrographs: Queue[_Read] = Queue(_MICROGRAPHS_QUEUED)
-        self._results: Queue[_Picked | _Failed] = Queue()
+        self._results: Queue[_Picked | _Failed | Change] = Queue()
         self._room = threading.Semaphore(_RESULTS_QUEUED)
         self._stopping = stopping
         self._read_micrograph = read
@@ -123,6 +126,10 @@ class Pipeline:
     def refuse(self, arrival: Arrival, error: MicrographError) -> None:
         """Take note of a file that cannot be picked."""
         self._results.put(_Failed(arrival=arrival, error=error))
+
+    def report(self, change: Change) -> None:
+        """Take note of what happened to a model."""
+        self._results.put(change)
 
     def stop(self, deadline: float) -> bool:
         """Finish the work in hand; what was not begun is left for the next start.
@@ -172,6 +179,8 @@ class Pipeline:
 
     def _picking(self) -> None:
         while self._goes_on(0, self._micrographs):
+            for change in self._serving.advance():
+                self._results.put(change)
             try:
                 read = self._micrographs.get(timeout=_STOP_CHECK_SECONDS)
             except Empty:
@@ -187,7 +196,7 @@ class Pipeline:
                 self._results.put(picked)
 
     def _pick(self, read: _Read) -> _Picked:
-        record = record_picks(self._picker, read.micrograph, read_seconds=read.seconds, since=read.arrival.complete_at)
+        record = self._serving.pick(read.micrograph, read_seconds=read.seconds, since=read.arrival.complete_at)
         return _Picked(
             arrival=read.arrival,
             fingerprint=read.fingerprint,
@@ -208,7 +217,9 @@ class Pipeline:
                 continue
             # Told to stop, nothing of it was committed, and the next start picks it again.
             with contextlib.suppress(ToldToStopError):
-                if isinstance(result, _Failed):
+                if isinstance(result, Change):
+                    self._announcer.announce(result)
+                elif isinstance(result, _Failed):
                     self._write_failed(result)
                 else:
                     self._room.release()
@@ -278,7 +289,7 @@ class Pipeline:
             self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
             self._intake.finish(arrival, handled)
 
-    def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Picked | _Failed]) -> bool:
+    def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Picked | _Failed | Change]) -> bool:
         """Whether a stage has work or may still get some: the stages end in their order."""
         return not self._stopping.is_set() or self._threads[before].is_alive() or not queue.empty()
 

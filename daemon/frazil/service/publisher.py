@@ -45,9 +45,9 @@ class Publisher:
             raise AddressError(f"{address}: cannot publish there: {error.strerror or error}") from error
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def send_document(self, body: bytes) -> None:
+    def send_document(self, body: bytes, topic: bytes = PICKS_TOPIC) -> None:
         """Send one encoded document to whoever listens."""
-        self._socket.send_multipart([PICKS_TOPIC, body])
+        self._socket.send_multipart([topic, body])
 
     def send_heartbeat(self, epoch: str, head: int) -> None:
         """Tell listeners that the stream lives, and its newest sequence number."""

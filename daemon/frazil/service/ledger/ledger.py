@@ -200,6 +200,27 @@ class Ledger:
         with self._writing():
             self._record(path, handled, state, reason, message)
 
+    def commit_document(
+        self, topic: str, body_at: Callable[[str, int], bytes], *, remember: tuple[str, str] | None = None
+    ) -> int:
+        """Commit a document that is about no micrograph under the next sequence number, which it returns.
+
+        Args:
+            topic: of the stream.
+            body_at: makes the document for an epoch and a sequence number.
+            remember: key and value to remember in the same transaction.
+        """
+        with self._writing():
+            seq = self._head + 1
+            self._database.execute(
+                "INSERT INTO documents (seq, topic, path, body, committed_at) VALUES (?, ?, '', ?, ?)",
+                (seq, topic, body_at(self.epoch, seq), time.time()),
+            )
+            if remember is not None:
+                self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", remember)
+        self._head = seq
+        return seq
+
     def mark_delivered(self, seq: int) -> None:
         """Record that files and message up to this sequence number are out; if that gets lost, they go out again."""
         with self._writing(durably=False):

@@ -1,0 +1,259 @@
+"""Swap two models under load, again and again: is anything lost or mixed, does picking pause, does memory grow.
+
+The two models of the repository take turns while simulated micrographs keep coming. Every document's picks are
+compared with what the model that it names, and the other one, find in that micrograph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from queue import Queue
+
+import numpy as np
+
+from frazil.client import PickStream
+from frazil.documents import MicrographDocument
+from frazil.models import ModelFolder
+from frazil.picking import Picker, PickingSettings, Picks, load_model, locate_model, read_micrograph
+from frazil.settings import default_model_path
+from frazil_trainer.simulate import SimulationSettings
+from frazil_trainer.simulate.series import write_series
+
+BIN = Path(sys.executable).parent
+MODELS = (default_model_path(), default_model_path().parent / "mlp")
+DIAMETER_ANGSTROM = 191.0
+IN_FLIGHT = 6
+SETTLED_SWAPS = 5
+"""Memory at the end is compared with what it was after so many; each time the larger one of both models."""
+PATIENCE_SECONDS = 120.0
+
+
+def main() -> int:
+    """Swap, print what was seen, and fail if anything was lost or mixed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--swaps", type=int, default=100, help="how often, 6 or more (default 100)")
+    parser.add_argument("--size", type=int, default=1024, help="side of a micrograph in pixels (default 1024)")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report = swap_under_load(Path(folder), args.swaps, args.size)
+    print(json.dumps(report, indent=2))
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 0 if report["lost"] == report["repeated"] == report["mixed"] == 0 else 1
+
+
+def swap_under_load(folder: Path, swaps: int, size: int) -> dict[str, object]:
+    """All figures."""
+    repository = ModelFolder(folder / "models" / "pair")
+    for version, model in enumerate(MODELS, start=1):
+        shutil.copytree(locate_model(model)[0].parent, repository.path / str(version))
+    repository.promote(1)
+    sources = list(write_series(folder / "simulated", SimulationSettings(shape=(size, size)), count=4, seed=1))
+    watched = folder / "watched"
+    watched.mkdir()
+    command = [BIN / "frazil", "serve", "--watch", watched, "--out", folder / "out", "--diameter", DIAMETER_ANGSTROM]
+    command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0", "--model", repository.path]
+    with subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True) as daemon:
+        try:
+            log = Log(daemon)
+            stream = log.wait(r"publishing on ([^\s,]+)")[1]
+            with PickStream(stream) as picks:
+                assert picks.wait_connected(PATIENCE_SECONDS)
+                load = Load(sources, watched, picks)
+                seconds, memory = [], []
+                for version in itertools.islice(itertools.cycle((2, 1)), swaps):
+                    started = time.monotonic()
+                    repository.promote(version)
+                    log.wait(rf"model pair/{version} .* serves from here on")
+                    seconds.append(time.monotonic() - started)
+                    load.wait_for_more(2 * IN_FLIGHT)
+                    memory.append(resident_bytes(daemon.pid))
+                documents = load.finish()
+        finally:
+            daemon.terminate()
+    names = Counter(d.micrograph for d in documents)
+    settled, last = max(memory[SETTLED_SWAPS - 2 : SETTLED_SWAPS]), max(memory[-2:])
+    return {
+        "swaps": swaps,
+        "micrographs": load.written,
+        "lost": load.written - len(names),
+        "repeated": len(documents) - len(names),
+        "mixed": count_mixed(documents, sources),
+        "seconds_from_promoted_to_serving": summary(seconds),
+        **pauses(documents),
+        "memory_mib": {"settled": mib(settled), "last": mib(last)},
+        "memory_ratio": round(last / settled, 3),
+        "proof": log.times(r"proved in ([\d.]+) s"),
+        "load": log.times(r"loaded in ([\d.]+) s"),
+        "cores": len(os.sched_getaffinity(0)),
+    }
+
+
+class Log:
+    """The daemon's log; each line is waited for once."""
+
+    def __init__(self, daemon: subprocess.Popen[str]) -> None:
+        self.lines: list[str] = []
+        self._queue: Queue[str | None] = Queue()
+        threading.Thread(target=self._follow, args=(daemon,), daemon=True).start()
+
+    def _follow(self, daemon: subprocess.Popen[str]) -> None:
+        assert daemon.stderr is not None
+        for line in daemon.stderr:
+            self._queue.put(line)
+        self._queue.put(None)
+
+    def wait(self, pattern: str) -> re.Match[str]:
+        """The next line that matches."""
+        while (line := self._queue.get(timeout=PATIENCE_SECONDS)) is not None:
+            self.lines.append(line)
+            if "refused" in line or "rolled back" in line:
+                break
+            if found := re.search(pattern, line):
+                return found
+        raise SystemExit(f"no line matches {pattern!r} in the daemon's log:\n" + "".join(self.lines[-20:]))
+
+    def times(self, pattern: str) -> dict[str, float]:
+        """Of the lines that match."""
+        return summary([float(found[1]) for line in self.lines if (found := re.search(pattern, line))])
+
+
+class Load:
+    """Keeps a few micrographs on their way, and collects the documents."""
+
+    def __init__(self, sources: list[Path], watched: Path, stream: PickStream) -> None:
+        self.written = 0
+        self._documents: list[MicrographDocument] = []
+        self._sources = sources
+        self._watched = watched
+        self._stream = stream
+        self._stop = threading.Event()
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.is_set() or len(self._documents) < self.written:
+            while not self._stop.is_set() and self.written - len(self._documents) < IN_FLIGHT:
+                source = self._sources[self.written % len(self._sources)]
+                aside = self._watched / ".aside"
+                shutil.copyfile(source, aside)
+                aside.rename(self._watched / f"m{self.written:06}.mrc")
+                self.written += 1
+            document = self._stream.receive(0.05)
+            if document is not None:
+                with self._changed:
+                    self._documents.append(document)
+                    self._changed.notify_all()
+
+    def wait_for_more(self, count: int) -> None:
+        """Until so many more documents have come."""
+        with self._changed:
+            for _ in range(count):
+                if not self._changed.wait(PATIENCE_SECONDS):
+                    raise SystemExit(f"no document for {PATIENCE_SECONDS:g} s, after {len(self._documents)}")
+
+    def finish(self) -> list[MicrographDocument]:
+        """Write no more, and wait for what is on its way."""
+        self._stop.set()
+        self._thread.join(PATIENCE_SECONDS)
+        return self._documents
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What both models find in each source, by version."""
+
+    picks: dict[tuple[int, int], Picks]
+
+    def names_its_model(self, document: MicrographDocument, source: int) -> bool:
+        """Whether the picks are those of the model named, and not those of the other."""
+        version = document.model.version
+        return equal(document, self.picks[version, source]) and not equal(document, self.picks[3 - version, source])
+
+
+def count_mixed(documents: list[MicrographDocument], sources: list[Path]) -> int:
+    """Documents whose picks are not those of the model that they name."""
+    picks = {}
+    sha256 = {}
+    for version, path in enumerate(MODELS, start=1):
+        model = load_model(path, "auto")
+        picker = Picker(model, PickingSettings(diameter_angstrom=DIAMETER_ANGSTROM))
+        sha256[version] = model.identity.sha256
+        picks.update({(version, i): picker.pick(read_micrograph(source)) for i, source in enumerate(sources)})
+    expected = _Expected(picks)
+    return sum(
+        document.model.sha256 != sha256[document.model.version]
+        or not expected.names_its_model(document, int(document.micrograph[1:7]) % len(sources))
+        for document in documents
+    )
+
+
+def equal(document: MicrographDocument, picks: Picks) -> bool:
+    """Whether a document holds these picks."""
+    return len(document.picks.y) == len(picks) > 0 and all(
+        np.allclose(got, wanted, atol=1e-3)
+        for got, wanted in (
+            (document.picks.y, picks.y),
+            (document.picks.x, picks.x),
+            (document.picks.score, picks.score),
+        )
+    )
+
+
+def pauses(documents: list[MicrographDocument]) -> dict[str, object]:
+    """How long the picker stood still between two micrographs, at swaps and elsewhere, in times of a micrograph."""
+    ordered = sorted(documents, key=lambda d: d.seq)
+    picking = [d.seconds.prepare + d.seconds.infer + d.seconds.peaks for d in ordered]
+    ended = [datetime.fromisoformat(d.picked_at).timestamp() for d in ordered]
+    usual = statistics.median(picking)
+    at_swaps, elsewhere = [], []
+    for i in range(1, len(ordered)):
+        pause = max(0.0, ended[i] - picking[i] - ended[i - 1]) / usual
+        (elsewhere if ordered[i].model == ordered[i - 1].model else at_swaps).append(pause)
+    return {
+        "micrograph_seconds": round(usual, 4),
+        "pause_at_swaps": summary(at_swaps),
+        "pause_elsewhere": summary(elsewhere),
+    }
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def mib(size: int) -> int:
+    """Bytes in MiB."""
+    return round(size / 2**20)
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Median and extremes."""
+    return {
+        "median": round(statistics.median(values), 3),
+        "least": round(min(values), 3),
+        "most": round(max(values), 3),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

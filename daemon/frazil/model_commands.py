@@ -1,0 +1,184 @@
+"""``frazil models``: the commands for the model repository, all safe while daemons run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from frazil.errors import FrazilError, ModelError, error_line
+
+if TYPE_CHECKING:
+    from frazil.models import ModelFolder, Standing
+
+__all__ = ["models_app"]
+
+models_app = typer.Typer(
+    name="models",
+    help="Lists, checks, promotes, rolls back and prunes models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+_Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model's folder, such as exported_models/fcn.")]
+_Out = Annotated[
+    list[Path],
+    typer.Option("--out", help="OUT of a daemon that may not write into the model's folder.", default_factory=list),
+]
+
+
+@models_app.command("list")
+def list_models(
+    repository: Annotated[
+        Path, typer.Argument(metavar="REPOSITORY", help="The folder that holds the models' folders.")
+    ],
+    out: _Out,
+) -> None:
+    """List every version of every model, what serves, and what daemons have refused."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from frazil.models import find_model_folders
+
+    table = Table("model", "version", "kind", "threshold", "sha256", "state")
+    notes = []
+    for folder in find_model_folders(repository):
+        current = _current(folder)
+        standings = _standings(folder, out)
+        for version in folder.versions():
+            kind, threshold, sha256 = _describe(folder.path / str(version))
+            state = "promoted" if [version] == current[:1] else ""
+            table.add_row(folder.path.name, str(version), kind, threshold, sha256[:12], state)
+            notes += [f"{folder.path.name}/{version} {note}" for note in _notes(version, standings)]
+    Console().print(table)
+    for note in notes:
+        typer.echo(note)
+
+
+@models_app.command()
+def show(model: _Model, out: _Out) -> None:
+    """Show what a model's versions say of themselves, and where daemons stand with them."""
+    import dataclasses
+
+    from frazil.models import ModelFolder
+    from frazil.picking import read_contract
+
+    folder = ModelFolder(model)
+    current = _current(folder)
+    for version in folder.versions():
+        typer.echo(f"{model.name}/{version}{' (promoted)' if [version] == current[:1] else ''}")
+        try:
+            contract = dataclasses.asdict(read_contract(folder.path / str(version)))
+        except ModelError as error:
+            contract = {"unfit": str(error)}
+        for name, value in contract.items():
+            typer.echo(f"    {name:<20} {value}")
+    if current[1:]:
+        typer.echo(f"served before, latest first: {', '.join(map(str, current[1:]))}")
+    for standing in _standings(folder, out):
+        typer.echo(f"{standing.host} {standing.watch}: serves {standing.version} since {standing.since}")
+        for refusal in standing.refusals:
+            typer.echo(f"    refused {refusal.version} at {refusal.at} ({refusal.reason}): {refusal.message}")
+
+
+@models_app.command()
+def verify(model: _Model) -> None:
+    """Try every version of a model, or the one whose folder or file is given, as a daemon does before it serves."""
+    from frazil.models import ModelFolder, prove_model
+
+    versions = [model] if model.is_file() or model.name.isdecimal() else _version_folders(ModelFolder(model))
+    unfit = 0
+    for path in versions:
+        try:
+            sha256 = prove_model(path)
+        except ModelError as error:
+            unfit += 1
+            typer.echo(error_line(f"{path}", error), err=True)
+        else:
+            typer.echo(f"{path}: fit to serve (sha256 {sha256[:12]})")
+    if unfit:
+        raise FrazilError(
+            f"{model}: expected every version fit to serve, found {unfit} of {len(versions)} that are not"
+        )
+
+
+@models_app.command()
+def promote(model: _Model, version: Annotated[int, typer.Argument(metavar="VERSION", min=1)]) -> None:
+    """Make a version the serving one, once it has been tried; running daemons swap without a gap."""
+    from frazil.models import ModelFolder, prove_model
+
+    folder = ModelFolder(model)
+    if version in folder.versions():
+        prove_model(folder.path / str(version))
+    folder.promote(version)
+    typer.echo(f"{model}: version {version} is promoted")
+
+
+@models_app.command()
+def rollback(model: _Model) -> None:
+    """Make the version that served before the serving one."""
+    from frazil.models import ModelFolder
+
+    typer.echo(f"{model}: rolled back to version {ModelFolder(model).rollback()}")
+
+
+@models_app.command()
+def prune(
+    model: _Model, keep: Annotated[int, typer.Option("--keep", min=1, help="How many of the newest stay.")], out: _Out
+) -> None:
+    """Remove old versions; the serving one, the one to roll back to and those that daemons serve stay."""
+    from frazil.models import ModelFolder
+
+    folder = ModelFolder(model)
+    removed = folder.prune(keep, [standing.version for standing in _standings(folder, out)])
+    typer.echo(f"{model}: removed {', '.join(map(str, removed)) or 'nothing'}")
+
+
+def _current(folder: ModelFolder) -> list[int]:
+    from frazil.picking import read_current
+
+    try:
+        return read_current(folder.path)
+    except ModelError:
+        return []
+
+
+def _version_folders(folder: ModelFolder) -> list[Path]:
+    versions = folder.versions()
+    if not versions:
+        raise ModelError(f"{folder.path}: expected a model's folder, found no version in it", "missing")
+    return [folder.path / str(version) for version in versions]
+
+
+def _describe(version: Path) -> tuple[str, str, str]:
+    """Kind, threshold and sha256, as far as they can be told without running it."""
+    from frazil.picking import identify_model, read_contract
+
+    try:
+        contract, identity = read_contract(version), identify_model(version)
+    except ModelError as error:
+        return "unfit", error.reason, ""
+    return contract.architecture, f"{contract.threshold:g}", identity.sha256
+
+
+def _standings(folder: ModelFolder, out: list[Path]) -> list[Standing]:
+    from frazil.models import read_standings
+
+    found = read_standings(folder.path)
+    for directory in out:
+        found += [s for s in read_standings(directory) if Path(s.folder) == folder.path.resolve()]
+    return found
+
+
+def _notes(version: int, standings: list[Standing]) -> list[str]:
+    """What daemons have to say of a version, each in a line."""
+    notes = []
+    for standing in standings:
+        where = f"{standing.host}, watching {standing.watch}"
+        refusal = standing.refusal_of(version)
+        if standing.version == version:
+            notes.append(f"serves at {where}")
+        elif refusal:
+            notes.append(f"was refused at {where} ({refusal.reason}): {refusal.message}")
+    return notes

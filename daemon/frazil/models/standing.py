@@ -1,0 +1,95 @@
+"""Where a daemon stands with a model: what it serves, what it has refused, and why.
+
+The daemon keeps it in its ledger and posts a copy, one file for each daemon, in the model's folder, so that whoever
+promotes and prunes sees what became of it; where it may not write there, beside its results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+
+__all__ = ["Refusal", "Standing", "post_standing", "read_standings"]
+
+_FOLDER_NAME = ".serving"
+_LARGEST_BYTES = 2**18
+_MOST_REFUSALS = 20
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that a daemon does not serve though it was promoted."""
+
+    version: int
+    """0 where it could not be told."""
+    sha256: str
+    """Of its ONNX file; empty where it could not be read."""
+    reason: str
+    """In one word."""
+    message: str
+    at: str
+    """UTC time in RFC 3339."""
+    current: str
+    """Stamp of the ``CURRENT`` that asked for it; another one asks anew."""
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What one daemon serves from a model's folder, and what it has refused."""
+
+    folder: str
+    """Absolute path of the model's folder."""
+    host: str
+    watch: str
+    """The directory that the daemon watches."""
+    version: int
+    """That serves."""
+    sha256: str
+    since: str
+    """UTC time in RFC 3339."""
+    refusals: tuple[Refusal, ...] = ()
+    """Oldest first, one for each version."""
+
+    def serve(self, version: int, sha256: str, at: str) -> Standing:
+        """As it is once another version serves."""
+        return msgspec.structs.replace(self, version=version, sha256=sha256, since=at)
+
+    def refuse(self, refusal: Refusal) -> Standing:
+        """As it is once a version was refused."""
+        others = [r for r in self.refusals if r.version != refusal.version]
+        return msgspec.structs.replace(self, refusals=(*others, refusal)[-_MOST_REFUSALS:])
+
+    def refusal_of(self, version: int) -> Refusal | None:
+        """The last refusal of a version."""
+        return next((r for r in self.refusals if r.version == version), None)
+
+
+def post_standing(directory: Path, name: str, standing: Standing) -> None:
+    """Leave a copy for others to see, whole or not at all.
+
+    Args:
+        directory: the model's folder, or that of the daemon's results.
+        name: of the daemon's ledger, so that it replaces its own copy alone.
+        standing: what to post.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    folder = directory / _FOLDER_NAME
+    folder.mkdir(exist_ok=True)
+    aside = folder / f".{uuid4().hex}.tmp"
+    try:
+        aside.write_bytes(msgspec.json.encode(standing))
+        aside.replace(folder / f"{name}.json")
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def read_standings(directory: Path) -> list[Standing]:
+    """What daemons have posted in a directory; what cannot be read is passed over."""
+    standings = []
+    for file in sorted((directory / _FOLDER_NAME).glob("*.json")):
+        with contextlib.suppress(OSError, msgspec.MsgspecError), file.open("rb") as opened:
+            standings.append(msgspec.json.decode(opened.read(_LARGEST_BYTES), type=Standing))
+    return standings

@@ -1,0 +1,112 @@
+"""Announcements: what happened to models goes to the ledger, and from there to subscribers, log and metrics."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+import msgspec
+
+from frazil.documents import MODEL_TOPIC, ModelDocument, ModelStamp, encode_document
+from frazil.models import Refusal, Standing
+from frazil.picking import ModelIdentity
+from frazil.service.delivery import Delivery
+from frazil.service.ledger import Ledger
+from frazil.service.metrics import Metrics
+from frazil.service.swap.change import Change
+
+__all__ = ["Announcer"]
+
+log = logging.getLogger(__name__)
+
+_STANDING_KEY = "standing"
+
+
+class Announcer:
+    """Commits each change as one document, together with where the daemon then stands.
+
+    Args:
+        ledger: where documents and the standing are kept.
+        delivery: sends what was committed.
+        metrics: counts.
+
+    Attributes:
+        standing: as last committed; None where models cannot be swapped.
+    """
+
+    def __init__(self, ledger: Ledger, delivery: Delivery, metrics: Metrics) -> None:
+        self._ledger = ledger
+        self._delivery = delivery
+        self._metrics = metrics
+        self.standing: Standing | None = None
+
+    def announce(self, change: Change) -> None:
+        """Commit a change and tell whoever wants to know.
+
+        Raises:
+            ToldToStopError: it could not be committed before the daemon was told to stop.
+        """
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        standing = None if self.standing is None else _standing_after(change, self.standing, at)
+        document = ModelDocument(
+            epoch="",
+            seq=0,
+            model=_stamp(change.model),
+            event=change.event,
+            reason=change.message,
+            at=at,
+        )
+        remember = None if standing is None else (_STANDING_KEY, msgspec.json.encode(standing).decode())
+        self._delivery.patience.insist(
+            str(self._ledger.file),
+            lambda: self._ledger.commit_document(
+                MODEL_TOPIC.decode(),
+                lambda epoch, seq: encode_document(msgspec.structs.replace(document, epoch=epoch, seq=seq)),
+                remember=remember,
+            ),
+        )
+        self.standing = standing
+        self._metrics.model_changes.labels(event=change.event, reason=change.reason).inc()
+        if change.placement is not None:
+            self._metrics.show_model(change.model, change.placement)
+        if change.event == "loaded":
+            log.info(
+                "model %s serves from here on, on %s", change.model, change.placement and change.placement.provider
+            )
+        elif change.event == "rolled_back":
+            log.warning("rolled back (%s) to model %s: %s", change.reason, change.model, change.message)
+        else:
+            log.warning("refused (%s) model %s, the old one goes on: %s", change.reason, change.model, change.message)
+        self._delivery.catch_up()
+
+    def recall_standing(self) -> Standing | None:
+        """Where an earlier run of the daemon stood."""
+        kept = self._ledger.recall(_STANDING_KEY)
+        return msgspec.json.decode(kept, type=Standing) if kept else None
+
+    def begin(self, standing: Standing) -> None:
+        """Remember where this run begins."""
+        self.standing = standing
+        self._ledger.remember(_STANDING_KEY, msgspec.json.encode(standing).decode())
+
+
+def _standing_after(change: Change, standing: Standing, at: str) -> Standing:
+    if change.event != "refused":
+        standing = standing.serve(change.model.version, change.model.sha256, at)
+    if change.event == "loaded":
+        return standing
+    refused = change.withdrawn or change.model
+    return standing.refuse(
+        Refusal(
+            version=refused.version,
+            sha256=refused.sha256,
+            reason=change.reason,
+            message=change.message,
+            at=at,
+            current=change.current,
+        )
+    )
+
+
+def _stamp(model: ModelIdentity) -> ModelStamp:
+    return ModelStamp(name=model.name, version=model.version, sha256=model.sha256)

@@ -1,0 +1,239 @@
+"""The swapper: sees ``CURRENT`` change, tries the model that it names, and has it serve or says why not."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import platform
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import Empty, Full, Queue
+
+from frazil.errors import ModelError
+from frazil.models import Standing, current_stamp, post_standing, prove_model
+from frazil.picking import Micrograph, Model, ModelIdentity, Picker, identify_model, read_current
+from frazil.service.metrics import Metrics
+from frazil.service.record import Record
+from frazil.service.swap.announcer import Announcer
+from frazil.service.swap.canary import Canary, CanaryBounds
+from frazil.service.swap.change import Change
+from frazil.service.swap.serving import Offer, Serving
+
+__all__ = ["Swapper"]
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0
+_WAIT_SECONDS = 0.2
+
+
+class Swapper:
+    """Keeps the serving model to what a model's folder promotes, as far as that is fit to serve.
+
+    Args:
+        folder: the model's folder.
+        load: loads one version's folder.
+        make_picker: makes a picker of it with the operator's settings.
+        announcer: knows where an earlier run stood.
+        metrics: counts.
+        watch: the directory that the daemon watches, for those who read its standing.
+        out: where the standing is posted if the model's folder cannot be written.
+        name: of the daemon's ledger.
+        proof_seconds: time that a new model may take to prove itself.
+        bounds: of its run in shadow.
+        stop: ends it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        load: Callable[[Path], Model],
+        make_picker: Callable[[Model], Picker],
+        announcer: Announcer,
+        metrics: Metrics,
+        watch: Path,
+        out: Path,
+        name: str,
+        proof_seconds: float,
+        bounds: CanaryBounds,
+        stop: threading.Event,
+    ) -> None:
+        self._folder = folder.resolve()
+        self._load = load
+        self._make_picker = make_picker
+        self._announcer = announcer
+        self._metrics = metrics
+        self._watch = watch
+        self._out = out
+        self._name = name
+        self._proof_seconds = proof_seconds
+        self._bounds = bounds
+        self._stop = stop
+        self._seen = ""
+        self._posted: Standing | None = None
+
+    def load_first(self) -> Model:
+        """Load what served when an earlier run ended, else what is promoted.
+
+        A model promoted since then is swapped in once the daemon runs, with all that belongs to a swap. So a restart
+        never brings back a model that was refused or rolled back.
+
+        Raises:
+            ModelError: no model can serve.
+        """
+        recalled = self._announcer.recall_standing()
+        if recalled is not None and recalled.folder != str(self._folder):
+            recalled = None
+        stamp, model = current_stamp(self._folder), None
+        if recalled is not None:
+            try:
+                model = self._load(self._folder / str(recalled.version))
+            except ModelError as error:
+                log.warning("the model that served last cannot serve again, what is promoted is loaded: %s", error)
+        if model is None:
+            self._seen = stamp
+            model = self._load(self._folder)
+        elif recalled is not None and any(r.current == stamp for r in recalled.refusals):
+            self._seen = stamp
+        self._announcer.begin(
+            Standing(
+                folder=str(self._folder),
+                host=platform.node(),
+                watch=str(self._watch),
+                version=model.identity.version,
+                sha256=model.identity.sha256,
+                since=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                refusals=recalled.refusals if recalled is not None else (),
+            )
+        )
+        if recalled is None or not recalled.refusals:
+            self._posted = self._announcer.standing  # nothing to say as yet that `CURRENT` does not
+        return model
+
+    def run(self, serving: Serving, report: Callable[[Change], None]) -> None:
+        """Look, again and again, until told to stop.
+
+        Args:
+            serving: is offered what is fit to serve.
+            report: takes refusals.
+        """
+        while True:
+            try:
+                self._look(serving, report)
+            except Exception:  # the edge of one swap
+                log.exception("the swap failed unexpectedly; the old model goes on")
+            if self._stop.wait(_LOOK_SECONDS):
+                return
+
+    def _look(self, serving: Serving, report: Callable[[Change], None]) -> None:
+        self._post()
+        stamp = current_stamp(self._folder)
+        if stamp == self._seen:
+            return
+        self._seen = stamp
+        version = 0
+        try:
+            version = read_current(self._folder)[0]
+            path = self._folder / str(version)
+            if self._is(serving.picker.model.identity, path):
+                return
+            picker = self._prepare(path, serving)
+            if self._bounds.micrographs:
+                self._try_in_shadow(picker, serving, stamp)
+        except ModelError as error:
+            if current_stamp(self._folder) == stamp and not self._stop.is_set():
+                report(
+                    Change(
+                        event="refused",
+                        model=self._identify(version),
+                        reason=error.reason,
+                        message=str(error),
+                        current=stamp,
+                    )
+                )
+        else:
+            if current_stamp(self._folder) == stamp:
+                serving.offer(Offer(picker=picker, current=stamp))
+
+    def _prepare(self, path: Path, serving: Serving) -> Picker:
+        """Try a model in a process of its own, then load it here and run it on a batch like those to come."""
+        started = time.monotonic()
+        sha256 = prove_model(path, seconds=self._proof_seconds, stop=self._stop)
+        proved = time.monotonic()
+        model = self._load(path)
+        if model.identity.sha256 != sha256:
+            raise ModelError(
+                f"{path}: expected sha256 {sha256}, as it was tried, found {model.identity.sha256}", "hash"
+            )
+        picker = self._make_picker(model)
+        loaded = time.monotonic()
+        shape = serving.last_shape
+        batch_seconds = model.warm_up(picker.batch_of(*shape) if shape else None)
+        log.info(
+            "model %s is ready: proved in %.2f s, loaded in %.2f s, %s",
+            model.identity,
+            proved - started,
+            loaded - proved,
+            model.placement.describe(batch_seconds),
+        )
+        self._metrics.batch.set(batch_seconds)
+        return picker
+
+    def _try_in_shadow(self, picker: Picker, serving: Serving, stamp: str) -> None:
+        canary = Canary(picker.model.identity, self._bounds)
+        shown: Queue[tuple[Micrograph, Record]] = Queue(1)
+
+        def show(micrograph: Micrograph, record: Record) -> None:
+            # One that comes while another is at it is passed over: the shadow never slows picking.
+            with contextlib.suppress(Full):
+                shown.put_nowait((micrograph, record))
+
+        log.info("model %s runs in shadow for %d micrographs", picker.model.identity, self._bounds.micrographs)
+        serving.shadow = show
+        try:
+            while not canary.complete:
+                if self._stop.is_set() or current_stamp(self._folder) != stamp:
+                    raise ModelError(f"{picker.model.identity}: another model was promoted", "superseded")
+                try:
+                    micrograph, record = shown.get(timeout=_WAIT_SECONDS)
+                except Empty:
+                    continue
+                try:
+                    picks = picker.pick(micrograph)
+                except Exception as error:
+                    found = f"{picker.model.identity}: expected to pick {micrograph.path.name}, found: {error}"
+                    raise ModelError(found, "canary") from error
+                canary.compare(record.picks, picks, record.document.diameter_px)
+                self._metrics.note_canary(record.picks, picks, canary.agreement)
+        finally:
+            serving.shadow = None
+        log.info("model %s in shadow: %s", picker.model.identity, canary.describe())
+        canary.check()
+
+    def _is(self, identity: ModelIdentity, path: Path) -> bool:
+        with contextlib.suppress(ModelError):
+            found = identify_model(path)
+            return (found.version, found.sha256) == (identity.version, identity.sha256)
+        return False
+
+    def _identify(self, version: int) -> ModelIdentity:
+        with contextlib.suppress(ModelError):
+            return identify_model(self._folder / str(version))
+        return ModelIdentity(name=self._folder.name, version=version, sha256="")
+
+    def _post(self) -> None:
+        """Let others see where this daemon stands; nothing depends on it."""
+        standing = self._announcer.standing
+        if standing is None or standing is self._posted:
+            return
+        for directory in (self._folder, self._out):
+            try:
+                post_standing(directory, self._name, standing)
+            except OSError:
+                continue
+            break
+        self._posted = standing

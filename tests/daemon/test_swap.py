@@ -1,0 +1,178 @@
+"""How a model proves good or bad, in shadow and on probation, without a daemon around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from frazil.errors import MicrographError, ModelError
+from frazil.picking import Micrograph, ModelIdentity, Picker, PickingSettings, Picks, load_model
+from frazil.service.swap.canary import Canary, CanaryBounds
+from frazil.service.swap.serving import Offer, Serving
+
+BLIND = -60.0
+"""A bias with which the blob model finds nothing."""
+
+
+@pytest.fixture
+def picker_of(tmp_path: Path, make_blob_model: Callable[..., Path]) -> Callable[..., Picker]:
+    def make(version: int = 1, **changes: object) -> Picker:
+        folder = make_blob_model(tmp_path / "blob", version, **changes)
+        return Picker(load_model(folder / str(version), "cpu"), PickingSettings(diameter_angstrom=48))
+
+    return make
+
+
+def scene_of(make_scene: Callable[..., object], seed: int = 0, **changes: object) -> Micrograph:
+    pixels = make_scene(seed=seed, **changes).pixels  # type: ignore[attr-defined]
+    return Micrograph(path=Path(f"{seed}.mrc"), pixels=pixels, pixel_size_angstrom=2.0)
+
+
+def pick(serving: Serving, micrograph: Micrograph) -> int:
+    """Version of the model that picked it."""
+    serving.advance()
+    return serving.pick(micrograph, read_seconds=0, since=time.monotonic()).document.model.version
+
+
+def test_a_model_that_passes_its_probation_stays(
+    picker_of: Callable[..., Picker], make_scene: Callable[..., object]
+) -> None:
+    serving = Serving(picker_of(), probation_micrographs=3, faults_allowed=0)
+    assert pick(serving, scene_of(make_scene)) == 1
+    serving.offer(Offer(picker=picker_of(2, threshold=0.6), current="c"))
+    assert [pick(serving, scene_of(make_scene, i)) for i in range(4)] == [2] * 4
+    assert serving.advance() == []
+    assert serving.picker.model.identity.version == 2
+
+
+def test_a_model_that_finds_nothing_is_rolled_back_and_the_one_before_picks_instead(
+    picker_of: Callable[..., Picker], make_scene: Callable[..., object]
+) -> None:
+    serving = Serving(picker_of(), probation_micrographs=10, faults_allowed=0.2)
+    pick(serving, scene_of(make_scene))
+    serving.offer(Offer(picker=picker_of(2, bias=BLIND), current="c"))
+    (loaded,) = serving.advance()
+    assert (loaded.event, loaded.model.version) == ("loaded", 2)
+    for i in range(3):
+        assert serving.picker.model.identity.version == 2
+        assert pick(serving, scene_of(make_scene, i)) == 1
+    (change,) = serving.advance()
+    assert (change.event, change.reason, change.current) == ("rolled_back", "few_picks", "c")
+    assert change.model.version == 1
+    assert change.withdrawn is not None
+    assert change.withdrawn.version == 2
+    assert "3 on which it found almost nothing" in change.message
+
+
+def test_micrographs_without_particles_do_not_roll_a_model_back(
+    picker_of: Callable[..., Picker], make_scene: Callable[..., object]
+) -> None:
+    serving = Serving(picker_of(), probation_micrographs=4, faults_allowed=0)
+    pick(serving, scene_of(make_scene))
+    serving.offer(Offer(picker=picker_of(2, threshold=0.6), current="c"))
+    empty = [scene_of(make_scene, seed, count=0) for seed in range(4)]
+    assert [pick(serving, micrograph) for micrograph in empty] == [2] * 4
+    assert serving.advance() == []
+
+
+def test_a_model_that_fails_on_real_micrographs_loses_none_and_is_rolled_back(
+    picker_of: Callable[..., Picker], make_scene: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = Serving(picker_of(), probation_micrographs=5, faults_allowed=0.2)
+    broken = picker_of(2)
+    # No small model is good on its reference and bad on micrographs alone; this is what it would do.
+    monkeypatch.setattr(broken.model, "score", lambda tiles: (_ for _ in ()).throw(ModelError("NaN", "not_finite")))
+    serving.offer(Offer(picker=broken, current="c"))
+    assert [pick(serving, scene_of(make_scene, i)) for i in range(2)] == [1, 1]
+    (change,) = serving.advance()
+    assert (change.event, change.reason) == ("rolled_back", "errors")
+
+
+def test_a_fault_of_the_micrograph_is_not_the_models(
+    picker_of: Callable[..., Picker], make_scene: Callable[..., object]
+) -> None:
+    serving = Serving(picker_of(), probation_micrographs=5, faults_allowed=0)
+    serving.offer(Offer(picker=picker_of(2), current="c"))
+    serving.advance()
+    nameless = Micrograph(path=Path("a.mrc"), pixels=scene_of(make_scene).pixels, pixel_size_angstrom=None)
+    with pytest.raises(MicrographError, match="pixel size"):
+        serving.pick(nameless, read_seconds=0, since=0)
+    assert serving.advance() == []
+    assert serving.picker.model.identity.version == 2
+
+
+def test_a_newer_model_that_fails_falls_back_on_the_last_one_that_was_proved(
+    picker_of: Callable[..., Picker], make_scene: Callable[..., object]
+) -> None:
+    serving = Serving(picker_of(), probation_micrographs=5, faults_allowed=0)
+    pick(serving, scene_of(make_scene))
+    serving.offer(Offer(picker=picker_of(2), current="c"))
+    serving.advance()
+    serving.offer(Offer(picker=picker_of(3, bias=BLIND), current="d"))
+    assert pick(serving, scene_of(make_scene)) == 1
+    (change,) = serving.advance()
+    assert change.model.version == 1
+
+
+def test_without_probation_the_old_model_is_let_go_at_once(
+    picker_of: Callable[..., Picker], make_scene: Callable[..., object]
+) -> None:
+    import gc
+    import weakref
+
+    serving = Serving(picker_of(), probation_micrographs=0, faults_allowed=0)
+    pick(serving, scene_of(make_scene))
+    old = weakref.ref(serving.picker.model)
+    serving.offer(Offer(picker=picker_of(2), current="c"))
+    serving.advance()
+    gc.collect()
+    assert old() is None
+
+
+# --- the canary -------------------------------------------------------------------------------------------------
+
+MODEL = ModelIdentity(name="blob", version=2, sha256="ab" * 32)
+BOUNDS = CanaryBounds(micrographs=2, agreement=0.5, picks_ratio=3.0)
+
+
+def grid(count: int, shift: float = 0.0) -> Picks:
+    return Picks(y=np.zeros(count), x=100.0 * np.arange(count) + shift, score=np.full(count, 0.9))
+
+
+def canary_of(*pairs: tuple[Picks, Picks]) -> Canary:
+    canary = Canary(MODEL, BOUNDS)
+    for serving, candidate in pairs:
+        canary.compare(serving, candidate, diameter_px=20)
+    return canary
+
+
+def test_a_model_that_agrees_may_serve() -> None:
+    canary = canary_of((grid(10), grid(8, 9.0)), (grid(0), grid(0)))
+    assert canary.complete
+    canary.check()
+    assert canary.agreement == pytest.approx(16 / 18)
+    assert "8 picks (serving model: 10), median score 0.90 (0.90), agreement 0.89" in canary.describe()
+
+
+@pytest.mark.parametrize(
+    ("serving", "candidate", "says"),
+    [
+        (grid(10), grid(10, 11.0), "agreement of at least 0.5"),
+        (grid(10), grid(3), "3 times as many or as few"),
+        (grid(3), grid(10), "3 times as many or as few"),
+        (grid(10), grid(0), "3 times as many or as few"),
+    ],
+)
+def test_a_model_that_is_out_of_bounds_may_not(serving: Picks, candidate: Picks, says: str) -> None:
+    with pytest.raises(ModelError, match=says) as refused:
+        canary_of((serving, candidate)).check()
+    assert refused.value.reason == "canary"
+
+
+def test_one_pick_agrees_with_one_only() -> None:
+    two = Picks(y=np.zeros(2), x=np.array([-5.0, 5.0]), score=np.ones(2))
+    assert canary_of((two, grid(1))).agreement == pytest.approx(2 / 3)
