@@ -9,13 +9,14 @@ SHARED ?= ../shared/data
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check lint bench models clean
+.PHONY: help demo test check lint bench robustness models clean
 
 help:
 	@echo "make demo    see it work: simulated micrographs picked live, on the CPU, in a minute or two"
 	@echo "make test    every test"
 	@echo "make check   formatting, lint, types, import rules, and every test"
 	@echo "make bench   how fast one micrograph is picked, beside the floor"
+	@echo "make robustness  the long proofs that nothing is lost, into docs/reference/robustness"
 	@echo "make models  train the models again (needs the labelled micrographs in $(SHARED))"
 
 demo: $(DEMO_VENV)/.ready
@@ -35,6 +36,10 @@ lint: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(VENV)/bin/python benchmarks/pick_micrograph.py --model exported_models/mlp
 	$(VENV)/bin/python benchmarks/pick_micrograph.py --model exported_models/fcn
+
+robustness: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest tests/robustness --long --report docs/reference/robustness
+	$(VENV)/bin/python benchmarks/many_files.py
 
 models: $(VENV)/.ready
 	$(VENV)/bin/python $(SHARED)/prepare.py $(DATA)
