@@ -21,7 +21,7 @@ Write = Callable[..., Path]
 
 def frazil(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
     command = [str(BIN / "frazil"), *(str(a) for a in args)]
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
+    environment = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, **options)  # type: ignore[call-overload,no-any-return]
 
 
