@@ -9,7 +9,7 @@ SHARED ?= ../shared/data
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check lint bench fuzz models unseen clean
+.PHONY: help demo test check lint bench fuzz robustness models unseen clean
 
 help:
 	@echo "make demo    see it work: simulated micrographs picked live, on the CPU, in a minute or two"
@@ -17,6 +17,7 @@ help:
 	@echo "make check   formatting, lint, types, import rules, and every test"
 	@echo "make bench   how fast one micrograph is picked, beside the floor"
 	@echo "make fuzz    ten thousand broken and hostile micrographs"
+	@echo "make robustness the long proofs that nothing is lost, into docs/reference/robustness"
 	@echo "make models  train the models again (needs the labelled micrographs in $(SHARED)); once stopped, it goes on"
 
 demo: $(DEMO_VENV)/.ready
@@ -39,6 +40,10 @@ bench: $(VENV)/.ready
 
 fuzz: $(VENV)/.ready
 	$(VENV)/bin/python benchmarks/fuzz_inputs.py --count 10000
+
+robustness: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest tests/robustness --long --report docs/reference/robustness
+	$(VENV)/bin/python benchmarks/many_files.py
 
 models: $(VENV)/.ready
 	$(VENV)/bin/python $(SHARED)/prepare.py $(DATA)

@@ -303,7 +303,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
                 daemon.reader.join()
 
             stack.callback(end)
-            ready = daemon.wait_log(r"ready after .* publishing on (\S+), metrics on (\S+)")
+            ready = daemon.wait_log(r"ready after .* publishing on (\S+), metrics on (\S+)", 120.0)
             daemon.stream, daemon.metrics = ready[1], ready[2]
             return daemon
 

@@ -41,12 +41,12 @@ class Rig:
                 self.sightings.append(told)
             self._changed.notify_all()
 
-    def wait(self, condition: Callable[[], bool], seconds: float = 15.0) -> None:
+    def wait(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         with self._changed:
             assert self._changed.wait_for(condition, seconds), (self.hints, self.sightings, self.watcher.fault)
 
     def wait_metric(self, name: str, value: float) -> None:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while self.metrics.registry.get_sample_value(name) != value:
             assert time.monotonic() < deadline, (name, self.metrics.registry.get_sample_value(name))
             time.sleep(0.01)

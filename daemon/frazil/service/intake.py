@@ -11,7 +11,6 @@ import logging
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from frazil.service.arrival import Arrival, is_utf8
 from frazil.service.completion import prove_complete, sample
 from frazil.service.ledger import Handled, Ledger, Note
 from frazil.service.metrics import Metrics
+from frazil.service.notes import Notes
 from frazil.service.watch import FileStamp, FoundBy, Hint, Sightings, stamp_of
 
 __all__ = ["Intake", "Known"]
@@ -116,11 +116,10 @@ class Intake:
         self._refuse = refuse
         self._candidates: dict[str, _Candidate] = {}
         self._looks: list[tuple[float, str]] = []
-        self._backlog: deque[str] = deque()
+        self._backlog: SimpleQueue[Hint] = SimpleQueue()
+        self._in_backlog: set[Path] = set()
         self._in_hand: set[str] = set()
-        self._notes: dict[str, Note] = {}
-        self._gone: set[str] = set()
-        self._returned: set[str] = set()
+        self._notes = Notes(ledger)
         self._next_requests = 0.0
         metrics.watch_queue("incomplete", lambda: len(self._candidates))
 
@@ -129,17 +128,22 @@ class Intake:
         while not stop.is_set():
             self._look_at_due()
             self._look_at_backlog()
-            self._keep_ledger()
-            wait = _LONGEST_WAIT_SECONDS
-            if self._backlog:
-                wait = 0.0
-            elif self._looks:
+            self._take_requests()
+            self._notes.write()
+            wait = 0.0 if not self._backlog.empty() else _LONGEST_WAIT_SECONDS
+            if self._looks:
                 wait = min(wait, self._looks[0][0] - time.monotonic())
             self._empty_inbox(max(0.0, wait))
 
     def tell(self, told: Hint | Sightings) -> None:
         """Hand over what the watcher has seen."""
-        self._inbox.put(told)
+        if not isinstance(told, Hint):
+            self._inbox.put(told)
+        elif told.backlog:
+            self._in_backlog.add(told.path)
+            self._backlog.put(told)
+        elif told.by == "event" or told.path not in self._in_backlog:  # a later scan tells nothing new of the backlog
+            self._inbox.put(told)
 
     def finish(self, arrival: Arrival, handled: Handled) -> None:
         """Let go of an arrival: it was picked, or given up as it is."""
@@ -164,8 +168,7 @@ class Intake:
                 elif isinstance(told, Hint):
                     self._note(told)
                 else:
-                    self._gone.update(told.missing)
-                    self._returned.update(told.returned)
+                    self._notes.add_sightings(told)
                 told = self._inbox.get_nowait()
         except Empty:
             pass
@@ -187,7 +190,7 @@ class Intake:
             stamp = stamp_of(hint.path)
         except (FileNotFoundError, NotADirectoryError):
             if self._candidates.pop(key, None) is not None:
-                self._gone.add(key)
+                self._notes.add_gone(key)
             return
         except OSError:
             stamp = FileStamp(size=-1, mtime_ns=0)  # a stamp that no file has: the next look finds it changed
@@ -199,11 +202,12 @@ class Intake:
                 path=hint.path, stamp=stamp, unchanged_since=now, due=now, by=hint.by, backlog=hint.backlog
             )
             self._candidates[key] = known
-            self._tell_ledger(key, known, "seen")
             if returned is not None:
                 self._note_return(key, known, returned)
-            elif hint.backlog and time.time() - stamp.mtime_ns / 1e9 > _AT_REST_SECONDS:
-                self._backlog.append(key)
+                return
+            self._tell_ledger(key, known, "seen")
+            if hint.backlog and time.time() - stamp.mtime_ns / 1e9 > _AT_REST_SECONDS:
+                self._look(key, known)
             else:
                 self._look_again(key, known, self._settle_seconds)
         elif known.stamp != stamp:
@@ -241,10 +245,10 @@ class Intake:
 
     def _look_at_backlog(self) -> None:
         deadline = time.monotonic() + _BACKLOG_SECONDS
-        while self._backlog and time.monotonic() < deadline:
-            key = self._backlog.popleft()
-            if (candidate := self._candidates.get(key)) is not None:
-                self._look(key, candidate)
+        while not self._backlog.empty() and time.monotonic() < deadline:
+            hint = self._backlog.get()
+            self._note(hint)
+            self._in_backlog.discard(hint.path)
 
     def _look(self, key: str, candidate: _Candidate) -> None:
         """Look a second time at a candidate, and decide."""
@@ -258,7 +262,7 @@ class Intake:
             self._prove(key, candidate, stalled=stalled)
         except (FileNotFoundError, NotADirectoryError):
             del self._candidates[key]
-            self._gone.add(key)
+            self._notes.add_gone(key)
         except IncompleteMicrograph as incomplete:
             if stalled:
                 self._give_up(key, candidate, incomplete)
@@ -285,6 +289,9 @@ class Intake:
         prove_complete(candidate.path, shows_holes=self._shows_holes)
         found = sample(candidate.path)
         if found.has_empty_blocks and not stalled:
+            self._tell_ledger(
+                key, candidate, "waiting", "", "blocks of nothing but zeros: it may be still to be filled"
+            )
             self._wait(key, candidate, time.monotonic())
             return
         del self._candidates[key]
@@ -323,36 +330,30 @@ class Intake:
         self._known[key] = stamp
         return True
 
-    # --- keeping the ledger ---------------------------------------------------------------------------------------
+    # --- the ledger -----------------------------------------------------------------------------------------------
 
     def _tell_ledger(
         self, key: str, candidate: _Candidate, state: Literal["seen", "waiting"], reason: str = "", message: str = ""
     ) -> None:
-        """Have the ledger know of a candidate what it did not know before; all such notes are written together."""
+        """Have the ledger know of a candidate what it does not know yet."""
         noted = message or state
-        if candidate.noted != noted and is_utf8(key):
+        if candidate.noted != noted:
             candidate.noted = noted
-            self._notes[key] = Note(path=key, stamp=candidate.stamp, state=state, reason=reason, message=message)
+            self._notes.add(Note(path=key, stamp=candidate.stamp, state=state, reason=reason, message=message))
 
-    def _keep_ledger(self) -> None:
-        """Write notes, and grant requests."""
+    def _take_requests(self) -> None:
+        """Grant what others have asked for in the ledger."""
+        now = time.monotonic()
+        if now < self._next_requests:
+            return
+        self._next_requests = now + _REQUESTS_SECONDS
         try:
-            if self._notes:
-                self._ledger.note(list(self._notes.values()))
-                self._notes.clear()
-            if self._gone:
-                self._ledger.note_gone([key for key in self._gone if is_utf8(key)])
-                self._gone.clear()
-            if self._returned:
-                self._ledger.note_returned(list(self._returned))
-                self._returned.clear()
-            if time.monotonic() >= self._next_requests:
-                self._next_requests = time.monotonic() + _REQUESTS_SECONDS
-                for key in self._ledger.take_requests():
-                    self._known.pop(key, None)
-                    self._note(Hint(path=self._root / key))
-                    if key not in self._candidates and key not in self._in_hand:
-                        self._gone.add(key)
+            keys = self._ledger.take_requests()
         except sqlite3.Error as error:
-            log.debug("the ledger cannot be kept (%s); it is tried again", error)
-            self._next_requests = time.monotonic() + _REQUESTS_SECONDS
+            log.debug("requests cannot be granted (%s); it is tried again", error)
+            return
+        for key in keys:
+            self._known.pop(key, None)
+            self._note(Hint(path=self._root / key))
+            if key not in self._candidates and key not in self._in_hand:
+                self._notes.add_gone(key)

@@ -23,6 +23,7 @@ from frazil.service.watch import FileStamp
 __all__ = ["Handled", "Ledger", "Note"]
 
 _KNOWN = "state IN ('picked', 'quarantined') OR (state = 'gone' AND (seq IS NOT NULL OR reason != ''))"
+_AS_IT_WAS = "CASE WHEN reason = '' THEN 'picked' ELSE 'quarantined' END"
 _UNDELIVERED_AT_ONCE = 100
 
 
@@ -136,8 +137,7 @@ class Ledger:
         """Note that files are there again, as they were."""
         with self._writing(durably=False):
             self._database.executemany(
-                "UPDATE micrographs SET state = CASE WHEN reason = '' THEN 'picked' ELSE 'quarantined' END "
-                "WHERE path = ? AND state = 'gone' AND (seq IS NOT NULL OR reason != '')",
+                f"UPDATE micrographs SET state = {_AS_IT_WAS} WHERE path = ? AND state = 'gone' AND ({_KNOWN})",  # noqa: S608
                 [(path,) for path in paths],
             )
 
@@ -145,7 +145,8 @@ class Ledger:
         """Record that a file was touched but holds what it held."""
         with self._writing(durably=False):
             self._database.execute(
-                "UPDATE micrographs SET size = ?, mtime_ns = ? WHERE path = ?", (stamp.size, stamp.mtime_ns, path)
+                f"UPDATE micrographs SET size = ?, mtime_ns = ?, state = {_AS_IT_WAS} WHERE path = ? AND ({_KNOWN})",  # noqa: S608
+                (stamp.size, stamp.mtime_ns, path),
             )
 
     # --- results --------------------------------------------------------------------------------------------------
