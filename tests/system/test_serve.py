@@ -259,7 +259,7 @@ def test_bad_files_are_counted_and_said_and_the_next_one_runs(
         assert daemon.stop() == 0
     log = "".join(daemon.log)
     assert "Traceback" not in log
-    assert r"line\x0abreak.mrc" in log
+    assert r"line\nbreak.mrc" in log
     assert "truncated.mrc: expected" in log
     assert len(list(daemon.out.glob("*.star"))) == 1
 
