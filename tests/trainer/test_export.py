@@ -85,7 +85,7 @@ def test_network_in_training_is_exported_without_its_dropout(tmp_path, exported)
 
 def test_version_is_a_folder_with_model_and_card(exported):
     assert exported.name == "1"
-    assert sorted(content(exported.parent)) == ["1/card.json", "1/model.onnx"]
+    assert sorted(content(exported.parent)) == [".lock", "1/card.json", "1/model.onnx"]
 
 
 def test_contract_survives_in_the_metadata(exported):
@@ -159,7 +159,7 @@ def test_versions_count_up_and_none_is_changed(tmp_path):
     assert content(first) == before
     assert list((folder / "7").iterdir()) == []
     assert (second / "model.onnx").read_bytes() != (first / "model.onnx").read_bytes()
-    assert sorted(p.name for p in folder.iterdir()) == ["1", "7", "8", "README", "notes"]
+    assert sorted(p.name for p in folder.iterdir()) == [".lock", "1", "7", "8", "README", "notes"]
 
 
 class NotANumber(nn.Module):
