@@ -78,7 +78,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     device: Annotated[Device, _says("Where the model runs; auto takes a CUDA device where there is one.")] = "auto"
     require_gpu: Annotated[bool, _says("Refuse to start, and refuse a model, that does not run on a GPU.")] = False
     model_proof: Annotated[
-        float, _says("Seconds that a newly promoted model may take to load and prove itself, beside the serving one.")
+        float, _says("Seconds of processor time that a newly promoted model may take to load and prove itself.")
     ] = 60.0
     canary_micrographs: Annotated[
         int, _says("Micrographs over which a new model runs in shadow before it may serve; 0 for none.")
