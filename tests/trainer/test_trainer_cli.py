@@ -153,6 +153,7 @@ def test_trained_model_picks_a_new_micrograph(data, trained):
 def test_training_leaves_the_version_and_nothing_else(data, trained):
     assert sorted(str(p.relative_to(data / "models")) for p in (data / "models").rglob("*")) == [
         "mlp",
+        "mlp/.lock",
         "mlp/1",
         "mlp/1/card.json",
         "mlp/1/model.onnx",
