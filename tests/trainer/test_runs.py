@@ -110,7 +110,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
 def test_a_run_that_has_ended_is_not_run_again(whole: Path, recipe_file: Path, simulated_data: Path) -> None:
     said = run_to_end([*TRAIN, *arguments(recipe_file, simulated_data, whole, "--resume")])
     assert f"wrote {whole / 'model' / '1'}" in said
-    assert [p.name for p in (whole / "model").iterdir()] == ["1"]
+    assert sorted(p.name for p in (whole / "model").iterdir()) == [".lock", "1"]
     again = subprocess.run(
         [*TRAIN, *arguments(recipe_file, simulated_data, whole)],
         capture_output=True,
@@ -220,7 +220,7 @@ def test_two_processes_make_the_model_that_one_makes(
     script.write_text("from frazil_trainer.cli import main\nmain()\n")
     run_to_end(torchrun(script, "train", *arguments(recipe_file, simulated_data, tmp_path)))
     assert_close(weights_of(tmp_path / "run"), weights_of(whole / "run"))
-    assert [p.name for p in (tmp_path / "model").iterdir()] == ["1"]  # only one process wrote
+    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [".lock", "1"]  # only one process wrote
     one, two = (msgspec.json.decode((f / "run" / "run.json").read_bytes()) for f in (whole, tmp_path))
     assert (one["run"]["processes"], two["run"]["processes"]) == (1, 2)
     for a, b in zip(one["epochs"], two["epochs"], strict=True):
