@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -262,6 +263,19 @@ def test_bad_files_are_counted_and_said_and_the_next_one_runs(
     assert r"line\nbreak.mrc" in log
     assert "truncated.mrc: expected" in log
     assert len(list(daemon.out.glob("*.star"))) == 1
+
+
+def test_a_named_pipe_with_the_name_of_a_micrograph_stops_nothing(
+    serve: Serve, blob_model: Path, write_mrc: Write, make_scene: Callable[..., object], tmp_path: Path
+) -> None:
+    daemon = serve("--diameter", "48", "--model", blob_model)
+    os.mkfifo(tmp_path / "pipe.mrc")
+    (tmp_path / "pipe.mrc").rename(daemon.watched / "pipe.mrc")
+    daemon.wait_log(r"not_a_file.* expected a regular file, found a named pipe", timeout=60)
+    with subscribed(daemon.stream) as subscriber:
+        write_mrc(daemon.watched / "good.mrc", make_scene().pixels, 2.0)
+        assert [d.micrograph for d in subscriber.wait(1)] == ["good.mrc"]
+    assert daemon.stop() == 0
 
 
 def test_listen_prints_documents_and_leaves_after_count(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from frazil.errors import IncompleteMicrograph
-from frazil.picking import check_complete
+from frazil.picking import check_complete, open_regular
 
 __all__ = ["Sample", "check_written", "prove_complete", "sample"]
 
@@ -59,7 +59,7 @@ def check_written(path: Path) -> None:
         IncompleteMicrograph: there is a hole.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         try:
             hole = os.lseek(file.fileno(), 0, os.SEEK_HOLE)
@@ -77,10 +77,11 @@ def sample(path: Path) -> Sample:
     """Look at blocks of a file from its first byte to its last.
 
     Raises:
+        MicrographError: it is no regular file.
         OSError: it cannot be read.
     """
     digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         digest.update(size.to_bytes(8, "little"))
         empty = False

@@ -265,7 +265,7 @@ class Pipeline:
         insist, file = self._delivery.patience.insist, str(self._ledger.file)
         try:
             content = sample(arrival.path).fingerprint
-        except OSError:
+        except (OSError, MicrographError):
             content = ""
         handled = Handled(stamp=arrival.stamp, fingerprint=content)
         if not is_utf8(arrival.key):
