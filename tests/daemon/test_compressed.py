@@ -125,7 +125,7 @@ def test_what_is_not_compressed_or_damaged_is_refused(
     path.write_bytes(packed)
     check_complete(path)
     # A damaged block may also unpack to more than the header demands, before its checksum tells.
-    with pytest.raises(MicrographError, match="found (damage|more)") as refused:
+    with pytest.raises(MicrographError, match=r"found (damage|more)") as refused:
         read_micrograph(path)
     assert refused.value.reason == "corrupt"
     assert not isinstance(refused.value, IncompleteMicrograph)
