@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -24,6 +26,7 @@ from gemmi import cif
 from frazil.client import PickStream
 from frazil.documents import MicrographDocument
 from frazil.picking import read_star
+from frazil.service.ledger import LedgerReader
 
 pytestmark = pytest.mark.system
 
@@ -327,3 +330,40 @@ def test_two_daemons_do_not_share_a_ledger(serve: Serve, blob_model: Path, tmp_p
     assert second.returncode == 1
     assert "in use by another frazil daemon" in second.stderr
     assert "Traceback" not in second.stderr
+
+
+def test_two_files_that_would_share_a_star_file_do_not(
+    serve: Serve, blob_model: Path, write_mrc: Write, make_scene: Callable[..., object]
+) -> None:
+    daemon = serve("--diameter", "48", "--model", blob_model, "--include", "*.mrc", "--include", "*.mrc.gz")
+    first = write_mrc(daemon.watched / "a.mrc", make_scene(seed=1).pixels, 2.0)
+    daemon.wait_log(r"picked a\.mrc")
+    star = (daemon.out / "a_picks.star").read_bytes()
+    other = gzip.compress(first.read_bytes())
+    (daemon.watched / "a.mrc.gz").write_bytes(other)
+    (daemon.watched / "b.mrc.gz").write_bytes(other)
+    daemon.wait_log(r"failed \(name\) .*a\.mrc\.gz: expected a name of its own, found the name of a\.mrc")
+    daemon.wait_log(r"picked b\.mrc\.gz")
+    assert daemon.stop() == 0
+    assert (daemon.out / "a_picks.star").read_bytes() == star
+    assert sorted(results(daemon)) == ["a.mrc", "b.mrc.gz"]
+
+
+def test_a_failure_that_is_tried_again_stands_in_the_ledger_while_it_rests(
+    serve: Serve, blob_model: Path, write_mrc: Write, make_scene: Callable[..., object], tmp_path: Path
+) -> None:
+    """Memory runs out for real: the process is given less than one micrograph takes."""
+    daemon = serve("--diameter", "48", "--model", blob_model)
+    pid = daemon.process.pid
+    status = Path(f"/proc/{pid}/status").read_text().splitlines()
+    used = 1024 * int(next(line.split()[1] for line in status if line.startswith("VmSize")))
+    resource.prlimit(pid, resource.RLIMIT_AS, (used + (50 << 20), resource.RLIM_INFINITY))
+    aside = write_mrc(tmp_path / "aside.tmp", np.random.default_rng(0).random((5000, 5000), np.float32), 0.3)
+    aside.rename(daemon.watched / "large.mrc")
+    daemon.wait_log(r"failed \(memory\), tried again in .*large\.mrc", 60)
+    daemon.wait_log(r"failed \(memory\), tried again in [2-9] s", 60)
+    with LedgerReader(daemon.out / "frazil-ledger.sqlite") as reader:
+        record = reader.micrograph("large.mrc")
+    assert record is not None
+    assert (record.state, record.reason) == ("failed", "memory")
+    assert record.attempts >= 2

@@ -19,7 +19,7 @@ import msgspec
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking import Micrograph
+from frazil.picking import MICROGRAPH_ENDINGS, Micrograph, micrograph_stem
 from frazil.service.arrival import Arrival, Line, is_utf8
 from frazil.service.completion import sample
 from frazil.service.delivery import Delivery
@@ -229,8 +229,14 @@ class Pipeline:
         started = time.monotonic()
         arrival, document = result.arrival, result.document
         handled = Handled(stamp=arrival.stamp, fingerprint=result.fingerprint)
-        seq, body = self._delivery.patience.insist(
-            str(self._ledger.file),
+        insist, file = self._delivery.patience.insist, str(self._ledger.file)
+        namesake = insist(file, lambda: self._ledger.first_with_result(_namesakes(arrival)))
+        if namesake is not None:
+            message = f"expected a name of its own, found the name of {namesake}: one STAR file cannot hold both"
+            self._write_failed(_Failed(arrival=arrival, error=MicrographError(arrival.path, "name", message)))
+            return
+        seq, body = insist(
+            file,
             lambda: self._ledger.commit_picked(
                 arrival.key,
                 handled,
@@ -292,6 +298,13 @@ class Pipeline:
     def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Picked | _Failed | Change]) -> bool:
         """Whether a stage has work or may still get some: the stages end in their order."""
         return not self._stopping.is_set() or self._threads[before].is_alive() or not queue.empty()
+
+
+def _namesakes(arrival: Arrival) -> list[str]:
+    """Keys of the micrographs whose results would go into the same STAR file."""
+    stem = micrograph_stem(arrival.path.name)
+    others = (str(Path(arrival.key).with_name(stem + ending)) for ending in MICROGRAPH_ENDINGS)
+    return [key for key in others if key != arrival.key]
 
 
 def _has_changed(arrival: Arrival) -> bool:

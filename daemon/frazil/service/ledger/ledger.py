@@ -106,6 +106,16 @@ class Ledger:
             ).fetchone()
         return None if row is None else row[0]
 
+    def first_with_result(self, paths: Sequence[str]) -> str | None:
+        """The first of these paths under which there is a result; None where there is none."""
+        marks = ", ".join("?" * len(paths))
+        with self._lock:
+            row = self._database.execute(
+                f"SELECT path FROM micrographs WHERE path IN ({marks}) AND seq IS NOT NULL ORDER BY seq LIMIT 1",  # noqa: S608
+                paths,
+            ).fetchone()
+        return None if row is None else str(row[0])
+
     def attempts(self, path: str) -> int:
         """How often picking a micrograph has failed since it was found."""
         with self._lock:
