@@ -452,7 +452,11 @@ class LedgerStream:
             made.append(failed_document(name, epoch=epoch, seq=seq))
             return encode_document(made[0])
 
-        self._publish(self.ledger.commit_failed(name, HANDLED, "truncated", "too short", "quarantined", body_at), encode_document(made[0]), made[0])
+        self._publish(
+            self.ledger.commit_failed(name, HANDLED, "truncated", "too short", "quarantined", body_at),
+            encode_document(made[0]),
+            made[0],
+        )
         return made[0]
 
     def _publish(self, seq: int, body: bytes, document: NumberedDocument) -> None:

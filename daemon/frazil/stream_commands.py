@@ -17,6 +17,7 @@ from frazil.documents import (
     document_schema,
     encode_document,
 )
+from frazil.errors import printable
 
 __all__ = ["keys_app", "listen", "schema"]
 
@@ -136,4 +137,4 @@ def _line_of(document: NumberedDocument) -> str:
             said = f"failed ({document.reason})  {document.message}"
         case ModelDocument():
             said = f"model {document.model.name}/{document.model.version} {document.event}  {document.reason}"
-    return f"{document.seq:>6}  {said}"
+    return f"{document.seq:>6}  {printable(said)}"

@@ -232,9 +232,7 @@ class Pipeline:
                 arrival.key,
                 handled,
                 lambda epoch, seq, supersedes: encode_document(
-                    msgspec.structs.replace(
-                        document, epoch=epoch, seq=seq, supersedes=supersedes, directory=directory
-                    )
+                    msgspec.structs.replace(document, epoch=epoch, seq=seq, supersedes=supersedes, directory=directory)
                 ),
                 score_map=result.score_map,
                 complete_at=time.time() - (time.monotonic() - arrival.complete_at),
