@@ -25,7 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from frazil.client import PickStream
+from frazil import PickStream
 from frazil.documents import MicrographDocument
 from frazil.picking import Picks, draw_picks, read_micrograph, read_star
 from frazil_trainer.matching import Tally, match_picks, tally_matches

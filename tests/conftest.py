@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +21,27 @@ import msgspec
 import numpy as np
 import onnx
 import onnxruntime as ort
+import prometheus_client
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from frazil.documents import MicrographDocument, ModelStamp, PickColumns, Seconds
+from frazil.documents import (
+    FailedDocument,
+    MicrographDocument,
+    ModelStamp,
+    NumberedDocument,
+    PickColumns,
+    Seconds,
+    encode_document,
+    topic_of,
+)
+from frazil.errors import FrazilError
 from frazil.picking import Card, ModelContract, Picks, Reference, write_card
+from frazil.service.ledger import Handled, Ledger
+from frazil.service.metrics import Metrics
+from frazil.service.stream import Stream
+from frazil.service.watch import FileStamp
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -389,6 +405,101 @@ def document(path: str, *, epoch: str = "", seq: int = 0) -> MicrographDocument:
 def make_document() -> Callable[..., MicrographDocument]:
     """A document with one pick."""
     return document
+
+
+# --- the stream -------------------------------------------------------------------------------------------------
+
+
+class LedgerStream:
+    """A real ledger and the stream that publishes it."""
+
+    def __init__(self, folder: Path, **options: object) -> None:
+        self.ledger = Ledger(folder / "ledger.sqlite")
+        self.metrics = Metrics(prometheus_client.CollectorRegistry())
+        try:
+            self.stream = Stream(
+                str(options.pop("address", "tcp://127.0.0.1:0")),
+                ledger=self.ledger.file,
+                epoch=self.ledger.epoch,
+                published=self.ledger.head,
+                metrics=self.metrics,
+                **options,  # type: ignore[arg-type]
+            )
+        except FrazilError:
+            self.ledger.close()
+            raise
+
+    @property
+    def address(self) -> str:
+        return self.stream.address
+
+    def commit(self, name: str, **changes: object) -> NumberedDocument:
+        """Commit and publish the picks of a micrograph."""
+        made: list[NumberedDocument] = []
+
+        def body_at(epoch: str, seq: int, _: int) -> bytes:
+            one = document(f"/data/{name}", epoch=epoch, seq=seq)
+            made.append(msgspec.structs.replace(one, **changes))
+            return encode_document(made[0])
+
+        self._publish(*self.ledger.commit_picked(name, HANDLED, body_at), made[0])
+        return made[0]
+
+    def commit_failed(self, name: str) -> NumberedDocument:
+        made: list[NumberedDocument] = []
+
+        def body_at(epoch: str, seq: int) -> bytes:
+            made.append(failed_document(name, epoch=epoch, seq=seq))
+            return encode_document(made[0])
+
+        self._publish(
+            self.ledger.commit_failed(name, HANDLED, "truncated", "too short", "quarantined", body_at),
+            encode_document(made[0]),
+            made[0],
+        )
+        return made[0]
+
+    def _publish(self, seq: int, body: bytes, document: NumberedDocument) -> None:
+        self.stream.publish(seq, topic_of(document), body)
+
+    def sample(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def close(self) -> None:
+        self.stream.close()
+        self.ledger.close()
+
+
+HANDLED = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
+
+
+def failed_document(name: str, *, epoch: str, seq: int) -> FailedDocument:
+    return FailedDocument(
+        epoch=epoch,
+        seq=seq,
+        micrograph=name,
+        path=f"/data/{name}",
+        reason="truncated",
+        message="too short",
+        kind="permanent",
+        failed_at="2026-11-22T12:00:00.000+00:00",
+    )
+
+
+@pytest.fixture
+def open_stream() -> Iterator[Callable[..., LedgerStream]]:
+    """Open ledgers, each in a folder of its own name, with their streams; they are closed when the test ends."""
+    in_memory = Path("/dev/shm")  # thousands of durable commits take minutes on a busy disk
+    with contextlib.ExitStack() as stack:
+        top = stack.enter_context(tempfile.TemporaryDirectory(dir=in_memory if in_memory.is_dir() else None))
+
+        def start(folder: str = "session", **options: object) -> LedgerStream:
+            (Path(top) / folder).mkdir(exist_ok=True)
+            opened = LedgerStream(Path(top) / folder, **options)
+            stack.callback(opened.close)
+            return opened
+
+        yield start
 
 
 # --- the daemon -------------------------------------------------------------------------------------------------

@@ -14,9 +14,10 @@ from typing import Annotated, Any
 import typer
 
 import frazil
-from frazil.errors import FrazilError, MicrographError, error_line, printable
+from frazil.errors import FrazilError, MicrographError, error_line
 from frazil.ledger_commands import ledger_app, requeue, status
 from frazil.model_commands import models_app
+from frazil.stream_commands import keys_app, listen, schema
 
 __all__ = ["app", "main"]
 
@@ -181,31 +182,9 @@ def pick(
         raise typer.Exit(1)
 
 
-@app.command()
-def listen(
-    address: Annotated[str, typer.Argument(help="ZeroMQ address of a daemon, such as tcp://127.0.0.1:5556.")],
-    count: Annotated[
-        int | None, typer.Option("--count", min=1, help="Leave after this many documents.", show_default=False)
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print each document as a line of JSON.")] = False,
-) -> None:
-    """Print the picks that a daemon publishes, as they come, until Ctrl-C."""
-    from frazil.client import PickStream
-    from frazil.documents import encode_document
-
-    with PickStream(address) as stream:
-        for received, document in enumerate(stream, start=1):
-            if as_json:
-                typer.echo(encode_document(document))
-            else:
-                picks, seconds = len(document.picks.score), document.seconds.total
-                name = printable(document.micrograph)
-                typer.echo(f"{document.seq:>6}  {picks:>5} picks  {seconds:6.2f} s  {name}")
-            sys.stdout.flush()
-            if received == count:
-                break
-
-
+app.command()(listen)
+app.command()(schema)
 app.command()(status)
 app.command()(requeue)
+app.add_typer(keys_app)
 app.add_typer(ledger_app)

@@ -6,28 +6,40 @@ their meaning.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 import msgspec
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 __all__ = [
+    "FAILED_TOPIC",
     "HEARTBEAT_TOPIC",
     "MODEL_TOPIC",
     "PICKS_TOPIC",
     "SCHEMA_VERSION",
     "Document",
+    "FailedDocument",
     "Heartbeat",
     "MicrographDocument",
     "ModelDocument",
     "ModelStamp",
+    "NumberedDocument",
     "PickColumns",
     "Seconds",
     "decode_document",
+    "directory_topic",
+    "document_schema",
     "encode_document",
+    "topic_of",
 ]
 
 SCHEMA_VERSION = 1
 PICKS_TOPIC = b"picks"
+FAILED_TOPIC = b"failed"
 MODEL_TOPIC = b"model"
 HEARTBEAT_TOPIC = b"heartbeat"
 
@@ -51,6 +63,12 @@ class PickColumns(msgspec.Struct, frozen=True, kw_only=True):
     """Columns, likewise."""
     score: list[float]
     """Figures of merit, 0 to 1."""
+
+    def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Rows, columns and figures of merit as arrays y (n,), x (n,), score (n,)."""
+        import numpy as np  # here, since whoever only counts picks need not wait for it
+
+        return np.array(self.y, np.float64), np.array(self.x, np.float64), np.array(self.score, np.float64)
 
 
 class Seconds(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +113,30 @@ class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     """UTC time in RFC 3339."""
     supersedes: int = 0
     """Place of the result that this one replaces, since the file was written again; 0 where there is none."""
+    directory: str = ""
+    """Of the micrograph, below the watched one; empty for that itself."""
+
+
+class FailedDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
+    """A micrograph could not be picked. Topic ``failed``."""
+
+    schema: int = SCHEMA_VERSION
+    epoch: str
+    seq: int
+    """Place in the stream, shared with documents of every other kind."""
+    micrograph: str
+    path: str
+    directory: str = ""
+    reason: str
+    """One word (``truncated``, ``not_mrc``, ``stack``, ...)."""
+    message: str
+    """What was expected and what was found, in one line."""
+    kind: Literal["transient", "permanent"]
+    """Whether it is tried again by itself, or only when the file has changed."""
+    attempts: int = 1
+    """Attempts so far."""
+    failed_at: str
+    """UTC time in RFC 3339."""
 
 
 class ModelDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="model"):
@@ -119,10 +161,15 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
     schema: int = SCHEMA_VERSION
     epoch: str
     seq: int
-    """Place of the newest document; 0 before the first."""
+    """Place of the newest document that was published; 0 before the first."""
+    replay: str = ""
+    """Where to ask for earlier documents, such as ``tcp://*:5557``; * is the host that published this."""
 
 
-Document = MicrographDocument | ModelDocument | Heartbeat
+NumberedDocument = MicrographDocument | FailedDocument | ModelDocument
+"""Documents that have a place in the stream."""
+
+Document = NumberedDocument | Heartbeat
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER: msgspec.json.Decoder[Document] = msgspec.json.Decoder(Document)
@@ -143,3 +190,42 @@ def decode_document(body: bytes) -> Document:
     if document.schema > SCHEMA_VERSION:
         raise ValueError(f"expected a document of schema {SCHEMA_VERSION} or older, found {document.schema}")
     return document
+
+
+def directory_topic(topic: bytes, directory: str) -> bytes:
+    """The topic of a directory below the watched one, as a prefix: it takes in all directories below that.
+
+    Names are percent-encoded, so that a topic is printable ASCII whatever a directory is called; the slash at the
+    end keeps ``a`` from taking in ``ab``.
+
+    >>> directory_topic(b"picks", "grid 1/square")
+    b'picks/grid%201/square/'
+    """
+    encoded = quote(directory, safe="/").strip("/")
+    return topic + b"/" + (f"{encoded}/".encode("ascii") if encoded else b"")
+
+
+def topic_of(document: Document) -> bytes:
+    """The topic under which a document is published."""
+    match document:
+        case MicrographDocument():
+            return directory_topic(PICKS_TOPIC, document.directory)
+        case FailedDocument():
+            return directory_topic(FAILED_TOPIC, document.directory)
+        case ModelDocument():
+            return MODEL_TOPIC
+        case Heartbeat():
+            return HEARTBEAT_TOPIC
+
+
+def document_schema() -> dict[str, Any]:
+    """The JSON Schema of every document, made from the records."""
+    definition = "#/$defs/{name}"
+    kinds = (MicrographDocument, FailedDocument, ModelDocument, Heartbeat)
+    references, components = msgspec.json.schema_components(kinds, ref_template=definition)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"Documents on frazil's stream, schema {SCHEMA_VERSION}",
+        "oneOf": list(references),
+        "$defs": components,
+    }

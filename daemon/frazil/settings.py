@@ -103,6 +103,15 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     publish_unencrypted: Annotated[
         bool, _says("Allow the stream on an address that other machines reach, readable by all of them.")
     ] = False
+    replay: Annotated[
+        str | None, _says("ZeroMQ address where earlier documents are asked for. Default: the port after PUBLISH.")
+    ] = None
+    curve_key: Annotated[
+        Path | None, _says("Secret key of this daemon (frazil keys new): the stream is encrypted with it.")
+    ] = None
+    curve_clients: Annotated[
+        Path | None, _says("Directory with the public keys of the clients that may connect; needed with CURVE_KEY.")
+    ] = None
     http: Annotated[str, _says("Address of /metrics; port 0 takes a free one.")] = "127.0.0.1:9457"
     ledger: Annotated[
         Path | None, _says("SQLite file that remembers every micrograph. Default: frazil-ledger.sqlite in OUT.")
@@ -132,6 +141,8 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     log_level: Annotated[LogLevel, _says("How much the log says.")] = "info"
 
     def __post_init__(self) -> None:
+        if (self.curve_key is None) != (self.curve_clients is None):
+            raise SettingsError("curve_key, curve_clients: expected both or neither, found one")
         for name in ("threads", "max_micrograph_bytes", "max_attempts"):
             if (count := getattr(self, name)) is not None and count < 1:
                 raise SettingsError(f"{name}: expected at least 1, found {count}")

@@ -16,7 +16,7 @@ from frazil.picking import read_star
 from frazil.service.delivery import Delivery, prepare_output, star_path
 from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
-from frazil.service.publisher import Publisher
+from frazil.service.stream import Stream
 from frazil.service.watch import FileStamp
 
 ROOT = Path("/watched")
@@ -26,26 +26,29 @@ class Rig:
     def __init__(self, out: Path, ledger_file: Path, make_document: Callable[..., MicrographDocument]) -> None:
         self.make_document = make_document
         self.ledger = Ledger(ledger_file)
-        self.publisher = Publisher("tcp://127.0.0.1:0")
         self.metrics = Metrics(prometheus_client.CollectorRegistry())
-        self.stop = threading.Event()
-        self.delivery = Delivery(self.ledger, self.publisher, self.metrics, ROOT, out, self.stop)
-
-    def commit(self, path: str) -> tuple[int, bytes, MicrographDocument]:
-        one = self.make_document(path)
-        handled = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
-        seq, body = self.ledger.commit_picked(
-            path,
-            handled,
-            lambda epoch, seq, supersedes: encode_document(msgspec.structs.replace(one, epoch=epoch, seq=seq)),
+        self.stream = Stream(
+            "tcp://127.0.0.1:0", ledger=ledger_file, epoch=self.ledger.epoch, published=0, metrics=self.metrics
         )
-        return seq, body, one
+        self.stop = threading.Event()
+        self.delivery = Delivery(self.ledger, self.stream, self.metrics, ROOT, out, self.stop)
+
+    def deliver(self, *paths: str) -> bool:
+        for path in paths:
+            one = self.make_document(path)
+            handled = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
+            self.ledger.commit_picked(
+                path,
+                handled,
+                lambda epoch, seq, _, one=one: encode_document(msgspec.structs.replace(one, epoch=epoch, seq=seq)),  # type: ignore[misc]
+            )
+        return self.delivery.catch_up()
 
     def blocked(self) -> float | None:
         return self.metrics.registry.get_sample_value("frazil_output_blocked")
 
     def close(self) -> None:
-        self.publisher.close()
+        self.stream.close()
         self.ledger.close()
 
 
@@ -57,22 +60,21 @@ def rig(tmp_path: Path, make_document: Callable[..., MicrographDocument]) -> Ite
 
 
 def test_the_tree_below_out_mirrors_the_watched_one(rig: Rig, tmp_path: Path) -> None:
-    for path in ("/watched/a.mrc", "/watched/grid/square 1/a.mrc"):
-        assert rig.delivery.deliver(*rig.commit(path))
+    assert rig.deliver("/watched/a.mrc", "/watched/grid/square 1/a.mrc")
     assert read_star(tmp_path / "out" / "a_picks.star").x[0] == 2
     assert read_star(tmp_path / "out" / "grid" / "square 1" / "a_picks.star").y[0] == 1
     assert list(rig.ledger.undelivered()) == []
 
 
 def test_a_document_from_another_tree_stays_inside_out(rig: Rig, tmp_path: Path) -> None:
-    assert rig.delivery.deliver(*rig.commit("/elsewhere/../b.mrc"))
+    assert rig.deliver("/elsewhere/../b.mrc")
     assert (tmp_path / "out" / "b_picks.star").is_file()
 
 
 def test_while_the_file_cannot_be_written_delivery_waits_and_then_goes_on(rig: Rig, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file where the directory should be")
     done: list[bool] = []
-    waiting = threading.Thread(target=lambda: done.append(rig.delivery.deliver(*rig.commit("/watched/a.mrc"))))
+    waiting = threading.Thread(target=lambda: done.append(rig.deliver("/watched/a.mrc")))
     waiting.start()
     while rig.blocked() != 1:
         assert waiting.is_alive()
@@ -86,14 +88,14 @@ def test_while_the_file_cannot_be_written_delivery_waits_and_then_goes_on(rig: R
 def test_told_to_stop_while_blocked_it_leaves_all_that_follows_for_the_next_start(rig: Rig, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("in the way")
     rig.stop.set()
-    assert not rig.delivery.deliver(*rig.commit("/watched/a.mrc"))
+    assert not rig.deliver("/watched/a.mrc")
     (tmp_path / "out").unlink()
-    assert not rig.delivery.deliver(*rig.commit("/watched/b.mrc"))
+    assert not rig.deliver("/watched/b.mrc")
     assert [seq for seq, _ in rig.ledger.undelivered()] == [1, 2]
     rig.close()
 
     again = Rig(tmp_path / "out", tmp_path / "ledger", rig.make_document)
-    again.delivery.catch_up()
+    assert again.delivery.catch_up()
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_picks.star", "b_picks.star"]
     assert list(again.ledger.undelivered()) == []
     again.close()

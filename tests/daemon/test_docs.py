@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,18 @@ from typing import get_type_hints
 import msgspec
 import pytest
 
-from frazil.documents import Heartbeat, MicrographDocument, ModelDocument, ModelStamp, PickColumns, Seconds
+from frazil.documents import (
+    FailedDocument,
+    Heartbeat,
+    MicrographDocument,
+    ModelDocument,
+    ModelStamp,
+    PickColumns,
+    Seconds,
+    document_schema,
+)
 from frazil.picking import ModelContract
+from frazil.replay import ReplayPage, ReplayRequest
 from frazil.settings import ServeSettings
 
 
@@ -32,9 +43,20 @@ def test_every_setting_is_documented_with_its_sentence(repository: Path) -> None
 
 def test_every_field_on_the_wire_is_documented(repository: Path) -> None:
     text = read(repository, "documents.md")
-    for record in (MicrographDocument, ModelDocument, Heartbeat, ModelStamp, PickColumns, Seconds):
+    for record in (MicrographDocument, FailedDocument, ModelDocument, Heartbeat, ModelStamp, PickColumns, Seconds):
         missing = [f.encode_name for f in msgspec.structs.fields(record) if f"`{f.encode_name}`" not in text]
         assert missing == []
+
+
+def test_every_field_of_a_replay_is_documented(repository: Path) -> None:
+    text = read(repository, "stream.md")
+    for record in (ReplayRequest, ReplayPage):
+        assert [f.encode_name for f in msgspec.structs.fields(record) if f'"{f.encode_name}"' not in text] == []
+
+
+def test_the_json_schema_is_that_of_the_records(repository: Path) -> None:
+    published = read(repository, "documents.schema.json")
+    assert json.loads(published) == document_schema(), "run: frazil schema > docs/reference/documents.schema.json"
 
 
 def test_every_key_of_the_contract_is_documented(repository: Path, make_contract: Callable[[], ModelContract]) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jsonschema
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from frazil.documents import (
     SCHEMA_VERSION,
@@ -15,7 +19,10 @@ from frazil.documents import (
     PickColumns,
     Seconds,
     decode_document,
+    directory_topic,
+    document_schema,
     encode_document,
+    topic_of,
 )
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -55,14 +62,46 @@ def test_what_is_encoded_is_decoded(document: MicrographDocument | Heartbeat) ->
 
 @pytest.mark.parametrize("recorded", sorted(RECORDED.glob("*.json")), ids=lambda p: p.stem)
 def test_recorded_documents_of_every_version_still_decode(recorded: Path) -> None:
+    kind = recorded.stem.partition("-")[0]
+    expected = {
+        "micrograph": ("micrograph", "a.mrc"),
+        "failed": ("reason", "truncated"),
+        "model": ("event", "loaded"),
+        "heartbeat": ("epoch", "3f2a"),
+    }
     decoded = decode_document(recorded.read_bytes())
-    assert isinstance(decoded, MicrographDocument)
-    assert decoded.micrograph == "a.mrc"
-    assert decoded.picks.x == [300.25, 4.0]
+    assert decoded.__struct_config__.tag == kind
+    name, value = expected[kind]
+    assert getattr(decoded, name) == value
+    if isinstance(decoded, MicrographDocument):
+        assert decoded.picks.x == [300.25, 4.0]
 
 
-def test_there_is_a_recorded_document_of_this_version() -> None:
-    assert (RECORDED / f"micrograph-schema-{SCHEMA_VERSION}.json").is_file()
+@pytest.mark.parametrize("recorded", sorted(RECORDED.glob("*.json")), ids=lambda p: p.stem)
+def test_recorded_documents_are_what_the_schema_says(recorded: Path) -> None:
+    jsonschema.validate(json.loads(recorded.read_bytes()), document_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(json.loads(recorded.read_bytes()) | {"epoch": 5}, document_schema())
+
+
+@pytest.mark.parametrize("kind", ["micrograph", "failed", "model", "heartbeat"])
+def test_there_is_a_recorded_document_of_this_version(kind: str) -> None:
+    assert (RECORDED / f"{kind}-schema-{SCHEMA_VERSION}.json").is_file()
+
+
+@given(st.text(max_size=60))
+def test_a_directorys_topic_is_printable_and_no_other_directorys_beginning(directory: str) -> None:
+    topic = directory_topic(b"picks", directory)
+    assert topic.isascii()
+    assert topic.decode("ascii").isprintable()
+    assert topic.endswith(b"/")
+    assert not directory_topic(b"picks", f"{directory}x").startswith(topic) or directory.endswith("/") or not directory
+
+
+def test_a_directorys_topic_takes_in_what_is_below() -> None:
+    assert directory_topic(b"picks", "a/b").startswith(directory_topic(b"picks", "a"))
+    assert directory_topic(b"picks", "a").startswith(directory_topic(b"picks", ""))
+    assert topic_of(msgspec.structs.replace(DOCUMENT, directory="grid 1")) == b"picks/grid%201/"
 
 
 def test_unknown_fields_are_passed_over() -> None:

@@ -91,4 +91,4 @@ def test_told_to_stop_it_gives_up() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(ToldToStopError):
-        Patience(Metrics(prometheus_client.CollectorRegistry()), stop, lambda: None).insist("it", write)
+        Patience(Metrics(prometheus_client.CollectorRegistry()), stop).insist("it", write)

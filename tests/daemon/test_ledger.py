@@ -72,12 +72,24 @@ def test_a_document_that_cannot_be_made_uses_up_no_number(tmp_path: Path) -> Non
 def test_picked_failed_and_touched_micrographs_are_remembered(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l")
     ledger.commit_picked("a.mrc", HANDLED, body)
-    ledger.commit_failed("b.mrc", HANDLED, "truncated", "b.mrc: too short", "quarantined")
+    ledger.commit_failed("b.mrc", HANDLED, "truncated", "b.mrc: too short", "quarantined", body)
     later = FileStamp(size=10, mtime_ns=99)
     ledger.restamp("a.mrc", later)
     ledger.close()
     ledger = Ledger(tmp_path / "l")
     assert ledger.known() == {"a.mrc": later, "b.mrc": HANDLED.stamp}
+    ledger.close()
+
+
+def test_picks_failures_and_other_documents_share_one_sequence(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l")
+    assert ledger.commit_picked("a.mrc", HANDLED, body)[0] == 1
+    assert ledger.commit_failed("b.mrc", HANDLED, "truncated", "too short", "quarantined", body) == 2
+    assert ledger.commit_document("model", body) == 3
+    assert ledger.head == 3
+    with LedgerReader(tmp_path / "l") as reader:
+        assert [seq for seq, _ in reader.documents(after=1)] == [2, 3]
+        assert list(reader.documents(limit=1)) == [(1, body(ledger.epoch, 1))]
     ledger.close()
 
 
@@ -134,8 +146,8 @@ def states(ledger: Ledger) -> dict[str, str]:
 def test_a_micrograph_goes_through_its_states_and_a_restart_knows_what_needs_no_look(ledger: Ledger) -> None:
     ledger.note([note("a"), note("b"), note("c"), note("d"), note("e", "waiting")])
     ledger.commit_picked("a", HANDLED, body)
-    ledger.commit_failed("b", HANDLED, "unreadable", "b: cannot be read", "failed")
-    ledger.commit_failed("c", HANDLED, "not_mrc", "c: is text", "quarantined")
+    ledger.commit_failed("b", HANDLED, "unreadable", "b: cannot be read", "failed", body)
+    ledger.commit_failed("c", HANDLED, "not_mrc", "c: is text", "quarantined", body)
     ledger.note_gone(["d"])
     expected = {"a": "picked", "b": "failed", "c": "quarantined", "d": "gone", "e": "waiting"}
     assert states(ledger) == expected
@@ -148,7 +160,7 @@ def test_a_micrograph_goes_through_its_states_and_a_restart_knows_what_needs_no_
 
 def test_a_file_that_is_gone_keeps_its_result_and_returns_to_what_it_was(ledger: Ledger) -> None:
     ledger.commit_picked("a", HANDLED, body)
-    ledger.commit_failed("b", HANDLED, "not_mrc", "", "quarantined")
+    ledger.commit_failed("b", HANDLED, "not_mrc", "", "quarantined", body)
     ledger.note_gone(["a", "b", "unheard of"])
     assert set(states(ledger).values()) == {"gone"}
     assert sorted(ledger.known()) == ["a", "b"]
@@ -160,7 +172,7 @@ def test_attempts_are_counted_until_the_micrograph_is_picked_or_changes(ledger: 
     ledger.note([note("a")])
     for attempt in range(3):
         assert ledger.attempts("a") == attempt
-        ledger.commit_failed("a", HANDLED, "unreadable", "", "failed")
+        ledger.commit_failed("a", HANDLED, "unreadable", "", "failed", body)
     ledger.commit_picked("a", HANDLED, body)
     with LedgerReader(ledger.file) as reader:
         record = reader.micrograph("a")
@@ -245,8 +257,8 @@ def test_requests_of_other_processes_are_granted_while_the_daemon_writes(ledger:
 
 def test_requests_for_all_that_failed_and_for_the_unknown(ledger: Ledger) -> None:
     ledger.commit_picked("a", HANDLED, body)
-    ledger.commit_failed("b", HANDLED, "not_mrc", "", "quarantined")
-    ledger.commit_failed("c", HANDLED, "unreadable", "", "failed")
+    ledger.commit_failed("b", HANDLED, "not_mrc", "", "quarantined", body)
+    ledger.commit_failed("c", HANDLED, "unreadable", "", "failed", body)
     assert request_requeue(ledger.file, states=["failed", "quarantined"]) == 2
     with pytest.raises(OutputError, match="expected a micrograph that it knows, found 'x'"):
         request_requeue(ledger.file, ["a", "x"])

@@ -1,170 +1,450 @@
-"""Publisher and client over real sockets."""
+"""The stream over real sockets: live, replayed, and whatever others send to it."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-import msgspec
 import pytest
 import zmq
 
-from frazil.client import PickStream
-from frazil.documents import MicrographDocument, encode_document
+import frazil
+from frazil.documents import FailedDocument, Heartbeat, MicrographDocument, NumberedDocument, decode_document
 from frazil.errors import AddressError
-from frazil.service.publisher import Publisher
+from frazil.replay import MAX_PAGE_BYTES, ReplayError, ReplayPage, decode_answer
 
-LOCAL = "tcp://127.0.0.1:0"
-
-
-Document = Callable[..., MicrographDocument]
+PATIENCE_SECONDS = 20.0
+Open = Callable[..., "LedgerStream"]  # type: ignore[name-defined]  # noqa: F821
 
 
-@pytest.fixture
-def document(make_document: Document) -> Document:
-    def make(seq: int, epoch: str = "e") -> MicrographDocument:
-        return make_document(f"/data/{seq}.mrc", seq=seq, epoch=epoch)
-
-    return make
-
-
-@pytest.fixture
-def publisher() -> Iterator[Publisher]:
-    made = Publisher(LOCAL)
-    yield made
-    made.close()
+def take(stream: frazil.PickStream, count: int) -> list[NumberedDocument]:
+    """So many documents, each waited for with patience."""
+    taken = []
+    for _ in range(count):
+        document = stream.receive(PATIENCE_SECONDS)
+        assert document is not None, f"only {len(taken)} of {count} came"
+        taken.append(document)
+    return taken
 
 
-def connect(publisher: Publisher, stream: PickStream) -> None:
-    """Send heartbeats until the subscriber has heard one."""
-    heard = threading.Event()
-
-    def beat() -> None:
-        while not heard.wait(0.02):
-            publisher.send_heartbeat("e", 0)
-
-    sender = threading.Thread(target=beat)
-    sender.start()
-    try:
-        assert stream.wait_connected(10)
-    finally:
-        heard.set()
-        sender.join()
-
-
-def test_documents_arrive_in_order_and_as_sent(publisher: Publisher, document: Document) -> None:
-    with PickStream(publisher.address, timeout_seconds=10) as stream:
-        connect(publisher, stream)
-        sent = [document(seq) for seq in range(1, 201)]
-        for one in sent:
-            publisher.send_document(encode_document(one))
-        received = [next(stream) for _ in sent]
-    assert received == sent
-    assert stream.missed == 0
-
-
-def test_a_message_is_a_topic_and_a_json_document(publisher: Publisher, document: Document) -> None:
+@contextmanager
+def raw_socket(kind: int, address: str) -> Iterator[zmq.Socket[bytes]]:
     context = zmq.Context()
-    socket = context.socket(zmq.SUB)
+    socket = context.socket(kind)
     socket.linger = 0
-    socket.subscribe(b"")
-    socket.connect(publisher.address)
+    socket.connect(address)
     try:
-        frames: list[bytes] = []
-        while not frames or frames[0] != b"picks":
-            publisher.send_document(encode_document(document(1)))
-            if socket.poll(50):
-                frames = socket.recv_multipart()
-        assert len(frames) == 2
-        assert msgspec.json.decode(frames[-1])["micrograph"] == "1.mrc"
+        yield socket
     finally:
         socket.close()
         context.term()
 
 
-def test_a_gap_is_counted_and_said(publisher: Publisher, caplog: pytest.LogCaptureFixture, document: Document) -> None:
-    with PickStream(publisher.address, timeout_seconds=10) as stream:
-        connect(publisher, stream)
-        for seq in (1, 2, 6):
-            publisher.send_document(encode_document(document(seq)))
-        assert [next(stream).seq for _ in range(3)] == [1, 2, 6]
-        assert stream.missed == 3
-    assert "missed 3 documents" in caplog.text
+def ask(socket: zmq.Socket[bytes], body: bytes) -> list[bytes]:
+    socket.send(body)
+    assert socket.poll(PATIENCE_SECONDS * 1000)
+    return socket.recv_multipart()
 
 
-def test_a_heartbeat_shows_a_gap_at_the_end(publisher: Publisher, document: Document) -> None:
-    with PickStream(publisher.address) as stream:
-        connect(publisher, stream)
-        publisher.send_document(encode_document(document(1)))
-        assert stream.receive(10) is not None
-        publisher.send_heartbeat("e", 4)
-        while stream.missed == 0:
-            stream.receive(0.05)
-        assert stream.missed == 3
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
-def test_another_epoch_or_a_repeat_is_no_gap(publisher: Publisher, document: Document) -> None:
-    with PickStream(publisher.address, timeout_seconds=10) as stream:
-        connect(publisher, stream)
-        for one in (document(5), document(5), document(1, "f"), document(2, "f")):
-            publisher.send_document(encode_document(one))
-        for _ in range(4):
-            next(stream)
-        assert stream.missed == 4  # 1 to 4, which the first heartbeat (0) says were sent; none after
+# --- live -------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_document_is_passed_over(publisher: Publisher, document: Document) -> None:
-    with PickStream(publisher.address, timeout_seconds=10) as stream:
-        connect(publisher, stream)
-        publisher.send_document(b"\x80\x04junk")
-        publisher.send_document(encode_document(document(1)))
-        assert next(stream).seq == 1
+def test_documents_arrive_in_order_and_as_committed(open_stream: Open) -> None:
+    daemon = open_stream()
+    with frazil.PickStream(daemon.address) as stream:
+        assert stream.wait_connected(PATIENCE_SECONDS)
+        sent = [daemon.commit(f"{i}.mrc") for i in range(200)]
+        assert take(stream, 200) == sent
+        assert stream.epoch == daemon.ledger.epoch
 
 
-def test_iteration_ends_when_nothing_comes(publisher: Publisher) -> None:
-    with PickStream(publisher.address, timeout_seconds=0.1) as stream:
-        assert list(stream) == []
+def test_a_stream_without_since_begins_with_what_comes_after_the_connection(open_stream: Open) -> None:
+    daemon = open_stream()
+    daemon.commit("before.mrc")
+    with frazil.PickStream(daemon.address) as stream:
+        assert stream.wait_connected(PATIENCE_SECONDS)
+        daemon.commit("after.mrc")
+        assert [d.micrograph for d in take(stream, 1)] == ["after.mrc"]
 
 
-def test_port_0_takes_a_free_port_and_says_which() -> None:
-    first, second = Publisher(LOCAL), Publisher(LOCAL)
-    assert first.address != second.address
-    assert not first.address.endswith(":0")
-    first.close()
-    second.close()
+def test_a_message_is_a_topic_and_a_json_document(open_stream: Open) -> None:
+    daemon = open_stream()
+    with raw_socket(zmq.SUB, daemon.address) as socket:
+        socket.subscribe(b"")
+        topic, body = socket.recv_multipart()
+        heartbeat = decode_document(body)
+        assert topic == b"heartbeat"
+        assert isinstance(heartbeat, Heartbeat)
+        assert heartbeat.replay == f"tcp://*:{daemon.stream.replay.rpartition(':')[2]}"
+        daemon.commit("a.mrc", directory="grid 1/ä")
+        daemon.commit_failed("b.mrc")
+        frames = []
+        while len(frames) < 2:
+            message = socket.recv_multipart()
+            if message[0] != b"heartbeat":
+                frames.append(message)
+    assert [frame[0] for frame in frames] == [b"picks/grid%201/%C3%A4/", b"failed/"]
+    assert [json.loads(frame[1])["micrograph"] for frame in frames] == ["a.mrc", "b.mrc"]
 
 
-def test_a_port_in_use_is_refused(publisher: Publisher) -> None:
-    with pytest.raises(AddressError, match=f"{publisher.address}: cannot publish there: Address already in use"):
-        Publisher(publisher.address)
+def test_a_new_subscriber_is_greeted_at_once(open_stream: Open) -> None:
+    daemon = open_stream()
+    for _ in range(3):  # the beat once a second would need three seconds
+        with frazil.PickStream(daemon.address) as stream:
+            assert stream.wait_connected(PATIENCE_SECONDS)
+
+
+def test_topics_and_directories_choose_what_comes(open_stream: Open) -> None:
+    daemon = open_stream()
+    for i, directory in enumerate(("", "a", "a/b", "ab", "a")):
+        daemon.commit(f"{i}.mrc", directory=directory)
+        daemon.commit_failed(f"bad{i}.mrc")
+    with frazil.PickStream(daemon.address, since=1, directory="a") as stream:
+        assert [d.micrograph for d in take(stream, 3)] == ["1.mrc", "2.mrc", "4.mrc"]
+    with frazil.PickStream(daemon.address, since=1, topics=["failed"]) as failures:
+        documents = take(failures, 5)
+        assert all(isinstance(d, FailedDocument) for d in documents)
+    with frazil.PickStream(daemon.address, since=1, topics=["picks", "failed"]) as both:
+        assert [d.seq for d in take(both, 10)] == list(range(1, 11))
+
+
+# --- what was missed ----------------------------------------------------------------------------------------------
+
+
+def test_who_comes_late_gets_everything_from_since_on(open_stream: Open) -> None:
+    daemon = open_stream()
+    sent = [daemon.commit(f"{i}.mrc") for i in range(250)]
+    for since in (0, 1, 100, 250):
+        with frazil.PickStream(daemon.address, since=since) as stream:
+            assert take(stream, 250 - max(0, since - 1)) == sent[max(0, since - 1) :]
+            assert stream.replayed == 250 - max(0, since - 1)
+
+
+def test_late_and_live_join_without_a_gap_or_a_repeat(open_stream: Open) -> None:
+    daemon = open_stream()
+    sent = [daemon.commit(f"{i}.mrc") for i in range(150)]
+    with frazil.PickStream(daemon.address, since=1) as stream:
+        received = take(stream, 10)
+        sent += [daemon.commit(f"{i}.mrc") for i in range(150, 300)]
+        received += take(stream, 290)
+        assert received == sent
+        assert stream.receive(0.1) is None
+
+
+def test_a_gap_is_filled_whatever_was_lost(open_stream: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = open_stream()
+    publish = daemon.stream.publish
+    lost = {2, 3, 7, 12}
+    with frazil.PickStream(daemon.address) as stream:
+        assert stream.wait_connected(PATIENCE_SECONDS)
+
+        def publish_some(seq: int, topic: bytes, body: bytes) -> None:
+            publish(seq, b"nowhere" if seq in lost else topic, body)
+
+        monkeypatch.setattr(daemon.stream, "publish", publish_some)
+        sent = [daemon.commit(f"{i}.mrc") for i in range(12)]
+        assert take(stream, 12) == sent  # the last one is missed by a heartbeat
+        assert stream.replayed == len(lost)
+
+
+def test_a_reader_that_sleeps_through_more_than_the_sockets_hold_misses_nothing(open_stream: Open) -> None:
+    daemon = open_stream()
+    padding = {"path": "/data/" + "x" * 20_000}
+    with frazil.PickStream(daemon.address) as stream:
+        assert stream.wait_connected(PATIENCE_SECONDS)
+        sent = [daemon.commit("m.mrc", **padding).seq for _ in range(2500)]
+        wait_until(lambda: daemon.sample("frazil_stream_overflows_total") >= 1)
+        assert [d.seq for d in take(stream, 2500)] == sent
+        assert stream.replayed > 0
+
+
+def test_another_ledger_starts_over_at_its_first_document(open_stream: Open) -> None:
+    first = open_stream("first")
+    address, replay = first.address, first.stream.replay
+    with frazil.PickStream(address) as stream:
+        assert stream.wait_connected(PATIENCE_SECONDS)
+        before = [first.commit(f"{i}.mrc") for i in range(3)]
+        assert take(stream, 3) == before
+        first.stream.close()
+        second = open_stream("second", address=address, replay=replay)
+        after = [second.commit(f"{i}.mrc") for i in range(5)]
+        assert take(stream, 5) == after
+        assert stream.epoch == second.ledger.epoch != before[0].epoch
+
+
+def test_a_sequence_number_that_the_ledger_never_reached_starts_over(open_stream: Open) -> None:
+    daemon = open_stream()
+    daemon.commit("a.mrc")
+    with frazil.PickStream(daemon.address, since=1000) as stream:
+        assert [d.seq for d in take(stream, 1)] == [1]
+
+
+def test_asyncio_gets_the_same(open_stream: Open) -> None:
+    daemon = open_stream()
+    sent = [daemon.commit(f"{i}.mrc") for i in range(120)]
+
+    async def follow() -> list[MicrographDocument]:
+        received = []
+        async with frazil.AsyncPickStream(daemon.address, since=1, timeout_seconds=PATIENCE_SECONDS) as stream:
+            async for document in stream:
+                received.append(document)
+                if len(received) == 120:
+                    sent.extend(daemon.commit(f"{i}.mrc") for i in range(120, 140))
+                if len(received) == 140:
+                    break
+        return received
+
+    assert asyncio.run(follow()) == sent
+
+
+def test_picks_come_as_arrays(open_stream: Open) -> None:
+    daemon = open_stream()
+    daemon.commit("a.mrc")
+    with frazil.PickStream(daemon.address, since=1) as stream:
+        y, x, score = take(stream, 1)[0].picks.arrays()
+    assert (y.dtype, y.shape, x.tolist(), score.tolist()) == ("float64", (1,), [2.0], [0.9])
+
+
+# --- the cursor -----------------------------------------------------------------------------------------------------
+
+
+def test_a_restarted_program_goes_on_where_it_was(open_stream: Open, tmp_path: Path) -> None:
+    daemon = open_stream()
+    sent = [daemon.commit(f"{i}.mrc") for i in range(10)]
+    cursor = tmp_path / "cursor"
+    with frazil.PickStream(daemon.address, resume=cursor) as stream:
+        assert take(stream, 4) == sent[:4]
+    with frazil.PickStream(daemon.address, resume=cursor) as stream:
+        # The fourth was in hand: nobody knows whether it was dealt with.
+        assert take(stream, 2) == sent[3:5]
+        stream.acknowledge()
+    with frazil.PickStream(daemon.address, resume=str(cursor), since=1) as stream:
+        assert take(stream, 5) == sent[5:]
+
+
+def test_a_cursor_of_another_ledger_starts_over(open_stream: Open, tmp_path: Path) -> None:
+    first, second = open_stream("first"), open_stream("second")
+    for i in range(5):
+        first.commit(f"{i}.mrc")
+        second.commit(f"{i}.mrc")
+    with frazil.PickStream(first.address, resume=tmp_path / "cursor") as stream:
+        take(stream, 4)
+    with frazil.PickStream(second.address, resume=tmp_path / "cursor") as stream:
+        assert [d.seq for d in take(stream, 5)] == [1, 2, 3, 4, 5]
+
+
+# --- what others send -----------------------------------------------------------------------------------------------
+
+
+def test_a_replay_is_a_bounded_page(open_stream: Open) -> None:
+    daemon = open_stream()
+    for i in range(120):
+        daemon.commit(f"{i}.mrc")
+    daemon.commit("wide.mrc", path="/data/" + "x" * MAX_PAGE_BYTES)
+    daemon.commit("last.mrc")
+    with raw_socket(zmq.REQ, daemon.stream.replay) as socket:
+        wait_until(lambda: json.loads(ask(socket, b'{"from": 1}')[0])["head"] == 122)
+        pages, position = [], 1
+        while position <= 122:
+            header, *bodies = ask(socket, b'{"from": %d}' % position)
+            page = decode_answer(header)
+            assert isinstance(page, ReplayPage)
+            assert (page.epoch, page.first, page.oldest) == (daemon.ledger.epoch, position, 1)
+            assert page.documents == len(bodies)
+            pages.append([json.loads(body)["seq"] for body in bodies])
+            position = page.next
+        assert pages == [list(range(1, 101)), list(range(101, 122)), [122]]
+        header, *bodies = ask(socket, b'{"from": 5, "until": 9, "limit": 3}')
+        assert (json.loads(header)["next"], len(bodies)) == (8, 3)
+        header, *bodies = ask(socket, b'{"from": 1, "topics": ["failed"]}')
+        assert (json.loads(header)["next"], len(bodies)) == (123, 0)
+        header, *bodies = ask(socket, b'{"from": 4000}')
+        assert (json.loads(header)["next"], len(bodies)) == (4000, 0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"nonsense",
+        b"{}",
+        b"[" * 4000,
+        b'{"from": -1}',
+        b'{"from": 1e300}',
+        b'{"from": 1, "limit": 1000000}',
+        b'{"from": 1, "topics": [5]}',
+        b'{"from": 1, "order": "reversed"}',
+        b"\x80\x04\x95",
+    ],
+)
+def test_a_malformed_request_is_answered_with_what_was_expected(open_stream: Open, body: bytes) -> None:
+    daemon = open_stream()
+    with raw_socket(zmq.DEALER, daemon.stream.replay) as socket:
+        answer = decode_answer(ask(socket, body)[0])
+        assert isinstance(answer, ReplayError)
+        assert "expected a replay request" in answer.error
+        assert isinstance(decode_answer(ask(socket, b'{"from": 1}')[0]), ReplayPage)
+    assert daemon.sample("frazil_replay_requests_total", outcome="malformed") == 1
+
+
+def test_an_oversize_request_costs_its_sender_the_connection(open_stream: Open) -> None:
+    daemon = open_stream()
+    with raw_socket(zmq.DEALER, daemon.stream.replay) as socket:
+        socket.send(b" " * 5000)
+        assert not socket.poll(300)
+        assert isinstance(decode_answer(ask(socket, b'{"from": 1}')[0]), ReplayPage)
+
+
+def test_a_client_that_asks_and_never_reads_gets_no_more_than_a_bounded_heap(open_stream: Open) -> None:
+    daemon = open_stream()
+    for _ in range(20):
+        daemon.commit("wide.mrc", path="/data/" + "x" * MAX_PAGE_BYTES)
+    with raw_socket(zmq.DEALER, daemon.stream.replay) as greedy:
+        greedy.rcvhwm = 1
+        before = memory_bytes()
+        sent = 0
+
+        def flood() -> bool:
+            nonlocal sent
+            for _ in range(20):
+                try:
+                    greedy.send(b'{"from": 1}', zmq.NOBLOCK)
+                    sent += 1
+                except zmq.Again:
+                    break
+            return daemon.sample("frazil_replay_requests_total", outcome="undeliverable") >= 500
+
+        wait_until(flood)
+        assert memory_bytes() - before < 100 * 2**20  # all pages together: 20 times as much and more
+        with frazil.PickStream(daemon.address, since=1) as other:
+            take(other, 20)
+
+
+def memory_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_random_bytes_on_either_socket_change_nothing(open_stream: Open, repository: Path) -> None:
+    daemon = open_stream()
+    sent = [daemon.commit(f"{i}.mrc") for i in range(10)]
+    with frazil.PickStream(daemon.address, since=1) as stream:
+        assert take(stream, 10) == sent
+        fuzz = [sys.executable, repository / "benchmarks" / "fuzz_stream.py", "--messages", "1000"]
+        subprocess.run([*fuzz, "--at", daemon.address, daemon.stream.replay], check=True, timeout=100)
+        sent = [daemon.commit(f"{i}.mrc") for i in range(10)]
+        assert take(stream, 10) == sent
+    assert daemon.stream.failed_thread() is None
+    assert daemon.sample("frazil_replay_requests_total", outcome="malformed") > 0
+
+
+def test_what_is_no_document_is_passed_over(open_stream: Open) -> None:
+    daemon = open_stream()
+    with frazil.PickStream(daemon.address) as stream:
+        assert stream.wait_connected(PATIENCE_SECONDS)
+        daemon.stream.publish(0, b"picks/", b"\x80\x04 no document")
+        sent = daemon.commit("a.mrc")
+        assert take(stream, 1) == [sent]
+
+
+def test_subscribers_are_counted_while_they_are_there(open_stream: Open) -> None:
+    daemon = open_stream()
+    with frazil.PickStream(daemon.address) as one, frazil.PickStream(daemon.address) as other:
+        assert one.wait_connected(PATIENCE_SECONDS)
+        assert other.wait_connected(PATIENCE_SECONDS)
+        wait_until(lambda: daemon.sample("frazil_stream_subscribers") == 2)
+    wait_until(lambda: daemon.sample("frazil_stream_subscribers") == 0)
+
+
+# --- addresses --------------------------------------------------------------------------------------------------
+
+
+def test_port_0_takes_free_ports_and_says_which(open_stream: Open) -> None:
+    first, second = open_stream("first"), open_stream("second")
+    ports = {a.rpartition(":")[2] for d in (first, second) for a in (d.address, d.stream.replay)}
+    assert len(ports) == 4
+    assert "0" not in ports
+
+
+def test_replays_are_asked_for_at_the_next_port(open_stream: Open) -> None:
+    probe = open_stream("probe")
+    port = int(probe.address.rpartition(":")[2])
+    for candidate in range(port + 100, port + 200, 2):
+        try:
+            daemon = open_stream(f"{candidate}", address=f"tcp://127.0.0.1:{candidate}")
+        except AddressError:
+            continue
+        assert daemon.stream.replay == f"tcp://127.0.0.1:{candidate + 1}"
+        return
+    pytest.fail("no two free ports in a row")
+
+
+def test_a_stream_may_be_a_local_socket(open_stream: Open, tmp_path: Path) -> None:
+    daemon = open_stream(address=f"ipc://{tmp_path}/s")
+    daemon.commit("a.mrc")
+    with frazil.PickStream(daemon.address, since=1) as stream:
+        take(stream, 1)
+
+
+def test_a_port_in_use_is_refused(open_stream: Open) -> None:
+    daemon = open_stream("first")
+    with pytest.raises(AddressError, match=f"{daemon.address}: cannot publish there: Address already in use"):
+        open_stream("second", address=daemon.address)
 
 
 @pytest.mark.parametrize("address", ["", "5556", "tcp://", "tcp://127.0.0.1", "udp://127.0.0.1:1", "tcp://*:99999x"])
-def test_malformed_addresses_are_refused(address: str) -> None:
+def test_malformed_addresses_are_refused(open_stream: Open, address: str) -> None:
     with pytest.raises(AddressError, match="expected an address such as"):
-        Publisher(address)
+        open_stream(address=address)
 
 
 @pytest.mark.parametrize(
     "address", ["tcp://0.0.0.0:0", "tcp://*:0", "tcp://[::]:0", "tcp://192.168.1.5:5556", "tcp://example.org:1"]
 )
-def test_an_address_that_others_reach_needs_to_be_meant(address: str) -> None:
+def test_an_address_that_others_reach_needs_keys_or_to_be_meant(open_stream: Open, address: str) -> None:
+    with pytest.raises(AddressError, match=r"--curve-key and --curve-clients .* --publish-unencrypted"):
+        open_stream("a", address=address)
     with pytest.raises(AddressError, match="--publish-unencrypted"):
-        Publisher(address)
+        open_stream("b", address="tcp://127.0.0.1:0", replay=address)
 
 
-def test_an_address_that_others_reach_can_be_meant() -> None:
-    Publisher("tcp://0.0.0.0:0", allow_unencrypted=True).close()
+def test_an_address_that_others_reach_can_be_meant(open_stream: Open) -> None:
+    open_stream(address="tcp://0.0.0.0:0", allow_unencrypted=True)
 
 
 def test_a_malformed_address_to_listen_to_is_refused() -> None:
     with pytest.raises(AddressError, match="expected an address such as"):
-        PickStream("nonsense")
+        frazil.PickStream("nonsense")
 
 
-def test_the_client_loads_without_onnxruntime_and_opencv() -> None:
-    code = "import sys, frazil.client; print(sorted({'onnxruntime', 'cv2', 'torch', 'numpy'} & set(sys.modules)))"
+# --- what a program downstream pays -------------------------------------------------------------------------------
+
+
+def test_the_client_loads_without_onnxruntime_opencv_and_numpy() -> None:
+    code = (
+        "import sys, frazil; frazil.PickStream, frazil.AsyncPickStream; "
+        "print(sorted({'onnxruntime', 'cv2', 'torch', 'numpy', 'gemmi', 'asyncio'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_client_loads_within_a_third_of_a_second() -> None:
+    code = "import time; t = time.process_time(); import frazil; frazil.PickStream; print(time.process_time() - t)"
+    seconds = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) for _ in "123"
+    ]
+    assert min(seconds) < 0.3

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from gemmi import cif
 
-from frazil.client import PickStream
+from frazil import PickStream
 from frazil.documents import MicrographDocument
 from frazil.picking import read_star
 from frazil.service.ledger import LedgerReader

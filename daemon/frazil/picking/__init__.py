@@ -18,11 +18,18 @@ from frazil.picking.card import CARD_NAME, Card, Reference, read_card, write_car
 from frazil.picking.contract import ModelContract
 from frazil.picking.coordinates import (
     CoordinateEnding,
+    GrowingStar,
     YAxis,
+    coordinate_list,
     named_micrographs,
+    particles_star,
     read_coordinates,
     read_star,
+    write_box,
+    write_cbox,
+    write_csv,
     write_star,
+    write_text,
 )
 from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
 from frazil.picking.formats.source import open_regular
@@ -55,6 +62,7 @@ __all__ = [
     "MODEL_NAME",
     "Card",
     "CoordinateEnding",
+    "GrowingStar",
     "Micrograph",
     "Model",
     "ModelContract",
@@ -69,6 +77,7 @@ __all__ = [
     "YAxis",
     "available_cores",
     "check_complete",
+    "coordinate_list",
     "draw_picks",
     "find_peaks",
     "grey_picture",
@@ -81,12 +90,17 @@ __all__ = [
     "micrograph_stem",
     "named_micrographs",
     "open_regular",
+    "particles_star",
     "read_card",
     "read_contract",
     "read_coordinates",
     "read_current",
     "read_micrograph",
     "read_star",
+    "write_box",
     "write_card",
+    "write_cbox",
+    "write_csv",
     "write_star",
+    "write_text",
 ]

@@ -34,7 +34,7 @@ from frazil.service.ledger import Ledger
 from frazil.service.metrics import Metrics, MetricsServer
 from frazil.service.pipeline import Pipeline
 from frazil.service.presence import Presence
-from frazil.service.publisher import Publisher
+from frazil.service.stream import Access, Stream
 from frazil.service.swap import Announcer, CanaryBounds, Serving, Swapper
 from frazil.service.watch import FileSystem, Selection, Watcher
 from frazil.settings import ServeSettings
@@ -120,13 +120,13 @@ class Daemon:
         metrics.build.labels(version=frazil.__version__).set(1)
         server = MetricsServer(settings.http, metrics.registry)
         self._parts.callback(server.close)
-        publisher = Publisher(settings.publish, allow_unencrypted=settings.publish_unencrypted)
-        self._parts.callback(publisher.close)
         self._ledger = Ledger(settings.ledger_file.expanduser().resolve())
         self._parts.callback(self._ledger.close)
+        self._stream = self._open_stream(metrics)
+        self._parts.callback(self._stream.close)
         metrics.watch_ledger(lambda: self._ledger.head)
 
-        delivery = Delivery(self._ledger, publisher, metrics, root, out, self._stopping)
+        delivery = Delivery(self._ledger, self._stream, metrics, root, out, self._stopping)
         announcer = Announcer(self._ledger, delivery, metrics)
         swapper = self._make_swapper(announcer, metrics, picking)
         model = swapper.load_first() if swapper else self._load_model(settings.model.expanduser())
@@ -193,7 +193,7 @@ class Daemon:
             started_at=time.time(),
             watch=str(root),
             out=str(out),
-            stream=publisher.address,
+            stream=self._stream.address,
             metrics=server.url,
             model=model.identity.short,
             provider=model.provider,
@@ -211,7 +211,7 @@ class Daemon:
             time.monotonic() - started,
             root,
             out,
-            publisher.address,
+            self._stream.address,
             server.url,
         )
 
@@ -271,6 +271,22 @@ class Daemon:
             stop=self._stopping,
         )
 
+    def _open_stream(self, metrics: Metrics) -> Stream:
+        settings, ledger = self._settings, self._ledger
+        access = None
+        if settings.curve_key is not None and settings.curve_clients is not None:
+            access = Access(settings.curve_key.expanduser(), settings.curve_clients.expanduser())
+        return Stream(
+            settings.publish,
+            replay=settings.replay,
+            ledger=ledger.file,
+            epoch=ledger.epoch,
+            published=next((seq - 1 for seq, _ in ledger.undelivered()), ledger.head),
+            metrics=metrics,
+            access=access,
+            allow_unencrypted=settings.publish_unencrypted,
+        )
+
     def main_loop(self) -> None:
         """Stay until a signal.
 
@@ -280,7 +296,11 @@ class Daemon:
         while not self._stop.wait(_CHECK_SECONDS):
             self._show_model()
             others = (self._intake_thread, self._watcher.thread)
-            dead = self._pipeline.failed_stage() or next((t.name for t in others if not t.is_alive()), None)
+            dead = (
+                self._pipeline.failed_stage()
+                or self._stream.failed_thread()
+                or next((t.name for t in others if not t.is_alive()), None)
+            )
             if dead:
                 raise FrazilError(f"the thread {dead} died; see the log above, and please report it")
         log.info("%s: finishing the work in hand", self._stop_signal)

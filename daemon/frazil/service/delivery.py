@@ -7,15 +7,13 @@ import sqlite3
 import threading
 from pathlib import Path
 
-import numpy as np
-
-from frazil.documents import MODEL_TOPIC, PICKS_TOPIC, MicrographDocument, ModelDocument, decode_document
+from frazil.documents import MicrographDocument, decode_document, topic_of
 from frazil.errors import OutputError
 from frazil.picking import Picks, micrograph_stem, write_star
 from frazil.service.ledger import Ledger
 from frazil.service.metrics import Metrics
 from frazil.service.patience import Patience, ToldToStopError
-from frazil.service.publisher import Publisher
+from frazil.service.stream import Stream
 
 __all__ = ["Delivery", "prepare_output", "star_path"]
 
@@ -23,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Delivery:
-    """Writes the STAR file and sends the document of one ledger entry after the other.
+    """Writes the STAR file and sends the document of one ledger entry after the other, in their order.
 
     The file is there before the message says so. While files cannot be written (a full disk), it waits and
     tries again: nothing is dropped, the queues before it fill, and it goes on by itself.
@@ -33,57 +31,56 @@ class Delivery:
     """
 
     def __init__(
-        self, ledger: Ledger, publisher: Publisher, metrics: Metrics, root: Path, out: Path, stop: threading.Event
+        self, ledger: Ledger, stream: Stream, metrics: Metrics, root: Path, out: Path, stop: threading.Event
     ) -> None:
         self._ledger = ledger
-        self._publisher = publisher
+        self._stream = stream
         self._root = root
         self._out = out
         self._given_up = False
-        self.patience = Patience(metrics, stop, self.send_heartbeat)
+        self._delivered = 0
+        self.patience = Patience(metrics, stop)
 
-    def catch_up(self) -> None:
-        """Deliver everything that was committed and may not have been delivered."""
+    def catch_up(self) -> bool:
+        """Deliver everything that was committed, by whomever, and perhaps not delivered.
+
+        Returns:
+            False when told to stop before a file could be written: what is left goes out after the next start.
+        """
         if self._given_up:
-            return
+            return False
+        head = self._ledger.head
+        if self._delivered == head:
+            return True
         for seq, body in self._ledger.undelivered():
-            document = decode_document(body)
-            if isinstance(document, ModelDocument):
-                self._send(seq, body, MODEL_TOPIC)
-            elif isinstance(document, MicrographDocument) and not self.deliver(seq, body, document):
-                return
-
-    def deliver(self, seq: int, body: bytes, document: MicrographDocument) -> bool:
-        """Deliver one entry; False when told to stop before its file, or an earlier one, could be written."""
-        if self._given_up:
-            return False
-        path = Path(document.path)
-        relative = path.relative_to(self._root) if path.is_relative_to(self._root) else Path(path.name)
-        picks = Picks(
-            y=np.array(document.picks.y, np.float64),
-            x=np.array(document.picks.x, np.float64),
-            score=np.array(document.picks.score, np.float64),
-        )
-        file = star_path(self._out, relative)
-        try:
-            self.patience.insist(str(file), lambda: _write(file, picks))
-        except ToldToStopError:
-            self._given_up = True  # what follows must not overtake it: all of it goes out after the next start
-            return False
-        self._send(seq, body, PICKS_TOPIC)
+            if seq <= self._delivered:  # it is out, but that could not be noted
+                continue
+            try:
+                self._deliver(seq, body)
+            except ToldToStopError:
+                self._given_up = True  # what follows must not overtake it
+                return False
+            self._delivered = seq
+        self._delivered = max(self._delivered, head)
         return True
 
-    def _send(self, seq: int, body: bytes, topic: bytes) -> None:
+    def _deliver(self, seq: int, body: bytes) -> None:
+        document = decode_document(body)
+        if isinstance(document, MicrographDocument):
+            self._write_picks(document)
         log.debug("sending %d", seq)
-        self._publisher.send_document(body, topic)
+        self._stream.publish(seq, topic_of(document), body)
         try:
             self._ledger.mark_delivered(seq)
         except sqlite3.Error as error:
             log.warning("delivery of %d cannot be noted (%s): after a restart it may be repeated", seq, error)
 
-    def send_heartbeat(self) -> None:
-        """Tell subscribers that the stream lives."""
-        self._publisher.send_heartbeat(self._ledger.epoch, self._ledger.head)
+    def _write_picks(self, document: MicrographDocument) -> None:
+        path = Path(document.path)
+        relative = path.relative_to(self._root) if path.is_relative_to(self._root) else Path(path.name)
+        y, x, score = document.picks.arrays()
+        picks, file = Picks(y=y, x=x, score=score), star_path(self._out, relative)
+        self.patience.insist(str(file), lambda: _write(file, picks))
 
 
 def _write(file: Path, picks: Picks) -> None:

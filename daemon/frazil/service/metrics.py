@@ -95,6 +95,22 @@ class Metrics:
         self.watch_fault = Gauge(
             "frazil_watch_fault", "1 while the watched directory cannot be seen.", registry=registry
         )
+        self.subscribers = Gauge("frazil_stream_subscribers", "Connections to the pick stream.", registry=registry)
+        self.overflows = Counter(
+            "frazil_stream_overflows",
+            "Times that a subscriber fell so far behind that messages are kept from it until it has caught up.",
+            registry=registry,
+        )
+        self.refused = Counter(
+            "frazil_stream_refused", "Connections to the pick stream that came to nothing.", registry=registry
+        )
+        self.replay_requests = Counter(
+            "frazil_replay_requests",
+            "Requests for earlier documents, by outcome (answered, malformed, failed, undeliverable).",
+            ["outcome"],
+            registry=registry,
+        )
+        self.replayed = Counter("frazil_replayed_documents", "Documents sent once more on request.", registry=registry)
         self.model = Gauge(
             "frazil_model_info",
             "The serving model and the execution provider that runs it; always 1.",

@@ -29,13 +29,11 @@ class Patience:
     Args:
         metrics: shows that something is blocked.
         stop: ends the waiting.
-        meanwhile: called at every try.
     """
 
-    def __init__(self, metrics: Metrics, stop: threading.Event, meanwhile: Callable[[], None]) -> None:
+    def __init__(self, metrics: Metrics, stop: threading.Event) -> None:
         self._metrics = metrics
         self._stop = stop
-        self._meanwhile = meanwhile
 
     def insist(self, what: str, write: Callable[[], T]) -> T:
         """Write, and write again until it works.
@@ -57,7 +55,6 @@ class Patience:
                     log.warning("cannot write %s (%s): picking waits until it can", what, reason)
                 blocked = True
                 self._metrics.output_blocked.set(1)
-                self._meanwhile()
                 if self._stop.wait(_RETRY_SECONDS):
                     raise ToldToStopError from error
             else:

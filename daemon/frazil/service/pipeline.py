@@ -28,6 +28,7 @@ from frazil.service.intake import Intake
 from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
 from frazil.service.patience import ToldToStopError
+from frazil.service.record import directory_of, record_failure
 from frazil.service.score_map import pack_score_map
 from frazil.service.swap import Announcer, Change, Serving
 from frazil.service.watch import stamp_of
@@ -38,7 +39,6 @@ log = logging.getLogger(__name__)
 
 _MICROGRAPHS_QUEUED = 2
 _RESULTS_QUEUED = 8
-_HEARTBEAT_SECONDS = 1.0
 _STOP_CHECK_SECONDS = 0.1
 
 
@@ -205,12 +205,8 @@ class Pipeline:
         )
 
     def _writing(self) -> None:
-        self._delivery.catch_up()
-        next_heartbeat = time.monotonic()
         while self._goes_on(1, self._results):
-            if time.monotonic() >= next_heartbeat:
-                self._delivery.send_heartbeat()
-                next_heartbeat = time.monotonic() + _HEARTBEAT_SECONDS
+            self._delivery.catch_up()
             try:
                 result = self._results.get(timeout=_STOP_CHECK_SECONDS)
             except Empty:
@@ -235,13 +231,14 @@ class Pipeline:
             message = f"expected a name of its own, found the name of {namesake}: one STAR file cannot hold both"
             self._write_failed(_Failed(arrival=arrival, error=MicrographError(arrival.path, "name", message)))
             return
-        seq, body = insist(
+        directory = directory_of(arrival.key)
+        seq, _ = insist(
             file,
             lambda: self._ledger.commit_picked(
                 arrival.key,
                 handled,
                 lambda epoch, seq, supersedes: encode_document(
-                    msgspec.structs.replace(document, epoch=epoch, seq=seq, supersedes=supersedes)
+                    msgspec.structs.replace(document, epoch=epoch, seq=seq, supersedes=supersedes, directory=directory)
                 ),
                 score_map=result.score_map,
                 complete_at=time.time() - (time.monotonic() - arrival.complete_at),
@@ -259,7 +256,7 @@ class Pipeline:
         metrics.last_micrograph.set_to_current_time()
         for stage in ("read", "prepare", "infer", "peaks"):
             metrics.stage.labels(stage=stage).observe(getattr(seconds, stage))
-        if not self._delivery.deliver(seq, body, document):
+        if not self._delivery.catch_up():
             return
         now = time.monotonic()
         metrics.stage.labels(stage="deliver").observe(now - started)
@@ -279,10 +276,16 @@ class Pipeline:
         else:
             attempt = 1 + insist(file, lambda: self._ledger.attempts(arrival.key))
             transient = is_transient(error) and attempt < self._max_attempts
+            document = record_failure(error, key=arrival.key, attempts=attempt, is_transient=transient)
             insist(
                 file,
                 lambda: self._ledger.commit_failed(
-                    arrival.key, handled, error.reason, str(error), "failed" if transient else "quarantined"
+                    arrival.key,
+                    handled,
+                    error.reason,
+                    str(error),
+                    "failed" if transient else "quarantined",
+                    lambda epoch, seq: encode_document(msgspec.structs.replace(document, epoch=epoch, seq=seq)),
                 ),
             )
         if transient:
@@ -294,6 +297,7 @@ class Pipeline:
             log.warning("failed (%s) at attempt %d: %s", error.reason, attempt, error)
             self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
             self._intake.finish(arrival, handled)
+        self._delivery.catch_up()
 
     def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Picked | _Failed | Change]) -> bool:
         """Whether a stage has work or may still get some: the stages end in their order."""

@@ -1,15 +1,17 @@
-"""From a micrograph in memory to its document, with the clock running."""
+"""From a micrograph in memory to its document, with the clock running; or to the document that says why not."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 
-from frazil.documents import MicrographDocument, ModelStamp, PickColumns, Seconds
+from frazil.documents import FailedDocument, MicrographDocument, ModelStamp, PickColumns, Seconds
+from frazil.errors import MicrographError
 from frazil.picking import Micrograph, Picker, Picks, ScoreMap
 
-__all__ = ["Record", "record_picks"]
+__all__ = ["Record", "directory_of", "now_rfc3339", "record_failure", "record_picks"]
 
 _POSITION_DECIMALS = 4
 _SCORE_DECIMALS = 6
@@ -69,6 +71,40 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
             peaks=found - scored,
             total=found - since,
         ),
-        picked_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        picked_at=now_rfc3339(),
     )
     return Record(document=document, picks=picks, score_map=score_map)
+
+
+def record_failure(error: MicrographError, *, key: str, attempts: int, is_transient: bool) -> FailedDocument:
+    """Record that a micrograph could not be picked; outside any stream as yet.
+
+    Args:
+        error: says why.
+        key: the ledger's name of the micrograph.
+        attempts: so far, this one included.
+        is_transient: whether it is tried again by itself.
+    """
+    return FailedDocument(
+        epoch="",
+        seq=0,
+        micrograph=error.path.name,
+        path=str(error.path),
+        directory=directory_of(key),
+        reason=error.reason,
+        message=str(error),
+        kind="transient" if is_transient else "permanent",
+        attempts=attempts,
+        failed_at=now_rfc3339(),
+    )
+
+
+def directory_of(key: str) -> str:
+    """Directory of a micrograph below the watched one, from the ledger's name of it; empty for that itself."""
+    parent = str(PurePosixPath(key).parent)
+    return "" if parent == "." else parent
+
+
+def now_rfc3339() -> str:
+    """The time in UTC as documents have it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

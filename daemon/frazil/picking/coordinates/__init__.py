@@ -2,7 +2,9 @@
 
 - ``read_coordinates(path)`` reads any of them; the file's ending says which it is.
 - ``named_micrographs(path)`` lists the micrographs that a table of several names.
-- ``read_star(path)`` and ``write_star(path, picks)`` speak RELION, one micrograph a file.
+- ``read_star(path)`` and ``write_star(path, picks)`` speak RELION, one micrograph a file; ``write_box``,
+  ``write_cbox`` and ``write_csv`` write the other formats.
+- ``coordinate_list(path)`` and ``particles_star(path)`` are tables that grow by one micrograph after the other.
 
 In every format x is the column and y the row. `Picks` count rows from the first row of the file; a format that
 counts from the last one is read with ``y_axis="up"``.
@@ -15,13 +17,29 @@ from pathlib import Path
 from typing import Literal
 
 from frazil.errors import FrazilError
-from frazil.picking.coordinates.boxes import read_box, read_cbox
-from frazil.picking.coordinates.delimited import read_csv, read_topaz
+from frazil.picking.coordinates.boxes import read_box, read_cbox, write_box, write_cbox
+from frazil.picking.coordinates.delimited import read_csv, read_topaz, write_csv
+from frazil.picking.coordinates.files import write_text
+from frazil.picking.coordinates.growing import GrowingStar, coordinate_list, particles_star
 from frazil.picking.coordinates.star import read_star, read_star_table, write_star
 from frazil.picking.coordinates.table import CoordinateTable
 from frazil.picking.picks import Picks
 
-__all__ = ["CoordinateEnding", "YAxis", "named_micrographs", "read_coordinates", "read_star", "write_star"]
+__all__ = [
+    "CoordinateEnding",
+    "GrowingStar",
+    "YAxis",
+    "coordinate_list",
+    "named_micrographs",
+    "particles_star",
+    "read_coordinates",
+    "read_star",
+    "write_box",
+    "write_cbox",
+    "write_csv",
+    "write_star",
+    "write_text",
+]
 
 CoordinateEnding = Literal[".star", ".box", ".cbox", ".txt", ".tsv", ".csv"]
 """Endings of the files that can be read: RELION, EMAN, crYOLO, Topaz (both tables), plain table."""

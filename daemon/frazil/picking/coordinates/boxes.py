@@ -8,16 +8,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from frazil.errors import FrazilError
+from frazil.picking.coordinates.files import write_text
 from frazil.picking.coordinates.star import read_cif
 from frazil.picking.coordinates.table import CoordinateTable, parse_numbers, parse_scores, read_text
 from frazil.picking.picks import Picks
 
-__all__ = ["read_box", "read_cbox"]
+__all__ = ["read_box", "read_cbox", "write_box", "write_cbox"]
 
 _CBOX_BLOCK = "cryolo"
 _CBOX_COLUMNS = ("CoordinateX", "CoordinateY", "Width", "Height")
 _CBOX_SCORE = "Confidence"
+_CBOX_WRITTEN = (
+    *("CoordinateX", "CoordinateY", "CoordinateZ", "Width", "Height", "Depth", "EstWidth", "EstHeight"),
+    *(_CBOX_SCORE, "NumBoxes", "Angle"),
+)
 
 
 def read_box(path: Path) -> CoordinateTable:
@@ -51,6 +59,36 @@ def read_cbox(path: Path) -> CoordinateTable:
         raise FrazilError(f"{path}: expected a table with {columns} in data_{_CBOX_BLOCK}, found none")
     scores = list(table.column(4)) if table.has_column(4) else [""] * len(table)
     return CoordinateTable(picks=_centres(path, [list(table.column(i)) for i in range(4)], scores))
+
+
+def write_box(path: Path, picks: Picks, box_size_px: int) -> None:
+    """Write an EMAN box file, whole or not at all: corner x, corner y, width, height, score, in whole pixels.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    corners = zip(_corners(picks.x, box_size_px), _corners(picks.y, box_size_px), picks.score.tolist(), strict=True)
+    rows = (f"{round(x)}\t{round(y)}\t{box_size_px}\t{box_size_px}\t{score:.6f}\n" for x, y, score in corners)
+    write_text(path, "".join(rows))
+
+
+def write_cbox(path: Path, picks: Picks, box_size_px: int, *, diameter_px: float) -> None:
+    """Write a crYOLO box file, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    names = "".join(f"_{name} #{i}\n" for i, name in enumerate(_CBOX_WRITTEN, start=1))
+    corners = zip(_corners(picks.x, box_size_px), _corners(picks.y, box_size_px), picks.score.tolist(), strict=True)
+    size = f"{box_size_px:.1f} {box_size_px:.1f} <NA> {diameter_px:.3f} {diameter_px:.3f}"
+    rows = (f"{x:.3f} {y:.3f} <NA> {size} {score:.6f} 1 <NA>\n" for x, y, score in corners)
+    text = f"data_global\n\n_cbox_format_version 1.0\n\ndata_{_CBOX_BLOCK}\n\nloop_\n{names}{''.join(rows)}\n"
+    write_text(path, f"{text}data_cryolo_include\n\nloop_\n_slice_index #1\n")
+
+
+def _corners(centres: NDArray[np.float64], box_size_px: int) -> list[float]:
+    corners: list[float] = (centres - box_size_px / 2).tolist()
+    return corners
 
 
 def _centres(path: Path, columns: list[list[str]], scores: list[str]) -> Picks:

@@ -6,10 +6,11 @@ import csv
 from pathlib import Path
 
 from frazil.errors import FrazilError
+from frazil.picking.coordinates.files import write_text
 from frazil.picking.coordinates.table import CoordinateTable, parse_numbers, parse_scores, read_text, stem_of
 from frazil.picking.picks import Picks
 
-__all__ = ["read_csv", "read_topaz"]
+__all__ = ["read_csv", "read_topaz", "write_csv"]
 
 
 def read_topaz(path: Path) -> CoordinateTable:
@@ -30,6 +31,16 @@ def read_csv(path: Path) -> CoordinateTable:
         FrazilError: it cannot be read, lacks a column, or a coordinate is no number.
     """
     return CoordinateTable(picks=_picks(path, _read_columns(path, ",", ("x", "y")), "x", "y"))
+
+
+def write_csv(path: Path, picks: Picks) -> None:
+    """Write a table x, y, score, between commas, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    rows = zip(picks.x.tolist(), picks.y.tolist(), picks.score.tolist(), strict=True)
+    write_text(path, "x,y,score\n" + "".join(f"{x:.3f},{y:.3f},{score:.6f}\n" for x, y, score in rows))
 
 
 def _picks(path: Path, columns: dict[str, list[str]], x: str, y: str) -> Picks:

@@ -5,12 +5,12 @@ RELION's x is the column and its y the row, counted from the first pixel of the 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from gemmi import cif
 
 from frazil.errors import FrazilError
+from frazil.picking.coordinates.files import write_text
 from frazil.picking.coordinates.table import CoordinateTable, parse_numbers, parse_scores, stem_of
 from frazil.picking.picks import Picks
 
@@ -24,8 +24,6 @@ _MICROGRAPH = "MicrographName"
 def write_star(path: Path, picks: Picks) -> None:
     """Write picks as a RELION coordinate STAR, whole or not at all.
 
-    The table is written beside its place, flushed to disk and renamed, so that a reader never sees half of it.
-
     Raises:
         OSError: the file cannot be written.
     """
@@ -33,13 +31,7 @@ def write_star(path: Path, picks: Picks) -> None:
     header = "\n# version 30001\n\ndata_\n\nloop_\n"
     header += "".join(f"{_PREFIX}{name} #{i}\n" for i, name in enumerate(_COLUMNS, start=1))
     body = "".join(f"{x:12.3f} {y:12.3f} {score:12.6f}\n" for x, y, score in rows)
-    aside = path.with_name(f".{path.name}.tmp")
-    with aside.open("w", encoding="ascii") as file:
-        file.write(header + body + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    _sync_directory(path.parent)
+    write_text(path, header + body + "\n")
 
 
 def read_star(path: Path) -> Picks:
@@ -86,12 +78,3 @@ def read_cif(path: Path, kind: str) -> cif.Document:
         return cif.read_file(str(path))
     except (OSError, RuntimeError, ValueError) as error:
         raise FrazilError(f"{path}: cannot be read as a {kind} file ({error})") from error
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename in the directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

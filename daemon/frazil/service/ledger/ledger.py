@@ -205,11 +205,32 @@ class Ledger:
         return seq, body
 
     def commit_failed(
-        self, path: str, handled: Handled, reason: str, message: str, state: Literal["failed", "quarantined"]
-    ) -> None:
-        """Record that picking a micrograph failed: it is tried again (``failed``) or not (``quarantined``)."""
+        self,
+        path: str,
+        handled: Handled,
+        reason: str,
+        message: str,
+        state: Literal["failed", "quarantined"],
+        body_at: Callable[[str, int], bytes],
+    ) -> int:
+        """Record that picking a micrograph failed: it is tried again (``failed``) or not (``quarantined``).
+
+        Args:
+            path: of the micrograph.
+            handled: its stamp and fingerprint.
+            reason: as one word.
+            message: as a line.
+            state: what becomes of it.
+            body_at: makes the document that says so for an epoch and a sequence number.
+
+        Returns:
+            The sequence number.
+        """
         with self._writing():
+            seq = self._insert("failed", path, body_at)
             self._record(path, handled, state, reason, message)
+        self._head = seq
+        return seq
 
     def commit_document(
         self, topic: str, body_at: Callable[[str, int], bytes], *, remember: tuple[str, str] | None = None
@@ -222,11 +243,7 @@ class Ledger:
             remember: key and value to remember in the same transaction.
         """
         with self._writing():
-            seq = self._head + 1
-            self._database.execute(
-                "INSERT INTO documents (seq, topic, path, body, committed_at) VALUES (?, ?, '', ?, ?)",
-                (seq, topic, body_at(self.epoch, seq), time.time()),
-            )
+            seq = self._insert(topic, "", body_at)
             if remember is not None:
                 self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", remember)
         self._head = seq
@@ -288,6 +305,14 @@ class Ledger:
         with self._lock:
             self._database.close()
             self._claim.close()
+
+    def _insert(self, topic: str, path: str, body_at: Callable[[str, int], bytes]) -> int:
+        seq = self._head + 1
+        self._database.execute(
+            "INSERT INTO documents (seq, topic, path, body, committed_at) VALUES (?, ?, ?, ?, ?)",
+            (seq, topic, path, body_at(self.epoch, seq), time.time()),
+        )
+        return seq
 
     @contextmanager
     def _writing(self, *, durably: bool = True) -> Iterator[None]:

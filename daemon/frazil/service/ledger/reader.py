@@ -118,7 +118,7 @@ class LedgerReader:
 
     def history(self, path: str) -> list[tuple[int, bytes]]:
         """Sequence number and document of every result of one micrograph, oldest first."""
-        return list(self._rows("SELECT seq, body FROM documents WHERE path = ? ORDER BY seq", path))
+        return list(self._rows("SELECT seq, body FROM documents WHERE path = ? AND topic = 'picks' ORDER BY seq", path))
 
     def score_map(self, seq: int) -> bytes | None:
         """The packed score map of a result; None where none was kept."""
@@ -127,7 +127,7 @@ class LedgerReader:
 
     def last_picked(self) -> MicrographRecord | None:
         """The micrograph whose result is the newest."""
-        row = next(self._rows("SELECT path FROM documents ORDER BY seq DESC LIMIT 1"), None)
+        row = next(self._rows("SELECT path FROM documents WHERE topic = 'picks' ORDER BY seq DESC LIMIT 1"), None)
         return None if row is None else self.micrograph(row[0])
 
     def _rows(self, statement: str, *values: object) -> Iterator[tuple]:  # type: ignore[type-arg]

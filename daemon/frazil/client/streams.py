@@ -1,0 +1,339 @@
+"""The pick stream over sockets, for plain programs and for asyncio."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, cast, overload
+
+import zmq
+
+from frazil.client.cursor import Cursor, Place
+from frazil.client.follower import Follower
+from frazil.documents import HEARTBEAT_TOPIC, MicrographDocument, NumberedDocument, directory_topic
+from frazil.errors import AddressError, SettingsError
+from frazil.keys import KeyPair, read_key_pair, read_public_key
+
+__all__ = ["AsyncPickStream", "PickStream", "Topic"]
+
+Topic = Literal["picks", "failed", "model"]
+D = TypeVar("D", bound=NumberedDocument)
+
+_HIGH_WATER_MARK = 1000
+_POLL_SECONDS = 0.2
+_ANSWER_SECONDS = 3.0
+"""Before an answer that does not come is asked for again, on a new connection; doubled each time ..."""
+_MOST_ANSWER_SECONDS = 30.0
+_PING_MS, _PING_TIMEOUT_MS = 2000, 6000
+_RECONNECT_MS, _MOST_RECONNECT_MS = 100, 2000
+
+
+class StreamOptions(TypedDict, total=False):
+    """What a stream can be told; see `PickStream`."""
+
+    since: int | None
+    resume: str | Path | None
+    directory: str
+    replay: str | None
+    key: str | Path | None
+    server_key: str | Path | None
+    timeout_seconds: float | None
+
+
+class _Connection(Generic[D]):
+    """Both sockets of a subscriber, the order of what they bring, and the cursor; it never waits.
+
+    Without topics, documents are those of picked micrographs.
+    """
+
+    def __init__(self, address: str, *, topics: Sequence[Topic] = ("picks",), **options: Unpack[StreamOptions]) -> None:
+        since, resume, directory = options.get("since"), options.get("resume"), options.get("directory", "")
+        self._keys = _read_keys(options.get("key"), options.get("server_key"))
+        self._cursor = Cursor(Path(resume)) if resume is not None else None
+        place = self._cursor.place if self._cursor else None
+        wanted = [t.encode() if t == "model" else directory_topic(t.encode(), directory) for t in topics]
+        if self._cursor is not None and since is None:
+            since = 1
+        self._follower = Follower(wanted, since, place)
+        self._address = address
+        self._replay = options.get("replay")
+        self._timeout_seconds = options.get("timeout_seconds")
+        self._handed_out: Place | None = None
+        self._asker: zmq.Socket[bytes] | None = None
+        self._asked_at = 0.0
+        self._patience_seconds = _ANSWER_SECONDS
+        self._waiting = False
+        self._poller = self._new_poller()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.SUB)
+        self._socket.rcvhwm = _HIGH_WATER_MARK
+        for topic in (*wanted, HEARTBEAT_TOPIC):
+            self._socket.subscribe(topic)
+        try:
+            self._connect(self._socket, address)
+        except AddressError:
+            self.close()
+            raise
+        self._poller.register(self._socket, zmq.POLLIN)
+
+    @property
+    def connected(self) -> bool:
+        """Whether anything, a heartbeat at least, has arrived."""
+        return self._follower.connected
+
+    @property
+    def epoch(self) -> str:
+        """Identity of the ledger whose documents come; empty until it is known."""
+        return self._follower.epoch
+
+    @property
+    def replayed(self) -> int:
+        """Documents that came on request: they were published before, or got lost on the way."""
+        return self._follower.replayed
+
+    def acknowledge(self) -> None:
+        """Move the cursor past the last document: after a restart it does not come again.
+
+        Asking for the next document does it, too.
+
+        Raises:
+            OutputError: the cursor cannot be written.
+        """
+        if self._cursor is not None and self._handed_out is not None:
+            self._cursor.advance(self._handed_out)
+
+    def close(self) -> None:
+        """Close the sockets and the cursor, where it stands."""
+        if self._context.closed:
+            return
+        self._socket.close(linger=0)
+        self._drop_asker()
+        self._context.term()
+        if self._cursor is not None:
+            self._cursor.close()
+
+    def _new_poller(self) -> Any:
+        return zmq.Poller()
+
+    def _connect(self, socket: zmq.Socket[bytes], address: str) -> None:
+        socket.linger = 0
+        socket.heartbeat_ivl, socket.heartbeat_timeout = _PING_MS, _PING_TIMEOUT_MS
+        socket.reconnect_ivl, socket.reconnect_ivl_max = _RECONNECT_MS, _MOST_RECONNECT_MS
+        if self._keys is not None:
+            own, server = self._keys
+            socket.curve_serverkey = server
+            socket.curve_publickey, socket.curve_secretkey = own.public, own.secret
+        try:
+            socket.connect(address)
+        except zmq.ZMQError as error:
+            raise AddressError(f"{address}: expected an address such as tcp://127.0.0.1:5556 ({error})") from error
+
+    def _receive_now(self) -> D | None:
+        """The next document if it is here."""
+        document = self._follower.take()
+        while document is None and self._read_one():
+            document = self._follower.take()
+        if document is None:
+            self._ask()
+        else:
+            self._handed_out = Place(document.epoch, document.seq)
+        return cast("D | None", document)
+
+    def _read_one(self) -> bool:
+        """Read one message, if there is one, of either socket."""
+        try:
+            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            pass
+        else:
+            self._follower.hear(frames[-1])
+            return True
+        if self._asker is None:
+            return False
+        try:
+            frames = self._asker.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        self._waiting = False
+        self._patience_seconds = _ANSWER_SECONDS
+        self._follower.read_answer(frames)
+        return True
+
+    def _ask(self) -> None:
+        """Ask for what is lacking, and again when no answer comes."""
+        now = time.monotonic()
+        if self._waiting:
+            if now - self._asked_at < self._patience_seconds:
+                return
+            # Whatever was under way is lost, or will find nobody: nothing of it can be taken for the next answer.
+            self._drop_asker()
+            self._patience_seconds = min(2 * self._patience_seconds, _MOST_ANSWER_SECONDS)
+        request = self._follower.request()
+        address = self._replay_address()
+        if request is None or address is None:
+            return
+        if self._asker is None:
+            self._asker = self._context.socket(zmq.DEALER)
+            self._connect(self._asker, address)
+            self._poller.register(self._asker, zmq.POLLIN)
+        self._asker.send(request, zmq.NOBLOCK)
+        self._waiting, self._asked_at = True, now
+
+    def _replay_address(self) -> str | None:
+        said = self._follower.replay
+        if self._replay or not said:
+            return self._replay
+        host = re.match(r"tcp://(\[[^\]]+\]|[^:/]+):", self._address)
+        return said.replace("*", host[1], 1) if host else said
+
+    def _drop_asker(self) -> None:
+        if self._asker is not None:
+            if self._asker in self._poller:
+                self._poller.unregister(self._asker)
+            self._asker.close(linger=0)
+        self._asker, self._waiting = None, False
+
+
+class PickStream(_Connection[D]):
+    """Documents of a daemon's stream: each once, in order, none missed.
+
+    Iteration ends only when `timeout_seconds` pass without a document. It is used from one thread.
+
+    Args:
+        address: of the stream, such as ``tcp://127.0.0.1:5556``.
+        since: sequence number of the first document wanted, 1 for everything; those published from now on if not given.
+        resume: cursor file. Where it has been used before, the stream goes on after the last document that was dealt
+            with, whatever `since` says; else it begins at `since`, or with the first document. A document counts as
+            dealt with when the next one is asked for, or with `acknowledge`; one in hand when the program dies comes
+            once more.
+        topics: the kinds of documents wanted: ``picks`` if not given, ``failed``, ``model``.
+        directory: only micrographs in this directory below the watched one, and in those below it.
+        replay: address for earlier documents, where it is not the one that the daemon tells (behind a proxy).
+        key, server_key: own ``.key_secret`` file and the daemon's ``.key`` file, where the daemon asks for keys.
+        timeout_seconds: how long iteration waits for a document; for ever if not given.
+
+    When the daemon's ledger is another one than before, its sequence numbers mean something else: the stream starts
+    over at the new ledger's first document, and `epoch` says so, as does every document.
+
+    Raises:
+        AddressError: an address is malformed, or what answers there is no daemon that this version understands.
+        SettingsError: a key cannot be used.
+        OutputError: the cursor file cannot be used.
+    """
+
+    @overload
+    def __init__(self: PickStream[MicrographDocument], address: str, **options: Unpack[StreamOptions]) -> None: ...
+
+    @overload
+    def __init__(
+        self: PickStream[NumberedDocument],
+        address: str,
+        *,
+        topics: Sequence[Topic],
+        **options: Unpack[StreamOptions],
+    ) -> None: ...
+
+    def __init__(self, address: str, **options: Any) -> None:
+        super().__init__(address, **options)
+
+    def __enter__(self) -> PickStream[D]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> PickStream[D]:
+        return self
+
+    def __next__(self) -> D:
+        document = self.receive(self._timeout_seconds)
+        if document is None:
+            raise StopIteration
+        return document
+
+    def receive(self, timeout_seconds: float | None = None) -> D | None:
+        """The next document; None when the time has passed without one."""
+        self.acknowledge()
+        deadline = time.monotonic() + (float("inf") if timeout_seconds is None else timeout_seconds)
+        while (document := self._receive_now()) is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            self._poller.poll(1000 * min(left, _POLL_SECONDS))
+        return document
+
+    def wait_connected(self, timeout_seconds: float) -> bool:
+        """Wait for the first message, a heartbeat as a rule; documents among them are kept for `receive`.
+
+        A publisher sends nothing to a subscriber it does not know yet: after this, it knows this one.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while not self.connected and (left := deadline - time.monotonic()) > 0:
+            if not self._read_one():
+                self._poller.poll(1000 * min(left, _POLL_SECONDS))
+        return self.connected
+
+
+class AsyncPickStream(_Connection[D]):
+    """`PickStream` for asyncio: ``async for document in stream``. Takes and raises the same."""
+
+    @overload
+    def __init__(self: AsyncPickStream[MicrographDocument], address: str, **options: Unpack[StreamOptions]) -> None: ...
+
+    @overload
+    def __init__(
+        self: AsyncPickStream[NumberedDocument],
+        address: str,
+        *,
+        topics: Sequence[Topic],
+        **options: Unpack[StreamOptions],
+    ) -> None: ...
+
+    def __init__(self, address: str, **options: Any) -> None:
+        super().__init__(address, **options)
+
+    def _new_poller(self) -> Any:
+        from zmq.asyncio import Poller  # here, since asyncio takes longer to load than all the rest
+
+        return Poller()
+
+    async def __aenter__(self) -> AsyncPickStream[D]:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __aiter__(self) -> AsyncPickStream[D]:
+        return self
+
+    async def __anext__(self) -> D:
+        document = await self.receive(self._timeout_seconds)
+        if document is None:
+            raise StopAsyncIteration
+        return document
+
+    async def receive(self, timeout_seconds: float | None = None) -> D | None:
+        """The next document; None when the time has passed without one."""
+        self.acknowledge()
+        deadline = time.monotonic() + (float("inf") if timeout_seconds is None else timeout_seconds)
+        while (document := self._receive_now()) is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            await self._poller.poll(1000 * min(left, _POLL_SECONDS))
+        return document
+
+
+def _read_keys(key: str | Path | None, server_key: str | Path | None) -> tuple[KeyPair, bytes] | None:
+    if key is None and server_key is None:
+        return None
+    if key is None or server_key is None:
+        raise SettingsError("key, server_key: expected both or neither, found one")
+    return read_key_pair(Path(key)), read_public_key(Path(server_key))

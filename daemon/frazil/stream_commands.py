@@ -1,0 +1,140 @@
+"""``frazil listen``, ``frazil keys`` and ``frazil schema``: what whoever listens to a daemon needs."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from frazil.documents import (
+    FailedDocument,
+    MicrographDocument,
+    ModelDocument,
+    NumberedDocument,
+    document_schema,
+    encode_document,
+)
+from frazil.errors import printable
+
+__all__ = ["keys_app", "listen", "schema"]
+
+keys_app = typer.Typer(name="keys", help="Keys for a stream that other machines may reach.", no_args_is_help=True)
+
+Format = Literal["star", "relion", "cryosparc", "box", "cbox", "csv", "json"]
+
+
+class Kind(StrEnum):
+    """Kinds of documents, as the command line takes them."""
+
+    picks = "picks"
+    failed = "failed"
+    model = "model"
+
+
+def listen(
+    address: Annotated[str, typer.Argument(help="ZeroMQ address of a daemon, such as tcp://127.0.0.1:5556.")],
+    since: Annotated[
+        int | None,
+        typer.Option("--since", min=0, help="First sequence number wanted; 1 for everything. Default: from now on."),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="FILE", help="Remember there how far this got, and go on there.")
+    ] = None,
+    topics: Annotated[
+        list[Kind] | None,
+        typer.Option("--topic", help="Kind of documents; may be given again. Default: picks.", show_default=False),
+    ] = None,
+    directory: Annotated[
+        str, typer.Option("--directory", help="Only this directory below the watched one.", show_default=False)
+    ] = "",
+    count: Annotated[
+        int | None, typer.Option("--count", min=1, help="Leave after this many documents.", show_default=False)
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0, help="Leave after so many seconds without a document.")
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="Write files there, instead of lines.", show_default=False),
+    ] = None,
+    file_format: Annotated[Format, typer.Option("--format", help="What to write with --to.")] = "star",
+    box_size: Annotated[
+        int | None, typer.Option("--box-size", min=1, help="Of .box and .cbox, in pixels. Default: the diameter.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each document as a line of JSON.")] = False,
+    replay: Annotated[
+        str | None, typer.Option("--replay", help="Address for earlier documents, if not the one the daemon tells.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option("--key", help="Own .key_secret file.", show_default=False)] = None,
+    server_key: Annotated[
+        Path | None, typer.Option("--server-key", help="The daemon's .key file.", show_default=False)
+    ] = None,
+) -> None:
+    """Print the picks that a daemon publishes, or write them to files, each once and none missed, until Ctrl-C."""
+    from frazil.client import PickStream
+
+    files = None
+    if to is not None:
+        from frazil.pick_files import PickFiles
+
+        files = PickFiles(to, file_format, box_size_px=box_size)
+    with PickStream(
+        address,
+        topics=[kind.value for kind in topics or [Kind.picks]],
+        since=since,
+        resume=resume,
+        directory=directory,
+        replay=replay,
+        key=key,
+        server_key=server_key,
+        timeout_seconds=timeout,
+    ) as stream:
+        for received, document in enumerate(stream, start=1):
+            if files is not None and isinstance(document, MicrographDocument):
+                files.write(document)
+            elif as_json:
+                typer.echo(encode_document(document))
+            else:
+                typer.echo(_line_of(document))
+            sys.stdout.flush()
+            if received == count:
+                stream.acknowledge()
+                break
+
+
+def schema() -> None:
+    """Print the JSON Schema of the documents on the stream."""
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(document_schema(), order="sorted")).decode())
+
+
+@keys_app.command("new")
+def new_keys(
+    directory: Annotated[Path, typer.Argument(help="Where to write the pair; made if missing.")],
+    name: Annotated[str, typer.Option("--name", help="Of the two files.")] = "frazil",
+) -> None:
+    """Make a pair of keys, for a daemon or for one client.
+
+    NAME.key may be given to anybody; NAME.key_secret is for its owner alone. A daemon takes its own with --curve-key
+    and lets in the clients whose .key files lie in the directory given with --curve-clients.
+    """
+    from frazil.keys import new_keys as make
+
+    for file in make(directory, name):
+        typer.echo(str(file))
+
+
+def _line_of(document: NumberedDocument) -> str:
+    match document:
+        case MicrographDocument():
+            picks, seconds = len(document.picks.score), document.seconds.total
+            said = f"{picks:>5} picks  {seconds:6.2f} s  {document.micrograph}"
+        case FailedDocument():
+            said = f"failed ({document.reason})  {document.message}"
+        case ModelDocument():
+            said = f"model {document.model.name}/{document.model.version} {document.event}  {document.reason}"
+    return f"{document.seq:>6}  {printable(said)}"

@@ -1,0 +1,163 @@
+"""Files beside the stream: golden ones, of a micrograph that is neither square nor symmetric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from gemmi import cif
+
+from frazil.documents import MicrographDocument, PickColumns, decode_document
+from frazil.errors import FrazilError, OutputError
+from frazil.pick_files import PickFiles
+from frazil.picking import read_coordinates, read_star
+
+# 300 rows and 460 columns; nothing in it can be swapped or flipped unseen.
+SHAPE = (300, 460)
+PLACES = [(10.0, 420.0, 0.75), (200.25, 33.0, 0.5), (290.0, 455.0, 0.25)]
+
+GOLDEN = {
+    "star": (
+        "m.17_picks.star",
+        (
+            "\n# version 30001\n\ndata_\n\nloop_\n"
+            "_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnAutopickFigureOfMerit #3\n"
+            "     420.000       10.000     0.750000\n      33.000      200.250     0.500000\n"
+            "     455.000      290.000     0.250000\n\n"
+        ),
+    ),
+    "box": (
+        "m.17.box",
+        "400\t-10\t40\t40\t0.750000\n13\t180\t40\t40\t0.500000\n435\t270\t40\t40\t0.250000\n",
+    ),
+    "cbox": (
+        "m.17.cbox",
+        (
+            "data_global\n\n_cbox_format_version 1.0\n\ndata_cryolo\n\nloop_\n_CoordinateX #1\n_CoordinateY #2\n"
+            "_CoordinateZ #3\n_Width #4\n_Height #5\n_Depth #6\n_EstWidth #7\n_EstHeight #8\n_Confidence #9\n"
+            "_NumBoxes #10\n_Angle #11\n"
+            "400.000 -10.000 <NA> 40.0 40.0 <NA> 40.200 40.200 0.750000 1 <NA>\n"
+            "13.000 180.250 <NA> 40.0 40.0 <NA> 40.200 40.200 0.500000 1 <NA>\n"
+            "435.000 270.000 <NA> 40.0 40.0 <NA> 40.200 40.200 0.250000 1 <NA>\n"
+            "\ndata_cryolo_include\n\nloop_\n_slice_index #1\n"
+        ),
+    ),
+    "csv": ("m.17.csv", "x,y,score\n420.000,10.000,0.750000\n33.000,200.250,0.500000\n455.000,290.000,0.250000\n"),
+}
+
+AUTOPICK = """
+# version 30001
+
+data_coordinate_files
+
+loop_
+_rlnMicrographName #1
+_rlnMicrographCoordinates #2
+MotionCorr/job002/Movies/m.17.mrc AutoPick/job006/Movies/m.17_autopick.star
+"""
+
+PARTICLES = """
+# version 30001
+
+data_particles
+
+loop_
+_rlnMicrographName #1
+_rlnCoordinateX #2
+_rlnCoordinateY #3
+_rlnAutopickFigureOfMerit #4
+MotionCorr/job002/Movies/m.17.mrc 420.000 10.000 0.750000
+MotionCorr/job002/Movies/m.17.mrc 33.000 200.250 0.500000
+MotionCorr/job002/Movies/m.17.mrc 455.000 290.000 0.250000
+"""
+
+
+@pytest.fixture
+def picked(
+    make_document: Callable[..., MicrographDocument], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., MicrographDocument]:
+    """Documents of micrographs in MotionCorr/job002/Movies of the project in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(name: str = "m.17.mrc", places: list[tuple[float, float, float]] = PLACES) -> MicrographDocument:
+        y, x, score = zip(*places, strict=True)
+        return msgspec.structs.replace(
+            make_document(f"{tmp_path}/MotionCorr/job002/Movies/{name}"),
+            shape=SHAPE,
+            diameter_px=40.2,
+            directory="Movies",
+            picks=PickColumns(y=list(y), x=list(x), score=list(score)),
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("file_format", GOLDEN)
+def test_a_file_is_what_its_format_asks_for(picked: Callable[..., MicrographDocument], file_format: str) -> None:
+    name, text = GOLDEN[file_format]
+    PickFiles(Path("out"), file_format).write(picked())  # type: ignore[arg-type]
+    assert [f.name for f in Path("out/Movies").iterdir()] == [name]
+    assert Path("out/Movies", name).read_text() == text
+    read = read_coordinates(Path("out/Movies", name))
+    rounded = [(round(y), x, s) for y, x, s in PLACES] if file_format == "box" else PLACES
+    assert list(zip(read.y.tolist(), read.x.tolist(), read.score.tolist(), strict=True)) == rounded
+
+
+def test_a_relion_job_lists_micrographs_and_coordinate_files(picked: Callable[..., MicrographDocument]) -> None:
+    PickFiles(Path("AutoPick/job006"), "relion").write(picked())
+    assert Path("AutoPick/job006/autopick.star").read_text() == AUTOPICK
+    assert Path("AutoPick/job006/Movies/m.17_autopick.star").read_text() == GOLDEN["star"][1]
+
+
+def test_cryosparc_gets_one_table_of_all_particles(picked: Callable[..., MicrographDocument]) -> None:
+    PickFiles(Path("out"), "cryosparc").write(picked())
+    assert Path("out/particles.star").read_text() == PARTICLES
+    assert read_coordinates(Path("out/particles.star"), stem="m.17").x.tolist() == [420.0, 33.0, 455.0]
+
+
+def test_a_document_can_be_kept_as_it_is(picked: Callable[..., MicrographDocument]) -> None:
+    PickFiles(Path("out"), "json").write(picked())
+    assert decode_document(Path("out/Movies/m.17.json").read_bytes()) == picked()
+
+
+@pytest.mark.parametrize(("file_format", "table"), [("relion", "autopick.star"), ("cryosparc", "particles.star")])
+def test_a_table_goes_on_after_a_restart_and_holds_nothing_twice(
+    picked: Callable[..., MicrographDocument], file_format: str, table: str
+) -> None:
+    PickFiles(Path("out"), file_format).write(picked("a.mrc"))  # type: ignore[arg-type]
+    path = Path("out", table)
+    with path.open("a") as file:
+        file.write("MotionCorr/job002/Movies/b.mrc to")  # the power went here
+    again = PickFiles(Path("out"), file_format)  # type: ignore[arg-type]
+    for name, places in (("b.mrc", PLACES), ("a b.mrc", PLACES[:1]), ("a.mrc", PLACES[:2])):
+        again.write(picked(name, places))
+    names = [cif.as_string(v) for v in cif.read_file(str(path)).sole_block().find_values("_rlnMicrographName")]
+    counts = {Path(name).name: names.count(name) for name in names}
+    assert counts == (
+        {"a.mrc": 1, "b.mrc": 1, "a b.mrc": 1} if table == "autopick.star" else {"a.mrc": 2, "b.mrc": 3, "a b.mrc": 1}
+    )
+
+
+def test_names_from_the_network_stay_inside_the_directory(
+    picked: Callable[..., MicrographDocument], tmp_path: Path
+) -> None:
+    evil = msgspec.structs.replace(picked(), directory="/../../etc/..", micrograph="../../passwd.mrc")
+    PickFiles(Path("out"), "star").write(evil)
+    assert read_star(tmp_path / "out" / "etc" / "passwd_picks.star").x[0] == 420
+
+
+def test_box_sizes_may_be_given(picked: Callable[..., MicrographDocument]) -> None:
+    PickFiles(Path("out"), "box", box_size_px=100).write(picked())
+    assert Path("out/Movies/m.17.box").read_text().startswith("370\t-40\t100\t100\t")
+
+
+def test_places_that_cannot_be_written_are_refused_by_name(picked: Callable[..., MicrographDocument]) -> None:
+    Path("file").write_text("")
+    with pytest.raises(OutputError, match="file/out: expected a directory that can be written"):
+        PickFiles(Path("file/out"), "star")
+    Path("out").mkdir()
+    Path("out/autopick.star").write_text("data_x loop_ _a _b 1 2 3\n" * 20)
+    with pytest.raises(FrazilError, match=r"autopick\.star: cannot be read as a STAR file"):
+        PickFiles(Path("out"), "relion")

@@ -1,0 +1,267 @@
+"""Subscribers as users have them: processes, command lines, examples, the tutorial, and RELION behind them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+
+import frazil
+from frazil.documents import MicrographDocument, PickColumns, encode_document
+from frazil.keys import new_keys
+
+pytestmark = pytest.mark.system
+
+BIN = Path(sys.executable).parent
+PATIENCE_SECONDS = 60.0
+Serve = Callable[..., "RunningDaemon"]  # type: ignore[name-defined]  # noqa: F821
+Open = Callable[..., "LedgerStream"]  # type: ignore[name-defined]  # noqa: F821
+Write = Callable[..., Path]
+
+
+def frazil_listen(address: str, *options: object) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / "frazil"), "listen", address, *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+
+
+def test_late_sleeping_killed_and_cut_off_subscribers_end_with_the_ledgers_documents(repository: Path) -> None:
+    command = [sys.executable, repository / "benchmarks" / "stream_endurance.py"]
+    command += ["--documents", "500", "--kills", "10", "--blocks", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("the ledger's") == 5
+    assert "killed 10 times" in done.stdout
+
+
+def test_the_daemon_picks_on_beside_a_stalled_subscriber_which_misses_nothing(
+    serve: Serve, blob_model: Path, write_mrc: Write, make_scene: Callable[..., object], tmp_path: Path
+) -> None:
+    daemon = serve("--diameter", "48", "--model", blob_model)
+    with (tmp_path / "received").open("w") as out:
+        stalled = subprocess.Popen([BIN / "frazil", "listen", daemon.stream, "--since", "1", "--json"], stdout=out)
+    try:
+        write_mrc(daemon.watched / "m0.mrc", make_scene().pixels)
+        while not (tmp_path / "received").stat().st_size:
+            assert stalled.poll() is None
+        stalled.send_signal(signal.SIGSTOP)
+        for i in range(1, 20):
+            shutil.copyfile(daemon.watched / "m0.mrc", tmp_path / "aside.mrc")
+            (tmp_path / "aside.mrc").rename(daemon.watched / f"m{i}.mrc")
+        with frazil.PickStream(daemon.stream, since=1) as other:
+            expected = [other.receive(PATIENCE_SECONDS) for _ in range(20)]
+        stalled.send_signal(signal.SIGCONT)
+        while (tmp_path / "received").read_bytes().count(b"\n") < 20:
+            assert stalled.poll() is None
+    finally:
+        stalled.kill()
+        stalled.wait()
+    assert (tmp_path / "received").read_bytes().splitlines() == [encode_document(d) for d in expected if d]
+
+
+def test_failures_are_in_the_stream_in_the_picks_own_sequence(
+    serve: Serve, blob_model: Path, write_mrc: Write, make_scene: Callable[..., object]
+) -> None:
+    daemon = serve("--diameter", "48", "--model", blob_model)
+    (daemon.watched / "grid 1").mkdir()
+    (daemon.watched / "grid 1" / "bad.mrc").write_bytes(b"plain text " * 500)
+    daemon.wait_log(r"failed .*bad\.mrc")
+    write_mrc(daemon.watched / "grid 1" / "good.mrc", make_scene().pixels)
+    with frazil.PickStream(daemon.stream, since=1, topics=["picks", "failed"], directory="grid 1") as stream:
+        failed, picked = (stream.receive(PATIENCE_SECONDS) for _ in range(2))
+    assert failed is not None
+    assert picked is not None
+    assert (failed.seq, failed.micrograph, failed.reason, failed.directory) == (1, "bad.mrc", "not_mrc", "grid 1")
+    assert (picked.seq, picked.micrograph, picked.directory) == (2, "good.mrc", "grid 1")
+
+
+def test_a_daemon_with_keys_is_read_by_who_is_listed_and_by_nobody_else(
+    serve: Serve, blob_model: Path, write_mrc: Write, make_scene: Callable[..., object], tmp_path: Path
+) -> None:
+    made = subprocess.run(
+        [BIN / "frazil", "keys", "new", tmp_path, "--name", "titan"], capture_output=True, text=True, check=True
+    )
+    assert made.stdout.split() == [f"{tmp_path}/titan.key", f"{tmp_path}/titan.key_secret"]
+    (tmp_path / "clients").mkdir()
+    public, secret = new_keys(tmp_path / "alice", "alice")
+    shutil.copy(public, tmp_path / "clients")
+    daemon = serve(
+        *("--diameter", "48", "--model", blob_model),
+        *("--curve-key", tmp_path / "titan.key_secret", "--curve-clients", tmp_path / "clients"),
+    )
+    write_mrc(daemon.watched / "a.mrc", make_scene().pixels)
+    listed = frazil_listen(
+        *(daemon.stream, "--since", 1, "--count", 1, "--key", secret, "--server-key", tmp_path / "titan.key")
+    )
+    assert (listed.returncode, "a.mrc" in listed.stdout) == (0, True), listed.stderr
+    unlisted = frazil_listen(daemon.stream, "--since", 1, "--count", 1, "--timeout", 2)
+    assert (unlisted.returncode, unlisted.stdout) == (0, "")
+
+
+def test_listen_goes_on_at_its_cursor_and_writes_files(open_stream: Open, tmp_path: Path) -> None:
+    daemon = open_stream()
+    for i in range(6):
+        daemon.commit(f"{i}.mrc", directory="a")
+    cursor, out = tmp_path / "cursor", tmp_path / "out"
+    first = frazil_listen(daemon.address, "--resume", cursor, "--count", 2)
+    assert [line.split()[-1] for line in first.stdout.splitlines()] == ["0.mrc", "1.mrc"]
+    second = frazil_listen(
+        daemon.address, "--resume", cursor, "--timeout", 2, "--to", out, "--format", "box", "--box-size", 2
+    )
+    assert (second.returncode, second.stdout) == (0, ""), second.stderr
+    assert sorted(f.name for f in (out / "a").iterdir()) == [f"{i}.box" for i in range(2, 6)]
+    held = frazil.PickStream(daemon.address, resume=cursor)
+    refused = frazil_listen(daemon.address, "--resume", cursor)
+    held.close()
+    assert "expected a free cursor, found another program holds it" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+# --- what the docs show -------------------------------------------------------------------------------------------
+
+
+def test_the_tutorial_runs_and_says_what_it_says(open_stream: Open, repository: Path, tmp_path: Path) -> None:
+    daemon = open_stream()
+    for i in range(1, 4):
+        daemon.commit(f"{i}.mrc")
+    daemon.commit_failed("bad.mrc")
+    text = (repository / "docs" / "tutorial" / "read-the-stream.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 5
+    # Nothing more comes here, so no need to wait long for it.
+    program = (
+        "\n".join(blocks)
+        .replace("tcp://127.0.0.1:5556", daemon.address)
+        .replace("timeout_seconds=5", "timeout_seconds=2")
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        *[f"{i} {i}.mrc 1 picks" for i in (1, 2, 3)],
+        *[f"dealing with {i}" for i in (1, 2)],
+        *[f"dealing with {i}" for i in (2, 3)],
+        "bad.mrc could not be picked: truncated",
+        *[f"{i} m" for i in (1, 2, 3)],
+    ]
+
+
+def node_with_zeromq() -> list[str]:
+    node = shutil.which("node")
+    found = node and subprocess.run([node, "-e", 'require("zeromq")'], capture_output=True).returncode == 0
+    return [node] if node and found else []
+
+
+@pytest.mark.parametrize("example", ["subscribe.py", "subscribe.mjs"])
+def test_examples_without_frazil_get_every_document(
+    open_stream: Open, repository: Path, example: str, tmp_path: Path
+) -> None:
+    program = [sys.executable, "-I"] if example.endswith(".py") else node_with_zeromq()
+    if not program:
+        pytest.skip("needs node and its package zeromq (npm install zeromq), which frazil does not bring")
+    daemon = open_stream()
+    for i in range(1, 151):
+        daemon.commit(f"{i}.mrc")
+    daemon.commit_failed("bad.mrc")
+    source = repository / "examples" / example
+    if example.endswith(".mjs"):  # modules are looked for beside the program
+        source = shutil.copy(source, tmp_path)
+        (tmp_path / "node_modules").symlink_to(os.environ.get("NODE_PATH", "/usr/lib/node_modules"))
+    process = subprocess.Popen([*program, source, daemon.address], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(150)]
+        for i in range(152, 160):
+            daemon.commit(f"{i}.mrc")
+        lines += [process.stdout.readline() for _ in range(8)]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()  # type: ignore[union-attr]
+    assert lines == [f"{i} {i}.mrc 1\n" for i in [*range(1, 151), *range(152, 160)]]
+
+
+# --- RELION -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def relion() -> str:
+    found = shutil.which("relion_preprocess")
+    if found is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("relion_preprocess is missing, and CI must not skip what needs it (apt-get install relion)")
+        pytest.skip("needs relion_preprocess (Debian: apt-get install relion), which is not installed")
+    return found
+
+
+def test_relion_extracts_particles_where_we_picked_them(
+    relion: str, make_document: Callable[..., MicrographDocument], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each particle is one bright pixel of its own height, on a micrograph that is neither square nor symmetric."""
+    import msgspec
+
+    from frazil.pick_files import PickFiles
+
+    monkeypatch.chdir(tmp_path)
+    places = [(60, 300, 0.9), (150, 40, 0.8), (170, 380, 0.7)]
+    pixels = np.zeros((200, 420), np.float32)
+    for height, (y, x, _) in enumerate(places, start=1):
+        pixels[y, x] = 1000 * height
+    movies = tmp_path / "MotionCorr" / "job002" / "Movies"
+    movies.mkdir(parents=True)
+    with mrcfile.new(movies / "m.17.mrc") as mrc:
+        mrc.set_data(pixels)
+        mrc.voxel_size = 1.5
+    Path("micrographs.star").write_text(
+        "\n# version 30001\n\ndata_optics\n\nloop_\n_rlnOpticsGroupName #1\n_rlnOpticsGroup #2\n"
+        "_rlnMicrographPixelSize #3\n_rlnVoltage #4\n_rlnSphericalAberration #5\n_rlnAmplitudeContrast #6\n"
+        "one 1 1.5 300 2.7 0.1\n\n\n# version 30001\n\ndata_micrographs\n\nloop_\n_rlnMicrographName #1\n"
+        "_rlnOpticsGroup #2\nMotionCorr/job002/Movies/m.17.mrc 1\n\n"
+    )
+    y, x, score = zip(*places, strict=True)
+    document = msgspec.structs.replace(
+        make_document(str(movies / "m.17.mrc")),
+        shape=pixels.shape,
+        diameter_px=20.0,
+        directory="Movies",
+        picks=PickColumns(y=list(map(float, y)), x=list(map(float, x)), score=list(score)),
+    )
+    PickFiles(Path("AutoPick/job006"), "relion").write(document)
+    done = subprocess.run(
+        [
+            *(relion, "--i", "micrographs.star", "--extract", "--extract_size", "16"),
+            *("--coord_dir", "AutoPick/job006/", "--coord_suffix", "_autopick.star"),
+            *("--part_dir", "Extract/job007/", "--part_star", "Extract/job007/particles.star"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with mrcfile.open(next(Path("Extract/job007").rglob("*.mrcs"))) as stack:
+        found = stack.data.copy()
+    assert found.shape == (3, 16, 16)
+    for height, particle in enumerate(found, start=1):
+        # The pixel that was picked is the centre of RELION's box.
+        assert np.unravel_index(particle.argmax(), particle.shape) == (8, 8)
+        assert particle.max() == pytest.approx(1000 * height)
+
+
+def test_metrics_tell_of_the_stream(serve: Serve, blob_model: Path) -> None:
+    daemon = serve("--diameter", "48", "--model", blob_model)
+    with frazil.PickStream(daemon.stream) as stream, contextlib.closing(urllib.request.urlopen(daemon.metrics)):
+        assert stream.wait_connected(PATIENCE_SECONDS)
+        text = ""
+        while "frazil_stream_subscribers 1.0" not in text:
+            text = urllib.request.urlopen(daemon.metrics, timeout=5).read().decode()
