@@ -37,7 +37,9 @@ from frazil_trainer.simulate.series import write_series
 BIN = Path(sys.executable).parent
 MODELS = (default_model_path(), default_model_path().parent / "mlp")
 DIAMETER_ANGSTROM = 191.0
-IN_FLIGHT = 6
+IN_FLIGHT = 4
+PROBATION_MICROGRAPHS = 4
+"""Fewer than are waited for at each swap, so that memory is looked at with one model loaded."""
 SETTLED_SWAPS = 5
 """Memory at the end is compared with what it was after so many; each time the larger one of both models."""
 PATIENCE_SECONDS = 120.0
@@ -69,6 +71,7 @@ def swap_under_load(folder: Path, swaps: int, size: int) -> dict[str, object]:
     watched.mkdir()
     command = [BIN / "frazil", "serve", "--watch", watched, "--out", folder / "out", "--diameter", DIAMETER_ANGSTROM]
     command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0", "--model", repository.path]
+    command += ["--probation-micrographs", PROBATION_MICROGRAPHS]
     with subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True) as daemon:
         try:
             log = Log(daemon)
