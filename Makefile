@@ -17,7 +17,6 @@ help:
 	@echo "make check   formatting, lint, types, import rules, and every test"
 	@echo "make bench   how fast one micrograph is picked, beside the floor"
 	@echo "make fuzz    ten thousand broken and hostile micrographs"
-	@echo "make robustness the long proofs that nothing is lost, into docs/reference/robustness"
 	@echo "make models  train the models again (needs the labelled micrographs in $(SHARED)); once stopped, it goes on"
 	@echo "make unseen  after make models: how well is picked what was never trained on"
 	@echo "make robustness  the long proofs that nothing is lost, into docs/reference/robustness"
