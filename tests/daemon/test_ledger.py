@@ -238,6 +238,14 @@ REQUEUE = "import sys; from pathlib import Path; from frazil.service.ledger impo
 REQUEUE += "for path in sys.argv[2:]: request_requeue(Path(sys.argv[1]), [path])"
 
 
+def test_a_late_note_does_not_hide_a_failure(ledger: Ledger) -> None:
+    ledger.commit_failed("a", HANDLED, "memory", "", "failed", body)
+    ledger.note([note("a")])
+    assert states(ledger) == {"a": "failed"}
+    ledger.note([note("a", size=99)])
+    assert states(ledger) == {"a": "seen"}
+
+
 def test_requests_of_other_processes_are_granted_while_the_daemon_writes(ledger: Ledger) -> None:
     names = [f"{i}.mrc" for i in range(40)]
     for name in names:

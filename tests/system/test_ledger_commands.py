@@ -66,7 +66,7 @@ def test_a_ledger_is_read_and_mended_while_its_daemon_runs(
     assert status["running"] is True
     assert status["micrographs"] == {"picked": 3, "quarantined": 1}
     assert status["daemon"]["stream"] == daemon.stream
-    assert status["metrics"]["frazil_ledger_sequence"] == 3
+    assert status["metrics"]["frazil_ledger_sequence"] == 4
 
     listed = frazil("ledger", "list", "--ledger", daemon.out)
     assert [line.split()[-1] for line in listed.splitlines()] == ["a.mrc", "b.mrc", "not_mrc", "grid/c.mrc"]
@@ -80,11 +80,11 @@ def test_a_ledger_is_read_and_mended_while_its_daemon_runs(
     table = list(csv.DictReader(frazil("ledger", "export", "--format", "csv", "--ledger", daemon.out).splitlines()))
     assert [row["path"] for row in table] == [r["path"] for r in records]
     documents = frazil("ledger", "export", "--documents", "--ledger", daemon.out).splitlines()
-    assert [decode_document(line.encode()).seq for line in documents] == [1, 2, 3]
+    assert [decode_document(line.encode()).seq for line in documents] == [1, 2, 3, 4]
 
     # Asked for again, a picked one gets a new result, and a mended one its first.
     assert "2 to be picked again" in frazil("requeue", "a.mrc", daemon.watched / "b.mrc", "--ledger", daemon.out)
-    daemon.wait_log(r"picked .*sequence number 5\)")
+    daemon.wait_log(r"picked .*sequence number 6\)")
     drop(daemon.watched, "bad.mrc")
     daemon.wait_log(r"picked bad\.mrc")
     status = json.loads(frazil("status", "--json", "--ledger", daemon.out))
@@ -95,10 +95,10 @@ def test_a_ledger_is_read_and_mended_while_its_daemon_runs(
     # And with the daemon down, a request waits for the next one.
     frazil("requeue", "grid/c.mrc", "--ledger", daemon.out)
     again = serve("--diameter", "48", "--model", blob_model)
-    again.wait_log(r"picked grid/c\.mrc: .*sequence number 7\)")
+    again.wait_log(r"picked grid/c\.mrc: .*sequence number 8\)")
     assert again.stop(signal.SIGKILL) == -signal.SIGKILL
     assert "did not end in order" in frazil("status", "--ledger", again.out)
-    assert "7 results" in frazil("ledger", "archive", "--to", tmp_path / "archive", "--ledger", again.out)
+    assert "8 results" in frazil("ledger", "archive", "--to", tmp_path / "archive", "--ledger", again.out)
     assert frazil("ledger", "list", "--ledger", tmp_path / "archive").count("picked") == 4
 
 

@@ -181,11 +181,12 @@ def write_many(watched: Path, write_mrc: Write, make_scene: Callable[..., object
 
 
 def results(daemon: object) -> Counter[str]:
-    """How often each micrograph stands in the ledger's documents."""
+    """How often each micrograph's picks stand in the ledger's documents."""
     import sqlite3
 
     database = sqlite3.connect(daemon.out / "frazil-ledger.sqlite")  # type: ignore[attr-defined]
-    found = Counter(Path(path).name for (path,) in database.execute("SELECT path FROM documents"))
+    picked = database.execute("SELECT path FROM documents WHERE topic = 'picks'")
+    found = Counter(Path(path).name for (path,) in picked)
     database.close()
     return found
 

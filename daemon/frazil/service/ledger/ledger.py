@@ -125,14 +125,18 @@ class Ledger:
         return 0 if row is None else int(row[0])
 
     def note(self, notes: Sequence[Note]) -> None:
-        """Note micrographs that are not yet picked. What was found out before is kept until a result replaces it."""
+        """Note micrographs that are not yet picked. What was found out before is kept until a result replaces it.
+
+        Notes are written late: one of a file that has failed since, and not changed, changes nothing.
+        """
         now = time.time()
         with self._writing(durably=False):
             self._database.executemany(
                 "INSERT INTO micrographs (path, state, size, mtime_ns, reason, message, seen_at) VALUES "
                 "(?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET state = excluded.state, size = excluded.size, "
                 "mtime_ns = excluded.mtime_ns, reason = excluded.reason, message = excluded.message "
-                "WHERE state IN ('seen', 'waiting', 'failed') OR (state = 'gone' AND seq IS NULL)",
+                "WHERE state IN ('seen', 'waiting') OR (state = 'gone' AND seq IS NULL) "
+                "OR (state = 'failed' AND (size, mtime_ns) IS NOT (excluded.size, excluded.mtime_ns))",
                 [(n.path, n.state, n.stamp.size, n.stamp.mtime_ns, n.reason, n.message, now) for n in notes],
             )
 
