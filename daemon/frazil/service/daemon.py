@@ -31,6 +31,7 @@ from frazil.picking import (
 from frazil.service.delivery import Delivery, prepare_output
 from frazil.service.intake import Intake
 from frazil.service.ledger import Ledger
+from frazil.service.memory import give_back_large_blocks
 from frazil.service.metrics import Metrics, MetricsServer
 from frazil.service.pipeline import Pipeline
 from frazil.service.presence import Presence
@@ -100,6 +101,7 @@ class Daemon:
             FrazilError: a part cannot start. What had started is closed again.
         """
         started = time.monotonic()
+        give_back_large_blocks()
         settings = self._settings
         root = settings.watch.expanduser().resolve()
         out = settings.out.expanduser().resolve()
