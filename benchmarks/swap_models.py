@@ -161,6 +161,7 @@ class Load:
                 self.written += 1
             document = self._stream.receive(0.05)
             if document is not None:
+                (self._watched / document.micrograph).unlink()  # hours of micrographs would fill a disk
                 with self._changed:
                     self._documents.append(document)
                     self._changed.notify_all()

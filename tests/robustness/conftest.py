@@ -128,7 +128,7 @@ def subscribe() -> Iterator[Callable[[str], Subscriber]]:
         done = threading.Event()
 
         def start(address: str) -> Subscriber:
-            subscriber = Subscriber(stack.enter_context(PickStream(address)))
+            subscriber = Subscriber(stack.enter_context(PickStream(address, since=1)))
             thread = threading.Thread(target=subscriber.collect, args=(done,))
             thread.start()
             stack.callback(thread.join)

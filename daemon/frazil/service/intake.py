@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -182,7 +183,8 @@ class Intake:
         self._note(Hint(path=arrival.path, backlog=arrival.backlog), returned)
 
     def _note(self, hint: Hint, returned: _Return | None = None) -> None:
-        key = str(hint.path.relative_to(self._root))
+        # Not through pathlib, which interns every part of a path: kept in their thousands, these are never let go.
+        key = os.path.relpath(hint.path, self._root)
         if key in self._in_hand:
             return
         known = self._candidates.get(key)
