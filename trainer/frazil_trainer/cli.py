@@ -60,8 +60,10 @@ def simulate(
         float, typer.Option("--interval", min=0, help="Seconds from one micrograph to the next, as at a microscope.")
     ] = 0.0,
     particle: Annotated[
-        str, typer.Option("--particle", help="Molecule to simulate; a wrong name lists those there are.")
+        str,
+        typer.Option("--particle", help="Molecule to simulate, or imaginary: each like none. A wrong name lists them."),
     ] = "galactosidase",
+    diameter: Annotated[float, typer.Option("--diameter", help="Of imaginary molecules, in Å.")] = 180.0,
     pixel_size: Annotated[float, typer.Option("--pixel-size", help="In Å.")] = 1.77,
     dose: Annotated[float, typer.Option("--dose", help="Electrons per Å².")] = 40.0,
 ) -> None:
@@ -72,15 +74,18 @@ def simulate(
     """
     from rich.progress import track
 
-    from frazil_trainer.simulate import SimulationSettings, density_model
+    from frazil_trainer.simulate import IMAGINARY, SimulationSettings, density_model
     from frazil_trainer.simulate.series import write_series
 
     settings = SimulationSettings(
-        shape=(height or size, size), pixel_size_angstrom=pixel_size, dose_e_per_a2=dose, model=particle
+        shape=(height or size, size),
+        pixel_size_angstrom=pixel_size,
+        dose_e_per_a2=dose,
+        model=particle,
+        imaginary_diameter_angstrom=diameter,
     )
-    typer.echo(
-        f"{particle}, diameter {density_model(particle).diameter_angstrom:.0f} Å, {pixel_size:g} Å a pixel", err=True
-    )
+    shown = diameter if particle == IMAGINARY else density_model(particle).diameter_angstrom
+    typer.echo(f"{particle}, diameter {shown:.0f} Å, {pixel_size:g} Å a pixel", err=True)
     written = write_series(out, settings, count=count, seed=seed, interval_seconds=interval)
     for path in track(written, total=count, description="Simulating", console=_console()):
         typer.echo(path)

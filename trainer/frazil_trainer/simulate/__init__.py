@@ -3,7 +3,7 @@
 - `SimulationSettings` says what micrographs should be like.
 - `simulate_micrograph` makes one from a seed, `simulate_series` a series of them.
 - `write_micrograph` and `write_truth` write one as an MRC and a STAR file.
-- `density_model` gives a molecule by one of `MODEL_NAMES`.
+- `density_model` gives a molecule by one of `MODEL_NAMES`, `imagine_molecule` one like none.
 
 The same settings and seed give the same pixels:
 
@@ -20,6 +20,7 @@ Micrograph 5 of a series can be made alone:
 """
 
 from frazil_trainer.simulate.density import DensityModel
+from frazil_trainer.simulate.imaginary import IMAGINARY, imagine_molecule
 from frazil_trainer.simulate.micrograph import (
     SimulatedMicrograph,
     series_seed,
@@ -32,11 +33,13 @@ from frazil_trainer.simulate.molecules import MODEL_NAMES, density_model
 from frazil_trainer.simulate.settings import SimulationSettings
 
 __all__ = [
+    "IMAGINARY",
     "MODEL_NAMES",
     "DensityModel",
     "SimulatedMicrograph",
     "SimulationSettings",
     "density_model",
+    "imagine_molecule",
     "series_seed",
     "simulate_micrograph",
     "simulate_series",

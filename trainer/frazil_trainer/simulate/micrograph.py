@@ -20,6 +20,7 @@ from frazil_trainer.simulate.ctf import (
     wavelength_angstrom,
 )
 from frazil_trainer.simulate.exposure import count_electrons, form_contrast
+from frazil_trainer.simulate.imaginary import IMAGINARY, imagine_molecule
 from frazil_trainer.simulate.molecules import MODEL_NAMES, density_model
 from frazil_trainer.simulate.scene import CarbonFilm, Contamination, Frame
 from frazil_trainer.simulate.settings import SimulationSettings
@@ -94,7 +95,10 @@ def simulate_micrograph(settings: SimulationSettings, seed: int | np.random.Seed
     """
     rng = np.random.default_rng(seed)
     name = settings.model if settings.model is not None else str(rng.choice(MODEL_NAMES))
-    model = density_model(name)
+    if name == IMAGINARY:
+        model = imagine_molecule(settings.imaginary_diameter_angstrom, rng)
+    else:
+        model = density_model(name)
     pixel_size = settings.pixel_size_angstrom
     transfer = _draw_transfer(settings, rng)
     specimen = draw_specimen(settings, model, rng)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from frazil.errors import SettingsError
+from frazil_trainer.simulate.imaginary import IMAGINARY
 from frazil_trainer.simulate.molecules import MODEL_NAMES
 
 __all__ = ["SimulationSettings"]
@@ -37,7 +38,9 @@ class SimulationSettings:
     pixel_size_angstrom: float = 1.77
     """Side of a pixel on the specimen."""
     model: str | None = None
-    """Name of the molecule; None draws one of `MODEL_NAMES` for each micrograph."""
+    """Name of the molecule; None draws one of `MODEL_NAMES` for each micrograph, `IMAGINARY` a new one like none."""
+    imaginary_diameter_angstrom: float = 180.0
+    """Diameter of the molecules, where they are imaginary."""
 
     voltage_kv: float = 300.0
     """Acceleration voltage."""
@@ -85,7 +88,11 @@ class SimulationSettings:
 
     def __post_init__(self) -> None:
         self._demand("shape", min(self.shape) >= 64, "two sides of at least 64 pixels")
-        self._demand("model", self.model is None or self.model in MODEL_NAMES, f"one of {', '.join(MODEL_NAMES)}")
+        known = (*MODEL_NAMES, IMAGINARY)
+        self._demand("model", self.model is None or self.model in known, f"one of {', '.join(known)}")
+        self._demand(
+            "imaginary_diameter_angstrom", 60 <= self.imaginary_diameter_angstrom <= 500, "a number from 60 to 500"
+        )
         for name in ("pixel_size_angstrom", "voltage_kv", "dose_e_per_a2", "minimum_distance_diameters"):
             self._demand(name, 0 < getattr(self, name) < math.inf, "a number above 0")
         for name in ("cs_mm", "detector_blur_px", "ice_noise_rad_angstrom"):
