@@ -52,6 +52,10 @@ models: $(VENV)/.ready
 		$(VENV)/bin/frazil-train simulate --out $(DATA)/simulated/$$particle --particle $$particle \
 			--count 8 --seed $$seed >/dev/null && seed=$$((seed + 1)) || exit 1; \
 	done
+	seed=11; for diameter in 100 140 190 260; do \
+		$(VENV)/bin/frazil-train simulate --out $(DATA)/simulated/imaginary-$$diameter --particle imaginary \
+			--diameter $$diameter --count 20 --seed $$seed --size 2048 >/dev/null && seed=$$((seed + 1)) || exit 1; \
+	done
 	for model in mlp:mlp cnn:paper-cnn fcn:fcn; do \
 		$(VENV)/bin/frazil-train train --recipe $${model#*:} --data $(DATA) --out exported_models/$${model%:*} \
 			--run-folder $(DATA)/runs/$${model%:*} --resume || exit 1; \

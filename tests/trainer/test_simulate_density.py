@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 from frazil.errors import SettingsError
-from frazil_trainer.simulate import MODEL_NAMES, DensityModel, density_model
+from frazil_trainer.simulate import (
+    IMAGINARY,
+    MODEL_NAMES,
+    DensityModel,
+    SimulationSettings,
+    density_model,
+    imagine_molecule,
+    simulate_micrograph,
+)
 from frazil_trainer.simulate.density import project, random_rotations
 
 PIXEL_SIZE = 3.0
@@ -90,3 +98,26 @@ def test_random_rotations_are_rotations_and_favour_no_direction():
 def test_unknown_model_is_refused_by_name():
     with pytest.raises(SettingsError, match=r"model: expected one of .*apoferritin.*found 'unicorn'"):
         density_model("unicorn")
+
+
+@pytest.mark.parametrize("diameter", [100.0, 260.0])
+def test_imaginary_molecules_fill_most_of_the_diameter_asked_for_and_no_two_are_alike(diameter):
+    rng = np.random.default_rng(5)
+    models = [imagine_molecule(diameter, rng) for _ in range(12)]
+    assert len({len(model.positions) for model in models}) == len(models)
+    assert len({model.symmetry for model in models}) >= 4
+    for model in models:
+        assert model.diameter_angstrom == diameter
+        np.testing.assert_allclose(np.average(model.positions, axis=0, weights=model.weights), 0, atol=1e-9)
+        reach = np.linalg.norm(model.positions, axis=1).max() + model.sigma_angstrom
+        assert 0.5 * diameter / 2 < reach <= diameter / 2, model.symmetry
+
+
+def test_each_micrograph_of_imaginary_molecules_shows_another():
+    settings = SimulationSettings(
+        shape=(256, 256), model=IMAGINARY, imaginary_diameter_angstrom=120, particles_per_micrograph=(3, 3)
+    )
+    one, again, other = (simulate_micrograph(settings, seed) for seed in (1, 1, 2))
+    assert one.diameter_angstrom == 120
+    np.testing.assert_array_equal(one.pixels, again.pixels)
+    assert np.abs(one.pixels - other.pixels).max() > 0

@@ -28,9 +28,10 @@ _SPREAD = (4.0, 12.0)
 
 
 def imagine_molecule(diameter_angstrom: float, rng: np.random.Generator) -> DensityModel:
-    """A molecule of domains that touch one another, of any symmetry, hollow or not, with a given diameter.
+    """A molecule of domains that touch one another, of any symmetry, hollow or not.
 
-    All in one training set are as wide: a training set has one diameter.
+    It fills the given diameter more or less, as particles do that of which people tell a picker: a training set has
+    one diameter for all of its molecules.
     """
     symmetry = str(rng.choice(_SYMMETRIES))
     order = len(Rotation.create_group(symmetry))

@@ -95,10 +95,8 @@ def simulate_micrograph(settings: SimulationSettings, seed: int | np.random.Seed
     """
     rng = np.random.default_rng(seed)
     name = settings.model if settings.model is not None else str(rng.choice(MODEL_NAMES))
-    if name == IMAGINARY:
-        model = imagine_molecule(settings.imaginary_diameter_angstrom, rng)
-    else:
-        model = density_model(name)
+    diameter = settings.imaginary_diameter_angstrom
+    model = imagine_molecule(diameter, rng) if name == IMAGINARY else density_model(name)
     pixel_size = settings.pixel_size_angstrom
     transfer = _draw_transfer(settings, rng)
     specimen = draw_specimen(settings, model, rng)
