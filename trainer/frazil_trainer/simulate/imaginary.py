@@ -51,7 +51,7 @@ def imagine_molecule(diameter_angstrom: float, rng: np.random.Generator) -> Dens
         for centre, radius in zip(centres, radii, strict=True)
     ]
     molecule = assemble(IMAGINARY, symmetry, *fill(rng, balls))
-    return replace(molecule, diameter_angstrom=diameter_angstrom)
+    return replace(molecule, diameter_angstrom=max(diameter_angstrom, molecule.diameter_angstrom))
 
 
 def _direction(rng: np.random.Generator) -> NDArray[np.float64]:
