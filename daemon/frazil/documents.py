@@ -112,9 +112,13 @@ class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     picked_at: str = ""
     """UTC time in RFC 3339."""
     supersedes: int = 0
-    """Place of the result that this one replaces, since the file was written again; 0 where there is none."""
+    """Place of the result that this one replaces: the file was written again, or picks tuned; 0 where there is none."""
     directory: str = ""
     """Of the micrograph, below the watched one; empty for that itself."""
+    min_distance_angstrom: float | None = None
+    """No two picks are closer; None where an earlier frazil did not say."""
+    edge_margin_angstrom: float | None = None
+    """No pick is closer to an edge; None likewise."""
 
 
 class FailedDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):

@@ -7,6 +7,7 @@
     │   └── IncompleteMicrograph   ... as yet: it is not all there
     ├── ModelError           a model cannot serve
     ├── SettingsError        a setting is unknown, of the wrong type, or impossible
+    ├── RetuneError          what was kept of a micrograph cannot tell what is asked of it
     ├── OutputError          results cannot be written where they should go
     └── AddressError         a socket cannot be bound or reached
 
@@ -64,6 +65,18 @@ class ModelError(FrazilError):
 
 class SettingsError(FrazilError):
     """A setting is unknown, of the wrong type, or impossible."""
+
+
+class RetuneError(FrazilError):
+    """What was kept of a micrograph cannot tell what is asked of it.
+
+    Attributes:
+        reason: one word for counters (``no_map``, ``margin``, ``no_result``, ``damaged``).
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class OutputError(FrazilError):

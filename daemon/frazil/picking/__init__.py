@@ -33,6 +33,7 @@ from frazil.picking.coordinates import (
 )
 from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
 from frazil.picking.formats.source import open_regular
+from frazil.picking.limits import PickLimits, Tuning, find_picks
 from frazil.picking.matching import hits_gained, match_picks
 from frazil.picking.micrograph import LARGEST_MICROGRAPH_BYTES, Micrograph, check_complete, read_micrograph
 from frazil.picking.model import (
@@ -47,8 +48,8 @@ from frazil.picking.model import (
     read_current,
 )
 from frazil.picking.overlay import draw_picks, grey_picture
-from frazil.picking.peaks import ScoreMap, find_peaks
-from frazil.picking.picker import Picker, PickingSettings
+from frazil.picking.peaks import SCORE_STEPS, ScoreMap, find_peaks
+from frazil.picking.picker import Picker, PickingSettings, default_limits
 from frazil.picking.picks import Picks
 from frazil.picking.picture import Picture, make_picture
 from frazil.picking.provider import available_cores
@@ -60,6 +61,7 @@ __all__ = [
     "LARGEST_MICROGRAPH_BYTES",
     "MICROGRAPH_ENDINGS",
     "MODEL_NAME",
+    "SCORE_STEPS",
     "Card",
     "CoordinateEnding",
     "GrowingStar",
@@ -67,6 +69,7 @@ __all__ = [
     "Model",
     "ModelContract",
     "ModelIdentity",
+    "PickLimits",
     "Picker",
     "PickingSettings",
     "Picks",
@@ -74,12 +77,15 @@ __all__ = [
     "Reference",
     "Rescaling",
     "ScoreMap",
+    "Tuning",
     "YAxis",
     "available_cores",
     "check_complete",
     "coordinate_list",
+    "default_limits",
     "draw_picks",
     "find_peaks",
+    "find_picks",
     "grey_picture",
     "hits_gained",
     "identify_model",

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from frazil.picking.picks import Picks
 
-__all__ = ["ScoreMap", "find_peaks"]
+__all__ = ["SCORE_STEPS", "ScoreMap", "find_peaks", "in_steps"]
+
+SCORE_STEPS = 65535
+"""Scores are told apart to within one part in so many, so that a map is kept in two bytes a score and loses nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -18,13 +21,24 @@ class ScoreMap:
     """Scores of one micrograph on a grid; kept, it can be thresholded again without the model."""
 
     scores: NDArray[np.float32]
-    """(gy, gx) probabilities."""
+    """(gy, gx) probabilities, in whole steps (see `in_steps`)."""
     y_px: NDArray[np.float64]
     """(gy,) row of each line of scores, in pixels of the micrograph."""
     x_px: NDArray[np.float64]
     """(gx,) column of each row's scores, in pixels of the micrograph."""
     shape: tuple[int, int]
     """(h, w) of the micrograph."""
+    margin_px: float | None = None
+    """The model was asked for no scores nearer than this to an edge; None where that is not known."""
+
+
+def in_steps(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(gy, gx) scores, each rounded to a whole number of steps.
+
+    Picks are made from scores that were rounded so: a map that was kept then gives the very same ones.
+    """
+    steps: NDArray[np.float32] = np.round(scores * np.float32(SCORE_STEPS))
+    return np.asarray(steps / np.float32(SCORE_STEPS), np.float32)
 
 
 def find_peaks(score_map: ScoreMap, *, threshold: float, min_distance_px: float, edge_margin_px: float) -> Picks:
@@ -48,23 +62,24 @@ def find_peaks(score_map: ScoreMap, *, threshold: float, min_distance_px: float,
         return Picks(y=nothing, x=nothing, score=nothing)
     highest_around = cv2.dilate(scores, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
     rows, columns = np.nonzero((scores >= highest_around) & (scores >= threshold))
-    refined_rows, refined_columns = _centroids(scores, rows, columns)
+    refined_rows, refined_columns, around = _centroids(scores, rows, columns)
     y = np.interp(refined_rows, np.arange(score_map.y_px.size), score_map.y_px)
     x = np.interp(refined_columns, np.arange(score_map.x_px.size), score_map.x_px)
     found = Picks(y=y, x=x, score=scores[rows, columns].astype(np.float64))
     h, w = score_map.shape
     low, high_y, high_x = edge_margin_px - 0.5, h - 0.5 - edge_margin_px, w - 0.5 - edge_margin_px
     inside = (y >= low) & (y <= high_y) & (x >= low) & (x <= high_x)
-    found = found.select(inside)
-    # Ties are broken by position, so that the same map always gives the same picks.
-    found = found.select(np.lexsort((found.x, found.y, -found.score)))
+    found, around = found.select(inside), around[inside]
+    # Ties are broken by the scores around, which are best in the middle where a model is sure of a whole patch, and
+    # then by position, so that the same map always gives the same picks.
+    found = found.select(np.lexsort((found.x, found.y, -around, -found.score)))
     return found.select(_keep_apart(found, min_distance_px))
 
 
 def _centroids(
     scores: NDArray[np.float32], rows: NDArray[np.intp], columns: NDArray[np.intp]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(n,) grid positions → (n,) positions of the centroid of the 3 x 3 scores around each."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """(n,) grid positions → (n,) positions of the centroid of the 3 x 3 scores around each, and the sum of these."""
     padded = np.pad(scores, 1, mode="edge").astype(np.float64)
     offsets = np.arange(3)
     around = padded[rows[:, None, None] + offsets[:, None], columns[:, None, None] + offsets]  # (n, 3, 3)
@@ -74,7 +89,7 @@ def _centroids(
     total[flat] = 1.0
     shift_rows = (weights[:, 2].sum(axis=1) - weights[:, 0].sum(axis=1)) / total
     shift_columns = (weights[:, :, 2].sum(axis=1) - weights[:, :, 0].sum(axis=1)) / total
-    return rows + shift_rows, columns + shift_columns
+    return rows + shift_rows, columns + shift_columns, around.sum(axis=(1, 2))
 
 
 def _keep_apart(picks: Picks, min_distance_px: float) -> NDArray[np.intp]:

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from frazil.errors import SettingsError
+from frazil.picking.limits import PickLimits, Tuning, find_picks
 from frazil.picking.micrograph import Micrograph
 from frazil.picking.model import Model
-from frazil.picking.peaks import ScoreMap, find_peaks
+from frazil.picking.peaks import ScoreMap, in_steps
 from frazil.picking.picks import Picks
 from frazil.picking.picture import Picture, make_picture
 from frazil.picking.rescale import Rescaling
 from frazil.picking.tiling import Tiling, plan_tiling
 from frazil.settings import Contrast
 
-__all__ = ["Picker", "PickingSettings"]
+__all__ = ["Picker", "PickingSettings", "default_limits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,29 +38,53 @@ class PickingSettings:
     """How particles look in the micrographs."""
 
     def __post_init__(self) -> None:
-        for name in ("diameter", "pixel_size", "min_distance", "edge_margin"):
+        for name in ("diameter", "pixel_size"):
             value = getattr(self, f"{name}_angstrom")
-            lowest_allowed = name in ("min_distance", "edge_margin")
-            if value is not None and not (0 <= value < float("inf") and (lowest_allowed or value > 0)):
+            if value is not None and not 0 < value < float("inf"):
                 raise SettingsError(f"{name.replace('_', '-')}: expected a positive length in Å, found {value:g}")
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise SettingsError(f"threshold: expected a number from 0 to 1, found {self.threshold:g}")
+        self.tuning  # noqa: B018 - refuses what is impossible
+
+    @property
+    def tuning(self) -> Tuning:
+        """What these settings say of the limits."""
+        return Tuning(
+            threshold=self.threshold,
+            min_distance_angstrom=self.min_distance_angstrom,
+            edge_margin_angstrom=self.edge_margin_angstrom,
+        )
+
+
+def default_limits(diameter_angstrom: float, threshold: float) -> PickLimits:
+    """Limits where nobody says otherwise, for a particle and the threshold of a model."""
+    return PickLimits(
+        threshold=threshold,
+        min_distance_angstrom=0.5 * diameter_angstrom,
+        edge_margin_angstrom=0.25 * diameter_angstrom,
+    )
 
 
 class Picker:
-    """Picks micrographs with one model and one set of settings.
+    """Picks micrographs with one model and one set of settings, of which the limits may be tuned.
 
     ``pick`` does it all; the daemon and the benchmark call ``prepare``, ``score`` and ``find`` one by one.
     """
 
-    def __init__(self, model: Model, settings: PickingSettings) -> None:
+    def __init__(self, model: Model, settings: PickingSettings, tuning: Tuning | None = None) -> None:
         self.model = model
         self.settings = settings
-        self.threshold = model.contract.threshold if settings.threshold is None else settings.threshold
-        diameter = settings.diameter_angstrom
-        given_distance, given_margin = settings.min_distance_angstrom, settings.edge_margin_angstrom
-        self._min_distance_angstrom = 0.5 * diameter if given_distance is None else given_distance
-        self._edge_margin_angstrom = 0.25 * diameter if given_margin is None else given_margin
+        given = settings.tuning.over(default_limits(settings.diameter_angstrom, model.contract.threshold))
+        self.limits = given if tuning is None else tuning.over(given)
+        # Scores reach as far as the settings say, however the margin is tuned: it can be tuned back.
+        self._scored_margin_angstrom = min(given.edge_margin_angstrom, self.limits.edge_margin_angstrom)
+
+    @property
+    def threshold(self) -> float:
+        """Lowest figure of merit of a pick."""
+        return self.limits.threshold
+
+    def tuned(self, tuning: Tuning) -> Picker:
+        """A picker with the same model and settings, but for what is tuned."""
+        return Picker(self.model, self.settings, tuning)
 
     def pick(self, micrograph: Micrograph) -> Picks:
         """Pick one micrograph.
@@ -99,7 +124,7 @@ class Picker:
         return tiling.batch_size(self.model.batch) if tiling else 1
 
     def _plan(self, rescaling: Rescaling, pixel_size_angstrom: float) -> Tiling | None:
-        margin_px = self._edge_margin_angstrom / pixel_size_angstrom
+        margin_px = self._scored_margin_angstrom / pixel_size_angstrom
         margins = (margin_px * rescaling.factors[0], margin_px * rescaling.factors[1])
         return plan_tiling(rescaling.rescaled_shape, self.model.contract, margins)
 
@@ -110,24 +135,20 @@ class Picker:
             ModelError: the network gave other than finite scores.
         """
         rescaling, tiling = picture.rescaling, self.plan(picture)
+        margin_px = self._scored_margin_angstrom / picture.pixel_size_angstrom
         if tiling is None:
-            none = np.zeros(0, np.float64)
-            return ScoreMap(scores=np.zeros((0, 0), np.float32), y_px=none, x_px=none, shape=rescaling.shape)
+            none, nothing = np.zeros(0, np.float64), np.zeros((0, 0), np.float32)
+            return ScoreMap(scores=nothing, y_px=none, x_px=none, shape=rescaling.shape, margin_px=margin_px)
         batches = tiling.batches(picture.pixels, self.model.batch)
         scores = np.concatenate([self.model.score(batch) for batch in batches])
         return ScoreMap(
-            scores=tiling.assemble(scores),
+            scores=in_steps(tiling.assemble(scores)),
             y_px=rescaling.to_micrograph(tiling.y.centres, 0),
             x_px=rescaling.to_micrograph(tiling.x.centres, 1),
             shape=rescaling.shape,
+            margin_px=margin_px,
         )
 
     def find(self, score_map: ScoreMap, picture: Picture) -> Picks:
         """Find the picks in a score map of the picture."""
-        pixel_size = picture.pixel_size_angstrom
-        return find_peaks(
-            score_map,
-            threshold=self.threshold,
-            min_distance_px=self._min_distance_angstrom / pixel_size,
-            edge_margin_px=self._edge_margin_angstrom / pixel_size,
-        )
+        return find_picks(score_map, self.limits, picture.pixel_size_angstrom)

@@ -11,7 +11,7 @@ from frazil.documents import FailedDocument, MicrographDocument, ModelStamp, Pic
 from frazil.errors import MicrographError
 from frazil.picking import Micrograph, Picker, Picks, ScoreMap
 
-__all__ = ["Record", "directory_of", "now_rfc3339", "record_failure", "record_picks"]
+__all__ = ["Record", "columns_of", "directory_of", "now_rfc3339", "record_failure", "record_picks"]
 
 _POSITION_DECIMALS = 4
 _SCORE_DECIMALS = 6
@@ -58,12 +58,10 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
         pixel_size_angstrom=picture.pixel_size_angstrom,
         diameter_px=picture.diameter_px,
         model=ModelStamp(name=identity.name, version=identity.version, sha256=identity.sha256),
-        threshold=picker.threshold,
-        picks=PickColumns(
-            y=[round(v, _POSITION_DECIMALS) for v in picks.y.tolist()],
-            x=[round(v, _POSITION_DECIMALS) for v in picks.x.tolist()],
-            score=[round(v, _SCORE_DECIMALS) for v in picks.score.tolist()],
-        ),
+        threshold=picker.limits.threshold,
+        min_distance_angstrom=picker.limits.min_distance_angstrom,
+        edge_margin_angstrom=picker.limits.edge_margin_angstrom,
+        picks=columns_of(picks),
         seconds=Seconds(
             read=read_seconds,
             prepare=prepared - started,
@@ -74,6 +72,15 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
         picked_at=now_rfc3339(),
     )
     return Record(document=document, picks=picks, score_map=score_map)
+
+
+def columns_of(picks: Picks) -> PickColumns:
+    """Picks as documents have them."""
+    return PickColumns(
+        y=[round(v, _POSITION_DECIMALS) for v in picks.y.tolist()],
+        x=[round(v, _POSITION_DECIMALS) for v in picks.x.tolist()],
+        score=[round(v, _SCORE_DECIMALS) for v in picks.score.tolist()],
+    )
 
 
 def record_failure(error: MicrographError, *, key: str, attempts: int, is_transient: bool) -> FailedDocument:

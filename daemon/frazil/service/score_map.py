@@ -1,7 +1,7 @@
 """Score maps as the ledger keeps them: small, and true enough to be thresholded again.
 
-Scores are kept in steps of 1/65535, high bytes before low ones, compressed. A byte a score would take less room, but
-make one of neighbouring peaks that differ by less than its step.
+Scores are kept in the steps in which picks are made of them, 1/65535, high bytes before low ones, compressed. A byte a
+score would take less room, but make one of neighbouring peaks that differ by less than its step.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import zlib
 import msgspec
 import numpy as np
 
-from frazil.picking import ScoreMap
+from frazil.picking import SCORE_STEPS, ScoreMap
 
 __all__ = ["pack_score_map", "unpack_score_map"]
-
-_STEPS = 65535
 
 
 class _Packed(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +21,7 @@ class _Packed(msgspec.Struct, frozen=True, kw_only=True):
     y_px: bytes
     x_px: bytes
     scores: bytes
+    margin_px: float | None = None
 
 
 _DECODER = msgspec.msgpack.Decoder(_Packed)
@@ -30,7 +29,7 @@ _DECODER = msgspec.msgpack.Decoder(_Packed)
 
 def pack_score_map(score_map: ScoreMap) -> bytes:
     """A score map as bytes."""
-    steps = np.round(score_map.scores * np.float32(_STEPS)).astype("<u2")
+    steps = np.round(score_map.scores * np.float32(SCORE_STEPS)).astype("<u2")
     planes = steps.reshape(-1, 1).view(np.uint8).T[::-1]
     return msgspec.msgpack.encode(
         _Packed(
@@ -38,6 +37,7 @@ def pack_score_map(score_map: ScoreMap) -> bytes:
             y_px=score_map.y_px.astype("<f8").tobytes(),
             x_px=score_map.x_px.astype("<f8").tobytes(),
             scores=zlib.compress(planes.tobytes(), 1),
+            margin_px=score_map.margin_px,
         )
     )
 
@@ -56,8 +56,9 @@ def unpack_score_map(packed: bytes) -> ScoreMap:
         raise ValueError(f"expected a score map: {error}") from error
     steps = planes[0].astype(np.float32) * 256 + planes[1]
     return ScoreMap(
-        scores=(steps / _STEPS).reshape(y_px.size, x_px.size),
+        scores=(steps / np.float32(SCORE_STEPS)).reshape(y_px.size, x_px.size),
         y_px=y_px.astype(np.float64),
         x_px=x_px.astype(np.float64),
         shape=body.shape,
+        margin_px=body.margin_px,
     )

@@ -2,20 +2,21 @@
 
 - `Ledger` is the daemon's: it alone writes results.
 - `LedgerReader` reads while the daemon runs, or when none does.
-- `request_requeue` leaves a request in the ledger, which the daemon grants.
+- `request_requeue` and `update_remembered` leave a request in the ledger, which the daemon grants.
 - `archive` moves old results into another file.
 """
 
 from frazil.service.ledger.archive import Archived, archive
 from frazil.service.ledger.layout import LEDGER_NAME, State, ledger_file
 from frazil.service.ledger.ledger import Handled, Ledger, Note
-from frazil.service.ledger.reader import LedgerReader, MicrographRecord
-from frazil.service.ledger.requests import request_requeue
+from frazil.service.ledger.reader import KeptResult, LedgerReader, MicrographRecord
+from frazil.service.ledger.requests import request_requeue, update_remembered
 
 __all__ = [
     "LEDGER_NAME",
     "Archived",
     "Handled",
+    "KeptResult",
     "Ledger",
     "LedgerReader",
     "MicrographRecord",
@@ -24,4 +25,5 @@ __all__ = [
     "archive",
     "ledger_file",
     "request_requeue",
+    "update_remembered",
 ]

@@ -12,7 +12,7 @@ import msgspec
 from frazil.errors import OutputError
 from frazil.service.ledger.layout import State, open_read_only
 
-__all__ = ["LedgerReader", "MicrographRecord"]
+__all__ = ["KeptResult", "LedgerReader", "MicrographRecord"]
 
 
 class MicrographRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +39,18 @@ class MicrographRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Of its newest document."""
 
 
+class KeptResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest result of a micrograph."""
+
+    path: str
+    seq: int
+    body: bytes
+    """The document."""
+    score_map: bytes | None
+    """Packed; None where none was kept."""
+
+
+_RESULTS = "SELECT d.path, d.seq, d.body, s.body FROM documents d LEFT JOIN score_maps s ON s.seq = d.seq"
 _COLUMNS = ", ".join(MicrographRecord.__struct_fields__)
 
 
@@ -119,6 +131,27 @@ class LedgerReader:
     def history(self, path: str) -> list[tuple[int, bytes]]:
         """Sequence number and document of every result of one micrograph, oldest first."""
         return list(self._rows("SELECT seq, body FROM documents WHERE path = ? AND topic = 'picks' ORDER BY seq", path))
+
+    def results(self) -> list[str]:
+        """Paths of all micrographs that have a result, in the order of their newest ones."""
+        return [path for (path,) in self._rows("SELECT path FROM micrographs WHERE seq IS NOT NULL ORDER BY seq")]
+
+    def result(self, path: str) -> KeptResult | None:
+        """The newest result of a micrograph with its score map, as they are at one moment; None where there is none."""
+        return self._kept("d.seq = (SELECT seq FROM micrographs WHERE path = ?)", path)
+
+    def next_result(self, *, after: int, until: int) -> KeptResult | None:
+        """The first result after one sequence number and up to another that no later one supersedes."""
+        return self._kept("d.seq > ? AND d.seq <= ? AND d.topic = 'picks' AND d.superseded_by IS NULL", after, until)
+
+    def newest_result(self) -> KeptResult | None:
+        """The newest result of all; None where there is none."""
+        row = next(self._rows("SELECT max(seq) FROM documents WHERE topic = 'picks'"))
+        return None if row[0] is None else self._kept("d.seq = ?", row[0])
+
+    def _kept(self, where: str, *values: object) -> KeptResult | None:
+        row = next(self._rows(f"{_RESULTS} WHERE {where} ORDER BY d.seq LIMIT 1", *values), None)
+        return None if row is None else KeptResult(path=row[0], seq=row[1], body=row[2], score_map=row[3])
 
     def score_map(self, seq: int) -> bytes | None:
         """The packed score map of a result; None where none was kept."""

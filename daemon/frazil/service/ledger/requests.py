@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from frazil.errors import OutputError
 from frazil.service.ledger.layout import State, connect, open_read_only, transaction
 
-__all__ = ["request_requeue"]
+__all__ = ["request_requeue", "update_remembered"]
 
 
 def request_requeue(file: Path, paths: Sequence[str] = (), states: Sequence[State] = ()) -> int:
@@ -51,3 +51,24 @@ def request_requeue(file: Path, paths: Sequence[str] = (), states: Sequence[Stat
     except sqlite3.Error as error:
         raise OutputError(f"{file}: the request cannot be left in the ledger: {error}") from error
     return count
+
+
+def update_remembered(file: Path, key: str, change: Callable[[str], str]) -> None:
+    """Change what the ledger remembers under a key, for the daemon to find.
+
+    Args:
+        file: the ledger.
+        key: what it is remembered by.
+        change: makes the new value from the present one; empty where there is none.
+
+    Raises:
+        OutputError: the ledger cannot be written.
+    """
+    open_read_only(file).close()  # nothing is made or migrated here
+    try:
+        with closing(connect(file)) as database, transaction(database):
+            row = database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+            value = change("" if row is None else str(row[0]))
+            database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+    except sqlite3.Error as error:
+        raise OutputError(f"{file}: the request cannot be left in the ledger: {error}") from error

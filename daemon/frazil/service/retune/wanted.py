@@ -1,0 +1,53 @@
+"""What is wanted of the limits: a threshold for each model, and distances for all."""
+
+from __future__ import annotations
+
+import msgspec
+
+from frazil.documents import MicrographDocument
+from frazil.picking import PickLimits, Tuning, default_limits
+
+__all__ = ["Wanted", "limits_of"]
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits that somebody asked for; those that are not there stay as they are."""
+
+    thresholds: dict[str, float] = {}
+    """By the sha256 of the model whose figures of merit it cuts: those of another model are another scale."""
+    min_distance_angstrom: float | None = None
+    edge_margin_angstrom: float | None = None
+
+    @classmethod
+    def of(cls, tuning: Tuning, model_sha256: str) -> Wanted:
+        """A tuning whose threshold is for one model."""
+        return cls(
+            thresholds={} if tuning.threshold is None else {model_sha256: tuning.threshold},
+            min_distance_angstrom=tuning.min_distance_angstrom,
+            edge_margin_angstrom=tuning.edge_margin_angstrom,
+        )
+
+    def over(self, earlier: Wanted) -> Wanted:
+        """This, and what was wanted earlier of what this leaves as it is."""
+        distance, margin = self.min_distance_angstrom, self.edge_margin_angstrom
+        return Wanted(
+            thresholds={**earlier.thresholds, **self.thresholds},
+            min_distance_angstrom=earlier.min_distance_angstrom if distance is None else distance,
+            edge_margin_angstrom=earlier.edge_margin_angstrom if margin is None else margin,
+        )
+
+    def for_model(self, sha256: str) -> Tuning:
+        """What is wanted of the picks of one model."""
+        return Tuning(
+            threshold=self.thresholds.get(sha256),
+            min_distance_angstrom=self.min_distance_angstrom,
+            edge_margin_angstrom=self.edge_margin_angstrom,
+        )
+
+
+def limits_of(document: MicrographDocument) -> PickLimits:
+    """The limits within which a document's picks were made; distances that it does not say are the default ones."""
+    usual = default_limits(document.diameter_px * document.pixel_size_angstrom, document.threshold)
+    return Tuning(
+        min_distance_angstrom=document.min_distance_angstrom, edge_margin_angstrom=document.edge_margin_angstrom
+    ).over(usual)

@@ -1,0 +1,231 @@
+"""Tuning: what is picked again from kept score maps is what picking gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from frazil.documents import MicrographDocument, encode_document
+from frazil.errors import RetuneError, SettingsError
+from frazil.picking import Micrograph, Model, Picker, PickingSettings, Tuning, load_model
+from frazil.service.ledger import Handled, Ledger, LedgerReader
+from frazil.service.record import Record, columns_of, record_picks
+from frazil.service.retune import MicrographCount, Wanted, count, preview, request_retune
+from frazil.service.retune.request import REQUEST_KEY, decode_wanted
+from frazil.service.score_map import pack_score_map
+from frazil.service.watch import FileStamp
+
+DIAMETER_ANGSTROM = 48.0
+EDGE_ANGSTROM = DIAMETER_ANGSTROM / 4
+
+
+class Session:
+    """A ledger with picked micrographs, and what picked them."""
+
+    def __init__(self, folder: Path, model: Model, scene: Callable[..., object]) -> None:
+        self.file = folder / "frazil-ledger.sqlite"
+        self.ledger = Ledger(self.file)
+        self.model = model
+        self._scene = scene
+
+    def pick(self, seed: int, **wanted: object) -> Record:
+        picker = Picker(self.model, PickingSettings(diameter_angstrom=DIAMETER_ANGSTROM), Tuning(**wanted))  # type: ignore[arg-type]
+        pixels = self._scene(seed=seed, count=25).pixels  # type: ignore[attr-defined]
+        micrograph = Micrograph(path=Path(f"{seed}.mrc"), pixels=pixels, pixel_size_angstrom=2.0)
+        return record_picks(picker, micrograph, read_seconds=0, since=0)
+
+    def add(self, seed: int, *, keep_map: bool = True, **changes: object) -> Record:
+        record = self.pick(seed)
+        document = msgspec.structs.replace(record.document, **changes)
+
+        def body_at(epoch: str, seq: int, older: int) -> bytes:
+            return encode_document(msgspec.structs.replace(document, epoch=epoch, seq=seq, supersedes=older))
+
+        handled = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="f")
+        kept = pack_score_map(record.score_map) if keep_map else None
+        self.ledger.commit_picked(f"{seed}.mrc", handled, body_at, score_map=kept)
+        return record
+
+    def request(self) -> Wanted:
+        return decode_wanted(self.ledger.recall(REQUEST_KEY))
+
+
+@pytest.fixture(scope="module")
+def session(
+    tmp_path_factory: pytest.TempPathFactory, blob_model: Path, make_scene: Callable[..., object]
+) -> Iterator[Session]:
+    made = Session(tmp_path_factory.mktemp("session"), load_model(blob_model, "cpu", 1), make_scene)
+    with closing(made.ledger):
+        for seed in range(6):
+            made.add(seed)
+        yield made
+
+
+@pytest.fixture
+def own_session(tmp_path: Path, blob_model: Path, make_scene: Callable[..., object]) -> Iterator[Session]:
+    made = Session(tmp_path, load_model(blob_model, "cpu", 1), make_scene)
+    with closing(made.ledger):
+        yield made
+
+
+tunings = st.fixed_dictionaries(
+    {},
+    optional={
+        "threshold": st.one_of(st.floats(0, 1), st.integers(0, 65535).map(lambda step: step / 65535)),
+        "min_distance_angstrom": st.floats(0, 200),
+        "edge_margin_angstrom": st.floats(EDGE_ANGSTROM, 400),
+    },
+)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_with_the_limits_as_they_were_the_picks_are_those_of_the_document(session: Session, seed: int) -> None:
+    with LedgerReader(session.file) as reader:
+        again = preview(reader, f"{seed}.mrc", Tuning())
+    assert len(again.picks) > 5
+    assert columns_of(again.picks) == again.document.picks
+
+
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 5), wanted=tunings)
+def test_tuned_picks_are_those_that_picking_with_these_limits_gives(
+    session: Session, seed: int, wanted: dict[str, float]
+) -> None:
+    fresh = session.pick(seed, **wanted)
+    with LedgerReader(session.file) as reader:
+        tuned = preview(reader, f"{seed}.mrc", Tuning(**wanted))
+    for name in ("y", "x", "score"):
+        assert np.array_equal(getattr(tuned.picks, name), getattr(fresh.picks, name))
+    assert tuned.limits.threshold == fresh.document.threshold
+    assert tuned.limits.min_distance_angstrom == fresh.document.min_distance_angstrom
+    assert tuned.limits.edge_margin_angstrom == fresh.document.edge_margin_angstrom
+
+
+@settings(deadline=None, max_examples=30)
+@given(wanted=tunings, thresholds=st.lists(st.floats(0, 1), max_size=5))
+def test_counts_are_those_of_the_previews(session: Session, wanted: dict[str, float], thresholds: list[float]) -> None:
+    sha256 = session.model.identity.sha256
+    with LedgerReader(session.file) as reader:
+        counted = {
+            one.path: one
+            for one in count(reader, Wanted.of(Tuning(**wanted), sha256), model_sha256=sha256, thresholds=thresholds)
+        }
+        assert len(counted) == 6
+        for path, one in counted.items():
+            now = preview(reader, path, Tuning())
+            assert (one.before, one.untold) == (len(now.picks), "")
+            assert one.after == len(preview(reader, path, Tuning(**wanted)).picks)
+            for threshold, picks in zip(thresholds, one.at, strict=True):
+                there = preview(reader, path, dataclasses.replace(Tuning(**wanted), threshold=threshold))
+                assert picks == len(there.picks)
+
+
+def test_a_score_exactly_at_the_threshold_counts(session: Session) -> None:
+    with LedgerReader(session.file) as reader:
+        score = float(preview(reader, "0.mrc", Tuning(threshold=0.0)).picks.score[-2])
+        assert 0 < score < 1
+        at = preview(reader, "0.mrc", Tuning(threshold=score)).picks
+        above = preview(reader, "0.mrc", Tuning(threshold=score + 1 / 65535)).picks
+    assert at.score.min() == score
+    assert above.score.min() > score
+
+
+def test_a_margin_nearer_to_the_edge_than_the_scores_is_refused_and_one_tuned_before_can_be_taken_back(
+    own_session: Session,
+) -> None:
+    own_session.add(0)
+    own_session.add(1, edge_margin_angstrom=100.0)  # as after a tuning
+    with LedgerReader(own_session.file) as reader:
+        with pytest.raises(RetuneError, match=r"at least 12 Å, where its kept scores begin, found 11.9 ") as refused:
+            preview(reader, "0.mrc", Tuning(edge_margin_angstrom=11.9))
+        assert refused.value.reason == "margin"
+        back = preview(reader, "1.mrc", Tuning(edge_margin_angstrom=EDGE_ANGSTROM))
+        assert columns_of(back.picks) == own_session.pick(1).document.picks
+        wanted = Wanted(edge_margin_angstrom=11.9)
+        assert [one.untold for one in count(reader, wanted)] == ["margin", "margin"]
+        with pytest.raises(RetuneError, match="kept scores begin"):
+            request_retune(reader, Tuning(edge_margin_angstrom=11.9))
+    assert own_session.request() == Wanted()
+
+
+def test_a_micrograph_without_map_is_named_and_keeps_its_count(own_session: Session) -> None:
+    own_session.add(0, keep_map=False)
+    with LedgerReader(own_session.file) as reader:
+        with pytest.raises(RetuneError, match=r"^0\.mrc: expected a kept score map, found none") as refused:
+            preview(reader, "0.mrc", Tuning())
+        assert refused.value.reason == "no_map"
+        with pytest.raises(RetuneError, match=r"nowhere\.mrc: expected a micrograph with a result"):
+            preview(reader, "nowhere.mrc", Tuning())
+        (one,) = count(reader, Wanted(min_distance_angstrom=1.0))
+    assert one.before == one.after > 0
+    assert one == MicrographCount(path="0.mrc", before=one.before, after=one.before, untold="no_map")
+
+
+def test_a_threshold_is_for_the_model_that_it_was_tuned_with(own_session: Session) -> None:
+    own_session.add(0)
+    document = own_session.pick(1).document
+    own_session.add(1, model=msgspec.structs.replace(document.model, version=9, sha256="other"))
+    with LedgerReader(own_session.file) as reader:
+        counts = {one.path: one for one in count(reader, Wanted(thresholds={"other": 1.0}))}
+        assert counts["0.mrc"].after == counts["0.mrc"].before > 0
+        assert counts["1.mrc"].after < counts["1.mrc"].before
+        assert request_retune(reader, Tuning(threshold=0.25)) == Wanted(thresholds={"other": 0.25})
+
+
+def test_a_document_that_does_not_say_its_distances_has_the_usual_ones(own_session: Session) -> None:
+    own_session.add(0, min_distance_angstrom=None, edge_margin_angstrom=None)
+    with LedgerReader(own_session.file) as reader:
+        again = preview(reader, "0.mrc", Tuning())
+    assert columns_of(again.picks) == again.document.picks
+    assert again.limits.min_distance_angstrom == pytest.approx(DIAMETER_ANGSTROM / 2)
+
+
+def test_first_counts_come_from_all_over_the_session(session: Session) -> None:
+    paths = [f"{i % 6}.mrc" for i in range(64)]
+    with LedgerReader(session.file) as reader:
+        first = [one.path for one, _ in zip(count(reader, Wanted(), paths=paths), range(4), strict=False)]
+    assert first == [paths[0], paths[16], paths[32], paths[48]]
+
+
+def test_requests_that_wait_add_up(own_session: Session) -> None:
+    own_session.add(0)
+    sha256 = own_session.model.identity.sha256
+    with LedgerReader(own_session.file) as reader:
+        request_retune(reader, Tuning(threshold=0.7, min_distance_angstrom=30))
+        request_retune(reader, Tuning(min_distance_angstrom=20))
+        request_retune(reader, Tuning(threshold=0.2), model_sha256="other")
+    assert own_session.request() == Wanted(
+        thresholds={sha256: 0.7, "other": 0.2}, min_distance_angstrom=20, edge_margin_angstrom=None
+    )
+
+
+def test_without_a_result_there_is_nothing_to_tune_by(own_session: Session) -> None:
+    with LedgerReader(own_session.file) as reader, pytest.raises(RetuneError, match="expected a result to tune by"):
+        request_retune(reader, Tuning(threshold=0.5))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ({"threshold": 1.5}, "threshold: expected a number from 0 to 1, found 1.5"),
+        ({"threshold": float("nan")}, "threshold: expected"),
+        ({"min_distance_angstrom": -1.0}, "min-distance: expected a length in Å, found -1"),
+        ({"edge_margin_angstrom": float("inf")}, "edge-margin: expected a length in Å, found inf"),
+    ],
+)
+def test_impossible_limits_are_refused(wanted: dict[str, float], says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        Tuning(**wanted)
+
+
+def test_documents_say_their_limits(session: Session) -> None:
+    document: MicrographDocument = session.pick(0, min_distance_angstrom=30.0).document
+    assert (document.min_distance_angstrom, document.edge_margin_angstrom) == (30.0, EDGE_ANGSTROM)
