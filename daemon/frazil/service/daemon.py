@@ -35,6 +35,7 @@ from frazil.service.memory import give_back_large_blocks
 from frazil.service.metrics import Metrics, MetricsServer
 from frazil.service.pipeline import Pipeline
 from frazil.service.presence import Presence
+from frazil.service.retune import Reviser
 from frazil.service.stream import Access, Stream
 from frazil.service.swap import Announcer, CanaryBounds, Serving, Swapper
 from frazil.service.watch import FileSystem, Selection, Watcher
@@ -129,6 +130,8 @@ class Daemon:
         metrics.watch_ledger(lambda: self._ledger.head)
 
         delivery = Delivery(self._ledger, self._stream, metrics, root, out, self._stopping)
+        self._reviser = Reviser(self._ledger, delivery, picking)
+        self._parts.callback(self._reviser.close)
         announcer = Announcer(self._ledger, delivery, metrics)
         swapper = self._make_swapper(announcer, metrics, picking)
         model = swapper.load_first() if swapper else self._load_model(settings.model.expanduser())
@@ -140,6 +143,7 @@ class Daemon:
             log.warning("model %s has no card: its reference output could not be checked", model.identity.name)
         self._serving = Serving(
             Picker(model, picking),
+            self._reviser.wanted,
             probation_micrographs=settings.probation_micrographs,
             faults_allowed=settings.probation_faults,
         )
@@ -149,6 +153,7 @@ class Daemon:
             announcer,
             self._ledger,
             delivery,
+            self._reviser,
             metrics,
             self._stopping,
             self._read_micrograph,
@@ -258,7 +263,7 @@ class Daemon:
         return Swapper(
             folder,
             load=self._load_model,
-            make_picker=lambda model: Picker(model, picking),
+            make_picker=lambda model: Picker(model, picking, self._reviser.wanted.for_model(model.identity.sha256)),
             announcer=announcer,
             metrics=metrics,
             watch=settings.watch.expanduser().resolve(),

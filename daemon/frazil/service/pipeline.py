@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
 from frazil.service.patience import ToldToStopError
 from frazil.service.record import directory_of, record_failure
+from frazil.service.retune import Asked, Reviser
 from frazil.service.score_map import pack_score_map
 from frazil.service.swap import Announcer, Change, Serving
 from frazil.service.watch import stamp_of
@@ -72,6 +74,7 @@ class Pipeline:
         announcer: takes what happened to models.
         ledger: where results are committed.
         delivery: sends what was committed.
+        reviser: brings earlier results to what is tuned, while nothing else is to be written.
         metrics: counts.
         stopping: set to end the stages once the work in hand is finished.
         read: reads a micrograph, within limits of memory and time.
@@ -85,6 +88,7 @@ class Pipeline:
         announcer: Announcer,
         ledger: Ledger,
         delivery: Delivery,
+        reviser: Reviser,
         metrics: Metrics,
         stopping: threading.Event,
         read: Callable[[Path], Micrograph],
@@ -96,12 +100,14 @@ class Pipeline:
         self._announcer = announcer
         self._ledger = ledger
         self._delivery = delivery
+        self._reviser = reviser
         self._metrics = metrics
         self._max_attempts = max_attempts
         self._keep_score_maps = keep_score_maps
         self._line = Line()
         self._micrographs: Queue[_Read] = Queue(_MICROGRAPHS_QUEUED)
-        self._results: Queue[_Picked | _Failed | Change] = Queue()
+        self._results: Queue[_Picked | _Failed | Change | Asked] = Queue()
+        self._is_reading = self._is_picking = False
         self._room = threading.Semaphore(_RESULTS_QUEUED)
         self._stopping = stopping
         self._read_micrograph = read
@@ -151,9 +157,11 @@ class Pipeline:
 
     def _reading(self) -> None:
         while not self._stopping.is_set():
+            self._is_reading = False
             arrival = self._line.take(_STOP_CHECK_SECONDS)
             if arrival is None:
                 continue
+            self._is_reading = True
             log.debug("reading %s", arrival.key)
             try:
                 read: _Read | _Failed = self._read(arrival)
@@ -181,10 +189,12 @@ class Pipeline:
         while self._goes_on(0, self._micrographs):
             for change in self._serving.advance():
                 self._results.put(change)
+            self._is_picking = False
             try:
                 read = self._micrographs.get(timeout=_STOP_CHECK_SECONDS)
             except Empty:
                 continue
+            self._is_picking = True
             log.debug("picking %s", read.arrival.key)
             try:
                 picked = self._pick(read)
@@ -207,19 +217,33 @@ class Pipeline:
     def _writing(self) -> None:
         while self._goes_on(1, self._results):
             self._delivery.catch_up()
+            self._retune()
             try:
-                result = self._results.get(timeout=_STOP_CHECK_SECONDS)
+                result = self._results.get(timeout=self._reviser.wait_seconds(_STOP_CHECK_SECONDS))
             except Empty:
                 continue
             # Told to stop, nothing of it was committed, and the next start picks it again.
             with contextlib.suppress(ToldToStopError):
                 if isinstance(result, Change):
                     self._announcer.announce(result)
+                elif isinstance(result, Asked):
+                    # It comes by way of the results: all that was picked otherwise is committed by now.
+                    self._reviser.grant(result)
                 elif isinstance(result, _Failed):
                     self._write_failed(result)
                 else:
                     self._room.release()
                     self._write_picked(result)
+
+    def _retune(self) -> None:
+        """Between two results: pass on what was asked for, and bring an earlier result to what is tuned."""
+        if self._stopping.is_set() or not self._results.empty():
+            return
+        is_busy = self._is_reading or self._is_picking or len(self._line) > 0 or not self._micrographs.empty()
+        with contextlib.suppress(ToldToStopError, sqlite3.Error):  # it can be read later, if not now
+            if (asked := self._reviser.asked()) is not None:
+                self._serving.tune(asked)
+            self._reviser.revise_next(is_busy=is_busy)
 
     def _write_picked(self, result: _Picked) -> None:
         started = time.monotonic()
@@ -299,7 +323,7 @@ class Pipeline:
             self._intake.finish(arrival, handled)
         self._delivery.catch_up()
 
-    def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Picked | _Failed | Change]) -> bool:
+    def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Picked | _Failed | Change | Asked]) -> bool:
         """Whether a stage has work or may still get some: the stages end in their order."""
         return not self._stopping.is_set() or self._threads[before].is_alive() or not queue.empty()
 

@@ -208,6 +208,40 @@ class Ledger:
         self._head = seq
         return seq, body
 
+    def commit_revision(
+        self,
+        path: str,
+        older: int,
+        body_at: Callable[[str, int], bytes],
+        *,
+        score_map: bytes | None,
+        remember: tuple[str, str],
+    ) -> int:
+        """Commit other picks from the same scores: all else that is known of the micrograph stays as it is.
+
+        Args:
+            path: of the micrograph.
+            older: sequence number of its newest result, which this one supersedes.
+            body_at: makes the document for an epoch and a sequence number.
+            score_map: of that result; it is this one's from now on.
+            remember: key and value to remember in the same transaction.
+
+        Returns:
+            The sequence number.
+        """
+        with self._writing():
+            seq = self._insert("picks", path, body_at)
+            self._database.execute("UPDATE documents SET superseded_by = ? WHERE seq = ?", (seq, older))
+            self._database.execute("DELETE FROM score_maps WHERE seq = ?", (older,))
+            if score_map is not None:
+                self._database.execute("INSERT INTO score_maps VALUES (?, ?)", (seq, score_map))
+            self._database.execute(
+                "UPDATE micrographs SET seq = ?, published_at = NULL WHERE path = ? AND seq = ?", (seq, path, older)
+            )
+            self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", remember)
+        self._head = seq
+        return seq
+
     def commit_failed(
         self,
         path: str,
@@ -303,6 +337,17 @@ class Ledger:
         """Remember a value under a key."""
         with self._writing(durably=False):
             self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def grant(self, request: tuple[str, str], remember: tuple[str, str]) -> None:
+        """Remember what was made of a request, and forget the request, unless it was added to meanwhile.
+
+        Args:
+            request: key and value under which it was found.
+            remember: key and value.
+        """
+        with self._writing():
+            self._database.execute("DELETE FROM meta WHERE key = ? AND value = ?", request)
+            self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", remember)
 
     def close(self) -> None:
         """Close the database and let others have it."""

@@ -159,8 +159,10 @@ class LedgerReader:
         return None if row is None else row[0]
 
     def last_picked(self) -> MicrographRecord | None:
-        """The micrograph whose result is the newest."""
-        row = next(self._rows("SELECT path FROM documents WHERE topic = 'picks' ORDER BY seq DESC LIMIT 1"), None)
+        """The micrograph that was picked last; a revision of its picks does not count."""
+        row = next(
+            self._rows("SELECT path FROM micrographs WHERE picked_at IS NOT NULL ORDER BY picked_at DESC LIMIT 1"), None
+        )
         return None if row is None else self.micrograph(row[0])
 
     def _rows(self, statement: str, *values: object) -> Iterator[tuple]:  # type: ignore[type-arg]

@@ -2,13 +2,26 @@
 
 - ``preview`` makes the picks of one micrograph within other limits; ``count`` counts those of all.
 - ``request_retune`` asks the daemon to take other limits for all, and for what follows.
-- ``Wanted`` is what was asked for; ``Tuned`` is what the daemon remembers of it.
+- ``Wanted`` is what somebody wants, ``Asked`` a request for it on its way; ``Tuned`` is what the daemon remembers.
 - ``Reviser`` is the daemon's: it brings the results there are to what is wanted, one at a time.
 """
 
 from frazil.service.retune.counts import MicrographCount, count
 from frazil.service.retune.kept import Preview, preview
 from frazil.service.retune.request import request_retune
-from frazil.service.retune.wanted import Wanted
+from frazil.service.retune.reviser import Reviser
+from frazil.service.retune.tuned import TUNED_KEY, Tuned
+from frazil.service.retune.wanted import Asked, Wanted
 
-__all__ = ["MicrographCount", "Preview", "Wanted", "count", "preview", "request_retune"]
+__all__ = [
+    "TUNED_KEY",
+    "Asked",
+    "MicrographCount",
+    "Preview",
+    "Reviser",
+    "Tuned",
+    "Wanted",
+    "count",
+    "preview",
+    "request_retune",
+]

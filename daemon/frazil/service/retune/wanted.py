@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgspec
 
 from frazil.documents import MicrographDocument
 from frazil.picking import PickLimits, Tuning, default_limits
 
-__all__ = ["Wanted", "limits_of"]
+__all__ = ["Asked", "Wanted", "limits_of"]
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +45,25 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
             min_distance_angstrom=self.min_distance_angstrom,
             edge_margin_angstrom=self.edge_margin_angstrom,
         )
+
+    def describe(self) -> str:
+        """In a few words."""
+        says = [f"threshold {value:g} for model {sha256[:8]}" for sha256, value in self.thresholds.items()]
+        if self.min_distance_angstrom is not None:
+            says.append(f"min-distance {self.min_distance_angstrom:g} Å")
+        if self.edge_margin_angstrom is not None:
+            says.append(f"edge-margin {self.edge_margin_angstrom:g} Å")
+        return ", ".join(says) or "nothing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request on its way through the daemon."""
+
+    text: str
+    """As the ledger holds it."""
+    wanted: Wanted
+    """With what was tuned before."""
 
 
 def limits_of(document: MicrographDocument) -> PickLimits:

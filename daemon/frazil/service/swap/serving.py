@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from frazil.picking import Micrograph, Picker
 from frazil.service.record import Record, record_picks
+from frazil.service.retune.wanted import Asked, Wanted
 from frazil.service.swap.change import Change
 from frazil.service.swap.probation import Probation
 
@@ -33,13 +34,14 @@ class Offer:
 
 
 class Serving:
-    """Picks with the serving model. All but `offer` and `shadow` belongs to the picking thread.
+    """Picks with the serving model. All but `offer`, `tune` and `shadow` belongs to the picking thread.
 
     A model that was swapped in is on probation: on a micrograph where it fails or finds almost nothing, the model
     before it picks instead, and when that happens too often the model before serves again.
 
     Args:
         picker: serves first.
+        wanted: what is tuned; None for nothing.
         probation_micrographs: how long a probation lasts; 0 for none.
         faults_allowed: share of them on which a model may fail or find almost nothing.
 
@@ -48,14 +50,18 @@ class Serving:
         last_shape: (h, w) and pixel size in Å of the last micrograph; None before the first.
     """
 
-    def __init__(self, picker: Picker, *, probation_micrographs: int, faults_allowed: float) -> None:
+    def __init__(
+        self, picker: Picker, wanted: Wanted | None = None, *, probation_micrographs: int, faults_allowed: float
+    ) -> None:
         self.shadow: Shadow | None = None
         self.last_shape: tuple[tuple[int, int], float] | None = None
-        self._picker = picker
+        self._wanted = wanted or Wanted()
+        self._picker = self._tune(picker)
         self._probation_micrographs = probation_micrographs
         self._faults_allowed = faults_allowed
         self._lock = threading.Lock()
         self._offered: Offer | None = None
+        self._asked: Asked | None = None
         self._current = ""
         self._before: Picker | None = None
         self._probation: Probation | None = None
@@ -71,9 +77,14 @@ class Serving:
         with self._lock:
             self._offered = offer
 
-    def advance(self) -> list[Change]:
+    def tune(self, asked: Asked) -> None:
+        """Have picks made within other limits from the next micrograph on; may be called from any thread."""
+        with self._lock:
+            self._asked = asked
+
+    def advance(self) -> list[Change | Asked]:
         """Between two micrographs: roll back what has failed its probation, and take what is offered."""
-        changes = []
+        changes: list[Change | Asked] = []
         if self._probation is not None and self._before is not None:
             if verdict := self._probation.verdict:
                 changes.append(self._roll_back(self._before, *verdict))
@@ -82,6 +93,12 @@ class Serving:
                 self._before = self._probation = None
         with self._lock:
             offered, self._offered = self._offered, None
+            asked, self._asked = self._asked, None
+        if asked is not None:
+            self._wanted = asked.wanted
+            self._picker = self._tune(self._picker)
+            self._before = self._before and self._tune(self._before)
+            changes.append(asked)
         if offered is not None:
             changes.append(self._take(offered))
         return changes
@@ -128,9 +145,20 @@ class Serving:
             self._before = self._before or self._picker
             usual_picks = sum(self._recent) / len(self._recent) if self._recent else 0.0
             self._probation = Probation(self._probation_micrographs, self._faults_allowed, usual_picks)
-        self._picker, self._current = offered.picker, offered.current
-        model = self._picker.model
+        before, self._picker, self._current = self._picker, self._tune(offered.picker), offered.current
+        model, thresholds = self._picker.model, self._wanted.thresholds
+        if before.model.identity.sha256 in thresholds and model.identity.sha256 not in thresholds:
+            log.warning(
+                "the threshold of %g was tuned for model %s: %s goes back to %g",
+                before.threshold,
+                before.model.identity,
+                model.identity,
+                self._picker.threshold,
+            )
         return Change(event="loaded", model=model.identity, placement=model.placement, current=self._current)
+
+    def _tune(self, picker: Picker) -> Picker:
+        return picker.tuned(self._wanted.for_model(picker.model.identity.sha256))
 
     def _roll_back(self, before: Picker, reason: str, message: str) -> Change:
         withdrawn = self._picker.model.identity
