@@ -17,6 +17,7 @@ import frazil
 from frazil.errors import FrazilError, MicrographError, error_line
 from frazil.ledger_commands import ledger_app, requeue, status
 from frazil.model_commands import models_app
+from frazil.retune_command import retune
 from frazil.stream_commands import keys_app, listen, schema
 
 __all__ = ["app", "main"]
@@ -186,5 +187,6 @@ app.command()(listen)
 app.command()(schema)
 app.command()(status)
 app.command()(requeue)
+app.command()(retune)
 app.add_typer(keys_app)
 app.add_typer(ledger_app)

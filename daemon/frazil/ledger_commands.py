@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import sys
 import time
 from collections.abc import Iterable
@@ -64,11 +63,13 @@ def status(
     import msgspec
 
     from frazil.service.presence import Presence
+    from frazil.service.retune import TUNED_KEY, Tuned
 
     with _open(where) as reader:
         meta, counts, last = reader.meta(), reader.counts(), reader.last_picked()
         waits = list(reader.micrographs(["failed", "waiting"], limit=5))
         presence = Presence.decode(meta.get("daemon", ""))
+    tuned = Tuned.decode(meta.get(TUNED_KEY, ""))
     now = presence.ask() if presence else None
     if as_json:
         typer.echo(
@@ -78,6 +79,7 @@ def status(
                     "daemon": presence,
                     "micrographs": counts,
                     "last_picked": last,
+                    "tuned": tuned,
                     "metrics": now,
                 }
             )
@@ -91,6 +93,8 @@ def status(
     typer.echo("micrographs: " + (", ".join(f"{counts[s]} {s}" for s in StateName if counts.get(s)) or "none"))
     if last is not None:
         typer.echo(f"last picked: {printable(last.path)}, {_when(last.picked_at)} (sequence number {last.seq})")
+    if tuned is not None:
+        typer.echo(tuned.describe())
     for record in waits:
         typer.echo(f"{record.state}: {printable(record.path)}: {record.reason or 'incomplete'}")
 
@@ -105,13 +109,13 @@ def requeue(
 ) -> None:
     """Have micrographs picked again. A running daemon does it within seconds, another at its next start."""
     from frazil.service.ledger import ledger_file, request_requeue
-    from frazil.service.presence import Presence
+    from frazil.service.presence import Presence, ledger_key
 
     if not paths and not failed:
         raise FrazilError("expected a micrograph or --failed, found neither")
     with _open(where) as reader:
         presence = Presence.decode(reader.meta().get("daemon", ""))
-    keys = [_key(path, presence) for path in paths or []]
+    keys = [ledger_key(path, presence) for path in paths or []]
     count = request_requeue(ledger_file(where), keys, ["failed", "quarantined"] if failed else [])
     typer.echo(f"{count} to be picked again")
 
@@ -139,11 +143,11 @@ def show(
 ) -> None:
     """Say all that the ledger knows of one micrograph, with every result it ever had."""
     from frazil.documents import MicrographDocument, decode_document
-    from frazil.service.presence import Presence
+    from frazil.service.presence import Presence, ledger_key
 
     with _open(where) as reader:
         presence = Presence.decode(reader.meta().get("daemon", ""))
-        key = _key(path, presence)
+        key = ledger_key(path, presence)
         record = reader.micrograph(key)
         if record is None:
             raise FrazilError(f"{key}: expected a micrograph that {reader.file} knows, found none")
@@ -220,16 +224,6 @@ def _open(where: Path) -> LedgerReader:
     from frazil.service.ledger import LedgerReader, ledger_file
 
     return LedgerReader(ledger_file(where))
-
-
-def _key(path: Path, presence: Presence | None) -> str:
-    """The ledger's name of a path: below the watched directory."""
-    if presence is not None:
-        absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link of its own name
-        for candidate in (path, absolute):
-            if candidate.is_relative_to(presence.watch):
-                return str(candidate.relative_to(presence.watch))
-    return str(path)
 
 
 def _describe_daemon(presence: Presence | None, now: dict[str, float] | None) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 import urllib.request
+from pathlib import Path
 
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-__all__ = ["Presence"]
+__all__ = ["Presence", "ledger_key"]
 
 _ANSWER_SECONDS = 2.0
 
@@ -62,3 +64,13 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
                 samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
         # Another program, or another daemon, may have the address by now.
         return samples if samples.get("frazil_start_time_seconds") == self.started_at else None
+
+
+def ledger_key(path: Path, presence: Presence | None) -> str:
+    """The ledger's name of a micrograph: its path below the watched directory."""
+    if presence is not None:
+        absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link of its own name
+        for candidate in (path, absolute):
+            if candidate.is_relative_to(presence.watch):
+                return str(candidate.relative_to(presence.watch))
+    return str(path)
