@@ -117,10 +117,10 @@ class Reviser:
         if self._tuned.is_done or started < self._next_turn:
             return
         kept = self._reader.next_result(after=self._tuned.done_seq, until=self._tuned.until_seq)
-        if kept is None:
+        if kept is not None:
+            self._deal_with(kept)
+        if kept is None or self._tuned.is_done:
             self._finish()
-            return
-        self._deal_with(kept)
         now = time.monotonic()
         self._next_turn = now + (now - started) * _REST if is_busy else now
 
