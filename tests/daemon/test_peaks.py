@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from frazil.picking import ScoreMap, find_peaks
+from frazil.picking import SCORE_STEPS, ScoreMap, find_peaks
+from frazil.picking.peaks import in_steps
 
 
 def score_map(scores: np.ndarray, step: float = 10.0) -> ScoreMap:
@@ -95,3 +96,18 @@ def test_a_higher_threshold_only_drops_picks(scores: np.ndarray, low: float, apa
     kept = loose.select(loose.score >= np.float32(low + 0.1))
     np.testing.assert_array_equal(strict.y, kept.y)
     np.testing.assert_array_equal(strict.x, kept.x)
+
+
+def test_where_a_model_is_sure_of_a_small_patch_its_middle_is_picked() -> None:
+    patch = np.zeros((15, 21))
+    patch[5:8, 12:15] = 1.0
+    picks = find_peaks(score_map(patch), threshold=0.5, min_distance_px=80, edge_margin_px=0)
+    assert [(y, x) for y, x in zip(picks.y, picks.x, strict=True)] == [(65.0, 135.0)]
+
+
+def test_scores_in_steps_stay_where_they_are() -> None:
+    scores = np.random.default_rng(0).random((50, 60)).astype(np.float32)
+    steps = in_steps(scores)
+    assert steps.dtype == np.float32
+    assert np.abs(steps - scores).max() <= 0.5 / SCORE_STEPS + 1e-7
+    assert np.array_equal(in_steps(steps), steps)

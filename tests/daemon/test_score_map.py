@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from frazil.picking import ScoreMap, find_peaks
+from frazil.picking.peaks import in_steps
 from frazil.service.score_map import pack_score_map, unpack_score_map
 
 
@@ -51,3 +54,11 @@ def test_an_empty_map_is_kept_too() -> None:
 def test_what_is_no_map_is_refused(packed: bytes) -> None:
     with pytest.raises(ValueError, match="expected a score map"):
         unpack_score_map(packed)
+
+
+def test_a_map_in_steps_comes_back_as_it_was() -> None:
+    made = blobs((80, 117))
+    made = dataclasses.replace(made, scores=in_steps(made.scores), margin_px=20.25)
+    again = unpack_score_map(pack_score_map(made))
+    assert np.array_equal(again.scores, made.scores)
+    assert again.margin_px == 20.25

@@ -11,6 +11,7 @@ import pytest
 
 from frazil.errors import MicrographError, ModelError
 from frazil.picking import Micrograph, ModelIdentity, Picker, PickingSettings, Picks, load_model
+from frazil.service.retune import Asked, Wanted
 from frazil.service.swap.canary import Canary, CanaryBounds
 from frazil.service.swap.serving import Offer, Serving
 
@@ -176,3 +177,31 @@ def test_a_model_that_is_out_of_bounds_may_not(serving: Picks, candidate: Picks,
 def test_one_pick_agrees_with_one_only() -> None:
     two = Picks(y=np.zeros(2), x=np.array([-5.0, 5.0]), score=np.ones(2))
     assert canary_of((two, grid(1))).agreement == pytest.approx(2 / 3)
+
+
+def test_a_tuned_threshold_is_the_models_own_and_is_there_again_when_it_serves_again(
+    picker_of: Callable[..., Picker], make_scene: Callable[..., object], caplog: pytest.LogCaptureFixture
+) -> None:
+    serving = Serving(picker_of(), probation_micrographs=3, faults_allowed=0)
+    wanted = Wanted(
+        thresholds={serving.picker.model.identity.sha256: 0.7}, min_distance_angstrom=30.0, edge_margin_angstrom=20.0
+    )
+    asked = Asked(text="", wanted=wanted)
+    serving.tune(asked)
+    assert serving.picker.limits.threshold == 0.5  # not before the next micrograph
+    assert serving.advance() == [asked]
+    assert serving.picker.limits.threshold == 0.7
+    serving.offer(Offer(picker=picker_of(2, threshold=0.6, bias=BLIND), current="c"))
+    assert pick(serving, scene_of(make_scene)) == 1  # on probation, and found wanting
+    assert "goes back to 0.6" in caplog.text
+    assert serving.picker.limits.threshold == 0.6
+    assert serving.picker.limits.min_distance_angstrom == 30.0
+    (change,) = serving.advance()
+    assert change.event == "rolled_back"  # type: ignore[union-attr]
+    assert serving.picker.limits.threshold == 0.7
+
+
+def test_what_is_tuned_before_the_start_holds_for_the_first_micrograph(picker_of: Callable[..., Picker]) -> None:
+    picker = picker_of()
+    wanted = Wanted(thresholds={picker.model.identity.sha256: 0.7, "another": 0.2})
+    assert Serving(picker, wanted, probation_micrographs=0, faults_allowed=0).picker.threshold == 0.7
