@@ -105,6 +105,13 @@ def test_where_a_model_is_sure_of_a_small_patch_its_middle_is_picked() -> None:
     assert [(y, x) for y, x in zip(picks.y, picks.x, strict=True)] == [(65.0, 135.0)]
 
 
+def test_two_peaks_in_one_place_are_one_pick_however_small_the_distance_is() -> None:
+    corner = np.zeros((4, 4))
+    corner[1, 1] = corner[2, 2] = 0.87
+    picks = find_peaks(score_map(corner), threshold=0.5, min_distance_px=1e-246, edge_margin_px=0)
+    assert len({(y, x) for y, x in zip(picks.y, picks.x, strict=True)}) == len(picks)
+
+
 def test_scores_in_steps_stay_where_they_are() -> None:
     scores = np.random.default_rng(0).random((50, 60)).astype(np.float32)
     steps = in_steps(scores)

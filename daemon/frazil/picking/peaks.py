@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -109,7 +110,7 @@ def _keep_apart(picks: Picks, min_distance_px: float) -> NDArray[np.intp]:
             for near_x in (cell_x - 1, cell_x, cell_x + 1)
             for j in kept_in_cell.get((near_y, near_x), ())
         )
-        if all((ys[j] - y) ** 2 + (xs[j] - x) ** 2 >= min_distance_px**2 for j in around):
+        if all(math.hypot(ys[j] - y, xs[j] - x) >= min_distance_px for j in around):
             kept_in_cell.setdefault((cell_y, cell_x), []).append(i)
             kept.append(i)
     return np.array(kept, np.intp)
