@@ -117,3 +117,10 @@ def test_coordinates_outside_are_refused_by_file(one_set: tuple[Path, Recipe]) -
     write_star(file, Picks(y=picks.y * 3, x=picks.x * 3, score=picks.score))
     with pytest.raises(FrazilError, match=r"simulated_0003\.star: expected particles inside the micrograph"):
         load(one_set)
+
+
+def test_somebody_must_choose_the_threshold(one_set: tuple[Path, Recipe]) -> None:
+    data, recipe = one_set
+    mute = replace(recipe, data=(replace(recipe.data[0], chooses_threshold=False),))
+    with pytest.raises(FrazilError, match="leaves no micrograph for selection that chooses the threshold"):
+        load((data, mute))

@@ -72,6 +72,8 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     selection: tuple[str, ...] = ()
     """Stems of the micrographs that are looked at during training, and that choose the threshold (those trained on with
     complete labels have their say in it too); not trained on either."""
+    chooses_threshold: bool = True
+    """Whether its micrographs have a say in the threshold: not if their particles are unlike those to be picked."""
     only_scored: bool = False
     """Whether nothing of the set is learnt from: only its validation micrographs are used."""
     incomplete: tuple[str, ...] = ()

@@ -202,7 +202,7 @@ def _to_choose_on(found: TrainingData) -> list[LabelledPaths]:
     on differ from those of others. Where labels are incomplete, true picks count as false, and the threshold gets high.
     """
     complete = [one for one in found.paths["training"] if one.source.labels_are_complete(one.micrograph.stem)]
-    return [*found.paths["selection"], *complete]
+    return [one for one in (*found.paths["selection"], *complete) if one.source.chooses_threshold]
 
 
 def _curve(selected: list[ScoredMicrograph]) -> dict[float, dict[str, float]]:

@@ -57,6 +57,8 @@ def load_training_data(data: Path, recipe: Recipe, console: Console, *, force: b
     missing = [part for part, found in paths.items() if not found]
     if missing:
         raise FrazilError(f"{data}: the recipe leaves no micrograph for {', '.join(missing)}; each part needs one")
+    if not any(one.source.chooses_threshold for one in paths["selection"]):
+        raise FrazilError(f"{data}: the recipe leaves no micrograph for selection that chooses the threshold")
     with console.status("reading micrographs"):
         _check_parts_apart(paths)
         micrographs = {part: [load_labelled(one, recipe) for one in found] for part, found in paths.items()}
