@@ -37,9 +37,10 @@ from frazil.documents import (
     topic_of,
 )
 from frazil.errors import FrazilError
-from frazil.picking import Card, ModelContract, Picks, Reference, write_card
+from frazil.picking import Card, ModelContract, Picks, Reference, read_micrograph, write_card
 from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
+from frazil.service.page import TOKEN_NAME, Application, PageServer
 from frazil.service.stream import Stream
 from frazil.service.watch import FileStamp
 
@@ -516,6 +517,7 @@ class RunningDaemon:
     """Reads its log; ends with the process."""
     stream: str = ""
     metrics: str = ""
+    page: str = ""
     log: list[str] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -574,8 +576,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
                 daemon.reader.join()
 
             stack.callback(end)
-            ready = daemon.wait_log(r"ready after .* publishing on (\S+), metrics on (\S+)", 120.0)
-            daemon.stream, daemon.metrics = ready[1], ready[2]
+            ready = daemon.wait_log(r"ready after .* publishing on (\S+), metrics on (\S+), page on (\S+)", 120.0)
+            daemon.stream, daemon.metrics, daemon.page = ready[1], ready[2], ready[3]
             return daemon
 
         yield start
@@ -591,3 +593,54 @@ def follow(daemon: RunningDaemon) -> None:
     daemon.process.wait()
     with daemon.changed:
         daemon.changed.notify_all()
+
+
+# --- the page ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class OpenPage:
+    """The page over a real ledger, without a daemon."""
+
+    ledger: Ledger
+    metrics: Metrics
+    server: PageServer
+    token: str
+    trouble: list[str]
+    """What the page is told of the daemon; empty while it is well."""
+
+    @property
+    def url(self) -> str:
+        """Without the slash at its end."""
+        return self.server.url.rstrip("/")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        return host, int(port)
+
+
+@pytest.fixture
+def open_page(tmp_path: Path) -> Iterator[Callable[..., OpenPage]]:
+    """Serve the page over the ledger in a folder; it is closed when the test ends."""
+    with contextlib.ExitStack() as stack:
+
+        def start(folder: Path = tmp_path, names: Sequence[str] = ()) -> OpenPage:
+            ledger, trouble = Ledger(folder / "ledger.sqlite"), []
+            stack.callback(ledger.close)
+            metrics = Metrics(prometheus_client.CollectorRegistry())
+            application = Application(
+                metrics.registry,
+                ledger.file,
+                read_micrograph,
+                unwell=lambda: "",
+                unready=lambda: "; ".join(trouble),
+                names=list(names),
+                token_file=folder / TOKEN_NAME,
+            )
+            server = PageServer("127.0.0.1:0", application, allow_others=False)
+            stack.callback(server.close)
+            token = (folder / TOKEN_NAME).read_text().strip()
+            return OpenPage(ledger=ledger, metrics=metrics, server=server, token=token, trouble=trouble)
+
+        yield start

@@ -112,7 +112,13 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     curve_clients: Annotated[
         Path | None, _says("Directory with the public keys of the clients that may connect; needed with CURVE_KEY.")
     ] = None
-    http: Annotated[str, _says("Address of /metrics; port 0 takes a free one.")] = "127.0.0.1:9457"
+    http: Annotated[str, _says("Address of the page and of /metrics; port 0 takes a free one.")] = "127.0.0.1:9457"
+    http_unencrypted: Annotated[
+        bool, _says("Allow the page on an address that other machines reach, readable by all of them.")
+    ] = False
+    http_names: Annotated[
+        list[str], _says("Names besides its own under which browsers reach this machine, such as that of a proxy.")
+    ] = msgspec.field(default_factory=list)
     ledger: Annotated[
         Path | None, _says("SQLite file that remembers every micrograph. Default: frazil-ledger.sqlite in OUT.")
     ] = None

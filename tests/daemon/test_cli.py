@@ -195,7 +195,7 @@ def test_a_reader_that_leaves_early_is_no_error(blob_model: Path, micrograph: Pa
 
 
 def test_importing_frazil_is_light() -> None:
-    heavy = "{'onnxruntime', 'cv2', 'numpy', 'torch', 'zmq'}"
+    heavy = "{'onnxruntime', 'cv2', 'numpy', 'torch', 'zmq', 'starlette', 'uvicorn'}"
     code = f"import sys, frazil, frazil.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

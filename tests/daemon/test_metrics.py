@@ -1,16 +1,13 @@
-"""Metrics: served, named by convention, and each in the docs."""
+"""Metrics: named by convention, and each in the docs."""
 
 from __future__ import annotations
 
 import re
-import urllib.request
 from pathlib import Path
 
 import prometheus_client
-import pytest
 
-from frazil.errors import AddressError
-from frazil.service.metrics import Metrics, MetricsServer
+from frazil.service.metrics import Metrics
 
 
 def make() -> Metrics:
@@ -19,37 +16,6 @@ def make() -> Metrics:
 
 def names(metrics: Metrics) -> list[str]:
     return sorted(family.name + ("_total" if family.type == "counter" else "") for family in metrics.registry.collect())
-
-
-def test_metrics_are_served_on_a_free_port_that_is_said() -> None:
-    metrics = make()
-    metrics.watch_queue("read", lambda: 3)
-    metrics.watch_ledger(lambda: 42)
-    server = MetricsServer("127.0.0.1:0", metrics.registry)
-    try:
-        text = urllib.request.urlopen(server.url, timeout=5).read().decode()
-    finally:
-        server.close()
-    assert 'frazil_queue_depth{queue="read"} 3.0' in text
-    assert "frazil_ledger_sequence 42.0" in text
-    assert 'frazil_micrographs_total{outcome="picked",reason=""} 0.0' in text
-
-
-def test_a_port_in_use_is_refused() -> None:
-    server = MetricsServer("127.0.0.1:0", make().registry)
-    address = re.search(r"//([^/]+)/", server.url)
-    assert address is not None
-    try:
-        with pytest.raises(AddressError, match=f"{address[1]}: cannot serve metrics there: Address already in use"):
-            MetricsServer(address[1], make().registry)
-    finally:
-        server.close()
-
-
-@pytest.mark.parametrize("address", ["", "9457", ":9457", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:http"])
-def test_malformed_addresses_are_refused(address: str) -> None:
-    with pytest.raises(AddressError, match="expected an address such as"):
-        MetricsServer(address, make().registry)
 
 
 def test_names_follow_prometheus_conventions() -> None:

@@ -14,6 +14,8 @@ __all__ = ["draw_picks", "grey_picture"]
 
 _CIRCLE_BGR = (60, 220, 255)
 _CROSS_BGR = (255, 160, 60)
+_STRETCH = 4.5
+"""Median absolute deviations from the median to black and to white: 3 standard deviations of normal noise."""
 
 
 def draw_picks(
@@ -65,7 +67,10 @@ def grey_picture(pixels: NDArray[np.float32], diameter_px: float, *, longest_sid
     size = (max(1, round(w * factor)), max(1, round(h * factor)))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), max(0.3, diameter_px * factor / 25))
-    low, high = np.percentile(small, [0.5, 99.5])
+    # By median and median absolute deviation: an ice crystal, or a border of nothing, must not eat the contrast.
+    middle = np.median(small)
+    reach = _STRETCH * max(np.median(np.abs(small - middle)), 1e-30)
+    low, high = middle - reach, middle + reach
     return np.asarray(np.clip((small - low) * (255 / max(high - low, 1e-30)), 0, 255), np.uint8)
 
 

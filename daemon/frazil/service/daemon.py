@@ -32,7 +32,8 @@ from frazil.service.delivery import Delivery, prepare_output
 from frazil.service.intake import Intake
 from frazil.service.ledger import Ledger
 from frazil.service.memory import give_back_large_blocks
-from frazil.service.metrics import Metrics, MetricsServer
+from frazil.service.metrics import Metrics
+from frazil.service.page import TOKEN_NAME, Application, PageServer
 from frazil.service.pipeline import Pipeline
 from frazil.service.presence import Presence
 from frazil.service.retune import Reviser
@@ -64,6 +65,7 @@ class Daemon:
         self._stop = threading.Event()
         self._stop_signal = ""
         self._stopping = threading.Event()
+        self._ready = threading.Event()
         self._parts = contextlib.ExitStack()
 
     def run(self) -> None:
@@ -121,9 +123,10 @@ class Daemon:
         metrics = Metrics(prometheus_client.CollectorRegistry())
         prometheus_client.ProcessCollector(registry=metrics.registry)
         metrics.build.labels(version=frazil.__version__).set(1)
-        server = MetricsServer(settings.http, metrics.registry)
-        self._parts.callback(server.close)
-        self._ledger = Ledger(settings.ledger_file.expanduser().resolve())
+        ledger_file = settings.ledger_file.expanduser().resolve()
+        self._page = self._open_page(metrics, ledger_file)
+        self._parts.callback(self._page.close)
+        self._ledger = Ledger(ledger_file)
         self._parts.callback(self._ledger.close)
         self._stream = self._open_stream(metrics)
         self._parts.callback(self._stream.close)
@@ -201,7 +204,8 @@ class Daemon:
             watch=str(root),
             out=str(out),
             stream=self._stream.address,
-            metrics=server.url,
+            metrics=f"{self._page.url}metrics",
+            page=self._page.url,
             model=model.identity.short,
             provider=model.provider,
         )
@@ -213,13 +217,46 @@ class Daemon:
                 target=swapper.run, args=(self._serving, self._pipeline.report), name="frazil-swap", daemon=True
             )
             swapping.start()
+        self._ready.set()
         log.info(
-            "ready after %.2f s: watching %s, writing to %s, publishing on %s, metrics on %s",
+            "ready after %.2f s: watching %s, writing to %s, publishing on %s, metrics on %s, page on %s",
             time.monotonic() - started,
             root,
             out,
             self._stream.address,
-            server.url,
+            self._presence.metrics,
+            self._page.url,
+        )
+
+    def _open_page(self, metrics: Metrics, ledger_file: Path) -> PageServer:
+        settings = self._settings
+        application = Application(
+            metrics.registry,
+            ledger_file,
+            self._read_micrograph,
+            unwell=self._why_unwell,
+            unready=self._why_unready,
+            names=settings.http_names,
+            token_file=ledger_file.with_name(TOKEN_NAME),
+        )
+        return PageServer(settings.http, application, allow_others=settings.http_unencrypted)
+
+    def _why_unwell(self) -> str:
+        running = self._ready.is_set() and not self._stopping.is_set()
+        return f"the thread {dead} died" if running and (dead := self._dead_thread()) else ""
+
+    def _why_unready(self) -> str:
+        if self._stopping.is_set():
+            return "the daemon is stopping"
+        return "" if self._ready.is_set() else "the model is being loaded and warmed up"
+
+    def _dead_thread(self) -> str | None:
+        """Name of a thread that has died, which none should."""
+        others = (self._intake_thread, self._watcher.thread, self._page.thread)
+        return (
+            self._pipeline.failed_stage()
+            or self._stream.failed_thread()
+            or next((t.name for t in others if not t.is_alive()), None)
         )
 
     def _read_micrograph(self, path: Path) -> Micrograph:
@@ -302,13 +339,7 @@ class Daemon:
         """
         while not self._stop.wait(_CHECK_SECONDS):
             self._show_model()
-            others = (self._intake_thread, self._watcher.thread)
-            dead = (
-                self._pipeline.failed_stage()
-                or self._stream.failed_thread()
-                or next((t.name for t in others if not t.is_alive()), None)
-            )
-            if dead:
+            if dead := self._dead_thread():
                 raise FrazilError(f"the thread {dead} died; see the log above, and please report it")
         log.info("%s: finishing the work in hand", self._stop_signal)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from frazil.errors import AddressError
 from frazil.picking import ModelIdentity, Picks
 from frazil.picking.provider import Placement
 
-__all__ = ["Metrics", "MetricsServer"]
+__all__ = ["Metrics"]
 
 _STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _LATENCY_BUCKETS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300)
@@ -193,37 +192,3 @@ class Metrics:
     def watch_ledger(self, head: Callable[[], float]) -> None:
         """Show the ledger's head, asked for at each scrape."""
         self._ledger_head.set_function(head)
-
-
-class MetricsServer:
-    """``/metrics`` over HTTP, served from a thread of its own.
-
-    Args:
-        address: ``host:port``; port 0 takes a free one.
-        registry: what to show.
-
-    Attributes:
-        url: where Prometheus finds it.
-
-    Raises:
-        AddressError: the address is malformed or taken.
-    """
-
-    def __init__(self, address: str, registry: CollectorRegistry) -> None:
-        host, _, port = address.rpartition(":")
-        host = host.strip("[]")
-        if not host or not port.isdecimal() or int(port) > 65535:
-            raise AddressError(f"{address}: expected an address such as 127.0.0.1:9457")
-        try:
-            self._server, self._thread = start_http_server(int(port), host, registry)
-        except OSError as error:
-            raise AddressError(f"{address}: cannot serve metrics there: {error.strerror or error}") from error
-        bound_host, bound_port = self._server.server_address[:2]
-        shown = f"[{bound_host!s}]" if ":" in str(bound_host) else str(bound_host)
-        self.url = f"http://{shown}:{bound_port}/metrics"
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

@@ -29,6 +29,8 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     """ZeroMQ address of its pick stream."""
     metrics: str
     """URL of its metrics."""
+    page: str = ""
+    """URL of its page."""
     model: str
     provider: str
 

@@ -9,7 +9,7 @@
 from frazil.service.ledger.archive import Archived, archive
 from frazil.service.ledger.layout import LEDGER_NAME, State, ledger_file
 from frazil.service.ledger.ledger import Handled, Ledger, Note
-from frazil.service.ledger.reader import KeptResult, LedgerReader, MicrographRecord
+from frazil.service.ledger.reader import KeptResult, LedgerReader, MicrographRecord, StoredDocument
 from frazil.service.ledger.requests import request_requeue, update_remembered
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "MicrographRecord",
     "Note",
     "State",
+    "StoredDocument",
     "archive",
     "ledger_file",
     "request_requeue",

@@ -74,6 +74,12 @@ UPDATE meta SET value = '2' WHERE key = 'layout';
 """
 _NEWER = "CREATE TEMP TABLE newer AS SELECT path, seq FROM documents; CREATE INDEX temp.newer_path ON newer (path, seq)"
 
+_INDEXES = (
+    "CREATE INDEX IF NOT EXISTS documents_by_rare_topic ON documents (topic, seq) WHERE topic != 'picks'",
+    "CREATE INDEX IF NOT EXISTS micrographs_by_picked_at ON micrographs (picked_at)",
+)
+"""With them changes of the model, and what was picked last, are found among any number without a look at each."""
+
 
 def ledger_file(where: Path) -> Path:
     """The ledger that a path means: the file itself, or the one in an output directory."""
@@ -105,6 +111,8 @@ def connect(file: Path) -> sqlite3.Connection:
                 _migrate_1(database)
             elif layout != LAYOUT:
                 raise OutputError(f"{file}: expected ledger layout {LAYOUT} or older, found {layout}")
+            for statement in _INDEXES:
+                database.execute(statement)
         if layout == 1:
             database.execute("VACUUM")  # from now on freed pages can be given back
     except sqlite3.Error as error:

@@ -12,7 +12,7 @@ import msgspec
 from frazil.errors import OutputError
 from frazil.service.ledger.layout import State, open_read_only
 
-__all__ = ["KeptResult", "LedgerReader", "MicrographRecord"]
+__all__ = ["KeptResult", "LedgerReader", "MicrographRecord", "StoredDocument"]
 
 
 class MicrographRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +51,23 @@ class KeptResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _RESULTS = "SELECT d.path, d.seq, d.body, s.body FROM documents d LEFT JOIN score_maps s ON s.seq = d.seq"
+
+
+class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A document as it was committed."""
+
+    seq: int
+    path: str
+    """Of its micrograph, below the watched directory; empty where it is about none."""
+    committed_at: float | None
+    """In seconds of Unix time; None where unknown."""
+    superseded_by: int | None
+    """The result that replaced this one."""
+    body: bytes
+    """As published."""
+
+
+_DOCUMENT_COLUMNS = ", ".join(StoredDocument.__struct_fields__)
 _COLUMNS = ", ".join(MicrographRecord.__struct_fields__)
 
 
@@ -86,6 +103,10 @@ class LedgerReader:
         """What is remembered by name: epoch, delivered, daemon ..."""
         return dict(self._rows("SELECT key, value FROM meta"))
 
+    def head(self) -> int:
+        """The newest sequence number; 0 before the first."""
+        return int(next(self._rows("SELECT coalesce(max(seq), 0) FROM documents"))[0])
+
     def counts(self) -> dict[str, int]:
         """Number of micrographs in each state."""
         return dict(self._rows("SELECT state, count(*) FROM micrographs GROUP BY state"))
@@ -113,20 +134,104 @@ class LedgerReader:
             -1 if limit is None else limit,
         )
         for row in rows:
-            yield MicrographRecord(**dict(zip(MicrographRecord.__struct_fields__, row, strict=True)))
+            yield _record(row)
+
+    def search(
+        self, words: str, states: Sequence[State] = (), *, offset: int = 0, limit: int
+    ) -> tuple[int, list[MicrographRecord]]:
+        """Records of micrographs whose path holds the words, whatever their case, last path first.
+
+        Args:
+            words: sought; every path holds none.
+            states: only these; all without any.
+            offset: so many are passed over.
+            limit: at most so many.
+
+        Returns:
+            The number of all that were found, and those asked for.
+        """
+        marks = ", ".join("?" * len(states))
+        where = f"({f'state IN ({marks})' if states else '1'}) AND (? = '' OR instr(lower(path), lower(?)) > 0)"
+        values = (*states, words, words)
+        count = next(self._rows(f"SELECT count(*) FROM micrographs WHERE {where}", *values))[0]  # noqa: S608
+        rows = self._rows(
+            f"SELECT {_COLUMNS} FROM micrographs WHERE {where} ORDER BY path DESC LIMIT ? OFFSET ?",  # noqa: S608
+            *values,
+            limit,
+            offset,
+        )
+        return count, [_record(row) for row in rows]
 
     def micrograph(self, path: str) -> MicrographRecord | None:
         """The record of one micrograph; None where the ledger has none."""
         row = next(self._rows(f"SELECT {_COLUMNS} FROM micrographs WHERE path = ?", path), None)  # noqa: S608
-        return (
-            None if row is None else MicrographRecord(**dict(zip(MicrographRecord.__struct_fields__, row, strict=True)))
-        )
+        return None if row is None else _record(row)
 
     def documents(self, *, after: int = 0, limit: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Sequence number and document of what was committed after a sequence number, in order."""
         yield from self._rows(
             "SELECT seq, body FROM documents WHERE seq > ? ORDER BY seq LIMIT ?", after, -1 if limit is None else limit
         )
+
+    def document(self, seq: int) -> StoredDocument | None:
+        """One document; None where there is none of that number."""
+        return next(iter(self._documents("seq = ?", seq)), None)
+
+    def last_picked_results(self, limit: int) -> list[StoredDocument]:
+        """Results of the micrographs that were picked last, that one first."""
+        statement = (
+            f"SELECT {', '.join(f'd.{column}' for column in StoredDocument.__struct_fields__)} FROM "  # noqa: S608
+            "(SELECT seq, picked_at FROM micrographs WHERE picked_at IS NOT NULL ORDER BY picked_at DESC LIMIT ?) m "
+            "JOIN documents d ON d.seq = m.seq ORDER BY m.picked_at DESC"
+        )
+        return [_stored(row) for row in self._rows(statement, limit)]
+
+    def last_picked_times(self, limit: int) -> list[tuple[float | None, float]]:
+        """When the files of the micrographs that were picked last were complete, and when they were picked."""
+        return list(
+            self._rows(
+                "SELECT complete_at, picked_at FROM micrographs WHERE picked_at IS NOT NULL "
+                "ORDER BY picked_at DESC LIMIT ?",
+                limit,
+            )
+        )
+
+    def neighbours(self, path: str) -> tuple[int | None, int | None]:
+        """Numbers of the results of the micrographs picked before and after one; None where there is none."""
+        before, after = (
+            next(
+                self._rows(
+                    f"SELECT seq FROM micrographs WHERE picked_at {than} (SELECT picked_at FROM micrographs "  # noqa: S608
+                    f"WHERE path = ?) ORDER BY picked_at {order} LIMIT 1",
+                    path,
+                ),
+                (None,),
+            )[0]
+            for than, order in (("<", "DESC"), (">", "ASC"))
+        )
+        return before, after
+
+    def newest_changes(self, limit: int) -> list[StoredDocument]:
+        """The newest documents about the model, newest first."""
+        # The first term is that of the index over what is rare.
+        return self._documents("topic != 'picks' AND topic = 'model' ORDER BY seq DESC LIMIT ?", limit)
+
+    def results_after(self, seq: int, limit: int) -> list[StoredDocument]:
+        """Results of micrographs in the order of their numbers."""
+        return self._documents("seq > ? AND topic = 'picks' ORDER BY seq LIMIT ?", seq, limit)
+
+    def newest_failures(self, limit: int) -> list[MicrographRecord]:
+        """Records of micrographs that could not be picked, those found last first."""
+        rows = self._rows(
+            f"SELECT {_COLUMNS} FROM micrographs WHERE state IN ('failed', 'quarantined') "  # noqa: S608
+            "ORDER BY seen_at DESC, path DESC LIMIT ?",
+            limit,
+        )
+        return [_record(row) for row in rows]
+
+    def changes(self) -> int:
+        """A number that differs whenever the ledger was written to since it was last asked for."""
+        return int(next(self._rows("PRAGMA data_version"))[0])
 
     def history(self, path: str) -> list[tuple[int, bytes]]:
         """Sequence number and document of every result of one micrograph, oldest first."""
@@ -165,8 +270,20 @@ class LedgerReader:
         )
         return None if row is None else self.micrograph(row[0])
 
+    def _documents(self, where: str, *values: object) -> list[StoredDocument]:
+        rows = self._rows(f"SELECT {_DOCUMENT_COLUMNS} FROM documents WHERE {where}", *values)  # noqa: S608
+        return [_stored(row) for row in rows]
+
     def _rows(self, statement: str, *values: object) -> Iterator[tuple]:  # type: ignore[type-arg]
         try:
             yield from self._database.execute(statement, values)
         except sqlite3.Error as error:
             raise OutputError(f"{self.file}: expected a ledger that can be read: {error}") from error
+
+
+def _record(row: tuple) -> MicrographRecord:  # type: ignore[type-arg]
+    return MicrographRecord(**dict(zip(MicrographRecord.__struct_fields__, row, strict=True)))
+
+
+def _stored(row: tuple) -> StoredDocument:  # type: ignore[type-arg]
+    return StoredDocument(**dict(zip(StoredDocument.__struct_fields__, row, strict=True)))

@@ -1,0 +1,110 @@
+// Small things that every page needs: elements, numbers and times in words.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** An element with attributes and children; text never becomes markup. */
+export function element(name, attributes = {}, ...children) {
+  return fill(document.createElement(name), attributes, children);
+}
+
+/** The same for SVG. */
+export function drawing(name, attributes = {}, ...children) {
+  return fill(document.createElementNS(SVG, name), attributes, children);
+}
+
+function fill(made, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value === true) made.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value);
+  }
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+
+export function byId(id) {
+  return document.getElementById(id);
+}
+
+/** Shows a text where it differs, so that screen readers do not repeat what has not changed. */
+export function say(where, text) {
+  if (where.textContent !== text) where.textContent = text;
+}
+
+/** Names and values as a description list. */
+export function listFacts(list, facts) {
+  const wanted = facts.map(([name, value, hint]) => `${name}\n${value}\n${hint ?? ""}`).join("\n\n");
+  if (list.dataset.shown === wanted) return;
+  list.dataset.shown = wanted;
+  list.replaceChildren(
+    ...facts.map(([name, value, hint]) =>
+      element("div", {}, element("dt", {}, name), element("dd", {}, String(value)), hint ? element("dd", { class: "hint" }, hint) : null),
+    ),
+  );
+}
+
+let skewSeconds = 0;
+
+/** Takes the daemon's clock for ours: those of two machines may differ. */
+export function setClock(daemonSeconds) {
+  skewSeconds = daemonSeconds - Date.now() / 1000;
+}
+
+export function nowSeconds() {
+  return Date.now() / 1000 + skewSeconds;
+}
+
+/** `12 s`, `3 min`, `2.5 h`, `4 days`. */
+export function span(seconds) {
+  const s = Math.max(0, seconds);
+  if (s < 90) return `${Math.round(s)} s`;
+  if (s < 5400) return `${Math.round(s / 60)} min`;
+  if (s < 172800) return `${(s / 3600).toFixed(1)} h`;
+  return `${Math.round(s / 86400)} days`;
+}
+
+export function ago(at) {
+  return at ? `${span(nowSeconds() - at)} ago` : "";
+}
+
+/** Local time of day; with the date where it is another one. */
+export function clock(at) {
+  if (!at) return "";
+  const when = new Date(at * 1000);
+  const time = when.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
+  return when.toDateString() === new Date().toDateString() ? time : `${when.toLocaleDateString()} ${time}`;
+}
+
+export function decimals(value, digits) {
+  return value === null || value === undefined ? "–" : value.toFixed(digits);
+}
+
+export function grouped(count) {
+  return String(count).replace(/\B(?=(\d{3})+$)/g, "\u202f");
+}
+
+/** The last part of a path, which is what tells micrographs apart. */
+export function fileName(path) {
+  return path.slice(path.lastIndexOf("/") + 1);
+}
+
+export function micrographLink(path) {
+  return `/micrograph?${new URLSearchParams({ path })}`;
+}
+
+export const STATES = {
+  picked: "picked",
+  seen: "in line",
+  waiting: "incomplete",
+  failed: "failed, tried again",
+  quarantined: "failed",
+  gone: "file gone",
+};
+
+/** What the daemon answers, or an error with its own words. */
+export async function ask(url, options) {
+  const answer = await fetch(url, options);
+  const body = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(body.error ?? `the daemon answered ${answer.status}`);
+  return body;
+}

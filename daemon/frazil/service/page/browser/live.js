@@ -1,0 +1,77 @@
+// The link to the daemon: what it does now, and plain words when it is gone.
+
+import { ask, byId, clock, say, setClock, span } from "/static/dom.js";
+
+const SILENCE_SECONDS = 12; // the daemon says something every five
+const AGAIN_SECONDS = 3;
+
+/** Calls `show(now)` whenever something changed, and `tick()` every second while the link lives. */
+export function follow(show, tick = () => {}) {
+  let heard = Date.now();
+  let lastWord = 0;
+  let ended = false;
+  let events = null;
+  let crowded = false;
+
+  function hear(daemonSeconds) {
+    heard = Date.now();
+    lastWord = daemonSeconds;
+    ended = false;
+    setClock(daemonSeconds);
+    setLost(false);
+  }
+
+  function setLost(lost) {
+    document.body.classList.toggle("is-lost", lost);
+    byId("lost").hidden = !lost;
+    const link = byId("link");
+    link.className = lost ? "link lost-link" : "link live-link";
+    say(link, lost ? "✕ no connection" : crowded ? "● every 10 s" : "● live");
+    if (!lost) return;
+    const since = lastWord ? ` What you see here is as of ${clock(lastWord)}, ${span((Date.now() - heard) / 1000)} ago.` : "";
+    const what = ended ? "The daemon has been stopped." : "The daemon does not answer: it was stopped or has crashed, or the network is down.";
+    say(byId("lost"), `${what}${since} This page goes on by itself when it is back.`);
+  }
+
+  function connect() {
+    events?.close();
+    events = new EventSource("/events");
+    events.addEventListener("now", (event) => {
+      crowded = false;
+      hear(Number(event.lastEventId));
+      show(JSON.parse(event.data));
+    });
+    events.addEventListener("beat", (event) => hear(Number(event.data)));
+    events.addEventListener("end", () => {
+      ended = true;
+      setLost(true);
+      events.close();
+      setTimeout(connect, AGAIN_SECONDS * 1000);
+    });
+    events.addEventListener("error", () => {
+      if (!crowded && Date.now() - heard > AGAIN_SECONDS * 1000) setLost(true);
+      // A refused stream is not tried again by browsers.
+      if (events.readyState === EventSource.CLOSED && !ended) setTimeout(askInstead, AGAIN_SECONDS * 1000);
+    });
+  }
+
+  async function askInstead() {
+    try {
+      const now = await ask("/api/now");
+      crowded = true;
+      hear(Date.now() / 1000);
+      show(now);
+      setTimeout(connect, 10000);
+    } catch {
+      connect();
+    }
+  }
+
+  setInterval(() => {
+    if ((Date.now() - heard) / 1000 > SILENCE_SECONDS || document.body.classList.contains("is-lost")) setLost(true);
+    else tick();
+  }, 1000);
+  connect();
+  addEventListener("pagehide", () => events?.close());
+  addEventListener("pageshow", (event) => event.persisted && connect());
+}

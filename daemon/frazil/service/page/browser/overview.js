@@ -1,0 +1,237 @@
+// The overview: is it working, are the picks good, what changed, what to do.
+
+import { ago, ask, byId, clock, decimals, element, fileName, grouped, listFacts, micrographLink, nowSeconds, say, span } from "/static/dom.js";
+import { follow } from "/static/live.js";
+import { plot } from "/static/plot.js";
+import { canvas, drawPicks, photograph, pictureAddress, Viewer } from "/static/viewer.js";
+
+const SERIES_SECONDS = 5;
+
+let now = null;
+let viewer = null;
+let shownSeq = 0;
+let version = "";
+let seriesAsked = 0;
+let seriesHead = -1;
+let series = null;
+const cards = new Map();
+
+follow(
+  (state) => {
+    if (version && version !== state.version) location.reload(); // the daemon was upgraded, and its page with it
+    version = state.version;
+    now = state;
+    showAll();
+  },
+  () => {
+    if (!now) return;
+    showVerdict();
+    showFacts();
+    for (const when of document.querySelectorAll("[data-at]")) say(when, ago(Number(when.dataset.at)));
+    askSeries();
+  },
+);
+addEventListener("resize", () => series && drawSeries());
+
+function showAll() {
+  const { standing } = now;
+  showVerdict();
+  showFacts();
+  showTroubles();
+  if (!standing) return;
+  say(byId("foot"), `frazil ${now.version} on ${now.host}. Watching ${standing.daemon?.watch ?? ""}, writing to ${standing.daemon?.out ?? ""}, publishing on ${standing.daemon?.stream ?? ""}.`);
+  showLatest(standing);
+  showChanges(standing);
+  showFailures(standing);
+  askSeries();
+}
+
+// --- is it working? -------------------------------------------------------------------------------------------------
+
+function showVerdict() {
+  const { standing, troubles, queues } = now;
+  const faults = troubles.filter((trouble) => trouble.level === "fault");
+  const last = standing?.latest[0]?.at;
+  const picking = queues.read + queues.pick + queues.write > 0;
+  let mood = "ok";
+  let says = picking ? "Yes: picking." : last ? "Yes: waiting for the next micrograph." : "Yes: waiting for the first micrograph.";
+  let icon = "✓";
+  if (faults.length) [mood, icon, says] = ["fault", "✕", `No: ${lower(faults[0].says)}.`];
+  else if (now.unready) [mood, icon, says] = ["warning", "…", `Not as yet: ${now.unready}.`];
+  else if (troubles.length) [mood, icon, says] = ["warning", "!", `Yes, but: ${lower(troubles[0].says)}.`];
+  const verdict = byId("verdict");
+  verdict.className = `verdict ${mood}`;
+  const more = troubles.length ? ` ${troubles.length === 1 ? "One thing" : `${troubles.length} things`} to look at` : "";
+  const wanted = `${icon} ${says}${more}`;
+  if (verdict.dataset.shown === wanted) return;
+  verdict.dataset.shown = wanted;
+  verdict.replaceChildren(
+    element("span", { class: "icon", "aria-hidden": "true" }, icon),
+    says,
+    ...(more ? [" ", element("a", { href: "#todo" }, more.trim())] : []),
+  );
+}
+
+function lower(text) {
+  return text.slice(0, 1).toLowerCase() + text.slice(1);
+}
+
+function showFacts() {
+  const { standing, queues } = now;
+  const counts = standing?.counts ?? {};
+  const last = standing?.latest[0]?.at;
+  const failed = (counts.failed ?? 0) + (counts.quarantined ?? 0);
+  listFacts(byId("facts"), [
+    ["Rate", `${now.rate_per_minute.toFixed(1)} a minute`, "micrographs, over ten minutes"],
+    ["Last picked", last ? ago(last) : "–", last ? clock(last) : "none so far"],
+    ["Waiting", grouped(queues.read + queues.pick), queues.incomplete ? `and ${grouped(queues.incomplete)} incomplete` : "to be picked"],
+    ["File complete to picks", standing?.seconds ? `${standing.seconds.toFixed(2)} s` : "–", "median of the latest"],
+    ["Picked", grouped(standing?.head && counts.picked ? counts.picked + (counts.gone ?? 0) : (counts.picked ?? 0)), failed ? `${grouped(failed)} failed` : "micrographs, none failed"],
+    ["Model", now.model || "–", now.provider ? `on ${device(now.provider)}` : ""],
+    ["Particle", standing?.diameter_angstrom ? `${standing.diameter_angstrom.toFixed(0)} Å` : "–", standing?.threshold != null ? `threshold ${standing.threshold.toFixed(2)}` : ""],
+  ]);
+}
+
+function device(provider) {
+  return { CPUExecutionProvider: "the CPU", CUDAExecutionProvider: "a GPU (CUDA)" }[provider] ?? provider;
+}
+
+// --- are the picks good? ----------------------------------------------------------------------------------------------
+
+async function showLatest({ latest, epoch }) {
+  if (!latest.length) {
+    say(byId("newest"), "The first micrograph’s picture comes here.");
+    return;
+  }
+  const newest = latest[0];
+  if (newest.seq !== shownSeq && !beingLookedAt()) {
+    shownSeq = newest.seq;
+    viewer ??= new Viewer(byId("viewer"), epoch);
+    viewer.epoch = epoch;
+    viewer.show(newest.seq).catch((error) => say(byId("newest"), error.message));
+    byId("newest").replaceChildren(
+      "The newest: ",
+      element("a", { href: micrographLink(newest.path) }, fileName(newest.path)),
+      `, ${newest.picks} picks, mean score ${decimals(newest.score, 2)}, `,
+      element("span", { "data-at": newest.at }, ago(newest.at)),
+    );
+  }
+  const list = byId("latest");
+  const wanted = latest.slice(1);
+  for (const [seq, card] of cards) {
+    if (!wanted.some((glance) => glance.seq === seq)) {
+      card.remove();
+      cards.delete(seq);
+    }
+  }
+  wanted.forEach((glance, place) => {
+    if (!cards.has(glance.seq)) cards.set(glance.seq, makeCard(glance, epoch));
+    const card = cards.get(glance.seq);
+    if (list.children[place] !== card) list.insertBefore(card, list.children[place] ?? null);
+  });
+}
+
+/** Nothing is taken away from under a zoom. */
+function beingLookedAt() {
+  return Boolean(viewer?.svg?.classList.contains("zoomed"));
+}
+
+function makeCard(glance, epoch) {
+  const name = fileName(glance.path);
+  const svg = canvas(glance.shape, `${name}: ${glance.picks} picks`);
+  const photo = photograph(glance.shape, pictureAddress(glance.seq, epoch, "small"));
+  svg.append(photo);
+  const card = element(
+    "li",
+    {},
+    element(
+      "a",
+      { href: micrographLink(glance.path) },
+      svg,
+      element("span", { class: "name" }, name),
+      element("span", { class: "numbers" }, `${glance.picks} picks · ${decimals(glance.score, 2)}`),
+      element("span", { class: "numbers", "data-at": glance.at }, ago(glance.at)),
+    ),
+  );
+  ask(`/api/overlay/${glance.seq}`).then(
+    (overlay) => svg.append(drawPicks(overlay.picks, overlay.threshold, overlay.diameter_px)),
+    () => {},
+  );
+  return card;
+}
+
+async function askSeries() {
+  const head = now.standing?.head ?? -1;
+  if (head === seriesHead || nowSeconds() - seriesAsked < SERIES_SECONDS) return;
+  seriesAsked = nowSeconds();
+  try {
+    series = await ask("/api/series");
+  } catch {
+    return; // it is asked for again
+  }
+  // A long session is read in portions, and the next one is asked for at once.
+  if (series.complete) seriesHead = head;
+  else seriesAsked = 0;
+  drawSeries();
+}
+
+function drawSeries() {
+  const marks = (now.standing?.changes ?? []).filter((change) => change.event !== "refused").map((change) => ({ at: change.at, says: change.model }));
+  plot(byId("picks"), { ...series, values: series.picks, marks, name: "Picks per micrograph" });
+  plot(byId("score"), { at: series.at, values: series.score, seq: series.seq, marks, name: "Mean score", bounds: [0, 1], digits: 2 });
+}
+
+// --- what changed? ----------------------------------------------------------------------------------------------------
+
+function showChanges({ changes, daemon, tuned }) {
+  const events = { loaded: "serves from here on", refused: "was refused", rolled_back: "serves again, after a roll-back" };
+  const began = daemon ? [element("li", {}, element("time", {}, clock(daemon.started_at)), ` The daemon was started, ${span(nowSeconds() - daemon.started_at)} ago.`)] : [];
+  const told = changes.map((change) =>
+    element("li", { class: change.event }, element("time", {}, clock(change.at)), ` ${change.model} ${events[change.event] ?? change.event}${change.reason ? `: ${change.reason}` : ""}`),
+  );
+  const tuning = tuned ? [element("li", {}, `${tuned.says[0].toUpperCase()}${tuned.says.slice(1)}.`)] : [];
+  const all = [...tuning, ...told, ...began];
+  byId("models").replaceChildren(...(all.length ? all : [element("li", {}, "Nothing so far.")]));
+}
+
+function showFailures({ failures, counts }) {
+  const count = (counts.failed ?? 0) + (counts.quarantined ?? 0);
+  byId("failures").replaceChildren(
+    ...(failures.length
+      ? failures.map((record) =>
+          element(
+            "li",
+            {},
+            element("time", {}, clock(record.seen_at)),
+            " ",
+            element("a", { href: micrographLink(record.path) }, fileName(record.path)),
+            ` (${record.reason}${record.state === "failed" ? ", tried again" : ""}): ${shorten(record)}`,
+          ),
+        )
+      : [element("li", {}, "None.")]),
+  );
+  byId("all-failures").replaceChildren(...(count > failures.length ? [element("a", { href: "/micrographs?states=failed,quarantined" }, `All ${grouped(count)}`)] : []));
+}
+
+/** A message without the path that it begins with. */
+function shorten({ path, message }) {
+  const end = message.indexOf(`${fileName(path)}: `);
+  return end < 0 ? message : message.slice(end + fileName(path).length + 2);
+}
+
+// --- what to do? ------------------------------------------------------------------------------------------------------
+
+function showTroubles() {
+  const list = byId("troubles");
+  list.replaceChildren(
+    ...(now.troubles.length
+      ? now.troubles.map((trouble) =>
+          element("li", { class: trouble.level }, element("strong", {}, `${trouble.level === "fault" ? "✕" : "!"} ${trouble.says}.`), ` ${trouble.todo}`),
+        )
+      : [element("li", { class: "ok" }, "Nothing needs you.")]),
+  );
+  const newest = now.standing?.latest[0];
+  byId("tune").replaceChildren(
+    ...(newest ? ["Too many picks, or too few? ", element("a", { href: `${micrographLink(newest.path)}#tuning` }, "Tune by eye on the newest micrograph.")] : []),
+  );
+}

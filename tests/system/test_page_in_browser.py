@@ -1,0 +1,369 @@
+"""The page in a real browser, over real daemons: what an operator sees and does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from frazil.documents import MicrographDocument, decode_document, encode_document
+from frazil.picking import read_star
+from frazil.service.ledger import LedgerReader
+from frazil.service.ledger.layout import connect, transaction
+from frazil.service.page import TOKEN_NAME
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+pytestmark = pytest.mark.system
+
+CHROMIUM = "/usr/bin/chromium"
+PATIENCE_MS = 60_000
+Serve = Callable[..., Any]
+Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not Path(CHROMIUM).exists():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{CHROMIUM} is missing, and CI must not skip what needs it")
+        pytest.skip(f"needs Debian's chromium in {CHROMIUM}")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-gpu"])
+        yield launched
+        launched.close()
+
+
+@dataclass
+class Looker:
+    """Opens pages, and remembers what went wrong on them."""
+
+    browser: Browser
+    pictures: Path
+    complaints: list[str] = field(default_factory=list)
+    hosts: set[str] = field(default_factory=set)
+    contexts: list[Any] = field(default_factory=list)
+
+    def open(self, url: str, *, size: tuple[int, int] = (1400, 1000), scheme: Any = "light") -> Page:
+        context = self.browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
+        context.set_default_timeout(PATIENCE_MS)
+        self.contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
+        page.goto(url)
+        return page
+
+    def keep(self, page: Page, name: str) -> None:
+        """Keep what the page looks like."""
+        page.screenshot(path=self.pictures / f"{name}.png", full_page=True)
+
+
+@pytest.fixture
+def look(browser: Browser, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Looker]:
+    """Every test that looks also finds that nothing was asked of anybody else, and that the console stays clean."""
+    pictures = request.config.getoption("--report") or tmp_path
+    pictures.mkdir(parents=True, exist_ok=True)
+    looker = Looker(browser, pictures)
+    yield looker
+    for context in looker.contexts:
+        context.close()
+    assert looker.complaints == []
+    assert len(looker.hosts) <= 1, looker.hosts
+
+
+def pixels_of(shown: Locator) -> NDArray[np.int64]:
+    """A screenshot, (h, w, 3)."""
+    return np.asarray(cv2.imdecode(np.frombuffer(shown.screenshot(), np.uint8), cv2.IMREAD_COLOR), np.int64)
+
+
+def newest_result(out: Path, path: str) -> MicrographDocument:
+    with LedgerReader(out / "frazil-ledger.sqlite") as reader:
+        document = decode_document(reader.history(path)[-1][1])
+    assert isinstance(document, MicrographDocument)
+    return document
+
+
+@pytest.fixture
+def blob_daemon(serve: Serve, blob_model: Path) -> Any:
+    """A daemon that finds dark discs of 48 Å."""
+    return serve("--diameter", "48", "--model", blob_model)
+
+
+# --- live -------------------------------------------------------------------------------------------------------
+
+
+def test_real_micrographs_come_up_with_their_picks_without_a_reload(
+    serve: Serve, real_micrographs: Path, look: Looker
+) -> None:
+    daemon = serve("--diameter", "191")
+    page = look.open(daemon.page)
+    page.get_by_text("Yes: waiting for the first micrograph.").wait_for()
+    page.evaluate("window.sameDocument = true")
+    for k, file in enumerate(sorted((real_micrographs / "beta-galactosidase").glob("*.mrc"))[:2]):
+        with page.expect_response(lambda answer: "/api/picture/" in answer.url and "large" in answer.url) as answer:
+            shutil.copyfile(file, daemon.watched / file.name)
+        assert answer.value.status == 200
+        page.locator("#newest", has_text=file.name).wait_for()
+        picks = len(newest_result(daemon.out, file.name).picks.score)
+        assert picks > 100
+        page.locator("#newest", has_text=f"{picks} picks").wait_for()
+        page.locator("#viewer .picks .pick").first.wait_for(state="attached")
+        assert page.locator("#latest li").count() == k
+    page.locator("#picks svg[aria-label*='2 points']").wait_for()
+    (daemon.watched / "broken.mrc").write_bytes(b"no micrograph")
+    page.locator("#failures", has_text="expected an MRC header of 1024 bytes").wait_for()
+    assert page.locator("#facts", has_text="fcn/").count() == 1
+    assert page.locator("#facts", has_text="on the CPU").count() == 1
+    assert page.evaluate("window.sameDocument")
+    look.keep(page, "overview")
+
+
+def test_a_daemon_that_is_gone_is_said_plainly_and_its_return_is_noticed(
+    serve: Serve, blob_model: Path, look: Looker, tmp_path: Path
+) -> None:
+    options = ("--diameter", "48", "--model", blob_model)
+    daemon = serve(*options)
+    page = look.open(daemon.page)
+    page.get_by_text("● live").wait_for()
+    daemon.process.send_signal(signal.SIGKILL)
+    daemon.process.wait()
+    page.get_by_text("The daemon does not answer").wait_for()
+    assert page.locator("body.is-lost").count() == 1
+    look.keep(page, "lost")
+    host = urlsplit(daemon.page).netloc
+    look.complaints.clear()  # a browser itself reports that it cannot connect
+    again = serve(*options, "--http", host)
+    page.get_by_text("● live").wait_for()
+    assert page.locator("#lost").is_hidden()
+    again.stop()
+    page.get_by_text("The daemon has been stopped.").wait_for()
+    look.complaints.clear()
+
+
+# --- the picture ------------------------------------------------------------------------------------------------
+
+
+def test_circles_lie_on_the_particles_of_a_micrograph_that_is_not_square(
+    blob_daemon: Any, make_scene: Callable[..., Any], write_mrc: Write, look: Looker
+) -> None:
+    scene = make_scene((320, 512), count=5, seed=4)
+    write_mrc(blob_daemon.watched / "odd.mrc", scene.pixels)
+    page = look.open(f"{blob_daemon.page}micrograph?path=odd.mrc")
+    page.locator("#viewer .picks .pick").first.wait_for(state="attached")
+    page.wait_for_function("fetch(document.querySelector('.photograph').href.baseVal).then(r => r.ok)")
+    page.wait_for_timeout(300)  # the browser still decodes the picture
+    shown = pixels_of(page.locator("#viewer svg.canvas"))
+    h, w, _ = shown.shape
+    scale = w / 512
+    assert h == pytest.approx(320 * scale, abs=1.5)
+    picks = newest_result(blob_daemon.out, "odd.mrc").picks
+    assert len(picks.y) == 5
+    coloured = shown.max(axis=2) - shown.min(axis=2) > 60
+    brightness = shown.sum(axis=2)
+    rows, columns = np.mgrid[:h, :w]
+    lain_on = np.zeros_like(coloured)
+    for y, x in zip(scene.truth.y, scene.truth.x, strict=True):
+        # In the picture the middle of pixel 0 is half a pixel from its edge.
+        distance = np.hypot(rows + 0.5 - (y + 0.5) * scale, columns + 0.5 - (x + 0.5) * scale)
+        radius = scene.diameter_px / 2 * scale
+        around = coloured & (distance < 1.5 * radius)
+        lain_on |= distance < 1.5 * radius
+        assert around.sum() > radius  # a circle is there, around the disc
+        assert distance[around].mean() == pytest.approx(radius, rel=0.12)
+        off = np.hypot(rows[around].mean() + 0.5 - (y + 0.5) * scale, columns[around].mean() + 0.5 - (x + 0.5) * scale)
+        assert off < 2 * scale
+        inside, outside = distance < 0.7 * radius, (distance > 1.15 * radius) & (distance < 1.5 * radius)
+        assert brightness[inside].mean() + 60 < brightness[outside].mean()  # and the disc under it
+    assert not (coloured & ~lain_on).any()
+    look.keep(page, "not-square")
+
+
+def test_below_the_threshold_and_score_map_can_be_shown_and_zoomed(
+    blob_daemon: Any, make_scene: Callable[..., Any], write_mrc: Write, look: Looker
+) -> None:
+    write_mrc(blob_daemon.watched / "a.mrc", make_scene((320, 448), count=6).pixels)
+    page = look.open(f"{blob_daemon.page}micrograph?path=a.mrc")
+    page.locator("#viewer .picks .pick").first.wait_for(state="attached")
+    assert page.locator("#viewer .missed").count() == 1  # in the legend alone
+    page.get_by_role("checkbox", name="Below the threshold").check()
+    assert page.locator("#viewer .hidden .missed").count() == 1
+    with page.expect_response(lambda answer: "/api/score-map/" in answer.url) as answer:
+        page.get_by_role("checkbox", name="Score map").check()
+    assert answer.value.status == 200
+    page.get_by_role("checkbox", name="Picks").uncheck()
+    assert page.locator("#viewer .picks").count() == 0
+    canvas = page.locator("#viewer svg.canvas")
+    whole = canvas.get_attribute("viewBox")
+    page.get_by_label("Zoom in").click()
+    canvas.focus()
+    canvas.press("ArrowRight")
+    assert float((canvas.get_attribute("viewBox") or "").split()[2]) < 448
+    canvas.press("0")
+    assert canvas.get_attribute("viewBox") == whole
+    (blob_daemon.watched / "a.mrc").rename(blob_daemon.out / "elsewhere.mrc")
+
+
+def test_limits_are_tried_counted_and_applied_with_the_token(
+    blob_daemon: Any, make_scene: Callable[..., Any], write_mrc: Write, look: Looker
+) -> None:
+    for k in range(3):
+        write_mrc(blob_daemon.watched / f"m{k}.mrc", make_scene((320, 448), count=8, seed=k).pixels)
+    page = look.open(f"{blob_daemon.page}micrograph?path=m1.mrc")
+    before = len(newest_result_when_there(blob_daemon.out, "m1.mrc").picks.y)
+    newest_result_when_there(blob_daemon.out, "m2.mrc")
+    page.get_by_text("Tune by eye").wait_for()
+    page.locator("[name=edge_margin_angstrom]").fill("90")
+    page.locator("#tune output", has_text=f"picks instead of {before}").wait_for()
+    shown = int((page.locator("#tune output").first.text_content() or "").split()[0])
+    assert 0 < shown < before
+    milliseconds = int((page.locator("#tune output").first.text_content() or "").split()[-2])
+    assert milliseconds < 1000  # 200 where nothing else runs
+    page.get_by_text("Count all micrographs").click()
+    page.get_by_text("All 3 micrographs.").wait_for()
+    look.keep(page, "tune")
+    page.locator("[name=token]").fill("not the token, but as long as it")
+    page.get_by_text("Apply to all, and to what follows").click()
+    page.get_by_text("Not applied: expected the token").wait_for()
+    look.complaints.clear()  # a browser itself reports a 401
+    page.locator("[name=token]").fill((blob_daemon.out / TOKEN_NAME).read_text())
+    page.get_by_text("Apply to all, and to what follows").click()
+    page.get_by_text("Asked for:").wait_for()
+    page.locator("#facts", has_text=f"{shown}, mean score").wait_for()  # the revised result, without a reload
+    assert newest_result(blob_daemon.out, "m1.mrc").edge_margin_angstrom == 90
+    for k in range(3):
+        document = newest_result_when_there(blob_daemon.out, f"m{k}.mrc", lambda d: d.supersedes > 0)
+        assert document.edge_margin_angstrom == 90
+        deadline = time.monotonic() + PATIENCE_MS / 1000
+        star = blob_daemon.out / f"m{k}_picks.star"
+        while len(read_star(star)) != len(document.picks.y):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def newest_result_when_there(
+    out: Path, path: str, fits: Callable[[MicrographDocument], bool] = lambda _: True
+) -> MicrographDocument:
+    deadline = time.monotonic() + PATIENCE_MS / 1000
+    while True:
+        with LedgerReader(out / "frazil-ledger.sqlite") as reader:
+            history = reader.history(path)
+        if history and fits(document := decode_document(history[-1][1])):  # type: ignore[arg-type]
+            assert isinstance(document, MicrographDocument)
+            return document
+        assert time.monotonic() < deadline, f"no result of {path}"
+        time.sleep(0.05)
+
+
+# --- many, and odd ----------------------------------------------------------------------------------------------
+
+
+def fill(file: Path, count: int, document: MicrographDocument) -> None:
+    """A session's ledger with so many picked micrographs."""
+    body = encode_document(document)
+    names = [f"grid_{k // 5000}/FoilHole_{k:06}_fractions.mrc" for k in range(count)]
+    database = connect(file)
+    with transaction(database):
+        database.executemany(
+            "INSERT INTO micrographs (path, state, size, mtime_ns, attempts, seen_at, complete_at, picked_at, seq) "
+            "VALUES (?, 'picked', 1, 1, 1, ?, ?, ?, ?)",
+            [(name, k, k, k + 0.5, k + 1) for k, name in enumerate(names)],
+        )
+        database.executemany(
+            "INSERT INTO documents (seq, topic, path, body, committed_at) VALUES (?, 'picks', ?, ?, ?)",
+            [(k + 1, name, body, k + 0.5) for k, name in enumerate(names)],
+        )
+    database.close()
+
+
+def first_paint_ms(page: Page) -> float:
+    page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
+    return float(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+
+
+def test_fifty_thousand_micrographs_are_listed_at_once(
+    open_page: Callable[..., Any], make_document: Callable[..., MicrographDocument], look: Looker, tmp_path: Path
+) -> None:
+    fill(tmp_path / "ledger.sqlite", 50_000, make_document("/data/gone.mrc"))
+    opened = open_page()
+    listed, painted = [], []
+    for _ in range(3):  # the best of three, since other programs run here, too
+        page = look.open(f"{opened.url}/micrographs")
+        page.locator("#rows tr:nth-child(100)").wait_for()
+        listed.append(float(page.evaluate("performance.now()")))
+        painted.append(first_paint_ms(page))
+    assert min(painted) < 1000, painted
+    assert min(listed) < 3000, listed
+    page.get_by_text("1 to 100 of 50\u202f000 micrographs").wait_for()
+    page.get_by_text("Last »").click()
+    page.locator("#rows", has_text="FoilHole_000000").wait_for()
+    page.get_by_label("Name holds").fill("hole_04999")
+    page.get_by_label("Name holds").press("Enter")
+    page.get_by_text("1 to 10 of 10 micrographs").wait_for()
+    assert page.url.endswith("search=hole_04999")
+    page.go_back()
+    page.locator("#rows", has_text="FoilHole_000000").wait_for()
+    look.keep(page, "list")
+    overview = look.open(opened.url)
+    overview.locator("#picks svg[aria-label*='240 points']").wait_for()
+    assert first_paint_ms(overview) < 5000
+    look.complaints[:] = [text for text in look.complaints if "404" not in text]  # pictures of files that are gone
+
+
+def test_names_are_shown_as_they_are_and_never_run(
+    open_page: Callable[..., Any], make_document: Callable[..., MicrographDocument], look: Looker, tmp_path: Path
+) -> None:
+    name = "<img src=x onerror=alert(1)>&amp;\"'`${1}.mrc"
+    fill(tmp_path / "ledger.sqlite", 1, make_document("/data/gone.mrc"))
+    database = connect(tmp_path / "ledger.sqlite")
+    for table in ("micrographs", "documents"):
+        database.execute(f"UPDATE {table} SET path = ?", (name,))
+    database.close()
+    opened = open_page()
+    page = look.open(f"{opened.url}/micrographs")
+    page.get_by_text(name).click()
+    page.locator("h1", has_text=name).wait_for()
+    page.get_by_text("No picture: gone.mrc: the file is gone").wait_for()
+    assert page.locator("#viewer .picks .pick").count() == 1
+    page.goto(f"{opened.url}/?{quote(name)}")
+    page.locator("#newest", has_text=name).wait_for()
+    # What a page could be made to load or run, the policy forbids.
+    page.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.ran = 1'}))"
+    )
+    assert page.evaluate("window.ran") is None
+    refused = [text for text in look.complaints if "Content Security Policy" in text]
+    assert len(refused) == 1
+    look.complaints[:] = [text for text in look.complaints if "404" not in text and text not in refused]
+
+
+def test_a_phone_in_a_dark_room_shows_all_of_it(
+    blob_daemon: Any, make_scene: Callable[..., Any], write_mrc: Write, look: Looker
+) -> None:
+    write_mrc(blob_daemon.watched / f"{'a_long_name_' * 8}.mrc", make_scene((320, 448), count=6).pixels)
+    page = look.open(blob_daemon.page, size=(390, 844), scheme="dark")
+    page.locator("#viewer .picks .pick").first.wait_for(state="attached")
+    for path, ready in (("", "#newest a"), ("micrographs", "#rows tr"), ("micrograph?seq=1", "#tune input")):
+        page.goto(blob_daemon.page + path)
+        page.locator(ready).first.wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+        dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert sum(int(part) for part in dark.removeprefix("rgb(").rstrip(")").split(",")) < 150
+        nameless = "[...document.querySelectorAll('button, input, a')].filter(e => !({})).length"
+        assert page.evaluate(nameless.format("e.textContent.trim() || e.ariaLabel || e.labels?.length")) == 0, path
+        look.keep(page, f"phone-{path.partition('?')[0] or 'overview'}")
