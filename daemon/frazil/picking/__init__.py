@@ -53,6 +53,7 @@ from frazil.picking.picks import Picks
 from frazil.picking.picture import Picture, make_picture
 from frazil.picking.provider import available_cores
 from frazil.picking.rescale import Rescaling
+from frazil.picking.tiling import Batches
 
 __all__ = [
     "CARD_NAME",
@@ -60,6 +61,7 @@ __all__ = [
     "LARGEST_MICROGRAPH_BYTES",
     "MICROGRAPH_ENDINGS",
     "MODEL_NAME",
+    "Batches",
     "Card",
     "CoordinateEnding",
     "GrowingStar",

@@ -29,6 +29,7 @@ from frazil.picking import (
     read_micrograph,
 )
 from frazil.service.delivery import Delivery, prepare_output
+from frazil.service.drift_watch import DriftWatch
 from frazil.service.intake import Intake
 from frazil.service.ledger import Ledger
 from frazil.service.memory import give_back_large_blocks
@@ -150,6 +151,7 @@ class Daemon:
             self._ledger,
             delivery,
             metrics,
+            DriftWatch(self._ledger, metrics),
             self._stopping,
             self._read_micrograph,
             max_attempts=settings.max_attempts,
