@@ -18,16 +18,17 @@ import msgspec
 __all__ = ["BASELINE_MICROGRAPHS", "DIRECTIONS", "QUANTITIES", "Chart", "Direction", "Drift", "Quantity"]
 
 BASELINE_MICROGRAPHS = 30
-_MOST = 3.0
+"""Before so many there is no word of drift."""
+_MOST_BASELINE = 200
+_MOST = 2.0
 """Spreads by which one micrograph departs at most."""
 _SLACK = 1.0
 """Spreads by which micrographs may depart for ever: half of the change that is looked for."""
-_LIMIT = 24.0
-"""Sum, in spreads, at which drift begins: twelve of the oddest micrographs in a row, or more that are less odd."""
-_END = _LIMIT / 2
-_LEAST_SPREAD_PICKS = 0.3
-"""Of the logarithm: a change by a third is no drift, however even the first micrographs were."""
-_LEAST_SPREAD_SCORE = 0.02
+_LIMIT_PICKS = 22.0
+_LIMIT_SCORE = 16.0
+_EPSILON = 1e-6
+_LEAST_SPREAD_PICKS = 0.7
+_LEAST_SPREAD_SCORE = 0.03
 _SCORED_PICKS = 5
 """With fewer picks a micrograph's mean score says nothing."""
 _RECENT = 10
@@ -42,49 +43,49 @@ class Chart(msgspec.Struct, kw_only=True):
     """What one quantity was, and what has added up since."""
 
     least_spread: float
+    limit: float
+    """Sum, in spreads, at which drift begins."""
     baseline: list[float] = []
     """Values of the first micrographs."""
+    centre: float | None = None
+    """Median of the baseline; None before there is enough of it."""
+    spread: float = 0.0
+    """Robust standard deviation of the baseline."""
     recent: list[float] = []
     """Values of the last few."""
     sums: dict[Direction, float] = msgspec.field(default_factory=lambda: dict.fromkeys(DIRECTIONS, 0.0))
     drifting: dict[Direction, bool] = msgspec.field(default_factory=lambda: dict.fromkeys(DIRECTIONS, False))
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether the baseline is complete."""
-        return len(self.baseline) >= BASELINE_MICROGRAPHS
-
-    @property
-    def centre(self) -> float:
-        """Median of the baseline; NaN before it is complete."""
-        return statistics.median(self.baseline) if self.is_ready else math.nan
-
     def evidence(self, direction: Direction) -> float:
         """What has added up, as a share of that at which drift begins."""
-        return self.sums[direction] / _LIMIT
+        return self.sums[direction] / self.limit
 
     def note(self, value: float) -> list[Direction]:
         """Take in a micrograph's value; the directions in which drift has now begun or ended."""
         self.recent = [*self.recent[1 - _RECENT :], value]
-        if not self.is_ready:
-            self.baseline = [*self.baseline, value]
+        # What may be drift is kept out of the baseline.
+        if len(self.baseline) < _MOST_BASELINE and max(self.sums.values()) < self.limit / 2:
+            self._learn(value)
+        if self.centre is None:
             return []
-        departure = max(-_MOST, min(_MOST, (value - self.centre) / self._spread()))
+        departure = max(-_MOST, min(_MOST, (value - self.centre) / self.spread))
         changed = []
         for direction in DIRECTIONS:
             added = (departure if direction == "up" else -departure) - _SLACK
             # It never adds up to more than the limit, so that drift that is over is soon seen to be over.
-            self.sums[direction] = max(0.0, min(_LIMIT, self.sums[direction] + added))
+            self.sums[direction] = max(0.0, min(self.limit, self.sums[direction] + added))
             was = self.drifting[direction]
-            self.drifting[direction] = self.sums[direction] > _END if was else self.sums[direction] >= _LIMIT
+            self.drifting[direction] = self.sums[direction] > (self.limit / 2 if was else self.limit - _EPSILON)
             if self.drifting[direction] != was:
                 changed.append(direction)
         return changed
 
-    def _spread(self) -> float:
-        """Robust standard deviation of the baseline."""
-        deviations = [abs(value - self.centre) for value in self.baseline]
-        return max(1.4826 * statistics.median(deviations), self.least_spread)
+    def _learn(self, value: float) -> None:
+        self.baseline = [*self.baseline, value]
+        if len(self.baseline) >= BASELINE_MICROGRAPHS:
+            self.centre = statistics.median(self.baseline)
+            deviation = statistics.median([abs(known - self.centre) for known in self.baseline])
+            self.spread = max(1.4826 * deviation, self.least_spread)
 
 
 class Drift(msgspec.Struct, kw_only=True):
@@ -94,9 +95,9 @@ class Drift(msgspec.Struct, kw_only=True):
     """What picks: model and threshold. Another model, or another threshold, has other picks and other scores."""
     noted_at: float = 0.0
     """When the last micrograph was noted, in seconds of Unix time."""
-    picks: Chart = msgspec.field(default_factory=lambda: Chart(least_spread=_LEAST_SPREAD_PICKS))
+    picks: Chart = msgspec.field(default_factory=lambda: Chart(least_spread=_LEAST_SPREAD_PICKS, limit=_LIMIT_PICKS))
     """Of log(1 + picks)."""
-    score: Chart = msgspec.field(default_factory=lambda: Chart(least_spread=_LEAST_SPREAD_SCORE))
+    score: Chart = msgspec.field(default_factory=lambda: Chart(least_spread=_LEAST_SPREAD_SCORE, limit=_LIMIT_SCORE))
     """Of the mean figure of merit."""
 
     def chart(self, quantity: Quantity) -> Chart:
@@ -116,8 +117,9 @@ class Drift(msgspec.Struct, kw_only=True):
         return changed
 
     def usual(self, quantity: Quantity) -> float:
-        """Median picks, or mean figure of merit, of the baseline's micrographs; NaN before it is complete."""
-        return _value(quantity, self.chart(quantity).centre)
+        """Median picks, or mean figure of merit, of the baseline's micrographs; NaN before there is enough of it."""
+        centre = self.chart(quantity).centre
+        return math.nan if centre is None else _value(quantity, centre)
 
     def recent(self, quantity: Quantity) -> float:
         """The same of the last few micrographs."""
