@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,6 +76,7 @@ Found = list[tuple[int, float]]
 Pools = dict[str, dict[str, Found]]
 """By what the session is like (before, or one of `AFTER`), then by kind of square."""
 
+Report = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -143,10 +145,10 @@ def simulate_pools(count: int) -> Pools:
     return pools
 
 
-def run(pools: Pools, sessions: int, micrographs: int) -> dict[str, object]:
+def run(pools: Pools, sessions: int, micrographs: int) -> Report:
     """Draw sessions without and with each change, and count what is said of them."""
     quiet = [watch(draw(pools, micrographs, seed), None) for seed in range(sessions)]
-    changes: dict[str, object] = {}
+    changes = {}
     for number, change in enumerate([*AFTER, NONE_LEFT], start=1):
         outcomes = []
         for index in range(sessions):
@@ -210,19 +212,34 @@ def watch(session: Iterator[tuple[int, float]], changed_at: int | None) -> Outco
     for index, (picks, score) in enumerate(session):
         changes = drift.note(picks, score)
         begun = [f"{q} {d}" for q, d in changes if drift.chart(q).drifting[d]]
-        if changed_at is not None and index >= changed_at and (begun or any_drift(drift)):
+        if changed_at is not None and index >= changed_at and begun:
             return Outcome(delay=index - changed_at + 1, said=tuple(said))
         said += begun
     return Outcome(delay=None, said=tuple(said))
 
 
-def any_drift(drift: Drift) -> bool:
-    """Whether drift is said of anything."""
-    return any(drift.picks.drifting.values()) or any(drift.score.drifting.values())
-
-
-def render(report: dict[str, object]) -> str:
-    return json.dumps(report, indent=1)
+def render(report: Report) -> str:
+    """The report as a table in Markdown."""
+    lines = [
+        "| change in mid-session | sessions | detected within 25 micrographs | detected | median | slowest |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for change, found in report["with_change"].items():
+        lines.append(
+            f"| {change} | {found['sessions']} | {found['within_25']} | {found['detected']} "
+            f"| {found['median_micrographs']:g} | {found['slowest_micrographs']} |"
+        )
+    quiet = report["without_change"]
+    of = ", ".join(f"{what}: {count}" for what, count in quiet["of"].items()) or "none"
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Without a change, false alarms in {quiet['false_alarms_in_the_first_20']} of the first 20 sessions of "
+            f"{report['micrographs']} micrographs, and in {quiet['false_alarms']} of {quiet['sessions']} ({of}).",
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from frazil.service.memory import give_back_large_blocks
 from frazil.service.metrics import Metrics, MetricsServer
 from frazil.service.pipeline import Pipeline
 from frazil.service.presence import Presence
+from frazil.service.resources import Resources, count_nvidia_gpus
 from frazil.service.stream import Access, Stream
 from frazil.service.swap import Announcer, CanaryBounds, Serving, Swapper
 from frazil.service.watch import FileSystem, Selection, Watcher
@@ -131,6 +132,10 @@ class Daemon:
 
         delivery = Delivery(self._ledger, self._stream, metrics, root, out, self._stopping)
         announcer = Announcer(self._ledger, delivery, metrics)
+        resources = Resources(metrics, {"out": out, "ledger": self._ledger.file.parent})
+        resources.start()
+        self._parts.callback(resources.stop)
+        metrics.gpu_expected.set(settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0))
         swapper = self._make_swapper(announcer, metrics, picking)
         model = swapper.load_first() if swapper else self._load_model(settings.model.expanduser())
         batch_seconds = model.warm_up()

@@ -1,6 +1,6 @@
 """Drift: whether picks per micrograph, or their scores, have left what they were when the session began.
 
-A session's first micrographs are its baseline. Each one after them is compared with it, and what it departs by is added
+A session's first micrographs, while nothing speaks against them, are its baseline. Each one is compared with it, and what it departs by is added
 up, as in a cumulative sum chart (Page, Biometrika 41, 100, 1954): a small change that stays is noticed as surely as a
 large one, only later. No micrograph counts for more than a few spreads, however odd it is (winsorising: Hawkins,
 Journal of Quality Technology 25, 248, 1993), and median and median absolute deviation stand for mean and standard
@@ -20,15 +20,18 @@ __all__ = ["BASELINE_MICROGRAPHS", "DIRECTIONS", "QUANTITIES", "Chart", "Directi
 BASELINE_MICROGRAPHS = 30
 """Before so many there is no word of drift."""
 _MOST_BASELINE = 200
+"""Micrographs in it at the end: the first grid square alone does not tell what squares are like."""
 _MOST = 2.0
 """Spreads by which one micrograph departs at most."""
 _SLACK = 1.0
-"""Spreads by which micrographs may depart for ever: half of the change that is looked for."""
-_LIMIT_PICKS = 22.0
-_LIMIT_SCORE = 16.0
-_EPSILON = 1e-6
-_LEAST_SPREAD_PICKS = 0.7
+"""Spreads by which micrographs may depart for ever. So one of the oddest adds 1 to the sum."""
+_LIMIT_PICKS = 23.0
+_LIMIT_SCORE = 17.0
+_LEAST_SPREAD_PICKS = 0.9
+"""Of the logarithm: picks that are 2.5 times as many or as few are no drift, those 6 times as few count in full."""
 _LEAST_SPREAD_SCORE = 0.03
+_EPSILON = 1e-6
+"""What rounding may take from a sum."""
 _SCORED_PICKS = 5
 """With fewer picks a micrograph's mean score says nothing."""
 _RECENT = 10

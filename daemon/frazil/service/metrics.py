@@ -203,6 +203,23 @@ class Metrics:
             "Share of agreeing picks of the model that runs, or last ran, in shadow, and of the serving one.",
             registry=registry,
         )
+        self.disk_free = Gauge(
+            "frazil_disk_free_bytes",
+            "Room that frazil may use on the disk of the results (out) and of the ledger.",
+            ["disk"],
+            registry=registry,
+        )
+        self.disk_size = Gauge("frazil_disk_size_bytes", "Size of these disks.", ["disk"], registry=registry)
+        self.disk_free_inodes = Gauge(
+            "frazil_disk_free_inodes_ratio",
+            "Share of the disk's inodes that are free; 1 where the file system does not count them.",
+            ["disk"],
+            registry=registry,
+        )
+        self.gpu_memory_used = Gauge(
+            "frazil_gpu_memory_used_bytes", "Memory of a GPU in use, by whatever program.", ["gpu"], registry=registry
+        )
+        self.gpu_memory = Gauge("frazil_gpu_memory_bytes", "Memory of a GPU.", ["gpu"], registry=registry)
         self.build = Gauge("frazil_build_info", "Version of frazil; always 1.", ["version"], registry=registry)
 
         self._backlog = Gauge(
