@@ -96,6 +96,8 @@ class Drift(msgspec.Struct, kw_only=True):
 
     picked_by: str = ""
     """What picks: model and threshold. Another model, or another threshold, has other picks and other scores."""
+    asked: str = ""
+    """Which request for a new baseline it was that this one granted."""
     noted_at: float = 0.0
     """When the last micrograph was noted, in seconds of Unix time."""
     picks: Chart = msgspec.field(default_factory=lambda: Chart(least_spread=_LEAST_SPREAD_PICKS, limit=_LIMIT_PICKS))

@@ -10,8 +10,8 @@ import time
 import msgspec
 
 from frazil.documents import MicrographDocument
-from frazil.service.drift import BASELINE_MICROGRAPHS, DIRECTIONS, QUANTITIES, Direction, Drift, Quantity
-from frazil.service.ledger import Ledger
+from frazil.service.drift import DIRECTIONS, QUANTITIES, Direction, Drift, Quantity
+from frazil.service.ledger import BASELINE_KEY, Ledger
 from frazil.service.metrics import Metrics
 
 __all__ = ["DriftWatch"]
@@ -27,8 +27,8 @@ _SAYS = {"picks": "picks per micrograph", "score": "mean scores"}
 class DriftWatch:
     """Keeps the charts of the session that runs; they outlive a restart of the daemon in its ledger.
 
-    A new baseline begins after a long pause, and when something else picks: another model, another threshold, another
-    diameter. `note` belongs to one thread.
+    A new baseline begins on request, after a long pause, and when something else picks: another model, another
+    threshold, another diameter. `note` belongs to one thread.
 
     Args:
         ledger: remembers.
@@ -46,12 +46,13 @@ class DriftWatch:
 
     def note(self, document: MicrographDocument) -> None:
         """Take in a micrograph that was picked."""
-        now = time.time()
-        picked_by = _what_picks(document)
-        if picked_by != self._drift.picked_by or now - self._drift.noted_at > _PAUSE_SECONDS:
+        now, picked_by, asked = time.time(), _what_picks(document), self._drift.asked
+        with contextlib.suppress(sqlite3.Error):  # the request waits
+            asked = self._ledger.recall(BASELINE_KEY)
+        if (picked_by, asked) != (self._drift.picked_by, self._drift.asked) or now > self._drift.noted_at + _PAUSE_SECONDS:
             if self._drift.noted_at:
-                log.info("another model, setting or session: its first micrographs become the baseline")
-            self._drift = Drift(picked_by=picked_by)
+                log.info("the next micrographs become the baseline: another model, setting or session, or by request")
+            self._drift = Drift(picked_by=picked_by, asked=asked)
         self._drift.noted_at = now
         scores = document.picks.score
         for quantity, direction in self._drift.note(len(scores), sum(scores) / len(scores) if scores else 0.0):
@@ -62,12 +63,12 @@ class DriftWatch:
 
     def _say(self, quantity: Quantity, direction: Direction) -> None:
         usual, recent = self._drift.usual(quantity), self._drift.recent(quantity)
-        compared = f"median {recent:.3g} in the last micrographs, {usual:.3g} in the session's first"
+        compared = f"median {recent:.3g} in the last micrographs, {usual:.3g} in the session's baseline"
         if self._drift.chart(quantity).drifting[direction]:
             fell = "have fallen" if direction == "down" else "have risen"
-            log.warning("%s %s: %s %d", _SAYS[quantity], fell, compared, BASELINE_MICROGRAPHS)
+            log.warning("%s %s: %s", _SAYS[quantity], fell, compared)
         else:
-            log.warning("%s are again as they were: %s %d", _SAYS[quantity], compared, BASELINE_MICROGRAPHS)
+            log.warning("%s are again as they were: %s", _SAYS[quantity], compared)
 
     def _show(self) -> None:
         metrics = self._metrics

@@ -2,7 +2,7 @@
 
 - `Ledger` is the daemon's: it alone writes results.
 - `LedgerReader` reads while the daemon runs, or when none does.
-- `request_requeue` leaves a request in the ledger, which the daemon grants.
+- `request_requeue` and `request_baseline` leave a request in the ledger, which the daemon grants.
 - `archive` moves old results into another file.
 """
 
@@ -10,9 +10,10 @@ from frazil.service.ledger.archive import Archived, archive
 from frazil.service.ledger.layout import LEDGER_NAME, State, ledger_file
 from frazil.service.ledger.ledger import Handled, Ledger, Note
 from frazil.service.ledger.reader import LedgerReader, MicrographRecord
-from frazil.service.ledger.requests import request_requeue
+from frazil.service.ledger.requests import BASELINE_KEY, request_baseline, request_requeue
 
 __all__ = [
+    "BASELINE_KEY",
     "LEDGER_NAME",
     "Archived",
     "Handled",
@@ -23,5 +24,6 @@ __all__ = [
     "State",
     "archive",
     "ledger_file",
+    "request_baseline",
     "request_requeue",
 ]

@@ -1,4 +1,4 @@
-"""Requests to the daemon, left in the ledger: it alone changes the record of a micrograph."""
+"""Requests to the daemon, left in the ledger: it alone changes the record of a micrograph, or of a session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from pathlib import Path
 from frazil.errors import OutputError
 from frazil.service.ledger.layout import State, connect, open_read_only, transaction
 
-__all__ = ["request_requeue"]
+__all__ = ["BASELINE_KEY", "request_baseline", "request_requeue"]
+
+BASELINE_KEY = "baseline_asked"
+"""Under which the ledger remembers when a new baseline was asked for, in seconds of Unix time."""
 
 
 def request_requeue(file: Path, paths: Sequence[str] = (), states: Sequence[State] = ()) -> int:
@@ -51,3 +54,17 @@ def request_requeue(file: Path, paths: Sequence[str] = (), states: Sequence[Stat
     except sqlite3.Error as error:
         raise OutputError(f"{file}: the request cannot be left in the ledger: {error}") from error
     return count
+
+
+def request_baseline(file: Path) -> None:
+    """Ask that the next micrographs become the session's baseline, against which drift is told.
+
+    Raises:
+        OutputError: there is no ledger, or it cannot be written.
+    """
+    open_read_only(file).close()  # nothing is made or migrated here
+    try:
+        with closing(connect(file)) as database, transaction(database):
+            database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (BASELINE_KEY, str(time.time())))
+    except sqlite3.Error as error:
+        raise OutputError(f"{file}: the request cannot be left in the ledger: {error}") from error
