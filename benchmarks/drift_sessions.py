@@ -30,6 +30,8 @@ IN_A_SQUARE = (20, 60)
 """Micrographs of one grid square."""
 SQUARES_DIFFER = 0.25
 """Standard deviation of the logarithm of the particles' concentration from square to square."""
+FIRST_SEED = 100_000_000
+"""Of a session. The limits in `frazil.service.drift` were chosen on sessions of smaller ones."""
 
 SQUARES = {
     "ordinary": {"coverage_range": (0.12, 0.28)},
@@ -147,12 +149,12 @@ def simulate_pools(count: int) -> Pools:
 
 def run(pools: Pools, sessions: int, micrographs: int) -> Report:
     """Draw sessions without and with each change, and count what is said of them."""
-    quiet = [watch(draw(pools, micrographs, seed), None) for seed in range(sessions)]
+    quiet = [watch(draw(pools, micrographs, FIRST_SEED + index), None) for index in range(sessions)]
     changes = {}
     for number, change in enumerate([*AFTER, NONE_LEFT], start=1):
         outcomes = []
         for index in range(sessions):
-            seed = number * 1_000_000 + index
+            seed = FIRST_SEED + number * sessions + index
             at = BASELINE_MICROGRAPHS + int(np.random.default_rng(seed).integers(20, micrographs // 2))
             outcomes.append(watch(draw(pools, at + 60, seed, change=change, at=at), at))
         delays = [o.delay for o in outcomes if o.delay is not None]
