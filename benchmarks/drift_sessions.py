@@ -80,6 +80,7 @@ Pools = dict[str, dict[str, Found]]
 
 Report = dict[str, Any]
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What was said of one session."""

@@ -49,7 +49,10 @@ class DriftWatch:
         now, picked_by, asked = time.time(), _what_picks(document), self._drift.asked
         with contextlib.suppress(sqlite3.Error):  # the request waits
             asked = self._ledger.recall(BASELINE_KEY)
-        if (picked_by, asked) != (self._drift.picked_by, self._drift.asked) or now > self._drift.noted_at + _PAUSE_SECONDS:
+        if (picked_by, asked) != (
+            self._drift.picked_by,
+            self._drift.asked,
+        ) or now > self._drift.noted_at + _PAUSE_SECONDS:
             if self._drift.noted_at:
                 log.info("the next micrographs become the baseline: another model, setting or session, or by request")
             self._drift = Drift(picked_by=picked_by, asked=asked)

@@ -72,11 +72,13 @@ class Metrics:
             registry=registry,
         )
         self.baseline_picks = Gauge(
-            "frazil_baseline_picks", "Median picks of the baseline's micrographs; NaN until it is complete.",
+            "frazil_baseline_picks",
+            "Median picks of the baseline's micrographs; NaN until it is complete.",
             registry=registry,
         )
         self.baseline_score = Gauge(
-            "frazil_baseline_score", "Median mean score of the baseline's micrographs; NaN until it is complete.",
+            "frazil_baseline_score",
+            "Median mean score of the baseline's micrographs; NaN until it is complete.",
             registry=registry,
         )
         self.stage = Histogram(

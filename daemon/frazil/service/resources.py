@@ -53,7 +53,7 @@ class Resources:
         """Measure once."""
         for name, directory in self._disks.items():
             self._measure_disk(name, directory)
-        for gpu, (used, total) in enumerate(read_gpu_memory()):
+        for gpu, (used, total) in read_gpu_memory().items():
             self._metrics.gpu_memory_used.labels(gpu=str(gpu)).set(used)
             self._metrics.gpu_memory.labels(gpu=str(gpu)).set(total)
 
@@ -94,8 +94,8 @@ class _Memory(ctypes.Structure):
     _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
 
 
-def read_gpu_memory(library: str = "libnvidia-ml.so.1") -> list[tuple[int, int]]:
-    """Bytes used, by whatever program, and bytes in all of each GPU's memory; none without NVIDIA's driver.
+def read_gpu_memory(library: str = "libnvidia-ml.so.1") -> dict[int, tuple[int, int]]:
+    """Bytes used, by whatever program, and bytes in all of each GPU's memory, by its index; none without a driver.
 
     Args:
         library: NVIDIA's management library, which comes with the driver.
@@ -103,10 +103,11 @@ def read_gpu_memory(library: str = "libnvidia-ml.so.1") -> list[tuple[int, int]]
     try:
         nvml = ctypes.CDLL(library)
     except OSError:
-        return []
-    count, found = ctypes.c_uint(0), []
+        return {}
     if nvml.nvmlInit_v2() != 0:
-        return []
+        return {}
+    count = ctypes.c_uint(0)
+    found = {}
     if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0:
         for index in range(count.value):
             device, memory = ctypes.c_void_p(), _Memory()
@@ -114,6 +115,6 @@ def read_gpu_memory(library: str = "libnvidia-ml.so.1") -> list[tuple[int, int]]
                 nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)) == 0
                 and nvml.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory)) == 0
             ):
-                found.append((memory.used, memory.total))
+                found[index] = (memory.used, memory.total)
     nvml.nvmlShutdown()
     return found
