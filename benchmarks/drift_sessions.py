@@ -234,15 +234,11 @@ def render(report: Report) -> str:
         )
     quiet = report["without_change"]
     of = ", ".join(f"{what}: {count}" for what, count in quiet["of"].items()) or "none"
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Without a change, false alarms in {quiet['false_alarms_in_the_first_20']} of the first 20 sessions of "
-            f"{report['micrographs']} micrographs, and in {quiet['false_alarms']} of {quiet['sessions']} ({of}).",
-            "",
-        ]
+    said = (
+        f"Without a change, false alarms in {quiet['false_alarms_in_the_first_20']} of the first 20 sessions of "
+        f"{report['micrographs']} micrographs, and in {quiet['false_alarms']} of {quiet['sessions']} ({of})."
     )
+    return "\n".join([*lines, "", said, ""])
 
 
 if __name__ == "__main__":

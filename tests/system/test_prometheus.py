@@ -54,6 +54,7 @@ class Prometheus:
             log.append(line)
             if found := re.search(r'msg="Listening on" address=(\S+)', line):
                 self.url = f"http://{found[1]}"
+            if "Server is ready" in line:
                 break
         else:
             pytest.fail("Prometheus did not start:\n" + "".join(log))
