@@ -21,7 +21,7 @@ from frazil.models import ModelFolder
 
 pytestmark = pytest.mark.system
 
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 120.0
 MICROGRAPHS = 34
 """Enough for a baseline, with some to spare."""
 Serve = Callable[..., "RunningDaemon"]  # type: ignore[name-defined]  # noqa: F821
@@ -114,7 +114,7 @@ def operands(repository: Path) -> set[str]:
     return found
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_every_panel_and_every_rule_has_data(
     serve: Serve,
     prometheus: Callable[..., Prometheus],

@@ -4,7 +4,7 @@ A session's first micrographs, while nothing speaks against them, are its baseli
 what it departs by is added up, as in a cumulative sum chart (Page, Biometrika 41, 100, 1954): a small change that stays
 is noticed as surely as a large one, only later. No micrograph counts for more than a few spreads, however odd it is
 (winsorising: Hawkins, Journal of Quality Technology 25, 248, 1993), and median and median absolute deviation stand for
-mean and standard deviation: empty grid squares, carbon and a bad start are part of every session, and are not yet drift.
+mean and standard deviation: empty squares, carbon and a bad start are part of every session, and are not yet drift.
 """
 
 from __future__ import annotations
