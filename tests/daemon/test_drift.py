@@ -10,14 +10,14 @@ from pathlib import Path
 from types import ModuleType
 
 import msgspec
-import prometheus_client
 import pytest
+from prometheus_client import CollectorRegistry
 
 from frazil.documents import MicrographDocument, PickColumns
 from frazil.service.drift import BASELINE_MICROGRAPHS, Drift
+from frazil.service.drift_metrics import DriftMetrics
 from frazil.service.drift_watch import DriftWatch
 from frazil.service.ledger import Ledger, request_baseline
-from frazil.service.metrics import Metrics
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +108,8 @@ class Session:
 
     def start(self) -> None:
         self.ledger = Ledger(self.file)
-        self.metrics = Metrics(prometheus_client.CollectorRegistry())
-        self.watch = DriftWatch(self.ledger, self.metrics)
+        self.registry = CollectorRegistry()
+        self.watch = DriftWatch(self.ledger, DriftMetrics(self.registry))
 
     def restart(self) -> None:
         self.ledger.close()
@@ -120,7 +120,7 @@ class Session:
         self.watch.note(msgspec.structs.replace(self._make("/data/m.mrc"), picks=columns, **changes))
 
     def shown(self, name: str, **labels: str) -> float:
-        value = self.metrics.registry.get_sample_value(name, labels)
+        value = self.registry.get_sample_value(name, labels)
         assert value is not None
         return value
 

@@ -71,7 +71,7 @@ def documented(repository: Path) -> dict[str, tuple[str, list[str]]]:
 def test_the_metrics_in_the_docs_are_those_there_are_with_their_types_and_labels(repository: Path) -> None:
     exported = {
         metric._name + ("_total" if metric._type == "counter" else ""): (metric._type, list(metric._labelnames))
-        for metric in vars(make()).values()
+        for metric in make().registry._collector_to_names
         if isinstance(metric, MetricWrapperBase)
     }
     assert sorted(exported) == names(make())

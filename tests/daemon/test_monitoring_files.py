@@ -96,7 +96,7 @@ def test_panels_and_rules_ask_for_metrics_and_labels_that_there_are(
     dashboard: dict[str, Any], alerts: dict[str, dict[str, Any]]
 ) -> None:
     labels: dict[str, set[str]] = {}
-    for metric in vars(Metrics(prometheus_client.CollectorRegistry())).values():
+    for metric in Metrics(prometheus_client.CollectorRegistry()).registry._collector_to_names:
         if isinstance(metric, MetricWrapperBase):
             suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(metric._type, ("",))
             labels |= {metric._name + suffix: {*metric._labelnames, "instance", "job", "le"} for suffix in suffixes}

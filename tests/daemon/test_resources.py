@@ -8,51 +8,60 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import prometheus_client
 import pytest
+from prometheus_client import CollectorRegistry
 
-from frazil.service.metrics import Metrics
+from frazil.service.resource_metrics import ResourceMetrics
 from frazil.service.resources import Resources, count_nvidia_gpus, read_gpu_memory
 
 
 @pytest.fixture
-def metrics() -> Metrics:
-    return Metrics(prometheus_client.CollectorRegistry())
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
 
 
-def shown(metrics: Metrics, name: str, **labels: str) -> float | None:
-    return metrics.registry.get_sample_value(name, labels)
+@pytest.fixture
+def metrics(registry: CollectorRegistry) -> ResourceMetrics:
+    return ResourceMetrics(registry)
 
 
-def test_room_on_a_disk_is_what_df_says(metrics: Metrics, tmp_path: Path) -> None:
+def shown(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    return registry.get_sample_value(name, labels)
+
+
+def test_room_on_a_disk_is_what_df_says(metrics: ResourceMetrics, registry: CollectorRegistry, tmp_path: Path) -> None:
     Resources(metrics, {"out": tmp_path}).measure()
     blocks = subprocess.run(
         ["df", "-B1", "--output=size,avail", tmp_path], capture_output=True, text=True, check=True
     ).stdout.split()
     size, free = int(blocks[-2]), int(blocks[-1])
-    assert shown(metrics, "frazil_disk_size_bytes", disk="out") == size
-    found = shown(metrics, "frazil_disk_free_bytes", disk="out")
+    assert shown(registry, "frazil_disk_size_bytes", disk="out") == size
+    found = shown(registry, "frazil_disk_free_bytes", disk="out")
     assert found == pytest.approx(free, abs=0.05 * size)  # others write there too
-    inodes = shown(metrics, "frazil_disk_free_inodes_ratio", disk="out")
+    inodes = shown(registry, "frazil_disk_free_inodes_ratio", disk="out")
     assert inodes is not None
     assert 0 < inodes <= 1
 
 
-def test_a_disk_that_is_away_has_no_number_and_stops_nothing(metrics: Metrics, tmp_path: Path) -> None:
+def test_a_disk_that_is_away_has_no_number_and_stops_nothing(
+    metrics: ResourceMetrics, registry: CollectorRegistry, tmp_path: Path
+) -> None:
     resources = Resources(metrics, {"gone": tmp_path / "gone", "out": tmp_path})
     resources.start()
     resources.stop()
-    assert math.isnan(shown(metrics, "frazil_disk_free_bytes", disk="gone") or 0.0)
-    assert (shown(metrics, "frazil_disk_free_bytes", disk="out") or 0.0) > 0
+    assert math.isnan(shown(registry, "frazil_disk_free_bytes", disk="gone") or 0.0)
+    assert (shown(registry, "frazil_disk_free_bytes", disk="out") or 0.0) > 0
 
 
-def test_a_disk_that_comes_back_is_measured_again(metrics: Metrics, tmp_path: Path) -> None:
+def test_a_disk_that_comes_back_is_measured_again(
+    metrics: ResourceMetrics, registry: CollectorRegistry, tmp_path: Path
+) -> None:
     away = tmp_path / "away"
     resources = Resources(metrics, {"out": away})
     resources.measure()
     away.mkdir()
     resources.measure()
-    assert (shown(metrics, "frazil_disk_free_bytes", disk="out") or 0.0) > 0
+    assert (shown(registry, "frazil_disk_free_bytes", disk="out") or 0.0) > 0
 
 
 def device(bus: Path, name: str, vendor: str, kind: str) -> None:
@@ -74,7 +83,7 @@ def test_a_machine_without_that_bus_has_no_gpu(tmp_path: Path) -> None:
     assert count_nvidia_gpus(tmp_path / "none") == 0
 
 
-def test_without_the_driver_there_is_no_memory_to_show(metrics: Metrics, tmp_path: Path) -> None:
+def test_without_the_driver_there_is_no_memory_to_show(tmp_path: Path) -> None:
     assert read_gpu_memory(str(tmp_path / "libnvidia-ml.so.1")) == {}
 
 

@@ -132,10 +132,12 @@ class Daemon:
 
         delivery = Delivery(self._ledger, self._stream, metrics, root, out, self._stopping)
         announcer = Announcer(self._ledger, delivery, metrics)
-        resources = Resources(metrics, {"out": out, "ledger": self._ledger.file.parent})
+        resources = Resources(metrics.resources, {"out": out, "ledger": self._ledger.file.parent})
         resources.start()
         self._parts.callback(resources.stop)
-        metrics.gpu_expected.set(settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0))
+        metrics.resources.gpu_expected.set(
+            settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0)
+        )
         swapper = self._make_swapper(announcer, metrics, picking)
         model = swapper.load_first() if swapper else self._load_model(settings.model.expanduser())
         batch_seconds = model.warm_up()
@@ -156,7 +158,7 @@ class Daemon:
             self._ledger,
             delivery,
             metrics,
-            DriftWatch(self._ledger, metrics),
+            DriftWatch(self._ledger, metrics.drift),
             self._stopping,
             self._read_micrograph,
             max_attempts=settings.max_attempts,

@@ -11,8 +11,8 @@ import msgspec
 
 from frazil.documents import MicrographDocument
 from frazil.service.drift import DIRECTIONS, QUANTITIES, Direction, Drift, Quantity
+from frazil.service.drift_metrics import DriftMetrics
 from frazil.service.ledger import BASELINE_KEY, Ledger
-from frazil.service.metrics import Metrics
 
 __all__ = ["DriftWatch"]
 
@@ -35,7 +35,7 @@ class DriftWatch:
         metrics: shows.
     """
 
-    def __init__(self, ledger: Ledger, metrics: Metrics) -> None:
+    def __init__(self, ledger: Ledger, metrics: DriftMetrics) -> None:
         self._ledger = ledger
         self._metrics = metrics
         try:
@@ -80,8 +80,8 @@ class DriftWatch:
             metrics.baseline_micrographs.labels(quantity=quantity).set(len(chart.baseline))
             for direction in DIRECTIONS:
                 labels = {"quantity": quantity, "direction": direction}
-                metrics.drift.labels(**labels).set(chart.drifting[direction])
-                metrics.drift_evidence.labels(**labels).set(chart.evidence(direction))
+                metrics.drifting.labels(**labels).set(chart.drifting[direction])
+                metrics.evidence.labels(**labels).set(chart.evidence(direction))
         metrics.baseline_picks.set(self._drift.usual("picks"))
         metrics.baseline_score.set(self._drift.usual("score"))
 

@@ -10,7 +10,9 @@ from frazil.documents import MicrographDocument
 from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS, AddressError
 from frazil.picking import Batches, ModelIdentity, Picks
 from frazil.picking.provider import Placement
+from frazil.service.drift_metrics import DriftMetrics
 from frazil.service.failure import TRANSIENT_REASONS
+from frazil.service.resource_metrics import ResourceMetrics
 
 __all__ = ["STAGES", "Metrics", "MetricsServer"]
 
@@ -53,34 +55,7 @@ class Metrics:
             buckets=_SCORE_BUCKETS,
             registry=registry,
         )
-        self.drift = Gauge(
-            "frazil_drift",
-            "1 while picks per micrograph, or their mean score, have drifted from the session's baseline.",
-            ["quantity", "direction"],
-            registry=registry,
-        )
-        self.drift_evidence = Gauge(
-            "frazil_drift_evidence_ratio",
-            "What has added up against the baseline, as a share of that at which drift begins.",
-            ["quantity", "direction"],
-            registry=registry,
-        )
-        self.baseline_micrographs = Gauge(
-            "frazil_baseline_micrographs",
-            "Micrographs in the session's baseline, which grows until drift can be told.",
-            ["quantity"],
-            registry=registry,
-        )
-        self.baseline_picks = Gauge(
-            "frazil_baseline_picks",
-            "Median picks of the baseline's micrographs; NaN until it is complete.",
-            registry=registry,
-        )
-        self.baseline_score = Gauge(
-            "frazil_baseline_score",
-            "Median mean score of the baseline's micrographs; NaN until it is complete.",
-            registry=registry,
-        )
+        self.drift = DriftMetrics(registry)
         self.stage = Histogram(
             "frazil_stage_duration_seconds",
             f"Time of one micrograph in a stage ({', '.join(STAGES)}).",
@@ -161,11 +136,6 @@ class Metrics:
         self.model_on_cpu = Gauge(
             "frazil_model_on_cpu", "1 while the CPU does most or the heaviest of the model's work.", registry=registry
         )
-        self.gpu_expected = Gauge(
-            "frazil_gpu_expected",
-            "1 where the model should run on a GPU: one is asked for, or there to be used.",
-            registry=registry,
-        )
         self.started = Gauge(
             "frazil_start_time_seconds", "When this daemon was ready, in seconds of Unix time.", registry=registry
         )
@@ -205,23 +175,7 @@ class Metrics:
             "Share of agreeing picks of the model that runs, or last ran, in shadow, and of the serving one.",
             registry=registry,
         )
-        self.disk_free = Gauge(
-            "frazil_disk_free_bytes",
-            "Room that frazil may use on the disk of the results (out) and of the ledger.",
-            ["disk"],
-            registry=registry,
-        )
-        self.disk_size = Gauge("frazil_disk_size_bytes", "Size of these disks.", ["disk"], registry=registry)
-        self.disk_free_inodes = Gauge(
-            "frazil_disk_free_inodes_ratio",
-            "Share of the disk's inodes that are free; 1 where the file system does not count them.",
-            ["disk"],
-            registry=registry,
-        )
-        self.gpu_memory_used = Gauge(
-            "frazil_gpu_memory_used_bytes", "Memory of a GPU in use, by whatever program.", ["gpu"], registry=registry
-        )
-        self.gpu_memory = Gauge("frazil_gpu_memory_bytes", "Memory of a GPU.", ["gpu"], registry=registry)
+        self.resources = ResourceMetrics(registry)
         self.build = Gauge("frazil_build_info", "Version of frazil; always 1.", ["version"], registry=registry)
 
         self._backlog = Gauge(

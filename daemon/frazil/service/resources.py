@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from frazil.service.metrics import Metrics
+from frazil.service.resource_metrics import ResourceMetrics
 
 __all__ = ["Resources", "count_nvidia_gpus", "read_gpu_memory"]
 
@@ -34,7 +34,7 @@ class Resources:
         disks: a directory on each disk, by the name that it goes by in the metrics.
     """
 
-    def __init__(self, metrics: Metrics, disks: Mapping[str, Path]) -> None:
+    def __init__(self, metrics: ResourceMetrics, disks: Mapping[str, Path]) -> None:
         self._metrics = metrics
         self._disks = disks
         self._stop = threading.Event()
