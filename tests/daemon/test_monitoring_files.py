@@ -54,7 +54,7 @@ def test_promtool_finds_nothing_wrong(find_prometheus: Find, deploy: Path, check
     promtool = find_prometheus("promtool")
     files = [] if len(check) == 3 else sorted((deploy / "prometheus" / "tests").glob("*.yml"))
     done = subprocess.run(
-        [promtool, *check, *files], cwd=deploy / "prometheus", capture_output=True, text=True, timeout=60
+        [promtool, *check, *files], cwd=deploy / "prometheus", capture_output=True, text=True, timeout=170
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SUCCESS" in done.stdout
