@@ -383,6 +383,20 @@ def real_micrographs(shared_data: Path, tmp_path_factory: pytest.TempPathFactory
     return out
 
 
+@pytest.fixture(scope="session")
+def find_prometheus() -> Callable[[str], str]:
+    """Find ``prometheus`` or ``promtool``, which Debian's package prometheus brings."""
+
+    def find(program: str) -> str:
+        if (found := shutil.which(program)) is None:
+            if os.environ.get("CI") == "true":
+                pytest.fail(f"{program} is missing, and CI must not skip what needs it")
+            pytest.skip(f"needs {program}: install Debian's prometheus, or Prometheus' own release, on the PATH")
+        return found
+
+    return find
+
+
 # --- documents --------------------------------------------------------------------------------------------------
 
 

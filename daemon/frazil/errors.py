@@ -18,6 +18,48 @@ from __future__ import annotations
 
 from pathlib import Path
 
+MICROGRAPH_REASONS = (
+    "truncated",
+    "not_mrc",
+    "not_tiff",
+    "corrupt",
+    "unsupported",
+    "stack",
+    "too_large",
+    "too_slow",
+    "not_a_file",
+    "not_finite",
+    "constant",
+    "pixel_size",
+    "diameter",
+    "unreadable",
+    "memory",
+    "name",
+    "model",
+    "internal",
+)
+"""Every reason for which a micrograph cannot be picked."""
+
+MODEL_REASONS = (
+    "missing",
+    "card",
+    "hash",
+    "not_onnx",
+    "external_data",
+    "operators",
+    "contract",
+    "shapes",
+    "reference",
+    "not_finite",
+    "unfit",
+    "memory",
+    "crash",
+    "hang",
+    "provider",
+    "canary",
+)
+"""Every reason for which a model is refused."""
+
 
 class FrazilError(Exception):
     """Base of all errors with a message for the user."""
@@ -38,7 +80,7 @@ class MicrographError(FrazilError):
 
     Attributes:
         path: the file.
-        reason: one word for counters (``truncated``, ``corrupt``, ``stack``, ``not_finite``, ...).
+        reason: one word for counters, among `MICROGRAPH_REASONS`.
     """
 
     def __init__(self, path: Path, reason: str, message: str) -> None:
@@ -55,7 +97,7 @@ class ModelError(FrazilError):
     """A model is missing, lacks the contract, or does not reproduce its reference output.
 
     Attributes:
-        reason: one word for counters (``missing``, ``hash``, ``contract``, ``reference``, ``crash``, ...).
+        reason: one word for counters, among `MODEL_REASONS` where the model was to serve.
     """
 
     def __init__(self, message: str, reason: str = "unfit") -> None:

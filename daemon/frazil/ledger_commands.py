@@ -195,6 +195,15 @@ def export(
 
 
 @ledger_app.command()
+def baseline(where: Where = _HERE) -> None:
+    """Begin a new baseline: the next micrographs become what picks and scores are compared with."""
+    from frazil.service.ledger import ledger_file, request_baseline
+
+    request_baseline(ledger_file(where))
+    typer.echo("the next micrographs become the baseline")
+
+
+@ledger_app.command()
 def archive(
     to: Annotated[Path, typer.Option("--to", metavar="FILE", help="The archive: a ledger too, added to if it exists.")],
     where: Where = _HERE,

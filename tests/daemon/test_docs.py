@@ -24,6 +24,7 @@ from frazil.documents import (
     Seconds,
     document_schema,
 )
+from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
 from frazil.picking import ModelContract
 from frazil.replay import ReplayPage, ReplayRequest
 from frazil.settings import ServeSettings
@@ -70,8 +71,8 @@ def test_every_reason_of_failure_is_documented(repository: Path) -> None:
     for source in (repository / "daemon" / "frazil").rglob("*.py"):
         code = source.read_text("utf-8")
         reasons |= set(re.findall(r'(?:MicrographError|IncompleteMicrograph)\(\s*[\w.]+,\s*"(\w+)"', code))
-    assert {"truncated", "not_mrc", "stack", "internal", "name"} <= reasons
-    assert [reason for reason in reasons if f"`{reason}`" not in text] == []
+    assert {"truncated", "not_mrc", "stack", "internal", "name"} <= reasons <= set(MICROGRAPH_REASONS)
+    assert [reason for reason in MICROGRAPH_REASONS if f"`{reason}`" not in text] == []
 
 
 def test_every_reason_to_refuse_a_model_is_documented(repository: Path, bad_models: dict[str, str]) -> None:
@@ -81,9 +82,9 @@ def test_every_reason_to_refuse_a_model_is_documented(repository: Path, bad_mode
         for node in ast.walk(ast.parse(source.read_text("utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "ModelError":
                 reasons |= {reason.value for reason in node.args[1:] if isinstance(reason, ast.Constant)}
-    assert {"canary", "hash", "provider"} <= reasons
-    # Nobody is told of these two: the daemon ends, or another model takes the place of the one refused.
-    assert [r for r in reasons - {"stopped", "superseded"} if f"`{r}`" not in text] == []
+    # Nobody is told of the last two: the daemon ends, or another model takes the place of the one refused.
+    assert {"canary", "hash", "provider"} <= reasons <= {*MODEL_REASONS, "stopped", "superseded"}
+    assert [r for r in MODEL_REASONS if f"`{r}`" not in text] == []
 
 
 def test_links_between_pages_lead_somewhere(repository: Path) -> None:

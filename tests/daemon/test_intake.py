@@ -371,7 +371,7 @@ def test_new_files_do_not_wait_behind_a_backlog(run: Callable[..., Running], roo
 def test_in_line_what_is_new_comes_first_and_each_part_keeps_its_order() -> None:
     def arrival(name: str, *, backlog: bool) -> Arrival:
         stamp = FileStamp(size=0, mtime_ns=0)
-        return Arrival(path=Path(name), key=name, stamp=stamp, complete_at=0.0, backlog=backlog)
+        return Arrival(path=Path(name), key=name, stamp=stamp, closed_at=0.0, complete_at=0.0, backlog=backlog)
 
     line = Line()
     assert line.take(0.0) is None

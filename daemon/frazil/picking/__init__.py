@@ -54,6 +54,7 @@ from frazil.picking.picks import Picks
 from frazil.picking.picture import Picture, make_picture
 from frazil.picking.provider import available_cores
 from frazil.picking.rescale import Rescaling
+from frazil.picking.tiling import Batches
 
 __all__ = [
     "CARD_NAME",
@@ -62,6 +63,7 @@ __all__ = [
     "MICROGRAPH_ENDINGS",
     "MODEL_NAME",
     "SCORE_STEPS",
+    "Batches",
     "Card",
     "CoordinateEnding",
     "GrowingStar",

@@ -14,7 +14,7 @@ from frazil.picking.peaks import ScoreMap, in_steps
 from frazil.picking.picks import Picks
 from frazil.picking.picture import Picture, make_picture
 from frazil.picking.rescale import Rescaling
-from frazil.picking.tiling import Tiling, plan_tiling
+from frazil.picking.tiling import Batches, Tiling, plan_tiling
 from frazil.settings import Contrast
 
 __all__ = ["Picker", "PickingSettings", "default_limits"]
@@ -114,6 +114,11 @@ class Picker:
     def plan(self, picture: Picture) -> Tiling | None:
         """Place the model's tiles on the picture; None where the edge margin leaves nothing of it."""
         return self._plan(picture.rescaling, picture.pixel_size_angstrom)
+
+    def count_batches(self, picture: Picture) -> Batches:
+        """In how many batches the model scores the picture, and how full they are."""
+        tiling = self.plan(picture)
+        return tiling.count_batches(self.model.batch) if tiling else Batches()
 
     def batch_of(self, shape: tuple[int, int], pixel_size_angstrom: float) -> int:
         """Tiles in one batch of a micrograph of (h, w) pixels; 1 where the edge margin leaves nothing of it."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from frazil.picking.contract import ModelContract
 
-__all__ = ["Axis", "Tiling", "plan_tiling"]
+__all__ = ["Axis", "Batches", "Tiling", "plan_tiling"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -23,6 +23,16 @@ class Axis:
     """(k,) first pixel of each tile; may lie before the picture or reach beyond it."""
     centres: NDArray[np.float64]
     """(k * g,) position of each score."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batches:
+    """In how many batches the tiles of a picture are scored, and how full they are."""
+
+    count: int = 0
+    tiles: int = 0
+    room: int = 0
+    """Most tiles that these batches could hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,6 +52,11 @@ class Tiling:
     def batch_size(self, largest: int) -> int:
         """Tiles in a batch, when all batches are of nearly one size and none is above `largest`."""
         return -(-self.count // -(-self.count // largest))
+
+    def count_batches(self, largest: int) -> Batches:
+        """What `batches` will yield."""
+        count = -(-self.count // self.batch_size(largest))
+        return Batches(count=count, tiles=self.count, room=count * largest)
 
     def batches(self, picture: NDArray[np.float32], largest: int) -> Iterator[NDArray[np.float32]]:
         """Yield (n, 1, t, t) batches, row by row over the picture, all of nearly one size and none above `largest`.

@@ -20,6 +20,8 @@ class Arrival:
     key: str
     """Its name in the ledger: the path below the watched directory."""
     stamp: FileStamp
+    closed_at: float
+    """When its writer was last known to be at it, by the monotonic clock."""
     complete_at: float
     """When it was known to be complete, by the monotonic clock."""
     backlog: bool = False

@@ -29,6 +29,7 @@ from frazil.picking import (
     read_micrograph,
 )
 from frazil.service.delivery import Delivery, prepare_output
+from frazil.service.drift_watch import DriftWatch
 from frazil.service.intake import Intake
 from frazil.service.ledger import Ledger
 from frazil.service.memory import give_back_large_blocks
@@ -36,6 +37,7 @@ from frazil.service.metrics import Metrics
 from frazil.service.page import TOKEN_NAME, Application, PageServer
 from frazil.service.pipeline import Pipeline
 from frazil.service.presence import Presence
+from frazil.service.resources import Resources, count_nvidia_gpus
 from frazil.service.retune import Reviser
 from frazil.service.stream import Access, Stream
 from frazil.service.swap import Announcer, CanaryBounds, Serving, Swapper
@@ -136,6 +138,12 @@ class Daemon:
         self._reviser = Reviser(self._ledger, delivery, picking)
         self._parts.callback(self._reviser.close)
         announcer = Announcer(self._ledger, delivery, metrics)
+        resources = Resources(metrics.resources, {"out": out, "ledger": self._ledger.file.parent})
+        resources.start()
+        self._parts.callback(resources.stop)
+        metrics.resources.gpu_expected.set(
+            settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0)
+        )
         swapper = self._make_swapper(announcer, metrics, picking)
         model = swapper.load_first() if swapper else self._load_model(settings.model.expanduser())
         batch_seconds = model.warm_up()
@@ -158,6 +166,7 @@ class Daemon:
             delivery,
             self._reviser,
             metrics,
+            DriftWatch(self._ledger, metrics.drift),
             self._stopping,
             self._read_micrograph,
             max_attempts=settings.max_attempts,

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from frazil.errors import MicrographError, ModelError
 
-__all__ = ["backoff_seconds", "failure_of", "is_transient"]
+__all__ = ["TRANSIENT_REASONS", "backoff_seconds", "failure_of", "is_transient"]
 
 log = logging.getLogger(__name__)
 
-_TRANSIENT_REASONS = frozenset({"unreadable", "memory", "internal"})
+TRANSIENT_REASONS = frozenset({"unreadable", "memory", "internal"})
 _OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "cudaerrormemoryallocation")
 """How ONNX Runtime and OpenCV say it; they have no class of their own for it."""
 _FIRST_SECONDS = 1.0
@@ -41,7 +41,7 @@ def failure_of(path: Path, stage: str, error: Exception) -> MicrographError:
 
 def is_transient(failure: MicrographError) -> bool:
     """Whether another try may succeed though the file stays as it is."""
-    return failure.reason in _TRANSIENT_REASONS
+    return failure.reason in TRANSIENT_REASONS
 
 
 def backoff_seconds(attempt: int) -> float:

@@ -53,6 +53,8 @@ class _Candidate:
     path: Path
     stamp: FileStamp
     unchanged_since: float
+    closed_at: float
+    """When its writer was last known to be at it: it changed then, or was closed."""
     due: float
     by: FoundBy
     backlog: bool
@@ -119,10 +121,11 @@ class Intake:
         self._looks: list[tuple[float, str]] = []
         self._backlog: SimpleQueue[Hint] = SimpleQueue()
         self._in_backlog: set[Path] = set()
-        self._in_hand: set[str] = set()
+        self._in_hand: dict[str, float] = {}
         self._notes = Notes(ledger)
         self._next_requests = 0.0
         metrics.watch_queue("incomplete", lambda: len(self._candidates))
+        metrics.watch_backlog(self._count_waiting, self._longest_wait_seconds)
 
     def run(self, stop: threading.Event) -> None:
         """Take in files until told to stop."""
@@ -176,7 +179,7 @@ class Intake:
 
     def _take_back(self, returned: _Return) -> None:
         arrival = returned.arrival
-        self._in_hand.discard(arrival.key)
+        self._in_hand.pop(arrival.key, None)
         if returned.handled is not None:
             self._known[arrival.key] = returned.handled.stamp
         # It may have changed while it was in hand, when nobody looked.
@@ -201,7 +204,13 @@ class Intake:
         now = time.monotonic()
         if known is None:
             known = _Candidate(
-                path=hint.path, stamp=stamp, unchanged_since=now, due=now, by=hint.by, backlog=hint.backlog
+                path=hint.path,
+                stamp=stamp,
+                unchanged_since=now,
+                closed_at=now,
+                due=now,
+                by=hint.by,
+                backlog=hint.backlog,
             )
             self._candidates[key] = known
             if returned is not None:
@@ -215,6 +224,7 @@ class Intake:
         elif known.stamp != stamp:
             self._restart(key, known, stamp)
         if hint.closed:
+            known.closed_at = now
             self._look_again(key, known, _CLOSED_SETTLE_SECONDS)
 
     def _note_return(self, key: str, candidate: _Candidate, returned: _Return) -> None:
@@ -228,6 +238,7 @@ class Intake:
     def _restart(self, key: str, candidate: _Candidate, stamp: FileStamp) -> None:
         """The file has changed: what was known of it no longer holds."""
         candidate.stamp, candidate.unchanged_since = stamp, time.monotonic()
+        candidate.closed_at = candidate.unchanged_since
         candidate.incomplete = None
         self._look_again(key, candidate, self._settle_seconds)
 
@@ -315,14 +326,23 @@ class Intake:
         self._refuse(self._take_in_hand(key, candidate), error)
 
     def _take_in_hand(self, key: str, candidate: _Candidate) -> Arrival:
-        self._in_hand.add(key)
+        now = self._in_hand[key] = time.monotonic()
         return Arrival(
             path=candidate.path,
             key=key,
             stamp=candidate.stamp,
-            complete_at=time.monotonic(),
+            closed_at=candidate.closed_at,
+            complete_at=now,
             backlog=candidate.backlog,
         )
+
+    def _count_waiting(self) -> int:
+        """Micrographs that have no result yet: those in hand, and the backlog that nobody has looked at."""
+        return len(self._in_hand) + self._backlog.qsize()
+
+    def _longest_wait_seconds(self) -> float:
+        since = list(self._in_hand.values())  # a copy, made in one step: this is called from another thread
+        return time.monotonic() - min(since) if since else 0.0
 
     def _is_touched(self, key: str, stamp: FileStamp, fingerprint: str) -> bool:
         """Whether the file was handled before and only touched since (a copy that sets its times last does that)."""

@@ -6,10 +6,18 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from frazil.picking import ModelIdentity, Picks
+from frazil.documents import MicrographDocument
+from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
+from frazil.picking import Batches, ModelIdentity, Picks
 from frazil.picking.provider import Placement
+from frazil.service.drift_metrics import DriftMetrics
+from frazil.service.failure import TRANSIENT_REASONS
+from frazil.service.resource_metrics import ResourceMetrics
 
-__all__ = ["Metrics"]
+__all__ = ["STAGES", "Metrics"]
+
+STAGES = ("settle", "wait", "read", "prepare", "infer", "peaks", "deliver")
+"""Where a micrograph's time goes, from its file closed to its document sent."""
 
 _STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _LATENCY_BUCKETS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300)
@@ -38,27 +46,36 @@ class Metrics:
         self.picks_per_micrograph = Histogram(
             "frazil_micrograph_picks", "Picks in one micrograph.", buckets=_PICKS_BUCKETS, registry=registry
         )
-        self.scores = Histogram(
-            "frazil_pick_score",
+        self.pick_scores = Histogram(
+            "frazil_pick_score", "Figure of merit of one pick.", buckets=_SCORE_BUCKETS, registry=registry
+        )
+        self.micrograph_scores = Histogram(
+            "frazil_micrograph_score",
             "Mean figure of merit of a micrograph's picks.",
             buckets=_SCORE_BUCKETS,
             registry=registry,
         )
+        self.drift = DriftMetrics(registry)
         self.stage = Histogram(
             "frazil_stage_duration_seconds",
-            "Time that one micrograph spent in a stage (read, prepare, infer, peaks, deliver).",
+            f"Time of one micrograph in a stage ({', '.join(STAGES)}).",
             ["stage"],
             buckets=_STAGE_BUCKETS,
             registry=registry,
         )
         self.latency = Histogram(
             "frazil_latency_seconds",
-            "Time from a micrograph known to be complete to its document sent.",
+            "Time from a micrograph's file closed to its document sent, but for those there at the start.",
             buckets=_LATENCY_BUCKETS,
             registry=registry,
         )
         self.last_micrograph = Gauge(
             "frazil_last_micrograph_timestamp_seconds", "When the last micrograph was picked.", registry=registry
+        )
+        self.batches = Counter("frazil_model_batches", "Batches that the model scored.", registry=registry)
+        self.tiles = Counter("frazil_model_tiles", "Tiles in these batches.", registry=registry)
+        self.tiles_room = Counter(
+            "frazil_model_tiles_room", "Tiles that there was room for in these batches.", registry=registry
         )
         self.output_blocked = Gauge(
             "frazil_output_blocked", "1 while results cannot be written and picking waits.", registry=registry
@@ -116,6 +133,9 @@ class Metrics:
             ["name", "version", "sha256", "provider"],
             registry=registry,
         )
+        self.model_on_cpu = Gauge(
+            "frazil_model_on_cpu", "1 while the CPU does most or the heaviest of the model's work.", registry=registry
+        )
         self.started = Gauge(
             "frazil_start_time_seconds", "When this daemon was ready, in seconds of Unix time.", registry=registry
         )
@@ -155,19 +175,46 @@ class Metrics:
             "Share of agreeing picks of the model that runs, or last ran, in shadow, and of the serving one.",
             registry=registry,
         )
+        self.resources = ResourceMetrics(registry)
         self.build = Gauge("frazil_build_info", "Version of frazil; always 1.", ["version"], registry=registry)
 
-        # The outcomes that alerts watch exist from the start, at 0.
-        self.micrographs.labels(outcome="picked", reason="")
-        for by in ("event", "scan"):
-            self.found.labels(by=by)
+        self._backlog = Gauge(
+            "frazil_backlog_micrographs", "Complete micrographs that have no result yet.", registry=registry
+        )
+        self._backlog_age = Gauge(
+            "frazil_backlog_age_seconds", "Time that the oldest of them has waited; 0 without any.", registry=registry
+        )
         self._queue = Gauge("frazil_queue_depth", "Micrographs in a queue.", ["queue"], registry=registry)
         self._ledger_head = Gauge(
             "frazil_ledger_sequence", "Sequence number of the newest document.", registry=registry
         )
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Have every series from the start: one that appears at 1 has not increased, as far as Prometheus knows."""
+        self.micrographs.labels(outcome="picked", reason="")
+        for reason in MICROGRAPH_REASONS:
+            self.micrographs.labels(outcome="failed", reason=reason)
+        for reason in TRANSIENT_REASONS:
+            self.retries.labels(reason=reason)
+        for by in ("event", "scan"):
+            self.found.labels(by=by)
+        for stage in STAGES:
+            self.stage.labels(stage=stage)
+        for outcome in ("answered", "malformed", "failed", "undeliverable"):
+            self.replay_requests.labels(outcome=outcome)
+        self.model_changes.labels(event="loaded", reason="")
+        for reason in MODEL_REASONS:
+            self.model_changes.labels(event="refused", reason=reason)
+        for reason in ("errors", "few_picks"):
+            self.model_changes.labels(event="rolled_back", reason=reason)
+        for model in ("serving", "candidate"):
+            self.canary_picks.labels(model=model)
+            self.canary_scores.labels(model=model)
 
     def show_model(self, model: ModelIdentity, placement: Placement) -> None:
         """Show which model serves, in place of the one before, and where it runs."""
+        self.model_on_cpu.set(placement.cpu_problem() is not None)
         self.model.clear()
         self.model.labels(
             name=model.name, version=str(model.version), sha256=model.sha256, provider=placement.provider
@@ -175,6 +222,28 @@ class Metrics:
         self.model_nodes.clear()
         for provider, nodes in placement.nodes.items():
             self.model_nodes.labels(provider=provider).set(nodes)
+
+    def note_picked(self, document: MicrographDocument) -> None:
+        """Count a micrograph that was picked."""
+        seconds, scores = document.seconds, document.picks.score
+        self.micrographs.labels(outcome="picked", reason="").inc()
+        self.picks.inc(len(scores))
+        self.picks_per_micrograph.observe(len(scores))
+        for score in scores:
+            self.pick_scores.observe(score)
+        if scores:
+            self.micrograph_scores.observe(sum(scores) / len(scores))
+        self.last_micrograph.set_to_current_time()
+        for stage in ("read", "prepare", "infer", "peaks"):
+            self.stage.labels(stage=stage).observe(getattr(seconds, stage))
+        in_hand = seconds.read + seconds.prepare + seconds.infer + seconds.peaks
+        self.stage.labels(stage="wait").observe(max(0.0, seconds.total - in_hand))
+
+    def note_batches(self, batches: Batches) -> None:
+        """Count the batches of one micrograph."""
+        self.batches.inc(batches.count)
+        self.tiles.inc(batches.tiles)
+        self.tiles_room.inc(batches.room)
 
     def note_canary(self, serving: Picks, candidate: Picks, agreement: float) -> None:
         """Count a micrograph on which a new model ran in shadow."""
@@ -188,6 +257,11 @@ class Metrics:
     def watch_queue(self, queue: str, depth: Callable[[], float]) -> None:
         """Show a queue's depth, asked for at each scrape."""
         self._queue.labels(queue=queue).set_function(depth)
+
+    def watch_backlog(self, count: Callable[[], float], age_seconds: Callable[[], float]) -> None:
+        """Show how many micrographs wait and how long the oldest has, asked for at each scrape."""
+        self._backlog.set_function(count)
+        self._backlog_age.set_function(age_seconds)
 
     def watch_ledger(self, head: Callable[[], float]) -> None:
         """Show the ledger's head, asked for at each scrape."""

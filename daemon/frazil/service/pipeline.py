@@ -20,10 +20,11 @@ import msgspec
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking import MICROGRAPH_ENDINGS, Micrograph, micrograph_stem
+from frazil.picking import MICROGRAPH_ENDINGS, Batches, Micrograph, micrograph_stem
 from frazil.service.arrival import Arrival, Line, is_utf8
 from frazil.service.completion import sample
 from frazil.service.delivery import Delivery
+from frazil.service.drift_watch import DriftWatch
 from frazil.service.failure import backoff_seconds, failure_of, is_transient
 from frazil.service.intake import Intake
 from frazil.service.ledger import Handled, Ledger
@@ -58,6 +59,7 @@ class _Picked:
     fingerprint: str
     document: MicrographDocument
     score_map: bytes | None
+    batches: Batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,6 +78,7 @@ class Pipeline:
         delivery: sends what was committed.
         reviser: brings earlier results to what is tuned, while nothing else is to be written.
         metrics: counts.
+        drift: is shown what was picked.
         stopping: set to end the stages once the work in hand is finished.
         read: reads a micrograph, within limits of memory and time.
         max_attempts: picking a micrograph that fails by no fault of its own is tried so often.
@@ -90,6 +93,7 @@ class Pipeline:
         delivery: Delivery,
         reviser: Reviser,
         metrics: Metrics,
+        drift: DriftWatch,
         stopping: threading.Event,
         read: Callable[[Path], Micrograph],
         *,
@@ -102,6 +106,7 @@ class Pipeline:
         self._delivery = delivery
         self._reviser = reviser
         self._metrics = metrics
+        self._drift = drift
         self._max_attempts = max_attempts
         self._keep_score_maps = keep_score_maps
         self._line = Line()
@@ -212,6 +217,7 @@ class Pipeline:
             fingerprint=read.fingerprint,
             document=record.document,
             score_map=pack_score_map(record.score_map) if self._keep_score_maps else None,
+            batches=record.batches,
         )
 
     def _writing(self) -> None:
@@ -271,21 +277,19 @@ class Pipeline:
         log.debug("committed %s", arrival.key)
         self._intake.finish(arrival, handled)
         # Counted before it is sent: whoever has the document finds it counted.
-        metrics, seconds, scores = self._metrics, document.seconds, document.picks.score
-        metrics.micrographs.labels(outcome="picked", reason="").inc()
-        metrics.picks.inc(len(scores))
-        metrics.picks_per_micrograph.observe(len(scores))
-        if scores:
-            metrics.scores.observe(sum(scores) / len(scores))
-        metrics.last_micrograph.set_to_current_time()
-        for stage in ("read", "prepare", "infer", "peaks"):
-            metrics.stage.labels(stage=stage).observe(getattr(seconds, stage))
+        metrics = self._metrics
+        metrics.note_picked(document)
+        metrics.note_batches(result.batches)
+        self._drift.note(document)
         if not self._delivery.catch_up():
             return
         now = time.monotonic()
+        metrics.stage.labels(stage="settle").observe(arrival.complete_at - arrival.closed_at)
         metrics.stage.labels(stage="deliver").observe(now - started)
-        metrics.latency.observe(now - arrival.complete_at)
-        log.info("picked %s: %d picks in %.2f s (sequence number %d)", arrival.key, len(scores), seconds.total, seq)
+        if not arrival.backlog:
+            metrics.latency.observe(now - arrival.closed_at)
+        picks, seconds = len(document.picks.score), document.seconds.total
+        log.info("picked %s: %d picks in %.2f s (sequence number %d)", arrival.key, picks, seconds, seq)
 
     def _write_failed(self, result: _Failed) -> None:
         arrival, error = result.arrival, result.error

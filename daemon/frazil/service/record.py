@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from frazil.documents import FailedDocument, MicrographDocument, ModelStamp, PickColumns, Seconds
 from frazil.errors import MicrographError
-from frazil.picking import Micrograph, Picker, Picks, ScoreMap
+from frazil.picking import Batches, Micrograph, Picker, Picks, ScoreMap
 
 __all__ = ["Record", "columns_of", "directory_of", "now_rfc3339", "record_failure", "record_picks"]
 
@@ -26,6 +26,8 @@ class Record:
     picks: Picks
     score_map: ScoreMap
     """From which the picks were made."""
+    batches: Batches
+    """In which the model scored it."""
 
 
 def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float, since: float) -> Record:
@@ -71,7 +73,7 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
         ),
         picked_at=now_rfc3339(),
     )
-    return Record(document=document, picks=picks, score_map=score_map)
+    return Record(document=document, picks=picks, score_map=score_map, batches=picker.count_batches(picture))
 
 
 def columns_of(picks: Picks) -> PickColumns:

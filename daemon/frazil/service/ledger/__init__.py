@@ -2,7 +2,7 @@
 
 - `Ledger` is the daemon's: it alone writes results.
 - `LedgerReader` reads while the daemon runs, or when none does.
-- `request_requeue` and `update_remembered` leave a request in the ledger, which the daemon grants.
+- `request_requeue`, `request_baseline` and `update_remembered` leave a request in the ledger, which the daemon grants.
 - `archive` moves old results into another file.
 """
 
@@ -10,9 +10,10 @@ from frazil.service.ledger.archive import Archived, archive
 from frazil.service.ledger.layout import LEDGER_NAME, State, ledger_file
 from frazil.service.ledger.ledger import Handled, Ledger, Note
 from frazil.service.ledger.reader import KeptResult, LedgerReader, MicrographRecord, StoredDocument
-from frazil.service.ledger.requests import request_requeue, update_remembered
+from frazil.service.ledger.requests import BASELINE_KEY, request_baseline, request_requeue, update_remembered
 
 __all__ = [
+    "BASELINE_KEY",
     "LEDGER_NAME",
     "Archived",
     "Handled",
@@ -25,6 +26,7 @@ __all__ = [
     "StoredDocument",
     "archive",
     "ledger_file",
+    "request_baseline",
     "request_requeue",
     "update_remembered",
 ]

@@ -1,4 +1,4 @@
-"""Requests to the daemon, left in the ledger: it alone changes the record of a micrograph."""
+"""Requests to the daemon, left in the ledger: it alone changes the record of a micrograph, or of a session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from pathlib import Path
 from frazil.errors import OutputError
 from frazil.service.ledger.layout import State, connect, open_read_only, transaction
 
-__all__ = ["request_requeue", "update_remembered"]
+__all__ = ["BASELINE_KEY", "request_baseline", "request_requeue", "update_remembered"]
+
+BASELINE_KEY = "baseline_asked"
+"""Under which the ledger remembers when a new baseline was asked for, in seconds of Unix time."""
 
 
 def request_requeue(file: Path, paths: Sequence[str] = (), states: Sequence[State] = ()) -> int:
@@ -53,6 +56,15 @@ def request_requeue(file: Path, paths: Sequence[str] = (), states: Sequence[Stat
     return count
 
 
+def request_baseline(file: Path) -> None:
+    """Ask that the next micrographs become the session's baseline, against which drift is told.
+
+    Raises:
+        OutputError: there is no ledger, or it cannot be written.
+    """
+    update_remembered(file, BASELINE_KEY, lambda _: str(time.time()))
+
+
 def update_remembered(file: Path, key: str, change: Callable[[str], str]) -> None:
     """Change what the ledger remembers under a key, for the daemon to find.
 
@@ -62,7 +74,7 @@ def update_remembered(file: Path, key: str, change: Callable[[str], str]) -> Non
         change: makes the new value from the present one; empty where there is none.
 
     Raises:
-        OutputError: the ledger cannot be written.
+        OutputError: there is no ledger, or it cannot be written.
     """
     open_read_only(file).close()  # nothing is made or migrated here
     try:

@@ -1,0 +1,135 @@
+"""Drift: whether picks per micrograph, or their scores, have left what they were when the session began.
+
+A session's first micrographs, while nothing speaks against them, are its baseline. Each one is compared with it, and
+what it departs by is added up, as in a cumulative sum chart (Page, Biometrika 41, 100, 1954): a small change that stays
+is noticed as surely as a large one, only later. No micrograph counts for more than a few spreads, however odd it is
+(winsorising: Hawkins, Journal of Quality Technology 25, 248, 1993), and median and median absolute deviation stand for
+mean and standard deviation: empty squares, carbon and a bad start are part of every session, and are not yet drift.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Literal
+
+import msgspec
+
+__all__ = ["BASELINE_MICROGRAPHS", "DIRECTIONS", "QUANTITIES", "Chart", "Direction", "Drift", "Quantity"]
+
+BASELINE_MICROGRAPHS = 30
+"""Before so many there is no word of drift."""
+_MOST_BASELINE = 200
+"""Micrographs in it at the end: the first grid square alone does not tell what squares are like."""
+_MOST = 2.0
+"""Spreads by which one micrograph departs at most."""
+_SLACK = 1.0
+"""Spreads by which micrographs may depart for ever. So one of the oddest adds 1 to the sum."""
+_LIMIT_PICKS = 23.0
+_LIMIT_SCORE = 17.0
+_LEAST_SPREAD_PICKS = 0.9
+"""Of the logarithm: picks that are 2.5 times as many or as few are no drift, those 6 times as few count in full."""
+_LEAST_SPREAD_SCORE = 0.03
+_EPSILON = 1e-6
+"""What rounding may take from a sum."""
+_SCORED_PICKS = 5
+"""With fewer picks a micrograph's mean score says nothing."""
+_RECENT = 10
+
+Direction = Literal["down", "up"]
+Quantity = Literal["picks", "score"]
+DIRECTIONS: tuple[Direction, ...] = ("down", "up")
+QUANTITIES: tuple[Quantity, ...] = ("picks", "score")
+
+
+class Chart(msgspec.Struct, kw_only=True):
+    """What one quantity was, and what has added up since."""
+
+    least_spread: float
+    limit: float
+    """Sum, in spreads, at which drift begins."""
+    baseline: list[float] = []
+    """Values of the first micrographs."""
+    centre: float | None = None
+    """Median of the baseline; None before there is enough of it."""
+    spread: float = 0.0
+    """Robust standard deviation of the baseline."""
+    recent: list[float] = []
+    """Values of the last few."""
+    sums: dict[Direction, float] = msgspec.field(default_factory=lambda: dict.fromkeys(DIRECTIONS, 0.0))
+    drifting: dict[Direction, bool] = msgspec.field(default_factory=lambda: dict.fromkeys(DIRECTIONS, False))
+
+    def evidence(self, direction: Direction) -> float:
+        """What has added up, as a share of that at which drift begins."""
+        return self.sums[direction] / self.limit
+
+    def note(self, value: float) -> list[Direction]:
+        """Take in a micrograph's value; the directions in which drift has now begun or ended."""
+        self.recent = [*self.recent[1 - _RECENT :], value]
+        # What may be drift is kept out of the baseline.
+        if len(self.baseline) < _MOST_BASELINE and max(self.sums.values()) < self.limit / 2:
+            self._learn(value)
+        if self.centre is None:
+            return []
+        departure = max(-_MOST, min(_MOST, (value - self.centre) / self.spread))
+        changed = []
+        for direction in DIRECTIONS:
+            added = (departure if direction == "up" else -departure) - _SLACK
+            # It never adds up to more than the limit, so that drift that is over is soon seen to be over.
+            self.sums[direction] = max(0.0, min(self.limit, self.sums[direction] + added))
+            was = self.drifting[direction]
+            self.drifting[direction] = self.sums[direction] > (self.limit / 2 if was else self.limit - _EPSILON)
+            if self.drifting[direction] != was:
+                changed.append(direction)
+        return changed
+
+    def _learn(self, value: float) -> None:
+        self.baseline = [*self.baseline, value]
+        if len(self.baseline) >= BASELINE_MICROGRAPHS:
+            self.centre = statistics.median(self.baseline)
+            deviation = statistics.median([abs(known - self.centre) for known in self.baseline])
+            self.spread = max(1.4826 * deviation, self.least_spread)
+
+
+class Drift(msgspec.Struct, kw_only=True):
+    """The charts of one session, picked in one way. It can be written down and taken up again."""
+
+    picked_by: str = ""
+    """What picks: model and threshold. Another model, or another threshold, has other picks and other scores."""
+    asked: str = ""
+    """Which request for a new baseline it was that this one granted."""
+    noted_at: float = 0.0
+    """When the last micrograph was noted, in seconds of Unix time."""
+    picks: Chart = msgspec.field(default_factory=lambda: Chart(least_spread=_LEAST_SPREAD_PICKS, limit=_LIMIT_PICKS))
+    """Of log(1 + picks)."""
+    score: Chart = msgspec.field(default_factory=lambda: Chart(least_spread=_LEAST_SPREAD_SCORE, limit=_LIMIT_SCORE))
+    """Of the mean figure of merit."""
+
+    def chart(self, quantity: Quantity) -> Chart:
+        """The chart of a quantity."""
+        return self.picks if quantity == "picks" else self.score
+
+    def note(self, picks: int, mean_score: float) -> list[tuple[Quantity, Direction]]:
+        """Take in a micrograph; the quantities and directions in which drift has now begun or ended.
+
+        Args:
+            picks: in the micrograph.
+            mean_score: of the picks; not looked at where there are few.
+        """
+        changed: list[tuple[Quantity, Direction]] = [("picks", d) for d in self.picks.note(math.log1p(picks))]
+        if picks >= _SCORED_PICKS:
+            changed += [("score", d) for d in self.score.note(mean_score)]
+        return changed
+
+    def usual(self, quantity: Quantity) -> float:
+        """Median picks, or mean figure of merit, of the baseline's micrographs; NaN before there is enough of it."""
+        centre = self.chart(quantity).centre
+        return math.nan if centre is None else _value(quantity, centre)
+
+    def recent(self, quantity: Quantity) -> float:
+        """The same of the last few micrographs."""
+        return _value(quantity, statistics.median(self.chart(quantity).recent))
+
+
+def _value(quantity: Quantity, charted: float) -> float:
+    return math.expm1(charted) if quantity == "picks" else charted

@@ -1,0 +1,111 @@
+"""Resources: room on the disks and in GPUs is shown; what cannot be seen is no number."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from frazil.service.resource_metrics import ResourceMetrics
+from frazil.service.resources import Resources, count_nvidia_gpus, read_gpu_memory
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def metrics(registry: CollectorRegistry) -> ResourceMetrics:
+    return ResourceMetrics(registry)
+
+
+def shown(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    return registry.get_sample_value(name, labels)
+
+
+def test_room_on_a_disk_is_what_df_says(metrics: ResourceMetrics, registry: CollectorRegistry, tmp_path: Path) -> None:
+    Resources(metrics, {"out": tmp_path}).measure()
+    blocks = subprocess.run(
+        ["df", "-B1", "--output=size,avail", tmp_path], capture_output=True, text=True, check=True
+    ).stdout.split()
+    size, free = int(blocks[-2]), int(blocks[-1])
+    assert shown(registry, "frazil_disk_size_bytes", disk="out") == size
+    found = shown(registry, "frazil_disk_free_bytes", disk="out")
+    assert found == pytest.approx(free, abs=0.05 * size)  # others write there too
+    inodes = shown(registry, "frazil_disk_free_inodes_ratio", disk="out")
+    assert inodes is not None
+    assert 0 < inodes <= 1
+
+
+def test_a_disk_that_is_away_has_no_number_and_stops_nothing(
+    metrics: ResourceMetrics, registry: CollectorRegistry, tmp_path: Path
+) -> None:
+    resources = Resources(metrics, {"gone": tmp_path / "gone", "out": tmp_path})
+    resources.start()
+    resources.stop()
+    assert math.isnan(shown(registry, "frazil_disk_free_bytes", disk="gone") or 0.0)
+    assert (shown(registry, "frazil_disk_free_bytes", disk="out") or 0.0) > 0
+
+
+def test_a_disk_that_comes_back_is_measured_again(
+    metrics: ResourceMetrics, registry: CollectorRegistry, tmp_path: Path
+) -> None:
+    away = tmp_path / "away"
+    resources = Resources(metrics, {"out": away})
+    resources.measure()
+    away.mkdir()
+    resources.measure()
+    assert (shown(registry, "frazil_disk_free_bytes", disk="out") or 0.0) > 0
+
+
+def device(bus: Path, name: str, vendor: str, kind: str) -> None:
+    (bus / name).mkdir(parents=True)
+    (bus / name / "vendor").write_text(vendor + "\n")
+    (bus / name / "class").write_text(kind + "\n")
+
+
+def test_gpus_are_counted_on_the_bus_with_a_driver_or_without(tmp_path: Path) -> None:
+    device(tmp_path, "0000:01:00.0", "0x10de", "0x030200")  # a compute card
+    device(tmp_path, "0000:01:00.1", "0x10de", "0x040300")  # its sound
+    device(tmp_path, "0000:02:00.0", "0x10de", "0x030000")  # one with a screen
+    device(tmp_path, "0000:03:00.0", "0x8086", "0x030000")  # of another make
+    (tmp_path / "0000:04:00.0").mkdir()
+    assert count_nvidia_gpus(tmp_path) == 2
+
+
+def test_a_machine_without_that_bus_has_no_gpu(tmp_path: Path) -> None:
+    assert count_nvidia_gpus(tmp_path / "none") == 0
+
+
+def test_without_the_driver_there_is_no_memory_to_show(tmp_path: Path) -> None:
+    assert read_gpu_memory(str(tmp_path / "libnvidia-ml.so.1")) == {}
+
+
+NVML = """
+typedef struct { unsigned long long total, free, used; } memory;
+int nvmlInit_v2(void) { return 0; }
+int nvmlShutdown(void) { return 0; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = 3; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device)
+    { *device = (void *)(long)(index + 1); return index == 1 ? 15 : 0; }
+int nvmlDeviceGetMemoryInfo(void *device, memory *m)
+    { m->total = 1000; m->free = 400; m->used = 600 + (long)device; return 0; }
+"""
+
+
+def test_memory_is_read_as_nvidia_lays_it_out(tmp_path: Path) -> None:
+    source, library = tmp_path / "nvml.c", tmp_path / "libnvml.so"
+    source.write_text(NVML)
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        assert os.environ.get("CI") != "true"
+        pytest.skip("needs a C compiler")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True, capture_output=True)
+    # The second is lost from the bus; the others are shown all the same.
+    assert read_gpu_memory(str(library)) == {0: (601, 1000), 2: (603, 1000)}

@@ -1,0 +1,172 @@
+"""A real Prometheus scrapes a real daemon: every expression of every panel and rule has data there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from frazil.models import ModelFolder
+
+pytestmark = pytest.mark.system
+
+PATIENCE_SECONDS = 120.0
+MICROGRAPHS = 34
+"""Enough for a baseline, with some to spare."""
+Serve = Callable[..., "RunningDaemon"]  # type: ignore[name-defined]  # noqa: F821
+
+
+class Prometheus:
+    """A running Prometheus with frazil's own configuration, but for the target and faster."""
+
+    def __init__(self, program: str, deploy: Path, target: str, folder: Path) -> None:
+        config = yaml.safe_load((deploy / "prometheus.yml").read_text("utf-8"))
+        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        config["rule_files"] = [str(deploy / "frazil-rules.yml")]
+        (job,) = config["scrape_configs"]
+        job["static_configs"][0]["targets"] = [target]
+        file = folder / "prometheus.yml"
+        file.write_text(yaml.safe_dump(config))
+        self._process = subprocess.Popen(
+            [
+                program,
+                f"--config.file={file}",
+                f"--storage.tsdb.path={folder / 'tsdb'}",
+                "--web.listen-address=127.0.0.1:0",
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stderr is not None
+        log = []
+        for line in self._process.stderr:
+            log.append(line)
+            if found := re.search(r'msg="Listening on" address=(\S+)', line):
+                self.url = f"http://{found[1]}"
+            if "Server is ready" in line:
+                break
+        else:
+            pytest.fail("Prometheus did not start:\n" + "".join(log))
+        self._reader = threading.Thread(target=self._process.stderr.read)
+        self._reader.start()
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+        self._reader.join()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
+    def ask(self, path: str, **query: str) -> Any:
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
+            return json.load(answer)["data"]
+
+    def has(self, expression: str) -> bool:
+        """Whether there is a result, and not only NaN."""
+        return any(result["value"][1] != "NaN" for result in self.ask("query", query=expression)["result"])
+
+
+@pytest.fixture
+def prometheus(
+    find_prometheus: Callable[[str], str], repository: Path, tmp_path: Path
+) -> Iterator[Callable[..., Prometheus]]:
+    program = find_prometheus("prometheus")
+    with contextlib.ExitStack() as stack:
+
+        def start(target: str) -> Prometheus:
+            started = Prometheus(program, repository / "deploy" / "prometheus", target, tmp_path)
+            stack.callback(started.stop)
+            return started
+
+        yield start
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def panel_expressions(repository: Path, instance: str) -> list[str]:
+    dashboard = json.loads((repository / "deploy" / "grafana" / "dashboards" / "frazil.json").read_text("utf-8"))
+    written = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    return [e.replace("$instance", instance).replace("$__rate_interval", "1m") for e in written]
+
+
+def operands(repository: Path) -> set[str]:
+    """The series that alerts compare: an alert that is quiet has no result, and may only lack data."""
+    rules = (repository / "deploy" / "prometheus" / "frazil-rules.yml").read_text("utf-8")
+    written = [rule["expr"] for group in yaml.safe_load(rules)["groups"] for rule in group["rules"]]
+    found = {selector for e in written for selector in re.findall(r"\b(?:up|frazil_\w+)(?:\{[^}]*\})?", e)}
+    assert len(found) >= len(written)
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_every_panel_and_every_rule_has_data(
+    serve: Serve,
+    prometheus: Callable[..., Prometheus],
+    repository: Path,
+    make_blob_model: Callable[..., Path],
+    spoil_model: Callable[[str, Path, int], None],
+    make_scene: Callable[..., Any],
+    write_mrc: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    folder = make_blob_model(tmp_path / "models" / "blob")
+    daemon = serve("--diameter", "48", "--model", folder, "--stall", "0.5")
+    target = daemon.metrics.removeprefix("http://").removesuffix("/metrics")
+    server = prometheus(target)
+    wait_for(lambda: server.has("frazil_build_info"))  # what happens before the first look is no increase
+    contents = [write_mrc(tmp_path / "aside.mrc", make_scene(seed=i).pixels, 2.0).read_bytes() for i in range(3)]
+
+    def drop(*names: str) -> None:
+        for number, name in enumerate(names):
+            aside = daemon.watched / f".{name}"
+            aside.write_bytes(contents[number % len(contents)])
+            aside.rename(daemon.watched / name)
+
+    spoil_model("torn file", folder, 2)
+    (folder / "CURRENT").write_text("2\n")
+    daemon.wait_log(r"refused \(hash\)", PATIENCE_SECONDS)
+    make_blob_model(folder, 3, bias=-5.5)
+    ModelFolder(folder).promote(3)
+    daemon.wait_log(r"model blob/3 .* serves from here on", PATIENCE_SECONDS)
+    (daemon.watched / "bad.mrc").write_bytes(b"plain text " * 500)
+    daemon.wait_log(r"failed \(not_mrc\)", PATIENCE_SECONDS)
+    drop(*(f"m{number}.mrc" for number in range(MICROGRAPHS)))
+    for number in range(MICROGRAPHS):
+        daemon.wait_log(rf"picked m{number}\.mrc", PATIENCE_SECONDS)
+
+    wanted = {*panel_expressions(repository, target), *operands(repository)}
+    assert len(wanted) > 40
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    later = 0
+    while missing := {expression for expression in wanted if not server.has(expression)}:
+        if not server.has("frazil_gpu_memory_bytes"):
+            missing -= {e for e in missing if "frazil_gpu_memory" in e}
+        if not missing:
+            break
+        assert time.monotonic() < deadline, missing
+        drop(f"later{later}.mrc")  # rates want something to go on
+        later += 1
+        time.sleep(0.5)
+
+    rules = [rule for group in server.ask("rules")["groups"] for rule in group["rules"]]
+    assert {rule["health"] for rule in rules} == {"ok"}
+    wait_for(lambda: server.has('ALERTS{alertname="FrazilModelRefused", alertstate="firing", reason="hash"}'))
+    firing = server.ask("query", query='ALERTS{alertstate="firing"}')["result"]
+    assert {alert["metric"]["alertname"] for alert in firing} == {"FrazilModelRefused"}
+    assert daemon.stop() == 0
