@@ -17,7 +17,7 @@ import msgspec
 import prometheus_client
 
 import frazil
-from frazil.errors import FrazilError, SettingsError
+from frazil.errors import FrazilError
 from frazil.picking import (
     CURRENT_NAME,
     Micrograph,
@@ -105,8 +105,6 @@ class Daemon:
         settings = self._settings
         root = settings.watch.expanduser().resolve()
         out = settings.out.expanduser().resolve()
-        if not root.is_dir():
-            raise SettingsError(f"{root}: expected a directory to watch, found none")
         picking = PickingSettings(
             diameter_angstrom=settings.diameter,
             pixel_size_angstrom=settings.pixel_size,
