@@ -139,12 +139,15 @@ def serve(
 
     WATCH, OUT and DIAMETER are needed, here or in the file. The command line beats the file.
     """
+    import faulthandler
+
     from frazil.settings import load_settings
 
     settings = load_settings(given, config)
     from frazil.service.daemon import Daemon
     from frazil.service.logs import configure_logging
 
+    faulthandler.enable()  # a watchdog that ends it has it show where each thread is
     configure_logging(settings.log_level)
     Daemon(settings).run()
 

@@ -150,7 +150,7 @@ def test_wrong_values_are_refused_by_name_and_line(tmp_path: Path, text: str, sa
 def test_every_fault_is_listed_at_once_with_its_line(tmp_path: Path) -> None:
     file = write(
         tmp_path,
-        '''# titan1
+        """# titan1
 watch = "gone"
 include = [
   "*.mrc",      # = what we take
@@ -167,7 +167,7 @@ require_gpu = true
 device = "cpu"
 exclude = ["raw"
 contrast = "grey"
-''',
+""",
     )
     with pytest.raises(SettingsError) as caught:
         load_settings({"max_attempts": -3}, file)

@@ -177,6 +177,14 @@ class Metrics:
         for provider, nodes in placement.nodes.items():
             self.model_nodes.labels(provider=provider).set(nodes)
 
+    def handled(self) -> dict[str, int]:
+        """Micrographs handled by this daemon so far, by outcome."""
+        counts = {"picked": 0, "failed": 0}
+        for sample in next(iter(self.micrographs.collect())).samples:
+            if sample.name.endswith("_total"):
+                counts[sample.labels["outcome"]] += int(sample.value)
+        return counts
+
     def note_canary(self, serving: Picks, candidate: Picks, agreement: float) -> None:
         """Count a micrograph on which a new model ran in shadow."""
         self.canary_micrographs.inc()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from frazil.service.metrics import Metrics
+from frazil.service.pulse import Beat, unwatched
 
 __all__ = ["Patience", "ToldToStopError"]
 
@@ -29,11 +30,13 @@ class Patience:
     Args:
         metrics: shows that something is blocked.
         stop: ends the waiting.
+        beat: is called after each try in vain.
     """
 
-    def __init__(self, metrics: Metrics, stop: threading.Event) -> None:
+    def __init__(self, metrics: Metrics, stop: threading.Event, beat: Beat = unwatched) -> None:
         self._metrics = metrics
         self._stop = stop
+        self._beat = beat
 
     def insist(self, what: str, write: Callable[[], T]) -> T:
         """Write, and write again until it works.
@@ -55,6 +58,7 @@ class Patience:
                     log.warning("cannot write %s (%s): picking waits until it can", what, reason)
                 blocked = True
                 self._metrics.output_blocked.set(1)
+                self._beat()
                 if self._stop.wait(_RETRY_SECONDS):
                     raise ToldToStopError from error
             else:

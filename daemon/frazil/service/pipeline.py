@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, Queue
+from queue import Empty, Full, Queue
 
 import msgspec
 
@@ -28,6 +28,7 @@ from frazil.service.intake import Intake
 from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
 from frazil.service.patience import ToldToStopError
+from frazil.service.pulse import Pulses
 from frazil.service.record import directory_of, record_failure
 from frazil.service.score_map import pack_score_map
 from frazil.service.swap import Announcer, Change, Serving
@@ -77,6 +78,8 @@ class Pipeline:
         read: reads a micrograph, within limits of memory and time.
         max_attempts: picking a micrograph that fails by no fault of its own is tried so often.
         keep_score_maps: whether score maps go into the ledger.
+        pulses: what the stages' threads beat on.
+        read_seconds: reading is given up after so long; until then it does not hang.
     """
 
     def __init__(
@@ -91,6 +94,8 @@ class Pipeline:
         *,
         max_attempts: int,
         keep_score_maps: bool,
+        pulses: Pulses,
+        read_seconds: float,
     ) -> None:
         self._serving = serving
         self._announcer = announcer
@@ -105,6 +110,8 @@ class Pipeline:
         self._room = threading.Semaphore(_RESULTS_QUEUED)
         self._stopping = stopping
         self._read_micrograph = read
+        self._read_seconds = read_seconds
+        self._pulses = pulses
         self._threads = [
             threading.Thread(target=stage, name=f"frazil-{stage.__name__.strip('_')}", daemon=True)
             for stage in (self._reading, self._picking, self._writing)
@@ -145,16 +152,28 @@ class Pipeline:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
+    @property
+    def doing(self) -> str:
+        """What is picked, or read, now; empty while nothing is."""
+        return self._pulses.of("frazil-picking").doing or self._pulses.of("frazil-reading").doing
+
+    def waiting(self) -> int:
+        """Micrographs that wait to be read."""
+        return len(self._line)
+
     def failed_stage(self) -> str | None:
         """Name of a stage that has died, which none should."""
         return next((t.name for t in self._threads if not t.is_alive()), None)
 
     def _reading(self) -> None:
+        beat = self._pulses.of("frazil-reading").beat
         while not self._stopping.is_set():
+            beat()
             arrival = self._line.take(_STOP_CHECK_SECONDS)
             if arrival is None:
                 continue
             log.debug("reading %s", arrival.key)
+            beat(f"reading {arrival.key}", more_seconds=self._read_seconds)
             try:
                 read: _Read | _Failed = self._read(arrival)
             except IncompleteMicrograph as incomplete:
@@ -168,7 +187,15 @@ class Pipeline:
             elif isinstance(read, _Failed):
                 self._results.put(read)
             else:
-                self._micrographs.put(read)
+                self._hand_on(read)
+
+    def _hand_on(self, read: _Read) -> None:
+        """Put a micrograph in the queue for picking, once there is room."""
+        while True:
+            self._pulses.of("frazil-reading").beat()
+            with contextlib.suppress(Full):
+                self._micrographs.put(read, timeout=_STOP_CHECK_SECONDS)
+                return
 
     def _read(self, arrival: Arrival) -> _Read:
         started = time.monotonic()
@@ -178,7 +205,9 @@ class Pipeline:
         return _Read(arrival=arrival, fingerprint=content, micrograph=micrograph, seconds=seconds)
 
     def _picking(self) -> None:
+        beat = self._pulses.of("frazil-picking").beat
         while self._goes_on(0, self._micrographs):
+            beat()
             for change in self._serving.advance():
                 self._results.put(change)
             try:
@@ -186,13 +215,15 @@ class Pipeline:
             except Empty:
                 continue
             log.debug("picking %s", read.arrival.key)
+            beat(f"picking {read.arrival.key}")
             try:
                 picked = self._pick(read)
             except Exception as error:  # noqa: BLE001 - the edge of one unit of work
                 failure = failure_of(read.arrival.path, "picking", error)
                 self._results.put(_Failed(arrival=read.arrival, error=failure))
             else:
-                self._room.acquire()
+                while not self._room.acquire(timeout=_STOP_CHECK_SECONDS):
+                    beat()
                 self._results.put(picked)
 
     def _pick(self, read: _Read) -> _Picked:
@@ -205,12 +236,15 @@ class Pipeline:
         )
 
     def _writing(self) -> None:
+        beat = self._pulses.of("frazil-writing").beat
         while self._goes_on(1, self._results):
+            beat()
             self._delivery.catch_up()
             try:
                 result = self._results.get(timeout=_STOP_CHECK_SECONDS)
             except Empty:
                 continue
+            beat("writing a result")
             # Told to stop, nothing of it was committed, and the next start picks it again.
             with contextlib.suppress(ToldToStopError):
                 if isinstance(result, Change):

@@ -105,7 +105,7 @@ class _Draft:
             except msgspec.ValidationError as error:
                 self._blame((name,), _plain(error, self._values[name]))
         for name, value in good.items():
-            must_be = _meta(hints[name]).extra["must_be"]
+            must_be = _must_be(hints[name])
             if isinstance(value, Path) and must_be and (missing := _missing(value, must_be)):
                 self._blame((name,), missing)
         for names, find_fault in AGREEMENTS:
@@ -133,9 +133,10 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
     return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
 
-def _meta(hint: Any) -> msgspec.Meta:
-    """The description of a setting; what bounds it has stands before that, or deeper."""
-    return typing.cast("msgspec.Meta", hint.__metadata__[-1])
+def _must_be(hint: Any) -> MustBe | None:
+    """What a setting's path must lead to; that stands in its description, the last of what annotates it."""
+    extra: dict[str, MustBe | None] = hint.__metadata__[-1].extra
+    return extra["must_be"]
 
 
 def _expand(text: str, folder: Path) -> Path:
