@@ -31,6 +31,7 @@ from frazil.picking import (
 from frazil.service.delivery import Delivery, prepare_output
 from frazil.service.intake import Intake
 from frazil.service.ledger import Ledger
+from frazil.service.logs import event
 from frazil.service.memory import give_back_large_blocks
 from frazil.service.metrics import Metrics, MetricsServer
 from frazil.service.notify import Notifier
@@ -238,6 +239,7 @@ class Daemon:
             out,
             self._stream.address,
             server.url,
+            extra=event("ready", model=model.identity.short, provider=model.provider),
         )
         self._metrics = metrics
         self._supervision.ready(self._describe)
@@ -347,11 +349,11 @@ class Daemon:
             )
             if dead:
                 raise FrazilError(f"the thread {dead} died; see the log above, and please report it")
-        log.info("%s: finishing the work in hand", self._stop_signal)
+        log.info("%s: finishing the work in hand", self._stop_signal, extra=event("stopping"))
 
     def reload(self) -> None:
         """Look at the promoted model again, also at one that was refused before; settings stay as they are."""
-        log.info("SIGHUP: looking at the promoted model")
+        log.info("SIGHUP: looking at the promoted model", extra=event("reload"))
         self._notifier.reloading()
         if self._swapper is None:
             self._notifier.ready()
@@ -366,7 +368,11 @@ class Daemon:
         self._stopping.set()
         self._intake_thread.join(max(0.0, deadline - time.monotonic()))
         if self._pipeline.stop(deadline):
-            log.info("stopped after %.2f s", time.monotonic() - started)
+            log.info("stopped after %.2f s", time.monotonic() - started, extra=event("stopped"))
             return True
-        log.warning("stopped after %.1f s with work unfinished; it is taken up at the next start", _STOP_SECONDS)
+        log.warning(
+            "stopped after %.1f s with work unfinished; it is taken up at the next start",
+            _STOP_SECONDS,
+            extra=event("stopped"),
+        )
         return False

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from frazil.service.logs import event
 from frazil.service.metrics import Metrics
 from frazil.service.pulse import Beat, unwatched
 
@@ -55,7 +56,12 @@ class Patience:
             except (OSError, sqlite3.Error) as error:
                 if not blocked:
                     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-                    log.warning("cannot write %s (%s): picking waits until it can", what, reason)
+                    log.warning(
+                        "cannot write %s (%s): picking waits until it can",
+                        what,
+                        reason,
+                        extra=event("output_blocked", file=what, reason=reason),
+                    )
                 blocked = True
                 self._metrics.output_blocked.set(1)
                 self._beat()
@@ -63,6 +69,6 @@ class Patience:
                     raise ToldToStopError from error
             else:
                 if blocked:
-                    log.info("can write %s again: picking goes on", what)
+                    log.info("can write %s again: picking goes on", what, extra=event("output_free", file=what))
                     self._metrics.output_blocked.set(0)
                 return written

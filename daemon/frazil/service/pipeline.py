@@ -26,6 +26,7 @@ from frazil.service.delivery import Delivery
 from frazil.service.failure import backoff_seconds, failure_of, is_transient
 from frazil.service.intake import Intake
 from frazil.service.ledger import Handled, Ledger
+from frazil.service.logs import event
 from frazil.service.metrics import Metrics
 from frazil.service.patience import ToldToStopError
 from frazil.service.pulse import Pulses
@@ -295,7 +296,14 @@ class Pipeline:
         now = time.monotonic()
         metrics.stage.labels(stage="deliver").observe(now - started)
         metrics.latency.observe(now - arrival.complete_at)
-        log.info("picked %s: %d picks in %.2f s (sequence number %d)", arrival.key, len(scores), seconds.total, seq)
+        log.info(
+            "picked %s: %d picks in %.2f s (sequence number %d)",
+            arrival.key,
+            len(scores),
+            seconds.total,
+            seq,
+            extra=event("picked", micrograph=arrival.key, seq=seq, picks=len(scores)),
+        )
 
     def _write_failed(self, result: _Failed) -> None:
         arrival, error = result.arrival, result.error
@@ -324,11 +332,23 @@ class Pipeline:
             )
         if transient:
             rest_seconds = backoff_seconds(attempt)
-            log.warning("failed (%s), tried again in %.0f s: %s", error.reason, rest_seconds, error)
+            log.warning(
+                "failed (%s), tried again in %.0f s: %s",
+                error.reason,
+                rest_seconds,
+                error,
+                extra=event("retried", micrograph=arrival.key, reason=error.reason, attempt=attempt),
+            )
             self._metrics.retries.labels(reason=error.reason).inc()
             self._intake.retry(arrival, rest_seconds)
         else:
-            log.warning("failed (%s) at attempt %d: %s", error.reason, attempt, error)
+            log.warning(
+                "failed (%s) at attempt %d: %s",
+                error.reason,
+                attempt,
+                error,
+                extra=event("failed", micrograph=arrival.key, reason=error.reason, attempt=attempt),
+            )
             self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
             self._intake.finish(arrival, handled)
         self._delivery.catch_up()

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from frazil.service.logs import event
 from frazil.service.notify import Notifier
 from frazil.service.pulse import Pulses
 
@@ -47,7 +48,9 @@ class Supervision:
         hanging = self._pulses.hanging()
         if hanging and not self._hanging:
             log.error(
-                "%s hangs: the watchdog is no longer fed, and systemd restarts the daemon where it watches", hanging
+                "%s hangs: the watchdog is no longer fed, and systemd restarts the daemon where it watches",
+                hanging,
+                extra=event("hangs"),
             )
         elif self._hanging and not hanging:
             log.warning("nothing hangs any more")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from frazil.errors import SettingsError
+from frazil.service.logs import event
 from frazil.service.metrics import Metrics
 from frazil.service.pulse import Beat, unwatched
 from frazil.service.watch.events import Events
@@ -177,9 +178,14 @@ class Watcher:
 
     def _report(self, fault: str) -> None:
         if fault and fault != self._fault:
-            log.error("%s: cannot be seen (%s): nothing in it counts as deleted, and work waits", self._root, fault)
+            log.error(
+                "%s: cannot be seen (%s): nothing in it counts as deleted, and work waits",
+                self._root,
+                fault,
+                extra=event("watch_lost", reason=fault),
+            )
         elif self._fault and not fault:
-            log.info("%s: can be seen again", self._root)
+            log.info("%s: can be seen again", self._root, extra=event("watch_found"))
             self._scanner.forget()
             self._wake.set()
         self._fault = fault
