@@ -14,12 +14,17 @@ from typing import Annotated, Any
 import typer
 
 import frazil
-from frazil.errors import FrazilError, MicrographError, error_lines
+from frazil.errors import FrazilError, MicrographError, SettingsError, error_lines
 from frazil.ledger_commands import ledger_app, requeue, status
+from frazil.machine_commands import check_settings, doctor, install_service, selftest
 from frazil.model_commands import models_app
 from frazil.stream_commands import keys_app, listen, schema
 
 __all__ = ["app", "main"]
+
+_MACHINE = "This machine"
+_BAD_SETTINGS = 78
+"""Exit status for settings that cannot be used, as in sysexits.h."""
 
 app = typer.Typer(
     name="frazil",
@@ -38,7 +43,8 @@ def main() -> None:
         app()
     except FrazilError as error:
         _complain(error)
-        sys.exit(1)
+        # The unit does not start again what another start cannot mend.
+        sys.exit(_BAD_SETTINGS if isinstance(error, SettingsError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -205,6 +211,10 @@ def pick(
 app.command()(listen)
 app.command()(schema)
 app.command()(status)
+app.command(rich_help_panel=_MACHINE)(doctor)
+app.command(rich_help_panel=_MACHINE)(selftest)
+app.command("check-settings", rich_help_panel=_MACHINE)(check_settings)
+app.command("install-service", rich_help_panel=_MACHINE)(install_service)
 app.command()(requeue)
 app.add_typer(keys_app)
 app.add_typer(ledger_app)

@@ -140,9 +140,9 @@ def _must_be(hint: Any) -> MustBe | None:
 
 
 def _expand(text: str, folder: Path) -> Path:
-    credentials = os.environ.get(_CREDENTIALS)
-    if credentials and text.startswith(f"${_CREDENTIALS}/"):
-        text = credentials + text.removeprefix(f"${_CREDENTIALS}")
+    """A path from a file in this folder. Who is not started by systemd finds credentials in the folder itself."""
+    if text.startswith(f"${_CREDENTIALS}/"):
+        return Path(os.environ.get(_CREDENTIALS) or folder) / text.removeprefix(f"${_CREDENTIALS}/")
     return folder / Path(text).expanduser()
 
 
