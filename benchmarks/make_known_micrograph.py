@@ -1,4 +1,4 @@
-"""Make the micrograph that ``frazil selftest`` picks: simulated, brought to a coarse grid and to six bits, so that it is small.
+"""Make the micrograph that ``frazil selftest`` picks: simulated, on a coarse grid, in six bits, so that it is small.
 
 Run it again only to change it: ``python benchmarks/make_known_micrograph.py daemon/frazil/machine/known``.
 """

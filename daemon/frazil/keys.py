@@ -94,7 +94,7 @@ def read_public_key(file: Path) -> bytes:
 
 
 def _is_credential(file: Path) -> bool:
-    """Whether systemd keeps a file for this service alone, whatever its mode seems to say: it gives rights by an ACL."""
+    """Whether systemd keeps a file for this service alone; it does so by an ACL, whatever the mode seems to say."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     return bool(folder) and file.parent == Path(str(folder))
 

@@ -1,4 +1,4 @@
-"""``frazil doctor``, ``selftest``, ``check-settings`` and ``install-service``: frazil and the machine that it runs on."""
+"""``frazil doctor``, ``selftest``, ``check-settings`` and ``install-service``: frazil and its machine."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import onnxruntime as ort
 import frazil
 from frazil.addresses import replay_address
 from frazil.errors import FrazilError, ModelError, SettingsError
-from frazil.machine.finding import Finding
+from frazil.machine.finding import Finding, Level
 from frazil.machine.places import examine_ledger, examine_output, examine_watched
 from frazil.models import prove_model
 from frazil.picking import load_model
@@ -160,9 +160,9 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[Finding]:
     if no_gpu is None:
         yield Finding(check="gpu", level="ok", says="the NVIDIA driver reports a device")
     else:
-        level = "warning" if has_nodes else "ok"
+        lost: Level = "warning" if has_nodes else "ok"
         do = "the driver does not answer though a GPU is there: nvidia-smi tells more" if has_nodes else ""
-        yield Finding(check="gpu", level=level, says=f"none can be used: {no_gpu}", do=do)
+        yield Finding(check="gpu", level=lost, says=f"none can be used: {no_gpu}", do=do)
     try:
         sha256 = prove_model(model)
         loaded = load_model(model, device, settings.threads if settings else None)
@@ -173,7 +173,7 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[Finding]:
         )
         return
     on_cpu = loaded.placement.cpu_problem()
-    level = "ok"
+    level: Level = "ok"
     do = ""
     if on_cpu and settings is not None and settings.require_gpu:
         level, do = "fault", "see the GPU's line, or set require_gpu = false"
@@ -184,7 +184,7 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[Finding]:
         )
     yield Finding(
         check="model",
-        level=level,  # type: ignore[arg-type]
+        level=level,
         says=f"{loaded.identity.short} is fit to serve (sha256 {sha256[:12]}): {where}",
         do=do,
     )

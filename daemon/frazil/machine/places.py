@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from frazil.machine.finding import Finding
+from frazil.machine.finding import Finding, Level
 from frazil.service.watch import FileSystem
 from frazil.settings import ServeSettings
 
@@ -93,7 +93,7 @@ def _examine_writable(check: str, folder: Path) -> Iterator[Finding]:
         )
         return
     free = shutil.disk_usage(place).free
-    level = "fault" if free < _TOO_LITTLE_BYTES else "warning" if free < _LITTLE_BYTES else "ok"
+    level: Level = "fault" if free < _TOO_LITTLE_BYTES else "warning" if free < _LITTLE_BYTES else "ok"
     missing = "" if place == folder else f" ({folder} is made at the start)"
     yield Finding(
         check=check,

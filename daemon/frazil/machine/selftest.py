@@ -1,7 +1,6 @@
 """The self-test: a micrograph whose particles are known is picked, and the picks are compared with them.
 
-It travels with frazil: simulated galactosidase at the coarse grid of a picker, so that it takes half a megabyte and needs
-no simulator.
+It travels with frazil: simulated galactosidase on a picker's coarse grid, so that it is small and needs no simulator.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ def run_selftest(settings: ServeSettings | None = None, *, model: Path | None = 
     picks = Picker(loaded, PickingSettings(diameter_angstrom=_DIAMETER_ANGSTROM)).pick(micrograph)
     done = time.perf_counter()
     truth = read_star(_KNOWN / "truth.star")
-    pixel_size = micrograph.pixel_size_angstrom
+    pixel_size = micrograph.resolve_pixel_size(None)
     hits = int((match_picks(picks, truth, 0.5 * _DIAMETER_ANGSTROM / pixel_size) >= 0).sum())
     return Outcome(
         model=loaded.identity.short,

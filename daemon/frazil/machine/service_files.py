@@ -193,8 +193,8 @@ def _check_user(user: str) -> None:
         found = pwd.getpwnam(user)
     except KeyError:
         raise FrazilError(f"{user}: expected a user of this machine, found none; give --user") from None
-    if found.pw_uid == 0:
-        raise FrazilError("root: expected a user without rights beyond the data's; give --user")
+    if found.pw_uid == 0 or user == "nobody":  # of the latter systemd says that it is not safe
+        raise FrazilError(f"{user}: expected a user with rights to the data and to nothing else; give --user")
 
 
 def _gpus() -> list[str]:
