@@ -123,6 +123,11 @@ def install_service(
     Writes the unit, what it needs for this microscope's paths, and /etc/frazil/NAME.toml if there is none yet. Run it
     again, with the name alone, after a change of paths in that file.
     """
+    if os.geteuid() != 0 and root == Path("/") and not dry_run:
+        raise FrazilError(
+            f"/etc: expected to be root, found user {os.geteuid()}; run it with sudo {sys.argv[0]}, or see with "
+            "--dry-run what it would write"
+        )
     from frazil.machine import plan_installation
 
     given = {
@@ -133,11 +138,6 @@ def install_service(
         for path, content in installation.files.items():
             typer.echo(f"# {path}\n{content}")
         return
-    if os.geteuid() != 0 and root == Path("/"):
-        raise FrazilError(
-            f"/etc: expected to be root, found user {os.geteuid()}; run it with sudo {_executable()}, or see with "
-            "--dry-run what it would write"
-        )
     installation.write()
     for note in installation.notes:
         typer.echo(note)

@@ -26,7 +26,7 @@ _INOTIFY = Path("/proc/sys/fs/inotify")
 def examine_watched(settings: ServeSettings) -> Iterator[Finding]:
     """The watched tree: rights, kind of file system, events, and the clock of whoever writes to it."""
     root = settings.watch.resolve()
-    if not os.access(root, os.R_OK | os.X_OK):
+    if not os.access(root, os.R_OK | os.X_OK, effective_ids=True):
         yield Finding(
             check="watch",
             level="fault",
