@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -155,9 +154,9 @@ def install_service(
 
 
 def _executable() -> Path:
-    """The ``frazil`` that runs now, or the one beside this interpreter."""
-    beside = Path(sys.executable).with_name("frazil")
-    found = beside if beside.is_file() else Path(shutil.which("frazil") or "")
-    if not found.is_file():
+    """The ``frazil`` that runs now, by the name that it was called: a link to a version stays a link."""
+    called, beside = Path(sys.argv[0]).absolute(), Path(sys.executable).with_name("frazil")
+    found = next((program for program in (called, beside) if program.name == "frazil" and program.is_file()), None)
+    if found is None:
         raise FrazilError(f"{beside}: expected the frazil program beside its Python, found none")
     return found

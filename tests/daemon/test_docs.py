@@ -38,7 +38,7 @@ def test_every_setting_is_documented_with_its_sentence(repository: Path) -> None
     hints = get_type_hints(ServeSettings, include_extras=True)
     for field in msgspec.structs.fields(ServeSettings):
         assert f"| `{field.name}` |" in text
-        assert hints[field.name].__metadata__[0].description in text
+        assert hints[field.name].__metadata__[-1].description in text
 
 
 def test_every_field_on_the_wire_is_documented(repository: Path) -> None:
