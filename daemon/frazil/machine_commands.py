@@ -119,8 +119,9 @@ def install_service(
 ) -> None:
     """Make frazil a systemd service on this machine, for one microscope.
 
-    Writes the unit, what it needs for this microscope's paths, and /etc/frazil/NAME.toml if there is none yet. Run it
-    again, with the name alone, after a change of paths in that file.
+    Writes the unit, what it needs for this microscope's paths, and /etc/frazil/NAME.toml if there is none yet.
+
+    Run it again, with the name alone, after a change of paths in that file.
     """
     if os.geteuid() != 0 and root == Path("/") and not dry_run:
         raise FrazilError(

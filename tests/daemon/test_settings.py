@@ -101,6 +101,8 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
 
 def test_dashes_work_as_on_the_command_line(tmp_path: Path) -> None:
     assert load_settings(dict(NEEDED), write(tmp_path, "pixel-size = 1.5")).pixel_size == 1.5
+    with pytest.raises(SettingsError, match=r"toml:2: pixel_size: expected once, found it in line 1 already"):
+        load_settings(dict(NEEDED), write(tmp_path, "pixel-size = 1.5\npixel_size = 1.5"))
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path) -> None:

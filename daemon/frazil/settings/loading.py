@@ -23,6 +23,8 @@ from frazil.settings.statements import read_statements
 __all__ = ["load_settings"]
 
 _LARGEST_BYTES = 1 << 20
+_LAST = 1 << 30
+"""Place of what is missing among the faults: the line where it stands, misspelled, is more of a help."""
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"
 """Where systemd puts what a unit's ``LoadCredential=`` names."""
 
@@ -76,6 +78,10 @@ class _Draft:
                 self._add_fault(
                     statement.line, f"unknown setting {statement.key!r}; the nearest known one is {nearest[0]!r}"
                 )
+            elif name in self._lines:
+                self._add_fault(
+                    statement.line, f"{statement.key}: expected once, found it in line {self._lines[name]} already"
+                )
             else:
                 is_path = "Path" in str(self._fields[name].type) and isinstance(statement.value, str)
                 self._values[name] = _expand(statement.value, file.parent) if is_path else statement.value
@@ -93,10 +99,8 @@ class _Draft:
         for name, field in self._fields.items():
             if name not in self._values:
                 if field.required:
-                    # Last of all: the line where it stands, misspelled, is more of a help.
-                    self._add_fault(
-                        1 << 30, f"{name}: expected a value, found none (give --{name}, or {name} in the file)"
-                    )
+                    says = f"{name}: expected a value, found none (give --{name}, or {name} in the file)"
+                    self._faults.append((_LAST, says))
                 else:
                     good[name] = _default(field)
                 continue
@@ -126,7 +130,7 @@ class _Draft:
             self._faults.append((0, f"{flags}: {says}"))
 
     def _add_fault(self, line: int, says: str) -> None:
-        self._faults.append((line, f"{self._file}:{line}: {says}" if self._file and line < 1 << 30 else says))
+        self._faults.append((line, f"{self._file}:{line}: {says}"))
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:

@@ -32,14 +32,13 @@ def read_statements(text: str) -> Iterator[Statement]:
         text: of the file.
 
     Yields:
-        What each statement says, in the order of the file. A table is a fault, and ends it: what follows would
-        belong to the table.
+        What each statement says, in the order of the file; a key given twice comes twice. A table is a fault, and ends
+        it: what follows would belong to the table.
     """
     lines = text.splitlines()
     if len(lines) > _MOST_LINES:
         yield Statement(line=_MOST_LINES + 1, fault=f"expected at most {_MOST_LINES} lines, found {len(lines)}")
         return
-    first_lines: dict[str, int] = {}
     start = 0
     while start < len(lines):
         parsed, fault, length = _read_one(lines[start:])
@@ -52,10 +51,7 @@ def read_statements(text: str) -> Iterator[Statement]:
                 yield Statement(line=line, fault=f"expected settings alone, found the table {key!r}")
                 if lines[line - 1].lstrip().startswith("["):
                     return
-            elif key in first_lines:
-                yield Statement(line=line, fault=f"{key}: expected once, found it in line {first_lines[key]} already")
             else:
-                first_lines[key] = line
                 yield Statement(line=line, key=key, value=value)
 
 
