@@ -101,6 +101,11 @@ def test_what_lies_in_a_home_is_not_hidden(tmp_path: Path, plan: Plan) -> None:
     assert "ProtectHome=read-only\n" in content(homely, "machine.conf")
 
 
+def test_what_lies_among_temporary_files_is_not_hidden(plan: Plan) -> None:
+    shared = plan(watch=Path("/"), out=Path("/var/tmp/picks"), diameter=100.0)
+    assert "PrivateTmp=no\n" in content(shared, "machine.conf")
+
+
 @pytest.mark.parametrize("instance", ["", "a/b", "../x", "a b", "-x", "a%i", "a\n"])
 def test_a_name_that_is_none_for_an_instance_is_refused(plan: Plan, instance: str) -> None:
     with pytest.raises(FrazilError, match="expected a name of letters"):

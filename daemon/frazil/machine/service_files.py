@@ -22,6 +22,8 @@ _UNIT = "frazil@.service"
 _STATE = Path("/var/lib/frazil")
 _HOMES = tuple(Path(folder) for folder in ("/home", "/root", "/run/user"))
 """What ``ProtectHome=yes`` hides."""
+_TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - named, not used
+"""What ``PrivateTmp=yes`` hides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +160,8 @@ def _drop_in(instance: str, settings: ServeSettings, executable: Path) -> str:
         f"ReadOnlyPaths={_quoted(watch)}",
         *(f"ReadWritePaths={_quoted(path)}" for path in writable),
     ]
+    if any(path.is_relative_to(hidden) for path in (*readable, *writable) for hidden in _TEMPORARY):
+        lines += ["# Some of these lie in a place for temporary files: the service shares it.", "PrivateTmp=no"]
     if any(path.is_relative_to(home) for path in (*readable, *writable) for home in _HOMES):
         lines += ["# Some of these lie in homes: other homes can be seen, and not be changed.", "ProtectHome=read-only"]
     if settings.curve_key:
