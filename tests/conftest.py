@@ -166,9 +166,10 @@ def with_extra(nodes: list[onnx.NodeProto], constants: dict[str, NDArray[np.gene
     return model
 
 
-def endless() -> onnx.ModelProto:
-    body = helper.make_graph(
-        [helper.make_node("Add", ["x", "one"], ["y"]), helper.make_node("Identity", ["go"], ["on"])],
+def counting(step: str = "one") -> onnx.GraphProto:
+    """The body of a loop that adds ``step`` each time."""
+    return helper.make_graph(
+        [helper.make_node("Add", ["x", step], ["y"]), helper.make_node("Identity", ["go"], ["on"])],
         "body",
         [
             helper.make_tensor_value_info("i", TensorProto.INT64, []),
@@ -180,8 +181,42 @@ def endless() -> onnx.ModelProto:
             helper.make_tensor_value_info("y", TensorProto.FLOAT, [1]),
         ],
     )
+
+
+def endless() -> onnx.ModelProto:
     constants = {"times": np.array(2**60), "one": np.ones(1, np.float32), "none": np.zeros(1, np.float32)}
-    return with_extra([helper.make_node("Loop", ["times", "", "none"], ["extra"], body=body)], constants)
+    return with_extra([helper.make_node("Loop", ["times", "", "none"], ["extra"], body=counting())], constants)
+
+
+def write_looping_model(folder: Path, times: int, low: float, high: float) -> Path:
+    """A good model that counts to ``times`` first whenever the mean square of its tiles lies between two bounds.
+
+    That of zeros, with which a model warms up, is 0; of the card's random tiles 0.33; of a micrograph's about 0.27.
+    """
+    nodes = [
+        helper.make_node("Mul", ["tiles", "tiles"], ["squares"]),
+        helper.make_node("ReduceMean", ["squares"], ["power"], keepdims=0),
+        helper.make_node("Greater", ["power", "low"], ["above"]),
+        helper.make_node("Less", ["power", "high"], ["below"]),
+        helper.make_node("And", ["above", "below"], ["between"]),
+        helper.make_node("Where", ["between", "often", "never"], ["times"]),
+        helper.make_node("Loop", ["times", "", "none"], ["extra"], body=counting("none")),
+    ]
+    constants = {
+        "often": np.array(times),
+        "never": np.array(0),
+        "none": np.zeros(1, np.float32),
+        "low": np.array(low, np.float32),
+        "high": np.array(high, np.float32),
+    }
+    write_version(folder, 1, with_extra(nodes, constants))
+    (folder / "CURRENT").write_text("1\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_looping_model() -> Callable[[Path, int, float, float], Path]:
+    return write_looping_model
 
 
 def outside() -> onnx.ModelProto:

@@ -14,13 +14,18 @@ from typing import Annotated, Any
 import typer
 
 import frazil
-from frazil.errors import FrazilError, MicrographError, error_line
+from frazil.errors import FrazilError, MicrographError, SettingsError, error_lines
 from frazil.ledger_commands import ledger_app, requeue, status
+from frazil.machine_commands import check_settings, doctor, install_service, selftest
 from frazil.model_commands import models_app
 from frazil.retune_command import retune
 from frazil.stream_commands import keys_app, listen, schema
 
 __all__ = ["app", "main"]
+
+_MACHINE = "This machine"
+_BAD_SETTINGS = 78
+"""Exit status for settings that cannot be used, as in sysexits.h."""
 
 app = typer.Typer(
     name="frazil",
@@ -39,13 +44,15 @@ def main() -> None:
         app()
     except FrazilError as error:
         _complain(error)
-        sys.exit(1)
+        # The unit does not start again what another start cannot mend.
+        sys.exit(_BAD_SETTINGS if isinstance(error, SettingsError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
 def _complain(error: FrazilError) -> None:
-    print(error_line("frazil", error), file=sys.stderr, flush=True)  # noqa: T201
+    for line in error_lines("frazil", error):
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _show_version(wanted: bool) -> None:
@@ -65,33 +72,49 @@ def _common(
 
 def _settings_options(*names: str) -> list[inspect.Parameter]:
     """Options made from the settings, so that each is declared once. All are optional here: a file may give them."""
+    import typing
+
     import msgspec
 
     from frazil.settings import ServeSettings
 
     parameters = []
-    hints = _hints_of(ServeSettings)
+    kinds = typing.get_type_hints(ServeSettings)
+    descriptions = typing.get_type_hints(ServeSettings, include_extras=True)
     for field in msgspec.structs.fields(ServeSettings):
         if names and field.name not in names:
             continue
-        kind, says = hints[field.name]
+        kind, meta = kinds[field.name], descriptions[field.name].__metadata__[-1]
+        says = meta.description
         if field.default is not msgspec.NODEFAULT and field.default is not None:
             says = f"{says} Default: {field.default}."
-        name = field.name.replace("_", "-")
-        flag = f"--{name}/--no-{name}" if kind is bool else f"--{name}"
-        option = typer.Option(None, flag, help=says, show_default=False)
+        flag = f"--{field.name.replace('_', '-')}"
+        # Long words beside an option leave no room for what it means.
+        option = typer.Option(
+            None,
+            f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+            help=says,
+            show_default=False,
+            metavar=_metavar(kind),
+            rich_help_panel=None if names else meta.extra["group"],
+        )
         parameters.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None)
         )
     return parameters
 
 
-def _hints_of(settings: type) -> dict[str, tuple[Any, str]]:
-    """Name → (type without its annotation, sentence) of each setting."""
+_METAVARS = {float: "NUMBER", int: "COUNT", Path: "PATH", bool: ""}
+
+
+def _metavar(kind: Any) -> str:
+    """One short word for what an option takes; the words to choose from, where there are such."""
     import typing
 
-    hints = typing.get_type_hints(settings, include_extras=True)
-    return {name: (hint.__origin__, hint.__metadata__[0].description) for name, hint in hints.items()}
+    if typing.get_origin(kind) is typing.Literal:
+        return "|".join(typing.get_args(kind))
+    named = (_METAVARS[part] for part in (kind, *typing.get_args(kind)) if part in _METAVARS)
+    return next(named, "TEXT")
 
 
 def _with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -123,12 +146,15 @@ def serve(
 
     WATCH, OUT and DIAMETER are needed, here or in the file. The command line beats the file.
     """
+    import faulthandler
+
     from frazil.settings import load_settings
 
     settings = load_settings(given, config)
     from frazil.service.daemon import Daemon
     from frazil.service.logs import configure_logging
 
+    faulthandler.enable()  # a watchdog that ends it has it show where each thread is
     configure_logging(settings.log_level)
     Daemon(settings).run()
 
@@ -186,6 +212,10 @@ def pick(
 app.command()(listen)
 app.command()(schema)
 app.command()(status)
+app.command(rich_help_panel=_MACHINE)(doctor)
+app.command(rich_help_panel=_MACHINE)(selftest)
+app.command("check-settings", rich_help_panel=_MACHINE)(check_settings)
+app.command("install-service", rich_help_panel=_MACHINE)(install_service)
 app.command()(requeue)
 app.command()(retune)
 app.add_typer(keys_app)

@@ -70,6 +70,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def error_lines(program: str, error: FrazilError) -> list[str]:
+    """An error as its user sees it: a line, or one for each fault of the settings."""
+    if isinstance(error, SettingsError):
+        return [error_line(program, FrazilError(fault)) for fault in error.faults]
+    return [error_line(program, error)]
+
+
 def error_line(program: str, error: FrazilError) -> str:
     """An error as the one line that a user sees, whatever characters a file name in it holds."""
     return printable(f"{program}: error: {' '.join(str(error).split())}")
@@ -106,7 +113,15 @@ class ModelError(FrazilError):
 
 
 class SettingsError(FrazilError):
-    """A setting is unknown, of the wrong type, or impossible."""
+    """Settings are unknown, of the wrong type, or impossible.
+
+    Attributes:
+        faults: every one of them, a line for each.
+    """
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
 
 
 class RetuneError(FrazilError):

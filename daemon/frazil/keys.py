@@ -76,7 +76,7 @@ def read_key_pair(file: Path) -> KeyPair:
     found = _read(file)
     if set(found) != {"public", "secret"}:
         raise SettingsError(f"{file}: expected a {SECRET_ENDING} file with both halves of a key, found otherwise")
-    if file.stat().st_mode & 0o077:
+    if file.stat().st_mode & 0o077 and not _is_credential(file):
         raise SettingsError(f"{file}: expected a file that only its owner may read (chmod 600), found otherwise")
     return KeyPair(public=found["public"], secret=found["secret"])
 
@@ -91,6 +91,12 @@ def read_public_key(file: Path) -> bytes:
     if "public" not in found:
         raise SettingsError(f"{file}: expected a {PUBLIC_ENDING} file with a public key, found otherwise")
     return found["public"]
+
+
+def _is_credential(file: Path) -> bool:
+    """Whether systemd keeps a file for this service alone; it does so by an ACL, whatever the mode seems to say."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return bool(folder) and file.parent == Path(str(folder))
 
 
 def _read(file: Path) -> dict[str, bytes]:

@@ -158,10 +158,15 @@ def serve(tmp_path: Path, *options: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_serve_does_not_start_without_what_it_needs(blob_model: Path, tmp_path: Path) -> None:
-    assert_one_line(frazil("serve"), "watch: expected a value", "out: expected", "diameter: expected")
-    assert_one_line(serve(tmp_path, "--model", tmp_path / "no"), tmp_path / "no", "found nothing there")
-    assert_one_line(serve(tmp_path, "--watch", tmp_path / "none"), tmp_path / "none", "expected a directory to watch")
-    assert_one_line(serve(tmp_path, "--threshold", 7), "threshold: expected a number from 0 to 1, found 7")
+    nothing = frazil("serve")
+    assert nothing.returncode == 78
+    assert [line.split(": ")[2:4] for line in nothing.stderr.splitlines()] == [
+        [name, "expected a value, found none (give --" + name + ", or " + name + " in the file)"]
+        for name in ("watch", "out", "diameter")
+    ]
+    assert_one_line(serve(tmp_path, "--model", tmp_path / "no"), tmp_path / "no", "found nothing at")
+    assert_one_line(serve(tmp_path, "--watch", tmp_path / "none"), tmp_path / "none", "--watch: expected a directory")
+    assert_one_line(serve(tmp_path, "--threshold", 7), "--threshold: expected float <= 1, found 7")
     assert_one_line(serve(tmp_path, "--publish", "tcp://0.0.0.0:0"), "--publish-unencrypted")
     (tmp_path / "f.toml").write_text("diamter = 5")
     assert_one_line(serve(tmp_path, "--config", tmp_path / "f.toml"), "unknown setting 'diamter'", "'diameter'")

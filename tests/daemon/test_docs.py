@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 import msgspec
 import pytest
@@ -27,6 +27,7 @@ from frazil.documents import (
 from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
 from frazil.picking import ModelContract
 from frazil.replay import ReplayPage, ReplayRequest
+from frazil.service.swap import Change
 from frazil.settings import ServeSettings
 
 
@@ -39,7 +40,7 @@ def test_every_setting_is_documented_with_its_sentence(repository: Path) -> None
     hints = get_type_hints(ServeSettings, include_extras=True)
     for field in msgspec.structs.fields(ServeSettings):
         assert f"| `{field.name}` |" in text
-        assert hints[field.name].__metadata__[0].description in text
+        assert hints[field.name].__metadata__[-1].description in text
 
 
 def test_every_field_on_the_wire_is_documented(repository: Path) -> None:
@@ -85,6 +86,25 @@ def test_every_reason_to_refuse_a_model_is_documented(repository: Path, bad_mode
     # Nobody is told of the last two: the daemon ends, or another model takes the place of the one refused.
     assert {"canary", "hash", "provider"} <= reasons <= {*MODEL_REASONS, "stopped", "superseded"}
     assert [r for r in MODEL_REASONS if f"`{r}`" not in text] == []
+
+
+def test_every_event_of_the_journal_is_documented(repository: Path) -> None:
+    text = read(repository, "service.md")
+    events = set()
+    for source in (repository / "daemon" / "frazil" / "service").rglob("*.py"):
+        events |= set(re.findall(r'extra=event\("(\w+)"', source.read_text("utf-8")))
+    events |= {f"model_{event}" for event in get_args(get_type_hints(Change)["event"])}
+    assert {"picked", "failed", "hangs", "model_refused"} <= events
+    assert [event for event in events if f"`{event}`" not in text] == []
+
+
+def test_every_check_of_the_doctor_is_documented(repository: Path) -> None:
+    text = read(repository, "doctor.md")
+    checks = set()
+    for source in (repository / "daemon" / "frazil" / "machine").rglob("*.py"):
+        checks |= set(re.findall(r'check="(\w+)"', source.read_text("utf-8")))
+    assert {"python", "clock", "model"} <= checks
+    assert [check for check in checks if f"`{check}`" not in text] == []
 
 
 def test_links_between_pages_lead_somewhere(repository: Path) -> None:

@@ -73,13 +73,15 @@ def test_keys_are_never_overwritten(tmp_path: Path) -> None:
         new_keys(tmp_path, "../elsewhere")
 
 
-def test_keys_that_cannot_be_used_are_refused_by_name(tmp_path: Path) -> None:
+def test_keys_that_cannot_be_used_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     public, secret = new_keys(tmp_path)
     with pytest.raises(SettingsError, match=r"frazil\.key: expected a \.key_secret file with both halves"):
         read_key_pair(public)
     secret.chmod(0o644)
     with pytest.raises(SettingsError, match="only its owner may read"):
         read_key_pair(secret)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))  # systemd gives its service rights by an ACL
+    assert read_key_pair(secret).secret
     (tmp_path / "other").write_bytes(os.urandom(10_000))
     with pytest.raises(SettingsError, match=r"other: expected a \.key file with a public key"):
         read_public_key(tmp_path / "other")

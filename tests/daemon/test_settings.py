@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from frazil.errors import SettingsError
 from frazil.settings import ServeSettings, default_model_path, load_settings
+from frazil.settings.statements import read_statements
 
-NEEDED = {"watch": Path("/w"), "out": Path("/o"), "diameter": 191.0}
+NEEDED = {"watch": Path("/"), "out": Path("/o"), "diameter": 191.0}
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -49,7 +53,7 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
         "contrast": "bright",
         "device": "cuda",
         "threads": 2,
-        "publish": "tcp://127.0.0.1:1",
+        "publish": "tcp://127.0.0.1:4",
         "publish_unencrypted": True,
         "replay": "tcp://127.0.0.1:3",
         "curve_key": "k.key_secret",
@@ -73,9 +77,13 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
         "probation_micrographs": 4,
         "probation_faults": 0.5,
         "keep_score_maps": False,
+        "hang_timeout": 60,
         "log_level": "debug",
     }
     assert set(values) == {field.name for field in msgspec.structs.fields(ServeSettings)}
+    for folder in ("w", "m", "clients"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "k.key_secret").write_text("")
     file = write(tmp_path, "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
     settings = load_settings({}, file)
     for name, value in values.items():
@@ -84,6 +92,7 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
 
 
 def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
+    (tmp_path / "micrographs").mkdir()
     file = write(tmp_path, 'watch = "micrographs"\nout = "/abs"\ndiameter = 10')
     settings = load_settings({"out": None}, file)
     assert settings.watch == tmp_path / "micrographs"
@@ -92,11 +101,13 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
 
 def test_dashes_work_as_on_the_command_line(tmp_path: Path) -> None:
     assert load_settings(dict(NEEDED), write(tmp_path, "pixel-size = 1.5")).pixel_size == 1.5
+    with pytest.raises(SettingsError, match=r"toml:2: pixel_size: expected once, found it in line 1 already"):
+        load_settings(dict(NEEDED), write(tmp_path, "pixel-size = 1.5\npixel_size = 1.5"))
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
     with pytest.raises(
-        SettingsError, match=r"frazil.toml: unknown setting 'treshold'; the nearest known one is 'threshold'"
+        SettingsError, match=r"frazil.toml:1: unknown setting 'treshold'; the nearest known one is 'threshold'"
     ):
         load_settings(dict(NEEDED), write(tmp_path, "treshold = 0.5"))
 
@@ -105,21 +116,107 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path) ->
     ("text", "says"),
     [
         ('diameter = "wide"', "diameter: expected float, found str"),
+        ("diameter = 0", "diameter: expected float > 0, found 0"),
+        ("diameter = inf", "diameter: expected float <= 100000, found inf"),
+        ("diameter = nan", "diameter: expected float > 0, found nan"),
+        ("threshold = 7", "threshold: expected float <= 1, found 7"),
         ('contrast = "grey"', "contrast: .*grey"),
-        ("threads = 0", "threads: expected at least 1, found 0"),
-        ("canary_micrographs = -1", "canary_micrographs: expected 0 or more, found -1"),
-        ("probation_faults = 2.0", "probation_faults: expected a number from 0 to 1, found 2"),
-        ("canary_picks_ratio = 0.5", "canary_picks_ratio: expected at least 1, found 0.5"),
-        ('require_gpu = true\ndevice = "cpu"', "require_gpu: expected device to be auto or cuda, found cpu"),
-        ("scan = -1", "scan: expected a positive number of seconds"),
+        ("threads = 0", "threads: expected int >= 1, found 0"),
+        ("threads = true", "threads: expected int | null, found bool"),
+        ("canary_micrographs = -1", "canary_micrographs: expected int >= 0, found -1"),
+        ("probation_faults = 2.0", "probation_faults: expected float <= 1, found 2"),
+        ("canary_picks_ratio = 0.5", "canary_picks_ratio: expected float >= 1, found 0.5"),
+        ('require_gpu = true\ndevice = "cpu"', "require_gpu, device: expected device to be auto or cuda, found cpu"),
+        ("scan = -1", "scan: expected float > 0, found -1"),
         ("watch = 5", "watch: expected a path, found 5"),
+        ('watch = "none"', "watch: expected a directory, found none at .*none"),
+        ('model = "none"', "model: expected a file or folder, found nothing at .*none"),
+        ('include = ["*.mrc", 5]', "include: expected str, found int"),
+        ('publish = "tcp://0.0.0.0:5556"', "publish: .*expected an address of this machine alone"),
+        ('publish = "5556"', "publish: 5556: expected an address such as tcp://127.0.0.1:5556"),
+        ('http = "127.0.0.1"', "http: expected an address such as 127.0.0.1:9457, found 127.0.0.1"),
+        ('http = "127.0.0.1:70000"', "http: expected an address such as"),
+        ('http = "127.0.0.1:5557"', "http: expected a port for each, found .*5556, .*5557, .*5557"),
+        ('curve_key = "frazil.toml"', "curve_key: expected both or neither, found one"),
         ("= 5", "expected TOML"),
+        ("[stream]", "expected settings alone, found the table 'stream'"),
     ],
 )
-def test_wrong_values_are_refused_by_name(tmp_path: Path, text: str, says: str) -> None:
+def test_wrong_values_are_refused_by_name_and_line(tmp_path: Path, text: str, says: str) -> None:
     given = {name: value for name, value in NEEDED.items() if name not in text}
-    with pytest.raises(SettingsError, match=says):
-        load_settings(given, write(tmp_path, text))
+    with pytest.raises(SettingsError, match=rf"frazil\.toml:2: .*{says.replace('|', '[|]')}") as caught:
+        load_settings(given, write(tmp_path, f"# settings\n{text}"))
+    assert len([fault for fault in caught.value.faults if ":2:" in fault]) == 1
+
+
+def test_every_fault_is_listed_at_once_with_its_line(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        """# titan1
+watch = "gone"
+include = [
+  "*.mrc",      # = what we take
+  "x = 5",
+]
+treshold = 0.5
+threads = 0
+scan = = 2
+
+out = "out"
+http = "127.0.0.1:1"
+http = "127.0.0.1:2"
+require_gpu = true
+device = "cpu"
+exclude = ["raw"
+contrast = "grey"
+""",
+    )
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"max_attempts": -3}, file)
+    faults = list(caught.value.faults)
+    where = [fault.removeprefix(f"{file}:").partition(":")[0] for fault in faults]
+    assert where == ["--max-attempts", "2", "7", "8", "9", "13", "14", "16", "17", "diameter"]
+    assert "http: expected once, found it in line 12 already" in faults[5]
+    assert "diameter: expected a value, found none" in faults[-1]
+
+
+@pytest.mark.parametrize(
+    "text", ['a = """', "x = [1,\n2", "\x00", "a.b = 1", "a = {b = 1}", '"" = 5', "\ufeffa = 1", "[[a]]", "watch"]
+)
+def test_a_broken_file_is_told_with_a_line_and_nothing_else(tmp_path: Path, text: str) -> None:
+    with pytest.raises(SettingsError, match=r"frazil\.toml:1: "):
+        load_settings(dict(NEEDED), write(tmp_path, text))
+
+
+@given(
+    values=st.dictionaries(
+        st.sampled_from(["threshold", "scan", "stall", "include", "exclude", "log_level", "unknown"]),
+        st.one_of(
+            st.floats(0.01, 1),
+            st.lists(st.text(max_size=8), max_size=3),
+            st.sampled_from(["info", "a = b", 'quo"te']),
+        ),
+        min_size=1,
+    ),
+    blanks=st.integers(0, 3),
+)
+def test_statements_are_what_tomllib_reads(values: dict[str, object], blanks: int) -> None:
+    """On any sound file, our statements say what tomllib says of the whole, each at the line where its key stands."""
+    lists = "[\n  {}\n]"
+    text = ("\n" * blanks).join(
+        f"{key} = {lists.format(', '.join(map(json.dumps, value))) if isinstance(value, list) else json.dumps(value)}\n"
+        for key, value in values.items()
+    )
+    text = text.replace("\x7f", "")
+    try:
+        whole = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        assert any(statement.fault for statement in read_statements(text))
+        return
+    statements = list(read_statements(text))
+    assert {statement.key: statement.value for statement in statements} == whole
+    for statement in statements:
+        assert text.split("\n")[statement.line - 1].startswith(f"{statement.key} = ")
 
 
 def test_what_is_missing_is_named() -> None:
@@ -130,3 +227,25 @@ def test_what_is_missing_is_named() -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"no.toml: expected a settings file"):
         load_settings({}, tmp_path / "no.toml")
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "frazil.toml"
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match=r"frazil.toml: expected text in UTF-8"):
+        load_settings({}, file)
+    file.write_bytes(b"#" * (2 << 20))
+    with pytest.raises(SettingsError, match=r"frazil.toml: expected a settings file, found more than"):
+        load_settings({}, file)
+
+
+def test_a_path_may_lie_in_the_folder_of_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clients").mkdir()
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "curve_key").write_text("")
+    file = write(tmp_path, 'curve_key = "$CREDENTIALS_DIRECTORY/curve_key"\ncurve_clients = "clients"')
+    with pytest.raises(SettingsError, match=r"toml:1: curve_key: expected a file, found none at .*/curve_key"):
+        load_settings(dict(NEEDED), file)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    assert load_settings(dict(NEEDED), file).curve_key == credentials / "curve_key"

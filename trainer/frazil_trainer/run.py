@@ -166,8 +166,8 @@ def _score_and_export(
         show_table(compared, console)
         figures |= {"compared_threshold": recipe.compare_threshold, "compared_rows": msgspec.to_builtins(compared)}
     run["threshold"] = (
-        f"{chosen}: highest F1 on selection and completely labelled training micrographs, averaged over sets by weight; "
-        "the middle one of those as good"
+        f"{chosen}: highest F1 on selection and completely labelled training micrographs, averaged over sets by "
+        "weight; the middle one of those as good"
     )
     brief = {f"{row.folder}/*{row.labels}": round(row.half.micro.f1, 3) for row in table}
     version, _ = _export(scorer, _contract(recipe, scorer, chosen, found.sha256, brief), out, run, figures)

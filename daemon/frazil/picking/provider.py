@@ -14,7 +14,7 @@ import onnxruntime as ort
 from frazil.errors import ModelError
 from frazil.settings import Device
 
-__all__ = ["Placement", "available_cores", "open_session", "read_placement"]
+__all__ = ["Placement", "available_cores", "cuda_problem", "open_session", "read_placement"]
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
@@ -75,7 +75,7 @@ def open_session(model: bytes, path: Path, device: Device, threads: int, *, prof
     Raises:
         ModelError: ONNX Runtime refuses the model, or CUDA was asked for and cannot be had.
     """
-    problem = _cuda_problem()
+    problem = cuda_problem()
     if device == "cuda" and problem:
         raise ModelError(f"{path}: expected a CUDA device, found none: {problem}", "provider")
     use_cuda = device == "cuda" or (device == "auto" and problem is None)
@@ -125,7 +125,7 @@ def read_placement(session: ort.InferenceSession) -> Placement:
     )
 
 
-def _cuda_problem() -> str | None:
+def cuda_problem() -> str | None:
     """Why CUDA cannot be used; None where it can. The driver is asked, since ONNX Runtime would print errors."""
     if _CUDA not in ort.get_available_providers():
         return "this ONNX Runtime was built without CUDA"

@@ -17,7 +17,7 @@ import msgspec
 import prometheus_client
 
 import frazil
-from frazil.errors import FrazilError, SettingsError
+from frazil.errors import FrazilError
 from frazil.picking import (
     CURRENT_NAME,
     Micrograph,
@@ -32,14 +32,18 @@ from frazil.service.delivery import Delivery, prepare_output
 from frazil.service.drift_watch import DriftWatch
 from frazil.service.intake import Intake
 from frazil.service.ledger import Ledger
+from frazil.service.logs import event
 from frazil.service.memory import give_back_large_blocks
 from frazil.service.metrics import Metrics
+from frazil.service.notify import Notifier
 from frazil.service.page import TOKEN_NAME, Application, PageServer
 from frazil.service.pipeline import Pipeline
 from frazil.service.presence import Presence
+from frazil.service.pulse import Pulses
 from frazil.service.resources import Resources, count_nvidia_gpus
 from frazil.service.retune import Reviser
 from frazil.service.stream import Access, Stream
+from frazil.service.supervision import Supervision
 from frazil.service.swap import Announcer, CanaryBounds, Serving, Swapper
 from frazil.service.watch import FileSystem, Selection, Watcher
 from frazil.settings import ServeSettings
@@ -51,6 +55,10 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS = 4.5
 """All of a stop; a service manager that waits 5 s has no need to kill."""
 _CHECK_SECONDS = 0.5
+_LEDGER_SECONDS = 600.0
+"""Longest time for the ledger to open: one of an earlier version is rewritten."""
+_MODEL_SECONDS = 600.0
+"""Longest time for the model to load and warm up, on a GPU that is slow to wake."""
 _LOCAL_SETTLE_SECONDS = 1.0
 """Between the two looks at a file on a local file system that nobody is known to have closed."""
 
@@ -66,6 +74,10 @@ class Daemon:
         self._settings = settings
         self._stop = threading.Event()
         self._stop_signal = ""
+        self._reload = threading.Event()
+        self._notifier = Notifier()
+        self._pulses = Pulses(settings.hang_timeout)
+        self._supervision = Supervision(self._notifier, self._pulses)
         self._stopping = threading.Event()
         self._ready = threading.Event()
         self._parts = contextlib.ExitStack()
@@ -77,6 +89,7 @@ class Daemon:
             FrazilError: it cannot start, or a stage died.
         """
         with self._parts:
+            self._parts.callback(self._notifier.close)
             self.capture_signals()
             self.startup()
             try:
@@ -89,15 +102,20 @@ class Daemon:
                 os._exit(0)
 
     def capture_signals(self) -> None:
-        """Let SIGTERM and SIGINT end the main loop."""
+        """Let SIGTERM and SIGINT end the main loop, and SIGHUP have it look at the model again."""
 
         def request_stop(number: int, _frame: FrameType | None) -> None:
             self._stop_signal = signal.Signals(number).name
             self._stop.set()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before = signal.signal(number, request_stop)
-            self._parts.callback(signal.signal, number, before)
+        handlers = {
+            signal.SIGTERM: request_stop,
+            signal.SIGINT: request_stop,
+            # From a terminal it means that the terminal is gone.
+            signal.SIGHUP: request_stop if os.isatty(0) else lambda *_: self._reload.set(),
+        }
+        for number, handler in handlers.items():
+            self._parts.callback(signal.signal, number, signal.signal(number, handler))
 
     def startup(self) -> None:
         """Start every part; ready only once the model is warm.
@@ -110,8 +128,6 @@ class Daemon:
         settings = self._settings
         root = settings.watch.expanduser().resolve()
         out = settings.out.expanduser().resolve()
-        if not root.is_dir():
-            raise SettingsError(f"{root}: expected a directory to watch, found none")
         picking = PickingSettings(
             diameter_angstrom=settings.diameter,
             pixel_size_angstrom=settings.pixel_size,
@@ -128,13 +144,15 @@ class Daemon:
         ledger_file = settings.ledger_file.expanduser().resolve()
         self._page = self._open_page(metrics, ledger_file)
         self._parts.callback(self._page.close)
+        self._notifier.starting("opening the ledger", within_seconds=_LEDGER_SECONDS)
         self._ledger = Ledger(ledger_file)
         self._parts.callback(self._ledger.close)
         self._stream = self._open_stream(metrics)
         self._parts.callback(self._stream.close)
         metrics.watch_ledger(lambda: self._ledger.head)
 
-        delivery = Delivery(self._ledger, self._stream, metrics, root, out, self._stopping)
+        writing = self._pulses.of("frazil-writing")
+        delivery = Delivery(self._ledger, self._stream, metrics, root, out, self._stopping, writing.beat)
         self._reviser = Reviser(self._ledger, delivery, picking)
         self._parts.callback(self._reviser.close)
         announcer = Announcer(self._ledger, delivery, metrics)
@@ -144,8 +162,10 @@ class Daemon:
         metrics.resources.gpu_expected.set(
             settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0)
         )
-        swapper = self._make_swapper(announcer, metrics, picking)
+        self._swapper = swapper = self._make_swapper(announcer, metrics, picking)
+        self._notifier.starting(f"loading the model {settings.model}", within_seconds=_MODEL_SECONDS)
         model = swapper.load_first() if swapper else self._load_model(settings.model.expanduser())
+        self._notifier.starting(f"warming up the model {model.identity.short}", within_seconds=_MODEL_SECONDS)
         batch_seconds = model.warm_up()
         metrics.show_model(model.identity, model.placement)
         metrics.batch.set(batch_seconds)
@@ -171,6 +191,8 @@ class Daemon:
             self._read_micrograph,
             max_attempts=settings.max_attempts,
             keep_score_maps=settings.keep_score_maps,
+            pulses=self._pulses,
+            read_seconds=settings.read_timeout,
         )
         file_system = FileSystem.of(root)
         known = self._ledger.known()
@@ -185,6 +207,7 @@ class Daemon:
             shows_holes=file_system.shows_holes,
             accept=self._pipeline.accept,
             refuse=self._pipeline.refuse,
+            beat=self._pulses.of("frazil-intake").beat,
         )
         self._watcher = Watcher(
             root,
@@ -199,6 +222,7 @@ class Daemon:
             scan_seconds=settings.scan,
             watch_by=settings.watch_by,
             backlog_order=settings.backlog_order,
+            beat=self._pulses.of("frazil-scan").beat,
         )
         self._intake_thread = threading.Thread(
             target=intake.run, args=(self._stopping,), name="frazil-intake", daemon=True
@@ -235,7 +259,10 @@ class Daemon:
             self._stream.address,
             self._presence.metrics,
             self._page.url,
+            extra=event("ready", model=model.identity.short, provider=model.provider),
         )
+        self._metrics = metrics
+        self._supervision.ready(self._describe)
 
     def _open_page(self, metrics: Metrics, ledger_file: Path) -> PageServer:
         settings = self._settings
@@ -251,8 +278,10 @@ class Daemon:
         return PageServer(settings.http, application, allow_others=settings.http_unencrypted)
 
     def _why_unwell(self) -> str:
-        running = self._ready.is_set() and not self._stopping.is_set()
-        return f"the thread {dead} died" if running and (dead := self._dead_thread()) else ""
+        if not self._ready.is_set() or self._stopping.is_set():
+            return ""
+        dead = self._dead_thread()
+        return f"the thread {dead} died" if dead else self._pulses.hanging() or ""
 
     def _why_unready(self) -> str:
         if self._stopping.is_set():
@@ -267,6 +296,19 @@ class Daemon:
             or self._stream.failed_thread()
             or next((t.name for t in others if not t.is_alive()), None)
         )
+
+    def _describe(self) -> str:
+        """What it is at, in one line."""
+        model = self._serving.picker.model
+        handled = self._metrics.handled()
+        parts = [
+            f"cannot see {self._settings.watch}: {self._watcher.fault}" if self._watcher.fault else "",
+            self._pipeline.doing or "waiting for micrographs",
+            f"{self._pipeline.waiting()} in line" if self._pipeline.waiting() else "",
+            f"{handled['picked']} picked, {handled['failed']} failed",
+            f"{model.identity.short} on {model.provider}",
+        ]
+        return "; ".join(part for part in parts if part)
 
     def _read_micrograph(self, path: Path) -> Micrograph:
         settings = self._settings
@@ -346,20 +388,38 @@ class Daemon:
         Raises:
             FrazilError: a stage died, which is a fault in frazil.
         """
-        while not self._stop.wait(_CHECK_SECONDS):
+        while not self._stop.wait(self._supervision.longest_rest(_CHECK_SECONDS)):
+            if self._reload.is_set():
+                self._reload.clear()
+                self.reload()
+            self._supervision.look()
             self._show_model()
             if dead := self._dead_thread():
                 raise FrazilError(f"the thread {dead} died; see the log above, and please report it")
-        log.info("%s: finishing the work in hand", self._stop_signal)
+        log.info("%s: finishing the work in hand", self._stop_signal, extra=event("stopping"))
+
+    def reload(self) -> None:
+        """Look at the promoted model again, also at one that was refused before; settings stay as they are."""
+        log.info("SIGHUP: looking at the promoted model", extra=event("reload"))
+        self._notifier.reloading()
+        if self._swapper is None:
+            self._notifier.ready()
+        else:
+            self._swapper.reload(self._notifier.ready)
 
     def shutdown(self) -> bool:
         """End the stages in order; whether what was in hand could be finished within the time limit."""
+        self._notifier.stopping()
         started = time.monotonic()
         deadline = started + _STOP_SECONDS
         self._stopping.set()
         self._intake_thread.join(max(0.0, deadline - time.monotonic()))
         if self._pipeline.stop(deadline):
-            log.info("stopped after %.2f s", time.monotonic() - started)
+            log.info("stopped after %.2f s", time.monotonic() - started, extra=event("stopped"))
             return True
-        log.warning("stopped after %.1f s with work unfinished; it is taken up at the next start", _STOP_SECONDS)
+        log.warning(
+            "stopped after %.1f s with work unfinished; it is taken up at the next start",
+            _STOP_SECONDS,
+            extra=event("stopped"),
+        )
         return False

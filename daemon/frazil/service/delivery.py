@@ -13,6 +13,7 @@ from frazil.picking import Picks, micrograph_stem, write_star
 from frazil.service.ledger import Ledger
 from frazil.service.metrics import Metrics
 from frazil.service.patience import Patience, ToldToStopError
+from frazil.service.pulse import Beat, unwatched
 from frazil.service.stream import Stream
 
 __all__ = ["Delivery", "prepare_output", "star_path"]
@@ -31,7 +32,14 @@ class Delivery:
     """
 
     def __init__(
-        self, ledger: Ledger, stream: Stream, metrics: Metrics, root: Path, out: Path, stop: threading.Event
+        self,
+        ledger: Ledger,
+        stream: Stream,
+        metrics: Metrics,
+        root: Path,
+        out: Path,
+        stop: threading.Event,
+        beat: Beat = unwatched,
     ) -> None:
         self._ledger = ledger
         self._stream = stream
@@ -39,7 +47,8 @@ class Delivery:
         self._out = out
         self._given_up = False
         self._delivered = 0
-        self.patience = Patience(metrics, stop)
+        self._beat = beat
+        self.patience = Patience(metrics, stop, beat)
 
     def catch_up(self) -> bool:
         """Deliver everything that was committed, by whomever, and perhaps not delivered.
@@ -65,6 +74,7 @@ class Delivery:
         return True
 
     def _deliver(self, seq: int, body: bytes) -> None:
+        self._beat(f"delivering document {seq}")
         document = decode_document(body)
         if isinstance(document, MicrographDocument):
             self._write_picks(document)

@@ -24,6 +24,7 @@ from frazil.service.completion import prove_complete, sample
 from frazil.service.ledger import Handled, Ledger, Note
 from frazil.service.metrics import Metrics
 from frazil.service.notes import Notes
+from frazil.service.pulse import Beat, unwatched
 from frazil.service.watch import FileStamp, FoundBy, Hint, Sightings, stamp_of
 
 __all__ = ["Intake", "Known"]
@@ -92,6 +93,7 @@ class Intake:
         shows_holes: whether a hole in a file means that it is yet to be written.
         accept: takes an arrival.
         refuse: takes a file that cannot be picked as it is.
+        beat: is called with each file that is looked at.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Intake:
         shows_holes: bool = True,
         accept: Callable[[Arrival], None],
         refuse: Callable[[Arrival, MicrographError], None],
+        beat: Beat = unwatched,
     ) -> None:
         self._inbox: SimpleQueue[Hint | Sightings | _Return] = SimpleQueue()
         self._ledger = ledger
@@ -117,6 +120,7 @@ class Intake:
         self._shows_holes = shows_holes
         self._accept = accept
         self._refuse = refuse
+        self._beat = beat
         self._candidates: dict[str, _Candidate] = {}
         self._looks: list[tuple[float, str]] = []
         self._backlog: SimpleQueue[Hint] = SimpleQueue()
@@ -130,6 +134,7 @@ class Intake:
     def run(self, stop: threading.Event) -> None:
         """Take in files until told to stop."""
         while not stop.is_set():
+            self._beat()
             self._look_at_due()
             self._look_at_backlog()
             self._take_requests()
@@ -191,6 +196,7 @@ class Intake:
         if key in self._in_hand:
             return
         known = self._candidates.get(key)
+        self._beat(f"looking at {key}")
         try:
             stamp = stamp_of(hint.path)
         except (FileNotFoundError, NotADirectoryError):
@@ -265,6 +271,7 @@ class Intake:
 
     def _look(self, key: str, candidate: _Candidate) -> None:
         """Look a second time at a candidate, and decide."""
+        self._beat(f"looking at {key}")
         now = time.monotonic()
         stalled = candidate.is_stalled(now, self._stall_seconds)
         try:

@@ -1,13 +1,27 @@
-"""How log lines look: one event, one line, whatever a file is called."""
+"""How log lines look: one event, one line, whatever a file is called; in the journal, with fields.
+
+A call of the log that tells of an event gives its name and fields beside the message::
+
+    log.info("picked %s: %d picks", key, picks, extra=event("picked", micrograph=key, picks=picks))
+
+Elsewhere than in the journal only the message shows.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 
 from frazil.errors import printable
+from frazil.service.journal import JOURNAL_SOCKET, JournalHandler, reaches_journal
 
-__all__ = ["LineFormatter", "configure_logging"]
+__all__ = ["LineFormatter", "configure_logging", "event"]
+
+
+def event(name: str, **fields: object) -> dict[str, dict[str, object]]:
+    """What names an event to the log: ``FRAZIL_EVENT`` and, of each field, ``FRAZIL_<NAME>`` in the journal."""
+    return {"event": {"event": name, **fields}}
 
 
 class LineFormatter(logging.Formatter):
@@ -27,9 +41,13 @@ class LineFormatter(logging.Formatter):
         return super().formatMessage(record)
 
 
-def configure_logging(level: str) -> None:
-    """Send the log, and Python's warnings, to stderr, from this level up."""
+def configure_logging(level: str, journal: Path = JOURNAL_SOCKET) -> None:
+    """Send the log, and Python's warnings, from this level up to stderr, or to the journal where stderr leads there."""
     logging.captureWarnings(capture=True)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    handler: logging.Handler
+    if reaches_journal():
+        handler = JournalHandler(journal)
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

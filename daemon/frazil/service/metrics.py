@@ -245,6 +245,14 @@ class Metrics:
         self.tiles.inc(batches.tiles)
         self.tiles_room.inc(batches.room)
 
+    def handled(self) -> dict[str, int]:
+        """Micrographs handled by this daemon so far, by outcome."""
+        counts = {"picked": 0, "failed": 0}
+        for sample in next(iter(self.micrographs.collect())).samples:
+            if sample.name.endswith("_total"):
+                counts[sample.labels["outcome"]] += int(sample.value)
+        return counts
+
     def note_canary(self, serving: Picks, candidate: Picks, agreement: float) -> None:
         """Count a micrograph on which a new model ran in shadow."""
         self.canary_micrographs.inc()

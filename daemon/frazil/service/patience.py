@@ -8,7 +8,9 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from frazil.service.logs import event
 from frazil.service.metrics import Metrics
+from frazil.service.pulse import Beat, unwatched
 
 __all__ = ["Patience", "ToldToStopError"]
 
@@ -29,11 +31,13 @@ class Patience:
     Args:
         metrics: shows that something is blocked.
         stop: ends the waiting.
+        beat: is called after each try in vain.
     """
 
-    def __init__(self, metrics: Metrics, stop: threading.Event) -> None:
+    def __init__(self, metrics: Metrics, stop: threading.Event, beat: Beat = unwatched) -> None:
         self._metrics = metrics
         self._stop = stop
+        self._beat = beat
 
     def insist(self, what: str, write: Callable[[], T]) -> T:
         """Write, and write again until it works.
@@ -52,13 +56,19 @@ class Patience:
             except (OSError, sqlite3.Error) as error:
                 if not blocked:
                     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-                    log.warning("cannot write %s (%s): picking waits until it can", what, reason)
+                    log.warning(
+                        "cannot write %s (%s): picking waits until it can",
+                        what,
+                        reason,
+                        extra=event("output_blocked", file=what, reason=reason),
+                    )
                 blocked = True
                 self._metrics.output_blocked.set(1)
+                self._beat()
                 if self._stop.wait(_RETRY_SECONDS):
                     raise ToldToStopError from error
             else:
                 if blocked:
-                    log.info("can write %s again: picking goes on", what)
+                    log.info("can write %s again: picking goes on", what, extra=event("output_free", file=what))
                     self._metrics.output_blocked.set(0)
                 return written

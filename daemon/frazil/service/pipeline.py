@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, Queue
+from queue import Empty, Full, Queue
 
 import msgspec
 
@@ -28,8 +28,10 @@ from frazil.service.drift_watch import DriftWatch
 from frazil.service.failure import backoff_seconds, failure_of, is_transient
 from frazil.service.intake import Intake
 from frazil.service.ledger import Handled, Ledger
+from frazil.service.logs import event
 from frazil.service.metrics import Metrics
 from frazil.service.patience import ToldToStopError
+from frazil.service.pulse import Pulses
 from frazil.service.record import directory_of, record_failure
 from frazil.service.retune import Asked, Reviser
 from frazil.service.score_map import pack_score_map
@@ -83,6 +85,8 @@ class Pipeline:
         read: reads a micrograph, within limits of memory and time.
         max_attempts: picking a micrograph that fails by no fault of its own is tried so often.
         keep_score_maps: whether score maps go into the ledger.
+        pulses: what the stages' threads beat on.
+        read_seconds: reading is given up after so long; until then it does not hang.
     """
 
     def __init__(
@@ -99,6 +103,8 @@ class Pipeline:
         *,
         max_attempts: int,
         keep_score_maps: bool,
+        pulses: Pulses,
+        read_seconds: float,
     ) -> None:
         self._serving = serving
         self._announcer = announcer
@@ -116,6 +122,8 @@ class Pipeline:
         self._room = threading.Semaphore(_RESULTS_QUEUED)
         self._stopping = stopping
         self._read_micrograph = read
+        self._read_seconds = read_seconds
+        self._pulses = pulses
         self._threads = [
             threading.Thread(target=stage, name=f"frazil-{stage.__name__.strip('_')}", daemon=True)
             for stage in (self._reading, self._picking, self._writing)
@@ -156,18 +164,30 @@ class Pipeline:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
+    @property
+    def doing(self) -> str:
+        """What is picked, or read, now; empty while nothing is."""
+        return self._pulses.of("frazil-picking").doing or self._pulses.of("frazil-reading").doing
+
+    def waiting(self) -> int:
+        """Micrographs that wait to be read."""
+        return len(self._line)
+
     def failed_stage(self) -> str | None:
         """Name of a stage that has died, which none should."""
         return next((t.name for t in self._threads if not t.is_alive()), None)
 
     def _reading(self) -> None:
+        beat = self._pulses.of("frazil-reading").beat
         while not self._stopping.is_set():
             self._is_reading = False
+            beat()
             arrival = self._line.take(_STOP_CHECK_SECONDS)
             if arrival is None:
                 continue
             self._is_reading = True
             log.debug("reading %s", arrival.key)
+            beat(f"reading {arrival.key}", more_seconds=self._read_seconds)
             try:
                 read: _Read | _Failed = self._read(arrival)
             except IncompleteMicrograph as incomplete:
@@ -181,7 +201,15 @@ class Pipeline:
             elif isinstance(read, _Failed):
                 self._results.put(read)
             else:
-                self._micrographs.put(read)
+                self._hand_on(read)
+
+    def _hand_on(self, read: _Read) -> None:
+        """Put a micrograph in the queue for picking, once there is room."""
+        while True:
+            self._pulses.of("frazil-reading").beat()
+            with contextlib.suppress(Full):
+                self._micrographs.put(read, timeout=_STOP_CHECK_SECONDS)
+                return
 
     def _read(self, arrival: Arrival) -> _Read:
         started = time.monotonic()
@@ -191,7 +219,9 @@ class Pipeline:
         return _Read(arrival=arrival, fingerprint=content, micrograph=micrograph, seconds=seconds)
 
     def _picking(self) -> None:
+        beat = self._pulses.of("frazil-picking").beat
         while self._goes_on(0, self._micrographs):
+            beat()
             for change in self._serving.advance():
                 self._results.put(change)
             self._is_picking = False
@@ -201,13 +231,15 @@ class Pipeline:
                 continue
             self._is_picking = True
             log.debug("picking %s", read.arrival.key)
+            beat(f"picking {read.arrival.key}")
             try:
                 picked = self._pick(read)
             except Exception as error:  # noqa: BLE001 - the edge of one unit of work
                 failure = failure_of(read.arrival.path, "picking", error)
                 self._results.put(_Failed(arrival=read.arrival, error=failure))
             else:
-                self._room.acquire()
+                while not self._room.acquire(timeout=_STOP_CHECK_SECONDS):
+                    beat()
                 self._results.put(picked)
 
     def _pick(self, read: _Read) -> _Picked:
@@ -221,13 +253,16 @@ class Pipeline:
         )
 
     def _writing(self) -> None:
+        beat = self._pulses.of("frazil-writing").beat
         while self._goes_on(1, self._results):
+            beat()
             self._delivery.catch_up()
             self._retune()
             try:
                 result = self._results.get(timeout=self._reviser.wait_seconds(_STOP_CHECK_SECONDS))
             except Empty:
                 continue
+            beat("writing a result")
             # Told to stop, nothing of it was committed, and the next start picks it again.
             with contextlib.suppress(ToldToStopError):
                 if isinstance(result, Change):
@@ -288,8 +323,15 @@ class Pipeline:
         metrics.stage.labels(stage="deliver").observe(now - started)
         if not arrival.backlog:
             metrics.latency.observe(now - arrival.closed_at)
-        picks, seconds = len(document.picks.score), document.seconds.total
-        log.info("picked %s: %d picks in %.2f s (sequence number %d)", arrival.key, picks, seconds, seq)
+        picks = len(document.picks.score)
+        log.info(
+            "picked %s: %d picks in %.2f s (sequence number %d)",
+            arrival.key,
+            picks,
+            document.seconds.total,
+            seq,
+            extra=event("picked", micrograph=arrival.key, seq=seq, picks=picks),
+        )
 
     def _write_failed(self, result: _Failed) -> None:
         arrival, error = result.arrival, result.error
@@ -318,11 +360,23 @@ class Pipeline:
             )
         if transient:
             rest_seconds = backoff_seconds(attempt)
-            log.warning("failed (%s), tried again in %.0f s: %s", error.reason, rest_seconds, error)
+            log.warning(
+                "failed (%s), tried again in %.0f s: %s",
+                error.reason,
+                rest_seconds,
+                error,
+                extra=event("retried", micrograph=arrival.key, reason=error.reason, attempt=attempt),
+            )
             self._metrics.retries.labels(reason=error.reason).inc()
             self._intake.retry(arrival, rest_seconds)
         else:
-            log.warning("failed (%s) at attempt %d: %s", error.reason, attempt, error)
+            log.warning(
+                "failed (%s) at attempt %d: %s",
+                error.reason,
+                attempt,
+                error,
+                extra=event("failed", micrograph=arrival.key, reason=error.reason, attempt=attempt),
+            )
             self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
             self._intake.finish(arrival, handled)
         self._delivery.catch_up()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import resource
 import socket
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 
 import uvicorn
 
+from frazil.addresses import check_page_address
 from frazil.errors import AddressError
 from frazil.service.page.application import Application
 from frazil.service.page.connection import Connection
@@ -98,21 +98,9 @@ def _limited_connection() -> type[Connection]:
 
 
 def _listen(address: str, *, allow_others: bool) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise AddressError(f"{address}: expected an address such as 127.0.0.1:9457")
+    host, port = check_page_address(address, allow_others=allow_others)
     try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not (local or allow_others):
-        raise AddressError(
-            f"{address}: expected an address of this machine alone (127.0.0.1), found one that others reach; "
-            "give --http-unencrypted if everybody there may see the page"
-        )
-    try:
-        family = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, int(port)), family=family, backlog=1024)
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         raise AddressError(f"{address}: cannot serve the page there: {error.strerror or error}") from error

@@ -1,54 +1,14 @@
-"""Addresses of the stream's sockets, and which of them others reach."""
+"""Binding the stream's sockets."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
 
 import zmq
 
 from frazil.errors import AddressError
 
-__all__ = ["bind", "check_address", "replay_address"]
-
-_TCP = re.compile(r"tcp://(?P<host>\[[^\]]+\]|[^:/]+):(?P<port>\d+|\*)")
-_IPC = "ipc://"
-
-
-def check_address(address: str, *, allow_others: bool) -> None:
-    """Check an address before it is bound.
-
-    Args:
-        address: such as ``tcp://127.0.0.1:5556`` or ``ipc:///run/frazil/stream``.
-        allow_others: whether other machines may reach it.
-
-    Raises:
-        AddressError: it is malformed, or others reach it and may not.
-    """
-    if address.startswith(_IPC) and len(address) > len(_IPC):
-        return
-    parts = _TCP.fullmatch(address)
-    if parts is None:
-        raise AddressError(f"{address}: expected an address such as tcp://127.0.0.1:5556")
-    host = parts["host"].strip("[]")
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not (local or allow_others):
-        raise AddressError(
-            f"{address}: expected an address of this machine alone (127.0.0.1), found one that others reach; "
-            "give --curve-key and --curve-clients (see frazil keys), or --publish-unencrypted if everybody may read it"
-        )
-
-
-def replay_address(publish: str) -> str:
-    """Where replays are asked for, unless told otherwise: the port after the stream's; a free one if that is."""
-    parts = _TCP.fullmatch(publish)
-    if parts is None:
-        return f"{publish}-replay"
-    port = 0 if parts["port"] == "*" else int(parts["port"])
-    return f"tcp://{parts['host']}:{port + 1 if port else 0}"
+__all__ = ["bind"]
 
 
 def bind(socket: zmq.Socket[bytes], address: str) -> str:

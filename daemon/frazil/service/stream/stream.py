@@ -6,10 +6,11 @@ from pathlib import Path
 
 import zmq
 
+from frazil.addresses import check_address, replay_address
 from frazil.replay import MAX_REQUEST_BYTES
 from frazil.service.metrics import Metrics
 from frazil.service.stream.access import Access
-from frazil.service.stream.address import bind, check_address, replay_address
+from frazil.service.stream.address import bind
 from frazil.service.stream.publisher import HIGH_WATER_MARK, MAX_SUBSCRIPTION_BYTES, Publisher, configure
 from frazil.service.stream.replayer import PAGES_WAITING, Replayer
 

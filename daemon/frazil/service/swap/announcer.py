@@ -12,6 +12,7 @@ from frazil.models import Refusal, Standing
 from frazil.picking import ModelIdentity
 from frazil.service.delivery import Delivery
 from frazil.service.ledger import Ledger
+from frazil.service.logs import event
 from frazil.service.metrics import Metrics
 from frazil.service.swap.change import Change
 
@@ -69,14 +70,20 @@ class Announcer:
         self._metrics.model_changes.labels(event=change.event, reason=change.reason).inc()
         if change.placement is not None:
             self._metrics.show_model(change.model, change.placement)
+        told = event(f"model_{change.event}", model=change.model.short, reason=change.reason)
         if change.event == "loaded":
-            log.info(
-                "model %s serves from here on, on %s", change.model, change.placement and change.placement.provider
-            )
+            provider = change.placement and change.placement.provider
+            log.info("model %s serves from here on, on %s", change.model, provider, extra=told)
         elif change.event == "rolled_back":
-            log.warning("rolled back (%s) to model %s: %s", change.reason, change.model, change.message)
+            log.warning("rolled back (%s) to model %s: %s", change.reason, change.model, change.message, extra=told)
         else:
-            log.warning("refused (%s) model %s, the old one goes on: %s", change.reason, change.model, change.message)
+            log.warning(
+                "refused (%s) model %s, the old one goes on: %s",
+                change.reason,
+                change.model,
+                change.message,
+                extra=told,
+            )
         self._delivery.catch_up()
 
     def recall_standing(self) -> Standing | None:

@@ -75,6 +75,8 @@ class Swapper:
         self._stop = stop
         self._seen = ""
         self._posted: Standing | None = None
+        self._wake = threading.Event()
+        self._on_decided: Callable[[], None] | None = None
 
     def load_first(self) -> Model:
         """Load what served when an earlier run ended, else what is promoted.
@@ -114,6 +116,15 @@ class Swapper:
             self._posted = self._announcer.standing  # nothing to say as yet that `CURRENT` does not
         return model
 
+    def reload(self, on_decided: Callable[[], None]) -> None:
+        """Look at once, and again at a model that was refused before; may be called from any thread.
+
+        Args:
+            on_decided: is called once what is promoted serves, was refused, or begins to run in shadow.
+        """
+        self._on_decided = on_decided
+        self._wake.set()
+
     def run(self, serving: Serving, report: Callable[[Change], None]) -> None:
         """Look, again and again, until told to stop.
 
@@ -121,13 +132,22 @@ class Swapper:
             serving: is offered what is fit to serve.
             report: takes refusals.
         """
-        while True:
+        while not self._stop.is_set():
+            if self._wake.is_set():
+                self._wake.clear()
+                self._seen = ""
             try:
                 self._look(serving, report)
             except Exception:  # the edge of one swap
                 log.exception("the swap failed unexpectedly; the old model goes on")
-            if self._stop.wait(_LOOK_SECONDS):
-                return
+            if not self._wake.is_set():
+                self._tell_decided()
+            self._wake.wait(_LOOK_SECONDS)
+
+    def _tell_decided(self) -> None:
+        on_decided, self._on_decided = self._on_decided, None
+        if on_decided is not None:
+            on_decided()
 
     def _look(self, serving: Serving, report: Callable[[Change], None]) -> None:
         self._post()
@@ -192,12 +212,16 @@ class Swapper:
             with contextlib.suppress(Full):
                 shown.put_nowait((micrograph, record))
 
+        self._tell_decided()
         log.info("model %s runs in shadow for %d micrographs", picker.model.identity, self._bounds.micrographs)
         serving.shadow = show
         try:
             while not canary.complete:
                 if self._stop.is_set() or current_stamp(self._folder) != stamp:
                     raise ModelError(f"{picker.model.identity}: another model was promoted", "superseded")
+                if self._wake.is_set():
+                    self._wake.clear()
+                    self._tell_decided()
                 try:
                     micrograph, record = shown.get(timeout=_WAIT_SECONDS)
                 except Empty:

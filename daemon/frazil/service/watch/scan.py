@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from frazil.service.pulse import Beat, unwatched
 from frazil.service.watch.hint import FileStamp, stamp_of
 from frazil.service.watch.selection import Selection
 
@@ -76,6 +77,7 @@ class Scanner:
         known: stamps of known files, by path below the root.
         missing: known files that are known to be missing.
         trust_folder_times: whether an unchanged folder need not be listed.
+        beat: is called with each folder.
     """
 
     def __init__(
@@ -86,12 +88,14 @@ class Scanner:
         *,
         missing: Iterable[str] = (),
         trust_folder_times: bool = True,
+        beat: Beat = unwatched,
     ) -> None:
         self._root = root
         self._selection = selection
         self._known = known
         self._missing = set(missing)
         self._trust_folder_times = trust_folder_times
+        self._beat = beat
         self._folders: dict[str, _Folder] = {}
         self._complained: set[str] = set()
         self._sweep: Iterator[str] = iter(())
@@ -109,6 +113,7 @@ class Scanner:
             relative = pending.pop()
             if relative in visited:
                 continue
+            self._beat(f"scanning {relative or self._root}")
             try:
                 folder = self._look_into(relative, scan)
             except OSError as error:

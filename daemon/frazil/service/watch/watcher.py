@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from frazil.errors import SettingsError
+from frazil.service.logs import event
 from frazil.service.metrics import Metrics
+from frazil.service.pulse import Beat, unwatched
 from frazil.service.watch.events import Events
 from frazil.service.watch.file_system import FileSystem, check_root
 from frazil.service.watch.hint import FileStamp, Hint
@@ -52,6 +54,7 @@ class Watcher:
         backlog_order: in which order the files that lie there at the start are named.
         usual_mount_point: mount point of the file system that the directory lay on when it was last seen.
         on_mount_point: is told of that, to be remembered.
+        beat: is called at each step of a scan.
 
     Attributes:
         thread: the one that scans.
@@ -75,6 +78,7 @@ class Watcher:
         backlog_order: BacklogOrder = "oldest",
         usual_mount_point: str = "",
         on_mount_point: Callable[[str], None] = lambda _: None,
+        beat: Beat = unwatched,
     ) -> None:
         if not root.is_dir():
             raise SettingsError(f"{root}: expected a directory to watch, found none")
@@ -85,12 +89,14 @@ class Watcher:
         self._backlog_order = backlog_order
         self._usual_mount_point = usual_mount_point
         self._on_mount_point = on_mount_point
+        self._beat = beat
         self._scanner = Scanner(
             root,
             selection,
             known,
             missing=missing,
             trust_folder_times=file_system.has_exact_folder_times,
+            beat=beat,
         )
         self._wants_events = watch_by == "events" or (watch_by == "auto" and not file_system.is_network)
         self._events: Events | None = None
@@ -122,9 +128,12 @@ class Watcher:
         while not self._stopping.is_set():
             self._wake.clear()
             started = time.monotonic()
+            self._beat("scanning")
             self._scan()
             # However often it is woken, it rests at least as long as it works.
-            self._stopping.wait(time.monotonic() - started)
+            rest_seconds = time.monotonic() - started
+            self._beat(more_seconds=rest_seconds + self._scan_seconds)
+            self._stopping.wait(rest_seconds)
             self._wake.wait(self._scan_seconds)
 
     def _scan(self) -> None:
@@ -169,9 +178,14 @@ class Watcher:
 
     def _report(self, fault: str) -> None:
         if fault and fault != self._fault:
-            log.error("%s: cannot be seen (%s): nothing in it counts as deleted, and work waits", self._root, fault)
+            log.error(
+                "%s: cannot be seen (%s): nothing in it counts as deleted, and work waits",
+                self._root,
+                fault,
+                extra=event("watch_lost", reason=fault),
+            )
         elif self._fault and not fault:
-            log.info("%s: can be seen again", self._root)
+            log.info("%s: can be seen again", self._root, extra=event("watch_found"))
             self._scanner.forget()
             self._wake.set()
         self._fault = fault

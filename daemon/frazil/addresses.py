@@ -1,0 +1,77 @@
+"""Addresses of the stream's sockets and of the page: how they are written, and which of them others reach."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from frazil.errors import AddressError
+
+__all__ = ["check_address", "check_page_address", "replay_address"]
+
+_TCP = re.compile(r"tcp://(?P<host>\[[^\]]+\]|[^:/]+):(?P<port>\d+|\*)")
+_IPC = "ipc://"
+
+
+def check_address(address: str, *, allow_others: bool) -> None:
+    """Check an address before it is bound.
+
+    Args:
+        address: such as ``tcp://127.0.0.1:5556`` or ``ipc:///run/frazil/stream``.
+        allow_others: whether other machines may reach it.
+
+    Raises:
+        AddressError: it is malformed, or others reach it and may not.
+    """
+    if address.startswith(_IPC) and len(address) > len(_IPC):
+        return
+    parts = _TCP.fullmatch(address)
+    if parts is None:
+        raise AddressError(f"{address}: expected an address such as tcp://127.0.0.1:5556")
+    if not (_is_local(parts["host"].strip("[]")) or allow_others):
+        raise AddressError(
+            f"{address}: expected an address of this machine alone (127.0.0.1), found one that others reach; "
+            "give --curve-key and --curve-clients (see frazil keys), or --publish-unencrypted if everybody may read it"
+        )
+
+
+def check_page_address(address: str, *, allow_others: bool) -> tuple[str, int]:
+    """Check the address of the page before it is bound.
+
+    Args:
+        address: such as ``127.0.0.1:9457`` or ``[::1]:9457``.
+        allow_others: whether other machines may reach it.
+
+    Returns:
+        Host and port.
+
+    Raises:
+        AddressError: it is malformed, or others reach it and may not.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise AddressError(f"{address}: expected an address such as 127.0.0.1:9457")
+    if not (_is_local(host) or allow_others):
+        raise AddressError(
+            f"{address}: expected an address of this machine alone (127.0.0.1), found one that others reach; "
+            "give --http-unencrypted if everybody there may see the page"
+        )
+    return host, int(port)
+
+
+def _is_local(host: str) -> bool:
+    """Whether only this machine reaches it."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def replay_address(publish: str) -> str:
+    """Where replays are asked for, unless told otherwise: the port after the stream's; a free one if that is."""
+    parts = _TCP.fullmatch(publish)
+    if parts is None:
+        return f"{publish}-replay"
+    port = 0 if parts["port"] == "*" else int(parts["port"])
+    return f"tcp://{parts['host']}:{port + 1 if port else 0}"

@@ -1,0 +1,190 @@
+"""The doctor: what on this machine is right for frazil, what is not, and what to do about it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pwd
+import re
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnxruntime as ort
+
+import frazil
+from frazil.addresses import replay_address
+from frazil.errors import FrazilError, ModelError, SettingsError
+from frazil.machine.finding import Finding, Level
+from frazil.machine.places import examine_ledger, examine_output, examine_watched
+from frazil.models import prove_model
+from frazil.picking import load_model
+from frazil.picking.provider import available_cores, cuda_problem
+from frazil.service.ledger import LedgerReader
+from frazil.service.presence import Presence
+from frazil.settings import ServeSettings, default_model_path
+
+__all__ = ["Finding", "examine"]
+
+_LEAST_PYTHON = (3, 11)
+_BUILT_AT = 1_790_000_000
+"""No clock of a machine that runs this version is right before then, in seconds of Unix time."""
+_UNSYNCHRONISED = 5
+"""What ``adjtimex`` returns for a clock that nobody keeps."""
+
+
+def examine(settings: ServeSettings | None, fault: SettingsError | None = None) -> Iterator[Finding]:
+    """Look at everything that ``frazil serve`` stands on.
+
+    Args:
+        settings: to look at, with what they name; None for the machine alone.
+        fault: what is wrong with the settings, if that is why there are none.
+    """
+    yield from _examine_programs()
+    yield from _examine_clock()
+    for said in fault.faults if fault else ():
+        yield Finding(check="settings", level="fault", says=said, do="change it; all settings: frazil serve --help")
+    if settings is not None:
+        yield Finding(check="settings", level="ok", says="nothing wrong with them")
+        yield from examine_watched(settings)
+        yield from examine_output(settings)
+        yield from examine_ledger(settings)
+        yield from _examine_ports(settings)
+    yield from _examine_model(settings)
+
+
+def _examine_programs() -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding(
+        check="python",
+        level="ok" if sys.version_info >= _LEAST_PYTHON else "fault",
+        says=f"Python {version} in {sys.prefix}, frazil {frazil.__version__}",
+        do="" if sys.version_info >= _LEAST_PYTHON else "install frazil with Python 3.11 or later",
+    )
+    user = pwd.getpwuid(os.geteuid()).pw_name if _has_name() else str(os.geteuid())
+    yield Finding(
+        check="user",
+        level="ok" if os.geteuid() else "warning",
+        says=f"checked as {user}, with {available_cores()} cores",
+        do=""
+        if os.geteuid()
+        else "rights are those of root here: check again as the service's user, with sudo -u USER",
+    )
+    yield Finding(
+        check="providers",
+        level="ok",
+        says=f"ONNX Runtime {ort.__version__}: {', '.join(ort.get_available_providers())}",
+    )
+
+
+def _has_name() -> bool:
+    with contextlib.suppress(KeyError):
+        return bool(pwd.getpwuid(os.geteuid()))
+    return False
+
+
+def _examine_clock() -> Iterator[Finding]:
+    if time.time() < _BUILT_AT:
+        yield Finding(check="clock", level="fault", says=f"it is said to be {time.ctime()}", do="set the clock")
+        return
+    # An all-zero request changes nothing; the answer is the state of the clock.
+    try:
+        state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))
+    except (OSError, AttributeError):
+        state = -1
+    if state == _UNSYNCHRONISED:
+        yield Finding(
+            check="clock",
+            level="warning",
+            says="nobody keeps it (NTP): times of results and of files drift apart",
+            do="timedatectl set-ntp true",
+        )
+    else:
+        yield Finding(
+            check="clock", level="ok", says="kept by NTP" if state >= 0 else "sane; who keeps it is not known"
+        )
+
+
+def _examine_ports(settings: ServeSettings) -> Iterator[Finding]:
+    addresses = [settings.publish, settings.replay or replay_address(settings.publish), settings.http]
+    running = _running(settings)
+    for address in addresses:
+        found = re.fullmatch(r"(?:tcp://)?(.+):(\d+)", address)
+        if found is None or int(found[2]) == 0:
+            continue
+        host, port = found[1].strip("[]"), int(found[2])
+        problem = _bind_problem("" if host == "*" else host, port)
+        if problem is None:
+            yield Finding(check="ports", level="ok", says=f"{address} is free")
+        elif running is not None and address in (running.stream, running.metrics.split("/")[2]):
+            yield Finding(check="ports", level="ok", says=f"{address} is the running daemon's (process {running.pid})")
+        elif running is not None:
+            yield Finding(check="ports", level="ok", says=f"{address} is in use, by the running daemon it seems")
+        else:
+            yield Finding(
+                check="ports",
+                level="fault",
+                says=f"{address} cannot be had: {problem}",
+                do=f"see who has it (ss -ltnp 'sport = :{port}'), or give another port",
+            )
+
+
+def _running(settings: ServeSettings) -> Presence | None:
+    """The daemon that uses these settings' ledger now; None where none answers."""
+    with contextlib.suppress(FrazilError), LedgerReader(settings.ledger_file) as reader:
+        presence = Presence.decode(reader.meta().get("daemon", ""))
+        if presence is not None and presence.ask() is not None:
+            return presence
+    return None
+
+
+def _bind_problem(host: str, port: int) -> str | None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
+
+
+def _examine_model(settings: ServeSettings | None) -> Iterator[Finding]:
+    model = settings.model if settings else default_model_path()
+    device = settings.device if settings else "auto"
+    no_gpu = cuda_problem()
+    has_nodes = any(Path("/dev").glob("nvidia[0-9]*"))
+    if no_gpu is None:
+        yield Finding(check="gpu", level="ok", says="the NVIDIA driver reports a device")
+    else:
+        lost: Level = "warning" if has_nodes else "ok"
+        do = "the driver does not answer though a GPU is there: nvidia-smi tells more" if has_nodes else ""
+        yield Finding(check="gpu", level=lost, says=f"none can be used: {no_gpu}", do=do)
+    try:
+        sha256 = prove_model(model)
+        loaded = load_model(model, device, settings.threads if settings else None)
+        where = loaded.placement.describe(loaded.warm_up())
+    except ModelError as error:
+        yield Finding(
+            check="model", level="fault", says=str(error), do=f"frazil models verify {model} tells of each version"
+        )
+        return
+    on_cpu = loaded.placement.cpu_problem()
+    level: Level = "ok"
+    do = ""
+    if on_cpu and settings is not None and settings.require_gpu:
+        level, do = "fault", "see the GPU's line, or set require_gpu = false"
+    elif on_cpu and has_nodes and device != "cpu":
+        level, do = (
+            "warning",
+            "there is a GPU and the model does not use it: the CUDA or cuDNN libraries may be missing",
+        )
+    yield Finding(
+        check="model",
+        level=level,
+        says=f"{loaded.identity.short} is fit to serve (sha256 {sha256[:12]}): {where}",
+        do=do,
+    )

@@ -1,0 +1,141 @@
+"""The directories of the settings: can they be read, written, watched, and is there room."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from frazil.machine.finding import Finding, Level
+from frazil.service.watch import FileSystem
+from frazil.settings import ServeSettings
+
+__all__ = ["examine_ledger", "examine_output", "examine_watched"]
+
+_LITTLE_BYTES = 5 << 30
+_TOO_LITTLE_BYTES = 200 << 20
+_CLOCK_SECONDS = 60.0
+_FILES_LOOKED_AT = 1000
+_FOLDERS_COUNTED = 100_000
+_INOTIFY = Path("/proc/sys/fs/inotify")
+
+
+def examine_watched(settings: ServeSettings) -> Iterator[Finding]:
+    """The watched tree: rights, kind of file system, events, and the clock of whoever writes to it."""
+    root = settings.watch.resolve()
+    if not os.access(root, os.R_OK | os.X_OK, effective_ids=True):
+        yield Finding(
+            check="watch",
+            level="fault",
+            says=f"{root} cannot be listed by this user",
+            do=f"chmod o+rx {root}, or run as its owner",
+        )
+        return
+    yield Finding(check="watch", level="ok", says=f"{root} can be listed")
+    file_system = FileSystem.of(root)
+    where = f"{root} lies on {file_system.kind} at {file_system.mount_point}"
+    if file_system.is_network:
+        yield Finding(
+            check="events",
+            level="ok" if settings.watch_by != "events" else "warning",
+            says=f"{where}: other machines' files make no events, a scan finds them within {settings.scan:g} s",
+            do="" if settings.watch_by != "events" else 'set watch_by = "auto": events alone would come late',
+        )
+    else:
+        yield Finding(check="events", level="ok", says=f"{where}: events tell of files at once")
+        yield from _examine_inotify(root)
+    newest = max((_modified(path) for path in _some_files(root)), default=0.0)
+    if newest - time.time() > _CLOCK_SECONDS:
+        yield Finding(
+            check="clocks",
+            level="warning",
+            says=f"a file in {root} is {newest - time.time():.0f} s younger than now",
+            do="set the clocks of this machine and of the file server by NTP",
+        )
+
+
+def examine_output(settings: ServeSettings) -> Iterator[Finding]:
+    """Where results go."""
+    yield from _examine_writable("out", settings.out.resolve())
+
+
+def examine_ledger(settings: ServeSettings) -> Iterator[Finding]:
+    """Where the ledger lies."""
+    folder = settings.ledger_file.resolve().parent
+    yield from _examine_writable("ledger", folder)
+    file_system = FileSystem.of(folder)
+    if file_system.is_network:
+        yield Finding(
+            check="ledger",
+            level="warning",
+            says=f"{folder} lies on {file_system.kind}: SQLite cannot rely on its locks",
+            do='put it on a disk of this machine: ledger = "/var/lib/frazil/titan1/ledger.sqlite"',
+        )
+
+
+def _examine_writable(check: str, folder: Path) -> Iterator[Finding]:
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        if not place.is_dir():
+            raise NotADirectoryError
+        with tempfile.NamedTemporaryFile(prefix=".frazil-doctor-", dir=place):
+            pass
+    except OSError as error:
+        reason = error.strerror or "it is no directory"
+        yield Finding(
+            check=check,
+            level="fault",
+            says=f"{place} cannot be written by this user: {reason}",
+            do=f"let the service's user write there: chown USER {place}",
+        )
+        return
+    free = shutil.disk_usage(place).free
+    level: Level = "fault" if free < _TOO_LITTLE_BYTES else "warning" if free < _LITTLE_BYTES else "ok"
+    missing = "" if place == folder else f" ({folder} is made at the start)"
+    yield Finding(
+        check=check,
+        level=level,
+        says=f"{place} can be written{missing}, {free / (1 << 30):.1f} GiB free",
+        do="" if level == "ok" else "make room: while nothing can be written, picking waits",
+    )
+
+
+def _examine_inotify(root: Path) -> Iterator[Finding]:
+    try:
+        watches = int((_INOTIFY / "max_user_watches").read_text())
+    except (OSError, ValueError):
+        return
+    folders = 0
+    for _ in os.walk(root):
+        folders += 1
+        if folders == _FOLDERS_COUNTED:
+            break
+    enough = folders < watches / 2
+    yield Finding(
+        check="inotify",
+        level="ok" if enough else "warning",
+        says=f"{folders} folders to watch, {watches} allowed",
+        do=""
+        if enough
+        else f"sysctl fs.inotify.max_user_watches={max(4 * folders, 2 * watches)}; until then scans find files",
+    )
+
+
+def _some_files(root: Path) -> Iterator[Path]:
+    seen = 0
+    for folder, _, names in os.walk(root):
+        for name in names:
+            yield Path(folder, name)
+            seen += 1
+            if seen == _FILES_LOOKED_AT:
+                return
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,209 @@
+"""What systemd needs to run frazil on this machine: the unit, a drop-in for one microscope, and its settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import frazil
+from frazil.errors import FrazilError, OutputError
+from frazil.settings import ServeSettings, load_settings
+
+__all__ = ["Installation", "plan_installation"]
+
+_UNIT = "frazil@.service"
+_STATE = Path("/var/lib/frazil")
+_HOMES = tuple(Path(folder) for folder in ("/home", "/root", "/run/user"))
+"""What ``ProtectHome=yes`` hides."""
+_TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - named, not used
+"""What ``PrivateTmp=yes`` hides."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """Files to write, and what belongs to them.
+
+    Attributes:
+        files: content by path, in the order of writing.
+        kept: the settings file, where there is one already; it stays as it is.
+        out: the output directory, to be made for `user` if missing.
+        user: runs the service.
+        notes: what was found, a line each.
+    """
+
+    files: Mapping[Path, str]
+    kept: Path | None
+    out: Path
+    user: str
+    notes: tuple[str, ...]
+
+    def write(self) -> None:
+        """Write the files, and make the output directory.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        place = self.out
+        try:
+            for place, content in self.files.items():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                aside = place.with_name(f".{place.name}.tmp")
+                aside.write_text(content, "utf-8")
+                aside.replace(place)
+            place = self.out
+            if not place.exists():
+                place.mkdir(parents=True)
+                if os.geteuid() == 0:
+                    shutil.chown(place, self.user)
+        except OSError as error:
+            raise OutputError(f"{place}: cannot be written: {error.strerror}") from error
+
+
+def plan_installation(
+    instance: str, given: Mapping[str, object], *, user: str | None, executable: Path, root: Path
+) -> Installation:
+    """Plan the service of one microscope.
+
+    Args:
+        instance: its name, such as ``titan1``.
+        given: settings for a new settings file; with one that exists, none.
+        user: is to run the service; default: who called sudo, else the owner of the watched directory.
+        executable: the ``frazil`` to start.
+        root: of the tree to write into: ``/``, or another for a look or for an image.
+
+    Raises:
+        FrazilError: the name is none for an instance, a setting is wrong, or there is no such user.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", instance):
+        raise FrazilError(f"{instance!r}: expected a name of letters, digits, '.', '_' and '-', such as titan1")
+    file = Path("/etc/frazil") / f"{instance}.toml"
+    installed = root / file.relative_to("/")
+    files: dict[Path, str] = {}
+    if installed.exists():
+        if given:
+            raise FrazilError(f"{installed}: found settings already: change them there, and leave out --{min(given)}")
+        settings = load_settings({}, installed)
+    else:
+        state = _STATE / instance / "ledger.sqlite"
+        settings = load_settings({"ledger": state, **given}, None)
+        files[installed] = _settings_text(settings)
+    user = user or _usual_user(settings.watch)
+    _check_user(user)
+    units = root / "etc/systemd/system"
+    files[units / _UNIT] = _unit(user, executable)
+    files[units / f"frazil@{instance}.service.d" / "machine.conf"] = _drop_in(instance, settings, executable)
+    return Installation(
+        files=files,
+        kept=None if installed in files else installed,
+        out=settings.out.absolute(),
+        user=user,
+        notes=(f"user {user}", f"program {executable}", _describe_gpus()),
+    )
+
+
+def _settings_text(settings: ServeSettings) -> str:
+    paths = {"watch": settings.watch.absolute(), "out": settings.out.absolute(), "ledger": settings.ledger_file}
+    for path in paths.values():
+        if not str(path).isprintable():
+            raise FrazilError(f"{path}: expected a path of printable characters")
+    return (
+        f"# Settings of frazil at this microscope; all of them: frazil serve --help\n"
+        f"watch = {json.dumps(str(paths['watch']), ensure_ascii=False)}\n"
+        f"out = {json.dumps(str(paths['out']), ensure_ascii=False)}\n"
+        f"diameter = {settings.diameter:g}  # of the particle, in Å\n"
+        f"# On a disk of this machine: a ledger does not belong on a network's file system.\n"
+        f"ledger = {json.dumps(str(paths['ledger']), ensure_ascii=False)}\n"
+        f"# require_gpu = true  # rather not start than pick on the CPU\n"
+    )
+
+
+def _unit(user: str, executable: Path) -> str:
+    text = _template().read_text("utf-8")
+    for before, after in (
+        ("ExecStart=/opt/frazil/bin/frazil ", f"ExecStart={_quoted(executable).replace('$', '$$')} "),
+        ("User=frazil\n", f"User={user}\n"),
+    ):
+        if text.count(before) != 1:
+            raise FrazilError(f"{_template()}: expected one line {before.strip()!r}, found {text.count(before)}")
+        text = text.replace(before, after)
+    return text
+
+
+def _template() -> Path:
+    """The unit: in the wheel, or in a checkout the repository's."""
+    package = Path(frazil.__file__).parent
+    in_wheel = package / "deploy" / "systemd" / _UNIT
+    return in_wheel if in_wheel.is_file() else package.parents[1] / "deploy" / "systemd" / _UNIT
+
+
+def _drop_in(instance: str, settings: ServeSettings, executable: Path) -> str:
+    """What one microscope's settings need of systemd."""
+    watch, out = settings.watch.absolute(), settings.out.absolute()
+    ledger, model = settings.ledger_file.absolute(), settings.model.absolute()
+    keys = [settings.curve_clients.absolute()] if settings.curve_clients else []
+    state = _STATE / instance
+    writable = [out] + [ledger.parent] * (ledger.parent != out and not ledger.is_relative_to(state))
+    readable = [watch, model, executable.parent, Path(sys.base_prefix), *keys]
+    lines = [
+        "# Written by frazil install-service from the settings; run it again once paths in them change.",
+        "[Unit]",
+        *(f"RequiresMountsFor={_quoted(path)}" for path in dict.fromkeys([watch, out, model, ledger.parent])),
+        "",
+        "[Service]",
+        f"ReadOnlyPaths={_quoted(watch)}",
+        *(f"ReadWritePaths={_quoted(path)}" for path in writable),
+    ]
+    if any(path.is_relative_to(hidden) for path in (*readable, *writable) for hidden in _TEMPORARY):
+        lines += ["# Some of these lie in a place for temporary files: the service shares it.", "PrivateTmp=no"]
+    if any(path.is_relative_to(home) for path in (*readable, *writable) for home in _HOMES):
+        lines += ["# Some of these lie in homes: other homes can be seen, and not be changed.", "ProtectHome=read-only"]
+    if settings.curve_key:
+        lines.append(f"LoadCredential={settings.curve_key.name}:{_quoted(settings.curve_key.absolute())}")
+    if (modprobe := shutil.which("nvidia-modprobe")) and _gpus():
+        lines += [
+            "# The service may not load drivers: a GPU's nodes must be there before.",
+            f"ExecStartPre=-+{modprobe} -c 0 -u",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(path: Path) -> str:
+    """A path as one word of a unit file."""
+    if not str(path).isprintable():
+        raise FrazilError(f"{path}: expected a path of printable characters")
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return text if re.fullmatch(r"[\w./@:+,=%-]+", text) else f'"{text}"'
+
+
+def _usual_user(watch: Path) -> str:
+    name = os.environ.get("SUDO_USER")
+    if name:
+        return name
+    try:
+        return watch.owner()
+    except KeyError:
+        raise FrazilError(f"{watch}: expected an owner with a name, found none; give --user") from None
+
+
+def _check_user(user: str) -> None:
+    try:
+        found = pwd.getpwnam(user)
+    except KeyError:
+        raise FrazilError(f"{user}: expected a user of this machine, found none; give --user") from None
+    if found.pw_uid == 0 or user == "nobody":  # of the latter systemd says that it is not safe
+        raise FrazilError(f"{user}: expected a user with rights to the data and to nothing else; give --user")
+
+
+def _gpus() -> list[str]:
+    return sorted(str(node) for node in Path("/dev").glob("nvidia[0-9]*"))
+
+
+def _describe_gpus() -> str:
+    return f"GPU {', '.join(_gpus())}" if _gpus() else "no NVIDIA GPU found: the model runs on the CPU"

@@ -1,0 +1,163 @@
+"""``frazil doctor``, ``selftest``, ``check-settings`` and ``install-service``: frazil and its machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from frazil.errors import FrazilError, SettingsError
+
+__all__ = ["check_settings", "doctor", "install_service", "selftest"]
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings of the daemon that is to run here.", show_default=False),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as one line of JSON.", metavar="")]
+
+
+def doctor(config: Config = None, as_json: AsJson = False) -> None:
+    """Look at this machine and say what is wrong for frazil, each with what to do.
+
+    The exit status is 1 if anything keeps frazil from running.
+    """
+    import msgspec
+
+    from frazil.machine import examine
+    from frazil.settings import load_settings
+
+    settings, fault = None, None
+    if config is not None:
+        try:
+            settings = load_settings({}, config)
+        except SettingsError as error:
+            fault = error
+    findings = []
+    for finding in examine(settings, fault):
+        findings.append(finding)
+        if not as_json:
+            typer.echo(f"{finding.level:<8} {finding.check:<10} {finding.says}")
+            if finding.do:
+                typer.echo(f"{'':<19} → {finding.do}")
+    if as_json:
+        typer.echo(msgspec.json.encode(findings))
+    if any(finding.level == "fault" for finding in findings):
+        raise typer.Exit(1)
+
+
+def selftest(
+    config: Config = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model", metavar="PATH", help="The model to try. Default: that of the settings, or the wheel's."
+        ),
+    ] = None,
+    least: Annotated[
+        float, typer.Option("--least", min=0, max=1, metavar="NUMBER", help="Least precision and recall that will do.")
+    ] = 0.7,
+    as_json: AsJson = False,
+) -> None:
+    """Pick a simulated micrograph that travels with frazil, and compare the picks with the truth."""
+    import dataclasses
+
+    import msgspec
+
+    from frazil.machine import run_selftest
+    from frazil.settings import load_settings
+
+    outcome = run_selftest(load_settings({}, config) if config else None, model=model)
+    if as_json:
+        shares = {"precision": outcome.precision, "recall": outcome.recall}
+        typer.echo(msgspec.json.encode(dataclasses.asdict(outcome) | shares))
+    else:
+        typer.echo(
+            f"{outcome.model} on {outcome.provider}: {outcome.picks} picks for {outcome.particles} particles, "
+            f"precision {outcome.precision:.2f}, recall {outcome.recall:.2f}\n"
+            f"loaded and warm in {outcome.load_seconds:.2f} s, picked in {outcome.pick_seconds:.2f} s"
+        )
+    outcome.check(least)
+
+
+def check_settings(file: Annotated[Path, typer.Argument(metavar="FILE", help="A settings file.")]) -> None:
+    """Read a settings file as the daemon would, and list every fault with its line; nothing is started."""
+    from frazil.settings import load_settings
+
+    load_settings({}, file)
+    typer.echo(f"{file}: nothing wrong")
+
+
+def install_service(
+    instance: Annotated[str, typer.Argument(metavar="NAME", help="Of the microscope, such as titan1.")],
+    watch: Annotated[
+        Path | None,
+        typer.Option("--watch", metavar="PATH", help="Directory where micrographs appear.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="PATH", help="Directory for the STAR files.", show_default=False)
+    ] = None,
+    diameter: Annotated[
+        float | None,
+        typer.Option("--diameter", metavar="NUMBER", help="Diameter of the particle, in Å.", show_default=False),
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            "--user", metavar="USER", help="Runs the service. Default: who called sudo, else the owner of WATCH."
+        ),
+    ] = None,
+    root: Annotated[
+        Path, typer.Option("--root", metavar="DIR", help="Write below this directory, to look at or for an image.")
+    ] = Path("/"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", metavar="", help="Print what would be written, and write nothing.")
+    ] = False,
+) -> None:
+    """Make frazil a systemd service on this machine, for one microscope.
+
+    Writes the unit, what it needs for this microscope's paths, and /etc/frazil/NAME.toml if there is none yet.
+
+    Run it again, with the name alone, after a change of paths in that file.
+    """
+    if os.geteuid() != 0 and root == Path("/") and not dry_run:
+        raise FrazilError(
+            f"/etc: expected to be root, found user {os.geteuid()}; run it with sudo {sys.argv[0]}, or see with "
+            "--dry-run what it would write"
+        )
+    from frazil.machine import plan_installation
+
+    given = {
+        name: value for name, value in (("watch", watch), ("out", out), ("diameter", diameter)) if value is not None
+    }
+    installation = plan_installation(instance, given, user=user, executable=_executable(), root=root)
+    if dry_run:
+        for path, content in installation.files.items():
+            typer.echo(f"# {path}\n{content}")
+        return
+    installation.write()
+    for note in installation.notes:
+        typer.echo(note)
+    for path in installation.files:
+        typer.echo(f"wrote {path}")
+    if installation.kept:
+        typer.echo(f"kept  {installation.kept}")
+    typer.echo(
+        "next:\n"
+        "  sudo systemctl daemon-reload\n"
+        f"  sudo systemctl enable --now frazil@{instance}\n"
+        f"  systemctl status frazil@{instance}\n"
+        f"  journalctl -u frazil@{instance} -f"
+    )
+
+
+def _executable() -> Path:
+    """The ``frazil`` that runs now, by the name that it was called: a link to a version stays a link."""
+    called, beside = Path(sys.argv[0]).absolute(), Path(sys.executable).with_name("frazil")
+    found = next((program for program in (called, beside) if program.name == "frazil" and program.is_file()), None)
+    if found is None:
+        raise FrazilError(f"{beside}: expected the frazil program beside its Python, found none")
+    return found

@@ -1,0 +1,58 @@
+"""What several settings must agree on, each of them good by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from frazil.addresses import check_address, check_page_address, replay_address
+from frazil.errors import AddressError
+
+__all__ = ["AGREEMENTS"]
+
+Values = Mapping[str, Any]
+
+
+def _keys(values: Values) -> str | None:
+    found = sum(values[name] is not None for name in ("curve_key", "curve_clients"))
+    return "expected both or neither, found one" if found == 1 else None
+
+
+def _gpu(values: Values) -> str | None:
+    on_cpu = values["require_gpu"] and values["device"] == "cpu"
+    return "expected device to be auto or cuda, found cpu" if on_cpu else None
+
+
+def _addresses(values: Values) -> str | None:
+    allow_others = values["curve_key"] is not None or values["publish_unencrypted"]
+    try:
+        check_address(values["publish"], allow_others=allow_others)
+        check_address(values["replay"] or replay_address(values["publish"]), allow_others=allow_others)
+    except AddressError as error:
+        return str(error)
+    return None
+
+
+def _http(values: Values) -> str | None:
+    try:
+        check_page_address(values["http"], allow_others=values["http_unencrypted"])
+    except AddressError as error:
+        return str(error)
+    return None
+
+
+def _ports(values: Values) -> str | None:
+    publish = values["publish"]
+    used = [publish, values["replay"] or replay_address(publish), values["http"]]
+    ports = [port for address in used if (port := address.rpartition(":")[2]).isdecimal() and int(port)]
+    return None if len(ports) == len(set(ports)) else f"expected a port for each, found {', '.join(used)}"
+
+
+AGREEMENTS: tuple[tuple[tuple[str, ...], Callable[[Values], str | None]], ...] = (
+    (("curve_key", "curve_clients"), _keys),
+    (("require_gpu", "device"), _gpu),
+    (("publish", "replay", "curve_key", "publish_unencrypted"), _addresses),
+    (("http", "http_unencrypted"), _http),
+    (("http", "publish", "replay"), _ports),
+)
+"""Names of settings, and what says of all values, by name, where these do not agree."""

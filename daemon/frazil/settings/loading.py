@@ -1,0 +1,173 @@
+"""Command line, settings file and defaults become settings, or a list of every fault.
+
+The command line beats the file, the file beats the default. A relative path in the file is taken from the file's own
+folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from frazil.errors import SettingsError
+from frazil.settings.agreements import AGREEMENTS
+from frazil.settings.declaration import MustBe, ServeSettings
+from frazil.settings.statements import read_statements
+
+__all__ = ["load_settings"]
+
+_LARGEST_BYTES = 1 << 20
+_LAST = 1 << 30
+"""Place of what is missing among the faults: the line where it stands, misspelled, is more of a help."""
+_CREDENTIALS = "CREDENTIALS_DIRECTORY"
+"""Where systemd puts what a unit's ``LoadCredential=`` names."""
+
+
+def load_settings(given: Mapping[str, Any], file: Path | None) -> ServeSettings:
+    """Join what the command line gave with a settings file.
+
+    Args:
+        given: settings from the command line; None means not given.
+        file: a TOML file with settings by the same names, or None.
+
+    Raises:
+        SettingsError: the file cannot be read, or a setting is unknown, missing, of the wrong type or impossible, does
+            not agree with another, or names what is not there. It lists every fault, with its line in the file.
+    """
+    draft = _Draft(file)
+    if file is not None:
+        draft.read(file)
+    draft.take(given)
+    return draft.finish()
+
+
+class _Draft:
+    """Values so far, where each came from, and every fault so far."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._fields = {field.name: field for field in msgspec.structs.fields(ServeSettings)}
+        self._values: dict[str, Any] = {}
+        self._lines: dict[str, int] = {}
+        self._faults: list[tuple[int, str]] = []
+
+    def read(self, file: Path) -> None:
+        try:
+            with file.open("rb") as opened:
+                content = opened.read(_LARGEST_BYTES + 1)
+        except OSError as error:
+            raise SettingsError(f"{file}: expected a settings file, cannot read it: {error.strerror}") from error
+        if len(content) > _LARGEST_BYTES:
+            raise SettingsError(f"{file}: expected a settings file, found more than {_LARGEST_BYTES} bytes")
+        try:
+            text = content.decode()
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"{file}: expected text in UTF-8, found otherwise") from error
+        for statement in read_statements(text):
+            name = statement.key.replace("-", "_")
+            if statement.fault:
+                self._add_fault(statement.line, statement.fault)
+            elif name not in self._fields:
+                nearest = difflib.get_close_matches(name, self._fields, n=1, cutoff=0.0)
+                self._add_fault(
+                    statement.line, f"unknown setting {statement.key!r}; the nearest known one is {nearest[0]!r}"
+                )
+            elif name in self._lines:
+                self._add_fault(
+                    statement.line, f"{statement.key}: expected once, found it in line {self._lines[name]} already"
+                )
+            else:
+                is_path = "Path" in str(self._fields[name].type) and isinstance(statement.value, str)
+                self._values[name] = _expand(statement.value, file.parent) if is_path else statement.value
+                self._lines[name] = statement.line
+
+    def take(self, given: Mapping[str, Any]) -> None:
+        for name, value in given.items():
+            if value is not None:
+                self._values[name] = value
+                self._lines.pop(name, None)
+
+    def finish(self) -> ServeSettings:
+        good: dict[str, Any] = {}
+        hints = typing.get_type_hints(ServeSettings, include_extras=True)
+        for name, field in self._fields.items():
+            if name not in self._values:
+                if field.required:
+                    says = f"{name}: expected a value, found none (give --{name}, or {name} in the file)"
+                    self._faults.append((_LAST, says))
+                else:
+                    good[name] = _default(field)
+                continue
+            try:
+                good[name] = msgspec.convert(self._values[name], field.type, dec_hook=_decode_path)
+            except msgspec.ValidationError as error:
+                self._blame((name,), _plain(error, self._values[name]))
+        for name, value in good.items():
+            must_be = _must_be(hints[name])
+            if isinstance(value, Path) and must_be and (missing := _missing(value, must_be)):
+                self._blame((name,), missing)
+        for names, find_fault in AGREEMENTS:
+            if all(name in good for name in names) and (disagreement := find_fault(good)):
+                self._blame(names, disagreement)
+        if self._faults:
+            raise SettingsError(*(fault for _, fault in sorted(self._faults, key=lambda fault: fault[0])))
+        return ServeSettings(**good)
+
+    def _blame(self, names: Iterable[str], says: str) -> None:
+        """Add a fault of settings that were given, at the first of their lines."""
+        involved = [name for name in names if name in self._values]
+        line = min((self._lines[name] for name in involved if name in self._lines), default=0)
+        if line:
+            self._add_fault(line, f"{', '.join(involved)}: {says}")
+        else:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in involved or names)
+            self._faults.append((0, f"{flags}: {says}"))
+
+    def _add_fault(self, line: int, says: str) -> None:
+        self._faults.append((line, f"{self._file}:{line}: {says}"))
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+
+
+def _must_be(hint: Any) -> MustBe | None:
+    """What a setting's path must lead to; that stands in its description, the last of what annotates it."""
+    extra: dict[str, MustBe | None] = hint.__metadata__[-1].extra
+    return extra["must_be"]
+
+
+def _expand(text: str, folder: Path) -> Path:
+    """A path from a file in this folder. Who is not started by systemd finds credentials in the folder itself."""
+    if text.startswith(f"${_CREDENTIALS}/"):
+        return Path(os.environ.get(_CREDENTIALS) or folder) / text.removeprefix(f"${_CREDENTIALS}/")
+    return folder / Path(text).expanduser()
+
+
+def _decode_path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value).expanduser()
+    raise ValueError(f"Expected a path, got {value!r}")
+
+
+def _missing(path: Path, must_be: MustBe) -> str | None:
+    if must_be == "directory":
+        return None if path.is_dir() else f"expected a directory, found none at {path}"
+    if must_be == "file":
+        return None if path.is_file() else f"expected a file, found none at {path}"
+    return None if path.exists() else f"expected a file or folder, found nothing at {path}"
+
+
+def _plain(error: msgspec.ValidationError, value: Any) -> str:
+    """What msgspec says, in our words: ``expected float, found str``, ``expected int >= 1, found 0``."""
+    text = str(error).replace("`", "").partition(" - at $")[0]
+    if ", got " in text or not text.startswith("Expected"):
+        return text.replace("Expected", "expected").replace(", got ", ", found ")
+    found = f"{value:g}" if isinstance(value, float) else value
+    return f"{text.replace('Expected', 'expected').replace('.0', '')}, found {found}"

@@ -1,0 +1,146 @@
+"""The page "Install at a microscope in ten minutes", typed as it stands: from pip install to picks.
+
+The test stands where systemd does: it reads the unit that was written, starts what that says, and waits for READY.
+Paths of the page lead below the test's own directory, and its ports are free ones; nothing else of a command differs.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import frazil.machine
+from frazil.picking import read_star
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
+
+PAGE = "install-at-a-microscope.md"
+PATIENCE_SECONDS = 240.0
+KNOWN = Path(frazil.machine.__file__).parent / "known" / "micrograph.mrc.gz"
+
+
+class Machine:
+    """A tree that stands for a machine's own, and a shell on it."""
+
+    def __init__(self, root: Path, repository: Path) -> None:
+        self.root = root
+        self._repository = repository
+        self._ports = dict(zip(("5556", "5557", "9457"), free_ports(3), strict=True))
+        for folder in ("data/titan1", "opt"):
+            (root / folder).mkdir(parents=True)
+
+    def localise(self, text: str) -> str:
+        """A text of the page, for this tree."""
+        text = re.sub(r"(?<![\w/.])/(opt|data|etc|var)/", rf"{self.root}/\1/", text)
+        text = re.sub(r"127\.0\.0\.1:(\d{4})", lambda found: f"127.0.0.1:{self._ports[found[1]]}", text)
+        return re.sub(r"\bsudo (-u \w+ )?", "", text)
+
+    def type(self, command: str) -> str:
+        """Type a command of the page; what it printed."""
+        command = self.localise(command).replace("install-service ", f"install-service --root {self.root} ")
+        command = command.replace("--user em", "--user daemon")
+        # What pip would fetch is taken from the environment of the tests.
+        environment = os.environ | {"PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+        environment.pop("PYTHONPATH", None)
+        done = subprocess.run(
+            shlex.split(command), cwd=self._repository, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        if " -m venv " in command:
+            (site,) = Path(shlex.split(command)[-1]).glob("lib/python3*/site-packages")
+            (site / "tests-environment.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        return done.stdout
+
+    def be_systemd(self) -> tuple[list[str], dict[str, str]]:
+        """What the unit starts, and with which environment; its state directory is made."""
+        unit = (self.root / "etc/systemd/system/frazil@.service").read_text()
+        state = self.root / "var/lib/frazil/titan1"
+        assert "StateDirectory=frazil/%i\n" in unit
+        state.mkdir(parents=True)
+        settings = self.root / "etc/frazil/titan1.toml"
+        extra = f'publish = "tcp://127.0.0.1:{self._ports["5556"]}"\nreplay = "tcp://127.0.0.1:{self._ports["5557"]}"\n'
+        extra += f'http = "127.0.0.1:{self._ports["9457"]}"\n'
+        settings.write_text(settings.read_text().replace("/var/lib/", f"{self.root}/var/lib/") + extra)
+        (command,) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
+        environment = dict(
+            assignment.split("=", 1) for assignment in re.findall(r"^Environment=(.*)$", unit, re.MULTILINE)
+        )
+        command = command.replace("%i", "titan1").replace(" /etc/", f" {self.root}/etc/")
+        return shlex.split(command), environment
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def commands(page: str) -> Iterator[str]:
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        if not language:
+            yield from block.strip().splitlines()
+
+
+def test_from_pip_install_to_picks(repository: Path, tmp_path: Path) -> None:
+    page = (repository / "docs" / "how-to" / PAGE).read_text("utf-8")
+    machine = Machine(tmp_path / "machine", repository)
+    listed = iter(commands(page))
+    notify = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(notify))
+        manager.settimeout(PATIENCE_SECONDS)
+        for command in listed:
+            if "systemctl daemon-reload" in command:
+                break
+            if " doctor " in command:
+                start, environment = machine.be_systemd()
+            said = machine.type(command.replace("python3 ", f"{sys.executable} "))
+            if command.endswith(" selftest"):
+                assert "precision 1.00" in said
+            if " doctor " in command:
+                assert "ok       model" in said
+        assert next(listed) == "sudo systemctl enable --now frazil@titan1"
+        assert next(listed) == "systemctl status frazil@titan1"
+        assert start[0] == str(machine.root / "opt/frazil/bin/frazil")
+        daemon = subprocess.Popen(
+            start,
+            env={**os.environ, **environment, "NOTIFY_SOCKET": str(notify), "PYTHONPATH": ""},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            while b"READY=1" not in manager.recv(65536):
+                pass
+            while b"STATUS=waiting for micrographs; 0 picked, 0 failed; fcn/" not in manager.recv(65536):
+                pass
+            (address,) = re.findall(r"Open <(http://\S+)>", page)
+            assert urllib.request.urlopen(machine.localise(address), timeout=30).status == 200
+            (machine.root / "data/titan1/a.tmp").write_bytes(gzip.decompress(KNOWN.read_bytes()))
+            (machine.root / "data/titan1/a.tmp").rename(machine.root / "data/titan1/a.mrc")
+            last = [machine.type(command) for command in listed]
+        finally:
+            daemon.send_signal(signal.SIGTERM)
+            log = daemon.communicate(timeout=60)[1]
+    assert daemon.returncode == 0, log
+    picked, status = last
+    assert re.search(r"1 +\d+ picks .* a\.mrc", picked)
+    assert "running since" in status
+    assert "1 picked" in status
+    assert len(read_star(machine.root / "data/titan1-picks/a_picks.star")) > 300
