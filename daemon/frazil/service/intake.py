@@ -314,6 +314,10 @@ class Intake:
             )
             self._wait(key, candidate, time.monotonic())
             return
+        stamp = stamp_of(candidate.path)
+        if stamp != candidate.stamp:  # its last bytes came while it was looked at
+            self._restart(key, candidate, stamp)
+            return
         del self._candidates[key]
         if self._is_touched(key, candidate.stamp, found.fingerprint):
             return
