@@ -32,7 +32,7 @@ from frazil_trainer.matching import Tally, match_picks, tally_matches
 from frazil_trainer.simulate import density_model
 
 BIN = Path(sys.executable).parent
-READY = re.compile(r"publishing on (?P<stream>\S+), metrics on (?P<metrics>\S+)")
+READY = re.compile(r"publishing on (?P<stream>\S+), metrics on (?P<metrics>[^\s,]+)")
 PATIENCE_SECONDS = 30.0
 
 

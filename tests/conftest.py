@@ -625,7 +625,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
                 daemon.reader.join()
 
             stack.callback(end)
-            ready = daemon.wait_log(r"ready after .* publishing on (\S+), metrics on (\S+), page on (\S+)", 120.0)
+            ready = daemon.wait_log(r"ready after .* publishing on (\S+), metrics on ([^\s,]+), page on (\S+)", 120.0)
             daemon.stream, daemon.metrics, daemon.page = ready[1], ready[2], ready[3]
             return daemon
 
