@@ -9,12 +9,13 @@ SHARED ?= ../shared/data
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check lint bench fuzz robustness models unseen clean
+.PHONY: help demo test check lint site bench fuzz robustness models unseen clean
 
 help:
 	@echo "make demo    see it work: simulated micrographs picked live, on the CPU, in a minute or two"
 	@echo "make test    every test"
 	@echo "make check   formatting, lint, types, import rules, and every test"
+	@echo "make site    the documentation as a site, in site/"
 	@echo "make bench   how fast one micrograph is picked, beside the floor"
 	@echo "make fuzz    ten thousand broken and hostile micrographs"
 	@echo "make models  train the models again (needs the labelled micrographs in $(SHARED)); once stopped, it goes on"
@@ -34,6 +35,9 @@ lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+site: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 bench: $(VENV)/.ready
 	$(VENV)/bin/python benchmarks/pick_micrograph.py --model exported_models/mlp
@@ -76,7 +80,7 @@ unseen: $(VENV)/.ready
 	done
 
 clean:
-	rm -rf $(DEMO_VENV) $(VENV) demo-output
+	rm -rf $(DEMO_VENV) $(VENV) demo-output site
 
 $(DEMO_VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "frazil needs Python 3.11 or later; give it with make PYTHON=..." >&2; exit 1; }

@@ -7,6 +7,8 @@ import doctest
 import importlib
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -127,3 +129,13 @@ def test_examples_in_docstrings_run(module: str) -> None:
 def test_no_module_is_called_daemon_or_trainer(repository: Path) -> None:
     assert not (repository / "daemon" / "__init__.py").exists()
     assert not (repository / "trainer" / "__init__.py").exists()
+
+
+def test_the_site_builds_without_warnings_and_asks_nothing_of_other_hosts(repository: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "how-to" / "install-at-a-microscope" / "index.html").read_text("utf-8")
+    assert "Install at a microscope" in page
+    loaded = re.findall(r'<(?:script|img|link)[^>]+(?:src|href)="(https?://[^"]+)"[^>]*>', page)
+    assert loaded == []
