@@ -16,7 +16,7 @@ import typer
 import frazil
 from frazil.errors import FrazilError, MicrographError, SettingsError, error_lines
 from frazil.ledger_commands import ledger_app, requeue, status
-from frazil.machine_commands import check_settings, doctor, install_service, selftest
+from frazil.machine_commands import bench, check_settings, doctor, install_service, selftest
 from frazil.model_commands import models_app
 from frazil.retune_command import retune
 from frazil.stream_commands import keys_app, listen, schema
@@ -214,6 +214,7 @@ app.command()(schema)
 app.command()(status)
 app.command(rich_help_panel=_MACHINE)(doctor)
 app.command(rich_help_panel=_MACHINE)(selftest)
+app.command(rich_help_panel=_MACHINE)(bench)
 app.command("check-settings", rich_help_panel=_MACHINE)(check_settings)
 app.command("install-service", rich_help_panel=_MACHINE)(install_service)
 app.command()(requeue)

@@ -1,4 +1,4 @@
-"""``frazil doctor``, ``selftest``, ``check-settings`` and ``install-service``: frazil and its machine."""
+"""``frazil doctor``, ``selftest``, ``bench``, ``check-settings`` and ``install-service``: frazil and its machine."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from frazil.errors import FrazilError, SettingsError
+from frazil.settings import Device
 
-__all__ = ["check_settings", "doctor", "install_service", "selftest"]
+__all__ = ["bench", "check_settings", "doctor", "install_service", "selftest"]
 
 Config = Annotated[
     Path | None,
@@ -81,6 +82,60 @@ def selftest(
             f"loaded and warm in {outcome.load_seconds:.2f} s, picked in {outcome.pick_seconds:.2f} s"
         )
     outcome.check(least)
+
+
+def bench(
+    micrograph: Annotated[
+        Path | None,
+        typer.Argument(metavar="[MICROGRAPH]", help="To pick. Default: a small simulated one.", show_default=False),
+    ] = None,
+    diameter: Annotated[
+        float | None,
+        typer.Option("--diameter", metavar="NUMBER", help="Diameter of its particle, in Å.", show_default=False),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", metavar="PATH", help="Default: the wheel's.", show_default=False)
+    ] = None,
+    device: Annotated[Device, typer.Option("--device", help="Where the model runs.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads of the model. Default: every core.")
+    ] = None,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="NUMBER", help="How often.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Say how fast a micrograph is picked here, stage by stage, beside the floor.
+
+    The floor is what no picker with this model can avoid: reading the bytes, and the bare model on ready tiles.
+    """
+    import msgspec
+    from rich.console import Console
+    from rich.progress import track
+
+    from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH, STAGES, Bench
+    from frazil.picking import PickingSettings
+    from frazil.settings import default_model_path
+
+    if (micrograph is None) != (diameter is None):
+        raise SettingsError("expected a micrograph and --diameter, or neither for the one that travels with frazil")
+    measured = Bench(
+        micrograph=micrograph or KNOWN_MICROGRAPH,
+        model=model or default_model_path(),
+        settings=PickingSettings(diameter_angstrom=diameter or KNOWN_DIAMETER_ANGSTROM),
+        device=device,
+        threads=threads,
+    )
+    for _ in track(measured.rounds(rounds), total=rounds, description="Picking", console=Console(stderr=True)):
+        pass
+    medians = {name: measured.median(name) for name in (*STAGES, "whole", "floor")}
+    if as_json:
+        facts = {"model": measured.name, "provider": measured.provider, "rounds": rounds}
+        typer.echo(msgspec.json.encode(facts | {"seconds": medians, "times_the_floor": measured.times_the_floor}))
+        return
+    typer.echo(f"{measured.name} on {measured.provider}, medians of {rounds} rounds")
+    for name, seconds in medians.items():
+        least, most = min(measured.seconds[name]), max(measured.seconds[name])
+        typer.echo(f"{name:<8} {seconds:8.4f} s   {least:.4f} to {most:.4f}")
+    typer.echo(f"{1 / medians['whole']:.2f} micrographs a second, {measured.times_the_floor:.2f} times the floor")
 
 
 def check_settings(file: Annotated[Path, typer.Argument(metavar="FILE", help="A settings file.")]) -> None:

@@ -253,3 +253,20 @@ def test_help_at_100_columns_cuts_nothing_short(command: list[str]) -> None:
     assert done.returncode == 0
     assert "…" not in done.stdout
     assert max(len(line) for line in done.stdout.splitlines()) <= 100
+
+
+def test_bench_times_every_stage_beside_the_floor(blob_model: Path) -> None:
+    done = frazil("bench", "--model", blob_model, "--rounds", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    seconds = said["seconds"]
+    assert said["model"] == "blob/1"
+    assert set(seconds) == {"read", "prepare", "infer", "peaks", "whole", "floor"}
+    assert all(value > 0 for value in seconds.values())
+    assert said["times_the_floor"] > 0
+
+
+def test_bench_needs_the_diameter_of_a_micrograph_of_ones_own(tmp_path: Path) -> None:
+    done = frazil("bench", tmp_path / "a.mrc")
+    assert done.returncode != 0
+    assert "expected a micrograph and --diameter" in done.stderr

@@ -2,11 +2,24 @@
 
 - ``doctor``: what is right and wrong here, and what to do.
 - ``selftest``: a known micrograph picked and compared with the truth.
+- ``bench``: how fast it is here, beside the floor.
 - ``service_files``: what systemd needs.
 """
 
+from frazil.machine.bench import STAGES, Bench
 from frazil.machine.doctor import Finding, examine
-from frazil.machine.selftest import Outcome, run_selftest
+from frazil.machine.selftest import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH, Outcome, run_selftest
 from frazil.machine.service_files import Installation, plan_installation
 
-__all__ = ["Finding", "Installation", "Outcome", "examine", "plan_installation", "run_selftest"]
+__all__ = [
+    "KNOWN_DIAMETER_ANGSTROM",
+    "KNOWN_MICROGRAPH",
+    "STAGES",
+    "Bench",
+    "Finding",
+    "Installation",
+    "Outcome",
+    "examine",
+    "plan_installation",
+    "run_selftest",
+]

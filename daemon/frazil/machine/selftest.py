@@ -13,10 +13,12 @@ from frazil.errors import FrazilError
 from frazil.picking import Picker, PickingSettings, load_model, match_picks, read_micrograph, read_star
 from frazil.settings import Device, ServeSettings, default_model_path
 
-__all__ = ["Outcome", "run_selftest"]
+__all__ = ["KNOWN_DIAMETER_ANGSTROM", "KNOWN_MICROGRAPH", "Outcome", "run_selftest"]
 
 _KNOWN = Path(__file__).parent / "known"
-_DIAMETER_ANGSTROM = 172.0
+KNOWN_MICROGRAPH = _KNOWN / "micrograph.mrc.gz"
+KNOWN_DIAMETER_ANGSTROM = 172.0
+"""Of its particles."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +79,12 @@ def run_selftest(settings: ServeSettings | None = None, *, model: Path | None = 
     )
     loaded.warm_up()
     ready = time.perf_counter()
-    micrograph = read_micrograph(_KNOWN / "micrograph.mrc.gz")
-    picks = Picker(loaded, PickingSettings(diameter_angstrom=_DIAMETER_ANGSTROM)).pick(micrograph)
+    micrograph = read_micrograph(KNOWN_MICROGRAPH)
+    picks = Picker(loaded, PickingSettings(diameter_angstrom=KNOWN_DIAMETER_ANGSTROM)).pick(micrograph)
     done = time.perf_counter()
     truth = read_star(_KNOWN / "truth.star")
     pixel_size = micrograph.resolve_pixel_size(None)
-    hits = int((match_picks(picks, truth, 0.5 * _DIAMETER_ANGSTROM / pixel_size) >= 0).sum())
+    hits = int((match_picks(picks, truth, 0.5 * KNOWN_DIAMETER_ANGSTROM / pixel_size) >= 0).sum())
     return Outcome(
         model=loaded.identity.short,
         provider=loaded.provider,
