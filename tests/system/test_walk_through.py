@@ -7,6 +7,7 @@ Paths of the page lead below the test's own directory, and its ports are free on
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import re
 import shlex
@@ -131,14 +132,19 @@ def test_from_pip_install_to_picks(repository: Path, tmp_path: Path) -> None:
             while b"STATUS=waiting for micrographs; 0 picked, 0 failed; fcn/" not in manager.recv(65536):
                 pass
             (address,) = re.findall(r"Open <(http://\S+)>", page)
-            assert urllib.request.urlopen(machine.localise(address), timeout=30).status == 200
+            address = machine.localise(address)
+            assert b"<title>" in urllib.request.urlopen(address, timeout=30).read()
             (machine.root / "data/titan1/a.tmp").write_bytes(gzip.decompress(KNOWN.read_bytes()))
             (machine.root / "data/titan1/a.tmp").rename(machine.root / "data/titan1/a.mrc")
             last = [machine.type(command) for command in listed]
+            overlay = json.load(urllib.request.urlopen(f"{address}api/overlay/1", timeout=30))
+            picture = urllib.request.urlopen(f"{address}api/picture/1?size=large", timeout=30).read()
         finally:
             daemon.send_signal(signal.SIGTERM)
             log = daemon.communicate(timeout=60)[1]
     assert daemon.returncode == 0, log
+    assert len(overlay["picks"]["y"]) > 300
+    assert picture.startswith(b"\xff\xd8")  # JPEG
     picked, status = last
     assert re.search(r"1 +\d+ picks .* a\.mrc", picked)
     assert "running since" in status
