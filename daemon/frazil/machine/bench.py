@@ -62,7 +62,10 @@ class Bench:
         picker, model = self._picker, self._picker.model
         picture = picker.prepare(read_micrograph(self.micrograph))
         tiling = picker.plan(picture)
-        ready = [] if tiling is None else [np.array(tiles) for tiles in tiling.batches(picture.pixels, model.batch)]
+        ready = []
+        if tiling is not None:
+            largest = model.largest_batch(tiling.tile_shape)
+            ready = [np.array(tiles) for tiles in tiling.batches(picture.pixels, largest)]
         for number in range(1, count + 1):
             self._time("bytes", self.micrograph.read_bytes)
             self._time("session", lambda: [model.score(tiles) for tiles in ready])
