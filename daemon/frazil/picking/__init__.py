@@ -14,7 +14,7 @@
 'fcn'
 """
 
-from frazil.picking.card import CARD_NAME, Card, Reference, read_card, write_card
+from frazil.picking.card import CARD_NAME, Card, Reference, Twin, TwinScores, read_card, write_card
 from frazil.picking.contract import ModelContract
 from frazil.picking.coordinates import (
     CoordinateEnding,
@@ -36,13 +36,12 @@ from frazil.picking.formats.source import open_regular
 from frazil.picking.limits import PickLimits, Tuning, find_picks
 from frazil.picking.matching import hits_gained, match_picks
 from frazil.picking.micrograph import LARGEST_MICROGRAPH_BYTES, Micrograph, check_complete, read_micrograph
-from frazil.picking.model import (
+from frazil.picking.model import Model, load_model
+from frazil.picking.model_files import (
     CURRENT_NAME,
     MODEL_NAME,
-    Model,
     ModelIdentity,
     identify_model,
-    load_model,
     locate_model,
     read_contract,
     read_current,
@@ -52,6 +51,7 @@ from frazil.picking.peaks import SCORE_STEPS, ScoreMap, find_peaks
 from frazil.picking.picker import Picker, PickingSettings, default_limits
 from frazil.picking.picks import Picks
 from frazil.picking.picture import Picture, make_picture
+from frazil.picking.precision import TWIN_NAME, has_twin, int8_instructions
 from frazil.picking.provider import available_cores
 from frazil.picking.rescale import Rescaling
 from frazil.picking.tiling import Batches
@@ -63,6 +63,7 @@ __all__ = [
     "MICROGRAPH_ENDINGS",
     "MODEL_NAME",
     "SCORE_STEPS",
+    "TWIN_NAME",
     "Batches",
     "Card",
     "CoordinateEnding",
@@ -80,6 +81,8 @@ __all__ = [
     "Rescaling",
     "ScoreMap",
     "Tuning",
+    "Twin",
+    "TwinScores",
     "YAxis",
     "available_cores",
     "check_complete",
@@ -89,8 +92,10 @@ __all__ = [
     "find_peaks",
     "find_picks",
     "grey_picture",
+    "has_twin",
     "hits_gained",
     "identify_model",
+    "int8_instructions",
     "load_model",
     "locate_model",
     "make_picture",

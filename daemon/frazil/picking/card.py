@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from frazil.errors import ModelError
 
-__all__ = ["CARD_NAME", "Card", "Reference", "read_card", "write_card"]
+__all__ = ["CARD_NAME", "Card", "Reference", "Twin", "TwinScores", "read_card", "write_card"]
 
 CARD_NAME = "card.json"
 _LARGEST_CARD_BYTES = 128 * 2**20
@@ -62,7 +62,48 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return np.frombuffer(raw, "<f2").reshape(self.shape).astype(np.float32)
 
 
-class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TwinScores(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """F1 of a model and its int8 twin on one validation set, by the same picker and threshold."""
+
+    folder: str
+    """Name of the set."""
+    labels: str
+    """Ending of the files with the labels."""
+    decides: bool
+    """Whether the twin is refused where it falls short here: not if the particles are unlike those to be picked."""
+    float32: float
+    int8: float
+
+    @property
+    def fall(self) -> float:
+        """By how much the twin's is lower."""
+        return self.float32 - self.int8
+
+
+class Twin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model's int8 twin, or what came of trying to make one."""
+
+    sha256: str
+    """Of ``model.int8.onnx``."""
+    admitted: bool
+    """Whether it picks as well as the model; the file is there only if it does."""
+    made: dict[str, Any]
+    """How: calibration, its tiles, what stays in float32."""
+    scores: list[float]
+    """Its scores of the reference tiles, n * g * g, flattened."""
+    tolerance: float
+    """Largest absolute difference allowed: one processor's kernels round otherwise than another's."""
+    f1: tuple[TwinScores, ...]
+    """On each validation set."""
+
+    @property
+    def largest_fall(self) -> float:
+        """By how much F1 is lower than the model's, on the set that decides where it is most so, or in their mean."""
+        falls = [scores.fall for scores in self.f1 if scores.decides]
+        return max([*falls, sum(falls) / len(falls)]) if falls else 0.0
+
+
+class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """``card.json``."""
 
     sha256: str
@@ -72,6 +113,8 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Settings, seed, data and versions of the training run."""
     validation: dict[str, Any]
     """Scores on the validation set."""
+    int8: Twin | None = None
+    """The model's twin in whole numbers; not written where there is none."""
 
 
 def read_card(path: Path) -> Card:

@@ -1,11 +1,9 @@
-"""Models: found in a repository, checked against contract and card, and run."""
+"""Models: loaded, checked against contract and card, and run."""
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
+import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,29 +11,18 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
-from frazil.picking.card import CARD_NAME, Card, read_card
+from frazil.picking.card import CARD_NAME, read_card
 from frazil.picking.contract import ModelContract
-from frazil.picking.onnx_file import OnnxFile, parse_onnx
-from frazil.picking.provider import Placement, available_cores, open_session, read_placement
-from frazil.picking.standardise import STANDARDISATIONS
-from frazil.settings import Device
+from frazil.picking.model_files import ModelIdentity, identify_content, inspect_content, locate_model, read_content
+from frazil.picking.precision import open_twin
+from frazil.picking.provider import Placement, available_cores
+from frazil.picking.trial import reference_tiles, run_trial, score_tiles, takes_any_side
+from frazil.settings import Device, Precision
 
-__all__ = [
-    "CURRENT_NAME",
-    "MODEL_NAME",
-    "Model",
-    "ModelIdentity",
-    "identify_model",
-    "load_model",
-    "locate_model",
-    "read_contract",
-    "read_current",
-]
+__all__ = ["Model", "load_model"]
 
-MODEL_NAME = "model.onnx"
-CURRENT_NAME = "CURRENT"
-_LARGEST_CURRENT_BYTES = 4096
-_LARGEST_MODEL_BYTES = 2**31
+log = logging.getLogger(__name__)
+
 _BATCH_PIXELS = 2**21
 """Pixels in one batch of tiles: 8 MiB of float32."""
 _CONVOLVED_PIXELS = 2**17
@@ -46,25 +33,6 @@ one such tile are some 300 MB."""
 _WARM_UP_PIXELS = 2**19
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelIdentity:
-    """Which model made a pick."""
-
-    name: str
-    version: int
-    """Number of the version folder; 0 for a lone file."""
-    sha256: str
-    """Of the ONNX file."""
-
-    @property
-    def short(self) -> str:
-        """Name and version."""
-        return f"{self.name}/{self.version}"
-
-    def __str__(self) -> str:
-        return f"{self.short} (sha256 {self.sha256[:12]})"
-
-
 class Model:
     """A model that has passed its checks and can score tiles.
 
@@ -73,6 +41,8 @@ class Model:
         contract: what its metadata says.
         placement: which execution providers were seen to run its nodes.
         has_card: whether a card vouched for it.
+        precision: in which it computes.
+        precision_problem: why it does not compute in int8 although that was wanted.
         largest_tile_px: longest side of its tiles, where it takes tiles of any side; 0 where it takes the contract's.
     """
 
@@ -85,12 +55,16 @@ class Model:
         *,
         has_card: bool,
         batch_pixels: int = _BATCH_PIXELS,
+        precision: Precision = "float32",
+        precision_problem: str | None = None,
     ) -> None:
         self.identity = identity
         self.contract = contract
         self.placement = placement
         self.has_card = has_card
-        self.largest_tile_px = _LARGEST_TILE_PX if _takes_any_side(session) else 0
+        self.precision = precision
+        self.precision_problem = precision_problem
+        self.largest_tile_px = _LARGEST_TILE_PX if takes_any_side(session) else 0
         self._batch_pixels = batch_pixels
         self._session = session
 
@@ -110,7 +84,7 @@ class Model:
         Raises:
             ModelError: the network gave other than finite scores.
         """
-        scores = _score(self._session, tiles)
+        scores = score_tiles(self._session, tiles)
         if not np.isfinite(scores).all():
             raise ModelError(
                 f"model {self.identity.short}: expected finite scores, found NaN or infinity",
@@ -135,72 +109,14 @@ class Model:
         return time.perf_counter() - started
 
 
-def read_current(folder: Path) -> list[int]:
-    """The versions that ``CURRENT`` names: the serving one, and below it those that served before, latest first.
-
-    Raises:
-        ModelError: it is missing, or names no version.
-    """
-    file = folder / CURRENT_NAME
-    try:
-        with file.open("rb") as opened:
-            lines = opened.read(_LARGEST_CURRENT_BYTES).decode("ascii", "replace").split("\n")
-    except OSError as error:
-        raise ModelError(f"{file}: expected the number of a version, found no such file", "missing") from error
-    versions = [line.strip() for line in lines if line.strip()]
-    if not versions or not all(version.isdecimal() and int(version) > 0 for version in versions):
-        raise ModelError(f"{file}: expected the number of a version, found {' '.join(versions)[:80]!r}", "missing")
-    return [int(version) for version in versions]
-
-
-def locate_model(path: Path) -> tuple[Path, str, int]:
-    """Find the ONNX file that a path means.
-
-    Args:
-        path: a model's folder (its ``CURRENT`` version is meant), one version's folder, or an .onnx file.
-
-    Returns:
-        The file, the model's name and its version.
-
-    Raises:
-        ModelError: the path leads to no model.
-    """
-    if not path.exists():
-        raise ModelError(f"{path}: expected a model's folder or an .onnx file, found nothing there", "missing")
-    path = path.resolve()
-    if path.is_dir() and (path / CURRENT_NAME).is_file():
-        path = path / str(read_current(path)[0])
-    file = path / MODEL_NAME if path.is_dir() else path
-    if not file.is_file():
-        raise ModelError(
-            f"{path}: expected {CURRENT_NAME} or {MODEL_NAME} in a model's folder, found neither", "missing"
-        )
-    if file.name == MODEL_NAME and file.parent.name.isdecimal():
-        return file, file.parent.parent.name, int(file.parent.name)
-    return file, file.stem, 0
-
-
-def identify_model(path: Path) -> ModelIdentity:
-    """Which model a path means, by its file's name and content; says nothing of whether it is fit to serve.
-
-    Raises:
-        ModelError: the path leads to no model, or it cannot be read.
-    """
-    file, name, version = locate_model(path)
-    return _identify(_read(file), name, version)
-
-
-def read_contract(path: Path) -> ModelContract:
-    """What a model says of itself; read without running it.
-
-    Raises:
-        ModelError: the path leads to no model, or to one without the contract.
-    """
-    file = locate_model(path)[0]
-    return _inspect(file, _read(file))[1]
-
-
-def load_model(path: Path, device: Device = "auto", threads: int | None = None, *, require_gpu: bool = False) -> Model:
+def load_model(
+    path: Path,
+    device: Device = "auto",
+    threads: int | None = None,
+    *,
+    require_gpu: bool = False,
+    precision: Precision = "float32",
+) -> Model:
     """Load a model and check it: hash, operators, contract, shapes, reference output, and where it really runs.
 
     Hash and reference output are in the card. All that can be checked without running the model is checked before
@@ -211,137 +127,43 @@ def load_model(path: Path, device: Device = "auto", threads: int | None = None, 
         device: where to run it.
         threads: CPU threads of ONNX Runtime; default: every core this process may use.
         require_gpu: whether a model that does not run on a GPU is refused.
+        precision: ``int8`` has the model's int8 twin score where it can, and says why where it cannot.
 
     Raises:
         ModelError: the model is missing or fails a check.
     """
     file, name, version = locate_model(path)
-    content = _read(file)
-    identity = _identify(content, name, version)
+    content = read_content(file)
+    identity = identify_content(content, name, version)
     card_file = file.parent / CARD_NAME
     card = read_card(card_file) if version or card_file.is_file() else None
     if card and card.sha256 != identity.sha256:
         raise ModelError(f"{file}: expected sha256 {card.sha256} (its card), found {identity.sha256}", "hash")
-    onnx, contract = _inspect(file, content)
-    with tempfile.TemporaryDirectory(prefix="frazil-") as folder:
-        # From bytes: what was hashed is what runs.
-        session = open_session(content, file, device, threads or available_cores(), profile=Path(folder) / "run")
-        _check_signature(file, session, contract)
-        tiles = _reference_tiles(card_file, card, contract)
-        try:
-            scores = _score(session, tiles)
-            if _takes_any_side(session):
-                _check_any_side(file, session, contract)
-        except ModelError:
-            raise
-        except Exception as error:  # ONNX Runtime's exceptions share no base of their own
-            raise ModelError(f"{file}: ONNX Runtime cannot run it: {str(error).strip()}") from error
-        placement = read_placement(session)
+    onnx, contract = inspect_content(file, content)
+    tiles = reference_tiles(card_file, card, contract)
+    threads = threads or available_cores()
+    trial = run_trial(content, file, contract, tiles, device, threads)
     if card:
-        _check_reference(file, card, scores, placement)
-    if require_gpu and (problem := placement.cpu_problem()):
-        raise ModelError(f"{file}: expected to run on a GPU, found {problem}", "provider")
-    on_cpu = placement.cpu_problem() is not None
+        trial.check_reference(card.reference.scores, card.reference.tolerance)
+    on_cpu = trial.placement.cpu_problem()
+    if require_gpu and on_cpu:
+        raise ModelError(f"{file}: expected to run on a GPU, found {on_cpu}", "provider")
+    precision_problem = None
+    if precision == "int8":
+        try:
+            if not on_cpu:
+                raise ModelError(f"{file}: expected to run on the CPU, found {trial.placement.provider}", "provider")
+            trial = open_twin(file, card, contract, tiles, threads)
+        except ModelError as error:
+            precision, precision_problem = "float32", str(error)
+            log.warning("model %s serves in float32 although int8 is wanted: %s", identity.short, error)
     return Model(
         identity,
         contract,
-        session,
-        placement,
+        trial.session,
+        trial.placement,
         has_card=card is not None,
         batch_pixels=_CONVOLVED_PIXELS if on_cpu and ("", "Conv") in onnx.operators else _BATCH_PIXELS,
+        precision=precision,
+        precision_problem=precision_problem,
     )
-
-
-def _read(file: Path) -> bytes:
-    try:
-        if file.stat().st_size > _LARGEST_MODEL_BYTES:
-            raise ModelError(
-                f"{file}: expected at most {_LARGEST_MODEL_BYTES} bytes, found {file.stat().st_size}", "memory"
-            )
-        return file.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{file}: cannot be read: {error.strerror}", "missing") from error
-
-
-def _identify(content: bytes, name: str, version: int) -> ModelIdentity:
-    return ModelIdentity(name=name, version=version, sha256=hashlib.sha256(content).hexdigest())
-
-
-def _inspect(file: Path, content: bytes) -> tuple[OnnxFile, ModelContract]:
-    try:
-        onnx = parse_onnx(content)
-        onnx.check_safe()
-        contract = ModelContract.from_metadata(onnx.metadata)
-    except ModelError as error:
-        raise ModelError(f"{file}: {error}", error.reason) from error
-    if contract.normalisation not in STANDARDISATIONS:
-        known = ", ".join(sorted(STANDARDISATIONS))
-        raise ModelError(
-            f"{file}: expected a normalisation among {known}; found {contract.normalisation!r}", "contract"
-        )
-    return onnx, contract
-
-
-def _check_signature(file: Path, session: ort.InferenceSession, contract: ModelContract) -> None:
-    t, g = contract.tile_px, contract.grid
-    sides, grids = ([None, None], [None, None]) if _takes_any_side(session) else ([t, t], [g, g])
-    inputs = [(i.name, i.type, _known(i.shape[1:])) for i in session.get_inputs()]
-    outputs = [(o.name, o.type, _known(o.shape[1:])) for o in session.get_outputs()]
-    if inputs != [("tiles", "tensor(float)", [1, *sides])]:
-        raise ModelError(f"{file}: expected input tiles float32 (n, 1, {t}, {t}), found {inputs}", "shapes")
-    if outputs != [("scores", "tensor(float)", grids)]:
-        raise ModelError(f"{file}: expected output scores float32 (n, {g}, {g}), found {outputs}", "shapes")
-    if _takes_any_side(session) and not contract.step_px.is_integer():
-        raise ModelError(
-            f"{file}: expected a step of whole pixels for tiles of any side, found {contract.step_px}", "shapes"
-        )
-
-
-def _takes_any_side(session: ort.InferenceSession) -> bool:
-    """Whether a model leaves the sides of its tiles open."""
-    sides = session.get_inputs()[0].shape[2:]
-    return len(sides) == 2 and not any(isinstance(side, int) for side in sides)
-
-
-def _known(shape: list[int | str | None]) -> list[int | None]:
-    """A shape without the names that ONNX gives to open sides."""
-    return [side if isinstance(side, int) else None for side in shape]
-
-
-def _check_any_side(file: Path, session: ort.InferenceSession, contract: ModelContract) -> None:
-    """A tile that is longer by some steps must give as many more scores."""
-    step = round(contract.step_px)
-    least = contract.tile_px - (contract.grid - 1) * step
-    found = _score(session, np.zeros((1, 1, least, least + step), np.float32)).shape
-    if found != (1, 1, 2):
-        raise ModelError(
-            f"{file}: expected scores (1, 1, 2) for a tile of {least} x {least + step} px, found {found}", "shapes"
-        )
-
-
-def _reference_tiles(card_file: Path, card: Card | None, contract: ModelContract) -> NDArray[np.float32]:
-    t = contract.tile_px
-    if card is None:
-        return np.zeros((1, 1, t, t), np.float32)
-    tiles = card.reference.tiles()
-    if tiles.shape[1:] != (1, t, t):
-        raise ModelError(f"{card_file}: expected reference tiles (n, 1, {t}, {t}), found {tiles.shape}", "shapes")
-    return tiles
-
-
-def _score(session: ort.InferenceSession, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(session.run(["scores"], {"tiles": tiles})[0], np.float32)
-
-
-def _check_reference(file: Path, card: Card, scores: NDArray[np.float32], placement: Placement) -> None:
-    expected = np.array(card.reference.scores, np.float32)
-    if scores.size != expected.size:
-        raise ModelError(f"{file}: expected {expected.size} reference scores (its card), found {scores.size}", "shapes")
-    difference = float(np.abs(scores.ravel() - expected).max())
-    if not difference <= card.reference.tolerance:
-        found = f"a difference of {difference:g}" if np.isfinite(scores).all() else "scores that are no numbers"
-        raise ModelError(
-            f"{file}: expected its reference scores within {card.reference.tolerance:g}, "
-            f"found {found} on {placement.provider}",
-            "reference" if np.isfinite(scores).all() else "not_finite",
-        )

@@ -18,6 +18,7 @@ __all__ = [
     "Device",
     "LogLevel",
     "MustBe",
+    "Precision",
     "ServeSettings",
     "WatchBy",
     "default_model_path",
@@ -28,6 +29,9 @@ Contrast = Literal["dark", "bright"]
 
 Device = Literal["auto", "cpu", "cuda"]
 """Where a model runs; ``auto`` takes a CUDA device where one answers."""
+
+Precision = Literal["float32", "int8"]
+"""In which a model computes; in ``int8`` only where that picks as well and the processor has instructions for it."""
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -83,6 +87,14 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     require_gpu: Annotated[
         bool, _says("Refuse to start, and refuse a model, that does not run on a GPU.", "The model")
     ] = False
+    precision: Annotated[
+        Precision,
+        _says(
+            "How the model computes on the CPU; int8 is quicker, where the model has such a twin and the processor "
+            "instructions for it, else float32 serves.",
+            "The model",
+        ),
+    ] = "float32"
     threads: Annotated[_Count | None, _says("CPU threads of the model. Default: every core.", "The model")] = None
     pixel_size: Annotated[
         _Angstrom | None,
