@@ -168,6 +168,7 @@ def serve(
     "edge_margin",
     "contrast",
     "device",
+    "precision",
     "threads",
     "max_micrograph_bytes",
 )

@@ -52,6 +52,8 @@ class ModelStamp(msgspec.Struct, frozen=True, kw_only=True):
     """Number of its version folder; 0 for a lone file."""
     sha256: str
     """Of its ONNX file."""
+    precision: str = "float32"
+    """In which it computed: ``float32``, or ``int8`` by its twin."""
 
     @property
     def short(self) -> str:

@@ -241,7 +241,8 @@ def _describe_daemon(presence: Presence | None, now: dict[str, float] | None) ->
     if now is not None:
         return (
             f"running since {_when(presence.started_at)} (process {presence.pid}): watching {presence.watch}, "
-            f"{presence.model} on {presence.provider}, publishing on {presence.stream}; the page is {presence.page}"
+            f"{presence.model} on {presence.provider} in {presence.precision}, "
+            f"publishing on {presence.stream}; the page is {presence.page}"
         )
     if presence.stopped_at is not None:
         return f"not running: stopped {_when(presence.stopped_at)}"

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from frazil.errors import FrazilError, SettingsError
-from frazil.settings import Device
+from frazil.settings import Device, Precision
 
 __all__ = ["bench", "check_settings", "doctor", "install_service", "selftest"]
 
@@ -77,8 +77,8 @@ def selftest(
         typer.echo(msgspec.json.encode(dataclasses.asdict(outcome) | shares))
     else:
         typer.echo(
-            f"{outcome.model} on {outcome.provider}: {outcome.picks} picks for {outcome.particles} particles, "
-            f"precision {outcome.precision:.2f}, recall {outcome.recall:.2f}\n"
+            f"{outcome.model} on {outcome.provider} in {outcome.computes_in}: {outcome.picks} picks for "
+            f"{outcome.particles} particles, precision {outcome.precision:.2f}, recall {outcome.recall:.2f}\n"
             f"loaded and warm in {outcome.load_seconds:.2f} s, picked in {outcome.pick_seconds:.2f} s"
         )
     outcome.check(least)
@@ -100,6 +100,9 @@ def bench(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="CPU threads of the model. Default: every core.")
     ] = None,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="How the model computes on the CPU, if it can.")
+    ] = "float32",
     rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="NUMBER", help="How often.")] = 10,
     as_json: AsJson = False,
 ) -> None:
@@ -123,15 +126,20 @@ def bench(
         settings=PickingSettings(diameter_angstrom=diameter or KNOWN_DIAMETER_ANGSTROM),
         device=device,
         threads=threads,
+        precision=precision,
     )
     for _ in track(measured.rounds(rounds), total=rounds, description="Picking", console=Console(stderr=True)):
         pass
     medians = {name: measured.median(name) for name in (*STAGES, "whole", "floor")}
     if as_json:
-        facts = {"model": measured.name, "provider": measured.provider, "rounds": rounds}
-        typer.echo(msgspec.json.encode(facts | {"seconds": medians, "times_the_floor": measured.times_the_floor}))
+        facts = {"model": measured.name, "provider": measured.provider, "precision": measured.precision}
+        typer.echo(
+            msgspec.json.encode(
+                facts | {"rounds": rounds, "seconds": medians, "times_the_floor": measured.times_the_floor}
+            )
+        )
         return
-    typer.echo(f"{measured.name} on {measured.provider}, medians of {rounds} rounds")
+    typer.echo(f"{measured.name} on {measured.provider} in {measured.precision}, medians of {rounds} rounds")
     for name, seconds in medians.items():
         least, most = min(measured.seconds[name]), max(measured.seconds[name])
         typer.echo(f"{name:<8} {seconds:8.4f} s   {least:.4f} to {most:.4f}")

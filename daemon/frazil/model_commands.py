@@ -11,6 +11,7 @@ from frazil.errors import FrazilError, ModelError, error_line
 
 if TYPE_CHECKING:
     from frazil.models import ModelFolder, Standing
+    from frazil.picking import Twin
 
 __all__ = ["models_app"]
 
@@ -41,15 +42,24 @@ def list_models(
 
     from frazil.models import find_model_folders
 
-    table = Table("model", "version", "kind", "threshold", "sha256", "state")
+    table = Table("model", "version", "kind", "threshold", "sha256", "int8", "state")
     notes = []
     for folder in find_model_folders(repository):
         current = _current(folder)
         standings = _standings(folder, out)
         for version in folder.versions():
             kind, threshold, sha256 = _describe(folder.path / str(version))
+            twin = _read_twin(folder.path / str(version))
             state = "promoted" if [version] == current[:1] else ""
-            table.add_row(folder.path.name, str(version), kind, threshold, sha256[:12], state)
+            table.add_row(
+                folder.path.name,
+                str(version),
+                kind,
+                threshold,
+                sha256[:12],
+                "yes" if twin and twin.admitted else "",
+                state,
+            )
             notes += [f"{folder.path.name}/{version} {note}" for note in _notes(version, standings)]
     Console().print(table)
     for note in notes:
@@ -72,7 +82,7 @@ def show(model: _Model, out: _Out) -> None:
             contract = dataclasses.asdict(read_contract(folder.path / str(version)))
         except ModelError as error:
             contract = {"unfit": str(error)}
-        for name, value in contract.items():
+        for name, value in {**contract, "int8 twin": _describe_twin(_read_twin(folder.path / str(version)))}.items():
             typer.echo(f"    {name:<20} {value}")
     if current[1:]:
         typer.echo(f"served before, latest first: {', '.join(map(str, current[1:]))}")
@@ -95,8 +105,9 @@ def verify(model: _Model) -> None:
         except ModelError as error:
             unfit += 1
             typer.echo(error_line(f"{path}", error), err=True)
-        else:
-            typer.echo(f"{path}: fit to serve (sha256 {sha256[:12]})")
+            continue
+        typer.echo(f"{path}: fit to serve (sha256 {sha256[:12]})")
+        unfit += not _verify_twin(path)
     if unfit:
         raise FrazilError(
             f"{model}: expected every version fit to serve, found {unfit} of {len(versions)} that are not"
@@ -133,6 +144,43 @@ def prune(
     folder = ModelFolder(model)
     removed = folder.prune(keep, [standing.version for standing in _standings(folder, out)])
     typer.echo(f"{model}: removed {', '.join(map(str, removed)) or 'nothing'}")
+
+
+def _verify_twin(path: Path) -> bool:
+    """Try the int8 twin of a model, if it has one; whether nothing is wrong with it."""
+    from frazil.models import prove_model
+    from frazil.picking import has_twin, int8_instructions
+
+    twin = _read_twin(path)
+    if not has_twin(path) and not (twin and twin.admitted):
+        return True
+    if int8_instructions() is None:
+        typer.echo(f"{path}: its int8 twin was not tried: this processor has no instructions for it")
+        return True
+    try:
+        prove_model(path, precision="int8")
+    except ModelError as error:
+        typer.echo(error_line(f"{path}", error), err=True)
+        return False
+    typer.echo(f"{path}: its int8 twin is fit to serve")
+    return True
+
+
+def _read_twin(path: Path) -> Twin | None:
+    """What a model's card says of its int8 twin, if it can be read."""
+    from frazil.picking import CARD_NAME, locate_model, read_card
+
+    try:
+        return read_card(locate_model(path)[0].parent / CARD_NAME).int8
+    except ModelError:
+        return None
+
+
+def _describe_twin(twin: Twin | None) -> str:
+    if twin is None:
+        return "none"
+    fall = f"F1 lower by {max(0.0, twin.largest_fall):.4f} at most"
+    return f"sha256 {twin.sha256[:12]}, {fall}" if twin.admitted else f"refused, {fall}"
 
 
 def _current(folder: ModelFolder) -> list[int]:

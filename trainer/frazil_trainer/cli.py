@@ -241,6 +241,39 @@ def evaluate(
         _write(html_file, html_report(result, pictures).encode())
 
 
+@app.command()
+def quantise(
+    *,
+    recipe: Annotated[str, typer.Option("--recipe", help=_RECIPE_HELP)],
+    data: Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")],
+    model: Annotated[Path, typer.Option("--model", help="A model's folder, or one version's folder.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the model that the new version goes in. Default: that of the model."),
+    ] = None,
+) -> None:
+    """Make an int8 twin of a model, and write both as its next version if the twin picks as well.
+
+    Its ranges come from the recipe's training micrographs; it is compared with the model on the validation ones.
+    """
+    from frazil.picking import locate_model
+    from frazil_trainer.recipe import find_recipe, read_recipe
+    from frazil_trainer.twins import add_twin, load_twin_data, make_twin, show_twin
+
+    console = _console()
+    version = locate_model(model)[0].parent
+    with console.status("reading micrographs") as status:
+        twin, content = make_twin(version, load_twin_data(data, read_recipe(find_recipe(recipe))), status.update)
+    show_twin(twin, console)
+    if not twin.admitted:
+        raise FrazilError(
+            f"{version}: expected an int8 twin that picks as well, found F1 lower by {twin.largest_fall:.4f}; "
+            "nothing is written"
+        )
+    written = add_twin(version, out or version.parent, twin, content)
+    typer.echo(f"wrote {written}; nothing serves by it until it is promoted")
+
+
 @app.command("check-data")
 def check_data(
     *,

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from frazil.picking import Picker, PickingSettings, available_cores, load_model, read_micrograph
-from frazil.settings import Device
+from frazil.settings import Device, Precision
 
 __all__ = ["STAGES", "Bench"]
 
@@ -36,6 +36,7 @@ class Bench:
         settings: of picking.
         device: where the model runs.
         threads: of the model; None for every core.
+        precision: in which the model computes, if it can.
 
     Raises:
         FrazilError: the model cannot serve, or the micrograph cannot be picked.
@@ -46,16 +47,17 @@ class Bench:
     settings: PickingSettings
     device: Device = "auto"
     threads: int | None = None
+    precision: Precision = "float32"
     seconds: dict[str, list[float]] = field(default_factory=dict, init=False)
     """Of each stage, of the two parts of the floor, and of ``whole`` and ``floor``, a value for each round."""
 
     def __post_init__(self) -> None:
         threads = self.threads or available_cores()
         cv2.setNumThreads(threads)
-        loaded = load_model(self.model, self.device, threads)
+        loaded = load_model(self.model, self.device, threads, precision=self.precision)
         loaded.warm_up()
         self._picker = Picker(loaded, self.settings)
-        self.name, self.provider = loaded.identity.short, loaded.provider
+        self.name, self.provider, self.precision = loaded.identity.short, loaded.provider, loaded.precision
 
     def rounds(self, count: int) -> Iterator[int]:
         """Measure, yielding the number of each round once it is done."""

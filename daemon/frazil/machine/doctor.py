@@ -25,7 +25,7 @@ from frazil.picking import load_model
 from frazil.picking.provider import available_cores, cuda_problem
 from frazil.service.ledger import LedgerReader
 from frazil.service.presence import Presence
-from frazil.settings import ServeSettings, default_model_path
+from frazil.settings import Precision, ServeSettings, default_model_path
 
 __all__ = ["Finding", "examine"]
 
@@ -152,9 +152,19 @@ def _bind_problem(host: str, port: int) -> str | None:
     return None
 
 
+def _precision_problem(model: Path) -> str | None:
+    """What keeps a model that is fit to serve from doing so by its int8 twin."""
+    try:
+        prove_model(model, precision="int8")
+    except ModelError as error:
+        return str(error)
+    return None
+
+
 def _examine_model(settings: ServeSettings | None) -> Iterator[Finding]:
     model = settings.model if settings else default_model_path()
     device = settings.device if settings else "auto"
+    precision = settings.precision if settings else "float32"
     no_gpu = cuda_problem()
     has_nodes = any(Path("/dev").glob("nvidia[0-9]*"))
     if no_gpu is None:
@@ -165,7 +175,9 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[Finding]:
         yield Finding(check="gpu", level=lost, says=f"none can be used: {no_gpu}", do=do)
     try:
         sha256 = prove_model(model)
-        loaded = load_model(model, device, settings.threads if settings else None)
+        precision_problem = _precision_problem(model) if precision == "int8" else None
+        wanted: Precision = "float32" if precision_problem else precision
+        loaded = load_model(model, device, settings.threads if settings else None, precision=wanted)
         where = loaded.placement.describe(loaded.warm_up())
     except ModelError as error:
         yield Finding(
@@ -182,9 +194,17 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[Finding]:
             "warning",
             "there is a GPU and the model does not use it: the CUDA or cuDNN libraries may be missing",
         )
+    precision_problem = precision_problem or loaded.precision_problem
+    if precision_problem:
+        yield Finding(
+            check="model",
+            level="warning",
+            says=f"it serves in float32 although int8 is wanted: {precision_problem}",
+            do='picks are right, only slower; see what the model\'s card says, or set precision = "float32"',
+        )
     yield Finding(
         check="model",
         level=level,
-        says=f"{loaded.identity.short} is fit to serve (sha256 {sha256[:12]}): {where}",
+        says=f"{loaded.identity.short} is fit to serve (sha256 {sha256[:12]}) in {loaded.precision}: {where}",
         do=do,
     )

@@ -27,6 +27,8 @@ class Outcome:
 
     model: str
     provider: str
+    computes_in: str
+    """Precision of its numbers."""
     particles: int
     picks: int
     hits: int
@@ -76,6 +78,7 @@ def run_selftest(settings: ServeSettings | None = None, *, model: Path | None = 
         device,
         settings.threads if settings else None,
         require_gpu=settings is not None and settings.require_gpu,
+        precision=settings.precision if settings else "float32",
     )
     loaded.warm_up()
     ready = time.perf_counter()
@@ -88,6 +91,7 @@ def run_selftest(settings: ServeSettings | None = None, *, model: Path | None = 
     return Outcome(
         model=loaded.identity.short,
         provider=loaded.provider,
+        computes_in=loaded.precision,
         particles=len(truth),
         picks=len(picks),
         hits=hits,

@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from frazil.errors import ModelError
+from frazil.settings import Precision
 
 __all__ = ["PROOF_SECONDS", "prove_model", "run_proof"]
 
@@ -41,11 +42,18 @@ class _Verdict(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-def prove_model(path: Path, *, seconds: float = PROOF_SECONDS, stop: threading.Event | None = None) -> str:
+def prove_model(
+    path: Path,
+    *,
+    precision: Precision = "float32",
+    seconds: float = PROOF_SECONDS,
+    stop: threading.Event | None = None,
+) -> str:
     """Load a model as `frazil.picking.load_model` does, check it, and score a full batch, in a process of its own.
 
     Args:
         path: a model's folder, one version's folder, or an .onnx file.
+        precision: with ``int8`` it is the model's twin that must pass, after the model itself.
         seconds: processor time that it may take; on a busy machine several times that may pass by the clock.
         stop: ends the proof early when set.
 
@@ -56,7 +64,7 @@ def prove_model(path: Path, *, seconds: float = PROOF_SECONDS, stop: threading.E
         ModelError: the model failed a check, ended the process, took too long or needed too much memory; or the
             proof was stopped.
     """
-    command = [sys.executable, "-P", "-m", "frazil.models", str(path), str(seconds)]
+    command = [sys.executable, "-P", "-m", "frazil.models", str(path), str(seconds), precision]
     deadline = time.monotonic() + _BUSY_MACHINE * seconds
     stop = stop or threading.Event()
     # The process ends itself when its stdin does, so that it cannot outlive a parent that was killed.
@@ -92,7 +100,7 @@ def prove_model(path: Path, *, seconds: float = PROOF_SECONDS, stop: threading.E
 
 def run_proof() -> None:
     """The process: limits itself, tries the model that its arguments name, and prints a verdict."""
-    path, seconds = Path(sys.argv[1]), float(sys.argv[2])
+    path, seconds, precision = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
     threading.Thread(target=_end_with_parent, daemon=True).start()
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -102,7 +110,9 @@ def run_proof() -> None:
     from frazil.picking import load_model
 
     try:
-        model = load_model(path, "cpu")
+        model = load_model(path, "cpu", precision="int8" if precision == "int8" else "float32")
+        if model.precision_problem is not None:
+            raise ModelError(model.precision_problem, "unfit")
         t = model.contract.tile_px
         model.warm_up((model.largest_batch((t, t)), t, t))
         verdict = _Verdict(sha256=model.identity.sha256)

@@ -17,7 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from frazil.errors import ModelError, OutputError
-from frazil.picking import CARD_NAME, CURRENT_NAME, MODEL_NAME, read_current
+from frazil.picking import CURRENT_NAME, read_current
 
 __all__ = ["ModelFolder", "current_stamp", "find_model_folders"]
 
@@ -59,8 +59,8 @@ class ModelFolder:
             The version's folder.
         """
         with self._locked():
-            for name in (MODEL_NAME, CARD_NAME):
-                _sync(aside / name)
+            for file in aside.iterdir():
+                _sync(file)
             _sync(aside)
             version = self.path / str(max(self.versions(), default=0) + 1)
             aside.rename(version)

@@ -23,7 +23,7 @@ from frazil.picking import (
 )
 from frazil.service.delivery import prepare_output, star_path
 from frazil.service.record import record_picks
-from frazil.settings import Contrast, Device, default_model_path
+from frazil.settings import Contrast, Device, Precision, default_model_path
 
 __all__ = ["Batch", "PickedFile"]
 
@@ -64,6 +64,7 @@ class Batch:
         edge_margin: float | None = None,
         contrast: Contrast = "dark",
         device: Device = "auto",
+        precision: Precision = "float32",
         threads: int | None = None,
         max_micrograph_bytes: int = LARGEST_MICROGRAPH_BYTES,
     ) -> None:
@@ -80,14 +81,15 @@ class Batch:
         cv2.setNumThreads(threads)
         self._out = out
         self._largest_bytes = max_micrograph_bytes
-        self._picker = Picker(load_model(model or default_model_path(), device, threads), settings)
+        loaded = load_model(model or default_model_path(), device, threads, precision=precision)
+        self._picker = Picker(loaded, settings)
         self._written: dict[Path, Path] = {}
 
     def describe(self) -> str:
         """Which model runs where."""
         model = self._picker.model
         return (
-            f"model {model.identity.name}/{model.identity.version} on {model.provider}, "
+            f"model {model.identity.name}/{model.identity.version} on {model.provider} in {model.precision}, "
             f"threshold {self._picker.threshold:g}"
         )
 

@@ -46,7 +46,7 @@ from frazil.service.stream import Access, Stream
 from frazil.service.supervision import Supervision
 from frazil.service.swap import Announcer, CanaryBounds, Serving, Swapper
 from frazil.service.watch import FileSystem, Selection, Watcher
-from frazil.settings import ServeSettings
+from frazil.settings import Precision, ServeSettings
 
 __all__ = ["Daemon"]
 
@@ -164,12 +164,14 @@ class Daemon:
         )
         self._swapper = swapper = self._make_swapper(announcer, metrics, picking)
         self._notifier.starting(f"loading the model {settings.model}", within_seconds=_MODEL_SECONDS)
-        model = swapper.load_first() if swapper else self._load_model(settings.model.expanduser())
+        path, precision = settings.model.expanduser(), settings.precision
+        model = swapper.load_first() if swapper else self._load_model(path, precision)
         self._notifier.starting(f"warming up the model {model.identity.short}", within_seconds=_MODEL_SECONDS)
         batch_seconds = model.warm_up()
-        metrics.show_model(model.identity, model.placement)
+        metrics.show_model(model.identity, model.placement, model.precision)
         metrics.batch.set(batch_seconds)
-        log.info("model %s runs on %s: %s", model.identity, model.provider, model.placement.describe(batch_seconds))
+        where = model.placement.describe(batch_seconds)
+        log.info("model %s runs on %s in %s: %s", model.identity, model.provider, model.precision, where)
         if not model.has_card:
             log.warning("model %s has no card: its reference output could not be checked", model.identity.name)
         self._serving = Serving(
@@ -241,6 +243,7 @@ class Daemon:
             page=self._page.url,
             model=model.identity.short,
             provider=model.provider,
+            precision=model.precision,
         )
         metrics.started.set(self._presence.started_at)
         self._remember("daemon", self._presence.encode())
@@ -306,7 +309,7 @@ class Daemon:
             self._pipeline.doing or "waiting for micrographs",
             f"{self._pipeline.waiting()} in line" if self._pipeline.waiting() else "",
             f"{handled['picked']} picked, {handled['failed']} failed",
-            f"{model.identity.short} on {model.provider}",
+            f"{model.identity.short} on {model.provider} in {model.precision}",
         ]
         return "; ".join(part for part in parts if part)
 
@@ -327,7 +330,7 @@ class Daemon:
         model = self._serving.picker.model
         if model.identity.short != self._presence.model:
             self._presence = msgspec.structs.replace(
-                self._presence, model=model.identity.short, provider=model.provider
+                self._presence, model=model.identity.short, provider=model.provider, precision=model.precision
             )
             self._remember("daemon", self._presence.encode())
 
@@ -336,11 +339,11 @@ class Daemon:
         with contextlib.suppress(sqlite3.Error):
             self._ledger.remember(key, value)
 
-    def _load_model(self, path: Path) -> Model:
+    def _load_model(self, path: Path, precision: Precision) -> Model:
         settings = self._settings
         threads = settings.threads or available_cores()
         cv2.setNumThreads(threads)
-        return load_model(path, settings.device, threads, require_gpu=settings.require_gpu)
+        return load_model(path, settings.device, threads, require_gpu=settings.require_gpu, precision=precision)
 
     def _make_swapper(self, announcer: Announcer, metrics: Metrics, picking: PickingSettings) -> Swapper | None:
         """Only a model's folder has versions to swap; one version's folder, or a lone file, serves for good."""
@@ -357,6 +360,7 @@ class Daemon:
             watch=settings.watch.expanduser().resolve(),
             out=settings.out.expanduser().resolve(),
             name=self._ledger.epoch,
+            precision=settings.precision,
             proof_seconds=settings.model_proof,
             bounds=CanaryBounds(
                 micrographs=settings.canary_micrographs,

@@ -13,6 +13,7 @@ from frazil.picking.provider import Placement
 from frazil.service.drift_metrics import DriftMetrics
 from frazil.service.failure import TRANSIENT_REASONS
 from frazil.service.resource_metrics import ResourceMetrics
+from frazil.settings import Precision
 
 __all__ = ["STAGES", "Metrics"]
 
@@ -130,7 +131,7 @@ class Metrics:
         self.model = Gauge(
             "frazil_model_info",
             "The serving model and the execution provider that runs it; always 1.",
-            ["name", "version", "sha256", "provider"],
+            ["name", "version", "sha256", "provider", "precision"],
             registry=registry,
         )
         self.model_on_cpu = Gauge(
@@ -212,12 +213,16 @@ class Metrics:
             self.canary_picks.labels(model=model)
             self.canary_scores.labels(model=model)
 
-    def show_model(self, model: ModelIdentity, placement: Placement) -> None:
+    def show_model(self, model: ModelIdentity, placement: Placement, precision: Precision) -> None:
         """Show which model serves, in place of the one before, and where it runs."""
         self.model_on_cpu.set(placement.cpu_problem() is not None)
         self.model.clear()
         self.model.labels(
-            name=model.name, version=str(model.version), sha256=model.sha256, provider=placement.provider
+            name=model.name,
+            version=str(model.version),
+            sha256=model.sha256,
+            provider=placement.provider,
+            precision=precision,
         ).set(1)
         self.model_nodes.clear()
         for provider, nodes in placement.nodes.items():

@@ -33,6 +33,8 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     """URL of its page."""
     model: str
     provider: str
+    precision: str = "float32"
+    """In which the model computes."""
 
     def encode(self) -> str:
         """As text for the ledger."""

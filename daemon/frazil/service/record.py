@@ -59,7 +59,9 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
         shape=picture.rescaling.shape,
         pixel_size_angstrom=picture.pixel_size_angstrom,
         diameter_px=picture.diameter_px,
-        model=ModelStamp(name=identity.name, version=identity.version, sha256=identity.sha256),
+        model=ModelStamp(
+            name=identity.name, version=identity.version, sha256=identity.sha256, precision=picker.model.precision
+        ),
         threshold=picker.limits.threshold,
         min_distance_angstrom=picker.limits.min_distance_angstrom,
         edge_margin_angstrom=picker.limits.edge_margin_angstrom,

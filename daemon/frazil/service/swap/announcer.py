@@ -9,7 +9,6 @@ import msgspec
 
 from frazil.documents import MODEL_TOPIC, ModelDocument, ModelStamp, encode_document
 from frazil.models import Refusal, Standing
-from frazil.picking import ModelIdentity
 from frazil.service.delivery import Delivery
 from frazil.service.ledger import Ledger
 from frazil.service.logs import event
@@ -52,7 +51,7 @@ class Announcer:
         document = ModelDocument(
             epoch="",
             seq=0,
-            model=_stamp(change.model),
+            model=_stamp(change),
             event=change.event,
             reason=change.message,
             at=at,
@@ -69,11 +68,11 @@ class Announcer:
         self.standing = standing
         self._metrics.model_changes.labels(event=change.event, reason=change.reason).inc()
         if change.placement is not None:
-            self._metrics.show_model(change.model, change.placement)
+            self._metrics.show_model(change.model, change.placement, change.precision)
         told = event(f"model_{change.event}", model=change.model.short, reason=change.reason)
         if change.event == "loaded":
             provider = change.placement and change.placement.provider
-            log.info("model %s serves from here on, on %s", change.model, provider, extra=told)
+            log.info("model %s serves from here on, on %s in %s", change.model, provider, change.precision, extra=told)
         elif change.event == "rolled_back":
             log.warning("rolled back (%s) to model %s: %s", change.reason, change.model, change.message, extra=told)
         else:
@@ -115,5 +114,6 @@ def _standing_after(change: Change, standing: Standing, at: str) -> Standing:
     )
 
 
-def _stamp(model: ModelIdentity) -> ModelStamp:
-    return ModelStamp(name=model.name, version=model.version, sha256=model.sha256)
+def _stamp(change: Change) -> ModelStamp:
+    model = change.model
+    return ModelStamp(name=model.name, version=model.version, sha256=model.sha256, precision=change.precision)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from frazil.picking import ModelIdentity
 from frazil.picking.provider import Placement
+from frazil.settings import Precision
 
 __all__ = ["Change"]
 
@@ -20,6 +21,8 @@ class Change:
     model: ModelIdentity
     placement: Placement | None = None
     """Where `model` runs, if it serves."""
+    precision: Precision = "float32"
+    """In which `model` computes, if it serves."""
     withdrawn: ModelIdentity | None = None
     """The model that served until it was rolled back."""
     reason: str = ""

@@ -155,7 +155,13 @@ class Serving:
                 model.identity,
                 self._picker.threshold,
             )
-        return Change(event="loaded", model=model.identity, placement=model.placement, current=self._current)
+        return Change(
+            event="loaded",
+            model=model.identity,
+            placement=model.placement,
+            precision=model.precision,
+            current=self._current,
+        )
 
     def _tune(self, picker: Picker) -> Picker:
         return picker.tuned(self._wanted.for_model(picker.model.identity.sha256))
@@ -167,6 +173,7 @@ class Serving:
             event="rolled_back",
             model=before.model.identity,
             placement=before.model.placement,
+            precision=before.model.precision,
             withdrawn=withdrawn,
             reason=reason,
             message=f"{withdrawn}: {message}",

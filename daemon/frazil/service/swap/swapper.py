@@ -14,13 +14,14 @@ from queue import Empty, Full, Queue
 
 from frazil.errors import ModelError
 from frazil.models import Standing, current_stamp, post_standing, prove_model
-from frazil.picking import Micrograph, Model, ModelIdentity, Picker, identify_model, read_current
+from frazil.picking import Micrograph, Model, ModelIdentity, Picker, has_twin, identify_model, read_current
 from frazil.service.metrics import Metrics
 from frazil.service.record import Record
 from frazil.service.swap.announcer import Announcer
 from frazil.service.swap.canary import Canary, CanaryBounds
 from frazil.service.swap.change import Change
 from frazil.service.swap.serving import Offer, Serving
+from frazil.settings import Precision
 
 __all__ = ["Swapper"]
 
@@ -35,13 +36,14 @@ class Swapper:
 
     Args:
         folder: the model's folder.
-        load: loads one version's folder.
+        load: loads one version's folder, in a precision.
         make_picker: makes a picker of it with the operator's settings.
         announcer: knows where an earlier run stood.
         metrics: counts.
         watch: the directory that the daemon watches, for those who read its standing.
         out: where the standing is posted if the model's folder cannot be written.
         name: of the daemon's ledger.
+        precision: in which models are to compute, where they can.
         proof_seconds: time that a new model may take to prove itself.
         bounds: of its run in shadow.
         stop: ends it.
@@ -51,13 +53,14 @@ class Swapper:
         self,
         folder: Path,
         *,
-        load: Callable[[Path], Model],
+        load: Callable[[Path, Precision], Model],
         make_picker: Callable[[Model], Picker],
         announcer: Announcer,
         metrics: Metrics,
         watch: Path,
         out: Path,
         name: str,
+        precision: Precision,
         proof_seconds: float,
         bounds: CanaryBounds,
         stop: threading.Event,
@@ -70,6 +73,7 @@ class Swapper:
         self._watch = watch
         self._out = out
         self._name = name
+        self._precision = precision
         self._proof_seconds = proof_seconds
         self._bounds = bounds
         self._stop = stop
@@ -93,12 +97,12 @@ class Swapper:
         stamp, model = current_stamp(self._folder), None
         if recalled is not None:
             try:
-                model = self._load(self._folder / str(recalled.version))
+                model = self._load(self._folder / str(recalled.version), self._precision)
             except ModelError as error:
                 log.warning("the model that served last cannot serve again, what is promoted is loaded: %s", error)
         if model is None:
             self._seen = stamp
-            model = self._load(self._folder)
+            model = self._load(self._folder, self._precision)
         elif recalled is not None and any(r.current == stamp for r in recalled.refusals):
             self._seen = stamp
         self._announcer.begin(
@@ -183,8 +187,9 @@ class Swapper:
         """Try a model in a process of its own, then load it here and run it on a batch like those to come."""
         started = time.monotonic()
         sha256 = prove_model(path, seconds=self._proof_seconds, stop=self._stop)
+        precision = self._prove_twin(path)
         proved = time.monotonic()
-        model = self._load(path)
+        model = self._load(path, precision)
         if model.identity.sha256 != sha256:
             raise ModelError(
                 f"{path}: expected sha256 {sha256}, as it was tried, found {model.identity.sha256}", "hash"
@@ -194,14 +199,27 @@ class Swapper:
         shape = serving.last_shape
         batch_seconds = model.warm_up(picker.batch_shape(*shape) if shape else None)
         log.info(
-            "model %s is ready: proved in %.2f s, loaded in %.2f s, %s",
+            "model %s is ready in %s: proved in %.2f s, loaded in %.2f s, %s",
             model.identity,
+            model.precision,
             proved - started,
             loaded - proved,
             model.placement.describe(batch_seconds),
         )
         self._metrics.batch.set(batch_seconds)
         return picker
+
+    def _prove_twin(self, path: Path) -> Precision:
+        """The precision to load a model in that has been proved in float32: its twin may be bad though it is good."""
+        if self._precision == "int8" and has_twin(path):
+            try:
+                prove_model(path, precision="int8", seconds=self._proof_seconds, stop=self._stop)
+            except ModelError as error:
+                if error.reason == "stopped":
+                    raise
+                log.warning("%s is to serve in float32 although int8 is wanted: %s", path, error)
+                return "float32"
+        return self._precision
 
     def _try_in_shadow(self, picker: Picker, serving: Serving, stamp: str) -> None:
         canary = Canary(picker.model.identity, self._bounds)

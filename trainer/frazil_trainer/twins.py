@@ -1,0 +1,306 @@
+"""Twins: a model is quantised, and the int8 twin goes beside it if it picks as well."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+from uuid import uuid4
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from frazil.errors import FrazilError, ModelError, OutputError
+from frazil.models import ModelFolder
+from frazil.picking import (
+    CARD_NAME,
+    MODEL_NAME,
+    TWIN_NAME,
+    Model,
+    Reference,
+    Twin,
+    TwinScores,
+    int8_instructions,
+    load_model,
+    locate_model,
+    read_card,
+    write_card,
+)
+from frazil_trainer.evaluation import ScoreRow, score_table, validation_paths
+from frazil_trainer.evaluation.micrographs import labels_ending
+from frazil_trainer.labelled import LabelledMicrograph, LabelledPaths, find_labelled, load_labelled
+from frazil_trainer.quantise import CALIBRATIONS, count_weighted, quantise, quantised_nodes
+from frazil_trainer.recipe import Recipe
+from frazil_trainer.sampling import generators
+
+__all__ = ["LARGEST_FALL", "TwinData", "add_twin", "has_int8", "load_twin_data", "make_twin", "show_twin"]
+
+LARGEST_FALL = 0.005
+"""A twin is refused if its F1 is lower by this on a set that decides, or in their mean."""
+_TOLERANCE = 0.02
+"""Of its reference scores. Sums of whole numbers are exact; what may differ from processor to processor is how the
+float32 layers round, and then a feature by one step."""
+_TILES = 2**40 + 17
+"""Stream of random numbers of the tiles."""
+_MICROGRAPHS_OF_A_SET = 2
+_PIXELS_OF_A_MICROGRAPH = 320**2
+_SCORE_DECIMALS = 5
+
+Progress = Callable[[str], None]
+_OfSet = TypeVar("_OfSet", LabelledMicrograph, LabelledPaths)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TwinData:
+    """What a twin is made and judged by."""
+
+    training: Sequence[LabelledMicrograph]
+    """Give the tiles that ranges are taken from."""
+    selection: Sequence[LabelledMicrograph]
+    """Give the tiles on which ways of calibration are compared."""
+    validation: Sequence[LabelledPaths]
+    """On these the twin must pick as well as the model."""
+    seed: int
+
+
+def load_twin_data(data: Path, recipe: Recipe) -> TwinData:
+    """Read what a twin of a model that was trained by a recipe is made and judged by.
+
+    Raises:
+        FrazilError: a micrograph or its labels cannot be used.
+    """
+    paths = [one for source in recipe.data for one in find_labelled(data, source)]
+    training, selection = (
+        [load_labelled(one, recipe) for one in _spread([one for one in paths if one.part == part])]
+        for part in ("training", "selection")
+    )
+    return TwinData(
+        training=training, selection=selection, validation=validation_paths(data, recipe.data), seed=recipe.seed
+    )
+
+
+def has_int8() -> bool:
+    """Whether this processor can try a twin."""
+    return int8_instructions() is not None
+
+
+def make_twin(path: Path, data: TwinData, progress: Progress = lambda _: None) -> tuple[Twin, bytes]:
+    """Quantise a model, and compare its picks with the model's, with the daemon's own picker and the same threshold.
+
+    Of several ways of calibration, the one whose scores are nearest to the model's on tiles of the selection
+    micrographs is taken. If that falls short on the validation micrographs, more layers at both ends stay in float32.
+
+    Args:
+        path: a version's folder, with a card.
+        data: see `TwinData`.
+        progress: is told what is done.
+
+    Returns:
+        The twin, admitted or not, and the content of its file.
+
+    Raises:
+        FrazilError: this processor has no instructions for int8, the network has nothing to quantise, or a micrograph
+            cannot be read.
+    """
+    if not has_int8():
+        raise FrazilError("this processor: expected instructions for int8 to try a twin with, found none")
+    file = locate_model(path)[0]
+    model, full = onnx.load_model(file), load_model(path, "cpu")
+    reference = read_card(file.parent / CARD_NAME).reference
+    layers = count_weighted(model)
+    if not layers:
+        raise ModelError(f"{file}: expected layers that gain by int8, found none")
+    progress("drawing tiles")
+    calibration, comparison = (_draw_tiles(full, of, data.seed) for of in (data.training, data.selection))
+    wanted = [full.score(tiles) for tiles in comparison]
+    progress("float32 picks the validation micrographs")
+    rows = score_table(full, data.validation)
+    decides = {(one.source.folder, labels_ending(one.source)): one.source.chooses_threshold for one in data.validation}
+    best: tuple[Twin, bytes] | None = None
+    with TemporaryDirectory(prefix="frazil-") as folder:
+        candidate = Path(folder) / TWIN_NAME
+        for spared in range((layers + 1) // 2):
+            nodes = quantised_nodes(model, spared)
+            tried: dict[str, tuple[float, bytes]] = {}
+            for way in CALIBRATIONS:
+                progress(f"calibrating by {way.name}")
+                content = quantise(model, nodes, way, calibration).SerializeToString()
+                candidate.write_bytes(content)
+                tried[way.name] = _distance(load_model(candidate, "cpu"), comparison, wanted), content
+            name = min(tried, key=lambda name: tried[name][0])
+            content = tried[name][1]
+            candidate.write_bytes(content)
+            quantised = load_model(candidate, "cpu")
+            progress("int8 picks the validation micrographs")
+            scores = _compare(rows, score_table(quantised, data.validation), decides)
+            made = {
+                "calibration": name,
+                "distances": {name: round(distance, 6) for name, (distance, _) in tried.items()},
+                "calibration_tiles": sum(len(tiles) for tiles in calibration),
+                "calibration_micrographs": [f"{m.source.folder}/{m.name}" for m in _spread(data.training)],
+                "layers_in_int8": sum(node.op_type in ("Conv", "Gemm", "MatMul") for node in _named(model, nodes)),
+                "spared_at_each_end": spared,
+                "instructions": int8_instructions(),
+                "onnxruntime": ort.__version__,
+            }
+            twin = _judge(content, quantised, reference, made, scores)
+            if best is None or twin.largest_fall < best[0].largest_fall:
+                best = twin, content
+            if twin.admitted:
+                break
+    if best is None:
+        raise RuntimeError("expected at least one try")
+    return best
+
+
+def add_twin(source: Path, folder: Path, twin: Twin, content: bytes) -> Path:
+    """Write a version with its twin as the next version of a model; of one that is not admitted, the card alone tells.
+
+    Args:
+        source: the version's folder, which stays as it is.
+        folder: the model's folder in the repository.
+        twin: of it.
+        content: of the twin's file.
+
+    Returns:
+        The new version's folder.
+
+    Raises:
+        ModelError: the twin does not load as the daemon loads it.
+        OutputError: the folder cannot be written.
+    """
+    aside = folder / f".{uuid4().hex}.tmp"
+    try:
+        aside.mkdir(parents=True)
+        shutil.copyfile(source / MODEL_NAME, aside / MODEL_NAME)
+        write_card(aside / CARD_NAME, msgspec.structs.replace(read_card(source / CARD_NAME), int8=twin))
+        if twin.admitted:
+            (aside / TWIN_NAME).write_bytes(content)
+            loaded = load_model(aside / MODEL_NAME, "cpu", precision="int8")
+            if loaded.precision_problem:
+                raise ModelError(loaded.precision_problem)
+        return ModelFolder(folder).add(aside)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot write a model there: {error.strerror}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def show_twin(twin: Twin, console: Console) -> None:
+    """Print F1 of a model and its twin as a table, and the verdict."""
+    table = Table(padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("validation set, labels", overflow="fold")
+    for title in ("F1\nfloat32", "F1\nint8", "lower\nby", "decides"):
+        table.add_column(title, justify="right")
+    for one in twin.f1:
+        figures = (f"{one.float32:.4f}", f"{one.int8:.4f}", f"{one.fall:+.4f}")
+        table.add_row(f"{one.folder} *{one.labels}", *figures, "yes" if one.decides else "no")
+    console.print(table)
+    verdict = "admitted" if twin.admitted else "refused"
+    console.print(
+        f"int8 twin {verdict}: F1 lower by {twin.largest_fall:.4f} at most, {LARGEST_FALL:g} is too much; "
+        f"calibrated by {twin.made['calibration']}, {twin.made['layers_in_int8']} layers in int8",
+        highlight=False,
+    )
+
+
+def _judge(
+    content: bytes,
+    quantised: Model,
+    reference: Reference,
+    made: dict[str, object],
+    scores: tuple[TwinScores, ...],
+) -> Twin:
+    tiles = reference.tiles()
+    given = quantised.score(tiles)
+    # Every kernel in float32, on the same rounded numbers: no processor's own kernels differ by more.
+    plain = ort.SessionOptions()
+    plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(content, plain, providers=["CPUExecutionProvider"])
+    difference = float(np.abs(session.run(["scores"], {"tiles": tiles})[0] - given).max())
+    twin = Twin(
+        sha256=hashlib.sha256(content).hexdigest(),
+        admitted=False,
+        made={**made, "difference_of_plain_kernels": round(difference, 6)},
+        scores=[round(float(score), _SCORE_DECIMALS) for score in given.ravel()],
+        tolerance=_TOLERANCE,
+        f1=scores,
+    )
+    deciding = any(one.decides for one in scores)
+    admitted = deciding and round(twin.largest_fall, 6) < LARGEST_FALL and difference <= _TOLERANCE / 2
+    return msgspec.structs.replace(twin, admitted=admitted)
+
+
+def _compare(
+    full: Sequence[ScoreRow], quantised: Sequence[ScoreRow], decides: dict[tuple[str, str], bool]
+) -> tuple[TwinScores, ...]:
+    return tuple(
+        TwinScores(
+            folder=one.folder,
+            labels=one.labels,
+            decides=decides[one.folder, one.labels],
+            float32=one.half.micro.f1,
+            int8=other.half.micro.f1,
+        )
+        for one, other in zip(full, quantised, strict=True)
+    )
+
+
+def _distance(model: Model, batches: Sequence[NDArray[np.float32]], wanted: Sequence[NDArray[np.float32]]) -> float:
+    """Root mean square difference of scores."""
+    squares = [((model.score(tiles) - scores) ** 2).ravel() for tiles, scores in zip(batches, wanted, strict=True)]
+    return float(np.sqrt(np.concatenate(squares).mean()))
+
+
+def _named(model: onnx.ModelProto, names: Sequence[str]) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.name in set(names)]
+
+
+def _spread(micrographs: Sequence[_OfSet]) -> list[_OfSet]:
+    """A few micrographs of each set, from its first to its last."""
+    of_set: dict[str, list[_OfSet]] = {}
+    for one in micrographs:
+        of_set.setdefault(one.source.folder, []).append(one)
+    chosen = []
+    for members in of_set.values():
+        count = min(_MICROGRAPHS_OF_A_SET, len(members))
+        chosen += [members[int(at)] for at in np.linspace(0, len(members) - 1, count)]
+    return chosen
+
+
+def _draw_tiles(model: Model, micrographs: Sequence[LabelledMicrograph], seed: int) -> list[NDArray[np.float32]]:
+    """(n, 1, t, t) real tiles as the model would get them in picking, a batch from each of a few micrographs."""
+    side = _tile_side(model)
+    count = max(1, _PIXELS_OF_A_MICROGRAPH // side**2)
+    chosen = _spread(micrographs)
+    batches = []
+    for micrograph, rng in zip(chosen, generators(seed, _TILES, range(len(chosen))), strict=True):
+        pixels, border = micrograph.picture.pixels, round(micrograph.border_px)
+        # Mirrored as in picking, where it is smaller than a tile.
+        short = [max(0, side + 2 * border - length) for length in pixels.shape]
+        pixels = np.pad(pixels, [(0, short[0]), (0, short[1])], mode="symmetric")
+        corners = [rng.integers(border, length - border - side + 1, count) for length in pixels.shape]
+        tiles = [pixels[y : y + side, x : x + side] for y, x in zip(*corners, strict=True)]
+        batches.append(np.ascontiguousarray(np.stack(tiles)[:, np.newaxis], np.float32))
+    return batches
+
+
+def _tile_side(model: Model) -> int:
+    """Side of a tile; of one that may have any, small enough that its features fit into memory many times."""
+    contract = model.contract
+    if not model.largest_tile_px:
+        return contract.tile_px
+    step = round(contract.step_px)
+    least = contract.tile_px - (contract.grid - 1) * step
+    steps = max(0, math.isqrt(_PIXELS_OF_A_MICROGRAPH) - least) // step
+    return min(contract.tile_px, least + steps * step)
