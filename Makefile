@@ -65,7 +65,7 @@ models: $(VENV)/.ready
 	done
 	for model in mlp:mlp cnn:paper-cnn fcn:fcn; do \
 		$(VENV)/bin/frazil-train train --recipe $${model#*:} --data $(DATA) --out exported_models/$${model%:*} \
-			--run-folder $(DATA)/runs/$${model%:*} --resume || exit 1; \
+			--run-folder $(DATA)/runs/$${model%:*} --resume --int8 || exit 1; \
 	done
 
 # What the models pick of a protein that they never saw, real or simulated: short runs, one without each protein.

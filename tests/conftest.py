@@ -37,7 +37,18 @@ from frazil.documents import (
     topic_of,
 )
 from frazil.errors import FrazilError
-from frazil.picking import Card, ModelContract, Picks, Reference, read_micrograph, write_card
+from frazil.picking import (
+    Card,
+    ModelContract,
+    Picks,
+    Reference,
+    Twin,
+    TwinScores,
+    read_card,
+    read_contract,
+    read_micrograph,
+    write_card,
+)
 from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
 from frazil.service.page import TOKEN_NAME, Application, PageServer
@@ -158,6 +169,34 @@ def make_blob_model() -> Callable[..., Path]:
         return folder
 
     return make
+
+
+def write_twin(version: Path, *, bias: float = -6.01, **changes: object) -> Path:
+    """Put another blob model beside a blob model as its int8 twin, with a card that admits it."""
+    contract = read_contract(version)
+    twin = blob_onnx(contract, bias=bias)
+    card = read_card(version / "card.json")
+    session = ort.InferenceSession(twin.SerializeToString(), providers=["CPUExecutionProvider"])
+    (scores,) = session.run(["scores"], {"tiles": card.reference.tiles()})
+    content = twin.SerializeToString()
+    (version / "model.int8.onnx").write_bytes(content)
+    described: dict[str, object] = {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "admitted": True,
+        "made": {},
+        "scores_float16": Twin.pack_scores(scores),
+        "tolerance": 0.001,
+        "f1": (TwinScores(folder="discs", labels=".star", decides=True, float32=0.9, int8=0.899),),
+    }
+    twin_of_card = Twin(**(described | changes))  # type: ignore[arg-type]
+    write_card(version / "card.json", msgspec.structs.replace(card, int8=twin_of_card))
+    return version
+
+
+@pytest.fixture(scope="session")
+def make_twin() -> Callable[..., Path]:
+    """Give a blob model's version an int8 twin, as its card has it but for changes; the twin scores a little lower."""
+    return write_twin
 
 
 def with_extra(nodes: list[onnx.NodeProto], constants: dict[str, NDArray[np.generic]]) -> onnx.ModelProto:

@@ -48,7 +48,7 @@ def test_a_document_has_the_promised_fields() -> None:
     assert content["type"] == "micrograph"
     assert content["schema"] == SCHEMA_VERSION
     assert content["shape"] == [320, 448]
-    assert content["model"] == {"name": "mlp", "version": 1, "sha256": "ab" * 32}
+    assert content["model"] == {"name": "mlp", "version": 1, "sha256": "ab" * 32, "precision": "float32"}
     assert content["picks"] == {"y": [10.5, 20.0], "x": [300.25, 4.0], "score": [0.9, 0.8]}
     assert {"read", "infer", "total"} <= set(content["seconds"])
     for name in ("epoch", "seq", "micrograph", "path", "pixel_size_angstrom", "diameter_px", "threshold"):

@@ -122,6 +122,9 @@ def train(
             show_default=False,
         ),
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Make an int8 twin too, and keep it if it picks as well.")
+    ] = False,
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version the serving one.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Train on labels that do not seem to lie on particles.")
@@ -157,6 +160,7 @@ def train(
         device=device,
         checkpoint_minutes=checkpoint_minutes,
         force=force,
+        int8=int8,
     )
     if version is None:
         return

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 import frazil
-from frazil.errors import OutputError, SettingsError
+from frazil.errors import FrazilError, OutputError, SettingsError
 from frazil.picking import Model, ModelContract, load_model
 from frazil.settings import Device
 from frazil_trainer.architectures import Scorer, make_scorer, make_task
@@ -38,6 +38,7 @@ from frazil_trainer.run_folder import EVENTS_NAME, RunFolder
 from frazil_trainer.task import Task
 from frazil_trainer.training import Checkpoints, EpochReport, train
 from frazil_trainer.training_data import TrainingData, load_training_data
+from frazil_trainer.twins import TwinData, add_twin, has_int8, make_twin, show_twin
 
 __all__ = ["run_recipe"]
 
@@ -56,6 +57,7 @@ def run_recipe(
     device: Device = "auto",
     checkpoint_minutes: float = 5.0,
     force: bool = False,
+    int8: bool = False,
 ) -> Path | None:
     """Train, choose the threshold, score, and export the next version of a model.
 
@@ -69,6 +71,7 @@ def run_recipe(
         device: where to train.
         checkpoint_minutes: least time between two checkpoints.
         force: whether to train on labels that do not seem to lie on particles.
+        int8: whether to make an int8 twin as well; it goes beside the model if it picks as well.
 
     Returns:
         The new version's folder; None in a process that only helps another one to train.
@@ -80,6 +83,9 @@ def run_recipe(
     """
     _check_writable(out)
     _check_writable(run)
+    if int8 and not has_int8():
+        console.print("warning: this processor has no instructions for int8: no twin will be made")
+        int8 = False
     with join_processes(device) as processes:
         if not processes.leads:
             console = Console(quiet=True)
@@ -109,7 +115,7 @@ def run_recipe(
             history = _train(task, recipe, processes, checkpoints, events, console)
             scorer = make_scorer(recipe, task, found.micrographs["selection"])
             card_run = _provenance(recipe, found, task, history, processes)
-            version, figures = _score_and_export(recipe, scorer, found, out, card_run, events, console)
+            version, figures = _score_and_export(recipe, scorer, found, out, card_run, events, console, int8=int8)
         folder.write_result(
             {"version": str(version), "run": card_run, "validation": figures, "epochs": msgspec.to_builtins(history)}
         )
@@ -140,6 +146,8 @@ def _score_and_export(
     run: dict[str, Any],
     events: EventFile,
     console: Console,
+    *,
+    int8: bool,
 ) -> tuple[Path, dict[str, Any]]:
     # The threshold needs the picker, the picker a model: a first export stands in, with any threshold.
     drafts = out.parent / f".{out.name}-draft"
@@ -170,8 +178,44 @@ def _score_and_export(
         "weight; the middle one of those as good"
     )
     brief = {f"{row.folder}/*{row.labels}": round(row.half.micro.f1, 3) for row in table}
-    version, _ = _export(scorer, _contract(recipe, scorer, chosen, found.sha256, brief), out, run, figures)
+    contract = _contract(recipe, scorer, chosen, found.sha256, brief)
+    if int8 and (version := _export_with_twin(recipe, scorer, contract, found, out, run, figures, console)):
+        return version, figures
+    version, _ = _export(scorer, contract, out, run, figures)
     return version, figures
+
+
+def _export_with_twin(
+    recipe: Recipe,
+    scorer: Scorer,
+    contract: ModelContract,
+    found: TrainingData,
+    out: Path,
+    run: dict[str, Any],
+    figures: dict[str, Any],
+    console: Console,
+) -> Path | None:
+    """Export with an int8 twin, or with a card that says why there is none; None where no twin can be made."""
+    data = TwinData(
+        training=found.micrographs["training"],
+        selection=found.micrographs["selection"],
+        validation=validation_paths(found.folder, recipe.data),
+        seed=recipe.seed,
+    )
+    drafts = out.parent / f".{out.name}-draft"
+    try:
+        draft, _ = _export(scorer, contract, drafts, run, figures)
+        with console.status("making the int8 twin") as status:
+            twin, content = make_twin(draft, data, status.update)
+        show_twin(twin, console)
+        return add_twin(draft, out, twin, content)
+    except OutputError:
+        raise
+    except FrazilError as error:  # the training must not be lost for it
+        console.print(f"warning: no int8 twin: {error}", markup=False, highlight=False, soft_wrap=True)
+        return None
+    finally:
+        shutil.rmtree(drafts, ignore_errors=True)
 
 
 def _provenance(

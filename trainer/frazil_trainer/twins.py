@@ -54,7 +54,6 @@ _TILES = 2**40 + 17
 """Stream of random numbers of the tiles."""
 _MICROGRAPHS_OF_A_SET = 2
 _PIXELS_OF_A_MICROGRAPH = 320**2
-_SCORE_DECIMALS = 5
 
 Progress = Callable[[str], None]
 _OfSet = TypeVar("_OfSet", LabelledMicrograph, LabelledPaths)
@@ -232,7 +231,7 @@ def _judge(
         sha256=hashlib.sha256(content).hexdigest(),
         admitted=False,
         made={**made, "difference_of_plain_kernels": round(difference, 6)},
-        scores=[round(float(score), _SCORE_DECIMALS) for score in given.ravel()],
+        scores_float16=Twin.pack_scores(given),
         tolerance=_TOLERANCE,
         f1=scores,
     )

@@ -35,11 +35,10 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def make(cls, tiles: NDArray[np.float16], scores: NDArray[np.float32], tolerance: float) -> Reference:
         """Build a reference from (n, 1, t, t) tiles and their (n, g, g) scores."""
-        packed = base64.b64encode(zlib.compress(tiles.astype("<f2").tobytes(), 9)).decode("ascii")
         n, channels, h, w = tiles.shape
         return cls(
             shape=(n, channels, h, w),
-            tiles_float16=packed,
+            tiles_float16=_pack(tiles),
             scores=[float(s) for s in scores.ravel()],
             tolerance=tolerance,
         )
@@ -50,16 +49,11 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             ModelError: they cannot be decoded to the stated shape.
         """
-        expected = int(np.prod(self.shape, dtype=np.int64)) * 2
+        count = int(np.prod(self.shape, dtype=np.int64))
         try:
-            if not 0 < expected <= _LARGEST_REFERENCE_BYTES:
-                raise ValueError(f"{expected} bytes")
-            raw = zlib.decompressobj().decompress(base64.b64decode(self.tiles_float16, validate=True), expected + 1)
-            if len(raw) != expected:
-                raise ValueError(f"{len(raw)} bytes")
+            return _unpack(self.tiles_float16, count).reshape(self.shape)
         except (ValueError, zlib.error) as error:
             raise ModelError(f"expected reference tiles of shape {self.shape}, found {error}", "card") from error
-        return np.frombuffer(raw, "<f2").reshape(self.shape).astype(np.float32)
 
 
 class TwinScores(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,12 +83,28 @@ class Twin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Whether it picks as well as the model; the file is there only if it does."""
     made: dict[str, Any]
     """How: calibration, its tiles, what stays in float32."""
-    scores: list[float]
-    """Its scores of the reference tiles, n * g * g, flattened."""
+    scores_float16: str
+    """Its scores of the reference tiles, n * g * g, flattened, as little-endian float16, deflated, in base64."""
     tolerance: float
     """Largest absolute difference allowed: one processor's kernels round otherwise than another's."""
     f1: tuple[TwinScores, ...]
     """On each validation set."""
+
+    @staticmethod
+    def pack_scores(scores: NDArray[np.float32]) -> str:
+        """(n, g, g) scores as the card holds them."""
+        return _pack(scores.astype(np.float16))
+
+    def scores(self, count: int) -> NDArray[np.float32]:
+        """(count,) scores of the reference tiles.
+
+        Raises:
+            ModelError: they cannot be decoded to so many.
+        """
+        try:
+            return _unpack(self.scores_float16, count)
+        except (ValueError, zlib.error) as error:
+            raise ModelError(f"expected {count} reference scores of the int8 twin, found {error}", "card") from error
 
     @property
     def largest_fall(self) -> float:
@@ -115,6 +125,20 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """Scores on the validation set."""
     int8: Twin | None = None
     """The model's twin in whole numbers; not written where there is none."""
+
+
+def _pack(values: NDArray[np.float16]) -> str:
+    return base64.b64encode(zlib.compress(values.astype("<f2").tobytes(), 9)).decode("ascii")
+
+
+def _unpack(text: str, count: int) -> NDArray[np.float32]:
+    expected = 2 * count
+    if not 0 < expected <= _LARGEST_REFERENCE_BYTES:
+        raise ValueError(f"{expected} bytes")
+    raw = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), expected + 1)
+    if len(raw) != expected:
+        raise ValueError(f"{len(raw)} bytes")
+    return np.frombuffer(raw, "<f2").astype(np.float32)
 
 
 def read_card(path: Path) -> Card:

@@ -30,7 +30,7 @@ class Trial:
     """(n, gy, gx) of the tiles that it was tried on."""
     placement: Placement
 
-    def check_reference(self, expected: Sequence[float], tolerance: float) -> None:
+    def check_reference(self, expected: Sequence[float] | NDArray[np.float32], tolerance: float) -> None:
         """Check that the scores are those of the card.
 
         Raises:
