@@ -42,7 +42,8 @@ X86 = "processor\t: 0\nvendor_id\t: GenuineIntel\nflags\t\t: fpu avx2 {flag} sse
 ARM = "processor\t: 0\nBogoMIPS\t: 243.75\nFeatures\t: fp asimd {flag} sve\n"
 
 needs_instructions = pytest.mark.skipif(
-    int8_instructions() is None, reason="this processor has no instructions for int8, which a process of its own asks for"
+    int8_instructions() is None,
+    reason="this processor has no instructions for int8, which a process of its own asks for",
 )
 
 
@@ -149,7 +150,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda v: edit_card(v, scores_float16=Twin.pack_scores(load_model(v, "cpu").score(tiles_of(v)) + 0.1)),
         r"model\.int8\.onnx: expected its reference scores within 0\.001, found a difference of 0\.1",
     ),
-    "too few scores": (lambda v: edit_card(v, scores_float16=Twin.pack_scores(np.ones(1, np.float32))), "expected 2 reference scores"),
+    "too few scores": (
+        lambda v: edit_card(v, scores_float16=Twin.pack_scores(np.ones(1, np.float32))),
+        "expected 2 reference scores",
+    ),
 }
 
 

@@ -297,7 +297,7 @@ def _draw_tiles(model: Model, micrographs: Sequence[LabelledMicrograph], seed: i
 def _tile_side(model: Model) -> int:
     """Side of a tile; of one that may have any, small enough that its features fit into memory many times."""
     contract = model.contract
-    if not model.largest_tile_px:
+    if not model.largest_tile_pixels:
         return contract.tile_px
     step = round(contract.step_px)
     least = contract.tile_px - (contract.grid - 1) * step
