@@ -53,6 +53,7 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
         "contrast": "bright",
         "device": "cuda",
         "threads": 2,
+        "precision": "int8",
         "publish": "tcp://127.0.0.1:4",
         "publish_unencrypted": True,
         "replay": "tcp://127.0.0.1:3",
