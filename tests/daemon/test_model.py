@@ -41,7 +41,7 @@ def test_the_papers_mlp_loads_with_the_papers_window_and_stride(repository: Path
     to_paper = 108 / contract.diameter_px
     assert contract.tile_px * to_paper == pytest.approx(180)
     assert contract.step_px * to_paper == pytest.approx(36)
-    sizes = [list(w.dims) for w in onnx.load(folder / "1" / "model.onnx").graph.initializer]
+    sizes = [list(w.dims) for w in onnx.load(locate_model(folder)[0]).graph.initializer]
     assert sorted(np.prod(s) for s in sizes if len(s) == 2) == [256, 256 * 256, 4096 * 256]
 
 

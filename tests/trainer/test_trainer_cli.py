@@ -7,7 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frazil.picking import Picker, PickingSettings, Picks, load_model, read_card, read_micrograph, read_star
+from frazil.picking import (
+    Picker,
+    PickingSettings,
+    Picks,
+    int8_instructions,
+    load_model,
+    read_card,
+    read_micrograph,
+    read_star,
+)
 from frazil_trainer.cli import main
 from frazil_trainer.evaluation import best_threshold, pick_labelled
 from frazil_trainer.labelled import find_labelled
@@ -221,6 +230,24 @@ def test_same_recipe_and_data_give_the_same_model_as_the_next_version(monkeypatc
 
 
 # --- errors ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.trainer
+def test_training_makes_an_int8_twin_if_told_to(data):
+    if int8_instructions() is None:
+        pytest.skip("this processor has no instructions for int8, without which no twin is tried")
+    out = data / "twin-models" / "mlp"
+    done = frazil_train(
+        *("train", "--recipe", data / "recipe.toml", "--data", data, "--out", out),
+        *("--run-folder", data / "twin-run", "--epochs", 1, "--threads", 1, "--int8"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"wrote {out / '1'}\n"
+    assert sorted(p.name for p in out.parent.iterdir()) == ["mlp"]
+    twin = read_card(out / "1" / "card.json").int8
+    assert [(one.folder, one.decides) for one in twin.f1] == [("sim", True)]
+    assert f"int8 twin {'admitted' if twin.admitted else 'refused'}: F1 lower by" in done.stderr
+    assert (out / "1" / "model.int8.onnx").exists() == twin.admitted
 
 
 def one_line(error: str, *parts: str) -> None:
