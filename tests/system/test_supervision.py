@@ -77,7 +77,7 @@ def test_start_work_reload_and_stop_are_told_in_their_order(
 ) -> None:
     daemon = serve("--diameter", "48", "--model", blob_model, env=manager.environment)
     ready = manager.wait("READY")
-    manager.wait("STATUS", r"^waiting for micrographs; 0 picked, 0 failed; blob/1 on CPUExecutionProvider$")
+    manager.wait("STATUS", r"^waiting for micrographs; 0 picked, 0 failed; blob/1 on CPUExecutionProvider in float32$")
     write_mrc(daemon.watched / "a.mrc", make_scene().pixels, 2.0)
     manager.wait("STATUS", r"; 1 picked, 0 failed; ")
     fed = [manager.wait("WATCHDOG", after=ready)]

@@ -41,6 +41,8 @@ class Now(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     provider: str
     """What runs the model."""
+    precision: str
+    """In which it computes."""
     queues: dict[str, int]
     """Micrographs in each; see the metric."""
     rate_per_minute: float
@@ -110,6 +112,7 @@ class Overview:
             unready=self._unready(),
             model=daemon.model if daemon else "",
             provider=daemon.provider if daemon else "",
+            precision=daemon.precision if daemon else "",
             queues={queue: int(samples.get(f"frazil_queue_depth{{queue={queue}}}", 0)) for queue in _QUEUES},
             rate_per_minute=round(rate_per_minute(standing.picked_at, now), 1) if standing else 0.0,
             troubles=find_troubles(samples, standing, now),

@@ -87,7 +87,7 @@ function showFacts() {
     ["Waiting", grouped(queues.read + queues.pick), queues.incomplete ? `and ${grouped(queues.incomplete)} incomplete` : "to be picked"],
     ["File complete to picks", standing?.seconds ? `${standing.seconds.toFixed(2)} s` : "–", "median of the latest"],
     ["Picked", grouped(standing?.head && counts.picked ? counts.picked + (counts.gone ?? 0) : (counts.picked ?? 0)), failed ? `${grouped(failed)} failed` : "micrographs, none failed"],
-    ["Model", now.model || "–", now.provider ? `on ${device(now.provider)}` : ""],
+    ["Model", now.model || "–", now.provider ? `on ${device(now.provider)}, ${now.precision}` : ""],
     ["Particle", standing?.diameter_angstrom ? `${standing.diameter_angstrom.toFixed(0)} Å` : "–", standing?.threshold != null ? `threshold ${standing.threshold.toFixed(2)}` : ""],
   ]);
 }
