@@ -28,8 +28,8 @@ _INSTRUCTIONS = {
     "x86": ("amx_int8", "avx512_vnni", "avx_vnni"),
     "ARM": ("i8mm", "asimddp"),
 }
-"""Flags of processors that multiply and add bytes in one step. Without, ONNX Runtime is slower in int8 than in float32,
-and on x86 its sums of 16 bits can overflow."""
+"""Flags of processors that multiply and add bytes in one step. Without, ONNX Runtime gains little by int8, and on x86
+its sums of 16 bits can overflow."""
 
 
 def int8_instructions() -> str | None:
