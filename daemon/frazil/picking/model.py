@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -15,9 +17,11 @@ from numpy.typing import NDArray
 from frazil.errors import ModelError
 from frazil.picking.card import CARD_NAME, Card, read_card
 from frazil.picking.contract import ModelContract
+from frazil.picking.device import Accelerator, PictureOnDevice, can_prepare, find_difference
 from frazil.picking.onnx_file import parse_onnx
-from frazil.picking.provider import Placement, available_cores, open_session, read_placement
+from frazil.picking.provider import Placement, available_cores, device_of, open_session, read_placement
 from frazil.picking.standardise import STANDARDISATIONS
+from frazil.picking.tiling import Tiling
 from frazil.settings import Device
 
 __all__ = [
@@ -25,12 +29,18 @@ __all__ = [
     "MODEL_NAME",
     "Model",
     "ModelIdentity",
+    "Preparation",
     "identify_model",
     "load_model",
     "locate_model",
     "read_contract",
     "read_current",
 ]
+
+log = logging.getLogger(__name__)
+
+Preparation = Literal["auto", "device", "host"]
+"""Where pictures are prepared: on the device that runs the model, or on the CPU. ``auto`` means there on a GPU."""
 
 MODEL_NAME = "model.onnx"
 CURRENT_NAME = "CURRENT"
@@ -69,6 +79,8 @@ class Model:
         placement: which execution providers were seen to run its nodes.
         has_card: whether a card vouched for it.
         batch: most tiles in one batch.
+        accelerator: prepares pictures on the device and scores them there; None where the CPU prepares them.
+        preparation_problem: why there is none although there was to be one.
     """
 
     def __init__(
@@ -85,6 +97,8 @@ class Model:
         self.placement = placement
         self.has_card = has_card
         self.batch = max(1, _BATCH_PIXELS // contract.tile_px**2)
+        self.accelerator: Accelerator | None = None
+        self.preparation_problem: str | None = None
         self._session = session
 
     @property
@@ -92,13 +106,53 @@ class Model:
         """ONNX Runtime's name of where it runs, such as ``CPUExecutionProvider``."""
         return self.placement.provider
 
+    @property
+    def preparation(self) -> str:
+        """Where pictures are prepared, in a few words."""
+        if self.accelerator is not None:
+            return "pictures prepared on the device"
+        why = f": {self.preparation_problem}" if self.preparation_problem else ""
+        return f"pictures prepared on the CPU{why}"
+
     def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, 1, t, t) tiles → (n, g, g) probabilities.
 
         Raises:
             ModelError: the network gave other than finite scores.
         """
-        scores = _score(self._session, tiles)
+        return self._finite(_score(self._session, tiles))
+
+    def score_picture(self, picture: PictureOnDevice, tiling: Tiling) -> NDArray[np.float32]:
+        """A picture on the device → (count, g, g) probabilities in the order of `Tiling.batches`.
+
+        Raises:
+            ModelError: the network gave other than finite scores.
+        """
+        if self.accelerator is None:
+            raise RuntimeError("expected a model with an accelerator, found one without")
+        return self._finite(self.accelerator.score(picture, tiling, self.batch))
+
+    def accelerate(self, threads: int) -> None:
+        """From here on prepare pictures on the device, if that is proved to give what the CPU gives."""
+        if not can_prepare(self.contract):
+            self.decelerate(f"the standardisation {self.contract.normalisation} is not known there")
+            return
+        try:
+            accelerator = Accelerator(self._session, self.contract, threads)
+            problem = find_difference(accelerator, self.contract, self.score, self.batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the CPU can do it
+            problem = str(error).strip() or type(error).__name__
+        if problem is not None:
+            self.decelerate(problem)
+            return
+        self.accelerator, self.preparation_problem = accelerator, None
+
+    def decelerate(self, problem: str) -> None:
+        """From here on prepare pictures on the CPU, and say why."""
+        self.accelerator, self.preparation_problem = None, " ".join(problem.split())
+        log.warning("model %s: pictures are prepared on the CPU: %s", self.identity.short, self.preparation_problem)
+
+    def _finite(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         if not np.isfinite(scores).all():
             raise ModelError(
                 f"model {self.identity.short}: expected finite scores, found NaN or infinity",
@@ -188,7 +242,14 @@ def read_contract(path: Path) -> ModelContract:
     return _read_contract(file, _read(file))
 
 
-def load_model(path: Path, device: Device = "auto", threads: int | None = None, *, require_gpu: bool = False) -> Model:
+def load_model(
+    path: Path,
+    device: Device = "auto",
+    threads: int | None = None,
+    *,
+    require_gpu: bool = False,
+    preparation: Preparation = "auto",
+) -> Model:
     """Load a model and check it: hash, operators, contract, shapes, reference output, and where it really runs.
 
     Hash and reference output are in the card. All that can be checked without running the model is checked before
@@ -199,6 +260,7 @@ def load_model(path: Path, device: Device = "auto", threads: int | None = None, 
         device: where to run it.
         threads: CPU threads of ONNX Runtime; default: every core this process may use.
         require_gpu: whether a model that does not run on a GPU is refused.
+        preparation: where pictures are prepared; on the device only if that is proved here to give what the CPU gives.
 
     Raises:
         ModelError: the model is missing or fails a check.
@@ -225,7 +287,10 @@ def load_model(path: Path, device: Device = "auto", threads: int | None = None, 
         _check_reference(file, card, scores, placement)
     if require_gpu and (problem := placement.cpu_problem()):
         raise ModelError(f"{file}: expected to run on a GPU, found {problem}", "provider")
-    return Model(identity, contract, session, placement, has_card=card is not None)
+    model = Model(identity, contract, session, placement, has_card=card is not None)
+    if preparation == "device" or (preparation == "auto" and device_of(session) == "cuda"):
+        model.accelerate(threads or available_cores())
+    return model
 
 
 def _read(file: Path) -> bytes:
