@@ -180,11 +180,13 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[Finding]:
     elif on_cpu and has_nodes and device != "cpu":
         level, do = (
             "warning",
-            "there is a GPU and the model does not use it: the CUDA or cuDNN libraries may be missing",
+            "there is a GPU and the model does not use it: CUDA's libraries may be missing; pip install 'frazil[cuda]'",
         )
+    elif loaded.preparation_problem is not None:
+        level, do = "warning", "the model runs on the GPU and picks are right, only slower: frazil bench says how fast"
     yield Finding(
         check="model",
         level=level,
-        says=f"{loaded.identity.short} is fit to serve (sha256 {sha256[:12]}): {where}",
+        says=f"{loaded.identity.short} is fit to serve (sha256 {sha256[:12]}): {where}, {loaded.preparation}",
         do=do,
     )

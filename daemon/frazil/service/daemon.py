@@ -169,7 +169,8 @@ class Daemon:
         batch_seconds = model.warm_up()
         metrics.show_model(model.identity, model.placement)
         metrics.batch.set(batch_seconds)
-        log.info("model %s runs on %s: %s", model.identity, model.provider, model.placement.describe(batch_seconds))
+        where = model.placement.describe(batch_seconds)
+        log.info("model %s runs on %s: %s; %s", model.identity, model.provider, where, model.preparation)
         if not model.has_card:
             log.warning("model %s has no card: its reference output could not be checked", model.identity.name)
         self._serving = Serving(

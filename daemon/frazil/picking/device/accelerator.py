@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,6 +133,13 @@ class Accelerator:
                 scoring.bind_output("scores", self.device, 0, np.float32, (size, grid, grid), place)
                 _run(self._session, scoring)
             return np.array(scores.numpy()[:count], np.float32)
+
+    def bare(self, tiles: NDArray[np.float32]) -> Callable[[], None]:
+        """What scores (n, 1, t, t) tiles that lie on the device, and leaves the scores there: the model and no more."""
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input("tiles", ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tiles), self.device))
+        binding.bind_output("scores", self.device)
+        return lambda: _run(self._session, binding)
 
     def _preparation(self, dtype: np.dtype[np.generic]) -> ort.InferenceSession:
         if dtype.name not in self._preparations:
