@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from frazil.errors import ModelError
-from frazil.picking import load_model, read_card, read_current
+from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH, compare_picks
+from frazil.picking import Picker, PickingSettings, load_model, read_card, read_current, read_micrograph
 from frazil_trainer.cli import app
 from frazil_trainer.half import HALF_TOLERANCE, export_half
 
@@ -24,6 +25,11 @@ def test_half_model_gives_the_full_models_scores(repository: Path, tmp_path: Pat
     t = half.contract.tile_px
     tiles = np.clip(np.random.default_rng(1).normal(0.5, 0.125, (2, 1, t, t)), 0, 1).astype(np.float32)
     assert 0 < np.abs(half.score(tiles) - before.score(tiles)).max() <= HALF_TOLERANCE
+    micrograph = read_micrograph(KNOWN_MICROGRAPH)
+    settings = PickingSettings(diameter_angstrom=KNOWN_DIAMETER_ANGSTROM)
+    agreement = compare_picks(*(Picker(model, settings).pick(micrograph) for model in (half, before)))
+    assert agreement.matched == agreement.picks == agreement.cpu_picks > 300
+    assert agreement.largest_distance_px < 0.01
     card, of_full = read_card(written / "card.json"), read_card(full / str(before.identity.version) / "card.json")
     assert card.reference.scores == of_full.reference.scores
     assert card.run["half_of"] == {"name": name, "version": before.identity.version, "sha256": before.identity.sha256}
