@@ -84,9 +84,15 @@ def blob_contract(**changes: object) -> ModelContract:
     return ModelContract(**(values | changes))  # type: ignore[arg-type]
 
 
-def blob_onnx(contract: ModelContract, *, sign: float = -1.0, bias: float = -6.0) -> onnx.ModelProto:
-    """A real ONNX model that scores how much a dark disc of the trained diameter stands at each grid point."""
+def blob_onnx(
+    contract: ModelContract, *, sign: float = -1.0, bias: float = -6.0, open_sides: bool = False
+) -> onnx.ModelProto:
+    """A real ONNX model that scores how much a dark disc of the trained diameter stands at each grid point.
+
+    With open sides it takes tiles of any height and width.
+    """
     t, g = contract.tile_px, contract.grid
+    tile, scores = (["h", "w"], ["gy", "gx"]) if open_sides else ([t, t], [g, g])
     side = t if g == 1 else int(2 * contract.offset_px) + 1
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     r = np.hypot(y, x) / (contract.diameter_px / 2)
@@ -102,8 +108,8 @@ def blob_onnx(contract: ModelContract, *, sign: float = -1.0, bias: float = -6.0
     graph = helper.make_graph(
         nodes,
         "blob",
-        [helper.make_tensor_value_info("tiles", TensorProto.FLOAT, ["n", 1, t, t])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", g, g])],
+        [helper.make_tensor_value_info("tiles", TensorProto.FLOAT, ["n", 1, *tile])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", *scores])],
         [
             numpy_helper.from_array(weight, "w"),
             numpy_helper.from_array(np.array([bias], np.float32), "b"),
@@ -145,8 +151,8 @@ def write_version(folder: Path, version: int, model: onnx.ModelProto, scorer: on
 def make_blob_model() -> Callable[..., Path]:
     """Write a blob model as a version of a model folder, with its card; the first one is what serves."""
 
-    def make(folder: Path, version: int = 1, bias: float = -6.0, **changes: object) -> Path:
-        write_version(folder, version, blob_onnx(blob_contract(**changes), bias=bias))
+    def make(folder: Path, version: int = 1, bias: float = -6.0, open_sides: bool = False, **changes: object) -> Path:
+        write_version(folder, version, blob_onnx(blob_contract(**changes), bias=bias, open_sides=open_sides))
         if version == 1:
             (folder / "CURRENT").write_text("1\n")
         return folder

@@ -53,6 +53,11 @@ class ModelStamp(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     """Of its ONNX file."""
 
+    @property
+    def short(self) -> str:
+        """Name and version; of a lone file, the name alone."""
+        return f"{self.name}/{self.version}" if self.version else self.name
+
 
 class PickColumns(msgspec.Struct, frozen=True, kw_only=True):
     """Picks as lists of equal length, best first."""

@@ -40,6 +40,12 @@ def dense(tmp_path_factory: pytest.TempPathFactory, make_blob_model: Callable[..
     return accelerated(make_blob_model(folder, tile_px=63, grid=16, step_px=2.0, offset_px=16.0))
 
 
+@pytest.fixture(scope="module")
+def open_sided(tmp_path_factory: pytest.TempPathFactory, make_blob_model: Callable[..., Path]) -> Model:
+    folder = tmp_path_factory.mktemp("open") / "blob"
+    return accelerated(make_blob_model(folder, tile_px=63, grid=16, step_px=2.0, offset_px=16.0, open_sides=True))
+
+
 def accelerated(path: Path) -> Model:
     model = load_model(path, "cpu", 1, preparation="device")
     assert model.accelerator is not None, model.preparation
@@ -162,7 +168,8 @@ def test_every_standardisation_on_the_device_is_one_of_the_cpus() -> None:
 
 
 @pytest.mark.parametrize("largest", [1, 7, 1000])
-def test_tiles_are_those_of_the_cpu_in_full_batches(dense: Model, largest: int) -> None:
+@pytest.mark.parametrize("largest_tile_px", [0, 63, 90, 1000])
+def test_tiles_are_those_of_the_cpu_in_full_batches(dense: Model, largest: int, largest_tile_px: int) -> None:
     class Echo:
         """In the place of the model's session: keeps the tiles that it is given."""
 
@@ -185,7 +192,7 @@ def test_tiles_are_those_of_the_cpu_in_full_batches(dense: Model, largest: int) 
             self.tiles.append(np.array(self.value.numpy()))
 
     picture = np.random.default_rng(2).random((83, 131), np.float32)
-    tiling = plan_tiling(picture.shape, dense.contract, (3.0, 5.0))
+    tiling = plan_tiling(picture.shape, dense.contract, (3.0, 5.0), largest_tile_px=largest_tile_px)
     assert tiling is not None
     echo = Echo()
     held = PictureOnDevice(ort.OrtValue.ortvalue_from_numpy(picture), picture.shape)
@@ -203,7 +210,7 @@ def picks_of(model: Model, pixels: np.ndarray, diameter_px: float, **given: obje
     return Picker(model, settings).pick(micrograph_of(pixels))
 
 
-@pytest.mark.parametrize("kind", ["model", "dense"])
+@pytest.mark.parametrize("kind", ["model", "dense", "open_sided"])
 @pytest.mark.parametrize("contrast", ["dark", "bright"])
 def test_picks_are_those_of_the_cpu_on_a_micrograph_that_is_not_square(
     request: pytest.FixtureRequest, make_scene: Callable[..., object], kind: str, contrast: str

@@ -104,6 +104,24 @@ def test_shapes_other_than_the_contracts_are_refused(blob_model: Path, tmp_path:
         load_model(tmp_path / "m.onnx", "cpu")
 
 
+def test_open_sides_that_give_other_scores_than_the_contracts_are_refused(
+    tmp_path: Path, make_blob_model: Callable[..., Path]
+) -> None:
+    dense = {"tile_px": 63, "grid": 16, "offset_px": 16.0, "step_px": 2.0}
+    folder = make_blob_model(tmp_path / "m", open_sides=True, **dense)
+    assert load_model(folder, "cpu").largest_tile_px > 63
+    model = onnx.load(folder / "1" / "model.onnx")
+    for key, value, complaint in (
+        ("frazil.step_px", "1", r"expected scores \(1, 1, 2\) for a tile of 48 x 49 px, found \(1, 8, 9\)"),
+        ("frazil.step_px", "2.5", "expected a step of whole pixels for tiles of any side, found 2.5"),
+    ):
+        changed = {p.key: value if p.key == key else p.value for p in model.metadata_props}
+        onnx.helper.set_model_props(model, changed)
+        onnx.save(model, tmp_path / "m.onnx")
+        with pytest.raises(ModelError, match=complaint):
+            load_model(tmp_path / "m.onnx", "cpu")
+
+
 def edit_card(folder: Path, edit: Callable[[dict[str, object]], None]) -> None:
     card = folder / "1" / "card.json"
     content = json.loads(card.read_text())

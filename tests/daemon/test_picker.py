@@ -20,6 +20,10 @@ def pick(model: Path, pixels: np.ndarray, diameter_px: float, **settings: object
     return Picker(load_model(model, "cpu", 1), given).pick(micrograph)
 
 
+def noise(h: int, w: int) -> np.ndarray:
+    return np.random.default_rng(6).normal(100, 10, (h, w)).astype(np.float32)
+
+
 def errors_px(picks: Picks, truth: Picks) -> np.ndarray:
     """Distance from each true particle to the nearest pick."""
     return np.hypot(truth.y[:, None] - picks.y, truth.x[:, None] - picks.x).min(axis=1)
@@ -31,6 +35,9 @@ def errors_px(picks: Picks, truth: Picks) -> np.ndarray:
         pytest.param({}, id="window"),
         pytest.param({"step_px": 2.5}, id="window-fractional-stride"),
         pytest.param({"tile_px": 63, "grid": 16, "step_px": 2.0, "offset_px": 16.0}, id="dense"),
+        pytest.param(
+            {"tile_px": 63, "grid": 16, "step_px": 2.0, "offset_px": 16.0, "open_sides": True}, id="dense-open"
+        ),
     ],
 )
 @pytest.mark.parametrize("diameter_px", [12.0, 24.0, 40.0])
@@ -59,11 +66,35 @@ def test_window_and_dense_models_agree(
 ) -> None:
     scene = make_scene()
     window = make_blob_model(tmp_path / "window", tile_px=33, offset_px=16.0, step_px=2.0)
-    dense = make_blob_model(tmp_path / "dense", tile_px=63, grid=16, offset_px=16.0, step_px=2.0)
-    a, b = (pick(m, scene.pixels, scene.diameter_px, threshold=0.9) for m in (window, dense))
-    np.testing.assert_allclose(a.y, b.y, atol=1e-3)
-    np.testing.assert_allclose(a.x, b.x, atol=1e-3)
-    np.testing.assert_allclose(a.score, b.score, atol=1e-5)
+    dense = {"tile_px": 63, "grid": 16, "offset_px": 16.0, "step_px": 2.0}
+    fixed = make_blob_model(tmp_path / "dense", **dense)
+    open_sided = make_blob_model(tmp_path / "open", open_sides=True, **dense)
+    a = pick(window, scene.pixels, scene.diameter_px, threshold=0.9)
+    for other in (fixed, open_sided):
+        b = pick(other, scene.pixels, scene.diameter_px, threshold=0.9)
+        np.testing.assert_allclose(a.y, b.y, atol=1e-3)
+        np.testing.assert_allclose(a.x, b.x, atol=1e-3)
+        np.testing.assert_allclose(a.score, b.score, atol=1e-5)
+
+
+def test_tiles_of_any_side_fit_the_picture(tmp_path: Path, make_blob_model: Callable[..., Path]) -> None:
+    dense = {"tile_px": 63, "grid": 16, "offset_px": 16.0, "step_px": 2.0}
+    micrograph = Micrograph(path=Path("a.mrc"), pixels=noise(300, 501), pixel_size_angstrom=PIXEL_SIZE)
+    settings = PickingSettings(diameter_angstrom=16 * PIXEL_SIZE, edge_margin_angstrom=0)
+    tilings = []
+    for open_sides in (False, True):
+        model = load_model(make_blob_model(tmp_path / str(open_sides), open_sides=open_sides, **dense), "cpu", 1)
+        picker = Picker(model, settings)
+        picture = picker.prepare(micrograph)
+        tilings.append(tiling := picker.plan(picture))
+        assert tiling is not None
+        assert picker.batch_shape((300, 501), PIXEL_SIZE)[1:] == tiling.tile_shape
+        assert len(picker.score(picture).y_px) == tiling.y.centres.size
+    fixed, fitting = tilings
+    assert fixed.tile_shape == (63, 63)
+    assert fitting.count == 1
+    assert fitting.tile_shape == (2 * 150 + 33, 2 * 251 + 33)  # 151 and 252 places, two pixels apart, and a halo
+    assert fitting.count * np.prod(fitting.tile_shape) < 0.5 * fixed.count * np.prod(fixed.tile_shape)
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,22 @@ CONTRACTS = [
     contract(32, 4, 4.0, 9.5),  # dense, with a halo
     contract(16, 16, 1.0, 0.0),  # dense, without
 ]
+OPEN = [
+    (contract(32, 4, 4.0, 9.5), 60),
+    (contract(32, 4, 4.0, 9.5), 20),  # room for less than the contract's own tile
+    (contract(104, 9, 8.0, 19.5), 104),  # windows of 40 px that share their features
+]
+"""Dense, of any side up to a length."""
+KINDS = [*((of, 0) for of in CONTRACTS), *OPEN]
+ids = [f"t{of.tile_px}g{of.grid}" + (f"up-to-{longest}" if longest else "") for of, longest in KINDS]
 
 
-@pytest.mark.parametrize("of", CONTRACTS, ids=lambda c: f"t{c.tile_px}g{c.grid}")
+@pytest.mark.parametrize(("of", "longest"), KINDS, ids=ids)
 @given(h=st.integers(1, 150), w=st.integers(1, 150), margin=st.floats(0, 30))
-def test_scores_reach_both_margins_without_a_hole(of: ModelContract, h: int, w: int, margin: float) -> None:
-    tiling = plan_tiling((h, w), of, (margin, margin))
+def test_scores_reach_both_margins_without_a_hole(
+    of: ModelContract, longest: int, h: int, w: int, margin: float
+) -> None:
+    tiling = plan_tiling((h, w), of, (margin, margin), largest_tile_px=longest)
     if tiling is None:
         assert min(h, w) < 2 * margin
         return
@@ -50,29 +60,45 @@ def test_scores_reach_both_margins_without_a_hole(of: ModelContract, h: int, w: 
         assert gaps.size == 0 or (gaps.min() >= of.step_px - 1 - 1e-9 and gaps.max() <= of.step_px + 1 + 1e-9)
 
 
-@pytest.mark.parametrize("of", CONTRACTS, ids=lambda c: f"t{c.tile_px}g{c.grid}")
+@pytest.mark.parametrize(("of", "longest"), KINDS, ids=ids)
 @pytest.mark.parametrize("largest", [1, 7, 10_000])
-def test_each_score_comes_from_the_place_it_claims(of: ModelContract, largest: int) -> None:
+def test_each_score_comes_from_the_place_it_claims(of: ModelContract, longest: int, largest: int) -> None:
     h, w = 90, 131
     rows, columns = np.mgrid[:h, :w].astype(np.float32)
-    tiling = plan_tiling((h, w), of, (0.0, 0.0))
+    tiling = plan_tiling((h, w), of, (0.0, 0.0), largest_tile_px=longest)
     assert tiling is not None
     places = []
     for picture in (rows, columns):
         batches = list(tiling.batches(picture, largest))
         assert max(len(b) for b in batches) <= largest
         tiles = np.concatenate(batches)
-        assert tiles.shape == (tiling.count, 1, of.tile_px, of.tile_px)
-        at = of.offset_px + of.step_px * np.arange(of.grid)
-        low, high = np.floor(at).astype(int), np.ceil(at).astype(int)
+        assert tiles.shape == (tiling.count, 1, *tiling.tile_shape)
+        at_y, at_x = (of.offset_px + of.step_px * np.arange(axis.grid) for axis in (tiling.y, tiling.x))
         inside = tiles[:, 0]
-        scores = (inside[:, low][:, :, low] + inside[:, high][:, :, high]) / 2
+        scores = sum(inside[:, r(at_y).astype(int)][:, :, r(at_x).astype(int)] for r in (np.floor, np.ceil)) / 2
         places.append(tiling.assemble(scores.astype(np.float32)))
     y, x = np.meshgrid(tiling.y.centres, tiling.x.centres, indexing="ij")
     # Away from the edges, where the picture is mirrored, a tile's pixels are where it says.
     inner = (y > 1) & (y < h - 2) & (x > 1) & (x < w - 2)
     np.testing.assert_allclose(places[0][inner], y[inner], atol=0.5)
     np.testing.assert_allclose(places[1][inner], x[inner], atol=0.5)
+
+
+@pytest.mark.parametrize(("of", "longest"), OPEN, ids=ids[len(CONTRACTS) :])
+@given(h=st.integers(1, 400), w=st.integers(1, 400))
+def test_tiles_of_any_side_are_no_larger_than_the_picture_needs(
+    of: ModelContract, longest: int, h: int, w: int
+) -> None:
+    tiling = plan_tiling((h, w), of, (0.0, 0.0), largest_tile_px=longest)
+    assert tiling is not None
+    least = of.tile_px - (of.grid - 1) * of.step_px
+    for axis, length in ((tiling.y, h), (tiling.x, w)):
+        assert axis.tile_px == least + (axis.grid - 1) * of.step_px
+        assert axis.tile_px <= max(longest, least)
+        # No more than one step beyond for each tile.
+        assert axis.centres.size * of.step_px < length + of.step_px * (axis.origins.size + 1)
+        # One tile fewer would have to be longer than is wanted.
+        assert (axis.origins.size - 1) * max(1, (longest - least) // of.step_px + 1) < axis.centres.size
 
 
 def test_the_papers_windows_are_counted_right() -> None:

@@ -1,5 +1,6 @@
 import ast
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,36 @@ def test_the_papers_recipes_hold_every_number_that_the_paper_gives():
         assert [source.folder for source in recipe.data] == ["beta-galactosidase", "apoferritin"]
     assert JitteredCrops().positive_offset_diameters == pytest.approx(30 / 108)
     assert JitteredCrops().negative_offset_diameters == 0.3
+
+
+def test_the_convolutional_network_that_shares_its_windows_keeps_the_papers_window_and_stride():
+    recipe = read_recipe(find_recipe("cnn"))
+    assert isinstance(recipe.network, CnnSettings)
+    assert not recipe.network.padding
+    assert recipe.network.tile_px / recipe.diameter_px == pytest.approx(180 / 108)
+    assert recipe.network.stride_px / recipe.network.tile_px == pytest.approx(36 / 180)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ("tile_px = 48", "expected tile_px to be a multiple of 32, to be halved 5 times"),
+        ("padding = false", "expected convolutions without padding to leave a window that 5 halvings use up"),
+        (
+            "padding = false\ntile_px = 40\nconvolutions = [2, 1, 2]",
+            "expected stride_px to be 8, as 3 halvings make it",
+        ),
+        ("convolutions = []", "length"),
+    ],
+)
+def test_windows_that_their_network_cannot_halve_are_refused(tmp_path, settings, complaint):
+    text = find_recipe("paper-cnn").read_text()
+    head, network = text.split("[network]\n")
+    examples = network[network.index("[examples]") :]
+    path = tmp_path / "recipe.toml"
+    path.write_text(f'{head}[network]\narchitecture = "cnn"\n{settings}\n{examples}')
+    with pytest.raises(SettingsError, match=re.escape(complaint)):
+        read_recipe(path)
 
 
 def test_each_network_has_the_examples_that_suit_it():

@@ -79,16 +79,40 @@ def test_he_initialisation_keeps_the_spread_that_relu_needs():
 
 def test_convolutional_network_has_the_papers_shape():
     network = Cnn(CnnConfig())
-    convolutions = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
+    *convolutions, first, last = [layer for layer in network.modules() if isinstance(layer, torch.nn.Conv2d)]
     assert [c.out_channels for c in convolutions] == [8, 16, 32, 64, 64, 128, 128]
     assert all((c.kernel_size, c.padding) == ((3, 3), (1, 1)) for c in convolutions)
     layers = list(network.layers)
     assert sum(isinstance(layer, torch.nn.MaxPool2d) for layer in layers) == 5
-    dense = [i for i, layer in enumerate(layers) if isinstance(layer, torch.nn.Linear)]
-    assert layers[dense[0]].in_features == 128 * 2 * 2
-    assert [layers[i].out_features for i in dense] == [256, 1]
-    assert all(isinstance(layers[i - 1], torch.nn.Dropout) for i in dense)
+    # Dense layers: each sees all that the layer before leaves of a window.
+    assert (first.in_channels, first.kernel_size, first.out_channels) == (128, (2, 2), 256)
+    assert (last.in_channels, last.kernel_size, last.out_channels) == (256, (1, 1), 1)
+    assert all(isinstance(layers[layers.index(dense) - 1], torch.nn.Dropout) for dense in (first, last))
     assert network.eval()(torch.rand(3, 1, 64, 64)).shape == (3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("tile_px", "convolutions"), [(40, (2, 1, 2)), (38, (1, 1, 2)), (12, (2, 1)), (6, (1,)), (64, (1, 1, 1, 2, 2))]
+)
+def test_without_padding_a_tile_is_given_the_very_scores_of_its_windows(tile_px, convolutions):
+    config = CnnConfig(tile_px=tile_px, channels=3, convolutions=convolutions, hidden=7, padding=False)
+    if tile_px == 64:  # pooling leaves out its last pixels, so that windows do not fit into each other
+        assert not config.scores_whole_tiles
+        return
+    assert config.scores_whole_tiles
+    network = Cnn(config).eval()
+    network.initialise(torch.Generator().manual_seed(3))
+    step = config.step_px
+    tile = torch.rand(1, 1, tile_px + 4 * step, tile_px + 2 * step, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        whole = network(tile)[0]
+        windows = [
+            tile[..., y : y + tile_px, x : x + tile_px] for y in range(0, 5 * step, step) for x in (0, step, 2 * step)
+        ]
+        one_by_one = network(torch.cat(windows))
+    assert whole.shape == (5, 3)
+    assert one_by_one.std() > 1e-3
+    torch.testing.assert_close(whole.flatten(), one_by_one.flatten(), rtol=0, atol=1e-6)
 
 
 def test_initial_weights_come_from_the_generator_alone():

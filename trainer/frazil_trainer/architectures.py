@@ -36,6 +36,8 @@ _CHECK = 2**40 + 16
 _CHECK_TILES = 256
 _CHECK_DENSE_TILES = 3
 _TILE_LEVELS = 64
+_CNN_GRID = 64
+"""Side of the scores of a tile that a network of windows scores at once."""
 
 
 def make_task(recipe: Recipe, micrographs: Mapping[str, Sequence[LabelledMicrograph]]) -> Task:
@@ -90,7 +92,17 @@ def make_scorer(recipe: Recipe, task: Task, selection: Sequence[LabelledMicrogra
             grid=settings.tile_px // Fcn.step_px - 2 * settings.halo_cells,
             step_px=float(Fcn.step_px),
             offset_px=float(Fcn.step_px * settings.halo_cells),
-            check_tiles=_whole_tiles(recipe, settings, selection),
+            check_tiles=_whole_tiles(recipe, settings.tile_px, selection),
+        )
+    if isinstance(settings, CnnSettings) and not settings.padding:
+        tile_px = settings.tile_px + (_CNN_GRID - 1) * settings.config.step_px
+        return Scorer(
+            network=task.network,
+            tile_px=tile_px,
+            grid=_CNN_GRID,
+            step_px=settings.stride_px,
+            offset_px=(settings.tile_px - 1) / 2,
+            check_tiles=_whole_tiles(recipe, tile_px, selection),
         )
     held_out = torch.cat([tiles for tiles, *_ in next(iter(task.held_out.values()))])
     return Scorer(
@@ -103,15 +115,13 @@ def make_scorer(recipe: Recipe, task: Task, selection: Sequence[LabelledMicrogra
     )
 
 
-def _whole_tiles(
-    recipe: Recipe, settings: FcnSettings, micrographs: Sequence[LabelledMicrograph]
-) -> NDArray[np.float32]:
+def _whole_tiles(recipe: Recipe, tile_px: int, micrographs: Sequence[LabelledMicrograph]) -> NDArray[np.float32]:
     sampler = PatchSampler(
         micrographs,
-        patch_px=settings.tile_px,
-        step_px=Fcn.step_px,
+        patch_px=tile_px,
+        step_px=2,  # of wanted scores, which are not used
         diameter_px=recipe.diameter_px,
-        spread_diameters=1.0,  # of wanted scores, which are not used
+        spread_diameters=1.0,
         augment=False,
     )
     tiles, *_ = sampler.draw(generators(recipe.seed, _CHECK, range(_CHECK_DENSE_TILES)))

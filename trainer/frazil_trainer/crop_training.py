@@ -13,7 +13,7 @@ from torch.nn import functional
 from frazil_trainer.crop_places import DrawnPlaces, fixed_places
 from frazil_trainer.crops import CropCutter, Places
 from frazil_trainer.labelled import LabelledMicrograph
-from frazil_trainer.networks import Cnn, CnnConfig, Mlp, MlpConfig
+from frazil_trainer.networks import Cnn, Mlp, MlpConfig
 from frazil_trainer.recipe import CentredCrops, CnnSettings, DrawnCrops, JitteredCrops, MlpSettings, Recipe
 from frazil_trainer.sampling import generators
 from frazil_trainer.task import Batch
@@ -133,15 +133,7 @@ def _window_network(settings: MlpSettings | CnnSettings, seed: int) -> Mlp | Cnn
     if isinstance(settings, MlpSettings):
         network = Mlp(MlpConfig(tile_px=settings.tile_px, hidden=settings.hidden, dropout=settings.dropout))
     else:
-        network = Cnn(
-            CnnConfig(
-                tile_px=settings.tile_px,
-                channels=settings.channels,
-                convolutions=settings.convolutions,
-                hidden=settings.hidden,
-                dropout=settings.dropout,
-            )
-        )
+        network = Cnn(settings.config)
     network.initialise(torch.Generator().manual_seed(seed))
     return network
 

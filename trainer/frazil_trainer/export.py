@@ -51,16 +51,19 @@ class _Scorer(nn.Module):
 def write_onnx(network: nn.Module, contract: ModelContract, path: Path) -> None:
     """Write a network, which gives logits, as an ONNX file under the model contract."""
     scorer = _Scorer(network).eval()
-    t = contract.tile_px
+    t, dim = contract.tile_px, torch.export.Dim
+    # What scores many places of a tile can score more or fewer: tiles are cut to fit the picture.
+    open_sides = {2: dim("h"), 3: dim("w")} if contract.grid > 1 else {}
+    example = torch.zeros(2, 1, t, t + round(contract.step_px) if open_sides else t)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter warns of its own deprecations
         program = torch.onnx.export(
             scorer,
-            (torch.zeros(2, 1, t, t),),
+            (example,),
             input_names=["tiles"],
             output_names=["scores"],
-            dynamic_shapes={"tiles": {0: torch.export.Dim("n")}},
+            dynamic_shapes={"tiles": {0: dim("n"), **open_sides}},
             opset_version=_OPSET,
             dynamo=True,
             verbose=False,

@@ -61,10 +61,39 @@ class CnnConfig:
     """In each stage, before it is pooled."""
     hidden: int = 256
     dropout: float = 0.2
+    padding: bool = True
+    """Whether every convolution sees a frame of zeros around its input, and so keeps its size."""
+
+    @property
+    def step_px(self) -> int:
+        """Distance between neighbouring features after the last stage: each stage halves the resolution."""
+        return int(2 ** len(self.convolutions))
+
+    @property
+    def side(self) -> int:
+        """Features along one side of a window, after the last stage; 0 where nothing is left of it."""
+        side = self.tile_px
+        for count in self.convolutions:
+            side = max(0, side - (0 if self.padding else 2 * count)) // 2
+        return side
+
+    @property
+    def scores_whole_tiles(self) -> bool:
+        """Whether windows a whole number of steps apart share their features, so that a larger tile gives the very
+        scores of all windows in it: not where a window is padded, nor where pooling leaves out its last pixels.
+        """
+        field = self.side
+        for count in reversed(self.convolutions):
+            field = 2 * field + 2 * count
+        return not self.padding and field == self.tile_px
 
 
 class Cnn(nn.Module):
-    """The paper's second picker: stages of 3x3 convolutions, each pooled 2x2, then two dense layers."""
+    """The paper's second picker: stages of 3x3 convolutions, each pooled 2x2, then two dense layers.
+
+    The dense layers are written as convolutions over all that a window leaves, which is the same for one window. Given
+    a larger tile, they score every window in it (Long et al., CVPR 2015).
+    """
 
     def __init__(self, config: CnnConfig) -> None:
         super().__init__()
@@ -74,19 +103,17 @@ class Cnn(nn.Module):
         for stage, count in enumerate(config.convolutions):
             outputs = config.channels * 2**stage
             for _ in range(count):
-                layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True)]
+                layers += [nn.Conv2d(inputs, outputs, 3, padding=int(config.padding)), nn.ReLU(inplace=True)]
                 inputs = outputs
             # The largest of what is left by ReLU is ReLU of the largest; pooled first, it works on a quarter.
             layers[-1:] = [nn.MaxPool2d(2), nn.ReLU(inplace=True)]
-        side = config.tile_px // 2 ** len(config.convolutions)
         self.layers = nn.Sequential(
             *layers,
-            nn.Flatten(),
             Dropout(config.dropout),
-            nn.Linear(inputs * side**2, config.hidden),
+            nn.Conv2d(inputs, config.hidden, config.side),
             nn.ReLU(),
             Dropout(config.dropout),
-            nn.Linear(config.hidden, 1),
+            nn.Conv2d(config.hidden, 1, 1),
         )
 
     def initialise(self, generator: torch.Generator) -> None:
@@ -94,9 +121,9 @@ class Cnn(nn.Module):
         _he_initialise(self, generator)
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
-        """(n, 1, t, t) tiles → (n, 1, 1) logits."""
-        logits: torch.Tensor = self.layers(tiles)  # (n, 1)
-        return logits.reshape(-1, 1, 1)
+        """(n, 1, t, t) tiles → (n, g, g) logits; g = 1 for tiles of a window's size."""
+        logits: torch.Tensor = self.layers(tiles)  # (n, 1, g, g)
+        return logits[:, 0]
 
 
 def _he_initialise(network: nn.Module, generator: torch.Generator) -> None:
@@ -155,7 +182,7 @@ class Fcn(nn.Module):
         centred = (tiles - 0.5) * 8  # padding with zeros is then padding with background
         logits: torch.Tensor = self.head(self.body(centred))  # (n, 1, t / 4, t / 4)
         cut = self.config.halo_cells
-        return logits[:, 0, cut : logits.shape[2] - cut, cut : logits.shape[3] - cut]
+        return logits[:, 0, cut:-cut, cut:-cut]
 
 
 def _convolution(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> tuple[nn.Module, ...]:

@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from frazil.errors import SettingsError
 from frazil.picking import CoordinateEnding, YAxis
+from frazil_trainer.networks import CnnConfig
 
 __all__ = [
     "AdamW",
@@ -104,18 +105,45 @@ class CnnSettings(
 ):
     """The paper's second network: scores a window at a time, out of convolutions and two dense layers."""
 
-    tile_px: Annotated[int, Meta(ge=32, multiple_of=32)] = 64
-    """Side of a window, in pixels of the rescaled micrograph; halved five times."""
+    tile_px: Annotated[int, Meta(ge=4)] = 64
+    """Side of a window, in pixels of the rescaled micrograph; halved after every stage."""
     stride_px: _Positive = 12.8
     """Stride of the window in picking: 36 px of the paper's micrographs."""
     channels: _Count = 8
     """Of the first stage; every further stage has twice as many."""
-    convolutions: tuple[_Count, _Count, _Count, _Count, _Count] = (1, 1, 1, 2, 2)
-    """In each of the five stages, before it is pooled."""
+    convolutions: Annotated[tuple[_Count, ...], Meta(min_length=1)] = (1, 1, 1, 2, 2)
+    """In each stage, before it is pooled."""
     hidden: _Count = 256
     """Width of the first dense layer."""
     dropout: _BelowOne = 0.2
     """Before every dense layer."""
+    padding: bool = True
+    """Whether every convolution sees a frame of zeros around its input. Without, windows share what they have in
+    common, and whole tiles are scored at once."""
+
+    @property
+    def config(self) -> CnnConfig:
+        """The size of the network."""
+        return CnnConfig(
+            tile_px=self.tile_px,
+            channels=self.channels,
+            convolutions=self.convolutions,
+            hidden=self.hidden,
+            dropout=self.dropout,
+            padding=self.padding,
+        )
+
+    def __post_init__(self) -> None:
+        step, stages = self.config.step_px, len(self.convolutions)
+        if self.padding and self.tile_px % step:
+            raise ValueError(f"expected tile_px to be a multiple of {step}, to be halved {stages} times")
+        if not self.padding and not self.config.scores_whole_tiles:
+            raise ValueError(
+                f"expected convolutions without padding to leave a window that {stages} halvings use up, "
+                f"found a tile_px of {self.tile_px}"
+            )
+        if not self.padding and self.stride_px != step:
+            raise ValueError(f"expected stride_px to be {step}, as {stages} halvings make it without padding")
 
 
 class FcnSettings(

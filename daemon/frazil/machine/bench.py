@@ -76,7 +76,10 @@ class Bench:
         picker, model = self._picker, self._picker.model
         picture = picker.prepare(read_micrograph(self.micrograph))
         tiling = picker.plan(picture)
-        ready = [] if tiling is None else [np.array(tiles) for tiles in tiling.batches(picture.pixels, model.batch)]
+        ready = []
+        if tiling is not None:
+            largest = model.largest_batch(tiling.tile_shape)
+            ready = [np.array(tiles) for tiles in tiling.batches(picture.pixels, largest)]
         bare: list[Callable[[], object]] = [partial(model.score, tiles) for tiles in ready]
         if model.accelerator is not None:
             bare = [model.accelerator.bare(tiles) for tiles in ready]

@@ -103,7 +103,8 @@ def run_proof() -> None:
 
     try:
         model = load_model(path, "cpu")
-        model.warm_up(model.batch)
+        t = model.contract.tile_px
+        model.warm_up((model.largest_batch((t, t)), t, t))
         verdict = _Verdict(sha256=model.identity.sha256)
     except ModelError as error:
         verdict = _Verdict(error=str(error), reason=error.reason)

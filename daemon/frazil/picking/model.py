@@ -18,7 +18,7 @@ from frazil.errors import ModelError
 from frazil.picking.card import CARD_NAME, Card, read_card
 from frazil.picking.contract import ModelContract
 from frazil.picking.device import Accelerator, PictureOnDevice, can_prepare, find_difference
-from frazil.picking.onnx_file import parse_onnx
+from frazil.picking.onnx_file import OnnxFile, parse_onnx
 from frazil.picking.provider import Placement, available_cores, device_of, open_session, read_placement
 from frazil.picking.standardise import STANDARDISATIONS
 from frazil.picking.tiling import Tiling
@@ -47,7 +47,12 @@ CURRENT_NAME = "CURRENT"
 _LARGEST_CURRENT_BYTES = 4096
 _LARGEST_MODEL_BYTES = 2**31
 _BATCH_PIXELS = 2**21
-"""Pixels in one batch of tiles: 8 MiB of float32. A dense network needs some fifty times as much while it runs."""
+"""Pixels in one batch of tiles: 8 MiB of float32."""
+_CONVOLVED_PIXELS = 2**17
+"""The same for convolutions on the CPU, whose features, some fifty times as much, are best kept in the caches."""
+_LARGEST_TILE_PX = 1152
+"""Longest side of a tile, where the model leaves it open: the fewer tiles, the less is scored twice. The features of
+one such tile are some 300 MB."""
 _WARM_UP_PIXELS = 2**19
 
 
@@ -78,7 +83,7 @@ class Model:
         contract: what its metadata says.
         placement: which execution providers were seen to run its nodes.
         has_card: whether a card vouched for it.
-        batch: most tiles in one batch.
+        largest_tile_px: longest side of its tiles, where it takes tiles of any side; 0 where it takes the contract's.
         accelerator: prepares pictures on the device and scores them there; None where the CPU prepares them.
         preparation_problem: why there is none although there was to be one.
     """
@@ -91,12 +96,14 @@ class Model:
         placement: Placement,
         *,
         has_card: bool,
+        batch_pixels: int = _BATCH_PIXELS,
     ) -> None:
         self.identity = identity
         self.contract = contract
         self.placement = placement
         self.has_card = has_card
-        self.batch = max(1, _BATCH_PIXELS // contract.tile_px**2)
+        self.largest_tile_px = _LARGEST_TILE_PX if _takes_any_side(session) else 0
+        self._batch_pixels = batch_pixels
         self.accelerator: Accelerator | None = None
         self.preparation_problem: str | None = None
         self._session = session
@@ -114,8 +121,13 @@ class Model:
         why = f": {self.preparation_problem}" if self.preparation_problem else ""
         return f"pictures prepared on the CPU{why}"
 
+    def largest_batch(self, tile_shape: tuple[int, int]) -> int:
+        """Most tiles of (h, w) pixels in one batch."""
+        h, w = tile_shape
+        return max(1, self._batch_pixels // (h * w))
+
     def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, 1, t, t) tiles → (n, g, g) probabilities.
+        """(n, 1, h, w) tiles → (n, gy, gx) probabilities.
 
         Raises:
             ModelError: the network gave other than finite scores.
@@ -123,14 +135,14 @@ class Model:
         return self._finite(_score(self._session, tiles))
 
     def score_picture(self, picture: PictureOnDevice, tiling: Tiling) -> NDArray[np.float32]:
-        """A picture on the device → (count, g, g) probabilities in the order of `Tiling.batches`.
+        """A picture on the device → (count, gy, gx) probabilities in the order of `Tiling.batches`.
 
         Raises:
             ModelError: the network gave other than finite scores.
         """
         if self.accelerator is None:
             raise RuntimeError("expected a model with an accelerator, found one without")
-        return self._finite(self.accelerator.score(picture, tiling, self.batch))
+        return self._finite(self.accelerator.score(picture, tiling, self.largest_batch(tiling.tile_shape)))
 
     def accelerate(self, threads: int) -> None:
         """From here on prepare pictures on the device, if that is proved to give what the CPU gives."""
@@ -139,7 +151,7 @@ class Model:
             return
         try:
             accelerator = Accelerator(self._session, self.contract, threads)
-            problem = find_difference(accelerator, self.contract, self.score, self.batch)
+            problem = find_difference(accelerator, self)
         except Exception as error:  # noqa: BLE001 - whatever it is, the CPU can do it
             problem = str(error).strip() or type(error).__name__
         if problem is not None:
@@ -160,18 +172,18 @@ class Model:
             )
         return scores
 
-    def warm_up(self, tiles: int | None = None) -> float:
+    def warm_up(self, shape: tuple[int, int, int] | None = None) -> float:
         """Score a batch, so that the first micrograph does not pay for what is made on first use.
 
         Args:
-            tiles: in the batch, `batch` at most. Default: a few.
+            shape: (n, h, w) of the batch. Default: a few of the contract's tiles.
 
         Returns:
             The seconds that it took.
         """
         t = self.contract.tile_px
-        n = max(1, _WARM_UP_PIXELS // t**2) if tiles is None else min(tiles, self.batch)
-        batch = np.zeros((n, 1, t, t), np.float32)
+        n, h, w = shape or (max(1, _WARM_UP_PIXELS // t**2), t, t)
+        batch = np.zeros((n, 1, h, w), np.float32)
         started = time.perf_counter()
         self.score(batch)
         return time.perf_counter() - started
@@ -239,7 +251,7 @@ def read_contract(path: Path) -> ModelContract:
         ModelError: the path leads to no model, or to one without the contract.
     """
     file = locate_model(path)[0]
-    return _read_contract(file, _read(file))
+    return _inspect(file, _read(file))[1]
 
 
 def load_model(
@@ -272,7 +284,7 @@ def load_model(
     card = read_card(card_file) if version or card_file.is_file() else None
     if card and card.sha256 != identity.sha256:
         raise ModelError(f"{file}: expected sha256 {card.sha256} (its card), found {identity.sha256}", "hash")
-    contract = _read_contract(file, content)
+    onnx, contract = _inspect(file, content)
     with tempfile.TemporaryDirectory(prefix="frazil-") as folder:
         # From bytes: what was hashed is what runs.
         session = open_session(content, file, device, threads or available_cores(), profile=Path(folder) / "run")
@@ -280,6 +292,10 @@ def load_model(
         tiles = _reference_tiles(card_file, card, contract)
         try:
             scores = _score(session, tiles)
+            if _takes_any_side(session):
+                _check_any_side(file, session, contract)
+        except ModelError:
+            raise
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own
             raise ModelError(f"{file}: ONNX Runtime cannot run it: {str(error).strip()}") from error
         placement = read_placement(session)
@@ -287,7 +303,15 @@ def load_model(
         _check_reference(file, card, scores, placement)
     if require_gpu and (problem := placement.cpu_problem()):
         raise ModelError(f"{file}: expected to run on a GPU, found {problem}", "provider")
-    model = Model(identity, contract, session, placement, has_card=card is not None)
+    on_cpu = placement.cpu_problem() is not None
+    model = Model(
+        identity,
+        contract,
+        session,
+        placement,
+        has_card=card is not None,
+        batch_pixels=_CONVOLVED_PIXELS if on_cpu and ("", "Conv") in onnx.operators else _BATCH_PIXELS,
+    )
     if preparation == "device" or (preparation == "auto" and device_of(session) == "cuda"):
         model.accelerate(threads or available_cores())
     return model
@@ -308,7 +332,7 @@ def _identify(content: bytes, name: str, version: int) -> ModelIdentity:
     return ModelIdentity(name=name, version=version, sha256=hashlib.sha256(content).hexdigest())
 
 
-def _read_contract(file: Path, content: bytes) -> ModelContract:
+def _inspect(file: Path, content: bytes) -> tuple[OnnxFile, ModelContract]:
     try:
         onnx = parse_onnx(content)
         onnx.check_safe()
@@ -320,17 +344,44 @@ def _read_contract(file: Path, content: bytes) -> ModelContract:
         raise ModelError(
             f"{file}: expected a normalisation among {known}; found {contract.normalisation!r}", "contract"
         )
-    return contract
+    return onnx, contract
 
 
 def _check_signature(file: Path, session: ort.InferenceSession, contract: ModelContract) -> None:
     t, g = contract.tile_px, contract.grid
-    inputs = [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()]
-    outputs = [(o.name, o.type, o.shape[1:]) for o in session.get_outputs()]
-    if inputs != [("tiles", "tensor(float)", [1, t, t])]:
+    sides, grids = ([None, None], [None, None]) if _takes_any_side(session) else ([t, t], [g, g])
+    inputs = [(i.name, i.type, _known(i.shape[1:])) for i in session.get_inputs()]
+    outputs = [(o.name, o.type, _known(o.shape[1:])) for o in session.get_outputs()]
+    if inputs != [("tiles", "tensor(float)", [1, *sides])]:
         raise ModelError(f"{file}: expected input tiles float32 (n, 1, {t}, {t}), found {inputs}", "shapes")
-    if outputs != [("scores", "tensor(float)", [g, g])]:
+    if outputs != [("scores", "tensor(float)", grids)]:
         raise ModelError(f"{file}: expected output scores float32 (n, {g}, {g}), found {outputs}", "shapes")
+    if _takes_any_side(session) and not contract.step_px.is_integer():
+        raise ModelError(
+            f"{file}: expected a step of whole pixels for tiles of any side, found {contract.step_px}", "shapes"
+        )
+
+
+def _takes_any_side(session: ort.InferenceSession) -> bool:
+    """Whether a model leaves the sides of its tiles open."""
+    sides = session.get_inputs()[0].shape[2:]
+    return len(sides) == 2 and not any(isinstance(side, int) for side in sides)
+
+
+def _known(shape: list[int | str | None]) -> list[int | None]:
+    """A shape without the names that ONNX gives to open sides."""
+    return [side if isinstance(side, int) else None for side in shape]
+
+
+def _check_any_side(file: Path, session: ort.InferenceSession, contract: ModelContract) -> None:
+    """A tile that is longer by some steps must give as many more scores."""
+    step = round(contract.step_px)
+    least = contract.tile_px - (contract.grid - 1) * step
+    found = _score(session, np.zeros((1, 1, least, least + step), np.float32)).shape
+    if found != (1, 1, 2):
+        raise ModelError(
+            f"{file}: expected scores (1, 1, 2) for a tile of {least} x {least + step} px, found {found}", "shapes"
+        )
 
 
 def _reference_tiles(card_file: Path, card: Card | None, contract: ModelContract) -> NDArray[np.float32]:

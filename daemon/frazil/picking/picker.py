@@ -132,20 +132,23 @@ class Picker:
     def count_batches(self, picture: Picture) -> Batches:
         """In how many batches the model scores the picture, and how full they are."""
         tiling = self.plan(picture)
-        return tiling.count_batches(self.model.batch) if tiling else Batches()
+        return tiling.count_batches(self.model.largest_batch(tiling.tile_shape)) if tiling else Batches()
 
-    def batch_of(self, shape: tuple[int, int], pixel_size_angstrom: float) -> int:
-        """Tiles in one batch of a micrograph of (h, w) pixels; 1 where the edge margin leaves nothing of it."""
+    def batch_shape(self, shape: tuple[int, int], pixel_size_angstrom: float) -> tuple[int, int, int] | None:
+        """(n, h, w) of one batch of a micrograph of (h, w) pixels; None where the edge margin leaves nothing of it."""
         diameter_px = self.settings.diameter_angstrom / pixel_size_angstrom
         tiling = self._plan(
             Rescaling.for_diameter(shape, diameter_px, self.model.contract.diameter_px), pixel_size_angstrom
         )
-        return tiling.batch_size(self.model.batch) if tiling else 1
+        if tiling is None:
+            return None
+        return tiling.batch_size(self.model.largest_batch(tiling.tile_shape)), *tiling.tile_shape
 
     def _plan(self, rescaling: Rescaling, pixel_size_angstrom: float) -> Tiling | None:
         margin_px = self._scored_margin_angstrom / pixel_size_angstrom
         margins = (margin_px * rescaling.factors[0], margin_px * rescaling.factors[1])
-        return plan_tiling(rescaling.rescaled_shape, self.model.contract, margins)
+        model = self.model
+        return plan_tiling(rescaling.rescaled_shape, model.contract, margins, largest_tile_px=model.largest_tile_px)
 
     def score(self, picture: Picture) -> ScoreMap:
         """Run the model over the picture.
@@ -175,7 +178,7 @@ class Picker:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, the CPU can prepare the tiles
                 self.model.decelerate(str(error) or type(error).__name__)
-        batches = tiling.batches(picture.pixels, self.model.batch)
+        batches = tiling.batches(picture.pixels, self.model.largest_batch(tiling.tile_shape))
         return np.concatenate([self.model.score(batch) for batch in batches])
 
     def find(self, score_map: ScoreMap, picture: Picture) -> Picks:

@@ -31,6 +31,11 @@ class Picks:
     def __len__(self) -> int:
         return self.y.size
 
+    def reaching(self, threshold: float) -> NDArray[np.bool_]:
+        """(n,) which reach a threshold; in single precision, in which scores are compared when picks are made."""
+        reach: NDArray[np.bool_] = self.score.astype(np.float32) >= np.float32(threshold)
+        return reach
+
     def select(self, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> Picks:
         """The picks at the given indices or where the mask is true, in that order."""
         return Picks(y=self.y[chosen], x=self.x[chosen], score=self.score[chosen])

@@ -118,7 +118,6 @@ class Pipeline:
         self._line = Line()
         self._micrographs: Queue[_Read] = Queue(_MICROGRAPHS_QUEUED)
         self._results: Queue[_Picked | _Failed | Change | Asked] = Queue()
-        self._is_reading = self._is_picking = False
         self._room = threading.Semaphore(_RESULTS_QUEUED)
         self._stopping = stopping
         self._read_micrograph = read
@@ -180,12 +179,10 @@ class Pipeline:
     def _reading(self) -> None:
         beat = self._pulses.of("frazil-reading").beat
         while not self._stopping.is_set():
-            self._is_reading = False
             beat()
             arrival = self._line.take(_STOP_CHECK_SECONDS)
             if arrival is None:
                 continue
-            self._is_reading = True
             log.debug("reading %s", arrival.key)
             beat(f"reading {arrival.key}", more_seconds=self._read_seconds)
             try:
@@ -224,12 +221,10 @@ class Pipeline:
             beat()
             for change in self._serving.advance():
                 self._results.put(change)
-            self._is_picking = False
             try:
                 read = self._micrographs.get(timeout=_STOP_CHECK_SECONDS)
             except Empty:
                 continue
-            self._is_picking = True
             log.debug("picking %s", read.arrival.key)
             beat(f"picking {read.arrival.key}")
             try:
@@ -280,7 +275,7 @@ class Pipeline:
         """Between two results: pass on what was asked for, and bring an earlier result to what is tuned."""
         if self._stopping.is_set() or not self._results.empty():
             return
-        is_busy = self._is_reading or self._is_picking or len(self._line) > 0 or not self._micrographs.empty()
+        is_busy = bool(self.doing) or len(self._line) > 0 or not self._micrographs.empty()
         with contextlib.suppress(ToldToStopError, sqlite3.Error):  # it can be read later, if not now
             if (asked := self._reviser.asked()) is not None:
                 self._serving.tune(asked)

@@ -109,16 +109,16 @@ class Accelerator:
             largest: most tiles in a batch.
 
         Returns:
-            (count, g, g) scores in the order of `Tiling.batches`.
+            (count, gy, gx) scores in the order of `Tiling.batches`.
         """
-        size, count, grid = tiling.batch_size(largest), tiling.count, tiling.grid
+        size, count, grids = tiling.batch_size(largest), tiling.count, (tiling.y.grid, tiling.x.grid)
         batches = -(-count // size)
-        t = tiling.tile_px
         h, w = picture.shape
-        rows, columns = mirror(tiling.y.origins, t, h) * w, mirror(tiling.x.origins, t, w)
+        rows = mirror(tiling.y.origins, tiling.y.tile_px, h) * w
+        columns = mirror(tiling.x.origins, tiling.x.tile_px, w)
         with self._lock:
-            tiles = self._buffer("tiles", (size, 1, t, t))
-            scores = self._buffer("scores", (batches * size, grid, grid))
+            tiles = self._buffer("tiles", (size, 1, *tiling.tile_shape))
+            scores = self._buffer("scores", (batches * size, *grids))
             gathers, scoring = self._tiler.io_binding(), self._session.io_binding()
             gathers.bind_ortvalue_input("picture", picture.value)
             gathers.bind_ortvalue_output("tiles", tiles)
@@ -129,13 +129,13 @@ class Accelerator:
                 gathers.bind_cpu_input("rows", rows[of_y][:, np.newaxis, :, np.newaxis])
                 gathers.bind_cpu_input("columns", columns[of_x][:, np.newaxis, np.newaxis, :])
                 _run(self._tiler, gathers)
-                place = scores.data_ptr() + batch * size * grid * grid * np.dtype(np.float32).itemsize
-                scoring.bind_output("scores", self.device, 0, np.float32, (size, grid, grid), place)
+                place = scores.data_ptr() + batch * size * grids[0] * grids[1] * np.dtype(np.float32).itemsize
+                scoring.bind_output("scores", self.device, 0, np.float32, (size, *grids), place)
                 _run(self._session, scoring)
             return np.array(scores.numpy()[:count], np.float32)
 
     def bare(self, tiles: NDArray[np.float32]) -> Callable[[], None]:
-        """What scores (n, 1, t, t) tiles that lie on the device, and leaves the scores there: the model and no more."""
+        """What scores (n, 1, h, w) tiles that lie on the device, and leaves the scores there: the model and no more."""
         binding = self._session.io_binding()
         binding.bind_ortvalue_input("tiles", ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tiles), self.device))
         binding.bind_output("scores", self.device)

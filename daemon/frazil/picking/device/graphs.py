@@ -84,8 +84,8 @@ def preparation_graph(dtype: DTypeLike) -> bytes:
 def tiles_graph() -> bytes:
     """Gather a batch of tiles from the picture.
 
-    Its inputs are the ``picture`` (h', w'), and for each tile which ``rows`` (n, 1, t, 1), each multiplied by w', and
-    ``columns`` (n, 1, 1, t) it shows; its output is ``tiles`` (n, 1, t, t).
+    Its inputs are the ``picture`` (h', w'), and for each tile which ``rows`` (n, 1, ty, 1), each multiplied by w', and
+    ``columns`` (n, 1, 1, tx) it shows; its output is ``tiles`` (n, 1, ty, tx).
     """
     graph = OnnxGraph("frazil tiles")
     picture = graph.input("picture", "float32", ("ph", "pw"))

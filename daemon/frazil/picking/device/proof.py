@@ -5,8 +5,8 @@ Both paths take one simulated micrograph to the scores of the same session; only
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,20 +30,24 @@ _SPANS = (1.6, 2.3)
 _PARTICLES = 12
 
 
-def find_difference(
-    accelerator: Accelerator,
-    contract: ModelContract,
-    score: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-    largest: int,
-) -> str | None:
-    """Where the accelerator's results are not those of the host; None if they are the same within the tolerances.
+class Scorer(Protocol):
+    """What a model is asked for."""
 
-    Args:
-        accelerator: to be proved.
-        contract: of the model.
-        score: (n, 1, t, t) tiles → (n, g, g) scores, as on the host's path.
-        largest: most tiles in a batch.
-    """
+    contract: ModelContract
+    largest_tile_px: int
+
+    def largest_batch(self, tile_shape: tuple[int, int], /) -> int:
+        """Most tiles in a batch."""
+        ...
+
+    def score(self, tiles: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """(n, 1, h, w) tiles → (n, gy, gx) scores."""
+        ...
+
+
+def find_difference(accelerator: Accelerator, model: Scorer) -> str | None:
+    """Where the accelerator's results are not those of the host; None if they are the same within the tolerances."""
+    contract = model.contract
     micrograph, diameter_px = _simulate(contract)
     for invert in (False, True):
         host, device = (
@@ -62,12 +66,13 @@ def find_difference(
             return f"expected the picture of the CPU within {PICTURE_TOLERANCE:g}, found a difference of {found:g}"
         if invert:
             continue
-        tiling = plan_tiling(host.rescaling.rescaled_shape, contract, (0.0, 0.0))
+        longest_px = min(contract.tile_px, model.largest_tile_px)  # more than one tile, of any side though they be
+        tiling = plan_tiling(host.rescaling.rescaled_shape, contract, (0.0, 0.0), largest_tile_px=longest_px)
         if tiling is None or device.on_device is None:
             return "expected a picture on the device, found none"
         # More than one batch, the last one not full.
-        several = min(largest, max(1, 2 * tiling.count // 3))
-        expected = np.concatenate([score(tiles) for tiles in tiling.batches(host.pixels, several)])
+        several = min(model.largest_batch(tiling.tile_shape), max(1, 2 * tiling.count // 3))
+        expected = np.concatenate([model.score(tiles) for tiles in tiling.batches(host.pixels, several)])
         scores = accelerator.score(device.on_device, tiling, several)
         if (found := _largest(expected, scores)) > SCORE_TOLERANCE:
             return (

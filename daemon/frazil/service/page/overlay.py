@@ -81,7 +81,7 @@ def overlay_of(result: Result, score_map: ScoreMap | None, *, with_hidden: bool)
         threshold=document.threshold,
         min_distance_angstrom=limits.min_distance_angstrom,
         edge_margin_angstrom=limits.edge_margin_angstrom,
-        model=f"{document.model.name}/{document.model.version}" if document.model.version else document.model.name,
+        model=document.model.short,
         picked_at=document.picked_at,
         seconds=document.seconds.total,
         older=result.older,
@@ -97,7 +97,7 @@ def split(peaks: Picks, threshold: float) -> tuple[PickColumns, PickColumns]:
 
     Only better peaks push a peak aside, so those of a lower threshold that reach a higher one are those of that.
     """
-    reach = peaks.score.astype(np.float32) >= np.float32(threshold)  # in single precision, as picks are made
+    reach = peaks.reaching(threshold)
     return _columns_of(peaks.select(reach)), _columns_of(peaks.select(np.flatnonzero(~reach)[:_MOST_HIDDEN]))
 
 

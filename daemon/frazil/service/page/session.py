@@ -276,7 +276,7 @@ def _change(stored: StoredDocument) -> Change:
     return Change(
         seq=stored.seq,
         event=document.event,
-        model=f"{model.name}/{model.version}" if model.version else model.name,
+        model=model.short,
         at=datetime.fromisoformat(document.at).timestamp(),
         reason=document.reason,
     )

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from frazil.errors import RetuneError
-from frazil.picking import Picks
 from frazil.service.ledger import LedgerReader
 from frazil.service.retune.kept import pick_again, read_document, read_score_map, recall_result
 from frazil.service.retune.wanted import Wanted, limits_of
@@ -82,11 +79,6 @@ def _count_one(
     return MicrographCount(
         path=path,
         before=before,
-        after=_reaching(picks, limits.threshold),
-        at=tuple(_reaching(picks, threshold) for threshold in asked),
+        after=int(picks.reaching(limits.threshold).sum()),
+        at=tuple(int(picks.reaching(threshold).sum()) for threshold in asked),
     )
-
-
-def _reaching(picks: Picks, threshold: float) -> int:
-    """How many picks reach a threshold; in single precision, as scores are compared when picks are made."""
-    return int((picks.score.astype(np.float32) >= np.float32(threshold)).sum())

@@ -192,7 +192,7 @@ class Swapper:
         picker = self._make_picker(model)
         loaded = time.monotonic()
         shape = serving.last_shape
-        batch_seconds = model.warm_up(picker.batch_of(*shape) if shape else None)
+        batch_seconds = model.warm_up(picker.batch_shape(*shape) if shape else None)
         log.info(
             "model %s is ready: proved in %.2f s, loaded in %.2f s, %s",
             model.identity,
