@@ -182,7 +182,8 @@ class Fcn(nn.Module):
         centred = (tiles - 0.5) * 8  # padding with zeros is then padding with background
         logits: torch.Tensor = self.head(self.body(centred))  # (n, 1, t / 4, t / 4)
         cut = self.config.halo_cells
-        return logits[:, 0, cut:-cut, cut:-cut]
+        inner = slice(cut, -cut or None)
+        return logits[:, 0, inner, inner]
 
 
 def _convolution(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> tuple[nn.Module, ...]:

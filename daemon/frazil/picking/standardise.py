@@ -47,19 +47,29 @@ def _flat_01(picture: NDArray[np.float32], diameter_px: float) -> NDArray[np.flo
     The background is the mean over a square of 2.5 particle diameters: an ice gradient or a carbon film goes, a
     particle stays. Outliers (hot pixels, ice crystals) are clipped first, so that they cannot shift it.
     """
-    sample = picture[::_SAMPLE_STRIDE, ::_SAMPLE_STRIDE]
-    lowest, middle, highest = (float(v) for v in np.percentile(sample, [0.05, 50, 99.95]))
+    lowest, middle, highest = _percentiles(picture, 0.05, 50, 99.95)
     # Around zero, so that counts of any size keep their precision in float32.
     clipped = np.clip(picture, lowest, highest) - np.float32(middle)
     side = 2 * round(_BACKGROUND_DIAMETERS * diameter_px / 2) + 1
     background = cv2.blur(clipped, (side, side), borderType=cv2.BORDER_REFLECT_101)
     flat: NDArray[np.float32] = np.subtract(clipped, background, out=clipped)
-    lower, upper = (float(v) for v in np.percentile(flat[::_SAMPLE_STRIDE, ::_SAMPLE_STRIDE], [25, 75]))
+    lower, upper = _percentiles(flat, 25, 75)
     spread = max((upper - lower) / _QUARTILES_PER_SIGMA, float(np.finfo(np.float32).tiny))
     flat *= np.float32(1 / (2 * _RANGE_SIGMAS * spread))
     flat += np.float32(0.5)
     np.clip(flat, 0, 1, out=flat)
     return flat
+
+
+def _percentiles(picture: NDArray[np.float32], *percents: float) -> list[float]:
+    """As np.percentile gives them, of every fourth pixel of every fourth row; numpy sorts faster than it selects."""
+    ordered = np.sort(picture[::_SAMPLE_STRIDE, ::_SAMPLE_STRIDE], axis=None)
+    places = (ordered.size - 1) * np.array(percents) / 100
+    below = places.astype(np.intp)
+    above = np.minimum(below + 1, ordered.size - 1)
+    values = ordered[[below, above]].astype(np.float64)
+    between: list[float] = (values[0] + (values[1] - values[0]) * (places - below)).tolist()
+    return between
 
 
 STANDARDISATIONS: dict[str, Callable[[NDArray[np.float32], float], NDArray[np.float32]]] = {"flat-01": _flat_01}
