@@ -27,27 +27,17 @@ def resampling_matrices(rescaling: Rescaling) -> tuple[NDArray[np.float32], NDAr
     They are what `rescale` makes of a unit matrix, one axis at a time, so they cannot differ from it.
     """
     (h, w), (rescaled_h, rescaled_w) = rescaling.shape, rescaling.rescaled_shape
-    along_y = _rescale_unit(h, rescaled_h, 0)
-    # Whether to take averages is decided by the y axis: what leaves it as it is decides as one that shrinks.
-    along_x = _rescale_unit(w, rescaled_w, 0).T if rescaled_h > h else _rescale_unit(w, rescaled_w, 1)
-    return along_y, np.ascontiguousarray(along_x)
+    return _rescale_unit(h, rescaled_h), np.ascontiguousarray(_rescale_unit(w, rescaled_w).T)
 
 
-def _rescale_unit(size: int, rescaled: int, axis: int) -> NDArray[np.float32]:
-    """(rescaled, size) for axis 0, (size, rescaled) for axis 1: the unit matrix, rescaled along the axis."""
-    result = np.empty((rescaled, size) if axis == 0 else (size, rescaled), np.float32)
+def _rescale_unit(size: int, rescaled: int) -> NDArray[np.float32]:
+    """(rescaled, size) the unit matrix, with its columns rescaled."""
+    result = np.empty((rescaled, size), np.float32)
     for start in range(0, size, _COLUMNS):
         count = min(_COLUMNS, size - start)
-        if axis == 0:
-            unit = np.eye(size, count, -start, dtype=np.float32)
-            result[:, start : start + count] = rescale(
-                unit, Rescaling(shape=(size, count), rescaled_shape=(rescaled, count))
-            )
-        else:
-            unit = np.eye(count, size, start, dtype=np.float32)
-            result[start : start + count] = rescale(
-                unit, Rescaling(shape=(count, size), rescaled_shape=(count, rescaled))
-            )
+        unit = np.eye(size, count, -start, dtype=np.float32)
+        part = Rescaling(shape=unit.shape, rescaled_shape=(rescaled, count))
+        result[:, start : start + count] = rescale(unit, part)
     return result
 
 
