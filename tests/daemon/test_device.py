@@ -168,8 +168,8 @@ def test_every_standardisation_on_the_device_is_one_of_the_cpus() -> None:
 
 
 @pytest.mark.parametrize("largest", [1, 7, 1000])
-@pytest.mark.parametrize("largest_tile_px", [0, 63, 90, 1000])
-def test_tiles_are_those_of_the_cpu_in_full_batches(dense: Model, largest: int, largest_tile_px: int) -> None:
+@pytest.mark.parametrize("largest_tile_pixels", [0, 63**2, 90**2, 1000**2])
+def test_tiles_are_those_of_the_cpu_in_full_batches(dense: Model, largest: int, largest_tile_pixels: int) -> None:
     class Echo:
         """In the place of the model's session: keeps the tiles that it is given."""
 
@@ -192,7 +192,7 @@ def test_tiles_are_those_of_the_cpu_in_full_batches(dense: Model, largest: int, 
             self.tiles.append(np.array(self.value.numpy()))
 
     picture = np.random.default_rng(2).random((83, 131), np.float32)
-    tiling = plan_tiling(picture.shape, dense.contract, (3.0, 5.0), largest_tile_px=largest_tile_px)
+    tiling = plan_tiling(picture.shape, dense.contract, (3.0, 5.0), largest_tile_pixels=largest_tile_pixels)
     assert tiling is not None
     echo = Echo()
     held = PictureOnDevice(ort.OrtValue.ortvalue_from_numpy(picture), picture.shape)

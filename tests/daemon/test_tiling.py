@@ -34,21 +34,19 @@ CONTRACTS = [
     contract(16, 16, 1.0, 0.0),  # dense, without
 ]
 OPEN = [
-    (contract(32, 4, 4.0, 9.5), 60),
-    (contract(32, 4, 4.0, 9.5), 20),  # room for less than the contract's own tile
-    (contract(104, 9, 8.0, 19.5), 104),  # windows of 40 px that share their features
+    (contract(32, 4, 4.0, 9.5), 60**2),
+    (contract(32, 4, 4.0, 9.5), 15**2),  # room for less than the least tile
+    (contract(104, 9, 8.0, 19.5), 104**2),  # windows of 40 px that share their features
 ]
-"""Dense, of any side up to a length."""
+"""Dense, of any sides, with the most pixels in a tile."""
 KINDS = [*((of, 0) for of in CONTRACTS), *OPEN]
-ids = [f"t{of.tile_px}g{of.grid}" + (f"up-to-{longest}" if longest else "") for of, longest in KINDS]
+ids = [f"t{of.tile_px}g{of.grid}" + (f"up-to-{most}" if most else "") for of, most in KINDS]
 
 
-@pytest.mark.parametrize(("of", "longest"), KINDS, ids=ids)
+@pytest.mark.parametrize(("of", "most"), KINDS, ids=ids)
 @given(h=st.integers(1, 150), w=st.integers(1, 150), margin=st.floats(0, 30))
-def test_scores_reach_both_margins_without_a_hole(
-    of: ModelContract, longest: int, h: int, w: int, margin: float
-) -> None:
-    tiling = plan_tiling((h, w), of, (margin, margin), largest_tile_px=longest)
+def test_scores_reach_both_margins_without_a_hole(of: ModelContract, most: int, h: int, w: int, margin: float) -> None:
+    tiling = plan_tiling((h, w), of, (margin, margin), largest_tile_pixels=most)
     if tiling is None:
         assert min(h, w) < 2 * margin
         return
@@ -60,12 +58,12 @@ def test_scores_reach_both_margins_without_a_hole(
         assert gaps.size == 0 or (gaps.min() >= of.step_px - 1 - 1e-9 and gaps.max() <= of.step_px + 1 + 1e-9)
 
 
-@pytest.mark.parametrize(("of", "longest"), KINDS, ids=ids)
+@pytest.mark.parametrize(("of", "most"), KINDS, ids=ids)
 @pytest.mark.parametrize("largest", [1, 7, 10_000])
-def test_each_score_comes_from_the_place_it_claims(of: ModelContract, longest: int, largest: int) -> None:
+def test_each_score_comes_from_the_place_it_claims(of: ModelContract, most: int, largest: int) -> None:
     h, w = 90, 131
     rows, columns = np.mgrid[:h, :w].astype(np.float32)
-    tiling = plan_tiling((h, w), of, (0.0, 0.0), largest_tile_px=longest)
+    tiling = plan_tiling((h, w), of, (0.0, 0.0), largest_tile_pixels=most)
     assert tiling is not None
     places = []
     for picture in (rows, columns):
@@ -84,21 +82,21 @@ def test_each_score_comes_from_the_place_it_claims(of: ModelContract, longest: i
     np.testing.assert_allclose(places[1][inner], x[inner], atol=0.5)
 
 
-@pytest.mark.parametrize(("of", "longest"), OPEN, ids=ids[len(CONTRACTS) :])
+@pytest.mark.parametrize(("of", "most"), OPEN, ids=ids[len(CONTRACTS) :])
 @given(h=st.integers(1, 400), w=st.integers(1, 400))
-def test_tiles_of_any_side_are_no_larger_than_the_picture_needs(
-    of: ModelContract, longest: int, h: int, w: int
-) -> None:
-    tiling = plan_tiling((h, w), of, (0.0, 0.0), largest_tile_px=longest)
+def test_tiles_of_any_side_are_no_larger_than_the_picture_needs(of: ModelContract, most: int, h: int, w: int) -> None:
+    tiling = plan_tiling((h, w), of, (0.0, 0.0), largest_tile_pixels=most)
     assert tiling is not None
     least = of.tile_px - (of.grid - 1) * of.step_px
     for axis, length in ((tiling.y, h), (tiling.x, w)):
         assert axis.tile_px == least + (axis.grid - 1) * of.step_px
-        assert axis.tile_px <= max(longest, least)
         # No more than one step beyond for each tile.
         assert axis.centres.size * of.step_px < length + of.step_px * (axis.origins.size + 1)
-        # One tile fewer would have to be longer than is wanted.
-        assert (axis.origins.size - 1) * max(1, (longest - least) // of.step_px + 1) < axis.centres.size
+    assert tiling.y.tile_px * tiling.x.tile_px <= max(most, least**2)
+    # Tiles are split only where one that covers both would be too large.
+    if tiling.count > 1:
+        y, x = (axis.tile_px + (axis.origins.size > 1) * axis.grid * of.step_px for axis in (tiling.y, tiling.x))
+        assert y * x > most
 
 
 def test_the_papers_windows_are_counted_right() -> None:

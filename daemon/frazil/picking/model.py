@@ -50,9 +50,9 @@ _BATCH_PIXELS = 2**21
 """Pixels in one batch of tiles: 8 MiB of float32."""
 _CONVOLVED_PIXELS = 2**17
 """The same for convolutions on the CPU, whose features, some fifty times as much, are best kept in the caches."""
-_LARGEST_TILE_PX = 1152
-"""Longest side of a tile, where the model leaves it open: the fewer tiles, the less is scored twice. The features of
-one such tile are some 300 MB."""
+_LARGEST_TILE_PIXELS = 2**21
+"""Pixels in one tile, where the model leaves its sides open: the fewer tiles, the less is scored twice. The features
+of the largest one are some 400 MB."""
 _WARM_UP_PIXELS = 2**19
 
 
@@ -83,7 +83,7 @@ class Model:
         contract: what its metadata says.
         placement: which execution providers were seen to run its nodes.
         has_card: whether a card vouched for it.
-        largest_tile_px: longest side of its tiles, where it takes tiles of any side; 0 where it takes the contract's.
+        largest_tile_pixels: most pixels in one tile, where it takes tiles of any side; 0 where it takes the contract's.
         accelerator: prepares pictures on the device and scores them there; None where the CPU prepares them.
         preparation_problem: why there is none although there was to be one.
     """
@@ -102,7 +102,7 @@ class Model:
         self.contract = contract
         self.placement = placement
         self.has_card = has_card
-        self.largest_tile_px = _LARGEST_TILE_PX if _takes_any_side(session) else 0
+        self.largest_tile_pixels = _LARGEST_TILE_PIXELS if _takes_any_side(session) else 0
         self._batch_pixels = batch_pixels
         self.accelerator: Accelerator | None = None
         self.preparation_problem: str | None = None

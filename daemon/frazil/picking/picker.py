@@ -148,7 +148,9 @@ class Picker:
         margin_px = self._scored_margin_angstrom / pixel_size_angstrom
         margins = (margin_px * rescaling.factors[0], margin_px * rescaling.factors[1])
         model = self.model
-        return plan_tiling(rescaling.rescaled_shape, model.contract, margins, largest_tile_px=model.largest_tile_px)
+        return plan_tiling(
+            rescaling.rescaled_shape, model.contract, margins, largest_tile_pixels=model.largest_tile_pixels
+        )
 
     def score(self, picture: Picture) -> ScoreMap:
         """Run the model over the picture.

@@ -94,7 +94,7 @@ class Tiling:
 
 
 def plan_tiling(
-    shape: tuple[int, int], contract: ModelContract, margins_px: tuple[float, float], *, largest_tile_px: int = 0
+    shape: tuple[int, int], contract: ModelContract, margins_px: tuple[float, float], *, largest_tile_pixels: int = 0
 ) -> Tiling | None:
     """Place tiles so that their scores cover a picture but for its margins.
 
@@ -102,32 +102,51 @@ def plan_tiling(
         shape: (h, w) of the rescaled picture.
         contract: gives tile, grid, step and offset.
         margins_px: (y, x) distance from the edges, in pixels of the picture, that needs no scores.
-        largest_tile_px: of a model that takes tiles of any side, the longest one wanted: tiles are then as few as
-            can be and no larger than the picture needs. 0 for a model that takes the contract's tile alone.
+        largest_tile_pixels: of a model that takes tiles of any height and width, most pixels in one: the tiles are as
+            few as can be, and no larger than the picture needs. 0 for a model that takes the contract's tile alone.
 
     Returns:
         The tiling; None where the margins leave nothing of the picture.
     """
-    y = _plan_axis(shape[0], contract, margins_px[0], largest_tile_px)
-    x = _plan_axis(shape[1], contract, margins_px[1], largest_tile_px)
-    if y is None or x is None:
+    spans = [_Span(length=n, margin=margin) for n, margin in zip(shape, margins_px, strict=True)]
+    if any(span.last < span.first for span in spans):
         return None
-    return Tiling(y=y, x=x)
+    if not largest_tile_pixels:
+        y, x = (_plan_axis(span, contract, contract.grid) for span in spans)
+        return Tiling(y=y, x=x)
+    tiles = [1, 1]
+    while True:
+        grids = [-(-span.places(contract) // count) for span, count in zip(spans, tiles, strict=True)]
+        y, x = (_plan_axis(span, contract, grid) for span, grid in zip(spans, grids, strict=True))
+        if y.tile_px * x.tile_px <= largest_tile_pixels or grids == [1, 1]:
+            return Tiling(y=y, x=x)
+        tiles[int(x.tile_px > y.tile_px)] += 1
 
 
-def _plan_axis(length: int, contract: ModelContract, margin: float, largest_tile_px: int) -> Axis | None:
-    # The picture spans -0.5 to length - 0.5: pixel centres are at whole numbers.
-    first, last = margin - 0.5, length - 0.5 - margin
-    if last < first:
-        return None
-    step, grid = contract.step_px, contract.grid
-    places = (last - first) / step + 1 - 1e-9
-    if largest_tile_px:
-        largest_grid = max(1, grid + int((largest_tile_px - contract.tile_px) // step))
-        wanted = int(np.ceil(places))
-        grid = -(-wanted // -(-wanted // largest_grid))
-    tiles = int(np.ceil(places / grid))
-    origins = np.rint(first - contract.offset_px + grid * step * np.arange(tiles)).astype(np.intp)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Span:
+    """What is to be scored along one axis. A picture spans -0.5 to length - 0.5: pixel centres are at whole numbers."""
+
+    length: int
+    margin: float
+
+    @property
+    def first(self) -> float:
+        return self.margin - 0.5
+
+    @property
+    def last(self) -> float:
+        return self.length - 0.5 - self.margin
+
+    def places(self, contract: ModelContract) -> int:
+        """Scores that reach from the first to the last place."""
+        return int(np.ceil((self.last - self.first) / contract.step_px + 1 - 1e-9))
+
+
+def _plan_axis(span: _Span, contract: ModelContract, grid: int) -> Axis:
+    step = contract.step_px
+    tiles = -(-span.places(contract) // grid)
+    origins = np.rint(span.first - contract.offset_px + grid * step * np.arange(tiles)).astype(np.intp)
     centres = (origins[:, np.newaxis] + contract.offset_px + step * np.arange(grid)).ravel()
     tile_px = contract.tile_px + round((grid - contract.grid) * step)
     return Axis(tile_px=tile_px, grid=grid, origins=origins, centres=centres)

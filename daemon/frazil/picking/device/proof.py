@@ -34,7 +34,7 @@ class Scorer(Protocol):
     """What a model is asked for."""
 
     contract: ModelContract
-    largest_tile_px: int
+    largest_tile_pixels: int
 
     def largest_batch(self, tile_shape: tuple[int, int], /) -> int:
         """Most tiles in a batch."""
@@ -66,8 +66,8 @@ def find_difference(accelerator: Accelerator, model: Scorer) -> str | None:
             return f"expected the picture of the CPU within {PICTURE_TOLERANCE:g}, found a difference of {found:g}"
         if invert:
             continue
-        longest_px = min(contract.tile_px, model.largest_tile_px)  # more than one tile, of any side though they be
-        tiling = plan_tiling(host.rescaling.rescaled_shape, contract, (0.0, 0.0), largest_tile_px=longest_px)
+        most = min(contract.tile_px**2, model.largest_tile_pixels)  # so that there is more than one tile
+        tiling = plan_tiling(host.rescaling.rescaled_shape, contract, (0.0, 0.0), largest_tile_pixels=most)
         if tiling is None or device.on_device is None:
             return "expected a picture on the device, found none"
         # More than one batch, the last one not full.
