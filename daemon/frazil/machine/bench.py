@@ -74,7 +74,7 @@ class Bench:
     def rounds(self, count: int) -> Iterator[int]:
         """Measure, yielding the number of each round once it is done."""
         picker, model = self._picker, self._picker.model
-        picture = picker.prepare(read_micrograph(self.micrograph))
+        picture = picker.prepare(read_micrograph(self.micrograph, as_stored=True))
         tiling = picker.plan(picture)
         ready = []
         if tiling is not None:
@@ -86,7 +86,7 @@ class Bench:
         for number in range(1, count + 1):
             self._time("bytes", self.micrograph.read_bytes)
             self._time("session", lambda: [score() for score in bare])
-            micrograph = self._time("read", lambda: read_micrograph(self.micrograph))
+            micrograph = self._time("read", lambda: read_micrograph(self.micrograph, as_stored=True))
             picture = self._time("prepare", lambda: picker.prepare(micrograph))  # noqa: B023 - called at once
             score_map = self._time("infer", lambda: picker.score(picture))  # noqa: B023
             self._picks = self._time("peaks", lambda: picker.find(score_map, picture))  # noqa: B023
@@ -114,11 +114,13 @@ class Bench:
         """Micrographs a second while the next ones are read, as the daemon does it with a backlog."""
         started = time.perf_counter()
         with ThreadPoolExecutor(1) as reader:
-            read = deque(reader.submit(read_micrograph, self.micrograph) for _ in range(min(_READ_AHEAD, count)))
+            read = deque(
+                reader.submit(read_micrograph, self.micrograph, as_stored=True) for _ in range(min(_READ_AHEAD, count))
+            )
             for done in range(count):
                 micrograph = read.popleft().result()
                 if done + _READ_AHEAD < count:
-                    read.append(reader.submit(read_micrograph, self.micrograph))
+                    read.append(reader.submit(read_micrograph, self.micrograph, as_stored=True))
                 self._picker.pick(micrograph)
         return count / (time.perf_counter() - started)
 

@@ -315,7 +315,10 @@ class Daemon:
         settings = self._settings
         deadline = time.monotonic() + settings.read_timeout
         return read_micrograph(
-            path, largest_bytes=settings.max_micrograph_bytes, cut_off=lambda: time.monotonic() > deadline
+            path,
+            as_stored=True,
+            largest_bytes=settings.max_micrograph_bytes,
+            cut_off=lambda: time.monotonic() > deadline,
         )
 
     def _usual_mount_point(self, root: Path) -> str:
