@@ -19,7 +19,8 @@ from frazil.service.completion import sample
 from frazil.service.intake import Intake
 from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
-from frazil.service.watch import FileStamp, FileSystem, Selection, Watcher
+from frazil.service.stamp import FileStamp
+from frazil.service.watch import FileSystem, Selection, Watcher
 from frazil.settings import BacklogOrder
 
 Write = Callable[..., Path]

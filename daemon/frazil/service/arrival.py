@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from frazil.service.watch import FileStamp
+from frazil.service.stamp import FileStamp
 
 __all__ = ["Arrival", "Line", "is_utf8"]
 

@@ -25,7 +25,8 @@ from frazil.service.ledger import Handled, Ledger, Note
 from frazil.service.metrics import Metrics
 from frazil.service.notes import Notes
 from frazil.service.pulse import Beat, unwatched
-from frazil.service.watch import FileStamp, FoundBy, Hint, Sightings, stamp_of
+from frazil.service.stamp import FileStamp, stamp_of
+from frazil.service.watch import FoundBy, Hint, Sightings
 
 __all__ = ["Intake", "Known"]
 

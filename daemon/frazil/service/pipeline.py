@@ -20,7 +20,7 @@ import msgspec
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking import MICROGRAPH_ENDINGS, Batches, Micrograph, micrograph_stem
+from frazil.picking import MICROGRAPH_ENDINGS, Batches, Micrograph, ScoreMap, micrograph_stem
 from frazil.service.arrival import Arrival, Line, is_utf8
 from frazil.service.completion import sample
 from frazil.service.delivery import Delivery
@@ -35,8 +35,8 @@ from frazil.service.pulse import Pulses
 from frazil.service.record import directory_of, record_failure
 from frazil.service.retune import Asked, Reviser
 from frazil.service.score_map import pack_score_map
+from frazil.service.stamp import stamp_of
 from frazil.service.swap import Announcer, Change, Serving
-from frazil.service.watch import stamp_of
 
 __all__ = ["Pipeline"]
 
@@ -60,7 +60,8 @@ class _Picked:
     arrival: Arrival
     fingerprint: str
     document: MicrographDocument
-    score_map: bytes | None
+    score_map: ScoreMap | None
+    """To be kept; packed only when it is written, so that picking does not wait for it."""
     batches: Batches
 
 
@@ -248,7 +249,7 @@ class Pipeline:
             arrival=read.arrival,
             fingerprint=read.fingerprint,
             document=record.document,
-            score_map=pack_score_map(record.score_map) if self._keep_score_maps else None,
+            score_map=record.score_map if self._keep_score_maps else None,
             batches=record.batches,
         )
 
@@ -297,6 +298,7 @@ class Pipeline:
             self._write_failed(_Failed(arrival=arrival, error=MicrographError(arrival.path, "name", message)))
             return
         directory = directory_of(arrival.key)
+        score_map = None if result.score_map is None else pack_score_map(result.score_map)
         seq, _ = insist(
             file,
             lambda: self._ledger.commit_picked(
@@ -305,7 +307,7 @@ class Pipeline:
                 lambda epoch, seq, supersedes: encode_document(
                     msgspec.structs.replace(document, epoch=epoch, seq=seq, supersedes=supersedes, directory=directory)
                 ),
-                score_map=result.score_map,
+                score_map=score_map,
                 complete_at=time.time() - (time.monotonic() - arrival.complete_at),
             ),
         )
