@@ -46,7 +46,9 @@ from frazil.service.watch import Scanner, Selection
 PARTS = ("scans", "ledger", "start", "backlog")
 PER_FOLDER = 500
 BIN = Path(sys.executable).parent
-MODEL = Path(__file__).resolve().parents[1] / "exported_models" / "fcn"
+MODELS = Path(__file__).resolve().parents[1] / "exported_models"
+SMALL = MODELS / "mlp"
+"""Picks a small micrograph in milliseconds, so that what else the daemon does for each one shows."""
 COMMITS = 200
 BEGAN = 1_750_000_000.0
 PATIENCE_SECONDS = 600.0
@@ -257,7 +259,7 @@ class Served:
     def __init__(self, watch: Path, out: Path, *options: object) -> None:
         self.started = time.perf_counter()
         command = [BIN / "frazil", "serve", "--watch", watch, "--out", out, "--diameter", 191, "--pixel-size", 0.9]
-        command += ["--model", MODEL, "--http", "127.0.0.1:0", "--publish", "tcp://127.0.0.1:0", *options]
+        command += ["--http", "127.0.0.1:0", "--publish", "tcp://127.0.0.1:0", *options]
         # Log lines are bytes, so that no codec's time counts.
         self.process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE)
         self.lines: list[tuple[float, str]] = []
@@ -358,7 +360,7 @@ def make_micrograph(file: Path, side: int) -> None:
 
 def picking_alone_seconds(file: Path, out: Path, repeats: int) -> float:
     """Median time of one micrograph without a daemon: read, picked, STAR file written."""
-    picker = Picker(load_model(MODEL, "cpu"), PickingSettings(diameter_angstrom=191))
+    picker = Picker(load_model(SMALL, "cpu"), PickingSettings(diameter_angstrom=191))
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -384,7 +386,7 @@ def measure_backlog(table: Table, micrographs: int, side: int, rows: int) -> Non
             for i in range(micrographs):
                 shutil.copyfile(one, watch / f"new_{i:06}.mrc")
             fill(out / "frazil-ledger.sqlite", many)
-            with served(watch, out, "--scan", 5) as daemon:
+            with served(watch, out, "--model", SMALL, "--scan", 5) as daemon:
                 daemon.wait_for("picked new_", micrographs)
                 at = [when for when, line in daemon.lines if "picked new_" in line]
                 quarter = micrographs // 4

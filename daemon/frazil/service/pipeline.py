@@ -196,6 +196,7 @@ class Pipeline:
                 continue
             except Exception as error:  # noqa: BLE001 - the edge of one unit of work
                 read = _Failed(arrival=arrival, error=failure_of(arrival.path, "reading", error))
+            self._stopping.wait(max(0.0, arrival.settled_at - time.monotonic()))
             if _has_changed(arrival):
                 # Whatever was read, or failed, was neither the old file nor the new one.
                 self._intake.retry(arrival)
@@ -390,8 +391,9 @@ class Pipeline:
 
 def _namesakes(arrival: Arrival) -> list[str]:
     """Keys of the micrographs whose results would go into the same STAR file."""
-    stem = micrograph_stem(arrival.path.name)
-    others = (str(Path(arrival.key).with_name(stem + ending)) for ending in MICROGRAPH_ENDINGS)
+    above, slash, name = arrival.key.rpartition("/")
+    stem = micrograph_stem(name)
+    others = (f"{above}{slash}{stem}{ending}" for ending in MICROGRAPH_ENDINGS)
     return [key for key in others if key != arrival.key]
 
 
