@@ -48,7 +48,7 @@ fuzz: $(VENV)/.ready
 
 robustness: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest tests/robustness --long --report docs/reference/robustness
-	$(VENV)/bin/python benchmarks/many_files.py > docs/reference/robustness/many-files.md
+	$(VENV)/bin/python benchmarks/large_sessions.py --json docs/reference/speed/large-sessions.json --markdown docs/reference/robustness/many-files.md
 	$(VENV)/bin/python benchmarks/stream_endurance.py > docs/reference/robustness/subscribers.txt
 	$(VENV)/bin/python benchmarks/fuzz_stream.py > docs/reference/robustness/fuzzed-sockets.txt
 	$(VENV)/bin/python benchmarks/swap_models.py --json docs/reference/robustness/swaps.json

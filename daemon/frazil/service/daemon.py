@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -197,6 +198,7 @@ class Daemon:
         )
         file_system = FileSystem.of(root)
         known = self._ledger.known()
+        gc.freeze()  # what has come by now stays: to look through the stamps of a million files takes a while
         intake = Intake(
             self._ledger,
             known,
