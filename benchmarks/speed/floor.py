@@ -1,0 +1,60 @@
+"""The floor: what no picker with a model can avoid, reading the file's bytes and the bare network on ready tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from benchmarks.speed.spread import Rounds
+from frazil.picking import Picker, locate_model, read_micrograph
+
+__all__ = ["Floor", "bare_session"]
+
+
+def bare_session(onnx: Path, threads: int) -> ort.InferenceSession:
+    """ONNX Runtime as anybody would start it, but for the number of threads."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+
+
+class Floor:
+    """The floor of one micrograph and one picker.
+
+    Args:
+        picker: says which model, and makes the tiles.
+        model: folder of its model.
+        micrograph: the file.
+        threads: of ONNX Runtime.
+    """
+
+    def __init__(self, picker: Picker, model: Path, micrograph: Path, threads: int) -> None:
+        self._micrograph = micrograph
+        picture = picker.prepare(read_micrograph(micrograph))
+        tiling = picker.plan(picture)
+        assert tiling is not None, f"{micrograph}: too small to be picked"
+        self.tiles = tiling.count
+        self.ready = [np.array(batch, order="C") for batch in tiling.batches(picture.pixels, picker.model.batch)]
+        self._session = bare_session(locate_model(model)[0], threads)
+        self._input = self._session.get_inputs()[0].name
+        self.infer()
+
+    def read(self) -> None:
+        """Read the file's bytes."""
+        np.fromfile(self._micrograph, np.uint8)
+
+    def infer(self) -> None:
+        """Run the network on tiles that lie ready."""
+        for tiles in self.ready:
+            self._session.run(None, {self._input: tiles})
+
+    def measure(self, rounds: Rounds, name: str = "floor") -> None:
+        """Both, as one time."""
+        rounds.time(name, self._both)
+
+    def _both(self) -> None:
+        self.read()
+        self.infer()
