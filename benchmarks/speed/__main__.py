@@ -52,6 +52,7 @@ def main() -> int:
     report = read_report(args.json)
     if args.pages:
         for file, content in make_pages(report).items():
+            file.parent.mkdir(exist_ok=True)
             file.write_text(content, "utf-8")
         return 0
     if args.check:
@@ -64,26 +65,23 @@ def _measure(args: argparse.Namespace, report: Report) -> None:
     """Measure sections, and write the report after each, so that nothing measured is lost."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with (
-        tempfile.TemporaryDirectory(dir=args.folder, prefix="frazil-speed-") as folder,
-        Progress(*columns, console=console, transient=True) as progress,
-    ):
+    with Progress(*columns, console=console, transient=True) as progress:
         for number, name in enumerate(args.only or SECTIONS, start=1):
             task = progress.add_task(name)
 
             def say(text: str) -> None:
                 progress.update(task, description=f"{name}: {text}")  # noqa: B023 - called in this turn only
 
-            (section_folder := Path(folder) / name).mkdir()
-            bench = Bench(
-                folder=section_folder,
-                scale=SCALES[args.scale],
-                threads=args.threads,
-                windowed_cnn=args.windowed_cnn,
-                say=say,
-            )
             started = time.monotonic()
-            figures = SECTIONS[name](bench)
+            with tempfile.TemporaryDirectory(dir=args.folder, prefix="frazil-speed-") as folder:
+                bench = Bench(
+                    folder=Path(folder),
+                    scale=SCALES[args.scale],
+                    threads=args.threads,
+                    windowed_cnn=args.windowed_cnn,
+                    say=say,
+                )
+                figures = SECTIONS[name](bench)
             seconds = time.monotonic() - started
             by = Circumstances.now(threads=args.threads, scale=args.scale, seconds=seconds)
             setattr(report, name, Measured(by=by, figures=figures))

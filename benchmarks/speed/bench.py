@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import cv2
 
 from benchmarks.speed.micrographs import write_micrograph
-from frazil.picking import Picker, PickingSettings, load_model, read_micrograph, write_star
+from frazil.picking import Model, Picker, PickingSettings, load_model, read_micrograph, write_star
 from frazil.settings import default_model_path
 
 __all__ = ["DIAMETER_ANGSTROM", "MODELS", "PIXEL_SIZE_ANGSTROM", "SCALES", "Bench", "Scale"]
@@ -116,6 +115,8 @@ class Bench:
     """The network of `cnn` for one window, where the served model scores more than one at a time."""
     say: Callable[[str], None]
     models: Path = field(default_factory=lambda: default_model_path().parent)
+    """The model repository."""
+    _loaded: dict[str, Model] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         cv2.setNumThreads(self.threads)
@@ -139,16 +140,13 @@ class Bench:
         """A micrograph of the size that is usual here."""
         return self.micrograph((self.scale.size_px, self.scale.size_px), kind, seed)
 
-    @functools.cache  # noqa: B019 - a bench lives as long as the program
     def picker(self, model: str, diameter_angstrom: float = DIAMETER_ANGSTROM) -> Picker:
         """A model of the repository, warm."""
-        loaded = load_model(self.models / model, "cpu", self.threads)
-        loaded.warm_up()
-        return Picker(loaded, PickingSettings(diameter_angstrom=diameter_angstrom))
+        if model not in self._loaded:
+            self._loaded[model] = load_model(self.models / model, "cpu", self.threads)
+            self._loaded[model].warm_up()
+        return Picker(self._loaded[model], PickingSettings(diameter_angstrom=diameter_angstrom))
 
     def pick(self, picker: Picker, micrograph: Path) -> None:
         """The whole way of one micrograph, from its file to its STAR file: what ``frazil pick`` does with each."""
         write_star(self.folder / "whole.star", picker.pick(read_micrograph(micrograph)))
-
-    def __hash__(self) -> int:
-        return id(self)

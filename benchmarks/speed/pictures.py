@@ -21,10 +21,11 @@ def where_picture(report: Report) -> str:
     chosen = [case for case in cases if case.size_px == size_px]
     width, left, bar, gap = 760, 60, 22, 22
     parts = []
+    key = float(left)
     for i, stage in enumerate(STAGES):
-        x = left + 76 * i
-        parts.append(f'<rect x="{x}" y="14" width="10" height="10" fill="{_COLOURS[i]}"/>')
-        parts.append(_text(x + 14, 23, stage, "start"))
+        parts.append(f'<rect x="{key:.1f}" y="14" width="10" height="10" fill="{_COLOURS[i]}"/>')
+        parts.append(_text(key + 14, 23, stage, "start"))
+        key += 34 + 6.4 * len(stage)
     for row, case in enumerate(chosen):
         top = 50 + row * (2 * bar + gap)
         # Each model has a scale of its own: one of them may take fifty times as long as another.

@@ -25,6 +25,7 @@ __all__ = ["Circumstances", "Line", "Measured", "Report", "read_report", "write_
 
 T = TypeVar("T")
 _REPOSITORY = Path(__file__).resolve().parents[2]
+_MEASURED = ("daemon", "benchmarks/speed", "exported_models")
 _PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime-gpu", "onnxruntime", "mrcfile")
 
 
@@ -36,7 +37,7 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     system: str
     date: str
     revision: str
-    """Of git; with a plus where files differed from it."""
+    """Of git; with a plus where what is measured differed from it."""
     scale: str
     seconds: float
     """That the section took."""
@@ -50,7 +51,7 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
             threads=threads,
             system=f"{platform.system()} {platform.machine()}",
             date=datetime.now(UTC).date().isoformat(),
-            revision=_git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else ""),
+            revision=_revision(),
             scale=scale,
             seconds=round(seconds, 1),
             versions={"python": platform.python_version()}
@@ -115,6 +116,11 @@ def _find(package: str) -> str:
         return version(package)
     except ModuleNotFoundError:  # PackageNotFoundError is one
         return ""
+
+
+def _revision() -> str:
+    changed = _git("status", "--porcelain", "--untracked-files=no", *_MEASURED)
+    return _git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 
 def _git(*arguments: str) -> str:

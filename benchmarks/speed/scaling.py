@@ -15,7 +15,7 @@ __all__ = ["Queued", "Scaling", "Windows", "measure"]
 _SHRINKS = (1.0, 2**-0.5, 0.5)
 """Of the particle: its windows shrink with it, and twice and four times as many are needed."""
 _QUEUE_MODEL = "mlp"
-_QUEUE_ROUNDS = 3
+_QUEUE_ROUNDS = 5
 
 
 class Windows(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,10 +47,10 @@ class Scaling(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds for one micrograph of a long queue, in times of that of a short one before it."""
     done: int
     """Micrographs that the daemon has picked in the end."""
-    first_and_last: list[float]
-    """Seconds for one micrograph in the first and in the last long queue."""
+    long_seconds: list[float]
+    """For one micrograph, in each long queue."""
     memory_mib: list[float]
-    """Of the daemon after the first long queue and after the last."""
+    """Of the daemon after each long queue."""
 
 
 def measure(bench: Bench) -> Scaling:
@@ -73,8 +73,8 @@ def measure(bench: Bench) -> Scaling:
         queues=[Queued(micrographs=count, seconds=spread(values)) for count, values in seconds.items()],
         long_over_short=spread([b / a for a, b in zip(seconds[short], seconds[long], strict=True)]),
         done=short + _QUEUE_ROUNDS * (short + long),
-        first_and_last=[round(seconds[long][0], 5), round(seconds[long][-1], 5)],
-        memory_mib=[memory[0], memory[-1]],
+        long_seconds=[round(s, 5) for s in seconds[long]],
+        memory_mib=memory,
     )
 
 

@@ -100,8 +100,12 @@ def measure(bench: Bench) -> Straightforward:
 
 def _compare(bench: Bench, model: str) -> Comparison:
     picker, micrograph, rounds = bench.picker(model), bench.square(), Rounds()
-    served = locate_model(bench.models / model)[0]
-    network = WindowNetwork(bench.windowed_cnn or served if model == "cnn" else served, bench.threads)
+    onnx = bench.windowed_cnn if model == "cnn" else None
+    if onnx is None:
+        if picker.model.contract.grid != 1:
+            raise SystemExit(f"{model} scores many windows at a time: give its network for one (--windowed-cnn)")
+        onnx = locate_model(bench.models / model)[0]
+    network = WindowNetwork(onnx, bench.threads)
     picture = picker.prepare(read_micrograph(micrograph))
     own_map = picker.score(picture)
     own = picker.find(own_map, picture)

@@ -17,7 +17,7 @@ def _done_when(report: Report) -> str:
     rows = [
         (
             line.what,
-            "–" if line.measured is None else f"{line.measured:.3g} {line.unit}".strip(),
+            "–" if line.measured is None else f"{line.measured:.4g} {line.unit}".strip(),
             f"{line.bound} {line.unit}".strip(),
             {True: "yes", False: "**no**", None: "not measured"}[line.holds],
         )
@@ -177,8 +177,8 @@ def _queue(report: Report) -> str:
     rows = [(f"a queue of {q.micrographs}, ms each", _ms_with_range(q.seconds)) for q in figures.queues]
     rows += [
         ("long queue / short queue", _times(figures.long_over_short)),
-        ("first and last long queue, ms each", " and ".join(f"{1000 * s:.1f}" for s in figures.first_and_last)),
-        ("memory after the first and the last", " and ".join(f"{mib:.0f} MiB" for mib in figures.memory_mib)),
+        ("each long queue, ms each", ", ".join(f"{1000 * s:.1f}" for s in figures.long_seconds)),
+        ("memory after each, MiB", ", ".join(f"{mib:.0f}" for mib in figures.memory_mib)),
         ("micrographs picked in the end", f"{figures.done}"),
     ]
     head = (f"micrographs of {figures.small_px} x {figures.small_px}, `mlp`", "")
@@ -217,12 +217,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _by(by: Circumstances) -> str:
-    versions = ", ".join(f"{name} {number}" for name, number in by.versions.items())
     quick = "" if by.scale == "full" else f" A {by.scale} run: the figures are rough."
-    return (
-        f"*{by.date}, {by.processor}, {by.threads} threads, {by.system}; {versions}; revision {by.revision}; "
-        f"measured in {by.seconds:.0f} s.{quick}*"
-    )
+    return f"*{by.date}, revision {by.revision}, {by.processor}, {by.threads} threads.{quick}*"
 
 
 def _number(value: float) -> str:
