@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from benchmarks.speed.spread import Rounds
-from frazil.picking import Picker, locate_model, read_micrograph
+from frazil.picking import Picker, Picture, locate_model, read_micrograph
 
-__all__ = ["Floor", "bare_session"]
+__all__ = ["Floor", "bare_session", "batches_of"]
 
 
 def bare_session(onnx: Path, threads: int) -> ort.InferenceSession:
@@ -19,6 +21,13 @@ def bare_session(onnx: Path, threads: int) -> ort.InferenceSession:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     return ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+
+
+def batches_of(picker: Picker, picture: Picture) -> Iterator[NDArray[np.float32]]:
+    """(h', w') picture → (n, 1, h, w) batches of tiles, as the picker makes them."""
+    tiling = picker.plan(picture)
+    assert tiling is not None, "the micrograph is too small to be picked"
+    return tiling.batches(picture.pixels, picker.model.largest_batch(tiling.tile_shape))
 
 
 class Floor:
@@ -33,11 +42,10 @@ class Floor:
 
     def __init__(self, picker: Picker, model: Path, micrograph: Path, threads: int) -> None:
         self._micrograph = micrograph
-        picture = picker.prepare(read_micrograph(micrograph))
-        tiling = picker.plan(picture)
-        assert tiling is not None, f"{micrograph}: too small to be picked"
-        self.tiles = tiling.count
-        self.ready = [np.array(batch, order="C") for batch in tiling.batches(picture.pixels, picker.model.batch)]
+        self.ready = [
+            np.array(tiles, order="C") for tiles in batches_of(picker, picker.prepare(read_micrograph(micrograph)))
+        ]
+        self.tiles = sum(len(tiles) for tiles in self.ready)
         self._session = bare_session(locate_model(model)[0], threads)
         self._input = self._session.get_inputs()[0].name
         self.infer()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from benchmarks.speed.bench import MODELS, Bench
-from benchmarks.speed.floor import Floor
+from benchmarks.speed.floor import Floor, batches_of
 from benchmarks.speed.micrographs import KINDS, drop_from_cache
 from benchmarks.speed.outbox import Outbox
 from benchmarks.speed.spread import Rounds, Spread, rounds_within, spread
@@ -96,9 +96,7 @@ class _Measuring:
         rescaled = time_("rescale", lambda: rescale(micrograph.pixels, picture.rescaling))
         invert = picker.settings.contrast != contract.contrast
         time_("standardise", lambda: standardise(rescaled, contract.normalisation, contract.diameter_px, invert=invert))
-        tiling = picker.plan(picture)
-        assert tiling is not None
-        time_("tile", lambda: [batch.shape for batch in tiling.batches(picture.pixels, model.batch)])
+        time_("tile", lambda: [tiles.shape for tiles in batches_of(picker, picture)])
         time_("infer", lambda: [model.score(tiles) for tiles in self.floor.ready])
         time_("peaks", lambda: picker.find(self._record.score_map, picture))
         time_("write", lambda: write_star(self._bench.folder / "stage.star", self._record.picks))

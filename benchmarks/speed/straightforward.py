@@ -20,7 +20,6 @@ from benchmarks.speed.floor import bare_session
 from benchmarks.speed.spread import Rounds, Spread, rounds_within
 from frazil.picking import Picker, Picks, Rescaling, ScoreMap, find_picks, locate_model, match_picks, read_micrograph
 from frazil.picking.peaks import in_steps
-from frazil.picking.rescale import rescale
 from frazil.picking.standardise import standardise
 
 __all__ = ["Comparison", "Straightforward", "WindowNetwork", "measure"]
@@ -100,10 +99,12 @@ def measure(bench: Bench) -> Straightforward:
 
 def _compare(bench: Bench, model: str) -> Comparison:
     picker, micrograph, rounds = bench.picker(model), bench.square(), Rounds()
-    onnx = bench.windowed_cnn if model == "cnn" else None
+    onnx = bench.windowed.get(model)
     if onnx is None:
         if picker.model.contract.grid != 1:
-            raise SystemExit(f"{model} scores many windows at a time: give its network for one (--windowed-cnn)")
+            raise SystemExit(
+                f"{model} scores many windows at a time: give its network for one (--windowed {model}=...)"
+            )
         onnx = locate_model(bench.models / model)[0]
     network = WindowNetwork(onnx, bench.threads)
     picture = picker.prepare(read_micrograph(micrograph))
@@ -139,7 +140,8 @@ def _pick(network: WindowNetwork, picker: Picker, micrograph: Path, like: ScoreM
     diameter_px = picker.settings.diameter_angstrom / pixel_size
     rescaling = Rescaling.for_diameter(made.pixels.shape, diameter_px, contract.diameter_px)
     invert = picker.settings.contrast != contract.contrast
-    pixels = rescale(made.pixels, rescaling)
+    h, w = rescaling.rescaled_shape
+    pixels = np.asarray(cv2.resize(made.pixels, (w, h), interpolation=cv2.INTER_AREA), np.float32)
     picture = standardise(pixels, contract.normalisation, contract.diameter_px, invert=invert)
     scores = network.score(picture, rescaling.to_rescaled(like.y_px, 0), rescaling.to_rescaled(like.x_px, 1))
     score_map = dataclasses.replace(like, scores=in_steps(scores))
