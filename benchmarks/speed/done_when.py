@@ -39,15 +39,16 @@ def _line(what: str, measured: float | None, bound: str, limit: float, unit: str
 
 def _throughput(report: Report) -> Iterator[Line]:
     flows = {f.model: f.times_floor.median for f in report.throughput.figures.flows} if report.throughput else {}
-    # The larger micrograph comes last and counts.
-    times = {(t.peer, t.frazil): t.times.median for t in report.peers.figures.times} if report.peers else {}
-    for model, floor, relion in (("mlp", 1.25, 4), ("fcn", 1.3, 3)):
-        daemon = f"frazil {model}, daemon"
+    for model, floor in (("mlp", 1.25), ("fcn", 1.3)):
         yield _line(f"`{model}` in the daemon, time of the floor", flows.get(model), "at most", floor)
-        yield _line(
-            f"`{model}` in the daemon, throughput of RELION LoG", times.get(("RELION LoG", daemon)), "at least", relion
-        )
-    yield _line("`fcn` in the daemon, throughput of Topaz", times.get(("Topaz", "frazil fcn, daemon")), "at least", 50)
+    peers = report.peers.figures.times if report.peers else []
+    for model, peer, least in (("mlp", "RELION LoG", 4), ("fcn", "RELION LoG", 3), ("fcn", "Topaz", 50)):
+        what = f"`{model}` in the daemon, throughput of {peer}"
+        found = [t for t in peers if (t.peer, t.frazil) == (peer, f"frazil {model}, daemon")]
+        for t in found:
+            yield _line(f"{what} on {t.width_px} x {t.height_px}", t.times.median, "at least", least)
+        if not found:
+            yield _line(what, None, "at least", least)
 
 
 def _memory(report: Report) -> Iterator[Line]:
