@@ -53,7 +53,8 @@ class Floor:
     def __init__(self, picker: Picker, model: Path, micrograph: Path, threads: int) -> None:
         self._micrograph = micrograph
         self.ready = [
-            np.array(tiles, order="C") for tiles in batches_of(picker, picker.prepare(read_micrograph(micrograph)))
+            np.array(tiles, order="C")
+            for tiles in batches_of(picker, picker.prepare(read_micrograph(micrograph, as_stored=True)))
         ]
         self.tiles = sum(len(tiles) for tiles in self.ready)
         # Threads that spin are faster on a machine that does nothing else, and much slower on any other.

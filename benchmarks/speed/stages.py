@@ -78,7 +78,9 @@ class _Measuring:
         self._picker = bench.picker(subject.model)
         self.floor = Floor(self._picker, bench.models / subject.model, self._path, bench.threads)
         self.was_cold = True
-        self._record = record_picks(self._picker, read_micrograph(self._path), read_seconds=0.0, since=time.monotonic())
+        self._record = record_picks(
+            self._picker, read_micrograph(self._path, as_stored=True), read_seconds=0.0, since=time.monotonic()
+        )
 
     def run(self) -> None:
         """One round: the floor, the whole, and each stage alone."""
@@ -91,7 +93,7 @@ class _Measuring:
         self._chill()
         time_("whole", lambda: self._bench.pick(picker, self._path))
         self._chill()
-        micrograph = time_("read", lambda: read_micrograph(self._path))
+        micrograph = time_("read", lambda: read_micrograph(self._path, as_stored=True))
         picture = picker.prepare(micrograph)
         rescaled = time_("rescale", lambda: rescale(micrograph.pixels, picture.rescaling))
         invert = picker.settings.contrast != contract.contrast

@@ -107,14 +107,14 @@ def _compare(bench: Bench, model: str) -> Comparison:
             )
         onnx = locate_model(bench.models / model)[0]
     network = WindowNetwork(onnx, bench.threads)
-    picture = picker.prepare(read_micrograph(micrograph))
+    picture = picker.prepare(read_micrograph(micrograph, as_stored=True))
     own_map = picker.score(picture)
     own = picker.find(own_map, picture)
     found = straight_map = None
     for number in rounds_within(bench.scale.rounds, bench.scale.budget_seconds):
         bench.say(f"{model} both ways, round {number + 1}")
         straight_map, found = rounds.time("straightforward", lambda: _pick(network, picker, micrograph, own_map))
-        rounds.time("frazil", lambda: picker.pick(read_micrograph(micrograph)))
+        rounds.time("frazil", lambda: picker.pick(read_micrograph(micrograph, as_stored=True)))
     assert found is not None
     assert straight_map is not None
     common = int((match_picks(own, found, 1.0) >= 0).sum())
@@ -141,7 +141,9 @@ def _pick(network: WindowNetwork, picker: Picker, micrograph: Path, like: ScoreM
     rescaling = Rescaling.for_diameter(made.pixels.shape, diameter_px, contract.diameter_px)
     invert = picker.settings.contrast != contract.contrast
     h, w = rescaling.rescaled_shape
-    pixels = np.asarray(cv2.resize(made.pixels, (w, h), interpolation=cv2.INTER_AREA), np.float32)
+    pixels = np.asarray(
+        cv2.resize(made.pixels.astype(np.float32, copy=False), (w, h), interpolation=cv2.INTER_AREA), np.float32
+    )
     picture = standardise(pixels, contract.normalisation, contract.diameter_px, invert=invert)
     scores = network.score(picture, rescaling.to_rescaled(like.y_px, 0), rescaling.to_rescaled(like.x_px, 1))
     score_map = dataclasses.replace(like, scores=in_steps(scores))
