@@ -42,14 +42,6 @@ def main() -> int:
     parser.add_argument("--quick", action="store_const", dest="scale", const="quick", help="in a few minutes, roughly")
     parser.add_argument("--scale", choices=SCALES, default="full", help="how much is measured (default full)")
     parser.add_argument("--threads", type=int, default=available_cores(), help="default: every core")
-    parser.add_argument(
-        "--windowed",
-        action="append",
-        default=[],
-        type=_parse_windowed,
-        metavar="MODEL=ONNX",
-        help="network of a model for one window, if it scores many at a time; may be repeated",
-    )
     parser.add_argument("--json", type=Path, default=REPORT_FILE, help="the report (default: the one in the docs)")
     parser.add_argument("--folder", type=Path, help="where micrographs are put; default: where the system puts such")
     made = parser.add_mutually_exclusive_group()
@@ -70,13 +62,6 @@ def main() -> int:
     return 0
 
 
-def _parse_windowed(given: str) -> tuple[str, Path]:
-    model, equals, onnx = given.partition("=")
-    if not equals or not Path(onnx).is_file():
-        raise argparse.ArgumentTypeError(f"expected MODEL=ONNX with a file, found {given!r}")
-    return model, Path(onnx)
-
-
 def _measure(args: argparse.Namespace, report: Report) -> None:
     """Measure sections, and write the report after each, so that nothing measured is lost."""
     console = Console(stderr=True)
@@ -94,7 +79,6 @@ def _measure(args: argparse.Namespace, report: Report) -> None:
                     folder=Path(folder),
                     scale=SCALES[args.scale],
                     threads=args.threads,
-                    windowed=dict(args.windowed),
                     say=say,
                 )
                 figures = SECTIONS[name](bench)

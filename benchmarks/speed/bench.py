@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,8 +111,6 @@ class Bench:
     """On a disk, for whatever is written."""
     scale: Scale
     threads: int
-    windowed: Mapping[str, Path]
-    """The networks for one window of models that score many at a time."""
     say: Callable[[str], None]
     models: Path = field(default_factory=lambda: default_model_path().parent)
     """The model repository."""

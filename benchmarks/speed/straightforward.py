@@ -18,7 +18,17 @@ from numpy.typing import NDArray
 from benchmarks.speed.bench import Bench
 from benchmarks.speed.floor import bare_session
 from benchmarks.speed.spread import Rounds, Spread, rounds_within
-from frazil.picking import Picker, Picks, Rescaling, ScoreMap, find_picks, locate_model, match_picks, read_micrograph
+from frazil.picking import (
+    ModelContract,
+    Picker,
+    Picks,
+    Rescaling,
+    ScoreMap,
+    find_picks,
+    locate_model,
+    match_picks,
+    read_micrograph,
+)
 from frazil.picking.peaks import in_steps
 from frazil.picking.standardise import standardise
 
@@ -62,22 +72,20 @@ class WindowNetwork:
 
     Args:
         onnx: (n, 1, w, w) windows → one probability each.
+        contract: of the network; one that scores many windows in a tile is given tiles of one window.
         threads: of ONNX Runtime.
-
-    Attributes:
-        window_px: side of a window, in pixels of the rescaled picture.
     """
 
-    def __init__(self, onnx: Path, threads: int) -> None:
+    def __init__(self, onnx: Path, contract: ModelContract, threads: int) -> None:
         self._session = bare_session(onnx, threads)
         self._input = self._session.get_inputs()[0].name
-        self.window_px = int(self._session.get_inputs()[0].shape[-1])
+        self._window_px = contract.tile_px - round((contract.grid - 1) * contract.step_px)
 
     def score(
         self, picture: NDArray[np.float32], y: NDArray[np.float64], x: NDArray[np.float64]
     ) -> NDArray[np.float32]:
         """(h, w) standardised picture → (ky, kx) scores of the windows around rows y (ky,) and columns x (kx,)."""
-        side = self.window_px
+        side = self._window_px
         padded = cv2.copyMakeBorder(picture, side, side, side, side, cv2.BORDER_REFLECT)
         windows = sliding_window_view(padded, (side, side))
         top, left = (np.rint(centres - (side - 1) / 2).astype(np.intp) + side for centres in (y, x))
@@ -86,7 +94,7 @@ class WindowNetwork:
             self._session.run(
                 None,
                 {self._input: windows[rows[start : start + _BATCH], columns[start : start + _BATCH]][:, np.newaxis]},
-            )[0]
+            )[0].ravel()
             for start in range(0, rows.size, _BATCH)
         ]
         return np.concatenate(scores).reshape(top.size, left.size)
@@ -99,14 +107,7 @@ def measure(bench: Bench) -> Straightforward:
 
 def _compare(bench: Bench, model: str) -> Comparison:
     picker, micrograph, rounds = bench.picker(model), bench.square(), Rounds()
-    onnx = bench.windowed.get(model)
-    if onnx is None:
-        if picker.model.contract.grid != 1:
-            raise SystemExit(
-                f"{model} scores many windows at a time: give its network for one (--windowed {model}=...)"
-            )
-        onnx = locate_model(bench.models / model)[0]
-    network = WindowNetwork(onnx, bench.threads)
+    network = WindowNetwork(locate_model(bench.models / model)[0], picker.model.contract, bench.threads)
     picture = picker.prepare(read_micrograph(micrograph, as_stored=True))
     own_map = picker.score(picture)
     own = picker.find(own_map, picture)
