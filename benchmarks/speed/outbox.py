@@ -14,8 +14,8 @@ from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
 from frazil.service.record import Record
 from frazil.service.score_map import pack_score_map
+from frazil.service.stamp import FileStamp
 from frazil.service.stream import Stream
-from frazil.service.watch import FileStamp
 
 __all__ = ["Outbox"]
 
