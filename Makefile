@@ -16,7 +16,7 @@ help:
 	@echo "make test    every test"
 	@echo "make check   formatting, lint, types, import rules, and every test"
 	@echo "make site    the documentation as a site, in site/"
-	@echo "make bench   how fast one micrograph is picked, beside the floor"
+	@echo "make bench   how fast it is, beside the floor and other pickers, into docs/reference (20 minutes)"
 	@echo "make fuzz    ten thousand broken and hostile micrographs"
 	@echo "make models  train the models again (needs the labelled micrographs in $(SHARED)); once stopped, it goes on"
 	@echo "make unseen  after make models: how well is picked what was never trained on"
@@ -40,15 +40,15 @@ site: $(VENV)/.ready
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 bench: $(VENV)/.ready
-	$(VENV)/bin/python benchmarks/pick_micrograph.py --model exported_models/mlp
-	$(VENV)/bin/python benchmarks/pick_micrograph.py --model exported_models/fcn
+	$(VENV)/bin/python -m benchmarks.speed
+	$(VENV)/bin/python -m benchmarks.speed --pages
 
 fuzz: $(VENV)/.ready
 	$(VENV)/bin/python benchmarks/fuzz_inputs.py --count 10000
 
 robustness: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest tests/robustness --long --report docs/reference/robustness
-	$(VENV)/bin/python benchmarks/many_files.py > docs/reference/robustness/many-files.md
+	$(VENV)/bin/python benchmarks/large_sessions.py --json docs/reference/speed/large-sessions.json --markdown docs/reference/robustness/many-files.md
 	$(VENV)/bin/python benchmarks/stream_endurance.py > docs/reference/robustness/subscribers.txt
 	$(VENV)/bin/python benchmarks/fuzz_stream.py > docs/reference/robustness/fuzzed-sockets.txt
 	$(VENV)/bin/python benchmarks/swap_models.py --json docs/reference/robustness/swaps.json
@@ -80,7 +80,7 @@ unseen: $(VENV)/.ready
 	done
 
 clean:
-	rm -rf $(DEMO_VENV) $(VENV) demo-output site
+	rm -rf $(DEMO_VENV) $(VENV) .venv-topaz demo-output site
 
 $(DEMO_VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "frazil needs Python 3.11 or later; give it with make PYTHON=..." >&2; exit 1; }

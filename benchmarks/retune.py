@@ -30,7 +30,7 @@ from frazil.service.ledger import Handled, Ledger, LedgerReader
 from frazil.service.record import record_picks
 from frazil.service.retune import TUNED_KEY, Tuned, Wanted, count, preview, request_retune
 from frazil.service.score_map import pack_score_map
-from frazil.service.watch import FileStamp
+from frazil.service.stamp import FileStamp
 from frazil.settings import default_model_path
 from frazil_trainer.simulate import SimulationSettings
 from frazil_trainer.simulate.series import write_series

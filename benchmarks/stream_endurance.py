@@ -30,8 +30,8 @@ import frazil
 from frazil.documents import MicrographDocument, ModelStamp, PickColumns, Seconds, encode_document, topic_of
 from frazil.service.ledger import Handled, Ledger, LedgerReader
 from frazil.service.metrics import Metrics
+from frazil.service.stamp import FileStamp
 from frazil.service.stream import Stream
-from frazil.service.watch import FileStamp
 
 PATIENCE_SECONDS = 600.0
 

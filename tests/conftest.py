@@ -52,8 +52,8 @@ from frazil.picking import (
 from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
 from frazil.service.page import TOKEN_NAME, Application, PageServer
+from frazil.service.stamp import FileStamp
 from frazil.service.stream import Stream
-from frazil.service.watch import FileStamp
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

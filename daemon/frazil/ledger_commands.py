@@ -62,14 +62,18 @@ def status(
     """Say what the daemon does, and how many micrographs are in which state; the daemon need not run."""
     import msgspec
 
+    from frazil.service.ledger import TUNED_KEY
     from frazil.service.presence import Presence
-    from frazil.service.retune import TUNED_KEY, Tuned
 
     with _open(where) as reader:
         meta, counts, last = reader.meta(), reader.counts(), reader.last_picked()
         waits = list(reader.micrographs(["failed", "waiting"], limit=5))
         presence = Presence.decode(meta.get("daemon", ""))
-    tuned = Tuned.decode(meta.get(TUNED_KEY, ""))
+    tuned = None
+    if remembered := meta.get(TUNED_KEY):
+        from frazil.service.retune import Tuned  # with all of picking, which others need not wait for
+
+        tuned = Tuned.decode(remembered)
     now = presence.ask() if presence else None
     if as_json:
         typer.echo(

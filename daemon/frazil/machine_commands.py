@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -103,13 +103,24 @@ def bench(
     precision: Annotated[
         Precision, typer.Option("--precision", help="How the model computes on the CPU, if it can.")
     ] = "float32",
+    preparation: Annotated[
+        Literal["auto", "device", "host"],
+        typer.Option(
+            "--preparation",
+            help="Where pictures are prepared: on the device that runs the model, or on the CPU. auto: on a GPU.",
+        ),
+    ] = "auto",
     rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="NUMBER", help="How often.")] = 10,
     as_json: AsJson = False,
 ) -> None:
     """Say how fast a micrograph is picked here, stage by stage, beside the floor.
 
     The floor is what no picker with this model can avoid: reading the bytes, and the bare model on ready tiles.
+
+    Picks made on a GPU are compared with the CPU's; if they are not the same, the exit status is 1.
     """
+    import dataclasses
+
     import msgspec
     from rich.console import Console
     from rich.progress import track
@@ -127,23 +138,40 @@ def bench(
         device=device,
         threads=threads,
         precision=precision,
+        preparation=preparation,
     )
     for _ in track(measured.rounds(rounds), total=rounds, description="Picking", console=Console(stderr=True)):
         pass
     medians = {name: measured.median(name) for name in (*STAGES, "whole", "floor")}
+    throughput = measured.measure_throughput(rounds)
+    agreement = measured.compare_with_cpu()
     if as_json:
-        facts = {"model": measured.name, "provider": measured.provider, "precision": measured.precision}
+        facts = {
+            "model": measured.name,
+            "provider": measured.provider,
+            "precision": measured.precision,
+            "preparation": measured.prepared,
+            "rounds": rounds,
+            "seconds": medians,
+            "times_the_floor": measured.times_the_floor,
+            "share_of_the_floor": measured.share_of_the_floor,
+            "micrographs_per_second": throughput,
+            "agreement": dataclasses.asdict(agreement) if agreement else None,
+        }
+        typer.echo(msgspec.json.encode(facts))
+    else:
+        where = f"{measured.provider} in {measured.precision}"
+        typer.echo(f"{measured.name} on {where}, {measured.prepared}; medians of {rounds} rounds")
+        for name, seconds in medians.items():
+            least, most = min(measured.seconds[name]), max(measured.seconds[name])
+            typer.echo(f"{name:<8} {seconds:8.4f} s   {least:.4f} to {most:.4f}")
         typer.echo(
-            msgspec.json.encode(
-                facts | {"rounds": rounds, "seconds": medians, "times_the_floor": measured.times_the_floor}
-            )
+            f"{1 / medians['whole']:.2f} micrographs a second one by one, {throughput:.2f} with the next being read\n"
+            f"{measured.times_the_floor:.2f} times the floor: {measured.share_of_the_floor:.0%} of the time is needed"
         )
-        return
-    typer.echo(f"{measured.name} on {measured.provider} in {measured.precision}, medians of {rounds} rounds")
-    for name, seconds in medians.items():
-        least, most = min(measured.seconds[name]), max(measured.seconds[name])
-        typer.echo(f"{name:<8} {seconds:8.4f} s   {least:.4f} to {most:.4f}")
-    typer.echo(f"{1 / medians['whole']:.2f} micrographs a second, {measured.times_the_floor:.2f} times the floor")
+        typer.echo(agreement or "picked on the CPU: nothing to compare with")
+    if agreement:
+        agreement.check()
 
 
 def check_settings(file: Annotated[Path, typer.Argument(metavar="FILE", help="A settings file.")]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -151,6 +150,8 @@ def _as_record(counts: list[MicrographCount], thresholds: list[float]) -> dict[s
 
 
 def _draw(console: Console, counts: list[MicrographCount], thresholds: list[float], tuning: Tuning) -> None:
+    import statistics
+
     from rich.table import Table
 
     if not counts:

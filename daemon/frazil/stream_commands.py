@@ -5,19 +5,14 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from frazil.documents import (
-    FailedDocument,
-    MicrographDocument,
-    ModelDocument,
-    NumberedDocument,
-    document_schema,
-    encode_document,
-)
 from frazil.errors import printable
+
+if TYPE_CHECKING:
+    from frazil.documents import NumberedDocument
 
 __all__ = ["keys_app", "listen", "schema"]
 
@@ -75,6 +70,7 @@ def listen(
 ) -> None:
     """Print the picks that a daemon publishes, or write them to files, each once and none missed, until Ctrl-C."""
     from frazil.client import PickStream
+    from frazil.documents import MicrographDocument, encode_document
 
     files = None
     if to is not None:
@@ -109,6 +105,8 @@ def schema() -> None:
     """Print the JSON Schema of the documents on the stream."""
     import msgspec
 
+    from frazil.documents import document_schema
+
     typer.echo(msgspec.json.format(msgspec.json.encode(document_schema(), order="sorted")).decode())
 
 
@@ -129,6 +127,8 @@ def new_keys(
 
 
 def _line_of(document: NumberedDocument) -> str:
+    from frazil.documents import FailedDocument, MicrographDocument, ModelDocument
+
     match document:
         case MicrographDocument():
             picks, seconds = len(document.picks.score), document.seconds.total

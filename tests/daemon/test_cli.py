@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from frazil.picking import read_star
+from frazil.service.ledger import Ledger
 
 BIN = Path(sys.executable).parent
 Write = Callable[..., Path]
@@ -62,6 +63,49 @@ def test_help_of_serve_has_every_setting() -> None:
     text = frazil("serve", "--help").stdout
     for field in msgspec.structs.fields(ServeSettings):
         assert "--" + field.name.replace("_", "-") in text
+
+
+HEAVY = {
+    "numpy",
+    "cv2",
+    "onnxruntime",
+    "gemmi",
+    "zmq",
+    "watchdog",
+    "prometheus_client",
+    "starlette",
+    "uvicorn",
+    "asyncio",
+}
+"""Each takes longer to load than all of the command line."""
+
+
+@pytest.mark.parametrize(
+    ("program", "heavy"),
+    [
+        ("import frazil", HEAVY | {"typer", "rich", "msgspec"}),
+        ("from frazil.documents import decode_document", HEAVY | {"typer", "rich"}),
+        ("import frazil.cli, typer; typer.main.get_command(frazil.cli.app)", HEAVY | {"tomllib", "statistics"}),
+        ("from frazil.service.ledger import Ledger, LedgerReader", HEAVY | {"typer", "rich"}),
+        ("from frazil.client import PickStream", HEAVY - {"zmq"}),
+    ],
+)
+def test_nothing_heavy_is_loaded_before_it_is_needed(program: str, heavy: set[str]) -> None:
+    program += f"; import sys; print(*({heavy!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == []
+
+
+def test_status_of_a_ledger_loads_nothing_of_picking(tmp_path: Path) -> None:
+    Ledger(tmp_path / "l").close()
+    program = (
+        "import sys; from frazil.cli import app; app(['status', '--ledger', sys.argv[1]], standalone_mode=False); "
+    )
+    program += f"print(*({HEAVY!r} & sys.modules.keys()), file=sys.stderr)"
+    command = [sys.executable, "-c", program, str(tmp_path / "l")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "micrographs: none" in done.stdout
+    assert done.stderr.split() == []
 
 
 def test_pick_writes_a_star_a_picture_and_a_document(blob_model: Path, micrograph: Path, tmp_path: Path) -> None:

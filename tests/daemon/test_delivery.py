@@ -16,8 +16,8 @@ from frazil.picking import read_star
 from frazil.service.delivery import Delivery, prepare_output, star_path
 from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
+from frazil.service.stamp import FileStamp
 from frazil.service.stream import Stream
-from frazil.service.watch import FileStamp
 
 ROOT = Path("/watched")
 

@@ -19,7 +19,8 @@ from frazil.service.completion import sample
 from frazil.service.intake import Intake
 from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
-from frazil.service.watch import FileStamp, FileSystem, Selection, Watcher
+from frazil.service.stamp import FileStamp
+from frazil.service.watch import FileSystem, Hint, Selection, Watcher
 from frazil.settings import BacklogOrder
 
 Write = Callable[..., Path]
@@ -192,6 +193,33 @@ def test_a_file_renamed_into_place_gets_through(run: Callable[..., Running], roo
     (root / ".a.mrc.Xy12").rename(root / "a.mrc")
     (root / "a.mrc.part").rename(root / "b.mrc")
     running.wait(lambda: running.names() == ["a.mrc", "b.mrc"])
+
+
+def test_a_file_closed_again_while_it_is_picked_is_compared_by_what_it_holds(
+    run: Callable[..., Running], root: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, path = run(events=False), root / "a.mrc"
+    accept = running.intake._accept
+    content = whole[:-4] + b"\x01\x02\x03\x3f"
+
+    def write_meanwhile(arrival: Arrival) -> None:
+        # It is opened and closed again within the grain of the clock: its time stays what it was.
+        handled = Handled(stamp=arrival.stamp, fingerprint=sample(path).fingerprint)
+        running.intake._accept = accept
+        path.write_bytes(content)
+        os.utime(path, ns=(arrival.stamp.mtime_ns, arrival.stamp.mtime_ns))
+        running.intake.tell(Hint(path=path, closed=True, by="event"))
+        running.ledger.commit_picked(arrival.key, handled, lambda epoch, seq, supersedes: b"")
+        running.intake.finish(arrival, handled)
+
+    running.intake._accept = write_meanwhile
+    path.write_bytes(whole)
+    running.wait(lambda: running.contents == [content])
+    # Closed again as it was, it is not new.
+    running.intake.tell(Hint(path=path, closed=True, by="event"))
+    settle(running, root, whole)
+    assert running.contents[:1] == [content]
+    assert len(running.contents) == 2  # the other is the marker's
 
 
 def test_a_directory_moved_into_the_tree_is_taken_in(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from frazil.errors import OutputError
 from frazil.service.ledger import Handled, Ledger, LedgerReader, Note, archive, request_requeue
-from frazil.service.watch import FileStamp
+from frazil.service.stamp import FileStamp
 
 HANDLED = Handled(stamp=FileStamp(size=10, mtime_ns=20), fingerprint="f")
 
@@ -297,6 +298,84 @@ def test_readers_make_nothing_and_need_a_ledger(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="expected a ledger, found none"):
             use(tmp_path / "none")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_history_of_a_micrograph_is_every_result_it_had(ledger: Ledger, tmp_path: Path) -> None:
+    def made(epoch: str, seq: int, supersedes: int) -> bytes:
+        return b'{"seq":%d,"supersedes":%d}' % (seq, supersedes)
+
+    for path in ("a.mrc", "b.mrc", "a.mrc", "c.mrc", "a.mrc"):
+        ledger.commit_picked(path, HANDLED, made)
+    ledger.commit_failed("a.mrc", HANDLED, "truncated", "", "failed", body)  # is no result
+    ledger.commit_failed("d.mrc", HANDLED, "truncated", "", "failed", body)
+    ledger.mark_delivered(7)  # what is not out is not archived
+    with LedgerReader(ledger.file) as reader:
+        assert reader.history("a.mrc") == [(1, made("", 1, 0)), (3, made("", 3, 1)), (5, made("", 5, 3))]
+        assert [seq for seq, _ in reader.history("b.mrc")] == [2]
+        assert reader.history("d.mrc") == reader.history("unknown.mrc") == []
+        archive(ledger.file, tmp_path / "archive", before=reader.document(3).committed_at)  # type: ignore[union-attr,arg-type]
+        assert [seq for seq, _ in reader.history("a.mrc")] == [3, 5]
+    with LedgerReader(tmp_path / "archive") as archived:
+        assert [seq for seq, _ in archived.history("a.mrc")] == [1]
+
+
+def test_what_is_asked_again_and_again_looks_at_no_whole_table(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(epoch: str, seq: int, supersedes: int = 0) -> bytes:
+        return b'{"seq":%d,"supersedes":%d}' % (seq, supersedes)
+
+    for i in range(300):
+        ledger.commit_picked(f"{i}.mrc", HANDLED, made, complete_at=1.0)
+    ledger.commit_document("model", made)
+    statements: list[str] = []
+    ledger._database.set_trace_callback(statements.append)
+    with LedgerReader(ledger.file) as reader:
+        reader._database.set_trace_callback(statements.append)
+        # The daemon's, for each micrograph:
+        ledger.commit_picked("300.mrc", HANDLED, made, score_map=b"m")
+        ledger.commit_picked("7.mrc", HANDLED, made, score_map=b"m")
+        ledger.commit_failed("301.mrc", HANDLED, "truncated", "", "failed", made)
+        ledger.commit_revision(
+            "7.mrc", 303, lambda epoch, seq: made(epoch, seq, 303), score_map=b"m", remember=("k", "v")
+        )
+        ledger.note([note("302.mrc")])
+        ledger.note_gone(["5.mrc"])
+        ledger.note_returned(["5.mrc"])
+        ledger.restamp("6.mrc", HANDLED.stamp)
+        ledger.mark_delivered(303)
+        ledger.take_requests()
+        ledger.fingerprint("9.mrc")
+        ledger.first_with_result(["9.tif", "9.mrc"])
+        ledger.attempts("9.mrc")
+        assert ledger.missing() == []
+        assert len(list(ledger.undelivered())) == 2
+        # The page's, the stream's and those of ``frazil status`` and ``frazil ledger show``:
+        reader.head(), reader.micrograph("9.mrc"), reader.document(9), reader.score_map(9)
+        assert len(list(reader.documents(after=290, limit=5))) == 5
+        assert len(reader.results_after(290, 5)) == 5
+        assert len(reader.last_picked_results(9)) == 9
+        assert len(reader.last_picked_times(9)) == 9
+        assert reader.last_picked() is not None
+        assert reader.neighbours("100.mrc") == (100, 102)
+        assert len(reader.newest_changes(8)) == 1
+        assert len(reader.newest_failures(8)) == 1
+        assert len(list(reader.micrographs(["failed", "waiting"], limit=5))) == 1
+        assert len(reader.history("7.mrc")) == 3
+        assert reader.result("7.mrc") is not None
+        assert reader.newest_result() is not None
+        assert reader.next_result(after=200, until=300) is not None
+        reader._database.set_trace_callback(None)
+        ledger._database.set_trace_callback(None)
+        asked = [s for s in statements if s.split()[0] in ("SELECT", "UPDATE", "DELETE", "INSERT")]
+        assert len(asked) > 40
+        for statement in asked:
+            for *_, step in ledger._database.execute(f"EXPLAIN QUERY PLAN {statement}"):
+                assert not re.match(r"SCAN (micrographs|documents|score_maps|d|s)\b", step) or statement.endswith(
+                    _IN_ORDER
+                ), f"{statement}: {step}"
+
+
+_IN_ORDER = ("LIMIT 9", "LIMIT 1", "WHERE topic = 'picks'")
+"""So end the statements that go along an index, from its end, for the few first that they find."""
 
 
 # --- the archive ------------------------------------------------------------------------------------------------

@@ -10,11 +10,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from frazil.machine import examine, run_selftest
+from frazil.errors import FrazilError
+from frazil.machine import compare_picks, examine, run_selftest
 from frazil.machine.finding import Finding
 from frazil.machine.places import examine_watched
+from frazil.picking import Picks
 from frazil.settings import load_settings
 
 BIN = Path(sys.executable).parent
@@ -264,6 +267,45 @@ def test_bench_times_every_stage_beside_the_floor(blob_model: Path) -> None:
     assert set(seconds) == {"read", "prepare", "infer", "peaks", "whole", "floor"}
     assert all(value > 0 for value in seconds.values())
     assert said["times_the_floor"] > 0
+    assert said["share_of_the_floor"] == pytest.approx(1 / said["times_the_floor"])
+    assert said["micrographs_per_second"] > 0
+    assert said["preparation"] == "pictures prepared on the CPU"
+    assert said["agreement"] is None
+
+
+def test_bench_compares_what_is_prepared_on_a_device_with_the_cpu(repository: Path) -> None:
+    model = repository / "exported_models" / "mlp"
+    done = frazil("bench", "--model", model, "--rounds", "2", "--preparation", "device", "--device", "cpu", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["preparation"] == "pictures prepared on the device"
+    agreement = said["agreement"]
+    assert agreement["matched"] == agreement["picks"] == agreement["cpu_picks"] > 0
+    assert agreement["largest_distance_px"] < 0.01
+    assert agreement["largest_difference"] < 1e-4
+
+
+def test_bench_says_where_pictures_are_prepared_and_what_the_picks_are_worth(blob_model: Path) -> None:
+    done = frazil("bench", "--model", blob_model, "--rounds", "1", "--preparation", "device", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "blob/1 on CPUExecutionProvider, pictures prepared on the device; medians of 1 rounds" in done.stdout
+    assert "picks are among the CPU's" in done.stdout
+
+
+def test_picks_that_are_not_the_cpus_are_refused() -> None:
+    y = np.arange(0, 4000, 20.0)
+    cpu = Picks(y=y, x=y, score=np.full(y.size, 0.5))
+    nearly = Picks(y=y + 0.5, x=y, score=np.full(y.size, 0.51))
+    compare_picks(nearly, cpu).check()
+    compare_picks(nearly.select(y > 10), cpu).check()
+    with pytest.raises(FrazilError, match=r"expected 99% of the picks .* found that 197 of 197 picks are among"):
+        compare_picks(nearly.select(y > 50), cpu).check()
+    with pytest.raises(FrazilError, match=r"0\.03 in their scores"):
+        compare_picks(Picks(y=y, x=y, score=np.full(y.size, 0.53)), cpu).check()
+    with pytest.raises(FrazilError, match="0 of 200 picks are among"):
+        compare_picks(Picks(y=y + 2, x=y, score=cpu.score), cpu).check()
+    nothing = cpu.select(y < 0)
+    compare_picks(nothing, nothing).check()
 
 
 def test_bench_needs_the_diameter_of_a_micrograph_of_ones_own(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 import socket
 from collections.abc import Callable
@@ -25,6 +26,33 @@ def test_rows_and_columns_come_out_as_stored(tmp_path: Path, write_mrc: Write, d
     pixels = read_micrograph(path).pixels
     assert pixels.dtype == np.float32
     np.testing.assert_array_equal(pixels, ASYMMETRIC)
+
+
+@pytest.mark.parametrize("ending", [".mrc", ".mrc.gz"])
+@pytest.mark.parametrize(
+    ("dtype", "kept"),
+    [("<i2", "i2"), (">i2", "i2"), ("<u2", "u2"), ("i1", "i1"), ("<f2", "f4"), ("<f4", "f4"), (">f4", "f4")],
+)
+def test_whole_numbers_stay_what_they_are_if_wanted(
+    tmp_path: Path, write_mrc: Write, ending: str, dtype: str, kept: str
+) -> None:
+    path = write_mrc(tmp_path / "a.mrc", ASYMMETRIC.astype(dtype))
+    if ending == ".mrc.gz":
+        path = Path(f"{path}.gz")
+        path.write_bytes(gzip.compress(path.with_suffix("").read_bytes()))
+    pixels = read_micrograph(path, as_stored=True).pixels
+    assert pixels.dtype == np.dtype(kept)
+    assert pixels.dtype.isnative
+    np.testing.assert_array_equal(pixels, ASYMMETRIC)
+
+
+def test_whole_numbers_as_stored_take_no_more_memory_than_in_the_file(tmp_path: Path, write_mrc: Write) -> None:
+    stored = np.arange(4000 * 4000, dtype=np.int64).astype(np.int16).reshape(4000, 4000)
+    path = write_mrc(tmp_path / "a.mrc", stored)
+    limit = 2 * stored.size + (9 << 20)
+    assert read_micrograph(path, as_stored=True, largest_bytes=limit).pixels.nbytes == stored.nbytes
+    with pytest.raises(MicrographError, match="expected a micrograph that takes at most"):
+        read_micrograph(path, largest_bytes=limit)
 
 
 def test_micrographs_of_other_programs_are_read_as_mrcfile_reads_them(shared_data: Path) -> None:

@@ -32,7 +32,7 @@ from frazil.service.page.gate import HostNames, Token
 from frazil.service.page.session import Standing, rate_per_minute
 from frazil.service.page.troubles import find_troubles
 from frazil.service.score_map import pack_score_map
-from frazil.service.watch import FileStamp
+from frazil.service.stamp import FileStamp
 
 OpenPage = Callable[..., Any]
 MakeDocument = Callable[..., MicrographDocument]

@@ -121,6 +121,22 @@ def test_picks_do_not_depend_on_how_the_micrograph_is_stored(
     assert errors_px(changed, plain).max() < 0.05 * scene.diameter_px
 
 
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "uint8"])
+@pytest.mark.parametrize("diameter_px", [24.0, 12.0])  # made smaller, and larger
+def test_whole_numbers_as_stored_give_the_picks_of_the_same_numbers_in_float32(
+    blob_model: Path, make_scene: Callable[..., object], dtype: str, diameter_px: float
+) -> None:
+    scene = make_scene((300, 420), diameter_px, count=12)
+    whole = np.clip(np.round(scene.pixels), 0, 250)
+    stored = Micrograph(path=Path("a.mrc"), pixels=whole.astype(dtype), pixel_size_angstrom=PIXEL_SIZE)
+    settings = PickingSettings(diameter_angstrom=diameter_px * PIXEL_SIZE, threshold=0.5)
+    found = Picker(load_model(blob_model, "cpu", 1), settings).pick(stored)
+    expected = pick(blob_model, whole, diameter_px, threshold=0.5)
+    assert len(found) == len(expected) == 12
+    np.testing.assert_array_equal(found.y, expected.y)
+    np.testing.assert_array_equal(found.score, expected.score)
+
+
 def test_the_same_micrograph_gives_the_same_picks(blob_model: Path, make_scene: Callable[..., object]) -> None:
     scene = make_scene(seed=4)
     first, second = (pick(blob_model, scene.pixels, scene.diameter_px, threshold=0.3) for _ in range(2))

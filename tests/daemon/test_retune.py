@@ -23,7 +23,7 @@ from frazil.service.record import Record, columns_of, record_picks
 from frazil.service.retune import MicrographCount, Wanted, count, preview, request_retune
 from frazil.service.retune.request import REQUEST_KEY, decode_wanted
 from frazil.service.score_map import pack_score_map
-from frazil.service.watch import FileStamp
+from frazil.service.stamp import FileStamp
 
 DIAMETER_ANGSTROM = 48.0
 EDGE_ANGSTROM = DIAMETER_ANGSTROM / 4

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from frazil.service.watch import FileStamp, Scan, Scanner, Selection, stamp_of
+from frazil.service.stamp import FileStamp, stamp_of
+from frazil.service.watch import Scan, Scanner, Selection
 
 Make = Callable[..., Scanner]
 

@@ -16,7 +16,8 @@ import pytest
 
 from frazil.errors import SettingsError
 from frazil.service.metrics import Metrics
-from frazil.service.watch import FileStamp, FileSystem, Hint, Selection, Sightings, Watcher, stamp_of
+from frazil.service.stamp import FileStamp, stamp_of
+from frazil.service.watch import FileSystem, Hint, Selection, Sightings, Watcher
 
 LOCAL = FileSystem(kind="ext4", mount_point="/")
 NETWORK = FileSystem(kind="nfs4", mount_point="/")

@@ -23,7 +23,7 @@ from frazil.service.ledger import Handled, Ledger, LedgerReader
 from frazil.service.record import record_picks
 from frazil.service.retune import TUNED_KEY, Tuned, request_retune
 from frazil.service.score_map import pack_score_map
-from frazil.service.watch import FileStamp
+from frazil.service.stamp import FileStamp
 
 pytestmark = pytest.mark.system
 

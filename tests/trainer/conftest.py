@@ -121,7 +121,7 @@ def make_labelled() -> Callable[..., LabelledMicrograph]:
         return LabelledMicrograph(
             name="made",
             picture=Picture(
-                pixels=pixels.astype(np.float32),
+                content=pixels.astype(np.float32),
                 rescaling=Rescaling(shape=(h, w), rescaled_shape=(h, w)),
                 diameter_px=9.6,
                 pixel_size_angstrom=2.0,

@@ -278,6 +278,22 @@ def quantise(
     typer.echo(f"wrote {written}; nothing serves by it until it is promoted")
 
 
+@app.command()
+def half(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model's folder, or one version's folder.")],
+    *,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder of the model that it becomes.")],
+) -> None:
+    """Write a model that computes in half precision, for GPUs, as the next version in a folder.
+
+    It must give the full model's reference scores within 0.01, here and wherever it is loaded. Nothing serves by it.
+    """
+    from frazil_trainer.half import export_half
+
+    version = export_half(model, out)
+    typer.echo(f"wrote {version}; evaluate it beside {model} before it is promoted")
+
+
 @app.command("check-data")
 def check_data(
     *,

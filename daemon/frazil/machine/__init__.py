@@ -6,6 +6,7 @@
 - ``service_files``: what systemd needs.
 """
 
+from frazil.machine.agreement import Agreement, compare_picks
 from frazil.machine.bench import STAGES, Bench
 from frazil.machine.doctor import Finding, examine
 from frazil.machine.selftest import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH, Outcome, run_selftest
@@ -15,10 +16,12 @@ __all__ = [
     "KNOWN_DIAMETER_ANGSTROM",
     "KNOWN_MICROGRAPH",
     "STAGES",
+    "Agreement",
     "Bench",
     "Finding",
     "Installation",
     "Outcome",
+    "compare_picks",
     "examine",
     "plan_installation",
     "run_selftest",

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import cv2
 import numpy as np
 
-from frazil.picking import Picker, PickingSettings, available_cores, load_model, read_micrograph
+from frazil.machine.agreement import Agreement, compare_picks, pick_on_cpu
+from frazil.picking import Picker, PickingSettings, Picks, Preparation, available_cores, load_model, read_micrograph
 from frazil.settings import Device, Precision
 
 __all__ = ["STAGES", "Bench"]
@@ -21,14 +25,16 @@ T = TypeVar("T")
 
 STAGES = ("read", "prepare", "infer", "peaks")
 _FLOOR = ("bytes", "session")
+_READ_AHEAD = 2
+"""Micrographs, as in the daemon."""
 
 
 @dataclass(kw_only=True)
 class Bench:
     """Picks one micrograph again and again; rounds of picking and of the floor are interleaved.
 
-    The floor is reading the file's bytes and running the bare model on tiles that lie ready. The file is in the
-    system's cache after the first round.
+    The floor is reading the file's bytes and running the bare model on tiles that lie ready: on the device, if pictures
+    are prepared there. The file is in the system's cache after the first round.
 
     Args:
         micrograph: the file.
@@ -37,6 +43,7 @@ class Bench:
         device: where the model runs.
         threads: of the model; None for every core.
         precision: in which the model computes, if it can.
+        preparation: where pictures are prepared.
 
     Raises:
         FrazilError: the model cannot serve, or the micrograph cannot be picked.
@@ -48,33 +55,43 @@ class Bench:
     device: Device = "auto"
     threads: int | None = None
     precision: Precision = "float32"
+    preparation: Preparation = "auto"
     seconds: dict[str, list[float]] = field(default_factory=dict, init=False)
     """Of each stage, of the two parts of the floor, and of ``whole`` and ``floor``, a value for each round."""
 
     def __post_init__(self) -> None:
         threads = self.threads or available_cores()
         cv2.setNumThreads(threads)
-        loaded = load_model(self.model, self.device, threads, precision=self.precision)
+        loaded = load_model(self.model, self.device, threads, precision=self.precision, preparation=self.preparation)
         loaded.warm_up()
         self._picker = Picker(loaded, self.settings)
         self.name, self.provider, self.precision = loaded.identity.short, loaded.provider, loaded.precision
+        self._picks: Picks | None = None
+
+    @property
+    def prepared(self) -> str:
+        """Where pictures are prepared, in a few words."""
+        return self._picker.model.preparation
 
     def rounds(self, count: int) -> Iterator[int]:
         """Measure, yielding the number of each round once it is done."""
         picker, model = self._picker, self._picker.model
-        picture = picker.prepare(read_micrograph(self.micrograph))
+        picture = picker.prepare(read_micrograph(self.micrograph, as_stored=True))
         tiling = picker.plan(picture)
         ready = []
         if tiling is not None:
             largest = model.largest_batch(tiling.tile_shape)
             ready = [np.array(tiles) for tiles in tiling.batches(picture.pixels, largest)]
+        bare: list[Callable[[], object]] = [partial(model.score, tiles) for tiles in ready]
+        if model.accelerator is not None:
+            bare = [model.accelerator.bare(tiles) for tiles in ready]
         for number in range(1, count + 1):
             self._time("bytes", self.micrograph.read_bytes)
-            self._time("session", lambda: [model.score(tiles) for tiles in ready])
-            micrograph = self._time("read", lambda: read_micrograph(self.micrograph))
+            self._time("session", lambda: [score() for score in bare])
+            micrograph = self._time("read", lambda: read_micrograph(self.micrograph, as_stored=True))
             picture = self._time("prepare", lambda: picker.prepare(micrograph))  # noqa: B023 - called at once
             score_map = self._time("infer", lambda: picker.score(picture))  # noqa: B023
-            self._time("peaks", lambda: picker.find(score_map, picture))  # noqa: B023
+            self._picks = self._time("peaks", lambda: picker.find(score_map, picture))  # noqa: B023
             for whole, parts in (("whole", STAGES), ("floor", _FLOOR)):
                 self.seconds.setdefault(whole, []).append(sum(self.seconds[part][-1] for part in parts))
             yield number
@@ -89,6 +106,37 @@ class Bench:
         return statistics.median(
             whole / floor for whole, floor in zip(self.seconds["whole"], self.seconds["floor"], strict=True)
         )
+
+    @property
+    def share_of_the_floor(self) -> float:
+        """How much of the time no picker with this model can avoid: 1 at the floor."""
+        return 1 / self.times_the_floor
+
+    def measure_throughput(self, count: int) -> float:
+        """Micrographs a second while the next ones are read, as the daemon does it with a backlog."""
+        started = time.perf_counter()
+        with ThreadPoolExecutor(1) as reader:
+            read = deque(
+                reader.submit(read_micrograph, self.micrograph, as_stored=True) for _ in range(min(_READ_AHEAD, count))
+            )
+            for done in range(count):
+                micrograph = read.popleft().result()
+                if done + _READ_AHEAD < count:
+                    read.append(reader.submit(read_micrograph, self.micrograph, as_stored=True))
+                self._picker.pick(micrograph)
+        return count / (time.perf_counter() - started)
+
+    def compare_with_cpu(self) -> Agreement | None:
+        """Compare the picks of the last round with those of the CPU alone; None if those are they.
+
+        Raises:
+            FrazilError: the CPU cannot pick it.
+        """
+        model = self._picker.model
+        all_on_cpu = model.placement.on_cpu == sum(model.placement.nodes.values())
+        if self._picks is None or (model.accelerator is None and all_on_cpu):
+            return None
+        return compare_picks(self._picks, pick_on_cpu(self.micrograph, self.model, self.settings, self.threads))
 
     def _time(self, name: str, step: Callable[[], T]) -> T:
         started = time.perf_counter()

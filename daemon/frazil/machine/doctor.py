@@ -192,8 +192,10 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[Finding]:
     elif on_cpu and has_nodes and device != "cpu":
         level, do = (
             "warning",
-            "there is a GPU and the model does not use it: the CUDA or cuDNN libraries may be missing",
+            "there is a GPU and the model does not use it: CUDA's libraries may be missing; pip install 'frazil[cuda]'",
         )
+    elif loaded.preparation_problem is not None:
+        level, do = "warning", "the model runs on the GPU and picks are right, only slower: frazil bench says how fast"
     precision_problem = precision_problem or loaded.precision_problem
     if precision_problem:
         yield Finding(
@@ -202,9 +204,10 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[Finding]:
             says=f"it serves in float32 although int8 is wanted: {precision_problem}",
             do='picks are right, only slower; see what the model\'s card says, or set precision = "float32"',
         )
+    says = f"{loaded.identity.short} is fit to serve (sha256 {sha256[:12]}) in {loaded.precision}"
     yield Finding(
         check="model",
         level=level,
-        says=f"{loaded.identity.short} is fit to serve (sha256 {sha256[:12]}) in {loaded.precision}: {where}",
+        says=f"{says}: {where}, {loaded.preparation}",
         do=do,
     )

@@ -36,7 +36,7 @@ from frazil.picking.formats.source import open_regular
 from frazil.picking.limits import PickLimits, Tuning, find_picks
 from frazil.picking.matching import hits_gained, match_picks
 from frazil.picking.micrograph import LARGEST_MICROGRAPH_BYTES, Micrograph, check_complete, read_micrograph
-from frazil.picking.model import Model, load_model
+from frazil.picking.model import Model, Preparation, load_model
 from frazil.picking.model_files import (
     CURRENT_NAME,
     MODEL_NAME,
@@ -77,6 +77,7 @@ __all__ = [
     "PickingSettings",
     "Picks",
     "Picture",
+    "Preparation",
     "Reference",
     "Rescaling",
     "ScoreMap",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,8 @@ class Micrograph:
     """One micrograph in memory."""
 
     path: Path
-    pixels: NDArray[np.float32]
-    """(h, w). Row 0 is an MRC file's first row and a TIFF file's last."""
+    pixels: NDArray[np.generic]
+    """(h, w) float32, or whole numbers as stored. Row 0 is an MRC file's first row and a TIFF file's last."""
     pixel_size_angstrom: float | None
     """What the file says; None where it does not know."""
 
@@ -61,7 +62,11 @@ def check_complete(path: Path) -> None:
 
 
 def read_micrograph(
-    path: Path, *, largest_bytes: int = LARGEST_MICROGRAPH_BYTES, cut_off: Callable[[], bool] = lambda: False
+    path: Path,
+    *,
+    as_stored: bool = False,
+    largest_bytes: int = LARGEST_MICROGRAPH_BYTES,
+    cut_off: Callable[[], bool] = lambda: False,
 ) -> Micrograph:
     """Read a micrograph whole.
 
@@ -69,6 +74,8 @@ def read_micrograph(
 
     Args:
         path: an MRC file, plain or compressed, or a TIFF file; see `frazil.picking.MICROGRAPH_ENDINGS`.
+        as_stored: whether whole numbers of 8 or 16 bits stay what they are, in less memory than float32. Picking takes
+            them; whoever computes with them must think of their range.
         largest_bytes: memory that reading may take.
         cut_off: asked between blocks of some megabytes; True gives up.
 
@@ -80,19 +87,25 @@ def read_micrograph(
     try:
         with open_regular(path) as file:
             image = open_image(path, file)
-            pixels = _read_pixels(path, image, largest_bytes, cut_off)
+            dtype = _whole_type(image.dtype) if as_stored else np.dtype(np.float32)
+            pixels = _read_pixels(path, image, dtype, largest_bytes, cut_off)
     except OSError as error:
         raise MicrographError(path, "unreadable", f"cannot be read: {error.strerror or error}") from error
     _check_pixels(path, pixels)
     return Micrograph(path=path, pixels=pixels, pixel_size_angstrom=image.pixel_size_angstrom)
 
 
+def _whole_type(stored: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """The type for pixels that are to stay as stored; float32 for what is no whole number: numpy is slow in float16."""
+    return stored.newbyteorder("=") if stored.kind in "iu" and stored.itemsize <= 2 else np.dtype(np.float32)
+
+
 def _read_pixels(
-    path: Path, image: StoredImage, largest_bytes: int, cut_off: Callable[[], bool]
-) -> NDArray[np.float32]:
+    path: Path, image: StoredImage, dtype: np.dtype[np.generic], largest_bytes: int, cut_off: Callable[[], bool]
+) -> NDArray[np.generic]:
     """(h, w) the pixels of a stored image."""
     h, w = image.shape
-    needed = 4 * h * w + image.working_bytes
+    needed = dtype.itemsize * h * w + image.working_bytes
     if needed > largest_bytes:
         raise MicrographError(
             path,
@@ -100,7 +113,7 @@ def _read_pixels(
             f"expected a micrograph that takes at most {largest_bytes} bytes of memory to read (max_micrograph_bytes), "
             f"found {w} x {h} pixels, which take {needed}",
         )
-    pixels = np.empty(image.shape, np.float32)
+    pixels = np.empty(image.shape, dtype)
     for done in image.fill(pixels):
         if done < pixels.size and cut_off():
             raise MicrographError(
@@ -111,7 +124,7 @@ def _read_pixels(
     return pixels
 
 
-def _check_pixels(path: Path, pixels: NDArray[np.float32]) -> None:
+def _check_pixels(path: Path, pixels: NDArray[Any]) -> None:
     # NaN and infinity both survive into the extremes, so two fast passes check everything.
     lowest, highest = float(pixels.min()), float(pixels.max())
     if not (np.isfinite(lowest) and np.isfinite(highest)):

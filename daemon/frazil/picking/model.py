@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -13,15 +14,20 @@ from numpy.typing import NDArray
 from frazil.errors import ModelError
 from frazil.picking.card import CARD_NAME, read_card
 from frazil.picking.contract import ModelContract
+from frazil.picking.device import Accelerator, PictureOnDevice, can_prepare, find_difference
 from frazil.picking.model_files import ModelIdentity, identify_content, inspect_content, locate_model, read_content
 from frazil.picking.precision import open_twin
-from frazil.picking.provider import Placement, available_cores
+from frazil.picking.provider import Placement, available_cores, device_of
+from frazil.picking.tiling import Tiling
 from frazil.picking.trial import reference_tiles, run_trial, score_tiles, takes_any_side
 from frazil.settings import Device, Precision
 
-__all__ = ["Model", "load_model"]
+__all__ = ["Model", "Preparation", "load_model"]
 
 log = logging.getLogger(__name__)
+
+Preparation = Literal["auto", "device", "host"]
+"""Where pictures are prepared: on the device that runs the model, or on the CPU. ``auto`` means there on a GPU."""
 
 _BATCH_PIXELS = 2**21
 """Pixels in one batch of tiles: 8 MiB of float32."""
@@ -44,6 +50,8 @@ class Model:
         precision: in which it computes.
         precision_problem: why it does not compute in int8 although that was wanted.
         largest_tile_pixels: most pixels in one tile, where it takes tiles of any side; 0 where it takes the contract's.
+        accelerator: prepares pictures on the device and scores them there; None where the CPU prepares them.
+        preparation_problem: why there is none although there was to be one.
     """
 
     def __init__(
@@ -66,12 +74,22 @@ class Model:
         self.precision_problem = precision_problem
         self.largest_tile_pixels = _LARGEST_TILE_PIXELS if takes_any_side(session) else 0
         self._batch_pixels = batch_pixels
+        self.accelerator: Accelerator | None = None
+        self.preparation_problem: str | None = None
         self._session = session
 
     @property
     def provider(self) -> str:
         """ONNX Runtime's name of where it runs, such as ``CPUExecutionProvider``."""
         return self.placement.provider
+
+    @property
+    def preparation(self) -> str:
+        """Where pictures are prepared, in a few words."""
+        if self.accelerator is not None:
+            return "pictures prepared on the device"
+        why = f": {self.preparation_problem}" if self.preparation_problem else ""
+        return f"pictures prepared on the CPU{why}"
 
     def largest_batch(self, tile_shape: tuple[int, int]) -> int:
         """Most tiles of (h, w) pixels in one batch."""
@@ -84,7 +102,39 @@ class Model:
         Raises:
             ModelError: the network gave other than finite scores.
         """
-        scores = score_tiles(self._session, tiles)
+        return self._finite(score_tiles(self._session, tiles))
+
+    def score_picture(self, picture: PictureOnDevice, tiling: Tiling) -> NDArray[np.float32]:
+        """A picture on the device → (count, gy, gx) probabilities in the order of `Tiling.batches`.
+
+        Raises:
+            ModelError: the network gave other than finite scores.
+        """
+        if self.accelerator is None:
+            raise RuntimeError("expected a model with an accelerator, found one without")
+        return self._finite(self.accelerator.score(picture, tiling, self.largest_batch(tiling.tile_shape)))
+
+    def accelerate(self, threads: int) -> None:
+        """From here on prepare pictures on the device, if that is proved to give what the CPU gives."""
+        if not can_prepare(self.contract):
+            self.decelerate(f"the standardisation {self.contract.normalisation} is not known there")
+            return
+        try:
+            accelerator = Accelerator(self._session, self.contract, threads)
+            problem = find_difference(accelerator, self)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the CPU can do it
+            problem = str(error).strip() or type(error).__name__
+        if problem is not None:
+            self.decelerate(problem)
+            return
+        self.accelerator, self.preparation_problem = accelerator, None
+
+    def decelerate(self, problem: str) -> None:
+        """From here on prepare pictures on the CPU, and say why."""
+        self.accelerator, self.preparation_problem = None, " ".join(problem.split())
+        log.warning("model %s: pictures are prepared on the CPU: %s", self.identity.short, self.preparation_problem)
+
+    def _finite(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         if not np.isfinite(scores).all():
             raise ModelError(
                 f"model {self.identity.short}: expected finite scores, found NaN or infinity",
@@ -116,6 +166,7 @@ def load_model(
     *,
     require_gpu: bool = False,
     precision: Precision = "float32",
+    preparation: Preparation = "auto",
 ) -> Model:
     """Load a model and check it: hash, operators, contract, shapes, reference output, and where it really runs.
 
@@ -128,6 +179,7 @@ def load_model(
         threads: CPU threads of ONNX Runtime; default: every core this process may use.
         require_gpu: whether a model that does not run on a GPU is refused.
         precision: ``int8`` has the model's int8 twin score where it can, and says why where it cannot.
+        preparation: where pictures are prepared; on the device only if that is proved here to give what the CPU gives.
 
     Raises:
         ModelError: the model is missing or fails a check.
@@ -151,13 +203,13 @@ def load_model(
     precision_problem = None
     if precision == "int8":
         try:
-            if not on_cpu:
+            if trial.placement.on_cpu < sum(trial.placement.nodes.values()):
                 raise ModelError(f"{file}: expected to run on the CPU, found {trial.placement.provider}", "provider")
             trial = open_twin(file, card, contract, tiles, threads)
         except ModelError as error:
             precision, precision_problem = "float32", str(error)
             log.warning("model %s serves in float32 although int8 is wanted: %s", identity.short, error)
-    return Model(
+    model = Model(
         identity,
         contract,
         trial.session,
@@ -167,3 +219,6 @@ def load_model(
         precision=precision,
         precision_problem=precision_problem,
     )
+    if preparation == "device" or (preparation == "auto" and device_of(trial.session) == "cuda"):
+        model.accelerate(threads)
+    return model

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.picking.picks import Picks
+from frazil.picking.rescale import Rescaling, rescale
 
 __all__ = ["draw_picks", "grey_picture"]
 
@@ -19,7 +20,7 @@ _STRETCH = 4.5
 
 
 def draw_picks(
-    pixels: NDArray[np.float32],
+    pixels: NDArray[np.generic],
     picks: Picks,
     diameter_px: float,
     *,
@@ -51,7 +52,7 @@ def draw_picks(
     return np.asarray(picture, np.uint8)
 
 
-def grey_picture(pixels: NDArray[np.float32], diameter_px: float, *, longest_side_px: int = 1024) -> NDArray[np.uint8]:
+def grey_picture(pixels: NDArray[np.generic], diameter_px: float, *, longest_side_px: int = 1024) -> NDArray[np.uint8]:
     """Make a small picture of a micrograph for people to look at: smoothed a little, contrast stretched.
 
     Args:
@@ -64,9 +65,9 @@ def grey_picture(pixels: NDArray[np.float32], diameter_px: float, *, longest_sid
     """
     h, w = pixels.shape
     factor = _shrinking((h, w), longest_side_px)
-    size = (max(1, round(w * factor)), max(1, round(h * factor)))
-    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    small = cv2.GaussianBlur(small, (0, 0), max(0.3, diameter_px * factor / 25))
+    size = max(1, round(h * factor)), max(1, round(w * factor))
+    small = rescale(pixels, Rescaling(shape=(h, w), rescaled_shape=size))
+    small = np.asarray(cv2.GaussianBlur(small, (0, 0), max(0.3, diameter_px * factor / 25)), np.float32)
     # By median and median absolute deviation: an ice crystal, or a border of nothing, must not eat the contrast.
     middle = np.median(small)
     reach = _STRETCH * max(np.median(np.abs(small - middle)), 1e-30)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from frazil.errors import SettingsError
+from frazil.errors import FrazilError, SettingsError
+from frazil.picking.device import Accelerator
 from frazil.picking.limits import PickLimits, Tuning, find_picks
 from frazil.picking.micrograph import Micrograph
 from frazil.picking.model import Model
@@ -101,6 +103,17 @@ class Picker:
         Raises:
             MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked.
         """
+        try:
+            return self._prepare(micrograph, self.model.accelerator)
+        except FrazilError:
+            raise
+        except Exception as error:
+            if self.model.accelerator is None:
+                raise
+            self.model.decelerate(str(error) or type(error).__name__)
+            return self._prepare(micrograph, None)
+
+    def _prepare(self, micrograph: Micrograph, accelerator: Accelerator | None) -> Picture:
         contract = self.model.contract
         return make_picture(
             micrograph,
@@ -109,6 +122,7 @@ class Picker:
             model_diameter_px=contract.diameter_px,
             normalisation=contract.normalisation,
             invert=self.settings.contrast != contract.contrast,
+            accelerator=accelerator,
         )
 
     def plan(self, picture: Picture) -> Tiling | None:
@@ -149,15 +163,25 @@ class Picker:
         if tiling is None:
             none, nothing = np.zeros(0, np.float64), np.zeros((0, 0), np.float32)
             return ScoreMap(scores=nothing, y_px=none, x_px=none, shape=rescaling.shape, margin_px=margin_px)
-        batches = tiling.batches(picture.pixels, self.model.largest_batch(tiling.tile_shape))
-        scores = np.concatenate([self.model.score(batch) for batch in batches])
         return ScoreMap(
-            scores=in_steps(tiling.assemble(scores)),
+            scores=in_steps(tiling.assemble(self._score_tiles(picture, tiling))),
             y_px=rescaling.to_micrograph(tiling.y.centres, 0),
             x_px=rescaling.to_micrograph(tiling.x.centres, 1),
             shape=rescaling.shape,
             margin_px=margin_px,
         )
+
+    def _score_tiles(self, picture: Picture, tiling: Tiling) -> NDArray[np.float32]:
+        """(count, g, g) scores; on the device as long as that works."""
+        if picture.on_device is not None and self.model.accelerator is not None:
+            try:
+                return self.model.score_picture(picture.on_device, tiling)
+            except FrazilError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, the CPU can prepare the tiles
+                self.model.decelerate(str(error) or type(error).__name__)
+        batches = tiling.batches(picture.pixels, self.model.largest_batch(tiling.tile_shape))
+        return np.concatenate([self.model.score(batch) for batch in batches])
 
     def find(self, score_map: ScoreMap, picture: Picture) -> Picks:
         """Find the picks in a score map of the picture."""

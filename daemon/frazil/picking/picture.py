@@ -6,6 +6,7 @@ The trainer makes its crops from the same pictures, so training and serving cann
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from frazil.errors import MicrographError
 from frazil.picking.micrograph import Micrograph
 from frazil.picking.rescale import Rescaling, rescale
 from frazil.picking.standardise import standardise
+
+if TYPE_CHECKING:
+    from frazil.picking.device import Accelerator, PictureOnDevice
 
 __all__ = ["Picture", "make_picture"]
 
@@ -24,13 +28,23 @@ _SMALLEST_DIAMETER_PX = 4.0
 class Picture:
     """A micrograph as the model sees it."""
 
-    pixels: NDArray[np.float32]
-    """(h', w') rescaled and standardised."""
+    content: NDArray[np.float32] | PictureOnDevice
+    """(h', w') rescaled and standardised; in memory, or on the device that runs the model."""
     rescaling: Rescaling
     diameter_px: float
     """Of the particle, in pixels of the micrograph."""
     pixel_size_angstrom: float
     """Of the micrograph."""
+
+    @property
+    def pixels(self) -> NDArray[np.float32]:
+        """(h', w') in memory; each call copies it there if it lies on a device."""
+        return self.content if isinstance(self.content, np.ndarray) else self.content.to_host()
+
+    @property
+    def on_device(self) -> PictureOnDevice | None:
+        """It, if it lies on a device."""
+        return None if isinstance(self.content, np.ndarray) else self.content
 
 
 def make_picture(
@@ -41,6 +55,7 @@ def make_picture(
     model_diameter_px: float,
     normalisation: str,
     invert: bool,
+    accelerator: Accelerator | None = None,
 ) -> Picture:
     """Rescale a micrograph so that the particle has the model's diameter, and standardise it.
 
@@ -51,6 +66,7 @@ def make_picture(
         model_diameter_px: diameter that the model was trained for.
         normalisation: name of the standardisation.
         invert: whether particles look the other way round in the model's tiles.
+        accelerator: does it on its device, where the picture then stays.
 
     Raises:
         MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked.
@@ -67,9 +83,13 @@ def make_picture(
             f"({diameter_angstrom:g} Å at {pixel_size:g} Å a pixel)",
         )
     rescaling = Rescaling.for_diameter((h, w), diameter_px, model_diameter_px)
-    pixels = rescale(micrograph.pixels, rescaling)
+    content: NDArray[np.float32] | PictureOnDevice
+    if accelerator is not None:
+        content = accelerator.prepare(micrograph.pixels, rescaling, invert=invert)
+    else:
+        content = standardise(rescale(micrograph.pixels, rescaling), normalisation, model_diameter_px, invert=invert)
     return Picture(
-        pixels=standardise(pixels, normalisation, model_diameter_px, invert=invert),
+        content=content,
         rescaling=rescaling,
         diameter_px=diameter_px,
         pixel_size_angstrom=pixel_size,

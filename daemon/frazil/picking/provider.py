@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
+import io
 import json
+import logging
 import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import onnxruntime as ort
 
 from frazil.errors import ModelError
 from frazil.settings import Device
 
-__all__ = ["Placement", "available_cores", "cuda_problem", "open_session", "read_placement"]
+__all__ = [
+    "Placement",
+    "available_cores",
+    "cuda_problem",
+    "device_of",
+    "open_graph",
+    "open_session",
+    "read_placement",
+]
+
+log = logging.getLogger(__name__)
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
@@ -79,20 +94,11 @@ def open_session(model: bytes, path: Path, device: Device, threads: int, *, prof
     if device == "cuda" and problem:
         raise ModelError(f"{path}: expected a CUDA device, found none: {problem}", "provider")
     use_cuda = device == "cuda" or (device == "auto" and problem is None)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Idle threads that spin starve the readers on a shared machine.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options = _options(threads)
     options.enable_profiling = True
     options.profile_file_prefix = str(profile)
-    providers: list[str | tuple[str, dict[str, str]]] = [_CPU]
-    if use_cuda:
-        cuda = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
-        providers.insert(0, (_CUDA, cuda))
     try:
-        session = ort.InferenceSession(model, options, providers=providers)
+        session = ort.InferenceSession(model, options, providers=_providers("cuda" if use_cuda else "cpu"))
     except Exception as error:  # ONNX Runtime's exceptions share no base of their own
         raise ModelError(f"{path}: ONNX Runtime cannot load it: {str(error).strip()}", "unfit") from error
     # A provider that fails to start is dropped in silence; only this tells (onnxruntime issue 17801).
@@ -103,6 +109,58 @@ def open_session(model: bytes, path: Path, device: Device, threads: int, *, prof
             "provider",
         )
     return session
+
+
+def open_graph(graph: bytes, device: Literal["cpu", "cuda"], threads: int) -> ort.InferenceSession:
+    """Open a session of a graph of frazil's own, in full float32 precision, on the device of a model.
+
+    Raises:
+        RuntimeError: it does not run there.
+    """
+    # TensorFloat-32, ONNX Runtime's default for matrix products, has 10 bits: too few for pixels.
+    session = ort.InferenceSession(graph, _options(threads), providers=_providers(device, use_tf32="0"))
+    if device_of(session) != device:
+        raise RuntimeError(f"expected a session on {device}, found {session.get_providers()[0]}")
+    return session
+
+
+def device_of(session: ort.InferenceSession) -> Literal["cpu", "cuda"]:
+    """Where a session's inputs and outputs are best bound."""
+    return "cuda" if session.get_providers()[0] == _CUDA else "cpu"
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Idle threads that spin starve the readers on a shared machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def _providers(device: Literal["cpu", "cuda"], **cuda_options: str) -> list[str | tuple[str, dict[str, str]]]:
+    if device == "cpu":
+        return [_CPU]
+    _preload_libraries()
+    cuda = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
+    return [(_CUDA, cuda | cuda_options), _CPU]
+
+
+@functools.cache
+def _preload_libraries() -> None:
+    """Load the CUDA and cuDNN libraries that came by wheel (the extra ``cuda``), which no linker would find."""
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is None:  # before ONNX Runtime 1.21
+        return
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):  # what it prints would be in the way of --json
+            preload()
+    except Exception as error:  # noqa: BLE001 - then they may still be found, and if not the session says so
+        said.write(str(error))
+    for line in said.getvalue().splitlines():
+        log.debug("CUDA libraries: %s", line)
 
 
 def read_placement(session: ort.InferenceSession) -> Placement:

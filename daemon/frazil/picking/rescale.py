@@ -49,11 +49,11 @@ class Rescaling:
         return (positions + 0.5) * self.factors[axis] - 0.5
 
 
-def rescale(pixels: NDArray[np.float32], rescaling: Rescaling) -> NDArray[np.float32]:
+def rescale(pixels: NDArray[np.generic], rescaling: Rescaling) -> NDArray[np.float32]:
     """(h, w) micrograph → (h', w') picture; area averages when shrinking, linear when enlarging."""
     h, w = rescaling.rescaled_shape
     if h > rescaling.shape[0] or w > rescaling.shape[1]:
-        return np.asarray(cv2.resize(pixels, (w, h), interpolation=cv2.INTER_LINEAR), np.float32)
+        return np.asarray(cv2.resize(_single(pixels), (w, h), interpolation=cv2.INTER_LINEAR), np.float32)
     # Rows first: they lie in one piece, and are fewer from then on.
     return _average_columns(_average_rows(pixels, h), w)
 
@@ -89,12 +89,17 @@ def _area_blocks(length: int, count: int, largest: int) -> tuple[_Block, ...]:
     return tuple(blocks)
 
 
-def _average_rows(pixels: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+def _single(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
+    """The same in float32; no copy where they are."""
+    return pixels.astype(np.float32, copy=False)
+
+
+def _average_rows(pixels: NDArray[np.generic], count: int) -> NDArray[np.float32]:
     """(h, w) → (count, w)."""
     h, w = pixels.shape
     averages = np.empty((count, w), np.float32)
     for block in _area_blocks(h, count, _LARGEST_PRODUCT // w):
-        np.matmul(block.weights, pixels[block.pixels], out=averages[block.averages])
+        np.matmul(block.weights, _single(pixels[block.pixels]), out=averages[block.averages])
     return averages
 
 

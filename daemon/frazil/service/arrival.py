@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from frazil.service.watch import FileStamp
+from frazil.service.stamp import FileStamp
 
 __all__ = ["Arrival", "Line", "is_utf8"]
 
@@ -24,6 +24,8 @@ class Arrival:
     """When its writer was last known to be at it, by the monotonic clock."""
     complete_at: float
     """When it was known to be complete, by the monotonic clock."""
+    settled_at: float = 0.0
+    """The last look at it, after it was read, is to come no sooner, by the monotonic clock."""
     backlog: bool = False
     """Whether it lay there when the daemon started."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -171,7 +172,8 @@ class Daemon:
         metrics.show_model(model.identity, model.placement, model.precision)
         metrics.batch.set(batch_seconds)
         where = model.placement.describe(batch_seconds)
-        log.info("model %s runs on %s in %s: %s", model.identity, model.provider, model.precision, where)
+        how = f"{model.provider} in {model.precision}"
+        log.info("model %s runs on %s: %s; %s", model.identity, how, where, model.preparation)
         if not model.has_card:
             log.warning("model %s has no card: its reference output could not be checked", model.identity.name)
         self._serving = Serving(
@@ -198,6 +200,7 @@ class Daemon:
         )
         file_system = FileSystem.of(root)
         known = self._ledger.known()
+        gc.freeze()  # what has come by now stays: to look through the stamps of a million files takes a while
         intake = Intake(
             self._ledger,
             known,
@@ -317,7 +320,10 @@ class Daemon:
         settings = self._settings
         deadline = time.monotonic() + settings.read_timeout
         return read_micrograph(
-            path, largest_bytes=settings.max_micrograph_bytes, cut_off=lambda: time.monotonic() > deadline
+            path,
+            as_stored=True,
+            largest_bytes=settings.max_micrograph_bytes,
+            cut_off=lambda: time.monotonic() > deadline,
         )
 
     def _usual_mount_point(self, root: Path) -> str:

@@ -1,7 +1,8 @@
 """Intake: which of the files that appear are whole and new.
 
-A file is whole when its size is what its own header demands and two looks at it agree. It is new when the ledger
-has not seen its content under its name. Everything else waits, and is reported when it has waited too long.
+A file is whole when its size is what its own header demands and two looks at it agree. One that its writer closed is
+read between the two: whoever reads it looks last. A file is new when the ledger has not seen its content under its
+name. Everything else waits, and is reported when it has waited too long.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from frazil.service.ledger import Handled, Ledger, Note
 from frazil.service.metrics import Metrics
 from frazil.service.notes import Notes
 from frazil.service.pulse import Beat, unwatched
-from frazil.service.watch import FileStamp, FoundBy, Hint, Sightings, stamp_of
+from frazil.service.stamp import FileStamp, stamp_of
+from frazil.service.watch import FoundBy, Hint, Sightings
 
 __all__ = ["Intake", "Known"]
 
@@ -35,7 +37,10 @@ Known = dict[str, FileStamp]
 """Stamps of the files that need no look, by key: picked, or given up as they are."""
 
 _CLOSED_SETTLE_SECONDS = 0.05
-"""Between the two looks at a file whose writer closed it."""
+"""From the first look at a file whose writer closed it to the last, after it was read."""
+_CLOSED_REST_SECONDS = 0.02
+"""Before such a file is read: longer than the grain of the kernel's clock, so that whatever is written from then on
+gives the file another time."""
 _AT_REST_SECONDS = 1.0
 """What lay there at the start and has not changed for so long needs no second look."""
 _RECHECK_SECONDS = 0.5
@@ -57,6 +62,7 @@ class _Candidate:
     closed_at: float
     """When its writer was last known to be at it: it changed then, or was closed."""
     due: float
+    settled_at: float = 0.0
     by: FoundBy
     backlog: bool
     incomplete: IncompleteMicrograph | None = None
@@ -126,6 +132,8 @@ class Intake:
         self._backlog: SimpleQueue[Hint] = SimpleQueue()
         self._in_backlog: set[Path] = set()
         self._in_hand: dict[str, float] = {}
+        self._closed_in_hand: set[str] = set()
+        """Closed by a writer while they were in hand: their time alone does not tell whether they have changed."""
         self._notes = Notes(ledger)
         self._next_requests = 0.0
         metrics.watch_queue("incomplete", lambda: len(self._candidates))
@@ -185,15 +193,21 @@ class Intake:
     def _take_back(self, returned: _Return) -> None:
         arrival = returned.arrival
         self._in_hand.pop(arrival.key, None)
+        closed = arrival.key in self._closed_in_hand
+        self._closed_in_hand.discard(arrival.key)
+        if closed and returned.handled is not None:
+            closed = not _holds(arrival.path, returned.handled.fingerprint)
         if returned.handled is not None:
             self._known[arrival.key] = returned.handled.stamp
         # It may have changed while it was in hand, when nobody looked.
-        self._note(Hint(path=arrival.path, backlog=arrival.backlog), returned)
+        self._note(Hint(path=arrival.path, closed=closed, backlog=arrival.backlog), returned)
 
     def _note(self, hint: Hint, returned: _Return | None = None) -> None:
         # Not through pathlib, which interns every part of a path: kept in their thousands, these are never let go.
         key = os.path.relpath(hint.path, self._root)
         if key in self._in_hand:
+            if hint.closed:
+                self._closed_in_hand.add(key)
             return
         known = self._candidates.get(key)
         self._beat(f"looking at {key}")
@@ -205,7 +219,7 @@ class Intake:
             return
         except OSError:
             stamp = FileStamp(size=-1, mtime_ns=0)  # a stamp that no file has: the next look finds it changed
-        if known is None and self._known.get(key) == stamp:
+        if known is None and self._known.get(key) == stamp and not (returned and hint.closed):
             return
         now = time.monotonic()
         if known is None:
@@ -220,7 +234,7 @@ class Intake:
             )
             self._candidates[key] = known
             if returned is not None:
-                self._note_return(key, known, returned)
+                self._note_return(key, known, returned, closed=hint.closed)
                 return
             self._tell_ledger(key, known, "seen")
             if hint.backlog and time.time() - stamp.mtime_ns / 1e9 > _AT_REST_SECONDS:
@@ -230,11 +244,18 @@ class Intake:
         elif known.stamp != stamp:
             self._restart(key, known, stamp)
         if hint.closed:
-            known.closed_at = now
-            self._look_again(key, known, _CLOSED_SETTLE_SECONDS)
+            self._note_closed(key, known, now)
 
-    def _note_return(self, key: str, candidate: _Candidate, returned: _Return) -> None:
+    def _note_closed(self, key: str, candidate: _Candidate, now: float) -> None:
+        candidate.closed_at = now
+        candidate.settled_at = now + _CLOSED_SETTLE_SECONDS
+        self._look_again(key, candidate, _CLOSED_REST_SECONDS)
+
+    def _note_return(self, key: str, candidate: _Candidate, returned: _Return, *, closed: bool) -> None:
         as_it_was = candidate.stamp == returned.arrival.stamp
+        if closed and (returned.handled is not None or not as_it_was):  # else there is a reason to rest
+            self._note_closed(key, candidate, time.monotonic())
+            return
         if as_it_was and returned.incomplete is not None:
             candidate.incomplete = returned.incomplete
             self._look_again(key, candidate, _RECHECK_SECONDS)
@@ -344,6 +365,7 @@ class Intake:
             stamp=candidate.stamp,
             closed_at=candidate.closed_at,
             complete_at=now,
+            settled_at=candidate.settled_at,
             backlog=candidate.backlog,
         )
 
@@ -390,3 +412,11 @@ class Intake:
             self._note(Hint(path=self._root / key))
             if key not in self._candidates and key not in self._in_hand:
                 self._notes.add_gone(key)
+
+
+def _holds(path: Path, fingerprint: str) -> bool:
+    """Whether a file holds what it held, as far as can be told."""
+    try:
+        return not fingerprint or sample(path).fingerprint == fingerprint
+    except (OSError, MicrographError):
+        return True

@@ -20,7 +20,7 @@ import msgspec
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking import MICROGRAPH_ENDINGS, Batches, Micrograph, micrograph_stem
+from frazil.picking import MICROGRAPH_ENDINGS, Batches, Micrograph, ScoreMap, micrograph_stem
 from frazil.service.arrival import Arrival, Line, is_utf8
 from frazil.service.completion import sample
 from frazil.service.delivery import Delivery
@@ -35,8 +35,8 @@ from frazil.service.pulse import Pulses
 from frazil.service.record import directory_of, record_failure
 from frazil.service.retune import Asked, Reviser
 from frazil.service.score_map import pack_score_map
+from frazil.service.stamp import stamp_of
 from frazil.service.swap import Announcer, Change, Serving
-from frazil.service.watch import stamp_of
 
 __all__ = ["Pipeline"]
 
@@ -60,7 +60,8 @@ class _Picked:
     arrival: Arrival
     fingerprint: str
     document: MicrographDocument
-    score_map: bytes | None
+    score_map: ScoreMap | None
+    """To be kept; packed only when it is written, so that picking does not wait for it."""
     batches: Batches
 
 
@@ -192,6 +193,7 @@ class Pipeline:
                 continue
             except Exception as error:  # noqa: BLE001 - the edge of one unit of work
                 read = _Failed(arrival=arrival, error=failure_of(arrival.path, "reading", error))
+            self._stopping.wait(max(0.0, arrival.settled_at - time.monotonic()))
             if _has_changed(arrival):
                 # Whatever was read, or failed, was neither the old file nor the new one.
                 self._intake.retry(arrival)
@@ -243,7 +245,7 @@ class Pipeline:
             arrival=read.arrival,
             fingerprint=read.fingerprint,
             document=record.document,
-            score_map=pack_score_map(record.score_map) if self._keep_score_maps else None,
+            score_map=record.score_map if self._keep_score_maps else None,
             batches=record.batches,
         )
 
@@ -292,6 +294,7 @@ class Pipeline:
             self._write_failed(_Failed(arrival=arrival, error=MicrographError(arrival.path, "name", message)))
             return
         directory = directory_of(arrival.key)
+        score_map = None if result.score_map is None else pack_score_map(result.score_map)
         seq, _ = insist(
             file,
             lambda: self._ledger.commit_picked(
@@ -300,7 +303,7 @@ class Pipeline:
                 lambda epoch, seq, supersedes: encode_document(
                     msgspec.structs.replace(document, epoch=epoch, seq=seq, supersedes=supersedes, directory=directory)
                 ),
-                score_map=result.score_map,
+                score_map=score_map,
                 complete_at=time.time() - (time.monotonic() - arrival.complete_at),
             ),
         )
@@ -383,8 +386,9 @@ class Pipeline:
 
 def _namesakes(arrival: Arrival) -> list[str]:
     """Keys of the micrographs whose results would go into the same STAR file."""
-    stem = micrograph_stem(arrival.path.name)
-    others = (str(Path(arrival.key).with_name(stem + ending)) for ending in MICROGRAPH_ENDINGS)
+    above, slash, name = arrival.key.rpartition("/")
+    stem = micrograph_stem(name)
+    others = (f"{above}{slash}{stem}{ending}" for ending in MICROGRAPH_ENDINGS)
     return [key for key in others if key != arrival.key]
 
 

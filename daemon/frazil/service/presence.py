@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-import urllib.request
 from pathlib import Path
 
 import msgspec
-from prometheus_client.parser import text_string_to_metric_families
 
 __all__ = ["Presence", "ledger_key"]
 
@@ -56,6 +54,10 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
         """What the daemon's metrics say now; None when it does not answer."""
         if self.stopped_at is not None:
             return None
+        import urllib.request  # here, with the parser, since whoever asks no daemon need not wait for them
+
+        from prometheus_client.parser import text_string_to_metric_families
+
         try:
             with urllib.request.urlopen(self.metrics, timeout=_ANSWER_SECONDS) as answer:  # noqa: S310 - our own URL
                 text = answer.read().decode()

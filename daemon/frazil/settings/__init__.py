@@ -6,6 +6,9 @@
 - ``loading``: command line, file and defaults become settings, or a list of every fault.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from frazil.settings.declaration import (
     BacklogOrder,
     Contrast,
@@ -16,7 +19,9 @@ from frazil.settings.declaration import (
     WatchBy,
     default_model_path,
 )
-from frazil.settings.loading import load_settings
+
+if TYPE_CHECKING:
+    from frazil.settings.loading import load_settings
 
 __all__ = [
     "BacklogOrder",
@@ -29,3 +34,10 @@ __all__ = [
     "default_model_path",
     "load_settings",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Loading, when it is first asked for: whoever shows the settings need not read TOML."""
+    if name == "load_settings":
+        return importlib.import_module("frazil.settings.loading").load_settings
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,6 +36,10 @@ class StoredImage(Protocol):
         """None where the file does not know."""
 
     @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Type of the pixels as they lie in the file, byte order included."""
+
+    @property
     def working_bytes(self) -> int:
         """Memory that `fill` needs beside the array it fills."""
 
@@ -48,8 +52,8 @@ class StoredImage(Protocol):
             OSError: it cannot be read.
         """
 
-    def fill(self, pixels: NDArray[np.float32]) -> Iterator[int]:
-        """Fill a (h, w) array, block by block.
+    def fill(self, pixels: NDArray[np.generic]) -> Iterator[int]:
+        """Fill a (h, w) array of the stored type or float32, block by block.
 
         Yields:
             How many pixels are there so far, so that a caller can stop at any block.

@@ -162,6 +162,7 @@ class CompressedMrcImage:
         self._stream = stream
         self._header = header
         self.shape = header.shape
+        self.dtype = header.dtype
         self.pixel_size_angstrom = header.pixel_size_angstrom
 
     def prove_complete(self) -> None:
@@ -190,7 +191,7 @@ class CompressedMrcImage:
             pass
         self._stream.finish()
 
-    def fill(self, pixels: NDArray[np.float32]) -> Iterator[int]:
+    def fill(self, pixels: NDArray[np.generic]) -> Iterator[int]:
         """See `frazil.picking.formats.StoredImage`."""
         yield from self._skip(self._header.data_offset - HEADER_BYTES)
         yield from fill_rows(self._path, self._stream, self._header.dtype, pixels)

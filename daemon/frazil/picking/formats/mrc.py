@@ -145,6 +145,7 @@ class MrcImage:
         self._file = file
         self._header = header
         self.shape = header.shape
+        self.dtype = header.dtype
         self.pixel_size_angstrom = header.pixel_size_angstrom
 
     def prove_complete(self) -> None:
@@ -164,7 +165,7 @@ class MrcImage:
                 f"found {found}: further images",
             )
 
-    def fill(self, pixels: NDArray[np.float32]) -> Iterator[int]:
+    def fill(self, pixels: NDArray[np.generic]) -> Iterator[int]:
         """See `frazil.picking.formats.StoredImage`."""
         self._file.seek(self._header.data_offset)
         yield from fill_rows(self._path, self._file, self._header.dtype, pixels)
@@ -191,7 +192,7 @@ def open_mrc(path: Path, file: FileIO) -> MrcImage:
     return MrcImage(path, file, header)
 
 
-def fill_rows(path: Path, source: Source, dtype: np.dtype[np.generic], pixels: NDArray[np.float32]) -> Iterator[int]:
+def fill_rows(path: Path, source: Source, dtype: np.dtype[np.generic], pixels: NDArray[np.generic]) -> Iterator[int]:
     """Fill a (h, w) array with the rows that come from a source, first row first.
 
     Yields:

@@ -48,6 +48,7 @@ class TiffImage:
         self._file = file
         self._directory = directory
         self.shape = directory.shape
+        self.dtype = directory.dtype
         self.pixel_size_angstrom = directory.pixel_size_angstrom
 
     @property
@@ -63,7 +64,7 @@ class TiffImage:
     def prove_complete(self) -> None:
         """Nothing is left to prove: `open_tiff` found every strip or tile inside the file."""
 
-    def fill(self, pixels: NDArray[np.float32]) -> Iterator[int]:
+    def fill(self, pixels: NDArray[np.generic]) -> Iterator[int]:
         """See `frazil.picking.formats.StoredImage`."""
         directory = self._directory
         (h, w), (chunk_h, chunk_w) = directory.shape, directory.chunk_shape

@@ -10,11 +10,18 @@ from frazil.service.ledger.archive import Archived, archive
 from frazil.service.ledger.layout import LEDGER_NAME, State, ledger_file
 from frazil.service.ledger.ledger import Handled, Ledger, Note
 from frazil.service.ledger.reader import KeptResult, LedgerReader, MicrographRecord, StoredDocument
-from frazil.service.ledger.requests import BASELINE_KEY, request_baseline, request_requeue, update_remembered
+from frazil.service.ledger.requests import (
+    BASELINE_KEY,
+    TUNED_KEY,
+    request_baseline,
+    request_requeue,
+    update_remembered,
+)
 
 __all__ = [
     "BASELINE_KEY",
     "LEDGER_NAME",
+    "TUNED_KEY",
     "Archived",
     "Handled",
     "KeptResult",

@@ -52,8 +52,9 @@ def archive(file: Path, to: Path, *, before: float, below: str = "") -> Archived
             _adopt(ledger, archived, to)
             # What one transaction holds may be lost with the power only if the older one is not yet deleted.
             archived.execute("PRAGMA synchronous=FULL")
-            while _move_some(ledger, archived, moved, before, below):
-                pass
+            last: int | None = 0
+            while last is not None:
+                last = _move_some(ledger, archived, moved, last, before, below)
             _move_gone(ledger, archived, moved, before, below)
             while ledger.execute("PRAGMA freelist_count").fetchone()[0] > 0:
                 ledger.execute(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})").fetchall()
@@ -72,17 +73,17 @@ def _adopt(ledger: sqlite3.Connection, archived: sqlite3.Connection, to: Path) -
 
 
 def _move_some(
-    ledger: sqlite3.Connection, archived: sqlite3.Connection, moved: Archived, before: float, below: str
-) -> bool:
-    """Move one portion; whether there may be more."""
+    ledger: sqlite3.Connection, archived: sqlite3.Connection, moved: Archived, after: int, before: float, below: str
+) -> int | None:
+    """Move one portion of what comes after a number; the last number moved, None when there was nothing left."""
     documents = ledger.execute(
         "SELECT seq, topic, path, body, committed_at, superseded_by FROM documents WHERE "
-        "seq <= (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'delivered') "
+        "seq > ? AND seq <= (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'delivered') "
         "AND coalesce(committed_at, 0) < ? AND substr(path, 1, ?) = ? ORDER BY seq LIMIT ?",
-        (before, len(below), below, _AT_ONCE),
+        (after, before, len(below), below, _AT_ONCE),
     ).fetchall()
     if not documents:
-        return False
+        return None
     numbers = [(row[0],) for row in documents]
     paths = [(path,) for path in dict.fromkeys(row[2] for row in documents)]
     with transaction(archived):
@@ -101,7 +102,7 @@ def _move_some(
             "UPDATE meta SET value = max(CAST(value AS INTEGER), ?) WHERE key = 'archived'", (numbers[-1][0],)
         )
     moved.results += len(documents)
-    return True
+    return int(documents[-1][0])
 
 
 def _move_gone(

@@ -18,7 +18,7 @@ from typing import IO, Literal
 
 from frazil.errors import OutputError
 from frazil.service.ledger.layout import connect, transaction
-from frazil.service.watch import FileStamp
+from frazil.service.stamp import FileStamp
 
 __all__ = ["Handled", "Ledger", "Note"]
 
@@ -90,7 +90,8 @@ class Ledger:
         """Stamps of all micrographs that need no look as long as they are as they were, by path."""
         with self._lock:
             rows = self._database.execute(f"SELECT path, size, mtime_ns FROM micrographs WHERE {_KNOWN}")  # noqa: S608
-            return {path: FileStamp(size, mtime_ns) for path, size, mtime_ns in rows}
+            sizes: dict[int, int] = {}  # files of one camera are of one size: it is held once
+            return {path: FileStamp(sizes.setdefault(size, size), mtime_ns) for path, size, mtime_ns in rows}
 
     def missing(self) -> list[str]:
         """Paths of micrographs that are gone."""

@@ -67,6 +67,13 @@ class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
     """As published."""
 
 
+class _Supersedes(msgspec.Struct):
+    """The little of a document that leads to the one before it."""
+
+    supersedes: int = 0
+
+
+_SUPERSEDES = msgspec.json.Decoder(_Supersedes)
 _DOCUMENT_COLUMNS = ", ".join(StoredDocument.__struct_fields__)
 _COLUMNS = ", ".join(MicrographRecord.__struct_fields__)
 
@@ -235,7 +242,28 @@ class LedgerReader:
 
     def history(self, path: str) -> list[tuple[int, bytes]]:
         """Sequence number and document of every result of one micrograph, oldest first."""
-        return list(self._rows("SELECT seq, body FROM documents WHERE path = ? AND topic = 'picks' ORDER BY seq", path))
+        results = None if "migrated_at" in self.meta() else self._superseded_by_newest(path)
+        if results is None:
+            every = "SELECT seq, body FROM documents WHERE path = ? AND topic = 'picks' ORDER BY seq"
+            results = list(self._rows(every, path))
+        return results
+
+    def _superseded_by_newest(self, path: str) -> list[tuple[int, bytes]] | None:
+        """The newest result and those that it superseded, each found by its number: no look at all documents.
+
+        None where that says too little: an archive may hold older results alone, and documents of the first layout do
+        not say what they supersede.
+        """
+        row = next(self._rows("SELECT seq FROM micrographs WHERE path = ?", path), (None,))
+        seq: int = row[0] or 0
+        results: list[tuple[int, bytes]] = []
+        while seq and (stored := self.document(seq)) is not None:
+            results.append((seq, stored.body))
+            try:
+                seq = min(_SUPERSEDES.decode(stored.body).supersedes, seq - 1)
+            except msgspec.DecodeError:
+                return None
+        return None if seq and not results else results[::-1]
 
     def results(self) -> list[str]:
         """Paths of all micrographs that have a result, in the order of their newest ones."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 
 import msgspec
@@ -40,10 +41,11 @@ class Series:
     """Remembers a few numbers of each result, so that each document is read once. Used from one thread."""
 
     def __init__(self) -> None:
-        self._seq: list[int] = []
-        self._at: list[float] = []
-        self._picks: list[int] = []
-        self._score: list[float] = []
+        # Not lists: a number takes eight bytes here, and is turned into numpy's at once.
+        self._seq = array("q")
+        self._at = array("d")
+        self._picks = array("q")
+        self._score = array("d")
         self._replaced: set[int] = set()
         """Places in the lists whose result was replaced."""
         self._read = 0

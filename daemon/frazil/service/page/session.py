@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import statistics
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -21,6 +22,8 @@ __all__ = ["Change", "Glance", "Result", "Row", "Rows", "Session", "Standing", "
 
 _RATE_RESULTS = 60
 _RATE_SECONDS = 600.0
+_COUNT_REST = 20.0
+"""Counting the states is followed by a rest of so many times its own time: of a million files it takes a while."""
 
 
 class Glance(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +142,8 @@ class Session:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._reader: LedgerReader | None = None
+        self._counts: dict[str, int] = {}
+        self._next_count = 0.0
 
     @functools.cached_property
     def epoch(self) -> str:
@@ -175,7 +180,7 @@ class Session:
             epoch=meta["epoch"],
             head=self.reader.head(),
             daemon=Presence.decode(meta.get("daemon", "")),
-            counts=self.reader.counts(),
+            counts=self._count_states(),
             latest=[glance(result) for result in results],
             picked_at=[picked for _, picked in times],
             seconds=statistics.median(waits) if waits else None,
@@ -185,6 +190,14 @@ class Session:
             changes=[_change(document) for document in self.reader.newest_changes(8)],
             tuned=_tuned(meta.get(retune.TUNED_KEY, "")),
         )
+
+    def _count_states(self) -> dict[str, int]:
+        started = time.monotonic()
+        if started >= self._next_count:
+            self._counts = self.reader.counts()
+            now = time.monotonic()
+            self._next_count = now + (now - started) * _COUNT_REST
+        return self._counts
 
     def rows(self, words: str, states: list[State], offset: int, limit: int) -> Rows:
         """A page of the list of micrographs."""

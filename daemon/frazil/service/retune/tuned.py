@@ -5,12 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from frazil.picking import PickingSettings
+from frazil.service.ledger import TUNED_KEY
 from frazil.service.retune.wanted import Wanted
 
 __all__ = ["TUNED_KEY", "Tuned"]
-
-TUNED_KEY = "tuned"
-"""Under which the ledger remembers it."""
 
 
 class Tuned(msgspec.Struct, frozen=True, kw_only=True):

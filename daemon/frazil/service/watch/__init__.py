@@ -4,13 +4,12 @@ Nothing here opens a file or knows what a micrograph is; it names candidates.
 """
 
 from frazil.service.watch.file_system import FileSystem
-from frazil.service.watch.hint import FileStamp, FoundBy, Hint, stamp_of
+from frazil.service.watch.hint import FoundBy, Hint
 from frazil.service.watch.scan import Scan, Scanner
 from frazil.service.watch.selection import Selection
 from frazil.service.watch.watcher import Sightings, Watcher
 
 __all__ = [
-    "FileStamp",
     "FileSystem",
     "FoundBy",
     "Hint",
@@ -19,5 +18,4 @@ __all__ = [
     "Selection",
     "Sightings",
     "Watcher",
-    "stamp_of",
 ]

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
-__all__ = ["FileStamp", "FoundBy", "Hint", "stamp_of"]
+__all__ = ["FoundBy", "Hint"]
 
 FoundBy = Literal["event", "scan"]
-
-
-class FileStamp(NamedTuple):
-    """What tells at a glance whether a file has changed. Small and quickly made: there is one for each known file."""
-
-    size: int
-    mtime_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,13 +21,3 @@ class Hint:
     backlog: bool = False
     """Whether it lay there when the daemon started: such a file stands behind all that appear later."""
     by: FoundBy = "scan"
-
-
-def stamp_of(path: Path) -> FileStamp:
-    """Size and time of a file.
-
-    Raises:
-        OSError: it is gone or cannot be looked at.
-    """
-    status = path.stat()
-    return FileStamp(size=status.st_size, mtime_ns=status.st_mtime_ns)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from frazil.service.pulse import Beat, unwatched
-from frazil.service.watch.hint import FileStamp, stamp_of
+from frazil.service.stamp import FileStamp, stamp_of
 from frazil.service.watch.selection import Selection
 
 __all__ = ["Scan", "Scanner"]

@@ -13,9 +13,10 @@ from frazil.errors import SettingsError
 from frazil.service.logs import event
 from frazil.service.metrics import Metrics
 from frazil.service.pulse import Beat, unwatched
+from frazil.service.stamp import FileStamp
 from frazil.service.watch.events import Events
 from frazil.service.watch.file_system import FileSystem, check_root
-from frazil.service.watch.hint import FileStamp, Hint
+from frazil.service.watch.hint import Hint
 from frazil.service.watch.scan import Scan, Scanner
 from frazil.service.watch.selection import Selection
 from frazil.settings import BacklogOrder, WatchBy

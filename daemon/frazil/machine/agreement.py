@@ -1,0 +1,76 @@
+"""Whether picks made on a device are those that the CPU makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from frazil.errors import FrazilError
+from frazil.picking import Picker, PickingSettings, Picks, load_model, match_picks, read_micrograph
+
+__all__ = ["Agreement", "compare_picks", "pick_on_cpu"]
+
+_SAME_WITHIN_PX = 1.0
+_LEAST_SHARE = 0.99
+_LARGEST_DIFFERENCE = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """Two sets of picks of one micrograph, one from a device and one from the CPU."""
+
+    picks: int
+    cpu_picks: int
+    matched: int
+    """One to one, within a pixel of the micrograph."""
+    largest_distance_px: float
+    """Between matched picks."""
+    largest_difference: float
+    """Between the scores of matched picks."""
+
+    @property
+    def share(self) -> float:
+        """Of the larger set that has its match in the other."""
+        return self.matched / largest if (largest := max(self.picks, self.cpu_picks)) else 1.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.matched} of {self.picks} picks are among the CPU's {self.cpu_picks}, within "
+            f"{self.largest_distance_px:.2g} px and {self.largest_difference:.2g} in their scores"
+        )
+
+    def check(self) -> None:
+        """Check that they are the same but for rounding, which may move a pick over the threshold.
+
+        Raises:
+            FrazilError: they are not.
+        """
+        if self.share < _LEAST_SHARE or self.largest_difference > _LARGEST_DIFFERENCE:
+            raise FrazilError(
+                f"expected {_LEAST_SHARE:.0%} of the picks on the CPU and here to be the same within "
+                f"{_SAME_WITHIN_PX:g} px, and their scores within {_LARGEST_DIFFERENCE:g}; found that {self}"
+            )
+
+
+def compare_picks(picks: Picks, cpu_picks: Picks) -> Agreement:
+    """Compare picks of a device with those of the CPU."""
+    partner = match_picks(picks, cpu_picks, _SAME_WITHIN_PX)
+    ours, theirs = picks.select(partner >= 0), cpu_picks.select(partner[partner >= 0])
+    return Agreement(
+        picks=len(picks),
+        cpu_picks=len(cpu_picks),
+        matched=len(ours),
+        largest_distance_px=float(np.hypot(ours.y - theirs.y, ours.x - theirs.x).max(initial=0.0)),
+        largest_difference=float(np.abs(ours.score - theirs.score).max(initial=0.0)),
+    )
+
+
+def pick_on_cpu(micrograph: Path, model: Path, settings: PickingSettings, threads: int | None) -> Picks:
+    """Pick a file with nothing but the CPU.
+
+    Raises:
+        FrazilError: the model cannot serve, or the micrograph cannot be picked.
+    """
+    return Picker(load_model(model, "cpu", threads), settings).pick(read_micrograph(micrograph))
