@@ -17,7 +17,7 @@ from frazil.errors import FrazilError
 from frazil.machine import compare_picks, examine, run_selftest
 from frazil.machine.finding import Finding
 from frazil.machine.places import examine_watched
-from frazil.picking import Picks
+from frazil.picking import Picks, int8_instructions
 from frazil.settings import load_settings
 
 BIN = Path(sys.executable).parent
@@ -147,6 +147,21 @@ def test_a_model_that_cannot_serve_is_a_fault(
     (finding,) = look(settings(model=str(tmp_path / "bad" / "1")))["model"]
     assert finding.level == "fault"
     assert "expected sha256" in finding.says
+
+
+def test_an_int8_twin_that_cannot_serve_is_a_warning(
+    settings: Callable[..., Path], make_blob_model: Callable[..., Path], make_twin: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_blob_model(tmp_path / "twins" / "blob")
+    warning, fit = look(settings(model=str(folder), precision="int8"))["model"]
+    assert warning.level == "warning"
+    assert "it serves in float32 although int8 is wanted: " in warning.says
+    assert "found none" in warning.says
+    assert "in float32: " in fit.says
+    if int8_instructions() is not None:
+        make_twin(folder / "1")
+        (fit,) = look(settings(model=str(folder), precision="int8"))["model"]
+        assert "in int8: " in fit.says
 
 
 def test_a_gpu_that_is_required_and_not_used_is_a_fault(settings: Callable[..., Path]) -> None:
@@ -288,7 +303,9 @@ def test_bench_compares_what_is_prepared_on_a_device_with_the_cpu(repository: Pa
 def test_bench_says_where_pictures_are_prepared_and_what_the_picks_are_worth(blob_model: Path) -> None:
     done = frazil("bench", "--model", blob_model, "--rounds", "1", "--preparation", "device", "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    assert "blob/1 on CPUExecutionProvider, pictures prepared on the device; medians of 1 rounds" in done.stdout
+    assert (
+        "blob/1 on CPUExecutionProvider in float32, pictures prepared on the device; medians of 1 rounds" in done.stdout
+    )
     assert "picks are among the CPU's" in done.stdout
 
 
