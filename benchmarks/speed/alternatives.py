@@ -1,4 +1,4 @@
-"""Section `alternatives`: ways that were tried, each beside the way that was taken, so that the choice can be made again."""
+"""Section `alternatives`: ways that were tried, each beside the one that was taken; the choice can be made again."""
 
 from __future__ import annotations
 
