@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from frazil.errors import SettingsError
 from frazil.picking import CoordinateEnding, YAxis
-from frazil_trainer.networks import CnnConfig
+from frazil_trainer.cnn_size import CnnConfig
 
 __all__ = [
     "AdamW",
