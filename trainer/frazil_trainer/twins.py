@@ -207,7 +207,7 @@ def show_twin(twin: Twin, console: Console) -> None:
     console.print(table)
     verdict = "admitted" if twin.admitted else "refused"
     console.print(
-        f"int8 twin {verdict}: F1 lower by {twin.largest_fall:.4f} at most, {LARGEST_FALL:g} is too much; "
+        f"int8 twin {verdict}: F1 lower by {max(0.0, twin.largest_fall):.4f} at most, {LARGEST_FALL:g} is too much; "
         f"calibrated by {twin.made['calibration']}, {twin.made['layers_in_int8']} layers in int8",
         highlight=False,
     )
