@@ -63,7 +63,7 @@ models: $(VENV)/.ready
 		$(VENV)/bin/frazil-train simulate --out $(DATA)/simulated/imaginary-$$diameter --particle imaginary \
 			--diameter $$diameter --count 20 --seed $$seed --size 2048 >/dev/null && seed=$$((seed + 1)) || exit 1; \
 	done
-	for model in mlp:mlp cnn:paper-cnn fcn:fcn; do \
+	for model in mlp:mlp cnn:cnn fcn:fcn; do \
 		$(VENV)/bin/frazil-train train --recipe $${model#*:} --data $(DATA) --out exported_models/$${model%:*} \
 			--run-folder $(DATA)/runs/$${model%:*} --resume --int8 || exit 1; \
 	done
