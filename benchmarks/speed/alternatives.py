@@ -121,8 +121,8 @@ def _tiles(bench: Bench) -> Iterator[_Pair]:
             picker.model.score(tiles)
 
     of_contract, of_picture = (
-        list(fixed.batches(picture.pixels, _CONTRACT_BATCH)),
-        list(fitting.batches(picture.pixels, 1)),
+        [tiles.copy() for tiles in fixed.batches(picture.pixels, _CONTRACT_BATCH)],
+        [tiles.copy() for tiles in fitting.batches(picture.pixels, 1)],
     )
     h, w = fitting.tile_shape
     yield _Pair(

@@ -67,7 +67,7 @@ def test_each_score_comes_from_the_place_it_claims(of: ModelContract, most: int,
     assert tiling is not None
     places = []
     for picture in (rows, columns):
-        batches = list(tiling.batches(picture, largest))
+        batches = [tiles.copy() for tiles in tiling.batches(picture, largest)]
         assert max(len(b) for b in batches) <= largest
         tiles = np.concatenate(batches)
         assert tiles.shape == (tiling.count, 1, *tiling.tile_shape)
@@ -112,5 +112,7 @@ def test_margins_that_leave_nothing_give_no_tiling() -> None:
 def test_a_picture_smaller_than_a_tile_is_mirrored() -> None:
     tiling = plan_tiling((20, 30), CONTRACTS[0], (0, 0))
     assert tiling is not None
-    tiles = np.concatenate(list(tiling.batches(np.random.default_rng(0).random((20, 30), np.float32), 100)))
+    tiles = np.concatenate(
+        [t.copy() for t in tiling.batches(np.random.default_rng(0).random((20, 30), np.float32), 100)]
+    )
     assert np.isfinite(tiles).all()

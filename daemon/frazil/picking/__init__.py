@@ -51,6 +51,7 @@ from frazil.picking.peaks import SCORE_STEPS, ScoreMap, find_peaks
 from frazil.picking.picker import Picker, PickingSettings, default_limits
 from frazil.picking.picks import Picks
 from frazil.picking.picture import Picture, make_picture
+from frazil.picking.pixel_memory import PixelMemory
 from frazil.picking.precision import TWIN_NAME, has_twin, int8_instructions
 from frazil.picking.provider import available_cores
 from frazil.picking.rescale import Rescaling
@@ -77,6 +78,7 @@ __all__ = [
     "PickingSettings",
     "Picks",
     "Picture",
+    "PixelMemory",
     "Preparation",
     "Reference",
     "Rescaling",

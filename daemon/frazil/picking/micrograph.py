@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from frazil.errors import MicrographError
 from frazil.picking.formats import StoredImage, open_image
 from frazil.picking.formats.source import open_regular
+from frazil.picking.pixel_memory import PixelMemory
 
 __all__ = ["LARGEST_MICROGRAPH_BYTES", "Micrograph", "check_complete", "read_micrograph"]
 
@@ -65,6 +66,7 @@ def read_micrograph(
     path: Path,
     *,
     as_stored: bool = False,
+    memory: PixelMemory | None = None,
     largest_bytes: int = LARGEST_MICROGRAPH_BYTES,
     cut_off: Callable[[], bool] = lambda: False,
 ) -> Micrograph:
@@ -76,8 +78,9 @@ def read_micrograph(
         path: an MRC file, plain or compressed, or a TIFF file; see `frazil.picking.MICROGRAPH_ENDINGS`.
         as_stored: whether whole numbers of 8 or 16 bits stay what they are, in less memory than float32. Picking takes
             them; whoever computes with them must think of their range.
+        memory: where to take memory for the pixels from. Default: from the system.
         largest_bytes: memory that reading may take.
-        cut_off: asked between blocks of some megabytes; True gives up.
+        cut_off: asked between blocks of about a megabyte; True gives up.
 
     Raises:
         IncompleteMicrograph: the file is shorter than its header demands.
@@ -88,10 +91,9 @@ def read_micrograph(
         with open_regular(path) as file:
             image = open_image(path, file)
             dtype = _whole_type(image.dtype) if as_stored else np.dtype(np.float32)
-            pixels = _read_pixels(path, image, dtype, largest_bytes, cut_off)
+            pixels = _read_pixels(path, image, dtype, memory, largest_bytes, cut_off)
     except OSError as error:
         raise MicrographError(path, "unreadable", f"cannot be read: {error.strerror or error}") from error
-    _check_pixels(path, pixels)
     return Micrograph(path=path, pixels=pixels, pixel_size_angstrom=image.pixel_size_angstrom)
 
 
@@ -101,9 +103,14 @@ def _whole_type(stored: np.dtype[np.generic]) -> np.dtype[np.generic]:
 
 
 def _read_pixels(
-    path: Path, image: StoredImage, dtype: np.dtype[np.generic], largest_bytes: int, cut_off: Callable[[], bool]
+    path: Path,
+    image: StoredImage,
+    dtype: np.dtype[np.generic],
+    memory: PixelMemory | None,
+    largest_bytes: int,
+    cut_off: Callable[[], bool],
 ) -> NDArray[np.generic]:
-    """(h, w) the pixels of a stored image."""
+    """(h, w) the pixels of a stored image, checked."""
     h, w = image.shape
     needed = dtype.itemsize * h * w + image.working_bytes
     if needed > largest_bytes:
@@ -113,22 +120,23 @@ def _read_pixels(
             f"expected a micrograph that takes at most {largest_bytes} bytes of memory to read (max_micrograph_bytes), "
             f"found {w} x {h} pixels, which take {needed}",
         )
-    pixels = np.empty(image.shape, dtype)
-    for done in image.fill(pixels):
+    pixels = memory.take(image.shape, dtype) if memory else np.empty(image.shape, dtype)
+    done, lowest, highest = 0, math.inf, -math.inf
+    for block in image.fill(pixels):
+        done += block.size
+        # NaN and infinity survive into the extremes, of these and of all: Python's own min and max would lose a NaN.
+        if block.size:
+            lowest = float(np.minimum(lowest, np.min(block)))
+            highest = float(np.maximum(highest, np.max(block)))
         if done < pixels.size and cut_off():
             raise MicrographError(
                 path,
                 "too_slow",
                 f"expected {pixels.size} pixels within the time for reading (read_timeout), found {done} by then",
             )
-    return pixels
-
-
-def _check_pixels(path: Path, pixels: NDArray[Any]) -> None:
-    # NaN and infinity both survive into the extremes, so two fast passes check everything.
-    lowest, highest = float(pixels.min()), float(pixels.max())
-    if not (np.isfinite(lowest) and np.isfinite(highest)):
+    if not (math.isfinite(lowest) and math.isfinite(highest)):
         count = int(pixels.size - np.count_nonzero(np.isfinite(pixels)))
         raise MicrographError(path, "not_finite", f"expected finite pixels, found {count} that are NaN or infinite")
     if lowest == highest:
         raise MicrographError(path, "constant", f"expected a picture, found every pixel equal to {lowest:g}")
+    return pixels

@@ -47,6 +47,7 @@ class Model:
         contract: what its metadata says.
         placement: which execution providers were seen to run its nodes.
         has_card: whether a card vouched for it.
+        workers: threads that share the tiles of a picture, each with batches of its own.
         precision: in which it computes.
         precision_problem: why it does not compute in int8 although that was wanted.
         largest_tile_pixels: most pixels in one tile, where it takes tiles of any side; 0 where it takes the contract's.
@@ -63,6 +64,7 @@ class Model:
         *,
         has_card: bool,
         batch_pixels: int = _BATCH_PIXELS,
+        workers: int = 1,
         precision: Precision = "float32",
         precision_problem: str | None = None,
     ) -> None:
@@ -73,6 +75,7 @@ class Model:
         self.precision = precision
         self.precision_problem = precision_problem
         self.largest_tile_pixels = _LARGEST_TILE_PIXELS if takes_any_side(session) else 0
+        self.workers = workers
         self._batch_pixels = batch_pixels
         self.accelerator: Accelerator | None = None
         self.preparation_problem: str | None = None
@@ -194,7 +197,10 @@ def load_model(
     onnx, contract = inspect_content(file, content)
     tiles = reference_tiles(card_file, card, contract)
     threads = threads or available_cores()
-    trial = run_trial(content, file, contract, tiles, device, threads)
+    # Windows are shared among threads, in batches from gathering their pixels to their scores, so that none waits for
+    # another. Of a dense model, which has few tiles, operators are shared.
+    workers = threads if contract.grid == 1 else 1
+    trial = run_trial(content, file, contract, tiles, device, threads // workers)
     if card:
         trial.check_reference(card.reference.scores, card.reference.tolerance)
     on_cpu = trial.placement.cpu_problem()
@@ -205,7 +211,7 @@ def load_model(
         try:
             if trial.placement.on_cpu < sum(trial.placement.nodes.values()):
                 raise ModelError(f"{file}: expected to run on the CPU, found {trial.placement.provider}", "provider")
-            trial = open_twin(file, card, contract, tiles, threads)
+            trial = open_twin(file, card, contract, tiles, threads // workers)
         except ModelError as error:
             precision, precision_problem = "float32", str(error)
             log.warning("model %s serves in float32 although int8 is wanted: %s", identity.short, error)
@@ -216,6 +222,7 @@ def load_model(
         trial.placement,
         has_card=card is not None,
         batch_pixels=_CONVOLVED_PIXELS if on_cpu and ("", "Conv") in onnx.operators else _BATCH_PIXELS,
+        workers=workers if on_cpu else 1,
         precision=precision,
         precision_problem=precision_problem,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,7 +133,10 @@ class Picker:
     def count_batches(self, picture: Picture) -> Batches:
         """In how many batches the model scores the picture, and how full they are."""
         tiling = self.plan(picture)
-        return tiling.count_batches(self.model.largest_batch(tiling.tile_shape)) if tiling else Batches()
+        if tiling is None:
+            return Batches()
+        largest = self.model.largest_batch(tiling.tile_shape)
+        return sum((part.count_batches(largest) for part in tiling.split(self.model.workers)), Batches())
 
     def batch_shape(self, shape: tuple[int, int], pixel_size_angstrom: float) -> tuple[int, int, int] | None:
         """(n, h, w) of one batch of a micrograph of (h, w) pixels; None where the edge margin leaves nothing of it."""
@@ -180,8 +184,18 @@ class Picker:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, the CPU can prepare the tiles
                 self.model.decelerate(str(error) or type(error).__name__)
-        batches = tiling.batches(picture.pixels, self.model.largest_batch(tiling.tile_shape))
-        return np.concatenate([self.model.score(batch) for batch in batches])
+        model, pixels = self.model, picture.pixels
+        largest = model.largest_batch(tiling.tile_shape)
+
+        def score(part: Tiling) -> NDArray[np.float32]:
+            return np.concatenate([model.score(batch) for batch in part.batches(pixels, largest)])
+
+        first, *others = tiling.split(model.workers)
+        if not others:
+            return score(first)
+        with ThreadPoolExecutor(len(others)) as pool:
+            scoring = [pool.submit(score, part) for part in others]
+            return np.concatenate([score(first), *(scored.result() for scored in scoring)])
 
     def find(self, score_map: ScoreMap, picture: Picture) -> Picks:
         """Find the picks in a score map of the picture."""

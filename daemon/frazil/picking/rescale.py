@@ -13,7 +13,7 @@ __all__ = ["Rescaling", "rescale"]
 
 _LARGEST_PRODUCT = 2**18
 """Multiplications in one matrix product: for more, OpenBLAS takes several threads, which spin while they wait."""
-_ROWS_AT_ONCE = 256
+_STRIP_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +54,7 @@ def rescale(pixels: NDArray[np.generic], rescaling: Rescaling) -> NDArray[np.flo
     h, w = rescaling.rescaled_shape
     if h > rescaling.shape[0] or w > rescaling.shape[1]:
         return np.asarray(cv2.resize(_single(pixels), (w, h), interpolation=cv2.INTER_LINEAR), np.float32)
-    # Rows first: they lie in one piece, and are fewer from then on.
-    return _average_columns(_average_rows(pixels, h), w)
+    return _average(pixels, h, w)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,7 +75,7 @@ def _area_blocks(length: int, count: int, largest: int) -> tuple[_Block, ...]:
     INTER_AREA, which gives the same, and leaves little more than the time to read the pixels.
     """
     edges = np.linspace(0, length, count + 1)  # of the averages, in pixels
-    averages = max(1, int(np.sqrt(largest * count / length)) - 1)
+    averages = min(max(1, int(np.sqrt(largest * count / length)) - 1), _STRIP_ROWS)
     blocks = []
     for start in range(0, count, averages):
         stop = min(start + averages, count)
@@ -89,26 +88,28 @@ def _area_blocks(length: int, count: int, largest: int) -> tuple[_Block, ...]:
     return tuple(blocks)
 
 
+def _average(pixels: NDArray[np.generic], h: int, w: int) -> NDArray[np.float32]:
+    """(h, w) area averages; rows first, which lie in one piece, in strips that stay in the caches."""
+    averages = np.empty((h, w), np.float32)
+    strip = np.empty((min(h, _STRIP_ROWS), pixels.shape[1]), np.float32)
+    top = filled = 0
+    for block in _area_blocks(pixels.shape[0], h, _LARGEST_PRODUCT // pixels.shape[1]):
+        count = len(block.weights)
+        if filled + count > len(strip):
+            _average_columns(strip[:filled], averages[top : top + filled])
+            top, filled = top + filled, 0
+        np.matmul(block.weights, _single(pixels[block.pixels]), out=strip[filled : filled + count])
+        filled += count
+    _average_columns(strip[:filled], averages[top:])
+    return averages
+
+
+def _average_columns(strip: NDArray[np.float32], averages: NDArray[np.float32]) -> None:
+    """(n, columns) → (n, w), written into `averages`."""
+    for block in _area_blocks(strip.shape[1], averages.shape[1], _LARGEST_PRODUCT // _STRIP_ROWS):
+        np.matmul(strip[:, block.pixels], block.weights.T, out=averages[:, block.averages])
+
+
 def _single(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
     """The same in float32; no copy where they are."""
     return pixels.astype(np.float32, copy=False)
-
-
-def _average_rows(pixels: NDArray[np.generic], count: int) -> NDArray[np.float32]:
-    """(h, w) → (count, w)."""
-    h, w = pixels.shape
-    averages = np.empty((count, w), np.float32)
-    for block in _area_blocks(h, count, _LARGEST_PRODUCT // w):
-        np.matmul(block.weights, _single(pixels[block.pixels]), out=averages[block.averages])
-    return averages
-
-
-def _average_columns(pixels: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """(h, w) → (h, count)."""
-    h, w = pixels.shape
-    averages = np.empty((h, count), np.float32)
-    for top in range(0, h, _ROWS_AT_ONCE):
-        rows = slice(top, top + _ROWS_AT_ONCE)
-        for block in _area_blocks(w, count, _LARGEST_PRODUCT // _ROWS_AT_ONCE):
-            np.matmul(pixels[rows, block.pixels], block.weights.T, out=averages[rows, block.averages])
-    return averages

@@ -22,10 +22,10 @@ _QUARTILES_PER_SIGMA = 1.349
 
 
 def standardise(picture: NDArray[np.float32], name: str, diameter_px: float, *, invert: bool) -> NDArray[np.float32]:
-    """(h, w) rescaled picture → (h, w) picture as the model wants it.
+    """(h, w) rescaled picture → (h, w) picture as the model wants it, in the same memory.
 
     Args:
-        picture: the rescaled micrograph.
+        picture: the rescaled micrograph; overwritten.
         name: one of ``STANDARDISATIONS``.
         diameter_px: particle diameter in pixels of the picture.
         invert: whether particles in the picture have the opposite contrast to the model's.
@@ -38,7 +38,9 @@ def standardise(picture: NDArray[np.float32], name: str, diameter_px: float, *, 
     except KeyError:
         known = ", ".join(sorted(STANDARDISATIONS))
         raise ModelError(f"expected a normalisation among {known}; found {name!r}") from None
-    return method(-picture if invert else picture, diameter_px)
+    if invert:
+        np.negative(picture, out=picture)
+    return method(picture, diameter_px)
 
 
 def _flat_01(picture: NDArray[np.float32], diameter_px: float) -> NDArray[np.float32]:
@@ -48,11 +50,10 @@ def _flat_01(picture: NDArray[np.float32], diameter_px: float) -> NDArray[np.flo
     particle stays. Outliers (hot pixels, ice crystals) are clipped first, so that they cannot shift it.
     """
     lowest, middle, highest = _percentiles(picture, 0.05, 50, 99.95)
-    # Around zero, so that counts of any size keep their precision in float32.
-    clipped = np.clip(picture, lowest, highest) - np.float32(middle)
+    flat = np.clip(picture, lowest, highest, out=picture)
+    flat -= np.float32(middle)  # around zero, so that counts of any size keep their precision in float32
     side = 2 * round(_BACKGROUND_DIAMETERS * diameter_px / 2) + 1
-    background = cv2.blur(clipped, (side, side), borderType=cv2.BORDER_REFLECT_101)
-    flat: NDArray[np.float32] = np.subtract(clipped, background, out=clipped)
+    flat -= cv2.blur(flat, (side, side), borderType=cv2.BORDER_REFLECT_101)
     lower, upper = _percentiles(flat, 25, 75)
     spread = max((upper - lower) / _QUARTILES_PER_SIGMA, float(np.finfo(np.float32).tiny))
     flat *= np.float32(1 / (2 * _RANGE_SIGMAS * spread))

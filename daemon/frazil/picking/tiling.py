@@ -14,6 +14,9 @@ from frazil.picking.contract import ModelContract
 
 __all__ = ["Axis", "Batches", "Tiling", "plan_tiling"]
 
+_GATHERED_PIXELS = 2**16
+"""Pixels of the tiles that are gathered in one go: 256 kB, which stay in the caches."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Axis:
@@ -28,6 +31,11 @@ class Axis:
     centres: NDArray[np.float64]
     """(k * grid,) position of each score."""
 
+    def select(self, tiles: NDArray[np.intp]) -> Axis:
+        """Some of the tiles."""
+        centres = self.centres.reshape(-1, self.grid)[tiles].ravel()
+        return Axis(tile_px=self.tile_px, grid=self.grid, origins=self.origins[tiles], centres=centres)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batches:
@@ -37,6 +45,9 @@ class Batches:
     tiles: int = 0
     room: int = 0
     """Most tiles that these batches could hold."""
+
+    def __add__(self, other: Batches) -> Batches:
+        return Batches(count=self.count + other.count, tiles=self.tiles + other.tiles, room=self.room + other.room)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,6 +67,11 @@ class Tiling:
         """(h, w) of a tile."""
         return self.y.tile_px, self.x.tile_px
 
+    def split(self, parts: int) -> list[Tiling]:
+        """Tilings of some rows of tiles each, at most so many, that make up this one."""
+        rows = np.array_split(np.arange(self.y.origins.size), min(parts, self.y.origins.size))
+        return [Tiling(y=self.y.select(some), x=self.x) for some in rows]
+
     def batch_size(self, largest: int) -> int:
         """Tiles in a batch, when all batches are of nearly one size and none is above `largest`."""
         return -(-self.count // -(-self.count // largest))
@@ -68,16 +84,25 @@ class Tiling:
     def batches(self, picture: NDArray[np.float32], largest: int) -> Iterator[NDArray[np.float32]]:
         """Yield (n, 1, h, w) batches, row by row over the picture, all of nearly one size and none above `largest`.
 
-        The picture is mirrored where tiles reach beyond it.
+        The picture is mirrored where tiles reach beyond it. Each batch lies in the memory of the one before: whoever
+        keeps one must copy it.
         """
+        h, w = self.tile_shape
         padded, top, left = self._mirror(picture)
-        windows = sliding_window_view(padded, self.tile_shape)
+        windows = sliding_window_view(padded, (h, w))
         rows = np.repeat(self.y.origins + top, self.x.origins.size)
         columns = np.tile(self.x.origins + left, self.y.origins.size)
-        size = self.batch_size(largest)
+        # In memory of its own each batch would make the system find and clear that much, which takes longer than to
+        # fill it. So a few tiles at a time are gathered, and put where the others are.
+        size, some = self.batch_size(largest), max(1, _GATHERED_PIXELS // (h * w))
+        tiles = np.empty((size, 1, h, w), np.float32)
         for start in range(0, self.count, size):
-            chosen = slice(start, start + size)
-            yield windows[rows[chosen], columns[chosen]][:, np.newaxis]
+            count = min(size, self.count - start)
+            for first in range(0, count, some):
+                stop = min(first + some, count)
+                chosen = slice(start + first, start + stop)
+                tiles[first:stop, 0] = windows[rows[chosen], columns[chosen]]
+            yield tiles[:count]
 
     def assemble(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """(count, gy, gx) scores in the order of the batches → (ky * gy, kx * gx) score map."""

@@ -15,6 +15,7 @@ from frazil.picking import (
     LARGEST_MICROGRAPH_BYTES,
     Picker,
     PickingSettings,
+    PixelMemory,
     available_cores,
     draw_picks,
     load_model,
@@ -81,6 +82,7 @@ class Batch:
         cv2.setNumThreads(threads)
         self._out = out
         self._largest_bytes = max_micrograph_bytes
+        self._memory = PixelMemory()
         loaded = load_model(model or default_model_path(), device, threads, precision=precision)
         self._picker = Picker(loaded, settings)
         self._written: dict[Path, Path] = {}
@@ -108,7 +110,7 @@ class Batch:
         if star in self._written:
             raise MicrographError(path, "name", f"expected a name of its own, found the name of {self._written[star]}")
         started = time.monotonic()
-        micrograph = read_micrograph(path, as_stored=True, largest_bytes=self._largest_bytes)
+        micrograph = read_micrograph(path, as_stored=True, memory=self._memory, largest_bytes=self._largest_bytes)
         micrograph = dataclasses.replace(micrograph, path=path.resolve())
         read_seconds = time.monotonic() - started
         record = record_picks(self._picker, micrograph, read_seconds=read_seconds, since=started)

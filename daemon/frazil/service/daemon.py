@@ -25,6 +25,7 @@ from frazil.picking import (
     Model,
     Picker,
     PickingSettings,
+    PixelMemory,
     available_cores,
     load_model,
     read_micrograph,
@@ -316,12 +317,13 @@ class Daemon:
         ]
         return "; ".join(part for part in parts if part)
 
-    def _read_micrograph(self, path: Path) -> Micrograph:
+    def _read_micrograph(self, path: Path, memory: PixelMemory | None = None) -> Micrograph:
         settings = self._settings
         deadline = time.monotonic() + settings.read_timeout
         return read_micrograph(
             path,
             as_stored=True,
+            memory=memory,
             largest_bytes=settings.max_micrograph_bytes,
             cut_off=lambda: time.monotonic() > deadline,
         )

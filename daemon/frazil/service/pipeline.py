@@ -20,7 +20,7 @@ import msgspec
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking import MICROGRAPH_ENDINGS, Batches, Micrograph, ScoreMap, micrograph_stem
+from frazil.picking import MICROGRAPH_ENDINGS, Batches, Micrograph, PixelMemory, ScoreMap, micrograph_stem
 from frazil.service.arrival import Arrival, Line, is_utf8
 from frazil.service.completion import sample
 from frazil.service.delivery import Delivery
@@ -100,7 +100,7 @@ class Pipeline:
         metrics: Metrics,
         drift: DriftWatch,
         stopping: threading.Event,
-        read: Callable[[Path], Micrograph],
+        read: Callable[[Path, PixelMemory], Micrograph],
         *,
         max_attempts: int,
         keep_score_maps: bool,
@@ -122,6 +122,7 @@ class Pipeline:
         self._room = threading.Semaphore(_RESULTS_QUEUED)
         self._stopping = stopping
         self._read_micrograph = read
+        self._memory = PixelMemory()
         self._read_seconds = read_seconds
         self._pulses = pulses
         self._threads = [
@@ -183,6 +184,7 @@ class Pipeline:
             beat()
             arrival = self._line.take(_STOP_CHECK_SECONDS)
             if arrival is None:
+                self._memory.release()
                 continue
             log.debug("reading %s", arrival.key)
             beat(f"reading {arrival.key}", more_seconds=self._read_seconds)
@@ -213,7 +215,7 @@ class Pipeline:
     def _read(self, arrival: Arrival) -> _Read:
         started = time.monotonic()
         content = sample(arrival.path).fingerprint
-        micrograph = self._read_micrograph(arrival.path)
+        micrograph = self._read_micrograph(arrival.path, self._memory)
         seconds = time.monotonic() - started
         return _Read(arrival=arrival, fingerprint=content, micrograph=micrograph, seconds=seconds)
 

@@ -52,11 +52,12 @@ class StoredImage(Protocol):
             OSError: it cannot be read.
         """
 
-    def fill(self, pixels: NDArray[np.generic]) -> Iterator[int]:
+    def fill(self, pixels: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
         """Fill a (h, w) array of the stored type or float32, block by block.
 
         Yields:
-            How many pixels are there so far, so that a caller can stop at any block.
+            Each block of the array once it is filled, so that a caller can look at it, and stop at any; an empty one
+                where that took a while without.
 
         Raises:
             IncompleteMicrograph: the file ends before its image.

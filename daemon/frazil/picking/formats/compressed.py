@@ -191,9 +191,10 @@ class CompressedMrcImage:
             pass
         self._stream.finish()
 
-    def fill(self, pixels: NDArray[np.generic]) -> Iterator[int]:
+    def fill(self, pixels: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
         """See `frazil.picking.formats.StoredImage`."""
-        yield from self._skip(self._header.data_offset - HEADER_BYTES)
+        for _ in self._skip(self._header.data_offset - HEADER_BYTES):
+            yield pixels[:0]
         yield from fill_rows(self._path, self._stream, self._header.dtype, pixels)
         self._stream.finish()
 

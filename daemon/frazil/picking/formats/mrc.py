@@ -165,7 +165,7 @@ class MrcImage:
                 f"found {found}: further images",
             )
 
-    def fill(self, pixels: NDArray[np.generic]) -> Iterator[int]:
+    def fill(self, pixels: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
         """See `frazil.picking.formats.StoredImage`."""
         self._file.seek(self._header.data_offset)
         yield from fill_rows(self._path, self._file, self._header.dtype, pixels)
@@ -192,11 +192,13 @@ def open_mrc(path: Path, file: FileIO) -> MrcImage:
     return MrcImage(path, file, header)
 
 
-def fill_rows(path: Path, source: Source, dtype: np.dtype[np.generic], pixels: NDArray[np.generic]) -> Iterator[int]:
+def fill_rows(
+    path: Path, source: Source, dtype: np.dtype[np.generic], pixels: NDArray[np.generic]
+) -> Iterator[NDArray[np.generic]]:
     """Fill a (h, w) array with the rows that come from a source, first row first.
 
     Yields:
-        How many pixels are there so far.
+        Each block of rows once it is filled.
 
     Raises:
         IncompleteMicrograph: the source ends before.
@@ -215,4 +217,4 @@ def fill_rows(path: Path, source: Source, dtype: np.dtype[np.generic], pixels: N
             )
         if block is not wanted:
             wanted[...] = block
-        yield top * w + wanted.size
+        yield wanted

@@ -64,12 +64,11 @@ class TiffImage:
     def prove_complete(self) -> None:
         """Nothing is left to prove: `open_tiff` found every strip or tile inside the file."""
 
-    def fill(self, pixels: NDArray[np.generic]) -> Iterator[int]:
+    def fill(self, pixels: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
         """See `frazil.picking.formats.StoredImage`."""
         directory = self._directory
         (h, w), (chunk_h, chunk_w) = directory.shape, directory.chunk_shape
         turned = pixels[::-1]
-        done = 0
         for index in range(len(directory.offsets)):
             row, column = divmod(index, directory.chunks_across)
             top, left = row * chunk_h, column * chunk_w
@@ -78,8 +77,7 @@ class TiffImage:
             for first, block in self._rows(index, rows):
                 target = wanted[first : first + len(block)]
                 target[...] = self._undo_predictor(block)[: len(target), : target.shape[1]]
-                done += target.size
-                yield done
+                yield target
 
     def _rows(self, index: int, rows: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """The rows of one strip or tile as bytes, some at a time: the number of the first, and (n, bytes of a row)."""
