@@ -41,13 +41,14 @@ def main() -> int:
     )
     parser.add_argument("--only", action="append", choices=SECTIONS, help="measure this section; may be repeated")
     parser.add_argument("--quick", action="store_const", dest="scale", const="quick", help="in a few minutes, roughly")
-    parser.add_argument("--scale", choices=SCALES, default="full", help="how much is measured (default full)")
+    parser.add_argument("--scale", choices=SCALES, help="how much is measured (default full)")
     parser.add_argument("--threads", type=int, default=available_cores(), help="default: every core")
     parser.add_argument("--json", type=Path, default=REPORT_FILE, help="the report (default: the one in the docs)")
     parser.add_argument("--folder", type=Path, help="where micrographs are put; default: where the system puts such")
     made = parser.add_mutually_exclusive_group()
     made.add_argument("--pages", action="store_true", help="measure nothing; make tables and pictures from the report")
     made.add_argument("--check", action="store_true", help="measure nothing; are tables and pictures what it gives?")
+    parser.set_defaults(scale="full")  # of both options
     args = parser.parse_args()
     report = read_report(args.json)
     if args.pages:
