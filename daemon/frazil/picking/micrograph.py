@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,22 +122,32 @@ def _read_pixels(
             f"found {w} x {h} pixels, which take {needed}",
         )
     pixels = memory.take(image.shape, dtype) if memory else np.empty(image.shape, dtype)
-    done, lowest, highest = 0, math.inf, -math.inf
+    first: Any = None
+    done, is_constant, looks_finite = 0, True, True
     for block in image.fill(pixels):
-        done += block.size
-        # NaN and infinity survive into the extremes, of these and of all: Python's own min and max would lose a NaN.
+        # While it is in the caches. NaN and infinity survive into the sum, and are all that is looked for in it.
         if block.size:
-            lowest = float(np.minimum(lowest, np.min(block)))
-            highest = float(np.maximum(highest, np.max(block)))
+            if done == 0:
+                first = block.flat[0]
+            is_constant = is_constant and bool((block == first).all())
+            looks_finite = looks_finite and _has_finite_sum(block)
+        done += block.size
         if done < pixels.size and cut_off():
             raise MicrographError(
                 path,
                 "too_slow",
                 f"expected {pixels.size} pixels within the time for reading (read_timeout), found {done} by then",
             )
-    if not (math.isfinite(lowest) and math.isfinite(highest)):
-        count = int(pixels.size - np.count_nonzero(np.isfinite(pixels)))
+    # Numbers of 1e30 are finite though their sum is not.
+    if not looks_finite and (count := pixels.size - np.count_nonzero(np.isfinite(pixels))):
         raise MicrographError(path, "not_finite", f"expected finite pixels, found {count} that are NaN or infinite")
-    if lowest == highest:
-        raise MicrographError(path, "constant", f"expected a picture, found every pixel equal to {lowest:g}")
+    if is_constant:
+        raise MicrographError(path, "constant", f"expected a picture, found every pixel equal to {float(first):g}")
     return pixels
+
+
+def _has_finite_sum(block: NDArray[Any]) -> bool:
+    if block.dtype.kind != "f":
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.isfinite(block.sum())

@@ -14,8 +14,7 @@ from frazil.picking.contract import ModelContract
 
 __all__ = ["Axis", "Batches", "Tiling", "plan_tiling"]
 
-_GATHERED_PIXELS = 2**16
-"""Pixels of the tiles that are gathered in one go: 256 kB, which stay in the caches."""
+_LONGEST_PERIOD = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,6 +29,12 @@ class Axis:
     """(k,) first pixel of each tile; may lie before the picture or reach beyond it."""
     centres: NDArray[np.float64]
     """(k * grid,) position of each score."""
+
+    @property
+    def period(self) -> int:
+        """Every so many tiles the distances between them repeat, which rounding makes uneven; all of them if never."""
+        gaps, count = np.diff(self.origins), self.origins.size
+        return next((p for p in range(1, min(_LONGEST_PERIOD, count)) if (gaps[p:] == gaps[:-p]).all()), count)
 
     def select(self, tiles: NDArray[np.intp]) -> Axis:
         """Some of the tiles."""
@@ -87,22 +92,22 @@ class Tiling:
         The picture is mirrored where tiles reach beyond it. Each batch lies in the memory of the one before: whoever
         keeps one must copy it.
         """
-        h, w = self.tile_shape
         padded, top, left = self._mirror(picture)
-        windows = sliding_window_view(padded, (h, w))
-        rows = np.repeat(self.y.origins + top, self.x.origins.size)
-        columns = np.tile(self.x.origins + left, self.y.origins.size)
+        windows = sliding_window_view(padded, self.tile_shape)
+        rows, columns = (self.y.origins + top).tolist(), (self.x.origins + left).tolist()
+        size, period = self.batch_size(largest), self.x.period
         # In memory of its own each batch would make the system find and clear that much, which takes longer than to
-        # fill it. So a few tiles at a time are gathered, and put where the others are.
-        size, some = self.batch_size(largest), max(1, _GATHERED_PIXELS // (h * w))
-        tiles = np.empty((size, 1, h, w), np.float32)
+        # fill it.
+        tiles = np.empty((size, 1, *self.tile_shape), np.float32)
         for start in range(0, self.count, size):
-            count = min(size, self.count - start)
-            for first in range(0, count, some):
-                stop = min(first + some, count)
-                chosen = slice(start + first, start + stop)
-                tiles[first:stop, 0] = windows[rows[chosen], columns[chosen]]
-            yield tiles[:count]
+            batch = tiles[: self.count - start]
+            filled = 0
+            while filled < len(batch):
+                row, first = divmod(start + filled, len(columns))
+                some = columns[first : first + len(batch) - filled]
+                _gather(windows[rows[row]], some, period, batch[filled : filled + len(some), 0])
+                filled += len(some)
+            yield batch
 
     def assemble(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """(count, gy, gx) scores in the order of the batches → (ky * gy, kx * gx) score map."""
@@ -110,12 +115,24 @@ class Tiling:
         return scores.reshape(ky, kx, gy, gx).transpose(0, 2, 1, 3).reshape(ky * gy, kx * gx)
 
     def _mirror(self, picture: NDArray[np.float32]) -> tuple[NDArray[np.float32], int, int]:
+        """The rows of the picture that the tiles show, mirrored beyond its edges; and where pixel 0, 0 then lies."""
         h, w = picture.shape
-        top, left = max(0, -int(self.y.origins[0])), max(0, -int(self.x.origins[0]))
-        bottom = max(0, int(self.y.origins[-1]) + self.y.tile_px - h)
-        right = max(0, int(self.x.origins[-1]) + self.x.tile_px - w)
-        padded = cv2.copyMakeBorder(picture, top, bottom, left, right, cv2.BORDER_REFLECT)
-        return np.asarray(padded, np.float32), top, left
+        first, last = int(self.y.origins[0]), int(self.y.origins[-1]) + self.y.tile_px
+        top, bottom = max(0, -first), max(0, last - h)
+        left, right = max(0, -int(self.x.origins[0])), max(0, int(self.x.origins[-1]) + self.x.tile_px - w)
+        begin, end = max(0, first), min(h, last)
+        if end - begin < max(top, bottom):  # too few to mirror
+            begin, end = 0, h
+        padded = cv2.copyMakeBorder(picture[begin:end], top, bottom, left, right, cv2.BORDER_REFLECT)
+        return np.asarray(padded, np.float32), top - begin, left
+
+
+def _gather(band: NDArray[np.float32], columns: list[int], period: int, tiles: NDArray[np.float32]) -> None:
+    """(W, h, w) windows of one row of pixels → (n, h, w), those that begin in the columns, a regular few at a time."""
+    for first in range(min(period, len(columns))):
+        regular = columns[first::period]
+        apart = regular[1] - regular[0] if len(regular) > 1 else 1
+        tiles[first::period] = band[regular[0] : regular[-1] + 1 : apart]
 
 
 def plan_tiling(
