@@ -57,7 +57,7 @@ def measure(bench: Bench) -> Alternatives:
         bench.say(pair.what)
         rounds = Rounds()
         pair.tried[1](), pair.taken[1]()  # what is made on first use does not count
-        for _ in rounds_within(bench.scale.rounds, bench.scale.budget_seconds / 3):
+        for _ in rounds_within(bench.scale.rounds, bench.scale.budget_seconds / 6):
             rounds.time("tried", pair.tried[1])
             rounds.time("taken", pair.taken[1])
         pairs.append(
