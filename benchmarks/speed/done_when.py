@@ -63,8 +63,12 @@ def _memory(report: Report) -> Iterator[Line]:
 def _window_models(report: Report) -> Iterator[Line]:
     found = report.straightforward.figures.comparisons if report.straightforward else []
     cnn = next((c for c in found if c.model == "cnn"), None)
+    paper = next((c for c in found if c.model == "cnn/1"), None)
     faster = cnn.times_faster.median if cnn else None
     yield _line("`cnn`, speed of the straightforward version", faster, "at least", 10)
+    if cnn and paper:
+        times = round(paper.straightforward.median / cnn.frazil.median, 2)
+        yield _line("`cnn`, speed of the paper's own network, straightforward", times, "at least", 10)
     missing = None if cnn is None else float(cnn.picks - cnn.picks_in_common + cnn.picks_by_frazil_alone)
     yield _line("`cnn`, picks not in common with the straightforward version", missing, "at most", 0, "")
 

@@ -5,7 +5,7 @@ Each standardisation has a name, which a model's contract states; a name never c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ _SAMPLE_STRIDE = 4
 _BACKGROUND_DIAMETERS = 2.5
 _RANGE_SIGMAS = 4.0
 _QUARTILES_PER_SIGMA = 1.349
+_STRIP_PIXELS = 2**16
 
 
 def standardise(picture: NDArray[np.float32], name: str, diameter_px: float, *, invert: bool) -> NDArray[np.float32]:
@@ -50,16 +51,26 @@ def _flat_01(picture: NDArray[np.float32], diameter_px: float) -> NDArray[np.flo
     particle stays. Outliers (hot pixels, ice crystals) are clipped first, so that they cannot shift it.
     """
     lowest, middle, highest = _percentiles(picture, 0.05, 50, 99.95)
-    flat = np.clip(picture, lowest, highest, out=picture)
-    flat -= np.float32(middle)  # around zero, so that counts of any size keep their precision in float32
+    flat = picture
+    for rows in _strips(flat):
+        np.clip(rows, lowest, highest, out=rows)
+        rows -= np.float32(middle)  # around zero, so that counts of any size keep their precision in float32
     side = 2 * round(_BACKGROUND_DIAMETERS * diameter_px / 2) + 1
     flat -= cv2.blur(flat, (side, side), borderType=cv2.BORDER_REFLECT_101)
     lower, upper = _percentiles(flat, 25, 75)
     spread = max((upper - lower) / _QUARTILES_PER_SIGMA, float(np.finfo(np.float32).tiny))
-    flat *= np.float32(1 / (2 * _RANGE_SIGMAS * spread))
-    flat += np.float32(0.5)
-    np.clip(flat, 0, 1, out=flat)
+    for rows in _strips(flat):
+        rows *= np.float32(1 / (2 * _RANGE_SIGMAS * spread))
+        rows += np.float32(0.5)
+        np.clip(rows, 0, 1, out=rows)
     return flat
+
+
+def _strips(picture: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """The picture in strips that stay in the caches from one step to the next."""
+    count = max(1, _STRIP_PIXELS // picture.shape[1])
+    for top in range(0, len(picture), count):
+        yield picture[top : top + count]
 
 
 def _percentiles(picture: NDArray[np.float32], *percents: float) -> list[float]:

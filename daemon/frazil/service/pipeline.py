@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 _MICROGRAPHS_QUEUED = 2
 _RESULTS_QUEUED = 8
 _STOP_CHECK_SECONDS = 0.1
+_MEMORY_KEPT_SECONDS = 10.0
+"""Memory of micrographs is kept for so long after the last one came: to find new for the next takes time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -180,12 +182,15 @@ class Pipeline:
 
     def _reading(self) -> None:
         beat = self._pulses.of("frazil-reading").beat
+        rest_from = 0.0
         while not self._stopping.is_set():
             beat()
             arrival = self._line.take(_STOP_CHECK_SECONDS)
             if arrival is None:
-                self._memory.release()
+                if time.monotonic() > rest_from:
+                    self._memory.release()
                 continue
+            rest_from = time.monotonic() + _MEMORY_KEPT_SECONDS
             log.debug("reading %s", arrival.key)
             beat(f"reading {arrival.key}", more_seconds=self._read_seconds)
             try:
