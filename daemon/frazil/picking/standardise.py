@@ -13,12 +13,19 @@ from numpy.typing import NDArray
 
 from frazil.errors import ModelError
 
-__all__ = ["STANDARDISATIONS", "standardise"]
+__all__ = [
+    "BACKGROUND_DIAMETERS",
+    "QUARTILES_PER_SIGMA",
+    "RANGE_SIGMAS",
+    "SAMPLE_STRIDE",
+    "STANDARDISATIONS",
+    "standardise",
+]
 
-_SAMPLE_STRIDE = 4
-_BACKGROUND_DIAMETERS = 2.5
-_RANGE_SIGMAS = 4.0
-_QUARTILES_PER_SIGMA = 1.349
+SAMPLE_STRIDE = 4
+BACKGROUND_DIAMETERS = 2.5
+RANGE_SIGMAS = 4.0
+QUARTILES_PER_SIGMA = 1.349
 _STRIP_PIXELS = 2**16
 
 
@@ -55,12 +62,12 @@ def _flat_01(picture: NDArray[np.float32], diameter_px: float) -> NDArray[np.flo
     for rows in _strips(flat):
         np.clip(rows, lowest, highest, out=rows)
         rows -= np.float32(middle)  # around zero, so that counts of any size keep their precision in float32
-    side = 2 * round(_BACKGROUND_DIAMETERS * diameter_px / 2) + 1
+    side = 2 * round(BACKGROUND_DIAMETERS * diameter_px / 2) + 1
     flat -= cv2.blur(flat, (side, side), borderType=cv2.BORDER_REFLECT_101)
     lower, upper = _percentiles(flat, 25, 75)
-    spread = max((upper - lower) / _QUARTILES_PER_SIGMA, float(np.finfo(np.float32).tiny))
+    spread = max((upper - lower) / QUARTILES_PER_SIGMA, float(np.finfo(np.float32).tiny))
     for rows in _strips(flat):
-        rows *= np.float32(1 / (2 * _RANGE_SIGMAS * spread))
+        rows *= np.float32(1 / (2 * RANGE_SIGMAS * spread))
         rows += np.float32(0.5)
         np.clip(rows, 0, 1, out=rows)
     return flat
@@ -75,7 +82,7 @@ def _strips(picture: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
 
 def _percentiles(picture: NDArray[np.float32], *percents: float) -> list[float]:
     """As np.percentile gives them, of every fourth pixel of every fourth row; numpy sorts faster than it selects."""
-    ordered = np.sort(picture[::_SAMPLE_STRIDE, ::_SAMPLE_STRIDE], axis=None)
+    ordered = np.sort(picture[::SAMPLE_STRIDE, ::SAMPLE_STRIDE], axis=None)
     places = (ordered.size - 1) * np.array(percents) / 100
     below = places.astype(np.intp)
     above = np.minimum(below + 1, ordered.size - 1)

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from frazil.picking.contract import ModelContract
 from frazil.picking.device.graphs import (
-    BACKGROUND_DIAMETERS,
     PERCENTS,
-    SAMPLE_STRIDE,
     STANDARDISATIONS_ON_DEVICE,
     preparation_graph,
     tiles_graph,
@@ -23,6 +21,7 @@ from frazil.picking.device.graphs import (
 from frazil.picking.device.operators import blur_matrix, mirror, percentile_ranks, resampling_matrices
 from frazil.picking.provider import device_of, open_graph
 from frazil.picking.rescale import Rescaling
+from frazil.picking.standardise import BACKGROUND_DIAMETERS, SAMPLE_STRIDE
 from frazil.picking.tiling import Tiling
 
 __all__ = ["Accelerator", "PictureOnDevice", "can_prepare"]

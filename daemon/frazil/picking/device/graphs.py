@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from frazil.picking.device.onnx_graph import OnnxGraph
+from frazil.picking.standardise import QUARTILES_PER_SIGMA, RANGE_SIGMAS, SAMPLE_STRIDE
 
 __all__ = [
-    "BACKGROUND_DIAMETERS",
     "PERCENTS",
-    "SAMPLE_STRIDE",
     "STANDARDISATIONS_ON_DEVICE",
     "preparation_graph",
     "tiles_graph",
@@ -23,14 +22,9 @@ __all__ = [
 
 STANDARDISATIONS_ON_DEVICE = frozenset({"flat-01"})
 """Names of those that `preparation_graph` knows."""
-SAMPLE_STRIDE = 4
-BACKGROUND_DIAMETERS = 2.5
 PERCENTS = (0.05, 25.0, 50.0, 75.0, 99.95)
 """Of which ranks are given to the graph."""
 _LOWEST, _LOWER, _MIDDLE, _UPPER, _HIGHEST = range(len(PERCENTS))
-_QUARTILES_PER_SIGMA = 1.349
-_RANGE = 8.0
-"""Spreads from 0 to 1."""
 
 
 def preparation_graph(dtype: DTypeLike) -> bytes:
@@ -72,9 +66,9 @@ def preparation_graph(dtype: DTypeLike) -> bytes:
     background = graph.node("MatMul", graph.node("MatMul", blur_y, clipped), blur_x)
     flat = graph.node("Sub", clipped, background)
     lower, upper = percentiles(flat, (_LOWER, _UPPER))
-    spread = graph.node("Div", graph.node("Sub", upper, lower), scalar(_QUARTILES_PER_SIGMA))
+    spread = graph.node("Div", graph.node("Sub", upper, lower), scalar(QUARTILES_PER_SIGMA))
     spread = graph.node("Max", spread, scalar(float(np.finfo(np.float32).tiny)))
-    scaled = graph.node("Mul", flat, graph.node("Div", scalar(1 / _RANGE), spread))
+    scaled = graph.node("Mul", flat, graph.node("Div", scalar(1 / (2 * RANGE_SIGMAS)), spread))
     raised = graph.node("Add", scaled, scalar(0.5))
     within = graph.node("Min", graph.node("Max", raised, scalar(0.0)), scalar(1.0), name="picture")
     graph.output(within, "float32", ("ph", "pw"))
