@@ -44,6 +44,7 @@ class Running:
         self.accepted: list[Arrival] = []
         self.contents: list[bytes] = []
         self.refused: list[MicrographError] = []
+        self.sent_back: list[str] = []
         self.stop_event = threading.Event()
         self._await_growth_of = await_growth_of
         self._changed = threading.Condition()
@@ -80,6 +81,9 @@ class Running:
             self.intake.await_growth(
                 arrival, IncompleteMicrograph(arrival.path, "truncated", "found less than promised")
             )
+            with self._changed:
+                self.sent_back.append(arrival.key)
+                self._changed.notify_all()
             return
         handled = Handled(stamp=arrival.stamp, fingerprint=sample(arrival.path).fingerprint)
         self.ledger.commit_picked(arrival.key, handled, lambda epoch, seq, supersedes: b"")
@@ -368,6 +372,7 @@ def test_a_file_found_incomplete_by_reading_waits_like_any_other(
     running = run(await_growth_of="a.mrc")
     path = root / "a.mrc"
     path.write_bytes(whole)
+    running.wait(lambda: running.sent_back == ["a.mrc"])  # a marker may overtake it, when only a scan has found it
     settle(running, root, whole)
     settle(running, root, whole)
     assert running.names() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,8 @@ __all__ = ["Events"]
 
 # Watchdog reports an overflow at each level of its own; we say it once.
 logging.getLogger("watchdog").setLevel(logging.ERROR)
+# A folder that appears while the tree is first walked is found twice, which does no harm.
+warnings.filterwarnings("ignore", "Callback with id .* already exists", RuntimeWarning)
 
 
 class Events(FileSystemEventHandler):
