@@ -39,12 +39,18 @@ def test_shrinking_averages_areas() -> None:
     assert small.std() == pytest.approx(1 / 3, rel=0.05)
 
 
-@given(h=st.integers(1, 700), w=st.integers(1, 700), factor=st.floats(0.01, 1.0), seed=st.integers(0, 9))
-def test_averages_are_those_of_opencv(h: int, w: int, factor: float, seed: int) -> None:
+@given(
+    h=st.integers(1, 700),
+    w=st.integers(1, 700),
+    factor=st.floats(0.01, 1.0),
+    seed=st.integers(0, 9),
+    threads=st.integers(1, 5),
+)
+def test_averages_are_those_of_opencv(h: int, w: int, factor: float, seed: int, threads: int) -> None:
     pixels = np.random.default_rng(seed).normal(100, 10, (h, w)).astype(np.float32)
     rescaling = Rescaling.for_diameter((h, w), 1.0, factor)
     expected = cv2.resize(pixels, rescaling.rescaled_shape[::-1], interpolation=cv2.INTER_AREA)
-    found = rescale(pixels, rescaling)
+    found = rescale(pixels, rescaling, threads=threads)
     assert (found.dtype, found.shape) == (np.float32, rescaling.rescaled_shape)
     np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=0, atol=1e-4)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frazil.picking import ModelContract
-from frazil.picking.tiling import plan_tiling
+from frazil.picking.tiling import Tiling, plan_tiling
 
 
 def contract(tile_px: int, grid: int, step_px: float, offset_px: float) -> ModelContract:
@@ -43,6 +43,16 @@ KINDS = [*((of, 0) for of in CONTRACTS), *OPEN]
 ids = [f"t{of.tile_px}g{of.grid}" + (f"up-to-{most}" if most else "") for of, most in KINDS]
 
 
+def pixels_at_scores(tiling: Tiling, picture: np.ndarray, of: ModelContract, largest: int) -> np.ndarray:
+    """A score map whose scores are the pixels, in the tiles, that they belong to."""
+    tiles = np.concatenate([batch.copy() for batch in tiling.batches(picture, largest)])
+    assert tiles.shape == (tiling.count, 1, *tiling.tile_shape)
+    at_y, at_x = (of.offset_px + of.step_px * np.arange(axis.grid) for axis in (tiling.y, tiling.x))
+    inside = tiles[:, 0]
+    scores = sum(inside[:, r(at_y).astype(int)][:, :, r(at_x).astype(int)] for r in (np.floor, np.ceil)) / 2
+    return tiling.assemble(scores.astype(np.float32))
+
+
 @pytest.mark.parametrize(("of", "most"), KINDS, ids=ids)
 @given(h=st.integers(1, 150), w=st.integers(1, 150), margin=st.floats(0, 30))
 def test_scores_reach_both_margins_without_a_hole(of: ModelContract, most: int, h: int, w: int, margin: float) -> None:
@@ -67,19 +77,28 @@ def test_each_score_comes_from_the_place_it_claims(of: ModelContract, most: int,
     assert tiling is not None
     places = []
     for picture in (rows, columns):
-        batches = [tiles.copy() for tiles in tiling.batches(picture, largest)]
-        assert max(len(b) for b in batches) <= largest
-        tiles = np.concatenate(batches)
-        assert tiles.shape == (tiling.count, 1, *tiling.tile_shape)
-        at_y, at_x = (of.offset_px + of.step_px * np.arange(axis.grid) for axis in (tiling.y, tiling.x))
-        inside = tiles[:, 0]
-        scores = sum(inside[:, r(at_y).astype(int)][:, :, r(at_x).astype(int)] for r in (np.floor, np.ceil)) / 2
-        places.append(tiling.assemble(scores.astype(np.float32)))
+        assert max(len(batch) for batch in tiling.batches(picture, largest)) <= largest
+        places.append(pixels_at_scores(tiling, picture, of, largest))
     y, x = np.meshgrid(tiling.y.centres, tiling.x.centres, indexing="ij")
     # Away from the edges, where the picture is mirrored, a tile's pixels are where it says.
     inner = (y > 1) & (y < h - 2) & (x > 1) & (x < w - 2)
     np.testing.assert_allclose(places[0][inner], y[inner], atol=0.5)
     np.testing.assert_allclose(places[1][inner], x[inner], atol=0.5)
+
+
+@pytest.mark.parametrize(("of", "most"), KINDS, ids=ids)
+@given(h=st.integers(1, 150), w=st.integers(1, 150), margin=st.floats(0, 30), parts=st.integers(1, 20))
+def test_parts_of_a_tiling_make_up_the_whole(
+    of: ModelContract, most: int, h: int, w: int, margin: float, parts: int
+) -> None:
+    picture = np.random.default_rng(0).random((h, w), np.float32)
+    tiling = plan_tiling((h, w), of, (margin, margin), largest_tile_pixels=most)
+    if tiling is None:
+        return
+    divided = tiling.split(parts)
+    assert len(divided) == min(parts, tiling.y.origins.size)
+    whole = pixels_at_scores(tiling, picture, of, 7)
+    np.testing.assert_array_equal(np.vstack([pixels_at_scores(part, picture, of, 7) for part in divided]), whole)
 
 
 @pytest.mark.parametrize(("of", "most"), OPEN, ids=ids[len(CONTRACTS) :])

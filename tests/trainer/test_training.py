@@ -115,6 +115,24 @@ def test_without_padding_a_tile_is_given_the_very_scores_of_its_windows(tile_px,
     torch.testing.assert_close(whole.flatten(), one_by_one.flatten(), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(("tile_px", "step_px"), [(16, 4), (15, 5), (12, 12), (9, 13)])
+def test_as_convolutions_an_mlp_gives_a_tile_the_scores_of_its_windows(tile_px, step_px):
+    network = Mlp(MlpConfig(tile_px=tile_px, hidden=7)).eval()
+    network.initialise(torch.Generator().manual_seed(3))
+    tile = torch.rand(2, 1, tile_px + 4 * step_px, tile_px + 2 * step_px, generator=torch.Generator().manual_seed(4))
+    windows = [
+        tile[..., y : y + tile_px, x : x + tile_px]
+        for y in range(0, 5 * step_px, step_px)
+        for x in (0, step_px, 2 * step_px)
+    ]
+    with torch.no_grad():
+        whole = network.over_tiles(step_px)(tile)
+        one_by_one = torch.stack([network(window)[:, 0, 0] for window in windows], dim=1)
+    assert whole.shape == (2, 5, 3)
+    assert one_by_one.std() > 1e-3
+    torch.testing.assert_close(whole.flatten(1), one_by_one, rtol=0, atol=1e-5)
+
+
 def test_initial_weights_come_from_the_generator_alone():
     def make(seed: int) -> list[np.ndarray]:
         network = Mlp(MlpConfig(tile_px=16, hidden=8))

@@ -14,7 +14,7 @@ from frazil.errors import SettingsError
 from frazil_trainer.crop_training import DrawnCropTask, FixedCropTask
 from frazil_trainer.dense_training import PatchTask
 from frazil_trainer.labelled import LabelledMicrograph
-from frazil_trainer.networks import Fcn, FcnConfig
+from frazil_trainer.networks import Cnn, Fcn, FcnConfig, Mlp
 from frazil_trainer.patches import PatchSampler
 from frazil_trainer.recipe import (
     CentredCrops,
@@ -36,8 +36,8 @@ _CHECK = 2**40 + 16
 _CHECK_TILES = 256
 _CHECK_DENSE_TILES = 3
 _TILE_LEVELS = 64
-_CNN_GRID = 64
-"""Side of the scores of a tile that a network of windows scores at once."""
+_WINDOWS_GRID = 64
+"""Side of the scores of a tile whose windows are scored at once."""
 
 
 def make_task(recipe: Recipe, micrographs: Mapping[str, Sequence[LabelledMicrograph]]) -> Task:
@@ -94,12 +94,12 @@ def make_scorer(recipe: Recipe, task: Task, selection: Sequence[LabelledMicrogra
             offset_px=float(Fcn.step_px * settings.halo_cells),
             check_tiles=_whole_tiles(recipe, settings.tile_px, selection),
         )
-    if isinstance(settings, CnnSettings) and not settings.padding:
-        tile_px = settings.tile_px + (_CNN_GRID - 1) * settings.config.step_px
+    if (over_tiles := _over_tiles(settings, task.network)) is not None:
+        tile_px = settings.tile_px + (_WINDOWS_GRID - 1) * round(settings.stride_px)
         return Scorer(
-            network=task.network,
+            network=over_tiles,
             tile_px=tile_px,
-            grid=_CNN_GRID,
+            grid=_WINDOWS_GRID,
             step_px=settings.stride_px,
             offset_px=(settings.tile_px - 1) / 2,
             check_tiles=_whole_tiles(recipe, tile_px, selection),
@@ -113,6 +113,16 @@ def make_scorer(recipe: Recipe, task: Task, selection: Sequence[LabelledMicrogra
         offset_px=(settings.tile_px - 1) / 2,
         check_tiles=held_out[:_CHECK_TILES].numpy(),
     )
+
+
+def _over_tiles(settings: MlpSettings | CnnSettings, network: nn.Module) -> nn.Module | None:
+    """A network of windows as it scores all windows of a tile at once; None where it can only score one by one."""
+    match settings, network:
+        case CnnSettings(padding=False), Cnn():
+            return network
+        case MlpSettings(stride_px=stride_px), Mlp() if stride_px.is_integer():
+            return network.over_tiles(round(stride_px))
+    return None
 
 
 def _whole_tiles(recipe: Recipe, tile_px: int, micrographs: Sequence[LabelledMicrograph]) -> NDArray[np.float32]:

@@ -50,6 +50,36 @@ class Mlp(nn.Module):
         logits: torch.Tensor = self.layers(flat)  # (n, 1)
         return logits.reshape(-1, 1, 1)
 
+    def over_tiles(self, step_px: int) -> nn.Module:
+        """The same network, without dropout, as convolutions: it scores all windows of a tile, some pixels apart.
+
+        The first dense layer becomes a strided convolution as large as a window, the others convolutions of one pixel
+        (Long et al., CVPR 2015). So no window need be cut out, of pixels that lie in many.
+        """
+        dense = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        layers: list[nn.Module] = []
+        for layer in dense:
+            first = not layers
+            inputs, side = (1, self.config.tile_px) if first else (layer.in_features, 1)
+            convolution = nn.Conv2d(inputs, layer.out_features, side, stride=step_px if first else 1)
+            convolution.weight = nn.Parameter(layer.weight.detach().reshape(convolution.weight.shape))
+            convolution.bias = nn.Parameter(layer.bias.detach())
+            layers += [convolution, nn.ReLU()]
+        return _Convolutions(layers[:-1])
+
+
+class _Convolutions(nn.Module):
+    """Layers that give one channel of scores."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        """(n, 1, t, t) tiles → (n, g, g) logits."""
+        logits: torch.Tensor = self.layers(tiles)  # (n, 1, g, g)
+        return logits[:, 0]
+
 
 class Cnn(nn.Module):
     """The paper's second picker: stages of 3x3 convolutions, each pooled 2x2, then two dense layers.

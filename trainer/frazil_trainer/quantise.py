@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ _WEIGHTED = ("Conv", "Gemm", "MatMul")
 _CARRIED = ("Add", "Relu", "MaxPool")
 """What can go on with the whole numbers that a layer with weights gives."""
 _FEWEST_INPUTS = 16
-"""A layer that sums over fewer channels gains nothing in int8: converting its input costs more than it saves."""
+"""A layer that sums over fewer features gains nothing in int8: converting its input costs more than it saves."""
 _AT_A_TIME = 8
 """Batches whose features are held in memory together."""
 
@@ -58,7 +59,7 @@ def quantised_nodes(model: onnx.ModelProto, spared: int = 0) -> list[str]:
     """Names of the nodes that are to compute in int8.
 
     The last layer with weights stays in float32, whose scores would have 256 values otherwise, and so does every layer
-    that sums over too few channels to gain.
+    that sums over too few features to gain.
 
     Args:
         model: in float32.
@@ -137,8 +138,8 @@ def _candidates(model: onnx.ModelProto) -> list[str]:
 
 
 def _summed(node: onnx.NodeProto, weight: list[int]) -> int:
-    """Over how many channels, or features, a layer sums."""
+    """Over how many features a layer sums."""
     if node.op_type == "Conv":
-        return weight[1]
+        return math.prod(weight[1:])
     transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
     return weight[1] if transposed else weight[0]

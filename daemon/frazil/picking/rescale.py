@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,7 +15,7 @@ __all__ = ["Rescaling", "rescale"]
 
 _LARGEST_PRODUCT = 2**18
 """Multiplications in one matrix product: for more, OpenBLAS takes several threads, which spin while they wait."""
-_STRIP_ROWS = 256
+_STRIP_ROWS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +51,27 @@ class Rescaling:
         return (positions + 0.5) * self.factors[axis] - 0.5
 
 
-def rescale(pixels: NDArray[np.generic], rescaling: Rescaling) -> NDArray[np.float32]:
-    """(h, w) micrograph → (h', w') picture; area averages when shrinking, linear when enlarging."""
+def rescale(pixels: NDArray[np.generic], rescaling: Rescaling, *, threads: int = 1) -> NDArray[np.float32]:
+    """(h, w) micrograph → (h', w') picture; area averages when shrinking, linear when enlarging.
+
+    Args:
+        pixels: the micrograph.
+        rescaling: from its shape.
+        threads: how many share the averaging; enlarging takes as many as OpenCV was given.
+    """
     h, w = rescaling.rescaled_shape
     if h > rescaling.shape[0] or w > rescaling.shape[1]:
         return np.asarray(cv2.resize(_single(pixels), (w, h), interpolation=cv2.INTER_LINEAR), np.float32)
-    return _average(pixels, h, w)
+    averages = np.empty((h, w), np.float32)
+    blocks = _area_blocks(pixels.shape[0], h, _LARGEST_PRODUCT // pixels.shape[1])
+    count = -(-len(blocks) // threads)
+    first, *others = (blocks[start : start + count] for start in range(0, len(blocks), count))
+    with ThreadPoolExecutor(max(1, len(others))) as pool:  # begins no thread before it is given work
+        averaging = [pool.submit(_average, pixels, part, averages) for part in others]
+        _average(pixels, first, averages)
+        for part in averaging:
+            part.result()
+    return averages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,20 +105,19 @@ def _area_blocks(length: int, count: int, largest: int) -> tuple[_Block, ...]:
     return tuple(blocks)
 
 
-def _average(pixels: NDArray[np.generic], h: int, w: int) -> NDArray[np.float32]:
-    """(h, w) area averages; rows first, which lie in one piece, in strips that stay in the caches."""
-    averages = np.empty((h, w), np.float32)
-    strip = np.empty((min(h, _STRIP_ROWS), pixels.shape[1]), np.float32)
-    top = filled = 0
-    for block in _area_blocks(pixels.shape[0], h, _LARGEST_PRODUCT // pixels.shape[1]):
+def _average(pixels: NDArray[np.generic], blocks: Sequence[_Block], averages: NDArray[np.float32]) -> None:
+    """Write some rows of (h, w) area averages; rows first, which lie in one piece, in strips that stay in the caches."""
+    top, bottom = blocks[0].averages.start, blocks[-1].averages.stop
+    strip = np.empty((min(bottom - top, _STRIP_ROWS), pixels.shape[1]), np.float32)
+    filled = 0
+    for block in blocks:
         count = len(block.weights)
         if filled + count > len(strip):
             _average_columns(strip[:filled], averages[top : top + filled])
             top, filled = top + filled, 0
         np.matmul(block.weights, _single(pixels[block.pixels]), out=strip[filled : filled + count])
         filled += count
-    _average_columns(strip[:filled], averages[top:])
-    return averages
+    _average_columns(strip[:filled], averages[top:bottom])
 
 
 def _average_columns(strip: NDArray[np.float32], averages: NDArray[np.float32]) -> None:

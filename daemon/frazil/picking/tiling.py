@@ -131,7 +131,8 @@ def _gather(band: NDArray[np.float32], columns: list[int], period: int, tiles: N
     """(W, h, w) windows of one row of pixels → (n, h, w), those that begin in the columns, a regular few at a time."""
     for first in range(min(period, len(columns))):
         regular = columns[first::period]
-        apart = regular[1] - regular[0] if len(regular) > 1 else 1
+        # Rounding may put windows a pixel apart in one place: one is then written to all.
+        apart = max(1, regular[1] - regular[0]) if len(regular) > 1 else 1
         tiles[first::period] = band[regular[0] : regular[-1] + 1 : apart]
 
 
