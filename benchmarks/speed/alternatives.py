@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,6 +24,7 @@ from frazil.picking.tiling import plan_tiling
 __all__ = ["Alternative", "Alternatives", "measure"]
 
 _CONTRACT_BATCH = 4
+_SMALL_TILE_PIXELS = 98_304
 
 
 class Alternative(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +85,7 @@ def _pairs(bench: Bench) -> Iterator[_Pair]:
 
 def _preparation(bench: Bench) -> Iterator[_Pair]:
     micrograph = read_micrograph(bench.square())
-    for model in ("mlp", "fcn"):
+    for model in ("mlp/2", "fcn"):
         rescaling = bench.picker(model).prepare(micrograph).rescaling
         h, w = rescaling.rescaled_shape
         yield _Pair(
@@ -91,7 +93,7 @@ def _preparation(bench: Bench) -> Iterator[_Pair]:
             tried=("cv2.INTER_AREA", partial(cv2.resize, micrograph.pixels, (w, h), interpolation=cv2.INTER_AREA)),
             taken=("products of small matrices", partial(rescale, micrograph.pixels, rescaling)),
         )
-    picture = rescale(micrograph.pixels, bench.picker("mlp").prepare(micrograph).rescaling)
+    picture = rescale(micrograph.pixels, bench.picker("mlp/2").prepare(micrograph).rescaling)
     sample = picture[::4, ::4]
     yield _Pair(
         what="five percentiles of the picture",
@@ -100,6 +102,11 @@ def _preparation(bench: Bench) -> Iterator[_Pair]:
     )
     whole = read_micrograph(bench.square("int16"), as_stored=True).pixels
     rescaling = bench.picker("fcn").prepare(micrograph).rescaling
+    yield _Pair(
+        what="rescaling",
+        tried=("by one thread", partial(rescale, micrograph.pixels, rescaling)),
+        taken=(f"by {bench.threads}", partial(rescale, micrograph.pixels, rescaling, threads=bench.threads)),
+    )
     yield _Pair(
         what="an int16 micrograph, rescaled",
         tried=("as float32 first", lambda: rescale(whole.astype(np.float32), rescaling)),
@@ -130,10 +137,38 @@ def _tiles(bench: Bench) -> Iterator[_Pair]:
         tried=(f"{fixed.count} tiles of {contract.tile_px} px", partial(score, of_contract)),
         taken=(f"{fitting.count} of {h} x {w} px", partial(score, of_picture)),
     )
+    yield _small_tiles(bench)
+
+
+def _small_tiles(bench: Bench) -> _Pair:
+    """Tiles whose features stay in the caches, each scored by one thread that waits for no other."""
+    picker = bench.picker("cnn")
+    picture = picker.prepare(read_micrograph(bench.square()))
+    tiling = plan_tiling(
+        picture.rescaling.rescaled_shape, picker.model.contract, (0.0, 0.0), largest_tile_pixels=_SMALL_TILE_PIXELS
+    )
+    assert tiling is not None
+    parts = [[tiles.copy() for tiles in part.batches(picture.pixels, 1)] for part in tiling.split(bench.threads)]
+    session = bare_session(locate_model(bench.models / "cnn")[0], 1)
+
+    def score(part: list[NDArray[np.float32]]) -> None:
+        for tiles in part:
+            session.run(None, {"tiles": tiles})
+
+    def score_all() -> None:
+        with ThreadPoolExecutor(len(parts)) as pool:
+            list(pool.map(score, parts))
+
+    h, w = tiling.tile_shape
+    return _Pair(
+        what="`cnn` on a picture",
+        tried=(f"{tiling.count} tiles of {h} x {w} px, a thread for each of {len(parts)} parts", score_all),
+        taken=("one tile, all threads", partial(picker.score, picture)),
+    )
 
 
 def _batches(bench: Bench) -> Iterator[_Pair]:
-    for model, tried, taken in (("cnn", 1024, 32), ("mlp", 32, 512)):
+    for model, tried, taken in (("cnn", 1024, 32), ("mlp/2", 32, 512)):
         picker = bench.picker(model)
         contract = picker.model.contract
         side = contract.tile_px - round((contract.grid - 1) * contract.step_px)
@@ -149,8 +184,16 @@ def _batches(bench: Bench) -> Iterator[_Pair]:
             tried=(f"batches of {tried:,}", partial(score, tried)),
             taken=(f"batches of {taken:,}", partial(score, taken)),
         )
+    micrograph = read_micrograph(bench.square())
+    of_windows, of_tiles = (bench.picker(model) for model in ("mlp/2", "mlp"))
+    cut_out, whole = (picker.prepare(micrograph) for picker in (of_windows, of_tiles))
+    yield _Pair(
+        what="the windows of `mlp`",
+        tried=("64 px every 12.8 px, cut out", partial(of_windows.score, cut_out)),
+        taken=("40 px every 8 px, whole tiles", partial(of_tiles.score, whole)),
+    )
     picker = bench.picker("cnn")
-    picture = picker.prepare(read_micrograph(bench.square()))
+    picture = picker.prepare(micrograph)
     own = picker.score(picture)
     network = WindowNetwork(locate_model(bench.models / "cnn")[0], picker.model.contract, bench.threads)
     y, x = picture.rescaling.to_rescaled(own.y_px, 0), picture.rescaling.to_rescaled(own.x_px, 1)

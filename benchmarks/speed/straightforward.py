@@ -37,8 +37,8 @@ from frazil.picking.standardise import standardise
 __all__ = ["Comparison", "Straightforward", "WindowNetwork", "measure"]
 
 _BATCH = 1024
-_WINDOW_MODELS = ("mlp", "cnn", "cnn/1")
-"""The last one is the paper's own network, whose padding lets windows share nothing."""
+_WINDOW_MODELS = ("mlp/2", "cnn", "cnn/1")
+"""The first and the last are the paper's own networks, whose windows share nothing."""
 _COMPARED_SHARE = 0.01
 """Of the scores are picked: discs in noise are no particles to every model, and there must be picks to compare."""
 

@@ -32,7 +32,7 @@ def test_the_default_model_loads_and_is_dense() -> None:
 
 
 def test_the_papers_mlp_loads_with_the_papers_window_and_stride(repository: Path) -> None:
-    folder = repository / "exported_models" / "mlp"
+    folder = repository / "exported_models" / "mlp" / "2"
     model = load_model(folder, "cpu")
     assert model.has_card
     contract = model.contract

@@ -1,4 +1,4 @@
-"""A network without padding scores whole tiles: on real micrographs it picks what it picks window by window."""
+"""Networks of windows score whole tiles: on real micrographs they pick what they pick window by window."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import pytest
 from frazil.picking import Micrograph, Picker, PickingSettings, load_model
 
 
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
 @pytest.mark.parametrize(
     ("folder", "pixel_size_angstrom", "diameter_angstrom"),
     [("beta-galactosidase", 1.77, 191), ("apoferritin", 1.5, 117)],
 )
 def test_whole_tiles_give_the_picks_of_windows(
-    repository: Path, shared_data: Path, folder: str, pixel_size_angstrom: float, diameter_angstrom: float
+    repository: Path, shared_data: Path, name: str, folder: str, pixel_size_angstrom: float, diameter_angstrom: float
 ) -> None:
     file = min((shared_data / folder / "micrographs").iterdir())
     pixels = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE).astype(np.float32)
     micrograph = Micrograph(path=file, pixels=pixels, pixel_size_angstrom=pixel_size_angstrom)
-    model = load_model(repository / "exported_models" / "cnn", "cpu", 2)
+    model = load_model(repository / "exported_models" / name, "cpu", 2)
     picker = Picker(model, PickingSettings(diameter_angstrom=diameter_angstrom))
     picture = picker.prepare(micrograph)
     whole = picker.score(picture)

@@ -121,10 +121,14 @@ def convolutions(channels: list[int]) -> onnx.ModelProto:
     return helper.make_model(helper.make_graph(nodes, "convolutions", [], [], weights))
 
 
-def test_the_last_layer_and_those_of_few_channels_stay_in_float32() -> None:
+def test_the_last_layer_and_those_of_few_features_stay_in_float32() -> None:
     model = convolutions([1, 8, 32, 32, 32, 1])
     assert count_weighted(model) == 2
     assert quantised_nodes(model) == ["conv2", "relu2", "add", "conv3", "relu3"]
+    # A first convolution as large as a window sums over all of its pixels.
+    wide = numpy_helper.from_array(np.ones((8, 1, 40, 40), np.float32), "w0")
+    model.graph.initializer[0].CopyFrom(wide)
+    assert quantised_nodes(model)[:2] == ["conv0", "relu0"]
 
 
 def test_layers_at_both_ends_can_be_spared() -> None:

@@ -93,8 +93,8 @@ class MlpSettings(
     tile_px: Annotated[int, Meta(ge=2)] = 64
     """Side of a window, in pixels of the rescaled micrograph."""
     stride_px: _Positive = 12.8
-    """Stride of the window in picking: 36 px of the paper's micrographs. If it is a whole number, whole tiles are scored
-    at once, which takes half the time."""
+    """Stride of the window in picking: 36 px of the paper's micrographs. If it is a whole number, whole tiles are
+    scored at once, which takes half of the time."""
     hidden: _Count = 256
     """Width of the two hidden layers."""
     dropout: _BelowOne = 0.2

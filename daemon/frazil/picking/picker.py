@@ -124,6 +124,7 @@ class Picker:
             normalisation=contract.normalisation,
             invert=self.settings.contrast != contract.contrast,
             accelerator=accelerator,
+            threads=self.model.threads,
         )
 
     def plan(self, picture: Picture) -> Tiling | None:

@@ -56,6 +56,7 @@ def make_picture(
     normalisation: str,
     invert: bool,
     accelerator: Accelerator | None = None,
+    threads: int = 1,
 ) -> Picture:
     """Rescale a micrograph so that the particle has the model's diameter, and standardise it.
 
@@ -67,6 +68,7 @@ def make_picture(
         normalisation: name of the standardisation.
         invert: whether particles look the other way round in the model's tiles.
         accelerator: does it on its device, where the picture then stays.
+        threads: of the CPU that share it.
 
     Raises:
         MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked.
@@ -87,7 +89,8 @@ def make_picture(
     if accelerator is not None:
         content = accelerator.prepare(micrograph.pixels, rescaling, invert=invert)
     else:
-        content = standardise(rescale(micrograph.pixels, rescaling), normalisation, model_diameter_px, invert=invert)
+        rescaled = rescale(micrograph.pixels, rescaling, threads=threads)
+        content = standardise(rescaled, normalisation, model_diameter_px, invert=invert)
     return Picture(
         content=content,
         rescaling=rescaling,

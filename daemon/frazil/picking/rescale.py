@@ -106,7 +106,7 @@ def _area_blocks(length: int, count: int, largest: int) -> tuple[_Block, ...]:
 
 
 def _average(pixels: NDArray[np.generic], blocks: Sequence[_Block], averages: NDArray[np.float32]) -> None:
-    """Write some rows of (h, w) area averages; rows first, which lie in one piece, in strips that stay in the caches."""
+    """Write some rows of the (h, w) averages; rows first, which lie in one piece, in strips that stay in the caches."""
     top, bottom = blocks[0].averages.start, blocks[-1].averages.stop
     strip = np.empty((min(bottom - top, _STRIP_ROWS), pixels.shape[1]), np.float32)
     filled = 0
