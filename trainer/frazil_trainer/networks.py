@@ -98,8 +98,7 @@ class Cnn(nn.Module):
             for _ in range(count):
                 layers += [nn.Conv2d(inputs, outputs, 3, padding=int(config.padding)), nn.ReLU(inplace=True)]
                 inputs = outputs
-            # The largest of what is left by ReLU is ReLU of the largest; pooled first, it works on a quarter.
-            layers[-1:] = [nn.MaxPool2d(2), nn.ReLU(inplace=True)]
+            layers.append(nn.MaxPool2d(2))
         self.layers = nn.Sequential(
             *layers,
             Dropout(config.dropout),

@@ -95,6 +95,10 @@ class Tiling:
         padded, top, left = self._mirror(picture)
         windows = sliding_window_view(padded, self.tile_shape)
         rows, columns = (self.y.origins + top).tolist(), (self.x.origins + left).tolist()
+        if self.count == 1:
+            # Where it shows all of the picture it lies there as it is wanted, and nothing is copied.
+            yield np.ascontiguousarray(windows[rows[0], columns[0]])[np.newaxis, np.newaxis]
+            return
         size, period = self.batch_size(largest), self.x.period
         # In memory of its own each batch would make the system find and clear that much, which takes longer than to
         # fill it.
