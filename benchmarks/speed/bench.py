@@ -147,4 +147,7 @@ class Bench:
 
     def pick(self, picker: Picker, micrograph: Path) -> None:
         """The whole way of one micrograph, from its file to its STAR file: what ``frazil pick`` does with each."""
-        write_star(self.folder / "whole.star", picker.pick(read_micrograph(micrograph, as_stored=True)))
+        write_star(
+            self.folder / "whole.star",
+            picker.pick(read_micrograph(micrograph, as_stored=True, rescaling=picker.rescaling)),
+        )

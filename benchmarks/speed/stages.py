@@ -95,7 +95,7 @@ class _Measuring:
         self._chill()
         micrograph = time_("read", lambda: read_micrograph(self._path, as_stored=True))
         picture = picker.prepare(micrograph)
-        rescaled = time_("rescale", lambda: rescale(micrograph.pixels, picture.rescaling, threads=model.threads))
+        rescaled = time_("rescale", lambda: rescale(micrograph.pixels, picture.rescaling))
         invert = picker.settings.contrast != contract.contrast
         time_("standardise", lambda: standardise(rescaled, contract.normalisation, contract.diameter_px, invert=invert))
         time_("tile", lambda: [tiles.shape for tiles in batches_of(picker, picture)])

@@ -121,7 +121,7 @@ def _compare(bench: Bench, model: str) -> Comparison:
     for number in rounds_within(bench.scale.rounds, bench.scale.budget_seconds):
         bench.say(f"{model} both ways, round {number + 1}")
         straight_map, found = rounds.time("straightforward", lambda: _pick(network, picker, micrograph, own_map))
-        rounds.time("frazil", lambda: picker.pick(read_micrograph(micrograph, as_stored=True, memory=memory)))
+        rounds.time("frazil", lambda: _pick_as_frazil_does(picker, micrograph, memory))
     assert found is not None
     assert straight_map is not None
     common = int((match_picks(own, found, 1.0) >= 0).sum())
@@ -137,6 +137,10 @@ def _compare(bench: Bench, model: str) -> Comparison:
         picks_by_frazil_alone=len(own) - common,
         largest_score_difference=round(float(np.abs(straight_map.scores - own_map.scores).max()), 6),
     )
+
+
+def _pick_as_frazil_does(picker: Picker, micrograph: Path, memory: PixelMemory) -> Picks:
+    return picker.pick(read_micrograph(micrograph, as_stored=True, memory=memory, rescaling=picker.rescaling))
 
 
 def _pick(network: WindowNetwork, picker: Picker, micrograph: Path, like: ScoreMap) -> tuple[ScoreMap, Picks]:

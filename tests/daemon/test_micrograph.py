@@ -12,9 +12,11 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+import tifffile
 
 from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.picking import check_complete, read_micrograph
+from frazil.picking.rescale import Rescaling, rescale
 
 Write = Callable[..., Path]
 ASYMMETRIC = np.arange(35, dtype=np.float32).reshape(5, 7)
@@ -203,8 +205,56 @@ def test_reading_that_takes_too_long_is_cut_off_between_blocks(tmp_path: Path, w
     pixels = np.zeros((3000, 2000), np.float32)
     path = write_mrc(tmp_path / "a.mrc", pixels)
     asked = []
-    with pytest.raises(MicrographError, match=r"expected 6000000 pixels .* found 524000 by then"):
+    with pytest.raises(MicrographError, match=r"expected 6000000 pixels .* found 260000 by then"):
         read_micrograph(path, cut_off=lambda: bool(asked.append(1)) or len(asked) == 2)
+
+
+@pytest.mark.parametrize("ending", ["mrc", "mrc.gz", "tif"])
+def test_a_micrograph_is_rescaled_while_it_is_read(tmp_path: Path, write_mrc: Write, ending: str) -> None:
+    pixels = np.random.default_rng(0).normal(5, 1, (900, 700)).astype(np.float32)
+    path = tmp_path / f"a.{ending}"
+    if ending == "tif":
+        tifffile.imwrite(path, pixels)
+    else:
+        content = write_mrc(tmp_path / "plain.mrc", pixels, 2.0).read_bytes()
+        path.write_bytes(gzip.compress(content) if ending == "mrc.gz" else content)
+    asked = []
+
+    def rescaling(shape: tuple[int, int], pixel_size_angstrom: float | None) -> Rescaling:
+        asked.append((shape, pixel_size_angstrom))
+        return Rescaling.for_diameter(shape, 40.0, 10.0)
+
+    micrograph = read_micrograph(path, rescaling=rescaling)
+    if ending == "tif":  # its last row comes first
+        assert micrograph.rescaled is None
+        return
+    assert asked == [((900, 700), 2.0)]
+    assert micrograph.rescaled is not None
+    expected = rescale(pixels, micrograph.rescaled.rescaling)
+    np.testing.assert_allclose(micrograph.rescaled.pixels, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_rescaled_while_it_is_read_is_refused_like_any_other(
+    tmp_path: Path, write_mrc: Write, bad: float
+) -> None:
+    pixels = np.random.default_rng(0).normal(5, 1, (900, 700)).astype(np.float32)
+    path = write_mrc(tmp_path / "a.mrc", pixels)
+    content = bytearray(path.read_bytes())
+    at = 1024 + 4 * (300 * 700 + 200)
+    content[at : at + 4] = np.float32(bad).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(MicrographError, match="found 1 that are NaN or infinite"):
+        read_micrograph(path, rescaling=lambda shape, _: Rescaling.for_diameter(shape, 40.0, 10.0))
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(IncompleteMicrograph):
+        read_micrograph(path, rescaling=lambda shape, _: Rescaling.for_diameter(shape, 40.0, 10.0))
+
+
+def test_enlarging_is_left_to_the_picker(tmp_path: Path, write_mrc: Write) -> None:
+    path = write_mrc(tmp_path / "a.mrc", ASYMMETRIC)
+    micrograph = read_micrograph(path, rescaling=lambda shape, _: Rescaling.for_diameter(shape, 10.0, 40.0))
+    assert micrograph.rescaled is None
 
 
 def test_unknown_pixel_size_needs_a_configured_one(tmp_path: Path, write_mrc: Write) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from frazil.errors import MicrographError, SettingsError
-from frazil.picking import Micrograph, Picker, PickingSettings, Picks, load_model
+from frazil.picking import Micrograph, Picker, PickingSettings, Picks, load_model, read_micrograph
 
 PIXEL_SIZE = 2.0
 
@@ -135,6 +135,32 @@ def test_whole_numbers_as_stored_give_the_picks_of_the_same_numbers_in_float32(
     assert len(found) == len(expected) == 12
     np.testing.assert_array_equal(found.y, expected.y)
     np.testing.assert_array_equal(found.score, expected.score)
+
+
+@pytest.mark.parametrize("pixel_size_angstrom", [None, 2 * PIXEL_SIZE])
+def test_a_micrograph_rescaled_while_it_was_read_gives_the_same_picks_each_time(
+    tmp_path: Path,
+    blob_model: Path,
+    make_scene: Callable[..., object],
+    write_mrc: Callable[..., Path],
+    pixel_size_angstrom: float | None,
+) -> None:
+    scene = make_scene((300, 420), 30.0, count=12)
+    path = write_mrc(tmp_path / "a.mrc", scene.pixels, PIXEL_SIZE)
+    size = pixel_size_angstrom or PIXEL_SIZE
+    settings = PickingSettings(diameter_angstrom=30.0 * size, pixel_size_angstrom=pixel_size_angstrom, threshold=0.5)
+    picker = Picker(load_model(blob_model, "cpu", 1), settings)
+    expected = picker.pick(read_micrograph(path))
+    micrograph = read_micrograph(path, rescaling=picker.rescaling)
+    assert micrograph.rescaled is not None
+    assert len(expected) == 12
+    for _ in range(2):
+        found = picker.pick(micrograph)
+        np.testing.assert_allclose(found.y, expected.y, atol=1e-3)
+        np.testing.assert_allclose(found.score, expected.score, atol=1e-4)
+    # Another particle wants another picture.
+    other = Picker(picker.model, PickingSettings(diameter_angstrom=45.0 * size, threshold=0.1))
+    np.testing.assert_array_equal(other.pick(micrograph).y, other.pick(read_micrograph(path)).y)
 
 
 def test_the_same_micrograph_gives_the_same_picks(blob_model: Path, make_scene: Callable[..., object]) -> None:

@@ -15,6 +15,7 @@ from frazil.errors import MicrographError
 from frazil.picking.formats import StoredImage, open_image
 from frazil.picking.formats.source import open_regular
 from frazil.picking.pixel_memory import PixelMemory
+from frazil.picking.rescale import Rescaled, Rescaling, RescalingAhead
 
 __all__ = ["LARGEST_MICROGRAPH_BYTES", "Micrograph", "check_complete", "read_micrograph"]
 
@@ -32,6 +33,8 @@ class Micrograph:
     """(h, w) float32, or whole numbers as stored. Row 0 is an MRC file's first row and a TIFF file's last."""
     pixel_size_angstrom: float | None
     """What the file says; None where it does not know."""
+    rescaled: Rescaled | None = None
+    """What was made of the pixels while they were read."""
 
     def resolve_pixel_size(self, configured_angstrom: float | None) -> float:
         """The pixel size to use: the configured one, else the file's.
@@ -70,6 +73,7 @@ def read_micrograph(
     memory: PixelMemory | None = None,
     largest_bytes: int = LARGEST_MICROGRAPH_BYTES,
     cut_off: Callable[[], bool] = lambda: False,
+    rescaling: Callable[[tuple[int, int], float | None], Rescaling | None] | None = None,
 ) -> Micrograph:
     """Read a micrograph whole.
 
@@ -81,7 +85,10 @@ def read_micrograph(
             them; whoever computes with them must think of their range.
         memory: where to take memory for the pixels from. Default: from the system.
         largest_bytes: memory that reading may take.
-        cut_off: asked between blocks of about a megabyte; True gives up.
+        cut_off: asked between blocks of half a megabyte; True gives up.
+        rescaling: gives, for (h, w) and the pixel size in the header, how the micrograph will be rescaled, as
+            `Picker.rescaling` does: then that is done meanwhile, in another thread, if the rows come in order.
+            Default: it is left to the picker.
 
     Raises:
         IncompleteMicrograph: the file is shorter than its header demands.
@@ -92,10 +99,11 @@ def read_micrograph(
         with open_regular(path) as file:
             image = open_image(path, file)
             dtype = _whole_type(image.dtype) if as_stored else np.dtype(np.float32)
-            pixels = _read_pixels(path, image, dtype, memory, largest_bytes, cut_off)
+            wanted = rescaling(image.shape, image.pixel_size_angstrom) if rescaling and image.rows_in_order else None
+            pixels, rescaled = _read_pixels(path, image, dtype, memory, largest_bytes, cut_off, wanted)
     except OSError as error:
         raise MicrographError(path, "unreadable", f"cannot be read: {error.strerror or error}") from error
-    return Micrograph(path=path, pixels=pixels, pixel_size_angstrom=image.pixel_size_angstrom)
+    return Micrograph(path=path, pixels=pixels, pixel_size_angstrom=image.pixel_size_angstrom, rescaled=rescaled)
 
 
 def _whole_type(stored: np.dtype[np.generic]) -> np.dtype[np.generic]:
@@ -110,8 +118,9 @@ def _read_pixels(
     memory: PixelMemory | None,
     largest_bytes: int,
     cut_off: Callable[[], bool],
-) -> NDArray[np.generic]:
-    """(h, w) the pixels of a stored image, checked."""
+    rescaling: Rescaling | None,
+) -> tuple[NDArray[np.generic], Rescaled | None]:
+    """(h, w) the pixels of a stored image, checked; and rescaled, if that is wanted and no enlarging."""
     h, w = image.shape
     needed = dtype.itemsize * h * w + image.working_bytes
     if needed > largest_bytes:
@@ -122,6 +131,22 @@ def _read_pixels(
             f"found {w} x {h} pixels, which take {needed}",
         )
     pixels = memory.take(image.shape, dtype) if memory else np.empty(image.shape, dtype)
+    if rescaling is None or rescaling.enlarges:
+        _fill(path, image, pixels, cut_off, None)
+        return pixels, None
+    with RescalingAhead(pixels, rescaling) as ahead:
+        _fill(path, image, pixels, cut_off, ahead.advance)
+        return pixels, ahead.finish()
+
+
+def _fill(
+    path: Path,
+    image: StoredImage,
+    pixels: NDArray[np.generic],
+    cut_off: Callable[[], bool],
+    advance: Callable[[int], None] | None,
+) -> None:
+    """Read the pixels of a stored image and check them; `advance` is told how many rows have come."""
     first: Any = None
     done, is_constant, looks_finite = 0, True, True
     for block in image.fill(pixels):
@@ -132,6 +157,8 @@ def _read_pixels(
             is_constant = is_constant and bool((block == first).all())
             looks_finite = looks_finite and _has_finite_sum(block)
         done += block.size
+        if advance is not None:
+            advance(done // pixels.shape[1])
         if done < pixels.size and cut_off():
             raise MicrographError(
                 path,
@@ -143,7 +170,6 @@ def _read_pixels(
         raise MicrographError(path, "not_finite", f"expected finite pixels, found {count} that are NaN or infinite")
     if is_constant:
         raise MicrographError(path, "constant", f"expected a picture, found every pixel equal to {float(first):g}")
-    return pixels
 
 
 def _has_finite_sum(block: NDArray[Any]) -> bool:

@@ -47,8 +47,7 @@ class Model:
         contract: what its metadata says.
         placement: which execution providers were seen to run its nodes.
         has_card: whether a card vouched for it.
-        threads: of the CPU that it may take.
-        workers: of them, those that share the tiles of a picture, each with batches of its own.
+        workers: threads that share the tiles of a picture, each with batches of its own.
         precision: in which it computes.
         precision_problem: why it does not compute in int8 although that was wanted.
         largest_tile_pixels: most pixels in one tile, where it takes tiles of any side; 0 where it takes the contract's.
@@ -65,7 +64,6 @@ class Model:
         *,
         has_card: bool,
         batch_pixels: int = _BATCH_PIXELS,
-        threads: int = 1,
         workers: int = 1,
         precision: Precision = "float32",
         precision_problem: str | None = None,
@@ -77,7 +75,6 @@ class Model:
         self.precision = precision
         self.precision_problem = precision_problem
         self.largest_tile_pixels = _LARGEST_TILE_PIXELS if takes_any_side(session) else 0
-        self.threads = threads
         self.workers = workers
         self._batch_pixels = batch_pixels
         self.accelerator: Accelerator | None = None
@@ -182,7 +179,7 @@ def load_model(
     Args:
         path: as for `locate_model`.
         device: where to run it.
-        threads: of the CPU that it may take; default: every core this process may use.
+        threads: CPU threads of ONNX Runtime; default: every core this process may use.
         require_gpu: whether a model that does not run on a GPU is refused.
         precision: ``int8`` has the model's int8 twin score where it can, and says why where it cannot.
         preparation: where pictures are prepared; on the device only if that is proved here to give what the CPU gives.
@@ -225,7 +222,6 @@ def load_model(
         trial.placement,
         has_card=card is not None,
         batch_pixels=_CONVOLVED_PIXELS if on_cpu and ("", "Conv") in onnx.operators else _BATCH_PIXELS,
-        threads=threads,
         workers=workers if on_cpu else 1,
         precision=precision,
         precision_problem=precision_problem,

@@ -89,6 +89,20 @@ class Picker:
         """A picker with the same model and settings, but for what is tuned."""
         return Picker(self.model, self.settings, tuning)
 
+    def rescaling(self, shape: tuple[int, int], pixel_size_angstrom: float | None) -> Rescaling | None:
+        """How a micrograph will be rescaled, for `read_micrograph` to do meanwhile; None where that is not known.
+
+        Args:
+            shape: (h, w) of the micrograph.
+            pixel_size_angstrom: what its file says.
+        """
+        pixel_size = self.settings.pixel_size_angstrom or pixel_size_angstrom
+        if pixel_size is None or self.model.accelerator is not None:
+            return None
+        return Rescaling.for_diameter(
+            shape, self.settings.diameter_angstrom / pixel_size, self.model.contract.diameter_px
+        )
+
     def pick(self, micrograph: Micrograph) -> Picks:
         """Pick one micrograph.
 
@@ -124,7 +138,6 @@ class Picker:
             normalisation=contract.normalisation,
             invert=self.settings.contrast != contract.contrast,
             accelerator=accelerator,
-            threads=self.model.threads,
         )
 
     def plan(self, picture: Picture) -> Tiling | None:

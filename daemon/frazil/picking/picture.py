@@ -56,7 +56,6 @@ def make_picture(
     normalisation: str,
     invert: bool,
     accelerator: Accelerator | None = None,
-    threads: int = 1,
 ) -> Picture:
     """Rescale a micrograph so that the particle has the model's diameter, and standardise it.
 
@@ -68,7 +67,6 @@ def make_picture(
         normalisation: name of the standardisation.
         invert: whether particles look the other way round in the model's tiles.
         accelerator: does it on its device, where the picture then stays.
-        threads: of the CPU that share it.
 
     Raises:
         MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked.
@@ -89,7 +87,12 @@ def make_picture(
     if accelerator is not None:
         content = accelerator.prepare(micrograph.pixels, rescaling, invert=invert)
     else:
-        rescaled = rescale(micrograph.pixels, rescaling, threads=threads)
+        ahead = micrograph.rescaled
+        rescaled = (
+            ahead.pixels.copy()
+            if ahead is not None and ahead.rescaling == rescaling
+            else rescale(micrograph.pixels, rescaling)
+        )
         content = standardise(rescaled, normalisation, model_diameter_px, invert=invert)
     return Picture(
         content=content,

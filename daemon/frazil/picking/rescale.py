@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,11 +11,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Rescaling", "rescale"]
+__all__ = ["Rescaled", "Rescaling", "RescalingAhead", "rescale"]
 
 _LARGEST_PRODUCT = 2**18
 """Multiplications in one matrix product: for more, OpenBLAS takes several threads, which spin while they wait."""
 _STRIP_ROWS = 128
+_STEPS_AHEAD = 16
+"""Into which a micrograph that is being read is divided: what comes after the last one waits for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,11 @@ class Rescaling:
         """(y, x) rescaled pixels per pixel of the micrograph."""
         return self.rescaled_shape[0] / self.shape[0], self.rescaled_shape[1] / self.shape[1]
 
+    @property
+    def enlarges(self) -> bool:
+        """Whether the picture has more pixels than the micrograph, along either axis."""
+        return self.rescaled_shape[0] > self.shape[0] or self.rescaled_shape[1] > self.shape[1]
+
     def to_micrograph(self, positions: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
         """(n,) positions along one axis (0: y, 1: x) of the rescaled picture → of the micrograph."""
         return (positions + 0.5) / self.factors[axis] - 0.5
@@ -51,27 +58,68 @@ class Rescaling:
         return (positions + 0.5) * self.factors[axis] - 0.5
 
 
-def rescale(pixels: NDArray[np.generic], rescaling: Rescaling, *, threads: int = 1) -> NDArray[np.float32]:
-    """(h, w) micrograph → (h', w') picture; area averages when shrinking, linear when enlarging.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rescaled:
+    """A micrograph, rescaled."""
 
-    Args:
-        pixels: the micrograph.
-        rescaling: from its shape.
-        threads: how many share the averaging; enlarging takes as many as OpenCV was given.
-    """
+    rescaling: Rescaling
+    pixels: NDArray[np.float32]
+    """(h', w')."""
+
+
+def rescale(pixels: NDArray[np.generic], rescaling: Rescaling) -> NDArray[np.float32]:
+    """(h, w) micrograph → (h', w') picture; area averages when shrinking, linear when enlarging."""
     h, w = rescaling.rescaled_shape
-    if h > rescaling.shape[0] or w > rescaling.shape[1]:
+    if rescaling.enlarges:
         return np.asarray(cv2.resize(_single(pixels), (w, h), interpolation=cv2.INTER_LINEAR), np.float32)
     averages = np.empty((h, w), np.float32)
-    blocks = _area_blocks(pixels.shape[0], h, _LARGEST_PRODUCT // pixels.shape[1])
-    count = -(-len(blocks) // threads)
-    first, *others = (blocks[start : start + count] for start in range(0, len(blocks), count))
-    with ThreadPoolExecutor(max(1, len(others))) as pool:  # begins no thread before it is given work
-        averaging = [pool.submit(_average, pixels, part, averages) for part in others]
-        _average(pixels, first, averages)
-        for part in averaging:
-            part.result()
+    _average(pixels, _row_blocks(rescaling), averages)
     return averages
+
+
+class RescalingAhead:
+    """Rescales a micrograph while its rows still come, in a thread of its own. Used as a context manager.
+
+    Reading and averaging take about as long as each other, and what was just read is still in the caches.
+
+    Args:
+        pixels: (h, w) of the micrograph; filled meanwhile, first row first.
+        rescaling: that does not enlarge.
+    """
+
+    def __init__(self, pixels: NDArray[np.generic], rescaling: Rescaling) -> None:
+        self._pixels = pixels
+        self._rescaling = rescaling
+        self._blocks = _row_blocks(rescaling)
+        self._averages = np.empty(rescaling.rescaled_shape, np.float32)
+        self._step_rows = -(-rescaling.shape[0] // _STEPS_AHEAD)
+        self._begun_rows = 0
+        self._begun_blocks = 0
+        self._thread = ThreadPoolExecutor(1, "frazil-rescaling")
+        self._averaging: list[Future[None]] = []
+
+    def __enter__(self) -> RescalingAhead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # The memory of the pixels is given to another micrograph next.
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def advance(self, rows: int) -> None:
+        """So many rows have come."""
+        if rows - self._begun_rows < self._step_rows and rows < self._rescaling.shape[0]:
+            return
+        self._begun_rows, first = rows, self._begun_blocks
+        while self._begun_blocks < len(self._blocks) and self._blocks[self._begun_blocks].pixels.stop <= rows:
+            self._begun_blocks += 1
+        if blocks := self._blocks[first : self._begun_blocks]:
+            self._averaging.append(self._thread.submit(_average, self._pixels, blocks, self._averages))
+
+    def finish(self) -> Rescaled:
+        """What came of it, once all rows have come."""
+        for part in self._averaging:
+            part.result()
+        return Rescaled(rescaling=self._rescaling, pixels=self._averages)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -105,19 +153,24 @@ def _area_blocks(length: int, count: int, largest: int) -> tuple[_Block, ...]:
     return tuple(blocks)
 
 
+def _row_blocks(rescaling: Rescaling) -> tuple[_Block, ...]:
+    return _area_blocks(rescaling.shape[0], rescaling.rescaled_shape[0], _LARGEST_PRODUCT // rescaling.shape[1])
+
+
 def _average(pixels: NDArray[np.generic], blocks: Sequence[_Block], averages: NDArray[np.float32]) -> None:
     """Write some rows of the (h, w) averages; rows first, which lie in one piece, in strips that stay in the caches."""
     top, bottom = blocks[0].averages.start, blocks[-1].averages.stop
     strip = np.empty((min(bottom - top, _STRIP_ROWS), pixels.shape[1]), np.float32)
     filled = 0
-    for block in blocks:
-        count = len(block.weights)
-        if filled + count > len(strip):
-            _average_columns(strip[:filled], averages[top : top + filled])
-            top, filled = top + filled, 0
-        np.matmul(block.weights, _single(pixels[block.pixels]), out=strip[filled : filled + count])
-        filled += count
-    _average_columns(strip[:filled], averages[top:bottom])
+    with np.errstate(over="ignore", invalid="ignore"):  # pixels are looked at by whoever reads them
+        for block in blocks:
+            count = len(block.weights)
+            if filled + count > len(strip):
+                _average_columns(strip[:filled], averages[top : top + filled])
+                top, filled = top + filled, 0
+            np.matmul(block.weights, _single(pixels[block.pixels]), out=strip[filled : filled + count])
+            filled += count
+        _average_columns(strip[:filled], averages[top:bottom])
 
 
 def _average_columns(strip: NDArray[np.float32], averages: NDArray[np.float32]) -> None:

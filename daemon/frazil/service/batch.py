@@ -110,7 +110,13 @@ class Batch:
         if star in self._written:
             raise MicrographError(path, "name", f"expected a name of its own, found the name of {self._written[star]}")
         started = time.monotonic()
-        micrograph = read_micrograph(path, as_stored=True, memory=self._memory, largest_bytes=self._largest_bytes)
+        micrograph = read_micrograph(
+            path,
+            as_stored=True,
+            memory=self._memory,
+            largest_bytes=self._largest_bytes,
+            rescaling=self._picker.rescaling,
+        )
         micrograph = dataclasses.replace(micrograph, path=path.resolve())
         read_seconds = time.monotonic() - started
         record = record_picks(self._picker, micrograph, read_seconds=read_seconds, since=started)

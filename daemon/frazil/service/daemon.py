@@ -326,6 +326,7 @@ class Daemon:
             memory=memory,
             largest_bytes=settings.max_micrograph_bytes,
             cut_off=lambda: time.monotonic() > deadline,
+            rescaling=self._serving.picker.rescaling,
         )
 
     def _usual_mount_point(self, root: Path) -> str:

@@ -43,6 +43,10 @@ class StoredImage(Protocol):
     def working_bytes(self) -> int:
         """Memory that `fill` needs beside the array it fills."""
 
+    @property
+    def rows_in_order(self) -> bool:
+        """Whether `fill` fills whole rows, first row first."""
+
     def prove_complete(self) -> None:
         """Prove that the file is whole, from its end where that is possible.
 

@@ -139,6 +139,7 @@ class MrcImage:
     """The one image of an uncompressed MRC file."""
 
     working_bytes = BLOCK_BYTES
+    rows_in_order = True
 
     def __init__(self, path: Path, file: FileIO, header: MrcHeader) -> None:
         self._path = path

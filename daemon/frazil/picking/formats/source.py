@@ -12,7 +12,7 @@ from frazil.errors import MicrographError
 
 __all__ = ["BLOCK_BYTES", "Source", "file_size", "open_regular", "read_into"]
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 19
 """Pixels are read in blocks of about this size: small enough to be looked at while they are in the caches."""
 
 

@@ -43,6 +43,8 @@ _opencv_log = threading.Lock()
 class TiffImage:
     """The one image of a TIFF file."""
 
+    rows_in_order = False
+
     def __init__(self, path: Path, file: FileIO, directory: TiffDirectory) -> None:
         self._path = path
         self._file = file
