@@ -17,7 +17,7 @@ from benchmarks.speed.bench import Bench
 from benchmarks.speed.floor import bare_session
 from benchmarks.speed.spread import Rounds, Spread, rounds_within
 from benchmarks.speed.straightforward import WindowNetwork
-from frazil.picking import Picker, int8_instructions, load_model, locate_model, read_micrograph
+from frazil.picking import Picker, PixelMemory, int8_instructions, load_model, locate_model, read_micrograph
 from frazil.picking.rescale import rescale
 from frazil.picking.tiling import plan_tiling
 
@@ -102,10 +102,18 @@ def _preparation(bench: Bench) -> Iterator[_Pair]:
     )
     whole = read_micrograph(bench.square("int16"), as_stored=True).pixels
     rescaling = bench.picker("fcn").prepare(micrograph).rescaling
+    memory, path, picker = PixelMemory(), bench.square(), bench.picker("fcn")
+
+    def read_then_rescale() -> None:
+        rescale(read_micrograph(path, as_stored=True, memory=memory).pixels, rescaling)
+
+    def rescale_meanwhile() -> None:
+        read_micrograph(path, as_stored=True, memory=memory, rescaling=picker.rescaling)
+
     yield _Pair(
-        what="rescaling",
-        tried=("by one thread", partial(rescale, micrograph.pixels, rescaling)),
-        taken=(f"by {bench.threads}", partial(rescale, micrograph.pixels, rescaling, threads=bench.threads)),
+        what="reading and rescaling",
+        tried=("one after the other", read_then_rescale),
+        taken=("rescaling while reading", rescale_meanwhile),
     )
     yield _Pair(
         what="an int16 micrograph, rescaled",
