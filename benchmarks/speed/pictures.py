@@ -12,6 +12,7 @@ __all__ = ["PICTURES", "growth_picture", "where_picture"]
 
 _COLOURS = ("#5b8ff9", "#61c0bf", "#95d5b2", "#f6bd16", "#e8684a", "#9270ca", "#ff9d4d", "#269a99", "#ff99c3")
 _MODEL_COLOURS = {"mlp": "#5b8ff9", "cnn": "#e8684a", "fcn": "#269a99"}
+_LINE_HEIGHT = 13
 
 
 def where_picture(report: Report) -> str:
@@ -72,6 +73,7 @@ def growth_picture(report: Report) -> str:
             if min(seconds) <= value <= max(seconds):
                 parts.append(f'<path d="M{left} {y_at(value):.1f}H{width - right}" stroke="#ddd"/>')
                 parts.append(_text(left - 6, y_at(value) + 4, f"{value:g} s", "end"))
+    ends: dict[str, tuple[float, float]] = {}
     for model, colour in _MODEL_COLOURS.items():
         own = [case for case in cases if case.model == model]
         for name, dash in (("whole", ""), ("floor", ' stroke-dasharray="5 4"')):
@@ -80,7 +82,11 @@ def growth_picture(report: Report) -> str:
             parts.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
             if name == "whole":
                 parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in points]
-                parts.append(_text(points[-1][0] + 8, points[-1][1] + 4, model, "start"))
+                ends[model] = points[-1]
+    lowest = math.inf
+    for model, (x, y) in sorted(ends.items(), key=lambda end: -end[1][1]):
+        lowest = min(y + 4, lowest - _LINE_HEIGHT)  # above the name before
+        parts.append(_text(x + 8, lowest, model, "start"))
     parts.append(_text((left + width - right) / 2, height - 8, "pixels of the micrograph; dashed: the floor", "middle"))
     return _svg(width, height, parts)
 
