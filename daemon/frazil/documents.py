@@ -82,9 +82,9 @@ class Seconds(msgspec.Struct, frozen=True, kw_only=True):
     """Where the time went."""
 
     read: float
-    """Reading and checking the file."""
+    """Reading and checking the file, which is rescaled meanwhile if its rows come in order."""
     prepare: float
-    """Rescaling and standardising."""
+    """Rescaling, if that is left to do, and standardising."""
     infer: float
     """Tiling and the network."""
     peaks: float

@@ -16,7 +16,17 @@ import cv2
 import numpy as np
 
 from frazil.machine.agreement import Agreement, compare_picks, pick_on_cpu
-from frazil.picking import Picker, PickingSettings, Picks, Preparation, available_cores, load_model, read_micrograph
+from frazil.picking import (
+    Micrograph,
+    Picker,
+    PickingSettings,
+    Picks,
+    PixelMemory,
+    Preparation,
+    available_cores,
+    load_model,
+    read_micrograph,
+)
 from frazil.settings import Device, Precision
 
 __all__ = ["STAGES", "Bench"]
@@ -67,6 +77,7 @@ class Bench:
         self._picker = Picker(loaded, self.settings)
         self.name, self.provider, self.precision = loaded.identity.short, loaded.provider, loaded.precision
         self._picks: Picks | None = None
+        self._memory = PixelMemory()
 
     @property
     def prepared(self) -> str:
@@ -76,7 +87,7 @@ class Bench:
     def rounds(self, count: int) -> Iterator[int]:
         """Measure, yielding the number of each round once it is done."""
         picker, model = self._picker, self._picker.model
-        picture = picker.prepare(read_micrograph(self.micrograph, as_stored=True))
+        picture = picker.prepare(self._read())
         tiling = picker.plan(picture)
         ready = []
         if tiling is not None:
@@ -88,7 +99,7 @@ class Bench:
         for number in range(1, count + 1):
             self._time("bytes", self.micrograph.read_bytes)
             self._time("session", lambda: [score() for score in bare])
-            micrograph = self._time("read", lambda: read_micrograph(self.micrograph, as_stored=True))
+            micrograph = self._time("read", self._read)
             picture = self._time("prepare", lambda: picker.prepare(micrograph))  # noqa: B023 - called at once
             score_map = self._time("infer", lambda: picker.score(picture))  # noqa: B023
             self._picks = self._time("peaks", lambda: picker.find(score_map, picture))  # noqa: B023
@@ -116,13 +127,11 @@ class Bench:
         """Micrographs a second while the next ones are read, as the daemon does it with a backlog."""
         started = time.perf_counter()
         with ThreadPoolExecutor(1) as reader:
-            read = deque(
-                reader.submit(read_micrograph, self.micrograph, as_stored=True) for _ in range(min(_READ_AHEAD, count))
-            )
+            read = deque(reader.submit(self._read) for _ in range(min(_READ_AHEAD, count)))
             for done in range(count):
                 micrograph = read.popleft().result()
                 if done + _READ_AHEAD < count:
-                    read.append(reader.submit(read_micrograph, self.micrograph, as_stored=True))
+                    read.append(reader.submit(self._read))
                 self._picker.pick(micrograph)
         return count / (time.perf_counter() - started)
 
@@ -137,6 +146,10 @@ class Bench:
         if self._picks is None or (model.accelerator is None and all_on_cpu):
             return None
         return compare_picks(self._picks, pick_on_cpu(self.micrograph, self.model, self.settings, self.threads))
+
+    def _read(self) -> Micrograph:
+        """As the daemon reads: in memory used before, and rescaled meanwhile."""
+        return read_micrograph(self.micrograph, as_stored=True, memory=self._memory, rescaling=self._picker.rescaling)
 
     def _time(self, name: str, step: Callable[[], T]) -> T:
         started = time.perf_counter()
