@@ -35,7 +35,7 @@ from frazil_trainer.simulate import SimulationSettings
 from frazil_trainer.simulate.series import write_series
 
 BIN = Path(sys.executable).parent
-MODELS = (default_model_path(), default_model_path().parent / "mlp")
+MODELS = (default_model_path(), default_model_path().parent / "cnn")
 DIAMETER_ANGSTROM = 191.0
 IN_FLIGHT = 4
 PROBATION_MICROGRAPHS = 4
