@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,14 @@ pytestmark = [
 BIN = Path(sys.executable).parent
 PATIENCE_SECONDS = 60.0
 DIAMETER = 48
+
+
+def wait_status(out: Path, wanted: str) -> None:
+    """Wait until ``frazil status`` says it: what a daemon does, it tells every second or so."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    command = [BIN / "frazil", "status", "--ledger", out]
+    while wanted not in (said := subprocess.run(command, capture_output=True, text=True, check=True).stdout):
+        assert time.monotonic() < deadline, said
 
 
 def test_each_model_serves_in_int8_if_it_can_and_documents_say_in_which_precision(
@@ -63,10 +72,7 @@ def test_each_model_serves_in_int8_if_it_can_and_documents_say_in_which_precisio
         if why:
             daemon.wait_log(why, PATIENCE_SECONDS)
         pick(name)
-    said = subprocess.run(
-        [BIN / "frazil", "status", "--ledger", daemon.out], capture_output=True, text=True, check=True
-    ).stdout
-    assert "blob/4 on CPUExecutionProvider in float32" in said
+    wait_status(daemon.out, "blob/4 on CPUExecutionProvider in float32")
     with sqlite3.connect(daemon.out / "frazil-ledger.sqlite") as ledger:
         rows = ledger.execute("SELECT body FROM documents ORDER BY seq").fetchall()
     ledger.close()
