@@ -152,7 +152,4 @@ class Bench:
         read = read_micrograph(
             micrograph, as_stored=True, memory=self._memories[micrograph], rescaling=picker.rescaling
         )
-        write_star(
-            self.folder / "whole.star",
-            picker.pick(read),
-        )
+        write_star(self.folder / "whole.star", picker.pick(read))

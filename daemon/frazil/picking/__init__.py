@@ -35,7 +35,13 @@ from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
 from frazil.picking.formats.source import open_regular
 from frazil.picking.limits import PickLimits, Tuning, find_picks
 from frazil.picking.matching import hits_gained, match_picks
-from frazil.picking.micrograph import LARGEST_MICROGRAPH_BYTES, Micrograph, check_complete, read_micrograph
+from frazil.picking.micrograph import (
+    LARGEST_MICROGRAPH_BYTES,
+    ChooseRescaling,
+    Micrograph,
+    check_complete,
+    read_micrograph,
+)
 from frazil.picking.model import Model, Preparation, load_model
 from frazil.picking.model_files import (
     CURRENT_NAME,
@@ -67,6 +73,7 @@ __all__ = [
     "TWIN_NAME",
     "Batches",
     "Card",
+    "ChooseRescaling",
     "CoordinateEnding",
     "GrowingStar",
     "Micrograph",

@@ -17,11 +17,14 @@ from frazil.picking.formats.source import open_regular
 from frazil.picking.pixel_memory import PixelMemory
 from frazil.picking.rescale import Rescaled, Rescaling, RescalingAhead
 
-__all__ = ["LARGEST_MICROGRAPH_BYTES", "Micrograph", "check_complete", "read_micrograph"]
+__all__ = ["LARGEST_MICROGRAPH_BYTES", "ChooseRescaling", "Micrograph", "check_complete", "read_micrograph"]
 
 LARGEST_MICROGRAPH_BYTES = 2 << 30
 """Memory that reading one micrograph may take unless told otherwise: 16384 x 16384 pixels as float32 and as much
 again to decode them."""
+
+ChooseRescaling = Callable[[tuple[int, int], float | None], Rescaling | None]
+"""(h, w) and the pixel size in the header → how the micrograph will be rescaled; None where that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,7 +76,7 @@ def read_micrograph(
     memory: PixelMemory | None = None,
     largest_bytes: int = LARGEST_MICROGRAPH_BYTES,
     cut_off: Callable[[], bool] = lambda: False,
-    rescaling: Callable[[tuple[int, int], float | None], Rescaling | None] | None = None,
+    rescaling: ChooseRescaling | None = None,
 ) -> Micrograph:
     """Read a micrograph whole.
 
@@ -86,9 +89,8 @@ def read_micrograph(
         memory: where to take memory for the pixels from. Default: from the system.
         largest_bytes: memory that reading may take.
         cut_off: asked between blocks of half a megabyte; True gives up.
-        rescaling: gives, for (h, w) and the pixel size in the header, how the micrograph will be rescaled, as
-            `Picker.rescaling` does: then that is done meanwhile, in another thread, if the rows come in order.
-            Default: it is left to the picker.
+        rescaling: says how the micrograph will be rescaled, as `Picker.rescaling` does: then that is done meanwhile, in
+            another thread, if the rows come in order. Default: it is left to the picker.
 
     Raises:
         IncompleteMicrograph: the file is shorter than its header demands.

@@ -99,9 +99,11 @@ class Picker:
         pixel_size = self.settings.pixel_size_angstrom or pixel_size_angstrom
         if pixel_size is None or self.model.accelerator is not None:
             return None
-        return Rescaling.for_diameter(
-            shape, self.settings.diameter_angstrom / pixel_size, self.model.contract.diameter_px
-        )
+        return self._rescaling(shape, pixel_size)
+
+    def _rescaling(self, shape: tuple[int, int], pixel_size_angstrom: float) -> Rescaling:
+        diameter_px = self.settings.diameter_angstrom / pixel_size_angstrom
+        return Rescaling.for_diameter(shape, diameter_px, self.model.contract.diameter_px)
 
     def pick(self, micrograph: Micrograph) -> Picks:
         """Pick one micrograph.
@@ -154,10 +156,7 @@ class Picker:
 
     def batch_shape(self, shape: tuple[int, int], pixel_size_angstrom: float) -> tuple[int, int, int] | None:
         """(n, h, w) of one batch of a micrograph of (h, w) pixels; None where the edge margin leaves nothing of it."""
-        diameter_px = self.settings.diameter_angstrom / pixel_size_angstrom
-        tiling = self._plan(
-            Rescaling.for_diameter(shape, diameter_px, self.model.contract.diameter_px), pixel_size_angstrom
-        )
+        tiling = self._plan(self._rescaling(shape, pixel_size_angstrom), pixel_size_angstrom)
         if tiling is None:
             return None
         return tiling.batch_size(self.model.largest_batch(tiling.tile_shape)), *tiling.tile_shape

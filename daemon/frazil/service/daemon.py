@@ -21,6 +21,7 @@ import frazil
 from frazil.errors import FrazilError
 from frazil.picking import (
     CURRENT_NAME,
+    ChooseRescaling,
     Micrograph,
     Model,
     Picker,
@@ -317,7 +318,9 @@ class Daemon:
         ]
         return "; ".join(part for part in parts if part)
 
-    def _read_micrograph(self, path: Path, memory: PixelMemory | None = None) -> Micrograph:
+    def _read_micrograph(
+        self, path: Path, memory: PixelMemory | None = None, rescaling: ChooseRescaling | None = None
+    ) -> Micrograph:
         settings = self._settings
         deadline = time.monotonic() + settings.read_timeout
         return read_micrograph(
@@ -326,7 +329,7 @@ class Daemon:
             memory=memory,
             largest_bytes=settings.max_micrograph_bytes,
             cut_off=lambda: time.monotonic() > deadline,
-            rescaling=self._serving.picker.rescaling,
+            rescaling=rescaling,
         )
 
     def _usual_mount_point(self, root: Path) -> str:

@@ -20,7 +20,15 @@ import msgspec
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking import MICROGRAPH_ENDINGS, Batches, Micrograph, PixelMemory, ScoreMap, micrograph_stem
+from frazil.picking import (
+    MICROGRAPH_ENDINGS,
+    Batches,
+    ChooseRescaling,
+    Micrograph,
+    PixelMemory,
+    ScoreMap,
+    micrograph_stem,
+)
 from frazil.service.arrival import Arrival, Line, is_utf8
 from frazil.service.completion import sample
 from frazil.service.delivery import Delivery
@@ -102,7 +110,7 @@ class Pipeline:
         metrics: Metrics,
         drift: DriftWatch,
         stopping: threading.Event,
-        read: Callable[[Path, PixelMemory], Micrograph],
+        read: Callable[[Path, PixelMemory, ChooseRescaling], Micrograph],
         *,
         max_attempts: int,
         keep_score_maps: bool,
@@ -220,7 +228,7 @@ class Pipeline:
     def _read(self, arrival: Arrival) -> _Read:
         started = time.monotonic()
         content = sample(arrival.path).fingerprint
-        micrograph = self._read_micrograph(arrival.path, self._memory)
+        micrograph = self._read_micrograph(arrival.path, self._memory, self._serving.picker.rescaling)
         seconds = time.monotonic() - started
         return _Read(arrival=arrival, fingerprint=content, micrograph=micrograph, seconds=seconds)
 
