@@ -18,7 +18,7 @@ import msgspec
 import prometheus_client
 
 import frazil
-from frazil.errors import FrazilError
+from frazil.errors import FrazilError, LedgerDamagedError, OutputError
 from frazil.picking import (
     CURRENT_NAME,
     ChooseRescaling,
@@ -34,14 +34,14 @@ from frazil.picking import (
 from frazil.service.delivery import Delivery, prepare_output
 from frazil.service.drift_watch import DriftWatch
 from frazil.service.intake import Intake
-from frazil.service.ledger import Ledger
+from frazil.service.ledger import Ledger, Witness, explain
 from frazil.service.logs import event
 from frazil.service.memory import give_back_large_blocks
 from frazil.service.metrics import Metrics
 from frazil.service.notify import Notifier
 from frazil.service.page import TOKEN_NAME, Application, PageServer
 from frazil.service.pipeline import Pipeline
-from frazil.service.presence import Presence
+from frazil.service.presence import Presence, check_watch
 from frazil.service.pulse import Pulses
 from frazil.service.resources import Resources, count_nvidia_gpus
 from frazil.service.retune import Reviser
@@ -58,6 +58,7 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS = 4.5
 """All of a stop; a service manager that waits 5 s has no need to kill."""
 _CHECK_SECONDS = 0.5
+_LEDGER_LOOK_SECONDS = 1.0
 _LEDGER_SECONDS = 600.0
 """Longest time for the ledger to open: one of an earlier version is rewritten."""
 _MODEL_SECONDS = 600.0
@@ -148,8 +149,11 @@ class Daemon:
         self._page = self._open_page(metrics, ledger_file)
         self._parts.callback(self._page.close)
         self._notifier.starting("opening the ledger", within_seconds=_LEDGER_SECONDS)
-        self._ledger = Ledger(ledger_file)
+        self._witness = Witness(out, watch=root, ledger=ledger_file)
+        self._parts.callback(self._witness.close)
+        self._ledger = Ledger(ledger_file, self._witness)
         self._parts.callback(self._ledger.close)
+        check_watch(self._ledger, root)
         self._stream = self._open_stream(metrics)
         self._parts.callback(self._stream.close)
         metrics.watch_ledger(lambda: self._ledger.head)
@@ -201,7 +205,10 @@ class Daemon:
             read_seconds=settings.read_timeout,
         )
         file_system = FileSystem.of(root)
-        known = self._ledger.known()
+        try:
+            known, missing = self._ledger.known(), self._ledger.missing()
+        except sqlite3.Error as error:
+            raise explain(ledger_file, error) from error
         gc.freeze()  # what has come by now stays: to look through the stamps of a million files takes a while
         intake = Intake(
             self._ledger,
@@ -223,7 +230,7 @@ class Daemon:
             metrics,
             selection=Selection(settings.include, settings.exclude),
             known=known,
-            missing=self._ledger.missing(),
+            missing=missing,
             usual_mount_point=self._usual_mount_point(root),
             on_mount_point=lambda mount_point: self._remember("mount_point", mount_point),
             scan_seconds=settings.scan,
@@ -294,6 +301,8 @@ class Daemon:
     def _why_unready(self) -> str:
         if self._stopping.is_set():
             return "the daemon is stopping"
+        if self._ready.is_set() and self._ledger.fault is not None:
+            return str(self._ledger.fault)
         return "" if self._ready.is_set() else "the model is being loaded and warmed up"
 
     def _dead_thread(self) -> str | None:
@@ -393,6 +402,8 @@ class Daemon:
             replay=settings.replay,
             ledger=ledger.file,
             epoch=ledger.epoch,
+            generation=ledger.generation,
+            on_damage=ledger.stop,
             published=next((seq - 1 for seq, _ in ledger.undelivered()), ledger.head),
             metrics=metrics,
             access=access,
@@ -403,17 +414,37 @@ class Daemon:
         """Stay until a signal.
 
         Raises:
+            LedgerDamagedError: the ledger is damaged.
+            OutputError: the ledger was deleted or replaced, or the output directory is another daemon's by now.
             FrazilError: a stage died, which is a fault in frazil.
         """
+        look_at_ledger_at = 0.0
         while not self._stop.wait(self._supervision.longest_rest(_CHECK_SECONDS)):
             if self._reload.is_set():
                 self._reload.clear()
                 self.reload()
             self._supervision.look()
             self._show_model()
+            if time.monotonic() >= look_at_ledger_at:
+                self._look_at_ledger()
+                look_at_ledger_at = time.monotonic() + _LEDGER_LOOK_SECONDS
             if dead := self._dead_thread():
                 raise FrazilError(f"the thread {dead} died; see the log above, and please report it")
         log.info("%s: finishing the work in hand", self._stop_signal, extra=event("stopping"))
+
+    def _look_at_ledger(self) -> None:
+        """End before anything goes into a ledger that is damaged, or that nobody will find again."""
+        try:
+            self._ledger.look()
+            self._witness.beat()
+        except LedgerDamagedError as error:
+            log.error("%s", error, extra=event("ledger_damaged"))
+            raise
+        except OutputError as error:
+            log.error("%s; no number is given out any more", error, extra=event("ledger_lost"))
+            self._notifier.status(f"ENDS: {error}")
+            saved = self._ledger.rescue(self._supervision.look)
+            raise OutputError(f"{error}; {saved or 'nothing that was in it is lost'}") from error
 
     def reload(self) -> None:
         """Look at the promoted model again, also at one that was refused before; settings stay as they are."""

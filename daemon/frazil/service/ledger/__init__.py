@@ -3,10 +3,12 @@
 - `Ledger` is the daemon's: it alone writes results.
 - `LedgerReader` reads while the daemon runs, or when none does.
 - `request_requeue`, `request_baseline` and `update_remembered` leave a request in the ledger, which the daemon grants.
+- `Witness` knows outside the ledger how far it had come.
 - `archive` moves old results into another file.
 """
 
 from frazil.service.ledger.archive import Archived, archive
+from frazil.service.ledger.damage import explain, is_fatal
 from frazil.service.ledger.layout import LEDGER_NAME, State, ledger_file
 from frazil.service.ledger.ledger import Handled, Ledger, Note
 from frazil.service.ledger.reader import KeptResult, LedgerReader, MicrographRecord, StoredDocument
@@ -17,11 +19,13 @@ from frazil.service.ledger.requests import (
     request_requeue,
     update_remembered,
 )
+from frazil.service.ledger.witness import WITNESS_NAME, Witness, read_witness
 
 __all__ = [
     "BASELINE_KEY",
     "LEDGER_NAME",
     "TUNED_KEY",
+    "WITNESS_NAME",
     "Archived",
     "Handled",
     "KeptResult",
@@ -31,8 +35,12 @@ __all__ = [
     "Note",
     "State",
     "StoredDocument",
+    "Witness",
     "archive",
+    "explain",
+    "is_fatal",
     "ledger_file",
+    "read_witness",
     "request_baseline",
     "request_requeue",
     "update_remembered",
