@@ -53,7 +53,7 @@ def _send_messages(
 ) -> None:
     sender = context.socket(kind)
     sender.linger = 0
-    sender.sndtimeo = 100
+    sender.sndtimeo = 5
     if kind == zmq.REQ:
         sender.setsockopt(zmq.REQ_RELAXED, 1)
     sender.connect(address)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ import onnx
 import onnxruntime as ort
 import prometheus_client
 import pytest
+import zmq
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -33,6 +35,7 @@ from frazil.documents import (
     NumberedDocument,
     PickColumns,
     Seconds,
+    decode_document,
     encode_document,
     topic_of,
 )
@@ -580,6 +583,18 @@ class LedgerStream:
 
     def _publish(self, seq: int, body: bytes, document: NumberedDocument) -> None:
         self.stream.publish(seq, topic_of(document), body)
+
+    def wait_published(self) -> None:
+        """Wait until all that was committed has been sent to whoever was there."""
+        with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+            socket.connect(self.address)
+            socket.subscribe(b"heartbeat")
+            deadline = time.monotonic() + 30
+            while socket.poll(1000 * max(0.0, deadline - time.monotonic())):
+                heartbeat = decode_document(socket.recv_multipart()[1])
+                if heartbeat.seq == self.ledger.head:
+                    return
+        pytest.fail("not everything was published")
 
     def sample(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
