@@ -231,6 +231,10 @@ def test_serve_says_which_port_is_in_use(blob_model: Path, tmp_path: Path) -> No
         )
 
 
+def test_listen_fails_where_nobody_answers() -> None:
+    assert_one_line(frazil("listen", "tcp://127.0.0.1:9", "--timeout", "0.2"), "tcp://127.0.0.1:9", "nobody answers")
+
+
 def test_listen_refuses_a_malformed_address() -> None:
     assert_one_line(frazil("listen", "nonsense"), "nonsense", "expected an address such as")
 

@@ -434,6 +434,57 @@ def test_a_malformed_address_to_listen_to_is_refused() -> None:
         frazil.PickStream("nonsense")
 
 
+# --- nobody there -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("frazil.client.streams._SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr("frazil.client.streams._RENEWAL_SECONDS", 0.1)
+    monkeypatch.setattr("frazil.client.streams._POLL_SECONDS", 0.02)
+
+
+@pytest.mark.usefixtures("short_patience")
+def test_a_wrong_address_is_told_once_and_its_documents_come_when_somebody_is_there(
+    open_stream: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = open_stream("first")
+    address, replay = first.address, first.stream.replay
+    first.stream.close()
+    with frazil.PickStream(address, since=1) as stream:
+        assert stream.receive(0.8) is None
+        [said] = [record.getMessage() for record in caplog.records if "nobody answers" in record.getMessage()]
+        assert said.startswith(f"{address}: expected a frazil daemon, found that nobody answers")
+        second = open_stream("second", address=address, replay=replay)
+        sent = second.commit("a.mrc")
+        assert take(stream, 1) == [sent]
+    assert f"{address}: the daemon answers" in caplog.text
+
+
+def test_an_empty_stream_ends_in_peace_and_none_at_all_does_not(
+    open_stream: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon = open_stream()
+    with frazil.PickStream(daemon.address, timeout_seconds=1) as stream:
+        assert stream.wait_connected(PATIENCE_SECONDS)
+        assert list(stream) == []
+    assert "answer" not in caplog.text
+    daemon.stream.close()
+    with (
+        frazil.PickStream(daemon.address, timeout_seconds=0.3) as nobody,
+        pytest.raises(AddressError, match="expected a frazil daemon, found that nobody answers"),
+    ):
+        list(nobody)
+
+    async def follow() -> None:
+        async with frazil.AsyncPickStream(daemon.address, timeout_seconds=0.3) as stream:
+            async for _ in stream:
+                pass
+
+    with pytest.raises(AddressError, match="nobody answers"):
+        asyncio.run(follow())
+
+
 # --- what a program downstream pays -------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Clients that mean harm: whatever they do to the stream's sockets, the daemon goes on and honest clients are served."""
+"""Clients that mean harm: whatever they do to the stream, the daemon goes on and honest clients are served."""
 
 from __future__ import annotations
 
