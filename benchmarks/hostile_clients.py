@@ -26,7 +26,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import zmq
-from page_load import give, write_micrographs
 
 import frazil
 from frazil.service.ledger import LedgerReader
@@ -212,6 +211,8 @@ class Honest:
 
 def measure(folder: Path, options: argparse.Namespace) -> bool:
     """Print the rates, kind by kind; whether all went well."""
+    from page_load import give, write_micrographs  # here, since the clients need nothing of it
+
     (folder / "small").mkdir()
     sources = write_micrographs(folder, options.micrographs, options.side)
     watched, out = folder / "watched", folder / "out"

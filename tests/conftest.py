@@ -21,7 +21,6 @@ import mrcfile
 import msgspec
 import numpy as np
 import onnx
-import onnxruntime as ort
 import prometheus_client
 import pytest
 import zmq
@@ -52,6 +51,7 @@ from frazil.picking import (
     read_micrograph,
     write_card,
 )
+from frazil.picking.onnx_runtime import ort
 from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
 from frazil.service.page import TOKEN_NAME, Application, PageServer

@@ -419,9 +419,9 @@ def test_malformed_addresses_are_refused(open_stream: Open, address: str) -> Non
     "address", ["tcp://0.0.0.0:0", "tcp://*:0", "tcp://[::]:0", "tcp://192.168.1.5:5556", "tcp://example.org:1"]
 )
 def test_an_address_that_others_reach_needs_keys_or_to_be_meant(open_stream: Open, address: str) -> None:
-    with pytest.raises(AddressError, match=r"--curve-key and --curve-clients .* --publish-unencrypted"):
+    with pytest.raises(AddressError, match=r"`curve_key = .* and `curve_clients = .* `publish_unencrypted = true`"):
         open_stream("a", address=address)
-    with pytest.raises(AddressError, match="--publish-unencrypted"):
+    with pytest.raises(AddressError, match="`publish_unencrypted = true`"):
         open_stream("b", address="tcp://127.0.0.1:0", replay=address)
 
 

@@ -276,7 +276,8 @@ class PickStream(_Connection[D]):
     When the daemon's ledger is another one than before, its sequence numbers mean something else: the stream starts
     over at the new ledger's first document, and `epoch` says so, as does every document. When the ledger was restored
     to an earlier state, the stream goes back to the last document that is still what it was, and logs a warning:
-    numbers behind that come again, with other documents. What the ledger no longer has stands in `missing`, and is logged too.
+    numbers behind that come again, with other documents. What the ledger no longer has stands in `missing`, and is
+    logged too.
 
     While nobody answers it goes on waiting, and logs that once as a warning (logger ``frazil.client``), and once more
     when the daemon is there.
