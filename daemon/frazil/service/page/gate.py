@@ -83,7 +83,7 @@ class HostNames:
             "the page and /metrics were asked for under the name %r, which is none of this machine: refused. %s",
             said,
             f'If it is one, add http_names = ["{name}"] to the settings file, or --http-names {name}' if name else "",
-            extra=event("refused_name", host=said),
+            extra=event("name_refused", host=said),
         )
 
 
@@ -92,7 +92,7 @@ _HOSTS = Path("/etc/hosts")
 
 
 def _own_names() -> set[str]:
-    """Names that this machine has of itself. No name server is asked: that would leave the machine, and can take long."""
+    """Names that this machine has of itself. No name server is asked: that leaves the machine."""
     own = socket.gethostname()
     names = {own, own.partition(".")[0]}
     with contextlib.suppress(OSError):

@@ -18,6 +18,7 @@ import msgspec
 
 from frazil.addresses import check_address, replay_address
 from frazil.errors import AddressError, LedgerDamagedError
+from frazil.service.logs import event
 from frazil.service.stream.messages import Bound, Job, Logged, Refused, Report, decode_line, encode_document_frame
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ class Stream:
                 "the process of the stream ended (%s); picking goes on, and another process is started in %g s",
                 how,
                 rest,
+                extra=event("stream_ended", reason=how),
             )
             if not self._start_another(rest):
                 return
@@ -199,7 +201,7 @@ class Stream:
             if self._closing:
                 another.kill()
                 return False
-            log.info("the stream is open again at %s", self.address)
+            log.info("the stream is open again at %s", self.address, extra=event("stream_open"))
             return True
 
     def _look(self) -> None:
