@@ -157,7 +157,7 @@ def test_every_fault_is_listed_at_once_with_its_line(tmp_path: Path) -> None:
     file = write(
         tmp_path,
         """# titan1
-model = "gone"
+watch = 5
 include = [
   "*.mrc",      # = what we take
   "x = 5",
