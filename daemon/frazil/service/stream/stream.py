@@ -252,7 +252,7 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                process_group=0,  # no Ctrl-C; not a session, since priorities count within one (sched_autogroup)
             )
         except OSError as error:
             raise AddressError(f"{job.publish}: no process can be started for the stream: {error.strerror}") from error
