@@ -25,7 +25,7 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from frazil.documents import MicrographDocument, PickColumns, encode_document
@@ -457,6 +457,7 @@ _PIECES = st.sampled_from(
 _AUTHORITIES = st.lists(_PIECES, max_size=5).map("".join) | st.text(max_size=20)
 
 
+@settings(deadline=None)
 @given(host=_AUTHORITIES)
 @example("localhost/evil.com")
 @example("evil.com@localhost")
@@ -472,6 +473,7 @@ def test_whatever_host_is_accepted_leads_a_browser_to_a_name_or_address_of_this_
         ipaddress.ip_address(led_to.hostname)
 
 
+@settings(deadline=None)
 @given(
     method=st.sampled_from(["GET", "HEAD", "POST", "PUT", "", "get"]),
     headers=st.lists(

@@ -20,7 +20,7 @@ from frazil.documents import FailedDocument, Heartbeat, MicrographDocument, Numb
 from frazil.errors import AddressError
 from frazil.replay import MAX_PAGE_BYTES, ReplayError, ReplayPage, decode_answer
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 Open = Callable[..., "LedgerStream"]  # type: ignore[name-defined]  # noqa: F821
 
 
@@ -163,14 +163,17 @@ def test_a_gap_is_filled_whatever_was_lost(open_stream: Open, monkeypatch: pytes
         assert stream.replayed == len(lost)
 
 
-def test_a_reader_that_sleeps_through_more_than_the_sockets_hold_misses_nothing(open_stream: Open) -> None:
+def test_a_reader_that_sleeps_through_more_than_the_sockets_hold_misses_nothing(
+    open_stream: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frazil.client.streams._HIGH_WATER_MARK", 10)
     daemon = open_stream()
     padding = {"path": "/data/" + "x" * 20_000}
     with frazil.PickStream(daemon.address) as stream:
         assert stream.wait_connected(PATIENCE_SECONDS)
-        sent = [daemon.commit("m.mrc", **padding).seq for _ in range(2500)]
+        sent = [daemon.commit("m.mrc", **padding).seq for _ in range(2000)]
         wait_until(lambda: daemon.sample("frazil_stream_overflows_total") >= 1)
-        assert [d.seq for d in take(stream, 2500)] == sent
+        assert [d.seq for d in take(stream, 2000)] == sent
         assert stream.replayed > 0
 
 

@@ -78,11 +78,14 @@ class HostNames:
             return
         self._logged.add(said)
         found = _AUTHORITY.fullmatch(host or "")
-        name = found["host"] if found else ""
+        do = "that is no name"
+        if found is not None:
+            name = found["host"]
+            do = f'if that is a name of this machine, set http_names = ["{name}"], or give --http-names {name}'
         log.warning(
-            "the page and /metrics were asked for under the name %r, which is none of this machine: refused. %s",
+            "refused a request to the page or /metrics under the name %r: %s",
             said,
-            f'If it is one, add http_names = ["{name}"] to the settings file, or --http-names {name}' if name else "",
+            do,
             extra=event("name_refused", host=said),
         )
 
