@@ -221,9 +221,10 @@ class PickStream(_Connection[D]):
         timeout_seconds: how long iteration waits for a document; for ever if not given.
 
     When the daemon's ledger is another one than before, its sequence numbers mean something else: the stream starts
-    over at the new ledger's first document, and `epoch` says so, as does every document. When the ledger was restored to
-    an earlier state, the stream goes back to the last document that is still what it was, and logs a warning: numbers
-    behind that come again, with other documents. What the ledger no longer has stands in `missing`, and is logged too.
+    over at the new ledger's first document, and `epoch` says so, as does every document. When the ledger was restored
+    to an earlier state, the stream goes back to the last document that is still what it was, and logs a warning:
+    numbers behind that come again, with other documents. What the ledger no longer has stands in `missing`, and is
+    logged too.
 
     Raises:
         AddressError: an address is malformed, or what answers there is no daemon that this version understands.

@@ -437,10 +437,10 @@ class Daemon:
             self._ledger.look()
             self._witness.beat()
         except LedgerDamagedError as error:
-            log.error("%s", error, extra=event("ledger_damaged"))
+            log.critical("%s", error, extra=event("ledger_damaged"))
             raise
         except OutputError as error:
-            log.error("%s; no number is given out any more", error, extra=event("ledger_lost"))
+            log.critical("%s; no number is given out any more", error, extra=event("ledger_lost"))
             self._notifier.status(f"ENDS: {error}")
             saved = self._ledger.rescue(self._supervision.look)
             raise OutputError(f"{error}; {saved or 'nothing that was in it is lost'}") from error

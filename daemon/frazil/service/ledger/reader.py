@@ -13,6 +13,7 @@ import msgspec
 from frazil.documents import Heartbeat, NumberedDocument, decode_document
 from frazil.service.ledger.damage import explain
 from frazil.service.ledger.layout import HEAD, LAYOUT, OLDEST_READABLE, State, checksum, open_read_only
+from frazil.service.ledger.witness import Generation
 
 __all__ = ["KeptResult", "LedgerReader", "MicrographRecord", "StoredDocument"]
 
@@ -236,6 +237,24 @@ class LedgerReader:
         if row is None:
             return None
         return min(seq, self.ever_given_out() if row[0] is None else int(row[0]))
+
+    def generations(self) -> list[Generation]:
+        """Every run of the ledger, in order."""
+        return [Generation(*row) for row in self._rows("SELECT id, first FROM generations ORDER BY number")]
+
+    def without_document(self) -> list[str]:
+        """Paths of micrographs that have a result of which there is no document, though it was not archived."""
+        statement = (
+            "SELECT path FROM micrographs m WHERE state = 'picked' AND seq > "
+            "(SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'archived') "
+            "AND NOT EXISTS (SELECT 1 FROM documents d WHERE d.seq = m.seq) ORDER BY path"
+        )
+        return [path for (path,) in self._rows(statement)]
+
+    def integrity(self, limit: int) -> list[str]:
+        """What SQLite finds wrong with the file, a line each; empty where nothing is."""
+        lines = [str(line) for (line,) in self._rows(f"PRAGMA integrity_check({limit})")]
+        return [] if lines == ["ok"] else lines
 
     def ever_given_out(self) -> int:
         """The highest sequence number that was ever given out, also where its document was archived or lost."""

@@ -177,7 +177,8 @@ class Witness:
             who += f" (process {owner.pid} on {owner.host}, watching {owner.watch}, with the ledger {owner.ledger})"
         return OutputError(
             printable(
-                f"{self._out}: expected an output directory that is free, found it in use by {who}: give each an --out of its own"
+                f"{self._out}: expected an output directory that is free, found it in use by {who}: "
+                "give each an --out of its own"
             )
         )
 

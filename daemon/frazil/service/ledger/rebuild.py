@@ -1,0 +1,304 @@
+"""Rebuilding: a whole ledger from all that can be read of a damaged one, of its copies, and of the files around it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import get_args
+from uuid import uuid4
+
+from frazil.documents import MicrographDocument, NumberedDocument
+from frazil.errors import MicrographError, OutputError
+from frazil.service.completion import sample
+from frazil.service.ledger.check import Ranges
+from frazil.service.ledger.layout import State, checksum, claim, connect, transaction
+from frazil.service.ledger.reader import StoredDocument
+from frazil.service.ledger.salvage import Row, read_rows
+from frazil.service.ledger.witness import Generation, read_witness
+from frazil.service.stamp import stamp_of
+
+__all__ = ["Rebuilt", "rebuild"]
+
+_STATES = frozenset(get_args(State))
+_GENERATION = re.compile("[0-9a-f]{12}")
+_MOST = 10**9
+"""No number is larger: what says so is damaged."""
+_COLUMNS = 13
+"""Of the table of micrographs; the last is the number of the newest result."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Rebuilt:
+    """What became of a ledger."""
+
+    documents: int = 0
+    from_copies: int = 0
+    """Of them, those that only a copy still had."""
+    lost: Ranges = field(default_factory=Ranges)
+    """Numbers whose documents could not be read; those that were archived are in the archive."""
+    micrographs: int = 0
+    again: list[str] = field(default_factory=list)
+    """Micrographs whose newest result is lost: they are picked again."""
+    score_maps: int = 0
+    aside: Path | None = None
+    """Where the damaged ledger is now."""
+
+
+@dataclass(slots=True)
+class _Found:
+    """What was read, of one file."""
+
+    documents: dict[int, tuple[StoredDocument, NumberedDocument]] = field(default_factory=dict)
+    score_maps: dict[int, bytes] = field(default_factory=dict)
+    micrographs: dict[str, Row] = field(default_factory=dict)
+    meta: dict[str, str] = field(default_factory=dict)
+    generations: dict[int, Generation] = field(default_factory=dict)
+    requests: list[Row] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> _Found:
+        found = cls()
+        for row in rows:
+            found._sort(row)
+        return found
+
+    def _sort(self, row: Row) -> None:
+        """Put a row where it belongs, by its shape; what is of no table, or damaged, is left out."""
+        match row:
+            case (int(seq), str(topic), str(path), bytes(body), committed_at, superseded_by, *rest) if len(rest) <= 1:
+                stored = StoredDocument(
+                    seq=seq,
+                    topic=topic,
+                    path=path,
+                    committed_at=_seconds(committed_at),
+                    superseded_by=superseded_by if isinstance(superseded_by, int) else None,
+                    body=body,
+                    checksum=rest[0] if rest and isinstance(rest[0], int) else None,
+                )
+                if (document := stored.decode()) is not None:
+                    self.documents[seq] = (stored, document)
+            case (int(seq), bytes(body)):
+                self.score_maps[seq] = body
+            case (str(key), str(value)) if key not in _STATES:
+                self.meta[key] = value
+            case (int(number), str(name), int(first)) if _GENERATION.fullmatch(name) and first < _MOST:
+                self.generations[number] = Generation(name, first)
+            case (int(_), str(path), float() | int()) if path:
+                self.requests.append(row[1:])
+            case (str(path), str(state), int(), int(), str(), str(), str(), int(), *rest) if (
+                len(row) == _COLUMNS
+                and state in _STATES
+                and _seq(row) < _MOST
+                and all(value is None or isinstance(value, int | float) for value in rest)
+            ):
+                older = self.micrographs.get(path)
+                if older is None or _newest(row) >= _newest(older):
+                    self.micrographs[path] = row
+
+    def epoch(self) -> str:
+        """Of the ledger; empty where nothing says it."""
+        if epoch := self.meta.get("epoch"):
+            return epoch
+        epochs = Counter(document.epoch for _, document in self.documents.values())
+        return epochs.most_common(1)[0][0] if epochs else ""
+
+
+def rebuild(file: Path, *, out: Path | None = None) -> Rebuilt:
+    """Put a whole ledger in the place of a damaged one, which is kept beside it. No daemon may run.
+
+    Documents, score maps and records are taken from the damaged file, page by page, and what it lacks from copies beside
+    it (``<name>.bak``, ``<name>.*.bak``). Numbers stay as they are; those whose documents are lost stay empty. A
+    micrograph whose newest result is lost is picked again, and its STAR file stays until then.
+
+    Args:
+        file: the ledger, or where it was.
+        out: the output directory, where it is not the one that the ledger lies in.
+
+    Raises:
+        OutputError: there is nothing to rebuild from, a daemon uses the ledger, or the new one cannot be written.
+    """
+    copies = sorted({*file.parent.glob(f"{file.name}.*.bak"), *file.parent.glob(f"{file.name}.bak")}, reverse=True)
+    if not file.is_file() and not copies:
+        raise OutputError(f"{file}: expected a ledger to rebuild, or a copy of it ({file.name}*.bak), found neither")
+    with closing(claim(file)):
+        try:
+            found = _Found.of(read_rows(file)) if file.is_file() else _Found()
+            rebuilt = Rebuilt()
+            for copy in copies:
+                _add(found, _Found.of(read_rows(copy)), rebuilt)
+            return _write(file, found, rebuilt, out or file.parent)
+        except OSError as error:
+            raise OutputError(f"{file}: cannot be rebuilt: {error.strerror or error}") from error
+        except sqlite3.Error as error:
+            raise OutputError(f"{file}: cannot be rebuilt: {error}") from error
+
+
+def _add(found: _Found, copy: _Found, rebuilt: Rebuilt) -> None:
+    """Take from a copy what is lacking."""
+    if found.epoch() not in ("", copy.epoch()):
+        return
+    lacking = copy.documents.keys() - found.documents.keys()
+    rebuilt.from_copies += len(lacking)
+    found.documents.update({seq: copy.documents[seq] for seq in lacking})
+    for name in ("score_maps", "micrographs", "meta", "generations"):
+        setattr(found, name, {**getattr(copy, name), **getattr(found, name)})
+
+
+def _write(file: Path, found: _Found, rebuilt: Rebuilt, out: Path) -> Rebuilt:
+    new = file.with_name(f"{file.name}.rebuilt")
+    _remove(new)
+    witness_epoch, witness_seq = read_witness(out)
+    epoch = found.epoch() or witness_epoch or uuid4().hex
+    documents = {seq: pair for seq, pair in found.documents.items() if pair[1].epoch == epoch}
+    archived = _number(found.meta.get("archived"))
+    head = max(
+        archived,
+        witness_seq if witness_epoch == epoch else 0,
+        *documents,
+        *(_seq(row) for row in found.micrographs.values()),
+        *(generation.first - 1 for generation in found.generations.values()),
+        0,
+    )
+    records = _records(found.micrographs, documents, archived, rebuilt)
+    score_maps = {
+        seq: body
+        for seq, body in found.score_maps.items()
+        if seq in documents and documents[seq][0].superseded_by is None
+    }
+    superseded = {getattr(document, "supersedes", 0): seq for seq, (_, document) in sorted(documents.items())}
+    meta = {
+        "delivered": str(witness_seq if witness_epoch == epoch else 0),
+        "archived": "0",
+        **found.meta,
+        "epoch": epoch,
+    }
+    meta.pop("layout", None)
+    try:
+        with closing(connect(new)) as database, transaction(database):
+            database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta.items())
+            database.executemany(
+                "INSERT INTO generations (id, first) VALUES (?, ?)",
+                [(g.id, g.first) for _, g in sorted(found.generations.items())] + [(uuid4().hex[:12], head + 1)],
+            )
+            database.executemany(
+                "INSERT INTO documents (seq, topic, path, body, committed_at, superseded_by, checksum) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        s.seq,
+                        s.topic,
+                        s.path,
+                        s.body,
+                        s.committed_at,
+                        s.superseded_by or superseded.get(s.seq),
+                        checksum(s.body),
+                    )
+                    for _, (s, _) in sorted(documents.items())
+                ],
+            )
+            database.executemany("INSERT INTO score_maps VALUES (?, ?)", score_maps.items())
+            database.executemany(f"INSERT INTO micrographs VALUES ({', '.join('?' * _COLUMNS)})", records)  # noqa: S608
+            database.executemany("INSERT INTO requests (path, made_at) VALUES (?, ?)", found.requests)
+        rebuilt.aside = _replace(file, new)
+    finally:
+        _remove(new)
+    rebuilt.documents, rebuilt.micrographs, rebuilt.score_maps = len(documents), len(records), len(score_maps)
+    following = archived + 1
+    for seq in sorted(seq for seq in documents if seq > archived):
+        rebuilt.lost.add(following, seq - 1)
+        following = seq + 1
+    rebuilt.lost.add(following, head)
+    return rebuilt
+
+
+def _records(
+    known: dict[str, Row],
+    documents: dict[int, tuple[StoredDocument, NumberedDocument]],
+    archived: int,
+    rebuilt: Rebuilt,
+) -> list[Row]:
+    """The records of micrographs, in agreement with the documents that there are."""
+    newest: dict[str, int] = {}
+    for seq, (stored, document) in documents.items():
+        if isinstance(document, MicrographDocument):
+            newest[stored.path] = max(seq, newest.get(stored.path, 0))
+    records: list[Row] = []
+    for path in sorted(known.keys() | newest.keys()):
+        row, seq = known.get(path), newest.get(path, 0)
+        if row is not None and _seq(row) in documents and documents[_seq(row)][0].path != path:
+            row = None  # its path is damaged: the document says the right one
+            if not seq:
+                continue
+        if row is None or _seq(row) < seq:
+            stored, document = documents[seq]
+            records.append(_record_of(stored, document, rebuilt))
+        elif _seq(row) > max(seq, archived):
+            rebuilt.again.append(path)
+            records.append((path, "seen", *row[2:4], "", "", "", 0, *row[8:]))
+        else:
+            records.append(row)
+    return records
+
+
+def _record_of(stored: StoredDocument, document: NumberedDocument, rebuilt: Rebuilt) -> Row:
+    """The record of a micrograph of which only the result is known: it counts if its file is older than that."""
+    state, size, mtime_ns, fingerprint = "gone", 0, 0, ""
+    file = Path(document.path) if isinstance(document, MicrographDocument) else Path()
+    with contextlib.suppress(OSError):
+        stamp = stamp_of(file)
+        state, size, mtime_ns = "seen", stamp.size, stamp.mtime_ns
+        if stored.committed_at is not None and mtime_ns < stored.committed_at * 1e9:
+            with contextlib.suppress(MicrographError):
+                state, fingerprint = "picked", sample(file).fingerprint
+    if state == "seen":
+        rebuilt.again.append(stored.path)
+    times = (stored.committed_at, None, stored.committed_at, None)
+    return (stored.path, state, size, mtime_ns, fingerprint, "", "", 1, *times, stored.seq)
+
+
+def _replace(file: Path, new: Path) -> Path | None:
+    """Put the new ledger in its place, and the old one with what belongs to it aside."""
+    aside = file.with_name(f"{file.name}.{datetime.now(UTC):%Y%m%dT%H%M%S}.damaged")
+    moved = None
+    for ending in ("-wal", "-shm", ""):
+        old = file.with_name(file.name + ending)
+        if old.exists():
+            old.rename(aside.with_name(aside.name + ending))
+            moved = aside
+    new.rename(file)
+    directory = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return moved
+
+
+def _remove(file: Path) -> None:
+    for ending in ("", "-wal", "-shm"):
+        file.with_name(file.name + ending).unlink(missing_ok=True)
+
+
+def _newest(row: Row) -> tuple[float, float]:
+    return _seq(row), _seconds(row[8]) or 0.0
+
+
+def _seq(row: Row) -> int:
+    seq = row[-1]
+    return seq if isinstance(seq, int) else 0
+
+
+def _seconds(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text is not None and text.isdecimal() else 0
