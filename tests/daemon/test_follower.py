@@ -170,7 +170,9 @@ class Client:
                 page = decode_answer(answer[0])
                 assert isinstance(page, ReplayPage)
                 for first, last in page.missing or ():
-                    assert not any(first <= seq <= last for seq in self.server.documents()), "said missing, and is there"
+                    assert not any(first <= seq <= last for seq in self.server.documents()), (
+                        "said missing, and is there"
+                    )
                 before = len(self.follower.missing)
                 self.follower.read_answer(answer)
                 said = {seq for first, last in page.missing or () for seq in range(first, last + 1)}

@@ -11,7 +11,7 @@
 from frazil.service.ledger.archive import Archived, archive
 from frazil.service.ledger.check import Check, check
 from frazil.service.ledger.damage import explain, is_fatal
-from frazil.service.ledger.layout import LEDGER_NAME, State, ledger_file
+from frazil.service.ledger.layout import LEDGER_NAME, State, checksum, ledger_file
 from frazil.service.ledger.ledger import Handled, Ledger, Note
 from frazil.service.ledger.reader import KeptResult, LedgerReader, MicrographRecord, StoredDocument
 from frazil.service.ledger.rebuild import Rebuilt, rebuild
@@ -43,6 +43,7 @@ __all__ = [
     "Witness",
     "archive",
     "check",
+    "checksum",
     "explain",
     "is_fatal",
     "ledger_file",

@@ -51,9 +51,11 @@ class KeptResult(msgspec.Struct, frozen=True, kw_only=True):
     """The document."""
     score_map: bytes | None
     """Packed; None where none was kept."""
+    checksum: int | None = None
+    """Of the document; None where an earlier frazil committed it."""
 
 
-_RESULTS = "SELECT d.path, d.seq, d.body, s.body FROM documents d LEFT JOIN score_maps s ON s.seq = d.seq"
+_RESULTS = "SELECT d.path, d.seq, d.body, s.body, {checksum} FROM documents d LEFT JOIN score_maps s ON s.seq = d.seq"
 
 
 class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -358,13 +360,17 @@ class LedgerReader:
         return self._kept("d.seq > ? AND d.seq <= ? AND d.topic = 'picks' AND d.superseded_by IS NULL", after, until)
 
     def newest_result(self) -> KeptResult | None:
-        """The newest result of all; None where there is none."""
-        row = next(self._rows("SELECT max(seq) FROM documents WHERE topic = 'picks'"))
-        return None if row[0] is None else self._kept("d.seq = ?", row[0])
+        """The newest result of all that is not damaged; None where there is none."""
+        statement = f"SELECT {self._columns} FROM documents WHERE topic = 'picks' ORDER BY seq DESC"  # noqa: S608
+        newest = next((s for s in map(StoredDocument.of, self._rows(statement)) if s.decode() is not None), None)
+        return None if newest is None else self._kept("d.seq = ?", newest.seq)
 
     def _kept(self, where: str, *values: object) -> KeptResult | None:
-        row = next(self._rows(f"{_RESULTS} WHERE {where} ORDER BY d.seq LIMIT 1", *values), None)
-        return None if row is None else KeptResult(path=row[0], seq=row[1], body=row[2], score_map=row[3])
+        results = _RESULTS.format(checksum="d.checksum" if self.layout >= LAYOUT else "NULL")
+        row = next(self._rows(f"{results} WHERE {where} ORDER BY d.seq LIMIT 1", *values), None)
+        if row is None:
+            return None
+        return KeptResult(path=row[0], seq=row[1], body=row[2], score_map=row[3], checksum=row[4])
 
     def score_map(self, seq: int) -> bytes | None:
         """The packed score map of a result; None where none was kept."""

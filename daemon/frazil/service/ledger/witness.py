@@ -82,6 +82,11 @@ class Witness:
         place, owner = _read(self._descriptor)
         self.epoch, self.seq = (place.epoch, place.seq) if place else ("", 0)
         self.generations = owner.generations if owner else ()
+        try:
+            self._write_all(self._descriptor)
+        except OSError as error:
+            os.close(self._descriptor)
+            raise OutputError(f"{self.file}: cannot be written: {error.strerror}") from error
 
     def begin(self, epoch: str, seq: int, generations: tuple[Generation, ...]) -> None:
         """Take down whose numbers are given out from now on.
