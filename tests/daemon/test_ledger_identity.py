@@ -112,7 +112,7 @@ def test_a_daemon_on_another_host_is_seen_by_its_beat_where_locks_do_not_reach(
          str(tmp_path / ".frazil-witness")]
     )  # fmt: skip
     try:
-        with pytest.raises(OutputError, match="process .* on elsewhere"):
+        with pytest.raises(OutputError, match=r"process .* on elsewhere"):
             witness_of(tmp_path)
     finally:
         beats.kill()
@@ -182,7 +182,7 @@ def test_a_write_ahead_log_that_is_deleted_is_noticed_and_nothing_of_it_lost(
 ) -> None:
     commit(ledger, 5)
     (tmp_path / f"l{ending}").unlink()
-    with pytest.raises(OutputError, match=f"l{ending}: .* it was deleted"):
+    with pytest.raises(OutputError, match=rf"l{ending}: .* it was deleted"):
         ledger.look()
     assert ledger.rescue() == ""
     ledger.close()
@@ -259,8 +259,10 @@ CREATE TABLE documents (
 CREATE TABLE score_maps (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE requests (id INTEGER PRIMARY KEY, path TEXT NOT NULL, made_at REAL NOT NULL);
 INSERT INTO meta VALUES ('layout', '2'), ('epoch', 'abc'), ('delivered', '2'), ('archived', '0');
-INSERT INTO micrographs (path, state, size, mtime_ns, fingerprint, attempts, seq) VALUES ('a', 'picked', 10, 20, 'f', 1, 1);
-INSERT INTO documents VALUES (1, 'picks', 'a', CAST('{"one":1}' AS BLOB), 5.0, NULL), (2, 'model', '', CAST('{}' AS BLOB), 6.0, NULL);
+INSERT INTO micrographs (path, state, size, mtime_ns, fingerprint, attempts, seq)
+    VALUES ('a', 'picked', 10, 20, 'f', 1, 1);
+INSERT INTO documents VALUES
+    (1, 'picks', 'a', CAST('{"one":1}' AS BLOB), 5.0, NULL), (2, 'model', '', CAST('{}' AS BLOB), 6.0, NULL);
 """
 
 

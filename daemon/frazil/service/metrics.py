@@ -261,7 +261,7 @@ class Metrics:
         self._damaged.add(seq)
         self.damaged.inc()
         log.error(
-            "document %d (%s) is damaged in the ledger and passed over; `frazil requeue` has its micrograph picked anew",
+            "document %d (%s) is damaged in the ledger and passed over; `frazil requeue` picks its micrograph anew",
             seq,
             path or "about no micrograph",
             extra=event("damaged", seq=seq),

@@ -89,6 +89,10 @@ class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
         """From a row of these columns."""
         return cls(**dict(zip(cls.__struct_fields__, row, strict=False)))
 
+    def is_whole(self) -> bool:
+        """Whether it is what was committed, as far as can be told."""
+        return self.decode() is not None if self.checksum is None else self.checksum == checksum(self.body)
+
     def decode(self) -> NumberedDocument | None:
         """The document; None where it is damaged: what was committed has become something else since."""
         try:
@@ -361,9 +365,12 @@ class LedgerReader:
 
     def newest_result(self) -> KeptResult | None:
         """The newest result of all that is not damaged; None where there is none."""
-        statement = f"SELECT {self._columns} FROM documents WHERE topic = 'picks' ORDER BY seq DESC"  # noqa: S608
-        newest = next((s for s in map(StoredDocument.of, self._rows(statement)) if s.decode() is not None), None)
-        return None if newest is None else self._kept("d.seq = ?", newest.seq)
+        before = 2**63 - 1
+        while newest := self._documents("topic = 'picks' AND seq < ? ORDER BY seq DESC LIMIT 1", before):
+            before = newest[0].seq
+            if newest[0].is_whole():
+                return self._kept("d.seq = ?", before)
+        return None
 
     def _kept(self, where: str, *values: object) -> KeptResult | None:
         results = _RESULTS.format(checksum="d.checksum" if self.layout >= LAYOUT else "NULL")

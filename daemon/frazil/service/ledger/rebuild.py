@@ -114,8 +114,8 @@ class _Found:
 def rebuild(file: Path, *, out: Path | None = None) -> Rebuilt:
     """Put a whole ledger in the place of a damaged one, which is kept beside it. No daemon may run.
 
-    Documents, score maps and records are taken from the damaged file, page by page, and what it lacks from copies beside
-    it (``<name>.bak``, ``<name>.*.bak``). Numbers stay as they are; those whose documents are lost stay empty. A
+    Documents, score maps and records are taken from the damaged file, page by page, and what it lacks from copies
+    beside it (``<name>.bak``, ``<name>.*.bak``). Numbers stay as they are; those whose documents are lost stay empty. A
     micrograph whose newest result is lost is picked again, and its STAR file stays until then.
 
     Args:
