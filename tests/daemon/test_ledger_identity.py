@@ -229,7 +229,7 @@ def test_a_directory_that_was_renamed_is_told_to_the_ledger(ledger: Ledger, tmp_
     with pytest.raises(OutputError, match="expected the watched directory, found none"):
         move_watch(ledger.file, now)
     now.mkdir()
-    with pytest.raises(OutputError, match="found none of 1 that the ledger knows, such as 0.mrc"):
+    with pytest.raises(OutputError, match=r"found none of 1 that the ledger knows, such as 0\.mrc"):
         move_watch(ledger.file, now)
     (now / "0.mrc").touch()
     with pytest.raises(OutputError, match="in use by another frazil daemon"):
