@@ -258,7 +258,7 @@ def rebuild(
     where: Where = _HERE,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="The output directory. Default: where the ledger lies."),
+        typer.Option("--out", metavar="DIR", help="The output directory, if it is not the one that the ledger says."),
     ] = None,
 ) -> None:
     """Make a whole ledger from all that can be read of a damaged one, and of .bak copies beside it. No daemon may run.

@@ -90,6 +90,20 @@ def test_a_second_daemon_is_kept_off_the_output_directory_whatever_its_ledger(tm
     witness_of(tmp_path).close()
 
 
+def test_an_output_directory_that_is_gone_is_claimed_again_once_it_is_there(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with closing(Witness(out, watch=tmp_path, ledger=tmp_path / "l")) as witness:
+        witness.begin("e", 5, ())
+        shutil.rmtree(out)
+        witness.beat()
+        out.mkdir()
+        witness.beat()
+        assert read_witness(out) == ("e", 5)
+        with pytest.raises(OutputError, match="in use by another"):
+            Witness(out, watch=tmp_path, ledger=tmp_path / "l")
+
+
 def test_a_daemon_that_lost_the_directory_to_another_ends(tmp_path: Path) -> None:
     with closing(witness_of(tmp_path)) as first:
         (tmp_path / ".frazil-witness").unlink()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from frazil.errors import LedgerDamagedError
 from frazil.service.ledger.reader import LedgerReader
-from frazil.service.ledger.witness import read_witness
+from frazil.service.ledger.witness import outputs_of, read_witness
 
 __all__ = ["Check", "Ranges", "check"]
 
@@ -86,7 +86,7 @@ def _look_at_documents(reader: LedgerReader, found: Check) -> None:
     found.missing.add(following, found.head)
     if damaged.all:
         found.faults.append(f"{damaged.count()} documents are damaged: {damaged}")
-    epoch, seq = read_witness(reader.file.parent)
+    epoch, seq = read_witness(outputs_of(reader.file, reader.meta().get("daemon", "")))
     if epoch == reader.epoch and seq > found.head:
         found.faults.append(f"numbers up to {seq} were given out, and it knows of {found.head}: it is an older copy")
 

@@ -22,7 +22,7 @@ from frazil.service.ledger.check import Ranges
 from frazil.service.ledger.layout import State, checksum, claim, connect, transaction
 from frazil.service.ledger.reader import StoredDocument
 from frazil.service.ledger.salvage import Row, read_rows
-from frazil.service.ledger.witness import Generation, read_witness
+from frazil.service.ledger.witness import Generation, outputs_of, read_witness
 from frazil.service.stamp import stamp_of
 
 __all__ = ["Rebuilt", "rebuild"]
@@ -120,7 +120,7 @@ def rebuild(file: Path, *, out: Path | None = None) -> Rebuilt:
 
     Args:
         file: the ledger, or where it was.
-        out: the output directory, where it is not the one that the ledger lies in.
+        out: the output directory, where neither the ledger says it nor lies in it.
 
     Raises:
         OutputError: there is nothing to rebuild from, a daemon uses the ledger, or the new one cannot be written.
@@ -134,7 +134,7 @@ def rebuild(file: Path, *, out: Path | None = None) -> Rebuilt:
             rebuilt = Rebuilt()
             for copy in copies:
                 _add(found, _Found.of(read_rows(copy)), rebuilt)
-            return _write(file, found, rebuilt, out or file.parent)
+            return _write(file, found, rebuilt, out or outputs_of(file, found.meta.get("daemon", "")))
         except OSError as error:
             raise OutputError(f"{file}: cannot be rebuilt: {error.strerror or error}") from error
         except sqlite3.Error as error:

@@ -20,7 +20,7 @@ import msgspec
 
 from frazil.errors import OutputError, printable
 
-__all__ = ["WITNESS_NAME", "Generation", "Witness", "read_witness"]
+__all__ = ["WITNESS_NAME", "Generation", "Witness", "outputs_of", "read_witness"]
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,10 @@ class Witness:
         self._owner = _Owner(host=socket.gethostname(), pid=os.getpid(), watch=str(watch), ledger=str(ledger))
         self._is_new = False
         self._said = False
-        self._descriptor = self._claim()
+        try:
+            self._descriptor = self._claim()
+        except OSError as error:
+            raise OutputError(f"{self.file}: expected a file that can be written: {error.strerror}") from error
         place, owner = _read(self._descriptor)
         self.epoch, self.seq = (place.epoch, place.seq) if place else ("", 0)
         self.generations = owner.generations if owner else ()
@@ -132,7 +135,7 @@ class Witness:
         held = os.fstat(self._descriptor)
         if named is not None and (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino):
             return
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the directory is gone, too, or away: it is looked for again
             descriptor = self._claim()
             os.close(self._descriptor)
             self._descriptor = descriptor
@@ -146,10 +149,7 @@ class Witness:
         os.close(self._descriptor)
 
     def _claim(self) -> int:
-        try:
-            descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise OutputError(f"{self.file}: expected a file that can be written: {error.strerror}") from error
+        descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -209,6 +209,17 @@ def read_witness(out: Path) -> tuple[str, int]:
     finally:
         os.close(descriptor)
     return (place.epoch, place.seq) if place else ("", 0)
+
+
+class _Whereabouts(msgspec.Struct):
+    out: str
+
+
+def outputs_of(ledger: Path, presence: str) -> Path:
+    """The output directory of a ledger, from what its daemon left in it; else the one that it lies in."""
+    with contextlib.suppress(ValueError):
+        return Path(msgspec.json.decode(presence, type=_Whereabouts).out)
+    return ledger.parent
 
 
 def _read(descriptor: int) -> tuple[_Place | None, _Owner | None]:
