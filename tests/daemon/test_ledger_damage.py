@@ -49,7 +49,7 @@ class Original:
         ):
             for i in range(COUNT):
                 path = f"grid{i % 7}/{chosen.randrange(100)}.mrc"
-                document = make_document(f"/data/{path}")
+                document = msgspec.structs.replace(make_document(f"/data/{path}"), directory=path.partition("/")[0])
                 _, _ = one.commit_picked(
                     path,
                     HANDLED,

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import get_args
 from uuid import uuid4
 
-from frazil.documents import MicrographDocument, NumberedDocument
+import msgspec
+
+from frazil.documents import FailedDocument, MicrographDocument, NumberedDocument
 from frazil.errors import MicrographError, OutputError
 from frazil.service.completion import sample
 from frazil.service.ledger.check import Ranges
@@ -84,7 +86,7 @@ class _Found:
                     checksum=rest[0] if rest and isinstance(rest[0], int) else None,
                 )
                 if (document := stored.decode()) is not None:
-                    self.documents[seq] = (stored, document)
+                    self.documents[seq] = (_with_path_of(stored, document), document)
             case (int(seq), bytes(body)):
                 self.score_maps[seq] = body
             case (str(key), str(value)) if key not in _STATES:
@@ -289,6 +291,14 @@ def _remove(file: Path) -> None:
 
 def _newest(row: Row) -> tuple[float, float]:
     return _seq(row), _seconds(row[8]) or 0.0
+
+
+def _with_path_of(stored: StoredDocument, document: NumberedDocument) -> StoredDocument:
+    """With the path that the document says, which its checksum covers; an early one says no directory."""
+    if isinstance(document, MicrographDocument | FailedDocument) and (document.directory or "/" not in stored.path):
+        path = f"{document.directory}/{document.micrograph}".lstrip("/")
+        return msgspec.structs.replace(stored, path=path)
+    return stored
 
 
 def _seq(row: Row) -> int:
