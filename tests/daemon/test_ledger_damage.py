@@ -132,10 +132,11 @@ def test_a_damaged_ledger_is_noticed_and_rebuilt_from_all_that_can_be_read(
     survive(seed, original, copied)
 
 
+@pytest.mark.timeout(900)
 def test_so_it_is_hundreds_of_times(request: pytest.FixtureRequest, original: Original, tmp_path: Path) -> None:
     if not request.config.getoption("--long"):
         pytest.skip("needs --long")
-    for seed in range(16, 400):
+    for seed in range(16, 350):
         folder = tmp_path / str(seed)
         folder.mkdir()
         for name in ("l", ".frazil-witness"):
@@ -238,6 +239,16 @@ def test_what_only_a_copy_still_has_is_taken_from_it(original: Original, copied:
     copied.unlink()  # it need not be there at all
     assert rebuild(copied).documents == len(original.documents)
     assert check(copied).faults == []
+
+
+def test_an_archive_and_a_ledger_in_use_are_whole(original: Original, copied: Path, tmp_path: Path) -> None:
+    archive(copied, tmp_path / "archive", before=1e12, below="grid1")
+    assert check(tmp_path / "archive").faults == []
+    with closing(Ledger(copied)):
+        found = check(copied)
+    assert found.faults == []
+    assert found.missing.count() == len([p for p in original.records if p.startswith("grid1")])
+    assert found.documents + found.missing.count() == found.head == original.head
 
 
 def test_there_must_be_something_to_rebuild_from_and_no_daemon(tmp_path: Path) -> None:

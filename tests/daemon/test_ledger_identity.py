@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from frazil.errors import LedgerDamagedError, OutputError
-from frazil.service.ledger import Handled, Ledger, LedgerReader, Witness, is_fatal, read_witness
+from frazil.service.ledger import Handled, Ledger, LedgerReader, Witness, check, is_fatal, read_witness
 from frazil.service.presence import PRESENCE_KEY, Presence, check_watch, move_watch
 from frazil.service.stamp import FileStamp
 
@@ -60,6 +60,19 @@ def test_a_restored_ledger_gives_no_number_out_twice(tmp_path: Path, caplog: pyt
     (tmp_path / ".frazil-witness").unlink()
     with closing(Ledger(tmp_path / "l")) as ledger:
         assert commit(ledger) == 9
+
+
+def test_a_ledger_without_its_write_ahead_log_gives_no_number_out_twice(tmp_path: Path) -> None:
+    with closing(witness_of(tmp_path)) as witness, closing(Ledger(tmp_path / "l", witness)) as ledger:
+        commit(ledger, 3)
+    with closing(witness_of(tmp_path)) as witness, closing(Ledger(tmp_path / "l", witness)) as ledger:
+        commit(ledger, 4)
+        shutil.copy(tmp_path / "l", tmp_path / "copy")  # which alone, as after a kill, lacks what is in the log
+    shutil.copy(tmp_path / "copy", tmp_path / "l")
+    with closing(witness_of(tmp_path)) as witness, closing(Ledger(tmp_path / "l", witness)) as ledger:
+        with LedgerReader(tmp_path / "l") as reader:
+            assert reader.head() == 3
+        assert commit(ledger) == 8
 
 
 def test_a_new_ledger_among_results_of_another_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -312,6 +325,7 @@ def test_a_ledger_of_layout_2_is_read_as_it_is(of_layout_2: Path) -> None:
         assert reader.history("a") == [(1, b'{"one":1}')]
         assert reader.document(2) is not None
         assert reader.meta()["layout"] == "2"
+    assert check(of_layout_2).head == 2
 
 
 def test_many_may_open_an_older_ledger_at_once(of_layout_2: Path) -> None:

@@ -95,7 +95,7 @@ class Daemon:
         with self._parts:
             self._parts.callback(self._notifier.close)
             self.capture_signals()
-            self.startup()
+            self._start_or_explain()
             try:
                 self.main_loop()
             finally:
@@ -104,6 +104,12 @@ class Daemon:
                 # A thread that cannot end must not keep the process, nor see its ledger closed under it.
                 logging.shutdown()
                 os._exit(0)
+
+    def _start_or_explain(self) -> None:
+        try:
+            self.startup()
+        except sqlite3.Error as error:
+            raise self._ledger.fault or explain(self._ledger.file, error) from error
 
     def capture_signals(self) -> None:
         """Let SIGTERM and SIGINT end the main loop, and SIGHUP have it look at the model again."""
@@ -205,10 +211,7 @@ class Daemon:
             read_seconds=settings.read_timeout,
         )
         file_system = FileSystem.of(root)
-        try:
-            known, missing = self._ledger.known(), self._ledger.missing()
-        except sqlite3.Error as error:
-            raise explain(ledger_file, error) from error
+        known = self._ledger.known()
         gc.freeze()  # what has come by now stays: to look through the stamps of a million files takes a while
         intake = Intake(
             self._ledger,
@@ -230,7 +233,7 @@ class Daemon:
             metrics,
             selection=Selection(settings.include, settings.exclude),
             known=known,
-            missing=missing,
+            missing=self._ledger.missing(),
             usual_mount_point=self._usual_mount_point(root),
             on_mount_point=lambda mount_point: self._remember("mount_point", mount_point),
             scan_seconds=settings.scan,
@@ -425,10 +428,11 @@ class Daemon:
                 self.reload()
             self._supervision.look()
             self._show_model()
-            if time.monotonic() >= look_at_ledger_at:
-                self._look_at_ledger()
+            dead = self._dead_thread()
+            if dead or time.monotonic() >= look_at_ledger_at:
+                self._look_at_ledger()  # which may be why
                 look_at_ledger_at = time.monotonic() + _LEDGER_LOOK_SECONDS
-            if dead := self._dead_thread():
+            if dead:
                 raise FrazilError(f"the thread {dead} died; see the log above, and please report it")
         log.info("%s: finishing the work in hand", self._stop_signal, extra=event("stopping"))
 

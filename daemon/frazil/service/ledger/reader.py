@@ -245,7 +245,9 @@ class LedgerReader:
         return min(seq, self.ever_given_out() if row[0] is None else int(row[0]))
 
     def generations(self) -> list[Generation]:
-        """Every run of the ledger, in order."""
+        """Every run of the ledger, in order; none of an archive, or of a ledger of an earlier layout."""
+        if self.layout < LAYOUT:
+            return []
         return [Generation(*row) for row in self._rows("SELECT id, first FROM generations ORDER BY number")]
 
     def without_document(self) -> list[str]:
@@ -264,6 +266,8 @@ class LedgerReader:
 
     def ever_given_out(self) -> int:
         """The highest sequence number that was ever given out, also where its document was archived or lost."""
+        if self.layout < LAYOUT:
+            return max(self.head(), int(self.meta()["archived"]))
         return int(next(self._rows(HEAD))[0])
 
     def document(self, seq: int) -> StoredDocument | None:

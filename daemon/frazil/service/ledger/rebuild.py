@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -54,12 +54,32 @@ class Rebuilt:
     """Where the damaged ledger is now."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """A document that is whole, and the little of what it says that is needed here."""
+
+    stored: StoredDocument
+    epoch: str
+    supersedes: int
+    file: str
+    """Of the micrograph that was picked; empty for any other document."""
+
+    @classmethod
+    def of(cls, stored: StoredDocument) -> _Document | None:
+        document = stored.decode()
+        if document is None:
+            return None
+        stored = _with_path_of(stored, document)
+        if isinstance(document, MicrographDocument):
+            return cls(stored, document.epoch, document.supersedes, document.path)
+        return cls(stored, document.epoch, 0, "")
+
+
 @dataclass(slots=True)
 class _Found:
     """What was read, of one file."""
 
-    documents: dict[int, tuple[StoredDocument, NumberedDocument]] = field(default_factory=dict)
-    score_maps: dict[int, bytes] = field(default_factory=dict)
+    documents: dict[int, _Document] = field(default_factory=dict)
     micrographs: dict[str, Row] = field(default_factory=dict)
     meta: dict[str, str] = field(default_factory=dict)
     generations: dict[int, Generation] = field(default_factory=dict)
@@ -85,10 +105,8 @@ class _Found:
                     body=body,
                     checksum=rest[0] if rest and isinstance(rest[0], int) else None,
                 )
-                if (document := stored.decode()) is not None:
-                    self.documents[seq] = (_with_path_of(stored, document), document)
-            case (int(seq), bytes(body)):
-                self.score_maps[seq] = body
+                if (document := _Document.of(stored)) is not None:
+                    self.documents[seq] = document
             case (str(key), str(value)) if key not in _STATES:
                 self.meta[key] = value
             case (int(number), str(name), int(first)) if _GENERATION.fullmatch(name) and first < _MOST:
@@ -109,7 +127,7 @@ class _Found:
         """Of the ledger; empty where nothing says it."""
         if epoch := self.meta.get("epoch"):
             return epoch
-        epochs = Counter(document.epoch for _, document in self.documents.values())
+        epochs = Counter(document.epoch for document in self.documents.values())
         return epochs.most_common(1)[0][0] if epochs else ""
 
 
@@ -132,11 +150,11 @@ def rebuild(file: Path, *, out: Path | None = None) -> Rebuilt:
         raise OutputError(f"{file}: expected a ledger to rebuild, or a copy of it ({file.name}*.bak), found neither")
     with closing(claim(file)):
         try:
-            found = _Found.of(read_rows(file)) if file.is_file() else _Found()
-            rebuilt = Rebuilt()
-            for copy in copies:
+            sources = [file, *copies] if file.is_file() else copies
+            found, rebuilt = _Found.of(read_rows(sources[0])), Rebuilt()
+            for copy in sources[1:]:
                 _add(found, _Found.of(read_rows(copy)), rebuilt)
-            return _write(file, found, rebuilt, out or outputs_of(file, found.meta.get("daemon", "")))
+            return _write(file, sources, found, rebuilt, out or outputs_of(file, found.meta.get("daemon", "")))
         except OSError as error:
             raise OutputError(f"{file}: cannot be rebuilt: {error.strerror or error}") from error
         except sqlite3.Error as error:
@@ -150,39 +168,31 @@ def _add(found: _Found, copy: _Found, rebuilt: Rebuilt) -> None:
     lacking = copy.documents.keys() - found.documents.keys()
     rebuilt.from_copies += len(lacking)
     found.documents.update({seq: copy.documents[seq] for seq in lacking})
-    for name in ("score_maps", "micrographs", "meta", "generations"):
+    for name in ("micrographs", "meta", "generations"):
         setattr(found, name, {**getattr(copy, name), **getattr(found, name)})
 
 
-def _write(file: Path, found: _Found, rebuilt: Rebuilt, out: Path) -> Rebuilt:
-    new = file.with_name(f"{file.name}.rebuilt")
-    _remove(new)
+def _write(file: Path, sources: list[Path], found: _Found, rebuilt: Rebuilt, out: Path) -> Rebuilt:
     witness_epoch, witness_seq = read_witness(out)
     epoch = found.epoch() or witness_epoch or uuid4().hex
-    documents = {seq: pair for seq, pair in found.documents.items() if pair[1].epoch == epoch}
+    given_out = witness_seq if witness_epoch == epoch else 0
+    documents = {seq: found.documents[seq] for seq in sorted(found.documents) if found.documents[seq].epoch == epoch}
     archived = _number(found.meta.get("archived"))
     head = max(
         archived,
-        witness_seq if witness_epoch == epoch else 0,
+        given_out,
         *documents,
         *(_seq(row) for row in found.micrographs.values()),
         *(generation.first - 1 for generation in found.generations.values()),
         0,
     )
+    superseded = {document.supersedes: seq for seq, document in documents.items()}
+    current = {seq for seq, d in documents.items() if not (d.stored.superseded_by or superseded.get(seq))}
     records = _records(found.micrographs, documents, archived, rebuilt)
-    score_maps = {
-        seq: body
-        for seq, body in found.score_maps.items()
-        if seq in documents and documents[seq][0].superseded_by is None
-    }
-    superseded = {getattr(document, "supersedes", 0): seq for seq, (_, document) in sorted(documents.items())}
-    meta = {
-        "delivered": str(witness_seq if witness_epoch == epoch else 0),
-        "archived": "0",
-        **found.meta,
-        "epoch": epoch,
-    }
+    meta = {"delivered": str(given_out), "archived": "0", **found.meta, "epoch": epoch}
     meta.pop("layout", None)
+    new = file.with_name(f"{file.name}.rebuilt")
+    _remove(new)
     try:
         with closing(connect(new)) as database, transaction(database):
             database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta.items())
@@ -193,7 +203,7 @@ def _write(file: Path, found: _Found, rebuilt: Rebuilt, out: Path) -> Rebuilt:
             database.executemany(
                 "INSERT INTO documents (seq, topic, path, body, committed_at, superseded_by, checksum) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [
+                (
                     (
                         s.seq,
                         s.topic,
@@ -203,45 +213,47 @@ def _write(file: Path, found: _Found, rebuilt: Rebuilt, out: Path) -> Rebuilt:
                         s.superseded_by or superseded.get(s.seq),
                         checksum(s.body),
                     )
-                    for _, (s, _) in sorted(documents.items())
-                ],
+                    for s in (document.stored for document in documents.values())
+                ),
             )
-            database.executemany("INSERT INTO score_maps VALUES (?, ?)", score_maps.items())
+            database.executemany("INSERT INTO score_maps VALUES (?, ?)", _score_maps(sources, current))
             database.executemany(f"INSERT INTO micrographs VALUES ({', '.join('?' * _COLUMNS)})", records)  # noqa: S608
             database.executemany("INSERT INTO requests (path, made_at) VALUES (?, ?)", found.requests)
+            rebuilt.score_maps = database.execute("SELECT count(*) FROM score_maps").fetchone()[0]
         rebuilt.aside = _replace(file, new)
     finally:
         _remove(new)
-    rebuilt.documents, rebuilt.micrographs, rebuilt.score_maps = len(documents), len(records), len(score_maps)
+    rebuilt.documents, rebuilt.micrographs = len(documents), len(records)
     following = archived + 1
-    for seq in sorted(seq for seq in documents if seq > archived):
+    for seq in documents:
         rebuilt.lost.add(following, seq - 1)
-        following = seq + 1
+        following = max(following, seq + 1)
     rebuilt.lost.add(following, head)
     return rebuilt
 
 
-def _records(
-    known: dict[str, Row],
-    documents: dict[int, tuple[StoredDocument, NumberedDocument]],
-    archived: int,
-    rebuilt: Rebuilt,
-) -> list[Row]:
+def _score_maps(sources: list[Path], wanted: set[int]) -> Iterator[tuple[int, bytes]]:
+    """Score maps of results that no later one supersedes, each once; all of them would not fit into memory."""
+    for source in sources:
+        for row in read_rows(source):
+            match row:
+                case (int(seq), bytes(body)) if seq in wanted:
+                    wanted.remove(seq)
+                    yield seq, body
+
+
+def _records(known: dict[str, Row], documents: dict[int, _Document], archived: int, rebuilt: Rebuilt) -> list[Row]:
     """The records of micrographs, in agreement with the documents that there are."""
-    newest: dict[str, int] = {}
-    for seq, (stored, document) in documents.items():
-        if isinstance(document, MicrographDocument):
-            newest[stored.path] = max(seq, newest.get(stored.path, 0))
+    newest = {document.stored.path: seq for seq, document in documents.items() if document.file}
     records: list[Row] = []
     for path in sorted(known.keys() | newest.keys()):
         row, seq = known.get(path), newest.get(path, 0)
-        if row is not None and _seq(row) in documents and documents[_seq(row)][0].path != path:
+        if row is not None and _seq(row) in documents and documents[_seq(row)].stored.path != path:
             row = None  # its path is damaged: the document says the right one
             if not seq:
                 continue
         if row is None or _seq(row) < seq:
-            stored, document = documents[seq]
-            records.append(_record_of(stored, document, rebuilt))
+            records.append(_record_of(documents[seq], rebuilt))
         elif _seq(row) > max(seq, archived):
             rebuilt.again.append(path)
             records.append((path, "seen", *row[2:4], "", "", "", 0, *row[8:]))
@@ -250,10 +262,10 @@ def _records(
     return records
 
 
-def _record_of(stored: StoredDocument, document: NumberedDocument, rebuilt: Rebuilt) -> Row:
+def _record_of(document: _Document, rebuilt: Rebuilt) -> Row:
     """The record of a micrograph of which only the result is known: it counts if its file is older than that."""
     state, size, mtime_ns, fingerprint = "gone", 0, 0, ""
-    file = Path(document.path) if isinstance(document, MicrographDocument) else Path()
+    stored, file = document.stored, Path(document.file)
     with contextlib.suppress(OSError):
         stamp = stamp_of(file)
         state, size, mtime_ns = "seen", stamp.size, stamp.mtime_ns

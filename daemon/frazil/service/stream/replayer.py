@@ -72,10 +72,13 @@ class Replayer:
         self.thread.join()
 
     def _run(self) -> None:
-        with LedgerReader(self._file) as ledger:
-            while not self._stop.is_set():
-                if self._socket.poll(_STOP_CHECK_MS):
-                    self._metrics.replay_requests.labels(outcome=self._answer(ledger)).inc()
+        try:
+            with LedgerReader(self._file) as ledger:
+                while not self._stop.is_set():
+                    if self._socket.poll(_STOP_CHECK_MS):
+                        self._metrics.replay_requests.labels(outcome=self._answer(ledger)).inc()
+        except LedgerDamagedError as error:
+            self._on_damage(error)
         self._socket.close()
 
     def _answer(self, ledger: LedgerReader) -> str:
