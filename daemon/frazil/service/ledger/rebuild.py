@@ -19,7 +19,6 @@ import msgspec
 
 from frazil.documents import FailedDocument, MicrographDocument, NumberedDocument
 from frazil.errors import MicrographError, OutputError
-from frazil.service.completion import sample
 from frazil.service.ledger.check import Ranges
 from frazil.service.ledger.layout import State, checksum, claim, connect, transaction
 from frazil.service.ledger.reader import StoredDocument
@@ -264,6 +263,8 @@ def _records(known: dict[str, Row], documents: dict[int, _Document], archived: i
 
 def _record_of(document: _Document, rebuilt: Rebuilt) -> Row:
     """The record of a micrograph of which only the result is known: it counts if its file is older than that."""
+    from frazil.service.completion import sample  # here, with all of picking, which others need not wait for
+
     state, size, mtime_ns, fingerprint = "gone", 0, 0, ""
     stored, file = document.stored, Path(document.file)
     with contextlib.suppress(OSError):
