@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import cv2
 import msgspec
@@ -83,6 +84,7 @@ class Daemon:
         self._pulses = Pulses(settings.hang_timeout)
         self._supervision = Supervision(self._notifier, self._pulses)
         self._stopping = threading.Event()
+        self._claim_fault: OutputError | None = None
         self._ready = threading.Event()
         self._parts = contextlib.ExitStack()
 
@@ -263,6 +265,8 @@ class Daemon:
         metrics.started.set(self._presence.started_at)
         self._remember("daemon", self._presence.encode())
         self._parts.callback(lambda: self._remember("daemon", self._presence.stopped().encode()))
+        self._ledger_thread = threading.Thread(target=self._watch_ledger, name="frazil-ledger", daemon=True)
+        self._ledger_thread.start()
         if swapper:
             swapping = threading.Thread(
                 target=swapper.run, args=(self._serving, self._pipeline.report), name="frazil-swap", daemon=True
@@ -310,7 +314,7 @@ class Daemon:
 
     def _dead_thread(self) -> str | None:
         """Name of a thread that has died, which none should."""
-        others = (self._intake_thread, self._watcher.thread, self._page.thread)
+        others = (self._intake_thread, self._watcher.thread, self._page.thread, self._ledger_thread)
         return (
             self._pipeline.failed_stage()
             or self._stream.failed_thread()
@@ -421,34 +425,40 @@ class Daemon:
             OutputError: the ledger was deleted or replaced, or the output directory is another daemon's by now.
             FrazilError: a stage died, which is a fault in frazil.
         """
-        look_at_ledger_at = 0.0
         while not self._stop.wait(self._supervision.longest_rest(_CHECK_SECONDS)):
             if self._reload.is_set():
                 self._reload.clear()
                 self.reload()
             self._supervision.look()
             self._show_model()
-            dead = self._dead_thread()
-            if dead or time.monotonic() >= look_at_ledger_at:
-                self._look_at_ledger()  # which may be why
-                look_at_ledger_at = time.monotonic() + _LEDGER_LOOK_SECONDS
-            if dead:
+            if fault := self._ledger.fault or self._claim_fault:
+                self._end_without_ledger(fault)
+            if dead := self._dead_thread():
                 raise FrazilError(f"the thread {dead} died; see the log above, and please report it")
         log.info("%s: finishing the work in hand", self._stop_signal, extra=event("stopping"))
 
-    def _look_at_ledger(self) -> None:
+    def _watch_ledger(self) -> None:
+        """Look again and again whether ledger and output directory are still ours, for the main loop to find.
+
+        In a thread of its own: a mount that hangs holds up nothing else.
+        """
+        while not self._stopping.wait(_LEDGER_LOOK_SECONDS):
+            try:
+                self._ledger.look()
+                self._witness.beat()
+            except OutputError as error:
+                self._claim_fault = error
+                return
+
+    def _end_without_ledger(self, fault: OutputError) -> NoReturn:
         """End before anything goes into a ledger that is damaged, or that nobody will find again."""
-        try:
-            self._ledger.look()
-            self._witness.beat()
-        except LedgerDamagedError as error:
-            log.critical("%s", error, extra=event("ledger_damaged"))
-            raise
-        except OutputError as error:
-            log.critical("%s; no number is given out any more", error, extra=event("ledger_lost"))
-            self._notifier.status(f"ENDS: {error}")
-            saved = self._ledger.rescue(self._supervision.look)
-            raise OutputError(f"{error}; {saved or 'nothing that was in it is lost'}") from error
+        self._notifier.status(f"ENDS: {fault}")
+        if isinstance(fault, LedgerDamagedError):
+            log.critical("%s", fault, extra=event("ledger_damaged"))
+            raise fault
+        log.critical("%s; no number is given out any more", fault, extra=event("ledger_lost"))
+        saved = self._ledger.rescue(self._supervision.look)
+        raise OutputError(f"{fault}; {saved or 'nothing that was in it is lost'}")
 
     def reload(self) -> None:
         """Look at the promoted model again, also at one that was refused before; settings stay as they are."""
@@ -467,7 +477,8 @@ class Daemon:
         self._stopping.set()
         if self._swapper is not None:
             self._swapper.stop_trying()
-        self._intake_thread.join(max(0.0, deadline - time.monotonic()))
+        for thread in (self._intake_thread, self._ledger_thread):
+            thread.join(max(0.0, deadline - time.monotonic()))
         if self._pipeline.stop(deadline):
             log.info("stopped after %.2f s", time.monotonic() - started, extra=event("stopped"))
             return True
