@@ -179,8 +179,8 @@ class Follower:
         common = page.common or 0
         if common > 0:
             log.warning(
-                "the ledger was restored to an earlier state: it no longer has documents %d to %d as they were read; going "
-                "on behind number %d",
+                "the ledger was restored to an earlier state: it no longer has documents %d to %d as they were read; "
+                "going on behind number %d",
                 common + 1,
                 page.first - 1,
                 common,

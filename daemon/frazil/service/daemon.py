@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import cv2
 import msgspec
@@ -83,6 +84,7 @@ class Daemon:
         self._pulses = Pulses(settings.hang_timeout)
         self._supervision = Supervision(self._notifier, self._pulses)
         self._stopping = threading.Event()
+        self._claim_fault: OutputError | None = None
         self._ready = threading.Event()
         self._parts = contextlib.ExitStack()
 
@@ -95,7 +97,7 @@ class Daemon:
         with self._parts:
             self._parts.callback(self._notifier.close)
             self.capture_signals()
-            self.startup()
+            self._start_or_explain()
             try:
                 self.main_loop()
             finally:
@@ -104,6 +106,12 @@ class Daemon:
                 # A thread that cannot end must not keep the process, nor see its ledger closed under it.
                 logging.shutdown()
                 os._exit(0)
+
+    def _start_or_explain(self) -> None:
+        try:
+            self.startup()
+        except sqlite3.Error as error:
+            raise self._ledger.fault or explain(self._ledger.file, error) from error
 
     def capture_signals(self) -> None:
         """Let SIGTERM and SIGINT end the main loop, and SIGHUP have it look at the model again."""
@@ -205,10 +213,7 @@ class Daemon:
             read_seconds=settings.read_timeout,
         )
         file_system = FileSystem.of(root)
-        try:
-            known, missing = self._ledger.known(), self._ledger.missing()
-        except sqlite3.Error as error:
-            raise explain(ledger_file, error) from error
+        known = self._ledger.known()
         gc.freeze()  # what has come by now stays: to look through the stamps of a million files takes a while
         intake = Intake(
             self._ledger,
@@ -229,7 +234,7 @@ class Daemon:
             metrics,
             selection=Selection(settings.include, settings.exclude),
             known=known,
-            missing=missing,
+            missing=self._ledger.missing(),
             usual_mount_point=self._usual_mount_point(root),
             on_file_system=lambda found: self._note_file_system(found, intake),
             scan_seconds=settings.scan,
@@ -259,6 +264,8 @@ class Daemon:
         metrics.started.set(self._presence.started_at)
         self._remember("daemon", self._presence.encode())
         self._parts.callback(lambda: self._remember("daemon", self._presence.stopped().encode()))
+        self._ledger_thread = threading.Thread(target=self._watch_ledger, name="frazil-ledger", daemon=True)
+        self._ledger_thread.start()
         if swapper:
             swapping = threading.Thread(
                 target=swapper.run, args=(self._serving, self._pipeline.report), name="frazil-swap", daemon=True
@@ -306,7 +313,7 @@ class Daemon:
 
     def _dead_thread(self) -> str | None:
         """Name of a thread that has died, which none should."""
-        others = (self._intake_thread, self._watcher.thread, self._page.thread)
+        others = (self._intake_thread, self._watcher.thread, self._page.thread, self._ledger_thread)
         return (
             self._pipeline.failed_stage()
             or self._stream.failed_thread()
@@ -425,33 +432,40 @@ class Daemon:
             OutputError: the ledger was deleted or replaced, or the output directory is another daemon's by now.
             FrazilError: a stage died, which is a fault in frazil.
         """
-        look_at_ledger_at = 0.0
         while not self._stop.wait(self._supervision.longest_rest(_CHECK_SECONDS)):
             if self._reload.is_set():
                 self._reload.clear()
                 self.reload()
             self._supervision.look()
             self._show_model()
-            if time.monotonic() >= look_at_ledger_at:
-                self._look_at_ledger()
-                look_at_ledger_at = time.monotonic() + _LEDGER_LOOK_SECONDS
+            if fault := self._ledger.fault or self._claim_fault:
+                self._end_without_ledger(fault)
             if dead := self._dead_thread():
                 raise FrazilError(f"the thread {dead} died; see the log above, and please report it")
         log.info("%s: finishing the work in hand", self._stop_signal, extra=event("stopping"))
 
-    def _look_at_ledger(self) -> None:
+    def _watch_ledger(self) -> None:
+        """Look again and again whether ledger and output directory are still ours, for the main loop to find.
+
+        In a thread of its own: a mount that hangs holds up nothing else.
+        """
+        while not self._stopping.wait(_LEDGER_LOOK_SECONDS):
+            try:
+                self._ledger.look()
+                self._witness.beat()
+            except OutputError as error:
+                self._claim_fault = error
+                return
+
+    def _end_without_ledger(self, fault: OutputError) -> NoReturn:
         """End before anything goes into a ledger that is damaged, or that nobody will find again."""
-        try:
-            self._ledger.look()
-            self._witness.beat()
-        except LedgerDamagedError as error:
-            log.error("%s", error, extra=event("ledger_damaged"))
-            raise
-        except OutputError as error:
-            log.error("%s; no number is given out any more", error, extra=event("ledger_lost"))
-            self._notifier.status(f"ENDS: {error}")
-            saved = self._ledger.rescue(self._supervision.look)
-            raise OutputError(f"{error}; {saved or 'nothing that was in it is lost'}") from error
+        self._notifier.status(f"ENDS: {fault}")
+        if isinstance(fault, LedgerDamagedError):
+            log.critical("%s", fault, extra=event("ledger_damaged"))
+            raise fault
+        log.critical("%s; no number is given out any more", fault, extra=event("ledger_lost"))
+        saved = self._ledger.rescue(self._supervision.look)
+        raise OutputError(f"{fault}; {saved or 'nothing that was in it is lost'}")
 
     def reload(self) -> None:
         """Look at the promoted model again, also at one that was refused before; settings stay as they are."""
@@ -470,7 +484,8 @@ class Daemon:
         self._stopping.set()
         if self._swapper is not None:
             self._swapper.stop_trying()
-        self._intake_thread.join(max(0.0, deadline - time.monotonic()))
+        for thread in (self._intake_thread, self._ledger_thread):
+            thread.join(max(0.0, deadline - time.monotonic()))
         if self._pipeline.stop(deadline):
             log.info("stopped after %.2f s", time.monotonic() - started, extra=event("stopped"))
             return True

@@ -6,6 +6,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -69,7 +70,7 @@ class Delivery:
         try:
             # Where it is out but that could not be noted, the ledger says less than is known here.
             after = max(self._delivered, int(self._ask(lambda: self._ledger.recall("delivered"))))
-            while documents := self._ask(lambda: self._ledger.documents_after(after)):
+            while documents := self._ask(partial(self._ledger.documents_after, after)):
                 for stored in documents:
                     self._deliver(stored)
                     self._delivered = after = stored.seq

@@ -266,7 +266,7 @@ class Metrics:
         self._damaged.add(seq)
         self.damaged.inc()
         log.error(
-            "document %d (%s) is damaged in the ledger and is passed over; `frazil requeue` has its micrograph picked again",
+            "document %d (%s) is damaged in the ledger and passed over; `frazil requeue` picks its micrograph anew",
             seq,
             path or "about no micrograph",
             extra=event("damaged", seq=seq),

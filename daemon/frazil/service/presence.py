@@ -81,7 +81,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_watch(ledger: Ledger, watch: Path) -> None:
-    """See to it that a ledger is of the directory that is to be watched: it names micrographs by their paths below that.
+    """See to it that a ledger is of the directory to be watched: it names micrographs by their paths below that.
 
     Raises:
         OutputError: it is of another one.
@@ -91,7 +91,8 @@ def check_watch(ledger: Ledger, watch: Path) -> None:
         return
     raise OutputError(
         f"{ledger.file}: expected a ledger of {watch}, found that of {presence.watch}: give another --out, or another "
-        f"--ledger; if that directory is now called {watch}, say so: frazil ledger set-watch {watch} --ledger {ledger.file}"
+        f"--ledger; if that directory is now called {watch}, say so with "
+        f"`frazil ledger set-watch {watch} --ledger {ledger.file}`"
     )
 
 
@@ -120,8 +121,8 @@ def move_watch(file: Path, watch: Path, *, force: bool = False) -> str:
         raise OutputError(f"{watch}: expected the watched directory, found none")
     if known and not force and not any((watch / path).exists() for path in known):
         raise OutputError(
-            f"{watch}: expected the micrographs of {presence.watch}, found none of {len(known)} that the ledger knows, such "
-            f"as {known[0]} (--force if they are really gone)"
+            f"{watch}: expected the micrographs of {presence.watch}, found none of {len(known)} that the ledger knows, "
+            f"such as {known[0]} (--force if they are really gone)"
         )
     with closing(Ledger(file)) as ledger:
         ledger.remember(PRESENCE_KEY, msgspec.structs.replace(presence, watch=str(watch)).encode())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 from uuid import uuid4
 
 from frazil.errors import OutputError
@@ -21,6 +22,7 @@ __all__ = [
     "OLDEST_READABLE",
     "State",
     "checksum",
+    "claim",
     "connect",
     "ledger_file",
     "open_read_only",
@@ -100,7 +102,7 @@ _FROM_2 = f"""
 ALTER TABLE documents ADD COLUMN checksum INTEGER;
 {_GENERATIONS};
 UPDATE meta SET value = '{LAYOUT}' WHERE key = 'layout';
-"""
+"""  # noqa: S608
 _NEWER = "CREATE TEMP TABLE newer AS SELECT path, seq FROM documents; CREATE INDEX temp.newer_path ON newer (path, seq)"
 
 _INDEXES = (
@@ -113,6 +115,27 @@ _INDEXES = (
 def ledger_file(where: Path) -> Path:
     """The ledger that a path means: the file itself, or the one in an output directory."""
     return where / LEDGER_NAME if where.is_dir() else where
+
+
+def claim(file: Path) -> IO[bytes]:
+    """Take the lock that keeps a second daemon off a ledger; the system frees it when the process ends.
+
+    Raises:
+        OutputError: another daemon has it, or it cannot be made.
+    """
+    try:
+        lock = file.with_name(f"{file.name}.lock").open("ab")
+    except OSError as error:
+        raise OutputError(f"{file}: expected a ledger that can be written: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise OutputError(f"{file}: expected a free ledger, found it in use by another frazil daemon") from error
+    except OSError as error:
+        lock.close()
+        raise OutputError(f"{file}: expected a ledger that can be locked: {error.strerror}") from error
+    return lock
 
 
 def connect(file: Path) -> sqlite3.Connection:

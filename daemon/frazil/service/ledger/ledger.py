@@ -8,7 +8,6 @@ the same number.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import sqlite3
@@ -19,12 +18,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 from uuid import uuid4
 
 from frazil.errors import OutputError
 from frazil.service.ledger.damage import LedgerStoppedError, explain, is_fatal
-from frazil.service.ledger.layout import HEAD, checksum, connect, transaction
+from frazil.service.ledger.layout import HEAD, checksum, claim, connect, transaction
 from frazil.service.ledger.reader import StoredDocument
 from frazil.service.ledger.witness import Generation, Witness
 from frazil.service.stamp import FileStamp
@@ -72,7 +71,7 @@ class Ledger:
 
     Attributes:
         epoch: identity of this ledger: sequence numbers of different epochs have nothing to do with each other.
-        generation: identity of this run of it. Between two generations history may have been lost, and never within one.
+        generation: identity of this run of it: history may have been lost between two of them, never within one.
         fault: why it takes nothing more: it is damaged, gone or replaced; None while all is well.
 
     Raises:
@@ -85,12 +84,7 @@ class Ledger:
         self.fault: OutputError | None = None
         self._witness = witness
         self._lock = threading.Lock()
-        try:
-            self._claim = _claim(file)
-        except BlockingIOError as error:
-            raise OutputError(f"{file}: expected a free ledger, found it in use by another frazil daemon") from error
-        except OSError as error:
-            raise OutputError(f"{file}: expected a ledger that can be written: {error.strerror}") from error
+        self._claim = claim(file)
         try:
             self._database = connect(file)
         except OutputError:
@@ -138,8 +132,8 @@ class Ledger:
             )
         if self._head > head:
             log.warning(
-                "%s: expected documents up to number %d, found them up to %d: it was restored from an older copy, or lost "
-                "its newest part. What is lacking is picked again, from number %d on",
+                "%s: expected documents up to number %d, found them up to %d: it was restored from an older copy, or "
+                "lost its newest part. What is lacking is picked again, from number %d on",
                 self.file,
                 self._head,
                 head,
@@ -186,7 +180,7 @@ class Ledger:
                 self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             return ""
         if os.fstat(self._named.fileno()).st_nlink:
-            return f"it is now {os.readlink(f'/proc/self/fd/{self._named.fileno()}')}"
+            return f"it is now {Path(f'/proc/self/fd/{self._named.fileno()}').readlink()}"
         saved = self.file.with_name(f"{self.file.name}.{datetime.now(UTC):%Y%m%dT%H%M%S}.bak")
         try:
             saved.parent.mkdir(parents=True, exist_ok=True)
@@ -337,8 +331,8 @@ class Ledger:
             older: int = (row[0] or 0) if row else 0
             body = body_at(self.epoch, seq, older)
             self._database.execute(
-                "INSERT INTO documents (seq, topic, path, body, committed_at, checksum) VALUES (?, 'picks', ?, ?, ?, ?)",
-                (seq, path, body, now, checksum(body)),
+                "INSERT INTO documents (seq, topic, path, body, committed_at, checksum) VALUES (?, ?, ?, ?, ?, ?)",
+                (seq, "picks", path, body, now, checksum(body)),
             )
             self._database.execute("UPDATE documents SET superseded_by = ? WHERE seq = ?", (seq, older))
             self._database.execute("DELETE FROM score_maps WHERE seq = ?", (older,))
@@ -576,14 +570,3 @@ def _identity(place: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _claim(file: Path) -> IO[bytes]:
-    """Take the lock that keeps a second daemon off this ledger; the system frees it when the process ends."""
-    claim = file.with_name(f"{file.name}.lock").open("ab")
-    try:
-        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        claim.close()
-        raise
-    return claim

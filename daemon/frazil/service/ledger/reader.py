@@ -13,6 +13,7 @@ import msgspec
 from frazil.documents import Heartbeat, NumberedDocument, decode_document
 from frazil.service.ledger.damage import explain
 from frazil.service.ledger.layout import HEAD, LAYOUT, OLDEST_READABLE, State, checksum, open_read_only
+from frazil.service.ledger.witness import Generation
 
 __all__ = ["KeptResult", "LedgerReader", "MicrographRecord", "StoredDocument"]
 
@@ -50,9 +51,11 @@ class KeptResult(msgspec.Struct, frozen=True, kw_only=True):
     """The document."""
     score_map: bytes | None
     """Packed; None where none was kept."""
+    checksum: int | None = None
+    """Of the document; None where an earlier frazil committed it."""
 
 
-_RESULTS = "SELECT d.path, d.seq, d.body, s.body FROM documents d LEFT JOIN score_maps s ON s.seq = d.seq"
+_RESULTS = "SELECT d.path, d.seq, d.body, s.body, {checksum} FROM documents d LEFT JOIN score_maps s ON s.seq = d.seq"
 
 
 class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +88,10 @@ class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
     def of(cls, row: tuple) -> StoredDocument:  # type: ignore[type-arg]
         """From a row of these columns."""
         return cls(**dict(zip(cls.__struct_fields__, row, strict=False)))
+
+    def is_whole(self) -> bool:
+        """Whether it is what was committed, as far as can be told."""
+        return self.decode() is not None if self.checksum is None else self.checksum == checksum(self.body)
 
     def decode(self) -> NumberedDocument | None:
         """The document; None where it is damaged: what was committed has become something else since."""
@@ -237,8 +244,30 @@ class LedgerReader:
             return None
         return min(seq, self.ever_given_out() if row[0] is None else int(row[0]))
 
+    def generations(self) -> list[Generation]:
+        """Every run of the ledger, in order; none of an archive, or of a ledger of an earlier layout."""
+        if self.layout < LAYOUT:
+            return []
+        return [Generation(*row) for row in self._rows("SELECT id, first FROM generations ORDER BY number")]
+
+    def without_document(self) -> list[str]:
+        """Paths of micrographs that have a result of which there is no document, though it was not archived."""
+        statement = (
+            "SELECT path FROM micrographs m WHERE state = 'picked' AND seq > "
+            "(SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'archived') "
+            "AND NOT EXISTS (SELECT 1 FROM documents d WHERE d.seq = m.seq) ORDER BY path"
+        )
+        return [path for (path,) in self._rows(statement)]
+
+    def integrity(self, limit: int) -> list[str]:
+        """What SQLite finds wrong with the file, a line each; empty where nothing is."""
+        lines = [str(line) for (line,) in self._rows(f"PRAGMA integrity_check({limit})")]
+        return [] if lines == ["ok"] else lines
+
     def ever_given_out(self) -> int:
         """The highest sequence number that was ever given out, also where its document was archived or lost."""
+        if self.layout < LAYOUT:
+            return max(self.head(), int(self.meta()["archived"]))
         return int(next(self._rows(HEAD))[0])
 
     def document(self, seq: int) -> StoredDocument | None:
@@ -339,13 +368,20 @@ class LedgerReader:
         return self._kept("d.seq > ? AND d.seq <= ? AND d.topic = 'picks' AND d.superseded_by IS NULL", after, until)
 
     def newest_result(self) -> KeptResult | None:
-        """The newest result of all; None where there is none."""
-        row = next(self._rows("SELECT max(seq) FROM documents WHERE topic = 'picks'"))
-        return None if row[0] is None else self._kept("d.seq = ?", row[0])
+        """The newest result of all that is not damaged; None where there is none."""
+        before = 2**63 - 1
+        while newest := self._documents("topic = 'picks' AND seq < ? ORDER BY seq DESC LIMIT 1", before):
+            before = newest[0].seq
+            if newest[0].is_whole():
+                return self._kept("d.seq = ?", before)
+        return None
 
     def _kept(self, where: str, *values: object) -> KeptResult | None:
-        row = next(self._rows(f"{_RESULTS} WHERE {where} ORDER BY d.seq LIMIT 1", *values), None)
-        return None if row is None else KeptResult(path=row[0], seq=row[1], body=row[2], score_map=row[3])
+        results = _RESULTS.format(checksum="d.checksum" if self.layout >= LAYOUT else "NULL")
+        row = next(self._rows(f"{results} WHERE {where} ORDER BY d.seq LIMIT 1", *values), None)
+        if row is None:
+            return None
+        return KeptResult(path=row[0], seq=row[1], body=row[2], score_map=row[3], checksum=row[4])
 
     def score_map(self, seq: int) -> bytes | None:
         """The packed score map of a result; None where none was kept."""

@@ -15,12 +15,13 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
 from frazil.errors import OutputError, printable
 
-__all__ = ["WITNESS_NAME", "Generation", "Witness", "read_witness"]
+__all__ = ["WITNESS_NAME", "Generation", "Witness", "outputs_of", "read_witness"]
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +79,18 @@ class Witness:
         self._owner = _Owner(host=socket.gethostname(), pid=os.getpid(), watch=str(watch), ledger=str(ledger))
         self._is_new = False
         self._said = False
-        self._descriptor = self._claim()
-        place, owner = _read(self._descriptor)
+        try:
+            self._lock = self._claim()
+        except OSError as error:
+            raise OutputError(f"{self.file}: expected a file that can be written: {error.strerror}") from error
+        place, owner = _read(self._lock)
         self.epoch, self.seq = (place.epoch, place.seq) if place else ("", 0)
         self.generations = owner.generations if owner else ()
+        try:
+            self._write_all()
+        except OSError as error:
+            os.close(self._lock)
+            raise OutputError(f"{self.file}: cannot be written: {error.strerror}") from error
 
     def begin(self, epoch: str, seq: int, generations: tuple[Generation, ...]) -> None:
         """Take down whose numbers are given out from now on.
@@ -91,7 +100,7 @@ class Witness:
         """
         self.epoch, self.seq, self.generations = epoch, seq, generations[-_GENERATIONS:]
         try:
-            self._write_all(self._descriptor)
+            self._write_all()
         except OSError as error:
             raise OutputError(f"{self.file}: cannot be written: {error.strerror}") from error
 
@@ -99,7 +108,8 @@ class Witness:
         """Take down that a number is given out, before it is; where that cannot be written, the log says so once."""
         self.seq = seq
         try:
-            os.pwrite(self._descriptor, self._record(), 0)
+            with self._open() as file:
+                os.pwrite(file.fileno(), self._record(), 0)
         except OSError as error:
             if not self._said:
                 log.warning("%s: cannot be written (%s): a ledger that is restored is not recognised", self.file, error)
@@ -115,39 +125,40 @@ class Witness:
         """
         with contextlib.suppress(OSError):
             if self._is_new:
-                os.fdatasync(self._descriptor)
+                with self._open() as file:
+                    os.fdatasync(file.fileno())
                 self._is_new = False
-            os.utime(self._descriptor)  # on a network's file system this goes to the server at once
+            os.utime(self._lock)  # on a network's file system this goes to the server at once
         try:
-            named = self.file.stat()
+            if os.path.samestat(self.file.stat(), os.fstat(self._lock)):
+                return
         except FileNotFoundError:
-            named = None
+            pass
         except OSError:
             return
-        held = os.fstat(self._descriptor)
-        if named is not None and (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino):
-            return
-        with contextlib.suppress(OSError):
-            descriptor = self._claim()
-            os.close(self._descriptor)
-            self._descriptor = descriptor
-            self._write_all(descriptor)
+        with contextlib.suppress(OSError):  # the directory is gone, too, or away: it is looked for again
+            lock = self._claim()
+            before, self._lock = self._lock, lock
+            os.close(before)
+            self._write_all()
 
     def close(self) -> None:
         """Flush it and let others have the directory."""
         self._owner = msgspec.structs.replace(self._owner, ended=True)
         with contextlib.suppress(OSError):
-            self._write_all(self._descriptor)
-        os.close(self._descriptor)
+            self._write_all()
+        os.close(self._lock)
+        self._lock = -1  # a number that no other file can have
 
-    def _claim(self) -> int:
-        try:
-            descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise OutputError(f"{self.file}: expected a file that can be written: {error.strerror}") from error
+    def _claim(self, *, writable: bool = False) -> int:
+        # Open for reading alone, so that the disk can still be mounted read-only.
+        descriptor = os.open(self.file, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno == errno.EBADF and not writable:  # NFS
+                os.close(descriptor)
+                return self._claim(writable=True)
             _, owner = _read(descriptor)
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 os.close(descriptor)
@@ -177,19 +188,29 @@ class Witness:
             who += f" (process {owner.pid} on {owner.host}, watching {owner.watch}, with the ledger {owner.ledger})"
         return OutputError(
             printable(
-                f"{self._out}: expected an output directory that is free, found it in use by {who}: give each an --out of its own"
+                f"{self._out}: expected an output directory that is free, found it in use by {who}: "
+                "give each an --out of its own"
             )
         )
 
     def _record(self) -> bytes:
         return msgspec.json.encode(_Place(self.epoch, self.seq)).ljust(_RECORD_BYTES - 1) + b"\n"
 
-    def _write_all(self, descriptor: int) -> None:
+    def _open(self) -> IO[bytes]:
+        """The file that is locked, for a moment, to write to it."""
+        file = self.file.open("r+b", buffering=0)
+        if not os.path.samestat(os.fstat(file.fileno()), os.fstat(self._lock)):
+            file.close()
+            raise FileNotFoundError(errno.ENOENT, "another file is in its place", str(self.file))
+        return file
+
+    def _write_all(self) -> None:
         owner = msgspec.structs.replace(self._owner, generations=self.generations)
         content = self._record() + msgspec.json.encode(owner) + b"\n"
-        os.pwrite(descriptor, content, 0)
-        os.ftruncate(descriptor, len(content))
-        os.fsync(descriptor)
+        with self._open() as file:
+            file.write(content)
+            file.truncate()
+            os.fsync(file.fileno())
 
 
 def read_witness(out: Path) -> tuple[str, int]:
@@ -203,6 +224,17 @@ def read_witness(out: Path) -> tuple[str, int]:
     finally:
         os.close(descriptor)
     return (place.epoch, place.seq) if place else ("", 0)
+
+
+class _Whereabouts(msgspec.Struct):
+    out: str
+
+
+def outputs_of(ledger: Path, presence: str) -> Path:
+    """The output directory of a ledger, from what its daemon left in it; else the one that it lies in."""
+    with contextlib.suppress(ValueError):
+        return Path(msgspec.json.decode(presence, type=_Whereabouts).out)
+    return ledger.parent
 
 
 def _read(descriptor: int) -> tuple[_Place | None, _Owner | None]:
