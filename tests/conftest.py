@@ -596,6 +596,14 @@ class LedgerStream:
                     return
         pytest.fail("not everything was published")
 
+    def wait_sample(self, name: str, value: float, **labels: str) -> None:
+        """Wait until a metric has a value, of which the process of the sockets tells a moment later."""
+        deadline = time.monotonic() + 30
+        while (found := self.sample(name, **labels)) != value:
+            if time.monotonic() > deadline:
+                pytest.fail(f"{name} is {found}, not {value}")
+            time.sleep(0.01)
+
     def sample(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 

@@ -19,6 +19,7 @@ import frazil
 from frazil.documents import FailedDocument, Heartbeat, MicrographDocument, NumberedDocument, decode_document
 from frazil.errors import AddressError
 from frazil.replay import MAX_PAGE_BYTES, ReplayError, ReplayPage, decode_answer
+from frazil.service.stream.allowance import BUSY_SHARE, SAVED_SECONDS, Allowance
 
 PATIENCE_SECONDS = 60.0
 Open = Callable[..., "LedgerStream"]  # type: ignore[name-defined]  # noqa: F821
@@ -303,7 +304,7 @@ def test_a_malformed_request_is_answered_with_what_was_expected(open_stream: Ope
         assert isinstance(answer, ReplayError)
         assert "expected a replay request" in answer.error
         assert isinstance(decode_answer(ask(socket, b'{"from": 1}')[0]), ReplayPage)
-    wait_until(lambda: daemon.sample("frazil_replay_requests_total", outcome="malformed") == 1)
+    daemon.wait_sample("frazil_replay_requests_total", 1, outcome="malformed")
 
 
 def test_an_oversize_request_costs_its_sender_the_connection(open_stream: Open) -> None:
@@ -372,8 +373,8 @@ def test_subscribers_are_counted_while_they_are_there(open_stream: Open) -> None
     with frazil.PickStream(daemon.address) as one, frazil.PickStream(daemon.address) as other:
         assert one.wait_connected(PATIENCE_SECONDS)
         assert other.wait_connected(PATIENCE_SECONDS)
-        wait_until(lambda: daemon.sample("frazil_stream_subscribers") == 2)
-    wait_until(lambda: daemon.sample("frazil_stream_subscribers") == 0)
+        daemon.wait_sample("frazil_stream_subscribers", 2)
+    daemon.wait_sample("frazil_stream_subscribers", 0)
 
 
 # --- addresses --------------------------------------------------------------------------------------------------
@@ -435,6 +436,30 @@ def test_an_address_that_others_reach_can_be_meant(open_stream: Open) -> None:
 def test_a_malformed_address_to_listen_to_is_refused() -> None:
     with pytest.raises(AddressError, match="expected an address such as"):
         frazil.PickStream("nonsense")
+
+
+@pytest.mark.parametrize("cost_seconds", [0.001, 0.05, 2.0])
+def test_replays_take_a_small_share_of_a_core_while_picking_is_busy_and_all_they_want_while_it_is_not(
+    monkeypatch: pytest.MonkeyPatch, cost_seconds: float
+) -> None:
+    clock = {"wall": 100.0, "work": 5.0}
+    monkeypatch.setattr("frazil.service.stream.allowance.time.monotonic", lambda: clock["wall"])
+    monkeypatch.setattr("frazil.service.stream.allowance.time.thread_time", lambda: clock["work"])
+    allowance = Allowance()
+    for _ in range(100):
+        clock["wall"] += cost_seconds
+        clock["work"] += cost_seconds
+        assert allowance.debt_seconds(is_busy=False) == 0
+    rested, started = 0.0, clock["wall"]
+    for _ in range(1000):
+        clock["wall"] += cost_seconds
+        clock["work"] += cost_seconds
+        rest = allowance.debt_seconds(is_busy=True)
+        clock["wall"] += rest
+        rested += rest
+    worked = 1000 * cost_seconds
+    assert worked <= SAVED_SECONDS + BUSY_SHARE * (clock["wall"] - started) + 1e-6
+    assert rested == pytest.approx((worked - SAVED_SECONDS) / BUSY_SHARE - worked, rel=1e-6)
 
 
 # --- nobody there -------------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def test_when_the_process_of_the_sockets_ends_another_goes_on_and_nobody_misses_
         os.kill(daemon.stream.process.pid, ending)
         sent = [daemon.commit(f"{i}.mrc") for i in range(100)]  # some to the one that has ended, some to nobody
         assert [next(stream) for _ in sent] == sent
-    assert daemon.sample("frazil_stream_restarts_total") == 1
+    daemon.wait_sample("frazil_stream_restarts_total", 1)
     assert (daemon.address, daemon.stream.replay) == (address, replay)
     assert daemon.stream.failed_thread() is None
 

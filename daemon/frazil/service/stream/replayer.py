@@ -9,13 +9,13 @@ import threading
 import time
 from pathlib import Path
 
-import msgspec
 import zmq
 
-from frazil.documents import topic_of
 from frazil.errors import FrazilError, LedgerDamagedError, OutputError
-from frazil.replay import MAX_PAGE_BYTES, ReplayError, ReplayPage, ReplayRequest, decode_request
+from frazil.replay import ReplayError, decode_request
 from frazil.service.ledger import LedgerReader
+from frazil.service.stream.allowance import Allowance
+from frazil.service.stream.pages import Pages, encode_answer
 from frazil.service.stream.publisher import Publisher
 from frazil.service.stream.reports import Reports
 
@@ -27,14 +27,8 @@ PAGES_WAITING = 2
 """Pages kept for one client that does not read; what is beyond is dropped, and asked for again."""
 REQUESTS_WAITING = 20
 """Requests kept of one client; what is beyond waits on its side. One of each client is answered in turn."""
-_SCANNED_AT_ONCE = 1000
-"""Documents looked at for one page, wanted or not: what one request can cost."""
 _BUSY_SECONDS = 30.0
 """After a document was published, picking counts as busy for so long."""
-_BUSY_SHARE = 0.04
-"""Of one core's time, for replays while picking is busy; what clients do with the answers costs about as much again."""
-_SAVED_SECONDS = 0.5
-"""Time of that share that is saved up while nobody asks, so that a client that lacks little does not wait."""
 _STALLED_SECONDS = 0.5
 """For so long nothing is read from the ledger for a client that takes no more answers."""
 _STALLED_CLIENTS = 1000
@@ -69,9 +63,8 @@ class Replayer:
         self._socket = socket
         self._reports = reports
         self._file = ledger
-        self._epoch = epoch
-        self._generation = generation
         self._publisher = publisher
+        self._pages = Pages(reports, epoch=epoch, generation=generation, published=lambda: publisher.published)
         self._stalled: dict[bytes, float] = {}
         self._ending = threading.Event()
         self._ended = threading.Event()
@@ -79,7 +72,7 @@ class Replayer:
 
     def run(self) -> None:
         """Answer, until told to stop."""
-        allowance = _Allowance()
+        allowance = Allowance()
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake, zmq.POLLIN)
@@ -123,12 +116,12 @@ class Replayer:
         try:
             request = decode_request(body)
         except (ValueError, RecursionError) as error:
-            outcome, answer = "malformed", [_encode(ReplayError(error=f"expected a replay request: {error}"))]
+            outcome, answer = "malformed", [encode_answer(ReplayError(error=f"expected a replay request: {error}"))]
         else:
-            outcome, answer = "failed", [_encode(ReplayError(error="the ledger cannot be read at present"))]
+            outcome, answer = "failed", [encode_answer(ReplayError(error="the ledger cannot be read at present"))]
             if ledger is not None:
                 try:
-                    outcome, answer = "answered", self._page(ledger, request)
+                    outcome, answer = "answered", self._pages.page(ledger, request)
                 except FrazilError as error:
                     self._note(error)
         try:
@@ -140,77 +133,3 @@ class Replayer:
             return "undeliverable"
         self._reports.count(replayed=len(answer) - 1)
         return outcome
-
-    def _page(self, ledger: LedgerReader, request: ReplayRequest) -> list[bytes]:
-        published = self._publisher.published
-        end = max(request.first, min(request.until, published + 1))
-        common = self._common(ledger, request)
-        if common is not None and common < request.first - 1:
-            end = request.first  # what it read is not what is here: it is to ask again from behind what is common
-        topics = tuple(topic.encode() for topic in request.topics)
-        wanted: list[bytes] = []
-        missing: list[tuple[int, int]] = []
-        size = 0
-        position, following = end, request.first
-        documents = ledger.documents(after=request.first - 1, limit=_SCANNED_AT_ONCE) if end > request.first else ()
-        for scanned, stored in enumerate(documents, start=1):
-            seq = stored.seq
-            if seq >= end:
-                break
-            document = stored.decode()
-            readable = seq if document is not None else seq + 1
-            if readable > max(following, 1):
-                missing.append((max(following, 1), readable - 1))
-            following = seq + 1
-            if document is None:
-                self._reports.note_damaged(seq, stored.path)
-            elif topic_of(document).startswith(topics):
-                wanted.append(stored.body)
-                size += len(stored.body)
-            if len(wanted) == request.limit or size >= MAX_PAGE_BYTES or scanned == _SCANNED_AT_ONCE:
-                position = following
-                break
-        if position > max(following, 1):
-            missing.append((max(following, 1), position - 1))
-        page = ReplayPage(
-            epoch=self._epoch,
-            first=request.first,
-            next=position,
-            head=published,
-            oldest=ledger.oldest(),
-            documents=len(wanted),
-            generation=self._generation,
-            common=common,
-            missing=tuple(missing),
-        )
-        return [_encode(page), *wanted]
-
-    def _common(self, ledger: LedgerReader, request: ReplayRequest) -> int | None:
-        """Up to where what the client read is what the ledger has; None where it does not ask."""
-        read = request.first - 1
-        if request.generation is None:
-            return None
-        if request.generation == "":  # all that can be told is whether it read more than there is
-            return read if read <= ledger.ever_given_out() else 0
-        return ledger.common(request.generation, read) or 0
-
-
-class _Allowance:
-    """Processor time for replays: a token bucket, filled while picking is busy; without a bound while it is not."""
-
-    def __init__(self) -> None:
-        self._left = _SAVED_SECONDS
-        self._spent = time.thread_time()
-        self._at = time.monotonic()
-
-    def debt_seconds(self, *, is_busy: bool) -> float:
-        """How long to rest, after what this thread has done since it was last asked."""
-        spent, at = time.thread_time(), time.monotonic()
-        earned = _BUSY_SHARE * (at - self._at)
-        self._left = min(_SAVED_SECONDS, self._left + earned - (spent - self._spent)) if is_busy else _SAVED_SECONDS
-        self._spent, self._at = spent, at
-        return max(0.0, -self._left / _BUSY_SHARE)
-
-
-def _encode(answer: ReplayPage | ReplayError) -> bytes:
-    return msgspec.json.encode(answer)
