@@ -238,23 +238,31 @@ def measure(folder: Path, options: argparse.Namespace) -> bool:
         honest = Honest(publish)
         replay = replay_of(publish)
         rows = []
+        given = options.portions * options.micrographs
         with LedgerReader(out / "frazil-ledger.sqlite") as reader:
             give(write_micrographs(folder / "small", _KEPT_DOCUMENTS, 512), watched, "warm", reader)
             for kind in options.kinds:
                 rates: dict[bool, list[float]] = {False: [], True: []}
+                costs: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
                 for portion in range(options.portions):
                     for under_attack in (False, True) if portion % 2 else (True, False):
                         clients = Clients(kind, [publish, replay], KINDS[kind][1])
                         with clients if under_attack else contextlib.nullcontext():
                             name = f"{kind}-{portion}-{under_attack}"
+                            own, sockets = processor_seconds(daemon.pid)
                             rates[under_attack].append(give(sources, watched, name, reader))
+                            own_then, sockets_then = processor_seconds(daemon.pid)
+                            costs[under_attack].append((own_then - own, sockets_then - sockets))
                 alone, beside = statistics.median(rates[False]), statistics.median(rates[True])
                 ratios = [b / a for a, b in zip(rates[False], rates[True], strict=True)]
                 rows.append(beside / alone)
+                picking = {key: sum(own for own, _ in some) / given for key, some in costs.items()}
+                took = sum(sockets for _, sockets in costs[True]) / sum(len(sources) / rate for rate in rates[True])
                 print(
-                    f"{KINDS[kind][1]:>5} {kind:<12} {alone:6.2f} micrographs a second without, {beside:6.2f} with: "
-                    f"{beside / alone:.2f} (pairs {min(ratios):.2f} to {max(ratios):.2f}); sockets opened again "
-                    f"{restarts(metrics)} times so far",
+                    f"{KINDS[kind][1]:>5} {kind:<12} {alone:5.2f} micrographs a second without, {beside:5.2f} with: "
+                    f"{beside / alone:.2f} (pairs {min(ratios):.2f} to {max(ratios):.2f}); processor time of one "
+                    f"{picking[False]:.2f} s, {picking[True]:.2f} s; the sockets took {100 * took:.0f} % of a core and "
+                    f"were opened again {restarts(metrics)} times so far",
                     flush=True,
                 )
             complete = honest.finish(reader.counts().get("picked", 0))
@@ -281,6 +289,18 @@ def replay_of(publish: str) -> str:
     port = re.search(rb'"replay":"tcp://\*:(\d+)"', body)
     assert port is not None
     return f"{publish.rpartition(':')[0]}:{port[1].decode()}"
+
+
+def processor_seconds(daemon: int) -> tuple[float, float]:
+    """Processor time so far of the daemon itself, and of the processes that it started, those that ended included."""
+    own, children = 0.0, 0.0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            process, fields = int(stat.parent.name), stat.read_text().rpartition(")")[2].split()
+            used, waited = sum(map(int, fields[11:13])), sum(map(int, fields[13:15]))
+            own += used * (process == daemon)
+            children += waited * (process == daemon) + used * (int(fields[1]) == daemon)
+    return own / os.sysconf("SC_CLK_TCK"), children / os.sysconf("SC_CLK_TCK")
 
 
 def restarts(metrics: str) -> int:
