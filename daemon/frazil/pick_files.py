@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from frazil.documents import MicrographDocument, encode_document
-from frazil.errors import OutputError
+from frazil.errors import MicrographError, OutputError
 from frazil.picking import (
     GrowingStar,
     Picks,
@@ -68,6 +68,7 @@ class PickFiles:
         """Write the picks of one micrograph, whole or not at all; those of an earlier result are replaced.
 
         Raises:
+            MicrographError: the micrograph's name cannot stand in the table that RELION or cryoSPARC reads.
             OutputError: they cannot be written.
         """
         y, x, score = document.picks.arrays()
@@ -100,12 +101,18 @@ class PickFiles:
                 write_csv(file, picks)
             case "json":
                 write_text(file, encode_document(document).decode() + "\n")
-            case _:
+            case "star":
+                write_star(file, picks, micrograph=document.micrograph)
+            case _:  # RELION knows of which micrograph it is
                 write_star(file, picks)
 
     def _put(self, document: MicrographDocument, rows: list[tuple[str, ...]]) -> None:
-        if self._table is not None:
+        if self._table is None:
+            return
+        try:
             self._table.put(_seen_from_project(document.path), rows)
+        except ValueError as error:
+            raise MicrographError(Path(document.path), "name", f"{self._table.path}: {error}") from None
 
 
 def _rows(picks: Picks) -> zip[tuple[float, float, float]]:

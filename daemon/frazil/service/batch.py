@@ -121,7 +121,7 @@ class Batch:
         read_seconds = time.monotonic() - started
         record = record_picks(self._picker, micrograph, read_seconds=read_seconds, since=started)
         try:
-            write_star(star, record.picks)
+            write_star(star, record.picks, micrograph=record.document.micrograph)
             if with_picture:
                 drawn = draw_picks(micrograph.pixels, record.picks, record.document.diameter_px)
                 star.with_suffix(".png").write_bytes(cv2.imencode(".png", drawn)[1].tobytes())
