@@ -102,7 +102,8 @@ class CoordinateTable:
                 found = " and ".join(f"{size:g} Å" for size in said)
                 raise FrazilError(
                     f"{path}: expected coordinates in pixels of {own:g} Å, as the micrograph's, found "
-                    f"rlnMicrographPixelSize {found}: were they picked on binned micrographs? scale them, or correct the pixel size"
+                    f"rlnMicrographPixelSize {found}: were they picked on binned micrographs? scale them, or "
+                    "correct the pixel size"
                 )
             pixel_size_angstrom = own
         if self.origins_angstrom is None or not self.origins_angstrom[rows].any():
