@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import re
 from pathlib import Path
 from typing import Literal
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError
+from frazil.paths import absolute_path, path_below
 from frazil.picking import (
     GrowingStar,
     Picks,
@@ -34,10 +35,14 @@ _ENDINGS: dict[str, str] = {
 }
 
 
+_JOB = re.compile(r"^.+?/job\d{3}[^/]*/")
+
+
 class PickFiles:
     """A directory with one file for each micrograph; the tree below it mirrors the watched one.
 
-    In the format ``relion`` it is an AutoPick job: ``autopick.star`` lists each micrograph and its coordinate file. In
+    In the format ``relion`` it is an AutoPick job: ``autopick.star`` lists each micrograph and its coordinate file,
+    which lies where RELION's own would: below the directory as the micrograph below its job, or below the project. In
     ``cryosparc`` there is one file only, ``particles.star``, with the particles of all micrographs. Names in both are
     seen from the working directory, which is the project's, as in RELION itself.
 
@@ -87,7 +92,10 @@ class PickFiles:
 
     def _file(self, document: MicrographDocument) -> Path:
         # Names come over the network: whatever they hold, nothing is written outside the directory.
-        parts = [part for part in Path(document.directory).parts if part not in ("..", "/")]
+        folder = document.directory
+        if self._format == "relion":  # RELION looks under the micrograph's name as it knows it, less the job's folder
+            folder = str(Path(_JOB.sub("", _seen_from_project(document.path))).parent)
+        parts = [part for part in Path(folder).parts if part not in ("..", "/")]
         return self._directory.joinpath(*parts, f"{Path(document.micrograph).stem}{_ENDINGS[self._format]}")
 
     def _write(self, file: Path, document: MicrographDocument, picks: Picks) -> None:
@@ -121,5 +129,4 @@ def _rows(picks: Picks) -> zip[tuple[float, float, float]]:
 
 def _seen_from_project(path: str) -> str:
     """A path as RELION writes it: relative to the working directory where it lies below that."""
-    absolute, project = os.path.abspath(path), os.getcwd()  # noqa: PTH100, PTH109 - links keep their own names
-    return os.path.relpath(absolute, project) if Path(absolute).is_relative_to(project) else absolute
+    return str(path_below(Path.cwd(), Path(path)) or absolute_path(Path(path)))

@@ -11,6 +11,7 @@ import cv2
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError, printable
+from frazil.paths import absolute_path
 from frazil.picking import (
     LARGEST_MICROGRAPH_BYTES,
     Picker,
@@ -117,7 +118,7 @@ class Batch:
             largest_bytes=self._largest_bytes,
             rescaling=self._picker.rescaling,
         )
-        micrograph = dataclasses.replace(micrograph, path=path.resolve())
+        micrograph = dataclasses.replace(micrograph, path=absolute_path(path))
         read_seconds = time.monotonic() - started
         record = record_picks(self._picker, micrograph, read_seconds=read_seconds, since=started)
         try:
