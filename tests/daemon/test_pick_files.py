@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from gemmi import cif
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from frazil.documents import MicrographDocument, PickColumns, decode_document
 from frazil.errors import FrazilError, MicrographError, OutputError
@@ -182,6 +185,32 @@ def test_a_table_of_hard_names_goes_on_after_each_of_them(
     assert {os.path.normpath(name) for name in found} == set(HARD_NAMES)
     if file_format == "relion":
         assert set(names_in(table)) == set(HARD_NAMES)  # word for word: RELION compares them
+
+
+ANY_NAME = st.text(st.characters(exclude_characters="\0/", codec="utf-8"), min_size=1, max_size=12)
+
+
+@settings(deadline=None, max_examples=25)  # a disk may take its time
+@given(names=st.lists(ANY_NAME.filter(lambda name: name.strip(".")), max_size=4))
+@pytest.mark.parametrize(("file_format", "table"), [("relion", "autopick.star"), ("cryosparc", "particles.star")])
+def test_any_name_is_found_again_after_a_restart_or_refused(
+    make_document: Callable[..., MicrographDocument],
+    tmp_path_factory: pytest.TempPathFactory,
+    file_format: str,
+    table: str,
+    names: list[str],
+) -> None:
+    project = tmp_path_factory.mktemp("project")
+    written = set()
+    with contextlib.chdir(project):
+        for path in [*names, *(f"folder/{name}.mrc" for name in names), *names]:  # what comes again replaces its row
+            files = PickFiles(Path("out"), file_format)  # type: ignore[arg-type]
+            with contextlib.suppress(MicrographError):
+                files.write(make_document(f"{project}/{path}"))
+                written.add(path)
+        tables = read_tables(Path("out", table)) if written else []
+    found = [os.path.normpath(name) for one in tables for name in one.columns["rlnMicrographName"]]
+    assert sorted(found) == sorted(written)
 
 
 def test_names_for_cryosparc_need_no_quotes_where_a_folder_before_them_helps(

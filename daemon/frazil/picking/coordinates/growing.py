@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -47,7 +48,8 @@ class GrowingStar:
                     f"it, found one with {found or 'no column'}: move it away, or write elsewhere"
                 )
             self._drop_torn_row()
-            self._known.update(*(table.columns[_MICROGRAPH] for table in read_tables(path)))
+            for table in read_tables(path):
+                self._known.update(map(posixpath.normpath, table.columns[_MICROGRAPH]))
 
     def put(self, micrograph: str, rows: Sequence[Sequence[str]]) -> None:
         """Write the rows of one micrograph, each without its first column.
@@ -58,7 +60,7 @@ class GrowingStar:
         """
         spelt = self._spell_name(micrograph)
         text = "".join(" ".join([spelt, *map(spell, row)]) + "\n" for row in rows)
-        (name,) = split_row(spelt)
+        name = posixpath.normpath(micrograph)
         if not self._begun():
             self._known.clear()
         if name in self._known or not self._known:
@@ -77,7 +79,9 @@ class GrowingStar:
         if not self._begun():
             return ""
         rows = read_text(self.path)[len(self._header) :].split("\n")
-        return "".join(f"{row}\n" for row in rows if (values := split_row(row)) and values[0] != name)
+        return "".join(
+            f"{row}\n" for row in rows if (values := split_row(row)) and posixpath.normpath(values[0]) != name
+        )
 
     def _drop_torn_row(self) -> None:
         """Cut off a row that a loss of power left half written; its micrograph comes again."""
