@@ -13,6 +13,7 @@ counts from the last one is read with ``y_axis="up"``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -116,4 +117,14 @@ def _read_table(path: Path) -> CoordinateTable:
     except KeyError:
         known = ", ".join(_READERS)
         raise FrazilError(f"{path}: expected coordinates in a file ending in {known}; found {path.suffix!r}") from None
+    try:
+        status = path.stat()
+    except OSError:
+        return read(path)  # which says why not
+    return _read_as_it_is(read, path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1)
+def _read_as_it_is(read: Callable[[Path], CoordinateTable], path: Path, _mtime_ns: int, _size: int) -> CoordinateTable:
+    """Read a file once: a table of a whole data set is asked for one micrograph after the other."""
     return read(path)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from frazil.errors import FrazilError, printable
 from frazil.picking.coordinates.table import read_text
@@ -41,7 +42,7 @@ class StarTable:
 
     block: str
     """Its name after ``data_``."""
-    columns: dict[str, list[str]] = field(default_factory=dict)
+    columns: dict[str, list[str]]
     """By their names without the underscore before them; all of one length."""
 
 
@@ -63,63 +64,67 @@ def read_tables(path: Path, kind: str = "STAR") -> list[StarTable]:
 
 def _tables(text: str) -> Iterator[StarTable]:
     block: str | None = None
-    table = StarTable("")
+    part: Literal["labels", "rows", "single values", ""] = ""
     names: list[str] = []
-    """Of the columns; empty outside a loop."""
+    rows: list[list[str]] = []
     row: list[str] = []
-    after_blank = in_header = False
+    after_blank = False
+
+    def table() -> list[StarTable]:
+        values = [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in names]
+        return [StarTable(block or "", dict(zip(names, values, strict=True)))] if names else []
+
     for number, line in enumerate(text.split("\n"), start=1):
         values = split_row(line)
         if not values:
             after_blank = after_blank or not line.strip(" \t\r")
             continue
         first = line.lstrip(" \t")[: len(values[0])]  # with its quote, if it has one
-        # RELION takes any line for a row until an empty one.
-        is_row = len(row) + len(values) == len(names) and not after_blank and not (in_header and first.startswith("_"))
+        is_name, after_blank, follows = first.startswith("_"), False, not after_blank
+        # Until an empty line, RELION takes any line below the labels for a row.
+        is_row = (
+            follows and len(row) + len(values) == len(names) and (part == "rows" or (part == "labels" and not is_name))
+        )
         alone = len(values) == 1 and not is_row and not row
         if alone and (header := _BLOCK.fullmatch(first)):
-            if table.columns:
-                yield table
-            block, table, names, in_header = header[1], StarTable(header[1]), [], False
+            yield from table()
+            block, part, names, rows = header[1], "", [], []
         elif block is None:
             raise ValueError(f"line {number}: expected data_ and a name, found {_shown(line)}")
         elif alone and first.lower() == "loop_":
-            if table.columns:
-                yield table
-            table, names, in_header = StarTable(block), [], True
-        elif in_header and alone and first.startswith("_"):
+            yield from table()
+            part, names, rows = "labels", [], []
+        elif part == "labels" and alone and is_name:
             if first[1:] in names:
                 raise ValueError(f"line {number}: expected each column once, found {first} again")
             names.append(first[1:])
-            table.columns[first[1:]] = []
-        elif first.startswith("_") and len(values) == 2 and not is_row and not in_header and not row:
-            if names:
-                yield table
-                table, names = StarTable(block), []
-            table.columns.setdefault(first[1:], [])[:] = [values[1]]
-        elif names:
-            in_header = False
-            row += values
+        elif is_name and len(values) == 2 and not is_row and not row and part != "labels":
+            if part != "single values":
+                yield from table()
+                part, names, rows = "single values", [], [[]]
+            names.append(first[1:])
+            rows[0].append(values[1])
+        elif names and part != "single values":
+            part = "rows"
+            row += values  # CIF lets a row go on in the next line
             if len(row) > len(names):
                 raise ValueError(f"line {number}: expected {len(names)} values, found {len(row)} in {_shown(line)}")
-            if len(row) == len(names):  # CIF lets a row go on in the next line
-                for column, value in zip(table.columns.values(), row, strict=True):
-                    column.append(value)
+            if len(row) == len(names):
+                rows.append(row)
                 row = []
         else:
             raise ValueError(f"line {number}: expected a table (loop_), found {_shown(line)}")
-        after_blank = False
     if row:
         raise ValueError(f"last row: expected {len(names)} values, found {len(row)}: {_shown(' '.join(row))}")
-    if table.columns:
-        yield table
+    yield from table()
 
 
 def split_row(line: str) -> list[str]:
     """The values of a line; none of an empty one, or of a comment."""
     line = line.removesuffix("\r")
     if '"' not in line and "'" not in line and "#" not in line:
-        return [value for value in _BLANKS.split(line) if value]
+        is_plain = line.isascii() and line.isprintable()  # split() takes more for blanks than RELION does
+        return line.split() if is_plain else [value for value in _BLANKS.split(line) if value]
     values = []
     for token in _TOKEN.finditer(line):
         if token["comment"] is not None:

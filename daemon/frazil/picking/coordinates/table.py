@@ -49,7 +49,7 @@ class CoordinateTable:
     @property
     def stems(self) -> frozenset[str]:
         """The stems of the micrographs that are named."""
-        return frozenset(map(stem_of, self.micrographs or ()))
+        return frozenset(map(stem_of, set(self.micrographs or ())))
 
     def of_micrograph(self, path: Path, stem: str | None, pixel_size_angstrom: float | None = None) -> Picks:
         """The particles of one micrograph; of the only one, where no stem is given.
@@ -70,11 +70,12 @@ class CoordinateTable:
             if stem is None and len(stems) > 1:
                 raise FrazilError(f"{path}: expected particles of one micrograph, found those of {_listed(stems)}")
             stem = stems[0] if stem is None else stem
-            rows = np.flatnonzero([stem_of(name) == stem for name in self.micrographs])
+            of_stem = {name for name in set(self.micrographs) if stem_of(name) == stem}
+            rows = np.flatnonzero([name in of_stem for name in self.micrographs])
             if len(rows) == 0:
                 found = _listed(stems)
                 raise FrazilError(f"{path}: expected particles of the micrograph {stem}, found those of {found}")
-            names = sorted({posixpath.normpath(self.micrographs[row]) for row in rows})
+            names = sorted(set(map(posixpath.normpath, of_stem)))
             if len(names) > 1:
                 raise FrazilError(
                     f"{path}: {stem} stands for {' and '.join(names[:3])}; keep the particles of one of them, or give "
