@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Literal
@@ -128,5 +129,16 @@ def _rows(picks: Picks) -> zip[tuple[float, float, float]]:
 
 
 def _seen_from_project(path: str) -> str:
-    """A path as RELION writes it: relative to the working directory where it lies below that."""
-    return str(path_below(Path.cwd(), Path(path)) or absolute_path(Path(path)))
+    """A path as RELION writes it: relative to the working directory where it lies below that, and by a job's number.
+
+    RELION makes a job's alias as a link beside it: ``MotionCorr/good`` to ``../MotionCorr/job002/``.
+    """
+    below = path_below(Path.cwd(), Path(path))
+    if below is None:
+        return str(absolute_path(Path(path)))
+    kind, name, *rest = (*below.parts, "", "")
+    job = Path(kind, Path(os.path.realpath(Path(kind, name))).name)
+    is_alias = Path(kind, name).is_symlink() and re.fullmatch(r"job\d{3}", job.name)
+    return str(
+        job.joinpath(*rest) if is_alias and os.path.realpath(job) == os.path.realpath(Path(kind, name)) else below
+    )

@@ -122,6 +122,26 @@ def test_a_relion_job_lists_micrographs_and_coordinate_files(picked: Callable[..
     assert Path("AutoPick/job006/Movies/m.17_autopick.star").read_text() == RELIONS
 
 
+@pytest.mark.parametrize("target", ["../MotionCorr/job002/", "job002", "{}/MotionCorr/job002"])
+def test_by_an_alias_of_a_job_it_is_known_by_the_jobs_number(
+    picked: Callable[..., MicrographDocument], tmp_path: Path, target: str
+) -> None:
+    Path("MotionCorr/job002/Movies").mkdir(parents=True)
+    Path("MotionCorr/good").symlink_to(target.format(tmp_path))
+    document = msgspec.structs.replace(picked(), path=f"{tmp_path}/MotionCorr/good/Movies/m.17.mrc")
+    PickFiles(Path("AutoPick/job006"), "relion").write(document)
+    assert Path("AutoPick/job006/autopick.star").read_text() == AUTOPICK
+
+
+def test_a_link_that_is_no_alias_keeps_its_name(picked: Callable[..., MicrographDocument], tmp_path: Path) -> None:
+    (tmp_path / "elsewhere/job002").mkdir(parents=True)
+    Path("MotionCorr").mkdir()
+    Path("MotionCorr/job003").symlink_to(tmp_path / "elsewhere/job002")
+    document = msgspec.structs.replace(picked(), path=f"{tmp_path}/MotionCorr/job003/m.17.mrc")
+    PickFiles(Path("AutoPick/job006"), "relion").write(document)
+    assert names_in(Path("AutoPick/job006/autopick.star")) == ["MotionCorr/job003/m.17.mrc"]
+
+
 def test_cryosparc_gets_one_table_of_all_particles(picked: Callable[..., MicrographDocument]) -> None:
     PickFiles(Path("out"), "cryosparc").write(picked())
     assert Path("out/particles.star").read_text() == PARTICLES
