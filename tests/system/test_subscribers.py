@@ -133,6 +133,30 @@ def test_listen_goes_on_at_its_cursor_and_writes_files(open_stream: Open, tmp_pa
     assert "Traceback" not in refused.stderr
 
 
+def test_a_name_that_no_table_can_hold_is_told_and_the_next_one_is_written(open_stream: Open, tmp_path: Path) -> None:
+    daemon = open_stream()
+    for name in ("a.mrc", "b\tc.mrc", "d.mrc"):
+        daemon.commit(name)
+    done = frazil_listen(
+        *(
+            daemon.address,
+            "--resume",
+            tmp_path / "cursor",
+            "--count",
+            3,
+            "--to",
+            tmp_path / "out",
+            "--format",
+            "cryosparc",
+        )
+    )
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert re.search(r"particles\.star: expected a name that can stand in a STAR file, found '\S+b\\tc\.mrc'", line)
+    (table,) = read_tables(tmp_path / "out" / "particles.star")
+    assert [Path(name).name for name in table.columns["rlnMicrographName"]] == ["a.mrc", "d.mrc"]
+
+
 # --- what the docs show -------------------------------------------------------------------------------------------
 
 

@@ -142,7 +142,7 @@ def spell(value: str) -> str:
     """
     if not value or "  " in value or any(ord(c) < 0x20 or ord(c) == 0x7F for c in value):
         raise ValueError(
-            f"expected a name that can stand in a STAR file, found {printable(value)!r}: RELION changes control "
+            f"expected a name that can stand in a STAR file, found '{printable(value)}': RELION changes control "
             "characters and two blanks in a row"
         )
     if _PLAIN.fullmatch(value) and not _RESERVED.match(value):
