@@ -351,12 +351,12 @@ def test_blocks_follow_each_other_as_other_programs_write_them(tmp_path: Path) -
     path.write_text(
         "data_general\n_rlnVersion 3\n_rlnName 'a b'\ndata_optics\nloop_\n_rlnOpticsGroup\n_rlnVoltage\n1 300\n"
         "data_particles\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n\n10 20\n\n30\n40\n"
-        "data_last\nloop_\n_rlnFile\ndata_7.mrc\n_x.mrc\n"
+        "data_last\nloop_\n_rlnFile\ndata_7.mrc\n# none\ndata_8.mrc\n_x.mrc\n"
     )
     assert rows_of(read_star(path)) == [(20, 10, 1), (40, 30, 1)]
     tables = {table.block: table.columns for table in read_tables(path)}
     assert tables["general"] == {"rlnVersion": ["3"], "rlnName": ["a b"]}
-    assert tables["last"] == {"rlnFile": ["data_7.mrc", "_x.mrc"]}
+    assert tables["last"] == {"rlnFile": ["data_7.mrc", "data_8.mrc", "_x.mrc"]}
 
 
 @pytest.mark.parametrize(
@@ -464,7 +464,9 @@ def test_coordinates_in_pixels_of_another_size_are_refused_of_their_micrograph(
     with pytest.raises(FrazilError, match=r"pixels of 2\.5 Å, .* found rlnMicrographPixelSize 5 Å"):
         read_coordinates(path, stem="a", pixel_size_angstrom=2.5)
     # Calibrated later, they are the same pixels.
-    assert rows_of(read_coordinates(path, stem="b", pixel_size_angstrom=2.55)) == [(6, 7, 1)]
+    assert rows_of(read_coordinates(path, stem="b", pixel_size_angstrom=2.39)) == [(6, 7, 1)]
+    with pytest.raises(FrazilError, match="found rlnMicrographPixelSize 2.5 Å"):
+        read_coordinates(path, stem="b", pixel_size_angstrom=2.36)
     assert rows_of(read_coordinates(path, stem="a")) == [(8, 9, 1)]
 
 

@@ -269,6 +269,18 @@ def test_a_table_that_frazil_did_not_write_is_not_touched(tmp_path: Path) -> Non
     assert table.read_bytes() == before
 
 
+@pytest.mark.parametrize("left", [None, ""])
+def test_a_table_that_is_taken_away_begins_anew(
+    make_document: Callable[..., MicrographDocument], tmp_path: Path, left: str | None
+) -> None:
+    files = PickFiles(tmp_path, "cryosparc")
+    files.write(make_document("/w/a.mrc"))
+    table = tmp_path / "particles.star"
+    table.unlink() if left is None else table.write_text(left)
+    files.write(make_document("/w/b.mrc"))
+    assert names_in(table) == ["/w/b.mrc"]
+
+
 def test_names_from_the_network_stay_inside_the_directory(
     picked: Callable[..., MicrographDocument], tmp_path: Path
 ) -> None:
