@@ -465,7 +465,7 @@ def test_coordinates_in_pixels_of_another_size_are_refused_of_their_micrograph(
         read_coordinates(path, stem="a", pixel_size_angstrom=2.5)
     # Calibrated later, they are the same pixels.
     assert rows_of(read_coordinates(path, stem="b", pixel_size_angstrom=2.39)) == [(6, 7, 1)]
-    with pytest.raises(FrazilError, match="found rlnMicrographPixelSize 2.5 Å"):
+    with pytest.raises(FrazilError, match=r"found rlnMicrographPixelSize 2\.5 Å"):
         read_coordinates(path, stem="b", pixel_size_angstrom=2.36)
     assert rows_of(read_coordinates(path, stem="a")) == [(8, 9, 1)]
 
