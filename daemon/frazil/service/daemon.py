@@ -244,7 +244,7 @@ class Daemon:
         self._presence = Presence(
             pid=os.getpid(),
             started_at=time.time(),
-            watch=str(watch),
+            watch=str(root),
             out=str(out),
             stream=self._stream.address,
             metrics=f"{self._page.url}metrics",
