@@ -142,3 +142,14 @@ def test_a_ledger_that_is_gone_is_not_waited_for(rig: Rig, tmp_path: Path) -> No
     assert not rig.delivery.catch_up()
     assert rig.blocked() == 0
     assert not (tmp_path / "out").exists()
+
+
+def test_a_result_of_a_run_that_knew_the_directory_by_another_name_goes_to_the_same_place(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = msgspec.structs.replace(rig.make_document("/raid/session/grid/a.mrc"), directory="grid")
+    monkeypatch.setattr(rig, "make_document", lambda _: one)
+    assert rig.deliver("grid/a.mrc")
+    assert [file.relative_to(tmp_path / "out") for file in (tmp_path / "out").rglob("*.star")] == [
+        Path("grid/a_picks.star")
+    ]

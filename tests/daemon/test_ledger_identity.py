@@ -249,6 +249,14 @@ def test_a_ledger_is_of_one_watched_directory(ledger: Ledger, tmp_path: Path) ->
         check_watch(ledger, tmp_path / "session43")
 
 
+def test_a_watched_directory_may_have_two_names(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "session").mkdir()
+    (tmp_path / "link").symlink_to("session")
+    leave_presence(ledger, tmp_path / "session")
+    commit(ledger)
+    check_watch(ledger, tmp_path / "link")
+
+
 def test_a_directory_that_was_renamed_is_told_to_the_ledger(ledger: Ledger, tmp_path: Path) -> None:
     leave_presence(ledger, tmp_path / "before")
     commit(ledger)
