@@ -367,6 +367,13 @@ def test_a_damaged_ledger_is_told_from_a_full_disk(tmp_path: Path) -> None:
         Ledger(tmp_path / "l")
     with pytest.raises(LedgerDamagedError):
         LedgerReader(tmp_path / "l")
+    with closing(sqlite3.connect(":memory:")) as database:
+        with pytest.raises(sqlite3.Error) as missing:
+            database.execute("SELECT * FROM documents")
+        with pytest.raises(sqlite3.Error) as nested:
+            database.executescript("BEGIN; BEGIN")
+    assert is_fatal(missing.value)
+    assert not is_fatal(nested.value)
     assert not is_fatal(OSError(28, "No space left on device"))
     full = sqlite3.OperationalError("database or disk is full")
     full.sqlite_errorcode = sqlite3.SQLITE_FULL
