@@ -69,7 +69,7 @@ class Delivery:
             return True
         try:
             # Where it is out but that could not be noted, the ledger says less than is known here.
-            after = max(self._delivered, int(self._ask(lambda: self._ledger.recall("delivered"))))
+            after = max(self._delivered, self._ask(self._ledger.delivered))
             while documents := self._ask(partial(self._ledger.documents_after, after)):
                 for stored in documents:
                     self._deliver(stored)
