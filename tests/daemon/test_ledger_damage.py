@@ -28,7 +28,10 @@ from frazil.service.ledger import (
     request_requeue,
 )
 from frazil.service.ledger.salvage import read_rows
+from frazil.service.presence import check_watch
 from frazil.service.retune.kept import read_document, recall_result
+from frazil.service.retune.request import decode_wanted
+from frazil.service.retune.wanted import Wanted
 from frazil.service.stamp import FileStamp
 
 HANDLED = Handled(stamp=FileStamp(size=10, mtime_ns=20), fingerprint="f")
@@ -357,3 +360,27 @@ def test_a_ledger_that_turns_malformed_is_said_by_whoever_meets_it(original: Ori
             ledger.look()
     with LedgerReader(copied) as reader, pytest.raises(LedgerDamagedError):
         list(reader.documents())
+
+
+def test_what_is_remembered_by_name_may_be_damaged_too(
+    tmp_path: Path, make_document: Callable[..., MicrographDocument], caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(Ledger(tmp_path / "l")) as ledger:
+        one = make_document("/data/a.mrc")
+        ledger.commit_picked(
+            "a.mrc", HANDLED, lambda epoch, seq, _: encode_document(msgspec.structs.replace(one, epoch=epoch, seq=seq))
+        )
+        for key in ("delivered", "retune", "standing", "drift", "tuned", "daemon"):
+            ledger.remember(key, "\x00{")
+    with closing(Ledger(tmp_path / "l")) as ledger:
+        assert [seq for seq, _ in ledger.undelivered()] == [1]
+        assert decode_wanted(ledger.recall("retune")) == Wanted()
+        assert "a request to tune that is damaged" in caplog.text
+        check_watch(ledger, tmp_path)
+    with closing(sqlite3.connect(tmp_path / "l")) as database, database:
+        database.execute("DELETE FROM meta WHERE key = 'epoch'")
+    with pytest.raises(LedgerDamagedError, match="does not say its epoch"):
+        Ledger(tmp_path / "l")
+    rebuild(tmp_path / "l")
+    with closing(Ledger(tmp_path / "l")) as ledger:
+        assert ledger.epoch  # its documents say it

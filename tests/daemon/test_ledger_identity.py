@@ -249,6 +249,14 @@ def test_a_ledger_is_of_one_watched_directory(ledger: Ledger, tmp_path: Path) ->
         check_watch(ledger, tmp_path / "session43")
 
 
+def test_a_watched_directory_may_have_two_names(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "session").mkdir()
+    (tmp_path / "link").symlink_to("session")
+    leave_presence(ledger, tmp_path / "session")
+    commit(ledger)
+    check_watch(ledger, tmp_path / "link")
+
+
 def test_a_directory_that_was_renamed_is_told_to_the_ledger(ledger: Ledger, tmp_path: Path) -> None:
     leave_presence(ledger, tmp_path / "before")
     commit(ledger)
@@ -359,6 +367,13 @@ def test_a_damaged_ledger_is_told_from_a_full_disk(tmp_path: Path) -> None:
         Ledger(tmp_path / "l")
     with pytest.raises(LedgerDamagedError):
         LedgerReader(tmp_path / "l")
+    with closing(sqlite3.connect(":memory:")) as database:
+        with pytest.raises(sqlite3.Error) as missing:
+            database.execute("SELECT * FROM documents")
+        with pytest.raises(sqlite3.Error) as nested:
+            database.executescript("BEGIN; BEGIN")
+    assert is_fatal(missing.value)
+    assert not is_fatal(nested.value)
     assert not is_fatal(OSError(28, "No space left on device"))
     full = sqlite3.OperationalError("database or disk is full")
     full.sqlite_errorcode = sqlite3.SQLITE_FULL

@@ -69,7 +69,7 @@ class Delivery:
             return True
         try:
             # Where it is out but that could not be noted, the ledger says less than is known here.
-            after = max(self._delivered, int(self._ask(lambda: self._ledger.recall("delivered"))))
+            after = max(self._delivered, self._ask(self._ledger.delivered))
             while documents := self._ask(partial(self._ledger.documents_after, after)):
                 for stored in documents:
                     self._deliver(stored)
@@ -102,15 +102,16 @@ class Delivery:
 
     def _write_picks(self, document: MicrographDocument) -> None:
         path = Path(document.path)
-        relative = path.relative_to(self._root) if path.is_relative_to(self._root) else Path(path.name)
+        below = Path(document.directory, document.micrograph)  # an earlier run may have had another name for the root
+        relative = path.relative_to(self._root) if path.is_relative_to(self._root) else below
         y, x, score = document.picks.arrays()
         picks, file = Picks(y=y, x=x, score=score), star_path(self._out, relative)
-        self.patience.insist(str(file), lambda: _write(file, picks))
+        self.patience.insist(str(file), lambda: _write(file, picks, document.micrograph))
 
 
-def _write(file: Path, picks: Picks) -> None:
+def _write(file: Path, picks: Picks, micrograph: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_star(file, picks)
+    write_star(file, picks, micrograph=micrograph)
 
 
 def star_path(out: Path, relative: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import closing
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from frazil.errors import OutputError
+from frazil.paths import is_same_file, path_below
 from frazil.service.ledger import Ledger, LedgerReader
 
 __all__ = ["PRESENCE_KEY", "Presence", "check_watch", "ledger_key", "move_watch"]
@@ -89,6 +89,8 @@ def check_watch(ledger: Ledger, watch: Path) -> None:
     presence = Presence.decode(ledger.recall(PRESENCE_KEY))
     if presence is None or presence.watch == str(watch) or not ledger.knows_any():
         return
+    if is_same_file(Path(presence.watch), watch):
+        return  # by another name, such as that of another mount
     raise OutputError(
         f"{ledger.file}: expected a ledger of {watch}, found that of {presence.watch}: give another --out, or another "
         f"--ledger; if that directory is now called {watch}, say so with "
@@ -131,9 +133,5 @@ def move_watch(file: Path, watch: Path, *, force: bool = False) -> str:
 
 def ledger_key(path: Path, presence: Presence | None) -> str:
     """The ledger's name of a micrograph: its path below the watched directory."""
-    if presence is not None:
-        absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link of its own name
-        for candidate in (path, absolute):
-            if candidate.is_relative_to(presence.watch):
-                return str(candidate.relative_to(presence.watch))
-    return str(path)
+    below = None if presence is None else path_below(Path(presence.watch), path)
+    return str(path if below is None else below)

@@ -9,8 +9,7 @@ from frazil.errors import LedgerDamagedError, OutputError
 
 __all__ = ["LedgerStoppedError", "explain", "is_fatal"]
 
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
-"""The last is what SQLite says of a table that is not there: our statements have no other fault."""
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class LedgerStoppedError(sqlite3.DatabaseError):
@@ -24,8 +23,11 @@ def is_fatal(error: Exception) -> bool:
     if not isinstance(error, sqlite3.Error):
         return False
     code: int | None = getattr(error, "sqlite_errorcode", None)
-    # Text that is no UTF-8 is found by Python, not by SQLite: then there is no code.
-    return "Could not decode to UTF-8" in str(error) if code is None else code & 0xFF in _DAMAGE
+    if code is None:  # it is Python, not SQLite, that finds text that is no UTF-8
+        return "Could not decode to UTF-8" in str(error)
+    if code == sqlite3.SQLITE_ERROR:  # a table that is not there; of much else, too
+        return str(error).startswith("no such")
+    return code & 0xFF in _DAMAGE
 
 
 def explain(file: Path, error: sqlite3.Error) -> OutputError:

@@ -92,6 +92,8 @@ class Ledger:
             raise
         try:
             self.epoch = self.recall("epoch")
+            if not self.epoch:
+                raise LedgerStoppedError("it does not say its epoch")
             self._head = self._found = int(self._database.execute(HEAD).fetchone()[0])
             self.generation = self._begin_generation()
             # A descriptor that only names the file: it tells when that was deleted, and closing it frees no lock.
@@ -442,10 +444,15 @@ class Ledger:
 
     def undelivered(self) -> Iterator[StoredDocument]:
         """All that may not have been delivered, in order."""
-        seq = int(self.recall("delivered"))
+        seq = self.delivered()
         while documents := self.documents_after(seq):
             yield from documents
             seq = documents[-1].seq
+
+    def delivered(self) -> int:
+        """The sequence number up to which all is known to be out; where that is damaged, all goes out again."""
+        text = self.recall("delivered")
+        return int(text) if text.isdecimal() else 0
 
     def documents_after(self, seq: int) -> list[StoredDocument]:
         """The next documents after a sequence number; none at the end."""
