@@ -35,6 +35,7 @@ MICROGRAPH_REASONS = (
     "unreadable",
     "memory",
     "name",
+    "output",
     "model",
     "internal",
 )

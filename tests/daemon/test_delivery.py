@@ -12,8 +12,9 @@ import pytest
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import OutputError
+from frazil.outputs import OutputFolder
 from frazil.picking import read_star
-from frazil.service.delivery import Delivery, prepare_output, star_path
+from frazil.service.delivery import Delivery
 from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
 from frazil.service.stamp import FileStamp
@@ -104,13 +105,9 @@ def test_told_to_stop_while_blocked_it_leaves_all_that_follows_for_the_next_star
 def test_an_output_directory_that_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file/out: expected a directory that can be written"):
-        prepare_output(tmp_path / "file" / "out")
+        OutputFolder(tmp_path / "file" / "out").prepare()
 
 
 def test_an_output_directory_is_made_and_left_empty(tmp_path: Path) -> None:
-    prepare_output(tmp_path / "a" / "b")
+    OutputFolder(tmp_path / "a" / "b").prepare()
     assert list((tmp_path / "a" / "b").iterdir()) == []
-
-
-def test_star_files_are_named_after_their_micrograph() -> None:
-    assert star_path(Path("/out"), Path("May08_03.13.02.mrc")) == Path("/out/May08_03.13.02_picks.star")

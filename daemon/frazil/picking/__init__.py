@@ -30,6 +30,7 @@ from frazil.picking.coordinates import (
     write_csv,
     write_star,
     write_text,
+    write_whole,
 )
 from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
 from frazil.picking.formats.source import open_regular
@@ -126,4 +127,5 @@ __all__ = [
     "write_csv",
     "write_star",
     "write_text",
+    "write_whole",
 ]

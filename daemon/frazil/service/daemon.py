@@ -19,6 +19,7 @@ import prometheus_client
 
 import frazil
 from frazil.errors import FrazilError
+from frazil.outputs import OutputFolder
 from frazil.picking import (
     CURRENT_NAME,
     ChooseRescaling,
@@ -31,7 +32,7 @@ from frazil.picking import (
     load_model,
     read_micrograph,
 )
-from frazil.service.delivery import Delivery, prepare_output
+from frazil.service.delivery import Delivery
 from frazil.service.drift_watch import DriftWatch
 from frazil.service.intake import Intake
 from frazil.service.ledger import Ledger
@@ -139,7 +140,8 @@ class Daemon:
             edge_margin_angstrom=settings.edge_margin,
             contrast=settings.contrast,
         )
-        prepare_output(out)
+        outputs = OutputFolder(out)
+        outputs.prepare()
 
         metrics = Metrics(prometheus_client.CollectorRegistry())
         prometheus_client.ProcessCollector(registry=metrics.registry)
@@ -155,7 +157,9 @@ class Daemon:
         metrics.watch_ledger(lambda: self._ledger.head)
 
         writing = self._pulses.of("frazil-writing")
-        delivery = Delivery(self._ledger, self._stream, metrics, root, out, self._stopping, writing.beat)
+        self._delivery = delivery = Delivery(
+            self._ledger, self._stream, metrics, root, out, self._stopping, writing.beat
+        )
         self._reviser = Reviser(self._ledger, delivery, picking)
         self._parts.callback(self._reviser.close)
         announcer = Announcer(self._ledger, delivery, metrics)
@@ -214,6 +218,7 @@ class Daemon:
             shows_holes=file_system.shows_holes,
             accept=self._pipeline.accept,
             refuse=self._pipeline.refuse,
+            check_name=outputs.check_name,
             beat=self._pulses.of("frazil-intake").beat,
         )
         self._watcher = Watcher(
@@ -294,7 +299,13 @@ class Daemon:
     def _why_unready(self) -> str:
         if self._stopping.is_set():
             return "the daemon is stopping"
-        return "" if self._ready.is_set() else "the model is being loaded and warmed up"
+        return self._waits_for() if self._ready.is_set() else "the model is being loaded and warmed up"
+
+    def _waits_for(self) -> str:
+        """Which fault of the machine holds up picking; empty where none does."""
+        if self._watcher.fault:
+            return f"cannot see {self._settings.watch}: {self._watcher.fault}"
+        return self._delivery.patience.waits_for
 
     def _dead_thread(self) -> str | None:
         """Name of a thread that has died, which none should."""
@@ -310,7 +321,7 @@ class Daemon:
         model = self._serving.picker.model
         handled = self._metrics.handled()
         parts = [
-            f"cannot see {self._settings.watch}: {self._watcher.fault}" if self._watcher.fault else "",
+            self._waits_for(),
             self._pipeline.doing or "waiting for micrographs",
             f"{self._pipeline.waiting()} in line" if self._pipeline.waiting() else "",
             f"{handled['picked']} picked, {handled['failed']} failed",

@@ -20,15 +20,8 @@ import msgspec
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking import (
-    MICROGRAPH_ENDINGS,
-    Batches,
-    ChooseRescaling,
-    Micrograph,
-    PixelMemory,
-    ScoreMap,
-    micrograph_stem,
-)
+from frazil.outputs import namesakes
+from frazil.picking import Batches, ChooseRescaling, Micrograph, PixelMemory, ScoreMap
 from frazil.service.arrival import Arrival, Line, is_utf8
 from frazil.service.completion import sample
 from frazil.service.delivery import Delivery
@@ -303,7 +296,7 @@ class Pipeline:
         arrival, document = result.arrival, result.document
         handled = Handled(stamp=arrival.stamp, fingerprint=result.fingerprint)
         insist, file = self._delivery.patience.insist, str(self._ledger.file)
-        namesake = insist(file, lambda: self._ledger.first_with_result(_namesakes(arrival)))
+        namesake = insist(file, lambda: self._ledger.first_with_result(namesakes(arrival.key)))
         if namesake is not None:
             message = f"expected a name of its own, found the name of {namesake}: one STAR file cannot hold both"
             self._write_failed(_Failed(arrival=arrival, error=MicrographError(arrival.path, "name", message)))
@@ -397,14 +390,6 @@ class Pipeline:
     def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Picked | _Failed | Change | Asked]) -> bool:
         """Whether a stage has work or may still get some: the stages end in their order."""
         return not self._stopping.is_set() or self._threads[before].is_alive() or not queue.empty()
-
-
-def _namesakes(arrival: Arrival) -> list[str]:
-    """Keys of the micrographs whose results would go into the same STAR file."""
-    above, slash, name = arrival.key.rpartition("/")
-    stem = micrograph_stem(name)
-    others = (f"{above}{slash}{stem}{ending}" for ending in MICROGRAPH_ENDINGS)
-    return [key for key in others if key != arrival.key]
 
 
 def _has_changed(arrival: Arrival) -> bool:
