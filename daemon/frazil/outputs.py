@@ -105,7 +105,7 @@ class OutputFolder:
             raise MicrographError(
                 micrograph,
                 "output",
-                f"its picks cannot be written to {file}: {reason_of(error)}; mend that, then frazil requeue",
+                f"its picks cannot be written to {file}: {_describe(error, file)}; mend that, then frazil requeue",
             ) from error
         except ValueError as error:  # names from the network may hold what no file system takes
             raise MicrographError(micrograph, "output", f"its picks cannot be written to {file}: {error}") from error
@@ -142,6 +142,12 @@ def _longest_name_bytes(folder: Path) -> int:
     except OSError:
         return _LONGEST_NAME_BYTES
     return limit if limit > 0 else _LONGEST_NAME_BYTES
+
+
+def _describe(error: OSError, file: Path) -> str:
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return f"expected a folder at {file.parent}, found something else"
+    return reason_of(error)
 
 
 def _taken_for(file: Path) -> str | None:

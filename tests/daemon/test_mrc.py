@@ -32,7 +32,7 @@ def test_header_demands_the_size_that_mrcfile_wrote(tmp_path: Path, write_mrc: W
     assert header.file_bytes == path.stat().st_size
     assert header.shape == (30, 50)
     assert header.dtype == np.dtype(dtype)
-    assert header.pixel_size_angstrom == pytest.approx(1.77, abs=1e-5)
+    assert header.pixel_size.angstrom == pytest.approx(1.77, abs=1e-5)
 
 
 def test_extended_header_counts(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_extended_headers_are_skipped_by_their_size(tmp_path: Path, kind: str) -
 @pytest.mark.parametrize("pixel_size", [0.0, 1.0])
 def test_pixel_size_of_0_or_1_is_unknown(tmp_path: Path, write_mrc: Write, pixel_size: float) -> None:
     path = write_mrc(tmp_path / "a.mrc", np.ones((4, 6), np.float32), pixel_size)
-    assert parse_header(path, head_of(path)).pixel_size_angstrom is None
+    assert parse_header(path, head_of(path)).pixel_size.angstrom is None
 
 
 def test_headers_of_other_programs_are_understood(shared_data: Path) -> None:
@@ -117,7 +117,7 @@ def test_headers_of_other_programs_are_understood(shared_data: Path) -> None:
     for path in sorted((shared_data / "formats").glob("*.mrc")):
         header = parse_header(path, head_of(path))
         assert header.file_bytes == path.stat().st_size
-        assert header.pixel_size_angstrom is None
+        assert header.pixel_size.angstrom is None
         shapes[path.name] = header.shape
     assert shapes["Ucsf_stack_1142_DW.mrc"] == (927, 959)
     assert len(shapes) == 3

@@ -19,9 +19,14 @@ from frazil.picking.standardise import standardise
 if TYPE_CHECKING:
     from frazil.picking.device import Accelerator, PictureOnDevice
 
-__all__ = ["Picture", "make_picture"]
+__all__ = ["Picture", "is_possible_diameter", "make_picture"]
 
 _SMALLEST_DIAMETER_PX = 4.0
+
+
+def is_possible_diameter(diameter_px: float, shape: tuple[int, int]) -> bool:
+    """Whether a particle is neither too small nor too large to be picked in a micrograph of (h, w) pixels."""
+    return _SMALLEST_DIAMETER_PX <= diameter_px <= min(shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,7 +80,7 @@ def make_picture(
     pixel_size = micrograph.resolve_pixel_size(pixel_size_angstrom)
     diameter_px = diameter_angstrom / pixel_size
     h, w = micrograph.pixels.shape
-    if not _SMALLEST_DIAMETER_PX <= diameter_px <= min(h, w):
+    if not is_possible_diameter(diameter_px, (h, w)):
         raise MicrographError(
             micrograph.path,
             "diameter",
