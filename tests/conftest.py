@@ -712,6 +712,28 @@ def follow(daemon: RunningDaemon) -> None:
         daemon.changed.notify_all()
 
 
+# --- faults -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mount a small disk of its own (tmpfs); its size in KiB."""
+    with contextlib.ExitStack() as stack:
+
+        def mount(name: str, kilobytes: int) -> Path:
+            folder = tmp_path / name
+            folder.mkdir()
+            done = subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", folder], capture_output=True, check=False
+            )
+            if done.returncode:
+                pytest.skip("needs the right to mount a file system, as root has it")
+            stack.callback(lambda: subprocess.run(["umount", "-l", folder], check=False))
+            return folder
+
+        yield mount
+
+
 # --- the page ---------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -148,6 +149,43 @@ def test_pick_goes_on_after_a_bad_micrograph_and_fails_at_the_end(
     assert_one_line(done, bad, "expected an MRC file")
     assert "grid 1.mrc: " in done.stdout
     assert (tmp_path / "out" / "grid 1_picks.star").is_file()
+
+
+def test_pick_drops_nothing_after_a_file_whose_header_or_name_or_place_is_at_fault(
+    blob_model: Path, micrograph: Path, tmp_path: Path
+) -> None:
+    content = bytearray(micrograph.read_bytes())
+    whole = bytes(content)
+    content[40:48] = struct.pack("<2f", 448 * 2e-10, 320 * 2e-10)
+    (tmp_path / "metres.mrc").write_bytes(content)
+    content[40:48] = struct.pack("<2f", 448 * 2.0, 320 * 2.1)
+    (tmp_path / "unequal.mrc").write_bytes(content)
+    out, long = tmp_path / "out", "L" * 245 + ".mrc"
+    (out / "folder_picks.star").mkdir(parents=True)
+    (out / "picture_picks.png").mkdir()
+    for name in (long, "folder.mrc", "picture.mrc", "twice.mrc", "twice.MRC"):
+        (tmp_path / name).write_bytes(whole)
+    given = ["metres.mrc", "unequal.mrc", long, "folder.mrc", "picture.mrc", "twice.mrc", "twice.MRC", ".", "nul"]
+    done = frazil(
+        *("pick", *(tmp_path / name for name in given), micrograph, "--picture"),
+        *("--model", blob_model, "--diameter", 48, "--out", out),
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("frazil: error: ")]
+    expected = [
+        "found 2e-10 Å, which is no pixel size",
+        "2 Å along x and 2.1 Å along y",
+        "at most 255 bytes",
+        "folder_picks.star: Is a directory",
+        "picture_picks.png: Is a directory",
+        "found the name of",
+        "a directory",
+        "No such file",
+    ]
+    assert [said in line for said, line in zip(expected, errors, strict=True)] == [True] * len(expected), errors
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["twice.mrc", micrograph.name]
+    assert (out / "grid 1_picks.star").is_file()
 
 
 def test_two_micrographs_of_one_name_do_not_overwrite_each_other(

@@ -141,25 +141,6 @@ def subscribe() -> Iterator[Callable[[str], Subscriber]]:
 # --- faults -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Mount a small disk of its own (tmpfs); its size in KiB."""
-    with contextlib.ExitStack() as stack:
-
-        def mount(name: str, kilobytes: int) -> Path:
-            folder = tmp_path / name
-            folder.mkdir()
-            done = subprocess.run(
-                ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", folder], capture_output=True, check=False
-            )
-            if done.returncode:
-                pytest.skip("needs the right to mount a file system, as root has it")
-            stack.callback(lambda: subprocess.run(["umount", "-l", folder], check=False))
-            return folder
-
-        yield mount
-
-
 @pytest.fixture(scope="session")
 def fault_shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library that makes system calls fail, and turns the clock, on command; see faults.c."""

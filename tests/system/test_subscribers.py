@@ -127,6 +127,79 @@ def test_listen_goes_on_at_its_cursor_and_writes_files(open_stream: Open, tmp_pa
     assert "Traceback" not in refused.stderr
 
 
+def test_listen_passes_over_what_alone_cannot_be_written_and_says_so(open_stream: Open, tmp_path: Path) -> None:
+    daemon = open_stream()
+    long = "L" * 250 + ".mrc"
+    for name, directory in (
+        ("0.mrc", ""),
+        ("1.mrc", "file"),
+        (long, ""),
+        ("2.mrc", ""),
+        ("3.mrc.gz", ""),
+        ("4.MRC", ""),
+    ):
+        daemon.commit(name, directory=directory)
+    cursor, out = tmp_path / "cursor", tmp_path / "out"
+    (out / "0_picks.star").mkdir(parents=True)
+    (out / "file").write_text("notes")
+    done = frazil_listen(daemon.address, "--resume", cursor, "--count", 6, "--to", out)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3, lines
+    for line, said in zip(lines, ("out/0_picks.star: Is a directory", "a folder at", "name too long"), strict=True):
+        assert said in line
+    # They have the names that the daemon gives them.
+    assert sorted(f.name for f in out.iterdir() if f.is_file()) == [
+        "2_picks.star",
+        "3_picks.star",
+        "4_picks.star",
+        "file",
+    ]
+    daemon.commit("5.mrc")
+    again = frazil_listen(daemon.address, "--resume", cursor, "--count", 1, "--to", out)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert (out / "5_picks.star").is_file()
+
+
+def test_listen_ends_on_a_full_disk_with_its_cursor_where_it_was(
+    open_stream: Open, small_disk: Callable[..., Path], tmp_path: Path
+) -> None:
+    daemon = open_stream()
+    disk, cursor = small_disk("disk", 256), tmp_path / "cursor"
+    daemon.commit("0.mrc")
+    assert frazil_listen(daemon.address, "--resume", cursor, "--count", 1, "--to", disk).returncode == 0
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    daemon.commit("1.mrc")
+    daemon.commit("2.mrc")
+    full = frazil_listen(daemon.address, "--resume", cursor, "--count", 2, "--to", disk)
+    assert full.returncode == 1
+    assert full.stderr == f"frazil: error: {disk}: expected a directory that can be written: No space left on device\n"
+    (disk / "filler").unlink()
+    assert frazil_listen(daemon.address, "--resume", cursor, "--count", 2, "--to", disk).returncode == 0
+    assert sorted(f.name for f in disk.iterdir()) == ["0_picks.star", "1_picks.star", "2_picks.star"]
+
+
+def test_a_cursor_on_a_full_disk_leaves_nothing_that_cannot_be_read_again(
+    open_stream: Open, small_disk: Callable[..., Path]
+) -> None:
+    daemon = open_stream()
+    disk = small_disk("disk", 256)
+    cursor = disk / "cursor"
+    cursor.touch()
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    daemon.commit("0.mrc")
+    full = frazil_listen(daemon.address, "--resume", cursor, "--count", 1)
+    assert full.returncode == 1
+    assert full.stderr == f"frazil: error: {cursor}: the cursor cannot be written: No space left on device\n"
+    (disk / "filler").unlink()
+    assert frazil_listen(daemon.address, "--resume", cursor, "--count", 1).returncode == 0
+
+
 # --- what the docs show -------------------------------------------------------------------------------------------
 
 
