@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import sqlite3
 from pathlib import Path
 
-__all__ = ["is_waited_for", "prove_writable", "reason_of"]
+__all__ = ["is_of_one_record", "is_passing", "is_waited_for", "prove_writable", "reason_of"]
 
 _PASSING = frozenset(
     {
@@ -27,7 +28,20 @@ _PASSING = frozenset(
 """Errors of the machine. All others (a name too long, a file where a folder must go ...) stay, however long one waits.
 """
 
+_OF_ONE_RECORD = (sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
+
 _PROBE_NAME = ".frazil-probe.tmp"
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Whether an error is the machine's, which may be over in a moment or an hour."""
+    return isinstance(error, OSError) and error.errno in _PASSING
+
+
+def is_of_one_record(error: Exception) -> bool:
+    """Whether an error of the ledger is that of the record to be written: others can be."""
+    code: int = getattr(error, "sqlite_errorcode", None) or 0
+    return code & 0xFF in _OF_ONE_RECORD
 
 
 def is_waited_for(error: OSError, folder: Path) -> bool:
@@ -36,7 +50,7 @@ def is_waited_for(error: OSError, folder: Path) -> bool:
     No permission, a read-only file system and a missing directory may be either: then it is tried whether the folder
     itself can be written.
     """
-    if error.errno in _PASSING:
+    if is_passing(error):
         return True
     try:
         prove_writable(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -195,6 +196,18 @@ def test_a_result_that_was_superseded_meanwhile_fails_no_micrograph(rig: Rig, tm
         (3, "FailedDocument"),
     ]
     assert records(rig) == {"/watched/a.mrc": UNWRITTEN}
+
+
+def test_a_record_that_the_ledger_cannot_take_is_not_waited_for(rig: Rig) -> None:
+    rig.ledger._database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2000)
+    patience, handled = rig.delivery.patience, Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
+    with pytest.raises(sqlite3.DataError, match="too big"):
+        patience.insist(
+            "ledger", lambda: rig.ledger.commit_picked("a", handled, lambda *_: b"{}", score_map=bytes(3000))
+        )
+    assert rig.ledger.head == 0
+    assert rig.blocked() == 0
+    assert rig.deliver("/watched/b.mrc")
 
 
 def test_an_output_directory_that_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:

@@ -305,6 +305,33 @@ def test_input_output_errors_are_waited_for(
     )
 
 
+def test_a_promoted_model_that_cannot_be_read_at_present_is_waited_for_and_not_refused(
+    serve: Serve, make_blob_model: Callable[..., Path], fault_shim: Path, tmp_path: Path
+) -> None:
+    faults = tmp_path / "faults"
+    faults.mkdir()
+    folder = make_blob_model(tmp_path / "blob")
+    daemon = serve(
+        *("--diameter", "48", "--model", folder, "--canary-micrographs", "0"),
+        env={"LD_PRELOAD": str(fault_shim), "FAULTS": str(faults)},
+    )
+    make_blob_model(folder, 2, bias=-6.01)
+    (faults / "eio").write_text("CURRENT")
+    (folder / "aside").write_text("2\n")
+    (folder / "aside").rename(folder / "CURRENT")
+    daemon.wait_log("the promoted model waits, and the old one goes on")
+    (faults / "eio").unlink()
+    daemon.wait_log("model blob/2 .* serves from here on", 120)
+    assert daemon.stop() == 0
+    assert len([line for line in daemon.log if "the promoted model waits" in line]) == 1
+    assert not [line for line in daemon.log if "refused" in line]
+    row(
+        "EIO when reading the promoted model's name",
+        "a preloaded library fails `read`",
+        "one log line; the old model went on and none was refused; the new one served once it could be read",
+    )
+
+
 def test_errors_in_the_middle_of_reading_are_tried_again_and_then_given_up(
     start: Callable[..., Any],
     drop: Callable[..., None],

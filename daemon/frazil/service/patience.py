@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from frazil.faults import reason_of
+from frazil.faults import is_of_one_record, reason_of
 from frazil.service.logs import event
 from frazil.service.metrics import Metrics
 from frazil.service.pulse import Beat, unwatched
@@ -53,12 +53,15 @@ class Patience:
 
         Raises:
             ToldToStopError: it could not be written before the daemon was told to stop.
+            sqlite3.Error: this record cannot be written, others can.
         """
         blocked = False
         while True:
             try:
                 written = write()
             except (OSError, sqlite3.Error) as error:
+                if is_of_one_record(error):
+                    raise
                 reason = reason_of(error) if isinstance(error, OSError) else str(error)
                 if not blocked:
                     log.warning(

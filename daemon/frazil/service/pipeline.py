@@ -279,7 +279,11 @@ class Pipeline:
                     self._write_failed(result)
                 else:
                     self._room.release()
-                    self._write_picked(result)
+                    try:
+                        self._write_picked(result)
+                    except sqlite3.Error as error:  # of this record alone: all others are waited for
+                        failure = failure_of(result.arrival.path, "writing", error)
+                        self._write_failed(_Failed(arrival=result.arrival, error=failure))
 
     def _retune(self) -> None:
         """Between two results: pass on what was asked for, and bring an earlier result to what is tuned."""
