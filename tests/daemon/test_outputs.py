@@ -84,6 +84,11 @@ def test_a_name_is_refused_from_the_first_byte_on_that_does_not_fit(tmp_path: Pa
         outputs.check_name(Path("a"), Path("\udcff.mrc"))
 
 
+@pytest.mark.parametrize("name", ["a.mrc", "a.mrc.gz", "a.MRC.BZ2", "a.tif", "a.TIFF"])
+def test_the_star_file_is_named_after_the_micrograph_whatever_its_format(name: str) -> None:
+    assert OutputFolder(Path("out")).file_of(Path("grid", name)) == Path("out/grid/a_picks.star")
+
+
 @given(st.text(min_size=1, max_size=90))
 def test_the_temporary_name_is_short_and_hidden(name: str) -> None:
     aside = files._aside_name(f"{name}_picks.star")
