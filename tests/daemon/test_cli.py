@@ -270,6 +270,11 @@ def test_serve_says_which_port_is_in_use(blob_model: Path, tmp_path: Path) -> No
         )
 
 
+@pytest.mark.parametrize("command", [("status", "--ledger"), ("keys", "new"), ("models", "list")])
+def test_a_path_that_the_system_refuses_gets_one_line(command: tuple[str, ...]) -> None:
+    assert_one_line(frazil(*command, "x" * 300), "File name too long")
+
+
 def test_listen_refuses_a_malformed_address() -> None:
     assert_one_line(frazil("listen", "nonsense"), "nonsense", "expected an address such as")
 
