@@ -14,6 +14,7 @@ from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError, printable
 from frazil.faults import reason_of
 from frazil.outputs import OutputFolder
+from frazil.paths import absolute_path
 from frazil.picking import (
     LARGEST_MICROGRAPH_BYTES,
     Picker,
@@ -129,10 +130,10 @@ class Batch:
             largest_bytes=self._largest_bytes,
             rescaling=self._picker.rescaling,
         )
-        micrograph = dataclasses.replace(micrograph, path=path.resolve())
+        micrograph = dataclasses.replace(micrograph, path=absolute_path(path))
         read_seconds = time.monotonic() - started
         record = record_picks(self._picker, micrograph, read_seconds=read_seconds, since=started)
-        self._write(path, star, lambda file: write_star(file, record.picks))
+        self._write(path, star, lambda file: write_star(file, record.picks, micrograph=path.name))
         if with_picture:
             drawn = draw_picks(micrograph.pixels, record.picks, record.document.diameter_px)
             content = cv2.imencode(".png", drawn)[1].tobytes()

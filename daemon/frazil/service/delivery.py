@@ -94,12 +94,16 @@ class Delivery:
 
     def _write_picks(self, seq: int, document: MicrographDocument) -> None:
         path = Path(document.path)
-        relative = path.relative_to(self._root) if path.is_relative_to(self._root) else Path(path.name)
+        below = Path(document.directory, document.micrograph)  # an earlier run may have had another name for the root
+        relative = path.relative_to(self._root) if path.is_relative_to(self._root) else below
         y, x, score = document.picks.arrays()
         picks, file = Picks(y=y, x=x, score=score), self._outputs.file_of(relative)
         try:
             self.patience.insist(
-                str(file), lambda: self._outputs.write(path, file, lambda place: write_star(place, picks))
+                str(file),
+                lambda: self._outputs.write(
+                    path, file, lambda place: write_star(place, picks, micrograph=document.micrograph)
+                ),
             )
         except MicrographError as error:
             self._note_unwritten(seq, document, error)
