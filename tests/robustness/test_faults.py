@@ -272,6 +272,34 @@ def test_a_file_that_cannot_be_written_fails_alone(
     )
 
 
+def test_a_server_that_does_not_answer_is_waited_for(
+    start: Callable[..., Any],
+    drop: Callable[..., None],
+    fault_shim: Path,
+    wait_for: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    faults = tmp_path / "faults"
+    faults.mkdir()
+    daemon = start(env={"LD_PRELOAD": str(fault_shim), "FAULTS": str(faults)})
+    for number in (errno.ESTALE, errno.EIO):
+        (faults / "rename").write_text(f"{number} _picks.star")
+        drop(daemon.watched, f"{number}.mrc", f"{number}_next.mrc")
+        daemon.wait_log(rf"cannot write .*{number}\w*_picks.star \({os.strerror(number)}\): picking waits")
+        wait_for(lambda: readiness(daemon)[0] == 503, "readiness")
+        (faults / "rename").unlink()
+        daemon.wait_log(rf"picked {number}_next.mrc")
+        daemon.wait_log(rf"picked {number}.mrc")
+    assert readiness(daemon) == (200, "ok\n")
+    assert failures(daemon.out / "frazil-ledger.sqlite") == {}
+    assert daemon.stop() == 0
+    row(
+        "A server of the outputs that does not answer (ESTALE), EIO when writing",
+        "a preloaded library fails `rename`",
+        "picking waited, `/readyz` 503, and went on by itself; no micrograph failed",
+    )
+
+
 def test_input_output_errors_are_waited_for(
     start: Callable[..., Any],
     drop: Callable[..., None],
