@@ -122,6 +122,8 @@ class PickFiles:
             self._table.put(_seen_from_project(document.path), rows)
         except ValueError as error:
             raise MicrographError(Path(document.path), "name", f"{self._table.path}: {error}") from None
+        except OSError as error:  # whatever it is, no micrograph can be put there
+            raise OutputError(f"{self._table.path}: cannot be written: {reason_of(error)}") from error
 
 
 def _rows(picks: Picks) -> zip[tuple[float, float, float]]:

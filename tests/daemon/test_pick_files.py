@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -314,7 +315,7 @@ def test_a_full_disk_is_no_fault_of_a_file(
     with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
         while True:
             filler.write(bytes(4096))
-    with pytest.raises(OutputError, match="out: cannot be written: No space left on device"):
+    with pytest.raises(OutputError, match=r"out(/particles\.star)?: cannot be written: No space left on device"):
         files.write(picked("b.mrc", PLACES * 100))
     (disk / "filler").unlink()
     files = PickFiles(disk / "out", file_format)  # type: ignore[arg-type]
@@ -333,3 +334,12 @@ def test_a_file_that_cannot_be_written_is_one_micrographs_fault(picked: Callable
     assert sorted(f.name for f in Path("out/Movies").iterdir()) == ["m.17_picks.star", "n_picks.star"]
     with pytest.raises(MicrographError, match="null byte"):
         files.write(msgspec.structs.replace(picked(), micrograph="m\0.mrc"))
+
+
+@pytest.mark.parametrize(("file_format", "table"), [("relion", "autopick.star"), ("cryosparc", "particles.star")])
+def test_a_table_that_cannot_be_written_is_no_fault_of_a_micrograph(
+    picked: Callable[..., MicrographDocument], file_format: str, table: str
+) -> None:
+    Path("out", table).mkdir(parents=True)
+    with pytest.raises(OutputError, match=f"out/{re.escape(table)}: cannot be written: Is a directory"):
+        PickFiles(Path("out"), file_format).write(picked())  # type: ignore[arg-type]
