@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from frazil.errors import SettingsError
+from frazil.service.inventory import Inventory
 from frazil.service.logs import event
 from frazil.service.metrics import Metrics
 from frazil.service.pulse import Beat, unwatched
@@ -55,6 +56,7 @@ class Watcher:
         backlog_order: in which order the files that lie there at the start are named.
         usual_mount_point: mount point of the file system that the directory lay on when it was last seen.
         on_mount_point: is told of that, to be remembered.
+        on_inventory: is told what the tree holds, whenever that has changed.
         beat: is called at each step of a scan.
 
     Attributes:
@@ -79,6 +81,7 @@ class Watcher:
         backlog_order: BacklogOrder = "oldest",
         usual_mount_point: str = "",
         on_mount_point: Callable[[str], None] = lambda _: None,
+        on_inventory: Callable[[Inventory], None] = lambda _: None,
         beat: Beat = unwatched,
     ) -> None:
         if not root.is_dir():
@@ -90,6 +93,8 @@ class Watcher:
         self._backlog_order = backlog_order
         self._usual_mount_point = usual_mount_point
         self._on_mount_point = on_mount_point
+        self._on_inventory = on_inventory
+        self._inventory: Inventory | None = None
         self._beat = beat
         self._scanner = Scanner(
             root,
@@ -149,6 +154,7 @@ class Watcher:
         self._report("")
         self._note_cost(scan)
         self._name(scan)
+        self._take_stock(scan.inventory)
 
     def _name(self, scan: Scan) -> None:
         """Tell of what a scan found; at the start in the order asked for, afterwards as it comes."""
@@ -162,6 +168,25 @@ class Watcher:
             self._tell(Hint(path=path))
         if scan.missing or scan.returned:
             self._tell(Sightings(missing=scan.missing, returned=scan.returned))
+
+    def _take_stock(self, inventory: Inventory) -> None:
+        """Show what the tree holds; say so after the first scan, and when it turns out that nothing in it fits."""
+        before, self._inventory = self._inventory, inventory
+        if inventory == before:
+            return
+        self._metrics.show_inventory(inventory)
+        self._on_inventory(inventory)
+        if inventory.nothing_fits and not (before and before.nothing_fits):
+            log.warning(
+                "%s: nothing to pick: %s. %s",
+                self._root,
+                inventory.describe(),
+                inventory.advice,
+                extra=event("nothing_fits"),
+            )
+        elif before is None:
+            advice = f". {inventory.advice}" if inventory.advice else ""
+            log.info("%s: %s%s", self._root, inventory.describe(), advice, extra=event("scanned"))
 
     def _note_cost(self, scan: Scan) -> None:
         self._metrics.scan_duration.observe(scan.seconds)
