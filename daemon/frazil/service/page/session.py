@@ -14,9 +14,11 @@ import msgspec
 from frazil.documents import MicrographDocument, ModelDocument, decode_document
 from frazil.picking import ScoreMap
 from frazil.service import retune
+from frazil.service.inventory import INVENTORY_KEY, Inventory
 from frazil.service.ledger import LedgerReader, MicrographRecord, State, StoredDocument
 from frazil.service.presence import Presence
 from frazil.service.score_map import unpack_score_map
+from frazil.service.troubles import Facts, gather_facts
 
 __all__ = ["Change", "Glance", "Result", "Row", "Rows", "Session", "Standing", "glance", "rate_per_minute"]
 
@@ -81,6 +83,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     failures: list[MicrographRecord]
     changes: list[Change]
     tuned: Tuned | None
+    inventory: Inventory
+    """What the watched directory holds, and what of it is passed over."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,7 +193,12 @@ class Session:
             failures=self.reader.newest_failures(8),
             changes=[_change(document) for document in self.reader.newest_changes(8)],
             tuned=_tuned(meta.get(retune.TUNED_KEY, "")),
+            inventory=Inventory.decode(meta.get(INVENTORY_KEY, "")) or Inventory(),
         )
+
+    def facts(self) -> Facts:
+        """What the ledger says of how things stand, to be judged."""
+        return gather_facts(self.reader, self._count_states(), time.time())
 
     def _count_states(self) -> dict[str, int]:
         started = time.monotonic()
