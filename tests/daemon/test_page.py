@@ -29,7 +29,7 @@ from frazil.service.ledger import Handled, Ledger, Note
 from frazil.service.page import PageServer
 from frazil.service.page.connection import Connection
 from frazil.service.page.gate import HostNames, Token
-from frazil.service.page.session import Standing, rate_per_minute
+from frazil.service.page.session import rate_per_minute
 from frazil.service.score_map import pack_score_map
 from frazil.service.stamp import FileStamp
 

@@ -166,7 +166,19 @@ def test_a_file_that_a_link_waits_for_is_found_by_the_next_scan(root: Path, tmp_
 def test_everything_in_the_tree_is_counted_as_taken_or_passed_over_for_a_reason(
     root: Path, scanner: Scanner, known: dict[str, FileStamp]
 ) -> None:
-    touch(root, "a.mrc", "a_PS.mrc", "b.mrc", "b_DW.mrc", "c_DW.mrc", "m.tif", "m.mrcs", "x.xml", "h.mrc.part", "raw/e.mrc")
+    touch(
+        root,
+        "a.mrc",
+        "a_PS.mrc",
+        "b.mrc",
+        "b_DW.mrc",
+        "c_DW.mrc",
+        "m.tif",
+        "m.mrcs",
+        "x.xml",
+        "h.mrc.part",
+        "raw/e.mrc",
+    )
     for _ in range(3):  # whether listed, known or remembered
         scan = scanner.scan()
         assert scan.inventory.taken == 3

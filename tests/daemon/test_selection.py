@@ -113,14 +113,22 @@ EXPOSURE = "FoilHole_100_Data_200_201_20230101_000001_fractions"
         ([f"J/m/1_x_patch_aligned{end}.mrc" for end in ("", "_doseweighted")], {"J/m/1_x_patch_aligned.mrc"}),
         (["J/m/1_x_patch_aligned_doseweighted.mrc"], {"J/m/1_x_patch_aligned_doseweighted.mrc"}),
         # Warp
-        ([f"{folder}/x.mrc" for folder in ("average", "average/even", "average/odd", "deconv", "mask")], {"average/x.mrc"}),
+        (
+            [f"{folder}/x.mrc" for folder in ("average", "average/even", "average/odd", "deconv", "mask")],
+            {"average/x.mrc"},
+        ),
         # names that only look alike
-        (["x_EVNT.mrc", "PS.mrc", "again_1.mrc", "x_DWarf.mrc"], {"x_EVNT.mrc", "PS.mrc", "again_1.mrc", "x_DWarf.mrc"}),
+        (
+            ["x_EVNT.mrc", "PS.mrc", "again_1.mrc", "x_DWarf.mrc"],
+            {"x_EVNT.mrc", "PS.mrc", "again_1.mrc", "x_DWarf.mrc"},
+        ),
     ],
 )
 def test_one_file_an_exposure_is_taken_from_what_the_known_programs_write(tree: list[str], taken: set[str]) -> None:
     selection = Selection()
-    assert {name for name in tree if selection.takes(name) and not selection.lies_beside(name, tree.__contains__)} == taken
+    assert {
+        name for name in tree if selection.takes(name) and not selection.lies_beside(name, tree.__contains__)
+    } == taken
 
 
 def test_a_companion_is_taken_where_include_names_it_or_none_are_left_alone() -> None:

@@ -6,8 +6,8 @@ is noticed as surely as a large one, only later. No micrograph counts for more t
 (winsorising: Hawkins, Journal of Quality Technology 25, 248, 1993), and median and median absolute deviation stand for
 mean and standard deviation: empty squares, carbon and a bad start are part of every session, and are not yet drift.
 
-While there is no baseline as yet, only the coarsest is told: the last few micrographs have hardly any picks beside those
-before them, or none.
+While there is no baseline as yet, only the coarsest is told: the last few micrographs have hardly any picks beside
+those before them, or none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The inventory: how many names in the watched tree are taken for micrographs, and how many are passed over, and why."""
+"""The inventory: how many names in the watched tree are taken for micrographs, how many are passed over, and why."""
 
 from __future__ import annotations
 
@@ -95,12 +95,16 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
         return f"{found}; passed over: {self.describe_passed_over()}" if self.passed_over else found
 
     def describe_passed_over(self) -> str:
-        """How many are passed over, and why, with an example of each."""
-        return ", ".join(
+        """How many are passed over, and why, with an example of each, in one line."""
+        return ", ".join(self.passed_over_lines())
+
+    def passed_over_lines(self) -> list[str]:
+        """The same, a line for each reason."""
+        return [
             f"{passed.count} {_SAYS[reason]} (such as {printable(passed.example)})"
             for reason in PASS_REASONS
             if (passed := self.passed_over.get(reason)) is not None
-        )
+        ]
 
     @property
     def advice(self) -> str:
@@ -124,8 +128,8 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
                 )
             case "other_format":
                 return (
-                    f"frazil picks motion-corrected averages in MRC or TIFF, and {name} is none: watch the folder where "
-                    "motion correction writes them."
+                    f"frazil picks motion-corrected averages in MRC or TIFF, and {name} is none: watch the folder "
+                    "where motion correction writes them."
                 )
             case "excluded":
                 return f"If {example} is wanted, take the pattern that fits it out of the setting exclude."

@@ -43,7 +43,7 @@ _DRIFTS = {
 }
 _DRIFTED_TODO = (
     "Look at the newest pictures: ice, defocus, astigmatism, carbon. Then tune the threshold. "
-    "If it is meant to be so: frazil ledger baseline."
+    "If it is meant to be so: frazil ledger baseline --ledger OUT."
 )
 
 
@@ -132,7 +132,7 @@ def find_troubles(samples: Mapping[str, float], facts: Facts | None, now: float)
     if facts is None:
         troubles.append(Trouble(level="fault", says="The ledger cannot be read", todo="Look at the log."))
     else:
-        troubles += [*_of_the_session(samples, facts, now), *_of_the_picks(samples, facts), *_of_the_model(facts)]
+        troubles += [*_of_the_session(samples, facts, now), *_of_the_picks(facts), *_of_the_model(facts)]
     return sorted(troubles, key=lambda trouble: trouble.level != "fault")
 
 
@@ -168,7 +168,7 @@ def _of_the_machine(samples: Mapping[str, float]) -> Iterable[Trouble]:
         yield Trouble(
             level="warning",
             says="The model runs on the CPU, though there is a GPU",
-            todo="See why with frazil doctor, or say that none is wanted: device = \"cpu\".",
+            todo='See why with frazil doctor, or say that none is wanted: device = "cpu".',
             alert="FrazilCpuFallback",
         )
 
@@ -178,9 +178,8 @@ def _of_the_session(samples: Mapping[str, float], facts: Facts, now: float) -> I
     if inventory.nothing_fits:
         yield Trouble(
             level="warning",
-            says=f"Nothing in the watched directory is taken for a micrograph. Passed over: "
-            f"{inventory.describe_passed_over()}",
-            todo=inventory.advice,
+            says="Nothing in the watched directory is taken for a micrograph",
+            todo=f"Passed over: {inventory.describe_passed_over()}. {inventory.advice}",
             alert="FrazilNothingFits",
         )
     waiting = samples.get("frazil_backlog_micrographs", 0)
@@ -203,27 +202,27 @@ def _of_the_session(samples: Mapping[str, float], facts: Facts, now: float) -> I
                 "and whether their names match the setting include.",
                 alert="FrazilNoMicrographs",
             )
-    failures = ((facts.failed_lately, facts.picked_lately, " lately"), (facts.failed, facts.picked, ""))
+    failures = ((facts.failed_lately, facts.picked_lately, " in the last hour"), (facts.failed, facts.picked, ""))
     for failed, picked, lately in failures:
         if failed >= FAILED_LEAST and failed > FAILED_SHARE * (failed + picked):
             yield Trouble(
                 level="warning",
                 says=f"{failed} of {failed + picked} micrographs could not be picked{lately}",
-                todo="See why: frazil ledger list --state quarantined, or Failures on the page. Mend the cause, then "
-                "frazil requeue --failed.",
+                todo="See why: frazil ledger list --state quarantined --ledger OUT, or Failures on the page. Mend "
+                "the cause, then frazil requeue --failed --ledger OUT.",
                 alert="FrazilFailures",
             )
             return
 
 
-def _of_the_picks(samples: Mapping[str, float], facts: Facts) -> Iterable[Trouble]:
+def _of_the_picks(facts: Facts) -> Iterable[Trouble]:
     drift = facts.drift
     if drift.few:
         yield Trouble(
             level="warning",
             says=f"Hardly any picks: {drift.describe_few()}",
-            todo="Look at the newest pictures: ice, carbon, empty holes, a beam that is off. Are diameter, pixel size and "
-            "contrast those of this session? If it is meant to be so: frazil ledger baseline.",
+            todo="Look at the newest pictures: ice, carbon, empty holes, a beam that is off. Are diameter, pixel size "
+            "and contrast those of this session? If it is meant to be so: frazil ledger baseline --ledger OUT.",
             alert="FrazilFewPicks",
         )
     for (quantity, direction), (alert, says) in _DRIFTS.items():
@@ -234,8 +233,8 @@ def _of_the_picks(samples: Mapping[str, float], facts: Facts) -> Iterable[Troubl
         yield Trouble(
             level="warning",
             says=f"Pictures of different kinds are picked: {', and '.join(facts.pictures)}",
-            todo="Where some are no micrographs of this session (power spectra, images of holes), leave them out with the "
-            "setting exclude.",
+            todo="Where some are no micrographs of this session (power spectra, images of holes), leave them out with "
+            "the setting exclude.",
         )
 
 

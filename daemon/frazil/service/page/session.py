@@ -83,8 +83,10 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     failures: list[MicrographRecord]
     changes: list[Change]
     tuned: Tuned | None
-    inventory: Inventory
-    """What the watched directory holds, and what of it is passed over."""
+    passed_over: int
+    """Names in the watched directory that are passed over."""
+    passed_over_lines: list[str]
+    """Why, a line for each reason."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,6 +182,7 @@ class Session:
         results, times = self.reader.last_picked_results(latest), self.reader.last_picked_times(_RATE_RESULTS)
         waits = [picked - complete for complete, picked in times[:latest] if complete is not None]
         newest = self.result(results[0].seq) if results else None
+        inventory = Inventory.decode(meta.get(INVENTORY_KEY, "")) or Inventory()
         return Standing(
             epoch=meta["epoch"],
             head=self.reader.head(),
@@ -193,7 +196,8 @@ class Session:
             failures=self.reader.newest_failures(8),
             changes=[_change(document) for document in self.reader.newest_changes(8)],
             tuned=_tuned(meta.get(retune.TUNED_KEY, "")),
-            inventory=Inventory.decode(meta.get(INVENTORY_KEY, "")) or Inventory(),
+            passed_over=sum(passed.count for passed in inventory.passed_over.values()),
+            passed_over_lines=inventory.passed_over_lines(),
         )
 
     def facts(self) -> Facts:

@@ -196,9 +196,7 @@ class Scanner:
             unchanged_since = now
         listing = self._list(path, entered, scan)
         self._complained.discard(relative)
-        return _Folder(
-            mtime_ns=status.st_mtime_ns, unchanged_since=unchanged_since, listed_at=now, listing=listing
-        )
+        return _Folder(mtime_ns=status.st_mtime_ns, unchanged_since=unchanged_since, listed_at=now, listing=listing)
 
     def _list(self, path: Path, entered: _Entered, scan: Scan) -> _Listing:
         listing = _Listing()

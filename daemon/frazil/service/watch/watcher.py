@@ -185,8 +185,7 @@ class Watcher:
                 extra=event("nothing_fits"),
             )
         elif before is None:
-            advice = f". {inventory.advice}" if inventory.advice else ""
-            log.info("%s: %s%s", self._root, inventory.describe(), advice, extra=event("scanned"))
+            log.info("%s: %s", self._root, inventory.describe(), extra=event("scanned"))
 
     def _note_cost(self, scan: Scan) -> None:
         self._metrics.scan_duration.observe(scan.seconds)

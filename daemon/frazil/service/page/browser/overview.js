@@ -40,6 +40,7 @@ function showAll() {
   showTroubles();
   if (!standing) return;
   say(byId("foot"), `frazil ${now.version} on ${now.host}. Watching ${standing.daemon?.watch ?? ""}, writing to ${standing.daemon?.out ?? ""}, publishing on ${standing.daemon?.stream ?? ""}.`);
+  showPassedOver(standing);
   showLatest(standing);
   showChanges(standing);
   showFailures(standing);
@@ -90,6 +91,13 @@ function showFacts() {
     ["Model", now.model || "–", now.provider ? `on ${device(now.provider)}, ${now.precision}` : ""],
     ["Particle", standing?.diameter_angstrom ? `${standing.diameter_angstrom.toFixed(0)} Å` : "–", standing?.threshold != null ? `threshold ${standing.threshold.toFixed(2)}` : ""],
   ]);
+}
+
+function showPassedOver({ passed_over, passed_over_lines }) {
+  const details = byId("passed-over");
+  details.hidden = !passed_over;
+  say(details.querySelector("summary"), `${grouped(passed_over)} ${passed_over === 1 ? "file or folder is" : "files and folders are"} passed over`);
+  details.querySelector("ul").replaceChildren(...passed_over_lines.map((line) => element("li", {}, line)));
 }
 
 function device(provider) {
