@@ -376,6 +376,7 @@ class Daemon:
             name=self._ledger.epoch,
             precision=settings.precision,
             proof_seconds=settings.model_proof,
+            threads=settings.threads,
             bounds=CanaryBounds(
                 micrographs=settings.canary_micrographs,
                 agreement=settings.canary_agreement,
@@ -431,6 +432,8 @@ class Daemon:
         started = time.monotonic()
         deadline = started + _STOP_SECONDS
         self._stopping.set()
+        if self._swapper is not None:
+            self._swapper.stop_trying()
         self._intake_thread.join(max(0.0, deadline - time.monotonic()))
         if self._pipeline.stop(deadline):
             log.info("stopped after %.2f s", time.monotonic() - started, extra=event("stopped"))
