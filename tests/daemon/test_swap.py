@@ -205,3 +205,25 @@ def test_what_is_tuned_before_the_start_holds_for_the_first_micrograph(picker_of
     picker = picker_of()
     wanted = Wanted(thresholds={picker.model.identity.sha256: 0.7, "another": 0.2})
     assert Serving(picker, wanted, probation_micrographs=0, faults_allowed=0).picker.threshold == 0.7
+
+
+def test_a_model_that_is_offered_twice_is_loaded_once(picker_of: Callable[..., Picker]) -> None:
+    serving = Serving(picker_of(), probation_micrographs=3, faults_allowed=0)
+    assert serving.coming is serving.picker
+    first = picker_of(2)
+    serving.offer(Offer(picker=first, current="c"))
+    assert serving.coming is first  # who looks before it is taken knows that it comes
+    (loaded,) = serving.advance()
+    assert (loaded.event, loaded.model.version) == ("loaded", 2)
+    serving.offer(Offer(picker=first, current="c"))
+    assert serving.advance() == []
+    assert serving.coming.model.identity.version == 2
+
+
+def test_an_offer_that_is_taken_back_before_it_served_changes_nothing(picker_of: Callable[..., Picker]) -> None:
+    old = picker_of()
+    serving = Serving(old, probation_micrographs=3, faults_allowed=0)
+    serving.offer(Offer(picker=picker_of(2), current="c"))
+    serving.offer(Offer(picker=old, current="d"))
+    assert serving.advance() == []
+    assert serving.picker.model.identity.version == 1
