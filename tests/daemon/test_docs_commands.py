@@ -13,6 +13,8 @@ import re
 import shlex
 import tomllib
 import typing
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +115,7 @@ def fault_of(words: list[str], *, complete: bool = False) -> str:
             command.make_context(command.name, list(filled), parent=context.parent)
         except typer.Exit:
             return ""  # --help
-        except Exception as error:  # typer brings a click of its own, whose errors have no public name
+        except Exception as error:  # noqa: BLE001 - typer has a click of its own, whose errors have no public name
             says = error.format_message()  # type: ignore[attr-defined]
             left_out = "Missing " in says or (given[-1].startswith("--") and "requires an argument" in says)
             to_fill_in = any(f"'{word}' is not one of" in says for word in given if word.isupper())
@@ -165,6 +167,18 @@ def test_every_make_target_and_script_in_the_docs_is_there(repository: Path) -> 
             missing += [(page, " ".join(words)) for _ in [0] if not source]
             missing += [(page, f"{script.name} {option}") for option in options if f'"{option}"' not in source]
     assert missing == []
+
+
+def test_pip_is_only_told_to_install_into_a_venv(repository: Path) -> None:
+    """Elsewhere Debian and Ubuntu refuse it (PEP 668)."""
+    outside = []
+    for block in blocks(repository, "", "sh", "bash", "console"):
+        active = False
+        for line in block.text.splitlines():
+            active = active or re.search(r"(^|\s)(\.|source) \S+/bin/activate", line) is not None
+            if re.search(r"(?<![\w/])pip3? install", line) and not active:
+                outside.append((block.page, line))
+    assert outside == []
 
 
 # --- settings and recipes ---------------------------------------------------------------------------------------
@@ -289,9 +303,6 @@ def test_every_metric_in_the_docs_is_one_that_there_is(repository: Path) -> None
 
 
 def test_every_address_of_the_page_in_the_docs_is_answered(repository: Path, open_page: Any) -> None:
-    import urllib.error
-    import urllib.request
-
     page = open_page()
     asked = set()
     for source in pages(repository):
@@ -299,14 +310,17 @@ def test_every_address_of_the_page_in_the_docs_is_answered(repository: Path, ope
     table = (repository / "docs" / "reference" / "page.md").read_text("utf-8")
     asked |= {path for path in re.findall(r"^\| `(/[\w/-]*)", table, re.MULTILINE) if not path.endswith("/SEQ")}
     assert {"/", "/metrics", "/healthz"} <= asked
-    for path in sorted(asked - {"/events"}):
+
+    def answer(path: str) -> bytes:
         try:
-            status = urllib.request.urlopen(page.url + path, timeout=30).status
+            with urllib.request.urlopen(page.url + path, timeout=30) as answered:
+                return bytes(answered.read())
         except urllib.error.HTTPError as error:
-            status = error.code
-            error.close()
-            assert b"Not Found" not in error.msg.encode() or path == "/api/micrograph", path
-        assert status in (200, 400, 404), path
+            with error:
+                return error.read()
+
+    nowhere = answer("/nowhere")
+    assert [path for path in sorted(asked - {"/events"}) if answer(path) == nowhere] == []
 
 
 def test_every_path_of_the_repository_in_the_docs_is_there(repository: Path) -> None:
