@@ -98,6 +98,31 @@ def test_a_peak_at_the_threshold_is_a_pick(threshold: float, count: int) -> None
     assert len(find_peaks(score_map(scores), threshold=threshold, min_distance_px=0, edge_margin_px=0)) == count
 
 
+@pytest.mark.parametrize("step", [(0, 2), (2, 0), (2, 2), (2, -2), (1, 2), (2, 1)])
+def test_a_lower_maximum_that_is_no_neighbour_is_a_peak_of_its_own(step: tuple[int, int]) -> None:
+    scores = np.zeros((11, 13))
+    scores[5, 6], scores[5 + step[0], 6 + step[1]] = 0.9, 0.8
+    assert len(find_peaks(score_map(scores), threshold=0.5, min_distance_px=0, edge_margin_px=0)) == 2
+    scores[:] = 0
+    scores[5, 6], scores[5 - step[0], 6 - step[1]] = 0.9, 0.8
+    assert len(find_peaks(score_map(scores), threshold=0.5, min_distance_px=0, edge_margin_px=0)) == 2
+
+
+def test_a_weak_peak_lies_where_a_strong_one_of_its_shape_does() -> None:
+    strong = bump((20, 31), 7.3, 22.4)
+    of = [find_peaks(score_map(strong * k), threshold=0.05, min_distance_px=50, edge_margin_px=0) for k in (1.0, 0.1)]
+    assert [len(picks) for picks in of] == [1, 1]
+    assert of[1].y[0] == pytest.approx(of[0].y[0], abs=0.01)
+    assert of[1].x[0] == pytest.approx(of[0].x[0], abs=0.01)
+
+
+def test_a_minimum_distance_below_one_pixel_counts() -> None:
+    scores = np.zeros((9, 9))
+    scores[4, 3], scores[4, 5] = 0.9, 0.8  # two steps apart, so 0.8 pixels
+    for apart, count in ((0.7, 2), (0.9, 1)):
+        assert len(find_peaks(score_map(scores, 0.4), threshold=0.5, min_distance_px=apart, edge_margin_px=0)) == count
+
+
 MAPS = arrays(
     np.float32,
     st.tuples(st.integers(1, 25), st.integers(1, 25)),
