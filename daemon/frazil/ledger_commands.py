@@ -100,7 +100,7 @@ def status(
         typer.echo(f"{word}: {printable(trouble.says)}. {printable(trouble.todo)}")
     if now is not None:
         if not troubles:
-            typer.echo("nothing needs you")
+            typer.echo("nothing needs you" + (f" but {facts.failed} that could not be picked" if facts.failed else ""))
         queues = ", ".join(f"{now.get(f'frazil_queue_depth{{queue={q}}}', 0):.0f} {says}" for q, says in _QUEUES)
         typer.echo(f"now: {queues}")
     typer.echo("micrographs: " + (", ".join(f"{counts[s]} {s}" for s in StateName if counts.get(s)) or "none"))
