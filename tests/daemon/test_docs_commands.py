@@ -194,7 +194,7 @@ def load(text: str, folder: Path) -> ServeSettings:
         kind = typing.get_type_hints(ServeSettings, include_extras=True)[name].__metadata__[-1].extra["must_be"]
         if kind is not None and isinstance(value, str):
             path = folder / name
-            path.mkdir(exist_ok=True) if kind == "directory" else path.touch()
+            path.touch() if kind == "file" else path.mkdir()
             given[name] = str(path)
     pairs = {"curve_key": "curve_clients", "curve_clients": "curve_key"}
     for name in [name for name in pairs if name in given and pairs[name] not in given]:

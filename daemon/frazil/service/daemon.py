@@ -209,8 +209,7 @@ class Daemon:
             known,
             metrics,
             root,
-            # Of a network's file system the second look comes one poll later: sooner, it may get a kept answer.
-            settle_seconds=settings.scan if file_system.is_network else _LOCAL_SETTLE_SECONDS,
+            settle_seconds=self._settle_seconds(file_system),
             stall_seconds=settings.stall,
             shows_holes=file_system.shows_holes,
             accept=self._pipeline.accept,
@@ -226,7 +225,7 @@ class Daemon:
             known=known,
             missing=self._ledger.missing(),
             usual_mount_point=self._usual_mount_point(root),
-            on_mount_point=lambda mount_point: self._remember("mount_point", mount_point),
+            on_file_system=lambda found: self._note_file_system(found, intake),
             on_inventory=lambda inventory: self._remember(INVENTORY_KEY, inventory.encode()),
             scan_seconds=settings.scan,
             watch_by=settings.watch_by,
@@ -333,6 +332,14 @@ class Daemon:
             cut_off=lambda: time.monotonic() > deadline,
             rescaling=rescaling,
         )
+
+    def _settle_seconds(self, file_system: FileSystem) -> float:
+        # Of a network's file system the second look comes one poll later: sooner, it may get a kept answer.
+        return self._settings.scan if file_system.is_network else _LOCAL_SETTLE_SECONDS
+
+    def _note_file_system(self, file_system: FileSystem, intake: Intake) -> None:
+        intake.settle(self._settle_seconds(file_system), shows_holes=file_system.shows_holes)
+        self._remember("mount_point", file_system.mount_point)
 
     def _usual_mount_point(self, root: Path) -> str:
         """Where the file system was mounted that the directory lay on when an earlier run last saw it."""

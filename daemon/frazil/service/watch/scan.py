@@ -105,7 +105,7 @@ class Scanner:
         selection: which names count.
         known: stamps of known files, by path below the root.
         missing: known files that are known to be missing.
-        trust_folder_times: whether an unchanged folder need not be listed.
+        trust_folder_times: whether an unchanged folder need not be listed; may be changed between two scans.
         beat: is called with each folder.
     """
 
@@ -123,7 +123,7 @@ class Scanner:
         self._selection = selection
         self._known = known
         self._missing = set(missing)
-        self._trust_folder_times = trust_folder_times
+        self.trust_folder_times = trust_folder_times
         self._beat = beat
         self._folders: dict[str, _Folder] = {}
         self._complained: set[str] = set()
@@ -189,7 +189,7 @@ class Scanner:
         known = self._folders.get(relative)
         if known is not None and known.mtime_ns == status.st_mtime_ns:
             # What a link leads to may lie on another file system, with other habits.
-            if self._trust_folder_times and not entered.through_link and known.needs_no_listing(now):
+            if self.trust_folder_times and not entered.through_link and known.needs_no_listing(now):
                 return known
             unchanged_since = known.unchanged_since
         else:
