@@ -1,7 +1,7 @@
 """What the docs tell readers to type is what there is: commands, options, settings, files, metrics, addresses, anchors.
 
-Commands are read as the command line itself reads them, short of being run; the page that installs is typed as it stands
-by `tests/system/test_walk_through.py`.
+Commands are read as the command line itself reads them, short of being run; the page that installs is typed as it
+stands by `tests/system/test_walk_through.py`.
 """
 
 from __future__ import annotations
