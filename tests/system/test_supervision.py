@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import socket
@@ -164,14 +165,27 @@ def test_a_stage_that_hangs_in_its_work_stops_the_watchdog_and_shows_where_it_is
 
 
 def test_what_waits_for_a_blocked_disk_does_not_hang(
-    serve: Serve, manager: Manager, blob_model: Path, write_mrc: Write, make_scene: Callable[..., object]
+    serve: Serve,
+    manager: Manager,
+    blob_model: Path,
+    write_mrc: Write,
+    make_scene: Callable[..., object],
+    small_disk: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
-    daemon = serve("--diameter", "48", "--model", blob_model, "--hang-timeout", "2", env=manager.environment)
-    (daemon.out / "grid").write_text("a file where a folder must be")
-    (daemon.watched / "grid").mkdir()
+    out = small_disk("disk", 256)
+    daemon = serve(
+        *("--diameter", "48", "--model", blob_model, "--hang-timeout", "2", "--ledger", tmp_path / "ledger"),
+        out=out,
+        env=manager.environment,
+    )
+    with contextlib.suppress(OSError), (out / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
     for i in range(20):  # more than the queues hold
-        write_mrc(daemon.watched / "grid" / f"m{i:02}.mrc", make_scene(seed=i).pixels, 2.0)
+        write_mrc(daemon.watched / f"m{i:02}.mrc", make_scene(seed=i).pixels, 2.0)
     daemon.wait_log(r"cannot write .*: picking waits until it can")
+    manager.wait("STATUS", r"cannot write .*No space left on device.*picking waits until it can; ")
     blocked = manager.wait("WATCHDOG", after=time.monotonic())
     fed = blocked
     while fed < blocked + 4:
@@ -179,6 +193,6 @@ def test_what_waits_for_a_blocked_disk_does_not_hang(
         assert after - fed < WATCHDOG_SECONDS + 5  # on a busy machine
         fed = after
     assert not any("HANGS" in lines.get("STATUS", "") for _, lines in manager.heard)
-    (daemon.out / "grid").unlink()
+    (out / "filler").unlink()
     manager.wait("STATUS", r"; 20 picked, 0 failed; ")
     assert daemon.stop() == 0
