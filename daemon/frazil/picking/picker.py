@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -180,13 +181,29 @@ class Picker:
         if tiling is None:
             none, nothing = np.zeros(0, np.float64), np.zeros((0, 0), np.float32)
             return ScoreMap(scores=nothing, y_px=none, x_px=none, shape=rescaling.shape, margin_px=margin_px)
+        scores = in_steps(tiling.assemble(self._score_tiles(picture, tiling)))
+        if picture.blank is not None:
+            scores[self._is_blank(picture.blank.rescaled(rescaling), rescaling, tiling, margin_px)] = 0
         return ScoreMap(
-            scores=in_steps(tiling.assemble(self._score_tiles(picture, tiling))),
+            scores=scores,
             y_px=rescaling.to_micrograph(tiling.y.centres, 0),
             x_px=rescaling.to_micrograph(tiling.x.centres, 1),
             shape=rescaling.shape,
             margin_px=margin_px,
         )
+
+    def _is_blank(
+        self, blank: NDArray[np.bool_], rescaling: Rescaling, tiling: Tiling, margin_px: float
+    ) -> NDArray[np.bool_]:
+        """(gy, gx) which scores lie where there is no data, or as near to it as no pick may be to an edge."""
+        margin = margin_px * max(rescaling.factors)
+        distance = cv2.distanceTransform(np.uint8(~blank), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        h, w = blank.shape
+        rows, columns = (
+            np.clip(np.rint(axis.centres), 0, n - 1).astype(np.intp)
+            for axis, n in ((tiling.y, h), (tiling.x, w))
+        )
+        return np.asarray(distance[rows[:, np.newaxis], columns] <= margin, np.bool_)
 
     def _score_tiles(self, picture: Picture, tiling: Tiling) -> NDArray[np.float32]:
         """(count, g, g) scores; on the device as long as that works."""

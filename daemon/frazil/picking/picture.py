@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import MicrographError
+from frazil.picking.blank import MOST_BLANK, BlankArea, find_blank
 from frazil.picking.micrograph import Micrograph
 from frazil.picking.rescale import Rescaling, rescale
 from frazil.picking.standardise import standardise
@@ -35,6 +36,13 @@ class Picture:
     """Of the particle, in pixels of the micrograph."""
     pixel_size_angstrom: float
     """Of the micrograph."""
+    blank: BlankArea | None = None
+    """Where the micrograph holds no data; None where it does everywhere."""
+
+    @property
+    def blank_fraction(self) -> float:
+        """Of the micrograph, 0 to 1."""
+        return 0.0 if self.blank is None else self.blank.fraction
 
     @property
     def pixels(self) -> NDArray[np.float32]:
@@ -66,10 +74,12 @@ def make_picture(
         model_diameter_px: diameter that the model was trained for.
         normalisation: name of the standardisation.
         invert: whether particles look the other way round in the model's tiles.
-        accelerator: does it on its device, where the picture then stays.
+        accelerator: does it on its device, where the picture then stays; not if there are blank parts, which only the
+            CPU leaves out.
 
     Raises:
-        MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked.
+        MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked; or next
+            to nothing of the micrograph holds data.
         ModelError: the standardisation is not known here.
     """
     pixel_size = micrograph.resolve_pixel_size(pixel_size_angstrom)
@@ -83,8 +93,15 @@ def make_picture(
             f"({diameter_angstrom:g} Å at {pixel_size:g} Å a pixel)",
         )
     rescaling = Rescaling.for_diameter((h, w), diameter_px, model_diameter_px)
+    blank = find_blank(micrograph.pixels, diameter_px)
+    if blank is not None and blank.fraction > MOST_BLANK:
+        raise MicrographError(
+            micrograph.path,
+            "blank",
+            f"expected a picture, found no data (hardly any noise) in {blank.fraction:.1%} of it",
+        )
     content: NDArray[np.float32] | PictureOnDevice
-    if accelerator is not None:
+    if accelerator is not None and blank is None:
         content = accelerator.prepare(micrograph.pixels, rescaling, invert=invert)
     else:
         ahead = micrograph.rescaled
@@ -93,10 +110,17 @@ def make_picture(
             if ahead is not None and ahead.rescaling == rescaling
             else rescale(micrograph.pixels, rescaling)
         )
-        content = standardise(rescaled, normalisation, model_diameter_px, invert=invert)
+        content = standardise(
+            rescaled,
+            normalisation,
+            model_diameter_px,
+            invert=invert,
+            blank=None if blank is None else blank.rescaled(rescaling),
+        )
     return Picture(
         content=content,
         rescaling=rescaling,
         diameter_px=diameter_px,
         pixel_size_angstrom=pixel_size,
+        blank=blank,
     )
