@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import FrazilError, SettingsError
+from frazil.picking.blank import BlankArea
 from frazil.picking.device import Accelerator
 from frazil.picking.limits import PickLimits, Tuning, find_picks
 from frazil.picking.micrograph import Micrograph
@@ -183,7 +184,7 @@ class Picker:
             return ScoreMap(scores=nothing, y_px=none, x_px=none, shape=rescaling.shape, margin_px=margin_px)
         scores = in_steps(tiling.assemble(self._score_tiles(picture, tiling)))
         if picture.blank is not None:
-            scores[self._is_blank(picture.blank.rescaled(rescaling), rescaling, tiling, margin_px)] = 0
+            scores[_near_blank(picture.blank, rescaling, tiling, margin_px)] = 0
         return ScoreMap(
             scores=scores,
             y_px=rescaling.to_micrograph(tiling.y.centres, 0),
@@ -191,19 +192,6 @@ class Picker:
             shape=rescaling.shape,
             margin_px=margin_px,
         )
-
-    def _is_blank(
-        self, blank: NDArray[np.bool_], rescaling: Rescaling, tiling: Tiling, margin_px: float
-    ) -> NDArray[np.bool_]:
-        """(gy, gx) which scores lie where there is no data, or as near to it as no pick may be to an edge."""
-        margin = margin_px * max(rescaling.factors)
-        distance = cv2.distanceTransform(np.uint8(~blank), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-        h, w = blank.shape
-        rows, columns = (
-            np.clip(np.rint(axis.centres), 0, n - 1).astype(np.intp)
-            for axis, n in ((tiling.y, h), (tiling.x, w))
-        )
-        return np.asarray(distance[rows[:, np.newaxis], columns] <= margin, np.bool_)
 
     def _score_tiles(self, picture: Picture, tiling: Tiling) -> NDArray[np.float32]:
         """(count, g, g) scores; on the device as long as that works."""
@@ -230,3 +218,18 @@ class Picker:
     def find(self, score_map: ScoreMap, picture: Picture) -> Picks:
         """Find the picks in a score map of the picture."""
         return find_picks(score_map, self.limits, picture.pixel_size_angstrom)
+
+
+def _near_blank(blank: BlankArea, rescaling: Rescaling, tiling: Tiling, margin_px: float) -> NDArray[np.bool_]:
+    """(gy, gx) which scores lie where there is no data, or as near to it as no pick may be to an edge.
+
+    A speck is no edge: near it picks may be.
+    """
+    margin = 0.0 if blank.is_negligible else margin_px * max(rescaling.factors)
+    holds_data = np.uint8(~blank.rescaled(rescaling))
+    distance = cv2.distanceTransform(holds_data, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    rows, columns = (
+        np.clip(np.rint(axis.centres), 0, n - 1).astype(np.intp)
+        for axis, n in zip((tiling.y, tiling.x), holds_data.shape, strict=True)
+    )
+    return np.asarray(distance[rows[:, np.newaxis], columns] <= margin, np.bool_)

@@ -74,8 +74,8 @@ def make_picture(
         model_diameter_px: diameter that the model was trained for.
         normalisation: name of the standardisation.
         invert: whether particles look the other way round in the model's tiles.
-        accelerator: does it on its device, where the picture then stays; not if there are blank parts, which only the
-            CPU leaves out.
+        accelerator: does it on its device, where the picture then stays; not if there are blank parts to leave out,
+            which only the CPU does.
 
     Raises:
         MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked; or next
@@ -101,7 +101,8 @@ def make_picture(
             f"expected a picture, found no data (hardly any noise) in {blank.fraction:.1%} of it",
         )
     content: NDArray[np.float32] | PictureOnDevice
-    if accelerator is not None and blank is None:
+    left_out = None if blank is None or blank.is_negligible else blank.rescaled(rescaling)
+    if accelerator is not None and left_out is None:
         content = accelerator.prepare(micrograph.pixels, rescaling, invert=invert)
     else:
         ahead = micrograph.rescaled
@@ -110,13 +111,7 @@ def make_picture(
             if ahead is not None and ahead.rescaling == rescaling
             else rescale(micrograph.pixels, rescaling)
         )
-        content = standardise(
-            rescaled,
-            normalisation,
-            model_diameter_px,
-            invert=invert,
-            blank=None if blank is None else blank.rescaled(rescaling),
-        )
+        content = standardise(rescaled, normalisation, model_diameter_px, invert=invert, blank=left_out)
     return Picture(
         content=content,
         rescaling=rescaling,
