@@ -20,7 +20,7 @@ from rich.table import Table
 from scipy.spatial import cKDTree
 
 from frazil.errors import FrazilError, OutputError
-from frazil.picking import Micrograph, Picks, draw_picks
+from frazil.picking import Micrograph, Picks, darkness, draw_picks
 from frazil_trainer.labelled import (
     LabelledMicrograph,
     check_inside,
@@ -34,7 +34,6 @@ from frazil_trainer.recipe import Recipe, TrainingSet
 
 __all__ = ["LabelFit", "SetInspection", "fit_labels", "inspect_set", "label_contrasts", "show_inspection"]
 
-_RING_DIAMETERS = (1.1, 1.6)
 _CLEAR_ERRORS = 4.0
 _VISIBLE_ERRORS = 2.0
 _OVERLAP_DIAMETERS = 0.5
@@ -200,21 +199,12 @@ def label_contrasts(labelled: LabelledMicrograph, diameter_px: float) -> NDArray
     if len(labelled.centres) == 0:
         return np.empty((2, 0))
     h, w = pixels.shape
-    darkness = cv2.filter2D(pixels, -1, _ring_less_disc(diameter_px), borderType=cv2.BORDER_REFLECT_101)
-    anywhere = darkness[border : h - border, border : w - border]
+    dark = darkness(pixels, diameter_px)
+    anywhere = dark[border : h - border, border : w - border]
     y, x = np.rint(labelled.centres).astype(np.intp).T
     y, x = y.clip(0, h - 1), x.clip(0, w - 1)
-    at_labels = np.stack([darkness[y, x], darkness[h - 1 - y, x]]).astype(np.float64)
+    at_labels = np.stack([dark[y, x], dark[h - 1 - y, x]]).astype(np.float64)
     return np.asarray((at_labels - anywhere.mean()) / max(float(anywhere.std()), 1e-30), np.float64)
-
-
-def _ring_less_disc(diameter_px: float) -> NDArray[np.float32]:
-    """(k, k) filter: mean of the ring around a particle less the mean of the particle's disc."""
-    inner, outer = (diameters * diameter_px / 2 for diameters in _RING_DIAMETERS)
-    half = int(np.ceil(outer))
-    r = np.hypot(*np.mgrid[-half : half + 1, -half : half + 1])
-    ring, disc = (r > inner) & (r <= outer), r <= diameter_px / 2
-    return np.asarray(ring / ring.sum() - disc / disc.sum(), np.float32)
 
 
 def _draw(file: Path, micrograph: Micrograph, picks: Picks, diameter_px: float) -> None:

@@ -16,6 +16,7 @@
 
 from frazil.picking.card import CARD_NAME, Card, Reference, Twin, TwinScores, read_card, write_card
 from frazil.picking.contract import ModelContract
+from frazil.picking.contrast import ContrastEvidence, darkness, weigh_contrast
 from frazil.picking.coordinates import (
     CoordinateEnding,
     GrowingStar,
@@ -74,6 +75,7 @@ __all__ = [
     "Batches",
     "Card",
     "ChooseRescaling",
+    "ContrastEvidence",
     "CoordinateEnding",
     "GrowingStar",
     "Micrograph",
@@ -97,6 +99,7 @@ __all__ = [
     "available_cores",
     "check_complete",
     "coordinate_list",
+    "darkness",
     "default_limits",
     "draw_picks",
     "find_peaks",
@@ -120,6 +123,7 @@ __all__ = [
     "read_current",
     "read_micrograph",
     "read_star",
+    "weigh_contrast",
     "write_box",
     "write_card",
     "write_cbox",

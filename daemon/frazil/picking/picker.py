@@ -17,7 +17,7 @@ from frazil.picking.micrograph import Micrograph
 from frazil.picking.model import Model
 from frazil.picking.peaks import ScoreMap, in_steps
 from frazil.picking.picks import Picks
-from frazil.picking.picture import Picture, make_picture
+from frazil.picking.picture import LARGEST_PICTURE_PIXELS, Picture, make_picture
 from frazil.picking.rescale import Rescaling
 from frazil.picking.tiling import Batches, Tiling, plan_tiling
 from frazil.settings import Contrast
@@ -41,6 +41,8 @@ class PickingSettings:
     """No pick is closer to an edge; None takes a quarter of the diameter."""
     contrast: Contrast = "dark"
     """How particles look in the micrographs."""
+    unusual_diameter: bool = False
+    """Whether the diameter is meant though the picture becomes larger than any that holds particles to be seen."""
 
     def __post_init__(self) -> None:
         for name in ("diameter", "pixel_size"):
@@ -120,7 +122,8 @@ class Picker:
         """Rescale to the model's grid and standardise.
 
         Raises:
-            MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked.
+            MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked; or next
+            to nothing of the micrograph holds data.
         """
         try:
             return self._prepare(micrograph, self.model.accelerator)
@@ -142,6 +145,7 @@ class Picker:
             normalisation=contract.normalisation,
             invert=self.settings.contrast != contract.contrast,
             accelerator=accelerator,
+            largest_pixels=None if self.settings.unusual_diameter else LARGEST_PICTURE_PIXELS,
         )
 
     def plan(self, picture: Picture) -> Tiling | None:

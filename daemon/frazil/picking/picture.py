@@ -20,9 +20,15 @@ from frazil.picking.standardise import standardise
 if TYPE_CHECKING:
     from frazil.picking.device import Accelerator, PictureOnDevice
 
-__all__ = ["Picture", "make_picture"]
+__all__ = ["LARGEST_PICTURE_PIXELS", "Picture", "make_picture"]
 
-_SMALLEST_DIAMETER_PX = 4.0
+LARGEST_PICTURE_PIXELS = 2**26
+"""Of a picture at the model's scale. A field of 1.5 µm full of particles of 50 Å has as many; more is a mistake, and
+takes minutes and gigabytes."""
+
+_SMALLEST_DIAMETER_PX = 8.0
+"""Micrographs binned to 8 px a particle are picked as well as at 24 px; below that, picks in mere noise soon run to
+hundreds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,6 +70,7 @@ def make_picture(
     normalisation: str,
     invert: bool,
     accelerator: Accelerator | None = None,
+    largest_pixels: int | None = LARGEST_PICTURE_PIXELS,
 ) -> Picture:
     """Rescale a micrograph so that the particle has the model's diameter, and standardise it.
 
@@ -76,6 +83,7 @@ def make_picture(
         invert: whether particles look the other way round in the model's tiles.
         accelerator: does it on its device, where the picture then stays; not if there are blank parts to leave out,
             which only the CPU does.
+        largest_pixels: of the picture; None for any.
 
     Raises:
         MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked; or next
@@ -85,14 +93,23 @@ def make_picture(
     pixel_size = micrograph.resolve_pixel_size(pixel_size_angstrom)
     diameter_px = diameter_angstrom / pixel_size
     h, w = micrograph.pixels.shape
+    particle = f"{diameter_angstrom:g} Å at {pixel_size:g} Å a pixel"
     if not _SMALLEST_DIAMETER_PX <= diameter_px <= min(h, w):
         raise MicrographError(
             micrograph.path,
             "diameter",
-            f"expected a particle of {_SMALLEST_DIAMETER_PX:g} to {min(h, w)} px, found {diameter_px:.1f} px "
-            f"({diameter_angstrom:g} Å at {pixel_size:g} Å a pixel)",
+            f"expected a particle of {_SMALLEST_DIAMETER_PX:g} to {min(h, w)} px, found {diameter_px:.1f} px ({particle})",
         )
     rescaling = Rescaling.for_diameter((h, w), diameter_px, model_diameter_px)
+    rescaled_h, rescaled_w = rescaling.rescaled_shape
+    if largest_pixels is not None and rescaled_h * rescaled_w > largest_pixels:
+        raise MicrographError(
+            micrograph.path,
+            "diameter",
+            f"expected a particle that makes a picture of at most {largest_pixels} pixels, found {diameter_px:.1f} px "
+            f"({particle}), which makes one of {rescaled_w} x {rescaled_h}; is that right, in Å? (unusual_diameter "
+            "takes it all the same)",
+        )
     blank = find_blank(micrograph.pixels, diameter_px)
     if blank is not None and blank.fraction > MOST_BLANK:
         raise MicrographError(

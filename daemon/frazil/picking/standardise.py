@@ -60,9 +60,7 @@ def standardise(
     return method(picture, diameter_px, blank)
 
 
-def _flat_01(
-    picture: NDArray[np.float32], diameter_px: float, blank: NDArray[np.bool_] | None
-) -> NDArray[np.float32]:
+def _flat_01(picture: NDArray[np.float32], diameter_px: float, blank: NDArray[np.bool_] | None) -> NDArray[np.float32]:
     """Subtract the local background, divide by one robust spread, map ±4 spreads to 0-1.
 
     The background is the mean over a square of 2.5 particle diameters: an ice gradient or a carbon film goes, a
@@ -116,7 +114,7 @@ def _percentiles(picture: NDArray[np.float32], blank: NDArray[np.bool_] | None, 
     return between
 
 
-STANDARDISATIONS: dict[
-    str, Callable[[NDArray[np.float32], float, NDArray[np.bool_] | None], NDArray[np.float32]]
-] = {"flat-01": _flat_01}
+STANDARDISATIONS: dict[str, Callable[[NDArray[np.float32], float, NDArray[np.bool_] | None], NDArray[np.float32]]] = {
+    "flat-01": _flat_01
+}
 """Name → method: (h, w) picture, particle diameter in its pixels and (h, w) which hold no data → (h, w) picture."""

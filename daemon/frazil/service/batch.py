@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 
 from frazil.documents import MicrographDocument, encode_document
-from frazil.errors import MicrographError, OutputError, printable
+from frazil.errors import MicrographError, OutputError, SettingsError, printable
 from frazil.picking import (
     LARGEST_MICROGRAPH_BYTES,
     Picker,
@@ -23,8 +23,9 @@ from frazil.picking import (
     write_star,
 )
 from frazil.service.delivery import prepare_output, star_path
+from frazil.service.doubts import BLANK_TOLD, Doubts
 from frazil.service.record import record_picks
-from frazil.settings import Contrast, Device, Precision, default_model_path
+from frazil.settings import Contrast, Device, Precision, default_model_path, doubt_diameter
 
 __all__ = ["Batch", "PickedFile"]
 
@@ -35,11 +36,18 @@ class PickedFile:
 
     document: MicrographDocument
     star: Path
+    doubts: list[str]
+    """What there is to say against the settings, a line each."""
 
     def as_line(self) -> str:
         """For people."""
-        picks, seconds = len(self.document.picks.score), self.document.seconds.total
-        return printable(f"{self.document.micrograph}: {picks} picks in {seconds:.2f} s -> {self.star}")
+        picks, seconds, blank = (
+            len(self.document.picks.score),
+            self.document.seconds.total,
+            self.document.blank_fraction,
+        )
+        where = f", {blank:.0%} of it blank" if blank >= BLANK_TOLD else ""
+        return printable(f"{self.document.micrograph}: {picks} picks in {seconds:.2f} s{where} -> {self.star}")
 
     def as_json(self) -> str:
         """For programs."""
@@ -64,6 +72,7 @@ class Batch:
         min_distance: float | None = None,
         edge_margin: float | None = None,
         contrast: Contrast = "dark",
+        unusual_diameter: bool = False,
         device: Device = "auto",
         precision: Precision = "float32",
         threads: int | None = None,
@@ -76,7 +85,11 @@ class Batch:
             min_distance_angstrom=min_distance,
             edge_margin_angstrom=edge_margin,
             contrast=contrast,
+            unusual_diameter=unusual_diameter,
         )
+        doubt = None if unusual_diameter else doubt_diameter(diameter_angstrom)
+        if doubt:
+            raise SettingsError(f"--diameter: {doubt} (--unusual-diameter takes it all the same)")
         prepare_output(out)
         threads = threads or available_cores()
         cv2.setNumThreads(threads)
@@ -85,6 +98,7 @@ class Batch:
         self._memory = PixelMemory()
         loaded = load_model(model or default_model_path(), device, threads, precision=precision)
         self._picker = Picker(loaded, settings)
+        self._doubts = Doubts(contrast)
         self._written: dict[Path, Path] = {}
 
     def describe(self) -> str:
@@ -128,4 +142,9 @@ class Batch:
         except OSError as error:
             raise OutputError(f"{star}: cannot be written: {error.strerror}") from error
         self._written[star] = path
-        return PickedFile(document=record.document, star=star)
+        doubts = self._doubts.note(record)
+        return PickedFile(document=record.document, star=star, doubts=doubts)
+
+    def weigh_doubts(self) -> list[str]:
+        """After a micrograph: what the first ones say against the contrast, a line each; takes as long as picking."""
+        return self._doubts.weigh(self._picker) if self._doubts.is_due(is_idle=True) else []

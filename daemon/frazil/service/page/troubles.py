@@ -23,6 +23,25 @@ _DRIFTS = {
     ("score", "up"): "Higher scores than when the session began",
 }
 
+_DOUBTS = {
+    "blank": (
+        "Much of the newest micrograph holds no data",
+        "Nothing is picked there. Padding, a mask or film? Else see to the beam, the beam stop and the aperture.",
+    ),
+    "contrast": (
+        "Particles seem to look the other way round than the setting contrast says",
+        "Look at a micrograph: where particles are brighter than the ice, contrast must be bright, else dark.",
+    ),
+    "diameter": (
+        "Hardly any particle of the set diameter would fit into a micrograph",
+        "Look whether the setting diameter is in Å, and whether the pixel size is right.",
+    ),
+    "picks": (
+        "Nothing was picked as yet",
+        "Are there particles? Then look at the settings diameter, in Å, pixel_size, contrast and threshold.",
+    ),
+}
+
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that is wrong, and what helps."""
@@ -80,6 +99,9 @@ def find_troubles(samples: Mapping[str, float], standing: Standing | None, now: 
     for (quantity, direction), says in _DRIFTS.items():
         if samples.get(f"frazil_drift{{direction={direction},quantity={quantity}}}"):
             warn(says, "Look at the newest pictures: ice, defocus, astigmatism, carbon. Then tune the threshold.")
+    for about, (says, todo) in _DOUBTS.items():
+        if samples.get(f"frazil_doubt{{about={about}}}"):
+            warn(says, todo)
     if standing.changes and (newest := standing.changes[0]).event != "loaded":
         what = "was refused" if newest.event == "refused" else "serves again: the newer one was withdrawn"
         warn(f"The model {newest.model} {what}", newest.reason or "See the log.")
