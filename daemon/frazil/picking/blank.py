@@ -30,9 +30,11 @@ _EDGE_NOISE = 0.65
 """Narrow windows on the edge of such film have this share: half of one, half of the other."""
 _SMALLEST_WINDOW = 5
 _LAG = 2
+"""Samples from one to that with which it is compared: the next one shares some of its noise."""
 _LEAST_COUNTED = 0.5
 _USUAL_PERCENTILE = 65
 """Of the windows' noise. Up to a third of the picture may be ice crystals or carbon that are noisier than the ice."""
+_USUAL_SAMPLE = 2**14
 _ROUNDING = 1e-12
 """Share of the largest noise that windows without any may seem to have."""
 
@@ -84,7 +86,9 @@ def find_blank(pixels: NDArray[np.generic], diameter_px: float) -> BlankArea | N
     noise = _window_means(differences, narrow)
     known = noise[np.isfinite(noise)]
     varied = known[known > _ROUNDING * known.max()]
-    usual = float(np.percentile(varied[:: 1 + varied.size // 2**14], _USUAL_PERCENTILE)) if varied.size else 0.0
+    if varied.size == 0:
+        return BlankArea(samples=np.ones(samples.shape, np.bool_), step=step, is_negligible=False)
+    usual = float(np.percentile(varied[:: 1 + varied.size // _USUAL_SAMPLE], _USUAL_PERCENTILE))
     if known.min() >= _WIDE_NOISE * usual:  # as nearly always
         return None
     blank = _cover(noise <= _NARROW_NOISE * usual, narrow)
@@ -92,7 +96,7 @@ def find_blank(pixels: NDArray[np.generic], diameter_px: float) -> BlankArea | N
         # Of what is left: windows that reach from a part without any noise into the ice are not blank all over.
         quiet = _cover(_window_means(differences, wide, without=blank) < _WIDE_NOISE * usual, wide)
         blank |= quiet & (cv2.blur(differences, (narrow, narrow)) < _EDGE_NOISE * usual)
-    # A difference is that of a sample to the next in its row and its column.
+    # A difference is that of a sample to one below it and one to its right.
     blank = _dilate(np.pad(blank, ((0, _LAG), (0, _LAG))), np.ones((_LAG + 1, _LAG + 1), np.uint8))
     if not blank.any():
         return None
@@ -123,7 +127,7 @@ def _window_means(
         means[inside] = cv2.blur(values, (side, side))[inside]
         return means
     total = cv2.blur(np.where(without, np.float32(0), values), (side, side))[inside]
-    share = cv2.blur(np.float32(~without), (side, side))[inside]
+    share = cv2.blur((~without).astype(np.float32), (side, side))[inside]
     np.divide(total, share, out=means[inside], where=share > _LEAST_COUNTED)
     return means
 

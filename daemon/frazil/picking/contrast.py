@@ -91,5 +91,5 @@ def darkness(pixels: NDArray[np.float32], diameter_px: float) -> NDArray[np.floa
     half = int(np.ceil(outer))
     r = np.hypot(*np.mgrid[-half : half + 1, -half : half + 1])
     ring, disc = (r > inner) & (r <= outer), r <= diameter_px / 2
-    kernel = np.float32(ring / ring.sum() - disc / disc.sum())
+    kernel = (ring / ring.sum() - disc / disc.sum()).astype(np.float32)
     return np.asarray(cv2.filter2D(pixels, -1, kernel, borderType=cv2.BORDER_REFLECT_101), np.float32)

@@ -122,8 +122,8 @@ class Picker:
         """Rescale to the model's grid and standardise.
 
         Raises:
-            MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked; or next
-            to nothing of the micrograph holds data.
+            MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked; or
+                next to nothing of the micrograph holds data.
         """
         try:
             return self._prepare(micrograph, self.model.accelerator)
@@ -230,7 +230,7 @@ def _near_blank(blank: BlankArea, rescaling: Rescaling, tiling: Tiling, margin_p
     A speck is no edge: near it picks may be.
     """
     margin = 0.0 if blank.is_negligible else margin_px * max(rescaling.factors)
-    holds_data = np.uint8(~blank.rescaled(rescaling))
+    holds_data = (~blank.rescaled(rescaling)).astype(np.uint8)
     distance = cv2.distanceTransform(holds_data, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     rows, columns = (
         np.clip(np.rint(axis.centres), 0, n - 1).astype(np.intp)

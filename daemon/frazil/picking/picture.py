@@ -98,7 +98,8 @@ def make_picture(
         raise MicrographError(
             micrograph.path,
             "diameter",
-            f"expected a particle of {_SMALLEST_DIAMETER_PX:g} to {min(h, w)} px, found {diameter_px:.1f} px ({particle})",
+            f"expected a particle of {_SMALLEST_DIAMETER_PX:g} to {min(h, w)} px, "
+            f"found {diameter_px:.1f} px ({particle})",
         )
     rescaling = Rescaling.for_diameter((h, w), diameter_px, model_diameter_px)
     rescaled_h, rescaled_w = rescaling.rescaled_shape

@@ -90,7 +90,8 @@ def _background(flat: NDArray[np.float32], side: int, blank: NDArray[np.bool_] |
         return np.asarray(cv2.blur(flat, (side, side), borderType=cv2.BORDER_REFLECT_101), np.float32)
     flat[blank] = 0
     total, share = (
-        cv2.blur(values, (side, side), borderType=cv2.BORDER_REFLECT_101) for values in (flat, np.float32(~blank))
+        cv2.blur(values, (side, side), borderType=cv2.BORDER_REFLECT_101)
+        for values in (flat, (~blank).astype(np.float32))
     )
     return np.asarray(total / np.maximum(share, np.float32(0.5 / side**2)), np.float32)
 

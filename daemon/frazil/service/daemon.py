@@ -63,6 +63,8 @@ _LEDGER_SECONDS = 600.0
 """Longest time for the ledger to open: one of an earlier version is rewritten."""
 _MODEL_SECONDS = 600.0
 """Longest time for the model to load and warm up, on a GPU that is slow to wake."""
+_MAY_BE_EMPTY = 4
+"""Micrographs at the beginning of a session without a single pick."""
 _LOCAL_SETTLE_SECONDS = 1.0
 """Between the two looks at a file on a local file system that nobody is known to have closed."""
 
@@ -195,7 +197,7 @@ class Daemon:
             self._reviser,
             metrics,
             DriftWatch(self._ledger, metrics.drift),
-            Doubts(settings.contrast, metrics.doubts),
+            Doubts(settings.contrast, metrics.doubts, may_be_empty=_MAY_BE_EMPTY),
             self._stopping,
             self._read_micrograph,
             max_attempts=settings.max_attempts,

@@ -19,8 +19,6 @@ About = Literal["blank", "contrast", "diameter", "picks"]
 
 _MUCH_BLANK = 0.2
 _FEW_ACROSS = 4.0
-_WITHOUT_PICKS = 5
-"""Micrographs without a single pick that a session may begin with."""
 _WEIGHED = 5
 """Micrographs on which both contrasts are scored, of those with anything to weigh."""
 _MOST_WEIGHED = 20
@@ -50,11 +48,13 @@ class Doubts:
     Args:
         contrast: as set.
         metrics: shows which doubts there are; None for nobody.
+        may_be_empty: so many micrographs may come at first without a single pick.
     """
 
-    def __init__(self, contrast: Contrast, metrics: DoubtMetrics | None = None) -> None:
+    def __init__(self, contrast: Contrast, metrics: DoubtMetrics | None = None, *, may_be_empty: int) -> None:
         self._contrast = contrast
         self._metrics = metrics
+        self._may_be_empty = may_be_empty
         self._standing: dict[About, bool] = {}
         self._said: set[About] = set()
         self._micrographs = self._picks = 0
@@ -85,9 +85,9 @@ class Doubts:
             ),
             self._doubt(
                 "picks",
-                self._picks == 0 and self._micrographs >= _WITHOUT_PICKS,
-                f"no picks in {self._micrographs} micrographs: are diameter ({particle}), contrast "
-                f"({self._contrast}) and threshold ({document.threshold:g}) right?",
+                self._picks == 0 and self._micrographs > self._may_be_empty,
+                f"no picks so far: are diameter ({particle}), contrast ({self._contrast}) and threshold "
+                f"({document.threshold:g}) right?",
             ),
         ]
         return [line for line in lines if line]
