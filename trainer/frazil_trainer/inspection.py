@@ -34,6 +34,7 @@ from frazil_trainer.recipe import Recipe, TrainingSet
 
 __all__ = ["LabelFit", "SetInspection", "fit_labels", "inspect_set", "label_contrasts", "show_inspection"]
 
+_BLANK_TOLD = 0.01
 _CLEAR_ERRORS = 4.0
 _VISIBLE_ERRORS = 2.0
 _OVERLAP_DIAMETERS = 0.5
@@ -123,6 +124,10 @@ class SetInspection:
     """Of the micrographs, each once."""
     diameters_px: tuple[float, ...]
     """Of the particle in the micrographs, each once."""
+    blank_fraction: float
+    """Of the micrograph with the least data: what holds none, beside the border of the recipe."""
+    blank_labels: int
+    """Labels inside the border that lie there, which training leaves out."""
     fit: LabelFit
     refusals: tuple[str, ...]
     """Why training would refuse micrographs of the set, a line each."""
@@ -149,7 +154,7 @@ def inspect_set(
         OutputError: a picture cannot be written.
     """
     found = find_labelled(data, source)
-    particles = outside = 0
+    particles = outside = blank_labels = 0
     shapes, pixel_sizes, diameters_px = set(), set(), set()
     refusals = []
     micrographs = []
@@ -167,6 +172,7 @@ def inspect_set(
         pixel_sizes.add(labelled.picture.pixel_size_angstrom)
         diameters_px.add(labelled.picture.diameter_px)
         micrographs.append(labelled)
+        blank_labels += len(inside_border(picks, shape, source.border_px)) - len(labelled.centres)
         if i < count:
             picture = out / source.folder.strip("./").replace("/", "_") / f"{labelled.name}_labels.png"
             _draw(picture, micrograph, picks, labelled.picture.diameter_px)
@@ -180,6 +186,8 @@ def inspect_set(
         shapes=tuple(sorted(shapes)),
         pixel_sizes_angstrom=tuple(sorted(pixel_sizes)),
         diameters_px=tuple(sorted(diameters_px)),
+        blank_fraction=max(one.picture.blank_fraction for one in micrographs),
+        blank_labels=blank_labels,
         fit=fit_labels(micrographs, recipe.diameter_px),
         refusals=tuple(refusals),
     )
@@ -229,10 +237,13 @@ def show_inspection(inspection: SetInspection, console: Console) -> None:
     table.add_row("particles outside", str(one.outside))
     table.add_row("contrast at the labels", f"{one.fit.contrast:.2f}")
     table.add_row("contrast with y flipped", f"{one.fit.contrast_flipped:.2f}")
+    if one.blank_fraction >= _BLANK_TOLD:
+        table.add_row("without data", f"up to {one.blank_fraction:.0%}")
     console.print(table)
     more = f" (and {len(one.refusals) - 1} more)" if len(one.refusals) > 1 else ""
     for line in (
         *(f"training would refuse {refusal}{more}" for refusal in one.refusals[:1]),
+        *([f"{one.blank_labels} labels lie where there is no data: left out"] if one.blank_labels else []),
         *one.fit.doubts(one.source),
     ):
         console.print(f"warning: {one.source.folder}: {line}", markup=False, highlight=False, soft_wrap=True)
