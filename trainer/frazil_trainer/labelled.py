@@ -167,11 +167,14 @@ def load_labelled(paths: LabelledPaths, recipe: Recipe) -> LabelledMicrograph:
     Raises:
         MicrographError: the micrograph cannot be picked.
         FrazilError: the labels cannot be read, none lies inside the micrograph's border, or more than a few outside
-            the micrograph.
+            the micrograph; none lies where it holds data.
     """
     micrograph, particles = read_labelled(paths)
     check_inside(paths, particles, micrograph.pixels.shape)
-    return make_labelled(paths, recipe, micrograph, particles)
+    labelled = make_labelled(paths, recipe, micrograph, particles)
+    if len(labelled.centres) == 0:
+        raise FrazilError(f"{paths.labels}: expected particles where the micrograph holds data, found none there")
+    return labelled
 
 
 def make_labelled(paths: LabelledPaths, recipe: Recipe, micrograph: Micrograph, particles: Picks) -> LabelledMicrograph:

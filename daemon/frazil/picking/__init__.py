@@ -14,6 +14,7 @@
 'fcn'
 """
 
+from frazil.picking.blank import BlankArea, find_blank
 from frazil.picking.card import CARD_NAME, Card, Reference, Twin, TwinScores, read_card, write_card
 from frazil.picking.contract import ModelContract
 from frazil.picking.contrast import ContrastEvidence, darkness, weigh_contrast
@@ -73,6 +74,7 @@ __all__ = [
     "SCORE_STEPS",
     "TWIN_NAME",
     "Batches",
+    "BlankArea",
     "Card",
     "ChooseRescaling",
     "ContrastEvidence",
@@ -102,6 +104,7 @@ __all__ = [
     "darkness",
     "default_limits",
     "draw_picks",
+    "find_blank",
     "find_peaks",
     "find_picks",
     "grey_picture",

@@ -22,19 +22,22 @@ MOST_BLANK = 0.95
 _NEGLIGIBLE = 0.01
 """A smaller blank fraction changes no statistic of the micrograph, if its levels are not far from those of the rest."""
 _SAMPLES_PER_DIAMETER = 12
-_NARROW_DIAMETERS, _NARROW_NOISE = 0.5, 0.2
-"""A window of so many diameters with less than this share of the usual noise is blank."""
-_WIDE_DIAMETERS, _WIDE_NOISE = 2.0, 0.5
+_NARROW, _NARROW_NOISE = 5, 0.2
+"""A window of so many samples, half a diameter, with less than this share of the usual noise is blank."""
+_NARROW_OF_PIXELS = 7
+"""Where every pixel is a sample: neighbouring pixels share some of their noise."""
+_WIDE, _WIDE_NOISE = 23, 0.5
 """The same for larger windows, whose noise is better known: film that stops most electrons, but not all."""
 _EDGE_NOISE = 0.65
 """Narrow windows on the edge of such film have this share: half of one, half of the other."""
-_SMALLEST_WINDOW = 5
 _LAG = 2
-"""Samples from one to that with which it is compared: the next one shares some of its noise."""
+"""Samples from one to that with which it is compared."""
 _LEAST_COUNTED = 0.5
 _USUAL_PERCENTILE = 65
 """Of the windows' noise. Up to a third of the picture may be ice crystals or carbon that are noisier than the ice."""
 _USUAL_SAMPLE = 2**14
+_STEP_NOISE = 6.0
+"""A difference of so many times the usual is a step, from a blank part to the ice perhaps."""
 _ROUNDING = 1e-12
 """Share of the largest noise that windows without any may seem to have."""
 
@@ -71,38 +74,43 @@ def find_blank(pixels: NDArray[np.generic], diameter_px: float) -> BlankArea | N
 
     Args:
         pixels: (h, w) micrograph.
-        diameter_px: of the particle, in its pixels; parts narrower than half of it are not looked for.
+        diameter_px: of the particle, in its pixels; parts narrower than about two thirds of it are not looked for.
     """
-    step = max(1, int(diameter_px / _SAMPLES_PER_DIAMETER))
-    narrow, wide = (
-        max(_SMALLEST_WINDOW, 2 * round(diameters * diameter_px / step / 2) - 1)
-        for diameters in (_NARROW_DIAMETERS, _WIDE_DIAMETERS)
-    )
+    step = max(1, round(diameter_px / _SAMPLES_PER_DIAMETER))
+    narrow = _NARROW if step > 1 else _NARROW_OF_PIXELS
     samples = pixels[::step, ::step].astype(np.float32)
-    if min(samples.shape) <= narrow:
+    if min(samples.shape) <= narrow + _LAG:
         return None
     differences = np.abs(samples[:-_LAG, _LAG:] - samples[:-_LAG, :-_LAG])
     differences += np.abs(samples[_LAG:, :-_LAG] - samples[:-_LAG, :-_LAG])
     noise = _window_means(differences, narrow)
-    known = noise[np.isfinite(noise)]
-    varied = known[known > _ROUNDING * known.max()]
-    if varied.size == 0:
-        return BlankArea(samples=np.ones(samples.shape, np.bool_), step=step, is_negligible=False)
-    usual = float(np.percentile(varied[:: 1 + varied.size // _USUAL_SAMPLE], _USUAL_PERCENTILE))
-    if known.min() >= _WIDE_NOISE * usual:  # as nearly always
-        return None
-    blank = _cover(noise <= _NARROW_NOISE * usual, narrow)
-    if min(samples.shape) > wide:
-        # Of what is left: windows that reach from a part without any noise into the ice are not blank all over.
-        quiet = _cover(_window_means(differences, wide, without=blank) < _WIDE_NOISE * usual, wide)
-        blank |= quiet & (cv2.blur(differences, (narrow, narrow)) < _EDGE_NOISE * usual)
+    usual = _usual(noise[np.isfinite(noise)])
+    if np.count_nonzero(noise < _WIDE_NOISE * usual) < _WIDE**2 // 4 and noise.min() > _NARROW_NOISE * usual:
+        return None  # as nearly always
+    # Windows with a step in them have more than noise, and there are many where blank parts have long edges.
+    steps = cv2.blur((differences > _STEP_NOISE * _usual(differences)).astype(np.float32), (narrow, narrow))
+    usual = _usual(noise[np.isfinite(noise) & (steps == 0)])
+    empty = _cover(noise <= _NARROW_NOISE * usual, narrow)
     # A difference is that of a sample to one below it and one to its right.
-    blank = _dilate(np.pad(blank, ((0, _LAG), (0, _LAG))), np.ones((_LAG + 1, _LAG + 1), np.uint8))
+    blank = _dilate(np.pad(empty, ((0, _LAG), (0, _LAG))), np.ones((_LAG + 1, _LAG + 1), np.uint8), (_LAG, _LAG))
+    if min(samples.shape) > _WIDE + _LAG:
+        # Of what is left: windows that reach from an empty part into the ice are not blank all over.
+        quiet = _cover(_window_means(differences, _WIDE, without=empty) < _WIDE_NOISE * usual, _WIDE)
+        quiet &= cv2.blur(differences, (narrow, narrow)) < _EDGE_NOISE * usual
+        blank |= np.pad(quiet, _LAG // 2, mode="edge")
     if not blank.any():
         return None
     return BlankArea(
         samples=blank, step=step, is_negligible=bool(blank.mean() < _NEGLIGIBLE) and not _is_far(samples, blank)
     )
+
+
+def _usual(noise: NDArray[np.float32]) -> float:
+    """Of an array of any shape, those aside that have none: what is usual where there are electrons; 0 for nothing."""
+    varied = noise[noise > _ROUNDING * noise.max(initial=0)]
+    if varied.size == 0:
+        return 0.0
+    return float(np.percentile(varied[:: 1 + varied.size // _USUAL_SAMPLE], _USUAL_PERCENTILE))
 
 
 def _is_far(samples: NDArray[np.float32], blank: NDArray[np.bool_]) -> bool:
@@ -137,5 +145,7 @@ def _cover(centres: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
     return _dilate(centres, np.ones((side, side), np.uint8))
 
 
-def _dilate(places: NDArray[np.bool_], kernel: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    return np.asarray(cv2.dilate(places.astype(np.uint8), kernel), np.bool_)
+def _dilate(
+    places: NDArray[np.bool_], kernel: NDArray[np.uint8], anchor: tuple[int, int] = (-1, -1)
+) -> NDArray[np.bool_]:
+    return np.asarray(cv2.dilate(places.astype(np.uint8), kernel, anchor=anchor), np.bool_)
