@@ -628,6 +628,19 @@ def test_troubles_come_worst_first_with_what_to_do(open_page: OpenPage, picked: 
     assert find_troubles({}, None, 1000)[0].level == "fault"
 
 
+def test_there_is_something_to_do_about_every_doubt(open_page: OpenPage, picked: MicrographDocument) -> None:
+    page = open_page()
+    commit(page.ledger, picked, "a.mrc")
+    standing = msgspec.convert(ask(f"{page.url}/api/now")["standing"], type=Standing)
+    (shown,) = page.metrics.doubts.doubt.collect()
+    abouts = [sample.labels["about"] for sample in shown.samples]
+    assert len(abouts) == 4
+    for about in abouts:
+        (trouble,) = find_troubles({f"frazil_doubt{{about={about}}}": 1.0}, standing, 1000)
+        assert trouble.level == "warning"
+        assert trouble.todo
+
+
 def test_without_a_ledger_the_page_says_so_and_lives(open_page: OpenPage, monkeypatch: pytest.MonkeyPatch) -> None:
     page = open_page()
 
