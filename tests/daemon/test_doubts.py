@@ -253,6 +253,6 @@ def test_a_picture_larger_than_any_of_particles_is_refused_before_it_is_made(blo
 def test_pure_noise_is_not_full_of_particles_at_the_smallest_diameter() -> None:
     noise = np.random.default_rng(0).normal(500, 30, (512, 512)).astype(np.float32)
     read = Micrograph(path=Path("a.mrc"), pixels=noise, pixel_size_angstrom=1.0)
-    assert len(Picker(default_model(), PickingSettings(diameter_angstrom=8.0)).pick(read)) < 50
-    with pytest.raises(MicrographError, match=r"expected a particle of 8 to 512 px, found 7\.2 px"):
-        Picker(default_model(), PickingSettings(diameter_angstrom=7.2)).pick(read)
+    assert len(Picker(default_model(), PickingSettings(diameter_angstrom=9.0)).pick(read)) < 10
+    with pytest.raises(MicrographError, match=r"expected a particle of 9 to 512 px, found 8\.2 px"):
+        Picker(default_model(), PickingSettings(diameter_angstrom=8.2)).pick(read)
