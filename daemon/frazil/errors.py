@@ -56,14 +56,24 @@ MODEL_REASONS = (
     "memory",
     "crash",
     "hang",
+    "interrupted",
     "provider",
     "canary",
 )
 """Every reason for which a model is refused."""
 
 
+_OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "cudaerrormemoryallocation")
+"""How ONNX Runtime and OpenCV say it; they have no class of their own for it."""
+
+
 class FrazilError(Exception):
     """Base of all errors with a message for the user."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception, of whatever library, means that there was too little memory."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def printable(text: str) -> str:

@@ -101,7 +101,7 @@ def verify(model: _Model) -> None:
     unfit = 0
     for path in versions:
         try:
-            sha256 = prove_model(path)
+            sha256 = prove_model(path).sha256
         except ModelError as error:
             unfit += 1
             typer.echo(error_line(f"{path}", error), err=True)

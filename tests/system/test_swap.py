@@ -220,6 +220,66 @@ def test_a_canary_lets_a_like_model_serve_and_keeps_an_unlike_one_out(
     assert {d.model.version for d in picked} <= {1, 3}
 
 
+def standing_of(out: Path) -> dict[str, object]:
+    database = sqlite3.connect(out / "frazil-ledger.sqlite")
+    (text,) = database.execute("SELECT value FROM meta WHERE key = 'standing'").fetchone()
+    database.close()
+    return json.loads(text)  # type: ignore[no-any-return]
+
+
+def wait_until_tried(out: Path, version: int) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (standing_of(out).get("trying") or {}).get("version") != version:  # type: ignore[attr-defined]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.timeout(600)
+def test_a_model_whose_trial_ends_the_daemon_is_refused_by_the_next_start(
+    serve: Serve, make_blob_model: Blob, spoil_model: Spoil, tmp_path: Path
+) -> None:
+    folder = make_blob_model(tmp_path / "models" / "blob")
+    spoil_model("endless", folder, 2)
+    options = ("--diameter", str(DIAMETER), "--model", folder)
+    daemon = serve(*options)
+    point_current_at(folder, 2)
+    wait_until_tried(daemon.out, 2)
+    # Ended in order, it tries again.
+    assert daemon.stop() == 0
+    assert standing_of(daemon.out)["trying"] is None
+    daemon = serve(*options)
+    wait_until_tried(daemon.out, 2)
+    # Killed, as by the kernel for want of memory, it does not.
+    daemon.process.kill()
+    daemon.process.wait()
+    daemon = serve(*options)
+    daemon.wait_log(
+        r"refused \(interrupted\) model blob/2 .*expected the daemon to outlive its trial", PATIENCE_SECONDS
+    )
+    assert daemon.stop() == 0
+    daemon = serve(*options)
+    assert daemon.stop() == 0
+    changes = [d for d in documents_of(daemon.out) if isinstance(d, ModelDocument)]
+    assert [(d.event, d.model.version) for d in changes] == [("refused", 2)]
+    assert standing_of(daemon.out)["trying"] is None
+
+
+@pytest.mark.timeout(600)
+def test_a_model_that_takes_more_than_in_its_trial_does_not_serve(
+    serve: Serve, make_blob_model: Blob, tmp_path: Path
+) -> None:
+    """As would one that behaves otherwise in the daemon: here any does, since nothing is allowed for the rest of it."""
+    folder = make_blob_model(tmp_path / "models" / "blob")
+    make_blob_model(folder, 2)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import frazil.service.swap.swapper as swapper\nswapper._OTHERS_BYTES = -(2**40)\n"
+    )
+    daemon = serve("--diameter", str(DIAMETER), "--model", folder, env={"PYTHONPATH": str(tmp_path)})
+    point_current_at(folder, 2)
+    daemon.wait_log(r"refused \(memory\) model blob/2 .*expected to take \d+ MiB .*, as in its trial", PATIENCE_SECONDS)
+    assert daemon.stop() == 0
+
+
 def test_a_gpu_that_is_required_and_not_there_is_a_refusal_to_start(blob_model: Path, tmp_path: Path) -> None:
     if Path("/proc/driver/nvidia").exists():
         pytest.skip("this machine has an NVIDIA driver")

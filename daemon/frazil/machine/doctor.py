@@ -174,7 +174,7 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[Finding]:
         do = "the driver does not answer though a GPU is there: nvidia-smi tells more" if has_nodes else ""
         yield Finding(check="gpu", level=lost, says=f"none can be used: {no_gpu}", do=do)
     try:
-        sha256 = prove_model(model)
+        sha256 = prove_model(model).sha256
         precision_problem = _precision_problem(model) if precision == "int8" else None
         wanted: Precision = "float32" if precision_problem else precision
         loaded = load_model(model, device, settings.threads if settings else None, precision=wanted)

@@ -1,8 +1,9 @@
 """Proof: a model is tried in a process of its own before it is let into one that must live.
 
-ONNX Runtime runs what a file tells it to. A bad file can end the process that loads it, or keep it busy for ever; no
-check made from inside helps against that. The process tries the model on the CPU, so that picking keeps the whole of
-its GPU, at the lowest priority, and with a limit on its memory.
+ONNX Runtime runs what a file tells it to. A bad file can end the process that loads it, keep it busy for ever, or take
+all of the machine's memory; no check made from inside helps against that. The process tries the model on the CPU, so
+that picking keeps the whole of its GPU, at the lowest priority. It scores batches as large as the daemon's, in as many
+threads, and may take no more memory than is there. Where memory runs out all the same, the kernel kills it first.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 
-from frazil.errors import ModelError
+from frazil.errors import ModelError, is_out_of_memory
+from frazil.models.memory import available_bytes, held_bytes
+from frazil.picking import PickingSettings
 from frazil.settings import Precision
 
-__all__ = ["PROOF_SECONDS", "prove_model", "run_proof"]
+__all__ = ["PROOF_SECONDS", "Proof", "prove_model", "run_proof"]
 
 PROOF_SECONDS = 60.0
 _MEMORY_BYTES = 8 * 2**30
@@ -31,13 +35,36 @@ _CHECK_SECONDS = 0.05
 _BUSY_MACHINE = 5.0
 """Times as much as processor time may pass by the clock, before a proof counts as hanging."""
 _LOWEST_PRIORITY = 19
+_KILLED_FIRST = "1000"
+_LEAST_BYTES = 2**27
+"""With less, no model can be tried: the process itself takes some of it."""
+
+
+class _Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What the process is to do, as its one argument."""
+
+    path: str
+    precision: Precision
+    seconds: float
+    threads: int | None
+    picking: PickingSettings | None
+    micrograph: tuple[tuple[int, int], float] | None
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model that passed was seen to be and to need."""
+
+    sha256: str
+    """Of its ONNX file."""
+    memory_bytes: int
+    """Most that it took, from loading it to the last of its batches."""
 
 
 class _Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What the process says, in one line on stdout."""
 
-    sha256: str = ""
-    """Of the ONNX file that was tried; empty where it was refused."""
+    proof: Proof | None = None
+    """None where the model was refused."""
     error: str = ""
     reason: str = ""
 
@@ -47,24 +74,38 @@ def prove_model(
     *,
     precision: Precision = "float32",
     seconds: float = PROOF_SECONDS,
+    threads: int | None = None,
+    picking: PickingSettings | None = None,
+    micrograph: tuple[tuple[int, int], float] | None = None,
     stop: threading.Event | None = None,
-) -> str:
-    """Load a model as `frazil.picking.load_model` does, check it, and score a full batch, in a process of its own.
+) -> Proof:
+    """Load a model as `frazil.picking.load_model` does, check it, and score full batches, in a process of its own.
+
+    The batches are those of a micrograph of the session, where `picking` and `micrograph` are given, else the largest
+    that any micrograph can bring.
 
     Args:
         path: a model's folder, one version's folder, or an .onnx file.
         precision: with ``int8`` it is the model's twin that must pass, after the model itself.
         seconds: processor time that it may take; on a busy machine several times that may pass by the clock.
+        threads: CPU threads, as many as the daemon will use. Default: every core.
+        picking: settings of the session.
+        micrograph: (h, w) and pixel size in Å of a micrograph of the session.
         stop: ends the proof early when set.
-
-    Returns:
-        sha256 of the ONNX file that passed.
 
     Raises:
         ModelError: the model failed a check, ended the process, took too long or needed too much memory; or the
             proof was stopped.
     """
-    command = [sys.executable, "-P", "-m", "frazil.models", str(path), str(seconds), precision]
+    job = _Job(
+        path=str(path),
+        precision=precision,
+        seconds=seconds,
+        threads=threads,
+        picking=picking,
+        micrograph=micrograph,
+    )
+    command = [sys.executable, "-P", "-m", "frazil.models", msgspec.json.encode(job).decode()]
     deadline = time.monotonic() + _BUSY_MACHINE * seconds
     stop = stop or threading.Event()
     # The process ends itself when its stdin does, so that it cannot outlive a parent that was killed.
@@ -86,6 +127,12 @@ def prove_model(
         name = signal.Signals(-status).name if -status in list(signal.Signals) else f"signal {-status}"
         if name == "SIGXCPU":
             raise ModelError(f"{path}: expected to load within {seconds:g} s, found it still busy", "hang")
+        if name == "SIGKILL":
+            raise ModelError(
+                f"{path}: expected to be tried within the memory that is there, found its process killed, "
+                "as the kernel does when memory runs out",
+                "memory",
+            )
         raise ModelError(f"{path}: expected to load, found that loading it ends the process ({name})", "crash")
     try:
         verdict = msgspec.json.decode(said, type=_Verdict)
@@ -93,34 +140,78 @@ def prove_model(
         raise ModelError(
             f"{path}: expected to load, found that loading it ends the process (status {status})", "crash"
         ) from None
-    if verdict.error:
+    if verdict.proof is None:
         raise ModelError(verdict.error, verdict.reason)
-    return verdict.sha256
+    return verdict.proof
 
 
 def run_proof() -> None:
-    """The process: limits itself, tries the model that its arguments name, and prints a verdict."""
-    path, seconds, precision = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+    """The process: limits itself, tries the model that its argument names, and prints a verdict."""
+    job = msgspec.json.decode(sys.argv[1], type=_Job)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 1))
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(job.seconds), math.ceil(job.seconds) + 1))
     with contextlib.suppress(OSError):
         os.nice(_LOWEST_PRIORITY)
-    from frazil.picking import load_model
-
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_KILLED_FIRST, "ascii")
     try:
-        model = load_model(path, "cpu", precision="int8" if precision == "int8" else "float32")
-        if model.precision_problem is not None:
-            raise ModelError(model.precision_problem, "unfit")
-        t = model.contract.tile_px
-        model.warm_up((model.largest_batch((t, t)), t, t))
-        verdict = _Verdict(sha256=model.identity.sha256)
+        verdict = _Verdict(proof=_try(job))
     except ModelError as error:
         verdict = _Verdict(error=str(error), reason=error.reason)
-    except Exception as error:  # noqa: BLE001 - the edge of one proof; ONNX Runtime's exceptions share no base
-        verdict = _Verdict(error=f"{path}: it cannot be run: {' '.join(str(error).split())}", reason="unfit")
     sys.stdout.buffer.write(msgspec.json.encode(verdict))
+
+
+def _try(job: _Job) -> Proof:
+    """Load the model and score its batches, as the daemon does.
+
+    Raises:
+        ModelError: it is not fit to serve.
+    """
+    from frazil.picking import Picker, load_model
+
+    path = Path(job.path)
+    before = held_bytes("VmRSS")
+    limit = _limit_memory(path)
+    try:
+        model = load_model(path, "cpu", job.threads, precision=job.precision)
+        if model.precision_problem is not None:
+            raise ModelError(model.precision_problem, "unfit")
+        shape = None
+        if job.picking is not None and job.micrograph is not None:
+            shape = Picker(model, job.picking).batch_shape(*job.micrograph)
+        with ThreadPoolExecutor(model.workers) as pool:
+            list(pool.map(model.warm_up, [shape or model.largest_batch_shape()] * model.workers))
+    except Exception as error:  # the edge of one proof; ONNX Runtime's exceptions share no base
+        if is_out_of_memory(error):
+            raise ModelError(
+                f"{path}: expected to load and score a batch within {limit >> 20} MiB of memory, "
+                "all that is there, found that it needs more",
+                "memory",
+            ) from error
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{path}: it cannot be run: {' '.join(str(error).split())}", "unfit") from error
+    return Proof(sha256=model.identity.sha256, memory_bytes=max(0, held_bytes("VmHWM") - before))
+
+
+def _limit_memory(path: Path) -> int:
+    """Let this process take no more than is there, 8 GiB at most; what that is, in bytes.
+
+    Raises:
+        ModelError: there is too little to try any model.
+    """
+    available = available_bytes()
+    limit = _MEMORY_BYTES if available is None else min(_MEMORY_BYTES, available)
+    if limit < _LEAST_BYTES:
+        raise ModelError(
+            f"{path}: expected {_LEAST_BYTES >> 20} MiB of memory or more to try a model, found {limit >> 20} MiB",
+            "memory",
+        )
+    data = held_bytes("VmData") + limit
+    resource.setrlimit(resource.RLIMIT_DATA, (data, data))
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    return limit
 
 
 def _end_with_parent() -> None:

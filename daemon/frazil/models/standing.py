@@ -50,15 +50,17 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """UTC time in RFC 3339."""
     refusals: tuple[Refusal, ...] = ()
     """Oldest first, one for each version."""
+    trying: Refusal | None = None
+    """The version that is being tried, as it will have been refused if the daemon does not live to say more."""
 
     def serve(self, version: int, sha256: str, at: str) -> Standing:
         """As it is once another version serves."""
-        return msgspec.structs.replace(self, version=version, sha256=sha256, since=at)
+        return msgspec.structs.replace(self, version=version, sha256=sha256, since=at, trying=None)
 
     def refuse(self, refusal: Refusal) -> Standing:
         """As it is once a version was refused."""
         others = [r for r in self.refusals if r.version != refusal.version]
-        return msgspec.structs.replace(self, refusals=(*others, refusal)[-_MOST_REFUSALS:])
+        return msgspec.structs.replace(self, refusals=(*others, refusal)[-_MOST_REFUSALS:], trying=None)
 
     def refusal_of(self, version: int) -> Refusal | None:
         """The last refusal of a version."""

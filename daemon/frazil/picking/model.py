@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from math import isqrt
 from pathlib import Path
 from typing import Literal
 
@@ -98,6 +99,16 @@ class Model:
         """Most tiles of (h, w) pixels in one batch."""
         h, w = tile_shape
         return max(1, self._batch_pixels // (h * w))
+
+    def largest_batch_shape(self) -> tuple[int, int, int]:
+        """(n, h, w) of the largest batch that a micrograph, however large, can bring."""
+        t, step = self.contract.tile_px, self.contract.step_px
+        if self.largest_tile_pixels:
+            t = max(
+                t - round((self.contract.grid - 1) * step),
+                t + round((isqrt(self.largest_tile_pixels) - t) // step * step),
+            )
+        return self.largest_batch((t, t)), t, t
 
     def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, 1, h, w) tiles → (n, gy, gx) probabilities.

@@ -213,8 +213,7 @@ class Daemon:
             known,
             metrics,
             root,
-            # Of a network's file system the second look comes one poll later: sooner, it may get a kept answer.
-            settle_seconds=settings.scan if file_system.is_network else _LOCAL_SETTLE_SECONDS,
+            settle_seconds=self._settle_seconds(file_system),
             stall_seconds=settings.stall,
             shows_holes=file_system.shows_holes,
             accept=self._pipeline.accept,
@@ -230,7 +229,7 @@ class Daemon:
             known=known,
             missing=self._ledger.missing(),
             usual_mount_point=self._usual_mount_point(root),
-            on_mount_point=lambda mount_point: self._remember("mount_point", mount_point),
+            on_file_system=lambda found: self._note_file_system(found, intake),
             scan_seconds=settings.scan,
             watch_by=settings.watch_by,
             backlog_order=settings.backlog_order,
@@ -337,6 +336,14 @@ class Daemon:
             rescaling=rescaling,
         )
 
+    def _settle_seconds(self, file_system: FileSystem) -> float:
+        # Of a network's file system the second look comes one poll later: sooner, it may get a kept answer.
+        return self._settings.scan if file_system.is_network else _LOCAL_SETTLE_SECONDS
+
+    def _note_file_system(self, file_system: FileSystem, intake: Intake) -> None:
+        intake.settle(self._settle_seconds(file_system), shows_holes=file_system.shows_holes)
+        self._remember("mount_point", file_system.mount_point)
+
     def _usual_mount_point(self, root: Path) -> str:
         """Where the file system was mounted that the directory lay on when an earlier run last saw it."""
         remembered = self._ledger.recall("mount_point")
@@ -379,6 +386,7 @@ class Daemon:
             name=self._ledger.epoch,
             precision=settings.precision,
             proof_seconds=settings.model_proof,
+            threads=settings.threads,
             bounds=CanaryBounds(
                 micrographs=settings.canary_micrographs,
                 agreement=settings.canary_agreement,
@@ -434,6 +442,8 @@ class Daemon:
         started = time.monotonic()
         deadline = started + _STOP_SECONDS
         self._stopping.set()
+        if self._swapper is not None:
+            self._swapper.stop_trying()
         self._intake_thread.join(max(0.0, deadline - time.monotonic()))
         if self._pipeline.stop(deadline):
             log.info("stopped after %.2f s", time.monotonic() - started, extra=event("stopped"))

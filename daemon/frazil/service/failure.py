@@ -11,15 +11,13 @@ import logging
 import random
 from pathlib import Path
 
-from frazil.errors import MicrographError, ModelError
+from frazil.errors import MicrographError, ModelError, is_out_of_memory
 
 __all__ = ["TRANSIENT_REASONS", "backoff_seconds", "failure_of", "is_transient"]
 
 log = logging.getLogger(__name__)
 
 TRANSIENT_REASONS = frozenset({"unreadable", "memory", "internal"})
-_OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "cudaerrormemoryallocation")
-"""How ONNX Runtime and OpenCV say it; they have no class of their own for it."""
 _FIRST_SECONDS = 1.0
 _LONGEST_SECONDS = 300.0
 
@@ -32,7 +30,7 @@ def failure_of(path: Path, stage: str, error: Exception) -> MicrographError:
         return MicrographError(path, "model", str(error))
     if isinstance(error, OSError):
         return MicrographError(path, "unreadable", f"cannot be read: {error.strerror or error}")
-    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         line = str(error).strip().splitlines()
         return MicrographError(path, "memory", f"{stage} ran out of memory{': ' + line[0] if line else ''}")
     log.error("%s of %s failed unexpectedly", stage, path, exc_info=error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from datetime import UTC, datetime
 
 import msgspec
@@ -39,6 +40,8 @@ class Announcer:
         self._delivery = delivery
         self._metrics = metrics
         self.standing: Standing | None = None
+        self._lock = threading.Lock()
+        """Held from where the standing is read to where what became of it is remembered."""
 
     def announce(self, change: Change) -> None:
         """Commit a change and tell whoever wants to know.
@@ -47,7 +50,6 @@ class Announcer:
             ToldToStopError: it could not be committed before the daemon was told to stop.
         """
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        standing = None if self.standing is None else _standing_after(change, self.standing, at)
         document = ModelDocument(
             epoch="",
             seq=0,
@@ -56,16 +58,18 @@ class Announcer:
             reason=change.message,
             at=at,
         )
-        remember = None if standing is None else (_STANDING_KEY, msgspec.json.encode(standing).decode())
-        self._delivery.patience.insist(
-            str(self._ledger.file),
-            lambda: self._ledger.commit_document(
-                MODEL_TOPIC.decode(),
-                lambda epoch, seq: encode_document(msgspec.structs.replace(document, epoch=epoch, seq=seq)),
-                remember=remember,
-            ),
-        )
-        self.standing = standing
+        with self._lock:
+            standing = None if self.standing is None else _standing_after(change, self.standing, at)
+            remember = None if standing is None else (_STANDING_KEY, msgspec.json.encode(standing).decode())
+            self._delivery.patience.insist(
+                str(self._ledger.file),
+                lambda: self._ledger.commit_document(
+                    MODEL_TOPIC.decode(),
+                    lambda epoch, seq: encode_document(msgspec.structs.replace(document, epoch=epoch, seq=seq)),
+                    remember=remember,
+                ),
+            )
+            self.standing = standing
         self._metrics.model_changes.labels(event=change.event, reason=change.reason).inc()
         if change.placement is not None:
             self._metrics.show_model(change.model, change.placement, change.precision)
@@ -94,6 +98,16 @@ class Announcer:
         """Remember where this run begins."""
         self.standing = standing
         self._ledger.remember(_STANDING_KEY, msgspec.json.encode(standing).decode())
+
+    def note_trial(self, trying: Refusal | None) -> None:
+        """Remember which version is about to be tried, as it is refused if this process ends meanwhile; None after it.
+
+        Raises:
+            sqlite3.Error: the ledger cannot be written.
+        """
+        with self._lock:
+            if self.standing is not None and self.standing.trying != trying:
+                self.begin(msgspec.structs.replace(self.standing, trying=trying))
 
 
 def _standing_after(change: Change, standing: Standing, at: str) -> Standing:

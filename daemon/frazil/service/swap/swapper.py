@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import platform
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from pathlib import Path
 from queue import Empty, Full, Queue
 
 from frazil.errors import ModelError
-from frazil.models import Standing, current_stamp, post_standing, prove_model
+from frazil.models import Refusal, Standing, current_stamp, held_bytes, post_standing, prove_model
 from frazil.picking import Micrograph, Model, ModelIdentity, Picker, has_twin, identify_model, read_current
 from frazil.service.metrics import Metrics
 from frazil.service.record import Record
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 _WAIT_SECONDS = 0.2
+_OTHERS_BYTES = 2**29
+"""What the rest of the daemon, which picks meanwhile, may come to hold while a model is loaded."""
 
 
 class Swapper:
@@ -45,6 +49,7 @@ class Swapper:
         name: of the daemon's ledger.
         precision: in which models are to compute, where they can.
         proof_seconds: time that a new model may take to prove itself.
+        threads: CPU threads that models use; None for every core.
         bounds: of its run in shadow.
         stop: ends it.
     """
@@ -62,6 +67,7 @@ class Swapper:
         name: str,
         precision: Precision,
         proof_seconds: float,
+        threads: int | None,
         bounds: CanaryBounds,
         stop: threading.Event,
     ) -> None:
@@ -75,6 +81,7 @@ class Swapper:
         self._name = name
         self._precision = precision
         self._proof_seconds = proof_seconds
+        self._threads = threads
         self._bounds = bounds
         self._stop = stop
         self._seen = ""
@@ -103,7 +110,7 @@ class Swapper:
         if model is None:
             self._seen = stamp
             model = self._load(self._folder, self._precision)
-        elif recalled is not None and any(r.current == stamp for r in recalled.refusals):
+        elif recalled is not None and any(r.current == stamp for r in (*recalled.refusals, recalled.trying) if r):
             self._seen = stamp
         self._announcer.begin(
             Standing(
@@ -114,6 +121,7 @@ class Swapper:
                 sha256=model.identity.sha256,
                 since=datetime.now(UTC).isoformat(timespec="milliseconds"),
                 refusals=recalled.refusals if recalled is not None else (),
+                trying=recalled.trying if recalled is not None else None,
             )
         )
         if recalled is None or not recalled.refusals:
@@ -136,6 +144,7 @@ class Swapper:
             serving: is offered what is fit to serve.
             report: takes refusals.
         """
+        self._report_interrupted(report)
         while not self._stop.is_set():
             if self._wake.is_set():
                 self._wake.clear()
@@ -147,6 +156,26 @@ class Swapper:
             if not self._wake.is_set():
                 self._tell_decided()
             self._wake.wait(_LOOK_SECONDS)
+
+    def stop_trying(self) -> None:
+        """Forget that a version is being tried: nobody asks for it any longer, or the daemon ends in order."""
+        with contextlib.suppress(sqlite3.Error):
+            self._announcer.note_trial(None)
+
+    def _report_interrupted(self, report: Callable[[Change], None]) -> None:
+        """Refuse the version whose trial an earlier run did not live to end, lest each restart end in the same way."""
+        trying = self._announcer.standing and self._announcer.standing.trying
+        if trying:
+            model = ModelIdentity(name=self._folder.name, version=trying.version, sha256=trying.sha256)
+            report(
+                Change(
+                    event="refused",
+                    model=model,
+                    reason=trying.reason,
+                    message=trying.message,
+                    current=trying.current,
+                )
+            )
 
     def _tell_decided(self) -> None:
         on_decided, self._on_decided = self._on_decided, None
@@ -165,7 +194,7 @@ class Swapper:
             path = self._folder / str(version)
             if self._is(serving.picker.model.identity, path):
                 return
-            picker = self._prepare(path, serving)
+            picker = self._prepare(path, serving, stamp)
             if self._bounds.micrographs:
                 self._try_in_shadow(picker, serving, stamp)
         except ModelError as error:
@@ -179,47 +208,94 @@ class Swapper:
                         current=stamp,
                     )
                 )
+            else:
+                self.stop_trying()
         else:
             if current_stamp(self._folder) == stamp:
                 serving.offer(Offer(picker=picker, current=stamp))
 
-    def _prepare(self, path: Path, serving: Serving) -> Picker:
+    def _prepare(self, path: Path, serving: Serving, stamp: str) -> Picker:
+        """Try a model, having noted first that it is refused if that ends this process.
+
+        Raises:
+            ModelError: it is not fit to serve.
+            sqlite3.Error: the note cannot be written.
+        """
+        identity = self._identify(int(path.name))
+        self._announcer.note_trial(
+            Refusal(
+                version=identity.version,
+                sha256=identity.sha256,
+                reason="interrupted",
+                message=(
+                    f"{path}: expected the daemon to outlive its trial, found that it was killed meanwhile, perhaps "
+                    "for want of memory; frazil models promote, or a reload of the service, has it tried again"
+                ),
+                at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                current=stamp,
+            )
+        )
+        try:
+            picker = self._try(path, serving)
+        except ModelError:
+            raise  # the refusal that is reported takes the note's place
+        except Exception:
+            self._announcer.note_trial(None)
+            raise
+        self._announcer.note_trial(None)
+        return picker
+
+    def _try(self, path: Path, serving: Serving) -> Picker:
         """Try a model in a process of its own, then load it here and run it on a batch like those to come."""
         started = time.monotonic()
-        sha256 = prove_model(path, seconds=self._proof_seconds, stop=self._stop)
-        precision = self._prove_twin(path)
+        shape = serving.last_shape
+        prove = functools.partial(
+            prove_model,
+            path,
+            seconds=self._proof_seconds,
+            threads=self._threads,
+            picking=serving.picker.settings,
+            micrograph=shape,
+            stop=self._stop,
+        )
+        proof = prove()
+        needed_bytes, precision = proof.memory_bytes, self._precision
+        if precision == "int8" and has_twin(path):  # it may be bad though the model is good
+            try:
+                needed_bytes = max(needed_bytes, prove(precision="int8").memory_bytes)
+            except ModelError as error:
+                if error.reason == "stopped":
+                    raise
+                log.warning("%s is to serve in float32 although int8 is wanted: %s", path, error)
+                precision = "float32"
         proved = time.monotonic()
+        held_before = held_bytes("VmRSS")
         model = self._load(path, precision)
-        if model.identity.sha256 != sha256:
+        if model.identity.sha256 != proof.sha256:
             raise ModelError(
-                f"{path}: expected sha256 {sha256}, as it was tried, found {model.identity.sha256}", "hash"
+                f"{path}: expected sha256 {proof.sha256}, as it was tried, found {model.identity.sha256}", "hash"
             )
         picker = self._make_picker(model)
         loaded = time.monotonic()
-        shape = serving.last_shape
-        batch_seconds = model.warm_up(picker.batch_shape(*shape) if shape else None)
+        batch_seconds = model.warm_up(picker.batch_shape(*shape) if shape else model.largest_batch_shape())
+        taken_bytes = held_bytes("VmRSS") - held_before
+        if model.provider == "CPUExecutionProvider" and taken_bytes > needed_bytes + _OTHERS_BYTES:
+            raise ModelError(
+                f"{path}: expected to take {needed_bytes >> 20} MiB of memory, as in its trial, "
+                f"found that it takes {taken_bytes >> 20} MiB",
+                "memory",
+            )
         log.info(
-            "model %s is ready in %s: proved in %.2f s, loaded in %.2f s, %s",
+            "model %s is ready in %s: proved in %.2f s (%d MiB), loaded in %.2f s, %s",
             model.identity,
             model.precision,
             proved - started,
+            needed_bytes >> 20,
             loaded - proved,
             model.placement.describe(batch_seconds),
         )
         self._metrics.batch.set(batch_seconds)
         return picker
-
-    def _prove_twin(self, path: Path) -> Precision:
-        """The precision to load a model in that has been proved in float32: its twin may be bad though it is good."""
-        if self._precision == "int8" and has_twin(path):
-            try:
-                prove_model(path, precision="int8", seconds=self._proof_seconds, stop=self._stop)
-            except ModelError as error:
-                if error.reason == "stopped":
-                    raise
-                log.warning("%s is to serve in float32 although int8 is wanted: %s", path, error)
-                return "float32"
-        return self._precision
 
     def _try_in_shadow(self, picker: Picker, serving: Serving, stamp: str) -> None:
         canary = Canary(picker.model.identity, self._bounds)
