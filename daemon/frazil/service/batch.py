@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class PickedFile:
 
     document: MicrographDocument
     star: Path
-    doubts: list[str]
+    doubts: Sequence[str] = ()
     """What there is to say against the settings, a line each."""
 
     def as_line(self) -> str:
