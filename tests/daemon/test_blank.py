@@ -116,10 +116,13 @@ def test_film_that_stops_most_electrons_is_blank_and_ice_of_half_the_noise_is_no
     assert not blank(thick_ice).any()
 
 
-def test_most_of_a_picture_may_be_padding() -> None:
+def test_most_of_a_picture_may_be_padding_or_noisy_shadow() -> None:
     pixels = np.zeros((900, 900), np.float32)
     pixels[100:400, 200:500] = noise((300, 300))
     assert blank(pixels).mean() == pytest.approx(8 / 9, abs=0.01)
+    shadow = np.random.default_rng(1).normal(10, 1, (1000, 400)).astype(np.float32)
+    shadow[600:] = noise((400, 400))
+    assert blank(shadow).mean() == pytest.approx(0.6, abs=0.01)
 
 
 def test_hot_pixels_in_a_blank_part_do_not_hide_it() -> None:

@@ -35,9 +35,9 @@ _LAG = 2
 _LEAST_COUNTED = 0.5
 _USUAL_PERCENTILE = 65
 """Of the windows' noise. Up to a third of the picture may be ice crystals or carbon that are noisier than the ice."""
-_USUAL_SAMPLE = 2**14
-_STEP_NOISE = 6.0
-"""A difference of so many times the usual is a step, from a blank part to the ice perhaps."""
+_LARGEST_SAMPLE = 2**14
+_STEP_PERCENTILE, _STEP_NOISE = 80, 4.0
+"""A difference of so many times this percentile is a step, from a blank part to the ice perhaps."""
 _ROUNDING = 1e-12
 """Share of the largest noise that windows without any may seem to have."""
 
@@ -84,12 +84,12 @@ def find_blank(pixels: NDArray[np.generic], diameter_px: float) -> BlankArea | N
     differences = np.abs(samples[:-_LAG, _LAG:] - samples[:-_LAG, :-_LAG])
     differences += np.abs(samples[_LAG:, :-_LAG] - samples[:-_LAG, :-_LAG])
     noise = _window_means(differences, narrow)
-    usual = _usual(noise[np.isfinite(noise)])
+    usual = _percentile(noise[np.isfinite(noise)], _USUAL_PERCENTILE)
     if np.count_nonzero(noise < _WIDE_NOISE * usual) < _WIDE**2 // 4 and noise.min() > _NARROW_NOISE * usual:
         return None  # as nearly always
     # Windows with a step in them have more than noise, and there are many where blank parts have long edges.
-    steps = cv2.blur((differences > _STEP_NOISE * _usual(differences)).astype(np.float32), (narrow, narrow))
-    usual = _usual(noise[np.isfinite(noise) & (steps == 0)])
+    is_step = differences > _STEP_NOISE * _percentile(differences, _STEP_PERCENTILE)
+    usual = _percentile(noise[np.isfinite(noise) & ~_cover(is_step, narrow)], _USUAL_PERCENTILE)
     empty = _cover(noise <= _NARROW_NOISE * usual, narrow)
     # A difference is that of a sample to one below it and one to its right.
     blank = _dilate(np.pad(empty, ((0, _LAG), (0, _LAG))), np.ones((_LAG + 1, _LAG + 1), np.uint8), (_LAG, _LAG))
@@ -105,12 +105,12 @@ def find_blank(pixels: NDArray[np.generic], diameter_px: float) -> BlankArea | N
     )
 
 
-def _usual(noise: NDArray[np.float32]) -> float:
-    """Of an array of any shape, those aside that have none: what is usual where there are electrons; 0 for nothing."""
+def _percentile(noise: NDArray[np.float32], percent: float) -> float:
+    """Of an array of any shape, without those that have no noise at all; 0 if that leaves none."""
     varied = noise[noise > _ROUNDING * noise.max(initial=0)]
     if varied.size == 0:
         return 0.0
-    return float(np.percentile(varied[:: 1 + varied.size // _USUAL_SAMPLE], _USUAL_PERCENTILE))
+    return float(np.percentile(varied[:: 1 + varied.size // _LARGEST_SAMPLE], percent))
 
 
 def _is_far(samples: NDArray[np.float32], blank: NDArray[np.bool_]) -> bool:
