@@ -7,6 +7,7 @@ micrograph is the unit of work and of failure.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import sqlite3
 import threading
@@ -96,6 +97,7 @@ class Pipeline:
         doubts: likewise, and says what speaks against the settings.
         stopping: set to end the stages once the work in hand is finished.
         read: reads a micrograph, within limits of memory and time.
+        watch: the watched directory by the name that its user gave it, under which documents name micrographs.
         max_attempts: picking a micrograph that fails by no fault of its own is tried so often.
         keep_score_maps: whether score maps go into the ledger.
         pulses: what the stages' threads beat on.
@@ -115,6 +117,7 @@ class Pipeline:
         stopping: threading.Event,
         read: Callable[[Path, PixelMemory, ChooseRescaling], Micrograph],
         *,
+        watch: Path,
         max_attempts: int,
         keep_score_maps: bool,
         pulses: Pulses,
@@ -128,6 +131,7 @@ class Pipeline:
         self._metrics = metrics
         self._drift = drift
         self._doubts = doubts
+        self._watch = watch
         self._max_attempts = max_attempts
         self._keep_score_maps = keep_score_maps
         self._line = Line()
@@ -233,6 +237,7 @@ class Pipeline:
         started = time.monotonic()
         content = sample(arrival.path).fingerprint
         micrograph = self._read_micrograph(arrival.path, self._memory, self._serving.picker.rescaling)
+        micrograph = dataclasses.replace(micrograph, path=self._watch / arrival.key)
         seconds = time.monotonic() - started
         return _Read(arrival=arrival, fingerprint=content, micrograph=micrograph, seconds=seconds)
 
@@ -380,7 +385,9 @@ class Pipeline:
         else:
             attempt = 1 + insist(file, lambda: self._ledger.attempts(arrival.key))
             transient = is_transient(error) and attempt < self._max_attempts
-            document = record_failure(error, key=arrival.key, attempts=attempt, is_transient=transient)
+            document = record_failure(
+                error, watch=self._watch, key=arrival.key, attempts=attempt, is_transient=transient
+            )
             insist(
                 file,
                 lambda: self._ledger.commit_failed(
