@@ -97,7 +97,7 @@ def test_noise_speaks_for_nothing(seed: int) -> None:
 
 def test_the_doubt_is_said_once_shown_in_the_metrics_and_on_the_page() -> None:
     registry = CollectorRegistry()
-    serving, doubts = picker(), Doubts("dark", DoubtMetrics(registry), may_be_empty=4)
+    serving, doubts = picker(), Doubts("dark", DoubtMetrics(registry))
     said = []
     for _ in range(3):
         assert doubts.note(record_of(serving, -KNOWN.pixels)) == []
@@ -114,7 +114,7 @@ def test_the_doubt_is_said_once_shown_in_the_metrics_and_on_the_page() -> None:
 def test_while_others_wait_the_tenth_micrograph_is_weighed_and_no_other(blob_model: Path) -> None:
     serving = Picker(load_model(blob_model, "cpu", 1), PickingSettings(diameter_angstrom=172))
     record = record_of(serving, KNOWN.pixels)
-    doubts, weighed_at = Doubts("dark", may_be_empty=4), []
+    doubts, weighed_at = Doubts("dark"), []
     for number in range(1, 40):
         doubts.note(record)
         if doubts.is_due(is_idle=False):
@@ -126,7 +126,7 @@ def test_while_others_wait_the_tenth_micrograph_is_weighed_and_no_other(blob_mod
 def test_few_of_the_first_micrographs_are_weighed(blob_model: Path) -> None:
     serving = Picker(load_model(blob_model, "cpu", 1), PickingSettings(diameter_angstrom=172, threshold=0.01))
     record = record_of(serving, KNOWN.pixels)
-    doubts, weighed = Doubts("dark", may_be_empty=4), 0
+    doubts, weighed = Doubts("dark"), 0
     for _ in range(20):
         doubts.note(record)
         if doubts.is_due(is_idle=True):
@@ -138,7 +138,7 @@ def test_few_of_the_first_micrographs_are_weighed(blob_model: Path) -> None:
 def test_what_another_model_picked_is_not_weighed(tmp_path: Path, make_blob_model: Callable[..., Path]) -> None:
     models = [load_model(make_blob_model(tmp_path / str(bias), bias=bias), "cpu", 1) for bias in (-6.0, -5.0)]
     before, after = (Picker(model, PickingSettings(diameter_angstrom=172)) for model in models)
-    doubts = Doubts("bright", may_be_empty=4)
+    doubts = Doubts("bright")
     doubts.note(record_of(before, KNOWN.pixels))
     assert doubts.weigh(after) == []
 
@@ -148,7 +148,7 @@ def test_what_another_model_picked_is_not_weighed(tmp_path: Path, make_blob_mode
 
 def test_much_that_is_blank_is_said_once_and_shown_while_it_is_so() -> None:
     registry = CollectorRegistry()
-    serving, doubts = picker(), Doubts("dark", DoubtMetrics(registry), may_be_empty=4)
+    serving, doubts = picker(), Doubts("dark", DoubtMetrics(registry))
     padded = np.pad(KNOWN.pixels.astype(np.float32), ((0, 300), (0, 0)))
     assert doubts.note(record_of(serving, padded)) == ["a.mrc: 34% of it holds no data; nothing is picked there"]
     assert registry.get_sample_value("frazil_doubt", {"about": "blank"}) == 1
@@ -160,7 +160,7 @@ def test_much_that_is_blank_is_said_once_and_shown_while_it_is_so() -> None:
 def test_a_diameter_of_which_few_fit_is_told_at_once_and_an_honest_one_with_picks_is_not(blob_model: Path) -> None:
     model = load_model(blob_model, "cpu", 1)
     absurd = Picker(model, PickingSettings(diameter_angstrom=1910))
-    doubts = Doubts("dark", may_be_empty=4)
+    doubts = Doubts("dark")
     (line,) = doubts.note(record_of(absurd, np.random.default_rng(0).normal(0, 1, KNOWN.pixels.shape)))
     assert line == "a.mrc: a particle of 1910 Å is 269.8 px, and 2.1 of them fit across: is the diameter right, in Å?"
     rows, columns = np.mgrid[:576, :768]
@@ -168,19 +168,18 @@ def test_a_diameter_of_which_few_fit_is_told_at_once_and_an_honest_one_with_pick
     virus[np.hypot(rows - 288, columns - 384) < 135] -= 3
     record = record_of(absurd, virus)
     assert len(record.picks) > 0
-    assert Doubts("dark", may_be_empty=0).note(record) == []
+    assert Doubts("dark", say_empty=True).note(record) == []
 
 
-@pytest.mark.parametrize("may_be_empty", [0, 4])
-def test_no_picks_at_all_is_not_silent(may_be_empty: int) -> None:
+@pytest.mark.parametrize("say_empty", [True, False])
+def test_pick_is_not_silent_when_it_finds_nothing(say_empty: bool) -> None:
     settings = PickingSettings(diameter_angstrom=KNOWN_DIAMETER_ANGSTROM, contrast="bright", threshold=1.0)
-    doubts = Doubts("bright", may_be_empty=may_be_empty)
+    doubts = Doubts("bright", say_empty=say_empty)
     empty = record_of(Picker(default_model(), settings), KNOWN.pixels)
     assert len(empty.picks) == 0
-    said = [doubts.note(empty) for _ in range(may_be_empty + 3)]
-    (line,) = said[may_be_empty]
-    assert line.startswith("no picks so far: are diameter (a particle of 172 Å is 24.29 px), contrast (bright)")
-    assert [lines for lines in said if lines] == [[line]]
+    said = [line for _ in range(3) for line in doubts.note(empty)]
+    assert len(said) == say_empty
+    assert all(line.startswith("no picks so far: are diameter (a particle of 172 Å is 24.29 px)") for line in said)
 
 
 @given(st.floats(30, 10_000))

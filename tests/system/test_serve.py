@@ -379,4 +379,4 @@ def test_a_session_with_the_wrong_contrast_is_told_so_after_its_picks(serve: Ser
     daemon.wait_log("picked a.mrc: 1[0-9]{2} picks")
     daemon.wait_log("WARNING particles look dark here, and contrast is bright: 33[0-9] picks instead of 1[0-9]{2} ")
     assert sample(daemon.metrics, 'frazil_doubt{about="contrast"}') == 1
-    assert sample(daemon.metrics, 'frazil_doubt{about="picks"}') == 0
+    assert sample(daemon.metrics, 'frazil_doubt{about="diameter"}') == 0

@@ -100,7 +100,7 @@ class Batch:
         self._memory = PixelMemory()
         loaded = load_model(model or default_model_path(), device, threads, precision=precision)
         self._picker = Picker(loaded, settings)
-        self._doubts = Doubts(contrast, may_be_empty=0)
+        self._doubts = Doubts(contrast, say_empty=True)
         self._written: dict[Path, Path] = {}
 
     def describe(self) -> str:

@@ -36,6 +36,7 @@ from frazil.service.delivery import Delivery, prepare_output
 from frazil.service.doubts import Doubts
 from frazil.service.drift_watch import DriftWatch
 from frazil.service.intake import Intake
+from frazil.service.inventory import INVENTORY_KEY
 from frazil.service.ledger import Ledger
 from frazil.service.logs import event
 from frazil.service.memory import give_back_large_blocks
@@ -64,8 +65,6 @@ _LEDGER_SECONDS = 600.0
 """Longest time for the ledger to open: one of an earlier version is rewritten."""
 _MODEL_SECONDS = 600.0
 """Longest time for the model to load and warm up, on a GPU that is slow to wake."""
-_MAY_BE_EMPTY = 4
-"""Micrographs at the beginning of a session without a single pick."""
 _LOCAL_SETTLE_SECONDS = 1.0
 """Between the two looks at a file on a local file system that nobody is known to have closed."""
 
@@ -199,7 +198,7 @@ class Daemon:
             self._reviser,
             metrics,
             DriftWatch(self._ledger, metrics.drift),
-            Doubts(settings.contrast, metrics.doubts, may_be_empty=_MAY_BE_EMPTY),
+            Doubts(settings.contrast, metrics.doubts),
             self._stopping,
             self._read_micrograph,
             watch=watch,
@@ -228,11 +227,12 @@ class Daemon:
             file_system,
             intake.tell,
             metrics,
-            selection=Selection(settings.include, settings.exclude),
+            selection=Selection(settings.include, settings.exclude, settings.companions),
             known=known,
             missing=self._ledger.missing(),
             usual_mount_point=self._usual_mount_point(root),
             on_file_system=lambda found: self._note_file_system(found, intake),
+            on_inventory=lambda inventory: self._remember(INVENTORY_KEY, inventory.encode()),
             scan_seconds=settings.scan,
             watch_by=settings.watch_by,
             backlog_order=settings.backlog_order,

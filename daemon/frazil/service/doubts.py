@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Gauge
 
@@ -16,6 +16,7 @@ BLANK_TOLD = 0.01
 """Blank fraction of a micrograph from which on it is told."""
 
 About = Literal["blank", "contrast", "diameter", "picks"]
+_SHOWN: tuple[About, ...] = ("blank", "contrast", "diameter")
 
 _MUCH_BLANK = 0.2
 _FEW_ACROSS = 4.0
@@ -34,11 +35,11 @@ class DoubtMetrics:
         self.doubt = Gauge(
             "frazil_doubt",
             "1 while the micrographs speak against the settings: much of the last one holds no data (blank), particles "
-            "look the other way round (contrast), too few would fit (diameter), or nothing was picked as yet (picks).",
+            "look the other way round (contrast), or too few would fit and nothing was picked (diameter).",
             ["about"],
             registry=registry,
         )
-        for about in get_args(About):
+        for about in _SHOWN:
             self.doubt.labels(about=about).set(0)
 
 
@@ -48,13 +49,13 @@ class Doubts:
     Args:
         contrast: as set.
         metrics: shows which doubts there are; None for nobody.
-        may_be_empty: so many micrographs may come at first without a single pick.
+        say_empty: whether to say, too, that nothing was picked; in the daemon the watch for drift does.
     """
 
-    def __init__(self, contrast: Contrast, metrics: DoubtMetrics | None = None, *, may_be_empty: int) -> None:
+    def __init__(self, contrast: Contrast, metrics: DoubtMetrics | None = None, *, say_empty: bool = False) -> None:
         self._contrast = contrast
         self._metrics = metrics
-        self._may_be_empty = may_be_empty
+        self._say_empty = say_empty
         self._standing: dict[About, bool] = {}
         self._said: set[About] = set()
         self._micrographs = self._picks = 0
@@ -85,7 +86,7 @@ class Doubts:
             ),
             self._doubt(
                 "picks",
-                self._picks == 0 and self._micrographs > self._may_be_empty,
+                self._picks == 0 and self._say_empty,
                 f"no picks so far: are diameter ({particle}), contrast ({self._contrast}) and threshold "
                 f"({document.threshold:g}) right?",
             ),
@@ -123,7 +124,7 @@ class Doubts:
 
     def _doubt(self, about: About, is_doubtful: bool, says: str) -> str | None:
         """Show a doubt as it stands; what to say where it is new."""
-        if self._metrics is not None and self._standing.get(about) != is_doubtful:
+        if self._metrics is not None and about in _SHOWN and self._standing.get(about) != is_doubtful:
             self._metrics.doubt.labels(about=about).set(is_doubtful)
         self._standing[about] = is_doubtful
         if not is_doubtful or about in self._said:
