@@ -28,6 +28,8 @@ class Place:
 
     epoch: str
     seq: int
+    generation: str = ""
+    """Of the ledger, when it had been read up to here; empty where an earlier frazil, or daemon, did not say."""
 
 
 class Cursor:
@@ -72,7 +74,7 @@ class Cursor:
         """
         if place == self.place:
             return
-        record = msgspec.json.encode({"epoch": place.epoch, "seq": place.seq}).ljust(_RECORD_BYTES - 1) + b"\n"
+        record = msgspec.json.encode(place).ljust(_RECORD_BYTES - 1) + b"\n"
         now = time.monotonic()
         try:
             if os.pwrite(self._descriptor, record, 0) != len(record):  # the first one, on a disk that is full

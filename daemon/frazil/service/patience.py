@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from frazil.faults import is_of_one_record, reason_of
+from frazil.service.ledger import is_fatal
 from frazil.service.logs import event
 from frazil.service.metrics import Metrics
 from frazil.service.pulse import Beat, unwatched
@@ -52,7 +53,8 @@ class Patience:
             write: does all of it or nothing; raises `OSError` only where waiting may help.
 
         Raises:
-            ToldToStopError: it could not be written before the daemon was told to stop.
+            ToldToStopError: it could not be written before the daemon was told to stop, or never will be: the ledger is
+                damaged or gone, and the daemon stops by itself.
             sqlite3.Error: this record cannot be written, others can.
         """
         blocked = False
@@ -60,6 +62,8 @@ class Patience:
             try:
                 written = write()
             except (OSError, sqlite3.Error) as error:
+                if is_fatal(error):
+                    raise ToldToStopError from error
                 if is_of_one_record(error):
                     raise
                 reason = reason_of(error) if isinstance(error, OSError) else str(error)
