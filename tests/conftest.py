@@ -23,6 +23,7 @@ import onnx
 import onnxruntime as ort
 import prometheus_client
 import pytest
+from hypothesis import settings as hypothesis_settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -68,6 +69,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     # Idle threads that spin slow everything else on two shared cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # How long an example takes says something of the machine, and of what else it does, only.
+    hypothesis_settings.register_profile("frazil", deadline=None)
+    hypothesis_settings.load_profile("frazil")
 
 
 @pytest.fixture(scope="session")

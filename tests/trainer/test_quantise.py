@@ -158,8 +158,7 @@ def test_what_is_quantised_needs_no_operators_but_onnx_own_and_scores_alike(
     plain = scores_of(content, tiles, fused=False)
     assert not np.array_equal(plain, wanted)
     assert plain == pytest.approx(wanted, abs=0.1)
-    # Fused into int8 kernels it gives the same where frazil lets a twin serve. On x86-64 without the instructions sums of
-    # 16 bits overflow.
+    # Fused into int8 kernels it gives the same where frazil lets a twin serve; elsewhere sums of 16 bits overflow.
     if int8_instructions() is not None:
         assert scores_of(content, tiles) == pytest.approx(plain, abs=0.02)
 

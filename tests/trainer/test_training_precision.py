@@ -1,4 +1,4 @@
-"""bfloat16 is trained in only where the device has instructions for it, and it is said which precision it is and why."""
+"""Training computes in bfloat16 only where the device has instructions for it, and says in what it computes and why."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def choose_precision(recipe: Recipe, processes: Processes) -> Precision:
     return decide_precision(recipe.mixed_precision, found, processes.count - able)
 
 
-def decide_precision(asked: bool, found: str | None, others_without: int = 0) -> Precision:  # noqa: FBT001
+def decide_precision(asked: bool, found: str | None, others_without: int = 0) -> Precision:
     """The choice itself.
 
     Args:
