@@ -181,7 +181,7 @@ def test_a_good_model_is_proved_by_its_hash(blob_model: Path) -> None:
 def test_every_bad_model_is_refused_by_its_reason(bad_model: tuple[Path, str]) -> None:
     path, reason = bad_model
     with pytest.raises(ModelError, match=path.parent.name) as refused:
-        prove_model(path, seconds=10 if reason == "hang" else 60)
+        prove_model(path, seconds=4 if reason == "hang" else 60)
     assert refused.value.reason == reason
     assert "\n" not in str(refused.value)
 

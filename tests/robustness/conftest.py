@@ -25,12 +25,7 @@ from frazil.client import PickStream
 from frazil.documents import MicrographDocument
 
 SHIM = Path(__file__).with_name("faults.c")
-PATIENCE_SECONDS = 120.0
-
-
-@pytest.fixture(scope="session")
-def is_long(request: pytest.FixtureRequest) -> bool:
-    return bool(request.config.getoption("--long"))
+PATIENCE_SECONDS = 240.0
 
 
 @pytest.fixture(scope="session")
