@@ -9,7 +9,7 @@ SHARED ?= ../shared/data
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check lint site bench fuzz robustness models unseen clean
+.PHONY: help demo test check lint site bench fuzz machine mutants robustness models unseen clean
 
 help:
 	@echo "make demo    see it work: simulated micrographs picked live, on the CPU, in a minute or two"
@@ -18,6 +18,8 @@ help:
 	@echo "make site    the documentation as a site, in site/"
 	@echo "make bench   how fast it is, beside the floor and other pickers, into docs/reference (20 minutes)"
 	@echo "make fuzz    ten thousand broken and hostile micrographs"
+	@echo "make mutants faults planted one by one: which do the tests not see? (two hours)"
+	@echo "make machine the service on a Debian that boots, in an emulator; needs root (half an hour)"
 	@echo "make models  train the models again (needs the labelled micrographs in $(SHARED)); once stopped, it goes on"
 	@echo "make unseen  after make models: how well is picked what was never trained on"
 	@echo "make robustness  the long proofs that nothing is lost, into docs/reference/robustness"
@@ -45,6 +47,12 @@ bench: $(VENV)/.ready
 
 fuzz: $(VENV)/.ready
 	$(VENV)/bin/python benchmarks/fuzz_inputs.py --count 10000
+
+mutants: $(VENV)/.ready
+	$(VENV)/bin/python tests/mutants.py
+
+machine: $(VENV)/.ready
+	$(VENV)/bin/python tests/machine/run.py
 
 robustness: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest tests/robustness --long --report docs/reference/robustness

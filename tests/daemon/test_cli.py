@@ -209,7 +209,8 @@ def test_serve_does_not_start_without_what_it_needs(blob_model: Path, tmp_path: 
         for name in ("watch", "out", "diameter")
     ]
     assert_one_line(serve(tmp_path, "--model", tmp_path / "no"), tmp_path / "no", "found nothing at")
-    assert_one_line(serve(tmp_path, "--watch", tmp_path / "none"), tmp_path / "none", "--watch: expected a directory")
+    (tmp_path / "file").touch()
+    assert_one_line(serve(tmp_path, "--watch", tmp_path / "file"), tmp_path / "file", "--watch: expected a directory")
     assert_one_line(serve(tmp_path, "--threshold", 7), "--threshold: expected float <= 1, found 7")
     assert_one_line(serve(tmp_path, "--publish", "tcp://0.0.0.0:0"), "--publish-unencrypted")
     (tmp_path / "f.toml").write_text("diamter = 5")
@@ -248,6 +249,18 @@ def test_importing_frazil_is_light() -> None:
     code = f"import sys, frazil, frazil.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_links_keep_their_own_names(blob_model: Path, micrograph: Path, tmp_path: Path) -> None:
+    """cryoSPARC imports micrographs as links with names of its own."""
+    links = []
+    for name in ("0176_x.mrc", "0177_x.mrc"):
+        (tmp_path / name).symlink_to(micrograph)
+        links.append(tmp_path / name)
+    done = frazil("pick", *links, "--model", blob_model, "--diameter", 48, "--out", tmp_path / "out", "--json")
+    documents = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(one["micrograph"], one["path"]) for one in documents] == [(link.name, str(link)) for link in links]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["0176_x_picks.star", "0177_x_picks.star"]
 
 
 def test_a_name_that_is_no_utf8_is_refused_without_traceback(

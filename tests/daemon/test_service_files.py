@@ -62,8 +62,10 @@ def test_the_drop_in_lets_it_write_its_results_and_waits_for_its_mounts(plan: Pl
     drop_in = content(plan(), "frazil@titan1.service.d/machine.conf")
     out = f'"{tmp_path}/picks 100%%"'
     assert f"ReadWritePaths={out}\n" in drop_in
-    assert f'ReadOnlyPaths="{tmp_path}/watch me"\n' in drop_in
-    for path in (f'"{tmp_path}/watch me"', out, "/var/lib/frazil/titan1"):
+    # Not required: what is watched may be mounted later, and is waited for.
+    assert f'ReadOnlyPaths=-"{tmp_path}/watch me"\n' in drop_in
+    assert f'RequiresMountsFor="{tmp_path}/watch me"\n' not in drop_in
+    for path in (out, "/var/lib/frazil/titan1"):
         assert f"RequiresMountsFor={path}\n" in drop_in
     assert "LoadCredential" not in drop_in
 
@@ -99,6 +101,25 @@ def test_what_lies_in_a_home_is_not_hidden(tmp_path: Path, plan: Plan) -> None:
         pytest.skip("needs a directory in somebody's home")
     homely = plan(watch=Path("/root"), out=tmp_path / "o", diameter=100.0)
     assert "ProtectHome=read-only\n" in content(homely, "machine.conf")
+
+
+def test_what_a_link_leads_to_in_a_home_is_not_hidden(tmp_path: Path, plan: Plan) -> None:
+    if not Path("/root").is_dir():
+        pytest.skip("needs a directory in somebody's home")
+    (tmp_path / "collection").symlink_to("/root")
+    linked = plan(watch=tmp_path / "collection", out=tmp_path / "o", diameter=100.0)
+    assert "ProtectHome=read-only\n" in content(linked, "machine.conf")
+
+
+def test_without_the_watched_directory_it_asks_for_a_user(tmp_path: Path, plan: Plan) -> None:
+    with pytest.raises(FrazilError, match=r"none: expected a directory whose owner has a name, .* give --user"):
+        plan(user=None, watch=tmp_path / "none", out=tmp_path / "o", diameter=100.0)
+
+
+def test_the_unit_may_open_the_sockets_that_a_bind_needs(plan: Plan) -> None:
+    """libzmq asks for the machine's addresses by a netlink socket at each bind, and aborts without."""
+    (families,) = re.findall(r"(?m)^RestrictAddressFamilies=(.*)$", content(plan(), "frazil@.service"))
+    assert set(families.split()) == {"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"}
 
 
 def test_what_lies_among_temporary_files_is_not_hidden(plan: Plan) -> None:

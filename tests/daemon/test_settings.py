@@ -132,7 +132,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path) ->
         ('require_gpu = true\ndevice = "cpu"', "require_gpu, device: expected device to be auto or cuda, found cpu"),
         ("scan = -1", "scan: expected float > 0, found -1"),
         ("watch = 5", "watch: expected a path, found 5"),
-        ('watch = "none"', "watch: expected a directory, found none at .*none"),
+        ('watch = "frazil.toml"', r"watch: expected a directory, found none at .*frazil\.toml"),
         ('model = "none"', "model: expected a file or folder, found nothing at .*none"),
         ('include = ["*.mrc", 5]', "include: expected str, found int"),
         ('publish = "tcp://0.0.0.0:5556"', "publish: .*expected an address of this machine alone"),
@@ -157,7 +157,7 @@ def test_every_fault_is_listed_at_once_with_its_line(tmp_path: Path) -> None:
     file = write(
         tmp_path,
         """# titan1
-watch = "gone"
+watch = 5
 include = [
   "*.mrc",      # = what we take
   "x = 5",

@@ -14,7 +14,6 @@ from pathlib import Path
 import prometheus_client
 import pytest
 
-from frazil.errors import SettingsError
 from frazil.service.metrics import Metrics
 from frazil.service.stamp import FileStamp, stamp_of
 from frazil.service.watch import FileSystem, Hint, Selection, Sightings, Watcher
@@ -75,9 +74,18 @@ def rig(root: Path) -> Iterator[Callable[..., Rig]]:
         one.watcher.stop()
 
 
-def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="expected a directory to watch"):
-        Rig(tmp_path / "none")
+def test_a_directory_that_comes_later_is_waited_for(
+    rig: Callable[..., Rig], root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root.rmdir()
+    one = rig(scan_seconds=0.05)
+    one.wait(lambda: one.watcher.fault != "")
+    assert "cannot be seen (No such file or directory)" in caplog.text
+    root.mkdir()
+    (root / "a.mrc").touch()
+    one.wait(lambda: "a.mrc" in one.names("scan"))
+    assert one.watcher.fault == ""
+    one.wait(lambda: one.metrics.registry.get_sample_value("frazil_watching_events") == 1)
 
 
 def test_where_the_file_system_delivers_no_events_none_are_followed(rig: Callable[..., Rig], root: Path) -> None:

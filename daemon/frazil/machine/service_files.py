@@ -151,18 +151,21 @@ def _drop_in(instance: str, settings: ServeSettings, executable: Path) -> str:
     state = _STATE / instance
     writable = [out] + [ledger.parent] * (ledger.parent != out and not ledger.is_relative_to(state))
     readable = [watch, model, executable.parent, Path(sys.base_prefix), *keys]
+    # What a path leads to by links must be reached as well.
+    reached = [*readable, *writable, *(path.resolve() for path in (*readable, *writable))]
     lines = [
         "# Written by frazil install-service from the settings; run it again once paths in them change.",
         "[Unit]",
-        *(f"RequiresMountsFor={_quoted(path)}" for path in dict.fromkeys([watch, out, model, ledger.parent])),
+        *(f"RequiresMountsFor={_quoted(path)}" for path in dict.fromkeys([out, model, ledger.parent])),
         "",
         "[Service]",
-        f"ReadOnlyPaths={_quoted(watch)}",
+        "# May be mounted later: the service waits for it.",
+        f"ReadOnlyPaths=-{_quoted(watch)}",
         *(f"ReadWritePaths={_quoted(path)}" for path in writable),
     ]
-    if any(path.is_relative_to(hidden) for path in (*readable, *writable) for hidden in _TEMPORARY):
+    if any(path.is_relative_to(hidden) for path in reached for hidden in _TEMPORARY):
         lines += ["# Some of these lie in a place for temporary files: the service shares it.", "PrivateTmp=no"]
-    if any(path.is_relative_to(home) for path in (*readable, *writable) for home in _HOMES):
+    if any(path.is_relative_to(home) for path in reached for home in _HOMES):
         lines += ["# Some of these lie in homes: other homes can be seen, and not be changed.", "ProtectHome=read-only"]
     if settings.curve_key:
         lines.append(f"LoadCredential={settings.curve_key.name}:{_quoted(settings.curve_key.absolute())}")
@@ -188,8 +191,8 @@ def _usual_user(watch: Path) -> str:
         return name
     try:
         return watch.owner()
-    except KeyError:
-        raise FrazilError(f"{watch}: expected an owner with a name, found none; give --user") from None
+    except (KeyError, OSError):
+        raise FrazilError(f"{watch}: expected a directory whose owner has a name, found none; give --user") from None
 
 
 def _check_user(user: str) -> None:

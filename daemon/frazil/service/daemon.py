@@ -19,6 +19,7 @@ import prometheus_client
 
 import frazil
 from frazil.errors import FrazilError
+from frazil.paths import absolute_path
 from frazil.picking import (
     CURRENT_NAME,
     ChooseRescaling,
@@ -130,6 +131,7 @@ class Daemon:
         give_back_large_blocks()
         settings = self._settings
         root = settings.watch.expanduser().resolve()
+        watch = absolute_path(settings.watch)  # as others name it, links and all
         out = settings.out.expanduser().resolve()
         picking = PickingSettings(
             diameter_angstrom=settings.diameter,
@@ -155,7 +157,7 @@ class Daemon:
         metrics.watch_ledger(lambda: self._ledger.head)
 
         writing = self._pulses.of("frazil-writing")
-        delivery = Delivery(self._ledger, self._stream, metrics, root, out, self._stopping, writing.beat)
+        delivery = Delivery(self._ledger, self._stream, metrics, watch, out, self._stopping, writing.beat)
         self._reviser = Reviser(self._ledger, delivery, picking)
         self._parts.callback(self._reviser.close)
         announcer = Announcer(self._ledger, delivery, metrics)
@@ -195,6 +197,7 @@ class Daemon:
             DriftWatch(self._ledger, metrics.drift),
             self._stopping,
             self._read_micrograph,
+            watch=watch,
             max_attempts=settings.max_attempts,
             keep_score_maps=settings.keep_score_maps,
             pulses=self._pulses,
@@ -208,8 +211,7 @@ class Daemon:
             known,
             metrics,
             root,
-            # Of a network's file system the second look comes one poll later: sooner, it may get a kept answer.
-            settle_seconds=settings.scan if file_system.is_network else _LOCAL_SETTLE_SECONDS,
+            settle_seconds=self._settle_seconds(file_system),
             stall_seconds=settings.stall,
             shows_holes=file_system.shows_holes,
             accept=self._pipeline.accept,
@@ -225,7 +227,7 @@ class Daemon:
             known=known,
             missing=self._ledger.missing(),
             usual_mount_point=self._usual_mount_point(root),
-            on_mount_point=lambda mount_point: self._remember("mount_point", mount_point),
+            on_file_system=lambda found: self._note_file_system(found, intake),
             scan_seconds=settings.scan,
             watch_by=settings.watch_by,
             backlog_order=settings.backlog_order,
@@ -262,7 +264,7 @@ class Daemon:
         log.info(
             "ready after %.2f s: watching %s, writing to %s, publishing on %s, metrics on %s, page on %s",
             time.monotonic() - started,
-            root,
+            watch,
             out,
             self._stream.address,
             self._presence.metrics,
@@ -331,6 +333,14 @@ class Daemon:
             cut_off=lambda: time.monotonic() > deadline,
             rescaling=rescaling,
         )
+
+    def _settle_seconds(self, file_system: FileSystem) -> float:
+        # Of a network's file system the second look comes one poll later: sooner, it may get a kept answer.
+        return self._settings.scan if file_system.is_network else _LOCAL_SETTLE_SECONDS
+
+    def _note_file_system(self, file_system: FileSystem, intake: Intake) -> None:
+        intake.settle(self._settle_seconds(file_system), shows_holes=file_system.shows_holes)
+        self._remember("mount_point", file_system.mount_point)
 
     def _usual_mount_point(self, root: Path) -> str:
         """Where the file system was mounted that the directory lay on when an earlier run last saw it."""

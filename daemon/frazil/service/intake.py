@@ -139,6 +139,10 @@ class Intake:
         metrics.watch_queue("incomplete", lambda: len(self._candidates))
         metrics.watch_backlog(self._count_waiting, self._longest_wait_seconds)
 
+    def settle(self, seconds: float, *, shows_holes: bool) -> None:
+        """From here on go by another file system, which was mounted meanwhile; arguments as for the class."""
+        self._settle_seconds, self._shows_holes = seconds, shows_holes
+
     def run(self, stop: threading.Event) -> None:
         """Take in files until told to stop."""
         while not stop.is_set():

@@ -41,7 +41,7 @@ WatchBy = Literal["auto", "events", "poll"]
 BacklogOrder = Literal["oldest", "newest"]
 """Which of the files that lie there at the start come first."""
 
-MustBe = Literal["directory", "file", "there"]
+MustBe = Literal["directory", "directory, perhaps later", "file", "there"]
 """What a path in the settings must lead to before anything starts."""
 
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -69,7 +69,12 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """All settings of ``frazil serve``. Lengths are in Å, times in seconds."""
 
     watch: Annotated[
-        Path, _says("Directory, with all below it, where micrographs appear.", "What is needed", must_be="directory")
+        Path,
+        _says(
+            "Directory, with all below it, where micrographs appear; one that is not there yet is waited for.",
+            "What is needed",
+            must_be="directory, perhaps later",
+        ),
     ]
     out: Annotated[Path, _says("Directory for the STAR files; made if missing.", "What is needed")]
     diameter: Annotated[_Angstrom, _says("Diameter of the particle, in Å.", "What is needed")]

@@ -157,8 +157,9 @@ def _decode_path(kind: type, value: Any) -> Any:
 
 
 def _missing(path: Path, must_be: MustBe) -> str | None:
-    if must_be == "directory":
-        return None if path.is_dir() else f"expected a directory, found none at {path}"
+    if must_be.startswith("directory"):
+        may_come = must_be == "directory, perhaps later" and not os.path.lexists(path)
+        return None if path.is_dir() or may_come else f"expected a directory, found none at {path}"
     if must_be == "file":
         return None if path.is_file() else f"expected a file, found none at {path}"
     return None if path.exists() else f"expected a file or folder, found nothing at {path}"

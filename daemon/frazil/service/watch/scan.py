@@ -76,7 +76,7 @@ class Scanner:
         selection: which names count.
         known: stamps of known files, by path below the root.
         missing: known files that are known to be missing.
-        trust_folder_times: whether an unchanged folder need not be listed.
+        trust_folder_times: whether an unchanged folder need not be listed; may be changed between two scans.
         beat: is called with each folder.
     """
 
@@ -94,7 +94,7 @@ class Scanner:
         self._selection = selection
         self._known = known
         self._missing = set(missing)
-        self._trust_folder_times = trust_folder_times
+        self.trust_folder_times = trust_folder_times
         self._beat = beat
         self._folders: dict[str, _Folder] = {}
         self._complained: set[str] = set()
@@ -148,7 +148,7 @@ class Scanner:
         mtime_ns = path.stat().st_mtime_ns
         known = self._folders.get(relative)
         if known is not None and known.mtime_ns == mtime_ns:
-            if self._trust_folder_times and known.needs_no_listing(now):
+            if self.trust_folder_times and known.needs_no_listing(now):
                 return known
             unchanged_since = known.unchanged_since
         else:

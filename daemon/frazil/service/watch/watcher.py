@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from frazil.errors import SettingsError
 from frazil.service.logs import event
 from frazil.service.metrics import Metrics
 from frazil.service.pulse import Beat, unwatched
@@ -44,7 +43,7 @@ class Watcher:
 
     Args:
         root: the watched directory, absolute and without links.
-        file_system: what it lies on.
+        file_system: what it lies on; where it is not there yet, what the place lies on where it will be.
         tell: takes hints, and sightings of known files; called from several threads.
         metrics: shows what scans cost and who found what.
         selection: which names count.
@@ -54,14 +53,11 @@ class Watcher:
         watch_by: whether to follow events; ``auto`` where the file system delivers them.
         backlog_order: in which order the files that lie there at the start are named.
         usual_mount_point: mount point of the file system that the directory lay on when it was last seen.
-        on_mount_point: is told of that, to be remembered.
+        on_file_system: is told of the one that the directory lies on, at first and when that has changed.
         beat: is called at each step of a scan.
 
     Attributes:
         thread: the one that scans.
-
-    Raises:
-        SettingsError: the directory does not exist.
     """
 
     def __init__(
@@ -78,18 +74,18 @@ class Watcher:
         watch_by: WatchBy = "auto",
         backlog_order: BacklogOrder = "oldest",
         usual_mount_point: str = "",
-        on_mount_point: Callable[[str], None] = lambda _: None,
+        on_file_system: Callable[[FileSystem], None] = lambda _: None,
         beat: Beat = unwatched,
     ) -> None:
-        if not root.is_dir():
-            raise SettingsError(f"{root}: expected a directory to watch, found none")
         self._root = root
         self._tell = tell
         self._metrics = metrics
         self._scan_seconds = scan_seconds
         self._backlog_order = backlog_order
         self._usual_mount_point = usual_mount_point
-        self._on_mount_point = on_mount_point
+        self._file_system = file_system
+        self._device = _device_of(root)
+        self._on_file_system = on_file_system
         self._beat = beat
         self._scanner = Scanner(
             root,
@@ -99,7 +95,7 @@ class Watcher:
             trust_folder_times=file_system.has_exact_folder_times,
             beat=beat,
         )
-        self._wants_events = watch_by == "events" or (watch_by == "auto" and not file_system.is_network)
+        self._watch_by = watch_by
         self._events: Events | None = None
         self._watched_inode: tuple[int, int] | None = None
         self._fault = ""
@@ -140,6 +136,7 @@ class Watcher:
     def _scan(self) -> None:
         try:
             root = check_root(self._root, self._usual_mount_point)
+            self._look_at_file_system(root.st_dev)
             self._follow_events((root.st_dev, root.st_ino))
             scan = self._scanner.scan()
             check_root(self._root, self._usual_mount_point)
@@ -191,16 +188,25 @@ class Watcher:
             self._wake.set()
         self._fault = fault
         self._metrics.watch_fault.set(bool(fault))
-        if not fault and (mount_point := FileSystem.of(self._root).mount_point) != self._usual_mount_point:
-            self._usual_mount_point = mount_point
-            self._on_mount_point(mount_point)
+
+    def _look_at_file_system(self, device: int) -> None:
+        """What was mounted since the last look may be of another kind than what lay there then."""
+        if device != self._device:
+            self._device, self._file_system = device, FileSystem.of(self._root)
+            self._scanner.trust_folder_times = self._file_system.has_exact_folder_times
+        elif self._file_system.mount_point == self._usual_mount_point:
+            return
+        self._usual_mount_point = self._file_system.mount_point
+        self._on_file_system(self._file_system)
 
     def _follow_events(self, inode: tuple[int, int]) -> None:
         """Follow events of the directory that is there now; a mount that returned is another one than before."""
-        if not self._wants_events or inode == self._watched_inode:
+        if inode == self._watched_inode:
             return
         self._stop_events()
         self._watched_inode = inode
+        if self._watch_by == "poll" or (self._watch_by == "auto" and self._file_system.is_network):
+            return
         try:
             self._events = Events(
                 self._root, on_file=self._hint, on_folder=self._wake.set, on_overflow=self._note_overflow
@@ -227,6 +233,14 @@ class Watcher:
         log.warning("the kernel dropped events of %s; a scan looks for what they told", self._root)
         self._metrics.event_overflows.inc()
         self._wake.set()
+
+
+def _device_of(root: Path) -> int | None:
+    """Which file system a directory lies on, by the kernel's number; None where it is not there."""
+    try:
+        return root.stat().st_dev
+    except OSError:
+        return None
 
 
 def _modified(path: Path) -> tuple[float, str]:
