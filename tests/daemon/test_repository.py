@@ -300,7 +300,7 @@ def test_a_process_may_take_what_the_tightest_of_its_groups_and_the_machine_leav
 
 def frazil_models(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [BIN / "frazil", "models", *arguments]
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=120)
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300)
 
 
 def test_the_commands_list_promote_roll_back_and_prune(

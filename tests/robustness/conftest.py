@@ -91,7 +91,7 @@ def metric() -> Callable[[str, str], float]:
 
     def ask(url: str, name: str) -> float:
         try:
-            text = urllib.request.urlopen(url, timeout=5).read().decode()
+            text = urllib.request.urlopen(url, timeout=300).read().decode()
         except OSError:
             return float("nan")
         lines = [line for line in text.splitlines() if line.startswith(f"{name} ")]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.system
 
 CHROMIUM = "/usr/bin/chromium"
-PATIENCE_MS = 60_000
+PATIENCE_MS = 240_000
 Serve = Callable[..., Any]
 Write = Callable[..., Path]
 

@@ -395,4 +395,4 @@ def test_metrics_tell_of_the_stream(serve: Serve, blob_model: Path) -> None:
         assert stream.wait_connected(PATIENCE_SECONDS)
         text = ""
         while "frazil_stream_subscribers 1.0" not in text:
-            text = urllib.request.urlopen(daemon.metrics, timeout=5).read().decode()
+            text = urllib.request.urlopen(daemon.metrics, timeout=300).read().decode()

@@ -29,7 +29,7 @@ PIXEL_SIZE_ANGSTROM = 5.0
 RECIPE = f"""
 seed = 11
 diameter_px = 9.6
-epochs = 4
+epochs = 5
 batch = 64
 
 [network]
@@ -41,7 +41,7 @@ dropout = 0.1
 
 [examples]
 kind = "drawn"
-per_epoch = 3072
+per_epoch = 4096
 
 [optimiser]
 kind = "sgd"
@@ -62,7 +62,7 @@ def frazil_train(*arguments: object, code: str = "main()") -> subprocess.Complet
         + [str(a) for a in arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "160"},
     )
@@ -174,7 +174,7 @@ def test_training_leaves_the_version_and_nothing_else(data, trained):
 def test_card_tells_how_the_model_was_made(data, trained):
     card = read_card(trained / "1" / "card.json")
     assert card.run["recipe"]["seed"] == 11
-    assert card.run["recipe"]["epochs"] == 4
+    assert card.run["recipe"]["epochs"] == 5
     assert card.run["data"] == {
         "training": ["sim/simulated_0003.mrc", "sim/simulated_0004.mrc"],
         "selection": ["sim/simulated_0002.mrc"],
