@@ -46,7 +46,7 @@ class Feeder:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._stop.wait(0.1):
+        while not self._stop.wait(0.2):
             count = len(self.written)
             picked = sum(" picked m" in line for line in self._daemon.log)
             if count - picked < 5:
