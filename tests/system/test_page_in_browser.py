@@ -55,7 +55,7 @@ class Looker:
     """Opens pages, and remembers what went wrong on them."""
 
     browser: Browser
-    pictures: Path
+    pictures: Path | None
     complaints: list[str] = field(default_factory=list)
     expected: list[str] = field(default_factory=list)
     """Parts of complaints that a test brings about, however late they come."""
@@ -76,15 +76,17 @@ class Looker:
         return page
 
     def keep(self, page: Page, name: str) -> None:
-        """Keep what the page looks like."""
-        page.screenshot(path=self.pictures / f"{name}.png", full_page=True)
+        """Keep what the page looks like, if a report is asked for."""
+        if self.pictures is not None:
+            page.screenshot(path=self.pictures / f"{name}.png", full_page=True)
 
 
 @pytest.fixture
-def look(browser: Browser, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Looker]:
+def look(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Looker]:
     """Every test that looks also finds that nothing was asked of anybody else, and that the console stays clean."""
-    pictures = request.config.getoption("--report") or tmp_path
-    pictures.mkdir(parents=True, exist_ok=True)
+    pictures: Path | None = request.config.getoption("--report")
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
     looker = Looker(browser, pictures)
     yield looker
     for context in looker.contexts:

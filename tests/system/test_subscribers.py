@@ -122,7 +122,7 @@ def test_listen_goes_on_at_its_cursor_and_writes_files(open_stream: Open, tmp_pa
     first = frazil_listen(daemon.address, "--resume", cursor, "--count", 2)
     assert [line.split()[-1] for line in first.stdout.splitlines()] == ["0.mrc", "1.mrc"]
     second = frazil_listen(
-        daemon.address, "--resume", cursor, "--timeout", 2, "--to", out, "--format", "box", "--box-size", 2
+        daemon.address, "--resume", cursor, "--count", 4, "--to", out, "--format", "box", "--box-size", 2
     )
     assert (second.returncode, second.stdout) == (0, ""), second.stderr
     assert sorted(f.name for f in (out / "a").iterdir()) == [f"{i}.box" for i in range(2, 6)]
@@ -168,11 +168,7 @@ def test_the_tutorial_runs_and_says_what_it_says(open_stream: Open, repository: 
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert len(blocks) == 5
     # Nothing more comes here, so no need to wait long for it.
-    program = (
-        "\n".join(blocks)
-        .replace("tcp://127.0.0.1:5556", daemon.address)
-        .replace("timeout_seconds=5", "timeout_seconds=2")
-    )
+    program = "\n".join(blocks).replace("tcp://127.0.0.1:5556", daemon.address)
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )

@@ -353,9 +353,11 @@ def test_swaps_under_load_lose_and_mix_nothing(repository: Path, tmp_path: Path,
 @pytest.mark.trainer
 @pytest.mark.timeout(600)
 def test_a_model_trained_while_files_come_replaces_the_serving_one(
-    serve: Serve, feed: Callable[..., Feeder], make_blob_model: Blob, tmp_path: Path
+    serve: Serve, feed: Callable[..., Feeder], make_blob_model: Blob, tmp_path: Path, is_long: bool
 ) -> None:
-    """Retrain, export, promote, swap."""
+    """Retrain, export, promote, swap: each of them, from the same commands, has tests of its own."""
+    if not is_long:
+        pytest.skip("needs --long: a network is trained beside a daemon that picks")
     pytest.importorskip("torch")
     folder = make_blob_model(tmp_path / "models" / "blob")
     daemon = serve("--diameter", str(DIAMETER), "--model", folder, "--probation-micrographs", "0")
