@@ -30,6 +30,7 @@ MICROGRAPH_REASONS = (
     "not_a_file",
     "not_finite",
     "constant",
+    "blank",
     "pixel_size",
     "diameter",
     "unreadable",

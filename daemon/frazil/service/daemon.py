@@ -33,6 +33,7 @@ from frazil.picking import (
     read_micrograph,
 )
 from frazil.service.delivery import Delivery, prepare_output
+from frazil.service.doubts import Doubts
 from frazil.service.drift_watch import DriftWatch
 from frazil.service.intake import Intake
 from frazil.service.inventory import INVENTORY_KEY
@@ -137,6 +138,7 @@ class Daemon:
         picking = PickingSettings(
             diameter_angstrom=settings.diameter,
             pixel_size_angstrom=settings.pixel_size,
+            unusual_diameter=settings.unusual_diameter,
             threshold=settings.threshold,
             min_distance_angstrom=settings.min_distance,
             edge_margin_angstrom=settings.edge_margin,
@@ -196,6 +198,7 @@ class Daemon:
             self._reviser,
             metrics,
             DriftWatch(self._ledger, metrics.drift),
+            Doubts(settings.contrast, metrics.doubts),
             self._stopping,
             self._read_micrograph,
             watch=watch,

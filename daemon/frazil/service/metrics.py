@@ -10,6 +10,7 @@ from frazil.documents import MicrographDocument
 from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
 from frazil.picking import Batches, ModelIdentity, Picks
 from frazil.picking.provider import Placement
+from frazil.service.doubts import DoubtMetrics
 from frazil.service.drift_metrics import DriftMetrics
 from frazil.service.failure import TRANSIENT_REASONS
 from frazil.service.inventory import PASS_REASONS, Inventory
@@ -58,6 +59,7 @@ class Metrics:
             registry=registry,
         )
         self.drift = DriftMetrics(registry)
+        self.doubts = DoubtMetrics(registry)
         self.stage = Histogram(
             "frazil_stage_duration_seconds",
             f"Time of one micrograph in a stage ({', '.join(STAGES)}).",
