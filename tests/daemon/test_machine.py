@@ -208,7 +208,7 @@ def test_selftest_runs_the_model_of_the_settings(settings: Callable[..., Path]) 
 
 def test_check_settings_lists_every_fault_a_line_each(settings: Callable[..., Path]) -> None:
     assert frazil("check-settings", settings()).stdout.endswith("frazil.toml: nothing wrong\n")
-    file = settings(diameter="wide", tresholt=0.5, watch="gone")
+    file = settings(diameter="wide", tresholt=0.5, watch=5)
     done = frazil("check-settings", file)
     assert done.returncode == 78
     lines = done.stderr.splitlines()

@@ -27,8 +27,8 @@ LARGEST_PICTURE_PIXELS = 2**26
 takes minutes and gigabytes."""
 
 _SMALLEST_DIAMETER_PX = 9.0
-"""Micrographs binned to this are picked as well as at 24 px. In mere noise of 512 x 512 px there are 3 picks at 9 px,
-45 at 8 and 4,400 at 4 (benchmarks/blank_parts.py)."""
+"""Micrographs binned to this are picked nearly as well as at 24 px. In mere noise of 512 x 512 px there are 3 picks at
+9 px, 45 at 8 and 4,400 at 4 (benchmarks/blank_parts.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -20,7 +20,7 @@ from queue import Empty, Full, Queue
 import msgspec
 
 from frazil.documents import MicrographDocument, encode_document
-from frazil.errors import IncompleteMicrograph, MicrographError
+from frazil.errors import IncompleteMicrograph, LedgerDamagedError, MicrographError, OutputError
 from frazil.picking import (
     MICROGRAPH_ENDINGS,
     Batches,
@@ -318,10 +318,14 @@ class Pipeline:
         if self._stopping.is_set() or not self._results.empty():
             return
         is_busy = bool(self.doing) or len(self._line) > 0 or not self._micrographs.empty()
-        with contextlib.suppress(ToldToStopError, sqlite3.Error):  # it can be read later, if not now
+        try:
             if (asked := self._reviser.asked()) is not None:
                 self._serving.tune(asked)
             self._reviser.revise_next(is_busy=is_busy)
+        except LedgerDamagedError as error:
+            self._ledger.stop(error)
+        except (ToldToStopError, OutputError, sqlite3.Error):
+            pass  # it can be read later, if not now
 
     def _write_picked(self, result: _Picked) -> None:
         started = time.monotonic()
