@@ -24,7 +24,7 @@ Write = Callable[..., Path]
 def frazil(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
     command = [str(BIN / "frazil"), *(str(a) for a in args)]
     environment = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, **options)  # type: ignore[call-overload,no-any-return]
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], *says: object) -> None:
@@ -93,7 +93,7 @@ HEAVY = {
 )
 def test_nothing_heavy_is_loaded_before_it_is_needed(program: str, heavy: set[str]) -> None:
     program += f"; import sys; print(*({heavy!r} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.split() == []
 
 
@@ -104,7 +104,7 @@ def test_status_of_a_ledger_loads_nothing_of_picking(tmp_path: Path) -> None:
     )
     program += f"print(*({HEAVY!r} & sys.modules.keys()), file=sys.stderr)"
     command = [sys.executable, "-c", program, str(tmp_path / "l")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert "micrographs: none" in done.stdout
     assert done.stderr.split() == []
 
@@ -283,7 +283,7 @@ def test_a_reader_that_leaves_early_is_no_error(blob_model: Path, micrograph: Pa
     command = (
         f"'{BIN}/frazil' pick '{micrograph}' --model '{blob_model}' --diameter 48 --out '{tmp_path}/o' --json | true"
     )
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300)
     assert "Traceback" not in done.stderr
 
 

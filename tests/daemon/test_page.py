@@ -36,7 +36,7 @@ from frazil.service.stamp import FileStamp
 OpenPage = Callable[..., Any]
 MakeDocument = Callable[..., MicrographDocument]
 HANDLED = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 240.0
 
 
 # --- asking -----------------------------------------------------------------------------------------------------

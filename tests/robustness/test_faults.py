@@ -142,7 +142,7 @@ def test_outputs_that_become_read_only_make_picking_wait(
     # A daemon that is told to stop while it waits leaves the rest to the next one; that one does not start as yet.
     assert daemon.stop() == 0
     command = [BIN / "frazil", "serve", "--watch", daemon.watched, "--out", disk / "out", "--diameter", "48"]
-    refused = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=60, check=False)
+    refused = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300, check=False)
     assert refused.returncode == 1
     assert "expected a directory that can be written: Read-only file system" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
@@ -385,7 +385,7 @@ def test_errors_in_the_middle_of_reading_are_tried_again_and_then_given_up(
     assert metric(daemon.metrics, 'frazil_retries_total{reason="memory"}') == 1
     resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     ledger = daemon.out / "frazil-ledger.sqlite"
-    done = subprocess.run([BIN / "frazil", "requeue", "--failed", "--ledger", ledger], check=True, timeout=60)
+    done = subprocess.run([BIN / "frazil", "requeue", "--failed", "--ledger", ledger], check=True, timeout=300)
     assert done.returncode == 0
     wait_for(lambda: "large.mrc" in picked(ledger), "the large one")
     assert daemon.stop() == 0
