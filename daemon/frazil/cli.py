@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 import frazil
-from frazil.errors import FrazilError, LedgerDamagedError, MicrographError, SettingsError, error_lines
+from frazil.errors import FrazilError, LedgerDamagedError, MicrographError, SettingsError, error_lines, printable
+from frazil.faults import reason_of
 from frazil.ledger_commands import ledger_app, requeue, status
 from frazil.machine_commands import bench, check_settings, doctor, install_service, selftest
 from frazil.model_commands import models_app
@@ -39,13 +40,16 @@ app.add_typer(models_app)
 
 
 def main() -> None:
-    """Run the command line; a `FrazilError` becomes one line and exit status 1."""
+    """Run the command line; a `FrazilError`, or what the system refuses, becomes one line and exit status 1."""
     try:
         app()
     except FrazilError as error:
         _complain(error)
         # The unit does not start again what another start cannot mend.
         sys.exit(next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 1))
+    except OSError as error:  # of a path or a socket that the command was given
+        _complain(FrazilError(f"{error.filename or 'the system'}: {reason_of(error)}"))
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -167,6 +171,7 @@ def serve(
     "min_distance",
     "edge_margin",
     "contrast",
+    "unusual_diameter",
     "device",
     "precision",
     "threads",
@@ -194,7 +199,11 @@ def pick(
     A bad one gets one line that says why; the others are picked all the same, and the exit status is 1.
     """
     from frazil.service.batch import Batch
+    from frazil.settings import doubt_diameter
 
+    doubt = None if given["unusual_diameter"] else doubt_diameter(diameter)
+    if doubt and sys.stdin.isatty() and sys.stderr.isatty():
+        given["unusual_diameter"] = typer.confirm(f"diameter: {doubt}. Pick with it all the same?", err=True)
     batch = Batch(out=out, diameter_angstrom=diameter, **{k: v for k, v in given.items() if v is not None})
     typer.echo(batch.describe(), err=True)
     failures = 0
@@ -206,6 +215,8 @@ def pick(
             _complain(error)
         else:
             typer.echo(picked.as_json() if as_json else picked.as_line())
+            for doubt in (*picked.doubts, *batch.weigh_doubts()):
+                typer.echo(printable(f"frazil: warning: {doubt}"), err=True)
     if failures:
         raise typer.Exit(1)
 

@@ -128,6 +128,8 @@ class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     """No two picks are closer; None where an earlier frazil did not say."""
     edge_margin_angstrom: float | None = None
     """No pick is closer to an edge; None likewise."""
+    blank_fraction: float = 0.0
+    """Of the micrograph that holds no data, such as padding or a mask: nothing is picked there."""
 
 
 class FailedDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):

@@ -31,11 +31,13 @@ MICROGRAPH_REASONS = (
     "not_a_file",
     "not_finite",
     "constant",
+    "blank",
     "pixel_size",
     "diameter",
     "unreadable",
     "memory",
     "name",
+    "output",
     "model",
     "internal",
 )

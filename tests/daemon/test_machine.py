@@ -26,7 +26,7 @@ BIN = Path(sys.executable).parent
 def frazil(*args: object, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [str(BIN / "frazil"), *(str(a) for a in args)]
     variables = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", **environment}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=variables)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables)
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_selftest_runs_the_model_of_the_settings(settings: Callable[..., Path]) 
 
 def test_check_settings_lists_every_fault_a_line_each(settings: Callable[..., Path]) -> None:
     assert frazil("check-settings", settings()).stdout.endswith("frazil.toml: nothing wrong\n")
-    file = settings(diameter="wide", tresholt=0.5, watch="gone")
+    file = settings(diameter="wide", tresholt=0.5, watch=5)
     done = frazil("check-settings", file)
     assert done.returncode == 78
     lines = done.stderr.splitlines()
@@ -238,14 +238,14 @@ def test_install_service_shows_or_writes_and_says_what_comes_next(tmp_path: Path
 
 def test_install_service_into_etc_needs_root(tmp_path: Path) -> None:
     """A process shows what it would write, and has then really given up root, where the test has it."""
-    options = ["install-service", "titan1", "--watch", str(tmp_path), "--out", str(tmp_path), "--diameter", "1"]
+    options = ["install-service", "titan1", "--watch", str(tmp_path), "--out", str(tmp_path), "--diameter", "100"]
     options += ["--user", "daemon"]
     code = (
         "import os, sys; from frazil import cli\n"
         f"cli.app({[*options, '--dry-run']!r}, standalone_mode=False)\n"
         f"os.geteuid() or os.setuid(65534); sys.argv[1:] = {options!r}; cli.main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert done.stdout.startswith("# /etc/frazil/titan1.toml\n")
     assert done.stderr.startswith("frazil: error: /etc: expected to be root, found user ")

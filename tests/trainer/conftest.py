@@ -23,6 +23,7 @@ if importlib.util.find_spec("torch") is None:
         "test_export.py",
         "test_paper_crops.py",
         "test_runs.py",
+        "test_training_precision.py",
     ]
 
 PIXEL_SIZE_ANGSTROM = 3.5
@@ -115,7 +116,13 @@ def make_labelled() -> Callable[..., LabelledMicrograph]:
     """Labelled micrographs out of arrays, without files."""
 
     def make(
-        pixels: np.ndarray, centres: object, *, border_px: float = 0.0, folder: str = "a", weight: float = 1.0
+        pixels: np.ndarray,
+        centres: object,
+        *,
+        border_px: float = 0.0,
+        folder: str = "a",
+        weight: float = 1.0,
+        blank: np.ndarray | None = None,
     ) -> LabelledMicrograph:
         h, w = pixels.shape
         return LabelledMicrograph(
@@ -129,6 +136,7 @@ def make_labelled() -> Callable[..., LabelledMicrograph]:
             centres=np.array(centres, np.float64).reshape(-1, 2),
             border_px=border_px,
             source=TrainingSet(folder=folder, diameter_angstrom=19.2, weight=weight),
+            blank=blank,
         )
 
     return make

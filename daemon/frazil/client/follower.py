@@ -164,6 +164,7 @@ class Follower:
         if self.epoch and epoch != self.epoch:
             log.warning("the ledger is another one: starting over at its first document")
             self._next, self._head = 1, 0
+            self._held.clear()
         elif (not self.epoch or (is_first and not generation)) and self._next is not None and self._next > head + 1:
             log.warning("expected a stream of %d documents or more, found %d: starting over", self._next - 1, head)
             self._next = 1

@@ -20,6 +20,7 @@ import prometheus_client
 
 import frazil
 from frazil.errors import FrazilError, LedgerDamagedError, OutputError
+from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import (
     CURRENT_NAME,
@@ -33,9 +34,11 @@ from frazil.picking import (
     load_model,
     read_micrograph,
 )
-from frazil.service.delivery import Delivery, prepare_output
+from frazil.service.delivery import Delivery
+from frazil.service.doubts import Doubts
 from frazil.service.drift_watch import DriftWatch
 from frazil.service.intake import Intake
+from frazil.service.inventory import INVENTORY_KEY
 from frazil.service.ledger import Ledger, Witness, explain
 from frazil.service.logs import event
 from frazil.service.memory import give_back_large_blocks
@@ -145,12 +148,14 @@ class Daemon:
         picking = PickingSettings(
             diameter_angstrom=settings.diameter,
             pixel_size_angstrom=settings.pixel_size,
+            unusual_diameter=settings.unusual_diameter,
             threshold=settings.threshold,
             min_distance_angstrom=settings.min_distance,
             edge_margin_angstrom=settings.edge_margin,
             contrast=settings.contrast,
         )
-        prepare_output(out)
+        outputs = OutputFolder(out)
+        outputs.prepare()
 
         metrics = Metrics(prometheus_client.CollectorRegistry())
         prometheus_client.ProcessCollector(registry=metrics.registry)
@@ -169,7 +174,9 @@ class Daemon:
         metrics.watch_ledger(lambda: self._ledger.head)
 
         writing = self._pulses.of("frazil-writing")
-        delivery = Delivery(self._ledger, self._stream, metrics, watch, out, self._stopping, writing.beat)
+        self._delivery = delivery = Delivery(
+            self._ledger, self._stream, metrics, watch, out, self._stopping, writing.beat
+        )
         self._reviser = Reviser(self._ledger, delivery, picking)
         self._parts.callback(self._reviser.close)
         announcer = Announcer(self._ledger, delivery, metrics)
@@ -207,6 +214,7 @@ class Daemon:
             self._reviser,
             metrics,
             DriftWatch(self._ledger, metrics.drift),
+            Doubts(settings.contrast, metrics.doubts),
             self._stopping,
             self._read_micrograph,
             watch=watch,
@@ -228,6 +236,7 @@ class Daemon:
             shows_holes=file_system.shows_holes,
             accept=self._pipeline.accept,
             refuse=self._pipeline.refuse,
+            check_name=outputs.check_name,
             beat=self._pulses.of("frazil-intake").beat,
         )
         self._watcher = Watcher(
@@ -235,11 +244,12 @@ class Daemon:
             file_system,
             intake.tell,
             metrics,
-            selection=Selection(settings.include, settings.exclude),
+            selection=Selection(settings.include, settings.exclude, settings.companions),
             known=known,
             missing=self._ledger.missing(),
             usual_mount_point=self._usual_mount_point(root),
             on_file_system=lambda found: self._note_file_system(found, intake),
+            on_inventory=lambda inventory: self._remember(INVENTORY_KEY, inventory.encode()),
             scan_seconds=settings.scan,
             watch_by=settings.watch_by,
             backlog_order=settings.backlog_order,
@@ -312,7 +322,13 @@ class Daemon:
             return "the daemon is stopping"
         if self._ready.is_set() and self._ledger.fault is not None:
             return str(self._ledger.fault)
-        return "" if self._ready.is_set() else "the model is being loaded and warmed up"
+        return self._waits_for() if self._ready.is_set() else "the model is being loaded and warmed up"
+
+    def _waits_for(self) -> str:
+        """Which fault of the machine holds up picking; empty where none does."""
+        if self._watcher.fault:
+            return f"cannot see {self._settings.watch}: {self._watcher.fault}"
+        return self._delivery.patience.waits_for
 
     def _dead_thread(self) -> str | None:
         """Name of a thread that has died, which none should."""
@@ -328,7 +344,7 @@ class Daemon:
         model = self._serving.picker.model
         handled = self._metrics.handled()
         parts = [
-            f"cannot see {self._settings.watch}: {self._watcher.fault}" if self._watcher.fault else "",
+            self._waits_for(),
             self._pipeline.doing or "waiting for micrographs",
             f"{self._pipeline.waiting()} in line" if self._pipeline.waiting() else "",
             f"{handled['picked']} picked, {handled['failed']} failed",

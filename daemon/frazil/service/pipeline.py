@@ -21,18 +21,12 @@ import msgspec
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import IncompleteMicrograph, LedgerDamagedError, MicrographError, OutputError
-from frazil.picking import (
-    MICROGRAPH_ENDINGS,
-    Batches,
-    ChooseRescaling,
-    Micrograph,
-    PixelMemory,
-    ScoreMap,
-    micrograph_stem,
-)
+from frazil.outputs import namesakes
+from frazil.picking import Batches, ChooseRescaling, Micrograph, PixelMemory, ScoreMap
 from frazil.service.arrival import Arrival, Line, is_utf8
 from frazil.service.completion import sample
 from frazil.service.delivery import Delivery
+from frazil.service.doubts import BLANK_TOLD, Doubts
 from frazil.service.drift_watch import DriftWatch
 from frazil.service.failure import backoff_seconds, failure_of, is_transient
 from frazil.service.intake import Intake
@@ -93,6 +87,7 @@ class Pipeline:
         reviser: brings earlier results to what is tuned, while nothing else is to be written.
         metrics: counts.
         drift: is shown what was picked.
+        doubts: likewise, and says what speaks against the settings.
         stopping: set to end the stages once the work in hand is finished.
         read: reads a micrograph, within limits of memory and time.
         watch: the watched directory by the name that its user gave it, under which documents name micrographs.
@@ -111,6 +106,7 @@ class Pipeline:
         reviser: Reviser,
         metrics: Metrics,
         drift: DriftWatch,
+        doubts: Doubts,
         stopping: threading.Event,
         read: Callable[[Path, PixelMemory, ChooseRescaling], Micrograph],
         *,
@@ -127,6 +123,7 @@ class Pipeline:
         self._reviser = reviser
         self._metrics = metrics
         self._drift = drift
+        self._doubts = doubts
         self._watch = watch
         self._max_attempts = max_attempts
         self._keep_score_maps = keep_score_maps
@@ -246,6 +243,7 @@ class Pipeline:
             try:
                 read = self._micrographs.get(timeout=_STOP_CHECK_SECONDS)
             except Empty:
+                self._weigh_doubts(is_idle=True)
                 continue
             log.debug("picking %s", read.arrival.key)
             beat(f"picking {read.arrival.key}")
@@ -258,9 +256,24 @@ class Pipeline:
                 while not self._room.acquire(timeout=_STOP_CHECK_SECONDS):
                     beat()
                 self._results.put(picked)
+                self._weigh_doubts(is_idle=False)
+
+    def _weigh_doubts(self, *, is_idle: bool) -> None:
+        """Between two micrographs, while none waits: whether the contrast is set the wrong way round."""
+        if self._stopping.is_set() or not self._doubts.is_due(is_idle=is_idle):
+            return
+        try:
+            lines = self._doubts.weigh(self._serving.picker)
+        except Exception as error:  # noqa: BLE001 - nobody's picks depend on it
+            log.debug("the contrast was not weighed: %s", error)
+            return
+        for line in lines:
+            log.warning("%s", line)
 
     def _pick(self, read: _Read) -> _Picked:
         record = self._serving.pick(read.micrograph, read_seconds=read.seconds, since=read.arrival.complete_at)
+        for line in self._doubts.note(record):
+            log.warning("%s", line)
         return _Picked(
             arrival=read.arrival,
             fingerprint=read.fingerprint,
@@ -291,7 +304,11 @@ class Pipeline:
                     self._write_failed(result)
                 else:
                     self._room.release()
-                    self._write_picked(result)
+                    try:
+                        self._write_picked(result)
+                    except sqlite3.Error as error:  # of this record alone: all others are waited for
+                        failure = failure_of(result.arrival.path, "writing", error)
+                        self._write_failed(_Failed(arrival=result.arrival, error=failure))
 
     def _retune(self) -> None:
         """Between two results: pass on what was asked for, and bring an earlier result to what is tuned."""
@@ -312,7 +329,7 @@ class Pipeline:
         arrival, document = result.arrival, result.document
         handled = Handled(stamp=arrival.stamp, fingerprint=result.fingerprint)
         insist, file = self._delivery.patience.insist, str(self._ledger.file)
-        namesake = insist(file, lambda: self._ledger.first_with_result(_namesakes(arrival)))
+        namesake = insist(file, lambda: self._ledger.first_with_result(namesakes(arrival.key)))
         if namesake is not None:
             message = f"expected a name of its own, found the name of {namesake}: one STAR file cannot hold both"
             self._write_failed(_Failed(arrival=arrival, error=MicrographError(arrival.path, "name", message)))
@@ -347,11 +364,12 @@ class Pipeline:
             metrics.latency.observe(now - arrival.closed_at)
         picks = len(document.picks.score)
         log.info(
-            "picked %s: %d picks in %.2f s (sequence number %d)",
+            "picked %s: %d picks in %.2f s (sequence number %d)%s",
             arrival.key,
             picks,
             document.seconds.total,
             seq,
+            f", {document.blank_fraction:.0%} of it blank" if document.blank_fraction >= BLANK_TOLD else "",
             extra=event("picked", micrograph=arrival.key, seq=seq, picks=picks),
         )
 
@@ -408,14 +426,6 @@ class Pipeline:
     def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Picked | _Failed | Change | Asked]) -> bool:
         """Whether a stage has work or may still get some: the stages end in their order."""
         return not self._stopping.is_set() or self._threads[before].is_alive() or not queue.empty()
-
-
-def _namesakes(arrival: Arrival) -> list[str]:
-    """Keys of the micrographs whose results would go into the same STAR file."""
-    above, slash, name = arrival.key.rpartition("/")
-    stem = micrograph_stem(name)
-    others = (f"{above}{slash}{stem}{ending}" for ending in MICROGRAPH_ENDINGS)
-    return [key for key in others if key != arrival.key]
 
 
 def _has_changed(arrival: Arrival) -> bool:

@@ -1,6 +1,7 @@
 """The daemon's settings, and the file that holds them.
 
 - ``declaration``: each setting, once.
+- ``diameter``: which diameters no particle has.
 - ``agreements``: what several of them must agree on.
 - ``statements``: a TOML file as statements with their lines.
 - ``loading``: command line, file and defaults become settings, or a list of every fault.
@@ -10,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from frazil.settings.declaration import (
+    COMPANIONS,
     BacklogOrder,
     Contrast,
     Device,
@@ -19,11 +21,13 @@ from frazil.settings.declaration import (
     WatchBy,
     default_model_path,
 )
+from frazil.settings.diameter import doubt_diameter
 
 if TYPE_CHECKING:
     from frazil.settings.loading import load_settings
 
 __all__ = [
+    "COMPANIONS",
     "BacklogOrder",
     "Contrast",
     "Device",
@@ -32,6 +36,7 @@ __all__ = [
     "ServeSettings",
     "WatchBy",
     "default_model_path",
+    "doubt_diameter",
     "load_settings",
 ]
 
