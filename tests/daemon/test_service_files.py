@@ -52,21 +52,29 @@ def test_the_settings_it_writes_are_those_given_and_can_be_read(plan: Plan, tmp_
     assert settings.out.is_dir()
 
 
-def test_the_unit_runs_this_program_as_the_user_given(plan: Plan) -> None:
+def test_the_unit_runs_this_program_and_each_instance_as_the_user_given(plan: Plan) -> None:
     unit = content(plan(), "frazil@.service")
     assert f"ExecStart={PROGRAM} serve --config /etc/frazil/%i.toml\n" in unit
-    assert "User=daemon\n" in unit
+    assert "\nUser=daemon\n" in content(plan(), "machine.conf")
+    other = plan(user="games")
+    assert content(other, "frazil@.service") == unit, "another microscope's user changes the unit of all"
+    assert "\nUser=games\n" in content(other, "machine.conf")
 
 
 def test_the_drop_in_lets_it_write_its_results_and_waits_for_its_mounts(plan: Plan, tmp_path: Path) -> None:
     drop_in = content(plan(), "frazil@titan1.service.d/machine.conf")
     out = f'"{tmp_path}/picks 100%%"'
-    assert f"ReadWritePaths={out}\n" in drop_in
-    # Not required: what is watched may be mounted later, and is waited for.
+    # Not required: what may be mounted later is waited for.
+    assert f"ReadWritePaths=-{out}\n" in drop_in
     assert f'ReadOnlyPaths=-"{tmp_path}/watch me"\n' in drop_in
-    assert f'RequiresMountsFor="{tmp_path}/watch me"\n' not in drop_in
-    for path in (out, "/var/lib/frazil/titan1"):
-        assert f"RequiresMountsFor={path}\n" in drop_in
+    required = re.findall(r"(?m)^RequiresMountsFor=(.*)$", drop_in)
+    assert "/var/lib/frazil/titan1" in required
+    assert not [path for path in required if str(tmp_path) in path]
+    (wants,), (after,) = (re.findall(rf"(?m)^{name}=(.*)$", drop_in) for name in ("Wants", "After"))
+    assert wants == after
+    above = str(tmp_path)[1:].replace("-", r"\x2d").replace("/", "-")
+    for name in (rf"{above}-watch\x20me.mount", rf"{above}-picks\x20100\x25.mount", f"{above}.mount", "tmp.mount"):
+        assert name in wants.split()
     assert "LoadCredential" not in drop_in
 
 
