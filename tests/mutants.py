@@ -17,10 +17,10 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WORK = REPOSITORY / "build" / "mutants"
@@ -108,7 +108,7 @@ def main() -> None:
         scores |= judge(folder)
     for module, score in scores.items():
         for survivor in score.survivors:
-            print(survivor)
+            print(survivor, change_of(survivor), "", sep="\n")
         print(f"{module}: {score.killed} of {score.harmful} killed ({score.fraction:.0%}), {score.harmless} harmless")
     if not arguments.groups:
         PAGE.write_text(page(scores))
@@ -176,7 +176,7 @@ def try_mutants(folder: Path, processes: int) -> None:
 
 def judge(folder: Path) -> dict[str, Score]:
     """Scores by module."""
-    harmless = Counter((entry["function"], entry["change"].strip()) for entry in read_harmless())
+    harmless = {(entry["function"], change.strip()) for entry in read_harmless() for change in entry["changes"]}
     scores = {}
     for meta in sorted((folder / "mutants").rglob("*.py.meta")):
         module = str(meta.relative_to(folder / "mutants" / "src" / "frazil")).removesuffix(".meta")
@@ -188,17 +188,23 @@ def judge(folder: Path) -> dict[str, Score]:
                 score.killed += 1
                 continue
             shown = show(folder, mutant)
-            if (mutant.partition("__mutmut_")[0], change_of(shown)) in harmless:
+            if (function_of(mutant), change_of(shown)) in harmless:
                 score.harmless += 1
             else:
                 score.survivors.append(shown)
     return scores
 
 
-def read_harmless() -> list[dict[str, str]]:
-    """Survivors that change nothing anybody relies on: ``function``, ``change`` and ``why``."""
-    found: list[dict[str, str]] = tomllib.loads(HARMLESS.read_text())["harmless"] if HARMLESS.exists() else []
+def read_harmless() -> list[dict[str, Any]]:
+    """Survivors that change nothing anybody relies on: ``function``, ``changes`` and ``why``."""
+    found: list[dict[str, Any]] = tomllib.loads(HARMLESS.read_text())["harmless"] if HARMLESS.exists() else []
     return found
+
+
+def function_of(mutant: str) -> str:
+    """``frazil.picking.peaks.x_find_peaks__mutmut_3`` → ``frazil.picking.peaks.find_peaks``."""
+    module, _, name = mutant.partition("__mutmut_")[0].rpartition(".")
+    return f"{module}.{name.removeprefix('x_').removeprefix('xǁ').replace('ǁ', '.')}"
 
 
 def show(folder: Path, mutant: str) -> str:

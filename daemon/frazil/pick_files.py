@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
 from frazil.documents import MicrographDocument, encode_document
-from frazil.errors import OutputError
+from frazil.errors import MicrographError, OutputError
+from frazil.paths import absolute_path, path_below
 from frazil.picking import (
     GrowingStar,
     Picks,
@@ -34,10 +36,14 @@ _ENDINGS: dict[str, str] = {
 }
 
 
+_JOB = re.compile(r"^.+?/job\d{3}[^/]*/")
+
+
 class PickFiles:
     """A directory with one file for each micrograph; the tree below it mirrors the watched one.
 
-    In the format ``relion`` it is an AutoPick job: ``autopick.star`` lists each micrograph and its coordinate file. In
+    In the format ``relion`` it is an AutoPick job: ``autopick.star`` lists each micrograph and its coordinate file,
+    which lies where RELION's own would: below the directory as the micrograph below its job, or below the project. In
     ``cryosparc`` there is one file only, ``particles.star``, with the particles of all micrographs. Names in both are
     seen from the working directory, which is the project's, as in RELION itself.
 
@@ -68,6 +74,7 @@ class PickFiles:
         """Write the picks of one micrograph, whole or not at all; those of an earlier result are replaced.
 
         Raises:
+            MicrographError: the micrograph's name cannot stand in the table that RELION or cryoSPARC reads.
             OutputError: they cannot be written.
         """
         y, x, score = document.picks.arrays()
@@ -86,7 +93,10 @@ class PickFiles:
 
     def _file(self, document: MicrographDocument) -> Path:
         # Names come over the network: whatever they hold, nothing is written outside the directory.
-        parts = [part for part in Path(document.directory).parts if part not in ("..", "/")]
+        folder = document.directory
+        if self._format == "relion":  # RELION looks under the micrograph's name as it knows it, less the job's folder
+            folder = str(Path(_JOB.sub("", _seen_from_project(document.path))).parent)
+        parts = [part for part in Path(folder).parts if part not in ("..", "/")]
         return self._directory.joinpath(*parts, f"{Path(document.micrograph).stem}{_ENDINGS[self._format]}")
 
     def _write(self, file: Path, document: MicrographDocument, picks: Picks) -> None:
@@ -100,12 +110,18 @@ class PickFiles:
                 write_csv(file, picks)
             case "json":
                 write_text(file, encode_document(document).decode() + "\n")
-            case _:
+            case "star":
+                write_star(file, picks, micrograph=document.micrograph)
+            case _:  # RELION knows of which micrograph it is
                 write_star(file, picks)
 
     def _put(self, document: MicrographDocument, rows: list[tuple[str, ...]]) -> None:
-        if self._table is not None:
+        if self._table is None:
+            return
+        try:
             self._table.put(_seen_from_project(document.path), rows)
+        except ValueError as error:
+            raise MicrographError(Path(document.path), "name", f"{self._table.path}: {error}") from None
 
 
 def _rows(picks: Picks) -> zip[tuple[float, float, float]]:
@@ -113,6 +129,16 @@ def _rows(picks: Picks) -> zip[tuple[float, float, float]]:
 
 
 def _seen_from_project(path: str) -> str:
-    """A path as RELION writes it: relative to the working directory where it lies below that."""
-    absolute, project = os.path.abspath(path), os.getcwd()  # noqa: PTH100, PTH109 - links keep their own names
-    return os.path.relpath(absolute, project) if Path(absolute).is_relative_to(project) else absolute
+    """A path as RELION writes it: relative to the working directory where it lies below that, and by a job's number.
+
+    RELION makes a job's alias as a link beside it: ``MotionCorr/good`` to ``../MotionCorr/job002/``.
+    """
+    below = path_below(Path.cwd(), Path(path))
+    if below is None:
+        return str(absolute_path(Path(path)))
+    kind, name, *rest = (*below.parts, "", "")
+    job = Path(kind, Path(os.path.realpath(Path(kind, name))).name)
+    is_alias = Path(kind, name).is_symlink() and re.fullmatch(r"job\d{3}", job.name)
+    return str(
+        job.joinpath(*rest) if is_alias and os.path.realpath(job) == os.path.realpath(Path(kind, name)) else below
+    )

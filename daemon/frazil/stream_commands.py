@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from frazil.errors import printable
+from frazil.errors import MicrographError, error_line, printable
 
 if TYPE_CHECKING:
     from frazil.documents import NumberedDocument
@@ -90,7 +90,10 @@ def listen(
     ) as stream:
         for received, document in enumerate(stream, start=1):
             if files is not None and isinstance(document, MicrographDocument):
-                files.write(document)
+                try:
+                    files.write(document)
+                except MicrographError as error:  # of this one alone
+                    typer.echo(error_line("frazil", error), err=True)
             elif as_json:
                 typer.echo(encode_document(document))
             else:

@@ -251,6 +251,18 @@ def test_importing_frazil_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_links_keep_their_own_names(blob_model: Path, micrograph: Path, tmp_path: Path) -> None:
+    """cryoSPARC imports micrographs as links with names of its own."""
+    links = []
+    for name in ("0176_x.mrc", "0177_x.mrc"):
+        (tmp_path / name).symlink_to(micrograph)
+        links.append(tmp_path / name)
+    done = frazil("pick", *links, "--model", blob_model, "--diameter", 48, "--out", tmp_path / "out", "--json")
+    documents = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(one["micrograph"], one["path"]) for one in documents] == [(link.name, str(link)) for link in links]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["0176_x_picks.star", "0177_x_picks.star"]
+
+
 def test_a_name_that_is_no_utf8_is_refused_without_traceback(
     blob_model: Path, micrograph: Path, tmp_path: Path
 ) -> None:

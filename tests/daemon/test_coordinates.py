@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gemmi import cif
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from frazil.errors import FrazilError
 from frazil.picking import Picks, named_micrographs, read_coordinates, read_star, write_star
+from frazil.picking.coordinates.star import read_star_table
+from frazil.picking.coordinates.syntax import read_tables, spell, split_row
+from frazil.picking.coordinates.table import stem_of
 
 
 def picks(*rows: tuple[float, float, float]) -> Picks:
@@ -40,6 +44,16 @@ def test_what_is_written_is_read(
     np.testing.assert_allclose(read.y, written.y, atol=6e-4)
     np.testing.assert_allclose(read.x, written.x, atol=6e-4)
     np.testing.assert_allclose(read.score, written.score, atol=6e-7)
+
+
+def test_the_name_of_the_micrograph_stands_in_each_row_where_it_is_given(tmp_path: Path) -> None:
+    """Topaz fails on a STAR file without it."""
+    write_star(tmp_path / "a.star", picks((10.25, 300.5, 0.875), (11, 4000, 0.5)), micrograph="data_a b.mrc")
+    column = cif.read_file(str(tmp_path / "a.star")).sole_block().find_values("_rlnMicrographName")
+    assert [cif.as_string(name) for name in column] == ["data_a b.mrc", "data_a b.mrc"]
+    assert named_micrographs(tmp_path / "a.star") == {"data_a b"}
+    write_star(tmp_path / "b.star", picks((10.25, 300.5, 0.875)), micrograph="a\nb.mrc")
+    assert len(read_star(tmp_path / "b.star")) == 1
 
 
 def test_a_star_without_figure_of_merit_scores_1(real_micrographs: Path) -> None:
@@ -258,3 +272,309 @@ def test_file_without_particles_is_read_where_it_may_be_empty(tmp_path: Path, na
     path = tmp_path / name
     path.write_text(content)
     assert len(read_coordinates(path, y_axis="up", height_px=9, may_be_empty=True)) == 0
+
+
+# --- STAR as RELION reads it ---------------------------------------------------------------------------------------
+
+PARTICLES = (
+    "\n# version 30001\n\ndata_particles\n\nloop_\n_rlnMicrographName #1\n_rlnCoordinateX #2\n_rlnCoordinateY #3\n"
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "data_20230101/m.mrc",
+            "Data_7.mrc",
+            "save_3/m.mrc",
+            "loop_",
+            "STOP_",
+            "global_",
+            "m\u00a01.mrc",
+            "m\u20281.mrc",
+        ),
+        *(
+            "$m.mrc",
+            "[1]/m.mrc",
+            ";m.mrc",
+            "it's.mrc",
+            'a"b.mrc',
+            "a#b.mrc",
+            "mikrographié.mrc",
+            "m\x851.mrc",
+            "'t.mrc",
+            "?",
+        ),
+    ],
+)
+def test_relions_rows_are_split_at_blanks_and_no_word_is_reserved(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.star"
+    path.write_text(f"{PARTICLES}{name} 3 4\nother.mrc 1 2\n{name}\t5   6 \n\n")
+    table = read_star_table(path)
+    assert table.micrographs == (name, "other.mrc", name)
+    assert rows_of(table.picks) == [(4, 3, 1), (2, 1, 1), (6, 5, 1)]
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        *(
+            ('"a b.mrc"', "a b.mrc"),
+            ("'a b.mrc'", "a b.mrc"),
+            ('"it\'s a.mrc"', "it's a.mrc"),
+            ('"a"b.mrc"', 'a"b.mrc'),
+        ),
+        *(
+            ("'data_a.mrc'", "data_a.mrc"),
+            ('"a\a" b.mrc"', 'a" b.mrc'),
+            ('"#a"', "#a"),
+            ('"a\u00a0b.mrc"', "a\u00a0b.mrc"),
+        ),
+    ],
+)
+def test_a_value_in_quotes_may_hold_anything(tmp_path: Path, written: str, name: str) -> None:
+    path = tmp_path / "a.star"
+    path.write_text(f"{PARTICLES}{written} 3 4 # one\n# two\n{written} 5 6\n")
+    assert read_star_table(path).micrographs == (name, name)
+
+
+@pytest.mark.parametrize("name", ["a.star", "a.cbox", "a.box", "a.csv", "a.txt"])
+def test_a_mark_of_the_byte_order_and_ends_of_lines_from_windows_are_taken(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + FORMATS[name].replace("\n", "\r\n").encode())
+    assert rows_of(read_coordinates(tmp_path / name, stem="m.17")) == PLACES
+
+
+def test_blocks_follow_each_other_as_other_programs_write_them(tmp_path: Path) -> None:
+    """Without empty lines between them, with empty lines in them, with single values, and rows over several lines."""
+    path = tmp_path / "a.star"
+    path.write_text(
+        "data_general\n_rlnVersion 3\n_rlnName 'a b'\ndata_optics\nloop_\n_rlnOpticsGroup\n_rlnVoltage\n1 300\n"
+        "data_particles\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n\n10 20\n\n30\n40\n"
+        "data_last\nloop_\n_rlnFile\ndata_7.mrc\n# none\ndata_8.mrc\n_x.mrc\n"
+    )
+    assert rows_of(read_star(path)) == [(20, 10, 1), (40, 30, 1)]
+    tables = {table.block: table.columns for table in read_tables(path)}
+    assert tables["general"] == {"rlnVersion": ["3"], "rlnName": ["a b"]}
+    assert tables["last"] == {"rlnFile": ["data_7.mrc", "data_8.mrc", "_x.mrc"]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("a b.mrc 3 4\n", r"line 10: expected 3 values, found 4 in 'a b\.mrc 3 4'"),
+        ("a.mrc 3\nb.mrc 3 4\n", "line 11: expected 3 values, found 5"),
+        ("a.mrc 3\n", r"last row: expected 3 values, found 2: 'a\.mrc 3'"),
+        ("_rlnCoordinateX #4\na.mrc 3 4 5\n", "line 10: expected each column once, found _rlnCoordinateX again"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_named(tmp_path: Path, rows: str, says: str) -> None:
+    path = tmp_path / "a.star"
+    path.write_text(PARTICLES + rows)
+    with pytest.raises(FrazilError, match=says):
+        read_star(path)
+
+
+@given(st.text(min_size=1, max_size=20))
+@example("data_a b' c\" d")
+@example("it's \"")
+def test_a_value_is_read_as_it_was_written_by_us_and_by_a_reader_of_cif(value: str) -> None:
+    try:
+        written = spell(value)
+    except ValueError:
+        # RELION drops or changes these; two kinds of quotes before blanks leave none to quote with.
+        assert re.search(r"[\x00-\x1f\x7f]|  |' (.*)\" |\" (.*)' ", value)
+        return
+    assert split_row(f"{written} 1.000 {written}") == [value, "1.000", value]
+    block = cif.read_string(f"data_\nloop_\n_a\n_b\n{written} {written}\n").sole_block()
+    assert [cif.as_string(v) for v in block.find_values("_b")] == [value]
+
+
+# --- columns that change what coordinates mean ---------------------------------------------------------------------
+
+
+def star_of(path: Path, columns: str, *rows: str, optics: str = "") -> Path:
+    """A STAR of particles with these columns, and one with their optics groups before it."""
+    labels = "".join(f"_rln{name}\n" for name in columns.split())
+    path.write_text(f"{optics}\ndata_particles\n\nloop_\n{labels}" + "\n".join(rows) + "\n\n")
+    return path
+
+
+OPTICS = "\ndata_optics\n\nloop_\n_rlnOpticsGroup\n_rln{column}\n1 {first}\n2 {second}\n\n"
+
+
+def test_origins_in_angstrom_are_taken_from_the_coordinates(tmp_path: Path) -> None:
+    path = star_of(
+        tmp_path / "a.star",
+        "OriginXAngst CoordinateX CoordinateY OriginYAngst MicrographName",
+        *("25 100 200 -5 G1/a.mrc", "0 30 40 0 G1/a.mrc", "100 1 2 100 G1/b.mrc"),
+    )
+    assert rows_of(read_coordinates(path, stem="a", pixel_size_angstrom=2.5)) == [(202, 90, 1), (40, 30, 1)]
+    up = read_coordinates(path, stem="a", pixel_size_angstrom=2.5, y_axis="up", height_px=HEIGHT)
+    assert rows_of(up) == [(97, 90, 1), (259, 30, 1)]
+    with pytest.raises(FrazilError, match=r"rlnOriginXAngst.*expected a pixel size"):
+        read_coordinates(path, stem="a")
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "optics"),
+    [
+        ("DetectorPixelSize Magnification", "14 28000", ""),  # 5 Å
+        ("ImagePixelSize", "5", ""),
+        ("OpticsGroup", "2", OPTICS.format(column="ImagePixelSize", first=1, second=5)),
+    ],
+)
+def test_origins_in_pixels_are_those_of_the_extracted_images(
+    tmp_path: Path, columns: str, values: str, optics: str
+) -> None:
+    """RELION up to 3.0; here the images are binned twice."""
+    path = star_of(
+        tmp_path / "a.star", f"CoordinateX CoordinateY OriginX OriginY {columns}", f"9 8 1 -2 {values}", optics=optics
+    )
+    assert rows_of(read_coordinates(path, pixel_size_angstrom=2.5)) == [(12, 7, 1)]
+
+
+@pytest.mark.parametrize("more", ["", "Magnification 0 DetectorPixelSize 5"])
+def test_origins_in_pixels_of_unknown_size_are_refused(tmp_path: Path, more: str) -> None:
+    names, values = more.split()[::2], more.split()[1::2]
+    columns = " ".join(["CoordinateX CoordinateY OriginX", *names])
+    path = star_of(tmp_path / "a.star", columns, " ".join(["9 8 1", *values]))
+    with pytest.raises(FrazilError, match=r"rlnOriginX and rlnOriginY move .* rlnDetectorPixelSize and rlnMagnif"):
+        read_coordinates(path, pixel_size_angstrom=2.5)
+    path = star_of(tmp_path / "b.star", columns, " ".join(["9 8 0", *values]))
+    assert rows_of(read_coordinates(path, pixel_size_angstrom=2.5)) == [(8, 9, 1)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "optics"),
+    [
+        ("MicrographPixelSize", ("5", "2.5"), ""),
+        ("OpticsGroup", ("2", "1"), OPTICS.format(column="MicrographPixelSize", first=2.5, second=5)),
+    ],
+)
+def test_coordinates_in_pixels_of_another_size_are_refused_of_their_micrograph(
+    tmp_path: Path, columns: str, rows: tuple[str, str], optics: str
+) -> None:
+    path = star_of(
+        tmp_path / "a.star",
+        f"CoordinateX CoordinateY MicrographName {columns}",
+        *(f"9 8 a.mrc {rows[0]}", f"7 6 b.mrc {rows[1]}"),
+        optics=optics,
+    )
+    with pytest.raises(FrazilError, match=r"pixels of 2\.5 Å, .* found rlnMicrographPixelSize 5 Å"):
+        read_coordinates(path, stem="a", pixel_size_angstrom=2.5)
+    # Calibrated later, they are the same pixels.
+    assert rows_of(read_coordinates(path, stem="b", pixel_size_angstrom=2.39)) == [(6, 7, 1)]
+    with pytest.raises(FrazilError, match=r"found rlnMicrographPixelSize 2\.5 Å"):
+        read_coordinates(path, stem="b", pixel_size_angstrom=2.36)
+    assert rows_of(read_coordinates(path, stem="a")) == [(8, 9, 1)]
+
+
+def test_the_pixel_size_of_the_file_serves_where_no_other_is_known(tmp_path: Path) -> None:
+    columns = "CoordinateX CoordinateY OriginXAngst MicrographPixelSize"
+    path = star_of(tmp_path / "a.star", columns, "9 8 5 2.5")
+    assert rows_of(read_star(path)) == [(8, 7, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.star", ("CoordinateX CoordinateY CoordinateZ", "1 2 3"), r"positions in a volume \(rlnCoordinateZ\)"),
+        ("a.star", ("CoordinateX CoordinateY TomoName", "1 2 t"), r"positions in a volume \(rlnTomoName\)"),
+        ("a.star", ("CoordinateX CoordinateY ShiftX", "1 2 3"), "other columns .* found rlnShiftX"),
+        ("a.star", ("CoordinateX CoordinateY CenteredCoordinateXAngst", "1 2 3"), "found rlnCenteredCoordinateXA"),
+        ("a.txt", "image_name\tx_coord\ty_coord\tz_coord\nm\t1\t2\t3\n", r"in a volume \(z_coord\)"),
+        ("a.txt", "image_name\tx_coord\ty_coord\tx_offset\nm\t1\t2\t3\n", "found x_offset"),
+        ("a.csv", "x,y,z\n1,2,3\n", r"in a volume \(z\)"),
+        ("a.csv", "x,y,origin_x\n1,2,3\n", "found origin_x"),
+        ("a.cbox", CBOX.replace("400.0 0.0 <NA>", "400.0 0.0 7"), r"in a volume \(CoordinateZ\)"),
+        ("a.cbox", CBOX.replace("_NumBoxes", "_ShiftX"), "found ShiftX"),
+        ("a.box", "1 2 40 40 -1\n9 9 40 40 -2\n", r"found EMAN's ends of filaments \(-1\)"),
+    ],
+)
+def test_columns_that_cannot_be_applied_are_refused_by_name(
+    tmp_path: Path, name: str, content: str | tuple[str, str], says: str
+) -> None:
+    path = tmp_path / name
+    if isinstance(content, str):
+        path.write_text(content)
+    else:
+        star_of(path, *content)
+    with pytest.raises(FrazilError, match=says):
+        read_coordinates(path, pixel_size_angstrom=2.5)
+
+
+def test_columns_that_move_nothing_are_passed_over(tmp_path: Path) -> None:
+    path = star_of(
+        tmp_path / "a.star",
+        "CoordinateX CoordinateY CoordinateZ AnglePsi PhaseShift OriginXPriorAngst OriginalParticleName HelicalTubeID "
+        "HelicalTrackLengthAngst ClassNumber MicrographOriginalPixelSize",
+        "1 2 0.000000 90 1.5 30 a 1 20 3 0.5",
+    )
+    assert rows_of(read_coordinates(path, pixel_size_angstrom=2.5)) == [(2, 1, 1)]
+
+
+def test_several_tables_with_coordinates_are_refused_by_name(tmp_path: Path) -> None:
+    table = "\ndata_{}\n\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n1 2\n\n"
+    (tmp_path / "a.star").write_text(table.format("one") + table.format("two"))
+    with pytest.raises(FrazilError, match=r"found 2 \(data_one and data_two\): keep one"):
+        read_star(tmp_path / "a.star")
+
+
+# --- micrographs of one name ---------------------------------------------------------------------------------------
+
+STAR_OF_TWO = "data_\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnMicrographName\n1 2 {}\n3 4 {}\n5 6 c.mrc\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        *(
+            ("G1/m.17.mrc", "G2/m.17.mrc"),
+            ("m.17.mrc", "m.17.tif"),
+            ("m.17", "m.17.mrc"),
+            ("J1/a/m.17.mrc", "J2/a/m.17.mrc"),
+        ),
+        *(("m.17.mrcs", "m.17.mrc.gz"), ("m.17.eer", "m.17.MRC")),
+    ],
+)
+@pytest.mark.parametrize("kind", ["a.star", "a.txt", "a.csv"])
+def test_one_name_that_stands_for_two_micrographs_is_refused_with_both(
+    tmp_path: Path, kind: str, first: str, second: str
+) -> None:
+    path, names = tmp_path / kind, (first, second, "c.mrc")
+    if kind == "a.star":
+        path.write_text(STAR_OF_TWO.format(first, second))
+    elif kind == "a.txt":
+        path.write_text("image_name\tx_coord\ty_coord\n" + "".join(f"{name}\t1\t2\n" for name in names))
+    else:
+        path.write_text("x,y,micrograph\n" + "".join(f"1,2,{name}\n" for name in names))
+    assert named_micrographs(path) == {"m.17", "c"}
+    with pytest.raises(FrazilError, match=r"m\.17 stands for .* and .*; keep") as refused:
+        read_coordinates(path, stem="m.17")
+    assert first in str(refused.value)
+    assert second in str(refused.value)
+    assert len(read_coordinates(path, stem="c")) == 1
+
+
+def test_one_micrograph_named_in_two_ways_is_one(tmp_path: Path) -> None:
+    (tmp_path / "a.star").write_text(STAR_OF_TWO.format("G1/m.17.mrc", "./G1//m.17.mrc"))
+    assert len(read_coordinates(tmp_path / "a.star", stem="m.17")) == 2
+
+
+def test_a_file_of_its_own_that_names_two_of_one_name_is_refused(tmp_path: Path) -> None:
+    path = star_of(tmp_path / "a.star", "CoordinateX CoordinateY MicrographName", "1 2 G1/a.mrc", "3 4 G2/a.mrc")
+    with pytest.raises(FrazilError, match=r"a stands for G1/a\.mrc and G2/a\.mrc"):
+        read_coordinates(path)
+
+
+def test_topazs_sources_hold_images_of_one_name(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("source\timage_name\tx_coord\ty_coord\n0\ta\t1\t2\n1\ta\t3\t4\n")
+    with pytest.raises(FrazilError, match="a stands for 0/a and 1/a"):
+        read_coordinates(tmp_path / "a.txt", stem="a")
+
+
+@pytest.mark.parametrize("ending", ["mrc", "MRC", "mrcs", "mrc.gz", "mrc.bz2", "eer", "tif", "tiff", "png", "jpeg"])
+def test_endings_of_images_are_no_part_of_a_name(ending: str) -> None:
+    assert stem_of(f"Job/m.17.{ending}") == "m.17"
+    assert stem_of("Job/m.17") == "m.17"

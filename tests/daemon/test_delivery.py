@@ -114,3 +114,14 @@ def test_an_output_directory_is_made_and_left_empty(tmp_path: Path) -> None:
 
 def test_star_files_are_named_after_their_micrograph() -> None:
     assert star_path(Path("/out"), Path("May08_03.13.02.mrc")) == Path("/out/May08_03.13.02_picks.star")
+
+
+def test_a_result_of_a_run_that_knew_the_directory_by_another_name_goes_to_the_same_place(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = msgspec.structs.replace(rig.make_document("/raid/session/grid/a.mrc"), directory="grid")
+    monkeypatch.setattr(rig, "make_document", lambda _: one)
+    assert rig.deliver("grid/a.mrc")
+    assert [file.relative_to(tmp_path / "out") for file in (tmp_path / "out").rglob("*.star")] == [
+        Path("grid/a_picks.star")
+    ]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 from gemmi import cif
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from frazil.documents import MicrographDocument, PickColumns, decode_document
-from frazil.errors import FrazilError, OutputError
+from frazil.errors import FrazilError, MicrographError, OutputError
 from frazil.pick_files import PickFiles
 from frazil.picking import read_coordinates, read_star
+from frazil.picking.coordinates.syntax import read_tables
 
 # 300 rows and 460 columns; nothing in it can be swapped or flipped unseen.
 SHAPE = (300, 460)
@@ -23,9 +28,9 @@ GOLDEN = {
         "m.17_picks.star",
         (
             "\n# version 30001\n\ndata_\n\nloop_\n"
-            "_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnAutopickFigureOfMerit #3\n"
-            "     420.000       10.000     0.750000\n      33.000      200.250     0.500000\n"
-            "     455.000      290.000     0.250000\n\n"
+            "_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnAutopickFigureOfMerit #3\n_rlnMicrographName #4\n"
+            "     420.000       10.000     0.750000 m.17.mrc\n      33.000      200.250     0.500000 m.17.mrc\n"
+            "     455.000      290.000     0.250000 m.17.mrc\n\n"
         ),
     ),
     "box": (
@@ -46,6 +51,12 @@ GOLDEN = {
     ),
     "csv": ("m.17.csv", "x,y,score\n420.000,10.000,0.750000\n33.000,200.250,0.500000\n455.000,290.000,0.250000\n"),
 }
+
+RELIONS = (
+    "\n# version 30001\n\ndata_\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnAutopickFigureOfMerit #3\n"
+    "     420.000       10.000     0.750000\n      33.000      200.250     0.500000\n"
+    "     455.000      290.000     0.250000\n\n"
+)
 
 AUTOPICK = """
 # version 30001
@@ -108,7 +119,27 @@ def test_a_file_is_what_its_format_asks_for(picked: Callable[..., MicrographDocu
 def test_a_relion_job_lists_micrographs_and_coordinate_files(picked: Callable[..., MicrographDocument]) -> None:
     PickFiles(Path("AutoPick/job006"), "relion").write(picked())
     assert Path("AutoPick/job006/autopick.star").read_text() == AUTOPICK
-    assert Path("AutoPick/job006/Movies/m.17_autopick.star").read_text() == GOLDEN["star"][1]
+    assert Path("AutoPick/job006/Movies/m.17_autopick.star").read_text() == RELIONS
+
+
+@pytest.mark.parametrize("target", ["../MotionCorr/job002/", "job002", "{}/MotionCorr/job002"])
+def test_by_an_alias_of_a_job_it_is_known_by_the_jobs_number(
+    picked: Callable[..., MicrographDocument], tmp_path: Path, target: str
+) -> None:
+    Path("MotionCorr/job002/Movies").mkdir(parents=True)
+    Path("MotionCorr/good").symlink_to(target.format(tmp_path))
+    document = msgspec.structs.replace(picked(), path=f"{tmp_path}/MotionCorr/good/Movies/m.17.mrc")
+    PickFiles(Path("AutoPick/job006"), "relion").write(document)
+    assert Path("AutoPick/job006/autopick.star").read_text() == AUTOPICK
+
+
+def test_a_link_that_is_no_alias_keeps_its_name(picked: Callable[..., MicrographDocument], tmp_path: Path) -> None:
+    (tmp_path / "elsewhere/job002").mkdir(parents=True)
+    Path("MotionCorr").mkdir()
+    Path("MotionCorr/job003").symlink_to(tmp_path / "elsewhere/job002")
+    document = msgspec.structs.replace(picked(), path=f"{tmp_path}/MotionCorr/job003/m.17.mrc")
+    PickFiles(Path("AutoPick/job006"), "relion").write(document)
+    assert names_in(Path("AutoPick/job006/autopick.star")) == ["MotionCorr/job003/m.17.mrc"]
 
 
 def test_cryosparc_gets_one_table_of_all_particles(picked: Callable[..., MicrographDocument]) -> None:
@@ -133,11 +164,121 @@ def test_a_table_goes_on_after_a_restart_and_holds_nothing_twice(
     again = PickFiles(Path("out"), file_format)  # type: ignore[arg-type]
     for name, places in (("b.mrc", PLACES), ("a b.mrc", PLACES[:1]), ("a.mrc", PLACES[:2])):
         again.write(picked(name, places))
-    names = [cif.as_string(v) for v in cif.read_file(str(path)).sole_block().find_values("_rlnMicrographName")]
+    names = names_in(path)
     counts = {Path(name).name: names.count(name) for name in names}
     assert counts == (
         {"a.mrc": 1, "b.mrc": 1, "a b.mrc": 1} if table == "autopick.star" else {"a.mrc": 2, "b.mrc": 3, "a b.mrc": 1}
     )
+
+
+def names_in(path: Path) -> list[str]:
+    """What a reader of CIF finds."""
+    return [cif.as_string(v) for v in cif.read_file(str(path)).sole_block().find_values("_rlnMicrographName")]
+
+
+HARD_NAMES = [
+    *("data_20230101/m.mrc", "Data_7.mrc", "save_/m.mrc", "_m.mrc", "$m.mrc", "[1].mrc", ";m.mrc", "#m.mrc", "'m'.mrc"),
+    *(
+        'a b/"m.mrc',
+        "it's.mrc",
+        "m\u00a01.mrc",
+        "m\u20281.mrc",
+        "m\x851.mrc",
+        "loop_/m.mrc",
+        "LOOP_",
+        "mikrographié.mrc",
+    ),
+]
+
+
+@pytest.mark.parametrize("file_format", ["relion", "cryosparc"])
+def test_a_table_of_hard_names_goes_on_after_each_of_them(
+    make_document: Callable[..., MicrographDocument], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_format: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table = Path("out", "autopick.star" if file_format == "relion" else "particles.star")
+    for name in [*HARD_NAMES, *HARD_NAMES]:
+        # Made anew, as after a restart; the second time each replaces its rows.
+        PickFiles(Path("out"), file_format).write(make_document(f"{tmp_path}/{name}"))  # type: ignore[arg-type]
+    found = [name for (table_,) in [read_tables(table)] for name in table_.columns["rlnMicrographName"]]
+    assert len(found) == len(set(found)) * len(make_document("a.mrc").picks.score) ** (file_format == "cryosparc")
+    assert {os.path.normpath(name) for name in found} == set(HARD_NAMES)
+    if file_format == "relion":
+        assert set(names_in(table)) == set(HARD_NAMES)  # word for word: RELION compares them
+
+
+ANY_NAME = st.text(st.characters(exclude_characters="\0/", codec="utf-8"), min_size=1, max_size=12)
+
+
+@settings(deadline=None, max_examples=25)  # a disk may take its time
+@given(names=st.lists(ANY_NAME.filter(lambda name: name.strip(".")), max_size=4))
+@pytest.mark.parametrize(("file_format", "table"), [("relion", "autopick.star"), ("cryosparc", "particles.star")])
+def test_any_name_is_found_again_after_a_restart_or_refused(
+    make_document: Callable[..., MicrographDocument],
+    tmp_path_factory: pytest.TempPathFactory,
+    file_format: str,
+    table: str,
+    names: list[str],
+) -> None:
+    project = tmp_path_factory.mktemp("project")
+    written = set()
+    with contextlib.chdir(project):
+        for path in [*names, *(f"folder/{name}.mrc" for name in names), *names]:  # what comes again replaces its row
+            files = PickFiles(Path("out"), file_format)  # type: ignore[arg-type]
+            with contextlib.suppress(MicrographError):
+                files.write(make_document(f"{project}/{path}"))
+                written.add(path)
+        tables = read_tables(Path("out", table)) if written else []
+    found = [os.path.normpath(name) for one in tables for name in one.columns["rlnMicrographName"]]
+    assert sorted(found) == sorted(written)
+
+
+def test_names_for_cryosparc_need_no_quotes_where_a_folder_before_them_helps(
+    make_document: Callable[..., MicrographDocument], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reader knows no quotes, and CIF's keeps these words for itself."""
+    monkeypatch.chdir(tmp_path)
+    files = PickFiles(Path("out"), "cryosparc")
+    names = ["data_1/m.mrc", "_m.mrc", "$m.mrc", "'m'.mrc"]
+    for name in names:
+        files.write(make_document(f"{tmp_path}/{name}"))
+    rows = [line.split() for line in Path("out/particles.star").read_text().splitlines() if line.endswith("0")]
+    assert list(dict.fromkeys(row[0] for row in rows)) == [f"./{name}" for name in names]
+    assert list(dict.fromkeys(names_in(Path("out/particles.star")))) == [f"./{name}" for name in names]
+
+
+@pytest.mark.parametrize("name", ["a\nb.mrc", "a\tb.mrc", "a  b.mrc", "a' b\" c.mrc", "a\x7f.mrc"])
+@pytest.mark.parametrize(("file_format", "table"), [("relion", "autopick.star"), ("cryosparc", "particles.star")])
+def test_a_name_that_relion_cannot_read_is_refused_alone(
+    make_document: Callable[..., MicrographDocument], tmp_path: Path, file_format: str, table: str, name: str
+) -> None:
+    files = PickFiles(tmp_path / "out", file_format)  # type: ignore[arg-type]
+    files.write(make_document("/w/a.mrc"))
+    with pytest.raises(MicrographError, match=rf"{table}: expected a name that can stand in a STAR file"):
+        files.write(make_document(f"/w/{name}"))
+    files.write(make_document("/w/b.mrc"))
+    assert set(names_in(tmp_path / "out" / table)) == {"/w/a.mrc", "/w/b.mrc"}
+
+
+def test_a_table_that_frazil_did_not_write_is_not_touched(tmp_path: Path) -> None:
+    table = tmp_path / "particles.star"
+    table.write_text(PARTICLES.replace("_rlnCoordinateX #2", "_rlnVoltage #2"))
+    before = table.read_bytes()
+    with pytest.raises(FrazilError, match=r"particles\.star: expected a table .*, found one with .*rlnVoltage"):
+        PickFiles(tmp_path, "cryosparc")
+    assert table.read_bytes() == before
+
+
+@pytest.mark.parametrize("left", [None, ""])
+def test_a_table_that_is_taken_away_begins_anew(
+    make_document: Callable[..., MicrographDocument], tmp_path: Path, left: str | None
+) -> None:
+    files = PickFiles(tmp_path, "cryosparc")
+    files.write(make_document("/w/a.mrc"))
+    table = tmp_path / "particles.star"
+    table.unlink() if left is None else table.write_text(left)
+    files.write(make_document("/w/b.mrc"))
+    assert names_in(table) == ["/w/b.mrc"]
 
 
 def test_names_from_the_network_stay_inside_the_directory(

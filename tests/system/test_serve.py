@@ -95,9 +95,10 @@ def assert_star_equals_document(out: Path, document: MicrographDocument) -> None
     np.testing.assert_allclose(picks.y, document.picks.y, atol=1e-3)
     np.testing.assert_allclose(picks.x, document.picks.x, atol=1e-3)
     np.testing.assert_allclose(picks.score, document.picks.score, atol=1e-5)
-    # gemmi reads it with RELION's three columns and no complaint.
+    # gemmi reads it with RELION's columns and no complaint.
     loop = cif.read_file(str(file)).sole_block().find_loop("_rlnCoordinateX").get_loop()
-    assert loop.tags == ["_rlnCoordinateX", "_rlnCoordinateY", "_rlnAutopickFigureOfMerit"]
+    columns = ["_rlnCoordinateX", "_rlnCoordinateY", "_rlnAutopickFigureOfMerit", "_rlnMicrographName"]
+    assert loop.tags == columns
     assert loop.length() == len(picks)
 
 

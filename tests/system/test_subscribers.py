@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -10,16 +11,20 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import mrcfile
+import msgspec
 import numpy as np
 import pytest
 
 import frazil
 from frazil.documents import MicrographDocument, PickColumns, encode_document
 from frazil.keys import new_keys
+from frazil.pick_files import PickFiles
+from frazil.picking.coordinates.syntax import read_tables
 
 pytestmark = pytest.mark.system
 
@@ -28,6 +33,7 @@ PATIENCE_SECONDS = 60.0
 Serve = Callable[..., "RunningDaemon"]  # type: ignore[name-defined]  # noqa: F821
 Open = Callable[..., "LedgerStream"]  # type: ignore[name-defined]  # noqa: F821
 Write = Callable[..., Path]
+Picked = Callable[[str, str], MicrographDocument]
 
 
 def frazil_listen(address: str, *options: object) -> subprocess.CompletedProcess[str]:
@@ -127,6 +133,29 @@ def test_listen_goes_on_at_its_cursor_and_writes_files(open_stream: Open, tmp_pa
     assert "Traceback" not in refused.stderr
 
 
+def test_a_name_that_no_table_can_hold_is_told_and_the_next_one_is_written(open_stream: Open, tmp_path: Path) -> None:
+    daemon = open_stream()
+    for name in ("a.mrc", "b\tc.mrc", "d.mrc"):
+        daemon.commit(name)
+    done = frazil_listen(
+        *(
+            daemon.address,
+            "--resume",
+            tmp_path / "cursor",
+            "--count",
+            3,
+            "--to",
+            tmp_path / "out",
+            "--format",
+            "cryosparc",
+        )
+    )
+    (line,) = done.stderr.splitlines()
+    assert re.search(r"particles\.star: expected a name that can stand in a STAR file, found '\S+b\\tc\.mrc'", line)
+    (table,) = read_tables(tmp_path / "out" / "particles.star")
+    assert [Path(name).name for name in table.columns["rlnMicrographName"]] == ["a.mrc", "d.mrc"]
+
+
 # --- what the docs show -------------------------------------------------------------------------------------------
 
 
@@ -205,57 +234,159 @@ def relion() -> str:
     return found
 
 
-def test_relion_extracts_particles_where_we_picked_them(
-    relion: str, make_document: Callable[..., MicrographDocument], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@dataclass(frozen=True)
+class RelionProject:
+    """A RELION project in the working directory.
+
+    Each particle is one bright pixel of its own height, on a micrograph that is neither square nor symmetric.
+    """
+
+    preprocess: str
+    places = ((60, 300, 0.9), (150, 40, 0.8), (170, 380, 0.7))
+    shape = (200, 420)
+
+    def add_micrograph(self, path: Path) -> None:
+        pixels = np.zeros(self.shape, np.float32)
+        for height, (y, x, _) in enumerate(self.places, start=1):
+            pixels[y, x] = 1000 * height
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with mrcfile.new(path) as mrc:
+            mrc.set_data(pixels)
+            mrc.voxel_size = 1.5
+
+    def extract(self, names: Sequence[str], suffix: str = "_autopick.star") -> None:
+        """Have RELION extract from our files what it knows under these names, and see that every particle is right."""
+        rows = "".join(f'"{name}" 1\n' if " " in name else f"{name} 1\n" for name in names)
+        Path("micrographs.star").write_text(
+            "\n# version 30001\n\ndata_optics\n\nloop_\n_rlnOpticsGroupName #1\n_rlnOpticsGroup #2\n"
+            "_rlnMicrographPixelSize #3\n_rlnVoltage #4\n_rlnSphericalAberration #5\n_rlnAmplitudeContrast #6\n"
+            "one 1 1.5 300 2.7 0.1\n\n\n# version 30001\n\ndata_micrographs\n\nloop_\n_rlnMicrographName #1\n"
+            f"_rlnOpticsGroup #2\n{rows}\n"
+        )
+        done = subprocess.run(
+            [
+                *(self.preprocess, "--i", "micrographs.star", "--extract", "--extract_size", "16"),
+                *("--coord_dir", "AutoPick/job006/", "--coord_suffix", suffix),
+                *("--part_dir", "Extract/job007/", "--part_star", "Extract/job007/particles.star"),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        stacks = list(Path("Extract/job007").rglob("*.mrcs"))
+        assert len(stacks) == len(names), done.stdout + done.stderr
+        for file in stacks:
+            with mrcfile.open(file) as stack:
+                found = stack.data.copy()
+            assert found.shape == (3, 16, 16)
+            for height, particle in enumerate(found, start=1):
+                # The pixel that was picked is the centre of RELION's box.
+                assert np.unravel_index(particle.argmax(), particle.shape) == (8, 8)
+                assert particle.max() == pytest.approx(1000 * height)
+        # RELION wrote the names as it knows them, and we read them as it does.
+        (particles,) = (t for t in read_tables(Path("Extract/job007/particles.star")) if t.block == "particles")
+        assert set(particles.columns["rlnMicrographName"]) == set(names)
+
+
+@pytest.fixture
+def project(relion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RelionProject:
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    return RelionProject(preprocess=relion)
+
+
+@pytest.fixture
+def picked(project: RelionProject, make_document: Callable[..., MicrographDocument]) -> Picked:
+    """What the daemon says that watches a folder and has picked a micrograph below it."""
+
+    def make(watch: str, key: str) -> MicrographDocument:
+        y, x, score = zip(*project.places, strict=True)
+        directory = str(Path(key).parent)
+        return msgspec.structs.replace(
+            make_document(str(Path.cwd() / watch / key)),
+            shape=project.shape,
+            diameter_px=20.0,
+            directory="" if directory == "." else directory,
+            picks=PickColumns(y=list(map(float, y)), x=list(map(float, x)), score=list(score)),
+        )
+
+    return make
+
+
+def test_relion_extracts_particles_where_we_picked_them(project: RelionProject, picked: Picked) -> None:
+    micrographs = [
+        *(("MotionCorr/job002", "Movies/m.17.mrc"), ("MotionCorr/job003/Movies", "m.18.mrc"), (".", "Loop_/m.mrc")),
+        # RELION cannot write into a folder with a blank or a quote, nor read a micrograph with # in its name.
+        *(("data_20230101", "m.mrc"), ("raw", "m é 1.mrc"), ("mics", "m\u00a01.mrc"), ("save_", "1/it's.mrc")),
+    ]
+    files = PickFiles(Path("AutoPick/job006"), "relion")
+    names = [f"{watch}/{key}".removeprefix("./") for watch, key in micrographs]
+    for (watch, key), name in zip(micrographs, names, strict=True):
+        project.add_micrograph(Path(name))
+        files.write(picked(watch, key))
+    # RELION 4 and later look a micrograph up here, by its name.
+    (listed,) = read_tables(Path("AutoPick/job006/autopick.star"))
+    assert listed.columns["rlnMicrographName"] == names
+    assert all(Path(file).is_file() for file in listed.columns["rlnMicrographCoordinates"])
+    project.extract(names)
+
+
+def test_relion_reads_star_files_that_name_their_micrograph(project: RelionProject, picked: Picked) -> None:
+    project.add_micrograph(Path("m.mrc"))
+    PickFiles(Path("AutoPick/job006"), "star").write(picked(".", "m.mrc"))
+    assert "_rlnMicrographName" in Path("AutoPick/job006/m_picks.star").read_text()
+    project.extract(["m.mrc"], "_picks.star")
+
+
+def test_a_linked_folder_keeps_the_name_that_it_was_given_all_the_way_to_relion(
+    project: RelionProject, serve: Serve, blob_model: Path, write_mrc: Write, make_scene: Callable[..., object]
 ) -> None:
-    """Each particle is one bright pixel of its own height, on a micrograph that is neither square nor symmetric."""
-    import msgspec
+    scene = make_scene()
+    raid = Path("../raid/disk7")
+    raid.mkdir(parents=True)
+    for name in ("a.mrc", "b.mrc", "bad.mrc"):
+        write_mrc(raid / name, scene.pixels)  # type: ignore[attr-defined]
+    (raid / "bad.mrc").write_bytes(bytes(range(256)) * 8)
+    Path("Micrographs").symlink_to(raid.absolute())
+    daemon = serve("--diameter", "48", "--model", blob_model, watched=Path("Micrographs"), out=Path("Frazil"))
+    received = [
+        json.loads(line)
+        for line in frazil_listen(
+            *(daemon.stream, "--since", 1, "--count", 3, "--json", "--topic", "picks", "--topic", "failed")
+        ).stdout.splitlines()
+    ]
+    here = Path.cwd() / "Micrographs"
+    assert {one["path"] for one in received} == {str(here / name) for name in ("a.mrc", "b.mrc", "bad.mrc")}
+    (failed,) = (one for one in received if one["type"] == "failed")
+    assert failed["message"].startswith(f"{here}/bad.mrc: expected")
+    assert {file.name for file in Path("Frazil").glob("*.star")} == {"a_picks.star", "b_picks.star"}
 
-    from frazil.pick_files import PickFiles
-
-    monkeypatch.chdir(tmp_path)
-    places = [(60, 300, 0.9), (150, 40, 0.8), (170, 380, 0.7)]
-    pixels = np.zeros((200, 420), np.float32)
-    for height, (y, x, _) in enumerate(places, start=1):
-        pixels[y, x] = 1000 * height
-    movies = tmp_path / "MotionCorr" / "job002" / "Movies"
-    movies.mkdir(parents=True)
-    with mrcfile.new(movies / "m.17.mrc") as mrc:
-        mrc.set_data(pixels)
-        mrc.voxel_size = 1.5
-    Path("micrographs.star").write_text(
-        "\n# version 30001\n\ndata_optics\n\nloop_\n_rlnOpticsGroupName #1\n_rlnOpticsGroup #2\n"
-        "_rlnMicrographPixelSize #3\n_rlnVoltage #4\n_rlnSphericalAberration #5\n_rlnAmplitudeContrast #6\n"
-        "one 1 1.5 300 2.7 0.1\n\n\n# version 30001\n\ndata_micrographs\n\nloop_\n_rlnMicrographName #1\n"
-        "_rlnOpticsGroup #2\nMotionCorr/job002/Movies/m.17.mrc 1\n\n"
+    listened = frazil_listen(
+        *(daemon.stream, "--since", 1, "--count", 2, "--to", "AutoPick/job006", "--format", "relion")
     )
-    y, x, score = zip(*places, strict=True)
-    document = msgspec.structs.replace(
-        make_document(str(movies / "m.17.mrc")),
-        shape=pixels.shape,
-        diameter_px=20.0,
-        directory="Movies",
-        picks=PickColumns(y=list(map(float, y)), x=list(map(float, x)), score=list(score)),
-    )
-    PickFiles(Path("AutoPick/job006"), "relion").write(document)
-    done = subprocess.run(
-        [
-            *(relion, "--i", "micrographs.star", "--extract", "--extract_size", "16"),
-            *("--coord_dir", "AutoPick/job006/", "--coord_suffix", "_autopick.star"),
-            *("--part_dir", "Extract/job007/", "--part_star", "Extract/job007/particles.star"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    with mrcfile.open(next(Path("Extract/job007").rglob("*.mrcs"))) as stack:
-        found = stack.data.copy()
-    assert found.shape == (3, 16, 16)
-    for height, particle in enumerate(found, start=1):
-        # The pixel that was picked is the centre of RELION's box.
-        assert np.unravel_index(particle.argmax(), particle.shape) == (8, 8)
-        assert particle.max() == pytest.approx(1000 * height)
+    assert listened.returncode == 0, listened.stderr
+    (listed,) = read_tables(Path("AutoPick/job006/autopick.star"))
+    assert set(listed.columns["rlnMicrographName"]) == {"Micrographs/a.mrc", "Micrographs/b.mrc"}
+    assert set(listed.columns["rlnMicrographCoordinates"]) == {
+        "AutoPick/job006/Micrographs/a_autopick.star",
+        "AutoPick/job006/Micrographs/b_autopick.star",
+    }
+    # By any of its names a micrograph is the one that the ledger knows by its path below the watched folder.
+    for path in ("Micrographs/a.mrc", (raid / "a.mrc").resolve()):
+        shown = subprocess.run(
+            [BIN / "frazil", "retune", "Frazil", "--threshold", "0.5", "--micrograph", path, "--json"],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+        assert shown.returncode == 0, shown.stderr
+        assert json.loads(shown.stdout)["path"] == "a.mrc"
+    # Started by its real name, the session goes on: nothing is new.
+    daemon.stop()
+    again = serve("--diameter", "48", "--model", blob_model, watched=raid.resolve(), out=Path("Frazil"))
+    write_mrc(raid / "c.mrc", scene.pixels)  # type: ignore[attr-defined]
+    again.wait_log(r"picked c\.mrc: \d+ picks in .* \(sequence number 4\)")
 
 
 def test_metrics_tell_of_the_stream(serve: Serve, blob_model: Path) -> None:

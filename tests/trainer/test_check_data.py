@@ -1,5 +1,6 @@
 """Labels of any format are read as training reads them; those that cannot be right are noticed before training."""
 
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -220,6 +221,62 @@ def test_bright_particles_are_noticed(easy, inspect):
     inspected = inspect()
     (doubt,) = inspected.fit.doubts(inspected.source)
     assert "particles are brighter than what is around them" in doubt
+
+
+@pytest.mark.parametrize("y_axis", ["down", "up"])
+def test_labels_off_to_one_side_are_noticed_with_the_way_to_the_particles(easy, inspect, y_axis):
+    rewrite(easy, lambda p: Picks(y=p.y - 3, x=p.x + 6, score=p.score))  # of 3.5 Å
+    if y_axis == "up":
+        rewrite(easy, flip)
+    inspected = inspect(y_axis=y_axis)
+    (doubt,) = inspected.fit.doubts(inspected.source)
+    way = re.search(r"the labels lie off the particles, whose middle is (\S+) Å in x and (\S+) Å in y from them", doubt)
+    assert way is not None
+    assert float(way[1]) == pytest.approx(-21, abs=4)
+    assert float(way[2]) == pytest.approx(10.5 if y_axis == "down" else -10.5, abs=4)
+
+
+def test_the_origins_of_refined_particles_are_applied(easy, tiny_recipe, inspect):
+    """Off by 25 Å in the file, and on the particles once rlnOriginXAngst is taken from the coordinates."""
+    straight = inspect()
+    rng = np.random.default_rng(1)
+    for stem in STEMS:
+        picks = truth(easy, stem)
+        x, y = rng.normal((25.0, -10.0), 10.0, (len(picks), 2)).T
+        rows = zip(picks.x + x / 3.5, picks.y + y / 3.5, x, y, strict=True)
+        labels = "".join(f"_rln{name}\n" for name in ("CoordinateX", "CoordinateY", "OriginXAngst", "OriginYAngst"))
+        text = "".join(" ".join(f"{value:.4f}" for value in row) + "\n" for row in rows)
+        (easy / f"{stem}.star").write_text(f"data_particles\n\nloop_\n{labels}{text}")
+    inspected = inspect()
+    assert inspected.fit.doubts(inspected.source) == []
+    assert inspected.fit.contrast == pytest.approx(straight.fit.contrast, rel=1e-2)
+    assert np.hypot(*inspected.fit.offset_diameters) == pytest.approx(
+        np.hypot(*straight.fit.offset_diameters), abs=0.01
+    )
+
+
+def test_labels_of_two_folders_joined_in_one_table_are_refused_with_both_names(easy, tiny_recipe):
+    for folder in ("GridSquare_1", "GridSquare_2"):
+        lines = [f"{x:.3f} {y:.3f} Job/{folder}/{stem}.mrc" for stem in STEMS for y, x in [(60, 70), (90, 50)]]
+        rows = "\n".join([*lines, ""])
+        with (easy / "particles.star").open("a") as table:
+            head = "data_particles\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n_rlnMicrographName #3\n"
+            table.write(rows if folder.endswith("2") else head + rows)
+    for stem in STEMS:
+        (easy / f"{stem}.star").unlink()
+    (paths, *_) = find_labelled(easy.parent, tiny_recipe.data[0])
+    with pytest.raises(
+        FrazilError, match=r"0001 stands for Job/GridSquare_1/\S+0001\.mrc and Job/GridSquare_2/\S+; keep"
+    ):
+        read_labelled(paths)
+
+
+@pytest.mark.parametrize("ending", ["mrcs", "mrc.gz", "eer", "MRC"])
+def test_a_table_may_name_micrographs_with_the_endings_of_other_files(easy, tiny_recipe, ending):
+    (easy / "particles.txt").write_text(f"image_name\tx_coord\ty_coord\nJob/{STEMS[0]}.{ending}\t60\t70\n")
+    source = msgspec.structs.replace(tiny_recipe.data[0], labels=".txt", validation=(), selection=())
+    (paths,) = find_labelled(easy.parent, source)
+    assert read_labelled(paths)[1].x.tolist() == [60]
 
 
 def test_labels_of_other_micrographs_are_noticed(easy, inspect):

@@ -7,7 +7,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from frazil.errors import MicrographError
+from frazil.errors import FrazilError, MicrographError
 from frazil_trainer.micrograph_files import MICROGRAPH_ENDINGS, find_micrographs, read_micrograph_file
 
 # 6 rows, 10 columns, no two pixels the same.
@@ -108,3 +108,12 @@ def test_one_micrograph_is_found_for_each_stem_the_mrc_first(tmp_path):
     for name in ("b.png", "b.mrc", "a.jpg", "a.TIF", "c.d.jpeg", "c.star", "c.txt", "simulation.json"):
         (tmp_path / name).touch()
     assert [path.name for path in find_micrographs(tmp_path)] == ["a.TIF", "b.mrc", "c.d.jpeg"]
+
+
+def test_two_files_of_one_stem_are_refused_by_name_unless_they_are_formats_of_one_picture(tmp_path):
+    for name in ("a.mrc", "a.tif", "b.MRC"):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_micrographs(tmp_path)] == ["a.mrc", "b.MRC"]
+    (tmp_path / "b.mrc").touch()
+    with pytest.raises(FrazilError, match=r"b stands for b\.MRC and b\.mrc; keep one"):
+        find_micrographs(tmp_path)

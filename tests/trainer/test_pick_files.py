@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 
@@ -100,6 +101,31 @@ def test_one_table_may_name_all_micrographs(data):
     (data / "picks" / "all.txt").write_text("\n".join(lines))
     row = row_of(find_pick_files("topaz", data / "picks", "down", paths), paths)
     assert (len(row.micrographs), row.half.micro.f1) == (2, 1)
+
+
+def test_a_table_with_picks_of_two_micrographs_of_one_name_is_refused_with_both(data):
+    paths = paths_of(data, a=("m1", "m2"))
+    (data / "table").mkdir()
+    rows = "".join(f"{folder}/{stem}.mrc 9 8\n" for folder in ("G1", "G2") for stem in ("m1", "m2"))
+    head = "data_\nloop_\n_rlnMicrographName\n_rlnCoordinateX\n_rlnCoordinateY\n"
+    (data / "table" / "all.star").write_text(head + rows)
+    files = find_pick_files("peer", data / "table", "down", paths)
+    with pytest.raises(FrazilError, match=r"m1 stands for G1/m1\.mrc and G2/m1\.mrc; keep"):
+        score_micrographs([files], paths)
+
+
+def test_refined_picks_are_scored_where_their_origins_put_them(data):
+    paths = paths_of(data, a=("m1",))
+    (data / "refined").mkdir()
+    truth, size = truth_of(paths[0]), 4.0
+    head = "data_\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnOriginXAngst\n_rlnOriginYAngst\n"
+    rows = "".join(f"{x + 100 / size} {y} 100 0\n" for y, x in zip(truth.y, truth.x, strict=True))
+    (data / "refined" / "m1.star").write_text(head + rows)
+    micrograph = paths[0].micrograph
+    with mrcfile.open(micrograph, "r+") as mrc:
+        mrc.voxel_size = size
+    (scored,) = score_micrographs([find_pick_files("peer", data / "refined", "down", paths)], paths)
+    np.testing.assert_allclose(scored.picks.x, truth.x, atol=1e-3)
 
 
 def test_micrographs_without_a_file_are_left_out_and_named(data):

@@ -32,11 +32,13 @@ from frazil_trainer.labelled import (
 from frazil_trainer.micrograph_files import find_micrographs
 from frazil_trainer.recipe import Recipe, TrainingSet
 
-__all__ = ["LabelFit", "SetInspection", "fit_labels", "inspect_set", "label_contrasts", "show_inspection"]
+__all__ = ["LabelFit", "SetInspection", "fit_labels", "inspect_set", "show_inspection"]
 
 _RING_DIAMETERS = (1.1, 1.6)
 _CLEAR_ERRORS = 4.0
 _VISIBLE_ERRORS = 2.0
+_LARGEST_OFFSET_DIAMETERS = 0.1
+"""Labels made by hand or by pickers, on real micrographs, are off by at most 0.06 diameters."""
 _OVERLAP_DIAMETERS = 0.5
 _LARGEST_OVERLAPPING_SHARE = 0.2
 
@@ -53,6 +55,8 @@ class LabelFit:
     """Standard error of either."""
     overlapping: float
     """Share of the particles that lie closer than half a diameter to another one."""
+    offset_diameters: tuple[float, float] | None
+    """Rows and columns from the labels to the middle of what stands out around them; None where nothing does."""
 
     def doubts(self, source: TrainingSet) -> list[str]:
         """What speaks against the labels of a training set, a line each."""
@@ -71,6 +75,13 @@ class LabelFit:
                 f"the labels lie on nothing that stands out ({figures}): do they belong to these micrographs, "
                 "and are pixel size and diameter right?"
             )
+        if not flip_fits and self.offset_diameters and np.hypot(*self.offset_diameters) > _LARGEST_OFFSET_DIAMETERS:
+            y, x = (offset * source.diameter_angstrom for offset in self.offset_diameters)
+            y = -y if source.y_axis == "up" else y
+            doubts.append(
+                f"the labels lie off the particles, whose middle is {x:+.0f} Å in x and {y:+.0f} Å in y from them: "
+                "were shifts left out, or corners of boxes taken for centres?"
+            )
         if self.overlapping > _LARGEST_OVERLAPPING_SHARE:
             doubts.append(
                 f"{self.overlapping:.0%} of the particles lie closer than half a diameter to another one: "
@@ -86,16 +97,37 @@ def fit_labels(micrographs: Sequence[LabelledMicrograph], diameter_px: float) ->
         micrographs: of one training set.
         diameter_px: of the particle in their pictures.
     """
-    contrasts = [np.empty((2, 0)), *(label_contrasts(one, diameter_px) for one in micrographs)]
+    contrasts, around = [np.empty((2, 0))], [np.zeros((1, 1))]
+    for one in micrographs:
+        everywhere = _contrasts(one, diameter_px)
+        contrasts.append(_at_labels(one, everywhere))
+        around.append(_sum_around_labels(one, everywhere, int(np.ceil(diameter_px / 2))))
     as_read, flipped = np.concatenate(contrasts, axis=1)
     distances = [np.empty(0), *(_nearest_distances(one.centres) for one in micrographs)]
     measured = max(1, as_read.size)
+    error = float(np.std(as_read) / np.sqrt(as_read.size)) if as_read.size else np.inf
+    mean_around = np.asarray(sum(around[1:], around[0]) / measured, np.float64)
     return LabelFit(
         contrast=float(as_read.sum() / measured),
         contrast_flipped=float(flipped.sum() / measured),
-        contrast_error=float(np.std(as_read) / np.sqrt(as_read.size)) if as_read.size else np.inf,
+        contrast_error=error,
         overlapping=float((np.concatenate(distances) < _OVERLAP_DIAMETERS * diameter_px).sum() / measured),
+        offset_diameters=_middle(mean_around, 2 * _CLEAR_ERRORS * error, diameter_px),
     )
+
+
+def _middle(around: NDArray[np.float64], clear: float, diameter_px: float) -> tuple[float, float] | None:
+    """Where the middle is of what stands out in a (2 r + 1, 2 r + 1) map of contrasts, in diameters from its centre.
+
+    The centre of mass of what is above half the peak: the peak itself is flat.
+    """
+    around = around * np.sign(around[np.unravel_index(np.abs(around).argmax(), around.shape)])
+    if not around.max() > clear:
+        return None
+    weights = np.clip(around - around.max() / 2, 0, None)
+    r = (len(around) - 1) // 2
+    y, x = np.mgrid[-r : r + 1, -r : r + 1]
+    return tuple(float((weights * axis).sum() / weights.sum() / diameter_px) for axis in (y, x))  # type: ignore[return-value]
 
 
 def _nearest_distances(centres: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -186,26 +218,38 @@ def inspect_set(
     )
 
 
-def label_contrasts(labelled: LabelledMicrograph, diameter_px: float) -> NDArray[np.float64]:
-    """(2, n) contrasts at the labels of a picture as they are, and with y flipped.
+def _contrasts(labelled: LabelledMicrograph, diameter_px: float) -> NDArray[np.float32]:
+    """(h, w) contrast of each place of a picture.
 
     The contrast of a place is how much darker a disc of the particle's diameter is than the ring around it, less the
     mean of that over the whole picture inside its border, in standard deviations of it there.
-
-    Args:
-        labelled: the picture and its labels.
-        diameter_px: of the particle in the picture.
     """
     pixels, border = labelled.picture.pixels, int(np.ceil(labelled.border_px))
-    if len(labelled.centres) == 0:
-        return np.empty((2, 0))
     h, w = pixels.shape
     darkness = cv2.filter2D(pixels, -1, _ring_less_disc(diameter_px), borderType=cv2.BORDER_REFLECT_101)
     anywhere = darkness[border : h - border, border : w - border]
-    y, x = np.rint(labelled.centres).astype(np.intp).T
+    return np.asarray((darkness - anywhere.mean()) / max(float(anywhere.std()), 1e-30), np.float32)
+
+
+def _at_labels(labelled: LabelledMicrograph, contrasts: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(2, n) contrasts at the labels of a picture as they are, and with y flipped."""
+    h, w = contrasts.shape
+    y, x = np.rint(labelled.centres).astype(np.intp).reshape(-1, 2).T
     y, x = y.clip(0, h - 1), x.clip(0, w - 1)
-    at_labels = np.stack([darkness[y, x], darkness[h - 1 - y, x]]).astype(np.float64)
-    return np.asarray((at_labels - anywhere.mean()) / max(float(anywhere.std()), 1e-30), np.float64)
+    return np.stack([contrasts[y, x], contrasts[h - 1 - y, x]]).astype(np.float64)
+
+
+def _sum_around_labels(
+    labelled: LabelledMicrograph, contrasts: NDArray[np.float32], reach_px: int
+) -> NDArray[np.float64]:
+    """(2 r + 1, 2 r + 1) sum of the contrasts around all labels."""
+    padded = np.pad(contrasts, reach_px)  # 0 is the contrast of anywhere
+    h, w = contrasts.shape
+    total = np.zeros((2 * reach_px + 1, 2 * reach_px + 1))
+    for y, x in np.rint(labelled.centres).astype(np.intp):
+        if 0 <= y < h and 0 <= x < w:
+            total += padded[y : y + len(total), x : x + len(total)]
+    return total
 
 
 def _ring_less_disc(diameter_px: float) -> NDArray[np.float32]:

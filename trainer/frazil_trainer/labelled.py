@@ -122,6 +122,7 @@ def read_labelled(paths: LabelledPaths) -> tuple[Micrograph, Picks]:
         stem=paths.micrograph.stem if paths.labels_are_shared else None,
         y_axis=source.y_axis,
         height_px=micrograph.pixels.shape[0],
+        pixel_size_angstrom=pixel_size,
     )
     return dataclasses.replace(micrograph, pixel_size_angstrom=pixel_size), particles
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.errors import MicrographError
+from frazil.errors import FrazilError, MicrographError
 from frazil.picking import Micrograph, read_micrograph
 
 __all__ = ["MICROGRAPH_ENDINGS", "find_micrographs", "read_micrograph_file"]
@@ -25,10 +25,18 @@ _JPEG_TAIL_BYTES = 1024
 
 
 def find_micrographs(folder: Path) -> list[Path]:
-    """The micrographs in a folder, sorted by name; one for each stem."""
+    """The micrographs in a folder, sorted by name; one for each stem.
+
+    Raises:
+        FrazilError: two files of one format have the same stem, so that labels could be either's.
+    """
     by_stem: dict[str, Path] = {}
     for ending in reversed(MICROGRAPH_ENDINGS):
-        by_stem |= {path.stem: path for path in sorted(folder.glob("*")) if path.suffix.lower() == ending}
+        of_ending: dict[str, Path] = {}
+        for path in sorted(folder.glob("*")):
+            if path.suffix.lower() == ending and (other := of_ending.setdefault(path.stem, path)) != path:
+                raise FrazilError(f"{folder}: {path.stem} stands for {other.name} and {path.name}; keep one")
+        by_stem |= of_ending
     return sorted(by_stem.values())
 
 

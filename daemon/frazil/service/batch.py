@@ -11,6 +11,7 @@ import cv2
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError, printable
+from frazil.paths import absolute_path
 from frazil.picking import (
     LARGEST_MICROGRAPH_BYTES,
     Picker,
@@ -117,11 +118,11 @@ class Batch:
             largest_bytes=self._largest_bytes,
             rescaling=self._picker.rescaling,
         )
-        micrograph = dataclasses.replace(micrograph, path=path.resolve())
+        micrograph = dataclasses.replace(micrograph, path=absolute_path(path))
         read_seconds = time.monotonic() - started
         record = record_picks(self._picker, micrograph, read_seconds=read_seconds, since=started)
         try:
-            write_star(star, record.picks)
+            write_star(star, record.picks, micrograph=record.document.micrograph)
             if with_picture:
                 drawn = draw_picks(micrograph.pixels, record.picks, record.document.diameter_px)
                 star.with_suffix(".png").write_bytes(cv2.imencode(".png", drawn)[1].tobytes())

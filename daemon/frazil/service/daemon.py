@@ -19,6 +19,7 @@ import prometheus_client
 
 import frazil
 from frazil.errors import FrazilError
+from frazil.paths import absolute_path
 from frazil.picking import (
     CURRENT_NAME,
     ChooseRescaling,
@@ -130,6 +131,7 @@ class Daemon:
         give_back_large_blocks()
         settings = self._settings
         root = settings.watch.expanduser().resolve()
+        watch = absolute_path(settings.watch)  # as others name it, links and all
         out = settings.out.expanduser().resolve()
         picking = PickingSettings(
             diameter_angstrom=settings.diameter,
@@ -155,7 +157,7 @@ class Daemon:
         metrics.watch_ledger(lambda: self._ledger.head)
 
         writing = self._pulses.of("frazil-writing")
-        delivery = Delivery(self._ledger, self._stream, metrics, root, out, self._stopping, writing.beat)
+        delivery = Delivery(self._ledger, self._stream, metrics, watch, out, self._stopping, writing.beat)
         self._reviser = Reviser(self._ledger, delivery, picking)
         self._parts.callback(self._reviser.close)
         announcer = Announcer(self._ledger, delivery, metrics)
@@ -195,6 +197,7 @@ class Daemon:
             DriftWatch(self._ledger, metrics.drift),
             self._stopping,
             self._read_micrograph,
+            watch=watch,
             max_attempts=settings.max_attempts,
             keep_score_maps=settings.keep_score_maps,
             pulses=self._pulses,
@@ -261,7 +264,7 @@ class Daemon:
         log.info(
             "ready after %.2f s: watching %s, writing to %s, publishing on %s, metrics on %s, page on %s",
             time.monotonic() - started,
-            root,
+            watch,
             out,
             self._stream.address,
             self._presence.metrics,

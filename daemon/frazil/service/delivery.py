@@ -87,15 +87,16 @@ class Delivery:
 
     def _write_picks(self, document: MicrographDocument) -> None:
         path = Path(document.path)
-        relative = path.relative_to(self._root) if path.is_relative_to(self._root) else Path(path.name)
+        below = Path(document.directory, document.micrograph)  # an earlier run may have had another name for the root
+        relative = path.relative_to(self._root) if path.is_relative_to(self._root) else below
         y, x, score = document.picks.arrays()
         picks, file = Picks(y=y, x=x, score=score), star_path(self._out, relative)
-        self.patience.insist(str(file), lambda: _write(file, picks))
+        self.patience.insist(str(file), lambda: _write(file, picks, document.micrograph))
 
 
-def _write(file: Path, picks: Picks) -> None:
+def _write(file: Path, picks: Picks, micrograph: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_star(file, picks)
+    write_star(file, picks, micrograph=micrograph)
 
 
 def star_path(out: Path, relative: Path) -> Path:

@@ -7,6 +7,7 @@ micrograph is the unit of work and of failure.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import sqlite3
 import threading
@@ -94,6 +95,7 @@ class Pipeline:
         drift: is shown what was picked.
         stopping: set to end the stages once the work in hand is finished.
         read: reads a micrograph, within limits of memory and time.
+        watch: the watched directory by the name that its user gave it, under which documents name micrographs.
         max_attempts: picking a micrograph that fails by no fault of its own is tried so often.
         keep_score_maps: whether score maps go into the ledger.
         pulses: what the stages' threads beat on.
@@ -112,6 +114,7 @@ class Pipeline:
         stopping: threading.Event,
         read: Callable[[Path, PixelMemory, ChooseRescaling], Micrograph],
         *,
+        watch: Path,
         max_attempts: int,
         keep_score_maps: bool,
         pulses: Pulses,
@@ -124,6 +127,7 @@ class Pipeline:
         self._reviser = reviser
         self._metrics = metrics
         self._drift = drift
+        self._watch = watch
         self._max_attempts = max_attempts
         self._keep_score_maps = keep_score_maps
         self._line = Line()
@@ -229,6 +233,7 @@ class Pipeline:
         started = time.monotonic()
         content = sample(arrival.path).fingerprint
         micrograph = self._read_micrograph(arrival.path, self._memory, self._serving.picker.rescaling)
+        micrograph = dataclasses.replace(micrograph, path=self._watch / arrival.key)
         seconds = time.monotonic() - started
         return _Read(arrival=arrival, fingerprint=content, micrograph=micrograph, seconds=seconds)
 
@@ -359,7 +364,9 @@ class Pipeline:
         else:
             attempt = 1 + insist(file, lambda: self._ledger.attempts(arrival.key))
             transient = is_transient(error) and attempt < self._max_attempts
-            document = record_failure(error, key=arrival.key, attempts=attempt, is_transient=transient)
+            document = record_failure(
+                error, watch=self._watch, key=arrival.key, attempts=attempt, is_transient=transient
+            )
             insist(
                 file,
                 lambda: self._ledger.commit_failed(

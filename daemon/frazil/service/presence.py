@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 import msgspec
+
+from frazil.paths import path_below
 
 __all__ = ["Presence", "ledger_key"]
 
@@ -74,9 +75,5 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
 
 def ledger_key(path: Path, presence: Presence | None) -> str:
     """The ledger's name of a micrograph: its path below the watched directory."""
-    if presence is not None:
-        absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow a link of its own name
-        for candidate in (path, absolute):
-            if candidate.is_relative_to(presence.watch):
-                return str(candidate.relative_to(presence.watch))
-    return str(path)
+    below = None if presence is None else path_below(Path(presence.watch), path)
+    return str(path if below is None else below)

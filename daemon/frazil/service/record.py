@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from frazil.documents import FailedDocument, MicrographDocument, ModelStamp, PickColumns, Seconds
 from frazil.errors import MicrographError
@@ -87,23 +87,27 @@ def columns_of(picks: Picks) -> PickColumns:
     )
 
 
-def record_failure(error: MicrographError, *, key: str, attempts: int, is_transient: bool) -> FailedDocument:
+def record_failure(
+    error: MicrographError, *, watch: Path, key: str, attempts: int, is_transient: bool
+) -> FailedDocument:
     """Record that a micrograph could not be picked; outside any stream as yet.
 
     Args:
         error: says why.
+        watch: the watched directory, by the name that its user gave it.
         key: the ledger's name of the micrograph.
         attempts: so far, this one included.
         is_transient: whether it is tried again by itself.
     """
+    path = watch / key
     return FailedDocument(
         epoch="",
         seq=0,
-        micrograph=error.path.name,
-        path=str(error.path),
+        micrograph=path.name,
+        path=str(path),
         directory=directory_of(key),
         reason=error.reason,
-        message=str(error),
+        message=str(error).replace(str(error.path), str(path)),
         kind="transient" if is_transient else "permanent",
         attempts=attempts,
         failed_at=now_rfc3339(),

@@ -104,6 +104,7 @@ class PickFiles:
             stem=place.stem,
             y_axis=self.y_axis,
             height_px=micrograph.pixels.shape[0],
+            pixel_size_angstrom=micrograph.pixel_size_angstrom,
             may_be_empty=True,
         )
 

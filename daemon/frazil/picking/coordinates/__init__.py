@@ -13,6 +13,7 @@ counts from the last one is read with ``y_axis="up"``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -63,6 +64,7 @@ def read_coordinates(
     stem: str | None = None,
     y_axis: YAxis = "down",
     height_px: int | None = None,
+    pixel_size_angstrom: float | None = None,
     may_be_empty: bool = False,
 ) -> Picks:
     """Read the particles of one micrograph from a coordinate file of any known format.
@@ -76,6 +78,7 @@ def read_coordinates(
         stem: name of the micrograph without its ending, where the file holds several.
         y_axis: which way y grows.
         height_px: of the micrograph; needed with ``y_axis="up"`` only.
+        pixel_size_angstrom: of the micrograph; needed where particles have origins in Å (RELION after refinement).
         may_be_empty: take a file without particles for what a picker wrote that found none.
 
     Returns:
@@ -84,14 +87,16 @@ def read_coordinates(
 
     Raises:
         FrazilError: the ending is unknown; the file cannot be read, lacks a column or holds something else than
-            numbers; it holds no particle though it must, none of this micrograph, or several micrographs while no stem
-            was given.
+            numbers, or one that changes what coordinates mean and cannot be applied; it holds no particle though it
+            must, none of this micrograph, several micrographs while no stem was given, or several of this stem.
         ValueError: y_axis is "up" and no height is given.
     """
     if y_axis == "up" and height_px is None:
         raise ValueError("y_axis='up' needs the height of the micrograph")
     table = _read_table(path)
-    picks = table.picks if may_be_empty and len(table.picks) == 0 else table.of_micrograph(path, stem)
+    picks = (
+        table.picks if may_be_empty and len(table.picks) == 0 else table.of_micrograph(path, stem, pixel_size_angstrom)
+    )
     if y_axis == "up" and height_px is not None:
         return Picks(y=(height_px - 1) - picks.y, x=picks.x, score=picks.score)
     return picks
@@ -103,7 +108,7 @@ def named_micrographs(path: Path) -> frozenset[str]:
     Raises:
         FrazilError: as `read_coordinates`.
     """
-    return frozenset(_read_table(path).micrographs or ())
+    return _read_table(path).stems
 
 
 def _read_table(path: Path) -> CoordinateTable:
@@ -112,4 +117,14 @@ def _read_table(path: Path) -> CoordinateTable:
     except KeyError:
         known = ", ".join(_READERS)
         raise FrazilError(f"{path}: expected coordinates in a file ending in {known}; found {path.suffix!r}") from None
+    try:
+        status = path.stat()
+    except OSError:
+        return read(path)  # which says why not
+    return _read_as_it_is(read, path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1)
+def _read_as_it_is(read: Callable[[Path], CoordinateTable], path: Path, _mtime_ns: int, _size: int) -> CoordinateTable:
+    """Read a file once: a table of a whole data set is asked for one micrograph after the other."""
     return read(path)

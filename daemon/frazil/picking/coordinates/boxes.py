@@ -13,8 +13,15 @@ from numpy.typing import NDArray
 
 from frazil.errors import FrazilError
 from frazil.picking.coordinates.files import write_text
-from frazil.picking.coordinates.star import read_cif
-from frazil.picking.coordinates.table import CoordinateTable, parse_numbers, parse_scores, read_text
+from frazil.picking.coordinates.syntax import read_tables
+from frazil.picking.coordinates.table import (
+    CoordinateTable,
+    parse_numbers,
+    parse_scores,
+    read_text,
+    refuse_movers,
+    refuse_volume,
+)
 from frazil.picking.picks import Picks
 
 __all__ = ["read_box", "read_cbox", "write_box", "write_cbox"]
@@ -26,19 +33,24 @@ _CBOX_WRITTEN = (
     *("CoordinateX", "CoordinateY", "CoordinateZ", "Width", "Height", "Depth", "EstWidth", "EstHeight"),
     *(_CBOX_SCORE, "NumBoxes", "Angle"),
 )
+_HELIX_MARKS = (["-1"], ["-2"])
+"""Fifth column of EMAN 1's boxes at the two ends of a filament."""
 
 
 def read_box(path: Path) -> CoordinateTable:
     """Read an EMAN box file: corner x, corner y, width, height and perhaps a score, between blanks or tabs.
 
     Raises:
-        FrazilError: it cannot be read, a row has less than four columns, or a value is no number.
+        FrazilError: it cannot be read, a row has less than four columns, a value is no number, or boxes are the ends of
+            filaments.
     """
     rows = [line.split() for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]
     for row in rows:
         if len(row) < 4:
             found = " ".join(row)[:60]
             raise FrazilError(f"{path}: expected corner x, corner y, width, height in each row, found {found!r}")
+        if row[4:5] in _HELIX_MARKS:
+            raise FrazilError(f"{path}: expected a box for each particle, found EMAN's ends of filaments ({row[4]})")
     return CoordinateTable(
         picks=_centres(path, [[row[i] for row in rows] for i in range(4)], [(*row, "")[4] for row in rows])
     )
@@ -50,15 +62,17 @@ def read_cbox(path: Path) -> CoordinateTable:
     Raises:
         FrazilError: it cannot be read, lacks the block or one of its columns, or a value is no number.
     """
-    block = read_cif(path, "CBOX").find_block(_CBOX_BLOCK)
-    if block is None:
+    tables = [table.columns for table in read_tables(path, "CBOX") if table.block == _CBOX_BLOCK]
+    if not tables:
         raise FrazilError(f"{path}: expected a block data_{_CBOX_BLOCK}, found none")
-    table = block.find("_", [*_CBOX_COLUMNS, f"?{_CBOX_SCORE}"])
-    if table.width() == 0:
-        columns = ", ".join(f"_{name}" for name in _CBOX_COLUMNS)
-        raise FrazilError(f"{path}: expected a table with {columns} in data_{_CBOX_BLOCK}, found none")
-    scores = list(table.column(4)) if table.has_column(4) else [""] * len(table)
-    return CoordinateTable(picks=_centres(path, [list(table.column(i)) for i in range(4)], scores))
+    columns = next((one for one in tables if all(name in one for name in _CBOX_COLUMNS)), None)
+    if columns is None:
+        names = ", ".join(f"_{name}" for name in _CBOX_COLUMNS)
+        raise FrazilError(f"{path}: expected a table with {names} in data_{_CBOX_BLOCK}, found none")
+    refuse_volume(path, (), "CoordinateZ", columns.get("CoordinateZ", ()))
+    refuse_movers(path, columns.keys() - {*_CBOX_WRITTEN})
+    scores = columns.get(_CBOX_SCORE, [""] * len(columns[_CBOX_COLUMNS[0]]))
+    return CoordinateTable(picks=_centres(path, [columns[name] for name in _CBOX_COLUMNS], scores))
 
 
 def write_box(path: Path, picks: Picks, box_size_px: int) -> None:

@@ -7,10 +7,20 @@ from pathlib import Path
 
 from frazil.errors import FrazilError
 from frazil.picking.coordinates.files import write_text
-from frazil.picking.coordinates.table import CoordinateTable, parse_numbers, parse_scores, read_text, stem_of
+from frazil.picking.coordinates.table import (
+    CoordinateTable,
+    parse_numbers,
+    parse_scores,
+    read_text,
+    refuse_movers,
+    refuse_volume,
+)
 from frazil.picking.picks import Picks
 
 __all__ = ["read_csv", "read_topaz", "write_csv"]
+
+_MICROGRAPH = ("micrograph", "micrograph_name", "micrographname", "image_name", "image", "filename", "file")
+"""How plain tables call the column with the micrograph's name."""
 
 
 def read_topaz(path: Path) -> CoordinateTable:
@@ -20,17 +30,25 @@ def read_topaz(path: Path) -> CoordinateTable:
         FrazilError: it cannot be read, lacks a column, or a coordinate is no number.
     """
     columns = _read_columns(path, "\t", ("image_name", "x_coord", "y_coord"))
-    picks = _picks(path, columns, "x_coord", "y_coord")
-    return CoordinateTable(picks=picks, micrographs=tuple(stem_of(name) for name in columns["image_name"]))
+    refuse_volume(path, (), "z_coord", columns.get("z_coord", ()))
+    refuse_movers(path, columns)
+    names = columns["image_name"]
+    if "source" in columns:  # Topaz's name for what holds images of the same names
+        names = [f"{source}/{name}" for source, name in zip(columns["source"], names, strict=True)]
+    return CoordinateTable(picks=_picks(path, columns, "x_coord", "y_coord"), micrographs=tuple(names))
 
 
 def read_csv(path: Path) -> CoordinateTable:
-    """Read a table x, y and perhaps score, between commas.
+    """Read a table x, y and perhaps score and the micrograph's name, between commas.
 
     Raises:
         FrazilError: it cannot be read, lacks a column, or a coordinate is no number.
     """
-    return CoordinateTable(picks=_picks(path, _read_columns(path, ",", ("x", "y")), "x", "y"))
+    columns = _read_columns(path, ",", ("x", "y"))
+    refuse_volume(path, (), "z", columns.get("z", ()))
+    refuse_movers(path, columns)
+    names = next((columns[name] for name in _MICROGRAPH if name in columns), None)
+    return CoordinateTable(picks=_picks(path, columns, "x", "y"), micrographs=None if names is None else tuple(names))
 
 
 def write_csv(path: Path, picks: Picks) -> None:

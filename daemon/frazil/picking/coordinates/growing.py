@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
+import posixpath
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gemmi import cif
-
+from frazil.errors import FrazilError
 from frazil.picking.coordinates.files import write_text
-from frazil.picking.coordinates.star import read_cif
+from frazil.picking.coordinates.syntax import read_tables, spell, spell_without_quotes, split_row
+from frazil.picking.coordinates.table import read_text
 
 __all__ = ["GrowingStar", "coordinate_list", "particles_star"]
+
+_MICROGRAPH = "rlnMicrographName"
 
 
 class GrowingStar:
@@ -23,62 +25,80 @@ class GrowingStar:
     Args:
         path: the file; what it holds already stays.
         block: name of the table.
-        columns: names without their prefix ``_rln``, the first one ``MicrographName``.
+        columns: of the table after the first one, ``rlnMicrographName``.
+        spell_name: how the micrograph's name is written.
 
     Raises:
-        FrazilError: there is such a file already, and it is no STAR file.
+        FrazilError: there is such a file already, and it is no STAR file or holds another table.
     """
 
-    def __init__(self, path: Path, block: str, columns: Sequence[str]) -> None:
-        self._path = path
-        names = "".join(f"_rln{name} #{i}\n" for i, name in enumerate(columns, start=1))
+    def __init__(
+        self, path: Path, block: str, columns: Sequence[str], *, spell_name: Callable[[str], str] = spell
+    ) -> None:
+        self.path = path
+        self._spell_name = spell_name
+        names = "".join(f"_{name} #{i}\n" for i, name in enumerate((_MICROGRAPH, *columns), start=1))
         self._header = f"\n# version 30001\n\ndata_{block}\n\nloop_\n{names}"
         self._known: set[str] = set()
-        if path.is_file() and path.stat().st_size > len(self._header):
+        if self._begun():
+            if not read_text(path).startswith(self._header):
+                found = ", ".join(name for table in read_tables(path)[:1] for name in table.columns)
+                raise FrazilError(
+                    f"{path}: expected a table data_{block} with {_MICROGRAPH}, {', '.join(columns)}, as frazil writes "
+                    f"it, found one with {found or 'no column'}: move it away, or write elsewhere"
+                )
             self._drop_torn_row()
-            for block_ in read_cif(path, "STAR"):
-                self._known.update(block_.find_values("_rlnMicrographName"))
+            for table in read_tables(path):
+                self._known.update(map(posixpath.normpath, table.columns[_MICROGRAPH]))
 
     def put(self, micrograph: str, rows: Sequence[Sequence[str]]) -> None:
         """Write the rows of one micrograph, each without its first column.
 
         Raises:
             OSError: they cannot be written.
+            ValueError: a value could not be read again by RELION.
         """
-        name = _value(micrograph)
-        text = "".join(" ".join([name, *map(_value, row)]) + "\n" for row in rows)
-        if name in self._known or not self._path.is_file():
-            write_text(self._path, self._header + self._rows_of_others(name) + text)
+        spelt = self._spell_name(micrograph)
+        text = "".join(" ".join([spelt, *map(spell, row)]) + "\n" for row in rows)
+        name = posixpath.normpath(micrograph)
+        if not self._begun():
+            self._known.clear()
+        if name in self._known or not self._known:
+            write_text(self.path, self._header + self._rows_of_others(name) + text)
         else:
-            with self._path.open("a", encoding="utf-8") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
         self._known.add(name)
 
+    def _begun(self) -> bool:
+        return self.path.is_file() and self.path.stat().st_size > 0
+
     def _rows_of_others(self, name: str) -> str:
-        if not self._path.is_file():
+        if not self._begun():
             return ""
-        rows = self._path.read_text("utf-8")[len(self._header) :].splitlines(keepends=True)
-        return "".join(row for row in rows if not row.startswith(f"{name} "))
+        rows = read_text(self.path)[len(self._header) :].split("\n")
+        return "".join(
+            f"{row}\n" for row in rows if (values := split_row(row)) and posixpath.normpath(values[0]) != name
+        )
 
     def _drop_torn_row(self) -> None:
         """Cut off a row that a loss of power left half written; its micrograph comes again."""
-        text = self._path.read_bytes()
+        text = self.path.read_bytes()
         if not text.endswith(b"\n"):
-            os.truncate(self._path, text.rfind(b"\n") + 1)
-
-
-def _value(text: str) -> str:
-    """A value of a table, in quotes only where it must be: RELION knows none."""
-    return text if re.fullmatch(r"[\w/.+-][^\s]*", text, re.ASCII) and text[0] != "_" else cif.quote(text)
+            os.truncate(self.path, text.rfind(b"\n") + 1)
 
 
 def coordinate_list(path: Path) -> GrowingStar:
     """RELION's list of an AutoPick job: each micrograph, and the file with its coordinates."""
-    return GrowingStar(path, "coordinate_files", ("MicrographName", "MicrographCoordinates"))
+    return GrowingStar(path, "coordinate_files", ("rlnMicrographCoordinates",))
 
 
 def particles_star(path: Path) -> GrowingStar:
-    """The particles of many micrographs in one table: name, x, y, figure of merit. cryoSPARC imports it."""
-    return GrowingStar(path, "particles", ("MicrographName", "CoordinateX", "CoordinateY", "AutopickFigureOfMerit"))
+    """The particles of many micrographs in one table: name, x, y, figure of merit. cryoSPARC imports it.
+
+    cryoSPARC's reader splits rows at blanks and knows no quotes.
+    """
+    columns = ("rlnCoordinateX", "rlnCoordinateY", "rlnAutopickFigureOfMerit")
+    return GrowingStar(path, "particles", columns, spell_name=spell_without_quotes)
