@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -18,7 +19,7 @@ import msgspec
 import prometheus_client
 
 import frazil
-from frazil.errors import FrazilError
+from frazil.errors import FrazilError, OutputError
 from frazil.paths import absolute_path
 from frazil.picking import (
     CURRENT_NAME,
@@ -59,6 +60,8 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS = 4.5
 """All of a stop; a service manager that waits 5 s has no need to kill."""
 _CHECK_SECONDS = 0.5
+_OUTPUT_SECONDS = 60.0
+"""For how long the service manager need not hear again while the output directory is waited for."""
 _LEDGER_SECONDS = 600.0
 """Longest time for the ledger to open: one of an earlier version is rewritten."""
 _MODEL_SECONDS = 600.0
@@ -84,6 +87,8 @@ class Daemon:
         self._supervision = Supervision(self._notifier, self._pulses)
         self._stopping = threading.Event()
         self._ready = threading.Event()
+        self._waits_for = ""
+        """Without which the start cannot go on."""
         self._parts = contextlib.ExitStack()
 
     def run(self) -> None:
@@ -141,14 +146,13 @@ class Daemon:
             edge_margin_angstrom=settings.edge_margin,
             contrast=settings.contrast,
         )
-        prepare_output(out)
-
         metrics = Metrics(prometheus_client.CollectorRegistry())
         prometheus_client.ProcessCollector(registry=metrics.registry)
         metrics.build.labels(version=frazil.__version__).set(1)
         ledger_file = settings.ledger_file.expanduser().resolve()
         self._page = self._open_page(metrics, ledger_file)
         self._parts.callback(self._page.close)
+        self._prepare_output(out)
         self._notifier.starting("opening the ledger", within_seconds=_LEDGER_SECONDS)
         self._ledger = Ledger(ledger_file)
         self._parts.callback(self._ledger.close)
@@ -274,6 +278,32 @@ class Daemon:
         self._metrics = metrics
         self._supervision.ready(self._describe)
 
+    def _prepare_output(self, out: Path) -> None:
+        """Make sure that the output directory can be written; where it may be mounted later, wait for it.
+
+        In systemd's sandbox every file system is read only, but for what `ReadWritePaths=` names. So it does not make
+        a directory where none is mounted yet, and cannot tell that from one that was left out of `ReadWritePaths=`.
+        """
+        while not self._stop.is_set():
+            try:
+                prepare_output(out)
+            except OutputError as error:
+                cause = error.__cause__
+                if not isinstance(cause, OSError) or cause.errno != errno.EROFS or out.exists():
+                    raise
+                fault = f"{out} is not there: is its file system mounted? frazil install-service lets it be written"
+                if not self._waits_for:
+                    log.warning("%s", fault, extra=event("output_blocked", file=str(out), reason="not there"))
+                self._waits_for = fault
+                self._notifier.starting(f"waiting: {fault}", within_seconds=_OUTPUT_SECONDS)
+                self._stop.wait(_CHECK_SECONDS)
+            else:
+                if self._waits_for:
+                    log.info("%s is there now", out, extra=event("output_free", file=str(out)))
+                self._waits_for = ""
+                return
+        raise SystemExit(0)
+
     def _open_page(self, metrics: Metrics, ledger_file: Path) -> PageServer:
         settings = self._settings
         application = Application(
@@ -296,7 +326,7 @@ class Daemon:
     def _why_unready(self) -> str:
         if self._stopping.is_set():
             return "the daemon is stopping"
-        return "" if self._ready.is_set() else "the model is being loaded and warmed up"
+        return "" if self._ready.is_set() else self._waits_for or "the model is being loaded and warmed up"
 
     def _dead_thread(self) -> str | None:
         """Name of a thread that has died, which none should."""
