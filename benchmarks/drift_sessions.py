@@ -89,6 +89,8 @@ class Outcome:
     """Micrographs from the change to the first word of drift; None where there was none."""
     said: tuple[str, ...]
     """Of what drift was said, such as ``picks down``, before the change or where there was none."""
+    few: bool
+    """Whether it was said, before there was a baseline, that there are hardly any picks."""
 
 
 def pool_after(change: str, kind: str) -> tuple[str, str]:
@@ -172,6 +174,7 @@ def run(pools: Pools, sessions: int, micrographs: int) -> Report:
             "sessions": sessions,
             "false_alarms": sum(bool(o.said) for o in quiet),
             "false_alarms_in_the_first_20": sum(bool(o.said) for o in quiet[:20]),
+            "few_picks_before_a_baseline": sum(o.few for o in quiet),
             "of": {what: sum(what in o.said for o in quiet) for what in sorted({w for o in quiet for w in o.said})},
         },
         "with_change": changes,
@@ -212,13 +215,15 @@ def watch(session: Iterator[tuple[int, float]], changed_at: int | None) -> Outco
     """Have drift looked for in a session."""
     drift = Drift()
     said: list[str] = []
+    few = False
     for index, (picks, score) in enumerate(session):
         changes = drift.note(picks, score)
+        few = few or drift.few
         begun = [f"{q} {d}" for q, d in changes if drift.chart(q).drifting[d]]
         if changed_at is not None and index >= changed_at and begun:
-            return Outcome(delay=index - changed_at + 1, said=tuple(said))
+            return Outcome(delay=index - changed_at + 1, said=tuple(said), few=few)
         said += begun
-    return Outcome(delay=None, said=tuple(said))
+    return Outcome(delay=None, said=tuple(said), few=few)
 
 
 def render(report: Report) -> str:
@@ -236,7 +241,9 @@ def render(report: Report) -> str:
     of = ", ".join(f"{what}: {count}" for what, count in quiet["of"].items()) or "none"
     said = (
         f"Without a change, false alarms in {quiet['false_alarms_in_the_first_20']} of the first 20 sessions of "
-        f"{report['micrographs']} micrographs, and in {quiet['false_alarms']} of {quiet['sessions']} ({of})."
+        f"{report['micrographs']} micrographs, and in {quiet['false_alarms']} of {quiet['sessions']} ({of}). "
+        f"In {quiet['few_picks_before_a_baseline']} of {quiet['sessions']} it is said for a while, before there is a "
+        "baseline, that there are hardly any picks: empty holes and sparse squares."
     )
     return "\n".join([*lines, "", said, ""])
 

@@ -7,6 +7,7 @@ ZeroMQ, and the latency is from the moment a file was closed to the moment its p
 from __future__ import annotations
 
 import argparse
+import io
 import queue
 import re
 import shutil
@@ -34,6 +35,8 @@ from frazil_trainer.simulate import density_model
 BIN = Path(sys.executable).parent
 READY = re.compile(r"publishing on (?P<stream>\S+), metrics on (?P<metrics>[^\s,]+)")
 PATIENCE_SECONDS = 30.0
+BLOCK = re.compile(r"```text\n─+ 4\. what came out ─+\n.*?\n```", re.DOTALL)
+"""What the demo ends with, in the README."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,7 @@ def main() -> int:
     parser.add_argument("--particle", default="galactosidase", help="molecule (default galactosidase)")
     parser.add_argument("--seed", type=int, default=2026, help="of the simulation (default 2026)")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="directory (default demo-output)")
+    parser.add_argument("--readme", type=Path, help="also put what came out into the block of this file")
     args = parser.parse_args()
 
     console = Console()
@@ -85,21 +89,35 @@ def main() -> int:
             daemon.send_signal(signal.SIGTERM)
             daemon.wait(10)
 
+    stars = len(list(picked.glob("*_picks.star")))
+    counts = f"{len(results)} of {args.count} documents, {stars} STAR files, {counted:.0f} counted by /metrics"
+    if shown is not None:
+        cv2.imwrite(str(args.out / "picks.png"), draw_result(simulated, shown))
+    tell(console, results, shown, counts, args.out)
+    complete = len(results) == stars == counted == args.count and daemon.returncode == 0
+    if complete and args.readme is not None:
+        page = Console(file=io.StringIO(), width=80, color_system=None)
+        tell(page, results, shown, counts, args.out)
+        block = "\n".join(line.rstrip() for line in page.file.getvalue().splitlines())  # type: ignore[attr-defined]
+        text = args.readme.read_text("utf-8")
+        args.readme.write_text(BLOCK.sub(lambda _: f"```text\n{block}\n```", text, count=1), "utf-8")
+    return 0 if complete else 1
+
+
+def tell(console: Console, results: list[Result], shown: MicrographDocument | None, counts: str, out: Path) -> None:
+    """Say what came out."""
     console.rule("4. what came out")
     console.print(table_of(results))
-    latencies = [result.latency_seconds for result in results]
-    if latencies:
+    if results:
+        latencies = [result.latency_seconds for result in results]
         median, worst = statistics.median(latencies), max(latencies)
         console.print(f"latency from file closed to picks received: median {median:.2f} s, worst {worst:.2f} s")
-    stars = len(list(picked.glob("*_picks.star")))
-    console.print(f"{len(results)} of {args.count} documents, {stars} STAR files, {counted:.0f} counted by /metrics")
+    console.print(counts)
     if shown is not None:
-        picture = args.out / "picks.png"
-        cv2.imwrite(str(picture), draw_result(simulated, shown))
-        console.print(f"{picture}: {shown.micrograph}, picks as yellow circles, truth as blue crosses")
-    console.print(f"everything is in {args.out}")
-    complete = len(results) == stars == counted == args.count and daemon.returncode == 0
-    return 0 if complete else 1
+        model = f"{shown.model.name}/{shown.model.version}"
+        console.print(f"picked by {model}; {out / 'picks.png'} shows {shown.micrograph}")
+        console.print("with its picks as yellow circles and the truth as blue crosses")
+    console.print(f"everything is in {out}")
 
 
 def wait_ready(daemon: subprocess.Popen[str], console: Console) -> tuple[str, str]:

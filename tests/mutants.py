@@ -59,12 +59,14 @@ GROUPS = {
     ),
     "intake": Group(
         ("service/completion.py", "service/intake.py", "service/failure.py"),
-        ("daemon/test_intake.py", "daemon/test_failure.py", "daemon/test_watcher.py"),
+        ("daemon/test_completion.py", "daemon/test_intake.py", "daemon/test_failure.py", "daemon/test_watcher.py"),
     ),
     "ledger": Group(
         ("service/ledger/*.py", "service/delivery.py"), ("daemon/test_ledger.py", "daemon/test_delivery.py")
     ),
-    "stream": Group(("client/follower.py", "service/stream/replayer.py"), ("daemon/test_stream.py",)),
+    "stream": Group(
+        ("client/follower.py", "service/stream/replayer.py"), ("daemon/test_follower.py", "daemon/test_stream.py")
+    ),
     "swap": Group(("service/swap/*.py",), ("daemon/test_swap.py",)),
 }
 

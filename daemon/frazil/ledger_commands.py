@@ -64,17 +64,20 @@ def status(
 
     from frazil.service.ledger import TUNED_KEY
     from frazil.service.presence import Presence
+    from frazil.service.troubles import find_troubles, gather_facts
 
     with _open(where) as reader:
         meta, counts, last = reader.meta(), reader.counts(), reader.last_picked()
-        waits = list(reader.micrographs(["failed", "waiting"], limit=5))
+        not_picked = [*reader.newest_failures(5), *reader.micrographs(["waiting"], limit=5)]
         presence = Presence.decode(meta.get("daemon", ""))
+        facts = gather_facts(reader, counts, time.time())
     tuned = None
     if remembered := meta.get(TUNED_KEY):
         from frazil.service.retune import Tuned  # with all of picking, which others need not wait for
 
         tuned = Tuned.decode(remembered)
     now = presence.ask() if presence else None
+    troubles = find_troubles(now or {}, facts, time.time())
     if as_json:
         typer.echo(
             msgspec.json.encode(
@@ -84,22 +87,30 @@ def status(
                     "micrographs": counts,
                     "last_picked": last,
                     "tuned": tuned,
+                    "troubles": troubles,
+                    "inventory": facts.inventory,
                     "metrics": now,
                 }
             )
         )
         return
     typer.echo(_describe_daemon(presence, now))
+    for trouble in troubles:
+        word = "TROUBLE" if trouble.level == "fault" else "look"
+        typer.echo(f"{word}: {printable(trouble.says)}. {printable(trouble.todo)}")
     if now is not None:
-        _say_troubles(now)
+        if not troubles:
+            typer.echo("nothing needs you" + (f" but {facts.failed} that could not be picked" if facts.failed else ""))
         queues = ", ".join(f"{now.get(f'frazil_queue_depth{{queue={q}}}', 0):.0f} {says}" for q, says in _QUEUES)
         typer.echo(f"now: {queues}")
     typer.echo("micrographs: " + (", ".join(f"{counts[s]} {s}" for s in StateName if counts.get(s)) or "none"))
+    if facts.inventory.passed_over:
+        typer.echo(f"passed over: {facts.inventory.describe_passed_over()}")
     if last is not None:
         typer.echo(f"last picked: {printable(last.path)}, {_when(last.picked_at)} (sequence number {last.seq})")
     if tuned is not None:
         typer.echo(tuned.describe())
-    for record in waits:
+    for record in not_picked:
         typer.echo(f"{record.state}: {printable(record.path)}: {record.reason or 'incomplete'}")
 
 
@@ -253,13 +264,6 @@ def _describe_daemon(presence: Presence | None, now: dict[str, float] | None) ->
     if Path(f"/proc/{presence.pid}/comm").is_file():
         return f"process {presence.pid}, started {_when(presence.started_at)}, does not answer at {presence.metrics}"
     return f"not running: it was started {_when(presence.started_at)} and did not end in order"
-
-
-def _say_troubles(now: dict[str, float]) -> None:
-    if now.get("frazil_watch_fault"):
-        typer.echo("TROUBLE: the watched directory cannot be seen; work waits")
-    if now.get("frazil_output_blocked"):
-        typer.echo("TROUBLE: results cannot be written; picking waits")
 
 
 def _write_csv(columns: Iterable[str], records: Iterable[MicrographRecord]) -> None:

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -29,8 +30,9 @@ from frazil.documents import (
 from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
 from frazil.picking import ModelContract
 from frazil.replay import ReplayPage, ReplayRequest
+from frazil.service.inventory import PASS_REASONS
 from frazil.service.swap import Change
-from frazil.settings import ServeSettings
+from frazil.settings import COMPANIONS, ServeSettings
 
 
 def read(repository: Path, *parts: str) -> str:
@@ -43,6 +45,13 @@ def test_every_setting_is_documented_with_its_sentence(repository: Path) -> None
     for field in msgspec.structs.fields(ServeSettings):
         assert f"| `{field.name}` |" in text
         assert hints[field.name].__metadata__[-1].description in text
+
+
+def test_the_companions_and_the_reasons_to_pass_over_are_documented(repository: Path) -> None:
+    text = read(repository, "settings.md")
+    (listed,) = re.findall(r"^companions = \[.*?^\]$", text, re.MULTILINE | re.DOTALL)
+    assert tuple(tomllib.loads(listed)["companions"]) == COMPANIONS
+    assert re.findall(r"^\| `(\w+)` \|", text.partition("## What is passed over")[2], re.MULTILINE) == [*PASS_REASONS]
 
 
 def test_every_field_on_the_wire_is_documented(repository: Path) -> None:

@@ -66,6 +66,7 @@ def test_before_the_baseline_is_there_nothing_is_drift() -> None:
     drift = charted([(500, 0.9)] * 10 + [(0, 0.0)] * (BASELINE_MICROGRAPHS - 11))
     assert drift.picks.centre is None
     assert not any(drift.picks.drifting.values())
+    assert drift.few
 
 
 def test_a_few_empty_micrographs_in_a_row_are_no_collapse() -> None:
@@ -195,3 +196,47 @@ def test_a_ledger_that_cannot_be_written_stops_nothing(session: Session) -> None
     session.ledger._database.execute("PRAGMA query_only=ON")
     session.note(500)
     assert session.shown("frazil_baseline_micrographs", quantity="picks") == 1
+
+
+FALLEN = [(772, 0.8)] * 7
+
+
+@pytest.mark.parametrize(
+    ("values", "few"),
+    [
+        (FALLEN, False),
+        ([*FALLEN, (45, 0.7)], False),  # one micrograph of carbon
+        ([*FALLEN, (45, 0.7), (45, 0.7)], True),
+        ([*FALLEN, (200, 0.7), (200, 0.7), (200, 0.7)], False),
+        ([*FALLEN, (110, 0.7), (90, 0.7), (1000, 0.7)], True),
+        ([(772, 0.8), (45, 0.8), (45, 0.8)], False),  # nothing to compare with
+        ([(772, 0.8), (45, 0.8), (45, 0.8), (800, 0.8), (760, 0.8)], False),
+        ([(0, 0.0)] * 3, True),
+        ([(0, 0.0)] * 2, False),
+    ],
+)
+def test_hardly_any_picks_are_noticed_before_there_is_a_baseline(values: list[tuple[int, float]], few: bool) -> None:
+    assert charted(values).few is few
+
+
+def test_what_is_few_does_not_become_the_baseline_and_ends_when_picks_are_back(
+    session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    for picks in [772] * 7 + [45] * 40:
+        session.note(picks)
+    assert session.shown("frazil_few_picks") == 1
+    assert session.shown("frazil_baseline_micrographs", quantity="picks") == 8
+    session.restart()
+    assert session.shown("frazil_few_picks") == 1
+    session.note(700)
+    session.note(700)
+    assert session.shown("frazil_few_picks") == 0
+    assert [r.message for r in caplog.records] == [
+        "picks are few: median 45 in the last 3 micrographs, 772 in those before"
+    ]
+
+
+def test_once_there_is_a_baseline_only_drift_is_told(session: Session) -> None:
+    for picks in [772] * BASELINE_MICROGRAPHS + [45] * 3:
+        session.note(picks)
+    assert session.shown("frazil_few_picks") == 0

@@ -29,8 +29,7 @@ from frazil.service.ledger import Handled, Ledger, Note
 from frazil.service.page import PageServer
 from frazil.service.page.connection import Connection
 from frazil.service.page.gate import HostNames, Token
-from frazil.service.page.session import Standing, rate_per_minute
-from frazil.service.page.troubles import find_troubles
+from frazil.service.page.session import rate_per_minute
 from frazil.service.score_map import pack_score_map
 from frazil.service.stamp import FileStamp
 
@@ -603,29 +602,6 @@ def test_the_rate_is_that_of_the_last_ten_minutes() -> None:
     assert rate_per_minute([999.0 - k for k in range(60)], 1000) == pytest.approx(60)
     assert rate_per_minute([1000.0 - 60 * k for k in range(60)], 1000) == pytest.approx(1.1)
     assert rate_per_minute([10.0], 1000) == 0
-
-
-def test_troubles_come_worst_first_with_what_to_do(open_page: OpenPage, picked: MicrographDocument) -> None:
-    page = open_page()
-    commit(page.ledger, picked, "a.mrc")
-    standing = msgspec.convert(ask(f"{page.url}/api/now")["standing"], type=Standing)
-    assert find_troubles({}, standing, 1000) == []
-    samples = {
-        "frazil_output_blocked": 1.0,
-        "frazil_queue_depth{queue=read}": 50.0,
-        "frazil_drift{direction=down,quantity=picks}": 1.0,
-    }
-    found = find_troubles(samples, standing, 1000)
-    assert [trouble.level for trouble in found] == ["fault", "warning", "warning"]
-    assert [trouble.says for trouble in found] == [
-        "Results cannot be written, and picking waits",
-        "50 micrographs wait to be picked",
-        "Fewer picks per micrograph than when the session began",
-    ]
-    assert all(trouble.todo for trouble in found)
-    quiet = find_troubles({"frazil_last_micrograph_timestamp_seconds": 100.0}, standing, 1000)
-    assert [trouble.says for trouble in quiet] == ["No new micrograph for 15 minutes"]
-    assert find_troubles({}, None, 1000)[0].level == "fault"
 
 
 def test_without_a_ledger_the_page_says_so_and_lives(open_page: OpenPage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,65 @@ def test_an_empty_map_gives_no_picks() -> None:
     assert len(find_peaks(empty, threshold=0.5, min_distance_px=10, edge_margin_px=0)) == 0
 
 
+@pytest.mark.parametrize("margin", [0, 1, 3, 3.5])
+def test_the_edge_margin_is_exact_to_the_pixel_on_all_four_sides(margin: float) -> None:
+    """Pixel 0 begins at -0.5: with a margin of m the first centre that is allowed is m - 0.5 or behind it."""
+    h, w = 15, 22
+    scores = np.zeros((h, w))
+    single = {"threshold": 0.5, "min_distance_px": 0, "edge_margin_px": margin}
+
+    def is_picked(y: int, x: int) -> bool:
+        scores[:] = 0
+        scores[y, x] = 1.0
+        of = ScoreMap(scores=scores.astype(np.float32), y_px=np.arange(h) * 1.0, x_px=np.arange(w) * 1.0, shape=(h, w))
+        return len(find_peaks(of, **single)) == 1  # type: ignore[arg-type]
+
+    first = int(np.ceil(margin - 0.5))
+    middle_y, middle_x = h // 2, w // 2
+    assert [y for y in range(h) if is_picked(y, middle_x)] == list(range(first, h - first))
+    assert [x for x in range(w) if is_picked(middle_y, x)] == list(range(first, w - first))
+
+
+@pytest.mark.parametrize(("apart", "count"), [(5.0, 2), (5.0001, 1)])
+def test_two_picks_may_be_just_as_near_as_the_minimum_distance(apart: float, count: int) -> None:
+    scores = np.zeros((12, 16))
+    scores[4, 4], scores[7, 8] = 0.9, 0.8  # 3 and 4 apart, so 5
+    of = ScoreMap(scores=scores.astype(np.float32), y_px=np.arange(12) * 1.0, x_px=np.arange(16) * 1.0, shape=(12, 16))
+    assert len(find_peaks(of, threshold=0.5, min_distance_px=apart, edge_margin_px=0)) == count
+
+
+@pytest.mark.parametrize(("threshold", "count"), [(0.75, 1), (0.7500001, 0)])
+def test_a_peak_at_the_threshold_is_a_pick(threshold: float, count: int) -> None:
+    scores = np.zeros((9, 9))
+    scores[4, 4] = 0.75
+    assert len(find_peaks(score_map(scores), threshold=threshold, min_distance_px=0, edge_margin_px=0)) == count
+
+
+@pytest.mark.parametrize("step", [(0, 2), (2, 0), (2, 2), (2, -2), (1, 2), (2, 1)])
+def test_a_lower_maximum_that_is_no_neighbour_is_a_peak_of_its_own(step: tuple[int, int]) -> None:
+    scores = np.zeros((11, 13))
+    scores[5, 6], scores[5 + step[0], 6 + step[1]] = 0.9, 0.8
+    assert len(find_peaks(score_map(scores), threshold=0.5, min_distance_px=0, edge_margin_px=0)) == 2
+    scores[:] = 0
+    scores[5, 6], scores[5 - step[0], 6 - step[1]] = 0.9, 0.8
+    assert len(find_peaks(score_map(scores), threshold=0.5, min_distance_px=0, edge_margin_px=0)) == 2
+
+
+def test_a_weak_peak_lies_where_a_strong_one_of_its_shape_does() -> None:
+    strong = bump((20, 31), 7.3, 22.4)
+    of = [find_peaks(score_map(strong * k), threshold=0.05, min_distance_px=50, edge_margin_px=0) for k in (1.0, 0.1)]
+    assert [len(picks) for picks in of] == [1, 1]
+    assert of[1].y[0] == pytest.approx(of[0].y[0], abs=0.01)
+    assert of[1].x[0] == pytest.approx(of[0].x[0], abs=0.01)
+
+
+def test_a_minimum_distance_below_one_pixel_counts() -> None:
+    scores = np.zeros((9, 9))
+    scores[4, 3], scores[4, 5] = 0.9, 0.8  # two steps apart, so 0.8 pixels
+    for apart, count in ((0.7, 2), (0.9, 1)):
+        assert len(find_peaks(score_map(scores, 0.4), threshold=0.5, min_distance_px=apart, edge_margin_px=0)) == count
+
+
 MAPS = arrays(
     np.float32,
     st.tuples(st.integers(1, 25), st.integers(1, 25)),

@@ -107,26 +107,93 @@ def test_the_sweep_comes_round_to_every_known_file(root: Path, known: dict[str, 
     assert rounds >= 3
 
 
-def test_links_are_followed_inside_the_tree_and_never_twice_or_out_of_it(
+def passed_over(scan: Scan) -> dict[str, int]:
+    return {reason: passed.count for reason, passed in scan.inventory.passed_over.items()}
+
+
+def test_links_are_followed_unless_what_they_lead_to_is_found_without_them(
     root: Path, tmp_path: Path, scanner: Scanner
 ) -> None:
     touch(root, "a.mrc", "grid/b.mrc", ".store/c.mrc", ".store/blob")
-    touch(tmp_path, "outside/d.mrc")
+    touch(tmp_path, "outside/d.mrc", "outside/e.part", "elsewhere/f.mrc")
     (root / "loop").symlink_to(root)
     (root / "grid" / "up").symlink_to("..")
+    (root / "above").symlink_to(tmp_path)
     (root / "again").symlink_to(root / "grid")
     (root / "again.mrc").symlink_to("a.mrc")
     (root / "out").symlink_to(tmp_path / "outside")
-    (root / "out.mrc").symlink_to(tmp_path / "outside" / "d.mrc")
+    (root / "out.mrc").symlink_to(tmp_path / "elsewhere" / "f.mrc")
+    (root / "raw.mrc").symlink_to(tmp_path / "outside" / "e.part")
     (root / "broken.mrc").symlink_to("nowhere")
     (root / "shown").symlink_to(".store")
     (root / "shown.mrc").symlink_to(".store/blob")
-    found = new(scanner.scan(), root)
-    assert [name for name in found if name != "broken.mrc"] == ["a.mrc", "grid/b.mrc", "shown.mrc", "shown/c.mrc"]
-    for name in ("a.mrc", "shown.mrc"):
+    scan = scanner.scan()
+    assert new(scan, root) == ["a.mrc", "grid/b.mrc", "out.mrc", "out/d.mrc", "raw.mrc", "shown.mrc", "shown/c.mrc"]
+    # link: loop, up, above, again, again.mrc. not_an_image: blob. unfinished: .store, e.part
+    assert passed_over(scan) == {"link": 5, "broken_link": 1, "not_an_image": 1, "unfinished": 2}
+    for name in ("a.mrc", "shown.mrc", "out.mrc"):
         assert scanner.finds(name)
-    for name in ("again.mrc", "out.mrc", "out/d.mrc", "raw/x.mrc", ".a.mrc"):
+    for name in ("again.mrc", "broken.mrc", "raw/x.mrc", ".a.mrc"):
         assert not scanner.finds(name)
+
+
+def test_folders_linked_in_a_circle_outside_are_looked_into_once_and_always_under_the_same_name(
+    root: Path, tmp_path: Path, scanner: Scanner
+) -> None:
+    touch(tmp_path, "disk/one/a.mrc", "disk/two/b.mrc")
+    (tmp_path / "disk/one/two").symlink_to("../two")
+    (tmp_path / "disk/two/one").symlink_to("../one")
+    (tmp_path / "disk/two/up").symlink_to("..")
+    (tmp_path / "disk/two/home").symlink_to(root)
+    for name in ("y", "z", "x"):
+        (root / name).symlink_to(tmp_path / "disk/one")
+    for _ in range(3):
+        scan = scanner.scan()
+        assert new(scan, root) == ["x/a.mrc", "x/two/b.mrc"]
+        assert scan.inventory.taken == 2
+        # below x/two: one, home, and below up both folders; y and z
+        assert passed_over(scan) == {"link": 6}
+
+
+def test_a_file_that_a_link_waits_for_is_found_by_the_next_scan(root: Path, tmp_path: Path, scanner: Scanner) -> None:
+    os.utime(root, (0, 0))
+    (root / "late.mrc").symlink_to(tmp_path / "late.mrc")
+    scanner.scan()
+    touch(tmp_path, "late.mrc")
+    assert new(scanner.scan(), root) == ["late.mrc"]
+
+
+def test_everything_in_the_tree_is_counted_as_taken_or_passed_over_for_a_reason(
+    root: Path, scanner: Scanner, known: dict[str, FileStamp]
+) -> None:
+    touch(
+        root,
+        "a.mrc",
+        "a_PS.mrc",
+        "b.mrc",
+        "b_DW.mrc",
+        "c_DW.mrc",
+        "m.tif",
+        "m.mrcs",
+        "x.xml",
+        "h.mrc.part",
+        "raw/e.mrc",
+    )
+    for _ in range(3):  # whether listed, known or remembered
+        scan = scanner.scan()
+        assert scan.inventory.taken == 3
+        assert passed_over(scan) == {
+            "companion": 2,
+            "excluded": 1,
+            "not_included": 1,
+            "other_format": 1,
+            "not_an_image": 1,
+            "unfinished": 1,
+        }
+        assert scan.inventory.passed_over["excluded"].example == "raw/"
+        learn(known, scan, root)
+    assert not scanner.finds("b_DW.mrc")
+    assert scanner.finds("c_DW.mrc")
 
 
 def test_a_folder_that_cannot_be_looked_into_is_reported_once_and_keeps_what_it_had(
@@ -145,15 +212,18 @@ def test_a_folder_that_cannot_be_looked_into_is_reported_once_and_keeps_what_it_
     for _ in range(3):
         assert "a.mrc" in new(scanner.scan(), root)
     assert [r.message for r in caplog.records] == [f"cannot list {root}/bad: Input/output error"]
+    assert passed_over(scanner.scan()) == {"unreadable": 1}
     monkeypatch.undo()
-    assert new(scanner.scan(), root) == ["a.mrc", "bad/deep/b.mrc"]
+    scan = scanner.scan()
+    assert new(scan, root) == ["a.mrc", "bad/deep/b.mrc"]
+    assert passed_over(scan) == {}
 
 
 def test_a_folder_that_was_removed_is_no_complaint(
     root: Path, scanner: Scanner, caplog: pytest.LogCaptureFixture
 ) -> None:
     touch(root, "sub/a.mrc")
-    scanner.scan()
+    assert scanner.scan().inventory.taken == 1
     (root / "sub" / "a.mrc").unlink()
     (root / "sub").rmdir()
     assert new(scanner.scan(), root) == []

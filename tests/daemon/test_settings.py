@@ -65,6 +65,7 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
         "ledger": "l.sqlite",
         "include": ["*_aligned.mrc"],
         "exclude": ["raw", "tmp/*"],
+        "companions": ["*_half.mrc"],
         "watch_by": "poll",
         "scan": 2,
         "backlog_order": "newest",

@@ -13,6 +13,7 @@ from frazil.errors import MicrographError, ModelError
 from frazil.picking import Micrograph, ModelIdentity, Picker, PickingSettings, Picks, load_model
 from frazil.service.retune import Asked, Wanted
 from frazil.service.swap.canary import Canary, CanaryBounds
+from frazil.service.swap.probation import Probation
 from frazil.service.swap.serving import Offer, Serving
 
 BLIND = -60.0
@@ -174,6 +175,91 @@ def test_a_model_that_is_out_of_bounds_may_not(serving: Picks, candidate: Picks,
     assert refused.value.reason == "canary"
 
 
+def partly(agreeing: int, count: int = 10) -> Picks:
+    """So many picks where those of a grid are, the others elsewhere."""
+    return Picks(
+        y=np.where(np.arange(count) < agreeing, 0.0, 500.0), x=100.0 * np.arange(count), score=np.full(count, 0.9)
+    )
+
+
+@pytest.mark.parametrize(("agreeing", "may_serve"), [(6, True), (5, True), (4, False), (3, False)])
+def test_the_bound_of_agreement_is_where_it_was_set(agreeing: int, may_serve: bool) -> None:
+    canary = canary_of((grid(10), partly(agreeing)))
+    assert canary.agreement == pytest.approx(agreeing / 10)
+    if may_serve:
+        canary.check()
+    else:
+        with pytest.raises(ModelError, match=f"agreement of at least 0.5 .* agreement 0.{agreeing}0"):
+            canary.check()
+
+
+@pytest.mark.parametrize(("shift", "agreement"), [(9.9, 1.0), (10.1, 0.0)])
+def test_picks_agree_within_half_a_diameter(shift: float, agreement: float) -> None:
+    assert canary_of((grid(10), grid(10, shift))).agreement == agreement
+
+
+@pytest.mark.parametrize(
+    ("serving", "candidate", "may_serve"), [(3, 9, True), (9, 3, True), (3, 10, False), (10, 3, False)]
+)
+def test_the_bound_of_the_number_of_picks_is_where_it_was_set(serving: int, candidate: int, may_serve: bool) -> None:
+    canary = Canary(MODEL, CanaryBounds(micrographs=1, agreement=0.0, picks_ratio=3.0))
+    canary.compare(grid(serving), grid(candidate), diameter_px=20)
+    if may_serve:
+        canary.check()
+    else:
+        with pytest.raises(ModelError, match="3 times"):
+            canary.check()
+
+
+def test_a_canary_is_complete_after_so_many_micrographs_and_not_before() -> None:
+    pair = (grid(3), grid(3))
+    assert [canary_of(*[pair] * count).complete for count in range(4)] == [False, False, True, True]
+
+
+# --- probation --------------------------------------------------------------------------------------------------
+
+
+def test_a_tenth_of_the_usual_picks_calls_for_a_look() -> None:
+    probation = Probation(10, 0.2, usual_picks=100.0)
+    assert [probation.is_suspect(picks) for picks in (0, 10, 11)] == [True, True, False]
+
+
+def test_less_than_a_tenth_of_what_the_model_before_finds_is_a_collapse() -> None:
+    probation = Probation(10, 0.2, usual_picks=100.0)
+    assert [probation.note_picks(*picks) for picks in ((9, 100), (10, 100), (0, 0), (0, None))] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("errors", "collapses", "verdict"), [(1, 1, None), (2, 1, "errors"), (1, 2, "few_picks"), (3, 3, "few_picks")]
+)
+def test_one_fault_more_than_is_allowed_ends_a_probation(errors: int, collapses: int, verdict: str | None) -> None:
+    probation = Probation(10, 0.2, usual_picks=100.0)
+    for _ in range(errors):
+        probation.note_error()
+    for _ in range(collapses):
+        probation.note_picks(0, 100)
+    assert (probation.verdict and probation.verdict[0]) == verdict
+    assert not probation.passed
+
+
+def test_a_probation_has_passed_after_so_many_micrographs_of_any_kind() -> None:
+    probation = Probation(3, 1.0, usual_picks=100.0)
+    probation.note_error()
+    probation.note_picks(0, 100)
+    assert not probation.passed
+    probation.note_picks(50)
+    assert probation.passed
+    assert probation.verdict is None
+
+
+# --- what is tuned ----------------------------------------------------------------------------------------------
+
+
 def test_one_pick_agrees_with_one_only() -> None:
     two = Picks(y=np.zeros(2), x=np.array([-5.0, 5.0]), score=np.ones(2))
     assert canary_of((two, grid(1))).agreement == pytest.approx(2 / 3)
@@ -205,3 +291,25 @@ def test_what_is_tuned_before_the_start_holds_for_the_first_micrograph(picker_of
     picker = picker_of()
     wanted = Wanted(thresholds={picker.model.identity.sha256: 0.7, "another": 0.2})
     assert Serving(picker, wanted, probation_micrographs=0, faults_allowed=0).picker.threshold == 0.7
+
+
+def test_a_model_that_is_offered_twice_is_loaded_once(picker_of: Callable[..., Picker]) -> None:
+    serving = Serving(picker_of(), probation_micrographs=3, faults_allowed=0)
+    assert serving.coming is serving.picker
+    first = picker_of(2)
+    serving.offer(Offer(picker=first, current="c"))
+    assert serving.coming is first  # who looks before it is taken knows that it comes
+    (loaded,) = serving.advance()
+    assert (loaded.event, loaded.model.version) == ("loaded", 2)
+    serving.offer(Offer(picker=first, current="c"))
+    assert serving.advance() == []
+    assert serving.coming.model.identity.version == 2
+
+
+def test_an_offer_that_is_taken_back_before_it_served_changes_nothing(picker_of: Callable[..., Picker]) -> None:
+    old = picker_of()
+    serving = Serving(old, probation_micrographs=3, faults_allowed=0)
+    serving.offer(Offer(picker=picker_of(2), current="c"))
+    serving.offer(Offer(picker=old, current="d"))
+    assert serving.advance() == []
+    assert serving.picker.model.identity.version == 1

@@ -14,6 +14,7 @@ from pathlib import Path
 import prometheus_client
 import pytest
 
+from frazil.service.inventory import Inventory
 from frazil.service.metrics import Metrics
 from frazil.service.stamp import FileStamp, stamp_of
 from frazil.service.watch import FileSystem, Hint, Selection, Sightings, Watcher
@@ -43,13 +44,19 @@ class Rig:
 
     def wait(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         with self._changed:
-            assert self._changed.wait_for(condition, seconds), (self.hints, self.sightings, self.watcher.fault)
+            deadline = time.monotonic() + seconds
+            while not condition() and time.monotonic() < deadline:
+                self._changed.wait(0.05)  # not all that is waited for is told
+            assert condition(), (self.hints, self.sightings, self.watcher.fault)
 
     def wait_metric(self, name: str, value: float) -> None:
         deadline = time.monotonic() + 60
         while self.metrics.registry.get_sample_value(name) != value:
             assert time.monotonic() < deadline, (name, self.metrics.registry.get_sample_value(name))
             time.sleep(0.01)
+
+    def count_scans(self) -> float:
+        return self.metrics.registry.get_sample_value("frazil_scan_duration_seconds_count") or 0.0
 
     def names(self, by: str) -> set[str]:
         return {hint.path.name for hint in self.hints if hint.by == by}
@@ -187,3 +194,54 @@ def test_known_files_that_go_and_return_are_told_of(rig: Callable[..., Rig], roo
     one.wait(lambda: any(s.missing == ["a.mrc"] for s in one.sightings))
     (root / "away").rename(root / "a.mrc")
     one.wait(lambda: any(s.returned == ["a.mrc"] for s in one.sightings))
+
+
+def nothing_fits(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if "nothing to pick" in record.message]
+
+
+@pytest.mark.parametrize(
+    ("name", "include", "says"),
+    [
+        ("grid/a.tif", ["*.mrc"], "give --include '*.tif'"),
+        ("a.mrc", ["Micrographs/*.mrc"], "** for any number"),
+        ("a.mrcs", ["*.mrc"], "in a format that frazil does not read (such as a.mrcs)"),
+        ("a_PS.mrc", ["*.mrc"], "companions = []"),
+    ],
+)
+def test_a_tree_in_which_nothing_fits_is_said_once_with_what_to_type(
+    root: Path,
+    rig: Callable[..., Rig],
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    include: list[str],
+    says: str,
+) -> None:
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).touch()
+    told: list[Inventory] = []
+    one = rig(selection=Selection(include=include), on_inventory=told.append)
+    one.wait(lambda: one.count_scans() >= 3)
+    assert len(told) == 1
+    assert told[0].nothing_fits
+    (line,) = nothing_fits(caplog)
+    assert f"{root}: nothing to pick: 0 micrographs found; passed over: 1 " in line
+    assert says in line
+    reason = next(iter(told[0].passed_over))
+    assert one.metrics.registry.get_sample_value("frazil_passed_over_names", {"reason": reason}) == 1
+
+
+def test_what_the_first_scan_found_is_said_and_later_only_that_nothing_fits(
+    root: Path, rig: Callable[..., Rig], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for name in ("a.xml", ".part"):
+        (root / name).touch()
+    one = rig()
+    one.wait(lambda: f"{root}: 0 micrographs found; passed over: 1 dot files" in caplog.text)
+    assert nothing_fits(caplog) == []
+    (root / "b.tif").touch()
+    one.wait(lambda: bool(nothing_fits(caplog)))
+    (root / "c.mrc").touch()
+    one.wait_metric("frazil_taken_names", 1)
+    assert len(nothing_fits(caplog)) == 1

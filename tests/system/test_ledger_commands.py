@@ -62,6 +62,7 @@ def test_a_ledger_is_read_and_mended_while_its_daemon_runs(
     daemon.wait_log("failed .not_mrc.")
 
     assert "running since" in (said := frazil("status", "--ledger", daemon.out))
+    assert "nothing needs you but 1 that could not be picked" in said
     assert re.search(r"the page is http://127\.0\.0\.1:\d+/", said)
     assert "micrographs: 3 picked, 1 quarantined" in said
     status = json.loads(frazil("status", "--json", "--ledger", daemon.out))

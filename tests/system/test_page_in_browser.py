@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -367,3 +369,42 @@ def test_a_phone_in_a_dark_room_shows_all_of_it(
         nameless = "[...document.querySelectorAll('button, input, a')].filter(e => !({})).length"
         assert page.evaluate(nameless.format("e.textContent.trim() || e.ariaLabel || e.labels?.length")) == 0, path
         look.keep(page, f"phone-{path.partition('?')[0] or 'overview'}")
+
+
+def test_what_is_wrong_and_what_is_passed_over_is_on_the_page_as_frazil_status_says_it(
+    blob_daemon: Any, make_scene: Callable[..., Any], write_mrc: Write, look: Looker
+) -> None:
+    watched = blob_daemon.watched
+    (watched / "movie.tif").touch()
+    wide = look.open(blob_daemon.page)
+    phone = look.open(blob_daemon.page, size=(390, 844))
+    for page in (wide, phone):
+        page.locator("#verdict", has_text="Yes, but: nothing in the watched directory is taken").wait_for()
+        page.locator("#troubles", has_text="give --include '*.tif'").wait_for()
+    many, none = make_scene((320, 448), count=14).pixels, make_scene((320, 448), count=0).pixels
+    for k in range(6):
+        write_mrc(watched / f"{k}.mrc", many if k < 3 else none)
+        blob_daemon.wait_log(rf"picked {k}\.mrc")
+    for name in ("bad.mrc", "worse.mrc", "x_PS.mrc"):
+        (watched / name).write_bytes(b"no micrograph" * 100)
+    for page in (wide, phone):
+        page.locator("#troubles", has_text="2 of 8 micrographs could not be picked").wait_for()
+        page.locator("#troubles", has_text="Hardly any picks: median 0 in the last 3 micrographs").wait_for()
+        page.locator("#troubles", has_text="Nothing in the watched").wait_for(state="detached")
+        page.get_by_text("2 files and folders are passed over").click()
+        page.locator(
+            "#passed-over", has_text="1 written beside micrographs by other programs (such as x_PS.mrc)"
+        ).wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    look.keep(wide, "troubles")
+    look.keep(phone, "troubles-phone")
+    status = subprocess.run(
+        [Path(sys.executable).parent / "frazil", "status", "--ledger", blob_daemon.out],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    told = [text.removeprefix("! ") for text in wide.locator("#troubles li").all_inner_texts()]
+    assert [line.removeprefix("look: ") for line in status.splitlines() if line.startswith("look: ")] == told
+    assert "passed over: 1 not named by the setting include (such as movie.tif), 1 written beside" in status
+    assert "nothing needs you" not in status

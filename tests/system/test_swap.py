@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import re
+import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -198,6 +200,33 @@ def test_a_model_that_finds_nothing_is_rolled_back_and_does_not_come_back_with_a
     ModelFolder(folder).promote(2)
     again.wait_log(r"model blob/2 .* serves from here on", PATIENCE_SECONDS)
     assert again.stop() == 0
+
+
+def test_a_reload_while_a_promoted_model_is_tried_announces_it_once(
+    serve: Serve, make_blob_model: Blob, contents: list[bytes], tmp_path: Path
+) -> None:
+    folder = make_blob_model(tmp_path / "models" / "blob")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(PATIENCE_SECONDS)
+        daemon = serve("--diameter", str(DIAMETER), "--model", folder, env={"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        while b"READY=1" not in systemd.recv(4096):
+            pass
+        make_blob_model(folder, 2, threshold=0.6)
+        point_current_at(folder, 2)
+        for _ in range(2):  # the first one has the model tried at once, the second comes meanwhile
+            os.kill(daemon.process.pid, signal.SIGHUP)
+            while b"RELOADING=1" not in systemd.recv(4096):
+                pass
+        while b"READY=1" not in systemd.recv(4096):
+            pass
+    daemon.wait_log(r"model blob/2 .* serves from here on", PATIENCE_SECONDS)
+    for k in range(2):  # a model that was offered before the first serves before the second
+        (daemon.watched / f"{k}.mrc").write_bytes(contents[0])
+        daemon.wait_log(rf"picked {k}\.mrc", PATIENCE_SECONDS)
+    daemon.stop()
+    loaded = [(d.event, d.model.version) for d in documents_of(daemon.out) if isinstance(d, ModelDocument)]
+    assert loaded == [("loaded", 2)]
 
 
 @pytest.mark.timeout(600)

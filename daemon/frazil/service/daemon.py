@@ -36,6 +36,7 @@ from frazil.picking import (
 from frazil.service.delivery import Delivery, prepare_output
 from frazil.service.drift_watch import DriftWatch
 from frazil.service.intake import Intake
+from frazil.service.inventory import INVENTORY_KEY
 from frazil.service.ledger import Ledger
 from frazil.service.logs import event
 from frazil.service.memory import give_back_large_blocks
@@ -227,11 +228,12 @@ class Daemon:
             file_system,
             intake.tell,
             metrics,
-            selection=Selection(settings.include, settings.exclude),
+            selection=Selection(settings.include, settings.exclude, settings.companions),
             known=known,
             missing=self._ledger.missing(),
             usual_mount_point=self._usual_mount_point(root),
             on_file_system=lambda found: self._note_file_system(found, intake),
+            on_inventory=lambda inventory: self._remember(INVENTORY_KEY, inventory.encode()),
             scan_seconds=settings.scan,
             watch_by=settings.watch_by,
             backlog_order=settings.backlog_order,

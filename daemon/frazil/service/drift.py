@@ -5,6 +5,9 @@ what it departs by is added up, as in a cumulative sum chart (Page, Biometrika 4
 is noticed as surely as a large one, only later. No micrograph counts for more than a few spreads, however odd it is
 (winsorising: Hawkins, Journal of Quality Technology 25, 248, 1993), and median and median absolute deviation stand for
 mean and standard deviation: empty squares, carbon and a bad start are part of every session, and are not yet drift.
+
+While there is no baseline as yet, only the coarsest is told: the last few micrographs have hardly any picks beside
+those before them, or none.
 """
 
 from __future__ import annotations
@@ -15,8 +18,25 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["BASELINE_MICROGRAPHS", "DIRECTIONS", "QUANTITIES", "Chart", "Direction", "Drift", "Quantity"]
+__all__ = [
+    "BASELINE_MICROGRAPHS",
+    "DIRECTIONS",
+    "DRIFT_KEY",
+    "FEW_SHARE",
+    "LAST_MICROGRAPHS",
+    "QUANTITIES",
+    "Chart",
+    "Direction",
+    "Drift",
+    "Quantity",
+]
 
+DRIFT_KEY = "drift"
+"""What it is called in the ledger's memory."""
+FEW_SHARE = 0.15
+"""Before there is a baseline: picks are few where their median is below this share of the median before."""
+LAST_MICROGRAPHS = 3
+"""So many are compared then, and with so many at least."""
 BASELINE_MICROGRAPHS = 30
 """Before so many there is no word of drift."""
 _MOST_BASELINE = 200
@@ -63,11 +83,16 @@ class Chart(msgspec.Struct, kw_only=True):
         """What has added up, as a share of that at which drift begins."""
         return self.sums[direction] / self.limit
 
-    def note(self, value: float) -> list[Direction]:
-        """Take in a micrograph's value; the directions in which drift has now begun or ended."""
+    def note(self, value: float, *, learn: bool = True) -> list[Direction]:
+        """Take in a micrograph's value; the directions in which drift has now begun or ended.
+
+        Args:
+            value: of the micrograph.
+            learn: whether it may join the baseline.
+        """
         self.recent = [*self.recent[1 - _RECENT :], value]
         # What may be drift is kept out of the baseline.
-        if len(self.baseline) < _MOST_BASELINE and max(self.sums.values()) < self.limit / 2:
+        if learn and len(self.baseline) < _MOST_BASELINE and max(self.sums.values()) < self.limit / 2:
             self._learn(value)
         if self.centre is None:
             return []
@@ -104,6 +129,8 @@ class Drift(msgspec.Struct, kw_only=True):
     """Of log(1 + picks)."""
     score: Chart = msgspec.field(default_factory=lambda: Chart(least_spread=_LEAST_SPREAD_SCORE, limit=_LIMIT_SCORE))
     """Of the mean figure of merit."""
+    few: bool = False
+    """Whether, before there is a baseline, the last micrographs have hardly any picks beside those before, or none."""
 
     def chart(self, quantity: Quantity) -> Chart:
         """The chart of a quantity."""
@@ -116,10 +143,35 @@ class Drift(msgspec.Struct, kw_only=True):
             picks: in the micrograph.
             mean_score: of the picks; not looked at where there are few.
         """
-        changed: list[tuple[Quantity, Direction]] = [("picks", d) for d in self.picks.note(math.log1p(picks))]
+        value = math.log1p(picks)
+        self.few = self._are_few(value)
+        changed: list[tuple[Quantity, Direction]] = [("picks", d) for d in self.picks.note(value, learn=not self.few)]
         if picks >= _SCORED_PICKS:
             changed += [("score", d) for d in self.score.note(mean_score)]
         return changed
+
+    def _are_few(self, value: float) -> bool:
+        last = [*self.picks.recent, value][-LAST_MICROGRAPHS:]
+        if self.picks.centre is not None or len(last) < LAST_MICROGRAPHS:
+            return False
+        now, before = math.expm1(statistics.median(last)), self.before
+        return not any(last) or (before is not None and now < FEW_SHARE * before)
+
+    @property
+    def before(self) -> float | None:
+        """Median picks of what there is of a baseline; None before there is enough to compare with."""
+        known = self.picks.baseline
+        return math.expm1(statistics.median(known)) if len(known) >= LAST_MICROGRAPHS else None
+
+    @property
+    def last(self) -> float:
+        """Median picks of the last micrographs."""
+        return math.expm1(statistics.median(self.picks.recent[-LAST_MICROGRAPHS:]))
+
+    def describe_few(self) -> str:
+        """What is few beside what, in one line."""
+        before = "" if self.before is None else f", {self.before:.3g} in those before"
+        return f"median {self.last:.3g} in the last {LAST_MICROGRAPHS} micrographs{before}"
 
     def usual(self, quantity: Quantity) -> float:
         """Median picks, or mean figure of merit, of the baseline's micrographs; NaN before there is enough of it."""

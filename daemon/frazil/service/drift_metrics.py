@@ -17,6 +17,11 @@ class DriftMetrics:
             ["quantity", "direction"],
             registry=registry,
         )
+        self.few = Gauge(
+            "frazil_few_picks",
+            "1 while, before there is a baseline, the last micrographs have hardly any picks beside those before.",
+            registry=registry,
+        )
         self.evidence = Gauge(
             "frazil_drift_evidence_ratio",
             "What has added up against the baseline, as a share of that at which drift begins.",

@@ -10,7 +10,7 @@ import time
 import msgspec
 
 from frazil.documents import MicrographDocument
-from frazil.service.drift import DIRECTIONS, QUANTITIES, Direction, Drift, Quantity
+from frazil.service.drift import DIRECTIONS, DRIFT_KEY, QUANTITIES, Direction, Drift, Quantity
 from frazil.service.drift_metrics import DriftMetrics
 from frazil.service.ledger import BASELINE_KEY, Ledger
 
@@ -20,7 +20,6 @@ log = logging.getLogger(__name__)
 
 _PAUSE_SECONDS = 6 * 3600.0
 """After so long without a micrograph the next one begins another session, with a baseline of its own."""
-_KEY = "drift"
 _SAYS = {"picks": "picks per micrograph", "score": "mean scores"}
 
 
@@ -39,7 +38,7 @@ class DriftWatch:
         self._ledger = ledger
         self._metrics = metrics
         try:
-            self._drift = msgspec.json.decode(ledger.recall(_KEY, "{}"), type=Drift)
+            self._drift = msgspec.json.decode(ledger.recall(DRIFT_KEY, "{}"), type=Drift)
         except msgspec.DecodeError:  # of a later frazil, perhaps
             self._drift = Drift()
         self._show()
@@ -57,12 +56,14 @@ class DriftWatch:
                 log.info("the next micrographs become the baseline: another model, setting or session, or by request")
             self._drift = Drift(picked_by=picked_by, asked=asked)
         self._drift.noted_at = now
-        scores = document.picks.score
+        scores, were_few = document.picks.score, self._drift.few
         for quantity, direction in self._drift.note(len(scores), sum(scores) / len(scores) if scores else 0.0):
             self._say(quantity, direction)
+        if self._drift.few and not were_few:
+            log.warning("picks are few: %s", self._drift.describe_few())
         self._show()
         with contextlib.suppress(sqlite3.Error):  # good to know after a restart, but not needed
-            self._ledger.remember(_KEY, msgspec.json.encode(self._drift).decode())
+            self._ledger.remember(DRIFT_KEY, msgspec.json.encode(self._drift).decode())
 
     def _say(self, quantity: Quantity, direction: Direction) -> None:
         usual, recent = self._drift.usual(quantity), self._drift.recent(quantity)
@@ -75,6 +76,7 @@ class DriftWatch:
 
     def _show(self) -> None:
         metrics = self._metrics
+        metrics.few.set(self._drift.few)
         for quantity in QUANTITIES:
             chart = self._drift.chart(quantity)
             metrics.baseline_micrographs.labels(quantity=quantity).set(len(chart.baseline))

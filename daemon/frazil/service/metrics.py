@@ -12,6 +12,7 @@ from frazil.picking import Batches, ModelIdentity, Picks
 from frazil.picking.provider import Placement
 from frazil.service.drift_metrics import DriftMetrics
 from frazil.service.failure import TRANSIENT_REASONS
+from frazil.service.inventory import PASS_REASONS, Inventory
 from frazil.service.resource_metrics import ResourceMetrics
 from frazil.settings import Precision
 
@@ -95,6 +96,15 @@ class Metrics:
         )
         self.scan_listed = Gauge(
             "frazil_scan_listed_names", "Names listed by the last scan of the watched directory.", registry=registry
+        )
+        self.taken_names = Gauge(
+            "frazil_taken_names", "Names in the watched directory that are taken for micrographs.", registry=registry
+        )
+        self.passed_over = Gauge(
+            "frazil_passed_over_names",
+            "Names of files and folders in the watched directory that are passed over, by reason.",
+            ["reason"],
+            registry=registry,
         )
         self.last_scan = Gauge(
             "frazil_last_scan_timestamp_seconds",
@@ -198,6 +208,8 @@ class Metrics:
             self.micrographs.labels(outcome="failed", reason=reason)
         for reason in TRANSIENT_REASONS:
             self.retries.labels(reason=reason)
+        for pass_reason in PASS_REASONS:
+            self.passed_over.labels(reason=pass_reason)
         for by in ("event", "scan"):
             self.found.labels(by=by)
         for stage in STAGES:
@@ -227,6 +239,12 @@ class Metrics:
         self.model_nodes.clear()
         for provider, nodes in placement.nodes.items():
             self.model_nodes.labels(provider=provider).set(nodes)
+
+    def show_inventory(self, inventory: Inventory) -> None:
+        """Show what the watched directory holds."""
+        self.taken_names.set(inventory.taken)
+        for reason in PASS_REASONS:
+            self.passed_over.labels(reason=reason).set(inventory.count(reason))
 
     def note_picked(self, document: MicrographDocument) -> None:
         """Count a micrograph that was picked."""

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from frazil.settings.declaration import (
+    COMPANIONS,
     BacklogOrder,
     Contrast,
     Device,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from frazil.settings.loading import load_settings
 
 __all__ = [
+    "COMPANIONS",
     "BacklogOrder",
     "Contrast",
     "Device",

@@ -13,6 +13,7 @@ import msgspec
 import frazil
 
 __all__ = [
+    "COMPANIONS",
     "BacklogOrder",
     "Contrast",
     "Device",
@@ -43,6 +44,19 @@ BacklogOrder = Literal["oldest", "newest"]
 
 MustBe = Literal["directory", "directory, perhaps later", "file", "there"]
 """What a path in the settings must lead to before anything starts."""
+
+COMPANIONS = (
+    # MotionCor2 and 3, RELION: without dose weighting, half sums, power spectra, what CTFFIND drew
+    *("*_noDW.*", "*_DWS.*", "*_EVN.*", "*_ODD.*", "*_PS.*", "*_ctf.*"),
+    # EPU: images of holes and squares, the atlas, gain references
+    *("FoilHoles", "GridSquares", "GridSquare_*.mrc", "Atlas", "Atlas_*.mrc", "Tile_*.mrc"),
+    *("gain.mrc", "gain_*.mrc", "*_gain.mrc", "*gainref*", "gain.tif*", "gain_*.tif*", "*_gain.tif*"),
+    # cryoSPARC
+    *("*_background.mrc", "*_background_estimate.mrc", "*_ctf_diag_*", "thumbnails"),
+    # Warp
+    *("even", "odd", "deconv", "mask", "masks", "powerspectrum"),
+)
+"""What programs write beside micrographs, under names by which it is known."""
 
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Angstrom = Annotated[float, msgspec.Meta(gt=0, le=100_000)]
@@ -130,6 +144,14 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         list[str],
         _says("Glob patterns of files and folders to leave alone; one with a slash is for the whole path.", "Files"),
     ] = msgspec.field(default_factory=list)
+    companions: Annotated[
+        list[str],
+        _says(
+            "Glob patterns of what other programs write beside micrographs, left alone unless INCLUDE names it; "
+            "an empty list picks it all.",
+            "Files",
+        ),
+    ] = msgspec.field(default_factory=lambda: list(COMPANIONS))
     watch_by: Annotated[
         WatchBy,
         _says(

@@ -203,6 +203,16 @@ class LedgerReader:
             )
         )
 
+    def count_since(self, since: float) -> tuple[int, int]:
+        """Micrographs that were picked since a time, in seconds of Unix time, and that were found since and failed."""
+        picked = next(self._rows("SELECT count(*) FROM micrographs WHERE picked_at >= ?", since))[0]
+        failed = next(
+            self._rows(
+                "SELECT count(*) FROM micrographs WHERE state IN ('failed', 'quarantined') AND seen_at >= ?", since
+            )
+        )[0]
+        return picked, failed
+
     def neighbours(self, path: str) -> tuple[int | None, int | None]:
         """Numbers of the results of the micrographs picked before and after one; None where there is none."""
         before, after = (

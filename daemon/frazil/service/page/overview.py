@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -20,14 +21,15 @@ from frazil.service.page.live import Live
 from frazil.service.page.probes import read_samples
 from frazil.service.page.series import Series
 from frazil.service.page.session import Session, Standing, rate_per_minute
-from frazil.service.page.troubles import Trouble, find_troubles
 from frazil.service.page.worker import Worker
+from frazil.service.troubles import Facts, Trouble, find_troubles
 
 __all__ = ["Now", "Overview"]
 
 _LATEST = 9
 _MOST_BROWSERS = 400
 _SERIES_SECONDS = 0.2
+_JUDGED_SECONDS = 60.0
 _QUEUES = ("incomplete", "read", "pick", "write")
 
 
@@ -80,7 +82,7 @@ class Overview:
         self._worker = worker
         self._registry = registry
         self._unready = unready
-        self._standing: tuple[int, Standing] | None = None
+        self._standing: tuple[tuple[int, int], tuple[Standing, Facts]] | None = None
         self._series = Series()
         self._plot: tuple[int, bytes] | None = None
         self.live = Live(self.look, _MOST_BROWSERS)
@@ -101,10 +103,9 @@ class Overview:
     def _look(self) -> Now:
         now = time.time()
         samples = read_samples(self._registry)
-        try:
-            standing = self._current_standing()
-        except OutputError:
-            standing = None
+        standing, facts = None, None
+        with contextlib.suppress(OutputError):
+            standing, facts = self._current_standing()
         daemon = standing and standing.daemon
         return Now(
             version=frazil.__version__,
@@ -115,15 +116,16 @@ class Overview:
             precision=daemon.precision if daemon else "",
             queues={queue: int(samples.get(f"frazil_queue_depth{{queue={queue}}}", 0)) for queue in _QUEUES},
             rate_per_minute=round(rate_per_minute(standing.picked_at, now), 1) if standing else 0.0,
-            troubles=find_troubles(samples, standing, now),
+            troubles=find_troubles(samples, facts, now),
             token_file=str(self._token_file),
             standing=standing,
         )
 
-    def _current_standing(self) -> Standing:
-        changes = self._session.reader.changes()
-        if self._standing is None or self._standing[0] != changes:
-            self._standing = changes, self._session.standing(_LATEST)
+    def _current_standing(self) -> tuple[Standing, Facts]:
+        # What is judged by time is judged anew though nothing was written.
+        state = self._session.reader.changes(), int(time.time() // _JUDGED_SECONDS)
+        if self._standing is None or self._standing[0] != state:
+            self._standing = state, (self._session.standing(_LATEST), self._session.facts())
         return self._standing[1]
 
     def _read_series(self) -> bytes:

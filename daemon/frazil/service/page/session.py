@@ -14,9 +14,11 @@ import msgspec
 from frazil.documents import MicrographDocument, ModelDocument, decode_document
 from frazil.picking import ScoreMap
 from frazil.service import retune
+from frazil.service.inventory import INVENTORY_KEY, Inventory
 from frazil.service.ledger import LedgerReader, MicrographRecord, State, StoredDocument
 from frazil.service.presence import Presence
 from frazil.service.score_map import unpack_score_map
+from frazil.service.troubles import Facts, gather_facts
 
 __all__ = ["Change", "Glance", "Result", "Row", "Rows", "Session", "Standing", "glance", "rate_per_minute"]
 
@@ -81,6 +83,10 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     failures: list[MicrographRecord]
     changes: list[Change]
     tuned: Tuned | None
+    passed_over: int
+    """Names in the watched directory that are passed over."""
+    passed_over_lines: list[str]
+    """Why, a line for each reason."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,6 +182,7 @@ class Session:
         results, times = self.reader.last_picked_results(latest), self.reader.last_picked_times(_RATE_RESULTS)
         waits = [picked - complete for complete, picked in times[:latest] if complete is not None]
         newest = self.result(results[0].seq) if results else None
+        inventory = Inventory.decode(meta.get(INVENTORY_KEY, "")) or Inventory()
         return Standing(
             epoch=meta["epoch"],
             head=self.reader.head(),
@@ -189,7 +196,13 @@ class Session:
             failures=self.reader.newest_failures(8),
             changes=[_change(document) for document in self.reader.newest_changes(8)],
             tuned=_tuned(meta.get(retune.TUNED_KEY, "")),
+            passed_over=sum(passed.count for passed in inventory.passed_over.values()),
+            passed_over_lines=inventory.passed_over_lines(),
         )
+
+    def facts(self) -> Facts:
+        """What the ledger says of how things stand, to be judged."""
+        return gather_facts(self.reader, self._count_states(), time.time())
 
     def _count_states(self) -> dict[str, int]:
         started = time.monotonic()

@@ -72,6 +72,12 @@ class Serving:
         """The one that serves."""
         return self._picker
 
+    @property
+    def coming(self) -> Picker:
+        """The one that serves from the next micrograph on: what is offered, else what serves; from any thread."""
+        with self._lock:
+            return self._picker if self._offered is None else self._offered.picker
+
     def offer(self, offer: Offer) -> None:
         """Have a model serve from the next micrograph on; may be called from any thread."""
         with self._lock:
@@ -92,7 +98,7 @@ class Serving:
                 log.info("model %s has passed its probation", self._picker.model.identity)
                 self._before = self._probation = None
         with self._lock:
-            offered, self._offered = self._offered, None
+            offered = self._offered
             asked, self._asked = self._asked, None
         if asked is not None:
             self._wanted = asked.wanted
@@ -100,7 +106,11 @@ class Serving:
             self._before = self._before and self._tune(self._before)
             changes.append(asked)
         if offered is not None:
-            changes.append(self._take(offered))
+            if offered.picker.model.identity != self._picker.model.identity:
+                changes.append(self._take(offered))
+            with self._lock:
+                if self._offered is offered:  # until it serves, it counts as coming
+                    self._offered = None
         return changes
 
     def pick(self, micrograph: Micrograph, *, read_seconds: float, since: float) -> Record:

@@ -192,7 +192,7 @@ class Swapper:
         try:
             version = read_current(self._folder)[0]
             path = self._folder / str(version)
-            if self._is(serving.picker.model.identity, path):
+            if self._is(serving.coming.model.identity, path):
                 return
             picker = self._prepare(path, serving, stamp)
             if self._bounds.micrographs:

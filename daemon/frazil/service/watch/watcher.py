@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from frazil.service.inventory import Inventory
 from frazil.service.logs import event
 from frazil.service.metrics import Metrics
 from frazil.service.pulse import Beat, unwatched
@@ -54,6 +55,7 @@ class Watcher:
         backlog_order: in which order the files that lie there at the start are named.
         usual_mount_point: mount point of the file system that the directory lay on when it was last seen.
         on_file_system: is told of the one that the directory lies on, at first and when that has changed.
+        on_inventory: is told what the tree holds, whenever that has changed.
         beat: is called at each step of a scan.
 
     Attributes:
@@ -75,6 +77,7 @@ class Watcher:
         backlog_order: BacklogOrder = "oldest",
         usual_mount_point: str = "",
         on_file_system: Callable[[FileSystem], None] = lambda _: None,
+        on_inventory: Callable[[Inventory], None] = lambda _: None,
         beat: Beat = unwatched,
     ) -> None:
         self._root = root
@@ -86,6 +89,8 @@ class Watcher:
         self._file_system = file_system
         self._device = _device_of(root)
         self._on_file_system = on_file_system
+        self._on_inventory = on_inventory
+        self._inventory: Inventory | None = None
         self._beat = beat
         self._scanner = Scanner(
             root,
@@ -146,6 +151,7 @@ class Watcher:
         self._report("")
         self._note_cost(scan)
         self._name(scan)
+        self._take_stock(scan.inventory)
 
     def _name(self, scan: Scan) -> None:
         """Tell of what a scan found; at the start in the order asked for, afterwards as it comes."""
@@ -159,6 +165,24 @@ class Watcher:
             self._tell(Hint(path=path))
         if scan.missing or scan.returned:
             self._tell(Sightings(missing=scan.missing, returned=scan.returned))
+
+    def _take_stock(self, inventory: Inventory) -> None:
+        """Show what the tree holds; say so after the first scan, and when it turns out that nothing in it fits."""
+        before, self._inventory = self._inventory, inventory
+        if inventory == before:
+            return
+        self._metrics.show_inventory(inventory)
+        self._on_inventory(inventory)
+        if inventory.nothing_fits and not (before and before.nothing_fits):
+            log.warning(
+                "%s: nothing to pick: %s. %s",
+                self._root,
+                inventory.describe(),
+                inventory.advice,
+                extra=event("nothing_fits"),
+            )
+        elif before is None:
+            log.info("%s: %s", self._root, inventory.describe(), extra=event("scanned"))
 
     def _note_cost(self, scan: Scan) -> None:
         self._metrics.scan_duration.observe(scan.seconds)

@@ -40,6 +40,7 @@ function showAll() {
   showTroubles();
   if (!standing) return;
   say(byId("foot"), `frazil ${now.version} on ${now.host}. Watching ${standing.daemon?.watch ?? ""}, writing to ${standing.daemon?.out ?? ""}, publishing on ${standing.daemon?.stream ?? ""}.`);
+  showPassedOver(standing);
   showLatest(standing);
   showChanges(standing);
   showFailures(standing);
@@ -80,7 +81,7 @@ function showFacts() {
   const { standing, queues } = now;
   const counts = standing?.counts ?? {};
   const last = standing?.latest[0]?.at;
-  const failed = (counts.failed ?? 0) + (counts.quarantined ?? 0);
+  const failed = countFailed(counts);
   listFacts(byId("facts"), [
     ["Rate", `${now.rate_per_minute.toFixed(1)} a minute`, "micrographs, over ten minutes"],
     ["Last picked", last ? ago(last) : "–", last ? clock(last) : "none so far"],
@@ -90,6 +91,17 @@ function showFacts() {
     ["Model", now.model || "–", now.provider ? `on ${device(now.provider)}, ${now.precision}` : ""],
     ["Particle", standing?.diameter_angstrom ? `${standing.diameter_angstrom.toFixed(0)} Å` : "–", standing?.threshold != null ? `threshold ${standing.threshold.toFixed(2)}` : ""],
   ]);
+}
+
+function countFailed(counts) {
+  return (counts.failed ?? 0) + (counts.quarantined ?? 0);
+}
+
+function showPassedOver({ passed_over, passed_over_lines }) {
+  const details = byId("passed-over");
+  details.hidden = !passed_over;
+  say(details.querySelector("summary"), `${grouped(passed_over)} ${passed_over === 1 ? "file or folder is" : "files and folders are"} passed over`);
+  details.querySelector("ul").replaceChildren(...passed_over_lines.map((line) => element("li", {}, line)));
 }
 
 function device(provider) {
@@ -195,7 +207,7 @@ function showChanges({ changes, daemon, tuned }) {
 }
 
 function showFailures({ failures, counts }) {
-  const count = (counts.failed ?? 0) + (counts.quarantined ?? 0);
+  const count = countFailed(counts);
   byId("failures").replaceChildren(
     ...(failures.length
       ? failures.map((record) =>
@@ -223,12 +235,13 @@ function shorten({ path, message }) {
 
 function showTroubles() {
   const list = byId("troubles");
+  const failed = countFailed(now.standing?.counts ?? {});
   list.replaceChildren(
     ...(now.troubles.length
       ? now.troubles.map((trouble) =>
           element("li", { class: trouble.level }, element("strong", {}, `${trouble.level === "fault" ? "✕" : "!"} ${trouble.says}.`), ` ${trouble.todo}`),
         )
-      : [element("li", { class: "ok" }, "Nothing needs you.")]),
+      : [element("li", { class: "ok" }, failed ? `Nothing needs you but ${grouped(failed)} that could not be picked: see Failures.` : "Nothing needs you.")]),
   );
   const newest = now.standing?.latest[0];
   byId("tune").replaceChildren(
