@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -148,6 +149,7 @@ class Machine:
     def __init__(self, image: Image, payload: Path) -> None:
         self._image = image
         self._console = image.folder / "console.log"
+        self._sockets = tempfile.TemporaryDirectory()  # whose path is short enough for a socket
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -189,7 +191,7 @@ class Machine:
         """Run a shell script there as root; its status (-1: it did not end in time) and all that it says."""
         try:
             done = subprocess.run(
-                [*self._ssh(), "bash", "-s"],
+                [*self.ssh, "bash", "-s"],
                 input=script,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -234,12 +236,18 @@ class Machine:
             self._process.kill()
             self._process.wait()
 
-    def _ssh(self) -> Sequence[str]:
+    def wait_for_end(self) -> None:
+        """Wait until somebody has powered it off."""
+        self._process.wait()
+
+    @property
+    def ssh(self) -> list[str]:
+        """The command that runs another there."""
         options = (
             *("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "BatchMode=yes"),
             *("ConnectTimeout=20", "ServerAliveInterval=15"),
             # One connection for all: an emulated machine takes seconds to agree on the keys of each.
-            *("ControlMaster=auto", "ControlPersist=60", f"ControlPath={self._image.folder}/ssh-{self.port}"),
+            *("ControlMaster=auto", "ControlPersist=60", f"ControlPath={self._sockets.name}/ssh"),
         )
         words = [word for option in options for word in ("-o", option)]
         return ["ssh", "-i", str(self._image.key), "-p", str(self.port), *words, "root@127.0.0.1"]

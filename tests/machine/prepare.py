@@ -11,9 +11,15 @@ from io import BytesIO
 from pathlib import Path
 
 import mrcfile
+import numpy as np
 from machine import Image, run
+from onnx import helper
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "tests"))
+
+from conftest import blob_contract, blob_onnx, with_extra, write_version  # noqa: E402
+
 BEFORE = "65ac999"
 """The commit of the version before, from which an upgrade is tried."""
 VENVS = ("/opt/frazil-before", "/opt/frazil-now")
@@ -37,6 +43,7 @@ def make_payload(folder: Path) -> Path:
         shutil.rmtree(folder / "source")
     shutil.copytree(kept, payload / "before")
     put_micrograph(payload / "micrograph.mrc")
+    put_models(payload / "models" / "discs")
     return payload
 
 
@@ -60,3 +67,14 @@ def put_micrograph(place: Path) -> None:
     with mrcfile.open(known) as whole, mrcfile.new(place) as part:
         part.set_data(whole.data[: _CROP[0], : _CROP[1]])
         part.voxel_size = whole.voxel_size
+
+
+def put_models(folder: Path) -> None:
+    """A model that an emulated processor runs in no time, a second version, and one that needs too much memory."""
+    write_version(folder, 1, blob_onnx(blob_contract(), bias=-1.0))
+    write_version(folder, 2, blob_onnx(blob_contract(), bias=-1.5))
+    (folder / "CURRENT").write_text("1\n")
+    zeros = helper.make_node("ConstantOfShape", ["gigabyte"], ["zeros"])
+    largest = helper.make_node("ReduceMax", ["zeros"], ["extra"], keepdims=0)
+    hungry = with_extra([zeros, largest], {"gigabyte": np.array([256, 2**20])}, blob_onnx(blob_contract(), bias=-1.0))
+    write_version(folder, 3, hungry)

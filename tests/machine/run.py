@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from machine import Image, Machine, check_needs
+from machine import Machine, check_needs
 from prepare import REPOSITORY, find_image, make_payload
 
 PAGE = REPOSITORY / "docs" / "reference" / "machine.md"
@@ -110,14 +111,16 @@ def journal(machine: Machine, *fields: str, unit: str = "frazil@titan1") -> list
 def the_version_before_is_installed(machine: Machine) -> str:
     """The version before, installed from its wheel, picks as a service"""
     for version in ("before", "now"):
-        machine.run(f"/opt/frazil-{version}/bin/pip install --quiet --no-deps --no-index /payload/{version}/*.whl", BUSY)
+        machine.run(
+            f"/opt/frazil-{version}/bin/pip install --quiet --no-deps --no-index /payload/{version}/*.whl", BUSY
+        )
     machine.run(
         "ln -sfn /opt/frazil-before /opt/frazil && mkdir -p /data/titan1 /data/aside /srv/models\n"
         "chown em /data/titan1\n"
-        "cp -r /opt/frazil-now/lib/python3.11/site-packages/frazil/exported_models/fcn /srv/models/\n"
+        "cp -r /payload/models/discs /srv/models/\n"
         f"{FRAZIL} install-service titan1 --watch /data/titan1 --out /data/titan1-picks --diameter 172 --user em\n"
         "cat >> /etc/frazil/titan1.toml <<'T'\n"
-        f'model = "/srv/models/fcn"\nscan = 1\nhang_timeout = {HANG_TIMEOUT}\nread_timeout = 10\nT\n'
+        f'model = "/srv/models/discs"\nscan = 1\nhang_timeout = {HANG_TIMEOUT}\nread_timeout = 10\nT\n'
         f"{FRAZIL} install-service titan1\n"
         # Its own unit never starts: what libzmq needs at each bind is missing there.
         "printf '[Service]\\nRestrictAddressFamilies=AF_NETLINK\\n' > /etc/systemd/system/frazil@titan1.service.d/x.conf\n"
@@ -163,12 +166,12 @@ def it_is_confined(machine: Machine) -> str:
     seen = machine.run(
         "pid=$(systemctl show -P MainPID frazil@titan1)\n"
         # Its mounts and its user: what the daemon itself could see and do.
-        "inside() { nsenter --target $pid --mount --setuid $(id -u em) --setgid $(id -g em) -- \"$@\"; }\n"
+        'inside() { nsenter --target $pid --mount --setuid $(id -u em) --setgid $(id -g em) -- "$@"; }\n'
         "echo homes: $(inside ls /home 2>&1 | wc -w); echo processes: $(inside ls /proc | grep -c '^[0-9]')\n"
         "for place in /etc /usr /opt/frazil/lib /data/titan1 /data /var/lib; do\n"
-        "  inside touch $place/.probe 2>/dev/null && echo \"writes $place\"\ndone\n"
+        '  inside touch $place/.probe 2>/dev/null && echo "writes $place"\ndone\n'
         "for place in /data/titan1-picks /var/lib/frazil/titan1 /tmp; do\n"
-        "  inside touch $place/.probe && inside rm $place/.probe && echo \"can write $place\"\ndone\n"
+        '  inside touch $place/.probe && inside rm $place/.probe && echo "can write $place"\ndone\n'
         "inside head -c1 /dev/vda 2>&1 | grep -o 'denied\\|permitted'",
     )
     assert not re.search("^writes", seen, re.MULTILINE), seen
@@ -215,11 +218,10 @@ def it_reloads(machine: Machine) -> str:
     """`systemctl reload` returns once the promoted model serves; no restart"""
     pid = machine.run("systemctl show -P MainPID frazil@titan1")
     machine.run(
-        "cd /srv/models/fcn && cp -r $(head -1 CURRENT) 99\n"
-        f"{FRAZIL} models promote /srv/models/fcn 99 && systemctl reload frazil@titan1",
+        f"{FRAZIL} models promote /srv/models/discs 2 && systemctl reload frazil@titan1",
         BUSY,
     )
-    status = machine.wait("systemctl show -P StatusText frazil@titan1 | grep fcn/99", BUSY)
+    status = machine.wait("systemctl show -P StatusText frazil@titan1 | grep discs/2", BUSY)
     assert machine.run("systemctl show -P MainPID frazil@titan1") == pid
     return status
 
@@ -256,7 +258,9 @@ def keys_are_credentials(machine: Machine) -> str:
 def a_full_disk_is_waited_for(machine: Machine) -> str:
     """The disk of the results is full: picking waits, readiness says so, and goes on once there is room"""
     add(machine, "full.mrc", folder="/data/aside")
-    machine.run("for size in 1M 64k 1k; do dd if=/dev/zero of=/data/ballast-$size bs=$size status=none || true; done; sync")
+    machine.run(
+        "for size in 1M 64k 1k; do dd if=/dev/zero of=/data/ballast-$size bs=$size status=none || true; done; sync"
+    )
     machine.run("mv /data/aside/full.mrc /data/titan1/")
     (entry,) = [json.loads(machine.wait(event_of("output_blocked", "--output json"), BUSY).splitlines()[0])]
     status, said = get(machine, "/readyz")
@@ -284,7 +288,7 @@ def a_read_that_never_ends_is_ended(machine: Machine) -> str:
     try:
         hang = machine.wait(event_of("hangs"), BUSY)
         machine.wait("journalctl --boot --unit frazil@titan1 --output cat | grep 'Watchdog timeout'", BUSY)
-        machine.wait(f"journalctl --boot --unit frazil@titan1 --output cat | grep 'Current thread'", BUSY)
+        machine.wait("journalctl --boot --unit frazil@titan1 --output cat | grep 'Current thread'", BUSY)
         time.sleep(60)  # it is started in vain while the mount hangs, and must not run out of starts
     finally:
         machine.run("pkill -CONT -x sshfs")
@@ -340,25 +344,26 @@ def a_fault_in_the_settings_is_not_tried_again(machine: Machine) -> str:
     ).split()
     assert (code, state, count) == ("78", "failed", "0"), (code, state, count)
     said = last_line(machine, "diameter")
-    machine.run("sed -i 's/^diameter = -1/diameter = 172/' /etc/frazil/titan1.toml && systemctl start frazil@titan1", BUSY)
+    machine.run(
+        "sed -i 's/^diameter = -1/diameter = 172/' /etc/frazil/titan1.toml && systemctl start frazil@titan1", BUSY
+    )
     return f"status {code}, {count} restarts: {said}"
 
 
 @check
 def a_model_that_takes_too_much_memory_leaves_the_service_up(machine: Machine) -> str:
-    """With MemoryMax=600M a model is promoted: it serves or is refused, and the service stays up"""
-    machine.run(
-        "systemctl set-property --runtime frazil@titan1 MemoryMax=600M MemorySwapMax=0\n"
-        "cd /srv/models/fcn && cp -r 99 100"
-    )
+    """With MemoryMax=600M, a model that takes 1 GiB: its trial is ended, it is refused, and the service stays up"""
+    machine.run("systemctl set-property --runtime frazil@titan1 MemoryMax=600M MemorySwapMax=0")
     before = restarts(machine)
-    machine.run("printf '100\\n99\\n' > /srv/models/fcn/.CURRENT && mv /srv/models/fcn/.CURRENT /srv/models/fcn/CURRENT")
-    said = machine.wait(
-        "journalctl --boot --unit frazil@titan1 --output cat | grep 'fcn/100' | grep -E 'refused|serves'", BUSY
+    machine.run(
+        "printf '3\\n2\\n' > /srv/models/discs/.CURRENT && mv /srv/models/discs/.CURRENT /srv/models/discs/CURRENT"
     )
+    said = machine.wait("journalctl --boot --unit frazil@titan1 --output cat | grep 'discs/3' | grep refused", BUSY)
     add(machine, "small.mrc")
     wait_picked(machine, "small.mrc")
-    peak = machine.run("grep -E '^(max|oom_kill) ' /sys/fs/cgroup/system.slice/system-frazil.slice/frazil@titan1.service/memory.events")
+    peak = machine.run(
+        "grep -E '^(max|oom_kill) ' /sys/fs/cgroup/system.slice/system-frazil.slice/frazil@titan1.service/memory.events"
+    )
     assert restarts(machine) == before
     machine.run("systemctl set-property --runtime frazil@titan1 MemoryMax=infinity")
     return f"{said.splitlines()[0]}; {' '.join(peak.split())}"
@@ -366,7 +371,7 @@ def a_model_that_takes_too_much_memory_leaves_the_service_up(machine: Machine) -
 
 @check
 def another_watches_a_link_into_a_home(machine: Machine) -> str:
-    """A second microscope beside the first; its folder is a link into /home, which it may see and not change"""
+    """A second microscope, with the wheel's model; its folder is a link into /home, to be seen and not changed"""
     said = machine.run(
         "mkdir -p /home/em/collection && chown em /home/em/collection\n"
         "ln -sfn /home/em/collection /data/titan2\n"
@@ -390,7 +395,9 @@ def a_reboot_in_mid_session_without_its_data_loses_nothing(machine: Machine) -> 
     names = [f"reboot{i}.mrc" for i in range(8)]
     add(machine, *names)
     wait_picked(machine, names[0])
-    machine.run("sed -i 's/^LABEL=data .*/LABEL=away \\/data ext4 nofail,x-systemd.device-timeout=5s 0 2/' /etc/fstab; sync")
+    machine.run(
+        "sed -i 's/^LABEL=data .*/LABEL=away \\/data ext4 nofail,x-systemd.device-timeout=5s 0 2/' /etc/fstab; sync"
+    )
     boot = machine.run("cat /proc/sys/kernel/random/boot_id")
     machine.try_run("systemctl reboot", 60)
     machine.wait_for_boot(before=boot)
@@ -414,8 +421,9 @@ def it_is_removed(machine: Machine) -> str:
     """Removed as the how-to says: results and ledger stay, and no unit, process or socket does"""
     machine.run(
         "systemctl disable --now frazil@titan1 frazil@titan2\n"
-        "rm -r /etc/systemd/system/frazil@.service /etc/systemd/system/frazil@*.service.d /etc/frazil\n"
-        "systemctl daemon-reload && systemctl reset-failed\n"
+        "rm -r /etc/systemd/system/frazil@titan?.service.d /etc/frazil/titan?.toml\n"
+        "rm /etc/systemd/system/frazil@.service\n"
+        "systemctl daemon-reload\n"
         "rm -r /opt/frazil /opt/frazil-now /opt/frazil-before"
     )
     machine.run("test -s /data/titan1-picks/first_picks.star && test -s /var/lib/frazil/titan1/ledger.sqlite")
@@ -456,6 +464,7 @@ def page(rows: list[tuple[str, str, float, bool]], seconds: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "build" / "machine", help="for the machine's disks")
+    parser.add_argument("--keep", action="store_true", help="leave the machine running at the end, until Ctrl-C")
     parser.add_argument("--only", metavar="WORDS", help="checks whose names hold these words, and the first two")
     arguments = parser.parse_args()
     check_needs()
@@ -481,6 +490,9 @@ def main() -> None:
             print(f"{'ok    ' if passed else 'FAILED'} {took:5.0f} s  {function.__name__}: {seen}", flush=True)
             cell = " ".join(seen.replace("|", "\\|").split())[:300]
             rows.append((function.__doc__ or "", cell, took, passed))
+        if arguments.keep:
+            print(f"the machine still runs: {shlex.join(machine.ssh)}", flush=True)
+            machine.wait_for_end()
     finally:
         machine.stop()
     if not arguments.only:
