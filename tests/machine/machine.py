@@ -94,7 +94,9 @@ class Image:
         files = {
             "etc/hostname": "microscope\n",
             "etc/hosts": "127.0.0.1 localhost microscope\n",
-            "etc/fstab": "/dev/vda / ext4 defaults 0 1\nLABEL=payload /payload ext4 ro 0 0\nLABEL=data /data ext4 nofail 0 2\n",
+            "etc/fstab": (
+                "/dev/vda / ext4 defaults 0 1\nLABEL=payload /payload ext4 ro 0 0\nLABEL=data /data ext4 nofail 0 2\n"
+            ),
             "etc/systemd/network/10-ether.network": (
                 "[Match]\nName=eth0\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n"
             ),

@@ -123,7 +123,8 @@ def the_version_before_is_installed(machine: Machine) -> str:
         f'model = "/srv/models/discs"\nscan = 1\nhang_timeout = {HANG_TIMEOUT}\nread_timeout = 10\nT\n'
         f"{FRAZIL} install-service titan1\n"
         # Its own unit never starts: what libzmq needs at each bind is missing there.
-        "printf '[Service]\\nRestrictAddressFamilies=AF_NETLINK\\n' > /etc/systemd/system/frazil@titan1.service.d/x.conf\n"
+        "printf '[Service]\\nRestrictAddressFamilies=AF_NETLINK\\n' "
+        "> /etc/systemd/system/frazil@titan1.service.d/x.conf\n"
         "systemctl daemon-reload && systemctl start frazil@titan1",
         BUSY,
     )
@@ -275,7 +276,7 @@ def a_full_disk_is_waited_for(machine: Machine) -> str:
 
 @check
 def a_read_that_never_ends_is_ended(machine: Machine) -> str:
-    """A network mount hangs: the stage is named, the watchdog ends the daemon, picking goes on when the mount is back"""
+    """A network mount hangs: the stage is named, the watchdog ends the daemon, it picks when the mount is back"""
     machine.run(
         "mkdir -p /srv/remote /data/titan1/remote\n"
         "ssh-keyscan -t ed25519 127.0.0.1 > /root/.ssh/known_hosts 2>/dev/null\n"
