@@ -539,6 +539,7 @@ class LedgerStream:
                 str(options.pop("address", "tcp://127.0.0.1:0")),
                 ledger=self.ledger.file,
                 epoch=self.ledger.epoch,
+                generation=self.ledger.generation,
                 published=self.ledger.head,
                 metrics=self.metrics,
                 **options,  # type: ignore[arg-type]

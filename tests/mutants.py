@@ -62,10 +62,17 @@ GROUPS = {
         ("daemon/test_completion.py", "daemon/test_intake.py", "daemon/test_failure.py", "daemon/test_watcher.py"),
     ),
     "ledger": Group(
-        ("service/ledger/*.py", "service/delivery.py"), ("daemon/test_ledger.py", "daemon/test_delivery.py")
+        ("service/ledger/*.py", "service/delivery.py"),
+        (
+            "daemon/test_ledger.py",
+            "daemon/test_ledger_identity.py",
+            "daemon/test_ledger_damage.py",
+            "daemon/test_delivery.py",
+        ),
     ),
     "stream": Group(
-        ("client/follower.py", "service/stream/replayer.py"), ("daemon/test_follower.py", "daemon/test_stream.py")
+        ("client/follower.py", "service/stream/replayer.py"),
+        ("daemon/test_follower.py", "daemon/test_history.py", "daemon/test_stream.py"),
     ),
     "swap": Group(("service/swap/*.py",), ("daemon/test_swap.py",)),
 }

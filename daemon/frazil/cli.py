@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import frazil
-from frazil.errors import FrazilError, MicrographError, SettingsError, error_lines
+from frazil.errors import FrazilError, LedgerDamagedError, MicrographError, SettingsError, error_lines, printable
 from frazil.ledger_commands import ledger_app, requeue, status
 from frazil.machine_commands import bench, check_settings, doctor, install_service, selftest
 from frazil.model_commands import models_app
@@ -24,8 +24,8 @@ from frazil.stream_commands import keys_app, listen, schema
 __all__ = ["app", "main"]
 
 _MACHINE = "This machine"
-_BAD_SETTINGS = 78
-"""Exit status for settings that cannot be used, as in sysexits.h."""
+_STATUSES = {SettingsError: 78, LedgerDamagedError: 65}
+"""Exit statuses for settings that cannot be used, and for a damaged ledger, as in sysexits.h."""
 
 app = typer.Typer(
     name="frazil",
@@ -45,7 +45,7 @@ def main() -> None:
     except FrazilError as error:
         _complain(error)
         # The unit does not start again what another start cannot mend.
-        sys.exit(_BAD_SETTINGS if isinstance(error, SettingsError) else 1)
+        sys.exit(next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 1))
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -167,6 +167,7 @@ def serve(
     "min_distance",
     "edge_margin",
     "contrast",
+    "unusual_diameter",
     "device",
     "precision",
     "threads",
@@ -194,7 +195,11 @@ def pick(
     A bad one gets one line that says why; the others are picked all the same, and the exit status is 1.
     """
     from frazil.service.batch import Batch
+    from frazil.settings import doubt_diameter
 
+    doubt = None if given["unusual_diameter"] else doubt_diameter(diameter)
+    if doubt and sys.stdin.isatty() and sys.stderr.isatty():
+        given["unusual_diameter"] = typer.confirm(f"diameter: {doubt}. Pick with it all the same?", err=True)
     batch = Batch(out=out, diameter_angstrom=diameter, **{k: v for k, v in given.items() if v is not None})
     typer.echo(batch.describe(), err=True)
     failures = 0
@@ -206,6 +211,8 @@ def pick(
             _complain(error)
         else:
             typer.echo(picked.as_json() if as_json else picked.as_line())
+            for doubt in (*picked.doubts, *batch.weigh_doubts()):
+                typer.echo(printable(f"frazil: warning: {doubt}"), err=True)
     if failures:
         raise typer.Exit(1)
 

@@ -30,10 +30,12 @@ __all__ = [
     "NumberedDocument",
     "PickColumns",
     "Seconds",
+    "add_generation",
     "decode_document",
     "directory_topic",
     "document_schema",
     "encode_document",
+    "read_generation",
     "topic_of",
 ]
 
@@ -126,6 +128,8 @@ class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     """No two picks are closer; None where an earlier frazil did not say."""
     edge_margin_angstrom: float | None = None
     """No pick is closer to an edge; None likewise."""
+    blank_fraction: float = 0.0
+    """Of the micrograph that holds no data, such as padding or a mask: nothing is picked there."""
 
 
 class FailedDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
@@ -175,6 +179,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
     """Place of the newest document that was published; 0 before the first."""
     replay: str = ""
     """Where to ask for earlier documents, such as ``tcp://*:5557``; * is the host that published this."""
+    generation: str = ""
+    """Identity of this run of the ledger: where it changes, earlier documents may have been lost; empty: not known."""
 
 
 NumberedDocument = MicrographDocument | FailedDocument | ModelDocument
@@ -201,6 +207,27 @@ def decode_document(body: bytes) -> Document:
     if document.schema > SCHEMA_VERSION:
         raise ValueError(f"expected a document of schema {SCHEMA_VERSION} or older, found {document.schema}")
     return document
+
+
+class _Published(msgspec.Struct):
+    generation: str = ""
+
+
+_PUBLISHED = msgspec.json.Decoder(_Published)
+
+
+def add_generation(body: bytes, generation: str) -> bytes:
+    """A document as it is published: it says the generation of the ledger, which is the message's and not its own."""
+    return body[:-1] + b',"generation":"' + generation.encode() + b'"}' if generation else body
+
+
+def read_generation(body: bytes) -> str:
+    """The generation that a published document says; empty where it says none.
+
+    Raises:
+        ValueError: the bytes are no document.
+    """
+    return _PUBLISHED.decode(body).generation
 
 
 def directory_topic(topic: bytes, directory: str) -> bytes:

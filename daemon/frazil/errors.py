@@ -9,6 +9,7 @@
     ├── SettingsError        a setting is unknown, of the wrong type, or impossible
     ├── RetuneError          what was kept of a micrograph cannot tell what is asked of it
     ├── OutputError          results cannot be written where they should go
+    │   └── LedgerDamagedError     ... since the ledger is damaged, which no retry mends
     └── AddressError         a socket cannot be bound or reached
 
 A message names the file, what was expected and what was found.
@@ -30,6 +31,7 @@ MICROGRAPH_REASONS = (
     "not_a_file",
     "not_finite",
     "constant",
+    "blank",
     "pixel_size",
     "diameter",
     "unreadable",
@@ -148,6 +150,10 @@ class RetuneError(FrazilError):
 
 class OutputError(FrazilError):
     """Results cannot be written where they should go."""
+
+
+class LedgerDamagedError(OutputError):
+    """A ledger is damaged: neither waiting nor another start mends it."""
 
 
 class AddressError(FrazilError):

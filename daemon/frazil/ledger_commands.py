@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["ledger_app", "requeue", "status"]
 
 ledger_app = typer.Typer(
-    name="ledger", help="Read, export and archive what frazil knows of every micrograph.", no_args_is_help=True
+    name="ledger", help="Read, check, mend and archive what frazil knows of every micrograph.", no_args_is_help=True
 )
 
 Where = Annotated[
@@ -157,7 +157,7 @@ def show(
     where: Where = _HERE,
 ) -> None:
     """Say all that the ledger knows of one micrograph, with every result it ever had."""
-    from frazil.documents import MicrographDocument, decode_document
+    from frazil.documents import MicrographDocument
     from frazil.service.presence import Presence, ledger_key
 
     with _open(where) as reader:
@@ -170,8 +170,11 @@ def show(
             value = getattr(record, name)
             shown = _when(value) if name.endswith("_at") else "" if value is None else str(value)
             typer.echo(f"{name:<13} {printable(shown)}".rstrip())
-        for seq, body in reader.history(key):
-            document = decode_document(body)
+        for seq, _ in reader.history(key):
+            stored = reader.document(seq)
+            document = stored.decode() if stored else None
+            if document is None:
+                typer.echo(f"result {seq:<7} is damaged and cannot be read")
             if isinstance(document, MicrographDocument):
                 kept = reader.score_map(seq)
                 map_says = f", score map of {len(kept)} bytes" if kept else ""
@@ -198,8 +201,11 @@ def export(
 
     with _open(where) as reader:
         if documents:
-            for _, body in reader.documents():
-                typer.echo(body)
+            for stored in reader.documents():
+                if stored.decode() is None:
+                    typer.echo(f"passed over document {stored.seq}, which is damaged", err=True)
+                else:
+                    typer.echo(stored.body)
             return
         records = reader.micrographs([s.value for s in states or []], below=below)
         if form is Format.CSV:
@@ -234,6 +240,72 @@ def archive(
 
     moved = move(ledger_file(where), to, before=time.time() - timedelta(days=older_than).total_seconds(), below=below)
     typer.echo(f"{moved.results} results and {moved.micrographs} records of files that are gone moved to {to}")
+
+
+@ledger_app.command()
+def check(where: Where = _HERE) -> None:
+    """Read all of the ledger, and say what is damaged in it; the daemon may run meanwhile."""
+    from frazil.service.ledger import check as read_all
+    from frazil.service.ledger import ledger_file
+
+    file = ledger_file(where)
+    found = read_all(file)
+    states = ", ".join(f"{found.counts[s]} {s}" for s in StateName if found.counts.get(s)) or "none"
+    typer.echo(f"micrographs: {states}")
+    typer.echo(f"documents: {found.documents}, up to number {found.head}, in {found.generations} generations")
+    if found.missing.all:
+        typer.echo(f"numbers without a document, archived or lost before: {found.missing}")
+    for fault in found.faults:
+        typer.echo(f"DAMAGED: {printable(fault)}")
+    if found.faults:
+        raise FrazilError(
+            f"{file}: expected a whole ledger; stop its daemon, then: frazil ledger rebuild --ledger {file}"
+        )
+    typer.echo("all of it can be read")
+
+
+@ledger_app.command()
+def rebuild(
+    where: Where = _HERE,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="The output directory, if it is not the one that the ledger says."),
+    ] = None,
+) -> None:
+    """Make a whole ledger from all that can be read of a damaged one, and of .bak copies beside it. No daemon may run.
+
+    Nothing is deleted: the damaged file is kept. A micrograph whose result is lost is picked again at the next start.
+    """
+    from frazil.service.ledger import ledger_file
+    from frazil.service.ledger import rebuild as build
+
+    file = ledger_file(where)
+    built = build(file, out=out)
+    typer.echo(f"{file}: {built.documents} documents, {built.micrographs} micrographs, {built.score_maps} score maps")
+    if built.from_copies:
+        typer.echo(f"{built.from_copies} of these documents were only in a copy")
+    if built.lost.all:
+        typer.echo(f"lost: documents {built.lost}; subscribers are told so")
+    if built.again:
+        typer.echo(f"{len(built.again)} micrographs are picked again, such as {printable(built.again[0])}")
+    if built.aside is not None:
+        typer.echo(f"what it was made from is kept: {built.aside}")
+
+
+@ledger_app.command("set-watch")
+def set_watch(
+    watch: Annotated[Path, typer.Argument(metavar="DIR", help="The watched directory, as it is called now.")],
+    where: Where = _HERE,
+    force: Annotated[bool, typer.Option("--force", help="Also where none of its micrographs is there.")] = False,
+) -> None:
+    """Tell a ledger that its watched directory was moved, renamed or mounted elsewhere. No daemon may run."""
+    from frazil.service.ledger import ledger_file
+    from frazil.service.presence import move_watch
+
+    file = ledger_file(where)
+    watch = watch.expanduser().resolve()
+    before = move_watch(file, watch, force=force)
+    typer.echo(f"{file}: of {watch} from now on, before of {before}")
 
 
 _QUEUES = (

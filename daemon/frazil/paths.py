@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["absolute_path", "path_below"]
+__all__ = ["absolute_path", "is_same_file", "path_below"]
 
 
 def absolute_path(path: Path) -> Path:
@@ -22,12 +22,13 @@ def path_below(folder: Path, path: Path) -> Path | None:
     if absolute.is_relative_to(folder):
         return absolute.relative_to(folder)
     for above in reversed(absolute.parents):
-        if _is_same(above, folder):
+        if is_same_file(above, folder):
             return absolute.relative_to(above)
     return None
 
 
-def _is_same(one: Path, other: Path) -> bool:
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to the same file or directory; not if either leads nowhere."""
     try:
         return one.samefile(other)
     except OSError:

@@ -33,7 +33,7 @@ _Place = Annotated[int, msgspec.Meta(ge=0, le=_LAST)]
 _Topics = Annotated[tuple[Annotated[str, msgspec.Meta(max_length=1024)], ...], msgspec.Meta(max_length=16)]
 
 
-class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Documents wanted."""
 
     first: _Place = msgspec.field(name="from")
@@ -44,6 +44,9 @@ class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Documents at most."""
     topics: _Topics = ("",)
     """Beginnings of the topics wanted, as in a subscription."""
+    generation: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    """During which everything before `first` was read, empty where that is not known: the answer says how much of it
+    still holds. None: no such question."""
 
 
 class ReplayPage(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="page"):
@@ -62,6 +65,14 @@ class ReplayPage(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", ta
     """Place of the oldest document that the ledger still holds; 0 where it holds none."""
     documents: int
     """Number of frames that follow."""
+    generation: str = ""
+    """Identity of this run of the ledger."""
+    common: int | None = None
+    """Asked with a generation: up to this place, what was read then is what the ledger has. Where that is before
+    `first` - 1, no documents follow: ask again from behind it."""
+    missing: tuple[tuple[int, int], ...] | None = None
+    """First and last of the places from `first` on, before `next`, of which the ledger has no readable document of
+    any topic any more; None from a frazil that does not say."""
 
 
 class ReplayError(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="error"):

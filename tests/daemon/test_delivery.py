@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -35,14 +37,16 @@ class Rig:
 
     def deliver(self, *paths: str) -> bool:
         for path in paths:
-            one = self.make_document(path)
-            handled = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
-            self.ledger.commit_picked(
-                path,
-                handled,
-                lambda epoch, seq, _, one=one: encode_document(msgspec.structs.replace(one, epoch=epoch, seq=seq)),  # type: ignore[misc]
-            )
+            self.commit(path)
         return self.delivery.catch_up()
+
+    def commit(self, path: str) -> None:
+        one = self.make_document(path)
+        self.ledger.commit_picked(
+            path,
+            Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint=""),
+            lambda epoch, seq, _: encode_document(msgspec.structs.replace(one, epoch=epoch, seq=seq)),
+        )
 
     def blocked(self) -> float | None:
         return self.metrics.registry.get_sample_value("frazil_output_blocked")
@@ -114,6 +118,30 @@ def test_an_output_directory_is_made_and_left_empty(tmp_path: Path) -> None:
 
 def test_star_files_are_named_after_their_micrograph() -> None:
     assert star_path(Path("/out"), Path("May08_03.13.02.mrc")) == Path("/out/May08_03.13.02_picks.star")
+
+
+def test_a_damaged_document_is_passed_over_and_what_follows_is_delivered(
+    rig: Rig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in ("/watched/a.mrc", "/watched/b.mrc"):
+        rig.commit(path)
+    with closing(sqlite3.connect(rig.ledger.file)) as database, database:
+        database.execute("UPDATE documents SET body = x'7b' WHERE seq = 1")
+    assert rig.delivery.catch_up()
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["b_picks.star"]
+    assert list(rig.ledger.undelivered()) == []
+    assert rig.metrics.registry.get_sample_value("frazil_damaged_documents_total") == 1
+    assert "document 1 (/watched/a.mrc) is damaged" in caplog.text
+
+
+def test_a_ledger_that_is_gone_is_not_waited_for(rig: Rig, tmp_path: Path) -> None:
+    rig.commit("/watched/a.mrc")
+    (tmp_path / "ledger").unlink()
+    with pytest.raises(OutputError):
+        rig.ledger.look()
+    assert not rig.delivery.catch_up()
+    assert rig.blocked() == 0
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_result_of_a_run_that_knew_the_directory_by_another_name_goes_to_the_same_place(

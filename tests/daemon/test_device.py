@@ -230,6 +230,19 @@ def test_picks_are_those_of_the_cpu_on_a_micrograph_that_is_not_square(
     np.testing.assert_allclose(device.score, host.score, atol=1e-4)
 
 
+def test_a_micrograph_with_blank_parts_is_prepared_by_the_cpu_and_only_that_one(
+    model: Model, make_scene: Callable[..., object]
+) -> None:
+    scene = make_scene((480, 744), 24.0, count=15)
+    picker = Picker(model, PickingSettings(diameter_angstrom=48.0))
+    padded = np.pad(scene.pixels, ((0, 300), (0, 0)))
+    for pixels, is_on_device in ((scene.pixels, True), (padded, False), (scene.pixels, True)):
+        picture = picker.prepare(micrograph_of(pixels))
+        assert (picture.on_device is not None) is is_on_device
+        assert len(picker.find(picker.score(picture), picture)) == 15
+    assert model.accelerator is not None
+
+
 def test_the_default_model_picks_the_known_micrograph_as_on_the_cpu() -> None:
     micrograph = read_micrograph(KNOWN_MICROGRAPH)
     settings = PickingSettings(diameter_angstrom=KNOWN_DIAMETER_ANGSTROM)

@@ -208,7 +208,7 @@ def test_selftest_runs_the_model_of_the_settings(settings: Callable[..., Path]) 
 
 def test_check_settings_lists_every_fault_a_line_each(settings: Callable[..., Path]) -> None:
     assert frazil("check-settings", settings()).stdout.endswith("frazil.toml: nothing wrong\n")
-    file = settings(diameter="wide", tresholt=0.5, watch="gone")
+    file = settings(diameter="wide", tresholt=0.5, watch=5)
     done = frazil("check-settings", file)
     assert done.returncode == 78
     lines = done.stderr.splitlines()
@@ -238,7 +238,7 @@ def test_install_service_shows_or_writes_and_says_what_comes_next(tmp_path: Path
 
 def test_install_service_into_etc_needs_root(tmp_path: Path) -> None:
     """A process shows what it would write, and has then really given up root, where the test has it."""
-    options = ["install-service", "titan1", "--watch", str(tmp_path), "--out", str(tmp_path), "--diameter", "1"]
+    options = ["install-service", "titan1", "--watch", str(tmp_path), "--out", str(tmp_path), "--diameter", "100"]
     options += ["--user", "daemon"]
     code = (
         "import os, sys; from frazil import cli\n"

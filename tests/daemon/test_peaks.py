@@ -59,6 +59,13 @@ def test_a_plateau_is_one_particle() -> None:
     assert len(find_peaks(score_map(scores), threshold=0.5, min_distance_px=30, edge_margin_px=0)) == 1
 
 
+def test_a_score_of_zero_is_no_pick_and_the_least_above_it_is() -> None:
+    scores = np.zeros((20, 20))
+    scores[8, 8] = 1 / SCORE_STEPS
+    picks = find_peaks(score_map(scores), threshold=0, min_distance_px=0, edge_margin_px=0)
+    assert (picks.y.tolist(), picks.x.tolist()) == ([85], [85])
+
+
 def test_an_empty_map_gives_no_picks() -> None:
     empty = ScoreMap(scores=np.zeros((0, 0), np.float32), y_px=np.zeros(0), x_px=np.zeros(0), shape=(100, 100))
     assert len(find_peaks(empty, threshold=0.5, min_distance_px=10, edge_margin_px=0)) == 0

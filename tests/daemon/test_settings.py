@@ -51,6 +51,7 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
         "min_distance": 100,
         "edge_margin": 10,
         "contrast": "bright",
+        "unusual_diameter": True,
         "device": "cuda",
         "threads": 2,
         "precision": "int8",
@@ -97,7 +98,7 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
 
 def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
     (tmp_path / "micrographs").mkdir()
-    file = write(tmp_path, 'watch = "micrographs"\nout = "/abs"\ndiameter = 10')
+    file = write(tmp_path, 'watch = "micrographs"\nout = "/abs"\ndiameter = 100')
     settings = load_settings({"out": None}, file)
     assert settings.watch == tmp_path / "micrographs"
     assert settings.out == Path("/abs")

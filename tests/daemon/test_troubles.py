@@ -71,10 +71,12 @@ CASES: list[tuple[str, dict[str, float], Facts]] = [
     ("FrazilScoresDrifted", {}, with_facts(drift=drifting("score", "up"))),
     ("FrazilModelRefused", {}, with_facts(change=change("refused"))),
     ("FrazilModelRefused", {}, with_facts(change=change("rolled_back"))),
+    *(("", {f"frazil_doubt{{about={about}}}": 1.0}, WELL) for about in ("blank", "contrast", "diameter")),
     ("", {}, with_facts(pictures=("4096 × 4096 pixels of 1.77 Å", "512 × 512 pixels of 24 Å"))),
 ]
 
 FINE: list[tuple[dict[str, float], Facts]] = [
+    ({"frazil_doubt{about=blank}": 0.0, "frazil_doubt{about=contrast}": 0.0}, WELL),
     ({}, Facts()),
     ({}, WELL),
     ({"frazil_watch_fault": 0, "frazil_output_blocked": 0}, WELL),

@@ -25,6 +25,7 @@ from gemmi import cif
 
 from frazil import PickStream
 from frazil.documents import MicrographDocument
+from frazil.machine import KNOWN_MICROGRAPH
 from frazil.picking import read_star
 from frazil.service.ledger import LedgerReader
 
@@ -369,3 +370,13 @@ def test_a_failure_that_is_tried_again_stands_in_the_ledger_while_it_rests(
     assert record is not None
     assert (record.state, record.reason) == ("failed", "memory")
     assert record.attempts >= 2
+
+
+def test_a_session_with_the_wrong_contrast_is_told_so_after_its_picks(serve: Serve) -> None:
+    daemon = serve("--diameter", "172", "--contrast", "bright")
+    with gzip.open(KNOWN_MICROGRAPH) as known:
+        (daemon.watched / "a.mrc").write_bytes(known.read())
+    daemon.wait_log("picked a.mrc: 1[0-9]{2} picks")
+    daemon.wait_log("WARNING particles look dark here, and contrast is bright: 33[0-9] picks instead of 1[0-9]{2} ")
+    assert sample(daemon.metrics, 'frazil_doubt{about="contrast"}') == 1
+    assert sample(daemon.metrics, 'frazil_doubt{about="diameter"}') == 0

@@ -115,7 +115,13 @@ def make_labelled() -> Callable[..., LabelledMicrograph]:
     """Labelled micrographs out of arrays, without files."""
 
     def make(
-        pixels: np.ndarray, centres: object, *, border_px: float = 0.0, folder: str = "a", weight: float = 1.0
+        pixels: np.ndarray,
+        centres: object,
+        *,
+        border_px: float = 0.0,
+        folder: str = "a",
+        weight: float = 1.0,
+        blank: np.ndarray | None = None,
     ) -> LabelledMicrograph:
         h, w = pixels.shape
         return LabelledMicrograph(
@@ -129,6 +135,7 @@ def make_labelled() -> Callable[..., LabelledMicrograph]:
             centres=np.array(centres, np.float64).reshape(-1, 2),
             border_px=border_px,
             source=TrainingSet(folder=folder, diameter_angstrom=19.2, weight=weight),
+            blank=blank,
         )
 
     return make

@@ -406,3 +406,47 @@ def test_y_of_cryolos_boxes_is_told_from_the_micrographs(tmp_path, peer_picks, t
     assert [doubt.endswith('set y_axis = "up"') for doubt in inspected.fit.doubts(inspected.source)] == (
         [] if y_axis == "up" else [True]
     )
+
+
+def blank_half(file: Path) -> None:
+    with mrcfile.open(file, "r+") as mrc:
+        mrc.data[:, SHAPE[1] // 2 :] = 0
+
+
+def test_labels_where_there_is_no_data_are_told_and_not_learnt_from(
+    easy: Path, inspect: Callable[..., SetInspection], tiny_recipe: Recipe
+) -> None:
+    plain = inspect()
+    assert (plain.blank_fraction, plain.blank_labels) == (0.0, 0)
+    for file in easy.glob("*.mrc"):
+        blank_half(file)
+    inspection = inspect()
+    behind = sum(int((truth(easy, stem).x >= SHAPE[1] / 2).sum()) for stem in STEMS)
+    assert inspection.blank_fraction == pytest.approx(0.5, abs=0.02)
+    assert inspection.blank_labels == pytest.approx(behind, abs=2)
+    for paths in find_labelled(easy.parent, tiny_recipe.data[0]):
+        labelled = load_labelled(paths, tiny_recipe)
+        half = labelled.picture.pixels.shape[1] / 2
+        assert 0 < len(labelled.centres) < len(truth(easy, paths.micrograph.stem))
+        assert labelled.centres[:, 1].max() < half
+
+
+def test_check_data_warns_of_labels_where_there_is_no_data(
+    monkeypatch, capsys, tmp_path, easy, simulated_data, tiny_recipe_text
+):
+    blank_half(easy / "simulated_0001.mrc")
+    shutil.copytree(simulated_data / "small", easy.parent / "small")
+    (tmp_path / "recipe.toml").write_text(tiny_recipe_text)
+    arguments = ("--recipe", tmp_path / "recipe.toml", "--data", easy.parent, "--out", tmp_path / "out")
+    _, shown = check_data(monkeypatch, capsys, *arguments)
+    assert "up to 50%" in shown
+    assert "labels lie where there is no data: left out" in shown
+
+
+def test_a_micrograph_whose_labels_all_lie_where_there_is_no_data_is_refused(easy: Path, tiny_recipe: Recipe) -> None:
+    blank_half(easy / "simulated_0001.mrc")
+    picks = truth(easy, "simulated_0001")
+    write_star(easy / "simulated_0001.star", picks.select(picks.x > SHAPE[1] / 2 + 50))
+    paths = next(p for p in find_labelled(easy.parent, tiny_recipe.data[0]) if p.micrograph.stem == "simulated_0001")
+    with pytest.raises(FrazilError, match=r"simulated_0001\.star: expected particles where the micrograph holds data"):
+        load_labelled(paths, tiny_recipe)

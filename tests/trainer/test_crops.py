@@ -186,3 +186,15 @@ def test_micrograph_without_room_for_a_negative_is_an_error_that_asks_for_the_di
     crowd = [(y, x) for y in range(0, 24, 2) for x in range(0, 30, 2)]
     with pytest.raises(FrazilError, match="made: no place for a negative crop; is the diameter right"):
         draw([make_labelled(coded_pixels(24, 30), crowd)], crops, 0, 8)
+
+
+def test_no_negative_is_drawn_where_there_is_no_data(
+    make_labelled: Callable[..., LabelledMicrograph], crops: DrawnCrops
+) -> None:
+    pixels, blank = coded_pixels(60, 90), np.zeros((60, 90), np.bool_)
+    blank[:, 40:] = True
+    micrograph = make_labelled(pixels, [(30, 20)], blank=blank)
+    tiles, labels = draw([micrograph], crops, 1, 120)
+    columns = [Places(pixels, 8).of(tile[0])[1] for tile in tiles[labels == 0]]
+    assert len(columns) == 60
+    assert max(columns) <= 40 + ROUNDING_PX

@@ -147,7 +147,8 @@ def test_no_threshold_beats_the_best_one(sets):
 
     best = best_threshold(members, weights)
     assert 0.05 <= best <= 0.99
-    assert mean_f1(best) >= max(mean_f1(n / 100) for n in range(5, 100)) - 1e-12
+    # The middle one of those within 0.001 of the best is taken.
+    assert mean_f1(best) >= max(mean_f1(n / 100) for n in range(5, 100)) - 0.001 - 1e-12
 
 
 # --- with a model and micrographs ----------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def test_labels_that_are_no_star_file_are_refused(tmp_path):
 def test_diameter_that_cannot_be_is_refused(tmp_path):
     write_pair(tmp_path / "set", "a", PLACES)
     (paths,) = find_labelled(tmp_path, source(diameter_angstrom=3.0))
-    with pytest.raises(MicrographError, match="expected a particle of 4 to 300 px"):
+    with pytest.raises(MicrographError, match="expected a particle of 9 to 300 px"):
         load_labelled(paths, recipe())
 
 

@@ -97,3 +97,16 @@ def test_sets_are_drawn_by_weight_and_their_micrographs_by_particles(make_labell
         ]
     )
     np.testing.assert_allclose(shares, [3 / 16, 9 / 16, 4 / 16])
+
+
+def test_cells_that_hold_no_data_do_not_count(discs: LabelledMicrograph) -> None:
+    blank = np.zeros(SHAPE, np.bool_)
+    blank[:, 100:] = True
+    pixels = np.where(blank, 0.25, 0.75)  # so that every cell tells on which side it lies
+    half = dataclasses.replace(
+        discs, picture=dataclasses.replace(discs.picture, content=pixels.astype(np.float32)), blank=blank
+    )
+    tiles, _, weights, _ = sampler([half], augment=False).draw(generators(3, 0, range(40)))
+    at_cells = tiles[:, 0, ::4, ::4]
+    assert (weights > 0).any()
+    assert at_cells[weights > 0].min() > 0.25

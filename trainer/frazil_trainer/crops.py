@@ -90,7 +90,7 @@ class Surroundings:
         self._clearance_px = clearance_px
 
     def draw(self, rng: np.random.Generator, *, near_share: float = 0.0, reach_px: float = 0.0) -> tuple[float, float]:
-        """Draw a position y, x inside the border and away from all particles.
+        """Draw a position y, x that holds data, inside the border, and away from all particles.
 
         Args:
             rng: of the draw.
@@ -109,7 +109,6 @@ class Surroundings:
                 y, x = y + radius * np.sin(angle), x + radius * np.cos(angle)
             else:
                 y, x = rng.uniform(border, h - border), rng.uniform(border, w - border)
-            inside = border <= y < h - border and border <= x < w - border
-            if inside and self._tree.query((y, x))[0] >= clearance:
+            if micrograph.holds_data(np.array(y), np.array(x)) and self._tree.query((y, x))[0] >= clearance:
                 return float(y), float(x)
         raise FrazilError(f"{micrograph.name}: no place for a negative crop; is the diameter right?")

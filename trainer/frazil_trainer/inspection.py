@@ -20,7 +20,7 @@ from rich.table import Table
 from scipy.spatial import cKDTree
 
 from frazil.errors import FrazilError, OutputError
-from frazil.picking import Micrograph, Picks, draw_picks
+from frazil.picking import Micrograph, Picks, darkness, draw_picks
 from frazil_trainer.labelled import (
     LabelledMicrograph,
     check_inside,
@@ -34,7 +34,7 @@ from frazil_trainer.recipe import Recipe, TrainingSet
 
 __all__ = ["LabelFit", "SetInspection", "fit_labels", "inspect_set", "show_inspection"]
 
-_RING_DIAMETERS = (1.1, 1.6)
+_BLANK_TOLD = 0.01
 _CLEAR_ERRORS = 4.0
 _VISIBLE_ERRORS = 2.0
 _LARGEST_OFFSET_DIAMETERS = 0.1
@@ -156,6 +156,10 @@ class SetInspection:
     """Of the micrographs, each once."""
     diameters_px: tuple[float, ...]
     """Of the particle in the micrographs, each once."""
+    blank_fraction: float
+    """Of the micrograph with the least data: what holds none, beside the border of the recipe."""
+    blank_labels: int
+    """Labels inside the border that lie there, which training leaves out."""
     fit: LabelFit
     refusals: tuple[str, ...]
     """Why training would refuse micrographs of the set, a line each."""
@@ -182,7 +186,7 @@ def inspect_set(
         OutputError: a picture cannot be written.
     """
     found = find_labelled(data, source)
-    particles = outside = 0
+    particles = outside = blank_labels = 0
     shapes, pixel_sizes, diameters_px = set(), set(), set()
     refusals = []
     micrographs = []
@@ -200,6 +204,7 @@ def inspect_set(
         pixel_sizes.add(labelled.picture.pixel_size_angstrom)
         diameters_px.add(labelled.picture.diameter_px)
         micrographs.append(labelled)
+        blank_labels += len(inside_border(picks, shape, source.border_px)) - len(labelled.centres)
         if i < count:
             picture = out / source.folder.strip("./").replace("/", "_") / f"{labelled.name}_labels.png"
             _draw(picture, micrograph, picks, labelled.picture.diameter_px)
@@ -213,6 +218,8 @@ def inspect_set(
         shapes=tuple(sorted(shapes)),
         pixel_sizes_angstrom=tuple(sorted(pixel_sizes)),
         diameters_px=tuple(sorted(diameters_px)),
+        blank_fraction=max(one.picture.blank_fraction for one in micrographs),
+        blank_labels=blank_labels,
         fit=fit_labels(micrographs, recipe.diameter_px),
         refusals=tuple(refusals),
     )
@@ -226,9 +233,9 @@ def _contrasts(labelled: LabelledMicrograph, diameter_px: float) -> NDArray[np.f
     """
     pixels, border = labelled.picture.pixels, int(np.ceil(labelled.border_px))
     h, w = pixels.shape
-    darkness = cv2.filter2D(pixels, -1, _ring_less_disc(diameter_px), borderType=cv2.BORDER_REFLECT_101)
-    anywhere = darkness[border : h - border, border : w - border]
-    return np.asarray((darkness - anywhere.mean()) / max(float(anywhere.std()), 1e-30), np.float32)
+    dark = darkness(pixels, diameter_px)
+    anywhere = dark[border : h - border, border : w - border]
+    return np.asarray((dark - anywhere.mean()) / max(float(anywhere.std()), 1e-30), np.float32)
 
 
 def _at_labels(labelled: LabelledMicrograph, contrasts: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -250,15 +257,6 @@ def _sum_around_labels(
         if 0 <= y < h and 0 <= x < w:
             total += padded[y : y + len(total), x : x + len(total)]
     return total
-
-
-def _ring_less_disc(diameter_px: float) -> NDArray[np.float32]:
-    """(k, k) filter: mean of the ring around a particle less the mean of the particle's disc."""
-    inner, outer = (diameters * diameter_px / 2 for diameters in _RING_DIAMETERS)
-    half = int(np.ceil(outer))
-    r = np.hypot(*np.mgrid[-half : half + 1, -half : half + 1])
-    ring, disc = (r > inner) & (r <= outer), r <= diameter_px / 2
-    return np.asarray(ring / ring.sum() - disc / disc.sum(), np.float32)
 
 
 def _draw(file: Path, micrograph: Micrograph, picks: Picks, diameter_px: float) -> None:
@@ -283,10 +281,13 @@ def show_inspection(inspection: SetInspection, console: Console) -> None:
     table.add_row("particles outside", str(one.outside))
     table.add_row("contrast at the labels", f"{one.fit.contrast:.2f}")
     table.add_row("contrast with y flipped", f"{one.fit.contrast_flipped:.2f}")
+    if one.blank_fraction >= _BLANK_TOLD:
+        table.add_row("without data", f"up to {one.blank_fraction:.0%}")
     console.print(table)
     more = f" (and {len(one.refusals) - 1} more)" if len(one.refusals) > 1 else ""
     for line in (
         *(f"training would refuse {refusal}{more}" for refusal in one.refusals[:1]),
+        *([f"{one.blank_labels} labels lie where there is no data: left out"] if one.blank_labels else []),
         *one.fit.doubts(one.source),
     ):
         console.print(f"warning: {one.source.folder}: {line}", markup=False, highlight=False, soft_wrap=True)

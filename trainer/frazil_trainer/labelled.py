@@ -69,6 +69,18 @@ class LabelledMicrograph:
     border_px: float
     """Frame of the picture, in its pixels, that holds no data."""
     source: TrainingSet
+    blank: NDArray[np.bool_] | None = None
+    """(h, w) which other pixels of the picture hold no data; None where all do."""
+
+    def holds_data(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which places, in pixels of the picture and of any shape, are inside its border and hold data."""
+        h, w = self.picture.pixels.shape
+        border = self.border_px
+        inside = (y >= border) & (y < h - border) & (x >= border) & (x < w - border)
+        if self.blank is not None:
+            rows, columns = (np.clip(np.rint(v), 0, n - 1).astype(np.intp) for v, n in ((y, h), (x, w)))
+            inside &= ~self.blank[rows, columns]
+        return np.asarray(inside, np.bool_)
 
 
 def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
@@ -156,15 +168,18 @@ def load_labelled(paths: LabelledPaths, recipe: Recipe) -> LabelledMicrograph:
     Raises:
         MicrographError: the micrograph cannot be picked.
         FrazilError: the labels cannot be read, none lies inside the micrograph's border, or more than a few outside
-            the micrograph.
+            the micrograph; none lies where it holds data.
     """
     micrograph, particles = read_labelled(paths)
     check_inside(paths, particles, micrograph.pixels.shape)
-    return make_labelled(paths, recipe, micrograph, particles)
+    labelled = make_labelled(paths, recipe, micrograph, particles)
+    if len(labelled.centres) == 0:
+        raise FrazilError(f"{paths.labels}: expected particles where the micrograph holds data, found none there")
+    return labelled
 
 
 def make_labelled(paths: LabelledPaths, recipe: Recipe, micrograph: Micrograph, particles: Picks) -> LabelledMicrograph:
-    """Make the picture that the picker would see, with the particles inside the border.
+    """Make the picture that the picker would see, with the particles inside the border that lie on data.
 
     Raises:
         MicrographError: the micrograph cannot be picked.
@@ -180,10 +195,18 @@ def make_labelled(paths: LabelledPaths, recipe: Recipe, micrograph: Micrograph, 
     truth = inside_border(particles, micrograph.pixels.shape, paths.source.border_px)
     rescaling = picture.rescaling
     centres = np.stack([rescaling.to_rescaled(truth.y, 0), rescaling.to_rescaled(truth.x, 1)], axis=1)
-    border_px = paths.source.border_px * max(rescaling.factors)
-    return LabelledMicrograph(
-        name=paths.micrograph.stem, picture=picture, centres=centres, border_px=border_px, source=paths.source
+    area = picture.blank
+    labelled = LabelledMicrograph(
+        name=paths.micrograph.stem,
+        picture=picture,
+        centres=centres,
+        border_px=paths.source.border_px * max(rescaling.factors),
+        source=paths.source,
+        blank=None if area is None or area.is_negligible else area.rescaled(rescaling),
     )
+    if labelled.blank is None:
+        return labelled
+    return dataclasses.replace(labelled, centres=centres[labelled.holds_data(centres[:, 0], centres[:, 1])])
 
 
 def inside_border(picks: Picks, shape: tuple[int, ...], border_px: float) -> Picks:

@@ -64,7 +64,8 @@ class PatchSampler:
 
         Returns:
             (n, 1, p, p) tiles; (n, g, g) wanted scores, g = p / step; (n, g, g) weights, 0 where a cell lies outside
-            the micrograph or in its border; (n, g, g) whether a cell may well hold a particle that has no label.
+            the micrograph, in its border or where it holds no data; (n, g, g) whether a cell may well hold a particle
+            that has no label.
         """
         p, g, count = self._patch_px, self._patch_px // self._step_px, len(rngs)
         tiles = np.empty((count, 1, p, p), np.float32)
@@ -118,14 +119,11 @@ class PatchSampler:
 
     def _weights(self, micrograph: LabelledMicrograph, to_patch: NDArray[np.float64]) -> NDArray[np.float32]:
         """(g, g) 1 inside the data of the micrograph, 0 outside."""
-        h, w = micrograph.picture.pixels.shape
-        border = micrograph.border_px
         cells = np.arange(self._patch_px // self._step_px) * self._step_px
         back = np.linalg.inv(to_patch[:, :2])
         x, y = np.meshgrid(cells - to_patch[0, 2], cells - to_patch[1, 2])
         source_x, source_y = back[0, 0] * x + back[0, 1] * y, back[1, 0] * x + back[1, 1] * y
-        inside = (source_y >= border) & (source_y < h - border) & (source_x >= border) & (source_x < w - border)
-        return np.asarray(inside, np.float32)
+        return micrograph.holds_data(source_y, source_x).astype(np.float32)
 
 
 def _change(rng: np.random.Generator, pixels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -25,6 +25,8 @@ class Place:
 
     epoch: str
     seq: int
+    generation: str = ""
+    """Of the ledger, when it had been read up to here; empty where an earlier frazil, or daemon, did not say."""
 
 
 class Cursor:
@@ -69,7 +71,7 @@ class Cursor:
         """
         if place == self.place:
             return
-        record = msgspec.json.encode({"epoch": place.epoch, "seq": place.seq}).ljust(_RECORD_BYTES - 1) + b"\n"
+        record = msgspec.json.encode(place).ljust(_RECORD_BYTES - 1) + b"\n"
         now = time.monotonic()
         try:
             os.pwrite(self._descriptor, record, 0)

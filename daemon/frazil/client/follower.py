@@ -18,9 +18,10 @@ from frazil.documents import (
     Heartbeat,
     NumberedDocument,
     decode_document,
+    read_generation,
 )
 from frazil.errors import AddressError
-from frazil.replay import ReplayError, ReplayRequest, decode_answer
+from frazil.replay import ReplayError, ReplayPage, ReplayRequest, decode_answer
 
 __all__ = ["Follower"]
 
@@ -40,16 +41,21 @@ class Follower:
 
     Attributes:
         epoch: identity of the ledger that is followed; empty until it is known.
+        generation: of that ledger, during which everything up to here was read, or found to be as it was read before.
         replay: where to ask for what is lacking, as the publisher says it; empty until it is known.
         connected: whether anything has been heard.
         replayed: documents that came on request.
+        missing: first and last sequence numbers of what the daemon said it no longer has.
     """
 
     def __init__(self, topics: Sequence[bytes], since: int | None = None, place: Place | None = None) -> None:
         self.epoch = place.epoch if place else ""
+        self.generation = place.generation if place else ""
         self.replay = ""
         self.connected = False
         self.replayed = 0
+        self.missing: list[tuple[int, int]] = []
+        self._serving: str | None = None  # the generation that the daemon is in, None until it is known
         self._topics = tuple(topics)
         self._next = place.seq + 1 if place else since
         self._head = 0
@@ -66,9 +72,9 @@ class Follower:
         self.connected = True
         if isinstance(document, Heartbeat):
             self.replay = document.replay
-            self._follow(document.epoch, document.seq)
+            self._follow(document.epoch, document.seq, document.generation)
         else:
-            self._take_live(document)
+            self._take_live(document, read_generation(body))
 
     def read_answer(self, frames: list[bytes]) -> None:
         """Take the answer to a request; one to an older request is passed over.
@@ -82,29 +88,35 @@ class Follower:
                 raise AddressError(f"the daemon refused a replay: {page.error}")
             if page.schema > SCHEMA_VERSION:
                 raise AddressError(f"expected schema {SCHEMA_VERSION} or older, found {page.schema}: update frazil")
-            self._follow(page.epoch, page.head)
-            if page.first != self._next or page.epoch != self.epoch:
-                return
-            documents = [decode_document(body) for body in frames[1:]]
         except ValueError as error:
             raise AddressError(f"the daemon answered a replay with something else: {error}") from error
-        if page.oldest > page.first and page.first != 0:
-            log.warning("documents %d to %d are no longer in the ledger", page.first, page.oldest - 1)
-        for document in documents:
-            if not isinstance(document, Heartbeat) and document.seq >= self._next:
-                self._ready.append(document)
-                self.replayed += 1
+        self._follow(page.epoch, page.head, page.generation)
+        if page.first != self._next or page.epoch != self.epoch:
+            return
+        if page.common is not None and page.common < page.first - 1:
+            self._go_back(page)
+            return
+        if page.common is not None:
+            self.generation = page.generation
+        if not self._is_verified:
+            return  # the daemon was started anew meanwhile: first it is asked what still holds
+        self._note_missing(page)
+        for body in frames[1:]:
+            self._take_replayed(body)
         self._next = max(self._next, page.next)
         self._release_held()
 
     def request(self) -> bytes | None:
         """What to ask for now; None while nothing is lacking, or what there is has not been taken."""
-        if self._ready or self._next is None or self._head < self._next or not self.epoch:
+        if self._ready or self._next is None or self._serving is None or not self.epoch:
+            return None
+        if self._head < self._next and self._is_verified:
             return None
         request = ReplayRequest(
             first=self._next,
             until=min(self._held, default=self._head + 1),
             topics=tuple(topic.decode("ascii") for topic in self._topics),
+            generation=None if self._is_verified else self.generation,
         )
         return msgspec.json.encode(request)
 
@@ -112,15 +124,22 @@ class Follower:
         """The next document; None while there is none."""
         return self._ready.popleft() if self._ready else None
 
-    def _take_live(self, document: NumberedDocument) -> None:
+    def _take_live(self, document: NumberedDocument, generation: str) -> None:
         if self._next is None:  # from now on
             self.epoch, self._next = document.epoch, document.seq
+            self.generation = self._serving = generation
         if document.epoch != self.epoch:
             return  # a heartbeat will say which ledger counts now, and a replay bring what was passed over
+        if generation != self._serving:
+            self._note_generation(generation)
         self._head = max(self._head, document.seq)
-        if document.seq >= self._next and len(self._held) < _MOST_HELD:
+        if self._is_verified and document.seq >= self._next and len(self._held) < _MOST_HELD:
             self._held[document.seq] = document
             self._release_held()
+
+    def _note_generation(self, generation: str) -> None:
+        self._serving = generation
+        self._held.clear()  # of an earlier one; a replay brings what counts
 
     def _release_held(self) -> None:
         """Make ready what is held and follows without a gap; forget what has come another way."""
@@ -132,17 +151,59 @@ class Follower:
                 self._ready.append(document)
                 self._next = seq + 1
 
-    def _follow(self, epoch: str, head: int) -> None:
-        """Take note of the ledger that counts, and of its newest document."""
-        if not self.epoch:
-            if self._next is not None and self._next > head + 1:
-                log.warning("expected a stream of %d documents or more, found %d: starting over", self._next - 1, head)
-                self._next = 1
-            self.epoch = epoch
-        elif epoch != self.epoch:
+    @property
+    def _is_verified(self) -> bool:
+        """Whether what was read so far is known to be what the ledger has."""
+        return self.generation == self._serving
+
+    def _follow(self, epoch: str, head: int, generation: str) -> None:
+        """Take note of the ledger that counts, of its generation, and of its newest document."""
+        is_first = self._serving is None
+        if generation != self._serving:
+            self._note_generation(generation)
+        if self.epoch and epoch != self.epoch:
             log.warning("the ledger is another one: starting over at its first document")
-            self.epoch, self._next, self._head = epoch, 1, 0
+            self._next, self._head = 1, 0
             self._held.clear()
+        elif (not self.epoch or (is_first and not generation)) and self._next is not None and self._next > head + 1:
+            log.warning("expected a stream of %d documents or more, found %d: starting over", self._next - 1, head)
+            self._next = 1
+        if epoch != self.epoch or not generation:
+            # Nothing of this ledger was read as yet, or an earlier frazil serves it, which cannot be asked.
+            self.epoch, self.generation = epoch, generation
         if self._next is None:
             self._next = head + 1
         self._head = max(self._head, head)
+
+    def _go_back(self, page: ReplayPage) -> None:
+        """Go on behind what is common to the ledger and to what was read from it."""
+        common = page.common or 0
+        if common > 0:
+            log.warning(
+                "the ledger was restored to an earlier state: it no longer has documents %d to %d as they were read; "
+                "going on behind number %d",
+                common + 1,
+                page.first - 1,
+                common,
+            )
+        else:
+            log.warning("the ledger no longer has what was read from it: starting over at its first document")
+        self.generation, self._next, self._head = page.generation, common + 1, page.head
+
+    def _note_missing(self, page: ReplayPage) -> None:
+        missing = page.missing
+        if missing is None:  # an earlier frazil says only where its ledger begins
+            missing = ((page.first, page.oldest - 1),) if page.oldest > page.first > 0 else ()
+        for first, last in missing:
+            log.warning("documents %d to %d are no longer in the ledger", first, last)
+        self.missing.extend(missing)
+
+    def _take_replayed(self, body: bytes) -> None:
+        try:
+            document = decode_document(body)
+        except ValueError as error:
+            log.warning("passed over a document that cannot be read: %s", error)
+            return
+        if not isinstance(document, Heartbeat) and self._next is not None and document.seq >= self._next:
+            self._ready.append(document)
+            self.replayed += 1

@@ -94,6 +94,11 @@ class _Connection(Generic[D]):
         """Documents that came on request: they were published before, or got lost on the way."""
         return self._follower.replayed
 
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        """First and last sequence numbers of what the daemon said it no longer has: archived, damaged or lost."""
+        return self._follower.missing
+
     def acknowledge(self) -> None:
         """Move the cursor past the last document: after a restart it does not come again.
 
@@ -139,7 +144,7 @@ class _Connection(Generic[D]):
         if document is None:
             self._ask()
         else:
-            self._handed_out = Place(document.epoch, document.seq)
+            self._handed_out = Place(document.epoch, document.seq, self._follower.generation)
         return cast("D | None", document)
 
     def _read_one(self) -> bool:
@@ -216,7 +221,10 @@ class PickStream(_Connection[D]):
         timeout_seconds: how long iteration waits for a document; for ever if not given.
 
     When the daemon's ledger is another one than before, its sequence numbers mean something else: the stream starts
-    over at the new ledger's first document, and `epoch` says so, as does every document.
+    over at the new ledger's first document, and `epoch` says so, as does every document. When the ledger was restored
+    to an earlier state, the stream goes back to the last document that is still what it was, and logs a warning:
+    numbers behind that come again, with other documents. What the ledger no longer has stands in `missing`, and is
+    logged too.
 
     Raises:
         AddressError: an address is malformed, or what answers there is no daemon that this version understands.

@@ -14,8 +14,10 @@
 'fcn'
 """
 
+from frazil.picking.blank import BlankArea, find_blank
 from frazil.picking.card import CARD_NAME, Card, Reference, Twin, TwinScores, read_card, write_card
 from frazil.picking.contract import ModelContract
+from frazil.picking.contrast import ContrastEvidence, darkness, weigh_contrast
 from frazil.picking.coordinates import (
     CoordinateEnding,
     GrowingStar,
@@ -72,8 +74,10 @@ __all__ = [
     "SCORE_STEPS",
     "TWIN_NAME",
     "Batches",
+    "BlankArea",
     "Card",
     "ChooseRescaling",
+    "ContrastEvidence",
     "CoordinateEnding",
     "GrowingStar",
     "Micrograph",
@@ -97,8 +101,10 @@ __all__ = [
     "available_cores",
     "check_complete",
     "coordinate_list",
+    "darkness",
     "default_limits",
     "draw_picks",
+    "find_blank",
     "find_peaks",
     "find_picks",
     "grey_picture",
@@ -120,6 +126,7 @@ __all__ = [
     "read_current",
     "read_micrograph",
     "read_star",
+    "weigh_contrast",
     "write_box",
     "write_card",
     "write_cbox",

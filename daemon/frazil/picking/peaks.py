@@ -46,7 +46,8 @@ def find_peaks(score_map: ScoreMap, *, threshold: float, min_distance_px: float,
     """Find particles in a score map.
 
     A pick is a local maximum of the map (among its eight neighbours) at or above the threshold, moved to the
-    centroid of the scores around it. Of two picks nearer than the minimum distance, the better one stays.
+    centroid of the scores around it. Of two picks nearer than the minimum distance, the better one stays. Where the
+    score is zero, as in blank parts of a micrograph, there is no pick, whatever the threshold.
 
     Args:
         score_map: scores on a grid.
@@ -62,7 +63,7 @@ def find_peaks(score_map: ScoreMap, *, threshold: float, min_distance_px: float,
         nothing = np.zeros(0, np.float64)
         return Picks(y=nothing, x=nothing, score=nothing)
     highest_around = cv2.dilate(scores, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
-    rows, columns = np.nonzero((scores >= highest_around) & (scores >= threshold))
+    rows, columns = np.nonzero((scores >= highest_around) & (scores >= threshold) & (scores > 0))
     refined_rows, refined_columns, around = _centroids(scores, rows, columns)
     y = np.interp(refined_rows, np.arange(score_map.y_px.size), score_map.y_px)
     x = np.interp(refined_columns, np.arange(score_map.x_px.size), score_map.x_px)

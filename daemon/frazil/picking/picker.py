@@ -5,17 +5,19 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import FrazilError, SettingsError
+from frazil.picking.blank import BlankArea
 from frazil.picking.device import Accelerator
 from frazil.picking.limits import PickLimits, Tuning, find_picks
 from frazil.picking.micrograph import Micrograph
 from frazil.picking.model import Model
 from frazil.picking.peaks import ScoreMap, in_steps
 from frazil.picking.picks import Picks
-from frazil.picking.picture import Picture, make_picture
+from frazil.picking.picture import LARGEST_PICTURE_PIXELS, Picture, make_picture
 from frazil.picking.rescale import Rescaling
 from frazil.picking.tiling import Batches, Tiling, plan_tiling
 from frazil.settings import Contrast
@@ -39,6 +41,8 @@ class PickingSettings:
     """No pick is closer to an edge; None takes a quarter of the diameter."""
     contrast: Contrast = "dark"
     """How particles look in the micrographs."""
+    unusual_diameter: bool = False
+    """Whether the diameter is meant though the picture becomes larger than any that holds particles to be seen."""
 
     def __post_init__(self) -> None:
         for name in ("diameter", "pixel_size"):
@@ -118,7 +122,8 @@ class Picker:
         """Rescale to the model's grid and standardise.
 
         Raises:
-            MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked.
+            MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked; or
+                next to nothing of the micrograph holds data.
         """
         try:
             return self._prepare(micrograph, self.model.accelerator)
@@ -140,6 +145,7 @@ class Picker:
             normalisation=contract.normalisation,
             invert=self.settings.contrast != contract.contrast,
             accelerator=accelerator,
+            largest_pixels=None if self.settings.unusual_diameter else LARGEST_PICTURE_PIXELS,
         )
 
     def plan(self, picture: Picture) -> Tiling | None:
@@ -180,8 +186,11 @@ class Picker:
         if tiling is None:
             none, nothing = np.zeros(0, np.float64), np.zeros((0, 0), np.float32)
             return ScoreMap(scores=nothing, y_px=none, x_px=none, shape=rescaling.shape, margin_px=margin_px)
+        scores = in_steps(tiling.assemble(self._score_tiles(picture, tiling)))
+        if picture.blank is not None:
+            scores[_near_blank(picture.blank, rescaling, tiling, margin_px)] = 0
         return ScoreMap(
-            scores=in_steps(tiling.assemble(self._score_tiles(picture, tiling))),
+            scores=scores,
             y_px=rescaling.to_micrograph(tiling.y.centres, 0),
             x_px=rescaling.to_micrograph(tiling.x.centres, 1),
             shape=rescaling.shape,
@@ -213,3 +222,18 @@ class Picker:
     def find(self, score_map: ScoreMap, picture: Picture) -> Picks:
         """Find the picks in a score map of the picture."""
         return find_picks(score_map, self.limits, picture.pixel_size_angstrom)
+
+
+def _near_blank(blank: BlankArea, rescaling: Rescaling, tiling: Tiling, margin_px: float) -> NDArray[np.bool_]:
+    """(gy, gx) which scores lie where there is no data, or as near to it as no pick may be to an edge.
+
+    A speck is no edge: near it picks may be.
+    """
+    margin = 0.0 if blank.is_negligible else margin_px * max(rescaling.factors)
+    holds_data = (~blank.rescaled(rescaling)).astype(np.uint8)
+    distance = cv2.distanceTransform(holds_data, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    rows, columns = (
+        np.clip(np.rint(axis.centres), 0, n - 1).astype(np.intp)
+        for axis, n in zip((tiling.y, tiling.x), holds_data.shape, strict=True)
+    )
+    return np.asarray(distance[rows[:, np.newaxis], columns] <= margin, np.bool_)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import MicrographError
+from frazil.picking.blank import MOST_BLANK, BlankArea, find_blank
 from frazil.picking.micrograph import Micrograph
 from frazil.picking.rescale import Rescaling, rescale
 from frazil.picking.standardise import standardise
@@ -19,9 +20,15 @@ from frazil.picking.standardise import standardise
 if TYPE_CHECKING:
     from frazil.picking.device import Accelerator, PictureOnDevice
 
-__all__ = ["Picture", "make_picture"]
+__all__ = ["LARGEST_PICTURE_PIXELS", "Picture", "make_picture"]
 
-_SMALLEST_DIAMETER_PX = 4.0
+LARGEST_PICTURE_PIXELS = 2**26
+"""Of a picture at the model's scale. A field of 1.5 µm full of particles of 50 Å has as many; more is a mistake, and
+takes minutes and gigabytes."""
+
+_SMALLEST_DIAMETER_PX = 9.0
+"""Micrographs binned to this are picked nearly as well as at 24 px. In mere noise of 512 x 512 px there are 3 picks at
+9 px, 45 at 8 and 4,400 at 4 (benchmarks/blank_parts.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,6 +42,13 @@ class Picture:
     """Of the particle, in pixels of the micrograph."""
     pixel_size_angstrom: float
     """Of the micrograph."""
+    blank: BlankArea | None = None
+    """Where the micrograph holds no data; None where it does everywhere."""
+
+    @property
+    def blank_fraction(self) -> float:
+        """Of the micrograph, 0 to 1."""
+        return 0.0 if self.blank is None else self.blank.fraction
 
     @property
     def pixels(self) -> NDArray[np.float32]:
@@ -56,6 +70,7 @@ def make_picture(
     normalisation: str,
     invert: bool,
     accelerator: Accelerator | None = None,
+    largest_pixels: int | None = LARGEST_PICTURE_PIXELS,
 ) -> Picture:
     """Rescale a micrograph so that the particle has the model's diameter, and standardise it.
 
@@ -66,25 +81,46 @@ def make_picture(
         model_diameter_px: diameter that the model was trained for.
         normalisation: name of the standardisation.
         invert: whether particles look the other way round in the model's tiles.
-        accelerator: does it on its device, where the picture then stays.
+        accelerator: does it on its device, where the picture then stays; not if there are blank parts to leave out,
+            which only the CPU does.
+        largest_pixels: of the picture; None for any.
 
     Raises:
-        MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked.
+        MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked; or next
+            to nothing of the micrograph holds data.
         ModelError: the standardisation is not known here.
     """
     pixel_size = micrograph.resolve_pixel_size(pixel_size_angstrom)
     diameter_px = diameter_angstrom / pixel_size
     h, w = micrograph.pixels.shape
+    particle = f"{diameter_angstrom:g} Å at {pixel_size:g} Å a pixel"
     if not _SMALLEST_DIAMETER_PX <= diameter_px <= min(h, w):
         raise MicrographError(
             micrograph.path,
             "diameter",
-            f"expected a particle of {_SMALLEST_DIAMETER_PX:g} to {min(h, w)} px, found {diameter_px:.1f} px "
-            f"({diameter_angstrom:g} Å at {pixel_size:g} Å a pixel)",
+            f"expected a particle of {_SMALLEST_DIAMETER_PX:g} to {min(h, w)} px, "
+            f"found {diameter_px:.1f} px ({particle})",
         )
     rescaling = Rescaling.for_diameter((h, w), diameter_px, model_diameter_px)
+    rescaled_h, rescaled_w = rescaling.rescaled_shape
+    if largest_pixels is not None and rescaled_h * rescaled_w > largest_pixels:
+        raise MicrographError(
+            micrograph.path,
+            "diameter",
+            f"expected a particle that makes a picture of at most {largest_pixels} pixels, found {diameter_px:.1f} px "
+            f"({particle}), which makes one of {rescaled_w} x {rescaled_h}; is that right, in Å? (unusual_diameter "
+            "takes it all the same)",
+        )
+    blank = find_blank(micrograph.pixels, diameter_px)
+    if blank is not None and blank.fraction > MOST_BLANK:
+        raise MicrographError(
+            micrograph.path,
+            "blank",
+            f"expected a picture, found no data (hardly any noise) in {blank.fraction:.1%} of it",
+        )
     content: NDArray[np.float32] | PictureOnDevice
-    if accelerator is not None:
+    left_out = None if blank is None or blank.is_negligible else blank.rescaled(rescaling)
+    if accelerator is not None and left_out is None:
         content = accelerator.prepare(micrograph.pixels, rescaling, invert=invert)
     else:
         ahead = micrograph.rescaled
@@ -93,10 +129,11 @@ def make_picture(
             if ahead is not None and ahead.rescaling == rescaling
             else rescale(micrograph.pixels, rescaling)
         )
-        content = standardise(rescaled, normalisation, model_diameter_px, invert=invert)
+        content = standardise(rescaled, normalisation, model_diameter_px, invert=invert, blank=left_out)
     return Picture(
         content=content,
         rescaling=rescaling,
         diameter_px=diameter_px,
         pixel_size_angstrom=pixel_size,
+        blank=blank,
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 
 from frazil.documents import MicrographDocument, encode_document
-from frazil.errors import MicrographError, OutputError, printable
+from frazil.errors import MicrographError, OutputError, SettingsError, printable
 from frazil.paths import absolute_path
 from frazil.picking import (
     LARGEST_MICROGRAPH_BYTES,
@@ -24,8 +25,9 @@ from frazil.picking import (
     write_star,
 )
 from frazil.service.delivery import prepare_output, star_path
+from frazil.service.doubts import BLANK_TOLD, Doubts
 from frazil.service.record import record_picks
-from frazil.settings import Contrast, Device, Precision, default_model_path
+from frazil.settings import Contrast, Device, Precision, default_model_path, doubt_diameter
 
 __all__ = ["Batch", "PickedFile"]
 
@@ -36,11 +38,18 @@ class PickedFile:
 
     document: MicrographDocument
     star: Path
+    doubts: Sequence[str] = ()
+    """What there is to say against the settings, a line each."""
 
     def as_line(self) -> str:
         """For people."""
-        picks, seconds = len(self.document.picks.score), self.document.seconds.total
-        return printable(f"{self.document.micrograph}: {picks} picks in {seconds:.2f} s -> {self.star}")
+        picks, seconds, blank = (
+            len(self.document.picks.score),
+            self.document.seconds.total,
+            self.document.blank_fraction,
+        )
+        where = f", {blank:.0%} of it blank" if blank >= BLANK_TOLD else ""
+        return printable(f"{self.document.micrograph}: {picks} picks in {seconds:.2f} s{where} -> {self.star}")
 
     def as_json(self) -> str:
         """For programs."""
@@ -65,6 +74,7 @@ class Batch:
         min_distance: float | None = None,
         edge_margin: float | None = None,
         contrast: Contrast = "dark",
+        unusual_diameter: bool = False,
         device: Device = "auto",
         precision: Precision = "float32",
         threads: int | None = None,
@@ -77,7 +87,11 @@ class Batch:
             min_distance_angstrom=min_distance,
             edge_margin_angstrom=edge_margin,
             contrast=contrast,
+            unusual_diameter=unusual_diameter,
         )
+        doubt = None if unusual_diameter else doubt_diameter(diameter_angstrom)
+        if doubt:
+            raise SettingsError(f"--diameter: {doubt} (--unusual-diameter takes it all the same)")
         prepare_output(out)
         threads = threads or available_cores()
         cv2.setNumThreads(threads)
@@ -86,6 +100,7 @@ class Batch:
         self._memory = PixelMemory()
         loaded = load_model(model or default_model_path(), device, threads, precision=precision)
         self._picker = Picker(loaded, settings)
+        self._doubts = Doubts(contrast, say_empty=True)
         self._written: dict[Path, Path] = {}
 
     def describe(self) -> str:
@@ -129,4 +144,9 @@ class Batch:
         except OSError as error:
             raise OutputError(f"{star}: cannot be written: {error.strerror}") from error
         self._written[star] = path
-        return PickedFile(document=record.document, star=star)
+        doubts = self._doubts.note(record)
+        return PickedFile(document=record.document, star=star, doubts=doubts)
+
+    def weigh_doubts(self) -> list[str]:
+        """After a micrograph: what the first ones say against the contrast, a line each; takes as long as picking."""
+        return self._doubts.weigh(self._picker) if self._doubts.is_due(is_idle=True) else []

@@ -13,13 +13,14 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import cv2
 import msgspec
 import prometheus_client
 
 import frazil
-from frazil.errors import FrazilError, OutputError
+from frazil.errors import FrazilError, LedgerDamagedError, OutputError
 from frazil.paths import absolute_path
 from frazil.picking import (
     CURRENT_NAME,
@@ -34,17 +35,18 @@ from frazil.picking import (
     read_micrograph,
 )
 from frazil.service.delivery import Delivery, prepare_output
+from frazil.service.doubts import Doubts
 from frazil.service.drift_watch import DriftWatch
 from frazil.service.intake import Intake
 from frazil.service.inventory import INVENTORY_KEY
-from frazil.service.ledger import Ledger
+from frazil.service.ledger import Ledger, Witness, explain
 from frazil.service.logs import event
 from frazil.service.memory import give_back_large_blocks
 from frazil.service.metrics import Metrics
 from frazil.service.notify import Notifier
 from frazil.service.page import TOKEN_NAME, Application, PageServer
 from frazil.service.pipeline import Pipeline
-from frazil.service.presence import Presence
+from frazil.service.presence import Presence, check_watch
 from frazil.service.pulse import Pulses
 from frazil.service.resources import Resources, count_nvidia_gpus
 from frazil.service.retune import Reviser
@@ -63,6 +65,7 @@ _STOP_SECONDS = 4.5
 _CHECK_SECONDS = 0.5
 _OUTPUT_SECONDS = 60.0
 """For how long the service manager need not hear again while the output directory is waited for."""
+_LEDGER_LOOK_SECONDS = 1.0
 _LEDGER_SECONDS = 600.0
 """Longest time for the ledger to open: one of an earlier version is rewritten."""
 _MODEL_SECONDS = 600.0
@@ -87,9 +90,10 @@ class Daemon:
         self._pulses = Pulses(settings.hang_timeout)
         self._supervision = Supervision(self._notifier, self._pulses)
         self._stopping = threading.Event()
+        self._claim_fault: OutputError | None = None
         self._ready = threading.Event()
-        self._waits_for = ""
-        """Without which the start cannot go on."""
+        self._output_fault = ""
+        """Why the start waits for the output directory; empty while it does not."""
         self._parts = contextlib.ExitStack()
 
     def run(self) -> None:
@@ -101,7 +105,7 @@ class Daemon:
         with self._parts:
             self._parts.callback(self._notifier.close)
             self.capture_signals()
-            self.startup()
+            self._start_or_explain()
             try:
                 self.main_loop()
             finally:
@@ -110,6 +114,12 @@ class Daemon:
                 # A thread that cannot end must not keep the process, nor see its ledger closed under it.
                 logging.shutdown()
                 os._exit(0)
+
+    def _start_or_explain(self) -> None:
+        try:
+            self.startup()
+        except sqlite3.Error as error:
+            raise self._ledger.fault or explain(self._ledger.file, error) from error
 
     def capture_signals(self) -> None:
         """Let SIGTERM and SIGINT end the main loop, and SIGHUP have it look at the model again."""
@@ -142,6 +152,7 @@ class Daemon:
         picking = PickingSettings(
             diameter_angstrom=settings.diameter,
             pixel_size_angstrom=settings.pixel_size,
+            unusual_diameter=settings.unusual_diameter,
             threshold=settings.threshold,
             min_distance_angstrom=settings.min_distance,
             edge_margin_angstrom=settings.edge_margin,
@@ -155,8 +166,11 @@ class Daemon:
         self._parts.callback(self._page.close)
         self._prepare_output(out)
         self._notifier.starting("opening the ledger", within_seconds=_LEDGER_SECONDS)
-        self._ledger = Ledger(ledger_file)
+        self._witness = Witness(out, watch=root, ledger=ledger_file)
+        self._parts.callback(self._witness.close)
+        self._ledger = Ledger(ledger_file, self._witness)
         self._parts.callback(self._ledger.close)
+        check_watch(self._ledger, root)
         self._stream = self._open_stream(metrics)
         self._parts.callback(self._stream.close)
         metrics.watch_ledger(lambda: self._ledger.head)
@@ -200,6 +214,7 @@ class Daemon:
             self._reviser,
             metrics,
             DriftWatch(self._ledger, metrics.drift),
+            Doubts(settings.contrast, metrics.doubts),
             self._stopping,
             self._read_micrograph,
             watch=watch,
@@ -261,6 +276,8 @@ class Daemon:
         metrics.started.set(self._presence.started_at)
         self._remember("daemon", self._presence.encode())
         self._parts.callback(lambda: self._remember("daemon", self._presence.stopped().encode()))
+        self._ledger_thread = threading.Thread(target=self._watch_ledger, name="frazil-ledger", daemon=True)
+        self._ledger_thread.start()
         if swapper:
             swapping = threading.Thread(
                 target=swapper.run, args=(self._serving, self._pipeline.report), name="frazil-swap", daemon=True
@@ -294,15 +311,15 @@ class Daemon:
                 if not isinstance(cause, OSError) or cause.errno != errno.EROFS or out.exists():
                     raise
                 fault = f"{out} is not there: is its file system mounted? frazil install-service lets it be written"
-                if not self._waits_for:
+                if not self._output_fault:
                     log.warning("%s", fault, extra=event("output_blocked", file=str(out), reason="not there"))
-                self._waits_for = fault
+                self._output_fault = fault
                 self._notifier.starting(f"waiting: {fault}", within_seconds=_OUTPUT_SECONDS)
                 self._stop.wait(_CHECK_SECONDS)
             else:
-                if self._waits_for:
+                if self._output_fault:
                     log.info("%s is there now", out, extra=event("output_free", file=str(out)))
-                self._waits_for = ""
+                self._output_fault = ""
                 return
         raise SystemExit(0)
 
@@ -328,11 +345,15 @@ class Daemon:
     def _why_unready(self) -> str:
         if self._stopping.is_set():
             return "the daemon is stopping"
-        return "" if self._ready.is_set() else self._waits_for or "the model is being loaded and warmed up"
+        if self._ready.is_set() and self._ledger.fault is not None:
+            return str(self._ledger.fault)
+        if self._ready.is_set():
+            return ""
+        return self._output_fault or "the model is being loaded and warmed up"
 
     def _dead_thread(self) -> str | None:
         """Name of a thread that has died, which none should."""
-        others = (self._intake_thread, self._watcher.thread, self._page.thread)
+        others = (self._intake_thread, self._watcher.thread, self._page.thread, self._ledger_thread)
         return (
             self._pipeline.failed_stage()
             or self._stream.failed_thread()
@@ -435,6 +456,8 @@ class Daemon:
             replay=settings.replay,
             ledger=ledger.file,
             epoch=ledger.epoch,
+            generation=ledger.generation,
+            on_damage=ledger.stop,
             published=next((seq - 1 for seq, _ in ledger.undelivered()), ledger.head),
             metrics=metrics,
             access=access,
@@ -445,6 +468,8 @@ class Daemon:
         """Stay until a signal.
 
         Raises:
+            LedgerDamagedError: the ledger is damaged.
+            OutputError: the ledger was deleted or replaced, or the output directory is another daemon's by now.
             FrazilError: a stage died, which is a fault in frazil.
         """
         while not self._stop.wait(self._supervision.longest_rest(_CHECK_SECONDS)):
@@ -453,9 +478,34 @@ class Daemon:
                 self.reload()
             self._supervision.look()
             self._show_model()
+            if fault := self._ledger.fault or self._claim_fault:
+                self._end_without_ledger(fault)
             if dead := self._dead_thread():
                 raise FrazilError(f"the thread {dead} died; see the log above, and please report it")
         log.info("%s: finishing the work in hand", self._stop_signal, extra=event("stopping"))
+
+    def _watch_ledger(self) -> None:
+        """Look again and again whether ledger and output directory are still ours, for the main loop to find.
+
+        In a thread of its own: a mount that hangs holds up nothing else.
+        """
+        while not self._stopping.wait(_LEDGER_LOOK_SECONDS):
+            try:
+                self._ledger.look()
+                self._witness.beat()
+            except OutputError as error:
+                self._claim_fault = error
+                return
+
+    def _end_without_ledger(self, fault: OutputError) -> NoReturn:
+        """End before anything goes into a ledger that is damaged, or that nobody will find again."""
+        self._notifier.status(f"ENDS: {fault}")
+        if isinstance(fault, LedgerDamagedError):
+            log.critical("%s", fault, extra=event("ledger_damaged"))
+            raise fault
+        log.critical("%s; no number is given out any more", fault, extra=event("ledger_lost"))
+        saved = self._ledger.rescue(self._supervision.look)
+        raise OutputError(f"{fault}; {saved or 'nothing that was in it is lost'}")
 
     def reload(self) -> None:
         """Look at the promoted model again, also at one that was refused before; settings stay as they are."""
@@ -474,7 +524,8 @@ class Daemon:
         self._stopping.set()
         if self._swapper is not None:
             self._swapper.stop_trying()
-        self._intake_thread.join(max(0.0, deadline - time.monotonic()))
+        for thread in (self._intake_thread, self._ledger_thread):
+            thread.join(max(0.0, deadline - time.monotonic()))
         if self._pipeline.stop(deadline):
             log.info("stopped after %.2f s", time.monotonic() - started, extra=event("stopped"))
             return True

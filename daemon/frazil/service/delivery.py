@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from frazil.documents import MicrographDocument, decode_document, topic_of
+from frazil.documents import MicrographDocument, topic_of
 from frazil.errors import OutputError
 from frazil.picking import Picks, micrograph_stem, write_star
-from frazil.service.ledger import Ledger
+from frazil.service.ledger import Ledger, StoredDocument
 from frazil.service.metrics import Metrics
 from frazil.service.patience import Patience, ToldToStopError
 from frazil.service.pulse import Beat, unwatched
@@ -19,6 +22,8 @@ from frazil.service.stream import Stream
 __all__ = ["Delivery", "prepare_output", "star_path"]
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Delivery:
@@ -43,6 +48,7 @@ class Delivery:
     ) -> None:
         self._ledger = ledger
         self._stream = stream
+        self._metrics = metrics
         self._root = root
         self._out = out
         self._given_up = False
@@ -61,25 +67,34 @@ class Delivery:
         head = self._ledger.head
         if self._delivered == head:
             return True
-        for seq, body in self._ledger.undelivered():
-            if seq <= self._delivered:  # it is out, but that could not be noted
-                continue
-            try:
-                self._deliver(seq, body)
-            except ToldToStopError:
-                self._given_up = True  # what follows must not overtake it
-                return False
-            self._delivered = seq
+        try:
+            # Where it is out but that could not be noted, the ledger says less than is known here.
+            after = max(self._delivered, self._ask(self._ledger.delivered))
+            while documents := self._ask(partial(self._ledger.documents_after, after)):
+                for stored in documents:
+                    self._deliver(stored)
+                    self._delivered = after = stored.seq
+        except ToldToStopError:
+            self._given_up = True  # what follows must not overtake it
+            return False
         self._delivered = max(self._delivered, head)
         return True
 
-    def _deliver(self, seq: int, body: bytes) -> None:
+    def _ask(self, read: Callable[[], T]) -> T:
+        return self.patience.insist(str(self._ledger.file), read)
+
+    def _deliver(self, stored: StoredDocument) -> None:
+        seq = stored.seq
         self._beat(f"delivering document {seq}")
-        document = decode_document(body)
-        if isinstance(document, MicrographDocument):
-            self._write_picks(document)
-        log.debug("sending %d", seq)
-        self._stream.publish(seq, topic_of(document), body)
+        document = stored.decode()
+        if document is None:
+            self._metrics.note_damaged(seq, stored.path)
+        else:
+            if isinstance(document, MicrographDocument):
+                self._write_picks(document)
+            log.debug("sending %d", seq)
+            self._ledger.note_given_out(seq)
+            self._stream.publish(seq, topic_of(document), stored.body)
         try:
             self._ledger.mark_delivered(seq)
         except sqlite3.Error as error:

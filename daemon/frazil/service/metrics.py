@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -10,13 +11,17 @@ from frazil.documents import MicrographDocument
 from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
 from frazil.picking import Batches, ModelIdentity, Picks
 from frazil.picking.provider import Placement
+from frazil.service.doubts import DoubtMetrics
 from frazil.service.drift_metrics import DriftMetrics
 from frazil.service.failure import TRANSIENT_REASONS
 from frazil.service.inventory import PASS_REASONS, Inventory
+from frazil.service.logs import event
 from frazil.service.resource_metrics import ResourceMetrics
 from frazil.settings import Precision
 
 __all__ = ["STAGES", "Metrics"]
+
+log = logging.getLogger(__name__)
 
 STAGES = ("settle", "wait", "read", "prepare", "infer", "peaks", "deliver")
 """Where a micrograph's time goes, from its file closed to its document sent."""
@@ -58,6 +63,7 @@ class Metrics:
             registry=registry,
         )
         self.drift = DriftMetrics(registry)
+        self.doubts = DoubtMetrics(registry)
         self.stage = Histogram(
             "frazil_stage_duration_seconds",
             f"Time of one micrograph in a stage ({', '.join(STAGES)}).",
@@ -137,6 +143,12 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.damaged = Counter(
+            "frazil_damaged_documents",
+            "Documents in the ledger that are damaged and were passed over.",
+            registry=registry,
+        )
+        self._damaged: set[int] = set()
         self.replayed = Counter("frazil_replayed_documents", "Documents sent once more on request.", registry=registry)
         self.model = Gauge(
             "frazil_model_info",
@@ -261,6 +273,19 @@ class Metrics:
             self.stage.labels(stage=stage).observe(getattr(seconds, stage))
         in_hand = seconds.read + seconds.prepare + seconds.infer + seconds.peaks
         self.stage.labels(stage="wait").observe(max(0.0, seconds.total - in_hand))
+
+    def note_damaged(self, seq: int, path: str) -> None:
+        """Count a document of the ledger that is damaged and passed over, and say so, once."""
+        if seq in self._damaged:
+            return
+        self._damaged.add(seq)
+        self.damaged.inc()
+        log.error(
+            "document %d (%s) is damaged in the ledger and passed over; `frazil requeue` picks its micrograph anew",
+            seq,
+            path or "about no micrograph",
+            extra=event("damaged", seq=seq),
+        )
 
     def note_batches(self, batches: Batches) -> None:
         """Count the batches of one micrograph."""

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from frazil.service.ledger import is_fatal
 from frazil.service.logs import event
 from frazil.service.metrics import Metrics
 from frazil.service.pulse import Beat, unwatched
@@ -47,13 +48,16 @@ class Patience:
             write: does all of it or nothing.
 
         Raises:
-            ToldToStopError: it could not be written before the daemon was told to stop.
+            ToldToStopError: it could not be written before the daemon was told to stop, or never will be: the ledger is
+                damaged or gone, and the daemon stops by itself.
         """
         blocked = False
         while True:
             try:
                 written = write()
             except (OSError, sqlite3.Error) as error:
+                if is_fatal(error):
+                    raise ToldToStopError from error
                 if not blocked:
                     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
                     log.warning(

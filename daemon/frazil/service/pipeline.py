@@ -20,7 +20,7 @@ from queue import Empty, Full, Queue
 import msgspec
 
 from frazil.documents import MicrographDocument, encode_document
-from frazil.errors import IncompleteMicrograph, MicrographError
+from frazil.errors import IncompleteMicrograph, LedgerDamagedError, MicrographError, OutputError
 from frazil.picking import (
     MICROGRAPH_ENDINGS,
     Batches,
@@ -33,6 +33,7 @@ from frazil.picking import (
 from frazil.service.arrival import Arrival, Line, is_utf8
 from frazil.service.completion import sample
 from frazil.service.delivery import Delivery
+from frazil.service.doubts import BLANK_TOLD, Doubts
 from frazil.service.drift_watch import DriftWatch
 from frazil.service.failure import backoff_seconds, failure_of, is_transient
 from frazil.service.intake import Intake
@@ -93,6 +94,7 @@ class Pipeline:
         reviser: brings earlier results to what is tuned, while nothing else is to be written.
         metrics: counts.
         drift: is shown what was picked.
+        doubts: likewise, and says what speaks against the settings.
         stopping: set to end the stages once the work in hand is finished.
         read: reads a micrograph, within limits of memory and time.
         watch: the watched directory by the name that its user gave it, under which documents name micrographs.
@@ -111,6 +113,7 @@ class Pipeline:
         reviser: Reviser,
         metrics: Metrics,
         drift: DriftWatch,
+        doubts: Doubts,
         stopping: threading.Event,
         read: Callable[[Path, PixelMemory, ChooseRescaling], Micrograph],
         *,
@@ -127,6 +130,7 @@ class Pipeline:
         self._reviser = reviser
         self._metrics = metrics
         self._drift = drift
+        self._doubts = doubts
         self._watch = watch
         self._max_attempts = max_attempts
         self._keep_score_maps = keep_score_maps
@@ -246,6 +250,7 @@ class Pipeline:
             try:
                 read = self._micrographs.get(timeout=_STOP_CHECK_SECONDS)
             except Empty:
+                self._weigh_doubts(is_idle=True)
                 continue
             log.debug("picking %s", read.arrival.key)
             beat(f"picking {read.arrival.key}")
@@ -258,9 +263,24 @@ class Pipeline:
                 while not self._room.acquire(timeout=_STOP_CHECK_SECONDS):
                     beat()
                 self._results.put(picked)
+                self._weigh_doubts(is_idle=False)
+
+    def _weigh_doubts(self, *, is_idle: bool) -> None:
+        """Between two micrographs, while none waits: whether the contrast is set the wrong way round."""
+        if self._stopping.is_set() or not self._doubts.is_due(is_idle=is_idle):
+            return
+        try:
+            lines = self._doubts.weigh(self._serving.picker)
+        except Exception as error:  # noqa: BLE001 - nobody's picks depend on it
+            log.debug("the contrast was not weighed: %s", error)
+            return
+        for line in lines:
+            log.warning("%s", line)
 
     def _pick(self, read: _Read) -> _Picked:
         record = self._serving.pick(read.micrograph, read_seconds=read.seconds, since=read.arrival.complete_at)
+        for line in self._doubts.note(record):
+            log.warning("%s", line)
         return _Picked(
             arrival=read.arrival,
             fingerprint=read.fingerprint,
@@ -298,10 +318,14 @@ class Pipeline:
         if self._stopping.is_set() or not self._results.empty():
             return
         is_busy = bool(self.doing) or len(self._line) > 0 or not self._micrographs.empty()
-        with contextlib.suppress(ToldToStopError, sqlite3.Error):  # it can be read later, if not now
+        try:
             if (asked := self._reviser.asked()) is not None:
                 self._serving.tune(asked)
             self._reviser.revise_next(is_busy=is_busy)
+        except LedgerDamagedError as error:
+            self._ledger.stop(error)
+        except (ToldToStopError, OutputError, sqlite3.Error):
+            pass  # it can be read later, if not now
 
     def _write_picked(self, result: _Picked) -> None:
         started = time.monotonic()
@@ -343,11 +367,12 @@ class Pipeline:
             metrics.latency.observe(now - arrival.closed_at)
         picks = len(document.picks.score)
         log.info(
-            "picked %s: %d picks in %.2f s (sequence number %d)",
+            "picked %s: %d picks in %.2f s (sequence number %d)%s",
             arrival.key,
             picks,
             document.seconds.total,
             seq,
+            f", {document.blank_fraction:.0%} of it blank" if document.blank_fraction >= BLANK_TOLD else "",
             extra=event("picked", micrograph=arrival.key, seq=seq, picks=picks),
         )
 

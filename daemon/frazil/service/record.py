@@ -9,12 +9,13 @@ from pathlib import Path, PurePosixPath
 
 from frazil.documents import FailedDocument, MicrographDocument, ModelStamp, PickColumns, Seconds
 from frazil.errors import MicrographError
-from frazil.picking import Batches, Micrograph, Picker, Picks, ScoreMap
+from frazil.picking import Batches, Micrograph, Picker, Picks, Picture, ScoreMap
 
 __all__ = ["Record", "columns_of", "directory_of", "now_rfc3339", "record_failure", "record_picks"]
 
 _POSITION_DECIMALS = 4
 _SCORE_DECIMALS = 6
+_FRACTION_DECIMALS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -24,6 +25,7 @@ class Record:
     document: MicrographDocument
     """Outside any stream as yet: no epoch, and sequence number 0."""
     picks: Picks
+    picture: Picture
     score_map: ScoreMap
     """From which the picks were made."""
     batches: Batches
@@ -74,8 +76,11 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
             total=found - since,
         ),
         picked_at=now_rfc3339(),
+        blank_fraction=round(picture.blank_fraction, _FRACTION_DECIMALS),
     )
-    return Record(document=document, picks=picks, score_map=score_map, batches=picker.count_batches(picture))
+    return Record(
+        document=document, picks=picks, picture=picture, score_map=score_map, batches=picker.count_batches(picture)
+    )
 
 
 def columns_of(picks: Picks) -> PickColumns:

@@ -41,6 +41,20 @@ _DRIFTS = {
     ("score", "down"): ("FrazilScoresDrifted", "Lower scores than when the session began"),
     ("score", "up"): ("FrazilScoresDrifted", "Higher scores than when the session began"),
 }
+_DOUBTS = {
+    "blank": (
+        "Much of the newest micrograph holds no data",
+        "Nothing is picked there. Padding, a mask or film? Else see to the beam, the beam stop and the aperture.",
+    ),
+    "contrast": (
+        "Particles seem to look the other way round than the setting contrast says",
+        "Look at a micrograph: where particles are brighter than the ice, contrast must be bright, else dark.",
+    ),
+    "diameter": (
+        "Hardly any particle of the set diameter would fit into a micrograph",
+        "Look whether the setting diameter is in Å, and whether the pixel size is right.",
+    ),
+}
 _DRIFTED_TODO = (
     "Look at the newest pictures: ice, defocus, astigmatism, carbon. Then tune the threshold. "
     "If it is meant to be so: frazil ledger baseline --ledger OUT."
@@ -133,6 +147,7 @@ def find_troubles(samples: Mapping[str, float], facts: Facts | None, now: float)
         troubles.append(Trouble(level="fault", says="The ledger cannot be read", todo="Look at the log."))
     else:
         troubles += [*_of_the_session(samples, facts, now), *_of_the_picks(facts), *_of_the_model(facts)]
+        troubles += _of_the_settings(samples)
     return sorted(troubles, key=lambda trouble: trouble.level != "fault")
 
 
@@ -236,6 +251,12 @@ def _of_the_picks(facts: Facts) -> Iterable[Trouble]:
             todo="Where some are no micrographs of this session (power spectra, images of holes), leave them out with "
             "the setting exclude.",
         )
+
+
+def _of_the_settings(samples: Mapping[str, float]) -> Iterable[Trouble]:
+    for about, (says, todo) in _DOUBTS.items():
+        if samples.get(f"frazil_doubt{{about={about}}}"):
+            yield Trouble(level="warning", says=says, todo=todo)
 
 
 def _of_the_model(facts: Facts) -> Iterable[Trouble]:

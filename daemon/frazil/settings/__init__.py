@@ -1,6 +1,7 @@
 """The daemon's settings, and the file that holds them.
 
 - ``declaration``: each setting, once.
+- ``diameter``: which diameters no particle has.
 - ``agreements``: what several of them must agree on.
 - ``statements``: a TOML file as statements with their lines.
 - ``loading``: command line, file and defaults become settings, or a list of every fault.
@@ -20,6 +21,7 @@ from frazil.settings.declaration import (
     WatchBy,
     default_model_path,
 )
+from frazil.settings.diameter import doubt_diameter
 
 if TYPE_CHECKING:
     from frazil.settings.loading import load_settings
@@ -34,6 +36,7 @@ __all__ = [
     "ServeSettings",
     "WatchBy",
     "default_model_path",
+    "doubt_diameter",
     "load_settings",
 ]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from frazil.addresses import check_address, check_page_address, replay_address
 from frazil.errors import AddressError
+from frazil.settings.diameter import doubt_diameter
 
 __all__ = ["AGREEMENTS"]
 
@@ -16,6 +17,11 @@ Values = Mapping[str, Any]
 def _keys(values: Values) -> str | None:
     found = sum(values[name] is not None for name in ("curve_key", "curve_clients"))
     return "expected both or neither, found one" if found == 1 else None
+
+
+def _diameter(values: Values) -> str | None:
+    doubt = None if values["unusual_diameter"] else doubt_diameter(values["diameter"])
+    return doubt and f"{doubt} (unusual_diameter takes it all the same)"
 
 
 def _gpu(values: Values) -> str | None:
@@ -50,6 +56,7 @@ def _ports(values: Values) -> str | None:
 
 AGREEMENTS: tuple[tuple[tuple[str, ...], Callable[[Values], str | None]], ...] = (
     (("curve_key", "curve_clients"), _keys),
+    (("diameter", "unusual_diameter"), _diameter),
     (("require_gpu", "device"), _gpu),
     (("publish", "replay", "curve_key", "publish_unencrypted"), _addresses),
     (("http", "http_unencrypted"), _http),

@@ -130,6 +130,9 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _says("No pick is closer to an edge than this, in Å. Default: a quarter of the diameter.", "Picking"),
     ] = None
     contrast: Annotated[Contrast, _says("How particles look in the micrographs.", "Picking")] = "dark"
+    unusual_diameter: Annotated[
+        bool, _says("Take a diameter that can hardly be meant, such as one in nanometres.", "Picking")
+    ] = False
     keep_score_maps: Annotated[
         bool,
         _says(

@@ -3,13 +3,18 @@
 - `Ledger` is the daemon's: it alone writes results.
 - `LedgerReader` reads while the daemon runs, or when none does.
 - `request_requeue`, `request_baseline` and `update_remembered` leave a request in the ledger, which the daemon grants.
+- `Witness` knows outside the ledger how far it had come.
+- `check` reads all of it, and `rebuild` makes a whole one from what can be read.
 - `archive` moves old results into another file.
 """
 
 from frazil.service.ledger.archive import Archived, archive
-from frazil.service.ledger.layout import LEDGER_NAME, State, ledger_file
+from frazil.service.ledger.check import Check, check
+from frazil.service.ledger.damage import explain, is_fatal
+from frazil.service.ledger.layout import LEDGER_NAME, State, checksum, ledger_file
 from frazil.service.ledger.ledger import Handled, Ledger, Note
 from frazil.service.ledger.reader import KeptResult, LedgerReader, MicrographRecord, StoredDocument
+from frazil.service.ledger.rebuild import Rebuilt, rebuild
 from frazil.service.ledger.requests import (
     BASELINE_KEY,
     TUNED_KEY,
@@ -17,22 +22,33 @@ from frazil.service.ledger.requests import (
     request_requeue,
     update_remembered,
 )
+from frazil.service.ledger.witness import WITNESS_NAME, Witness, read_witness
 
 __all__ = [
     "BASELINE_KEY",
     "LEDGER_NAME",
     "TUNED_KEY",
+    "WITNESS_NAME",
     "Archived",
+    "Check",
     "Handled",
     "KeptResult",
     "Ledger",
     "LedgerReader",
     "MicrographRecord",
     "Note",
+    "Rebuilt",
     "State",
     "StoredDocument",
+    "Witness",
     "archive",
+    "check",
+    "checksum",
+    "explain",
+    "is_fatal",
     "ledger_file",
+    "read_witness",
+    "rebuild",
     "request_baseline",
     "request_requeue",
     "update_remembered",

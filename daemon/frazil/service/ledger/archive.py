@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frazil.errors import OutputError
+from frazil.service.ledger.damage import explain, is_fatal
 from frazil.service.ledger.layout import connect, open_read_only, transaction
 
 __all__ = ["Archived", "archive"]
@@ -59,6 +60,8 @@ def archive(file: Path, to: Path, *, before: float, below: str = "") -> Archived
             while ledger.execute("PRAGMA freelist_count").fetchone()[0] > 0:
                 ledger.execute(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})").fetchall()
     except sqlite3.Error as error:
+        if is_fatal(error):
+            raise explain(file, error) from error
         raise OutputError(f"{to}: the archive cannot be written: {error}") from error
     return moved
 
@@ -77,7 +80,7 @@ def _move_some(
 ) -> int | None:
     """Move one portion of what comes after a number; the last number moved, None when there was nothing left."""
     documents = ledger.execute(
-        "SELECT seq, topic, path, body, committed_at, superseded_by FROM documents WHERE "
+        "SELECT seq, topic, path, body, committed_at, superseded_by, checksum FROM documents WHERE "
         "seq > ? AND seq <= (SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'delivered') "
         "AND coalesce(committed_at, 0) < ? AND substr(path, 1, ?) = ? ORDER BY seq LIMIT ?",
         (after, before, len(below), below, _AT_ONCE),
@@ -87,7 +90,7 @@ def _move_some(
     numbers = [(row[0],) for row in documents]
     paths = [(path,) for path in dict.fromkeys(row[2] for row in documents)]
     with transaction(archived):
-        archived.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?)", documents)
+        archived.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?, ?)", documents)
         for number in numbers:
             for row in ledger.execute("SELECT seq, body FROM score_maps WHERE seq = ?", number):
                 archived.execute("INSERT OR REPLACE INTO score_maps VALUES (?, ?)", row)

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 from uuid import uuid4
 
 from frazil.errors import OutputError
+from frazil.service.ledger.damage import explain
 
-__all__ = ["LEDGER_NAME", "State", "connect", "ledger_file", "open_read_only", "transaction"]
+__all__ = [
+    "HEAD",
+    "LAYOUT",
+    "LEDGER_NAME",
+    "OLDEST_READABLE",
+    "State",
+    "checksum",
+    "claim",
+    "connect",
+    "ledger_file",
+    "open_read_only",
+    "transaction",
+]
 
 LEDGER_NAME = "frazil-ledger.sqlite"
-LAYOUT = 2
+LAYOUT = 3
+OLDEST_READABLE = 2
+"""Ledgers of this layout and later are read as they are; it is what an archive of an earlier frazil has."""
+HEAD = (
+    "SELECT max((SELECT coalesce(max(seq), 0) FROM documents), "
+    "(SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'archived'), "
+    "(SELECT coalesce(max(first), 1) - 1 FROM generations))"
+)
+"""Finds the highest sequence number that was ever given out, also where its document is no longer there."""
 BUSY_SECONDS = 5.0
 """How long one process waits for another's short transaction."""
 
@@ -27,7 +50,8 @@ failed, and is tried again. ``quarantined``: it is not tried again until its con
 longer there; what was found out about it stays.
 """
 
-_TABLES = """
+_GENERATIONS = "CREATE TABLE generations (number INTEGER PRIMARY KEY, id TEXT NOT NULL, first INTEGER NOT NULL)"
+_TABLES = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE micrographs (
     path TEXT PRIMARY KEY,
@@ -51,13 +75,15 @@ CREATE TABLE documents (
     path TEXT NOT NULL,
     body BLOB NOT NULL,
     committed_at REAL,
-    superseded_by INTEGER
+    superseded_by INTEGER,
+    checksum INTEGER
 );
+{_GENERATIONS};
 CREATE TABLE score_maps (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE requests (id INTEGER PRIMARY KEY, path TEXT NOT NULL, made_at REAL NOT NULL);
 """
 
-_FROM_1_TO_2 = """
+_FROM_1 = """
 ALTER TABLE micrographs RENAME TO micrographs_1;
 ALTER TABLE documents RENAME TO documents_1;
 {tables}
@@ -70,8 +96,13 @@ INSERT INTO documents (seq, topic, path, body, superseded_by)
 DROP TABLE newer;
 DROP TABLE micrographs_1;
 DROP TABLE documents_1;
-UPDATE meta SET value = '2' WHERE key = 'layout';
+UPDATE meta SET value = '{layout}' WHERE key = 'layout';
 """
+_FROM_2 = f"""
+ALTER TABLE documents ADD COLUMN checksum INTEGER;
+{_GENERATIONS};
+UPDATE meta SET value = '{LAYOUT}' WHERE key = 'layout';
+"""  # noqa: S608
 _NEWER = "CREATE TEMP TABLE newer AS SELECT path, seq FROM documents; CREATE INDEX temp.newer_path ON newer (path, seq)"
 
 _INDEXES = (
@@ -86,6 +117,27 @@ def ledger_file(where: Path) -> Path:
     return where / LEDGER_NAME if where.is_dir() else where
 
 
+def claim(file: Path) -> IO[bytes]:
+    """Take the lock that keeps a second daemon off a ledger; the system frees it when the process ends.
+
+    Raises:
+        OutputError: another daemon has it, or it cannot be made.
+    """
+    try:
+        lock = file.with_name(f"{file.name}.lock").open("ab")
+    except OSError as error:
+        raise OutputError(f"{file}: expected a ledger that can be written: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise OutputError(f"{file}: expected a free ledger, found it in use by another frazil daemon") from error
+    except OSError as error:
+        lock.close()
+        raise OutputError(f"{file}: expected a ledger that can be locked: {error.strerror}") from error
+    return lock
+
+
 def connect(file: Path) -> sqlite3.Connection:
     """Open a ledger to write to it; it is made, or brought to the present layout, where needed.
 
@@ -95,7 +147,7 @@ def connect(file: Path) -> sqlite3.Connection:
     try:
         database = _open(file)
     except sqlite3.Error as error:
-        raise OutputError(f"{file}: expected a frazil ledger: {error}") from error
+        raise explain(file, error) from error
     try:
         # One step, whatever process comes first: another one finds it done.
         with transaction(database):
@@ -109,6 +161,9 @@ def connect(file: Path) -> sqlite3.Connection:
                 )
             elif layout == 1:
                 _migrate_1(database)
+            elif layout == 2:
+                for statement in _FROM_2.split(";"):
+                    database.execute(statement)
             elif layout != LAYOUT:
                 raise OutputError(f"{file}: expected ledger layout {LAYOUT} or older, found {layout}")
             for statement in _INDEXES:
@@ -117,17 +172,22 @@ def connect(file: Path) -> sqlite3.Connection:
             database.execute("VACUUM")  # from now on freed pages can be given back
     except sqlite3.Error as error:
         database.close()
-        raise OutputError(f"{file}: expected a frazil ledger: {error}") from error
+        raise explain(file, error) from error
     except OutputError:
         database.close()
         raise
     return database
 
 
-def open_read_only(file: Path) -> sqlite3.Connection:
+def open_read_only(file: Path, *, oldest: int = LAYOUT) -> sqlite3.Connection:
     """Open a ledger to read it, also while a daemon writes to it.
 
+    Args:
+        file: the ledger.
+        oldest: layout that it must have at least.
+
     Raises:
+        LedgerDamagedError: it is damaged.
         OutputError: there is none, or it is of another layout.
     """
     if not file.is_file():
@@ -137,13 +197,18 @@ def open_read_only(file: Path) -> sqlite3.Connection:
         database = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         layout = _layout(database)
     except sqlite3.Error as error:
-        raise OutputError(f"{file}: expected a frazil ledger: {error}") from error
-    if layout != LAYOUT:
+        raise explain(file, error) from error
+    if layout is None or not oldest <= layout <= LAYOUT:
         database.close()
         raise OutputError(
             f"{file}: expected ledger layout {LAYOUT}, found {layout} (frazil serve brings an older one up to date)"
         )
     return database
+
+
+def checksum(body: bytes) -> int:
+    """Of a document: CRC-32 of its bytes."""
+    return zlib.crc32(body)
 
 
 @contextmanager
@@ -186,6 +251,6 @@ def _migrate_1(database: sqlite3.Connection) -> None:
     for statement in _NEWER.split(";"):
         database.execute(statement)
     tables = _TABLES.partition(";")[2]  # all but `meta`, which is as it was
-    for statement in _FROM_1_TO_2.format(tables=tables).split(";"):
+    for statement in _FROM_1.format(tables=tables, layout=LAYOUT).split(";"):
         database.execute(statement)
     database.execute("INSERT OR IGNORE INTO meta VALUES ('archived', '0'), ('migrated_at', ?)", (str(time.time()),))

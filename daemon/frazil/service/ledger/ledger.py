@@ -7,24 +7,37 @@ the same number.
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
+import logging
+import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
+from uuid import uuid4
 
 from frazil.errors import OutputError
-from frazil.service.ledger.layout import connect, transaction
+from frazil.service.ledger.damage import LedgerStoppedError, explain, is_fatal
+from frazil.service.ledger.layout import HEAD, checksum, claim, connect, transaction
+from frazil.service.ledger.reader import StoredDocument
+from frazil.service.ledger.witness import Generation, Witness
 from frazil.service.stamp import FileStamp
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Handled", "Ledger", "Note"]
 
 _KNOWN = "state IN ('picked', 'quarantined') OR (state = 'gone' AND (seq IS NOT NULL OR reason != ''))"
 _AS_IT_WAS = "CASE WHEN reason = '' THEN 'picked' ELSE 'quarantined' END"
-_UNDELIVERED_AT_ONCE = 100
+_AT_ONCE = 100
+_DOCUMENTS_AFTER = f"SELECT {StoredDocument.columns()} FROM documents WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
+_PAGES_AT_ONCE = 1000
+_ABSENT = (0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,55 +65,181 @@ class Ledger:
 
     All of them raise `sqlite3.Error` when the ledger cannot be written; then nothing of the call is in it.
 
+    Args:
+        file: made if missing.
+        witness: knows from elsewhere how far the ledger had come; numbers that it knows are not given out again.
+
     Attributes:
         epoch: identity of this ledger: sequence numbers of different epochs have nothing to do with each other.
+        generation: identity of this run of it: history may have been lost between two of them, never within one.
+        fault: why it takes nothing more: it is damaged, gone or replaced; None while all is well.
 
     Raises:
+        LedgerDamagedError: it is damaged.
         OutputError: the file cannot be made, is no ledger, or is in use by another daemon.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, witness: Witness | None = None) -> None:
         self.file = file
+        self.fault: OutputError | None = None
+        self._witness = witness
         self._lock = threading.Lock()
-        try:
-            self._claim = _claim(file)
-        except BlockingIOError as error:
-            raise OutputError(f"{file}: expected a free ledger, found it in use by another frazil daemon") from error
-        except OSError as error:
-            raise OutputError(f"{file}: expected a ledger that can be written: {error.strerror}") from error
+        self._claim = claim(file)
         try:
             self._database = connect(file)
         except OutputError:
             self._claim.close()
             raise
-        self.epoch = self.recall("epoch")
-        self._head: int = self._database.execute(
-            "SELECT max((SELECT coalesce(max(seq), 0) FROM documents), "
-            "(SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'archived'))"
-        ).fetchone()[0]
+        try:
+            self.epoch = self.recall("epoch")
+            if not self.epoch:
+                raise LedgerStoppedError("it does not say its epoch")
+            self._head = self._found = int(self._database.execute(HEAD).fetchone()[0])
+            self.generation = self._begin_generation()
+            # A descriptor that only names the file: it tells when that was deleted, and closing it frees no lock.
+            self._named = open(file, "rb", buffering=0, opener=_name_only)  # noqa: SIM115 - Path.open has no opener
+            self._identities = {
+                place: _identity(place)
+                for place in (file, *(file.with_name(f"{file.name}{e}") for e in ("-wal", "-shm")))
+            }
+        except BaseException as error:
+            self._database.close()
+            self._claim.close()
+            if isinstance(error, sqlite3.Error):
+                raise explain(file, error) from error
+            raise
 
     @property
     def head(self) -> int:
         """The newest sequence number; 0 before the first."""
         return self._head
 
+    def _begin_generation(self) -> str:
+        """Note that a run begins, whose first number is beyond all that were ever given out."""
+        known = tuple(
+            Generation(*row) for row in self._database.execute("SELECT id, first FROM generations ORDER BY number")
+        )
+        witness, head = self._witness, self._head
+        added: tuple[Generation, ...] = ()
+        if witness is not None and witness.epoch == self.epoch:
+            self._head = max(head, witness.seq)
+            # Runs that the ledger forgot but whose numbers are not used again: their subscribers go on where they are.
+            if known == witness.generations[: len(known)] or not known:
+                added = witness.generations[len(known) :]
+        self._floor = self._head
+        begun = Generation(uuid4().hex[:12], self._head + 1)
+        with transaction(self._database):
+            self._database.executemany(
+                "INSERT INTO generations (id, first) VALUES (?, ?)", [(g.id, g.first) for g in (*added, begun)]
+            )
+        if self._head > head:
+            log.warning(
+                "%s: expected documents up to number %d, found them up to %d: it was restored from an older copy, or "
+                "lost its newest part. What is lacking is picked again, from number %d on",
+                self.file,
+                self._head,
+                head,
+                begun.first,
+            )
+        elif witness is not None and witness.epoch not in ("", self.epoch):
+            log.warning(
+                "%s: the results here came from another ledger, with %d documents: this one numbers its own from %d on",
+                self.file,
+                witness.seq,
+                begun.first,
+            )
+        if witness is not None:
+            witness.begin(self.epoch, self._head, (*known, *added, begun))
+        return begun.id
+
+    # --- is it still there ----------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Look whether the file in its place is still this ledger, as this process left it. It is cheap.
+
+        Raises:
+            LedgerDamagedError: it is damaged.
+            OutputError: it was deleted, replaced or written over.
+        """
+        with self._lock:
+            self._look_at_places()
+            self._look_inside()
+            if self.fault is not None:
+                raise self.fault
+
+    def rescue(self, progress: Callable[[], None] = lambda: None) -> str:
+        """Save what only this process can still read, after `look` found the file gone.
+
+        Args:
+            progress: is called again and again meanwhile.
+
+        Returns:
+            Where it is, as the end of a sentence; empty where nothing was to be saved.
+        """
+        if _identity(self.file) == self._identities[self.file]:
+            # The files beside it are what is gone; what they held belongs into the ledger.
+            with self._lock, contextlib.suppress(sqlite3.Error):
+                self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return ""
+        if os.fstat(self._named.fileno()).st_nlink:
+            return f"it is now {Path(f'/proc/self/fd/{self._named.fileno()}').readlink()}"
+        saved = self.file.with_name(f"{self.file.name}.{datetime.now(UTC):%Y%m%dT%H%M%S}.bak")
+        try:
+            saved.parent.mkdir(parents=True, exist_ok=True)
+            with self._lock, closing(sqlite3.connect(saved)) as copy:
+                self._database.backup(copy, pages=_PAGES_AT_ONCE, progress=lambda *_: progress())
+        except (sqlite3.Error, OSError) as error:
+            return f"what it held cannot be saved in {saved}: {error}"
+        return f"what it held is saved in {saved}"
+
+    def _look_at_places(self) -> None:
+        if self.fault is not None:
+            return
+        for place, identity in self._identities.items():
+            found = _identity(place)
+            if found not in (identity, None):
+                what = "it was deleted" if found == _ABSENT else "another file is in its place"
+                self.fault = OutputError(f"{place}: expected the ledger's own file, found that {what} while frazil ran")
+                return
+
+    def _look_inside(self) -> None:
+        """Read through a new connection what only this run wrote: the file may have been written over in its place."""
+        if self.fault is not None:
+            return
+        try:
+            with closing(sqlite3.connect(f"{self.file.absolute().as_uri()}?mode=ro", uri=True, timeout=0)) as again:
+                newest = again.execute("SELECT id FROM generations ORDER BY number DESC LIMIT 1").fetchone()
+                head = int(again.execute(HEAD).fetchone()[0])
+        except sqlite3.Error as error:
+            if is_fatal(error):
+                self.fault = explain(self.file, error)
+            return
+        committed = self._head if self._head > self._floor else self._found
+        if newest != (self.generation,) or head < committed:
+            self.fault = OutputError(f"{self.file}: expected the ledger as this daemon left it, found it written over")
+
     # --- what is known --------------------------------------------------------------------------------------------
 
     def known(self) -> dict[str, FileStamp]:
         """Stamps of all micrographs that need no look as long as they are as they were, by path."""
-        with self._lock:
+        with self._reading():
             rows = self._database.execute(f"SELECT path, size, mtime_ns FROM micrographs WHERE {_KNOWN}")  # noqa: S608
             sizes: dict[int, int] = {}  # files of one camera are of one size: it is held once
             return {path: FileStamp(sizes.setdefault(size, size), mtime_ns) for path, size, mtime_ns in rows}
 
+    def knows_any(self) -> bool:
+        """Whether it knows any micrograph."""
+        with self._reading():
+            return self._database.execute("SELECT 1 FROM micrographs LIMIT 1").fetchone() is not None
+
     def missing(self) -> list[str]:
         """Paths of micrographs that are gone."""
-        with self._lock:
+        with self._reading():
             return [path for (path,) in self._database.execute("SELECT path FROM micrographs WHERE state = 'gone'")]
 
     def fingerprint(self, path: str) -> str | None:
         """Fingerprint of what was handled under this path; None where nothing was."""
-        with self._lock:
+        with self._reading():
             row = self._database.execute(
                 f"SELECT fingerprint FROM micrographs WHERE path = ? AND ({_KNOWN})",  # noqa: S608
                 (path,),
@@ -110,7 +249,7 @@ class Ledger:
     def first_with_result(self, paths: Sequence[str]) -> str | None:
         """The first of these paths under which there is a result; None where there is none."""
         marks = ", ".join("?" * len(paths))
-        with self._lock:
+        with self._reading():
             row = self._database.execute(
                 f"SELECT path FROM micrographs WHERE path IN ({marks}) AND seq IS NOT NULL ORDER BY seq LIMIT 1",  # noqa: S608
                 paths,
@@ -119,7 +258,7 @@ class Ledger:
 
     def attempts(self, path: str) -> int:
         """How often picking a micrograph has failed since it was found."""
-        with self._lock:
+        with self._reading():
             row = self._database.execute(
                 "SELECT attempts FROM micrographs WHERE path = ? AND state IN ('seen', 'waiting', 'failed')", (path,)
             ).fetchone()
@@ -194,8 +333,8 @@ class Ledger:
             older: int = (row[0] or 0) if row else 0
             body = body_at(self.epoch, seq, older)
             self._database.execute(
-                "INSERT INTO documents (seq, topic, path, body, committed_at) VALUES (?, 'picks', ?, ?, ?)",
-                (seq, path, body, now),
+                "INSERT INTO documents (seq, topic, path, body, committed_at, checksum) VALUES (?, ?, ?, ?, ?, ?)",
+                (seq, "picks", path, body, now, checksum(body)),
             )
             self._database.execute("UPDATE documents SET superseded_by = ? WHERE seq = ?", (seq, older))
             self._database.execute("DELETE FROM score_maps WHERE seq = ?", (older,))
@@ -298,24 +437,38 @@ class Ledger:
                 (time.time(), seq, seq),
             )
 
-    def undelivered(self) -> Iterator[tuple[int, bytes]]:
-        """Sequence number and document of all that may not have been delivered, in order."""
-        seq = int(self.recall("delivered"))
-        while True:
-            with self._lock:
-                rows = self._database.execute(
-                    "SELECT seq, body FROM documents WHERE seq > ? ORDER BY seq LIMIT ?", (seq, _UNDELIVERED_AT_ONCE)
-                ).fetchall()
-            if not rows:
-                return
-            yield from rows
-            seq = rows[-1][0]
+    def note_given_out(self, seq: int) -> None:
+        """Have the witness know a number before anybody else does."""
+        if self._witness is not None:
+            self._witness.note(seq)
+
+    def undelivered(self) -> Iterator[StoredDocument]:
+        """All that may not have been delivered, in order."""
+        seq = self.delivered()
+        while documents := self.documents_after(seq):
+            yield from documents
+            seq = documents[-1].seq
+
+    def delivered(self) -> int:
+        """The sequence number up to which all is known to be out; where that is damaged, all goes out again."""
+        text = self.recall("delivered")
+        return int(text) if text.isdecimal() else 0
+
+    def documents_after(self, seq: int) -> list[StoredDocument]:
+        """The next documents after a sequence number; none at the end."""
+        with self._reading():
+            rows = self._database.execute(_DOCUMENTS_AFTER, (seq, _AT_ONCE)).fetchall()
+        return [StoredDocument.of(row) for row in rows]
+
+    def stop(self, fault: OutputError) -> None:
+        """Take nothing more."""
+        self.fault = self.fault or fault
 
     # --- requests and odds ----------------------------------------------------------------------------------------
 
     def take_requests(self) -> list[str]:
         """Grant what others asked to have picked again: their paths; each is new from now on."""
-        with self._lock:  # a look costs no transaction
+        with self._reading():  # a look costs no transaction
             if self._database.execute("SELECT 1 FROM requests LIMIT 1").fetchone() is None:
                 return []
         with self._writing():
@@ -330,7 +483,7 @@ class Ledger:
 
     def recall(self, key: str, default: str = "") -> str:
         """A value remembered under a key."""
-        with self._lock:
+        with self._reading():
             row = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return default if row is None else str(row[0])
 
@@ -354,20 +507,39 @@ class Ledger:
         """Close the database and let others have it."""
         with self._lock:
             self._database.close()
+            self._named.close()
             self._claim.close()
 
     def _insert(self, topic: str, path: str, body_at: Callable[[str, int], bytes]) -> int:
         seq = self._head + 1
+        body = body_at(self.epoch, seq)
         self._database.execute(
-            "INSERT INTO documents (seq, topic, path, body, committed_at) VALUES (?, ?, ?, ?, ?)",
-            (seq, topic, path, body_at(self.epoch, seq), time.time()),
+            "INSERT INTO documents (seq, topic, path, body, committed_at, checksum) VALUES (?, ?, ?, ?, ?, ?)",
+            (seq, topic, path, body, time.time(), checksum(body)),
         )
         return seq
 
     @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """The one connection, for one thread at a time."""
+        with self._lock:
+            try:
+                if self.fault is not None:
+                    raise LedgerStoppedError(str(self.fault))
+                yield
+            except sqlite3.Error as error:
+                if self.fault is None and is_fatal(error):
+                    self.fault = explain(self.file, error)
+                raise
+
+    @contextmanager
     def _writing(self, *, durably: bool = True) -> Iterator[None]:
         """One transaction; without `durably` a loss of power may undo it, but neither order nor what is older."""
-        with self._lock:
+        with self._reading():
+            if durably:
+                self._look_at_places()  # no number is given out from a ledger that nobody will find again
+                if self.fault is not None:
+                    raise LedgerStoppedError(str(self.fault))
             self._database.execute(f"PRAGMA synchronous={'FULL' if durably else 'NORMAL'}")
             with transaction(self._database):
                 yield
@@ -392,12 +564,16 @@ class Ledger:
         )
 
 
-def _claim(file: Path) -> IO[bytes]:
-    """Take the lock that keeps a second daemon off this ledger; the system frees it when the process ends."""
-    claim = file.with_name(f"{file.name}.lock").open("ab")
+def _name_only(path: str, _flags: int) -> int:
+    return os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+
+def _identity(place: Path) -> tuple[int, int] | None:
+    """What file is in a place; None where that cannot be told at present."""
     try:
-        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found = place.stat()
+    except FileNotFoundError:
+        return _ABSENT
     except OSError:
-        claim.close()
-        raise
-    return claim
+        return None
+    return found.st_dev, found.st_ino

@@ -6,11 +6,14 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import msgspec
 
-from frazil.errors import OutputError
-from frazil.service.ledger.layout import State, open_read_only
+from frazil.documents import Heartbeat, NumberedDocument, decode_document
+from frazil.service.ledger.damage import explain
+from frazil.service.ledger.layout import HEAD, LAYOUT, OLDEST_READABLE, State, checksum, open_read_only
+from frazil.service.ledger.witness import Generation
 
 __all__ = ["KeptResult", "LedgerReader", "MicrographRecord", "StoredDocument"]
 
@@ -48,15 +51,18 @@ class KeptResult(msgspec.Struct, frozen=True, kw_only=True):
     """The document."""
     score_map: bytes | None
     """Packed; None where none was kept."""
+    checksum: int | None = None
+    """Of the document; None where an earlier frazil committed it."""
 
 
-_RESULTS = "SELECT d.path, d.seq, d.body, s.body FROM documents d LEFT JOIN score_maps s ON s.seq = d.seq"
+_RESULTS = "SELECT d.path, d.seq, d.body, s.body, {checksum} FROM documents d LEFT JOIN score_maps s ON s.seq = d.seq"
 
 
 class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
     """A document as it was committed."""
 
     seq: int
+    topic: str
     path: str
     """Of its micrograph, below the watched directory; empty where it is about none."""
     committed_at: float | None
@@ -65,6 +71,37 @@ class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
     """The result that replaced this one."""
     body: bytes
     """As published."""
+    checksum: int | None = None
+    """Of the body; None where an earlier frazil committed it."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Number and body, which is what most callers want."""
+        yield from (self.seq, self.body)
+
+    @classmethod
+    def columns(cls, *, layout: int = LAYOUT) -> str:
+        """What to select from the table of documents, for `of`."""
+        names = [name for name in cls.__struct_fields__ if name != "checksum" or layout >= LAYOUT]
+        return ", ".join(names)
+
+    @classmethod
+    def of(cls, row: tuple) -> StoredDocument:  # type: ignore[type-arg]
+        """From a row of these columns."""
+        return cls(**dict(zip(cls.__struct_fields__, row, strict=False)))
+
+    def is_whole(self) -> bool:
+        """Whether it is what was committed, as far as can be told."""
+        return self.decode() is not None if self.checksum is None else self.checksum == checksum(self.body)
+
+    def decode(self) -> NumberedDocument | None:
+        """The document; None where it is damaged: what was committed has become something else since."""
+        try:
+            if self.checksum is not None and self.checksum != checksum(self.body):
+                return None
+            document = decode_document(self.body)
+        except (ValueError, TypeError, RecursionError):
+            return None
+        return None if isinstance(document, Heartbeat) or document.seq != self.seq else document
 
 
 class _Supersedes(msgspec.Struct):
@@ -74,20 +111,24 @@ class _Supersedes(msgspec.Struct):
 
 
 _SUPERSEDES = msgspec.json.Decoder(_Supersedes)
-_DOCUMENT_COLUMNS = ", ".join(StoredDocument.__struct_fields__)
 _COLUMNS = ", ".join(MicrographRecord.__struct_fields__)
 
 
 class LedgerReader:
     """A ledger open for reading; its daemon does not notice.
 
+    Its methods raise `LedgerDamagedError` where the ledger is damaged, and `OutputError` where it cannot be read.
+
     Raises:
+        LedgerDamagedError: it is damaged.
         OutputError: there is no ledger in that place, or it is of another layout.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._database = open_read_only(file)
+        self._database = open_read_only(file, oldest=OLDEST_READABLE)
+        self.layout = int(self.meta()["layout"])
+        self._columns = StoredDocument.columns(layout=self.layout)
 
     def __enter__(self) -> LedgerReader:
         return self
@@ -174,11 +215,60 @@ class LedgerReader:
         row = next(self._rows(f"SELECT {_COLUMNS} FROM micrographs WHERE path = ?", path), None)  # noqa: S608
         return None if row is None else _record(row)
 
-    def documents(self, *, after: int = 0, limit: int | None = None) -> Iterator[tuple[int, bytes]]:
-        """Sequence number and document of what was committed after a sequence number, in order."""
-        yield from self._rows(
-            "SELECT seq, body FROM documents WHERE seq > ? ORDER BY seq LIMIT ?", after, -1 if limit is None else limit
+    def documents(self, *, after: int = 0, limit: int | None = None) -> Iterator[StoredDocument]:
+        """What was committed after a sequence number, in order."""
+        statement = f"SELECT {self._columns} FROM documents WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
+        yield from map(StoredDocument.of, self._rows(statement, after, -1 if limit is None else limit))
+
+    def oldest(self) -> int:
+        """The oldest sequence number that there is a document of; 0 without any."""
+        return int(next(self._rows("SELECT coalesce(min(seq), 0) FROM documents"))[0])
+
+    def common(self, generation: str, seq: int) -> int | None:
+        """Up to which sequence number a history and this one are the same.
+
+        Args:
+            generation: during which the history was read.
+            seq: up to which it was read.
+
+        Returns:
+            That number, or one before it; None where nothing is known of that generation.
+        """
+        rows = self._rows(
+            "SELECT n.first - 1 FROM generations g LEFT JOIN generations n ON n.number > g.number "
+            "WHERE g.id = ? ORDER BY n.number LIMIT 1",
+            generation,
         )
+        row = next(rows, None)
+        if row is None:
+            return None
+        return min(seq, self.ever_given_out() if row[0] is None else int(row[0]))
+
+    def generations(self) -> list[Generation]:
+        """Every run of the ledger, in order; none of an archive, or of a ledger of an earlier layout."""
+        if self.layout < LAYOUT:
+            return []
+        return [Generation(*row) for row in self._rows("SELECT id, first FROM generations ORDER BY number")]
+
+    def without_document(self) -> list[str]:
+        """Paths of micrographs that have a result of which there is no document, though it was not archived."""
+        statement = (
+            "SELECT path FROM micrographs m WHERE state = 'picked' AND seq > "
+            "(SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'archived') "
+            "AND NOT EXISTS (SELECT 1 FROM documents d WHERE d.seq = m.seq) ORDER BY path"
+        )
+        return [path for (path,) in self._rows(statement)]
+
+    def integrity(self, limit: int) -> list[str]:
+        """What SQLite finds wrong with the file, a line each; empty where nothing is."""
+        lines = [str(line) for (line,) in self._rows(f"PRAGMA integrity_check({limit})")]
+        return [] if lines == ["ok"] else lines
+
+    def ever_given_out(self) -> int:
+        """The highest sequence number that was ever given out, also where its document was archived or lost."""
+        if self.layout < LAYOUT:
+            return max(self.head(), int(self.meta()["archived"]))
+        return int(next(self._rows(HEAD))[0])
 
     def document(self, seq: int) -> StoredDocument | None:
         """One document; None where there is none of that number."""
@@ -187,11 +277,11 @@ class LedgerReader:
     def last_picked_results(self, limit: int) -> list[StoredDocument]:
         """Results of the micrographs that were picked last, that one first."""
         statement = (
-            f"SELECT {', '.join(f'd.{column}' for column in StoredDocument.__struct_fields__)} FROM "  # noqa: S608
+            f"SELECT {', '.join(f'd.{column}' for column in self._columns.split(', '))} FROM "  # noqa: S608
             "(SELECT seq, picked_at FROM micrographs WHERE picked_at IS NOT NULL ORDER BY picked_at DESC LIMIT ?) m "
             "JOIN documents d ON d.seq = m.seq ORDER BY m.picked_at DESC"
         )
-        return [_stored(row) for row in self._rows(statement, limit)]
+        return [StoredDocument.of(row) for row in self._rows(statement, limit)]
 
     def last_picked_times(self, limit: int) -> list[tuple[float | None, float]]:
         """When the files of the micrographs that were picked last were complete, and when they were picked."""
@@ -288,13 +378,20 @@ class LedgerReader:
         return self._kept("d.seq > ? AND d.seq <= ? AND d.topic = 'picks' AND d.superseded_by IS NULL", after, until)
 
     def newest_result(self) -> KeptResult | None:
-        """The newest result of all; None where there is none."""
-        row = next(self._rows("SELECT max(seq) FROM documents WHERE topic = 'picks'"))
-        return None if row[0] is None else self._kept("d.seq = ?", row[0])
+        """The newest result of all that is not damaged; None where there is none."""
+        before = 2**63 - 1
+        while newest := self._documents("topic = 'picks' AND seq < ? ORDER BY seq DESC LIMIT 1", before):
+            before = newest[0].seq
+            if newest[0].is_whole():
+                return self._kept("d.seq = ?", before)
+        return None
 
     def _kept(self, where: str, *values: object) -> KeptResult | None:
-        row = next(self._rows(f"{_RESULTS} WHERE {where} ORDER BY d.seq LIMIT 1", *values), None)
-        return None if row is None else KeptResult(path=row[0], seq=row[1], body=row[2], score_map=row[3])
+        results = _RESULTS.format(checksum="d.checksum" if self.layout >= LAYOUT else "NULL")
+        row = next(self._rows(f"{results} WHERE {where} ORDER BY d.seq LIMIT 1", *values), None)
+        if row is None:
+            return None
+        return KeptResult(path=row[0], seq=row[1], body=row[2], score_map=row[3], checksum=row[4])
 
     def score_map(self, seq: int) -> bytes | None:
         """The packed score map of a result; None where none was kept."""
@@ -309,19 +406,15 @@ class LedgerReader:
         return None if row is None else self.micrograph(row[0])
 
     def _documents(self, where: str, *values: object) -> list[StoredDocument]:
-        rows = self._rows(f"SELECT {_DOCUMENT_COLUMNS} FROM documents WHERE {where}", *values)  # noqa: S608
-        return [_stored(row) for row in rows]
+        rows = self._rows(f"SELECT {self._columns} FROM documents WHERE {where}", *values)  # noqa: S608
+        return [StoredDocument.of(row) for row in rows]
 
     def _rows(self, statement: str, *values: object) -> Iterator[tuple]:  # type: ignore[type-arg]
         try:
             yield from self._database.execute(statement, values)
         except sqlite3.Error as error:
-            raise OutputError(f"{self.file}: expected a ledger that can be read: {error}") from error
+            raise explain(self.file, error) from error
 
 
 def _record(row: tuple) -> MicrographRecord:  # type: ignore[type-arg]
     return MicrographRecord(**dict(zip(MicrographRecord.__struct_fields__, row, strict=True)))
-
-
-def _stored(row: tuple) -> StoredDocument:  # type: ignore[type-arg]
-    return StoredDocument(**dict(zip(StoredDocument.__struct_fields__, row, strict=True)))

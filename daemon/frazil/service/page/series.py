@@ -55,7 +55,10 @@ class Series:
         """Read some of what was committed since; `complete` tells whether that was all."""
         results = session.reader.results_after(self._read, _AT_ONCE)
         for result in results:
+            self._read = result.seq
             short = glance(result)
+            if short is None:
+                continue  # it is damaged
             at = result.committed_at
             if short.supersedes:
                 place = bisect_left(self._seq, short.supersedes)
@@ -66,7 +69,6 @@ class Series:
             self._at.append(at or 0.0)
             self._picks.append(short.picks)
             self._score.append(np.nan if short.score is None else short.score)
-            self._read = result.seq
         self.complete = len(results) < _AT_ONCE
 
     def plot(self) -> Plot:

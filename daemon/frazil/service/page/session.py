@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from frazil.documents import MicrographDocument, ModelDocument, decode_document
+from frazil.documents import MicrographDocument, ModelDocument
 from frazil.picking import ScoreMap
 from frazil.service import retune
 from frazil.service.inventory import INVENTORY_KEY, Inventory
@@ -188,13 +188,13 @@ class Session:
             head=self.reader.head(),
             daemon=Presence.decode(meta.get("daemon", "")),
             counts=self._count_states(),
-            latest=[glance(result) for result in results],
+            latest=[seen for result in results if (seen := glance(result)) is not None],
             picked_at=[picked for _, picked in times],
             seconds=statistics.median(waits) if waits else None,
             threshold=newest.document.threshold if newest else None,
             diameter_angstrom=newest.document.diameter_px * newest.document.pixel_size_angstrom if newest else None,
             failures=self.reader.newest_failures(8),
-            changes=[_change(document) for document in self.reader.newest_changes(8)],
+            changes=[change for document in self.reader.newest_changes(8) if (change := _change(document)) is not None],
             tuned=_tuned(meta.get(retune.TUNED_KEY, "")),
             passed_over=sum(passed.count for passed in inventory.passed_over.values()),
             passed_over_lines=inventory.passed_over_lines(),
@@ -237,7 +237,7 @@ class Session:
     def result(self, seq: int) -> Result | None:
         """A micrograph's picks; None where there is no result of that number."""
         stored = self.reader.document(seq)
-        document = None if stored is None else decode_document(stored.body)
+        document = None if stored is None else stored.decode()
         if stored is None or not isinstance(document, MicrographDocument):
             return None
         older, newer = self.reader.neighbours(stored.path)
@@ -260,9 +260,12 @@ class Session:
         return None
 
 
-def glance(document: StoredDocument) -> Glance:
-    """A result in a few numbers."""
-    short = _SHORT.decode(document.body)
+def glance(document: StoredDocument) -> Glance | None:
+    """A result in a few numbers; None where it is damaged."""
+    try:
+        short = _SHORT.decode(document.body)
+    except msgspec.DecodeError:
+        return None
     scores = short.picks.score
     return Glance(
         seq=document.seq,
@@ -296,8 +299,10 @@ def _tuned(remembered: str) -> Tuned | None:
     return Tuned(says=tuned.describe(), share=1.0 if tuned.is_done else tuned.done_seq / tuned.until_seq)
 
 
-def _change(stored: StoredDocument) -> Change:
-    document = msgspec.json.decode(stored.body, type=ModelDocument)
+def _change(stored: StoredDocument) -> Change | None:
+    document = stored.decode()
+    if not isinstance(document, ModelDocument):
+        return None
     model = document.model
     return Change(
         seq=stored.seq,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from frazil.documents import MicrographDocument, decode_document
 from frazil.errors import RetuneError
 from frazil.picking import PickLimits, Picks, ScoreMap, Tuning, find_picks
-from frazil.service.ledger import KeptResult, LedgerReader
+from frazil.service.ledger import KeptResult, LedgerReader, checksum
 from frazil.service.retune.wanted import limits_of
 from frazil.service.score_map import unpack_score_map
 
@@ -65,6 +65,8 @@ def read_document(kept: KeptResult) -> MicrographDocument:
     Raises:
         RetuneError: it is none.
     """
+    if kept.checksum not in (None, checksum(kept.body)):
+        raise RetuneError(f"{kept.path}: result {kept.seq}: expected the document as it was committed", "damaged")
     try:
         document = decode_document(kept.body)
     except ValueError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 
 from frazil.errors import RetuneError
@@ -11,6 +13,8 @@ from frazil.service.retune.kept import pick_again, read_document, read_score_map
 from frazil.service.retune.wanted import Wanted, limits_of
 
 __all__ = ["REQUEST_KEY", "newest_model", "request_retune"]
+
+log = logging.getLogger(__name__)
 
 REQUEST_KEY = "retune"
 """Under which the ledger holds what was asked for and not yet granted."""
@@ -52,8 +56,12 @@ def newest_model(reader: LedgerReader) -> str:
 
 
 def decode_wanted(text: str) -> Wanted:
-    """What was asked for, from the ledger's text; nothing from an empty one."""
-    return msgspec.json.decode(text, type=Wanted) if text else Wanted()
+    """What was asked for, from the ledger's text; nothing from an empty one, or from one that is damaged."""
+    try:
+        return msgspec.json.decode(text, type=Wanted) if text else Wanted()
+    except ValueError as error:
+        log.warning("passed over a request to tune that is damaged in the ledger: %s", error)
+        return Wanted()
 
 
 def _encode(wanted: Wanted) -> str:

@@ -9,7 +9,7 @@ import time
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from frazil.documents import HEARTBEAT_TOPIC, Heartbeat, encode_document
+from frazil.documents import HEARTBEAT_TOPIC, Heartbeat, add_generation, encode_document
 from frazil.service.metrics import Metrics
 
 __all__ = ["Publisher"]
@@ -52,7 +52,7 @@ class Publisher:
     Args:
         socket: configured and bound.
         metrics: counts.
-        epoch: identity of the ledger.
+        epoch, generation: identity of the ledger, and of this run of it.
         published: sequence number of the newest document that was published before.
         replay: where replays are asked for, for the heartbeats.
 
@@ -61,11 +61,21 @@ class Publisher:
         thread: sends, once it is started.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], metrics: Metrics, *, epoch: str, published: int, replay: str) -> None:
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        metrics: Metrics,
+        *,
+        epoch: str,
+        generation: str,
+        published: int,
+        replay: str,
+    ) -> None:
         self.published = published
         self._socket = socket
         self._metrics = metrics
         self._epoch = epoch
+        self._generation = generation
         self._replay = replay
         self._connected: set[int] = set()
         self._lock = threading.Lock()
@@ -85,7 +95,7 @@ class Publisher:
     def publish(self, seq: int, topic: bytes, body: bytes) -> None:
         """Send a document to whoever subscribed to its topic. May be called from any thread, in order of `seq`."""
         with self._lock:
-            self._outgoing.send_multipart([str(seq).encode(), topic, body])
+            self._outgoing.send_multipart([str(seq).encode(), topic, add_generation(body, self._generation)])
 
     def close(self) -> None:
         """Send what is waiting and end the thread; what was sent gets a second to leave."""
@@ -159,7 +169,9 @@ class Publisher:
         self._metrics.subscribers.set(len(self._connected))
 
     def _heartbeat(self) -> bytes:
-        return encode_document(Heartbeat(epoch=self._epoch, seq=self.published, replay=self._replay))
+        return encode_document(
+            Heartbeat(epoch=self._epoch, seq=self.published, replay=self._replay, generation=self._generation)
+        )
 
     def _send(self, frames: list[bytes]) -> None:
         try:

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from frazil.documents import NumberedDocument, topic_of
-from frazil.errors import FrazilError
+from frazil.documents import topic_of
+from frazil.errors import FrazilError, LedgerDamagedError
 from frazil.replay import MAX_PAGE_BYTES, ReplayError, ReplayPage, ReplayRequest, decode_request
 from frazil.service.ledger import LedgerReader
 from frazil.service.metrics import Metrics
@@ -37,8 +37,9 @@ class Replayer:
         socket: configured and bound.
         metrics: counts.
         ledger: its file.
-        epoch: identity of the ledger.
+        epoch, generation: identity of the ledger, and of this run of it.
         published: tells the sequence number of the newest document that was published.
+        on_damage: is told when the ledger turns out to be damaged.
 
     Attributes:
         thread: answers, once it is started.
@@ -51,12 +52,16 @@ class Replayer:
         *,
         ledger: Path,
         epoch: str,
+        generation: str,
         published: Callable[[], int],
+        on_damage: Callable[[LedgerDamagedError], None],
     ) -> None:
         self._socket = socket
         self._metrics = metrics
         self._file = ledger
         self._epoch = epoch
+        self._generation = generation
+        self._on_damage = on_damage
         self._published = published
         self._stop = threading.Event()
         self.thread = threading.Thread(target=self._run, name="frazil-replay", daemon=True)
@@ -67,10 +72,13 @@ class Replayer:
         self.thread.join()
 
     def _run(self) -> None:
-        with LedgerReader(self._file) as ledger:
-            while not self._stop.is_set():
-                if self._socket.poll(_STOP_CHECK_MS):
-                    self._metrics.replay_requests.labels(outcome=self._answer(ledger)).inc()
+        try:
+            with LedgerReader(self._file) as ledger:
+                while not self._stop.is_set():
+                    if self._socket.poll(_STOP_CHECK_MS):
+                        self._metrics.replay_requests.labels(outcome=self._answer(ledger)).inc()
+        except LedgerDamagedError as error:
+            self._on_damage(error)
         self._socket.close()
 
     def _answer(self, ledger: LedgerReader) -> str:
@@ -87,6 +95,8 @@ class Replayer:
                 outcome, answer = "answered", self._page(ledger, request)
             except FrazilError as error:
                 log.warning("cannot answer a replay request: %s", error)
+                if isinstance(error, LedgerDamagedError):
+                    self._on_damage(error)
                 outcome, answer = "failed", [_encode(ReplayError(error="the ledger cannot be read at present"))]
         try:
             self._socket.send_multipart([*envelope, *answer], zmq.NOBLOCK)
@@ -98,36 +108,55 @@ class Replayer:
     def _page(self, ledger: LedgerReader, request: ReplayRequest) -> list[bytes]:
         published = self._published()
         end = max(request.first, min(request.until, published + 1))
+        common = self._common(ledger, request)
+        if common is not None and common < request.first - 1:
+            end = request.first  # what it read is not what is here: it is to ask again from behind what is common
         topics = tuple(topic.encode() for topic in request.topics)
         wanted: list[bytes] = []
+        missing: list[tuple[int, int]] = []
         size = 0
-        position = end
-        documents = ledger.documents(after=request.first - 1, limit=_SCANNED_AT_ONCE)
-        for scanned, (seq, body) in enumerate(documents, start=1):
+        position, following = end, request.first
+        documents = ledger.documents(after=request.first - 1, limit=_SCANNED_AT_ONCE) if end > request.first else ()
+        for scanned, stored in enumerate(documents, start=1):
+            seq = stored.seq
             if seq >= end:
                 break
-            if _topic(body).startswith(topics):
-                wanted.append(body)
-                size += len(body)
+            document = stored.decode()
+            readable = seq if document is not None else seq + 1
+            if readable > max(following, 1):
+                missing.append((max(following, 1), readable - 1))
+            following = seq + 1
+            if document is None:
+                self._metrics.note_damaged(seq, stored.path)
+            elif topic_of(document).startswith(topics):
+                wanted.append(stored.body)
+                size += len(stored.body)
             if len(wanted) == request.limit or size >= MAX_PAGE_BYTES or scanned == _SCANNED_AT_ONCE:
-                position = seq + 1
+                position = following
                 break
+        if position > max(following, 1):
+            missing.append((max(following, 1), position - 1))
         page = ReplayPage(
             epoch=self._epoch,
             first=request.first,
             next=position,
             head=published,
-            oldest=next((seq for seq, _ in ledger.documents(limit=1)), 0),
+            oldest=ledger.oldest(),
             documents=len(wanted),
+            generation=self._generation,
+            common=common,
+            missing=tuple(missing),
         )
         return [_encode(page), *wanted]
 
-
-_TOPICS: msgspec.json.Decoder[NumberedDocument] = msgspec.json.Decoder(NumberedDocument)
-
-
-def _topic(body: bytes) -> bytes:
-    return topic_of(_TOPICS.decode(body))
+    def _common(self, ledger: LedgerReader, request: ReplayRequest) -> int | None:
+        """Up to where what the client read is what the ledger has; None where it does not ask."""
+        read = request.first - 1
+        if request.generation is None:
+            return None
+        if request.generation == "":  # all that can be told is whether it read more than there is
+            return read if read <= ledger.ever_given_out() else 0
+        return ledger.common(request.generation, read) or 0
 
 
 def _encode(answer: ReplayPage | ReplayError) -> bytes:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import zmq
 
 from frazil.addresses import check_address, replay_address
+from frazil.errors import LedgerDamagedError
 from frazil.replay import MAX_REQUEST_BYTES
 from frazil.service.metrics import Metrics
 from frazil.service.stream.access import Access
@@ -24,6 +26,8 @@ class Stream:
         address: where documents are published, such as ``tcp://127.0.0.1:5556``; port 0 takes a free one.
         ledger: file of the ledger.
         epoch: its identity.
+        generation: of this run of it; empty where subscribers are not to ask what still holds.
+        on_damage: is told when the ledger turns out to be damaged.
         published: sequence number of the newest document that was published before.
         metrics: counts.
         replay: where replays are asked for; the port after the other if not given.
@@ -45,6 +49,8 @@ class Stream:
         epoch: str,
         published: int,
         metrics: Metrics,
+        generation: str = "",
+        on_damage: Callable[[LedgerDamagedError], None] = lambda _: None,
         replay: str | None = None,
         access: Access | None = None,
         allow_unencrypted: bool = False,
@@ -77,9 +83,17 @@ class Stream:
         # Whoever reached the one socket finds the other on the same host, whatever that is called from there.
         port = self.replay.rpartition(":")[2]
         announced = f"tcp://*:{port}" if self.replay.startswith("tcp://") else self.replay
-        self._publisher = Publisher(publishing, metrics, epoch=epoch, published=published, replay=announced)
+        self._publisher = Publisher(
+            publishing, metrics, epoch=epoch, generation=generation, published=published, replay=announced
+        )
         self._replayer = Replayer(
-            replaying, metrics, ledger=ledger, epoch=epoch, published=lambda: self._publisher.published
+            replaying,
+            metrics,
+            ledger=ledger,
+            epoch=epoch,
+            generation=generation,
+            published=lambda: self._publisher.published,
+            on_damage=on_damage,
         )
         self._parts = (self._publisher, self._replayer)
         for part in self._parts:

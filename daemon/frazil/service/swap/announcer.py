@@ -90,9 +90,13 @@ class Announcer:
         self._delivery.catch_up()
 
     def recall_standing(self) -> Standing | None:
-        """Where an earlier run of the daemon stood."""
+        """Where an earlier run of the daemon stood; None where that is not known."""
         kept = self._ledger.recall(_STANDING_KEY)
-        return msgspec.json.decode(kept, type=Standing) if kept else None
+        try:
+            return msgspec.json.decode(kept, type=Standing) if kept else None
+        except ValueError as error:
+            log.warning("passed over what the ledger knows of the last model, which is damaged: %s", error)
+            return None
 
     def begin(self, standing: Standing) -> None:
         """Remember where this run begins."""
