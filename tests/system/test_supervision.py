@@ -190,7 +190,7 @@ def test_an_output_directory_that_is_mounted_later_is_waited_for(tmp_path: Path,
     """As in systemd's sandbox, where all is read only that is not mounted yet."""
     (tmp_path / "watched").mkdir()
     (mounted := tmp_path / "mounted").mkdir()
-    daemon = [Path(sys.executable).with_name("frazil"), "serve", "--watch", tmp_path / "watched", "--diameter", "24"]
+    daemon = [Path(sys.executable).with_name("frazil"), "serve", "--watch", tmp_path / "watched", "--diameter", "48"]
     daemon += ["--out", mounted / "out", "--ledger", tmp_path / "ledger.sqlite", "--model", blob_model]
     daemon += ["--device", "cpu", "--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0"]
     with subprocess.Popen(
