@@ -261,8 +261,8 @@ def test_a_path_that_cannot_be_looked_at_is_a_fault_with_its_reason(tmp_path: Pa
     """As a link into a home that systemd hides; a link to itself is as bad for root, too."""
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "dangling").symlink_to("comes-later")
-    file = write(tmp_path, 'watch = "loop"\nout = "o"\ndiameter = 5\n')
+    file = write(tmp_path, 'watch = "loop"\nout = "o"\ndiameter = 50\n')
     with pytest.raises(SettingsError, match=r":1: watch: expected a directory that can be reached, found .*: Too many"):
         load_settings({}, file)
-    file = write(tmp_path, 'watch = "dangling"\nout = "o"\ndiameter = 5\n')
+    file = write(tmp_path, 'watch = "dangling"\nout = "o"\ndiameter = 50\n')
     assert load_settings({}, file).watch == tmp_path / "dangling"
