@@ -92,8 +92,6 @@ class Daemon:
         self._stopping = threading.Event()
         self._claim_fault: OutputError | None = None
         self._ready = threading.Event()
-        self._output_fault = ""
-        """Why the start waits for the output directory; empty while it does not."""
         self._parts = contextlib.ExitStack()
 
     def run(self) -> None:
@@ -158,13 +156,14 @@ class Daemon:
             edge_margin_angstrom=settings.edge_margin,
             contrast=settings.contrast,
         )
+        self._prepare_output(out)
+
         metrics = Metrics(prometheus_client.CollectorRegistry())
         prometheus_client.ProcessCollector(registry=metrics.registry)
         metrics.build.labels(version=frazil.__version__).set(1)
         ledger_file = settings.ledger_file.expanduser().resolve()
         self._page = self._open_page(metrics, ledger_file)
         self._parts.callback(self._page.close)
-        self._prepare_output(out)
         self._notifier.starting("opening the ledger", within_seconds=_LEDGER_SECONDS)
         self._witness = Witness(out, watch=root, ledger=ledger_file)
         self._parts.callback(self._witness.close)
@@ -303,6 +302,7 @@ class Daemon:
         In systemd's sandbox every file system is read only, but for what `ReadWritePaths=` names. So it does not make
         a directory where none is mounted yet, and cannot tell that from one that was left out of `ReadWritePaths=`.
         """
+        waits = False
         while not self._stop.is_set():
             try:
                 prepare_output(out)
@@ -311,15 +311,14 @@ class Daemon:
                 if not isinstance(cause, OSError) or cause.errno != errno.EROFS or out.exists():
                     raise
                 fault = f"{out} is not there: is its file system mounted? frazil install-service lets it be written"
-                if not self._output_fault:
+                if not waits:
                     log.warning("%s", fault, extra=event("output_blocked", file=str(out), reason="not there"))
-                self._output_fault = fault
+                waits = True
                 self._notifier.starting(f"waiting: {fault}", within_seconds=_OUTPUT_SECONDS)
                 self._stop.wait(_CHECK_SECONDS)
             else:
-                if self._output_fault:
+                if waits:
                     log.info("%s is there now", out, extra=event("output_free", file=str(out)))
-                self._output_fault = ""
                 return
         raise SystemExit(0)
 
@@ -347,9 +346,7 @@ class Daemon:
             return "the daemon is stopping"
         if self._ready.is_set() and self._ledger.fault is not None:
             return str(self._ledger.fault)
-        if self._ready.is_set():
-            return ""
-        return self._output_fault or "the model is being loaded and warmed up"
+        return "" if self._ready.is_set() else "the model is being loaded and warmed up"
 
     def _dead_thread(self) -> str | None:
         """Name of a thread that has died, which none should."""
