@@ -224,7 +224,8 @@ def it_reloads(machine: Machine) -> str:
         f"{FRAZIL} models promote /srv/models/discs 2 && systemctl reload frazil@titan1",
         BUSY,
     )
-    status = machine.wait("systemctl show -P StatusText frazil@titan1 | grep discs/2", BUSY)
+    status = wait_active(machine)
+    assert journal(machine, "FRAZIL_EVENT=model_loaded", "FRAZIL_MODEL=discs/2"), status
     assert machine.run("systemctl show -P MainPID frazil@titan1") == pid
     return status
 

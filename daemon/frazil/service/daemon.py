@@ -126,11 +126,16 @@ class Daemon:
             self._stop_signal = signal.Signals(number).name
             self._stop.set()
 
+        def request_reload(_number: int, _frame: FrameType | None) -> None:
+            # At once: systemctl reload waits for the end of a reload that it was told of in time.
+            self._notifier.reloading()
+            self._reload.set()
+
         handlers = {
             signal.SIGTERM: request_stop,
             signal.SIGINT: request_stop,
             # From a terminal it means that the terminal is gone.
-            signal.SIGHUP: request_stop if os.isatty(0) else lambda *_: self._reload.set(),
+            signal.SIGHUP: request_stop if os.isatty(0) else request_reload,
         }
         for number, handler in handlers.items():
             self._parts.callback(signal.signal, number, signal.signal(number, handler))
@@ -507,7 +512,6 @@ class Daemon:
     def reload(self) -> None:
         """Look at the promoted model again, also at one that was refused before; settings stay as they are."""
         log.info("SIGHUP: looking at the promoted model", extra=event("reload"))
-        self._notifier.reloading()
         if self._swapper is None:
             self._notifier.ready()
         else:
