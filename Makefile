@@ -9,11 +9,13 @@ SHARED ?= ../shared/data
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check lint site bench fuzz machine mutants robustness models unseen clean
+.PHONY: help demo test long haswell check lint site bench fuzz machine mutants robustness models unseen clean
 
 help:
 	@echo "make demo    see it work: simulated micrographs picked live, on the CPU, in a minute or two"
 	@echo "make test    every test"
+	@echo "make long    every test, those that have a long form in that"
+	@echo "make haswell  the tests that compute, on an emulated processor without AVX-512, VNNI and bfloat16"
 	@echo "make check   formatting, lint, types, import rules, and every test"
 	@echo "make site    the documentation as a site, in site/"
 	@echo "make bench   how fast it is, beside the floor and other pickers, into docs/reference (20 minutes)"
@@ -29,6 +31,14 @@ demo: $(DEMO_VENV)/.ready
 
 test: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest
+
+# The same, in the long forms of those tests that have one: more kills, more micrographs, more swaps.
+long: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest --long
+
+# On an emulated older processor: what computes must hold there, too. Needs Debian's qemu-user-static.
+haswell: $(VENV)/.ready
+	tests/haswell
 
 check: lint test
 

@@ -2,7 +2,8 @@
 
 Real files of every format, as mrcfile, tifffile, libtiff, gzip and bzip2 write them, are changed where it hurts: fields
 of headers set to extremes, offsets swapped or turned into loops, bits flipped, bytes cut out, files cut short, bombs.
-A process with a limit of memory reads each input with ``check_complete`` and ``read_micrograph``; another watches it.
+A process with a limit of memory reads each input with ``check_complete`` and ``read_micrograph``, and picks what it
+could read as the daemon does; another process watches it.
 Ends with status 1 on a crash, a hang, an error without a type, memory above the cap, or a picture that differs from
 what the reference reader (mrcfile, tifffile) sees.
 """
@@ -33,8 +34,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from frazil.errors import MicrographError
-from frazil.picking import check_complete, read_micrograph
+from frazil.errors import MicrographError, is_out_of_memory
+from frazil.picking import Picker, PickingSettings, PixelMemory, check_complete, load_model, read_micrograph
+from frazil.settings import default_model_path
 
 CAP_BYTES = 32 << 20
 SLACK_BYTES = 8 << 20
@@ -42,7 +44,11 @@ SLACK_BYTES = 8 << 20
 ADDRESS_SPACE_BYTES = CAP_BYTES + (512 << 20)
 HANG_SECONDS = 20.0
 SHAPE = (61, 93)
+PIXEL_SIZE_ANGSTROM = 1.5
+DIAMETER_ANGSTROM = 27.0
 EXTREMES = (0, 1, 2, 3, 4, 7, 8, 16, 101, 255, 256, 4096, 65_535, 65_536, 65_537, 1 << 20, 2**31 - 1, 2**31, 2**32 - 1)
+EXTREME_FLOATS = (0.0, -0.0, 1e-45, 1e-38, 1e-10, 1e-3, 0.5, 1.0, 93.0, 1e3, 1e6, 1e30, 3.4e38, -1.5, -1e-10, -1e30)
+EXTREME_FLOATS += (float("inf"), float("-inf"), float("nan"))
 EXTREMES_64 = (*EXTREMES, 2**32, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
 
 Mutation = Callable[[bytes, np.random.Generator], bytes]
@@ -56,6 +62,8 @@ class Outcome:
     seconds: float = 0.0
     grown_bytes: int = 0
     detail: str = ""
+    picking: str = ""
+    """What came of picking it; empty where it could not be read."""
 
 
 FAILURES = ("crash", "hang", "untyped error", "memory above the cap", "read wrongly")
@@ -69,9 +77,10 @@ def make_input(index: int, seed: int) -> tuple[str, bytes]:
     rng = np.random.default_rng((seed, index))
     ending = (".mrc", ".tif", ".mrc.gz", ".tif", ".mrc", ".mrc.bz2")[index % 6]
     if ending == ".tif":
-        content = mutate(write_tiff(rng), rng, [*BYTE_MUTATIONS, *[mutate_tiff] * 6, loop_tiff])
+        mutations = [*BYTE_MUTATIONS, *[mutate_tiff] * 6, *[mutate_resolution] * 2, loop_tiff]
+        content = mutate(write_tiff(rng), rng, mutations)
     elif ending == ".mrc":
-        content = mutate(write_mrc(rng), rng, [*BYTE_MUTATIONS, *[mutate_mrc] * 6])
+        content = mutate(write_mrc(rng), rng, [*BYTE_MUTATIONS, *[mutate_mrc] * 6, *[mutate_floats] * 3])
     else:
         pack = gzip.compress if ending == ".mrc.gz" else bz2.compress
         content = mutate_packed(write_mrc(rng), pack, rng)
@@ -100,7 +109,7 @@ def write_mrc(rng: np.random.Generator) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         with mrcfile.new(Path(folder, "whole.mrc")) as mrc:
             mrc.set_data(picture(rng, dtype))
-            mrc.voxel_size = 1.5
+            mrc.voxel_size = PIXEL_SIZE_ANGSTROM
             if rng.random() < 0.3:
                 mrc.set_extended_header(np.frombuffer(rng.bytes(int(rng.choice([80, 768, 1024]))), "V1"))
         return Path(folder, "whole.mrc").read_bytes()
@@ -114,6 +123,8 @@ def write_tiff(rng: np.random.Generator) -> bytes:
         return cv2.imencode(".tif", picture(rng, str(rng.choice(["u1", "u2", "f4"]))), options)[1].tobytes()
     compression = rng.choice([None, "lzw", "zlib", "packbits"])
     layout: dict[str, object] = {}
+    if rng.random() < 0.7:
+        layout |= {"resolution": [2.54e8 / PIXEL_SIZE_ANGSTROM] * 2, "resolutionunit": "INCH"}
     if rng.random() < 0.4:
         layout["tile"] = (16, 32)
     elif rng.random() < 0.7:
@@ -182,6 +193,30 @@ def mutate_mrc(content: bytes, rng: np.random.Generator) -> bytes:
     return content[:at] + struct.pack(order + "I", value) + content[at + 4 :]
 
 
+def mutate_floats(content: bytes, rng: np.random.Generator) -> bytes:
+    """Set the cell, a grid, or another number of the header to an extreme."""
+    word = int(rng.choice([7, 8, 9, 10, 10, 11, 11, 12, 19, 20, 21, 49, 50, 51, 54]))
+    value = float(rng.choice(EXTREME_FLOATS)) if rng.random() < 0.8 else float(np.exp(rng.normal(0, 20)))
+    at = 4 * word
+    return content[:at] + np.float32(value).astype("<>"[int(rng.random() < 0.2)] + "f4").tobytes() + content[at + 4 :]
+
+
+def mutate_resolution(content: bytes, rng: np.random.Generator) -> bytes:
+    """Set a resolution to a fraction of extremes."""
+    try:
+        order, big, at, count = locate_directory(content)
+        for i in range(count):
+            entry = at + (8 + 20 * i if big else 2 + 12 * i)
+            (tag,) = struct.unpack_from(order + "H", content, entry)
+            if tag in (282, 283) and (tag == 282 or rng.random() < 0.5):
+                place = entry + 12 if big else struct.unpack_from(order + "I", content, entry + 8)[0]
+                fraction = struct.pack(order + "2I", *(int(n) for n in rng.choice(EXTREMES, 2)))
+                content = content[:place] + fraction + content[place + 8 :]
+    except (struct.error, IndexError):
+        return content
+    return content
+
+
 def mutate_tiff(content: bytes, rng: np.random.Generator) -> bytes:
     """Set a field of the header or of an entry of the directory to an extreme, or to that of another entry."""
     try:
@@ -236,7 +271,7 @@ def mutate_packed(content: bytes, pack: Callable[[bytes], bytes], rng: np.random
     """Mutate before packing, after it, or make a bomb."""
     match int(rng.integers(5)):
         case 0 | 1:
-            return pack(mutate(content, rng, [*BYTE_MUTATIONS, *[mutate_mrc] * 6]))
+            return pack(mutate(content, rng, [*BYTE_MUTATIONS, *[mutate_mrc] * 6, *[mutate_floats] * 3]))
         case 2 | 3:
             return mutate(pack(content), rng, BYTE_MUTATIONS)
         case _:
@@ -253,32 +288,38 @@ def mutate_packed(content: bytes, pack: Callable[[bytes], bytes], rng: np.random
 
 
 def work(connection: Connection, folder: str, seed: int, indices: range) -> None:
-    """Read some inputs under the limit of memory, and send what became of each."""
+    """Read and pick some inputs under the limit of memory, and send what became of each."""
     warnings.simplefilter("ignore")
     logging.disable()
+    picker = make_picker()
     memory = Path("/proc/self/statm").read_text().split()
     limit = int(memory[0]) * resource.getpagesize() + ADDRESS_SPACE_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    warm_up(Path(folder))
+    warm_up(Path(folder), picker)
     connection.send("ready")
     for index in indices:
         name, content = make_input(index, seed)
         path = Path(folder, name)
         path.write_bytes(content)
         del content
-        connection.send(judge(path))
+        connection.send(judge(path, picker))
 
 
-def warm_up(folder: Path) -> None:
+def warm_up(folder: Path, picker: Picker) -> None:
     """Load what is loaded once, so that it counts for no input."""
     for index in range(6):
         name, content = make_input(index, 0)
         (folder / name).write_bytes(content)
-        judge(folder / name)
+        judge(folder / name, picker)
 
 
-def judge(path: Path) -> Outcome:
-    """Read one input and compare."""
+def make_picker() -> Picker:
+    """A picker with the default model, as ``frazil pick`` makes it."""
+    return Picker(load_model(default_model_path(), "cpu", 1), PickingSettings(diameter_angstrom=DIAMETER_ANGSTROM))
+
+
+def judge(path: Path, picker: Picker) -> Outcome:
+    """Read one input, compare, and pick it."""
     Path("/proc/self/clear_refs").write_text("5")
     before, started = memory_bytes("VmRSS"), time.perf_counter()
     pixels, detail = None, ""
@@ -298,7 +339,28 @@ def judge(path: Path) -> Outcome:
         kind = "memory above the cap"
     if pixels is not None and kind == "read":
         kind, detail = compare(path, pixels)
-    return Outcome(kind=kind, seconds=seconds, grown_bytes=max(0, grown), detail=detail)
+    picking = ""
+    if kind.startswith("read ("):
+        picking = pick(path, picker)
+        if picking.startswith("untyped error"):
+            kind, detail = "untyped error", picking
+    return Outcome(kind=kind, seconds=seconds, grown_bytes=max(0, grown), detail=detail, picking=picking)
+
+
+def pick(path: Path, picker: Picker) -> str:
+    """Pick one input as the daemon does: what came of it."""
+    try:
+        picker.pick(
+            read_micrograph(
+                path, as_stored=True, memory=PixelMemory(), largest_bytes=CAP_BYTES, rescaling=picker.rescaling
+            )
+        )
+    except MicrographError as error:
+        return error.reason
+    except Exception as error:  # noqa: BLE001 - that is what this looks for
+        # The limit of memory is one of reading: pictures may be enlarged beyond it.
+        return "memory" if is_out_of_memory(error) else f"untyped error when picking: {error!r}"
+    return "picked"
 
 
 def memory_bytes(field: str) -> int:
@@ -369,7 +431,7 @@ def main() -> int:
     if args.only is not None:
         name, content = make_input(args.only, args.seed)
         Path(name).write_bytes(content)
-        print(f"wrote {name}: {judge(Path(name))}")
+        print(f"wrote {name}: {judge(Path(name), make_picker())}")
         return 0
     outcomes: dict[str, list[Outcome]] = collections.defaultdict(list)
     failures = []
@@ -398,6 +460,10 @@ def print_table(outcomes: dict[str, list[Outcome]], count: int, seed: int) -> No
     for kind in [*kinds, *FAILURES]:
         counts = (sum(outcome.kind == kind for outcome in outcomes[name]) for name in formats)
         print(f"| {kind} |", " | ".join(str(n) for n in counts), "|")
+    for picking in sorted({outcome.picking for found in outcomes.values() for outcome in found} - {""}):
+        counts = (sum(outcome.picking == picking for outcome in outcomes[name]) for name in formats)
+        says = "picked" if picking == "picked" else f"not picked: {picking}"
+        print(f"| then {says} |", " | ".join(str(n) for n in counts), "|")
     slowest = (max(outcome.seconds for outcome in outcomes[name]) for name in formats)
     print("| slowest, s |", " | ".join(f"{seconds:.2f}" for seconds in slowest), "|")
     most = (max(outcome.grown_bytes for outcome in outcomes[name]) for name in formats)

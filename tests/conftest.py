@@ -23,6 +23,7 @@ import onnx
 import onnxruntime as ort
 import prometheus_client
 import pytest
+from hypothesis import settings as hypothesis_settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -58,16 +59,27 @@ from frazil.service.stream import Stream
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 BIN = Path(sys.executable).parent
+PATIENCE_SECONDS = 240.0
+"""Longer than any step takes, also on a machine that does much else: what is waited for may never come."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="the long forms of the tests of robustness")
+    parser.addoption("--long", action="store_true", help="the long forms of the tests that have one")
     parser.addoption("--report", type=Path, metavar="DIR", help="where tests of robustness write what they measured")
 
 
 def pytest_configure() -> None:
     # Idle threads that spin slow everything else on two shared cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # How long an example takes says something of the machine, and of what else it does, only.
+    hypothesis_settings.register_profile("frazil", deadline=None)
+    hypothesis_settings.load_profile("frazil")
+
+
+@pytest.fixture(scope="session")
+def is_long(request: pytest.FixtureRequest) -> bool:
+    """Whether the long forms of tests were asked for."""
+    return bool(request.config.getoption("--long"))
 
 
 @pytest.fixture(scope="session")
@@ -639,7 +651,7 @@ class RunningDaemon:
     log: list[str] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def wait_log(self, pattern: str, timeout: float = 30.0) -> re.Match[str]:
+    def wait_log(self, pattern: str, timeout: float = PATIENCE_SECONDS) -> re.Match[str]:
         """Wait for a line of the log that matches; fail with the log when none comes."""
         found: list[re.Match[str]] = []
 
@@ -654,7 +666,7 @@ class RunningDaemon:
             pytest.fail(f"no line matches {pattern!r} in the daemon's log:\n" + "".join(self.log))
         return found[0]
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 15.0) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = PATIENCE_SECONDS) -> int:
         """Send a signal and wait for the end; the exit status."""
         self.process.send_signal(number)
         return self.process.wait(timeout)
@@ -694,7 +706,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
                 daemon.reader.join()
 
             stack.callback(end)
-            ready = daemon.wait_log(r"ready after .* publishing on (\S+), metrics on ([^\s,]+), page on (\S+)", 120.0)
+            ready = daemon.wait_log(r"ready after .* publishing on (\S+), metrics on ([^\s,]+), page on (\S+)")
             daemon.stream, daemon.metrics, daemon.page = ready[1], ready[2], ready[3]
             return daemon
 
@@ -711,6 +723,28 @@ def follow(daemon: RunningDaemon) -> None:
     daemon.process.wait()
     with daemon.changed:
         daemon.changed.notify_all()
+
+
+# --- faults -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mount a small disk of its own (tmpfs); its size in KiB."""
+    with contextlib.ExitStack() as stack:
+
+        def mount(name: str, kilobytes: int) -> Path:
+            folder = tmp_path / name
+            folder.mkdir()
+            done = subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", folder], capture_output=True, check=False
+            )
+            if done.returncode:
+                pytest.skip("needs the right to mount a file system, as root has it")
+            stack.callback(lambda: subprocess.run(["umount", "-l", folder], check=False))
+            return folder
+
+        yield mount
 
 
 # --- the page ---------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import typer
 
 import frazil
 from frazil.errors import FrazilError, LedgerDamagedError, MicrographError, SettingsError, error_lines, printable
+from frazil.faults import reason_of
 from frazil.ledger_commands import ledger_app, requeue, status
 from frazil.machine_commands import bench, check_settings, doctor, install_service, selftest
 from frazil.model_commands import models_app
@@ -39,13 +40,16 @@ app.add_typer(models_app)
 
 
 def main() -> None:
-    """Run the command line; a `FrazilError` becomes one line and exit status 1."""
+    """Run the command line; a `FrazilError`, or what the system refuses, becomes one line and exit status 1."""
     try:
         app()
     except FrazilError as error:
         _complain(error)
         # The unit does not start again what another start cannot mend.
         sys.exit(next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 1))
+    except OSError as error:  # of a path or a socket that the command was given
+        _complain(FrazilError(f"{error.filename or 'the system'}: {reason_of(error)}"))
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -37,6 +37,7 @@ MICROGRAPH_REASONS = (
     "unreadable",
     "memory",
     "name",
+    "output",
     "model",
     "internal",
 )

@@ -9,6 +9,8 @@ from typing import Literal
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError
+from frazil.faults import reason_of
+from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path, path_below
 from frazil.picking import (
     GrowingStar,
@@ -58,12 +60,10 @@ class PickFiles:
 
     def __init__(self, directory: Path, file_format: Format, *, box_size_px: int | None = None) -> None:
         self._directory = directory
+        self._outputs = OutputFolder(directory, _ENDINGS.get(file_format, ""))
         self._format = file_format
         self._box_size_px = box_size_px
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{directory}: expected a directory that can be written: {error.strerror}") from error
+        self._outputs.prepare()
         self._table: GrowingStar | None = None
         if file_format == "relion":
             self._table = coordinate_list(directory / "autopick.star")
@@ -74,8 +74,9 @@ class PickFiles:
         """Write the picks of one micrograph, whole or not at all; those of an earlier result are replaced.
 
         Raises:
-            MicrographError: the micrograph's name cannot stand in the table that RELION or cryoSPARC reads.
-            OutputError: they cannot be written.
+            MicrographError: these alone cannot be written, however long one waits: the file cannot be, or the
+                micrograph's name cannot stand in the table that RELION or cryoSPARC reads.
+            OutputError: nothing can be written at present.
         """
         y, x, score = document.picks.arrays()
         picks = Picks(y=y, x=x, score=score)
@@ -83,13 +84,12 @@ class PickFiles:
             if self._format == "cryosparc":
                 self._put(document, [(f"{x:.3f}", f"{y:.3f}", f"{score:.6f}") for x, y, score in _rows(picks)])
                 return
-            file = self._file(document)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._write(file, document, picks)
+            micrograph, file = Path(document.path), self._file(document)
+            self._outputs.write(micrograph, file, lambda place: self._write(place, document, picks))
             if self._format == "relion":
                 self._put(document, [(_seen_from_project(str(file)),)])
         except OSError as error:
-            raise OutputError(f"{self._directory}: cannot be written: {error.strerror or error}") from error
+            raise OutputError(f"{self._directory}: cannot be written: {reason_of(error)}") from error
 
     def _file(self, document: MicrographDocument) -> Path:
         # Names come over the network: whatever they hold, nothing is written outside the directory.
@@ -97,7 +97,7 @@ class PickFiles:
         if self._format == "relion":  # RELION looks under the micrograph's name as it knows it, less the job's folder
             folder = str(Path(_JOB.sub("", _seen_from_project(document.path))).parent)
         parts = [part for part in Path(folder).parts if part not in ("..", "/")]
-        return self._directory.joinpath(*parts, f"{Path(document.micrograph).stem}{_ENDINGS[self._format]}")
+        return self._outputs.file_of(Path(*parts, Path(document.micrograph).name or "_"))
 
     def _write(self, file: Path, document: MicrographDocument, picks: Picks) -> None:
         box_size_px = self._box_size_px or max(1, round(document.diameter_px))
@@ -122,6 +122,8 @@ class PickFiles:
             self._table.put(_seen_from_project(document.path), rows)
         except ValueError as error:
             raise MicrographError(Path(document.path), "name", f"{self._table.path}: {error}") from None
+        except OSError as error:  # whatever it is, no micrograph can be put there
+            raise OutputError(f"{self._table.path}: cannot be written: {reason_of(error)}") from error
 
 
 def _rows(picks: Picks) -> zip[tuple[float, float, float]]:

@@ -68,11 +68,15 @@ def listen(
         Path | None, typer.Option("--server-key", help="The daemon's .key file.", show_default=False)
     ] = None,
 ) -> None:
-    """Print the picks that a daemon publishes, or write them to files, each once and none missed, until Ctrl-C."""
+    """Print the picks that a daemon publishes, or write them to files, each once and none missed, until Ctrl-C.
+
+    A file that cannot be written for a reason of its own gets one line that says why; the others are written all the
+    same, and the exit status is 1. When no file can be written (a full disk), it ends, and goes on there with --resume.
+    """
     from frazil.client import PickStream
     from frazil.documents import MicrographDocument, encode_document
 
-    files = None
+    files, unwritten = None, 0
     if to is not None:
         from frazil.pick_files import PickFiles
 
@@ -93,6 +97,7 @@ def listen(
                 try:
                     files.write(document)
                 except MicrographError as error:  # of this one alone
+                    unwritten += 1
                     typer.echo(error_line("frazil", error), err=True)
             elif as_json:
                 typer.echo(encode_document(document))
@@ -102,6 +107,8 @@ def listen(
             if received == count:
                 stream.acknowledge()
                 break
+    if unwritten:
+        raise typer.Exit(1)
 
 
 def schema() -> None:

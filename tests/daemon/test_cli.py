@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,7 +24,7 @@ Write = Callable[..., Path]
 def frazil(*args: object, **options: object) -> subprocess.CompletedProcess[str]:
     command = [str(BIN / "frazil"), *(str(a) for a in args)]
     environment = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, **options)  # type: ignore[call-overload,no-any-return]
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], *says: object) -> None:
@@ -92,7 +93,7 @@ HEAVY = {
 )
 def test_nothing_heavy_is_loaded_before_it_is_needed(program: str, heavy: set[str]) -> None:
     program += f"; import sys; print(*({heavy!r} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.split() == []
 
 
@@ -103,7 +104,7 @@ def test_status_of_a_ledger_loads_nothing_of_picking(tmp_path: Path) -> None:
     )
     program += f"print(*({HEAVY!r} & sys.modules.keys()), file=sys.stderr)"
     command = [sys.executable, "-c", program, str(tmp_path / "l")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert "micrographs: none" in done.stdout
     assert done.stderr.split() == []
 
@@ -148,6 +149,43 @@ def test_pick_goes_on_after_a_bad_micrograph_and_fails_at_the_end(
     assert_one_line(done, bad, "expected an MRC file")
     assert "grid 1.mrc: " in done.stdout
     assert (tmp_path / "out" / "grid 1_picks.star").is_file()
+
+
+def test_pick_drops_nothing_after_a_file_whose_header_or_name_or_place_is_at_fault(
+    blob_model: Path, micrograph: Path, tmp_path: Path
+) -> None:
+    content = bytearray(micrograph.read_bytes())
+    whole = bytes(content)
+    content[40:48] = struct.pack("<2f", 448 * 2e-10, 320 * 2e-10)
+    (tmp_path / "metres.mrc").write_bytes(content)
+    content[40:48] = struct.pack("<2f", 448 * 2.0, 320 * 2.1)
+    (tmp_path / "unequal.mrc").write_bytes(content)
+    out, long = tmp_path / "out", "L" * 245 + ".mrc"
+    (out / "folder_picks.star").mkdir(parents=True)
+    (out / "picture_picks.png").mkdir()
+    for name in (long, "folder.mrc", "picture.mrc", "twice.mrc", "twice.MRC"):
+        (tmp_path / name).write_bytes(whole)
+    given = ["metres.mrc", "unequal.mrc", long, "folder.mrc", "picture.mrc", "twice.mrc", "twice.MRC", ".", "nul"]
+    done = frazil(
+        *("pick", *(tmp_path / name for name in given), micrograph, "--picture"),
+        *("--model", blob_model, "--diameter", 48, "--out", out),
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("frazil: error: ")]
+    expected = [
+        "found 2e-10 Å, which is no pixel size",
+        "2 Å along x and 2.1 Å along y",
+        "at most 255 bytes",
+        "folder_picks.star: Is a directory",
+        "picture_picks.png: Is a directory",
+        "found the name of",
+        "a directory",
+        "No such file",
+    ]
+    assert [said in line for said, line in zip(expected, errors, strict=True)] == [True] * len(expected), errors
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["twice.mrc", micrograph.name]
+    assert (out / "grid 1_picks.star").is_file()
 
 
 def test_two_micrographs_of_one_name_do_not_overwrite_each_other(
@@ -232,6 +270,11 @@ def test_serve_says_which_port_is_in_use(blob_model: Path, tmp_path: Path) -> No
         )
 
 
+@pytest.mark.parametrize("command", [("status", "--ledger"), ("keys", "new"), ("models", "list")])
+def test_a_path_that_the_system_refuses_gets_one_line(command: tuple[str, ...]) -> None:
+    assert_one_line(frazil(*command, "x" * 300), "File name too long")
+
+
 def test_listen_refuses_a_malformed_address() -> None:
     assert_one_line(frazil("listen", "nonsense"), "nonsense", "expected an address such as")
 
@@ -240,7 +283,7 @@ def test_a_reader_that_leaves_early_is_no_error(blob_model: Path, micrograph: Pa
     command = (
         f"'{BIN}/frazil' pick '{micrograph}' --model '{blob_model}' --diameter 48 --out '{tmp_path}/o' --json | true"
     )
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300)
     assert "Traceback" not in done.stderr
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gemmi import cif
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from frazil.errors import FrazilError
@@ -32,7 +32,6 @@ def test_star_has_relions_columns_with_x_as_the_column(tmp_path: Path) -> None:
     assert block.find_loop("_rlnCoordinateX").get_loop().tags == columns
 
 
-@settings(deadline=None)  # a disk may take its time
 @given(st.lists(st.tuples(st.floats(0, 99_999), st.floats(0, 99_999), st.floats(0, 1)), max_size=20))
 def test_what_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, float, float]]

@@ -12,11 +12,12 @@ import msgspec
 import prometheus_client
 import pytest
 
-from frazil.documents import MicrographDocument, encode_document
+from frazil.documents import MicrographDocument, decode_document, encode_document
 from frazil.errors import OutputError
+from frazil.outputs import OutputFolder
 from frazil.picking import read_star
-from frazil.service.delivery import Delivery, prepare_output, star_path
-from frazil.service.ledger import Handled, Ledger
+from frazil.service.delivery import Delivery
+from frazil.service.ledger import Handled, Ledger, LedgerReader
 from frazil.service.metrics import Metrics
 from frazil.service.stamp import FileStamp
 from frazil.service.stream import Stream
@@ -105,19 +106,122 @@ def test_told_to_stop_while_blocked_it_leaves_all_that_follows_for_the_next_star
     again.close()
 
 
+def records(rig: Rig) -> dict[str, tuple[str, str]]:
+    with LedgerReader(rig.ledger.file) as reader:
+        return {record.path: (record.state, record.reason) for record in reader.micrographs()}
+
+
+def documents(rig: Rig) -> list[tuple[int, str, str]]:
+    with LedgerReader(rig.ledger.file) as reader:
+        found = [decode_document(body) for _, body in reader.documents()]
+    return [(d.seq, type(d).__name__, getattr(d, "reason", "")) for d in found]  # type: ignore[union-attr]
+
+
+PICKED = ("picked", "")
+UNWRITTEN = ("quarantined", "output")
+
+
+def test_a_file_that_cannot_be_written_fails_alone_and_both_documents_go_out(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "out" / "isdir_picks.star").mkdir(parents=True)
+    (tmp_path / "out" / "notdir").write_text("notes of the operator")
+    (tmp_path / "out" / "loop").symlink_to("loop")
+    assert rig.deliver("/watched/isdir.mrc", "/watched/notdir/a.mrc", "/watched/loop/a.mrc", "/watched/good.mrc")
+    assert rig.blocked() == 0
+    assert rig.delivery.patience.waits_for == ""
+    assert (tmp_path / "out" / "good_picks.star").is_file()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.name.startswith(".")) == []
+    assert list(rig.ledger.undelivered()) == []
+    assert [kind for _, kind, _ in documents(rig)] == ["MicrographDocument"] * 4 + ["FailedDocument"] * 3
+    assert {reason for _, kind, reason in documents(rig) if kind == "FailedDocument"} == {"output"}
+    assert [seq for seq, _, _ in documents(rig)] == list(range(1, 8))
+    assert records(rig) == {
+        "/watched/isdir.mrc": UNWRITTEN,
+        "/watched/notdir/a.mrc": UNWRITTEN,
+        "/watched/loop/a.mrc": UNWRITTEN,
+        "/watched/good.mrc": PICKED,
+    }
+    labels = {"outcome": "failed", "reason": "output"}
+    assert rig.metrics.registry.get_sample_value("frazil_micrographs_total", labels) == 3
+    with LedgerReader(rig.ledger.file) as reader:
+        failed = reader.micrograph("/watched/notdir/a.mrc")
+    assert failed is not None
+    assert failed.seq == 2
+    expected = f"expected a folder at {tmp_path}/out/notdir, found something else; mend that, then frazil requeue"
+    assert failed.message.endswith(expected)
+
+
+def test_what_failed_is_said_once_though_it_is_delivered_again(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "out" / "a_picks.star").mkdir(parents=True)
+    assert rig.deliver("/watched/a.mrc", "/watched/b.mrc")
+    # As after a loss of power that undid what was noted of the delivery.
+    rig.ledger.remember("delivered", "0")
+    rig.close()
+
+    again = Rig(tmp_path / "out", tmp_path / "ledger", rig.make_document)
+    assert again.delivery.catch_up()
+    assert [kind for _, kind, _ in documents(again)] == ["MicrographDocument"] * 2 + ["FailedDocument"]
+    assert records(again) == {"/watched/a.mrc": UNWRITTEN, "/watched/b.mrc": PICKED}
+    again.close()
+
+
+def test_a_later_result_finds_out_anew_whether_its_file_can_be_written(rig: Rig, tmp_path: Path) -> None:
+    blocked = tmp_path / "out" / "a_picks.star"
+    blocked.mkdir(parents=True)
+    assert rig.deliver("/watched/a.mrc")
+
+    def revise(older: int) -> int:
+        one = rig.make_document("/watched/a.mrc")
+        seq = rig.ledger.commit_revision(
+            "/watched/a.mrc",
+            older,
+            lambda epoch, seq: encode_document(msgspec.structs.replace(one, epoch=epoch, seq=seq)),
+            score_map=None,
+            remember=("key", "value"),
+        )
+        assert rig.delivery.catch_up()
+        return seq
+
+    revised = revise(1)
+    assert records(rig) == {"/watched/a.mrc": UNWRITTEN}
+    assert [kind for _, kind, _ in documents(rig)][-2:] == ["MicrographDocument", "FailedDocument"]
+    blocked.rmdir()
+    revise(revised)
+    assert records(rig) == {"/watched/a.mrc": PICKED}
+    assert blocked.is_file()
+
+
+def test_a_result_that_was_superseded_meanwhile_fails_no_micrograph(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "out" / "a_picks.star").mkdir(parents=True)
+    assert rig.deliver("/watched/a.mrc", "/watched/a.mrc")
+    assert [(seq, kind) for seq, kind, _ in documents(rig)] == [
+        (1, "MicrographDocument"),
+        (2, "MicrographDocument"),
+        (3, "FailedDocument"),
+    ]
+    assert records(rig) == {"/watched/a.mrc": UNWRITTEN}
+
+
+def test_a_record_that_the_ledger_cannot_take_is_not_waited_for(rig: Rig) -> None:
+    rig.ledger._database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2000)
+    patience, handled = rig.delivery.patience, Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
+    with pytest.raises(sqlite3.DataError, match="too big"):
+        patience.insist(
+            "ledger", lambda: rig.ledger.commit_picked("a", handled, lambda *_: b"{}", score_map=bytes(3000))
+        )
+    assert rig.ledger.head == 0
+    assert rig.blocked() == 0
+    assert rig.deliver("/watched/b.mrc")
+
+
 def test_an_output_directory_that_cannot_be_written_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file/out: expected a directory that can be written"):
-        prepare_output(tmp_path / "file" / "out")
+        OutputFolder(tmp_path / "file" / "out").prepare()
 
 
 def test_an_output_directory_is_made_and_left_empty(tmp_path: Path) -> None:
-    prepare_output(tmp_path / "a" / "b")
+    OutputFolder(tmp_path / "a" / "b").prepare()
     assert list((tmp_path / "a" / "b").iterdir()) == []
-
-
-def test_star_files_are_named_after_their_micrograph() -> None:
-    assert star_path(Path("/out"), Path("May08_03.13.02.mrc")) == Path("/out/May08_03.13.02_picks.star")
 
 
 def test_a_damaged_document_is_passed_over_and_what_follows_is_delivered(

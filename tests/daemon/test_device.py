@@ -63,7 +63,7 @@ def noise(shape: tuple[int, int], seed: int = 1) -> np.ndarray:
 # --- the operators ----------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     factor=st.floats(0.05, 3.0),
@@ -87,7 +87,7 @@ def test_matrices_of_a_large_micrograph_are_made_in_parts() -> None:
     np.testing.assert_allclose(along_y @ pixels @ along_x, rescale(pixels, rescaling), rtol=2e-6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(size=st.integers(1, 60), side=st.integers(0, 90).map(lambda half: 2 * half + 1))
 def test_blur_takes_means_with_the_mirror_of_opencv(size: int, side: int) -> None:
     pixels = np.random.default_rng(size).random((size, 70), np.float32)
@@ -96,14 +96,14 @@ def test_blur_takes_means_with_the_mirror_of_opencv(size: int, side: int) -> Non
     np.testing.assert_allclose(blurred, expected, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(size=st.integers(1, 40), origin=st.integers(-100, 100), tile=st.integers(1, 50))
 def test_mirror_is_that_of_opencv(size: int, origin: int, tile: int) -> None:
     found = mirror(np.array([origin]), tile, size)[0]
     assert found.tolist() == [cv2.borderInterpolate(p, size, cv2.BORDER_REFLECT) for p in range(origin, origin + tile)]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(count=st.integers(1, 400))
 def test_percentiles_are_those_of_numpy(count: int) -> None:
     values = np.sort(np.random.default_rng(count).random(count))
@@ -123,7 +123,7 @@ def test_graphs_are_what_onnx_calls_valid_and_of_its_own_operators(dtype: str) -
         assert {node.domain for node in loaded.graph.node} == {""}
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     shape=st.tuples(st.integers(40, 300), st.integers(40, 300)),
     diameter_px=st.floats(8.0, 40.0),

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,10 +55,3 @@ def test_log_lines_and_tracebacks_show_control_characters() -> None:
 def test_the_line_of_a_picked_file_shows_control_characters(make_document: Callable[..., MicrographDocument]) -> None:
     picked = PickedFile(document=make_document(f"/data/{HOSTILE}"), star=Path("out") / HOSTILE)
     assert picked.as_line().isprintable()
-
-
-@pytest.mark.parametrize("name", ["a.mrc", "a.mrc.gz", "a.MRC.BZ2", "a.tif", "a.TIFF"])
-def test_the_star_file_is_named_after_the_micrograph_whatever_its_format(name: str) -> None:
-    from frazil.service.delivery import star_path
-
-    assert star_path(Path("out"), Path("grid", name)) == Path("out/grid/a_picks.star")

@@ -14,6 +14,7 @@ import prometheus_client
 import pytest
 
 from frazil.errors import IncompleteMicrograph, MicrographError
+from frazil.outputs import OutputFolder
 from frazil.service.arrival import Arrival, Line
 from frazil.service.completion import sample
 from frazil.service.intake import Intake
@@ -59,6 +60,7 @@ class Running:
             stall_seconds=stall_seconds,
             accept=self._accept,
             refuse=self._refuse,
+            check_name=OutputFolder(root.with_name("out")).check_name,
         )
         self.watcher = Watcher(
             root,

@@ -15,7 +15,7 @@ from frazil.errors import SettingsError
 from frazil.keys import new_keys, read_key_pair, read_public_key
 from frazil.service.stream import Access
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 240.0
 NOTHING_SECONDS = 1.0
 Open = Callable[..., "LedgerStream"]  # type: ignore[name-defined]  # noqa: F821
 

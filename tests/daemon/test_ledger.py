@@ -523,19 +523,19 @@ def test_opening_a_large_ledger_costs_a_fraction_of_making_it(tmp_path: Path) ->
             "INSERT INTO micrographs (path, state, size, mtime_ns, fingerprint, seq) VALUES (?, 'picked', 1, 2, ?, ?)",
             ((f"grid/{i:06}.mrc", "f" * 32, i + 1) for i in range(50_000)),
         )
-        started = time.monotonic()
+        started = time.process_time()
         database.executemany(
             "INSERT INTO documents (seq, topic, path, body) VALUES (?, 'picks', ?, ?)",
             ((i + 1, f"grid/{i:06}.mrc", b"x" * 2000) for i in range(50_000)),
         )
     database.commit()
-    made_seconds = time.monotonic() - started
+    made_seconds = time.process_time() - started
     database.close()
     ledger.close()
-    started = time.monotonic()
+    started = time.process_time()
     ledger = Ledger(tmp_path / "l")
     assert len(ledger.known()) == 50_000
     assert ledger.head == 50_000
-    opened_seconds = time.monotonic() - started
+    opened_seconds = time.process_time() - started
     ledger.close()
     assert opened_seconds < max(2 * made_seconds, 2.0)

@@ -26,7 +26,7 @@ BIN = Path(sys.executable).parent
 def frazil(*args: object, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [str(BIN / "frazil"), *(str(a) for a in args)]
     variables = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", **environment}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=variables)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables)
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def test_install_service_into_etc_needs_root(tmp_path: Path) -> None:
         f"cli.app({[*options, '--dry-run']!r}, standalone_mode=False)\n"
         f"os.geteuid() or os.setuid(65534); sys.argv[1:] = {options!r}; cli.main()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert done.stdout.startswith("# /etc/frazil/titan1.toml\n")
     assert done.stderr.startswith("frazil: error: /etc: expected to be root, found user ")

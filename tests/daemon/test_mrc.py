@@ -32,7 +32,7 @@ def test_header_demands_the_size_that_mrcfile_wrote(tmp_path: Path, write_mrc: W
     assert header.file_bytes == path.stat().st_size
     assert header.shape == (30, 50)
     assert header.dtype == np.dtype(dtype)
-    assert header.pixel_size_angstrom == pytest.approx(1.77, abs=1e-5)
+    assert header.pixel_size.angstrom == pytest.approx(1.77, abs=1e-5)
 
 
 def test_extended_header_counts(tmp_path: Path) -> None:
@@ -109,7 +109,50 @@ def test_extended_headers_are_skipped_by_their_size(tmp_path: Path, kind: str) -
 @pytest.mark.parametrize("pixel_size", [0.0, 1.0])
 def test_pixel_size_of_0_or_1_is_unknown(tmp_path: Path, write_mrc: Write, pixel_size: float) -> None:
     path = write_mrc(tmp_path / "a.mrc", np.ones((4, 6), np.float32), pixel_size)
-    assert parse_header(path, head_of(path)).pixel_size_angstrom is None
+    assert parse_header(path, head_of(path)).pixel_size.angstrom is None
+
+
+@pytest.mark.parametrize(
+    ("cell", "grid", "found"),
+    [
+        ((4.0e-10, 6.0e-10), (4, 6), "1e-10 Å, which is no pixel size"),
+        ((4.0e4, 6.0e4), (4, 6), "10000 Å, which is no pixel size"),
+        ((-8.0, -12.0), (4, 6), "-2 Å, which is no pixel size"),
+        ((np.inf, 12.0), (4, 6), "inf Å, which is no pixel size"),
+        ((np.nan, 12.0), (4, 6), "nan Å, which is no pixel size"),
+        ((1e-45, 12.0), (4, 6), "Å, which is no pixel size"),
+        ((8.0, 12.2), (4, 6), "2 Å along x and 2.03333 Å along y, which must be equal within 1 %"),
+        ((8.0, np.nan), (4, 6), "2 Å along x and nan Å along y"),
+        ((4.0, 12.0), (4, 6), "1 Å along x and 2 Å along y"),
+        ((8.0, 12.0), (0, 6), ""),
+        ((0.0, 12.0), (4, 6), ""),
+        ((8.0, 12.0), (-4, 6), ""),
+    ],
+)
+def test_a_pixel_size_that_cannot_be_is_refused_with_what_was_found(
+    tmp_path: Path, write_mrc: Write, cell: tuple[float, float], grid: tuple[int, int], found: str
+) -> None:
+    path = write_mrc(tmp_path / "a.mrc", np.arange(24, dtype=np.float32).reshape(6, 4))
+    content = bytearray(path.read_bytes())
+    content[28:36] = struct.pack("<2i", *grid)
+    content[40:48] = struct.pack("<2f", *cell)
+    path.write_bytes(content)
+    micrograph = read_micrograph(path)
+    with pytest.raises(MicrographError, match=r"expected a pixel size in the header, found .*--pixel-size") as refused:
+        micrograph.resolve_pixel_size(None)
+    assert refused.value.reason == "pixel_size"
+    assert (found or "0 or 1.0 (unknown)") in str(refused.value)
+    assert micrograph.resolve_pixel_size(1.5) == 1.5
+
+
+@pytest.mark.parametrize("cell", [(8.0, 12.0), (8.0, 12.1), (8.0, 0.0), (0.06, 0.09), (4000.0, 6000.0)])
+def test_a_pixel_size_need_not_be_the_same_to_the_last_digit(
+    tmp_path: Path, write_mrc: Write, cell: tuple[float, float]
+) -> None:
+    path = write_mrc(tmp_path / "a.mrc", np.ones((6, 4), np.float32))
+    content = bytearray(head_of(path))
+    content[40:48] = struct.pack("<2f", *cell)
+    assert parse_header(path, bytes(content)).pixel_size.angstrom == pytest.approx(cell[0] / 4)
 
 
 def test_headers_of_other_programs_are_understood(shared_data: Path) -> None:
@@ -117,7 +160,7 @@ def test_headers_of_other_programs_are_understood(shared_data: Path) -> None:
     for path in sorted((shared_data / "formats").glob("*.mrc")):
         header = parse_header(path, head_of(path))
         assert header.file_bytes == path.stat().st_size
-        assert header.pixel_size_angstrom is None
+        assert header.pixel_size.angstrom is None
         shapes[path.name] = header.shape
     assert shapes["Ucsf_stack_1142_DW.mrc"] == (927, 959)
     assert len(shapes) == 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -137,7 +137,6 @@ MAPS = arrays(
 )
 
 
-@settings(deadline=None)
 @given(MAPS, st.floats(0, 1), st.floats(0, 60), st.floats(0, 50))
 def test_picks_keep_every_promise(scores: np.ndarray, threshold: float, apart: float, margin: float) -> None:
     of = score_map(scores)
@@ -153,7 +152,6 @@ def test_picks_keep_every_promise(scores: np.ndarray, threshold: float, apart: f
     assert len(picks) == 0 or distances.min() >= apart * (1 - 1e-9)
 
 
-@settings(deadline=None)
 @given(MAPS, st.floats(0, 0.9), st.floats(0, 60))
 def test_a_higher_threshold_only_drops_picks(scores: np.ndarray, low: float, apart: float) -> None:
     of = score_map(scores)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -302,3 +303,43 @@ def test_places_that_cannot_be_written_are_refused_by_name(picked: Callable[...,
     Path("out/autopick.star").write_text("data_x loop_ _a _b 1 2 3\n" * 20)
     with pytest.raises(FrazilError, match=r"autopick\.star: cannot be read as a STAR file"):
         PickFiles(Path("out"), "relion")
+
+
+@pytest.mark.parametrize("file_format", ["star", "relion", "cryosparc"])
+def test_a_full_disk_is_no_fault_of_a_file(
+    picked: Callable[..., MicrographDocument], small_disk: Callable[..., Path], file_format: str
+) -> None:
+    disk = small_disk("disk", 64)
+    files = PickFiles(disk / "out", file_format)  # type: ignore[arg-type]
+    files.write(picked("a.mrc"))
+    with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    with pytest.raises(OutputError, match=r"out(/particles\.star)?: cannot be written: No space left on device"):
+        files.write(picked("b.mrc", PLACES * 100))
+    (disk / "filler").unlink()
+    files = PickFiles(disk / "out", file_format)  # type: ignore[arg-type]
+    files.write(picked("b.mrc", PLACES))
+    if file_format == "cryosparc":
+        assert len(read_coordinates(disk / "out/particles.star", stem="b")) == 3
+
+
+def test_a_file_that_cannot_be_written_is_one_micrographs_fault(picked: Callable[..., MicrographDocument]) -> None:
+    files = PickFiles(Path("out"), "star")
+    Path("out/Movies/m.17_picks.star").mkdir(parents=True)
+    with pytest.raises(MicrographError, match=r"m\.17_picks\.star: Is a directory") as refused:
+        files.write(picked())
+    assert refused.value.reason == "output"
+    files.write(picked("n.MRC.gz"))
+    assert sorted(f.name for f in Path("out/Movies").iterdir()) == ["m.17_picks.star", "n_picks.star"]
+    with pytest.raises(MicrographError, match="null byte"):
+        files.write(msgspec.structs.replace(picked(), micrograph="m\0.mrc"))
+
+
+@pytest.mark.parametrize(("file_format", "table"), [("relion", "autopick.star"), ("cryosparc", "particles.star")])
+def test_a_table_that_cannot_be_written_is_no_fault_of_a_micrograph(
+    picked: Callable[..., MicrographDocument], file_format: str, table: str
+) -> None:
+    Path("out", table).mkdir(parents=True)
+    with pytest.raises(OutputError, match=f"out/{re.escape(table)}: cannot be written: Is a directory"):
+        PickFiles(Path("out"), file_format).write(picked())  # type: ignore[arg-type]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from frazil.errors import MicrographError, SettingsError
+from frazil.errors import MICROGRAPH_REASONS, MicrographError, SettingsError
 from frazil.picking import Micrograph, Picker, PickingSettings, Picks, load_model, read_micrograph
 
 PIXEL_SIZE = 2.0
@@ -22,6 +25,43 @@ def pick(model: Path, pixels: np.ndarray, diameter_px: float, **settings: object
 
 def noise(h: int, w: int) -> np.ndarray:
     return np.random.default_rng(6).normal(100, 10, (h, w)).astype(np.float32)
+
+
+WORDS = st.one_of(
+    st.sampled_from([0.0, 1e-45, 1e-10, 1.0, 1e6, 3e38, -1.5, np.inf, np.nan]).map(
+        lambda value: struct.pack("<f", value)
+    ),
+    st.sampled_from([0, 1, 2, 6, 12, 63, 2**31 - 1, 2**32 - 1]).map(lambda value: struct.pack("<I", value)),
+    st.binary(min_size=4, max_size=4),
+)
+
+
+@pytest.fixture(scope="module")
+def blob_picker(blob_model: Path) -> Picker:
+    return Picker(load_model(blob_model, "cpu", 1), PickingSettings(diameter_angstrom=24.0))
+
+
+@pytest.fixture(scope="module")
+def small_mrc(write_mrc: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mrc(tmp_path_factory.mktemp("header") / "a.mrc", noise(64, 96), PIXEL_SIZE)
+
+
+@settings(max_examples=150, deadline=None)
+@given(changed=st.dictionaries(st.integers(0, 55), WORDS, min_size=1, max_size=4))
+def test_whatever_an_mrc_header_says_picking_ends_in_picks_or_a_typed_error(
+    blob_picker: Picker, small_mrc: Path, changed: dict[int, bytes]
+) -> None:
+    content = bytearray(small_mrc.read_bytes())
+    for word, value in changed.items():
+        content[4 * word : 4 * word + 4] = value
+    path = small_mrc.with_name("changed.mrc")
+    path.write_bytes(content)
+    reason = ""
+    try:
+        blob_picker.pick(read_micrograph(path, as_stored=True, largest_bytes=1 << 20, rescaling=blob_picker.rescaling))
+    except MicrographError as error:
+        reason = error.reason
+    assert reason in {"", *MICROGRAPH_REASONS} - {"internal"}
 
 
 def errors_px(picks: Picks, truth: Picks) -> np.ndarray:

@@ -179,7 +179,7 @@ def systemd_analyze() -> str:
 
 def analyze(*command: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "SYSTEMD_LOG_LEVEL": "info"}
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=60, env=environment)
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300, env=environment)
 
 
 def test_systemd_finds_no_fault_in_unit_and_drop_in(plan: Plan, systemd_analyze: str, tmp_path: Path) -> None:

@@ -95,6 +95,10 @@ def test_the_orientation_tag_changes_nothing_as_in_relion(tmp_path: Path) -> Non
         ((300, 300), "INCH", None),
         ((1e8 / 1.25, 1e8 / 1.25), "NONE", None),
         ((1, 1), "CENTIMETER", None),
+        ((2.54e8 / 2, 2.54e8 / 2.01), "INCH", 2.0),
+        ((2.54e8 / 2, 2.54e8 / 2.1), "INCH", None),
+        ((2.54e8 / 2, 300), "INCH", None),
+        ((0, 2.54e8 / 2), "INCH", None),
     ],
 )
 def test_pixel_size_comes_from_a_resolution_that_is_one_of_an_image(

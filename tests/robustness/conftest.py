@@ -25,12 +25,7 @@ from frazil.client import PickStream
 from frazil.documents import MicrographDocument
 
 SHIM = Path(__file__).with_name("faults.c")
-PATIENCE_SECONDS = 120.0
-
-
-@pytest.fixture(scope="session")
-def is_long(request: pytest.FixtureRequest) -> bool:
-    return bool(request.config.getoption("--long"))
+PATIENCE_SECONDS = 240.0
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +91,7 @@ def metric() -> Callable[[str, str], float]:
 
     def ask(url: str, name: str) -> float:
         try:
-            text = urllib.request.urlopen(url, timeout=5).read().decode()
+            text = urllib.request.urlopen(url, timeout=300).read().decode()
         except OSError:
             return float("nan")
         lines = [line for line in text.splitlines() if line.startswith(f"{name} ")]
@@ -139,25 +134,6 @@ def subscribe() -> Iterator[Callable[[str], Subscriber]]:
 
 
 # --- faults -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Mount a small disk of its own (tmpfs); its size in KiB."""
-    with contextlib.ExitStack() as stack:
-
-        def mount(name: str, kilobytes: int) -> Path:
-            folder = tmp_path / name
-            folder.mkdir()
-            done = subprocess.run(
-                ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", folder], capture_output=True, check=False
-            )
-            if done.returncode:
-                pytest.skip("needs the right to mount a file system, as root has it")
-            stack.callback(lambda: subprocess.run(["umount", "-l", folder], check=False))
-            return folder
-
-        yield mount
 
 
 @pytest.fixture(scope="session")

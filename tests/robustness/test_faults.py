@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,8 +98,15 @@ def test_a_full_disk_makes_picking_wait_and_loses_nothing(
     daemon.wait_log("cannot write .* picking waits")
     wait_for(lambda: metric(daemon.metrics, "frazil_output_blocked") == 1, "the metric")
     assert daemon.process.poll() is None
+    state, says = readiness(daemon)
+    assert state == 503
+    assert "cannot write" in says
+    assert "picking waits until it can" in says
+    with urllib.request.urlopen(f"{daemon.page}healthz", timeout=5) as answer:
+        assert answer.status == 200
     filler.unlink()
     daemon.wait_log("can write .* again")
+    wait_for(lambda: readiness(daemon) == (200, "ok\n"), "readiness")
     wait_for(lambda: metric(daemon.metrics, "frazil_ledger_sequence") == 31, "all of them")
     wait_for(lambda: len(list(out.glob("*.star"))) == 31, "all files")
     assert metric(daemon.metrics, "frazil_output_blocked") == 0
@@ -106,8 +117,8 @@ def test_a_full_disk_makes_picking_wait_and_loses_nothing(
     row(
         f"No space for the {what}",
         "a disk of 2 MB, filled",
-        "one log line and `frazil_output_blocked` 1 at once; picking waited, went on by itself once there was room; "
-        "31 of 31 picked once",
+        "one log line, `frazil_output_blocked` 1 and `/readyz` 503 at once; picking waited, went on by itself once "
+        "there was room; 31 of 31 picked once",
     )
 
 
@@ -131,7 +142,7 @@ def test_outputs_that_become_read_only_make_picking_wait(
     # A daemon that is told to stop while it waits leaves the rest to the next one; that one does not start as yet.
     assert daemon.stop() == 0
     command = [BIN / "frazil", "serve", "--watch", daemon.watched, "--out", disk / "out", "--diameter", "48"]
-    refused = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=60, check=False)
+    refused = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300, check=False)
     assert refused.returncode == 1
     assert "expected a directory that can be written: Read-only file system" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
@@ -145,6 +156,147 @@ def test_outputs_that_become_read_only_make_picking_wait(
         "the disk remounted read-only",
         "picking waited, as with a full disk; stopped and started again it refused, in one line, until the disk could "
         "be written; then it delivered what was left",
+    )
+
+
+def readiness(daemon: Any) -> tuple[int, str]:
+    """What /readyz answers."""
+    try:
+        with urllib.request.urlopen(f"{daemon.page}readyz", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def failures(ledger: Path) -> dict[str, str]:
+    """Reasons of the micrographs in quarantine."""
+    with LedgerReader(ledger) as reader:
+        return {record.path: record.reason for record in reader.micrographs(["quarantined"])}
+
+
+@pytest.fixture
+def immutable() -> Iterator[Callable[[Path], bool]]:
+    """Make folders that nobody, not even root, can write; whether it could be done."""
+    made = []
+
+    def lock(folder: Path) -> bool:
+        made.append(folder)
+        return subprocess.run(["chattr", "+i", folder], capture_output=True, check=False).returncode == 0
+
+    yield lock
+    for folder in made:
+        subprocess.run(["chattr", "-i", folder], capture_output=True, check=False)
+
+
+def test_a_file_that_cannot_be_written_fails_alone(
+    start: Callable[..., Any],
+    drop: Callable[..., None],
+    fault_shim: Path,
+    immutable: Callable[[Path], bool],
+    metric: Callable[[str, str], float],
+    wait_for: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    """Each way in which one file cannot be written, all at once, before and after a restart."""
+    faults, out, watched = tmp_path / "faults", tmp_path / "out", tmp_path / "watched"
+    for folder in (faults, out / "is_a_folder_picks.star", out / "locked", watched):
+        folder.mkdir(parents=True)
+    for folder in ("a_file", "locked", "loop"):
+        (watched / folder).mkdir()
+    (out / "a_file").write_text("notes of the operator")
+    (out / "loop").symlink_to("loop")
+    (faults / "rename").write_text(f"{errno.EINVAL} why?")
+    (faults / "folds").write_text("_picks.star")
+    long = "L" * 245 + ".mrc"
+    bad = {
+        long: "name",
+        "is_a_folder.mrc": "output",
+        "a_file/x.mrc": "output",
+        "loop/x.mrc": "output",
+        "why?.mrc": "output",
+        "twice.MRC": "name",
+    }
+    if immutable(out / "locked"):
+        bad["locked/x.mrc"] = "output"
+    environment = {"LD_PRELOAD": str(fault_shim), "FAULTS": str(faults)}
+    daemon = start(env=environment)
+    ledger = out / "frazil-ledger.sqlite"
+    drop(watched, "twice.mrc", "Capital.mrc")
+    daemon.wait_log("picked twice")
+    daemon.wait_log("picked Capital")
+    bad["cAPITAL.mrc"] = "output"
+    drop(watched, *bad)
+    for name in bad:
+        daemon.wait_log(rf"failed \(.*{re.escape(Path(name).name)}")
+    wait_for(lambda: len(failures(ledger)) == len(bad), "the ledger")
+    assert failures(ledger) == bad
+    drop(watched, "z_good.mrc")
+    daemon.wait_log("picked z_good")
+    assert "for Capital_picks.star" in daemon.wait_log("cAPITAL.mrc: expected a name of its own, .*").group()
+    assert readiness(daemon)[0] == 200
+    assert metric(daemon.metrics, "frazil_output_blocked") == 0
+    assert metric(daemon.metrics, 'frazil_micrographs_total{outcome="failed",reason="output"}') == len(bad) - 2
+    assert sorted(p.name for p in out.glob("*.star") if p.is_file()) == [
+        "Capital_picks.star",
+        "twice_picks.star",
+        "z_good_picks.star",
+    ]
+    status = subprocess.run([BIN / "frazil", "status", "--ledger", out], capture_output=True, text=True, check=True)
+    assert f"3 picked, {len(bad)} quarantined" in status.stdout
+    with LedgerReader(ledger) as reader:
+        head = reader.head()
+    assert daemon.stop() == 0
+    # A restart meets nothing of it again; mended and asked for, each is written.
+    daemon = start(env=environment)
+    drop(watched, "z_last.mrc")
+    daemon.wait_log(rf"picked z_last.*sequence number {head + 1}\)")
+    (out / "is_a_folder_picks.star").rmdir()
+    (out / "a_file").unlink()
+    (out / "loop").unlink()
+    (faults / "rename").unlink()
+    subprocess.run(["chattr", "-i", out / "locked"], capture_output=True, check=False)
+    (faults / "folds").unlink()
+    subprocess.run([BIN / "frazil", "requeue", "--failed", "--ledger", ledger], check=True, timeout=60)
+    wait_for(lambda: failures(ledger) == {long: "name", "twice.MRC": "name"}, "what was mended", 60)
+    for name in ("is_a_folder", "a_file/x", "loop/x", "why?", "cAPITAL"):
+        wait_for((out / f"{name}_picks.star").is_file, name)
+    assert daemon.stop() == 0
+    row(
+        "A file of picks that cannot be written for a reason of its own",
+        "a name of 249 bytes, a file where a folder must go, a folder with the file's name, a link round in a circle, "
+        "a sub-folder nobody may write, a name that the share refuses, `a.mrc` and `a.MRC`, a share that knows no "
+        "capitals",
+        "that micrograph alone failed (`name` or `output`) and was quarantined; all others were picked, also after a "
+        "restart; mended, `frazil requeue --failed` wrote its picks",
+    )
+
+
+def test_a_server_that_does_not_answer_is_waited_for(
+    start: Callable[..., Any],
+    drop: Callable[..., None],
+    fault_shim: Path,
+    wait_for: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    faults = tmp_path / "faults"
+    faults.mkdir()
+    daemon = start(env={"LD_PRELOAD": str(fault_shim), "FAULTS": str(faults)})
+    for number in (errno.ESTALE, errno.EIO):
+        (faults / "rename").write_text(f"{number} _picks.star")
+        drop(daemon.watched, f"{number}.mrc", f"{number}_next.mrc")
+        daemon.wait_log(rf"cannot write .*{number}\w*_picks.star \({os.strerror(number)}\): picking waits")
+        wait_for(lambda: readiness(daemon)[0] == 503, "readiness")
+        (faults / "rename").unlink()
+        daemon.wait_log(rf"picked {number}_next.mrc")
+        daemon.wait_log(rf"picked {number}.mrc")
+    assert readiness(daemon) == (200, "ok\n")
+    assert failures(daemon.out / "frazil-ledger.sqlite") == {}
+    assert daemon.stop() == 0
+    row(
+        "A server of the outputs that does not answer (ESTALE), EIO when writing",
+        "a preloaded library fails `rename`",
+        "picking waited, `/readyz` 503, and went on by itself; no micrograph failed",
     )
 
 
@@ -181,6 +333,33 @@ def test_input_output_errors_are_waited_for(
     )
 
 
+def test_a_promoted_model_that_cannot_be_read_at_present_is_waited_for_and_not_refused(
+    serve: Serve, make_blob_model: Callable[..., Path], fault_shim: Path, tmp_path: Path
+) -> None:
+    faults = tmp_path / "faults"
+    faults.mkdir()
+    folder = make_blob_model(tmp_path / "blob")
+    daemon = serve(
+        *("--diameter", "48", "--model", folder, "--canary-micrographs", "0"),
+        env={"LD_PRELOAD": str(fault_shim), "FAULTS": str(faults)},
+    )
+    make_blob_model(folder, 2, bias=-6.01)
+    (faults / "eio").write_text("CURRENT")
+    (folder / "aside").write_text("2\n")
+    (folder / "aside").rename(folder / "CURRENT")
+    daemon.wait_log("the promoted model waits, and the old one goes on")
+    (faults / "eio").unlink()
+    daemon.wait_log("model blob/2 .* serves from here on", 120)
+    assert daemon.stop() == 0
+    assert len([line for line in daemon.log if "the promoted model waits" in line]) == 1
+    assert not [line for line in daemon.log if "refused" in line]
+    row(
+        "EIO when reading the promoted model's name",
+        "a preloaded library fails `read`",
+        "one log line; the old model went on and none was refused; the new one served once it could be read",
+    )
+
+
 def test_errors_in_the_middle_of_reading_are_tried_again_and_then_given_up(
     start: Callable[..., Any],
     drop: Callable[..., None],
@@ -206,7 +385,7 @@ def test_errors_in_the_middle_of_reading_are_tried_again_and_then_given_up(
     assert metric(daemon.metrics, 'frazil_retries_total{reason="memory"}') == 1
     resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     ledger = daemon.out / "frazil-ledger.sqlite"
-    done = subprocess.run([BIN / "frazil", "requeue", "--failed", "--ledger", ledger], check=True, timeout=60)
+    done = subprocess.run([BIN / "frazil", "requeue", "--failed", "--ledger", ledger], check=True, timeout=300)
     assert done.returncode == 0
     wait_for(lambda: "large.mrc" in picked(ledger), "the large one")
     assert daemon.stop() == 0
@@ -239,6 +418,7 @@ def test_a_mount_that_goes_and_returns_is_no_deletion(
         subprocess.run(["umount", "-l", watched], check=True)
         wait_for(lambda: metric(daemon.metrics, "frazil_watch_fault") == 1, "the fault")
         daemon.wait_log("cannot be seen .nothing is mounted on")
+        assert readiness(daemon) == (503, f"cannot see {watched}: nothing is mounted on {watched}\n")
         drop(disk, "c.mrc")
         # Killed and started while the mount is away, it knows what should be there.
         assert daemon.stop(signal.SIGKILL) == -signal.SIGKILL

@@ -61,7 +61,7 @@ def test_kills_at_random_moments_lose_nothing_and_repeat_nothing(
     tmp_path: Path,
     is_long: bool,
 ) -> None:
-    kills, each = (200, 3) if is_long else (20, 3)
+    kills, each = (200, 3) if is_long else (8, 3)
     rng = random.Random(4)
     contents = []
     for seed in range(4):

@@ -53,7 +53,7 @@ def test_memory_and_descriptors_do_not_grow(
     memory_folder: Path,
     is_long: bool,
 ) -> None:
-    count, settled, step = (5_000, 500, 50) if is_long else (300, 100, 20)
+    count, settled, step = (5_000, 500, 50) if is_long else (200, 80, 20)
     contents = [
         write_mrc(tmp_path / "aside.tmp", make_scene(seed=seed).pixels, 2.0).read_bytes()  # type: ignore[attr-defined]
         for seed in range(3)

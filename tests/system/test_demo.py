@@ -18,7 +18,7 @@ def test_the_demo_picks_every_simulated_micrograph(repository: Path, tmp_path: P
     readme = tmp_path / "README.md"
     readme.write_text("before\n```text\n─── 4. what came out ───\nold\n```\nbehind\n")
     command += ["--count", "3", "--size", "1024", "--interval", "0.2", "--readme", readme]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 of 3 documents, 3 STAR files, 3 counted by /metrics" in done.stdout
     assert readme.read_text().startswith("before\n```text\n──")
@@ -80,5 +80,5 @@ def test_the_demo_needs_no_torch(repository: Path) -> None:
         "except SystemExit: pass\n"
         "print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.splitlines()[-1] == "False"

@@ -21,7 +21,7 @@ from frazil.models import ModelFolder
 
 pytestmark = pytest.mark.system
 
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 240.0
 MICROGRAPHS = 34
 """Enough for a baseline, with some to spare."""
 Serve = Callable[..., "RunningDaemon"]  # type: ignore[name-defined]  # noqa: F821
@@ -69,7 +69,7 @@ class Prometheus:
         self._process.stderr.close()
 
     def ask(self, path: str, **query: str) -> Any:
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=300) as answer:
             return json.load(answer)["data"]
 
     def has(self, expression: str) -> bool:

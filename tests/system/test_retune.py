@@ -28,13 +28,13 @@ from frazil.service.stamp import FileStamp
 pytestmark = pytest.mark.system
 
 BIN = Path(sys.executable).parent
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 240.0
 Serve = Callable[..., "RunningDaemon"]  # type: ignore[name-defined]  # noqa: F821
 
 
 def frazil(*arguments: object) -> str:
     done = subprocess.run(
-        [str(a) for a in (BIN / "frazil", *arguments)], capture_output=True, text=True, timeout=60, check=False
+        [str(a) for a in (BIN / "frazil", *arguments)], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -35,8 +35,8 @@ def test_a_figure_changed_by_hand_is_found_out(repository: Path, tmp_path: Path)
 
 
 @pytest.mark.system
-def test_sections_run_and_leave_the_others_as_they_are(repository: Path, tmp_path: Path) -> None:
-    sections = ["stages", "latency", "straightforward"]
+def test_sections_run_and_leave_the_others_as_they_are(repository: Path, tmp_path: Path, is_long: bool) -> None:
+    sections = ["stages", "latency", "straightforward"] if is_long else ["stages", "straightforward"]
     for some in (sections[:1], sections[1:]):
         only = [option for name in some for option in ("--only", name)]
         done = run_suite(repository, "--scale", "smoke", *only, "--json", tmp_path / "speed.json", "--folder", tmp_path)

@@ -46,7 +46,7 @@ class Feeder:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._stop.wait(0.1):
+        while not self._stop.wait(0.2):
             count = len(self.written)
             picked = sum(" picked m" in line for line in self._daemon.log)
             if count - picked < 5:
@@ -92,7 +92,7 @@ def documents_of(out: Path) -> list[MicrographDocument | ModelDocument]:
 
 
 def metric(url: str, name: str) -> float:
-    text = urllib.request.urlopen(url, timeout=10).read().decode()
+    text = urllib.request.urlopen(url, timeout=300).read().decode()
     found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
     return float(found[1]) if found else 0.0
 
@@ -129,7 +129,7 @@ def test_bad_models_leave_the_old_one_serving_and_a_good_one_replaces_it(
     tmp_path: Path,
 ) -> None:
     folder = make_blob_model(tmp_path / "models" / "blob")
-    daemon = serve("--diameter", str(DIAMETER), "--model", folder, "--model-proof", "20")
+    daemon = serve("--diameter", str(DIAMETER), "--model", folder, "--model-proof", "6")
     feeder = feed(daemon)
     # The kinds that differ once a daemon is around them; test_repository.py refuses the others in the same process.
     kinds = ["no folder", "torn file", "not a number", "weights outside", "crash", "endless"]
@@ -315,21 +315,22 @@ def test_a_gpu_that_is_required_and_not_there_is_a_refusal_to_start(blob_model: 
     (tmp_path / "watched").mkdir()
     command = [BIN / "frazil", "serve", "--watch", tmp_path / "watched", "--out", tmp_path / "out", "--diameter", "48"]
     command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0", "--model", blob_model, "--require-gpu"]
-    refused = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=60)
+    refused = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300)
     assert refused.returncode == 1
     assert "expected to run on a GPU, found all or most of its" in refused.stderr
 
 
 @pytest.mark.timeout(900)
-def test_ten_swaps_under_load_lose_and_mix_nothing(repository: Path, tmp_path: Path) -> None:
+def test_swaps_under_load_lose_and_mix_nothing(repository: Path, tmp_path: Path, is_long: bool) -> None:
     """The short form of ``benchmarks/swap_models.py``."""
+    swaps = 10 if is_long else 6
     figures = tmp_path / "figures.json"
     done = subprocess.run(
         [
             sys.executable,
             repository / "benchmarks" / "swap_models.py",
             "--swaps",
-            "10",
+            str(swaps),
             "--size",
             "768",
             "--json",
@@ -341,8 +342,8 @@ def test_ten_swaps_under_load_lose_and_mix_nothing(repository: Path, tmp_path: P
     )
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(figures.read_text())
-    assert report["swaps"] == 10
-    assert report["micrographs"] >= 80
+    assert report["swaps"] == swaps
+    assert report["micrographs"] >= 8 * swaps
     assert report["lost"] == report["repeated"] == report["mixed"] == 0
     assert report["memory_ratio"] < 1.1
     # Whatever else a busy machine does to every pause, a swap adds less than a micrograph's time to it.
@@ -352,9 +353,11 @@ def test_ten_swaps_under_load_lose_and_mix_nothing(repository: Path, tmp_path: P
 @pytest.mark.trainer
 @pytest.mark.timeout(600)
 def test_a_model_trained_while_files_come_replaces_the_serving_one(
-    serve: Serve, feed: Callable[..., Feeder], make_blob_model: Blob, tmp_path: Path
+    serve: Serve, feed: Callable[..., Feeder], make_blob_model: Blob, tmp_path: Path, is_long: bool
 ) -> None:
-    """Retrain, export, promote, swap."""
+    """Retrain, export, promote, swap: each of them, from the same commands, has tests of its own."""
+    if not is_long:
+        pytest.skip("needs --long: a network is trained beside a daemon that picks")
     pytest.importorskip("torch")
     folder = make_blob_model(tmp_path / "models" / "blob")
     daemon = serve("--diameter", str(DIAMETER), "--model", folder, "--probation-micrographs", "0")

@@ -133,15 +133,15 @@ def test_from_pip_install_to_picks(repository: Path, tmp_path: Path) -> None:
                 pass
             (address,) = re.findall(r"Open <(http://\S+)>", page)
             address = machine.localise(address)
-            assert b"<title>" in urllib.request.urlopen(address, timeout=30).read()
+            assert b"<title>" in urllib.request.urlopen(address, timeout=300).read()
             (machine.root / "data/titan1/a.tmp").write_bytes(gzip.decompress(KNOWN.read_bytes()))
             (machine.root / "data/titan1/a.tmp").rename(machine.root / "data/titan1/a.mrc")
             last = [machine.type(command) for command in listed]
-            overlay = json.load(urllib.request.urlopen(f"{address}api/overlay/1", timeout=30))
-            picture = urllib.request.urlopen(f"{address}api/picture/1?size=large", timeout=30).read()
+            overlay = json.load(urllib.request.urlopen(f"{address}api/overlay/1", timeout=300))
+            picture = urllib.request.urlopen(f"{address}api/picture/1?size=large", timeout=300).read()
         finally:
             daemon.send_signal(signal.SIGTERM)
-            log = daemon.communicate(timeout=60)[1]
+            log = daemon.communicate(timeout=300)[1]
     assert daemon.returncode == 0, log
     assert len(overlay["picks"]["y"]) > 300
     assert picture.startswith(b"\xff\xd8")  # JPEG

@@ -22,7 +22,7 @@ def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         cwd=repository,
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=300,
     )
     (built,) = out.glob("*.whl")
     return built
@@ -51,7 +51,7 @@ def test_a_daemon_installed_from_it_alone_can_pick(
         env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert str(site) in done.stderr

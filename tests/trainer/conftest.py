@@ -23,6 +23,7 @@ if importlib.util.find_spec("torch") is None:
         "test_export.py",
         "test_paper_crops.py",
         "test_runs.py",
+        "test_training_precision.py",
     ]
 
 PIXEL_SIZE_ANGSTROM = 3.5

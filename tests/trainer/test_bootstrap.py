@@ -20,7 +20,7 @@ def test_one_micrograph_says_nothing_of_others():
 
 
 @given(members=st.lists(tallies, min_size=2, max_size=8))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_intervals_stay_between_the_worst_and_the_best_micrograph(members):
     intervals = bootstrap(members)
     assert intervals is not None

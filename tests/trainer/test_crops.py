@@ -73,7 +73,7 @@ def scenes(draw: st.DrawFn) -> tuple[int, int, list[tuple[float, float]]]:
 
 
 @given(scene=scenes(), seed=st.integers(0, 2**31), tile_px=st.sampled_from([7, 8]))
-@settings(deadline=None, max_examples=30, phases=set(Phase) - {Phase.shrink})  # shrinking takes minutes
+@settings(max_examples=30, phases=set(Phase) - {Phase.shrink})  # shrinking takes minutes
 def test_positives_lie_on_particles_and_negatives_away_from_them(
     crops: DrawnCrops,
     make_labelled: Callable[..., LabelledMicrograph],

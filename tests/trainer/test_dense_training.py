@@ -145,7 +145,7 @@ def test_cells_are_doubted_once_scores_mean_something(
 def test_it_learns_and_the_same_seed_gives_the_same_network(
     dense_recipe: Recipe, micrographs: list[LabelledMicrograph]
 ) -> None:
-    short = replace(dense_recipe, epochs=2, examples=replace(dense_recipe.examples, per_epoch=160))
+    short = replace(dense_recipe, epochs=2, examples=replace(dense_recipe.examples, per_epoch=96))
     runs = []
     for seed in (7, 7, 8):
         task, reports = trained(replace(short, seed=seed), micrographs)
@@ -167,7 +167,8 @@ def test_a_dense_recipe_becomes_a_model_that_the_daemons_picker_runs(
     dense_recipe: Recipe, simulated_data: Path, tmp_path: Path
 ) -> None:
     console = Console(file=io.StringIO())
-    version = run_recipe(dense_recipe, simulated_data, tmp_path / "fcn", console, run=tmp_path / "run", device="cpu")
+    short = replace(dense_recipe, epochs=3, examples=replace(dense_recipe.examples, per_epoch=240))
+    version = run_recipe(short, simulated_data, tmp_path / "fcn", console, run=tmp_path / "run", device="cpu")
     assert version is not None
     model = load_model(version, "cpu")
     assert (model.contract.architecture, model.contract.tile_px, model.contract.grid) == ("fcn", 128, 20)

@@ -136,7 +136,7 @@ scores = st.lists(st.integers(5, 99).map(lambda n: n / 100), min_size=1, max_siz
 
 
 @given(sets=st.lists(st.tuples(scores, st.integers(1, 8), st.floats(0.1, 10)), min_size=1, max_size=3))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_no_threshold_beats_the_best_one(sets):
     members = [line(s, right=min(right, len(s)), missed=1, folder=str(i)) for i, (s, right, _) in enumerate(sets)]
     weights = {str(i): weight for i, (_, _, weight) in enumerate(sets)}

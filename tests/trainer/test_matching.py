@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from frazil.picking import Picks
@@ -19,7 +19,6 @@ def distances(picks: Picks, truth: Picks) -> np.ndarray:
 
 
 @given(picks=coordinates, truth=coordinates, reach=st.floats(0.1, 40))
-@settings(deadline=None)
 def test_picks_match_particles_one_to_one_and_never_beyond_the_distance(picks, truth, reach):
     found, known = as_picks(picks), as_picks(truth)
     matched = match_picks(found, known, reach)
@@ -30,7 +29,6 @@ def test_picks_match_particles_one_to_one_and_never_beyond_the_distance(picks, t
 
 
 @given(picks=coordinates, truth=coordinates, reach=st.floats(0.1, 40))
-@settings(deadline=None)
 def test_no_pick_and_particle_within_reach_are_both_left_over(picks, truth, reach):
     found, known = as_picks(picks), as_picks(truth)
     matched = match_picks(found, known, reach)
@@ -39,7 +37,6 @@ def test_no_pick_and_particle_within_reach_are_both_left_over(picks, truth, reac
 
 
 @given(picks=coordinates, truth=coordinates, reach=st.floats(0.1, 40))
-@settings(deadline=None)
 def test_picks_and_particles_can_change_places(picks, truth, reach):
     found, known = as_picks(picks), as_picks(truth)
     near = np.sort(distances(found, known).ravel())

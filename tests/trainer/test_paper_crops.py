@@ -132,7 +132,7 @@ def test_an_epoch_goes_through_nine_tenths_of_the_crops_once(
 def test_the_papers_networks_learn_and_tell_a_leaky_and_an_honest_accuracy(
     tiny_recipe: Recipe, disc_micrographs: list[LabelledMicrograph], architecture: str
 ) -> None:
-    recipe = replace(tiny_recipe, batch=50, epochs=15, optimiser=replace(tiny_recipe.optimiser, learning_rate=0.03))
+    recipe = replace(tiny_recipe, batch=50, epochs=9, optimiser=replace(tiny_recipe.optimiser, learning_rate=0.03))
     task = paper_task(recipe, disc_micrographs, architecture)
     history = train(task, recipe)
     assert set(history[-1].held_out) == {"leaky", "honest"}

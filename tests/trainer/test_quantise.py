@@ -140,7 +140,7 @@ def test_layers_at_both_ends_can_be_spared() -> None:
 
 @pytest.mark.parametrize("way", CALIBRATIONS, ids=lambda way: way.name)
 def test_what_is_quantised_needs_no_operators_but_onnx_own_and_scores_alike(
-    contract: ModelContract, tmp_path: Path, capsys: pytest.CaptureFixture[str], way: object
+    contract: ModelContract, capsys: pytest.CaptureFixture[str], way: object
 ) -> None:
     model = disc_finder(contract)
     before = model.SerializeToString()
@@ -151,13 +151,25 @@ def test_what_is_quantised_needs_no_operators_but_onnx_own_and_scores_alike(
     parse_onnx(content).check_safe()
     assert sum(node.op_type == "QuantizeLinear" for node in quantised.graph.node) >= 3
     assert [w.data_type for w in quantised.graph.initializer if w.name == "w1_quantized"] == [TensorProto.INT8]
-    (tmp_path / "full.onnx").write_bytes(before)
-    (tmp_path / "int8.onnx").write_bytes(content)
-    full, twin = (load_model(tmp_path / f"{name}.onnx", "cpu") for name in ("full", "int8"))
-    assert twin.contract == full.contract
+    assert list(quantised.metadata_props) == list(model.metadata_props)
     tiles = some_tiles(200, seed=9)
-    assert not np.array_equal(twin.score(tiles), full.score(tiles))
-    assert twin.score(tiles) == pytest.approx(full.score(tiles), abs=0.1)
+    wanted = scores_of(before, tiles)
+    # Unfused, every kernel computes in float32 on the rounded numbers: what is quantised, on any processor.
+    plain = scores_of(content, tiles, fused=False)
+    assert not np.array_equal(plain, wanted)
+    assert plain == pytest.approx(wanted, abs=0.1)
+    # Fused into int8 kernels it gives the same where frazil lets a twin serve; elsewhere sums of 16 bits overflow.
+    if int8_instructions() is not None:
+        assert scores_of(content, tiles) == pytest.approx(plain, abs=0.02)
+
+
+def scores_of(content: bytes, tiles: NDArray[np.float32], *, fused: bool = True) -> NDArray[np.float32]:
+    options = ort.SessionOptions()
+    if not fused:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    scores: NDArray[np.float32] = session.run(["scores"], {"tiles": tiles})[0]
+    return scores
 
 
 @needs_instructions

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from frazil.picking import Picks
@@ -26,7 +26,6 @@ def ranking(scores: list[float], gained: list[int], particles: int) -> Ranking:
 
 
 @given(picks=places, truth=places, reach=st.floats(0.5, 6))
-@settings(deadline=None)
 def test_hits_gained_add_up_to_the_hits_of_each_first_few_picks_alone(picks, truth, reach):
     found, known = as_picks(picks), as_picks(truth)
     gained = hits_gained(found, known, reach)
@@ -36,7 +35,6 @@ def test_hits_gained_add_up_to_the_hits_of_each_first_few_picks_alone(picks, tru
 
 
 @given(picks=places, truth=places, reach=st.floats(0.5, 6))
-@settings(deadline=None)
 def test_matching_is_what_taking_the_nearest_pair_over_and_over_gives(picks, truth, reach):
     found, known = as_picks(picks), as_picks(truth)
     apart = np.hypot(found.y[:, None] - known.y, found.x[:, None] - known.x)
@@ -49,7 +47,6 @@ def test_matching_is_what_taking_the_nearest_pair_over_and_over_gives(picks, tru
 
 
 @given(picks=scored_places, truth=places, threshold=st.integers(0, 6))
-@settings(deadline=None)
 def test_tally_of_a_ranking_is_that_of_the_picks_above_the_threshold(picks, truth, threshold):
     found, known = as_picks(picks), as_picks(truth)
     kept = found.select(np.argsort(-found.score, kind="stable"))
@@ -90,7 +87,6 @@ def test_average_precision_of_nothing_and_of_all(one, expected):
 
 
 @given(picks=scored_places, truth=places)
-@settings(deadline=None)
 def test_average_precision_lies_between_none_and_the_recall_reached_and_false_picks_at_the_end_change_nothing(
     picks, truth
 ):
@@ -102,7 +98,6 @@ def test_average_precision_lies_between_none_and_the_recall_reached_and_false_pi
 
 
 @given(picks=scored_places, truth=places)
-@settings(deadline=None)
 def test_sweep_passes_through_the_figures_at_every_threshold(picks, truth):
     one = Ranking.of_micrograph(as_picks(picks), as_picks(truth), 2.0)
     sweep = sweep_thresholds(one)

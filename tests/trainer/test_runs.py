@@ -20,14 +20,18 @@ import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
+from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 from frazil.errors import FrazilError, OutputError, SettingsError
+from frazil_trainer.architectures import make_task
+from frazil_trainer.cli import main
 from frazil_trainer.crop_training import DrawnCropTask
 from frazil_trainer.recipe import AdamW, DrawnCrops, FcnSettings, MlpSettings, Patches, Recipe
 from frazil_trainer.run_folder import RunFolder
 from frazil_trainer.training import Checkpoints, train
+from frazil_trainer.training_data import load_training_data
 
 pytestmark = [pytest.mark.trainer, pytest.mark.timeout(600)]
 
@@ -70,11 +74,31 @@ def recipe_file(recipe: Recipe, write_recipe: Write, tmp_path_factory: pytest.Te
     return write_recipe(tmp_path_factory.mktemp("recipe") / "recipe.toml", recipe)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """As the processes of these tests have: sums of one thread have one order."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, *command: str) -> int:
+    """Run ``frazil-train train`` in this process; the exit status."""
+    monkeypatch.setattr(sys, "argv", ["frazil-train", "train", *command])
+    with one_thread(), pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
 @pytest.fixture(scope="module")
 def whole(recipe_file: Path, simulated_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nobody disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    run_to_end([*TRAIN, *arguments(recipe_file, simulated_data, folder)])
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert run_here(monkeypatch, *arguments(recipe_file, simulated_data, folder)) == 0
     return folder
 
 
@@ -107,20 +131,20 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert results[0]["validation"] == results[1]["validation"]
 
 
-def test_a_run_that_has_ended_is_not_run_again(whole: Path, recipe_file: Path, simulated_data: Path) -> None:
-    said = run_to_end([*TRAIN, *arguments(recipe_file, simulated_data, whole, "--resume")])
-    assert f"wrote {whole / 'model' / '1'}" in said
+def test_a_run_that_has_ended_is_not_run_again(
+    whole: Path,
+    recipe_file: Path,
+    simulated_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = arguments(recipe_file, simulated_data, whole)
+    assert run_here(monkeypatch, *command, "--resume") == 0
+    assert f"wrote {whole / 'model' / '1'}" in capsys.readouterr().out
     assert sorted(p.name for p in (whole / "model").iterdir()) == [".lock", "1"]
-    again = subprocess.run(
-        [*TRAIN, *arguments(recipe_file, simulated_data, whole)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=ENVIRONMENT,
-        check=False,
-    )
-    assert again.returncode == 1
-    assert "expected a folder without a run, found one; --resume goes on with it" in again.stderr
+    assert run_here(monkeypatch, *command) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "expected a folder without a run, found one; --resume goes on with it" in said
 
 
 # --- what a run folder refuses -----------------------------------------------------------------------------------
@@ -264,9 +288,12 @@ def test_batch_normalisation_sees_the_batch_of_all_processes(
     )
     file, script = write_recipe(tmp_path / "recipe.toml", dense), tmp_path / "train.py"
     script.write_text(TRAIN_ONLY)
-    run_to_end([sys.executable, str(script), str(file), str(simulated_data), str(tmp_path / "one.pt")])
     run_to_end(torchrun(script, file, simulated_data, tmp_path / "two.pt"))
-    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
+    two = torch.load(tmp_path / "two.pt", weights_only=True)
+    task = make_task(dense, load_training_data(simulated_data, dense, Console(quiet=True), force=True).micrographs)
+    with one_thread():
+        train(task, dense)
+    one = task.network.state_dict()
     assert any("running_var" in name for name in one)
     assert_close(two, one)
 

@@ -127,7 +127,8 @@ def read_labelled(paths: LabelledPaths) -> tuple[Micrograph, Picks]:
         raise MicrographError(
             paths.micrograph,
             "pixel_size",
-            f"expected a pixel size, found none in the file; give {source.folder} pixel_size_angstrom in the recipe",
+            f"expected a pixel size in the file, found {micrograph.pixel_size_doubt or 'none'}; "
+            f"give {source.folder} pixel_size_angstrom in the recipe",
         )
     particles = read_coordinates(
         paths.labels,

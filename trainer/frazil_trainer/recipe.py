@@ -254,7 +254,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     batch: Annotated[int, Meta(ge=2)]
     """Examples in an update."""
     mixed_precision: bool = False
-    """Compute in bfloat16 where it loses little while training; the exported network is float32."""
+    """Compute in bfloat16 where it loses little while training, if the device has instructions for it; the exported
+    network is float32."""
     compare_threshold: _Share | None = None
     """A threshold that validation is scored at as well, beside the chosen one."""
     network: MlpSettings | CnnSettings | FcnSettings

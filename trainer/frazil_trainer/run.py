@@ -31,6 +31,7 @@ from frazil_trainer.evaluation import (
 from frazil_trainer.events import EventFile
 from frazil_trainer.export import export_version
 from frazil_trainer.labelled import LabelledPaths
+from frazil_trainer.precision import Precision, choose_precision
 from frazil_trainer.processes import Processes, join_processes
 from frazil_trainer.progress import ProgressBar
 from frazil_trainer.recipe import Recipe
@@ -102,6 +103,8 @@ def run_recipe(
             return Path(result["version"]) if processes.leads else None
         task = make_task(recipe, found.micrographs)
         console.print(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in task.provenance.items()))
+        precision = choose_precision(recipe, processes)
+        console.print(str(precision), highlight=False, soft_wrap=True)
         checkpoints = Checkpoints(
             write=folder.write_checkpoint if processes.leads else lambda _: None,
             every_seconds=60 * checkpoint_minutes,
@@ -109,12 +112,12 @@ def run_recipe(
             begin_from=state,
         )
         if not processes.leads:
-            train(task, recipe, processes=processes, checkpoints=checkpoints)
+            train(task, recipe, processes=processes, precision=precision, checkpoints=checkpoints)
             return None
         with EventFile(run / EVENTS_NAME, task.updates_per_epoch) as events:
-            history = _train(task, recipe, processes, checkpoints, events, console)
+            history = _train(task, recipe, processes, precision, checkpoints, events, console)
             scorer = make_scorer(recipe, task, found.micrographs["selection"])
-            card_run = _provenance(recipe, found, task, history, processes)
+            card_run = _provenance(recipe, found, task, history, processes, precision)
             version, figures = _score_and_export(recipe, scorer, found, out, card_run, events, console, int8=int8)
         folder.write_result(
             {"version": str(version), "run": card_run, "validation": figures, "epochs": msgspec.to_builtins(history)}
@@ -126,6 +129,7 @@ def _train(
     task: Task,
     recipe: Recipe,
     processes: Processes,
+    precision: Precision,
     checkpoints: Checkpoints,
     events: EventFile,
     console: Console,
@@ -135,7 +139,7 @@ def _train(
         console.print(f"going on from update {begun}, {checkpoints.file}")
     events.show_tiles(task.draw(0, processes.share(recipe.batch))[0][:_SHOWN_EXAMPLES].numpy())
     with ProgressBar(recipe, task.updates_per_epoch, begun, console) as bar:
-        return train(task, recipe, [bar, events], processes=processes, checkpoints=checkpoints)
+        return train(task, recipe, [bar, events], processes=processes, precision=precision, checkpoints=checkpoints)
 
 
 def _score_and_export(
@@ -219,7 +223,12 @@ def _export_with_twin(
 
 
 def _provenance(
-    recipe: Recipe, found: TrainingData, task: Task, history: list[EpochReport], processes: Processes
+    recipe: Recipe,
+    found: TrainingData,
+    task: Task,
+    history: list[EpochReport],
+    processes: Processes,
+    precision: Precision,
 ) -> dict[str, Any]:
     return {
         "recipe": msgspec.to_builtins(recipe),
@@ -230,6 +239,7 @@ def _provenance(
         "last_epoch": msgspec.to_builtins(history[-1]),
         "device": processes.device.type,
         "processes": processes.count,
+        "precision": msgspec.to_builtins(precision),
         "versions": {
             "frazil": frazil.__version__,
             "python": platform.python_version(),

@@ -18,6 +18,7 @@ from torch import nn
 
 from frazil.errors import FrazilError
 from frazil_trainer.optimisers import make_optimiser
+from frazil_trainer.precision import Precision, choose_precision
 from frazil_trainer.processes import Processes
 from frazil_trainer.recipe import AdamW, Recipe
 from frazil_trainer.task import Batch, Task
@@ -112,6 +113,7 @@ def train(
     observers: Sequence[Observer] = (),
     *,
     processes: Processes | None = None,
+    precision: Precision | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> list[EpochReport]:
     """Train a task's network, to the end or on from a checkpoint.
@@ -124,6 +126,7 @@ def train(
         recipe: seed, epochs, batch and optimiser.
         observers: are told how it goes.
         processes: this process and those that it trains with; None trains alone on the CPU.
+        precision: to compute in; None chooses by the recipe and the device.
         checkpoints: None keeps none.
 
     Returns:
@@ -134,6 +137,7 @@ def train(
         OutputError: a checkpoint or an observer's file cannot be written.
     """
     processes = processes or Processes()
+    precision = precision or choose_precision(recipe, processes)
     device = processes.device
     network = task.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     joined = processes.join(network)
@@ -150,7 +154,7 @@ def train(
         _seed_update(recipe.seed, update)
         batch = _placed(drawn, device)
         weight = processes.sum(task.weight(batch))
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.mixed_precision):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision.is_mixed):
             logits = joined(batch[0])
         logits = logits.float()
         loss = task.loss(logits, batch, weight)
@@ -185,7 +189,7 @@ def train(
             observer.looked(state.done, *_mean(rows), learning_rate)
         if ends_epoch:
             # The last figures are of the network as it is exported, in float32.
-            mixed_precision = recipe.mixed_precision and state.done < updates
+            mixed_precision = precision.is_mixed and state.done < updates
             _end_epoch(task, state, processes, mixed_precision=mixed_precision)
             for observer in observers:
                 observer.ended_epoch(state.history[-1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from frazil.errors import OutputError
+from frazil.faults import reason_of
 
 __all__ = ["Cursor", "Place"]
 
@@ -51,7 +54,7 @@ class Cursor:
         try:
             self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise OutputError(f"{file}: expected a cursor file that can be written: {error.strerror}") from error
+            raise OutputError(f"{file}: expected a cursor file that can be written: {reason_of(error)}") from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.place = self._read()
@@ -74,18 +77,34 @@ class Cursor:
         record = msgspec.json.encode(place).ljust(_RECORD_BYTES - 1) + b"\n"
         now = time.monotonic()
         try:
-            os.pwrite(self._descriptor, record, 0)
+            if os.pwrite(self._descriptor, record, 0) != len(record):  # the first one, on a disk that is full
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if now - self._synced_at >= _SYNC_SECONDS:
                 os.fsync(self._descriptor)
                 self._synced_at = now
         except OSError as error:
-            raise OutputError(f"{self._file}: the cursor cannot be written: {error.strerror}") from error
+            self._drop_torn_record()
+            raise OutputError(f"{self._file}: the cursor cannot be written: {reason_of(error)}") from error
         self.place = place
 
     def close(self) -> None:
-        """Flush the file and let others have it."""
-        os.fsync(self._descriptor)
-        os.close(self._descriptor)
+        """Flush the file and let others have it.
+
+        Raises:
+            OutputError: it cannot be flushed: after a loss of power it may be where it was before.
+        """
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise OutputError(f"{self._file}: the cursor cannot be written: {reason_of(error)}") from error
+        finally:
+            os.close(self._descriptor)
+
+    def _drop_torn_record(self) -> None:
+        """Leave no half of a first record, which the next start would take for something else."""
+        if self.place is None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
 
     def _read(self) -> Place | None:
         record = os.pread(self._descriptor, _RECORD_BYTES + 1, 0)

@@ -32,6 +32,7 @@ from frazil.picking.coordinates import (
     write_csv,
     write_star,
     write_text,
+    write_whole,
 )
 from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
 from frazil.picking.formats.source import open_regular
@@ -133,4 +134,5 @@ __all__ = [
     "write_csv",
     "write_star",
     "write_text",
+    "write_whole",
 ]

@@ -35,7 +35,9 @@ class Micrograph:
     pixels: NDArray[np.generic]
     """(h, w) float32, or whole numbers as stored. Row 0 is an MRC file's first row and a TIFF file's last."""
     pixel_size_angstrom: float | None
-    """What the file says; None where it does not know."""
+    """What the file says; None where it does not know, or says what cannot be."""
+    pixel_size_doubt: str = ""
+    """What it says that cannot be, as the end of a sentence."""
     rescaled: Rescaled | None = None
     """What was made of the pixels while they were read."""
 
@@ -43,14 +45,15 @@ class Micrograph:
         """The pixel size to use: the configured one, else the file's.
 
         Raises:
-            MicrographError: neither is known.
+            MicrographError: neither is known, or the file's cannot be.
         """
         pixel_size = configured_angstrom if configured_angstrom is not None else self.pixel_size_angstrom
         if pixel_size is None:
             raise MicrographError(
                 self.path,
                 "pixel_size",
-                "expected a pixel size in the header, found 0 or 1.0 (unknown); give it with --pixel-size",
+                f"expected a pixel size in the header, found {self.pixel_size_doubt or '0 or 1.0 (unknown)'}; "
+                "give it with --pixel-size",
             )
         return pixel_size
 
@@ -101,11 +104,17 @@ def read_micrograph(
         with open_regular(path) as file:
             image = open_image(path, file)
             dtype = _whole_type(image.dtype) if as_stored else np.dtype(np.float32)
-            wanted = rescaling(image.shape, image.pixel_size_angstrom) if rescaling and image.rows_in_order else None
+            wanted = rescaling(image.shape, image.pixel_size.angstrom) if rescaling and image.rows_in_order else None
             pixels, rescaled = _read_pixels(path, image, dtype, memory, largest_bytes, cut_off, wanted)
     except OSError as error:
         raise MicrographError(path, "unreadable", f"cannot be read: {error.strerror or error}") from error
-    return Micrograph(path=path, pixels=pixels, pixel_size_angstrom=image.pixel_size_angstrom, rescaled=rescaled)
+    return Micrograph(
+        path=path,
+        pixels=pixels,
+        pixel_size_angstrom=image.pixel_size.angstrom,
+        pixel_size_doubt=image.pixel_size.doubt,
+        rescaled=rescaled,
+    )
 
 
 def _whole_type(stored: np.dtype[np.generic]) -> np.dtype[np.generic]:

@@ -17,7 +17,7 @@ from frazil.picking.micrograph import Micrograph
 from frazil.picking.model import Model
 from frazil.picking.peaks import ScoreMap, in_steps
 from frazil.picking.picks import Picks
-from frazil.picking.picture import LARGEST_PICTURE_PIXELS, Picture, make_picture
+from frazil.picking.picture import LARGEST_PICTURE_PIXELS, Picture, is_possible_diameter, make_picture
 from frazil.picking.rescale import Rescaling
 from frazil.picking.tiling import Batches, Tiling, plan_tiling
 from frazil.settings import Contrast
@@ -103,6 +103,8 @@ class Picker:
         pixel_size = self.settings.pixel_size_angstrom or pixel_size_angstrom
         if pixel_size is None or self.model.accelerator is not None:
             return None
+        if not is_possible_diameter(self.settings.diameter_angstrom / pixel_size, shape):
+            return None  # it will be refused
         return self._rescaling(shape, pixel_size)
 
     def _rescaling(self, shape: tuple[int, int], pixel_size_angstrom: float) -> Rescaling:

@@ -20,7 +20,7 @@ from frazil.picking.standardise import standardise
 if TYPE_CHECKING:
     from frazil.picking.device import Accelerator, PictureOnDevice
 
-__all__ = ["LARGEST_PICTURE_PIXELS", "Picture", "make_picture"]
+__all__ = ["LARGEST_PICTURE_PIXELS", "Picture", "is_possible_diameter", "make_picture"]
 
 LARGEST_PICTURE_PIXELS = 2**26
 """Of a picture at the model's scale. A field of 1.5 µm full of particles of 50 Å has as many; more is a mistake, and
@@ -29,6 +29,11 @@ takes minutes and gigabytes."""
 _SMALLEST_DIAMETER_PX = 9.0
 """Micrographs binned to this are picked nearly as well as at 24 px. In mere noise of 512 x 512 px there are 3 picks at
 9 px, 45 at 8 and 4,400 at 4 (benchmarks/blank_parts.py)."""
+
+
+def is_possible_diameter(diameter_px: float, shape: tuple[int, int]) -> bool:
+    """Whether a particle is neither too small nor too large to be picked in a micrograph of (h, w) pixels."""
+    return _SMALLEST_DIAMETER_PX <= diameter_px <= min(shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -94,7 +99,7 @@ def make_picture(
     diameter_px = diameter_angstrom / pixel_size
     h, w = micrograph.pixels.shape
     particle = f"{diameter_angstrom:g} Å at {pixel_size:g} Å a pixel"
-    if not _SMALLEST_DIAMETER_PX <= diameter_px <= min(h, w):
+    if not is_possible_diameter(diameter_px, (h, w)):
         raise MicrographError(
             micrograph.path,
             "diameter",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,8 @@ import cv2
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError, SettingsError, printable
+from frazil.faults import reason_of
+from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import (
     LARGEST_MICROGRAPH_BYTES,
@@ -23,9 +25,10 @@ from frazil.picking import (
     load_model,
     read_micrograph,
     write_star,
+    write_whole,
 )
-from frazil.service.delivery import prepare_output, star_path
 from frazil.service.doubts import BLANK_TOLD, Doubts
+from frazil.service.failure import failure_of
 from frazil.service.record import record_picks
 from frazil.settings import Contrast, Device, Precision, default_model_path, doubt_diameter
 
@@ -92,10 +95,10 @@ class Batch:
         doubt = None if unusual_diameter else doubt_diameter(diameter_angstrom)
         if doubt:
             raise SettingsError(f"--diameter: {doubt} (--unusual-diameter takes it all the same)")
-        prepare_output(out)
+        self._outputs = OutputFolder(out)
+        self._outputs.prepare()
         threads = threads or available_cores()
         cv2.setNumThreads(threads)
-        self._out = out
         self._largest_bytes = max_micrograph_bytes
         self._memory = PixelMemory()
         loaded = load_model(model or default_model_path(), device, threads, precision=precision)
@@ -115,16 +118,24 @@ class Batch:
         """Pick one file and write its STAR file, and its picture if wanted.
 
         Raises:
-            MicrographError: the file cannot be picked, or its results would overwrite another's.
-            OutputError: the results cannot be written.
+            MicrographError: the file cannot be picked, its results would overwrite another's, or only they cannot be
+                written.
+            OutputError: no results can be written at present.
         """
-        try:
-            path.name.encode()
-        except UnicodeEncodeError:
-            raise MicrographError(path, "name", "expected a file name in UTF-8") from None
-        star = star_path(self._out, Path(path.name))
+        self._outputs.check_name(path, Path(path.name))
+        star = self._outputs.file_of(Path(path.name))
         if star in self._written:
             raise MicrographError(path, "name", f"expected a name of its own, found the name of {self._written[star]}")
+        try:
+            picked = self._pick(path, star, with_picture=with_picture)
+        except OutputError:
+            raise
+        except Exception as error:
+            raise failure_of(path, "picking", error) from error
+        self._written[star] = path
+        return picked
+
+    def _pick(self, path: Path, star: Path, *, with_picture: bool) -> PickedFile:
         started = time.monotonic()
         micrograph = read_micrograph(
             path,
@@ -136,16 +147,18 @@ class Batch:
         micrograph = dataclasses.replace(micrograph, path=absolute_path(path))
         read_seconds = time.monotonic() - started
         record = record_picks(self._picker, micrograph, read_seconds=read_seconds, since=started)
+        self._write(path, star, lambda file: write_star(file, record.picks, micrograph=path.name))
+        if with_picture:
+            drawn = draw_picks(micrograph.pixels, record.picks, record.document.diameter_px)
+            content = cv2.imencode(".png", drawn)[1].tobytes()
+            self._write(path, star.with_suffix(".png"), lambda file: write_whole(file, content))
+        return PickedFile(document=record.document, star=star, doubts=self._doubts.note(record))
+
+    def _write(self, micrograph: Path, file: Path, write: Callable[[Path], None]) -> None:
         try:
-            write_star(star, record.picks, micrograph=record.document.micrograph)
-            if with_picture:
-                drawn = draw_picks(micrograph.pixels, record.picks, record.document.diameter_px)
-                star.with_suffix(".png").write_bytes(cv2.imencode(".png", drawn)[1].tobytes())
+            self._outputs.write(micrograph, file, write)
         except OSError as error:
-            raise OutputError(f"{star}: cannot be written: {error.strerror}") from error
-        self._written[star] = path
-        doubts = self._doubts.note(record)
-        return PickedFile(document=record.document, star=star, doubts=doubts)
+            raise OutputError(f"{file}: cannot be written: {reason_of(error)}") from error
 
     def weigh_doubts(self) -> list[str]:
         """After a micrograph: what the first ones say against the contrast, a line each; takes as long as picking."""

@@ -21,6 +21,7 @@ import prometheus_client
 
 import frazil
 from frazil.errors import FrazilError, LedgerDamagedError, OutputError
+from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import (
     CURRENT_NAME,
@@ -34,7 +35,7 @@ from frazil.picking import (
     load_model,
     read_micrograph,
 )
-from frazil.service.delivery import Delivery, prepare_output
+from frazil.service.delivery import Delivery
 from frazil.service.doubts import Doubts
 from frazil.service.drift_watch import DriftWatch
 from frazil.service.intake import Intake
@@ -161,7 +162,8 @@ class Daemon:
             edge_margin_angstrom=settings.edge_margin,
             contrast=settings.contrast,
         )
-        self._prepare_output(out)
+        outputs = OutputFolder(out)
+        self._prepare(outputs)
 
         metrics = Metrics(prometheus_client.CollectorRegistry())
         prometheus_client.ProcessCollector(registry=metrics.registry)
@@ -180,7 +182,9 @@ class Daemon:
         metrics.watch_ledger(lambda: self._ledger.head)
 
         writing = self._pulses.of("frazil-writing")
-        delivery = Delivery(self._ledger, self._stream, metrics, watch, out, self._stopping, writing.beat)
+        self._delivery = delivery = Delivery(
+            self._ledger, self._stream, metrics, watch, out, self._stopping, writing.beat
+        )
         self._reviser = Reviser(self._ledger, delivery, picking)
         self._parts.callback(self._reviser.close)
         announcer = Announcer(self._ledger, delivery, metrics)
@@ -240,6 +244,7 @@ class Daemon:
             shows_holes=file_system.shows_holes,
             accept=self._pipeline.accept,
             refuse=self._pipeline.refuse,
+            check_name=outputs.check_name,
             beat=self._pulses.of("frazil-intake").beat,
         )
         self._watcher = Watcher(
@@ -301,7 +306,7 @@ class Daemon:
         self._metrics = metrics
         self._supervision.ready(self._describe)
 
-    def _prepare_output(self, out: Path) -> None:
+    def _prepare(self, outputs: OutputFolder) -> None:
         """Make sure that the output directory can be written; where it may be mounted later, wait for it.
 
         In systemd's sandbox every file system is read only, but for what `ReadWritePaths=` names. So it does not make
@@ -310,20 +315,20 @@ class Daemon:
         waits = False
         while not self._stop.is_set():
             try:
-                prepare_output(out)
+                outputs.prepare()
             except OutputError as error:
                 cause = error.__cause__
-                if not isinstance(cause, OSError) or cause.errno != errno.EROFS or out.exists():
+                if not isinstance(cause, OSError) or cause.errno != errno.EROFS or outputs.path.exists():
                     raise
-                fault = f"{out} is not there: is its file system mounted? frazil install-service lets it be written"
+                fault = f"{outputs.path} is not there: is its file system mounted? frazil install-service lets it be written"
                 if not waits:
-                    log.warning("%s", fault, extra=event("output_blocked", file=str(out), reason="not there"))
+                    log.warning("%s", fault, extra=event("output_blocked", file=str(outputs.path), reason="not there"))
                 waits = True
                 self._notifier.starting(f"waiting: {fault}", within_seconds=_OUTPUT_SECONDS)
                 self._stop.wait(_CHECK_SECONDS)
             else:
                 if waits:
-                    log.info("%s is there now", out, extra=event("output_free", file=str(out)))
+                    log.info("%s is there now", outputs.path, extra=event("output_free", file=str(outputs.path)))
                 return
         raise SystemExit(0)
 
@@ -351,7 +356,13 @@ class Daemon:
             return "the daemon is stopping"
         if self._ready.is_set() and self._ledger.fault is not None:
             return str(self._ledger.fault)
-        return "" if self._ready.is_set() else "the model is being loaded and warmed up"
+        return self._waits_for() if self._ready.is_set() else "the model is being loaded and warmed up"
+
+    def _waits_for(self) -> str:
+        """Which fault of the machine holds up picking; empty where none does."""
+        if self._watcher.fault:
+            return f"cannot see {self._settings.watch}: {self._watcher.fault}"
+        return self._delivery.patience.waits_for
 
     def _dead_thread(self) -> str | None:
         """Name of a thread that has died, which none should."""
@@ -367,7 +378,7 @@ class Daemon:
         model = self._serving.picker.model
         handled = self._metrics.handled()
         parts = [
-            f"cannot see {self._settings.watch}: {self._watcher.fault}" if self._watcher.fault else "",
+            self._waits_for(),
             self._pipeline.doing or "waiting for micrographs",
             f"{self._pipeline.waiting()} in line" if self._pipeline.waiting() else "",
             f"{handled['picked']} picked, {handled['failed']} failed",

@@ -10,16 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from frazil.documents import MicrographDocument, topic_of
-from frazil.errors import OutputError
-from frazil.picking import Picks, micrograph_stem, write_star
+import msgspec
+
+from frazil.documents import FailedDocument, MicrographDocument, encode_document, topic_of
+from frazil.errors import MicrographError
+from frazil.outputs import OutputFolder
+from frazil.picking import Picks, write_star
 from frazil.service.ledger import Ledger, StoredDocument
+from frazil.service.logs import event
 from frazil.service.metrics import Metrics
 from frazil.service.patience import Patience, ToldToStopError
 from frazil.service.pulse import Beat, unwatched
+from frazil.service.record import now_rfc3339
 from frazil.service.stream import Stream
 
-__all__ = ["Delivery", "prepare_output", "star_path"]
+__all__ = ["Delivery"]
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +34,9 @@ T = TypeVar("T")
 class Delivery:
     """Writes the STAR file and sends the document of one ledger entry after the other, in their order.
 
-    The file is there before the message says so. While files cannot be written (a full disk), it waits and
-    tries again: nothing is dropped, the queues before it fill, and it goes on by itself.
+    The file is there before the message says so. While no file can be written (a full disk), it waits and tries again:
+    nothing is dropped, the queues before it fill, and it goes on by itself. Where only this one cannot be written, its
+    message goes out all the same, since the result was committed, and another document after it says what failed.
 
     Attributes:
         patience: with which files, and entries in the ledger, are written.
@@ -50,7 +56,7 @@ class Delivery:
         self._stream = stream
         self._metrics = metrics
         self._root = root
-        self._out = out
+        self._outputs = OutputFolder(out)
         self._given_up = False
         self._delivered = 0
         self._beat = beat
@@ -91,7 +97,7 @@ class Delivery:
             self._metrics.note_damaged(seq, stored.path)
         else:
             if isinstance(document, MicrographDocument):
-                self._write_picks(document)
+                self._write_picks(seq, document)
             log.debug("sending %d", seq)
             self._ledger.note_given_out(seq)
             self._stream.publish(seq, topic_of(document), stored.body)
@@ -100,35 +106,45 @@ class Delivery:
         except sqlite3.Error as error:
             log.warning("delivery of %d cannot be noted (%s): after a restart it may be repeated", seq, error)
 
-    def _write_picks(self, document: MicrographDocument) -> None:
+    def _write_picks(self, seq: int, document: MicrographDocument) -> None:
         path = Path(document.path)
         below = Path(document.directory, document.micrograph)  # an earlier run may have had another name for the root
         relative = path.relative_to(self._root) if path.is_relative_to(self._root) else below
         y, x, score = document.picks.arrays()
-        picks, file = Picks(y=y, x=x, score=score), star_path(self._out, relative)
-        self.patience.insist(str(file), lambda: _write(file, picks, document.micrograph))
+        picks, file = Picks(y=y, x=x, score=score), self._outputs.file_of(relative)
+        try:
+            self.patience.insist(
+                str(file),
+                lambda: self._outputs.write(
+                    path, file, lambda place: write_star(place, picks, micrograph=document.micrograph)
+                ),
+            )
+        except MicrographError as error:
+            self._note_unwritten(seq, document, error)
 
-
-def _write(file: Path, picks: Picks, micrograph: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_star(file, picks, micrograph=micrograph)
-
-
-def star_path(out: Path, relative: Path) -> Path:
-    """Where the picks of a micrograph go: the tree below `out` mirrors the watched one."""
-    return out / relative.with_name(f"{micrograph_stem(relative.name)}_picks.star")
-
-
-def prepare_output(out: Path) -> None:
-    """Make the output directory and prove that it can be written.
-
-    Raises:
-        OutputError: it cannot.
-    """
-    probe = out / ".frazil-probe.tmp"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"frazil")
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(f"{out}: expected a directory that can be written: {error.strerror}") from error
+    def _note_unwritten(self, seq: int, document: MicrographDocument, error: MicrographError) -> None:
+        """Commit that a result has no file, before its message goes out: so it is known whenever this process ends."""
+        failed = FailedDocument(
+            epoch="",
+            seq=0,
+            micrograph=document.micrograph,
+            path=document.path,
+            directory=document.directory,
+            reason=error.reason,
+            message=str(error),
+            kind="permanent",
+            failed_at=now_rfc3339(),
+        )
+        is_news = self.patience.insist(
+            str(self._ledger.file),
+            lambda: self._ledger.commit_unwritten(
+                seq,
+                error.reason,
+                str(error),
+                lambda epoch, number: encode_document(msgspec.structs.replace(failed, epoch=epoch, seq=number)),
+            ),
+        )
+        if is_news:
+            told = event("failed", micrograph=document.path, reason=error.reason, seq=seq)
+            log.warning("failed (%s), sequence number %d: %s", error.reason, seq, error, extra=told)
+            self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()

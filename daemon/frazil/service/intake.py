@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Literal
 
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.service.arrival import Arrival, is_utf8
+from frazil.service.arrival import Arrival
 from frazil.service.completion import prove_complete, sample
 from frazil.service.ledger import Handled, Ledger, Note
 from frazil.service.metrics import Metrics
@@ -99,6 +99,7 @@ class Intake:
         shows_holes: whether a hole in a file means that it is yet to be written.
         accept: takes an arrival.
         refuse: takes a file that cannot be picked as it is.
+        check_name: raises `MicrographError` for a file whose results could have no name of their own.
         beat: is called with each file that is looked at.
     """
 
@@ -114,6 +115,7 @@ class Intake:
         shows_holes: bool = True,
         accept: Callable[[Arrival], None],
         refuse: Callable[[Arrival, MicrographError], None],
+        check_name: Callable[[Path, Path], None],
         beat: Beat = unwatched,
     ) -> None:
         self._inbox: SimpleQueue[Hint | Sightings | _Return] = SimpleQueue()
@@ -126,6 +128,7 @@ class Intake:
         self._shows_holes = shows_holes
         self._accept = accept
         self._refuse = refuse
+        self._check_name = check_name
         self._beat = beat
         self._candidates: dict[str, _Candidate] = {}
         self._looks: list[tuple[float, str]] = []
@@ -327,8 +330,7 @@ class Intake:
             self._wait(key, candidate, now)  # the ledger can be asked again once it can be read
 
     def _prove(self, key: str, candidate: _Candidate, *, stalled: bool) -> None:
-        if not is_utf8(key):
-            raise MicrographError(candidate.path, "name", "expected a file name in UTF-8")
+        self._check_name(candidate.path, Path(key))
         if candidate.incomplete is not None:
             raise candidate.incomplete
         prove_complete(candidate.path, shows_holes=self._shows_holes)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from frazil.faults import is_of_one_record, reason_of
 from frazil.service.ledger import is_fatal
 from frazil.service.logs import event
 from frazil.service.metrics import Metrics
@@ -33,23 +34,28 @@ class Patience:
         metrics: shows that something is blocked.
         stop: ends the waiting.
         beat: is called after each try in vain.
+
+    Attributes:
+        waits_for: what cannot be written at present, and why; empty while nothing is waited for.
     """
 
     def __init__(self, metrics: Metrics, stop: threading.Event, beat: Beat = unwatched) -> None:
         self._metrics = metrics
         self._stop = stop
         self._beat = beat
+        self.waits_for = ""
 
     def insist(self, what: str, write: Callable[[], T]) -> T:
         """Write, and write again until it works.
 
         Args:
             what: is written, for the log.
-            write: does all of it or nothing.
+            write: does all of it or nothing; raises `OSError` only where waiting may help.
 
         Raises:
             ToldToStopError: it could not be written before the daemon was told to stop, or never will be: the ledger is
                 damaged or gone, and the daemon stops by itself.
+            sqlite3.Error: this record cannot be written, others can.
         """
         blocked = False
         while True:
@@ -58,8 +64,10 @@ class Patience:
             except (OSError, sqlite3.Error) as error:
                 if is_fatal(error):
                     raise ToldToStopError from error
+                if is_of_one_record(error):
+                    raise
+                reason = reason_of(error) if isinstance(error, OSError) else str(error)
                 if not blocked:
-                    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
                     log.warning(
                         "cannot write %s (%s): picking waits until it can",
                         what,
@@ -67,6 +75,7 @@ class Patience:
                         extra=event("output_blocked", file=what, reason=reason),
                     )
                 blocked = True
+                self.waits_for = f"cannot write {what} ({reason}): picking waits until it can"
                 self._metrics.output_blocked.set(1)
                 self._beat()
                 if self._stop.wait(_RETRY_SECONDS):
@@ -74,5 +83,6 @@ class Patience:
             else:
                 if blocked:
                     log.info("can write %s again: picking goes on", what, extra=event("output_free", file=what))
+                    self.waits_for = ""
                     self._metrics.output_blocked.set(0)
                 return written

@@ -21,15 +21,8 @@ import msgspec
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import IncompleteMicrograph, LedgerDamagedError, MicrographError, OutputError
-from frazil.picking import (
-    MICROGRAPH_ENDINGS,
-    Batches,
-    ChooseRescaling,
-    Micrograph,
-    PixelMemory,
-    ScoreMap,
-    micrograph_stem,
-)
+from frazil.outputs import namesakes
+from frazil.picking import Batches, ChooseRescaling, Micrograph, PixelMemory, ScoreMap
 from frazil.service.arrival import Arrival, Line, is_utf8
 from frazil.service.completion import sample
 from frazil.service.delivery import Delivery
@@ -311,7 +304,11 @@ class Pipeline:
                     self._write_failed(result)
                 else:
                     self._room.release()
-                    self._write_picked(result)
+                    try:
+                        self._write_picked(result)
+                    except sqlite3.Error as error:  # of this record alone: all others are waited for
+                        failure = failure_of(result.arrival.path, "writing", error)
+                        self._write_failed(_Failed(arrival=result.arrival, error=failure))
 
     def _retune(self) -> None:
         """Between two results: pass on what was asked for, and bring an earlier result to what is tuned."""
@@ -332,7 +329,7 @@ class Pipeline:
         arrival, document = result.arrival, result.document
         handled = Handled(stamp=arrival.stamp, fingerprint=result.fingerprint)
         insist, file = self._delivery.patience.insist, str(self._ledger.file)
-        namesake = insist(file, lambda: self._ledger.first_with_result(_namesakes(arrival)))
+        namesake = insist(file, lambda: self._ledger.first_with_result(namesakes(arrival.key)))
         if namesake is not None:
             message = f"expected a name of its own, found the name of {namesake}: one STAR file cannot hold both"
             self._write_failed(_Failed(arrival=arrival, error=MicrographError(arrival.path, "name", message)))
@@ -429,14 +426,6 @@ class Pipeline:
     def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Picked | _Failed | Change | Asked]) -> bool:
         """Whether a stage has work or may still get some: the stages end in their order."""
         return not self._stopping.is_set() or self._threads[before].is_alive() or not queue.empty()
-
-
-def _namesakes(arrival: Arrival) -> list[str]:
-    """Keys of the micrographs whose results would go into the same STAR file."""
-    above, slash, name = arrival.key.rpartition("/")
-    stem = micrograph_stem(name)
-    others = (f"{above}{slash}{stem}{ending}" for ending in MICROGRAPH_ENDINGS)
-    return [key for key in others if key != arrival.key]
 
 
 def _has_changed(arrival: Arrival) -> bool:

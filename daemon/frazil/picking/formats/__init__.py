@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from frazil.picking.formats.compressed import open_compressed_mrc
 from frazil.picking.formats.mrc import open_mrc
+from frazil.picking.formats.pixel_size import PixelSize
 from frazil.picking.formats.tiff import open_tiff
 
 __all__ = ["MICROGRAPH_ENDINGS", "StoredImage", "micrograph_stem", "open_image"]
@@ -32,8 +33,8 @@ class StoredImage(Protocol):
         """(h, w)."""
 
     @property
-    def pixel_size_angstrom(self) -> float | None:
-        """None where the file does not know."""
+    def pixel_size(self) -> PixelSize:
+        """What the file says of it."""
 
     @property
     def dtype(self) -> np.dtype[np.generic]:

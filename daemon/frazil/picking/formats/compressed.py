@@ -164,7 +164,7 @@ class CompressedMrcImage:
         self._header = header
         self.shape = header.shape
         self.dtype = header.dtype
-        self.pixel_size_angstrom = header.pixel_size_angstrom
+        self.pixel_size = header.pixel_size
 
     def prove_complete(self) -> None:
         """Prove from the end of the file that it can be whole; `fill` proves the rest.

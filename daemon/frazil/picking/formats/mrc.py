@@ -16,6 +16,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
 from frazil.errors import IncompleteMicrograph, MicrographError
+from frazil.picking.formats.pixel_size import PixelSize, judge_pixel_size
 from frazil.picking.formats.source import BLOCK_BYTES, Source, file_size, read_into
 
 __all__ = ["HEADER_BYTES", "MrcHeader", "MrcImage", "fill_rows", "open_mrc", "parse_header"]
@@ -51,8 +52,8 @@ class MrcHeader:
     """Type of the stored pixels, byte order included."""
     data_offset: int
     """Bytes before the first pixel: header and extended header."""
-    pixel_size_angstrom: float | None
-    """None where the header says 0 or 1.0, which writers use for "unknown"."""
+    pixel_size: PixelSize
+    """Unknown where the header says 0 or 1.0, which writers use for that."""
 
     @property
     def image_bytes(self) -> int:
@@ -99,16 +100,24 @@ def parse_header(path: Path, head: bytes) -> MrcHeader:
             f"expected a real image (MRC mode 0, 1, 2, 6 or 12), found mode {mode}: {_REFUSED_MODES[mode]}",
         )
     stored = "u1" if mode == 0 and _has_unsigned_bytes(head, raw, order) else _DTYPES[mode]
-    pixel_size = float(raw["cella"]["x"]) / mx if (mx := int(raw["mx"])) > 0 else 0.0
-    known = np.isfinite(pixel_size) and pixel_size > 0 and abs(pixel_size - 1.0) > 1e-6
     return MrcHeader(
         shape=(ny, nx),
         sections=nz,
         is_volume=int(raw["ispg"]) != 0,
         dtype=np.dtype(order + stored),
         data_offset=HEADER_BYTES + extended,
-        pixel_size_angstrom=round(pixel_size, 6) if known else None,
+        pixel_size=_pixel_size(raw),
     )
+
+
+def _pixel_size(raw: np.void) -> PixelSize:
+    x, y = (float(raw["cella"][axis]) / count if (count := int(raw[f"m{axis}"])) > 0 else 0.0 for axis in ("x", "y"))
+    # 1.0 in both is what writers put for "unknown".
+    return PixelSize() if _is_one(x) and (y == 0 or _is_one(y)) else judge_pixel_size(x, y)
+
+
+def _is_one(pixel_size: float) -> bool:
+    return abs(pixel_size - 1.0) <= 1e-6
 
 
 def _has_unsigned_bytes(head: bytes, raw: np.void, order: str) -> bool:
@@ -147,7 +156,7 @@ class MrcImage:
         self._header = header
         self.shape = header.shape
         self.dtype = header.dtype
-        self.pixel_size_angstrom = header.pixel_size_angstrom
+        self.pixel_size = header.pixel_size
 
     def prove_complete(self) -> None:
         """Nothing is left to prove: `open_mrc` compared the size of the file.

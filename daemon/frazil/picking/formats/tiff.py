@@ -51,7 +51,7 @@ class TiffImage:
         self._directory = directory
         self.shape = directory.shape
         self.dtype = directory.dtype
-        self.pixel_size_angstrom = directory.pixel_size_angstrom
+        self.pixel_size = directory.pixel_size
 
     @property
     def working_bytes(self) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import IncompleteMicrograph, MicrographError
+from frazil.picking.formats.pixel_size import PixelSize, judge_pixel_size
 from frazil.picking.formats.source import file_size
 
 __all__ = ["Compression", "TiffDirectory", "read_directory"]
@@ -27,7 +28,7 @@ _MOST_FRAMES = 100_000
 
 _NEW_SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 _FILL_ORDER, _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_BYTES = 266, 273, 277, 278, 279
-_X_RESOLUTION, _RESOLUTION_UNIT, _PREDICTOR = 282, 296, 317
+_X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _PREDICTOR = 282, 283, 296, 317
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES, _SAMPLE_FORMAT = 322, 323, 324, 325, 339
 _TYPES = {1: "u1", 3: "u2", 4: "u4", 5: "u4", 13: "u4", 16: "u8", 18: "u8"}
 """Field types that hold unsigned numbers. A rational (5) is two of them."""
@@ -44,8 +45,6 @@ _DTYPES = {
 }
 _EER = range(65000, 65003)
 _UNIT_ANGSTROM = {2: 2.54e8, 3: 1e8}
-_PLAUSIBLE_ANGSTROM = (0.01, 1000.0)
-"""Dots per inch for a printer come out far larger."""
 
 
 class Compression(IntEnum):
@@ -74,7 +73,7 @@ class TiffDirectory:
     """(h, w) of a strip or tile. A tile at the edge is stored whole, the last strip is not."""
     offsets: NDArray[np.int64]
     byte_counts: NDArray[np.int64]
-    pixel_size_angstrom: float | None
+    pixel_size: PixelSize
     """From the resolution, where that is one of an image and not of a printer."""
 
     @property
@@ -154,7 +153,7 @@ def _interpret(path: Path, entries: _Entries, compression: int, size: int) -> Ti
         chunk_shape=(chunk_h, chunk_w),
         offsets=entries.numbers(_TILE_OFFSETS if tiled else _STRIP_OFFSETS, chunks),
         byte_counts=entries.numbers(_TILE_BYTES if tiled else _STRIP_BYTES, chunks),
-        pixel_size_angstrom=_pixel_size(entries),
+        pixel_size=_pixel_size(entries),
     )
     _check_extent(path, directory, size)
     return directory
@@ -180,14 +179,12 @@ def _check_extent(path: Path, directory: TiffDirectory, size: int) -> None:
         raise _corrupt(path, f"expected {kind}s side by side, found some that overlap")
 
 
-def _pixel_size(entries: _Entries) -> float | None:
+def _pixel_size(entries: _Entries) -> PixelSize:
     unit = _UNIT_ANGSTROM.get(entries.number(_RESOLUTION_UNIT, 2))
-    resolution = entries.rational(_X_RESOLUTION)
-    if unit is None or not resolution:
-        return None
-    pixel_size = unit / resolution
-    least, most = _PLAUSIBLE_ANGSTROM
-    return round(pixel_size, 6) if least <= pixel_size <= most else None
+    if unit is None:
+        return PixelSize()
+    x, y = (unit / dots if (dots := entries.rational(tag)) else 0.0 for tag in (_X_RESOLUTION, _Y_RESOLUTION))
+    return judge_pixel_size(x, y)
 
 
 class _Entries:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frazil.errors import OutputError
+from frazil.faults import reason_of
 from frazil.service.ledger.damage import explain, is_fatal
 from frazil.service.ledger.layout import connect, open_read_only, transaction
 
@@ -45,7 +46,7 @@ def archive(file: Path, to: Path, *, before: float, below: str = "") -> Archived
         OutputError: one of the files is no ledger or cannot be written, or the archive belongs to another ledger.
     """
     open_read_only(file).close()
-    if to.exists() and to.samefile(file):
+    if _is_same(to, file):
         raise OutputError(f"{to}: expected another file than the ledger")
     moved = Archived()
     try:
@@ -64,6 +65,13 @@ def archive(file: Path, to: Path, *, before: float, below: str = "") -> Archived
             raise explain(file, error) from error
         raise OutputError(f"{to}: the archive cannot be written: {error}") from error
     return moved
+
+
+def _is_same(to: Path, file: Path) -> bool:
+    try:
+        return to.exists() and to.samefile(file)
+    except OSError as error:
+        raise OutputError(f"{to}: expected a place for an archive: {reason_of(error)}") from error
 
 
 def _adopt(ledger: sqlite3.Connection, archived: sqlite3.Connection, to: Path) -> None:

@@ -378,6 +378,12 @@ class Ledger:
             self._database.execute(
                 "UPDATE micrographs SET seq = ?, published_at = NULL WHERE path = ? AND seq = ?", (seq, path, older)
             )
+            # Whether its file can be written is found out anew.
+            self._database.execute(
+                "UPDATE micrographs SET state = CASE state WHEN 'quarantined' THEN 'picked' ELSE state END, "
+                "reason = '', message = '' WHERE path = ? AND reason = 'output'",
+                (path,),
+            )
             self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", remember)
         self._head = seq
         return seq
@@ -409,6 +415,35 @@ class Ledger:
             self._record(path, handled, state, reason, message)
         self._head = seq
         return seq
+
+    def commit_unwritten(self, seq: int, reason: str, message: str, body_at: Callable[[str, int], bytes]) -> bool:
+        """Record that a result cannot be written as a file: its micrograph is quarantined, its picks stay.
+
+        Args:
+            seq: of the result.
+            reason: as one word.
+            message: as a line.
+            body_at: makes the document that says so for an epoch and a sequence number.
+
+        Returns:
+            False where there is nothing to say: it was recorded before, or another result has come, or is to come.
+        """
+        with self._writing():
+            row = self._database.execute(
+                "SELECT path FROM micrographs WHERE path = (SELECT path FROM documents WHERE seq = ?) AND seq = ? "
+                "AND state IN ('picked', 'gone') AND reason = ''",
+                (seq, seq),
+            ).fetchone()
+            if row is None:
+                return False
+            head = self._insert("failed", row[0], body_at)
+            self._database.execute(
+                "UPDATE micrographs SET state = CASE state WHEN 'picked' THEN 'quarantined' ELSE state END, "
+                "reason = ?, message = ? WHERE path = ?",
+                (reason, message, row[0]),
+            )
+        self._head = head
+        return True
 
     def commit_document(
         self, topic: str, body_at: Callable[[str, int], bytes], *, remember: tuple[str, str] | None = None

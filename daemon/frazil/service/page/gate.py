@@ -84,6 +84,9 @@ class Token:
                     made.write(f"{secrets.token_urlsafe(24)}\n")
             except FileExistsError:
                 file.chmod(0o600)
+            except OSError:  # a full disk: half a token would keep the next start from making a whole one
+                file.unlink(missing_ok=True)
+                raise
             self._secret = file.read_text("ascii").strip().encode()
         except (OSError, UnicodeDecodeError) as error:
             raise OutputError(f"{file}: expected a file with the page's token: {error}") from error

@@ -15,6 +15,7 @@ from pathlib import Path
 from queue import Empty, Full, Queue
 
 from frazil.errors import ModelError
+from frazil.faults import is_passing
 from frazil.models import Refusal, Standing, current_stamp, held_bytes, post_standing, prove_model
 from frazil.picking import Micrograph, Model, ModelIdentity, Picker, has_twin, identify_model, read_current
 from frazil.service.metrics import Metrics
@@ -85,6 +86,7 @@ class Swapper:
         self._bounds = bounds
         self._stop = stop
         self._seen = ""
+        self._put_off_for = ""
         self._posted: Standing | None = None
         self._wake = threading.Event()
         self._on_decided: Callable[[], None] | None = None
@@ -197,8 +199,12 @@ class Swapper:
             picker = self._prepare(path, serving, stamp)
             if self._bounds.micrographs:
                 self._try_in_shadow(picker, serving, stamp)
+        except sqlite3.Error as error:
+            self._put_off(f"the ledger cannot be written: {error}")
         except ModelError as error:
-            if current_stamp(self._folder) == stamp and not self._stop.is_set():
+            if is_passing(error.__cause__):
+                self._put_off(str(error))
+            elif current_stamp(self._folder) == stamp and not self._stop.is_set():
                 report(
                     Change(
                         event="refused",
@@ -213,6 +219,13 @@ class Swapper:
         else:
             if current_stamp(self._folder) == stamp:
                 serving.offer(Offer(picker=picker, current=stamp))
+
+    def _put_off(self, fault: str) -> None:
+        """Look again at what is promoted: the fault is the machine's, and no model is refused for it."""
+        self._seen = ""
+        if fault != self._put_off_for:
+            self._put_off_for = fault
+            log.warning("%s: the promoted model waits, and the old one goes on: %s", self._folder, fault)
 
     def _prepare(self, path: Path, serving: Serving, stamp: str) -> Picker:
         """Try a model, having noted first that it is refused if that ends this process.
@@ -353,5 +366,5 @@ class Swapper:
                 post_standing(directory, self._name, standing)
             except OSError:
                 continue
+            self._posted = standing
             break
-        self._posted = standing

@@ -1,0 +1,158 @@
+"""Outputs: a folder of files, each named after a micrograph; which name that is, and who is at fault if it cannot be.
+
+The one rule for these names, for the daemon, ``frazil pick`` and ``frazil listen --to``: the tree below the folder
+mirrors the watched one, and a file is called after its micrograph without the ending, so ``a.mrc``, ``a.MRC`` and
+``a.tif`` have one name between them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from frazil.errors import MicrographError, OutputError, printable
+from frazil.faults import is_waited_for, prove_writable, reason_of
+from frazil.picking import MICROGRAPH_ENDINGS, micrograph_stem
+
+__all__ = ["OutputFolder", "namesakes"]
+
+_LONGEST_NAME_BYTES = 255
+_LONGEST_PATH_BYTES = 4095
+
+
+class OutputFolder:
+    """A folder for files of one kind.
+
+    Args:
+        path: the folder; made when the first file is written.
+        ending: of the files, after the micrograph's name.
+    """
+
+    def __init__(self, path: Path, ending: str = "_picks.star") -> None:
+        self.path = path
+        self._ending = ending
+
+    def prepare(self) -> None:
+        """Make the folder and prove that it can be written.
+
+        Raises:
+            OutputError: it cannot.
+        """
+        try:
+            prove_writable(self.path)
+        except OSError as error:
+            raise OutputError(f"{self.path}: expected a directory that can be written: {reason_of(error)}") from error
+
+    def file_of(self, relative: Path) -> Path:
+        """The file of a micrograph, given its path below the watched directory."""
+        return self.path / relative.with_name(f"{micrograph_stem(relative.name)}{self._ending}")
+
+    def check_name(self, micrograph: Path, relative: Path) -> None:
+        """Check that a micrograph's file can have its name, before any work is done for it.
+
+        Args:
+            micrograph: for the message.
+            relative: its path below the watched directory.
+
+        Raises:
+            MicrographError: it cannot.
+        """
+        if not relative.name:
+            raise MicrographError(micrograph, "not_a_file", "expected a file, found a directory")
+        try:
+            str(relative).encode()
+        except UnicodeEncodeError:
+            raise MicrographError(micrograph, "name", "expected a file name in UTF-8") from None
+        file = self.file_of(relative)
+        limit = _longest_name_bytes(self.path)
+        longest = max(len(os.fsencode(part)) for part in file.relative_to(self.path).parts)
+        if longest > limit:
+            raise MicrographError(
+                micrograph,
+                "name",
+                f"expected a name whose file of picks has at most {limit} bytes in its name in {self.path}, "
+                f"found one of {longest}: shorten the micrograph's name",
+            )
+        if (found := len(os.fsencode(file))) > _LONGEST_PATH_BYTES:
+            raise MicrographError(
+                micrograph,
+                "name",
+                f"expected a path of at most {_LONGEST_PATH_BYTES} bytes for its file of picks, found one of {found}",
+            )
+
+    def write(self, micrograph: Path, file: Path, write: Callable[[Path], None]) -> None:
+        """Write the file of a micrograph; folders above it are made.
+
+        Args:
+            micrograph: for the message.
+            file: from `file_of`, or another file of that micrograph.
+            write: writes it, whole or not at all.
+
+        Raises:
+            MicrographError: this file cannot be written, however long one waits; others can.
+            OSError: no file can be written at present.
+        """
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            other = _taken_for(file)
+            if other is None:
+                write(file)
+        except OSError as error:
+            if is_waited_for(error, self.path):
+                raise
+            raise MicrographError(
+                micrograph,
+                "output",
+                f"its picks cannot be written to {file}: {_describe(error, file)}; mend that, then frazil requeue",
+            ) from error
+        except ValueError as error:  # names from the network may hold what no file system takes
+            raise MicrographError(micrograph, "output", f"its picks cannot be written to {file}: {error}") from error
+        if other is not None:
+            raise MicrographError(
+                micrograph,
+                "output",
+                f"expected a name of its own, found that the file system takes {printable(file.name)} for {other}",
+            )
+
+
+def namesakes(key: str) -> list[str]:
+    """The names of all micrographs that would have the same file, but for this one itself.
+
+    Args:
+        key: path of the micrograph below the watched directory.
+    """
+    above, slash, name = key.rpartition("/")
+    stem = micrograph_stem(name)
+    return [other for ending in _ENDINGS if (other := f"{above}{slash}{stem}{ending}") != key]
+
+
+def _in_every_case(ending: str) -> list[str]:
+    return ["".join(letters) for letters in itertools.product(*({c, c.upper()} for c in ending))]
+
+
+_ENDINGS = tuple(written for ending in MICROGRAPH_ENDINGS for written in _in_every_case(ending))
+
+
+def _longest_name_bytes(folder: Path) -> int:
+    """Longest name that the file system allows; some allow less than others (eCryptfs 143)."""
+    try:
+        limit = os.pathconf(folder, "PC_NAME_MAX")
+    except OSError:
+        return _LONGEST_NAME_BYTES
+    return limit if limit > 0 else _LONGEST_NAME_BYTES
+
+
+def _describe(error: OSError, file: Path) -> str:
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return f"expected a folder at {file.parent}, found something else"
+    return reason_of(error)
+
+
+def _taken_for(file: Path) -> str | None:
+    """Name of another file that a file system which knows no capitals takes for this one; None as a rule."""
+    if not file.exists() or not file.with_name(file.name.swapcase()).exists():
+        return None
+    same = [name for name in os.listdir(file.parent) if name.casefold() == file.name.casefold()]  # noqa: PTH208
+    return None if file.name in same else next(iter(same), None)
