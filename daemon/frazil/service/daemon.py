@@ -320,7 +320,7 @@ class Daemon:
                 cause = error.__cause__
                 if not isinstance(cause, OSError) or cause.errno != errno.EROFS or outputs.path.exists():
                     raise
-                fault = f"{outputs.path} is not there: is its file system mounted? frazil install-service lets it be written"
+                fault = f"{outputs.path} is not there: is its file system mounted? Is it new: run install-service again"
                 if not waits:
                     log.warning("%s", fault, extra=event("output_blocked", file=str(outputs.path), reason="not there"))
                 waits = True
