@@ -25,7 +25,7 @@ from prepare import REPOSITORY, find_image, make_payload
 PAGE = REPOSITORY / "docs" / "reference" / "machine.md"
 Check = Callable[[Machine], str]
 CHECKS: list[Check] = []
-BUSY = 600.0
+BUSY = 240.0
 """Seconds that an emulated machine on busy cores may take for what a real one does at once."""
 
 HANG_TIMEOUT = 30
