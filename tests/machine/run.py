@@ -220,12 +220,13 @@ def its_journal_has_fields(machine: Machine) -> str:
 def it_reloads(machine: Machine) -> str:
     """`systemctl reload` returns once the promoted model serves; no restart"""
     pid = machine.run("systemctl show -P MainPID frazil@titan1")
-    machine.run(
-        f"{FRAZIL} models promote /srv/models/discs 2 && systemctl reload frazil@titan1",
+    returned = machine.run(
+        f"{FRAZIL} models promote /srv/models/discs 2 > /dev/null\nsystemctl reload frazil@titan1 && date +%s%6N",
         BUSY,
     )
-    status = wait_active(machine)
-    assert journal(machine, "FRAZIL_EVENT=model_loaded", "FRAZIL_MODEL=discs/2"), status
+    (entry,) = journal(machine, "FRAZIL_EVENT=model_loaded", "FRAZIL_MODEL=discs/2")
+    assert int(entry["__REALTIME_TIMESTAMP"]) <= int(returned) + 1_000_000, "it returned before the model served"
+    status = machine.wait("systemctl show -P StatusText frazil@titan1 | grep discs/2", BUSY)
     assert machine.run("systemctl show -P MainPID frazil@titan1") == pid
     return status
 
