@@ -376,12 +376,14 @@ def a_model_that_takes_too_much_memory_leaves_the_service_up(machine: Machine) -
 
 @check
 def another_watches_a_link_into_a_home(machine: Machine) -> str:
-    """A second microscope, with the wheel's model; its folder is a link into /home, to be seen and not changed"""
+    """A second microscope beside the first; its folder is a link into /home, to be seen and not changed"""
     said = machine.run(
         "mkdir -p /home/em/collection && chown em /home/em/collection\n"
         "ln -sfn /home/em/collection /data/titan2\n"
         f"{FRAZIL} install-service titan2 --watch /data/titan2 --out /data/titan2-picks --diameter 172 --user em\n"
-        'printf \'publish = "tcp://127.0.0.1:5656"\\nhttp = "127.0.0.1:9557"\\n\' >> /etc/frazil/titan2.toml\n'
+        "cat >> /etc/frazil/titan2.toml <<'T'\n"
+        'model = "/srv/models/discs"\npublish = "tcp://127.0.0.1:5656"\nhttp = "127.0.0.1:9557"\nT\n'
+        f"{FRAZIL} install-service titan2\n"
         "systemctl daemon-reload && systemctl start frazil@titan2",
         BUSY,
     )
