@@ -370,7 +370,10 @@ def a_model_that_takes_too_much_memory_leaves_the_service_up(machine: Machine) -
         "grep -E '^(max|oom_kill) ' /sys/fs/cgroup/system.slice/system-frazil.slice/frazil@titan1.service/memory.events"
     )
     assert restarts(machine) == before
-    machine.run("systemctl set-property --runtime frazil@titan1 MemoryMax=infinity")
+    machine.run(
+        "systemctl set-property --runtime frazil@titan1 MemoryMax=infinity\n"
+        f"{FRAZIL} models promote /srv/models/discs 2"
+    )
     return f"{said.splitlines()[0]}; {' '.join(peak.split())}"
 
 
