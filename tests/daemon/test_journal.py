@@ -158,7 +158,7 @@ def test_a_daemon_whose_stderr_is_the_journal_sends_entries_and_no_lines(
                 assert entries[-1]["FRAZIL_MODEL"] == "blob/1"
                 write_mrc(tmp_path / "a.tmp", make_scene().pixels, 2.0)
                 shutil.move(tmp_path / "a.tmp", watched / "a.mrc")
-                (picked,) = list(until(journal, "picked"))
+                picked = list(until(journal, "picked"))[-1]
                 (watched / "bad.mrc").write_bytes(b"no picture " * 200)
                 (failed,) = list(until(journal, "failed"))
                 daemon.send_signal(signal.SIGTERM)

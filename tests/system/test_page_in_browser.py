@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import cv2
 import numpy as np
+import msgspec
 import pytest
 from numpy.typing import NDArray
 
@@ -280,7 +281,6 @@ def newest_result_when_there(
 
 def fill(file: Path, count: int, document: MicrographDocument) -> None:
     """A session's ledger with so many picked micrographs."""
-    body = encode_document(document)
     names = [f"grid_{k // 5000}/FoilHole_{k:06}_fractions.mrc" for k in range(count)]
     database = connect(file)
     with transaction(database):
@@ -291,7 +291,10 @@ def fill(file: Path, count: int, document: MicrographDocument) -> None:
         )
         database.executemany(
             "INSERT INTO documents (seq, topic, path, body, committed_at) VALUES (?, 'picks', ?, ?, ?)",
-            [(k + 1, name, body, k + 0.5) for k, name in enumerate(names)],
+            [
+                (k + 1, name, encode_document(msgspec.structs.replace(document, seq=k + 1)), k + 0.5)
+                for k, name in enumerate(names)
+            ],
         )
     database.close()
 

@@ -143,7 +143,7 @@ def test_pictures_train_as_their_mrc_does_once_they_have_a_pixel_size(easy, tiny
     stored = stretched[::-1] if ending == ".tif" else stretched  # a TIFF's rows count from its last
     assert cv2.imwrite(str(before.micrograph.with_suffix(ending)), stored)
     (after, *_) = find_labelled(easy.parent, tiny_recipe.data[0])
-    with pytest.raises(MicrographError, match=f"0001\\{ending}: expected a pixel size, .* give easy pixel_size_angst"):
+    with pytest.raises(MicrographError, match=f"0001\\{ending}: expected a pixel size .* give easy pixel_size_angst"):
         load_labelled(after, tiny_recipe)
     source = msgspec.structs.replace(tiny_recipe.data[0], pixel_size_angstrom=3.5)
     (after, *_) = find_labelled(easy.parent, source)
