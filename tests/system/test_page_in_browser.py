@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 import cv2
-import numpy as np
 import msgspec
+import numpy as np
 import pytest
 from numpy.typing import NDArray
 
