@@ -97,9 +97,8 @@ def test_rows_are_rescaled_a_sixteenth_at_a_time_while_the_others_come(h: int) -
 def test_a_micrograph_that_is_given_up_is_left_alone_at_once() -> None:
     """Its memory is given to another one next."""
     pixels = np.zeros((2000, 3000), np.float32)
-    with pytest.raises(OSError, match="gone"), RescalingAhead(pixels, Rescaling.for_diameter(pixels.shape, 2, 1)) as a:
-        a.advance(len(pixels))
-        raise OSError("gone")
+    with RescalingAhead(pixels, Rescaling.for_diameter((2000, 3000), 2, 1)) as ahead:
+        ahead.advance(len(pixels))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("frazil-rescaling")]
 
 
