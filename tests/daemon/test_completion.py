@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -98,6 +99,34 @@ def test_the_fingerprint_tells_first_and_last_byte_and_the_size(holed: Path) -> 
             file.write(b"\x02")
         prints.add(sample(holed).fingerprint)
     assert len(prints) == 4
+
+
+def test_a_file_shorter_than_a_sample_is_sampled_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.mrc"
+    prints = set()
+    for content in (b"", b"\x01", b"\x01\x01", b"\x01\x02", b"\x01" * (BLOCK_BYTES - 1)):
+        path.write_bytes(content)
+        prints.add(sample(path).fingerprint)
+    assert len(prints) == 5
+
+
+def test_a_file_system_that_knows_no_holes_proves_nothing_against_a_file(
+    holed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file system here fails so; those of some cameras' shares do."""
+
+    def fails_with(number: int) -> None:
+        def lseek(*_: int) -> int:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "lseek", lseek)
+
+    for number in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENXIO):
+        fails_with(number)
+        check_written(holed)
+    fails_with(errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        check_written(holed)
 
 
 def test_what_is_no_file_is_not_sampled(tmp_path: Path) -> None:
