@@ -227,7 +227,22 @@ def test_a_model_that_agrees_may_serve() -> None:
     assert canary.complete
     canary.check()
     assert canary.agreement == pytest.approx(16 / 18)
-    assert "8 picks (serving model: 10), median score 0.90 (0.90), agreement 0.89" in canary.describe()
+    assert canary.describe() == (
+        "over 2 micrographs 8 picks (serving model: 10), median score 0.90 (0.90), agreement 0.89"
+    )
+
+
+def test_scores_of_both_models_are_told_apart_and_none_where_there_are_no_picks() -> None:
+    def scored(*scores: float) -> Picks:
+        return Picks(y=np.zeros(len(scores)), x=100.0 * np.arange(len(scores)), score=np.array(scores))
+
+    canary = canary_of((scored(0.9, 0.8, 0.1), scored(0.4)), (scored(0.6), scored(0.2)), (scored(0.5), scored()))
+    assert canary.describe() == (
+        "over 3 micrographs 2 picks (serving model: 5), median score 0.30 (0.60), agreement 0.57"
+    )
+    assert canary_of((scored(), scored())).describe() == (
+        "over 1 micrographs 0 picks (serving model: 0), median score none (none), agreement 1.00"
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,6 +258,10 @@ def test_a_model_that_is_out_of_bounds_may_not(serving: Picks, candidate: Picks,
     with pytest.raises(ModelError, match=says) as refused:
         canary_of((serving, candidate)).check()
     assert refused.value.reason == "canary"
+    assert str(refused.value).startswith(f"{MODEL}: expected a")
+    assert " with the serving model, found over 1 " in str(refused.value) or (
+        " picks as the serving model, found over 1 " in str(refused.value)
+    )
 
 
 def partly(agreeing: int, count: int = 10) -> Picks:
