@@ -13,6 +13,7 @@ import os
 import random
 import re
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,7 @@ def _send_messages(
 ) -> None:
     sender = context.socket(kind)
     sender.linger = 0
-    sender.sndtimeo = 100
+    sender.sndtimeo = 5
     if kind == zmq.REQ:
         sender.setsockopt(zmq.REQ_RELAXED, 1)
     sender.connect(address)
@@ -71,15 +72,38 @@ def _send_messages(
 
 
 def _send_bytes(address: str, count: int, draw: random.Random) -> None:
-    """Bytes that no ZeroMQ socket would send: noise, and noise after a proper greeting."""
+    """Bytes that no ZeroMQ socket would send: noise, and noise after a proper greeting or a whole handshake."""
     host, port = re.fullmatch(r"tcp://(.+):(\d+)", address).groups()  # type: ignore[union-attr]
     for _ in range(max(1, count // 10)):  # each connection carries ten
         with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=5) as connection:
             connection.settimeout(0.5)
-            if draw.random() < 0.5:
-                connection.sendall(ZMTP_GREETING)
+            beginning = draw.choice([b"", ZMTP_GREETING, ZMTP_GREETING + _command(draw.choice(_READY))])
+            connection.sendall(beginning[: draw.choice([len(beginning), draw.randint(0, len(beginning))])])
             for _ in range(10):
-                connection.sendall(_body(draw))
+                body = _body(draw)
+                connection.sendall(draw.choice([body, _frame(body), _command(body[:255]), _command(_ping(draw)) * 20]))
+            if draw.random() < 0.5:  # leave with a reset, whatever is under way
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+_READY = [
+    b"\x05READY\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind
+    for kind in (b"DEALER", b"REQ", b"SUB", b"XSUB", b"PUSH", b"ROUTER", b"", b"x" * 100)
+]
+
+
+def _command(body: bytes) -> bytes:
+    return b"\x04" + bytes([len(body)]) + body
+
+
+def _frame(body: bytes) -> bytes:
+    """A message, or a part of one."""
+    return (b"\x00" + bytes([len(body)]) if len(body) < 256 else b"\x02" + struct.pack(">Q", len(body))) + body
+
+
+def _ping(draw: random.Random) -> bytes:
+    """A PING, often with less or more behind its name than there should be."""
+    return draw.choice([b"\x04PING", b"\x04PONG", b"\x09SUBSCRIBE", b"\x06CANCEL"]) + draw.randbytes(draw.randrange(25))
 
 
 _REQUESTS: list[Callable[[random.Random], object]] = [
@@ -133,6 +157,10 @@ class Target:
         samples = [s for family in self.metrics.registry.collect() for s in family.samples]
         return {s.labels["outcome"]: int(s.value) for s in samples if s.name == "frazil_replay_requests_total"}
 
+    def restarts(self) -> int:
+        """How often a client ended the process of the sockets."""
+        return int(self.metrics.registry.get_sample_value("frazil_stream_restarts_total") or 0)
+
     def close(self) -> None:
         """Close both."""
         self.stream.close()
@@ -162,22 +190,23 @@ def main() -> int:
                 subprocess.run([*command, "--seed", str(10 * args.seed + part)], check=True)
                 target.commit()
                 received.append(next(subscriber).seq)
-                memory.append(memory_mib())
+                memory.append(memory_mib(target.stream.process.pid))
                 print(f"{(part + 1) * portion:>8} messages  {memory[-1]:6.0f} MiB", flush=True)
         with frazil.PickStream(addresses[0], topics=["model"], since=1, timeout_seconds=60) as late:
             replayed = [next(late).seq for _ in range(10)]
         died = target.stream.failed_thread()
         print(f"{args.messages} messages in {time.monotonic() - started:.0f} s")
         print(f"replay requests by outcome: {target.requests()}")
+        print(f"the process of the sockets was started again {target.restarts()} times")
         print(f"threads that died: {died or 'none'}; live {received}; replayed {replayed}")
         print(f"memory: {memory[0]:.0f} MiB after a tenth, {memory[-1]:.0f} MiB at the end")
         target.close()
     return 0 if received == replayed == list(range(1, 11)) and died is None else 1
 
 
-def memory_mib() -> float:
-    """Resident memory of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+def memory_mib(process: int) -> float:
+    """Resident memory of a process."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import onnxruntime as ort
-
 from frazil.picking import Picker, PickingSettings, int8_instructions, load_model, read_micrograph
+from frazil.picking.onnx_runtime import ort
 from frazil.settings import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8")

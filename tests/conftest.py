@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +21,9 @@ import mrcfile
 import msgspec
 import numpy as np
 import onnx
-import onnxruntime as ort
 import prometheus_client
 import pytest
+import zmq
 from hypothesis import settings as hypothesis_settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -34,6 +35,7 @@ from frazil.documents import (
     NumberedDocument,
     PickColumns,
     Seconds,
+    decode_document,
     encode_document,
     topic_of,
 )
@@ -50,6 +52,7 @@ from frazil.picking import (
     read_micrograph,
     write_card,
 )
+from frazil.picking.onnx_runtime import ort
 from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
 from frazil.service.page import TOKEN_NAME, Application, PageServer
@@ -593,6 +596,26 @@ class LedgerStream:
     def _publish(self, seq: int, body: bytes, document: NumberedDocument) -> None:
         self.stream.publish(seq, topic_of(document), body)
 
+    def wait_published(self) -> None:
+        """Wait until all that was committed has been sent to whoever was there."""
+        with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+            socket.connect(self.address)
+            socket.subscribe(b"heartbeat")
+            deadline = time.monotonic() + 30
+            while socket.poll(1000 * max(0.0, deadline - time.monotonic())):
+                heartbeat = decode_document(socket.recv_multipart()[1])
+                if heartbeat.seq == self.ledger.head:
+                    return
+        pytest.fail("not everything was published")
+
+    def wait_sample(self, name: str, value: float, **labels: str) -> None:
+        """Wait until a metric has a value, of which the process of the sockets tells a moment later."""
+        deadline = time.monotonic() + 30
+        while (found := self.sample(name, **labels)) != value:
+            if time.monotonic() > deadline:
+                pytest.fail(f"{name} is {found}, not {value}")
+            time.sleep(0.01)
+
     def sample(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
 
@@ -745,6 +768,111 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
             return folder
 
         yield mount
+
+
+# --- what programs do, as the kernel sees it --------------------------------------------------------------------
+
+CALLS = (
+    "bind,connect,sendto,sendmsg,sendmmsg,open,openat,openat2,creat,mkdir,mkdirat,"
+    "rename,renameat,renameat2,link,linkat,symlink,symlinkat"
+)
+SYSTEM_PATHS = ("/dev/null", "/dev/shm/", "/dev/tty", "/proc/self/", "/proc/thread-self/", "/run/systemd/")
+
+
+class Traced:
+    """Programs under strace, in a home and with temporary files of their own, and what they did."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home, self.temporary, self.record = folder / "home", folder / "temporary", folder / "calls"
+        self.home.mkdir(parents=True)
+        self.temporary.mkdir()
+        self.prefix = [
+            "strace",
+            "-D",
+            "-f",
+            "--seccomp-bpf",
+            "-qqq",
+            "-y",
+            "-s",
+            "200",
+            "-e",
+            f"trace={CALLS}",
+            "-e",
+            "signal=none",
+        ]
+        self.prefix += ["-o", str(self.record)]
+        if shutil.which("strace") is None:
+            self.prefix = []
+        self.environment = {
+            "HOME": str(self.home),
+            "TMPDIR": str(self.temporary),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "ORT_DISABLE_TELEMETRY": "0",  # only frazil's own setting of it counts
+            **{f"XDG_{kind}_HOME": "" for kind in ("CACHE", "CONFIG", "DATA", "STATE")},
+        }
+
+    def run(self, *command: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.prefix, *map(str, command)],
+            env=os.environ | self.environment,
+            capture_output=True,
+            text=True,
+            timeout=170,
+            check=True,
+        )
+
+    def check(self, *folders: Path) -> None:
+        """See that nothing was connected to but this machine, and nothing written but below these folders."""
+        if not self.prefix:
+            if os.environ.get("CI") == "true":
+                pytest.fail("strace is missing, and CI must not skip what needs it")
+            pytest.skip("needs strace, to see what programs connect to and write")
+        text = self._read()
+        assert "openat(" in text or "open(" in text, "strace recorded nothing"
+        foreign = [line for line in text.splitlines() if is_foreign(line)]
+        assert not foreign, "\n".join(foreign[:5])
+        allowed = (*map(str, folders), str(self.temporary), *SYSTEM_PATHS)
+        strange = [path for path in written(text) if not path.startswith(allowed)]
+        assert not strange, strange
+        assert not any(self.home.rglob("*"))
+
+    def _read(self) -> str:
+        """The record, once strace, which ends after what it traced, has written all of it."""
+        size = -1
+        while size != (size := self.record.stat().st_size):
+            time.sleep(0.05)
+        return self.record.read_text("utf-8", "replace")
+
+
+def is_foreign(call: str) -> bool:
+    """Whether a call is to another machine, or to what finds one by its name."""
+    if "sa_family=AF_INET" in call:
+        address = re.search(r'inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)"', call)
+        port = re.search(r"port=htons\((\d+)\)", call)
+        assert address is not None, call
+        assert port is not None, call
+        return (address[1] or address[2]) not in ("127.0.0.1", "::1") or port[1] == "53"
+    return "resolve" in call and "sa_family=AF_UNIX" in call
+
+
+def written(text: str) -> Iterator[str]:
+    """Paths that were made or opened to be written."""
+    for line in text.splitlines():
+        call = re.match(r"\d+ +(\w+)\((.*)", line)
+        if call is None or " = -1 " in line:
+            continue
+        name, arguments = call[1], call[2]
+        if name.startswith("open") and not re.search(r"O_WRONLY|O_RDWR|O_CREAT", arguments):
+            continue
+        if name.startswith(("open", "creat", "mkdir", "rename", "link", "symlink")):
+            for folder, path in re.findall(r'(?:(?:AT_FDCWD|\d+)<([^>]*)>, )?"([^"]*)"', arguments):
+                yield path if path.startswith("/") else f"{folder}/{path}"
+
+
+@pytest.fixture(scope="session")
+def trace_calls() -> type[Traced]:
+    """Watch programs in a folder. Where there is no strace they run all the same, and the check is skipped."""
+    return Traced
 
 
 # --- the page ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ from functools import partial
 import cv2
 import msgspec
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from benchmarks.speed.bench import Bench
@@ -18,6 +17,7 @@ from benchmarks.speed.floor import bare_session
 from benchmarks.speed.spread import Rounds, Spread, rounds_within
 from benchmarks.speed.straightforward import WindowNetwork
 from frazil.picking import Picker, PixelMemory, int8_instructions, load_model, locate_model, read_micrograph
+from frazil.picking.onnx_runtime import ort
 from frazil.picking.rescale import rescale
 from frazil.picking.tiling import plan_tiling
 

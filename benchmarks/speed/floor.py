@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from benchmarks.speed.spread import Rounds
 from frazil.picking import Picker, Picture, locate_model, read_micrograph
+from frazil.picking.onnx_runtime import ort
 
 __all__ = ["Floor", "bare_session", "batches_of"]
 

@@ -31,7 +31,8 @@ def check_address(address: str, *, allow_others: bool) -> None:
     if not (_is_local(parts["host"].strip("[]")) or allow_others):
         raise AddressError(
             f"{address}: expected an address of this machine alone (127.0.0.1), found one that others reach; "
-            "give --curve-key and --curve-clients (see frazil keys), or --publish-unencrypted if everybody may read it"
+            'give `curve_key = "FILE"` and `curve_clients = "FOLDER"` (see frazil keys), '
+            "or `publish_unencrypted = true` if everybody may read it"
         )
 
 
@@ -55,7 +56,7 @@ def check_page_address(address: str, *, allow_others: bool) -> tuple[str, int]:
     if not (_is_local(host) or allow_others):
         raise AddressError(
             f"{address}: expected an address of this machine alone (127.0.0.1), found one that others reach; "
-            "give --http-unencrypted if everybody there may see the page"
+            "give `http_unencrypted = true` if everybody there may see the page"
         )
     return host, int(port)
 

@@ -33,7 +33,7 @@ class KeyPair:
 
 
 def new_keys(directory: Path, name: str = "frazil") -> tuple[Path, Path]:
-    """Make a pair of keys and write each to a file of its own, readable by its owner alone.
+    """Make a pair of keys and write each to a file of its own; the secret one only its owner may read.
 
     Args:
         directory: made if missing.
@@ -59,8 +59,9 @@ def new_keys(directory: Path, name: str = "frazil") -> tuple[Path, Path]:
         taken = next((file for file in files if file.exists()), None)
         if taken is not None:
             raise SettingsError(f"{taken}: expected a new file, found one (keys are never overwritten)")
-        for file, text in zip(files, texts, strict=True):
-            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as out:
+        for file, text, mode in zip(files, texts, (0o644, 0o600), strict=True):
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="ascii") as out:
+                os.fchmod(out.fileno(), mode)  # whatever the umask says: a daemon of another user reads public ones
                 out.write(text)
     except OSError as error:
         raise SettingsError(f"{directory}: keys cannot be written there: {error.strerror}") from error

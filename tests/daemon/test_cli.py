@@ -275,6 +275,10 @@ def test_a_path_that_the_system_refuses_gets_one_line(command: tuple[str, ...]) 
     assert_one_line(frazil(*command, "x" * 300), "File name too long")
 
 
+def test_listen_fails_where_nobody_answers() -> None:
+    assert_one_line(frazil("listen", "tcp://127.0.0.1:9", "--timeout", "0.2"), "tcp://127.0.0.1:9", "nobody answers")
+
+
 def test_listen_refuses_a_malformed_address() -> None:
     assert_one_line(frazil("listen", "nonsense"), "nonsense", "expected an address such as")
 

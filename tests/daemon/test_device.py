@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +20,7 @@ from frazil.picking import provider as provider_module
 from frazil.picking.device import Accelerator, PictureOnDevice, accelerator, graphs
 from frazil.picking.device.onnx_graph import ELEMENT_TYPES
 from frazil.picking.device.operators import blur_matrix, mirror, percentile_ranks, resampling_matrices
+from frazil.picking.onnx_runtime import ort
 from frazil.picking.rescale import Rescaling, rescale
 from frazil.picking.standardise import STANDARDISATIONS, standardise
 from frazil.picking.tiling import plan_tiling

@@ -12,7 +12,6 @@ from contextlib import closing
 from pathlib import Path
 
 import msgspec
-import prometheus_client
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,9 +21,9 @@ from frazil.client.follower import Follower
 from frazil.documents import Heartbeat, MicrographDocument, add_generation, encode_document
 from frazil.replay import ReplayPage, decode_answer, decode_request
 from frazil.service.ledger import Handled, Ledger, LedgerReader, Witness, archive
-from frazil.service.metrics import Metrics
 from frazil.service.stamp import FileStamp
-from frazil.service.stream.replayer import Replayer
+from frazil.service.stream.pages import Pages
+from frazil.service.stream.reports import Reports
 
 HANDLED = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
 Make = Callable[..., MicrographDocument]
@@ -48,14 +47,8 @@ class Server:
         self.witness = Witness(self.folder, watch=self.folder, ledger=self.file)
         self.ledger = Ledger(self.file, self.witness)
         self.published = self.ledger.head
-        self.replayer = Replayer(
-            None,  # type: ignore[arg-type]
-            Metrics(prometheus_client.CollectorRegistry()),
-            ledger=self.file,
-            epoch=self.ledger.epoch,
-            generation=self.ledger.generation,
-            published=lambda: self.published,
-            on_damage=lambda error: pytest.fail(str(error)),
+        self.pages = Pages(
+            Reports(), epoch=self.ledger.epoch, generation=self.ledger.generation, published=lambda: self.published
         )
         self.beat()
 
@@ -85,7 +78,7 @@ class Server:
 
     def answer(self, request: bytes) -> list[bytes]:
         with LedgerReader(self.file) as reader:
-            return self.replayer._page(reader, decode_request(request))
+            return self.pages.page(reader, decode_request(request))
 
     def documents(self) -> dict[int, str]:
         """Names of the micrographs of all that can be read, by their numbers."""

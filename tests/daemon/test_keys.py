@@ -44,10 +44,16 @@ def keys(tmp_path: Path) -> Keys:
     return Keys(tmp_path)
 
 
-def test_a_new_pair_is_for_its_owner_alone_and_is_read_again(tmp_path: Path) -> None:
+def test_the_secret_half_of_a_new_pair_is_for_its_owner_alone_and_the_other_for_all(tmp_path: Path) -> None:
+    umask = os.umask(0o077)  # as root's may be
+    try:
+        new_keys(tmp_path / "private")
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "private" / "frazil.key").stat().st_mode) == 0o644
     public, secret = new_keys(tmp_path / "new" / "folder", "titan1")
     assert [public.name, secret.name] == ["titan1.key", "titan1.key_secret"]
-    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert [stat.S_IMODE(file.stat().st_mode) for file in (public, secret)] == [0o644, 0o600]
     pair = read_key_pair(secret)
     assert pair.public == read_public_key(public) == read_public_key(secret)
     assert zmq.curve_public(pair.secret) == pair.public
@@ -96,9 +102,11 @@ def test_a_listed_key_gets_everything(open_stream: Open, keys: Keys) -> None:
     options = {"key": keys.secret["alice"], "server_key": keys.server_public}
     with frazil.PickStream(address, since=1, **options) as stream:
         assert [stream.receive(PATIENCE_SECONDS) for _ in range(5)] == sent
-        assert stream.replayed > 0
-        sent = [daemon.commit("live.mrc")]
-        assert stream.receive(PATIENCE_SECONDS) == sent[0]
+        live = daemon.commit("live.mrc")
+        assert stream.receive(PATIENCE_SECONDS) == live
+    with frazil.PickStream(address, since=1, **options) as stream:
+        assert [stream.receive(PATIENCE_SECONDS) for _ in range(6)] == [*sent, live]
+        assert stream.replayed == 6
 
 
 @pytest.mark.parametrize("who", ["nobody", "mallory", "alice with a wrong key of the daemon"])

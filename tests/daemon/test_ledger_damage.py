@@ -300,6 +300,7 @@ def with_damage(request: pytest.FixtureRequest, open_stream: Callable[..., objec
     daemon = open_stream()
     for i in range(10):
         daemon.commit(f"{i}.mrc")  # type: ignore[attr-defined]
+    daemon.wait_published()  # type: ignore[attr-defined]
     spoil_document(daemon.ledger.file, 5, request.param)  # type: ignore[attr-defined]
     return daemon
 
@@ -325,7 +326,7 @@ def test_a_replay_passes_over_a_damaged_document_and_says_so(with_damage, caplog
                 taken.append(document.seq)
             assert taken == [1, 2, 3, 4, 6, 7, 8, 9, 10]
             assert stream.missing == [(5, 5)]
-    assert with_damage.sample("frazil_damaged_documents_total") == 1
+    with_damage.wait_sample("frazil_damaged_documents_total", 1)
     assert len([r for r in caplog.records if "document 5 (4.mrc) is damaged" in r.message]) == 1
     assert with_damage.stream.failed_thread() is None
 

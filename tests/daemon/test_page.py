@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
+import ipaddress
 import itertools
 import json
 import socket
 import stat
+import tempfile
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -21,6 +25,8 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from frazil.documents import MicrographDocument, PickColumns, encode_document
 from frazil.errors import AddressError, FrazilError, OutputError
@@ -28,7 +34,7 @@ from frazil.picking import ScoreMap
 from frazil.service.ledger import Handled, Ledger, Note
 from frazil.service.page import PageServer
 from frazil.service.page.connection import Connection
-from frazil.service.page.gate import HostNames, Token
+from frazil.service.page.gate import Gate, HostNames, Token
 from frazil.service.page.session import rate_per_minute
 from frazil.service.score_map import pack_score_map
 from frazil.service.stamp import FileStamp
@@ -363,7 +369,15 @@ def test_settings_change_only_with_the_token_and_only_from_the_page_itself(
     assert post(page, path, body, Content_Type=kind, Authorization="Bearer é".encode().decode("latin-1"))[0] == 401
     assert post(page, path, body, Content_Type="text/plain", Authorization=bearer)[0] == 415
     assert post(page, path, body, Content_Type=kind, Authorization=bearer, Origin="http://evil.example")[0] == 403
-    assert post(page, path, body, Content_Type=kind, Authorization=bearer, Origin="null")[0] == 403
+    for origin in (
+        "null",
+        "http://[bad",
+        "http://",
+        f"http://x@{page.url[7:]}",
+        f"{page.url}/",
+        f"ftp://{page.url[7:]}",
+    ):
+        assert post(page, path, body, Content_Type=kind, Authorization=bearer, Origin=origin)[0] == 403, origin
     assert page.ledger.recall("retune") == ""
     assert post(page, path, b'{"threshold": 7}', Content_Type=kind, Authorization=bearer)[0] == 400
     assert post(page, path, b'{"threshold": ', Content_Type=kind, Authorization=bearer)[0] == 400
@@ -405,13 +419,114 @@ def test_the_token_is_for_the_daemons_user_alone_and_outlives_a_restart(tmp_path
 # --- bad clients ------------------------------------------------------------------------------------------------
 
 
-def test_only_names_and_addresses_of_this_machine_are_answered(open_page: OpenPage) -> None:
-    page = open_page(names=["titan1.example"])
-    for host in ("127.0.0.1:1", "localhost", "LOCALHOST.", "[::1]:9457", "192.0.2.7", "titan1.example:443"):
+NAMES = ["titan1.example", "Proxy_2"]
+HOST_NAMES = HostNames(NAMES)
+WRONG_HOSTS = (
+    *("evil.example", "evil.example:9457", "localhost.evil.example", "127.0.0.1.evil.example", "[::1", ""),
+    *("localhost/evil.com", "evil.com@localhost", "localhost@evil.com", "localhost:80@evil.com", "localhost#evil.com"),
+    *("localhost?evil.com", "localhost\\evil.com", "localhost:99999", "localhost:x", "localhost:-1", "localhost:8:0"),
+    *("localhost evil.com", "localhost,evil.com", "localhost%2eevil.com", "localhost..", ".localhost", "[localhost]"),
+    *("[127.0.0.1]", "::1", "[::1]x", "[fe80::1%eth0]", "[v1.x]", "127.1", "0x7f.0.0.1", "127.0.0.1.", "localhost:٣"),
+)
+
+
+def test_only_names_and_addresses_of_this_machine_are_answered(
+    open_page: OpenPage, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = open_page(names=NAMES)
+    for host in ("127.0.0.1:1", "localhost", "LOCALHOST.", "[::1]:9457", "192.0.2.7", "titan1.example:443", "proxy_2:"):
         assert get(f"{page.url}/healthz", Host=host)[0] == 200, host
-    for host in ("evil.example", "evil.example:9457", "localhost.evil.example", "127.0.0.1.evil.example", "[::1", ""):
-        assert get(f"{page.url}/healthz", Host=host)[0] == 421, host
+    assert not caplog.records
+    for host in WRONG_HOSTS:
+        if host.isascii():
+            assert get(f"{page.url}/healthz", Host=host)[0] in (400, 421), host
     assert None not in HostNames([])
+
+
+def test_who_asks_under_another_name_is_told_in_the_log_once_with_what_to_set(
+    open_page: OpenPage, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = open_page()
+    for _ in range(3):
+        assert get(f"{page.url}/metrics", Host="scope-pc:9457")[0] == 421
+    [record] = caplog.records
+    assert "'scope-pc:9457'" in record.getMessage()
+    assert 'http_names = ["scope-pc"]' in record.getMessage()
+    for number in range(100):
+        get(f"{page.url}/metrics", Host=f"n{number}")
+    assert len(caplog.records) < 30
+
+
+_PIECES = st.sampled_from(
+    [
+        *("localhost", "titan1.example", "127.0.0.1", "[::1]", "::1", "evil.com", "http://", "https://", ":9457", ":"),
+        *".@/\\?#%[] \t,;'\"<>-_",
+        *("%2e", "\x00", "\u0660", "\xa0", "xn--", "null"),
+    ]
+)
+_AUTHORITIES = st.lists(_PIECES, max_size=5).map("".join) | st.text(max_size=20)
+
+
+@settings(deadline=None)
+@given(host=_AUTHORITIES)
+@example("localhost/evil.com")
+@example("evil.com@localhost")
+def test_whatever_host_is_accepted_leads_a_browser_to_a_name_or_address_of_this_machine(host: str) -> None:
+    if host not in HOST_NAMES:
+        return
+    led_to = urllib.parse.urlsplit(f"http://{host}/page")
+    assert (led_to.netloc, led_to.path, led_to.query, led_to.fragment) == (host, "/page", "", "")
+    assert (led_to.username, led_to.password) == (None, None)
+    assert led_to.hostname is not None
+    own = {"localhost", socket.gethostname().lower(), *Path("/etc/hosts").read_text().lower().split()}
+    if led_to.hostname.removesuffix(".") not in own | {name.lower() for name in NAMES}:
+        ipaddress.ip_address(led_to.hostname)
+
+
+@settings(deadline=None)
+@given(
+    method=st.sampled_from(["GET", "HEAD", "POST", "PUT", "", "get"]),
+    headers=st.lists(
+        st.tuples(
+            st.sampled_from(
+                [b"host", b"origin", b"content-type", b"content-length", b"transfer-encoding", b"authorization", b"x"]
+            ),
+            _AUTHORITIES.map(lambda text: text.encode("utf-8", "replace"))
+            | st.sampled_from([b"http://localhost:9457", b"localhost:9457", b"application/json", b"chunked", b"5"])
+            | st.binary(max_size=20),
+        ),
+        max_size=8,
+    ),
+)
+@example("POST", [(b"host", b"localhost"), (b"origin", b"http://[bad")])
+@example("POST", [(b"host", b"localhost"), (b"content-length", b"1"), (b"transfer-encoding", b"chunked")])
+def test_the_gate_answers_every_request_and_lets_no_change_through_without_the_token(
+    method: str, headers: list[tuple[bytes, bytes]]
+) -> None:
+    answers: list[int] = []
+    passed: list[str] = []
+
+    async def behind(scope: Any, receive: Any, send: Any) -> None:
+        passed.append(scope["method"])
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            answers.append(message["status"])
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    with tempfile.TemporaryDirectory() as folder:
+        gate = Gate(behind, HOST_NAMES, Token(Path(folder) / "token"))
+        scope = {"type": "http", "method": method, "headers": headers, "path": "/api/retune"}
+        asyncio.run(gate(scope, receive, send))
+    assert len(answers) + len(passed) == 1
+    assert not answers or answers[0] in (400, 401, 403, 405, 415, 421)
+    assert set(passed) <= {"GET", "HEAD"}
+    if passed:
+        names = [name for name, _ in headers]
+        assert names.count(b"host") == 1
+        assert not {b"content-length", b"transfer-encoding"} <= set(names)
 
 
 def test_every_answer_forbids_what_the_page_does_not_need(open_page: OpenPage) -> None:
@@ -478,6 +593,8 @@ def test_malformed_and_oversize_requests_are_refused_and_others_still_answered(
         b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
         b"GET /" + b"x" * 40000,
         b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 40000,
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
         b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % i for i in range(5000)),
     ):
         try:
@@ -589,7 +706,7 @@ def _has_room(page: Any) -> bool:
 
 
 def test_an_address_that_others_reach_must_be_allowed() -> None:
-    with pytest.raises(AddressError, match="give --http-unencrypted"):
+    with pytest.raises(AddressError, match="give `http_unencrypted = true`"):
         PageServer("0.0.0.0:0", None, allow_others=False)  # type: ignore[arg-type]
 
 

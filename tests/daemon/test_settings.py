@@ -155,6 +155,28 @@ def test_wrong_values_are_refused_by_name_and_line(tmp_path: Path, text: str, sa
     assert len([fault for fault in caught.value.faults if ":2:" in fault]) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "cure"),
+    [
+        ("http", "0.0.0.0:9457", "http_unencrypted"),
+        ("publish", "tcp://0.0.0.0:5556", "publish_unencrypted"),
+        ("replay", "tcp://*:1", "publish_unencrypted"),
+    ],
+)
+def test_the_cure_is_offered_as_the_user_gave_the_setting(tmp_path: Path, name: str, value: str, cure: str) -> None:
+    file = write(tmp_path, f'{name} = "{value}"\n')
+    with pytest.raises(SettingsError) as by_file:
+        load_settings(NEEDED, file)
+    assert f"`{cure} = true`" in str(by_file.value)
+    assert "--" not in str(by_file.value)
+    with pytest.raises(SettingsError) as by_flag:
+        load_settings(NEEDED | {name: value}, None)
+    assert f"--{cure.replace('_', '-')}" in str(by_flag.value)
+    assert " = " not in str(by_flag.value)
+    file.write_text(f'{name} = "{value}"\n{cure} = true\n')
+    assert getattr(load_settings(NEEDED, file), cure)
+
+
 def test_every_fault_is_listed_at_once_with_its_line(tmp_path: Path) -> None:
     file = write(
         tmp_path,

@@ -19,6 +19,7 @@ import frazil
 from frazil.documents import FailedDocument, Heartbeat, MicrographDocument, NumberedDocument, decode_document
 from frazil.errors import AddressError
 from frazil.replay import MAX_PAGE_BYTES, ReplayError, ReplayPage, decode_answer
+from frazil.service.stream.allowance import BUSY_SHARE, SAVED_SECONDS, Allowance
 
 PATIENCE_SECONDS = 240.0
 Open = Callable[..., "LedgerStream"]  # type: ignore[name-defined]  # noqa: F821
@@ -75,6 +76,7 @@ def test_documents_arrive_in_order_and_as_committed(open_stream: Open) -> None:
 def test_a_stream_without_since_begins_with_what_comes_after_the_connection(open_stream: Open) -> None:
     daemon = open_stream()
     daemon.commit("before.mrc")
+    daemon.wait_published()
     with frazil.PickStream(daemon.address) as stream:
         assert stream.wait_connected(PATIENCE_SECONDS)
         daemon.commit("after.mrc")
@@ -128,6 +130,7 @@ def test_topics_and_directories_choose_what_comes(open_stream: Open) -> None:
 def test_who_comes_late_gets_everything_from_since_on(open_stream: Open) -> None:
     daemon = open_stream()
     sent = [daemon.commit(f"{i}.mrc") for i in range(250)]
+    daemon.wait_published()
     for since in (0, 1, 100, 250):
         with frazil.PickStream(daemon.address, since=since) as stream:
             assert take(stream, 250 - max(0, since - 1)) == sent[max(0, since - 1) :]
@@ -161,14 +164,17 @@ def test_a_gap_is_filled_whatever_was_lost(open_stream: Open, monkeypatch: pytes
         assert stream.replayed == len(lost)
 
 
-def test_a_reader_that_sleeps_through_more_than_the_sockets_hold_misses_nothing(open_stream: Open) -> None:
+def test_a_reader_that_sleeps_through_more_than_the_sockets_hold_misses_nothing(
+    open_stream: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frazil.client.streams._HIGH_WATER_MARK", 10)
     daemon = open_stream()
     padding = {"path": "/data/" + "x" * 20_000}
     with frazil.PickStream(daemon.address) as stream:
         assert stream.wait_connected(PATIENCE_SECONDS)
-        sent = [daemon.commit("m.mrc", **padding).seq for _ in range(2500)]
+        sent = [daemon.commit("m.mrc", **padding).seq for _ in range(2000)]
         wait_until(lambda: daemon.sample("frazil_stream_overflows_total") >= 1)
-        assert [d.seq for d in take(stream, 2500)] == sent
+        assert [d.seq for d in take(stream, 2000)] == sent
         assert stream.replayed > 0
 
 
@@ -298,7 +304,7 @@ def test_a_malformed_request_is_answered_with_what_was_expected(open_stream: Ope
         assert isinstance(answer, ReplayError)
         assert "expected a replay request" in answer.error
         assert isinstance(decode_answer(ask(socket, b'{"from": 1}')[0]), ReplayPage)
-    assert daemon.sample("frazil_replay_requests_total", outcome="malformed") == 1
+    daemon.wait_sample("frazil_replay_requests_total", 1, outcome="malformed")
 
 
 def test_an_oversize_request_costs_its_sender_the_connection(open_stream: Open) -> None:
@@ -315,7 +321,7 @@ def test_a_client_that_asks_and_never_reads_gets_no_more_than_a_bounded_heap(ope
         daemon.commit("wide.mrc", path="/data/" + "x" * MAX_PAGE_BYTES)
     with raw_socket(zmq.DEALER, daemon.stream.replay) as greedy:
         greedy.rcvhwm = 1
-        before = memory_bytes()
+        before = memory_bytes(daemon.stream.process.pid)
         sent = 0
 
         def flood() -> bool:
@@ -329,13 +335,15 @@ def test_a_client_that_asks_and_never_reads_gets_no_more_than_a_bounded_heap(ope
             return daemon.sample("frazil_replay_requests_total", outcome="undeliverable") >= 500
 
         wait_until(flood)
-        assert memory_bytes() - before < 100 * 2**20  # all pages together: 20 times as much and more
+        assert (
+            memory_bytes(daemon.stream.process.pid) - before < 100 * 2**20
+        )  # all pages together: 20 times as much and more
         with frazil.PickStream(daemon.address, since=1) as other:
             take(other, 20)
 
 
-def memory_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def memory_bytes(process: int) -> int:
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_random_bytes_on_either_socket_change_nothing(open_stream: Open, repository: Path) -> None:
@@ -348,7 +356,7 @@ def test_random_bytes_on_either_socket_change_nothing(open_stream: Open, reposit
         sent = [daemon.commit(f"{i}.mrc") for i in range(10)]
         assert take(stream, 10) == sent
     assert daemon.stream.failed_thread() is None
-    assert daemon.sample("frazil_replay_requests_total", outcome="malformed") > 0
+    wait_until(lambda: daemon.sample("frazil_replay_requests_total", outcome="malformed") > 0)
 
 
 def test_what_is_no_document_is_passed_over(open_stream: Open) -> None:
@@ -365,8 +373,8 @@ def test_subscribers_are_counted_while_they_are_there(open_stream: Open) -> None
     with frazil.PickStream(daemon.address) as one, frazil.PickStream(daemon.address) as other:
         assert one.wait_connected(PATIENCE_SECONDS)
         assert other.wait_connected(PATIENCE_SECONDS)
-        wait_until(lambda: daemon.sample("frazil_stream_subscribers") == 2)
-    wait_until(lambda: daemon.sample("frazil_stream_subscribers") == 0)
+        daemon.wait_sample("frazil_stream_subscribers", 2)
+    daemon.wait_sample("frazil_stream_subscribers", 0)
 
 
 # --- addresses --------------------------------------------------------------------------------------------------
@@ -415,9 +423,9 @@ def test_malformed_addresses_are_refused(open_stream: Open, address: str) -> Non
     "address", ["tcp://0.0.0.0:0", "tcp://*:0", "tcp://[::]:0", "tcp://192.168.1.5:5556", "tcp://example.org:1"]
 )
 def test_an_address_that_others_reach_needs_keys_or_to_be_meant(open_stream: Open, address: str) -> None:
-    with pytest.raises(AddressError, match=r"--curve-key and --curve-clients .* --publish-unencrypted"):
+    with pytest.raises(AddressError, match=r"`curve_key = .* and `curve_clients = .* `publish_unencrypted = true`"):
         open_stream("a", address=address)
-    with pytest.raises(AddressError, match="--publish-unencrypted"):
+    with pytest.raises(AddressError, match="`publish_unencrypted = true`"):
         open_stream("b", address="tcp://127.0.0.1:0", replay=address)
 
 
@@ -428,6 +436,81 @@ def test_an_address_that_others_reach_can_be_meant(open_stream: Open) -> None:
 def test_a_malformed_address_to_listen_to_is_refused() -> None:
     with pytest.raises(AddressError, match="expected an address such as"):
         frazil.PickStream("nonsense")
+
+
+@pytest.mark.parametrize("cost_seconds", [0.001, 0.05, 2.0])
+def test_replays_take_a_small_share_of_a_core_while_picking_is_busy_and_all_they_want_while_it_is_not(
+    monkeypatch: pytest.MonkeyPatch, cost_seconds: float
+) -> None:
+    clock = {"wall": 100.0, "work": 5.0}
+    monkeypatch.setattr("frazil.service.stream.allowance.time.monotonic", lambda: clock["wall"])
+    monkeypatch.setattr("frazil.service.stream.allowance.time.thread_time", lambda: clock["work"])
+    allowance = Allowance()
+    for _ in range(100):
+        clock["wall"] += cost_seconds
+        clock["work"] += cost_seconds
+        assert allowance.debt_seconds(is_busy=False) == 0
+    rested, started = 0.0, clock["wall"]
+    for _ in range(1000):
+        clock["wall"] += cost_seconds
+        clock["work"] += cost_seconds
+        rest = allowance.debt_seconds(is_busy=True)
+        clock["wall"] += rest
+        rested += rest
+    worked = 1000 * cost_seconds
+    assert worked <= SAVED_SECONDS + BUSY_SHARE * (clock["wall"] - started) + 1e-6
+    assert rested == pytest.approx((worked - SAVED_SECONDS) / BUSY_SHARE - worked, rel=1e-6)
+
+
+# --- nobody there -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("frazil.client.streams._SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr("frazil.client.streams._RENEWAL_SECONDS", 0.1)
+    monkeypatch.setattr("frazil.client.streams._POLL_SECONDS", 0.02)
+
+
+@pytest.mark.usefixtures("short_patience")
+def test_a_wrong_address_is_told_once_and_its_documents_come_when_somebody_is_there(
+    open_stream: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = open_stream("first")
+    address, replay = first.address, first.stream.replay
+    first.stream.close()
+    with frazil.PickStream(address, since=1) as stream:
+        assert stream.receive(0.8) is None
+        [said] = [record.getMessage() for record in caplog.records if "nobody answers" in record.getMessage()]
+        assert said.startswith(f"{address}: expected a frazil daemon, found that nobody answers")
+        second = open_stream("second", address=address, replay=replay)
+        sent = second.commit("a.mrc")
+        assert take(stream, 1) == [sent]
+    assert f"{address}: the daemon answers" in caplog.text
+
+
+def test_an_empty_stream_ends_in_peace_and_none_at_all_does_not(
+    open_stream: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon = open_stream()
+    with frazil.PickStream(daemon.address, timeout_seconds=1) as stream:
+        assert stream.wait_connected(PATIENCE_SECONDS)
+        assert list(stream) == []
+    assert "answer" not in caplog.text
+    daemon.stream.close()
+    with (
+        frazil.PickStream(daemon.address, timeout_seconds=0.3) as nobody,
+        pytest.raises(AddressError, match="expected a frazil daemon, found that nobody answers"),
+    ):
+        list(nobody)
+
+    async def follow() -> None:
+        async with frazil.AsyncPickStream(daemon.address, timeout_seconds=0.3) as stream:
+            async for _ in stream:
+                pass
+
+    with pytest.raises(AddressError, match="nobody answers"):
+        asyncio.run(follow())
 
 
 # --- what a program downstream pays -------------------------------------------------------------------------------

@@ -111,7 +111,8 @@ def test_a_daemon_with_keys_is_read_by_who_is_listed_and_by_nobody_else(
     )
     assert (listed.returncode, "a.mrc" in listed.stdout) == (0, True), listed.stderr
     unlisted = frazil_listen(daemon.stream, "--since", 1, "--count", 1, "--timeout", 2)
-    assert (unlisted.returncode, unlisted.stdout) == (0, "")
+    assert (unlisted.returncode, unlisted.stdout) == (1, "")
+    assert "nobody answers" in unlisted.stderr
 
 
 def test_listen_goes_on_at_its_cursor_and_writes_files(open_stream: Open, tmp_path: Path) -> None:

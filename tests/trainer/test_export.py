@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from torch import nn
 import frazil_trainer
 from frazil.errors import ModelError, OutputError
 from frazil.picking import ModelContract, load_model, read_card
+from frazil.picking.onnx_runtime import ort
 from frazil_trainer.export import export_version, write_onnx
 from frazil_trainer.networks import Mlp, MlpConfig
 
@@ -142,7 +142,7 @@ def test_file_is_plain_onnx_without_weights_elsewhere(exported):
     onnx.checker.check_model(model, full_check=True)
     assert [opset.version for opset in model.opset_import if opset.domain == ""] == [18]
     assert all(not tensor.external_data for tensor in model.graph.initializer)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     assert [(i.name, i.shape) for i in session.get_inputs()] == [("tiles", ["n", 1, 16, 16])]
     assert [o.name for o in session.get_outputs()] == ["scores"]
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -19,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from frazil.errors import FrazilError, ModelError
 from frazil.picking import Card, ModelContract, Reference, int8_instructions, load_model, read_card, write_card
 from frazil.picking.onnx_file import parse_onnx
+from frazil.picking.onnx_runtime import ort
 from frazil_trainer.cli import main
 from frazil_trainer.quantise import CALIBRATIONS, count_weighted, quantise, quantised_nodes
 from frazil_trainer.recipe import Recipe

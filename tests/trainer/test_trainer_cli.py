@@ -2,7 +2,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,16 +57,23 @@ selection = ["simulated_0002"]
 """
 
 
-def frazil_train(*arguments: object, code: str = "main()") -> subprocess.CompletedProcess[str]:
-    """Run ``frazil-train`` in a process of its own."""
+def frazil_train(*arguments: object, code: str = "main()", traced: Any = None) -> subprocess.CompletedProcess[str]:
+    """Run ``frazil-train`` in a process of its own, perhaps under strace."""
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"import sys; from frazil_trainer.cli import main; {code}"]
+        [
+            *(traced.prefix if traced else ()),
+            sys.executable,
+            "-W",
+            "error",
+            "-c",
+            f"import sys; from frazil_trainer.cli import main; {code}",
+        ]
         + [str(a) for a in arguments],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
-        env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "160"},
+        env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "COLUMNS": "160"} | (traced.environment if traced else {}),
     )
 
 
@@ -105,17 +114,28 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(data: Path) -> Path:
+def traced(trace_calls: Callable[[Path], Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the training below did, as the kernel saw it."""
+    return trace_calls(tmp_path_factory.mktemp("traced"))
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, traced: Any) -> Path:
     """A model's folder with a served version 1."""
     out = data / "models" / "mlp"
     done = frazil_train(
         *("train", "--recipe", data / "recipe.toml", "--data", data, "--out", out),
         *("--run-folder", data / "run", "--promote", "--threads", 1),
+        traced=traced,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"wrote {out / '1'}\n{out} now serves version 1\n"
     assert "validation set" in done.stderr
     return out
+
+
+def test_training_reaches_nobody_and_writes_where_it_should(data: Path, trained: Path, traced: Any) -> None:
+    traced.check(data / "models", data / "run")
 
 
 def test_simulate_writes_labelled_micrographs_and_prints_their_paths(data):

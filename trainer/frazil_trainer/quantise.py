@@ -18,9 +18,18 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from frazil.errors import ModelError
+from frazil.picking import onnx_runtime as _without_telemetry  # noqa: F401 - before what loads ONNX Runtime
+
+# isort: split
+from onnxruntime.quantization import (  # noqa: TID251 - the one part of it that frazil.picking has no use for
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
 
 __all__ = ["CALIBRATIONS", "Calibration", "count_weighted", "quantise", "quantised_nodes"]
 

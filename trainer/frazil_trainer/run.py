@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnxruntime
 import torch
 from rich.console import Console
 
 import frazil
 from frazil.errors import FrazilError, OutputError, SettingsError
 from frazil.picking import Model, ModelContract, load_model
+from frazil.picking.onnx_runtime import ort
 from frazil.settings import Device
 from frazil_trainer.architectures import Scorer, make_scorer, make_task
 from frazil_trainer.evaluation import (
@@ -244,7 +244,7 @@ def _provenance(
             "frazil": frazil.__version__,
             "python": platform.python_version(),
             "torch": str(torch.__version__),
-            "onnxruntime": onnxruntime.__version__,
+            "onnxruntime": ort.__version__,
             "numpy": np.__version__,
         },
     }

@@ -15,7 +15,6 @@ from uuid import uuid4
 import msgspec
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -36,6 +35,7 @@ from frazil.picking import (
     read_card,
     write_card,
 )
+from frazil.picking.onnx_runtime import ort
 from frazil_trainer.evaluation import ScoreRow, score_table, validation_paths
 from frazil_trainer.evaluation.micrographs import labels_ending
 from frazil_trainer.labelled import LabelledMicrograph, LabelledPaths, find_labelled, load_labelled

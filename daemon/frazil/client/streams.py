@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from frazil.keys import KeyPair, read_key_pair, read_public_key
 
 __all__ = ["AsyncPickStream", "PickStream", "Topic"]
 
+log = logging.getLogger(__name__)
+
 Topic = Literal["picks", "failed", "model"]
 D = TypeVar("D", bound=NumberedDocument)
 
@@ -27,7 +30,12 @@ _POLL_SECONDS = 0.2
 _ANSWER_SECONDS = 3.0
 """Before an answer that does not come is asked for again, on a new connection; doubled each time ..."""
 _MOST_ANSWER_SECONDS = 30.0
-_PING_MS, _PING_TIMEOUT_MS = 2000, 6000
+_SILENCE_SECONDS = 5.0
+"""Heartbeats come once a second; after so long without any, nobody answers."""
+_RENEWAL_SECONDS = 15.0
+"""Of silence, before another connection is tried."""
+# The kernel finds a dead daemon. libzmq's own heartbeats end a program that reads slowly (its issues 3937, 4767).
+_KEEPALIVE_IDLE_SECONDS, _KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 2, 3
 _RECONNECT_MS, _MOST_RECONNECT_MS = 100, 2000
 
 
@@ -67,17 +75,16 @@ class _Connection(Generic[D]):
         self._patience_seconds = _ANSWER_SECONDS
         self._waiting = False
         self._poller = self._new_poller()
+        self._heard_at = self._renewed_at = float("-inf")
+        self._is_silent = False
+        self._subscriptions = (*wanted, HEARTBEAT_TOPIC)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
-        self._socket.rcvhwm = _HIGH_WATER_MARK
-        for topic in (*wanted, HEARTBEAT_TOPIC):
-            self._socket.subscribe(topic)
         try:
-            self._connect(self._socket, address)
+            self._subscribe()
         except AddressError:
             self.close()
             raise
-        self._poller.register(self._socket, zmq.POLLIN)
 
     @property
     def connected(self) -> bool:
@@ -123,9 +130,51 @@ class _Connection(Generic[D]):
     def _new_poller(self) -> Any:
         return zmq.Poller()
 
+    def _subscribe(self) -> None:
+        self._socket.rcvhwm = _HIGH_WATER_MARK
+        for topic in self._subscriptions:
+            self._socket.subscribe(topic)
+        self._connect(self._socket, self._address)
+        self._poller.register(self._socket, zmq.POLLIN)
+
+    def _look_for_silence(self, waiting_since: float) -> None:
+        """Say, once, when nobody answers, and try another connection from time to time."""
+        now = time.monotonic()
+        silent_since = max(self._heard_at, waiting_since)
+        if now - silent_since < _SILENCE_SECONDS:
+            return
+        if not self._is_silent:
+            self._is_silent = True
+            log.warning("%s; waiting for it", self._nobody())
+        if now - max(silent_since, self._renewed_at) >= _RENEWAL_SECONDS:
+            self._renewed_at = now
+            self._poller.unregister(self._socket)
+            self._socket.close(linger=0)
+            self._socket = self._context.socket(zmq.SUB)
+            self._subscribe()
+
+    def _nobody(self) -> str:
+        if self.connected:
+            return f"{self._address}: the daemon answers no more"
+        return (
+            f"{self._address}: expected a frazil daemon, found that nobody answers: is it running, and is this where "
+            "it says that it publishes? One that has keys answers only to those that it knows"
+        )
+
+    def _check_answered(self) -> None:
+        """Tell an empty stream from none at all, when waiting has come to its end.
+
+        Raises:
+            AddressError: nobody ever answered.
+        """
+        if not self.connected:
+            raise AddressError(self._nobody())
+
     def _connect(self, socket: zmq.Socket[bytes], address: str) -> None:
         socket.linger = 0
-        socket.heartbeat_ivl, socket.heartbeat_timeout = _PING_MS, _PING_TIMEOUT_MS
+        socket.tcp_keepalive = 1
+        socket.tcp_keepalive_idle = _KEEPALIVE_IDLE_SECONDS
+        socket.tcp_keepalive_intvl, socket.tcp_keepalive_cnt = _KEEPALIVE_SECONDS, _KEEPALIVE_COUNT
         socket.reconnect_ivl, socket.reconnect_ivl_max = _RECONNECT_MS, _MOST_RECONNECT_MS
         if self._keys is not None:
             own, server = self._keys
@@ -154,6 +203,10 @@ class _Connection(Generic[D]):
         except zmq.Again:
             pass
         else:
+            self._heard_at = time.monotonic()
+            if self._is_silent:
+                self._is_silent = False
+                log.warning("%s: the daemon answers", self._address)
             self._follower.hear(frames[-1])
             return True
         if self._asker is None:
@@ -226,8 +279,12 @@ class PickStream(_Connection[D]):
     numbers behind that come again, with other documents. What the ledger no longer has stands in `missing`, and is
     logged too.
 
+    While nobody answers it goes on waiting, and logs that once as a warning (logger ``frazil.client``), and once more
+    when the daemon is there.
+
     Raises:
-        AddressError: an address is malformed, or what answers there is no daemon that this version understands.
+        AddressError: an address is malformed, what answers there is no daemon that this version understands, or
+            iteration ended by `timeout_seconds` and nobody ever answered.
         SettingsError: a key cannot be used.
         OutputError: the cursor file cannot be used.
     """
@@ -261,17 +318,20 @@ class PickStream(_Connection[D]):
     def __next__(self) -> D:
         document = self.receive(self._timeout_seconds)
         if document is None:
+            self._check_answered()
             raise StopIteration
         return document
 
     def receive(self, timeout_seconds: float | None = None) -> D | None:
         """The next document; None when the time has passed without one."""
         self.acknowledge()
-        deadline = time.monotonic() + (float("inf") if timeout_seconds is None else timeout_seconds)
+        started = time.monotonic()
+        deadline = started + (float("inf") if timeout_seconds is None else timeout_seconds)
         while (document := self._receive_now()) is None:
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
+            self._look_for_silence(started)
             self._poller.poll(1000 * min(left, _POLL_SECONDS))
         return document
 
@@ -324,17 +384,20 @@ class AsyncPickStream(_Connection[D]):
     async def __anext__(self) -> D:
         document = await self.receive(self._timeout_seconds)
         if document is None:
+            self._check_answered()
             raise StopAsyncIteration
         return document
 
     async def receive(self, timeout_seconds: float | None = None) -> D | None:
         """The next document; None when the time has passed without one."""
         self.acknowledge()
-        deadline = time.monotonic() + (float("inf") if timeout_seconds is None else timeout_seconds)
+        started = time.monotonic()
+        deadline = started + (float("inf") if timeout_seconds is None else timeout_seconds)
         while (document := self._receive_now()) is None:
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
+            self._look_for_silence(started)
             await self._poller.poll(1000 * min(left, _POLL_SECONDS))
         return document
 

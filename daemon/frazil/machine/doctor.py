@@ -13,8 +13,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import onnxruntime as ort
-
 import frazil
 from frazil.addresses import replay_address
 from frazil.errors import FrazilError, ModelError, SettingsError
@@ -22,6 +20,7 @@ from frazil.machine.finding import Finding, Level
 from frazil.machine.places import examine_ledger, examine_output, examine_watched
 from frazil.models import prove_model
 from frazil.picking import load_model
+from frazil.picking.onnx_runtime import ort
 from frazil.picking.provider import available_cores, cuda_problem
 from frazil.service.ledger import LedgerReader
 from frazil.service.presence import Presence

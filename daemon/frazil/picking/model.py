@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
@@ -17,6 +16,7 @@ from frazil.picking.card import CARD_NAME, read_card
 from frazil.picking.contract import ModelContract
 from frazil.picking.device import Accelerator, PictureOnDevice, can_prepare, find_difference
 from frazil.picking.model_files import ModelIdentity, identify_content, inspect_content, locate_model, read_content
+from frazil.picking.onnx_runtime import ort
 from frazil.picking.precision import open_twin
 from frazil.picking.provider import Placement, available_cores, device_of
 from frazil.picking.tiling import Tiling

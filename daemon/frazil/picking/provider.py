@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import onnxruntime as ort
-
 from frazil.errors import ModelError
+from frazil.picking.onnx_runtime import ort
 from frazil.settings import Device
 
 __all__ = [

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
 from frazil.picking.card import Card
 from frazil.picking.contract import ModelContract
+from frazil.picking.onnx_runtime import ort
 from frazil.picking.provider import Placement, open_session, read_placement
 from frazil.settings import Device
 

@@ -137,6 +137,11 @@ class Metrics:
         self.refused = Counter(
             "frazil_stream_refused", "Connections to the pick stream that came to nothing.", registry=registry
         )
+        self.stream_restarts = Counter(
+            "frazil_stream_restarts",
+            "Times that the process of the pick stream's sockets ended and was started again.",
+            registry=registry,
+        )
         self.replay_requests = Counter(
             "frazil_replay_requests",
             "Requests for earlier documents, by outcome (answered, malformed, failed, undeliverable).",

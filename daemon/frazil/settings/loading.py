@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -127,10 +128,20 @@ class _Draft:
             self._add_fault(line, f"{', '.join(involved)}: {says}")
         else:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in involved or names)
-            self._faults.append((0, f"{flags}: {says}"))
+            self._faults.append((0, f"{flags}: {_as_flags(says)}"))
 
     def _add_fault(self, line: int, says: str) -> None:
         self._faults.append((line, f"{self._file}:{line}: {says}"))
+
+
+def _as_flags(says: str) -> str:
+    """A message that names settings as a file has them, for whoever gave flags: `name = true` becomes --name."""
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found[1].replace("_", "-"), found[2].strip('"')
+        return f"--{name}" if value == "true" else f"--{name} {value}"
+
+    return re.sub(r"`(\w+) = ([^`]+)`", flag, says)
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from frazil.picking.contract import ModelContract
@@ -19,6 +18,7 @@ from frazil.picking.device.graphs import (
     tiles_graph,
 )
 from frazil.picking.device.operators import blur_matrix, mirror, percentile_ranks, resampling_matrices
+from frazil.picking.onnx_runtime import ort
 from frazil.picking.provider import device_of, open_graph
 from frazil.picking.rescale import Rescaling
 from frazil.picking.standardise import BACKGROUND_DIAMETERS, SAMPLE_STRIDE

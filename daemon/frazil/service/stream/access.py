@@ -29,13 +29,17 @@ class Access:
         key: ``.key_secret`` file of the daemon.
         clients: directory with a ``.key`` file for each client.
 
+    Attributes:
+        key, clients: as given.
+
     Raises:
         SettingsError: there is no such key, or no such directory.
     """
 
     def __init__(self, key: Path, clients: Path) -> None:
         self._keys = read_key_pair(key)
-        self._clients = clients
+        self.key = key
+        self.clients = clients
         if not clients.is_dir():
             raise SettingsError(f"{clients}: expected a directory with the clients' {PUBLIC_ENDING} files, found none")
         self._authenticator: ThreadAuthenticator | None = None
@@ -65,9 +69,9 @@ class Access:
     def _listed(self) -> set[bytes]:
         keys: set[bytes] = set()
         try:
-            files = sorted(self._clients.glob(f"*{PUBLIC_ENDING}"))[:_MAX_CLIENTS]
+            files = sorted(self.clients.glob(f"*{PUBLIC_ENDING}"))[:_MAX_CLIENTS]
         except OSError as error:
-            log.warning("%s: the list of clients cannot be read: %s", self._clients, error)
+            log.warning("%s: the list of clients cannot be read: %s", self.clients, error)
             return keys
         for file in files:
             try:

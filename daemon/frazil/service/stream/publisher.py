@@ -1,113 +1,82 @@
-"""The publisher: documents and heartbeats to all who subscribed, from a thread of its own."""
+"""The publisher: documents and heartbeats to all who subscribed."""
 
 from __future__ import annotations
 
-import logging
-import threading
+import os
 import time
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from frazil.documents import HEARTBEAT_TOPIC, Heartbeat, add_generation, encode_document
-from frazil.service.metrics import Metrics
+from frazil.service.stream.messages import Documents
+from frazil.service.stream.reports import Reports
 
 __all__ = ["Publisher"]
 
-log = logging.getLogger(__name__)
-
 HIGH_WATER_MARK = 1000
 """Messages kept for one subscriber that is slow; what is beyond, it asks for when it has caught up."""
-_WAITING = 1000
-"""Messages between the pipeline and this thread, which is never blocked and so never far behind."""
+MAX_SUBSCRIPTION_BYTES = 4096
 _HEARTBEAT_SECONDS = 1.0
 _GREETING_SECONDS = 0.05
 """Between the heartbeats that greet new subscribers, however many come."""
 _READ_AT_ONCE = 100
-MAX_SUBSCRIPTION_BYTES = 4096
-_HANDSHAKE_MS = 5000
-_PING_MS = 10_000
-_PING_TIMEOUT_MS = 30_000
-_LINGER_MS = 1000
+_READ_BYTES = 1 << 16
 _HANDSHAKE_FAILED = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 
 
-def configure(socket: zmq.Socket[bytes], *, max_message_bytes: int) -> None:
-    """Bounds for either socket: what may come in, how long a peer may take, when a dead one is given up."""
-    socket.maxmsgsize = max_message_bytes
-    socket.linger = _LINGER_MS
-    socket.handshake_ivl = _HANDSHAKE_MS
-    socket.heartbeat_ivl = _PING_MS
-    socket.heartbeat_timeout = _PING_TIMEOUT_MS
-
-
 class Publisher:
-    """Sends through a bound XPUB socket, which it owns while its thread runs.
+    """Sends through a bound XPUB socket.
 
     A subscriber that cannot keep up loses messages of its own beyond the high-water mark and nobody else's; sending
     never waits.
 
     Args:
         socket: configured and bound.
-        metrics: counts.
+        reports: counts.
+        documents: file descriptor that they are read from.
         epoch, generation: identity of the ledger, and of this run of it.
         published: sequence number of the newest document that was published before.
         replay: where replays are asked for, for the heartbeats.
 
     Attributes:
         published: sequence number of the newest document handed to the socket.
-        thread: sends, once it is started.
+        published_at: when that was, of this run's documents, by the monotonic clock.
     """
 
     def __init__(
         self,
         socket: zmq.Socket[bytes],
-        metrics: Metrics,
+        reports: Reports,
         *,
+        documents: int,
         epoch: str,
         generation: str,
         published: int,
         replay: str,
     ) -> None:
         self.published = published
+        self.published_at = float("-inf")
         self._socket = socket
-        self._metrics = metrics
+        self._reports = reports
+        self._file = documents
+        self._documents = Documents()
         self._epoch = epoch
         self._generation = generation
         self._replay = replay
         self._connected: set[int] = set()
-        self._lock = threading.Lock()
-        self._outgoing: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR)
-        self._incoming: zmq.Socket[bytes] = socket.context.socket(zmq.PAIR)
-        self._outgoing.sndhwm = self._incoming.rcvhwm = _WAITING
-        self._outgoing.linger = 0
-        inproc = f"inproc://frazil-publisher-{id(self)}"
-        self._incoming.bind(inproc)
-        self._outgoing.connect(inproc)
         socket.setsockopt(zmq.XPUB_NODROP, 1)
         self._monitor = socket.get_monitor_socket(
             zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | _HANDSHAKE_FAILED  # connections by their descriptors
         )
-        self.thread = threading.Thread(target=self._run, name="frazil-publish", daemon=True)
 
-    def publish(self, seq: int, topic: bytes, body: bytes) -> None:
-        """Send a document to whoever subscribed to its topic. May be called from any thread, in order of `seq`."""
-        with self._lock:
-            self._outgoing.send_multipart([str(seq).encode(), topic, add_generation(body, self._generation)])
-
-    def close(self) -> None:
-        """Send what is waiting and end the thread; what was sent gets a second to leave."""
-        with self._lock:
-            self._outgoing.send(b"")
-        self.thread.join()
-        self._outgoing.close()
-
-    def _run(self) -> None:
+    def run(self) -> bool:
+        """Send what comes, until nothing more does; whether that was all, and not the end of the daemon."""
         poller = zmq.Poller()
-        for socket in (self._incoming, self._socket, self._monitor):
-            poller.register(socket, zmq.POLLIN)
+        for source in (self._file, self._socket, self._monitor):
+            poller.register(source, zmq.POLLIN)
         heartbeat_at = greeted_at = 0.0
         greet = False
         goes_on = True
@@ -119,29 +88,24 @@ class Publisher:
                 heartbeat_at, greeted_at, greet = now + _HEARTBEAT_SECONDS, now, False
                 continue
             ready = dict(poller.poll(int((due - now) * 1000) + 1))
-            if self._incoming in ready:
+            if self._file in ready:
                 goes_on = self._forward()
             if self._socket in ready:
                 greet = self._read_subscriptions() or greet
             if self._monitor in ready:
                 self._count_connections()
-        self._incoming.close()
         self._socket.disable_monitor()
         self._monitor.close()
-        self._socket.close()
+        return self._documents.ended
 
     def _forward(self) -> bool:
         """Send what waits; False at the end."""
-        for _ in range(_READ_AT_ONCE):
-            try:
-                seq, *frames = self._incoming.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            if not frames:
-                return False
-            self._send(frames)
-            self.published = int(seq)
-        return True
+        data = os.read(self._file, _READ_BYTES)
+        for seq, topic, body in self._documents.feed(data):
+            self._send([topic, add_generation(body, self._generation)])
+            self.published = max(seq, self.published)  # after a restart, some come again
+            self.published_at = time.monotonic()
+        return bool(data) and not self._documents.ended
 
     def _read_subscriptions(self) -> bool:
         """Read what subscribers want, which the socket heeds by itself; whether somebody new wants heartbeats."""
@@ -161,12 +125,12 @@ class Publisher:
             except zmq.Again:
                 break
             if event["event"] & _HANDSHAKE_FAILED:
-                self._metrics.refused.inc()
+                self._reports.count(refused=1)
             elif event["event"] == zmq.EVENT_ACCEPTED:
                 self._connected.add(event["value"])
             else:
                 self._connected.discard(event["value"])
-        self._metrics.subscribers.set(len(self._connected))
+        self._reports.set_subscribers(len(self._connected))
 
     def _heartbeat(self) -> bytes:
         return encode_document(
@@ -178,7 +142,7 @@ class Publisher:
             self._socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
             # Somebody has just reached the high-water mark: all others get it, that one only what comes after a rest.
-            self._metrics.overflows.inc()
+            self._reports.count(overflows=1)
             self._socket.setsockopt(zmq.XPUB_NODROP, 0)
             self._socket.send_multipart(frames, zmq.NOBLOCK)
             self._socket.setsockopt(zmq.XPUB_NODROP, 1)

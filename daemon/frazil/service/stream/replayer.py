@@ -1,20 +1,23 @@
-"""The replayer: "from sequence number N" out of the ledger, in pages, from a thread of its own."""
+"""The replayer: "from sequence number N" out of the ledger, in pages, and no more of them than picking can spare."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import threading
-from collections.abc import Callable
+import time
 from pathlib import Path
 
-import msgspec
 import zmq
 
-from frazil.documents import topic_of
-from frazil.errors import FrazilError, LedgerDamagedError
-from frazil.replay import MAX_PAGE_BYTES, ReplayError, ReplayPage, ReplayRequest, decode_request
+from frazil.errors import FrazilError, LedgerDamagedError, OutputError
+from frazil.replay import ReplayError, decode_request
 from frazil.service.ledger import LedgerReader
-from frazil.service.metrics import Metrics
+from frazil.service.stream.allowance import Allowance
+from frazil.service.stream.pages import Pages, encode_answer
+from frazil.service.stream.publisher import Publisher
+from frazil.service.stream.reports import Reports
 
 __all__ = ["Replayer"]
 
@@ -22,9 +25,13 @@ log = logging.getLogger(__name__)
 
 PAGES_WAITING = 2
 """Pages kept for one client that does not read; what is beyond is dropped, and asked for again."""
-_SCANNED_AT_ONCE = 1000
-"""Documents looked at for one page, wanted or not: what one request can cost."""
-_STOP_CHECK_MS = 200
+REQUESTS_WAITING = 20
+"""Requests kept of one client; what is beyond waits on its side. One of each client is answered in turn."""
+_BUSY_SECONDS = 30.0
+"""After a document was published, picking counts as busy for so long."""
+_STALLED_SECONDS = 0.5
+"""For so long nothing is read from the ledger for a client that takes no more answers."""
+_STALLED_CLIENTS = 1000
 
 
 class Replayer:
@@ -33,131 +40,96 @@ class Replayer:
     It reads through a connection of its own and so never holds up the pipeline. Documents that are committed but not
     yet published are not given out.
 
+    Clients take turns, request by request. While picking is busy, all of them together get a small share of one core.
+
     Args:
         socket: configured and bound.
-        metrics: counts.
+        reports: counts.
         ledger: its file.
         epoch, generation: identity of the ledger, and of this run of it.
-        published: tells the sequence number of the newest document that was published.
-        on_damage: is told when the ledger turns out to be damaged.
-
-    Attributes:
-        thread: answers, once it is started.
+        publisher: tells what was published.
     """
 
     def __init__(
         self,
         socket: zmq.Socket[bytes],
-        metrics: Metrics,
+        reports: Reports,
         *,
         ledger: Path,
         epoch: str,
         generation: str,
-        published: Callable[[], int],
-        on_damage: Callable[[LedgerDamagedError], None],
+        publisher: Publisher,
     ) -> None:
         self._socket = socket
-        self._metrics = metrics
+        self._reports = reports
         self._file = ledger
-        self._epoch = epoch
-        self._generation = generation
-        self._on_damage = on_damage
-        self._published = published
-        self._stop = threading.Event()
-        self.thread = threading.Thread(target=self._run, name="frazil-replay", daemon=True)
+        self._publisher = publisher
+        self._pages = Pages(reports, epoch=epoch, generation=generation, published=lambda: publisher.published)
+        self._stalled: dict[bytes, float] = {}
+        self._ending = threading.Event()
+        self._ended = threading.Event()
+        self._wake = os.eventfd(0)
 
-    def close(self) -> None:
-        """End the thread."""
-        self._stop.set()
-        self.thread.join()
+    def run(self) -> None:
+        """Answer, until told to stop."""
+        allowance = Allowance()
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._wake, zmq.POLLIN)
+        with contextlib.ExitStack() as opened:
+            ledger: LedgerReader | None = None
+            while True:
+                is_busy = time.monotonic() - self._publisher.published_at < _BUSY_SECONDS
+                if self._ending.wait(allowance.debt_seconds(is_busy=is_busy)):
+                    break
+                if self._socket in dict(poller.poll()):
+                    ledger = ledger or self._open(opened)
+                    self._reports.count_request(self._answer(ledger))
+        self._ended.set()
 
-    def _run(self) -> None:
+    def stop(self) -> None:
+        """Have it end, and wait until it has left the socket."""
+        self._ending.set()
+        os.eventfd_write(self._wake, 1)
+        self._ended.wait()
+
+    def _open(self, opened: contextlib.ExitStack) -> LedgerReader | None:
         try:
-            with LedgerReader(self._file) as ledger:
-                while not self._stop.is_set():
-                    if self._socket.poll(_STOP_CHECK_MS):
-                        self._metrics.replay_requests.labels(outcome=self._answer(ledger)).inc()
-        except LedgerDamagedError as error:
-            self._on_damage(error)
-        self._socket.close()
+            return opened.enter_context(LedgerReader(self._file))
+        except OutputError as error:
+            self._note(error)
+            return None
 
-    def _answer(self, ledger: LedgerReader) -> str:
+    def _note(self, error: FrazilError) -> None:
+        log.warning("cannot answer a replay request: %s", error)
+        if isinstance(error, LedgerDamagedError):
+            self._reports.note_ledger_damage(str(error))
+
+    def _answer(self, ledger: LedgerReader | None) -> str:
         """Answer one request; what became of it."""
         *envelope, body = self._socket.recv_multipart()
         if envelope[1:] not in ([], [b""]):  # what DEALER and REQ sockets put before a request
             return "malformed"
+        now = time.monotonic()
+        if self._stalled.get(envelope[0], 0.0) > now:
+            return "undeliverable"
         try:
             request = decode_request(body)
         except (ValueError, RecursionError) as error:
-            outcome, answer = "malformed", [_encode(ReplayError(error=f"expected a replay request: {error}"))]
+            outcome, answer = "malformed", [encode_answer(ReplayError(error=f"expected a replay request: {error}"))]
         else:
-            try:
-                outcome, answer = "answered", self._page(ledger, request)
-            except FrazilError as error:
-                log.warning("cannot answer a replay request: %s", error)
-                if isinstance(error, LedgerDamagedError):
-                    self._on_damage(error)
-                outcome, answer = "failed", [_encode(ReplayError(error="the ledger cannot be read at present"))]
+            outcome, answer = "failed", [encode_answer(ReplayError(error="the ledger cannot be read at present"))]
+            if ledger is not None:
+                try:
+                    outcome, answer = "answered", self._pages.page(ledger, request)
+                except FrazilError as error:
+                    self._note(error)
         try:
             self._socket.send_multipart([*envelope, *answer], zmq.NOBLOCK)
         except zmq.ZMQError:  # it reads nothing, or has gone
+            if len(self._stalled) >= _STALLED_CLIENTS:
+                self._stalled.clear()
+            self._stalled[envelope[0]] = now + _STALLED_SECONDS
             return "undeliverable"
-        self._metrics.replayed.inc(len(answer) - 1)
+        self._reports.count(replayed=len(answer) - 1)
         return outcome
-
-    def _page(self, ledger: LedgerReader, request: ReplayRequest) -> list[bytes]:
-        published = self._published()
-        end = max(request.first, min(request.until, published + 1))
-        common = self._common(ledger, request)
-        if common is not None and common < request.first - 1:
-            end = request.first  # what it read is not what is here: it is to ask again from behind what is common
-        topics = tuple(topic.encode() for topic in request.topics)
-        wanted: list[bytes] = []
-        missing: list[tuple[int, int]] = []
-        size = 0
-        position, following = end, request.first
-        documents = ledger.documents(after=request.first - 1, limit=_SCANNED_AT_ONCE) if end > request.first else ()
-        for scanned, stored in enumerate(documents, start=1):
-            seq = stored.seq
-            if seq >= end:
-                break
-            document = stored.decode()
-            readable = seq if document is not None else seq + 1
-            if readable > max(following, 1):
-                missing.append((max(following, 1), readable - 1))
-            following = seq + 1
-            if document is None:
-                self._metrics.note_damaged(seq, stored.path)
-            elif topic_of(document).startswith(topics):
-                wanted.append(stored.body)
-                size += len(stored.body)
-            if len(wanted) == request.limit or size >= MAX_PAGE_BYTES or scanned == _SCANNED_AT_ONCE:
-                position = following
-                break
-        if position > max(following, 1):
-            missing.append((max(following, 1), position - 1))
-        page = ReplayPage(
-            epoch=self._epoch,
-            first=request.first,
-            next=position,
-            head=published,
-            oldest=ledger.oldest(),
-            documents=len(wanted),
-            generation=self._generation,
-            common=common,
-            missing=tuple(missing),
-        )
-        return [_encode(page), *wanted]
-
-    def _common(self, ledger: LedgerReader, request: ReplayRequest) -> int | None:
-        """Up to where what the client read is what the ledger has; None where it does not ask."""
-        read = request.first - 1
-        if request.generation is None:
-            return None
-        if request.generation == "":  # all that can be told is whether it read more than there is
-            return read if read <= ledger.ever_given_out() else 0
-        return ledger.common(request.generation, read) or 0
-
-
-def _encode(answer: ReplayPage | ReplayError) -> bytes:
-    return msgspec.json.encode(answer)
