@@ -74,7 +74,9 @@ GROUPS = {
         ("client/follower.py", "service/stream/replayer.py"),
         ("daemon/test_follower.py", "daemon/test_history.py", "daemon/test_stream.py"),
     ),
-    "swap": Group(("service/swap/*.py",), ("daemon/test_swap.py", "daemon/test_announcer.py")),
+    "swap": Group(
+        ("service/swap/*.py",), ("daemon/test_swap.py", "daemon/test_announcer.py", "daemon/test_swapper.py")
+    ),
 }
 
 

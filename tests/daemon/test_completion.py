@@ -43,6 +43,7 @@ def test_a_single_block_that_nobody_has_written_is_seen_wherever_it_is(holed: Pa
     with pytest.raises(IncompleteMicrograph, match=f"found a hole at byte {block * BLOCK_BYTES} that") as found:
         check_written(holed)
     assert found.value.reason == "truncated"
+    assert str(holed) in str(found.value)
 
 
 def test_a_hole_that_does_not_end_with_a_block_is_seen(holed: Path) -> None:
@@ -107,6 +108,7 @@ def test_a_file_shorter_than_a_sample_is_sampled_whole(tmp_path: Path) -> None:
     for content in (b"", b"\x01", b"\x01\x01", b"\x01\x02", b"\x01" * (BLOCK_BYTES - 1)):
         path.write_bytes(content)
         prints.add(sample(path).fingerprint)
+        assert not content or not sample(path).has_empty_blocks
     assert len(prints) == 5
 
 

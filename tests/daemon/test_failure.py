@@ -52,15 +52,14 @@ def test_what_another_moment_may_change_is_transient(error: Exception, reason: s
         (MemoryError(), "picking ran out of memory"),
         (
             RuntimeError("\nCUDA failure 2: out of memory\nat line 7"),
-            "picking ran out of memory: CUDA failure 2: out of ",
+            "picking ran out of memory: CUDA failure 2: out of memory",
         ),
         (ValueError("nobody foresaw this"), "picking failed: nobody foresaw this"),
     ],
 )
 def test_a_failure_names_the_file_and_what_happened_in_one_line(error: Exception, says: str) -> None:
     said = str(failure_of(PATH, "picking", error))
-    assert said.startswith(f"{PATH}: {says}")
-    assert said.count(says.split(":")[0]) == 1
+    assert said == f"{PATH}: {says}"
     assert "\n" not in said
 
 
