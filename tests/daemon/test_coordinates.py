@@ -445,7 +445,15 @@ def test_origins_in_pixels_are_those_of_the_extracted_images(
     assert rows_of(read_coordinates(path, pixel_size_angstrom=2.5)) == [(12, 7, 1)]
 
 
-@pytest.mark.parametrize("more", ["", "Magnification 0 DetectorPixelSize 5"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "Magnification 0 DetectorPixelSize 5",
+        "Magnification 0 DetectorPixelSize 0",
+        "Magnification 10000 DetectorPixelSize 0",
+    ],
+)
 def test_origins_in_pixels_of_unknown_size_are_refused(tmp_path: Path, more: str) -> None:
     names, values = more.split()[::2], more.split()[1::2]
     columns = " ".join(["CoordinateX CoordinateY OriginX", *names])
@@ -527,10 +535,83 @@ def test_columns_that_move_nothing_are_passed_over(tmp_path: Path) -> None:
     assert rows_of(read_coordinates(path, pixel_size_angstrom=2.5)) == [(2, 1, 1)]
 
 
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        ("CoordinateY CoordinateX", "1 bad"),
+        ("CoordinateX CoordinateY", "1 bad"),
+        ("CoordinateX CoordinateY CoordinateZ", "1 2 bad"),
+        ("CoordinateX CoordinateY AutopickFigureOfMerit", "1 2 bad"),
+        ("CoordinateX CoordinateY OriginXAngst", "1 2 bad"),
+        ("CoordinateX CoordinateY OriginY", "1 2 bad"),
+        ("CoordinateX CoordinateY OriginX ImagePixelSize", "1 2 3 bad"),
+        ("CoordinateX CoordinateY OriginX Magnification DetectorPixelSize", "1 2 3 4 bad"),
+        ("CoordinateX CoordinateY OriginX DetectorPixelSize Magnification", "1 2 3 4 bad"),
+        ("CoordinateX CoordinateY MicrographPixelSize", "1 2 bad"),
+    ],
+)
+def test_a_value_that_is_no_number_is_refused_by_file_column_and_row(tmp_path: Path, columns: str, row: str) -> None:
+    path = star_of(tmp_path / "a.star", columns, row)
+    with pytest.raises(FrazilError) as refused:
+        read_star(path)
+    name = f"rln{columns.split()[-1]}"
+    assert str(refused.value) == f"{path}: expected numbers as coordinates, found {name} 'bad' in row 1"
+
+
+def test_origins_may_be_in_pixels_below_one_angstrom(tmp_path: Path) -> None:
+    columns = "CoordinateX CoordinateY OriginX DetectorPixelSize Magnification"
+    path = star_of(tmp_path / "a.star", columns, "9 8 5 5 100000")
+    assert rows_of(read_coordinates(path, pixel_size_angstrom=2.5)) == [(8, 8, 1)]
+
+
+def test_optics_may_stand_after_the_particles_and_lack_a_group(tmp_path: Path) -> None:
+    path = star_of(
+        tmp_path / "a.star",
+        "CoordinateX CoordinateY MicrographName OpticsGroup",
+        *("9 8 b.mrc 3", "7 6 a.mrc 2"),
+        optics="\ndata_general\n_rlnVersion 3\n",
+    )
+    with path.open("a") as file:
+        file.write(OPTICS.format(column="MicrographPixelSize", first=1, second=5))
+    for pixel_size in (None, 2.5):  # which of its group nobody says
+        assert rows_of(read_coordinates(path, stem="b", pixel_size_angstrom=pixel_size)) == [(8, 9, 1)]
+    assert rows_of(read_coordinates(path, stem="a", pixel_size_angstrom=5)) == [(6, 7, 1)]
+    with pytest.raises(FrazilError, match=r"found rlnMicrographPixelSize 5 Å"):
+        read_coordinates(path, stem="a", pixel_size_angstrom=2.5)
+
+
+def test_what_is_refused_is_said_with_what_to_do(tmp_path: Path) -> None:
+    path = star_of(tmp_path / "a.star", "CoordinateX CoordinateY MicrographPixelSize", "1 2 5", "3 4 10")
+    with pytest.raises(FrazilError) as refused:
+        read_coordinates(path, pixel_size_angstrom=2.5)
+    assert str(refused.value) == (
+        f"{path}: expected coordinates in pixels of 2.5 Å, as the micrograph's, found rlnMicrographPixelSize 5 Å and "
+        "10 Å: were they picked on binned micrographs? scale them, or correct the pixel size"
+    )
+    star_of(path, "CoordinateX CoordinateY ShiftX", "1 2 3")
+    with pytest.raises(FrazilError) as refused:
+        read_coordinates(path)
+    assert str(refused.value) == (
+        f"{path}: expected no other columns that say where particles lie, found rlnShiftX: move the coordinates by "
+        "them if they should be, and take them out"
+    )
+    with pytest.raises(ValueError, match=r"RELION changes control characters and two blanks in a row$"):
+        spell("a  b.mrc")
+
+
+def test_a_table_with_one_of_the_two_coordinates_is_none_of_coordinates(tmp_path: Path) -> None:
+    path = tmp_path / "a.star"
+    path.write_text("data_a\nloop_\n_rlnCoordinateX\n7\n\ndata_b\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n1 2\n")
+    assert rows_of(read_star(path)) == [(2, 1, 1)]
+
+
 def test_several_tables_with_coordinates_are_refused_by_name(tmp_path: Path) -> None:
     table = "\ndata_{}\n\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n1 2\n\n"
     (tmp_path / "a.star").write_text(table.format("one") + table.format("two"))
     with pytest.raises(FrazilError, match=r"found 2 \(data_one and data_two\): keep one"):
+        read_star(tmp_path / "a.star")
+    (tmp_path / "a.star").write_text("".join(map(table.format, "abcd")))
+    with pytest.raises(FrazilError, match=r"found 4 \(data_a and data_b and data_c\): keep one"):
         read_star(tmp_path / "a.star")
 
 
