@@ -55,6 +55,7 @@ def test_the_name_of_the_micrograph_stands_in_each_row_where_it_is_given(tmp_pat
     assert named_micrographs(tmp_path / "a.star") == {"data_a b"}
     write_star(tmp_path / "b.star", picks((10.25, 300.5, 0.875)), micrograph="a\nb.mrc")
     assert len(read_star(tmp_path / "b.star")) == 1
+    assert named_micrographs(tmp_path / "b.star") == frozenset()
 
 
 def test_a_star_without_figure_of_merit_scores_1(real_micrographs: Path) -> None:
@@ -368,6 +369,45 @@ def test_blocks_follow_each_other_as_other_programs_write_them(tmp_path: Path) -
     tables = {table.block: table.columns for table in read_tables(path)}
     assert tables["general"] == {"rlnVersion": ["3"], "rlnName": ["a b"]}
     assert tables["last"] == {"rlnFile": ["data_7.mrc", "data_8.mrc", "_x.mrc"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "tables"),
+    [
+        ("data_\nloop_\n_a\n_b\n1 2\n_c 3\n", [{"a": ["1", "_c"], "b": ["2", "3"]}]),
+        ("data_\nloop_\n_a\n_b\n1 2\n# none\n_c 3\n", [{"a": ["1", "_c"], "b": ["2", "3"]}]),
+        ("data_\nloop_\n_a\n_b\n1 2\n \t\r\n_c 3\n", [{"a": ["1"], "b": ["2"]}, {"c": ["3"]}]),
+        ("data_\nloop_\n_a\n_b\n1 2\n\n# none\n_c 3\n", [{"a": ["1"], "b": ["2"]}, {"c": ["3"]}]),
+        ("data_\n loop_\n\t_a\n _b\n 1 2\n", [{"a": ["1"], "b": ["2"]}]),
+        ("data_\nloop_\n_a\nX_b\n\u00a0_c\n", [{"a": ["X_b", "\u00a0_c"]}]),
+        ("data_\nloop_\n_a\n_b\n_c\n_x 1\n2\n", [{"a": ["_x"], "b": ["1"], "c": ["2"]}]),
+    ],
+)
+def test_a_line_below_the_labels_is_a_row_until_an_empty_one(
+    tmp_path: Path, text: str, tables: list[dict[str, list[str]]]
+) -> None:
+    path = tmp_path / "a.star"
+    path.write_text(text, newline="")
+    found = read_tables(path)
+    assert [table.columns for table in found] == tables
+    assert {table.block for table in found} == {""}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("loop_\n_a\n1\n", "line 1: expected data_ and a name, found 'loop_'"),
+        ("data_\n1 2\n", "line 2: expected a table (loop_), found '1 2'"),
+        ("data_\n_a 1\n5  6\n", "line 3: expected a table (loop_), found '5 6'"),
+        (f"data_\n{'1' * 80}\n", f"line 2: expected a table (loop_), found '{'1' * 60}'"),
+    ],
+)
+def test_a_line_that_is_no_part_of_a_table_is_named(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "a.star"
+    path.write_text(text)
+    with pytest.raises(FrazilError) as refused:
+        read_tables(path)
+    assert str(refused.value) == f"{path}: cannot be read as a STAR file ({says})"
 
 
 @pytest.mark.parametrize(
