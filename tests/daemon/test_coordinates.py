@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from frazil.errors import FrazilError
 from frazil.picking import Picks, named_micrographs, read_coordinates, read_star, write_star
-from frazil.picking.coordinates import coordinate_list, particles_star
+from frazil.picking.coordinates import coordinate_list, particles_star, write_text
 from frazil.picking.coordinates.star import read_star_table
 from frazil.picking.coordinates.syntax import read_tables, spell, spell_without_quotes, split_row
 from frazil.picking.coordinates.table import stem_of
@@ -304,6 +304,7 @@ PARTICLES = (
             "STOP_",
             "global_",
             "m\u00a01.mrc",
+            "m\x1f1.mrc",
             "m\u20281.mrc",
         ),
         *(
@@ -742,6 +743,38 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path, content: str, moment:
     path.write_text(content)
     os.utime(path, ns=(moment, moment))
     assert rows_of(read_coordinates(path))[0] == (4, 3, 1)
+
+
+# --- files that appear whole or not at all ------------------------------------------------------------------------
+
+
+def test_files_of_one_folder_are_written_aside_under_short_names_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside: set[str] = set()
+    fsync = os.fsync
+
+    def look_and_fsync(descriptor: int) -> None:
+        aside.update(path.name for path in tmp_path.glob(".*"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", look_and_fsync)
+    names = ["a.star", "b.star", "c.star", f"{'d' * 250}.star"]
+    for name in names:
+        write_text(tmp_path / name, name)
+    assert len(aside) == len(names)
+    assert max(map(len, aside)) <= len("a.star") + 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_what_cannot_be_written_is_the_systems_own_error_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(NotADirectoryError):
+        write_text(tmp_path / "file" / "a.star", "")
+    with pytest.raises(IsADirectoryError):
+        write_text(tmp_path / "folder", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 # --- tables that grow ----------------------------------------------------------------------------------------------
