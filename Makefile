@@ -21,7 +21,7 @@ help:
 	@echo "make bench   how fast it is, beside the floor and other pickers, into docs/reference (20 minutes)"
 	@echo "make fuzz    ten thousand broken and hostile micrographs"
 	@echo "make mutants faults planted one by one: which do the tests not see? (two hours)"
-	@echo "make machine the service on a Debian that boots, in an emulator; needs root (half an hour)"
+	@echo "make machine the service on a Debian that boots, in an emulator; needs root and Linux (quarter of an hour)"
 	@echo "make models  train the models again (needs the labelled micrographs in $(SHARED)); once stopped, it goes on"
 	@echo "make unseen  after make models: how well is picked what was never trained on"
 	@echo "make robustness  the long proofs that nothing is lost, into docs/reference/robustness"

@@ -277,3 +277,14 @@ def test_a_path_may_lie_in_the_folder_of_credentials(tmp_path: Path, monkeypatch
         load_settings(dict(NEEDED), file)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
     assert load_settings(dict(NEEDED), file).curve_key == credentials / "curve_key"
+
+
+def test_a_path_that_cannot_be_looked_at_is_a_fault_with_its_reason(tmp_path: Path) -> None:
+    """As a link into a home that systemd hides; a link to itself is as bad for root, too."""
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("comes-later")
+    file = write(tmp_path, 'watch = "loop"\nout = "o"\ndiameter = 50\n')
+    with pytest.raises(SettingsError, match=r":1: watch: expected a directory that can be reached, found .*: Too many"):
+        load_settings({}, file)
+    file = write(tmp_path, 'watch = "dangling"\nout = "o"\ndiameter = 50\n')
+    assert load_settings({}, file).watch == tmp_path / "dangling"

@@ -1,47 +1,55 @@
-"""What goes onto the machine's disk: this frazil and the one before it, installed as the how-to says, and data."""
+"""What the machine is made of and is given: this frazil, the one before it, and micrographs."""
 
 from __future__ import annotations
 
-import gzip
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 from io import BytesIO
 from pathlib import Path
 
+import mrcfile
+import numpy as np
 from machine import Image, run
+from onnx import helper
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "tests"))
+
+from conftest import blob_contract, blob_onnx, with_extra, write_version  # noqa: E402
+
 BEFORE = "65ac999"
 """The commit of the version before, from which an upgrade is tried."""
+VENVS = ("/opt/frazil-before", "/opt/frazil-now")
+_CROP = (192, 256)
 
 
-def prepare(image: Image) -> None:
-    """Make the disks of a machine with both versions installed, nothing of them running."""
-    image.make_base()
-    wheels = image.folder / "wheels"
-    wheels.mkdir(exist_ok=True)
-    now = build_wheel(REPOSITORY, image.folder / "now")
-    before = build_wheel(check_out(BEFORE, image.folder / "source-before"), image.folder / "before")
-    for wheel in (now, before):  # what a fresh machine would fetch
-        run(
-            *(sys.executable, "-m", "pip", "download", "--quiet", "--dest", wheels, "--find-links", wheels),
-            *("--constraint", REPOSITORY / "constraints.txt", wheel),
-        )
-    install(image, now, "/opt/frazil-now")
-    install(image, before, "/opt/frazil-before")
-    (image.root / "opt/frazil").symlink_to("frazil-now")
-    put_data(image.root)
-    image.make_disks()
+def find_image(folder: Path) -> Image:
+    """The image for what this frazil depends on."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+    return Image(folder, project["dependencies"], REPOSITORY / "constraints.txt", VENVS)
 
 
-def build_wheel(source: Path, folder: Path) -> Path:
+def make_payload(folder: Path) -> Path:
+    """A folder with both wheels and a micrograph."""
+    payload = folder / "payload"
+    shutil.rmtree(payload, ignore_errors=True)
+    build_wheel(REPOSITORY, payload / "now")
+    kept = folder / f"wheel-{BEFORE}"
+    if not kept.exists():
+        build_wheel(check_out(BEFORE, folder / "source"), kept)
+        shutil.rmtree(folder / "source")
+    shutil.copytree(kept, payload / "before")
+    put_micrograph(payload / "micrograph.mrc")
+    put_models(payload / "models" / "discs")
+    return payload
+
+
+def build_wheel(source: Path, folder: Path) -> None:
     """Build the wheel of a checkout."""
-    shutil.rmtree(folder, ignore_errors=True)
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, source)
-    (wheel,) = folder.glob("frazil-*.whl")
-    return wheel
 
 
 def check_out(commit: str, folder: Path) -> Path:
@@ -53,23 +61,20 @@ def check_out(commit: str, folder: Path) -> Path:
     return folder
 
 
-def install(image: Image, wheel: Path, venv: str) -> None:
-    """Install a wheel into a virtual environment of the machine's own Python, from wheels that lie there."""
-    shutil.rmtree(image.root / "wheels", ignore_errors=True)
-    shutil.copytree(
-        image.folder / "wheels",
-        image.root / "wheels",
-        ignore=lambda _, names: [n for n in names if n.startswith("frazil-")],
-    )
-    shutil.copy(wheel, image.root / "wheels")
-    image.chroot("python3", "-m", "venv", venv)
-    image.chroot(f"{venv}/bin/pip", "install", "--quiet", "--no-index", "--find-links", "/wheels", "frazil")
-    shutil.rmtree(image.root / "wheels")
-
-
-def put_data(root: Path) -> None:
-    """The micrograph that travels with frazil, to be copied to where micrographs appear."""
-    folder = root / "srv/micrographs"
-    folder.mkdir(parents=True)
+def put_micrograph(place: Path) -> None:
+    """A part of the micrograph that travels with frazil, so that an emulated processor picks it in seconds."""
     known = REPOSITORY / "daemon/frazil/machine/known/micrograph.mrc.gz"
-    (folder / "known.mrc").write_bytes(gzip.decompress(known.read_bytes()))
+    with mrcfile.open(known) as whole, mrcfile.new(place) as part:
+        part.set_data(whole.data[: _CROP[0], : _CROP[1]])
+        part.voxel_size = whole.voxel_size
+
+
+def put_models(folder: Path) -> None:
+    """A model that an emulated processor runs in no time, a second version, and one that needs too much memory."""
+    write_version(folder, 1, blob_onnx(blob_contract(), bias=-1.0))
+    write_version(folder, 2, blob_onnx(blob_contract(), bias=-1.5))
+    (folder / "CURRENT").write_text("1\n")
+    zeros = helper.make_node("ConstantOfShape", ["gigabyte"], ["zeros"])
+    largest = helper.make_node("ReduceMax", ["zeros"], ["extra"], keepdims=0)
+    hungry = with_extra([zeros, largest], {"gigabyte": np.array([256, 2**20])}, blob_onnx(blob_contract(), bias=-1.0))
+    write_version(folder, 3, hungry)

@@ -6,6 +6,8 @@ import contextlib
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -196,3 +198,34 @@ def test_what_waits_for_a_blocked_disk_does_not_hang(
     (out / "filler").unlink()
     manager.wait("STATUS", r"; 20 picked, 0 failed; ")
     assert daemon.stop() == 0
+
+
+def test_an_output_directory_that_is_mounted_later_is_waited_for(tmp_path: Path, blob_model: Path) -> None:
+    """As in systemd's sandbox, where all is read only that is not mounted yet."""
+    (tmp_path / "watched").mkdir()
+    (mounted := tmp_path / "mounted").mkdir()
+    daemon = [Path(sys.executable).with_name("frazil"), "serve", "--watch", tmp_path / "watched", "--diameter", "48"]
+    daemon += ["--out", mounted / "out", "--ledger", tmp_path / "ledger.sqlite", "--model", blob_model]
+    daemon += ["--device", "cpu", "--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0"]
+    with subprocess.Popen(
+        ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o ro none "$0" && exec "$@"', mounted, *daemon],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        lines = []
+        try:
+            for line in process.stderr:
+                lines.append(line)
+                if "is not there: is its file system mounted?" in line:
+                    inside = ["nsenter", f"--target={process.pid}", "--user", "--mount", "--preserve-credentials"]
+                    subprocess.run([*inside, "mount", "-o", "remount,rw", mounted], check=True, timeout=30)
+                if "ready after" in line:
+                    break
+        finally:
+            process.terminate()
+    said = "".join(lines)
+    assert f"{mounted}/out is not there: is its file system mounted?" in said
+    assert f"{mounted}/out is there now" in said
+    assert "ready after" in lines[-1], said
+    assert process.returncode == 0

@@ -97,14 +97,14 @@ def plan_installation(
     user = user or _usual_user(settings.watch)
     _check_user(user)
     units = root / "etc/systemd/system"
-    files[units / _UNIT] = _unit(user, executable)
-    files[units / f"frazil@{instance}.service.d" / "machine.conf"] = _drop_in(instance, settings, executable)
+    files[units / _UNIT] = _unit(executable)
+    files[units / f"frazil@{instance}.service.d" / "machine.conf"] = _drop_in(instance, settings, user, executable)
     return Installation(
         files=files,
         kept=None if installed in files else installed,
         out=settings.out.absolute(),
         user=user,
-        notes=(f"user {user}", f"program {executable}", _describe_gpus()),
+        notes=(f"user {user}", f"program {executable}", _describe_gpus(), *_describe_watch(settings.watch)),
     )
 
 
@@ -124,16 +124,12 @@ def _settings_text(settings: ServeSettings) -> str:
     )
 
 
-def _unit(user: str, executable: Path) -> str:
-    text = _template().read_text("utf-8")
-    for before, after in (
-        ("ExecStart=/opt/frazil/bin/frazil ", f"ExecStart={_quoted(executable).replace('$', '$$')} "),
-        ("User=frazil\n", f"User={user}\n"),
-    ):
-        if text.count(before) != 1:
-            raise FrazilError(f"{_template()}: expected one line {before.strip()!r}, found {text.count(before)}")
-        text = text.replace(before, after)
-    return text
+def _unit(executable: Path) -> str:
+    """The template, for the program of this machine."""
+    text, line = _template().read_text("utf-8"), "ExecStart=/opt/frazil/bin/frazil "
+    if text.count(line) != 1:
+        raise FrazilError(f"{_template()}: expected one line {line.strip()!r}, found {text.count(line)}")
+    return text.replace(line, f"ExecStart={_quoted(executable).replace('$', '$$')} ")
 
 
 def _template() -> Path:
@@ -143,7 +139,7 @@ def _template() -> Path:
     return in_wheel if in_wheel.is_file() else package.parents[1] / "deploy" / "systemd" / _UNIT
 
 
-def _drop_in(instance: str, settings: ServeSettings, executable: Path) -> str:
+def _drop_in(instance: str, settings: ServeSettings, user: str, executable: Path) -> str:
     """What one microscope's settings need of systemd."""
     watch, out = settings.watch.absolute(), settings.out.absolute()
     ledger, model = settings.ledger_file.absolute(), settings.model.absolute()
@@ -153,15 +149,20 @@ def _drop_in(instance: str, settings: ServeSettings, executable: Path) -> str:
     readable = [watch, model, executable.parent, Path(sys.base_prefix), *keys]
     # What a path leads to by links must be reached as well.
     reached = [*readable, *writable, *(path.resolve() for path in (*readable, *writable))]
+    mounts = " ".join(_mount_units(watch, watch.resolve(), out, out.resolve()))
     lines = [
         "# Written by frazil install-service from the settings; run it again once paths in them change.",
         "[Unit]",
-        *(f"RequiresMountsFor={_quoted(path)}" for path in dict.fromkeys([out, model, ledger.parent])),
+        "# Micrographs and results may be mounted later: the service starts without, and waits for them.",
+        f"Wants={mounts}",
+        f"After={mounts}",
+        "# Without its ledger or its model it cannot start.",
+        *(f"RequiresMountsFor={_quoted(path)}" for path in dict.fromkeys([ledger.parent, model])),
         "",
         "[Service]",
-        "# May be mounted later: the service waits for it.",
+        f"User={user}",
         f"ReadOnlyPaths=-{_quoted(watch)}",
-        *(f"ReadWritePaths={_quoted(path)}" for path in writable),
+        *(f"ReadWritePaths=-{_quoted(path)}" for path in writable),
     ]
     if any(path.is_relative_to(hidden) for path in reached for hidden in _TEMPORARY):
         lines += ["# Some of these lie in a place for temporary files: the service shares it.", "PrivateTmp=no"]
@@ -175,6 +176,23 @@ def _drop_in(instance: str, settings: ServeSettings, executable: Path) -> str:
             f"ExecStartPre=-+{modprobe} -c 0 -u",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _mount_units(*paths: Path) -> list[str]:
+    """Names of the units that mount the file systems on which these paths lie, wherever they are mounted."""
+    places = dict.fromkeys(place for path in paths for place in (path, *path.parents) if place != Path("/"))
+    return [f"{_escaped(place)}.mount" for place in places]
+
+
+def _escaped(path: Path) -> str:
+    """A path as part of a unit's name, as ``systemd-escape --path`` writes it."""
+
+    def escape(i: int, byte: int) -> str:
+        letter = chr(byte)
+        plain = byte < 128 and (letter.isalnum() or letter in ":_" or (letter == "." and i > 0))
+        return "-" if letter == "/" else letter if plain else f"\\x{byte:02x}"
+
+    return "".join(escape(i, byte) for i, byte in enumerate(os.fsencode(path).strip(b"/")))
 
 
 def _quoted(path: Path) -> str:
@@ -202,6 +220,12 @@ def _check_user(user: str) -> None:
         raise FrazilError(f"{user}: expected a user of this machine, found none; give --user") from None
     if found.pw_uid == 0 or user == "nobody":  # of the latter systemd says that it is not safe
         raise FrazilError(f"{user}: expected a user with rights to the data and to nothing else; give --user")
+
+
+def _describe_watch(watch: Path) -> list[str]:
+    if not watch.is_dir():
+        return [f"{watch} is not there now: the service waits for it; is the name right?"]
+    return [f"{watch} is a link to {watch.resolve()}"] if watch.absolute() != watch.resolve() else []
 
 
 def _gpus() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -63,6 +64,8 @@ log = logging.getLogger(__name__)
 _STOP_SECONDS = 4.5
 """All of a stop; a service manager that waits 5 s has no need to kill."""
 _CHECK_SECONDS = 0.5
+_OUTPUT_SECONDS = 60.0
+"""For how long the service manager need not hear again while the output directory is waited for."""
 _LEDGER_LOOK_SECONDS = 1.0
 _LEDGER_SECONDS = 600.0
 """Longest time for the ledger to open: one of an earlier version is rewritten."""
@@ -124,11 +127,16 @@ class Daemon:
             self._stop_signal = signal.Signals(number).name
             self._stop.set()
 
+        def request_reload(_number: int, _frame: FrameType | None) -> None:
+            # At once: systemctl reload waits for the end of a reload that it was told of in time.
+            self._notifier.reloading()
+            self._reload.set()
+
         handlers = {
             signal.SIGTERM: request_stop,
             signal.SIGINT: request_stop,
             # From a terminal it means that the terminal is gone.
-            signal.SIGHUP: request_stop if os.isatty(0) else lambda *_: self._reload.set(),
+            signal.SIGHUP: request_stop if os.isatty(0) else request_reload,
         }
         for number, handler in handlers.items():
             self._parts.callback(signal.signal, number, signal.signal(number, handler))
@@ -155,7 +163,7 @@ class Daemon:
             contrast=settings.contrast,
         )
         outputs = OutputFolder(out)
-        outputs.prepare()
+        self._prepare(outputs)
 
         metrics = Metrics(prometheus_client.CollectorRegistry())
         prometheus_client.ProcessCollector(registry=metrics.registry)
@@ -297,6 +305,32 @@ class Daemon:
         )
         self._metrics = metrics
         self._supervision.ready(self._describe)
+
+    def _prepare(self, outputs: OutputFolder) -> None:
+        """Make sure that the output directory can be written; where it may be mounted later, wait for it.
+
+        In systemd's sandbox every file system is read only, but for what `ReadWritePaths=` names. So it does not make
+        a directory where none is mounted yet, and cannot tell that from one that was left out of `ReadWritePaths=`.
+        """
+        waits = False
+        while not self._stop.is_set():
+            try:
+                outputs.prepare()
+            except OutputError as error:
+                cause = error.__cause__
+                if not isinstance(cause, OSError) or cause.errno != errno.EROFS or outputs.path.exists():
+                    raise
+                fault = f"{outputs.path} is not there: is its file system mounted? Is it new: run install-service again"
+                if not waits:
+                    log.warning("%s", fault, extra=event("output_blocked", file=str(outputs.path), reason="not there"))
+                waits = True
+                self._notifier.starting(f"waiting: {fault}", within_seconds=_OUTPUT_SECONDS)
+                self._stop.wait(_CHECK_SECONDS)
+            else:
+                if waits:
+                    log.info("%s is there now", outputs.path, extra=event("output_free", file=str(outputs.path)))
+                return
+        raise SystemExit(0)
 
     def _open_page(self, metrics: Metrics, ledger_file: Path) -> PageServer:
         settings = self._settings
@@ -489,7 +523,6 @@ class Daemon:
     def reload(self) -> None:
         """Look at the promoted model again, also at one that was refused before; settings stay as they are."""
         log.info("SIGHUP: looking at the promoted model", extra=event("reload"))
-        self._notifier.reloading()
         if self._swapper is None:
             self._notifier.ready()
         else:

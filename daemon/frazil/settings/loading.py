@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import stat
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -168,12 +169,17 @@ def _decode_path(kind: type, value: Any) -> Any:
 
 
 def _missing(path: Path, must_be: MustBe) -> str | None:
-    if must_be.startswith("directory"):
-        may_come = must_be == "directory, perhaps later" and not os.path.lexists(path)
-        return None if path.is_dir() or may_come else f"expected a directory, found none at {path}"
-    if must_be == "file":
-        return None if path.is_file() else f"expected a file, found none at {path}"
-    return None if path.exists() else f"expected a file or folder, found nothing at {path}"
+    """What is wrong with a path; None where nothing is."""
+    expected = {"there": "a file or folder", "file": "a file"}.get(must_be, "a directory")
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        found = "nothing" if must_be == "there" else "none"
+        return None if must_be == "directory, perhaps later" else f"expected {expected}, found {found} at {path}"
+    except OSError as error:
+        return f"expected {expected} that can be reached, found {path}: {error.strerror}"
+    is_right = must_be == "there" or (stat.S_ISREG if must_be == "file" else stat.S_ISDIR)(mode)
+    return None if is_right else f"expected {expected}, found none at {path}"
 
 
 def _plain(error: msgspec.ValidationError, value: Any) -> str:
