@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import prometheus_client
 import pytest
@@ -73,7 +75,7 @@ def is_now(at: str) -> bool:
     return abs(datetime.now(UTC) - datetime.fromisoformat(at)) < timedelta(minutes=5)
 
 
-def test_each_change_is_a_document_and_is_delivered_at_once(rig: Rig) -> None:
+def test_each_change_is_a_document_and_is_delivered_at_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     for change in (LOADED, REFUSED, ROLLED_BACK):
         rig.announcer.announce(change)
         assert list(rig.ledger.undelivered()) == []
@@ -88,6 +90,25 @@ def test_each_change_is_a_document_and_is_delivered_at_once(rig: Rig) -> None:
     assert datetime.fromisoformat(loaded.at).microsecond % 1000 == 0
     assert rig.announcer.standing is None  # models cannot be swapped: there is nothing to come back to
     assert rig.recalled() is None
+    assert "damaged" not in caplog.text
+
+
+def test_a_change_that_cannot_be_committed_waits_and_the_ledger_is_named(
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frazil.service.patience._RETRY_SECONDS", 0.01)
+    commit, faults = rig.ledger.commit_document, [sqlite3.OperationalError("database or disk is full")]
+
+    def commit_after_a_while(*arguments: Any, **named: Any) -> int:
+        if faults:
+            raise faults.pop()
+        return commit(*arguments, **named)
+
+    monkeypatch.setattr(rig.ledger, "commit_document", commit_after_a_while)
+    rig.announcer.announce(LOADED)
+    assert len(rig.announced()) == 1
+    (waits,) = (record.message for record in caplog.records if record.levelname == "WARNING")
+    assert str(rig.ledger.file) in waits
 
 
 @pytest.mark.parametrize(
