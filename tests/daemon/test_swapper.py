@@ -368,7 +368,9 @@ def test_a_model_that_is_superseded_while_it_runs_in_shadow_is_not_refused(
     rig.swapper._bounds = CanaryBounds(micrographs=2, agreement=0.5, picks_ratio=3.0)
     ModelFolder(folder).promote(2)
     assert rig.look_again(serving, lambda: ModelFolder(folder).promote(1)) == []
-    assert "runs in shadow for 2 micrographs" in caplog.text
+    said = [record.message for record in caplog.records]
+    candidate = load_model(folder / "2", "cpu").identity
+    assert f"model {candidate} runs in shadow for 2 micrographs" in said
     assert offered(serving) is None
     assert serving.shadow is None
 
