@@ -72,7 +72,7 @@ def test_the_model_before_is_let_go_when_the_probation_is_over(
 
 
 def test_who_serves_after_a_change_is_said_with_where_and_in_which_precision(
-    picker_of: Callable[..., Picker], make_scene: Callable[..., object], caplog: pytest.LogCaptureFixture
+    picker_of: Callable[..., Picker], make_scene: Callable[..., object]
 ) -> None:
     old, new = picker_of(), picker_of(2, bias=BLIND)
     serving = Serving(old, probation_micrographs=2, faults_allowed=0)
