@@ -57,10 +57,10 @@ GROUPS = {
         ("picking/coordinates/*.py",),
         ("daemon/test_coordinates.py", "daemon/test_pick_files.py", "trainer/test_labelled.py"),
     ),
-    "intake": Group(
-        ("service/completion.py", "service/intake.py", "service/failure.py"),
-        ("daemon/test_completion.py", "daemon/test_intake.py", "daemon/test_failure.py", "daemon/test_watcher.py"),
+    "completion": Group(
+        ("service/completion.py", "service/failure.py"), ("daemon/test_completion.py", "daemon/test_failure.py")
     ),
+    "intake": Group(("service/intake.py",), ("daemon/test_intake.py", "daemon/test_watcher.py")),
     "ledger": Group(
         ("service/ledger/*.py", "service/delivery.py"),
         (
@@ -74,7 +74,9 @@ GROUPS = {
         ("client/follower.py", "service/stream/replayer.py"),
         ("daemon/test_follower.py", "daemon/test_history.py", "daemon/test_stream.py"),
     ),
-    "swap": Group(("service/swap/*.py",), ("daemon/test_swap.py",)),
+    "swap": Group(
+        ("service/swap/*.py",), ("daemon/test_swap.py", "daemon/test_announcer.py", "daemon/test_swapper.py")
+    ),
 }
 
 

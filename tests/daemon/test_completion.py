@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def test_a_single_block_that_nobody_has_written_is_seen_wherever_it_is(holed: Pa
     with pytest.raises(IncompleteMicrograph, match=f"found a hole at byte {block * BLOCK_BYTES} that") as found:
         check_written(holed)
     assert found.value.reason == "truncated"
+    assert str(holed) in str(found.value)
 
 
 def test_a_hole_that_does_not_end_with_a_block_is_seen(holed: Path) -> None:
@@ -98,6 +100,35 @@ def test_the_fingerprint_tells_first_and_last_byte_and_the_size(holed: Path) -> 
             file.write(b"\x02")
         prints.add(sample(holed).fingerprint)
     assert len(prints) == 4
+
+
+def test_a_file_shorter_than_a_sample_is_sampled_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.mrc"
+    prints = set()
+    for content in (b"", b"\x01", b"\x01\x01", b"\x01\x02", b"\x01" * (BLOCK_BYTES - 1)):
+        path.write_bytes(content)
+        prints.add(sample(path).fingerprint)
+        assert not content or not sample(path).has_empty_blocks
+    assert len(prints) == 5
+
+
+def test_a_file_system_that_knows_no_holes_proves_nothing_against_a_file(
+    holed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file system here fails so; those of some cameras' shares do."""
+
+    def fails_with(number: int) -> None:
+        def lseek(*_: int) -> int:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "lseek", lseek)
+
+    for number in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENXIO):
+        fails_with(number)
+        check_written(holed)
+    fails_with(errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        check_written(holed)
 
 
 def test_what_is_no_file_is_not_sampled(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from frazil.errors import FrazilError
 from frazil.picking import Picks, named_micrographs, read_coordinates, read_star, write_star
+from frazil.picking.coordinates import coordinate_list, particles_star, write_text
 from frazil.picking.coordinates.star import read_star_table
-from frazil.picking.coordinates.syntax import read_tables, spell, split_row
+from frazil.picking.coordinates.syntax import read_tables, spell, spell_without_quotes, split_row
 from frazil.picking.coordinates.table import stem_of
 
 
@@ -53,6 +55,7 @@ def test_the_name_of_the_micrograph_stands_in_each_row_where_it_is_given(tmp_pat
     assert named_micrographs(tmp_path / "a.star") == {"data_a b"}
     write_star(tmp_path / "b.star", picks((10.25, 300.5, 0.875)), micrograph="a\nb.mrc")
     assert len(read_star(tmp_path / "b.star")) == 1
+    assert named_micrographs(tmp_path / "b.star") == frozenset()
 
 
 def test_a_star_without_figure_of_merit_scores_1(real_micrographs: Path) -> None:
@@ -174,7 +177,7 @@ def test_first_and_last_row_change_places_when_y_grows_upwards(tmp_path: Path) -
     (tmp_path / "a.csv").write_text("x,y\n5,0\n6,299\n")
     read = read_coordinates(tmp_path / "a.csv", y_axis="up", height_px=HEIGHT)
     assert rows_of(read) == [(299, 5, 1), (0, 6, 1)]
-    with pytest.raises(ValueError, match="needs the height"):
+    with pytest.raises(ValueError, match=r"^y_axis='up' needs the height of the micrograph$"):
         read_coordinates(tmp_path / "a.csv", y_axis="up")
 
 
@@ -191,7 +194,8 @@ def test_published_boxes_come_out_within_a_pixel_of_their_readmes_rule(shared_da
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.box", "400 0 40 20\n\n  13   190 40 20\n"),
+        ("a.box", "# x y\n400 0 40 20\n\n  13   190 40 20\n"),
+        ("a.cbox", "data_cryolo\nloop_\n_Width\n_Height\n_CoordinateX\n_CoordinateY\n40 20 400 0\n40 20 13 190\n"),
         ("a.cbox", CBOX.replace(" 0.75 1 ", " <NA> 1 ").replace(" 0.5 1 ", " ? 1 ")),
         ("a.txt", "y_coord\tx_coord\timage_name\n10\t420\tm.17.mrc\n200\t33\tm.17.mrc\n"),
         ("a.csv", "\ufeffname, Y, X\r\nq, 10, 420\r\nq, 200, 33\r\n"),
@@ -229,6 +233,15 @@ def test_a_file_of_one_micrograph_names_none(tmp_path: Path) -> None:
         ("a.box", "1 2 3\n", "expected corner x, corner y, width, height in each row, found '1 2 3'"),
         ("a.box", "1 2 40 40\n1 two 40 40\n", "expected numbers as coordinates, found corner y 'two' in row 2"),
         ("a.box", "1 inf 40 40\n", "found corner y 'inf' in row 1"),
+        ("a.box", "x 1 40 40\n", "found corner x 'x' in row 1"),
+        ("a.box", "1 1 w 40\n", "found width 'w' in row 1"),
+        ("a.box", "1 1 40 h\n", "found height 'h' in row 1"),
+        ("a.box", "1 2 40 40 half\n", "found score 'half' in row 1"),
+        ("a.box", f"1 {'2' * 80}\n", "found '1 2{58}'$"),
+        ("a.txt", "image_name\tx_coord\ty_coord\nm\ttwo\t1\n", "found x_coord 'two' in row 1"),
+        ("a.csv", "x,y,score\n1,2,half\n", "found score 'half' in row 1"),
+        ("a.csv", "a" * 80, "found 'a{60}'$"),
+        ("a.csv", f"x,y\n{'1' * 140_000},2\n", "expected a table, cannot read it: field larger than"),
         ("a.box", "\n", r"expected particles inside the micrograph, found none \(the table is empty\)"),
         ("a.cbox", "data_other\n_a 1\n", "expected a block data_cryolo, found none"),
         ("a.cbox", "data_cryolo\nloop_\n_CoordinateX\n1\n", "expected a table with _CoordinateX, .*_Height in"),
@@ -291,6 +304,7 @@ PARTICLES = (
             "STOP_",
             "global_",
             "m\u00a01.mrc",
+            "m\x1f1.mrc",
             "m\u20281.mrc",
         ),
         *(
@@ -356,6 +370,45 @@ def test_blocks_follow_each_other_as_other_programs_write_them(tmp_path: Path) -
     tables = {table.block: table.columns for table in read_tables(path)}
     assert tables["general"] == {"rlnVersion": ["3"], "rlnName": ["a b"]}
     assert tables["last"] == {"rlnFile": ["data_7.mrc", "data_8.mrc", "_x.mrc"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "tables"),
+    [
+        ("data_\nloop_\n_a\n_b\n1 2\n_c 3\n", [{"a": ["1", "_c"], "b": ["2", "3"]}]),
+        ("data_\nloop_\n_a\n_b\n1 2\n# none\n_c 3\n", [{"a": ["1", "_c"], "b": ["2", "3"]}]),
+        ("data_\nloop_\n_a\n_b\n1 2\n \t\r\n_c 3\n", [{"a": ["1"], "b": ["2"]}, {"c": ["3"]}]),
+        ("data_\nloop_\n_a\n_b\n1 2\n\n# none\n_c 3\n", [{"a": ["1"], "b": ["2"]}, {"c": ["3"]}]),
+        ("data_\n loop_\n\t_a\n _b\n 1 2\n", [{"a": ["1"], "b": ["2"]}]),
+        ("data_\nloop_\n_a\nX_b\n\u00a0_c\n", [{"a": ["X_b", "\u00a0_c"]}]),
+        ("data_\nloop_\n_a\n_b\n_c\n_x 1\n2\n", [{"a": ["_x"], "b": ["1"], "c": ["2"]}]),
+    ],
+)
+def test_a_line_below_the_labels_is_a_row_until_an_empty_one(
+    tmp_path: Path, text: str, tables: list[dict[str, list[str]]]
+) -> None:
+    path = tmp_path / "a.star"
+    path.write_text(text, newline="")
+    found = read_tables(path)
+    assert [table.columns for table in found] == tables
+    assert {table.block for table in found} == {""}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("loop_\n_a\n1\n", "line 1: expected data_ and a name, found 'loop_'"),
+        ("data_\n1 2\n", "line 2: expected a table (loop_), found '1 2'"),
+        ("data_\n_a 1\n5  6\n", "line 3: expected a table (loop_), found '5 6'"),
+        (f"data_\n{'1' * 80}\n", f"line 2: expected a table (loop_), found '{'1' * 60}'"),
+    ],
+)
+def test_a_line_that_is_no_part_of_a_table_is_named(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "a.star"
+    path.write_text(text)
+    with pytest.raises(FrazilError) as refused:
+        read_tables(path)
+    assert str(refused.value) == f"{path}: cannot be read as a STAR file ({says})"
 
 
 @pytest.mark.parametrize(
@@ -433,7 +486,15 @@ def test_origins_in_pixels_are_those_of_the_extracted_images(
     assert rows_of(read_coordinates(path, pixel_size_angstrom=2.5)) == [(12, 7, 1)]
 
 
-@pytest.mark.parametrize("more", ["", "Magnification 0 DetectorPixelSize 5"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "Magnification 0 DetectorPixelSize 5",
+        "Magnification 0 DetectorPixelSize 0",
+        "Magnification 10000 DetectorPixelSize 0",
+    ],
+)
 def test_origins_in_pixels_of_unknown_size_are_refused(tmp_path: Path, more: str) -> None:
     names, values = more.split()[::2], more.split()[1::2]
     columns = " ".join(["CoordinateX CoordinateY OriginX", *names])
@@ -489,6 +550,7 @@ def test_the_pixel_size_of_the_file_serves_where_no_other_is_known(tmp_path: Pat
         ("a.cbox", CBOX.replace("400.0 0.0 <NA>", "400.0 0.0 7"), r"in a volume \(CoordinateZ\)"),
         ("a.cbox", CBOX.replace("_NumBoxes", "_ShiftX"), "found ShiftX"),
         ("a.box", "1 2 40 40 -1\n9 9 40 40 -2\n", r"found EMAN's ends of filaments \(-1\)"),
+        ("a.box", "1 2 40 40 -2 0\n", r"found EMAN's ends of filaments \(-2\)"),
     ],
 )
 def test_columns_that_cannot_be_applied_are_refused_by_name(
@@ -499,8 +561,9 @@ def test_columns_that_cannot_be_applied_are_refused_by_name(
         path.write_text(content)
     else:
         star_of(path, *content)
-    with pytest.raises(FrazilError, match=says):
+    with pytest.raises(FrazilError, match=says) as refused:
         read_coordinates(path, pixel_size_angstrom=2.5)
+    assert str(refused.value).startswith(f"{path}: ")
 
 
 def test_columns_that_move_nothing_are_passed_over(tmp_path: Path) -> None:
@@ -513,10 +576,83 @@ def test_columns_that_move_nothing_are_passed_over(tmp_path: Path) -> None:
     assert rows_of(read_coordinates(path, pixel_size_angstrom=2.5)) == [(2, 1, 1)]
 
 
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        ("CoordinateY CoordinateX", "1 bad"),
+        ("CoordinateX CoordinateY", "1 bad"),
+        ("CoordinateX CoordinateY CoordinateZ", "1 2 bad"),
+        ("CoordinateX CoordinateY AutopickFigureOfMerit", "1 2 bad"),
+        ("CoordinateX CoordinateY OriginXAngst", "1 2 bad"),
+        ("CoordinateX CoordinateY OriginY", "1 2 bad"),
+        ("CoordinateX CoordinateY OriginX ImagePixelSize", "1 2 3 bad"),
+        ("CoordinateX CoordinateY OriginX Magnification DetectorPixelSize", "1 2 3 4 bad"),
+        ("CoordinateX CoordinateY OriginX DetectorPixelSize Magnification", "1 2 3 4 bad"),
+        ("CoordinateX CoordinateY MicrographPixelSize", "1 2 bad"),
+    ],
+)
+def test_a_value_that_is_no_number_is_refused_by_file_column_and_row(tmp_path: Path, columns: str, row: str) -> None:
+    path = star_of(tmp_path / "a.star", columns, row)
+    with pytest.raises(FrazilError) as refused:
+        read_star(path)
+    name = f"rln{columns.split()[-1]}"
+    assert str(refused.value) == f"{path}: expected numbers as coordinates, found {name} 'bad' in row 1"
+
+
+def test_origins_may_be_in_pixels_below_one_angstrom(tmp_path: Path) -> None:
+    columns = "CoordinateX CoordinateY OriginX DetectorPixelSize Magnification"
+    path = star_of(tmp_path / "a.star", columns, "9 8 5 5 100000")
+    assert rows_of(read_coordinates(path, pixel_size_angstrom=2.5)) == [(8, 8, 1)]
+
+
+def test_optics_may_stand_after_the_particles_and_lack_a_group(tmp_path: Path) -> None:
+    path = star_of(
+        tmp_path / "a.star",
+        "CoordinateX CoordinateY MicrographName OpticsGroup",
+        *("9 8 b.mrc 3", "7 6 a.mrc 2"),
+        optics="\ndata_general\n_rlnVersion 3\n",
+    )
+    with path.open("a") as file:
+        file.write(OPTICS.format(column="MicrographPixelSize", first=1, second=5))
+    for pixel_size in (None, 2.5):  # which of its group nobody says
+        assert rows_of(read_coordinates(path, stem="b", pixel_size_angstrom=pixel_size)) == [(8, 9, 1)]
+    assert rows_of(read_coordinates(path, stem="a", pixel_size_angstrom=5)) == [(6, 7, 1)]
+    with pytest.raises(FrazilError, match=r"found rlnMicrographPixelSize 5 Å"):
+        read_coordinates(path, stem="a", pixel_size_angstrom=2.5)
+
+
+def test_what_is_refused_is_said_with_what_to_do(tmp_path: Path) -> None:
+    path = star_of(tmp_path / "a.star", "CoordinateX CoordinateY MicrographPixelSize", "1 2 5", "3 4 10")
+    with pytest.raises(FrazilError) as refused:
+        read_coordinates(path, pixel_size_angstrom=2.5)
+    assert str(refused.value) == (
+        f"{path}: expected coordinates in pixels of 2.5 Å, as the micrograph's, found rlnMicrographPixelSize 5 Å and "
+        "10 Å: were they picked on binned micrographs? scale them, or correct the pixel size"
+    )
+    star_of(path, "CoordinateX CoordinateY ShiftX", "1 2 3")
+    with pytest.raises(FrazilError) as refused:
+        read_coordinates(path)
+    assert str(refused.value) == (
+        f"{path}: expected no other columns that say where particles lie, found rlnShiftX: move the coordinates by "
+        "them if they should be, and take them out"
+    )
+    with pytest.raises(ValueError, match=r"RELION changes control characters and two blanks in a row$"):
+        spell("a  b.mrc")
+
+
+def test_a_table_with_one_of_the_two_coordinates_is_none_of_coordinates(tmp_path: Path) -> None:
+    path = tmp_path / "a.star"
+    path.write_text("data_a\nloop_\n_rlnCoordinateX\n7\n\ndata_b\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n1 2\n")
+    assert rows_of(read_star(path)) == [(2, 1, 1)]
+
+
 def test_several_tables_with_coordinates_are_refused_by_name(tmp_path: Path) -> None:
     table = "\ndata_{}\n\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n1 2\n\n"
     (tmp_path / "a.star").write_text(table.format("one") + table.format("two"))
     with pytest.raises(FrazilError, match=r"found 2 \(data_one and data_two\): keep one"):
+        read_star(tmp_path / "a.star")
+    (tmp_path / "a.star").write_text("".join(map(table.format, "abcd")))
+    with pytest.raises(FrazilError, match=r"found 4 \(data_a and data_b and data_c\): keep one"):
         read_star(tmp_path / "a.star")
 
 
@@ -571,6 +707,139 @@ def test_topazs_sources_hold_images_of_one_name(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("source\timage_name\tx_coord\ty_coord\n0\ta\t1\t2\n1\ta\t3\t4\n")
     with pytest.raises(FrazilError, match="a stands for 0/a and 1/a"):
         read_coordinates(tmp_path / "a.txt", stem="a")
+
+
+def test_many_names_are_cut_short_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    for count, listed in ((3, "0, 1, 2"), (4, "0, 1, 2 and 1 more"), (6, "0, 1, 2 and 3 more")):
+        path.write_text("x,y,image\n" + "".join(f"1,2,{i}.mrc\n" for i in range(count)))
+        with pytest.raises(FrazilError) as refused:
+            read_coordinates(path)
+        assert str(refused.value) == f"{path}: expected particles of one micrograph, found those of {listed}"
+    path.write_text("x,y,image\n" + "".join(f"1,2,{folder}/m.mrc\n" for folder in "ABCD"))
+    with pytest.raises(FrazilError) as refused:
+        read_coordinates(path)
+    assert str(refused.value) == (
+        f"{path}: m stands for A/m.mrc and B/m.mrc and C/m.mrc; keep the particles of one of them, or give each "
+        "micrograph a name and labels of its own"
+    )
+
+
+def test_origins_of_unknown_size_are_refused_by_the_name_of_the_file(tmp_path: Path) -> None:
+    path = star_of(tmp_path / "a.star", "CoordinateX CoordinateY OriginXAngst MicrographName", "9 8 5 a.mrc")
+    for read in (read_star, read_coordinates):
+        with pytest.raises(FrazilError, match="expected a pixel size") as refused:
+            read(path)
+        assert str(refused.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(("content", "moment"), [("x,y\n3,4\n", 1), ("x,y\n3,4\n5,6\n", 0)])
+def test_a_file_that_changed_is_read_again(tmp_path: Path, content: str, moment: int) -> None:
+    """By its time though it is as long as before, and by its length though it is of the same time."""
+    path = tmp_path / "a.csv"
+    path.write_text("x,y\n1,2\n")
+    os.utime(path, ns=(0, 0))
+    assert rows_of(read_coordinates(path)) == [(2, 1, 1)]
+    path.write_text(content)
+    os.utime(path, ns=(moment, moment))
+    assert rows_of(read_coordinates(path))[0] == (4, 3, 1)
+
+
+# --- files that appear whole or not at all ------------------------------------------------------------------------
+
+
+def test_files_of_one_folder_are_written_aside_under_short_names_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside: set[str] = set()
+    fsync = os.fsync
+
+    def look_and_fsync(descriptor: int) -> None:
+        aside.update(path.name for path in tmp_path.glob(".*"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", look_and_fsync)
+    names = ["a.star", "b.star", "c.star", f"{'d' * 250}.star"]
+    for name in names:
+        write_text(tmp_path / name, name)
+    assert len(aside) == len(names)
+    assert max(map(len, aside)) <= len("a.star") + 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_what_cannot_be_written_is_the_systems_own_error_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(NotADirectoryError):
+        write_text(tmp_path / "file" / "a.star", "")
+    with pytest.raises(IsADirectoryError):
+        write_text(tmp_path / "folder", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+# --- tables that grow ----------------------------------------------------------------------------------------------
+
+
+def test_a_micrograph_that_comes_again_replaces_its_rows_alone(tmp_path: Path) -> None:
+    table = coordinate_list(tmp_path / "a.star")
+    for name, where in (("a.mrc", "1"), ("b.mrc", "2"), ("c.mrc", "3"), ("b.mrc", "4"), ("./a.mrc", "5")):
+        table.put(name, [[where]])
+    (columns,) = (table.columns for table in read_tables(tmp_path / "a.star"))
+    assert columns == {
+        "rlnMicrographName": ["c.mrc", "b.mrc", "./a.mrc"],
+        "rlnMicrographCoordinates": ["3", "4", "5"],
+    }
+
+
+def test_a_row_that_was_torn_by_a_loss_of_power_is_cut_off_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.star"
+    table = particles_star(path)
+    table.put("a.mrc", [["1", "2", "0.5"], ["3", "4", "0.5"]])
+    table.put("mikrographi\u00e9.mrc", [["5", "6", "0.5"]])
+    whole = path.read_bytes()
+    with path.open("ab") as file:
+        file.write(b"c.mrc 7 8")
+    again = particles_star(path)
+    assert path.read_bytes() == whole
+    again.put("c.mrc", [["7", "8", "0.5"]])
+    assert path.read_bytes() == whole + b"c.mrc 7 8 0.5\n"
+    particles_star(path)
+    assert path.read_bytes() == whole + b"c.mrc 7 8 0.5\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("data_\nloop_\n_rlnA\n_rlnB\n1 2\n\nloop_\n_rlnC\n3\n", "rlnA, rlnB"),
+        ("data_particles\n", "no column"),
+    ],
+)
+def test_a_table_that_frazil_did_not_write_is_refused_by_its_columns(tmp_path: Path, content: str, found: str) -> None:
+    path = tmp_path / "a.star"
+    path.write_text(content)
+    with pytest.raises(FrazilError) as refused:
+        particles_star(path)
+    assert str(refused.value) == (
+        f"{path}: expected a table data_particles with rlnMicrographName, rlnCoordinateX, rlnCoordinateY, "
+        f"rlnAutopickFigureOfMerit, as frazil writes it, found one with {found}: move it away, or write elsewhere"
+    )
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("a.mrc", "a.mrc"),
+        ("mikrographi\u00e9.mrc", "mikrographi\u00e9.mrc"),
+        ("data_1.mrc", "./data_1.mrc"),
+        ("a#b.mrc", '"a#b.mrc"'),
+        ("a b.mrc", '"a b.mrc"'),
+        ("a\u00a0b.mrc", '"a\u00a0b.mrc"'),
+        ("a\u200bb.mrc", '"a\u200bb.mrc"'),
+    ],
+)
+def test_a_name_for_cryosparc_is_quoted_only_where_it_would_be_split(name: str, written: str) -> None:
+    assert spell_without_quotes(name) == written
 
 
 @pytest.mark.parametrize("ending", ["mrc", "MRC", "mrcs", "mrc.gz", "mrc.bz2", "eer", "tif", "tiff", "png", "jpeg"])

@@ -130,6 +130,14 @@ def test_a_minimum_distance_below_one_pixel_counts() -> None:
         assert len(find_peaks(score_map(scores, 0.4), threshold=0.5, min_distance_px=apart, edge_margin_px=0)) == count
 
 
+@pytest.mark.parametrize(("y", "x"), [(0, 6), (10, 6), (5, 0), (5, 12)])
+def test_a_peak_at_the_border_of_the_map_is_not_drawn_inwards(y: int, x: int) -> None:
+    of = score_map(bump((11, 13), y, x))
+    picks = find_peaks(of, threshold=0.5, min_distance_px=0, edge_margin_px=0)
+    assert picks.y == pytest.approx([of.y_px[y]])
+    assert picks.x == pytest.approx([of.x_px[x]])
+
+
 MAPS = arrays(
     np.float32,
     st.tuples(st.integers(1, 25), st.integers(1, 25)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import cv2
 import numpy as np
 import pytest
@@ -70,7 +72,42 @@ def test_what_is_rescaled_while_its_rows_come_is_what_is_rescaled_at_once(
             ahead.advance(rows)
         rescaled = ahead.finish()
     assert rescaled.rescaling == rescaling
+    assert rescaled.pixels.dtype == np.float32
     np.testing.assert_allclose(rescaled.pixels, rescale(whole, rescaling), rtol=1e-5)
+
+
+@pytest.mark.parametrize("h", [62, 64])
+def test_rows_are_rescaled_a_sixteenth_at_a_time_while_the_others_come(h: int) -> None:
+    w, step = 2**16, 4  # so wide that each row of averages, of two pixels, is a block of its own
+    rescaling = Rescaling.for_diameter((h, w), 2.0, 1.0)
+    whole = np.random.default_rng(0).integers(1, 200, (h, w), np.uint8)
+    expected = rescale(whole, rescaling)
+    pixels = np.zeros_like(whole)
+    with RescalingAhead(pixels, rescaling) as ahead:
+        for first in range(0, h, step):
+            last = min(first + step, h)
+            ahead.advance(last - 1)
+            ahead.finish()  # were these rows begun by now, they would be taken for zeros
+            pixels[first:last] = whole[first:last]
+            ahead.advance(last)
+            new = slice(first // 2, last // 2)
+            np.testing.assert_allclose(ahead.finish().pixels[new], expected[new], rtol=1e-5)
+
+
+def test_a_micrograph_that_is_given_up_is_left_alone_at_once() -> None:
+    """Its memory is given to another one next."""
+    pixels = np.zeros((2000, 3000), np.float32)
+    with RescalingAhead(pixels, Rescaling.for_diameter((2000, 3000), 2, 1)) as ahead:
+        ahead.advance(len(pixels))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("frazil-rescaling")]
+
+
+@pytest.mark.parametrize("values", [(1e300, 1e300), (np.inf, -np.inf), (np.nan, 1)])
+def test_pixels_that_are_no_numbers_are_averaged_without_a_word(values: tuple[float, float]) -> None:
+    """Whoever reads a micrograph looks at its pixels, and says so better than NumPy."""
+    pixels = np.tile(values, (8, 4))
+    with np.errstate(all="raise"):
+        assert not np.isfinite(rescale(pixels, Rescaling.for_diameter((8, 8), 2, 1))).any()
 
 
 @given(st.integers(1, 6000), st.integers(1, 6000), st.floats(5, 500), st.floats(5, 100), st.floats(-10, 7000))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from frazil.errors import MicrographError, ModelError
 from frazil.picking import Micrograph, ModelIdentity, Picker, PickingSettings, Picks, load_model
 from frazil.service.retune import Asked, Wanted
 from frazil.service.swap.canary import Canary, CanaryBounds
+from frazil.service.swap.change import Change
 from frazil.service.swap.probation import Probation
 from frazil.service.swap.serving import Offer, Serving
 
@@ -49,6 +52,76 @@ def test_a_model_that_passes_its_probation_stays(
     assert [pick(serving, scene_of(make_scene, i)) for i in range(4)] == [2] * 4
     assert serving.advance() == []
     assert serving.picker.model.identity.version == 2
+
+
+def test_the_model_before_is_let_go_when_the_probation_is_over(
+    picker_of: Callable[..., Picker], make_scene: Callable[..., object], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    serving = Serving(picker_of(), probation_micrographs=1, faults_allowed=0)
+    old = weakref.ref(serving.picker.model)
+    serving.offer(Offer(picker=picker_of(2), current="c"))
+    pick(serving, scene_of(make_scene))
+    gc.collect()
+    assert old() is not None
+    assert "probation" not in caplog.text
+    serving.advance()
+    gc.collect()
+    assert old() is None
+    assert f"model {serving.picker.model.identity} has passed its probation" in caplog.text
+
+
+def test_who_serves_after_a_change_is_said_with_where_and_in_which_precision(
+    picker_of: Callable[..., Picker], make_scene: Callable[..., object]
+) -> None:
+    old, new = picker_of(), picker_of(2, bias=BLIND)
+    serving = Serving(old, probation_micrographs=2, faults_allowed=0)
+    pick(serving, scene_of(make_scene))
+    serving.offer(Offer(picker=new, current="c"))
+    changes = serving.advance()
+    pick(serving, scene_of(make_scene))
+    changes += serving.advance()
+    loaded, back = (change for change in changes if isinstance(change, Change))
+    assert (loaded.model, loaded.placement, loaded.precision, loaded.current) == (
+        *(new.model.identity, new.model.placement, new.model.precision),
+        "c",
+    )
+    assert (back.model, back.placement, back.precision) == (
+        *(old.model.identity, old.model.placement, old.model.precision),
+    )
+    assert back.withdrawn == new.model.identity
+    assert back.message.startswith(f"{new.model.identity}: expected at most 0 of the first 2 ")
+
+
+def test_a_model_that_fails_is_named_with_the_micrograph_and_who_picked_it(
+    picker_of: Callable[..., Picker],
+    make_scene: Callable[..., object],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    old, broken = picker_of(), picker_of(2)
+    serving = Serving(old, probation_micrographs=5, faults_allowed=1)
+    monkeypatch.setattr(broken.model, "score", lambda tiles: (_ for _ in ()).throw(ModelError("NaN", "not_finite")))
+    serving.offer(Offer(picker=broken, current="c"))
+    pick(serving, scene_of(make_scene, 3))
+    (said,) = (record.message for record in caplog.records)
+    assert said == f"model {broken.model.identity} failed on 3.mrc, {old.model.identity} picked it: NaN"
+
+
+def test_a_micrograph_that_was_picked_is_shown_and_its_shape_remembered(
+    picker_of: Callable[..., Picker], make_scene: Callable[..., object]
+) -> None:
+    serving = Serving(picker_of(), probation_micrographs=0, faults_allowed=0)
+    assert serving.last_shape is None
+    pick(serving, scene_of(make_scene))  # to nobody
+    shown: list[tuple[Micrograph, int]] = []
+    serving.shadow = lambda micrograph, record: shown.append((micrograph, len(record.picks)))
+    micrograph = scene_of(make_scene)
+    serving.advance()
+    record = serving.pick(micrograph, read_seconds=0.25, since=time.monotonic())
+    assert shown == [(micrograph, len(record.picks))]
+    assert serving.last_shape == (micrograph.pixels.shape, 2.0)
+    assert record.document.seconds.read == 0.25
 
 
 def test_a_model_that_finds_nothing_is_rolled_back_and_the_one_before_picks_instead(
@@ -123,9 +196,6 @@ def test_a_newer_model_that_fails_falls_back_on_the_last_one_that_was_proved(
 def test_without_probation_the_old_model_is_let_go_at_once(
     picker_of: Callable[..., Picker], make_scene: Callable[..., object]
 ) -> None:
-    import gc
-    import weakref
-
     serving = Serving(picker_of(), probation_micrographs=0, faults_allowed=0)
     pick(serving, scene_of(make_scene))
     old = weakref.ref(serving.picker.model)
@@ -157,7 +227,22 @@ def test_a_model_that_agrees_may_serve() -> None:
     assert canary.complete
     canary.check()
     assert canary.agreement == pytest.approx(16 / 18)
-    assert "8 picks (serving model: 10), median score 0.90 (0.90), agreement 0.89" in canary.describe()
+    assert canary.describe() == (
+        "over 2 micrographs 8 picks (serving model: 10), median score 0.90 (0.90), agreement 0.89"
+    )
+
+
+def test_scores_of_both_models_are_told_apart_and_none_where_there_are_no_picks() -> None:
+    def scored(*scores: float) -> Picks:
+        return Picks(y=np.zeros(len(scores)), x=100.0 * np.arange(len(scores)), score=np.array(scores))
+
+    canary = canary_of((scored(0.9, 0.8, 0.1), scored(0.4)), (scored(0.6), scored(0.2)), (scored(0.5), scored()))
+    assert canary.describe() == (
+        "over 3 micrographs 2 picks (serving model: 5), median score 0.30 (0.60), agreement 0.57"
+    )
+    assert canary_of((scored(), scored())).describe() == (
+        "over 1 micrographs 0 picks (serving model: 0), median score none (none), agreement 1.00"
+    )
 
 
 @pytest.mark.parametrize(
@@ -173,6 +258,10 @@ def test_a_model_that_is_out_of_bounds_may_not(serving: Picks, candidate: Picks,
     with pytest.raises(ModelError, match=says) as refused:
         canary_of((serving, candidate)).check()
     assert refused.value.reason == "canary"
+    assert str(refused.value).startswith(f"{MODEL}: expected a")
+    assert " with the serving model, found over 1 " in str(refused.value) or (
+        " picks as the serving model, found over 1 " in str(refused.value)
+    )
 
 
 def partly(agreeing: int, count: int = 10) -> Picks:
@@ -244,6 +333,11 @@ def test_one_fault_more_than_is_allowed_ends_a_probation(errors: int, collapses:
     for _ in range(collapses):
         probation.note_picks(0, 100)
     assert (probation.verdict and probation.verdict[0]) == verdict
+    if probation.verdict:
+        assert probation.verdict[1] == (
+            f"expected at most 2 of the first 10 micrographs with faults, found {errors} on which it failed and "
+            f"{collapses} on which it found almost nothing, of {errors + collapses}"
+        )
     assert not probation.passed
 
 

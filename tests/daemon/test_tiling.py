@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frazil.picking import ModelContract
-from frazil.picking.tiling import Tiling, plan_tiling
+from frazil.picking.tiling import Batches, Tiling, plan_tiling
 
 
 def contract(tile_px: int, grid: int, step_px: float, offset_px: float) -> ModelContract:
@@ -77,7 +77,11 @@ def test_each_score_comes_from_the_place_it_claims(of: ModelContract, most: int,
     assert tiling is not None
     places = []
     for picture in (rows, columns):
-        assert max(len(batch) for batch in tiling.batches(picture, largest)) <= largest
+        sizes = [len(batch) for batch in tiling.batches(picture, largest)]
+        assert max(sizes) <= largest
+        announced = Batches(count=len(sizes), tiles=sum(sizes), room=len(sizes) * largest)
+        assert tiling.count_batches(largest) == announced
+        assert sum(sizes) == tiling.count
         places.append(pixels_at_scores(tiling, picture, of, largest))
     y, x = np.meshgrid(tiling.y.centres, tiling.x.centres, indexing="ij")
     # Away from the edges, where the picture is mirrored, a tile's pixels are where it says.
@@ -99,6 +103,8 @@ def test_parts_of_a_tiling_make_up_the_whole(
     assert len(divided) == min(parts, tiling.y.origins.size)
     whole = pixels_at_scores(tiling, picture, of, 7)
     np.testing.assert_array_equal(np.vstack([pixels_at_scores(part, picture, of, 7) for part in divided]), whole)
+    np.testing.assert_array_equal(np.concatenate([part.y.centres for part in divided]), tiling.y.centres)
+    assert all(part.x is tiling.x for part in divided)
 
 
 @pytest.mark.parametrize(("of", "most"), OPEN, ids=ids[len(CONTRACTS) :])
@@ -124,14 +130,43 @@ def test_the_papers_windows_are_counted_right() -> None:
     assert tiling.count == 110 * 110  # 4096 px, stride 36, centres from 90 px on
 
 
-def test_margins_that_leave_nothing_give_no_tiling() -> None:
+def test_margins_that_leave_nothing_give_no_tiling_and_those_that_leave_a_line_one_row() -> None:
     assert plan_tiling((50, 200), CONTRACTS[0], (30, 30)) is None
+    line = plan_tiling((60, 200), CONTRACTS[0], (30, 30))
+    assert line is not None
+    assert line.y.centres.tolist() == pytest.approx([29.5], abs=0.5)
+
+
+def test_a_model_of_one_tile_size_gets_tiles_of_it() -> None:
+    tiling = plan_tiling((90, 131), CONTRACTS[2], (0, 0))
+    assert tiling is not None
+    assert tiling.tile_shape == (32, 32)
+
+
+def test_a_tile_may_have_just_as_many_pixels_as_it_may() -> None:
+    of, _ = OPEN[0]
+    whole = plan_tiling((90, 131), of, (0, 0), largest_tile_pixels=10**9)
+    assert whole is not None
+    pixels = whole.tile_shape[0] * whole.tile_shape[1]
+    counts = [
+        tiling.count
+        for most in (pixels, pixels - 1)
+        if (tiling := plan_tiling((90, 131), of, (0, 0), largest_tile_pixels=most))
+    ]
+    assert counts == [1, 2]
+
+
+def test_batches_add_up() -> None:
+    assert Batches(count=1, tiles=2, room=3) + Batches(count=10, tiles=20, room=30) == Batches(
+        count=11, tiles=22, room=33
+    )
 
 
 def test_a_picture_smaller_than_a_tile_is_mirrored() -> None:
     tiling = plan_tiling((20, 30), CONTRACTS[0], (0, 0))
     assert tiling is not None
-    tiles = np.concatenate(
-        [t.copy() for t in tiling.batches(np.random.default_rng(0).random((20, 30), np.float32), 100)]
-    )
-    assert np.isfinite(tiles).all()
+    picture = np.random.default_rng(0).random((20, 30), np.float32)
+    tiles = np.concatenate([batch.copy() for batch in tiling.batches(picture, 100)])[:, 0]
+    around = np.pad(picture, 64, mode="symmetric")
+    corners = [(64 + y, 64 + x) for y in tiling.y.origins for x in tiling.x.origins]
+    np.testing.assert_array_equal(tiles, [around[y : y + 64, x : x + 64] for y, x in corners])

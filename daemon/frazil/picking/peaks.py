@@ -39,7 +39,7 @@ def in_steps(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     Picks are made from scores that were rounded so: a map that was kept then gives the very same ones.
     """
     steps: NDArray[np.float32] = np.round(scores * np.float32(SCORE_STEPS))
-    return np.asarray(steps / np.float32(SCORE_STEPS), np.float32)
+    return steps / np.float32(SCORE_STEPS)
 
 
 def find_peaks(score_map: ScoreMap, *, threshold: float, min_distance_px: float, edge_margin_px: float) -> Picks:
@@ -60,9 +60,9 @@ def find_peaks(score_map: ScoreMap, *, threshold: float, min_distance_px: float,
     """
     scores = score_map.scores
     if scores.size == 0:
-        nothing = np.zeros(0, np.float64)
+        nothing = np.zeros(0)
         return Picks(y=nothing, x=nothing, score=nothing)
-    highest_around = cv2.dilate(scores, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
+    highest_around = cv2.dilate(scores, np.ones((3, 3), np.uint8))
     rows, columns = np.nonzero((scores >= highest_around) & (scores >= threshold) & (scores > 0))
     refined_rows, refined_columns, around = _centroids(scores, rows, columns)
     y = np.interp(refined_rows, np.arange(score_map.y_px.size), score_map.y_px)
@@ -96,8 +96,6 @@ def _centroids(
 
 def _keep_apart(picks: Picks, min_distance_px: float) -> NDArray[np.intp]:
     """Indices of picks, best first, after dropping each that is too near a better one."""
-    if len(picks) == 0 or min_distance_px <= 0:
-        return np.arange(len(picks))
     # Cells at least as wide as the distance: what is too near lies in the same cell or one of the eight around it.
     cell = max(min_distance_px, 1.0)
     kept_in_cell: dict[tuple[int, int], list[int]] = {}

@@ -34,7 +34,7 @@ def write_whole(path: Path, content: bytes) -> None:
         aside.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+            aside.unlink()
         raise
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:

@@ -66,8 +66,8 @@ class GrowingStar:
         if name in self._known or not self._known:
             write_text(self.path, self._header + self._rows_of_others(name) + text)
         else:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(text)
+            with self.path.open("ab") as file:
+                file.write(text.encode())
                 file.flush()
                 os.fsync(file.fileno())
         self._known.add(name)

@@ -77,7 +77,7 @@ def _tables(text: str) -> Iterator[StarTable]:
     for number, line in enumerate(text.split("\n"), start=1):
         values = split_row(line)
         if not values:
-            after_blank = after_blank or not line.strip(" \t\r")
+            after_blank = after_blank or not line.strip(" \t")
             continue
         first = line.lstrip(" \t")[: len(values[0])]  # with its quote, if it has one
         is_name, after_blank, follows = first.startswith("_"), False, not after_blank
@@ -121,7 +121,6 @@ def _tables(text: str) -> Iterator[StarTable]:
 
 def split_row(line: str) -> list[str]:
     """The values of a line; none of an empty one, or of a comment."""
-    line = line.removesuffix("\r")
     if '"' not in line and "'" not in line and "#" not in line:
         is_plain = line.isascii() and line.isprintable()  # split() takes more for blanks than RELION does
         return line.split() if is_plain else [value for value in _BLANKS.split(line) if value]

@@ -99,9 +99,13 @@ class Announcer:
             return None
 
     def begin(self, standing: Standing) -> None:
-        """Remember where this run begins."""
-        self.standing = standing
+        """Remember where this run begins.
+
+        Raises:
+            sqlite3.Error: the ledger cannot be written; the standing stays as it was.
+        """
         self._ledger.remember(_STANDING_KEY, msgspec.json.encode(standing).decode())
+        self.standing = standing
 
     def note_trial(self, trying: Refusal | None) -> None:
         """Remember which version is about to be tried, as it is refused if this process ends meanwhile; None after it.

@@ -1,0 +1,186 @@
+"""Announcements: what happened to models is in the ledger, the stream, the log and the metrics, and in the standing."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import prometheus_client
+import pytest
+
+from frazil.documents import MODEL_TOPIC, ModelDocument, ModelStamp, decode_document
+from frazil.models import Refusal, Standing
+from frazil.picking import ModelIdentity
+from frazil.picking.provider import Placement
+from frazil.service.delivery import Delivery
+from frazil.service.ledger import Ledger
+from frazil.service.metrics import Metrics
+from frazil.service.stream import Stream
+from frazil.service.swap import Announcer, Change
+
+OLD = ModelIdentity(name="blob", version=1, sha256="1a" * 32)
+NEW = ModelIdentity(name="blob", version=2, sha256="2b" * 32)
+ON_CPU = Placement(nodes={"CPUExecutionProvider": 7}, heavy_on_cpu=frozenset({"Conv"}))
+LOADED = Change(event="loaded", model=NEW, placement=ON_CPU, precision="int8", current="c")
+REFUSED = Change(event="refused", model=NEW, reason="hash", message="it is another", current="c")
+ROLLED_BACK = Change(
+    event="rolled_back",
+    model=OLD,
+    placement=ON_CPU,
+    withdrawn=NEW,
+    reason="few_picks",
+    message="it found nothing",
+    current="c",
+)
+LONG_AGO = "2020-01-01T00:00:00.000+00:00"
+STANDING = Standing(folder="/models/blob", host="h", watch="/w", version=1, sha256=OLD.sha256, since=LONG_AGO)
+TRYING = Refusal(version=2, sha256=NEW.sha256, reason="interrupted", message="killed", at=LONG_AGO, current="c")
+
+
+class Rig:
+    def __init__(self, folder: Path) -> None:
+        self.ledger = Ledger(folder / "ledger")
+        self.metrics = Metrics(prometheus_client.CollectorRegistry())
+        self.stream = Stream(
+            "tcp://127.0.0.1:0", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0, metrics=self.metrics
+        )
+        self.delivery = Delivery(self.ledger, self.stream, self.metrics, folder, folder / "out", threading.Event())
+        self.announcer = Announcer(self.ledger, self.delivery, self.metrics)
+
+    def announced(self) -> list[ModelDocument]:
+        stored = self.ledger.documents_after(0)
+        assert {one.topic for one in stored} <= {MODEL_TOPIC.decode()}
+        documents = [decode_document(one.body) for one in stored]
+        return [document for document in documents if isinstance(document, ModelDocument)]
+
+    def recalled(self) -> Standing | None:
+        """What the next start finds."""
+        return Announcer(self.ledger, self.delivery, self.metrics).recall_standing()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path)
+    yield made
+    made.stream.close()
+    made.ledger.close()
+
+
+def is_now(at: str) -> bool:
+    return abs(datetime.now(UTC) - datetime.fromisoformat(at)) < timedelta(minutes=5)
+
+
+def test_each_change_is_a_document_and_is_delivered_at_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    for change in (LOADED, REFUSED, ROLLED_BACK):
+        rig.announcer.announce(change)
+        assert list(rig.ledger.undelivered()) == []
+    loaded, refused, rolled_back = rig.announced()
+    assert [document.seq for document in (loaded, refused, rolled_back)] == [1, 2, 3]
+    assert {document.epoch for document in (loaded, refused, rolled_back)} == {rig.ledger.epoch}
+    assert loaded.model == ModelStamp(name="blob", version=2, sha256=NEW.sha256, precision="int8")
+    assert (loaded.event, loaded.reason) == ("loaded", "")
+    assert (refused.event, refused.model.version, refused.reason) == ("refused", 2, "it is another")
+    assert (rolled_back.event, rolled_back.model.version, rolled_back.reason) == ("rolled_back", 1, "it found nothing")
+    assert is_now(loaded.at)
+    assert datetime.fromisoformat(loaded.at).microsecond % 1000 == 0
+    assert rig.announcer.standing is None  # models cannot be swapped: there is nothing to come back to
+    assert rig.recalled() is None
+    assert "damaged" not in caplog.text
+
+
+def test_a_change_that_cannot_be_committed_waits_and_the_ledger_is_named(
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frazil.service.patience._RETRY_SECONDS", 0.01)
+    commit, faults = rig.ledger.commit_document, [sqlite3.OperationalError("database or disk is full")]
+
+    def commit_after_a_while(*arguments: Any, **named: Any) -> int:
+        if faults:
+            raise faults.pop()
+        return commit(*arguments, **named)
+
+    monkeypatch.setattr(rig.ledger, "commit_document", commit_after_a_while)
+    rig.announcer.announce(LOADED)
+    assert len(rig.announced()) == 1
+    (waits,) = (record.message for record in caplog.records if record.levelname == "WARNING")
+    assert str(rig.ledger.file) in waits
+
+
+@pytest.mark.parametrize(
+    ("change", "version", "refused"), [(LOADED, 2, None), (REFUSED, 1, "hash"), (ROLLED_BACK, 1, "few_picks")]
+)
+def test_the_standing_after_a_change_is_what_the_next_start_recalls(
+    rig: Rig, change: Change, version: int, refused: str | None
+) -> None:
+    rig.announcer.begin(STANDING)
+    rig.announcer.note_trial(TRYING)
+    rig.announcer.announce(change)
+    standing = rig.announcer.standing
+    assert standing is not None
+    assert rig.recalled() == standing
+    assert (standing.version, standing.sha256) == (version, (OLD, NEW)[version - 1].sha256)
+    assert (standing.since == LONG_AGO) is (change is REFUSED)
+    assert standing.trying is None
+    refusal = standing.refusal_of(2)
+    assert (refusal and refusal.reason) == refused
+    if refusal is not None:
+        assert (refusal.sha256, refusal.message, refusal.current) == (NEW.sha256, change.message, "c")
+        assert is_now(refusal.at)
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "says"),
+    [
+        (LOADED, "INFO", f"model {NEW} serves from here on, on CPUExecutionProvider in int8"),
+        (REFUSED, "WARNING", f"refused (hash) model {NEW}, the old one goes on: it is another"),
+        (ROLLED_BACK, "WARNING", f"rolled back (few_picks) to model {OLD}: it found nothing"),
+    ],
+)
+def test_each_change_is_said_counted_and_shown(
+    rig: Rig, caplog: pytest.LogCaptureFixture, change: Change, level: str, says: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    rig.announcer.announce(change)
+    (said,) = (record for record in caplog.records if record.name == "frazil.service.swap.announcer")
+    assert (said.levelname, said.message) == (level, says)
+    assert said.event == {  # type: ignore[attr-defined]
+        "event": f"model_{change.event}",
+        "model": change.model.short,
+        "reason": change.reason,
+    }
+    sample = rig.metrics.registry.get_sample_value
+    assert sample("frazil_model_changes_total", {"event": change.event, "reason": change.reason}) == 1
+    shown = {
+        "name": "blob",
+        "version": str(change.model.version),
+        "sha256": change.model.sha256,
+        "provider": "CPUExecutionProvider",
+        "precision": change.precision,
+    }
+    (family,) = (family for family in rig.metrics.model.collect())
+    assert [one.labels for one in family.samples] == ([] if change is REFUSED else [shown])
+
+
+def test_a_trial_is_noted_before_it_begins_and_forgotten_after_it(rig: Rig) -> None:
+    rig.announcer.note_trial(TRYING)
+    assert rig.recalled() is None  # models cannot be swapped
+    rig.announcer.begin(STANDING)
+    assert rig.recalled() == STANDING
+    rig.announcer.note_trial(TRYING)
+    recalled = rig.recalled()
+    assert recalled is not None
+    assert recalled.trying == TRYING
+    rig.announcer.note_trial(None)
+    assert rig.recalled() == STANDING
+
+
+def test_a_standing_that_is_damaged_is_passed_over_and_said(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.ledger.remember("standing", "{")
+    assert rig.recalled() is None
+    assert "passed over what the ledger knows of the last model, which is damaged: " in caplog.text
+    assert "None" not in caplog.text
