@@ -195,6 +195,7 @@ def test_no_negative_is_drawn_where_there_is_no_data(
     blank[:, 40:] = True
     micrograph = make_labelled(pixels, [(30, 20)], blank=blank)
     tiles, labels = draw([micrograph], crops, 1, 120)
-    columns = [Places(pixels, 8).of(tile[0])[1] for tile in tiles[labels == 0]]
+    places = Places(pixels, 8)
+    columns = [places.of(tile[0])[1] for tile in tiles[labels == 0]]
     assert len(columns) == 60
     assert max(columns) <= 40 + ROUNDING_PX
