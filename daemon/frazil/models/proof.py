@@ -110,7 +110,11 @@ def prove_model(
     stop = stop or threading.Event()
     # The process ends itself when its stdin does, so that it cannot outlive a parent that was killed.
     with subprocess.Popen(  # noqa: S603 - this interpreter and a path
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        process_group=0,  # no Ctrl-C; not a session, since priorities count within one (sched_autogroup)
     ) as process:
         try:
             while process.poll() is None:
