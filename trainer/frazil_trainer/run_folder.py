@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import msgspec
 import torch
 
 from frazil.errors import FrazilError, OutputError, SettingsError
+from frazil.picking import write_whole
 from frazil_trainer.recipe import Recipe
 
 __all__ = ["CHECKPOINT_NAME", "EVENTS_NAME", "RESULT_NAME", "RunFolder"]
@@ -67,7 +67,7 @@ class RunFolder:
             OutputError: it cannot be written.
         """
         text = msgspec.json.format(msgspec.json.encode({**result, **self._made_of}), indent=2) + b"\n"
-        _write_whole(self.folder / RESULT_NAME, text)
+        _write(self.folder / RESULT_NAME, text)
 
     def read_checkpoint(self) -> dict[str, Any] | None:
         """The state of a training when it was last written, or None where there is none.
@@ -100,7 +100,7 @@ class RunFolder:
         content = io.BytesIO()
         torch.save({"made_of": self._made_of, "state": state}, content)
         try:
-            _write_whole(self.checkpoint, content.getvalue())
+            _write(self.checkpoint, content.getvalue())
         except OutputError as error:
             kept = (
                 "the checkpoint before is whole, --resume goes on from it"
@@ -130,15 +130,8 @@ def _differences(old: object, new: object, where: str) -> Iterator[str]:
         yield f"{where} was {next(shown)}, is {next(shown)}"
 
 
-def _write_whole(file: Path, content: bytes) -> None:
-    """Write a file aside, flush it to disk and rename it, so that it is whole or as it was before."""
-    aside = file.with_name(f".{file.name}.tmp")
+def _write(file: Path, content: bytes) -> None:
     try:
-        with aside.open("wb") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        aside.replace(file)
+        write_whole(file, content)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise OutputError(f"{file}: cannot be written: {error.strerror}") from error
