@@ -147,6 +147,20 @@ def fault_shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
+@pytest.fixture
+def faults(tmp_path: Path) -> Path:
+    """The folder whose files command the faults of `faulty` processes."""
+    folder = tmp_path / "faults"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def faulty(fault_shim: Path, faults: Path) -> dict[str, str]:
+    """The environment of a process whose system calls fail on command."""
+    return {"LD_PRELOAD": str(fault_shim), "FAULTS": str(faults)}
+
+
 @pytest.fixture(scope="session")
 def without_root_rights() -> list[str]:
     """Command prefix under which root, too, is bound by the permissions of files."""

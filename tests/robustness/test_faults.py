@@ -192,15 +192,16 @@ def immutable() -> Iterator[Callable[[Path], bool]]:
 def test_a_file_that_cannot_be_written_fails_alone(
     start: Callable[..., Any],
     drop: Callable[..., None],
-    fault_shim: Path,
+    faulty: dict[str, str],
+    faults: Path,
     immutable: Callable[[Path], bool],
     metric: Callable[[str, str], float],
     wait_for: Callable[..., None],
     tmp_path: Path,
 ) -> None:
     """Each way in which one file cannot be written, all at once, before and after a restart."""
-    faults, out, watched = tmp_path / "faults", tmp_path / "out", tmp_path / "watched"
-    for folder in (faults, out / "is_a_folder_picks.star", out / "locked", watched):
+    out, watched = tmp_path / "out", tmp_path / "watched"
+    for folder in (out / "is_a_folder_picks.star", out / "locked", watched):
         folder.mkdir(parents=True)
     for folder in ("a_file", "locked", "loop"):
         (watched / folder).mkdir()
@@ -219,8 +220,7 @@ def test_a_file_that_cannot_be_written_fails_alone(
     }
     if immutable(out / "locked"):
         bad["locked/x.mrc"] = "output"
-    environment = {"LD_PRELOAD": str(fault_shim), "FAULTS": str(faults)}
-    daemon = start(env=environment)
+    daemon = start(env=faulty)
     ledger = out / "frazil-ledger.sqlite"
     drop(watched, "twice.mrc", "Capital.mrc")
     daemon.wait_log("picked twice")
@@ -248,7 +248,7 @@ def test_a_file_that_cannot_be_written_fails_alone(
         head = reader.head()
     assert daemon.stop() == 0
     # A restart meets nothing of it again; mended and asked for, each is written.
-    daemon = start(env=environment)
+    daemon = start(env=faulty)
     drop(watched, "z_last.mrc")
     daemon.wait_log(rf"picked z_last.*sequence number {head + 1}\)")
     (out / "is_a_folder_picks.star").rmdir()
@@ -275,13 +275,12 @@ def test_a_file_that_cannot_be_written_fails_alone(
 def test_a_server_that_does_not_answer_is_waited_for(
     start: Callable[..., Any],
     drop: Callable[..., None],
-    fault_shim: Path,
+    faulty: dict[str, str],
+    faults: Path,
     wait_for: Callable[..., None],
     tmp_path: Path,
 ) -> None:
-    faults = tmp_path / "faults"
-    faults.mkdir()
-    daemon = start(env={"LD_PRELOAD": str(fault_shim), "FAULTS": str(faults)})
+    daemon = start(env=faulty)
     for number in (errno.ESTALE, errno.EIO):
         (faults / "rename").write_text(f"{number} _picks.star")
         drop(daemon.watched, f"{number}.mrc", f"{number}_next.mrc")
@@ -303,14 +302,13 @@ def test_a_server_that_does_not_answer_is_waited_for(
 def test_input_output_errors_are_waited_for(
     start: Callable[..., Any],
     drop: Callable[..., None],
-    fault_shim: Path,
+    faulty: dict[str, str],
+    faults: Path,
     wait_for: Callable[..., None],
     tmp_path: Path,
 ) -> None:
-    faults = tmp_path / "faults"
-    faults.mkdir()
     (faults / "eio").write_text("bad_sector")
-    daemon = start(env={"LD_PRELOAD": str(fault_shim), "FAULTS": str(faults)})
+    daemon = start(env=faulty)
     drop(daemon.watched, "bad_sector.mrc", "good.mrc")
     daemon.wait_log("picked good")
     daemon.wait_log("bad_sector.mrc: cannot be read: Input/output error; it is looked at until it can")
@@ -334,14 +332,12 @@ def test_input_output_errors_are_waited_for(
 
 
 def test_a_promoted_model_that_cannot_be_read_at_present_is_waited_for_and_not_refused(
-    serve: Serve, make_blob_model: Callable[..., Path], fault_shim: Path, tmp_path: Path
+    serve: Serve, make_blob_model: Callable[..., Path], faulty: dict[str, str], faults: Path, tmp_path: Path
 ) -> None:
-    faults = tmp_path / "faults"
-    faults.mkdir()
     folder = make_blob_model(tmp_path / "blob")
     daemon = serve(
         *("--diameter", "48", "--model", folder, "--canary-micrographs", "0"),
-        env={"LD_PRELOAD": str(fault_shim), "FAULTS": str(faults)},
+        env=faulty,
     )
     make_blob_model(folder, 2, bias=-6.01)
     (faults / "eio").write_text("CURRENT")
@@ -467,13 +463,12 @@ def test_a_directory_renamed_away_and_back_is_no_deletion(
 def test_a_clock_that_jumps_hurts_nothing(
     start: Callable[..., Any],
     drop: Callable[..., None],
-    fault_shim: Path,
+    faulty: dict[str, str],
+    faults: Path,
     wait_for: Callable[..., None],
     tmp_path: Path,
 ) -> None:
-    faults = tmp_path / "faults"
-    faults.mkdir()
-    daemon = start(env={"LD_PRELOAD": str(fault_shim), "FAULTS": str(faults)})
+    daemon = start(env=faulty)
     day = 86_400
     for i, offset in enumerate((0, -day, day, -3650 * day)):
         (faults / "clock.new").write_text(str(offset))
@@ -486,7 +481,7 @@ def test_a_clock_that_jumps_hurts_nothing(
         daemon.wait_log(rf"picked {i}\.mrc")
         daemon.wait_log(rf"picked future{i}\.mrc")
     assert daemon.stop() == 0
-    again = start(env={"LD_PRELOAD": str(fault_shim), "FAULTS": str(faults)})
+    again = start(env=faulty)
     drop(again.watched, "last.mrc")
     again.wait_log(r"picked last\.mrc: .*sequence number 9\)")
     assert again.stop() == 0
