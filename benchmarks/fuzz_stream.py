@@ -26,9 +26,9 @@ import zmq
 
 import frazil
 from frazil.documents import ModelDocument, ModelStamp, encode_document, topic_of
-from frazil.service.ledger import Ledger
-from frazil.service.metrics import Metrics
-from frazil.service.stream import Stream
+from frazil.health.metrics import Metrics
+from frazil.session.outbox.ledger import Ledger
+from frazil.session.outbox.stream import Stream
 
 ZMTP_GREETING = b"\xff" + b"\x00" * 8 + b"\x7f\x03\x00NULL" + b"\x00" * 48
 _AT_ONCE = 200

@@ -40,6 +40,8 @@ from frazil.documents import (
     topic_of,
 )
 from frazil.errors import FrazilError
+from frazil.health.metrics import Metrics
+from frazil.page import TOKEN_NAME, Application, PageServer
 from frazil.picking import (
     Card,
     ModelContract,
@@ -53,11 +55,9 @@ from frazil.picking import (
     write_card,
 )
 from frazil.picking.onnx_runtime import ort
-from frazil.service.ledger import Handled, Ledger
-from frazil.service.metrics import Metrics
-from frazil.service.page import TOKEN_NAME, Application, PageServer
-from frazil.service.stamp import FileStamp
-from frazil.service.stream import Stream
+from frazil.session.outbox.file_stamp import FileStamp
+from frazil.session.outbox.ledger import Handled, Ledger
+from frazil.session.outbox.stream import Stream
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

@@ -60,11 +60,12 @@ GROUPS = {
         ("daemon/test_coordinates.py", "daemon/test_pick_files.py", "trainer/test_labelled.py"),
     ),
     "completion": Group(
-        ("service/completion.py", "service/failure.py"), ("daemon/test_completion.py", "daemon/test_failure.py")
+        ("session/intake/completeness.py", "session/pick/failure.py"),
+        ("daemon/test_completion.py", "daemon/test_failure.py"),
     ),
-    "intake": Group(("service/intake.py",), ("daemon/test_intake.py", "daemon/test_watcher.py")),
+    "intake": Group(("session/intake/intake.py",), ("daemon/test_intake.py", "daemon/test_watcher.py")),
     "ledger": Group(
-        ("service/ledger/*.py", "service/delivery.py"),
+        ("session/outbox/ledger/*.py", "session/outbox/outbox.py"),
         (
             "daemon/test_ledger.py",
             "daemon/test_ledger_identity.py",

@@ -14,14 +14,15 @@ import prometheus_client
 import pytest
 
 from frazil.documents import MODEL_TOPIC, ModelDocument, ModelStamp, decode_document
+from frazil.health.metrics import Metrics
 from frazil.models import Refusal, Standing
 from frazil.picking import ModelIdentity
 from frazil.picking.provider import Placement
-from frazil.service.delivery import Delivery
-from frazil.service.ledger import Ledger
-from frazil.service.metrics import Metrics
-from frazil.service.stream import Stream
-from frazil.service.swap import Announcer, Change
+from frazil.session.outbox.ledger import Ledger
+from frazil.session.outbox.outbox import Delivery
+from frazil.session.outbox.stream import Stream
+from frazil.session.pick.change import Change
+from frazil.session.pick.model_changes import Announcer
 
 OLD = ModelIdentity(name="blob", version=1, sha256="1a" * 32)
 NEW = ModelIdentity(name="blob", version=2, sha256="2b" * 32)
@@ -96,7 +97,7 @@ def test_each_change_is_a_document_and_is_delivered_at_once(rig: Rig, caplog: py
 def test_a_change_that_cannot_be_committed_waits_and_the_ledger_is_named(
     rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("frazil.service.patience._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("frazil.session.outbox.retry._RETRY_SECONDS", 0.01)
     commit, faults = rig.ledger.commit_document, [sqlite3.OperationalError("database or disk is full")]
 
     def commit_after_a_while(*arguments: Any, **named: Any) -> int:
@@ -146,7 +147,7 @@ def test_each_change_is_said_counted_and_shown(
 ) -> None:
     caplog.set_level(logging.INFO)
     rig.announcer.announce(change)
-    (said,) = (record for record in caplog.records if record.name == "frazil.service.swap.announcer")
+    (said,) = (record for record in caplog.records if record.name == "frazil.session.pick.model_changes")
     assert (said.levelname, said.message) == (level, says)
     assert said.event == {  # type: ignore[attr-defined]
         "event": f"model_{change.event}",

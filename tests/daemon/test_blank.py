@@ -25,8 +25,8 @@ from frazil.picking import (
     read_micrograph,
 )
 from frazil.picking.standardise import standardise
-from frazil.service.record import record_picks
-from frazil.service.score_map import pack_score_map, unpack_score_map
+from frazil.session.outbox.score_map import pack_score_map, unpack_score_map
+from frazil.session.pick.record import record_picks
 from frazil.settings import default_model_path
 
 DIAMETER_PX = 24.0

@@ -14,13 +14,13 @@ import pytest
 
 from frazil.documents import MicrographDocument, decode_document, encode_document
 from frazil.errors import OutputError
+from frazil.health.metrics import Metrics
 from frazil.outputs import OutputFolder
 from frazil.picking import read_star
-from frazil.service.delivery import Delivery
-from frazil.service.ledger import Handled, Ledger, LedgerReader
-from frazil.service.metrics import Metrics
-from frazil.service.stamp import FileStamp
-from frazil.service.stream import Stream
+from frazil.session.outbox.file_stamp import FileStamp
+from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
+from frazil.session.outbox.outbox import Delivery
+from frazil.session.outbox.stream import Stream
 
 ROOT = Path("/watched")
 

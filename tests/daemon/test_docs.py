@@ -30,8 +30,8 @@ from frazil.documents import (
 from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
 from frazil.picking import ModelContract
 from frazil.replay import ReplayPage, ReplayRequest
-from frazil.service.inventory import PASS_REASONS
-from frazil.service.swap import Change
+from frazil.session.intake.passed_over import PASS_REASONS
+from frazil.session.pick.change import Change
 from frazil.settings import COMPANIONS, ServeSettings
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from frazil.errors import MicrographError, SettingsError
+from frazil.file_picker import Batch
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
 from frazil.picking import (
     ContrastEvidence,
@@ -29,9 +30,8 @@ from frazil.picking import (
     read_micrograph,
     weigh_contrast,
 )
-from frazil.service.batch import Batch
-from frazil.service.doubts import DoubtMetrics, Doubts
-from frazil.service.record import Record, record_picks
+from frazil.session.pick.doubts import DoubtMetrics, Doubts
+from frazil.session.pick.record import Record, record_picks
 from frazil.settings import Contrast, default_model_path, doubt_diameter, load_settings
 
 KNOWN = read_micrograph(KNOWN_MICROGRAPH)

@@ -12,9 +12,9 @@ import prometheus_client
 import pytest
 
 from frazil.errors import MicrographError, ModelError
-from frazil.service.failure import backoff_seconds, failure_of, is_transient
-from frazil.service.metrics import Metrics
-from frazil.service.patience import Patience, ToldToStopError
+from frazil.health.metrics import Metrics
+from frazil.session.outbox.retry import Patience, ToldToStopError
+from frazil.session.pick.failure import backoff_seconds, failure_of, is_transient
 
 PATH = Path("/data/a.mrc")
 
@@ -85,7 +85,7 @@ def test_waiting_doubles_within_bounds_and_is_never_in_step() -> None:
 def test_what_cannot_be_written_is_insisted_on_and_said_from_the_start(
     error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("frazil.service.patience._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("frazil.session.outbox.retry._RETRY_SECONDS", 0.01)
     caplog.set_level(logging.INFO)
     metrics = Metrics(prometheus_client.CollectorRegistry())
     seen: list[float | None] = []

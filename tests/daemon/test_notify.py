@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from frazil.service.notify import Notifier
-from frazil.service.pulse import Pulses
-from frazil.service.supervision import Supervision
+from frazil.health.heartbeat import Pulses
+from frazil.health.systemd import Notifier
+from frazil.health.watchdog import Supervision
 
 
 @pytest.fixture(params=["file", "abstract"])

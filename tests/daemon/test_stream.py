@@ -19,7 +19,7 @@ import frazil
 from frazil.documents import FailedDocument, Heartbeat, MicrographDocument, NumberedDocument, decode_document
 from frazil.errors import AddressError
 from frazil.replay import MAX_PAGE_BYTES, ReplayError, ReplayPage, decode_answer
-from frazil.service.stream.allowance import BUSY_SHARE, SAVED_SECONDS, Allowance
+from frazil.session.outbox.stream.allowance import BUSY_SHARE, SAVED_SECONDS, Allowance
 
 PATIENCE_SECONDS = 240.0
 Open = Callable[..., "LedgerStream"]  # type: ignore[name-defined]  # noqa: F821
@@ -443,8 +443,8 @@ def test_replays_take_a_small_share_of_a_core_while_picking_is_busy_and_all_they
     monkeypatch: pytest.MonkeyPatch, cost_seconds: float
 ) -> None:
     clock = {"wall": 100.0, "work": 5.0}
-    monkeypatch.setattr("frazil.service.stream.allowance.time.monotonic", lambda: clock["wall"])
-    monkeypatch.setattr("frazil.service.stream.allowance.time.thread_time", lambda: clock["work"])
+    monkeypatch.setattr("frazil.session.outbox.stream.allowance.time.monotonic", lambda: clock["wall"])
+    monkeypatch.setattr("frazil.session.outbox.stream.allowance.time.thread_time", lambda: clock["work"])
     allowance = Allowance()
     for _ in range(100):
         clock["wall"] += cost_seconds

@@ -17,14 +17,17 @@ import prometheus_client
 import pytest
 
 from frazil.errors import ModelError
+from frazil.health.metrics import Metrics
 from frazil.models import ModelFolder, Refusal, Standing, current_stamp, read_standings
 from frazil.picking import Micrograph, Picker, PickingSettings, load_model
-from frazil.service.delivery import Delivery
-from frazil.service.ledger import Ledger
-from frazil.service.metrics import Metrics
-from frazil.service.stream import Stream
-from frazil.service.swap import Announcer, CanaryBounds, Change, Serving, Swapper
-from frazil.service.swap.serving import Offer
+from frazil.session.outbox.ledger import Ledger
+from frazil.session.outbox.outbox import Delivery
+from frazil.session.outbox.stream import Stream
+from frazil.session.pick.change import Change
+from frazil.session.pick.model_changes import Announcer
+from frazil.session.pick.serving import Offer, Serving
+from frazil.session.pick.shadow import CanaryBounds
+from frazil.session.pick.swapper import Swapper
 
 LONG_AGO = "2020-01-01T00:00:00.000+00:00"
 

@@ -13,7 +13,7 @@ import pytest
 
 from frazil.documents import MicrographDocument, decode_document
 from frazil.picking import Picker, PickingSettings, Picks, load_model, read_micrograph
-from frazil.service.ledger import LedgerReader
+from frazil.session.outbox.ledger import LedgerReader
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 

@@ -22,8 +22,8 @@ from frazil.models import prove_model
 from frazil.picking import load_model
 from frazil.picking.onnx_runtime import ort
 from frazil.picking.provider import available_cores, cuda_problem
-from frazil.service.ledger import LedgerReader
-from frazil.service.presence import Presence
+from frazil.session.outbox.daemon_info import Presence
+from frazil.session.outbox.ledger import LedgerReader
 from frazil.settings import Precision, ServeSettings, default_model_path
 
 __all__ = ["Finding", "examine"]
