@@ -60,7 +60,7 @@ GROUPS = {
         ("daemon/test_coordinates.py", "daemon/test_pick_files.py", "trainer/test_labelled.py"),
     ),
     "completion": Group(
-        ("session/intake/completeness.py", "session/pick/failure.py"),
+        ("session/intake/completeness.py", "faults.py"),
         ("daemon/test_completion.py", "daemon/test_failure.py"),
     ),
     "intake": Group(("session/intake/intake.py",), ("daemon/test_intake.py", "daemon/test_watcher.py")),

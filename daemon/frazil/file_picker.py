@@ -12,7 +12,7 @@ import cv2
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError, SettingsError, printable
-from frazil.faults import reason_of
+from frazil.faults import failure_of, reason_of
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import (
@@ -28,7 +28,6 @@ from frazil.picking import (
     write_whole,
 )
 from frazil.session.pick.doubts import BLANK_TOLD, Doubts
-from frazil.session.pick.failure import failure_of
 from frazil.session.pick.record import record_picks
 from frazil.settings import Contrast, Device, Precision, default_model_path, doubt_diameter
 

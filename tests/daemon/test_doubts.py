@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from frazil.errors import MicrographError, SettingsError
 from frazil.file_picker import Batch
+from frazil.health.doubt_metrics import DoubtMetrics
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
 from frazil.picking import (
     ContrastEvidence,
@@ -30,7 +31,7 @@ from frazil.picking import (
     read_micrograph,
     weigh_contrast,
 )
-from frazil.session.pick.doubts import DoubtMetrics, Doubts
+from frazil.session.pick.doubts import Doubts
 from frazil.session.pick.record import Record, record_picks
 from frazil.settings import Contrast, default_model_path, doubt_diameter, load_settings
 

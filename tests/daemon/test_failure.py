@@ -12,9 +12,9 @@ import prometheus_client
 import pytest
 
 from frazil.errors import MicrographError, ModelError
+from frazil.faults import backoff_seconds, failure_of, is_transient
 from frazil.health.metrics import Metrics
 from frazil.session.outbox.retry import Patience, ToldToStopError
-from frazil.session.pick.failure import backoff_seconds, failure_of, is_transient
 
 PATH = Path("/data/a.mrc")
 

@@ -17,13 +17,12 @@ from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.health.metrics import Metrics
 from frazil.outputs import OutputFolder
 from frazil.session.intake.arrival import Arrival, Line
-from frazil.session.intake.completeness import sample
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.hint import Hint
 from frazil.session.intake.intake import Intake
 from frazil.session.intake.selection import Selection
 from frazil.session.intake.watcher import Watcher
-from frazil.session.outbox.file_stamp import FileStamp
+from frazil.session.outbox.file_stamp import FileStamp, sample
 from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.settings import BacklogOrder
 

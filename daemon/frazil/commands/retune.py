@@ -100,7 +100,7 @@ def _show_one(reader: LedgerReader, key: str, tuning: Tuning, *, as_json: bool) 
     from rich.console import Console
     from rich.table import Table
 
-    from frazil.session.pick.record import columns_of
+    from frazil.documents import columns_of
     from frazil.session.retune import preview
     from frazil.session.retune.limits import limits_of
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from frazil.documents import MicrographDocument
-from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
+from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS, TRANSIENT_REASONS
+from frazil.health.doubt_metrics import DoubtMetrics
 from frazil.health.drift_metrics import DriftMetrics
 from frazil.health.logs import event
 from frazil.health.resource_metrics import ResourceMetrics
 from frazil.picking import Batches, ModelIdentity, Picks
 from frazil.picking.provider import Placement
-from frazil.session.intake.passed_over import PASS_REASONS, Inventory
-from frazil.session.pick.doubts import DoubtMetrics
-from frazil.session.pick.failure import TRANSIENT_REASONS
 from frazil.settings import Precision
 
 __all__ = ["STAGES", "Metrics"]
@@ -225,8 +223,6 @@ class Metrics:
             self.micrographs.labels(outcome="failed", reason=reason)
         for reason in TRANSIENT_REASONS:
             self.retries.labels(reason=reason)
-        for pass_reason in PASS_REASONS:
-            self.passed_over.labels(reason=pass_reason)
         for by in ("event", "scan"):
             self.found.labels(by=by)
         for stage in STAGES:
@@ -257,11 +253,11 @@ class Metrics:
         for provider, nodes in placement.nodes.items():
             self.model_nodes.labels(provider=provider).set(nodes)
 
-    def show_inventory(self, inventory: Inventory) -> None:
-        """Show what the watched directory holds."""
-        self.taken_names.set(inventory.taken)
-        for reason in PASS_REASONS:
-            self.passed_over.labels(reason=reason).set(inventory.count(reason))
+    def show_inventory(self, taken: int, passed_over: Mapping[str, int]) -> None:
+        """Show how many names in the watched directory are taken for micrographs, and how many are not, by reason."""
+        self.taken_names.set(taken)
+        for reason, count in passed_over.items():
+            self.passed_over.labels(reason=reason).set(count)
 
     def note_picked(self, document: MicrographDocument) -> None:
         """Count a micrograph that was picked."""

@@ -35,7 +35,6 @@ from frazil.picking.coordinates import (
     write_whole,
 )
 from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
-from frazil.picking.formats.source import open_regular
 from frazil.picking.limits import PickLimits, Tuning, find_picks
 from frazil.picking.matching import hits_gained, match_picks
 from frazil.picking.micrograph import (
@@ -119,7 +118,6 @@ __all__ = [
     "match_picks",
     "micrograph_stem",
     "named_micrographs",
-    "open_regular",
     "particles_star",
     "read_card",
     "read_contract",

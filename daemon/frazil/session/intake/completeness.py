@@ -9,30 +9,14 @@ makes; it is given more time, not refused.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from frazil.errors import IncompleteMicrograph
-from frazil.picking import check_complete, open_regular
+from frazil.files import open_regular
+from frazil.picking import check_complete
 
-__all__ = ["Sample", "check_written", "prove_complete", "sample"]
-
-_SAMPLE_BYTES = 4096
-_SAMPLES = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """What blocks taken all over a file say."""
-
-    fingerprint: str
-    """Hash of the file's size and of the blocks: the same content has the same one."""
-    has_empty_blocks: bool
-    """Whether a block behind the first is nothing but zeros, as in a file that is still to be filled."""
+__all__ = ["check_written", "prove_complete"]
 
 
 def prove_complete(path: Path, *, shows_holes: bool = True) -> None:
@@ -71,27 +55,3 @@ def check_written(path: Path) -> None:
         raise IncompleteMicrograph(
             path, "truncated", f"expected {size} bytes of data, found a hole at byte {hole} that nobody has written to"
         )
-
-
-def sample(path: Path) -> Sample:
-    """Look at blocks of a file from its first byte to its last.
-
-    Raises:
-        MicrographError: it is no regular file.
-        OSError: it cannot be read.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        digest.update(size.to_bytes(8, "little"))
-        empty = False
-        for i, block in enumerate(_blocks(file, size)):
-            digest.update(block)
-            empty = empty or (i > 0 and not any(block))
-    return Sample(fingerprint=digest.hexdigest(), has_empty_blocks=empty)
-
-
-def _blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
-    for i in range(_SAMPLES):
-        file.seek(max(0, size - _SAMPLE_BYTES) * i // (_SAMPLES - 1))
-        yield file.read(_SAMPLE_BYTES)

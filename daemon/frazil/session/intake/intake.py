@@ -23,11 +23,11 @@ from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.health.heartbeat import Beat, unwatched
 from frazil.health.metrics import Metrics
 from frazil.session.intake.arrival import Arrival
-from frazil.session.intake.completeness import prove_complete, sample
+from frazil.session.intake.completeness import prove_complete
 from frazil.session.intake.hint import FoundBy, Hint
 from frazil.session.intake.notes import Notes
 from frazil.session.intake.watcher import Sightings
-from frazil.session.outbox.file_stamp import FileStamp, stamp_of
+from frazil.session.outbox.file_stamp import FileStamp, sample, stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger, Note
 
 __all__ = ["Intake", "Known"]

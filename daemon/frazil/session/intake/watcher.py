@@ -15,7 +15,7 @@ from frazil.health.metrics import Metrics
 from frazil.session.intake.events import Events
 from frazil.session.intake.file_system import FileSystem, check_root
 from frazil.session.intake.hint import Hint
-from frazil.session.intake.passed_over import Inventory
+from frazil.session.intake.passed_over import PASS_REASONS, Inventory
 from frazil.session.intake.scan import Scan, Scanner
 from frazil.session.intake.selection import Selection
 from frazil.session.outbox.file_stamp import FileStamp
@@ -91,6 +91,7 @@ class Watcher:
         self._on_file_system = on_file_system
         self._on_inventory = on_inventory
         self._inventory: Inventory | None = None
+        metrics.show_inventory(0, dict.fromkeys(PASS_REASONS, 0))
         self._beat = beat
         self._scanner = Scanner(
             root,
@@ -171,7 +172,8 @@ class Watcher:
         before, self._inventory = self._inventory, inventory
         if inventory == before:
             return
-        self._metrics.show_inventory(inventory)
+        counts: dict[str, int] = {reason: inventory.count(reason) for reason in PASS_REASONS}
+        self._metrics.show_inventory(inventory.taken, counts)
         self._on_inventory(inventory)
         if inventory.nothing_fits and not (before and before.nothing_fits):
             log.warning(

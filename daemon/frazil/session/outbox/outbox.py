@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from frazil.documents import FailedDocument, MicrographDocument, encode_document, topic_of
+from frazil.documents import FailedDocument, MicrographDocument, encode_document, now_rfc3339, topic_of
 from frazil.errors import MicrographError
 from frazil.health.heartbeat import Beat, unwatched
 from frazil.health.logs import event
@@ -22,7 +22,6 @@ from frazil.picking import Picks, write_star
 from frazil.session.outbox.ledger import Ledger, StoredDocument
 from frazil.session.outbox.retry import Patience, ToldToStopError
 from frazil.session.outbox.stream import Stream
-from frazil.session.pick.record import now_rfc3339
 
 __all__ = ["Delivery"]
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Gauge
-
+from frazil.health.doubt_metrics import SHOWN_DOUBTS, DoubtMetrics
 from frazil.picking import ContrastEvidence, Picker, weigh_contrast
 from frazil.session.pick.record import Record
 from frazil.settings import Contrast
 
-__all__ = ["BLANK_TOLD", "DoubtMetrics", "Doubts"]
+__all__ = ["BLANK_TOLD", "Doubts"]
 
 BLANK_TOLD = 0.01
 """Blank fraction of a micrograph from which on it is told."""
 
 About = Literal["blank", "contrast", "diameter", "picks"]
-_SHOWN: tuple[About, ...] = ("blank", "contrast", "diameter")
 
 _MUCH_BLANK = 0.2
 _FEW_ACROSS = 4.0
@@ -26,21 +24,6 @@ _MOST_WEIGHED = 20
 _LEAST_PICKS = 5
 _AT_LATEST = 10
 """Micrographs after which one is weighed though others wait."""
-
-
-class DoubtMetrics:
-    """What the daemon shows to Prometheus of doubts."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.doubt = Gauge(
-            "frazil_doubt",
-            "1 while the micrographs speak against the settings: much of the last one holds no data (blank), particles "
-            "look the other way round (contrast), or too few would fit and nothing was picked (diameter).",
-            ["about"],
-            registry=registry,
-        )
-        for about in _SHOWN:
-            self.doubt.labels(about=about).set(0)
 
 
 class Doubts:
@@ -124,7 +107,7 @@ class Doubts:
 
     def _doubt(self, about: About, is_doubtful: bool, says: str) -> str | None:
         """Show a doubt as it stands; what to say where it is new."""
-        if self._metrics is not None and about in _SHOWN and self._standing.get(about) != is_doubtful:
+        if self._metrics is not None and about in SHOWN_DOUBTS and self._standing.get(about) != is_doubtful:
             self._metrics.doubt.labels(about=about).set(is_doubtful)
         self._standing[about] = is_doubtful
         if not is_doubtful or about in self._said:

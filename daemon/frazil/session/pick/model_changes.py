@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from datetime import UTC, datetime
 
 import msgspec
 
-from frazil.documents import MODEL_TOPIC, ModelDocument, ModelStamp, encode_document
+from frazil.documents import MODEL_TOPIC, ModelDocument, ModelStamp, encode_document, now_rfc3339
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.models import Refusal, Standing
@@ -49,7 +48,7 @@ class Announcer:
         Raises:
             ToldToStopError: it could not be committed before the daemon was told to stop.
         """
-        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        at = now_rfc3339()
         document = ModelDocument(
             epoch="",
             seq=0,

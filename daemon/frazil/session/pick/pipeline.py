@@ -19,17 +19,17 @@ from queue import Empty, Full, Queue
 
 import msgspec
 
-from frazil.documents import MicrographDocument, encode_document
+from frazil.documents import MicrographDocument, directory_of, encode_document
 from frazil.errors import IncompleteMicrograph, LedgerDamagedError, MicrographError, OutputError
+from frazil.faults import backoff_seconds, failure_of, is_transient
 from frazil.health.heartbeat import Pulses
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.outputs import namesakes
 from frazil.picking import Batches, ChooseRescaling, Micrograph, PixelMemory, ScoreMap
 from frazil.session.intake.arrival import Arrival, Line, is_utf8
-from frazil.session.intake.completeness import sample
 from frazil.session.intake.intake import Intake
-from frazil.session.outbox.file_stamp import stamp_of
+from frazil.session.outbox.file_stamp import sample, stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.session.outbox.outbox import Delivery
 from frazil.session.outbox.retry import ToldToStopError
@@ -37,9 +37,8 @@ from frazil.session.outbox.score_map import pack_score_map
 from frazil.session.pick.change import Change
 from frazil.session.pick.doubts import BLANK_TOLD, Doubts
 from frazil.session.pick.drift_watch import DriftWatch
-from frazil.session.pick.failure import backoff_seconds, failure_of, is_transient
 from frazil.session.pick.model_changes import Announcer
-from frazil.session.pick.record import directory_of, record_failure
+from frazil.session.pick.record import record_failure
 from frazil.session.pick.serving import Serving
 from frazil.session.retune import Asked, Reviser
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from frazil.documents import FailedDocument, MicrographDocument, ModelStamp, PickColumns, Seconds
+from frazil.documents import (
+    FailedDocument,
+    MicrographDocument,
+    ModelStamp,
+    Seconds,
+    columns_of,
+    directory_of,
+    now_rfc3339,
+)
 from frazil.errors import MicrographError
 from frazil.picking import Batches, Micrograph, Picker, Picks, Picture, ScoreMap
 
-__all__ = ["Record", "columns_of", "directory_of", "now_rfc3339", "record_failure", "record_picks"]
+__all__ = ["Record", "record_failure", "record_picks"]
 
-_POSITION_DECIMALS = 4
-_SCORE_DECIMALS = 6
 _FRACTION_DECIMALS = 4
 
 
@@ -83,15 +88,6 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
     )
 
 
-def columns_of(picks: Picks) -> PickColumns:
-    """Picks as documents have them."""
-    return PickColumns(
-        y=[round(v, _POSITION_DECIMALS) for v in picks.y.tolist()],
-        x=[round(v, _POSITION_DECIMALS) for v in picks.x.tolist()],
-        score=[round(v, _SCORE_DECIMALS) for v in picks.score.tolist()],
-    )
-
-
 def record_failure(
     error: MicrographError, *, watch: Path, key: str, attempts: int, is_transient: bool
 ) -> FailedDocument:
@@ -117,14 +113,3 @@ def record_failure(
         attempts=attempts,
         failed_at=now_rfc3339(),
     )
-
-
-def directory_of(key: str) -> str:
-    """Directory of a micrograph below the watched one, from the ledger's name of it; empty for that itself."""
-    parent = str(PurePosixPath(key).parent)
-    return "" if parent == "." else parent
-
-
-def now_rfc3339() -> str:
-    """The time in UTC as documents have it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

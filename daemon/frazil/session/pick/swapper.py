@@ -10,10 +10,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty, Full, Queue
 
+from frazil.documents import now_rfc3339
 from frazil.errors import ModelError
 from frazil.faults import is_passing
 from frazil.health.metrics import Metrics
@@ -121,7 +121,7 @@ class Swapper:
                 watch=str(self._watch),
                 version=model.identity.version,
                 sha256=model.identity.sha256,
-                since=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                since=now_rfc3339(),
                 refusals=recalled.refusals if recalled is not None else (),
                 trying=recalled.trying if recalled is not None else None,
             )
@@ -244,7 +244,7 @@ class Swapper:
                     f"{path}: expected the daemon to outlive its trial, found that it was killed meanwhile, perhaps "
                     "for want of memory; frazil models promote, or a reload of the service, has it tried again"
                 ),
-                at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                at=now_rfc3339(),
                 current=stamp,
             )
         )

@@ -9,12 +9,11 @@ from typing import TypeVar
 
 import msgspec
 
-from frazil.documents import MicrographDocument, Seconds, encode_document
+from frazil.documents import MicrographDocument, Seconds, columns_of, encode_document, now_rfc3339
 from frazil.errors import RetuneError
 from frazil.picking import PickingSettings, PickLimits, Picks
 from frazil.session.outbox.ledger import KeptResult, Ledger, LedgerReader
 from frazil.session.outbox.outbox import Delivery
-from frazil.session.pick.record import columns_of, now_rfc3339
 from frazil.session.retune.limits import Asked, Wanted, limits_of
 from frazil.session.retune.progress import TUNED_KEY, Tuned
 from frazil.session.retune.repick import pick_again, read_document, read_score_map

@@ -263,7 +263,7 @@ def _records(known: dict[str, Row], documents: dict[int, _Document], archived: i
 
 def _record_of(document: _Document, rebuilt: Rebuilt) -> Row:
     """The record of a micrograph of which only the result is known: it counts if its file is older than that."""
-    from frazil.session.intake.completeness import sample  # here, with all of picking, which others need not wait for
+    from frazil.session.outbox.file_stamp import sample  # here, with all of picking, which others need not wait for
 
     state, size, mtime_ns, fingerprint = "gone", 0, 0, ""
     stored, file = document.stored, Path(document.file)
