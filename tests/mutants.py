@@ -70,7 +70,7 @@ GROUPS = {
             "daemon/test_ledger.py",
             "daemon/test_ledger_identity.py",
             "daemon/test_ledger_damage.py",
-            "daemon/test_delivery.py",
+            "daemon/test_outbox.py",
         ),
     ),
     "stream": Group(

@@ -50,7 +50,7 @@ from frazil.session.intake.selection import Selection
 from frazil.session.intake.watcher import Watcher
 from frazil.session.outbox.daemon_info import Presence, check_watch
 from frazil.session.outbox.ledger import Ledger, Witness, explain
-from frazil.session.outbox.outbox import Delivery
+from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Access, Stream
 from frazil.session.pick.doubts import Doubts
 from frazil.session.pick.drift_watch import DriftWatch
@@ -187,12 +187,10 @@ class Daemon:
         metrics.watch_ledger(lambda: self._ledger.head)
 
         writing = self._pulses.of("frazil-writing")
-        self._delivery = delivery = Delivery(
-            self._ledger, self._stream, metrics, watch, out, self._stopping, writing.beat
-        )
-        self._reviser = Reviser(self._ledger, delivery, picking)
+        self._outbox = outbox = Outbox(self._ledger, self._stream, metrics, watch, out, self._stopping, writing.beat)
+        self._reviser = Reviser(self._ledger, outbox, picking)
         self._parts.callback(self._reviser.close)
-        announcer = Announcer(self._ledger, delivery, metrics)
+        announcer = Announcer(self._ledger, outbox, metrics)
         resources = Resources(metrics.resources, {"out": out, "ledger": self._ledger.file.parent})
         resources.start()
         self._parts.callback(resources.stop)
@@ -223,7 +221,7 @@ class Daemon:
             self._serving,
             announcer,
             self._ledger,
-            delivery,
+            outbox,
             self._reviser,
             metrics,
             DriftWatch(self._ledger, metrics.drift),
@@ -367,7 +365,7 @@ class Daemon:
         """Which fault of the machine holds up picking; empty where none does."""
         if self._watcher.fault:
             return f"cannot see {self._settings.watch}: {self._watcher.fault}"
-        return self._delivery.patience.waits_for
+        return self._outbox.waits_for
 
     def _dead_thread(self) -> str | None:
         """Name of a thread that has died, which none should."""

@@ -19,7 +19,7 @@ from frazil.models import Refusal, Standing
 from frazil.picking import ModelIdentity
 from frazil.picking.provider import Placement
 from frazil.session.outbox.ledger import Ledger
-from frazil.session.outbox.outbox import Delivery
+from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.change import Change
 from frazil.session.pick.model_changes import Announcer
@@ -50,8 +50,8 @@ class Rig:
         self.stream = Stream(
             "tcp://127.0.0.1:0", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0, metrics=self.metrics
         )
-        self.delivery = Delivery(self.ledger, self.stream, self.metrics, folder, folder / "out", threading.Event())
-        self.announcer = Announcer(self.ledger, self.delivery, self.metrics)
+        self.outbox = Outbox(self.ledger, self.stream, self.metrics, folder, folder / "out", threading.Event())
+        self.announcer = Announcer(self.ledger, self.outbox, self.metrics)
 
     def announced(self) -> list[ModelDocument]:
         stored = self.ledger.documents_after(0)
@@ -61,7 +61,7 @@ class Rig:
 
     def recalled(self) -> Standing | None:
         """What the next start finds."""
-        return Announcer(self.ledger, self.delivery, self.metrics).recall_standing()
+        return Announcer(self.ledger, self.outbox, self.metrics).recall_standing()
 
 
 @pytest.fixture

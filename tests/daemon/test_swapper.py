@@ -21,7 +21,7 @@ from frazil.health.metrics import Metrics
 from frazil.models import ModelFolder, Refusal, Standing, current_stamp, read_standings
 from frazil.picking import Micrograph, Picker, PickingSettings, load_model
 from frazil.session.outbox.ledger import Ledger
-from frazil.session.outbox.outbox import Delivery
+from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.change import Change
 from frazil.session.pick.model_changes import Announcer
@@ -57,8 +57,8 @@ class Rig:
             "tcp://127.0.0.1:0", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0, metrics=self.metrics
         )
         self.stop = threading.Event()
-        delivery = Delivery(self.ledger, self.stream, self.metrics, tmp_path, self.out, self.stop)
-        self.announcer = Announcer(self.ledger, delivery, self.metrics)
+        outbox = Outbox(self.ledger, self.stream, self.metrics, tmp_path, self.out, self.stop)
+        self.announcer = Announcer(self.ledger, outbox, self.metrics)
         self.loaded: list[tuple[Path, str]] = []
         self.swapper = Swapper(
             folder,

@@ -1,4 +1,4 @@
-"""Patience: what a full disk or a broken mount forbids is tried until it works, and said from the start."""
+"""Retries: what a full disk or a broken mount forbids is tried until it works, and said from the start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.session.outbox.ledger import is_fatal
 
-__all__ = ["Patience", "ToldToStopError"]
+__all__ = ["Retries", "Stopped"]
 
 log = logging.getLogger(__name__)
 
@@ -23,17 +23,17 @@ _RETRY_SECONDS = 1.0
 T = TypeVar("T")
 
 
-class ToldToStopError(Exception):
-    """The daemon is to stop while it waits."""
+class Stopped(Exception):
+    """The daemon is to stop before something could be written or delivered. The next start does it."""
 
 
-class Patience:
-    """Insists on writing. Picking waits meanwhile: the queues before it fill, and nothing is dropped.
+class Retries:
+    """Retries writing until it works. Picking waits meanwhile: the queues before it fill, and nothing is dropped.
 
     Args:
         metrics: shows that something is blocked.
         stop: ends the waiting.
-        beat: is called after each try in vain.
+        beat: is called after each failed try.
 
     Attributes:
         waits_for: what cannot be written at present, and why; empty while nothing is waited for.
@@ -45,16 +45,15 @@ class Patience:
         self._beat = beat
         self.waits_for = ""
 
-    def insist(self, what: str, write: Callable[[], T]) -> T:
-        """Write, and write again until it works.
+    def until_stopped(self, what: str, write: Callable[[], T]) -> T:
+        """Write, and retry until it works.
 
         Args:
             what: is written, for the log.
             write: does all of it or nothing; raises `OSError` only where waiting may help.
 
         Raises:
-            ToldToStopError: it could not be written before the daemon was told to stop, or never will be: the ledger is
-                damaged or gone, and the daemon stops by itself.
+            Stopped: the daemon is to stop, or stops by itself: the ledger is damaged or gone.
             sqlite3.Error: this record cannot be written, others can.
         """
         blocked = False
@@ -63,7 +62,7 @@ class Patience:
                 written = write()
             except (OSError, sqlite3.Error) as error:
                 if is_fatal(error):
-                    raise ToldToStopError from error
+                    raise Stopped from error
                 if is_of_one_record(error):
                     raise
                 reason = reason_of(error) if isinstance(error, OSError) else str(error)
@@ -79,7 +78,7 @@ class Patience:
                 self._metrics.output_blocked.set(1)
                 self._beat()
                 if self._stop.wait(_RETRY_SECONDS):
-                    raise ToldToStopError from error
+                    raise Stopped from error
             else:
                 if blocked:
                     log.info("can write %s again: picking goes on", what, extra=event("output_free", file=what))

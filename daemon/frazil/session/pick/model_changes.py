@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 
 import msgspec
 
-from frazil.documents import MODEL_TOPIC, ModelDocument, ModelStamp, encode_document, now_rfc3339
+from frazil.documents import ModelDocument, ModelStamp, now_rfc3339
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.models import Refusal, Standing
 from frazil.session.outbox.ledger import Ledger
-from frazil.session.outbox.outbox import Delivery
+from frazil.session.outbox.outbox import Outbox
 from frazil.session.pick.change import Change
 
 __all__ = ["Announcer"]
@@ -27,16 +28,16 @@ class Announcer:
 
     Args:
         ledger: where documents and the standing are kept.
-        delivery: sends what was committed.
+        outbox: commits and delivers documents.
         metrics: counts.
 
     Attributes:
         standing: as last committed; None where models cannot be swapped.
     """
 
-    def __init__(self, ledger: Ledger, delivery: Delivery, metrics: Metrics) -> None:
+    def __init__(self, ledger: Ledger, outbox: Outbox, metrics: Metrics) -> None:
         self._ledger = ledger
-        self._delivery = delivery
+        self._outbox = outbox
         self._metrics = metrics
         self.standing: Standing | None = None
         self._lock = threading.Lock()
@@ -46,7 +47,7 @@ class Announcer:
         """Commit a change and tell whoever wants to know.
 
         Raises:
-            ToldToStopError: it could not be committed before the daemon was told to stop.
+            Stopped: the daemon is to stop.
         """
         at = now_rfc3339()
         document = ModelDocument(
@@ -57,36 +58,17 @@ class Announcer:
             reason=change.message,
             at=at,
         )
-        with self._lock:
+        with contextlib.ExitStack() as held:
+            held.enter_context(self._lock)
             standing = None if self.standing is None else _standing_after(change, self.standing, at)
             remember = None if standing is None else (_STANDING_KEY, msgspec.json.encode(standing).decode())
-            self._delivery.patience.insist(
-                str(self._ledger.file),
-                lambda: self._ledger.commit_document(
-                    MODEL_TOPIC.decode(),
-                    lambda epoch, seq: encode_document(msgspec.structs.replace(document, epoch=epoch, seq=seq)),
-                    remember=remember,
-                ),
-            )
-            self.standing = standing
-        self._metrics.model_changes.labels(event=change.event, reason=change.reason).inc()
-        if change.placement is not None:
-            self._metrics.show_model(change.model, change.placement, change.precision)
-        told = event(f"model_{change.event}", model=change.model.short, reason=change.reason)
-        if change.event == "loaded":
-            provider = change.placement and change.placement.provider
-            log.info("model %s serves from here on, on %s in %s", change.model, provider, change.precision, extra=told)
-        elif change.event == "rolled_back":
-            log.warning("rolled back (%s) to model %s: %s", change.reason, change.model, change.message, extra=told)
-        else:
-            log.warning(
-                "refused (%s) model %s, the old one goes on: %s",
-                change.reason,
-                change.model,
-                change.message,
-                extra=told,
-            )
-        self._delivery.catch_up()
+
+            def committed(_seq: int) -> None:
+                self.standing = standing
+                held.close()  # delivering may wait for a disk, and nobody for that
+                self._tell(change)
+
+            self._outbox.commit(document, remember=remember, on_commit=committed)
 
     def recall_standing(self) -> Standing | None:
         """Where an earlier run of the daemon stood; None where that is not known."""
@@ -115,6 +97,26 @@ class Announcer:
         with self._lock:
             if self.standing is not None and self.standing.trying != trying:
                 self.begin(msgspec.structs.replace(self.standing, trying=trying))
+
+    def _tell(self, change: Change) -> None:
+        """Count and log a change."""
+        self._metrics.model_changes.labels(event=change.event, reason=change.reason).inc()
+        if change.placement is not None:
+            self._metrics.show_model(change.model, change.placement, change.precision)
+        told = event(f"model_{change.event}", model=change.model.short, reason=change.reason)
+        if change.event == "loaded":
+            provider = change.placement and change.placement.provider
+            log.info("model %s serves from here on, on %s in %s", change.model, provider, change.precision, extra=told)
+        elif change.event == "rolled_back":
+            log.warning("rolled back (%s) to model %s: %s", change.reason, change.model, change.message, extra=told)
+        else:
+            log.warning(
+                "refused (%s) model %s, the old one goes on: %s",
+                change.reason,
+                change.model,
+                change.message,
+                extra=told,
+            )
 
 
 def _standing_after(change: Change, standing: Standing, at: str) -> Standing:

@@ -19,7 +19,7 @@ from queue import Empty, Full, Queue
 
 import msgspec
 
-from frazil.documents import MicrographDocument, directory_of, encode_document
+from frazil.documents import MicrographDocument, directory_of
 from frazil.errors import IncompleteMicrograph, LedgerDamagedError, MicrographError, OutputError
 from frazil.faults import backoff_seconds, failure_of, is_transient
 from frazil.health.heartbeat import Pulses
@@ -31,8 +31,8 @@ from frazil.session.intake.arrival import Arrival, Line, is_utf8
 from frazil.session.intake.intake import Intake
 from frazil.session.outbox.file_stamp import sample, stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger
-from frazil.session.outbox.outbox import Delivery
-from frazil.session.outbox.retry import ToldToStopError
+from frazil.session.outbox.outbox import Outbox
+from frazil.session.outbox.retry import Stopped
 from frazil.session.outbox.score_map import pack_score_map
 from frazil.session.pick.change import Change
 from frazil.session.pick.doubts import BLANK_TOLD, Doubts
@@ -83,8 +83,8 @@ class Pipeline:
     Args:
         serving: picks with the model that serves; used from one thread.
         announcer: takes what happened to models.
-        ledger: where results are committed.
-        delivery: sends what was committed.
+        ledger: is stopped where it turns out to be damaged.
+        outbox: commits and delivers results.
         reviser: brings earlier results to what is tuned, while nothing else is to be written.
         metrics: counts.
         drift: is shown what was picked.
@@ -103,7 +103,7 @@ class Pipeline:
         serving: Serving,
         announcer: Announcer,
         ledger: Ledger,
-        delivery: Delivery,
+        outbox: Outbox,
         reviser: Reviser,
         metrics: Metrics,
         drift: DriftWatch,
@@ -120,7 +120,7 @@ class Pipeline:
         self._serving = serving
         self._announcer = announcer
         self._ledger = ledger
-        self._delivery = delivery
+        self._outbox = outbox
         self._reviser = reviser
         self._metrics = metrics
         self._drift = drift
@@ -287,15 +287,16 @@ class Pipeline:
         beat = self._pulses.of("frazil-writing").beat
         while self._goes_on(1, self._results):
             beat()
-            self._delivery.catch_up()
+            with contextlib.suppress(Stopped):
+                self._outbox.deliver()
             self._retune()
             try:
                 result = self._results.get(timeout=self._reviser.wait_seconds(_STOP_CHECK_SECONDS))
             except Empty:
                 continue
             beat("writing a result")
-            # Told to stop, nothing of it was committed, and the next start picks it again.
-            with contextlib.suppress(ToldToStopError):
+            # What was not committed by then, the next start picks again; what was, it delivers.
+            with contextlib.suppress(Stopped):
                 if isinstance(result, Change):
                     self._announcer.announce(result)
                 elif isinstance(result, Asked):
@@ -322,42 +323,35 @@ class Pipeline:
             self._reviser.revise_next(is_busy=is_busy)
         except LedgerDamagedError as error:
             self._ledger.stop(error)
-        except (ToldToStopError, OutputError, sqlite3.Error):
+        except (Stopped, OutputError, sqlite3.Error):
             pass  # it can be read later, if not now
 
     def _write_picked(self, result: _Picked) -> None:
         started = time.monotonic()
-        arrival, document = result.arrival, result.document
-        handled = Handled(stamp=arrival.stamp, fingerprint=result.fingerprint)
-        insist, file = self._delivery.patience.insist, str(self._ledger.file)
-        namesake = insist(file, lambda: self._ledger.first_with_result(namesakes(arrival.key)))
+        arrival, metrics = result.arrival, self._metrics
+        namesake = self._outbox.first_with_result(namesakes(arrival.key))
         if namesake is not None:
             message = f"expected a name of its own, found the name of {namesake}: one STAR file cannot hold both"
             self._write_failed(_Failed(arrival=arrival, error=MicrographError(arrival.path, "name", message)))
             return
-        directory = directory_of(arrival.key)
-        score_map = None if result.score_map is None else pack_score_map(result.score_map)
-        seq, _ = insist(
-            file,
-            lambda: self._ledger.commit_picked(
-                arrival.key,
-                handled,
-                lambda epoch, seq, supersedes: encode_document(
-                    msgspec.structs.replace(document, epoch=epoch, seq=seq, supersedes=supersedes, directory=directory)
-                ),
-                score_map=score_map,
-                complete_at=time.time() - (time.monotonic() - arrival.complete_at),
-            ),
+        handled = Handled(stamp=arrival.stamp, fingerprint=result.fingerprint)
+        document = msgspec.structs.replace(result.document, directory=directory_of(arrival.key))
+
+        def committed(_seq: int) -> None:
+            self._intake.finish(arrival, handled)
+            # Counted before it is sent: whoever has the document finds it counted.
+            metrics.note_picked(document)
+            metrics.note_batches(result.batches)
+            self._drift.note(document)
+
+        seq = self._outbox.commit(
+            document,
+            key=arrival.key,
+            handled=handled,
+            score_map=None if result.score_map is None else pack_score_map(result.score_map),
+            complete_at=time.time() - (time.monotonic() - arrival.complete_at),
+            on_commit=committed,
         )
-        log.debug("committed %s", arrival.key)
-        self._intake.finish(arrival, handled)
-        # Counted before it is sent: whoever has the document finds it counted.
-        metrics = self._metrics
-        metrics.note_picked(document)
-        metrics.note_batches(result.batches)
-        self._drift.note(document)
-        if not self._delivery.catch_up():
-            return
         now = time.monotonic()
         metrics.stage.labels(stage="settle").observe(arrival.complete_at - arrival.closed_at)
         metrics.stage.labels(stage="deliver").observe(now - started)
@@ -376,53 +370,44 @@ class Pipeline:
 
     def _write_failed(self, result: _Failed) -> None:
         arrival, error = result.arrival, result.error
-        insist, file = self._delivery.patience.insist, str(self._ledger.file)
         try:
             content = sample(arrival.path).fingerprint
         except (OSError, MicrographError):
             content = ""
         handled = Handled(stamp=arrival.stamp, fingerprint=content)
-        if not is_utf8(arrival.key):
-            attempt, transient = 1, False
-        else:
-            attempt = 1 + insist(file, lambda: self._ledger.attempts(arrival.key))
-            transient = is_transient(error) and attempt < self._max_attempts
-            document = record_failure(
-                error, watch=self._watch, key=arrival.key, attempts=attempt, is_transient=transient
-            )
-            insist(
-                file,
-                lambda: self._ledger.commit_failed(
-                    arrival.key,
-                    handled,
-                    error.reason,
-                    str(error),
-                    "failed" if transient else "quarantined",
-                    lambda epoch, seq: encode_document(msgspec.structs.replace(document, epoch=epoch, seq=seq)),
-                ),
-            )
-        if transient:
+        if not is_utf8(arrival.key):  # the ledger cannot name it
+            self._note_failed(arrival, handled, error, attempt=1, is_retried=False)
+            return
+        attempt = 1 + self._outbox.attempts(arrival.key)
+        is_retried = is_transient(error) and attempt < self._max_attempts
+        document = record_failure(error, watch=self._watch, key=arrival.key, attempts=attempt, is_transient=is_retried)
+        self._outbox.commit(
+            document,
+            key=arrival.key,
+            handled=handled,
+            on_commit=lambda _: self._note_failed(arrival, handled, error, attempt=attempt, is_retried=is_retried),
+        )
+
+    def _note_failed(
+        self, arrival: Arrival, handled: Handled, error: MicrographError, *, attempt: int, is_retried: bool
+    ) -> None:
+        """Log and count a failure, and have the intake try the file again or let it rest."""
+        fields = {"micrograph": arrival.key, "reason": error.reason, "attempt": attempt}
+        if is_retried:
             rest_seconds = backoff_seconds(attempt)
             log.warning(
                 "failed (%s), tried again in %.0f s: %s",
                 error.reason,
                 rest_seconds,
                 error,
-                extra=event("retried", micrograph=arrival.key, reason=error.reason, attempt=attempt),
+                extra=event("retried", **fields),
             )
             self._metrics.retries.labels(reason=error.reason).inc()
             self._intake.retry(arrival, rest_seconds)
         else:
-            log.warning(
-                "failed (%s) at attempt %d: %s",
-                error.reason,
-                attempt,
-                error,
-                extra=event("failed", micrograph=arrival.key, reason=error.reason, attempt=attempt),
-            )
+            log.warning("failed (%s) at attempt %d: %s", error.reason, attempt, error, extra=event("failed", **fields))
             self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
             self._intake.finish(arrival, handled)
-        self._delivery.catch_up()
 
     def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Picked | _Failed | Change | Asked]) -> bool:
         """Whether a stage has work or may still get some: the stages end in their order."""

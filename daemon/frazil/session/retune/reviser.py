@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from typing import TypeVar
 
 import msgspec
 
-from frazil.documents import MicrographDocument, Seconds, columns_of, encode_document, now_rfc3339
+from frazil.documents import MicrographDocument, Seconds, columns_of, now_rfc3339
 from frazil.errors import RetuneError
 from frazil.picking import PickingSettings, PickLimits, Picks
 from frazil.session.outbox.ledger import KeptResult, Ledger, LedgerReader
-from frazil.session.outbox.outbox import Delivery
+from frazil.session.outbox.outbox import Outbox
 from frazil.session.retune.limits import Asked, Wanted, limits_of
 from frazil.session.retune.progress import TUNED_KEY, Tuned
 from frazil.session.retune.repick import pick_again, read_document, read_score_map
 from frazil.session.retune.request import REQUEST_KEY, decode_wanted
 
 __all__ = ["Reviser"]
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -43,16 +39,16 @@ class Reviser:
 
     Args:
         ledger: where results are committed.
-        delivery: sends what was committed.
+        outbox: commits and delivers them.
         settings: of the operator.
 
     Attributes:
         wanted: what is tuned.
     """
 
-    def __init__(self, ledger: Ledger, delivery: Delivery, settings: PickingSettings) -> None:
+    def __init__(self, ledger: Ledger, outbox: Outbox, settings: PickingSettings) -> None:
         self._ledger = ledger
-        self._delivery = delivery
+        self._outbox = outbox
         self._reader = LedgerReader(ledger.file)
         self._asked = ""
         self._untold: list[str] = []
@@ -87,11 +83,11 @@ class Reviser:
         """Have all results that are committed so far brought to what was asked for; those to come are picked so.
 
         Raises:
-            ToldToStopError: it could not be committed before the daemon was told to stop.
+            Stopped: the daemon is to stop.
         """
         wanted = asked.wanted
         tuned = Tuned(settings=self._tuned.settings, wanted=wanted, since=now_rfc3339(), until_seq=self._ledger.head)
-        self._insist(lambda: self._ledger.grant((REQUEST_KEY, asked.text), (TUNED_KEY, tuned.encode())))
+        self._outbox.grant((REQUEST_KEY, asked.text), (TUNED_KEY, tuned.encode()))
         if self._asked == asked.text:
             self._asked = ""
         self._untold = []
@@ -110,7 +106,7 @@ class Reviser:
             is_busy: whether micrographs are being picked, which come first.
 
         Raises:
-            ToldToStopError: it could not be committed before the daemon was told to stop.
+            Stopped: the daemon is to stop.
         """
         started = time.monotonic()
         if self._tuned.is_done or started < self._next_turn:
@@ -140,22 +136,23 @@ class Reviser:
             return
         after = msgspec.structs.replace(after, revised=after.revised + 1)
         revised = _revise(document, limits, picks, time.monotonic() - started)
-        seq = self._insist(
-            lambda: self._ledger.commit_revision(
-                kept.path,
-                kept.seq,
-                lambda epoch, seq: encode_document(msgspec.structs.replace(revised, epoch=epoch, seq=seq)),
-                score_map=kept.score_map,
-                remember=(TUNED_KEY, after.encode()),
-            )
+
+        def committed(seq: int) -> None:
+            self._tuned = after
+            log.debug("revised %s: %d picks (sequence number %d)", kept.path, len(picks), seq)
+
+        self._outbox.commit(
+            revised,
+            key=kept.path,
+            revises=kept.seq,
+            score_map=kept.score_map,
+            remember=(TUNED_KEY, after.encode()),
+            on_commit=committed,
         )
-        self._tuned = after
-        log.debug("revised %s: %d picks (sequence number %d)", kept.path, len(picks), seq)
-        self._delivery.catch_up()
 
     def _finish(self) -> None:
         tuned = msgspec.structs.replace(self._tuned, done_seq=self._tuned.until_seq)
-        self._insist(lambda: self._ledger.remember(TUNED_KEY, tuned.encode()))
+        self._outbox.remember(TUNED_KEY, tuned.encode())
         self._tuned = tuned
         log.info("%s", tuned.describe())
         if tuned.untold:
@@ -164,9 +161,6 @@ class Reviser:
                 tuned.untold,
                 ", ".join(self._untold) or "some that were met before a restart",
             )
-
-    def _insist(self, write: Callable[[], T]) -> T:
-        return self._delivery.patience.insist(str(self._ledger.file), write)
 
 
 def _revise(document: MicrographDocument, limits: PickLimits, picks: Picks, seconds: float) -> MicrographDocument:

@@ -355,7 +355,7 @@ class Ledger:
         body_at: Callable[[str, int], bytes],
         *,
         score_map: bytes | None,
-        remember: tuple[str, str],
+        remember: tuple[str, str] | None = None,
     ) -> int:
         """Commit other picks from the same scores: all else that is known of the micrograph stays as it is.
 
@@ -384,7 +384,8 @@ class Ledger:
                 "reason = '', message = '' WHERE path = ? AND reason = 'output'",
                 (path,),
             )
-            self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", remember)
+            if remember is not None:
+                self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", remember)
         self._head = seq
         return seq
 

@@ -1,4 +1,4 @@
-"""Delivery: the file before the message, nothing dropped while the disk is full, nothing overtaken."""
+"""The outbox: committed, then the file, then the message; nothing dropped while the disk is full, nothing overtaken."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ import prometheus_client
 import pytest
 
 from frazil.documents import MicrographDocument, decode_document, encode_document
-from frazil.errors import OutputError
+from frazil.errors import MicrographError, OutputError
 from frazil.health.metrics import Metrics
 from frazil.outputs import OutputFolder
 from frazil.picking import read_star
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
-from frazil.session.outbox.outbox import Delivery
+from frazil.session.outbox.outbox import Outbox
+from frazil.session.outbox.retry import Stopped
 from frazil.session.outbox.stream import Stream
+from frazil.session.pick.record import record_failure
 
 ROOT = Path("/watched")
 
@@ -34,12 +36,20 @@ class Rig:
             "tcp://127.0.0.1:0", ledger=ledger_file, epoch=self.ledger.epoch, published=0, metrics=self.metrics
         )
         self.stop = threading.Event()
-        self.delivery = Delivery(self.ledger, self.stream, self.metrics, ROOT, out, self.stop)
+        self.outbox = Outbox(self.ledger, self.stream, self.metrics, ROOT, out, self.stop)
 
     def deliver(self, *paths: str) -> bool:
         for path in paths:
             self.commit(path)
-        return self.delivery.catch_up()
+        return self.catch_up()
+
+    def catch_up(self) -> bool:
+        """Whether everything could be delivered."""
+        try:
+            self.outbox.deliver()
+        except Stopped:
+            return False
+        return True
 
     def commit(self, path: str) -> None:
         one = self.make_document(path)
@@ -100,7 +110,7 @@ def test_told_to_stop_while_blocked_it_leaves_all_that_follows_for_the_next_star
     rig.close()
 
     again = Rig(tmp_path / "out", tmp_path / "ledger", rig.make_document)
-    assert again.delivery.catch_up()
+    assert again.catch_up()
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_picks.star", "b_picks.star"]
     assert list(again.ledger.undelivered()) == []
     again.close()
@@ -127,7 +137,7 @@ def test_a_file_that_cannot_be_written_fails_alone_and_both_documents_go_out(rig
     (tmp_path / "out" / "loop").symlink_to("loop")
     assert rig.deliver("/watched/isdir.mrc", "/watched/notdir/a.mrc", "/watched/loop/a.mrc", "/watched/good.mrc")
     assert rig.blocked() == 0
-    assert rig.delivery.patience.waits_for == ""
+    assert rig.outbox.waits_for == ""
     assert (tmp_path / "out" / "good_picks.star").is_file()
     assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.name.startswith(".")) == []
     assert list(rig.ledger.undelivered()) == []
@@ -158,7 +168,7 @@ def test_what_failed_is_said_once_though_it_is_delivered_again(rig: Rig, tmp_pat
     rig.close()
 
     again = Rig(tmp_path / "out", tmp_path / "ledger", rig.make_document)
-    assert again.delivery.catch_up()
+    assert again.catch_up()
     assert [kind for _, kind, _ in documents(again)] == ["MicrographDocument"] * 2 + ["FailedDocument"]
     assert records(again) == {"/watched/a.mrc": UNWRITTEN, "/watched/b.mrc": PICKED}
     again.close()
@@ -178,7 +188,7 @@ def test_a_later_result_finds_out_anew_whether_its_file_can_be_written(rig: Rig,
             score_map=None,
             remember=("key", "value"),
         )
-        assert rig.delivery.catch_up()
+        assert rig.catch_up()
         return seq
 
     revised = revise(1)
@@ -203,11 +213,9 @@ def test_a_result_that_was_superseded_meanwhile_fails_no_micrograph(rig: Rig, tm
 
 def test_a_record_that_the_ledger_cannot_take_is_not_waited_for(rig: Rig) -> None:
     rig.ledger._database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2000)
-    patience, handled = rig.delivery.patience, Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
+    handled = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
     with pytest.raises(sqlite3.DataError, match="too big"):
-        patience.insist(
-            "ledger", lambda: rig.ledger.commit_picked("a", handled, lambda *_: b"{}", score_map=bytes(3000))
-        )
+        rig.outbox.commit(rig.make_document("/watched/a.mrc"), key="a", handled=handled, score_map=bytes(3000))
     assert rig.ledger.head == 0
     assert rig.blocked() == 0
     assert rig.deliver("/watched/b.mrc")
@@ -231,7 +239,7 @@ def test_a_damaged_document_is_passed_over_and_what_follows_is_delivered(
         rig.commit(path)
     with closing(sqlite3.connect(rig.ledger.file)) as database, database:
         database.execute("UPDATE documents SET body = x'7b' WHERE seq = 1")
-    assert rig.delivery.catch_up()
+    assert rig.catch_up()
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["b_picks.star"]
     assert list(rig.ledger.undelivered()) == []
     assert rig.metrics.registry.get_sample_value("frazil_damaged_documents_total") == 1
@@ -243,7 +251,7 @@ def test_a_ledger_that_is_gone_is_not_waited_for(rig: Rig, tmp_path: Path) -> No
     (tmp_path / "ledger").unlink()
     with pytest.raises(OutputError):
         rig.ledger.look()
-    assert not rig.delivery.catch_up()
+    assert not rig.catch_up()
     assert rig.blocked() == 0
     assert not (tmp_path / "out").exists()
 
@@ -257,3 +265,50 @@ def test_a_result_of_a_run_that_knew_the_directory_by_another_name_goes_to_the_s
     assert [file.relative_to(tmp_path / "out") for file in (tmp_path / "out").rglob("*.star")] == [
         Path("grid/a_picks.star")
     ]
+
+
+def test_what_is_committed_is_numbered_told_of_and_then_delivered(rig: Rig, tmp_path: Path) -> None:
+    handled, star = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="f"), tmp_path / "out" / "a_picks.star"
+    told: list[tuple[int, bool]] = []
+    for number in (1, 2):
+        seq = rig.outbox.commit(
+            rig.make_document("/watched/a.mrc"),
+            key="a.mrc",
+            handled=handled,
+            on_commit=lambda seq: told.append((seq, star.exists())),
+        )
+        assert seq == number
+    assert told == [(1, False), (2, True)]
+    first, second = (decode_document(stored.body) for stored in rig.ledger.documents_after(0))
+    assert isinstance(first, MicrographDocument)
+    assert isinstance(second, MicrographDocument)
+    assert (first.supersedes, second.supersedes) == (0, 1)
+    assert {first.epoch, second.epoch} == {rig.ledger.epoch}
+    assert list(rig.ledger.undelivered()) == []
+
+
+def test_a_failure_that_is_tried_again_is_not_quarantined(rig: Rig) -> None:
+    handled = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
+    for kind, attempts in (("transient", 1), ("permanent", 0)):
+        failed = record_failure(
+            MicrographError(ROOT / "a.mrc", "unreadable", "cannot be read"),
+            watch=ROOT,
+            key="a.mrc",
+            attempts=1 + rig.outbox.attempts("a.mrc"),
+            is_transient=kind == "transient",
+        )
+        rig.outbox.commit(failed, key="a.mrc", handled=handled)
+        with closing(LedgerReader(rig.ledger.file)) as reader:
+            assert reader.counts() == {{"transient": "failed", "permanent": "quarantined"}[kind]: 1}
+        assert rig.outbox.attempts("a.mrc") == attempts
+
+
+def test_told_to_stop_what_was_committed_is_left_to_the_next_start(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("in the way")
+    rig.stop.set()
+    handled = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
+    committed: list[int] = []
+    with pytest.raises(Stopped):
+        rig.outbox.commit(rig.make_document("/watched/a.mrc"), key="a.mrc", handled=handled, on_commit=committed.append)
+    assert committed == [1]
+    assert [seq for seq, _ in rig.ledger.undelivered()] == [1]
