@@ -33,7 +33,7 @@ def record_session(out: Path) -> None:
         scenario.lay_out(NEUTRAL)
         with scenario.serve(NEUTRAL) as session:
             scenario.play(session)
-            metrics = scenario.describe_metrics(session.metrics())
+            metrics = scenario.describe_metrics(session.metrics(scenario.PICKED))
             _, bodies = session.replay()
             live = [body for _, body in session.published()]
             topics = [topic for topic, _ in session.published()]

@@ -37,6 +37,8 @@ WITNESS = ".frazil-witness"
 BIN = Path(sys.executable).parent
 PATIENCE_SECONDS = 120.0
 DIAMETER_ANGSTROM = 48.0
+ENVIRONMENT = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+"""Of every process, taken once: a test may change its own meanwhile."""
 
 Json = dict[str, Any]
 
@@ -136,12 +138,18 @@ class Session:
     def log(self) -> str:
         return (self.root / "log").read_text("utf-8", "replace")
 
-    def get(self, url: str) -> str:
+    def _get(self, url: str) -> str:
         with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer:
             return answer.read().decode()
 
-    def metrics(self) -> str:
-        return self.get(self.daemon["metrics"])
+    def metrics(self, delivered: int) -> str:
+        """The metrics, once so many results were delivered; what is counted last is that."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        wanted = f'frazil_stage_duration_seconds_count{{stage="deliver"}} {delivered:.1f}\n'
+        while wanted not in (text := self._get(self.daemon["metrics"])):
+            assert time.monotonic() < deadline, f"not so many results were delivered: {delivered}\n{text}"
+            time.sleep(0.01)
+        return text
 
     def replay(self, **request: Any) -> tuple[list[Json], list[bytes]]:
         """Pages and documents, as asked for until there are no more."""
@@ -174,6 +182,7 @@ def frazil(*arguments: object) -> str:
         [str(a) for a in (BIN / "frazil", *arguments)],
         capture_output=True,
         text=True,
+        env=ENVIRONMENT,
         timeout=PATIENCE_SECONDS,
         check=False,
     )
@@ -195,7 +204,7 @@ def serve(root: Path, *options: object) -> Iterator[Session]:
             stdin=subprocess.DEVNULL,  # from a terminal, SIGHUP means something else
             stdout=log,
             stderr=log,
-            env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
+            env=ENVIRONMENT,
         )
     with closing(zmq.Context.instance().socket(zmq.SUB)) as live:
         live.linger = 0
@@ -231,6 +240,10 @@ def lay_out(root: Path) -> None:
     """Make the folders of a session."""
     (root / "watched" / "grid 1").mkdir(parents=True)
     shutil.copytree(MODELS, root / "models")
+
+
+PICKED = 6
+"""So many times a micrograph is picked in a session; revisions are more."""
 
 
 def play(session: Session) -> None:
