@@ -34,6 +34,7 @@ def record_session(out: Path) -> None:
         with scenario.serve(NEUTRAL) as session:
             scenario.play(session)
             metrics = scenario.describe_metrics(session.metrics(scenario.PICKED))
+            addresses = session.addresses()
             _, bodies = session.replay()
             live = [body for _, body in session.published()]
             topics = [topic for topic, _ in session.published()]
@@ -43,6 +44,7 @@ def record_session(out: Path) -> None:
         write_lines(out / "published.jsonl", live)
         write_lines(out / "topics.txt", topics)
         write_json(out / "metrics.json", metrics)
+        write_json(out / "addresses.json", addresses)
         write_lines(out / "star-files.txt", (name.encode() for name in scenario.star_files(NEUTRAL / "out")))
         ledger = out / "ledger"
         ledger.mkdir(exist_ok=True)
@@ -56,7 +58,14 @@ def record_session(out: Path) -> None:
     if (out / "exported.jsonl").read_bytes() != (out / "documents.jsonl").read_bytes():
         sys.exit("expected the ledger to hold the documents that were sent on request, found others")
     (out / "exported.jsonl").unlink()
-    for left in ledger.glob(f"{LEDGER}-*"):
+    record_readings(out)
+
+
+def record_readings(out: Path) -> None:
+    """What the commands read out of the recorded ledger."""
+    write_json(out / "status.json", surface.read_status(out / "ledger"))
+    write_json(out / "preview.json", surface.preview(out / "ledger"))
+    for left in (out / "ledger").glob(f"{LEDGER}-*"):
         left.unlink()
 
 
@@ -134,6 +143,7 @@ def write_json(file: Path, content: object) -> None:
 
 PARTS: dict[str, Callable[[Path], None]] = {
     "session": record_session,
+    "readings": record_readings,
     "commands": record_commands,
     "statuses": record_statuses,
     "names": record_names,

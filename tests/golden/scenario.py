@@ -40,6 +40,8 @@ DIAMETER_ANGSTROM = 48.0
 ENVIRONMENT = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
 """Of every process, taken once: a test may change its own meanwhile."""
 
+ADDRESSES = ("/", "/micrographs", "/micrograph?path=a.mrc", "/metrics", "/healthz", "/readyz", "/events")
+
 Json = dict[str, Any]
 
 
@@ -137,6 +139,14 @@ class Session:
 
     def log(self) -> str:
         return (self.root / "log").read_text("utf-8", "replace")
+
+    def addresses(self) -> Json:
+        """What each address for programs and each page answers: its status and the kind of its content."""
+        said = {}
+        for path in ADDRESSES:
+            with urllib.request.urlopen(self.daemon["page"].rstrip("/") + path, timeout=PATIENCE_SECONDS) as answer:
+                said[path] = [answer.status, answer.headers["Content-Type"]]
+        return said
 
     def _get(self, url: str) -> str:
         with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer:
@@ -333,7 +343,11 @@ def describe_metrics(text: str) -> Json:
                 labels["version"] = "..."
             key = sample.name + (json.dumps(labels) if labels else "")
             samples[key] = None if VOLATILE.search(sample.name) or math.isnan(sample.value) else sample.value
-        described[family.name] = {"type": family.type, "help": family.documentation, "samples": samples}
+        described[family.name] = {
+            "type": family.type,
+            "help": family.documentation,
+            "samples": dict(sorted(samples.items())),
+        }
     return described
 
 

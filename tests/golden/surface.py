@@ -119,6 +119,24 @@ def exit_statuses(folder: Path, models: Path) -> dict[str, int]:
     }
 
 
+# --- what commands read out of a ledger -------------------------------------------------------------------------
+
+
+def read_status(ledger: Path) -> Json:
+    """What ``frazil status --json`` says of a ledger that no daemon uses, but for what depends on the time."""
+    status, printed = run("frazil", "status", "--json", "--ledger", ledger)
+    assert status == 0, printed
+    return {name: "..." if name == "troubles" else value for name, value in json.loads(printed).items()}
+
+
+def preview(ledger: Path) -> Json:
+    """The picks of a micrograph within other limits, from its score map in the ledger."""
+    limits = ("--threshold", "0.2", "--min-distance", "30", "--edge-margin", "20")
+    status, printed = run("frazil", "retune", ledger, "--micrograph", "a.mrc", *limits, "--json")
+    assert status == 0, printed
+    return dict(json.loads(printed))
+
+
 # --- settings ---------------------------------------------------------------------------------------------------
 
 

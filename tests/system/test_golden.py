@@ -6,6 +6,7 @@ What it is compared with lies in ``tests/golden/recorded``; ``tests/golden/recor
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 import sys
@@ -44,24 +45,27 @@ def recorded(name: str) -> Any:
     return json.loads((RECORDED / name).read_bytes())
 
 
+def assert_near(expected: Json, found: Json) -> None:
+    """See that picks are the ones recorded, best first, as well as another processor computes them."""
+    assert list(found) == list(expected)
+    assert found["score"] == sorted(found["score"], reverse=True)
+    left = list(zip(found["y"], found["x"], found["score"], strict=True))
+    odd = 0
+    for y, x, score in zip(expected["y"], expected["x"], expected["score"], strict=True):
+        near = [p for p in left if abs(p[0] - y) <= NEAR_PX and abs(p[1] - x) <= NEAR_PX]
+        near = [p for p in near if abs(p[2] - score) <= NEAR_SCORE]
+        if near:
+            left.remove(near[0])
+        odd += not near
+    assert max(odd, len(left)) <= ODD_PICKS, (expected, found)
+
+
 def assert_same(expected: Json, found: Json, root: Path) -> None:
     """See that a document is the one recorded, but for what belongs to the time, the place and the processor."""
     expected, found = (scenario.comparable(document, root) for document in (expected, found))
     if expected["type"] == "micrograph":
-        picks, others = expected["picks"], found["picks"]
-        assert list(picks) == list(others)
-        found["picks"] = picks
-        assert len({len(column) for column in others.values()}) == 1
-        assert others["score"] == sorted(others["score"], reverse=True)
-        left = list(zip(others["y"], others["x"], others["score"], strict=True))
-        odd = 0
-        for y, x, score in zip(picks["y"], picks["x"], picks["score"], strict=True):
-            near = [p for p in left if abs(p[0] - y) <= NEAR_PX and abs(p[1] - x) <= NEAR_PX]
-            near = [p for p in near if abs(p[2] - score) <= NEAR_SCORE]
-            if near:
-                left.remove(near[0])
-            odd += not near
-        assert max(odd, len(left)) <= ODD_PICKS, (picks, others)
+        assert_near(expected["picks"], found["picks"])
+        found["picks"] = expected["picks"]
     # As text, so that the order of the fields counts.
     assert json.dumps(found) == json.dumps(expected)
 
@@ -82,6 +86,7 @@ class Played:
     """Documents as the client gave them out, encoded again."""
     of_directory: list[str]
     metrics: Json
+    addresses: Json
     stars: list[str]
 
 
@@ -90,6 +95,7 @@ def play(root: Path) -> Played:
     with scenario.serve(root) as session:
         scenario.play(session)
         metrics = scenario.describe_metrics(session.metrics(scenario.PICKED))
+        addresses = session.addresses()
         pages, bodies = session.replay()
         options: Json = {"since": 1, "topics": ["picks", "failed", "model"], "resume": root / "cursor"}
         received = []
@@ -110,6 +116,7 @@ def play(root: Path) -> Played:
         received=received,
         of_directory=of_directory,
         metrics=metrics,
+        addresses=addresses,
         stars=scenario.star_files(root / "out"),
     )
 
@@ -216,6 +223,16 @@ def test_every_recorded_setting_is_accepted_in_the_file(tmp_path: Path) -> None:
     assert {f"--{name.replace('_', '-')}" for name in settings} <= accepted
 
 
+def test_every_recorded_setting_means_something(tmp_path: Path) -> None:
+    settings = recorded("settings.json")
+    file = surface.write_settings(tmp_path / "frazil.toml", {name: [[]] for name in settings})
+    status, printed = surface.run("frazil", "check-settings", file)
+    assert status == 78
+    faults = {int(number) for number in re.findall(r"frazil\.toml:(\d+): ", printed)}
+    assert faults == set(range(1, len(settings) + 1)), printed
+    assert "unknown" not in printed
+
+
 def test_commands_end_with_the_recorded_statuses(tmp_path: Path) -> None:
     assert surface.exit_statuses(tmp_path, scenario.MODELS / "disc") == recorded("statuses.json")
 
@@ -261,6 +278,14 @@ def test_the_recorded_ledger_is_read_as_it_was(tmp_path: Path) -> None:
         assert printed.encode() == (RECORDED / name).read_bytes()
     status, printed = surface.run("frazil", "ledger", "check", "--ledger", tmp_path / "out")
     assert status == 0, printed
+    assert_holds(recorded("status.json"), surface.read_status(tmp_path / "out"), "status")
+
+
+def test_picks_are_made_again_of_the_score_maps_in_the_recorded_ledger(tmp_path: Path) -> None:
+    shutil.copytree(RECORDED_LEDGER, tmp_path / "out")
+    expected, found = recorded("preview.json"), surface.preview(tmp_path / "out")
+    assert_near(expected.pop("picks"), found.pop("picks"))
+    assert found == expected
 
 
 def test_the_recorded_ledger_replays_the_documents_byte_for_byte(continued: Continued) -> None:
@@ -318,6 +343,10 @@ def test_the_client_gives_out_the_same_documents(played: Played) -> None:
 
 def test_the_files_of_picks_have_the_recorded_names(played: Played) -> None:
     assert [name.encode() for name in played.stars] == lines("star-files.txt")
+
+
+def test_the_recorded_addresses_answer_as_they_did(played: Played) -> None:
+    assert played.addresses == recorded("addresses.json")
 
 
 @pytest.mark.parametrize("name", recorded("metrics.json"))
