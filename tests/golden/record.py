@@ -104,9 +104,9 @@ def record_names(out: Path) -> None:
     write_json(out / "schema.json", surface.schema_without_texts(schema))
 
 
-def record_settings(out: Path) -> None:
+def record_settings(_: Path) -> None:
     """Nothing: settings.json is written by hand. Says which settings it lacks or has too many."""
-    told = set(json.loads((out / "settings.json").read_text("utf-8")))
+    told = set(json.loads((HERE / "recorded" / "settings.json").read_text("utf-8")))
     options = surface.describe_commands()["frazil serve"]["options"]
     named = {name[2:].replace("-", "_") for name in options if name.startswith("--") and not name.startswith("--no-")}
     named -= {"help", "config"}
