@@ -256,6 +256,20 @@ def test_a_cursor_of_another_ledger_starts_over(open_stream: Open, tmp_path: Pat
 # --- what others send -----------------------------------------------------------------------------------------------
 
 
+def test_whoever_has_a_document_can_ask_for_it(open_stream: Open) -> None:
+    daemon = open_stream()
+    with raw_socket(zmq.SUB, daemon.address) as live, raw_socket(zmq.REQ, daemon.stream.replay) as asker:
+        live.subscribe(b"")
+        live.recv_multipart()
+        for number in range(100):
+            sent = daemon.commit(f"{number}.mrc")
+            while live.recv_multipart()[0] == b"heartbeat":
+                pass
+            head, *bodies = ask(asker, json.dumps({"from": sent.seq}).encode())
+            assert json.loads(head)["head"] == sent.seq
+            assert [decode_document(body) for body in bodies] == [sent]
+
+
 def test_a_replay_is_a_bounded_page(open_stream: Open) -> None:
     daemon = open_stream()
     for i in range(120):

@@ -42,7 +42,7 @@ class Publisher:
         replay: where replays are asked for, for the heartbeats.
 
     Attributes:
-        published: sequence number of the newest document handed to the socket.
+        published: sequence number of the newest document handed to the socket, or about to be.
         published_at: when that was, of this run's documents, by the monotonic clock.
     """
 
@@ -102,9 +102,10 @@ class Publisher:
         """Send what waits; False at the end."""
         data = os.read(self._file, _READ_BYTES)
         for seq, topic, body in self._documents.feed(data):
-            self._send([topic, add_generation(body, self._generation)])
-            self.published = max(seq, self.published)  # after a restart, some come again
+            # First, so that whoever has a document can ask for it. After a restart, some come again.
+            self.published = max(seq, self.published)
             self.published_at = time.monotonic()
+            self._send([topic, add_generation(body, self._generation)])
         return bool(data) and not self._documents.ended
 
     def _read_subscriptions(self) -> bool:
