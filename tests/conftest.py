@@ -41,7 +41,9 @@ from frazil.documents import (
 )
 from frazil.errors import FrazilError
 from frazil.health.metrics import Metrics
-from frazil.page import TOKEN_NAME, Application, PageServer
+from frazil.page.application import Application
+from frazil.page.gate import TOKEN_NAME
+from frazil.page.server import PageServer
 from frazil.picking import (
     Card,
     ModelContract,

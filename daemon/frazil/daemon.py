@@ -29,7 +29,9 @@ from frazil.health.resources import Resources, count_nvidia_gpus
 from frazil.health.systemd import Notifier
 from frazil.health.watchdog import Supervision
 from frazil.outputs import OutputFolder
-from frazil.page import TOKEN_NAME, Application, PageServer
+from frazil.page.application import Application
+from frazil.page.gate import TOKEN_NAME
+from frazil.page.server import PageServer
 from frazil.paths import absolute_path
 from frazil.picking import (
     CURRENT_NAME,

@@ -30,9 +30,9 @@ from hypothesis import strategies as st
 
 from frazil.documents import MicrographDocument, PickColumns, encode_document
 from frazil.errors import AddressError, FrazilError, OutputError
-from frazil.page import PageServer
 from frazil.page.connection import Connection
 from frazil.page.gate import Gate, HostNames, Token
+from frazil.page.server import PageServer
 from frazil.page.session import rate_per_minute
 from frazil.picking import ScoreMap
 from frazil.session.outbox.file_stamp import FileStamp

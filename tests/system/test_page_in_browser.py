@@ -21,7 +21,7 @@ import pytest
 from numpy.typing import NDArray
 
 from frazil.documents import MicrographDocument, decode_document, encode_document
-from frazil.page import TOKEN_NAME
+from frazil.page.gate import TOKEN_NAME
 from frazil.picking import read_star
 from frazil.session.outbox.ledger import LedgerReader
 from frazil.session.outbox.ledger.layout import connect, transaction

@@ -6,9 +6,3 @@ It reads the ledger through a connection of its own and the metrics' registry, a
 - `PageServer` serves it from a thread with an event loop of its own.
 - `browser/` holds what is sent to browsers as it is: HTML, CSS and JavaScript, without a build step.
 """
-
-from frazil.page.application import Application
-from frazil.page.gate import TOKEN_NAME
-from frazil.page.server import PageServer
-
-__all__ = ["TOKEN_NAME", "Application", "PageServer"]
