@@ -194,7 +194,7 @@ def main() -> int:
                 print(f"{(part + 1) * portion:>8} messages  {memory[-1]:6.0f} MiB", flush=True)
         with frazil.PickStream(addresses[0], topics=["model"], since=1, timeout_seconds=60) as late:
             replayed = [next(late).seq for _ in range(10)]
-        died = target.stream.failed_thread()
+        died = target.stream.dead_thread()
         print(f"{args.messages} messages in {time.monotonic() - started:.0f} s")
         print(f"replay requests by outcome: {target.requests()}")
         print(f"the process of the sockets was started again {target.restarts()} times")

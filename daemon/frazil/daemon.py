@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import logging
 import os
 import signal
@@ -13,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import cv2
 import msgspec
@@ -32,36 +31,18 @@ from frazil.outputs import OutputFolder
 from frazil.page.application import Application
 from frazil.page.gate import TOKEN_NAME
 from frazil.page.server import PageServer
-from frazil.paths import absolute_path
 from frazil.picking import (
     CURRENT_NAME,
-    ChooseRescaling,
-    Micrograph,
     Model,
-    Picker,
-    PickingSettings,
-    PixelMemory,
     available_cores,
     load_model,
-    read_micrograph,
 )
-from frazil.session.intake.file_system import FileSystem
-from frazil.session.intake.intake import Intake
-from frazil.session.intake.passed_over import INVENTORY_KEY
-from frazil.session.intake.selection import Selection
-from frazil.session.intake.watcher import Watcher
-from frazil.session.outbox.daemon_info import Presence, check_watch
-from frazil.session.outbox.ledger import Ledger, Witness, explain
-from frazil.session.outbox.outbox import Outbox
+from frazil.session.outbox.daemon_info import PRESENCE_KEY, Presence
+from frazil.session.outbox.ledger import explain
 from frazil.session.outbox.stream import Access, Stream
-from frazil.session.pick.doubts import Doubts
-from frazil.session.pick.drift_watch import DriftWatch
-from frazil.session.pick.model_changes import Announcer
-from frazil.session.pick.pipeline import Pipeline
-from frazil.session.pick.serving import Serving
 from frazil.session.pick.shadow import CanaryBounds
 from frazil.session.pick.swapper import Swapper
-from frazil.session.retune import Reviser
+from frazil.session.session import Session
 from frazil.settings import Precision, ServeSettings
 
 __all__ = ["Daemon"]
@@ -73,13 +54,17 @@ _STOP_SECONDS = 4.5
 _CHECK_SECONDS = 0.5
 _OUTPUT_SECONDS = 60.0
 """For how long the service manager need not hear again while the output directory is waited for."""
-_LEDGER_LOOK_SECONDS = 1.0
 _LEDGER_SECONDS = 600.0
 """Longest time for the ledger to open: one of an earlier version is rewritten."""
 _MODEL_SECONDS = 600.0
 """Longest time for the model to load and warm up, on a GPU that is slow to wake."""
-_LOCAL_SETTLE_SECONDS = 1.0
-"""Between the two looks at a file on a local file system that nobody is known to have closed."""
+
+
+class _Part(Protocol):
+    """A part with threads of its own."""
+
+    def dead_thread(self) -> str | None:
+        """Name of a thread that has died, which none should."""
 
 
 class Daemon:
@@ -88,6 +73,11 @@ class Daemon:
     Args:
         settings: the whole of its settings.
     """
+
+    _page: PageServer
+    _stream: Stream
+    _swapper: Swapper | None
+    _info: Presence
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
@@ -98,9 +88,13 @@ class Daemon:
         self._pulses = Pulses(settings.hang_timeout)
         self._supervision = Supervision(self._notifier, self._pulses)
         self._stopping = threading.Event()
-        self._claim_fault: OutputError | None = None
         self._ready = threading.Event()
         self._parts = contextlib.ExitStack()
+        self._metrics = Metrics(prometheus_client.CollectorRegistry())
+        prometheus_client.ProcessCollector(registry=self._metrics.registry)
+        self._metrics.build.labels(version=frazil.__version__).set(1)
+        self._model = settings.model.expanduser()
+        self._sessions = [Session(settings, self._metrics, self._pulses, self._stopping)]
 
     def run(self) -> None:
         """Start, serve, stop.
@@ -125,7 +119,7 @@ class Daemon:
         try:
             self.startup()
         except sqlite3.Error as error:
-            raise self._ledger.fault or explain(self._ledger.file, error) from error
+            raise self._fault() or explain(self._session.ledger_file, error) from error
 
     def capture_signals(self) -> None:
         """Let SIGTERM and SIGINT end the main loop, and SIGHUP have it look at the model again."""
@@ -156,162 +150,40 @@ class Daemon:
         """
         started = time.monotonic()
         give_back_large_blocks()
-        settings = self._settings
-        root = settings.watch.expanduser().resolve()
-        watch = absolute_path(settings.watch)  # as others name it, links and all
-        out = settings.out.expanduser().resolve()
-        picking = PickingSettings(
-            diameter_angstrom=settings.diameter,
-            pixel_size_angstrom=settings.pixel_size,
-            unusual_diameter=settings.unusual_diameter,
-            threshold=settings.threshold,
-            min_distance_angstrom=settings.min_distance,
-            edge_margin_angstrom=settings.edge_margin,
-            contrast=settings.contrast,
-        )
-        outputs = OutputFolder(out)
-        self._prepare(outputs)
-
-        metrics = Metrics(prometheus_client.CollectorRegistry())
-        prometheus_client.ProcessCollector(registry=metrics.registry)
-        metrics.build.labels(version=frazil.__version__).set(1)
-        ledger_file = settings.ledger_file.expanduser().resolve()
-        self._page = self._open_page(metrics, ledger_file)
+        settings, session, metrics = self._settings, self._session, self._metrics
+        self._wait_for(session.outputs)
+        self._page = self._start_page()
         self._parts.callback(self._page.close)
         self._notifier.starting("opening the ledger", within_seconds=_LEDGER_SECONDS)
-        self._witness = Witness(out, watch=root, ledger=ledger_file)
-        self._parts.callback(self._witness.close)
-        self._ledger = Ledger(ledger_file, self._witness)
-        self._parts.callback(self._ledger.close)
-        check_watch(self._ledger, root)
-        self._stream = self._open_stream(metrics)
+        self._parts.callback(session.close)
+        session.open()
+        self._stream = self._start_stream()
         self._parts.callback(self._stream.close)
-        metrics.watch_ledger(lambda: self._ledger.head)
-
-        writing = self._pulses.of("frazil-writing")
-        self._outbox = outbox = Outbox(self._ledger, self._stream, metrics, watch, out, self._stopping, writing.beat)
-        self._reviser = Reviser(self._ledger, outbox, picking)
-        self._parts.callback(self._reviser.close)
-        announcer = Announcer(self._ledger, outbox, metrics)
-        resources = Resources(metrics.resources, {"out": out, "ledger": self._ledger.file.parent})
+        session.connect(self._stream)
+        resources = Resources(metrics.resources, {"out": session.outputs.path, "ledger": session.ledger.file.parent})
         resources.start()
         self._parts.callback(resources.stop)
-        metrics.resources.gpu_expected.set(
-            settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0)
-        )
-        self._swapper = swapper = self._make_swapper(announcer, metrics, picking)
+        self._swapper = self._make_swapper()
         self._notifier.starting(f"loading the model {settings.model}", within_seconds=_MODEL_SECONDS)
-        path, precision = settings.model.expanduser(), settings.precision
-        model = swapper.load_first() if swapper else self._load_model(path, precision)
+        model = self._swapper.load_first() if self._swapper else self._load_model(self._model, settings.precision)
         self._notifier.starting(f"warming up the model {model.identity.short}", within_seconds=_MODEL_SECONDS)
-        batch_seconds = model.warm_up()
-        metrics.show_model(model.identity, model.placement, model.precision)
-        metrics.batch.set(batch_seconds)
-        where = model.placement.describe(batch_seconds)
-        how = f"{model.provider} in {model.precision}"
-        log.info("model %s runs on %s: %s; %s", model.identity, how, where, model.preparation)
-        if not model.has_card:
-            log.warning("model %s has no card: its reference output could not be checked", model.identity.name)
-        self._serving = Serving(
-            Picker(model, picking),
-            self._reviser.wanted,
-            probation_micrographs=settings.probation_micrographs,
-            faults_allowed=settings.probation_faults,
-        )
-
-        self._pipeline = Pipeline(
-            self._serving,
-            announcer,
-            self._ledger,
-            outbox,
-            self._reviser,
-            metrics,
-            DriftWatch(self._ledger, metrics.drift),
-            Doubts(settings.contrast, metrics.doubts),
-            self._stopping,
-            self._read_micrograph,
-            watch=watch,
-            max_attempts=settings.max_attempts,
-            keep_score_maps=settings.keep_score_maps,
-            pulses=self._pulses,
-            read_seconds=settings.read_timeout,
-        )
-        file_system = FileSystem.of(root)
-        known = self._ledger.known()
-        gc.freeze()  # what has come by now stays: to look through the stamps of a million files takes a while
-        intake = Intake(
-            self._ledger,
-            known,
-            metrics,
-            root,
-            settle_seconds=self._settle_seconds(file_system),
-            stall_seconds=settings.stall,
-            shows_holes=file_system.shows_holes,
-            accept=self._pipeline.accept,
-            refuse=self._pipeline.refuse,
-            check_name=outputs.check_name,
-            beat=self._pulses.of("frazil-intake").beat,
-        )
-        self._watcher = Watcher(
-            root,
-            file_system,
-            intake.tell,
-            metrics,
-            selection=Selection(settings.include, settings.exclude, settings.companions),
-            known=known,
-            missing=self._ledger.missing(),
-            usual_mount_point=self._usual_mount_point(root),
-            on_file_system=lambda found: self._note_file_system(found, intake),
-            on_inventory=lambda inventory: self._remember(INVENTORY_KEY, inventory.encode()),
-            scan_seconds=settings.scan,
-            watch_by=settings.watch_by,
-            backlog_order=settings.backlog_order,
-            beat=self._pulses.of("frazil-scan").beat,
-        )
-        self._intake_thread = threading.Thread(
-            target=intake.run, args=(self._stopping,), name="frazil-intake", daemon=True
-        )
-        self._watcher.start()
-        self._parts.callback(self._watcher.stop)
-        self._pipeline.start(intake)
-        self._intake_thread.start()
-        self._presence = Presence(
-            pid=os.getpid(),
-            started_at=time.time(),
-            watch=str(root),
-            out=str(out),
-            stream=self._stream.address,
-            metrics=f"{self._page.url}metrics",
-            page=self._page.url,
-            model=model.identity.short,
-            provider=model.provider,
-            precision=model.precision,
-        )
-        metrics.started.set(self._presence.started_at)
-        self._remember("daemon", self._presence.encode())
-        self._parts.callback(lambda: self._remember("daemon", self._presence.stopped().encode()))
-        self._ledger_thread = threading.Thread(target=self._watch_ledger, name="frazil-ledger", daemon=True)
-        self._ledger_thread.start()
-        if swapper:
-            swapping = threading.Thread(
-                target=swapper.run, args=(self._serving, self._pipeline.report), name="frazil-swap", daemon=True
-            )
-            swapping.start()
+        self._warm_up(model)
+        session.start(model)
+        self._info = self._make_info(model)
+        session.remember(PRESENCE_KEY, self._info.encode())
+        self._parts.callback(lambda: session.remember(PRESENCE_KEY, self._info.stopped().encode()))
+        if self._swapper:
+            self._swapper.start(session.serving, session.report)
         self._ready.set()
         log.info(
             "ready after %.2f s: watching %s, writing to %s, publishing on %s, metrics on %s, page on %s",
-            time.monotonic() - started,
-            watch,
-            out,
-            self._stream.address,
-            self._presence.metrics,
-            self._page.url,
+            *(time.monotonic() - started, session.watch, session.outputs.path),
+            *(self._info.stream, self._info.metrics, self._info.page),
             extra=event("ready", model=model.identity.short, provider=model.provider),
         )
-        self._metrics = metrics
         self._supervision.ready(self._describe)
 
-    def _prepare(self, outputs: OutputFolder) -> None:
+    def _wait_for(self, outputs: OutputFolder) -> None:
         """Make sure that the output directory can be written; where it may be mounted later, wait for it.
 
         In systemd's sandbox every file system is read only, but for what `ReadWritePaths=` names. So it does not make
@@ -337,135 +209,21 @@ class Daemon:
                 return
         raise SystemExit(0)
 
-    def _open_page(self, metrics: Metrics, ledger_file: Path) -> PageServer:
-        settings = self._settings
+    def _start_page(self) -> PageServer:
+        settings, session = self._settings, self._session
         application = Application(
-            metrics.registry,
-            ledger_file,
-            self._read_micrograph,
+            self._metrics.registry,
+            session.ledger_file,
+            session.read_micrograph,
             unwell=self._why_unwell,
             unready=self._why_unready,
             names=settings.http_names,
-            token_file=ledger_file.with_name(TOKEN_NAME),
+            token_file=session.ledger_file.with_name(TOKEN_NAME),
         )
         return PageServer(settings.http, application, allow_others=settings.http_unencrypted)
 
-    def _why_unwell(self) -> str:
-        if not self._ready.is_set() or self._stopping.is_set():
-            return ""
-        dead = self._dead_thread()
-        return f"the thread {dead} died" if dead else self._pulses.hanging() or ""
-
-    def _why_unready(self) -> str:
-        if self._stopping.is_set():
-            return "the daemon is stopping"
-        if self._ready.is_set() and self._ledger.fault is not None:
-            return str(self._ledger.fault)
-        return self._waits_for() if self._ready.is_set() else "the model is being loaded and warmed up"
-
-    def _waits_for(self) -> str:
-        """Which fault of the machine holds up picking; empty where none does."""
-        if self._watcher.fault:
-            return f"cannot see {self._settings.watch}: {self._watcher.fault}"
-        return self._outbox.waits_for
-
-    def _dead_thread(self) -> str | None:
-        """Name of a thread that has died, which none should."""
-        others = (self._intake_thread, self._watcher.thread, self._page.thread, self._ledger_thread)
-        return (
-            self._pipeline.failed_stage()
-            or self._stream.failed_thread()
-            or next((t.name for t in others if not t.is_alive()), None)
-        )
-
-    def _describe(self) -> str:
-        """What it is at, in one line."""
-        model = self._serving.picker.model
-        handled = self._metrics.handled()
-        parts = [
-            self._waits_for(),
-            self._pipeline.doing or "waiting for micrographs",
-            f"{self._pipeline.waiting()} in line" if self._pipeline.waiting() else "",
-            f"{handled['picked']} picked, {handled['failed']} failed",
-            f"{model.identity.short} on {model.provider} in {model.precision}",
-        ]
-        return "; ".join(part for part in parts if part)
-
-    def _read_micrograph(
-        self, path: Path, memory: PixelMemory | None = None, rescaling: ChooseRescaling | None = None
-    ) -> Micrograph:
-        settings = self._settings
-        deadline = time.monotonic() + settings.read_timeout
-        return read_micrograph(
-            path,
-            as_stored=True,
-            memory=memory,
-            largest_bytes=settings.max_micrograph_bytes,
-            cut_off=lambda: time.monotonic() > deadline,
-            rescaling=rescaling,
-        )
-
-    def _settle_seconds(self, file_system: FileSystem) -> float:
-        # Of a network's file system the second look comes one poll later: sooner, it may get a kept answer.
-        return self._settings.scan if file_system.is_network else _LOCAL_SETTLE_SECONDS
-
-    def _note_file_system(self, file_system: FileSystem, intake: Intake) -> None:
-        intake.settle(self._settle_seconds(file_system), shows_holes=file_system.shows_holes)
-        self._remember("mount_point", file_system.mount_point)
-
-    def _usual_mount_point(self, root: Path) -> str:
-        """Where the file system was mounted that the directory lay on when an earlier run last saw it."""
-        remembered = self._ledger.recall("mount_point")
-        return remembered if remembered and root.is_relative_to(remembered) else ""
-
-    def _show_model(self) -> None:
-        """Have ``frazil status`` say which model serves, once that has changed."""
-        model = self._serving.picker.model
-        if model.identity.short != self._presence.model:
-            self._presence = msgspec.structs.replace(
-                self._presence, model=model.identity.short, provider=model.provider, precision=model.precision
-            )
-            self._remember("daemon", self._presence.encode())
-
-    def _remember(self, key: str, value: str) -> None:
-        """Have the ledger remember what is good to know but not needed."""
-        with contextlib.suppress(sqlite3.Error):
-            self._ledger.remember(key, value)
-
-    def _load_model(self, path: Path, precision: Precision) -> Model:
-        settings = self._settings
-        threads = settings.threads or available_cores()
-        cv2.setNumThreads(threads)
-        return load_model(path, settings.device, threads, require_gpu=settings.require_gpu, precision=precision)
-
-    def _make_swapper(self, announcer: Announcer, metrics: Metrics, picking: PickingSettings) -> Swapper | None:
-        """Only a model's folder has versions to swap; one version's folder, or a lone file, serves for good."""
-        settings = self._settings
-        folder = settings.model.expanduser()
-        if not (folder / CURRENT_NAME).exists():
-            return None
-        return Swapper(
-            folder,
-            load=self._load_model,
-            make_picker=lambda model: Picker(model, picking, self._reviser.wanted.for_model(model.identity.sha256)),
-            announcer=announcer,
-            metrics=metrics,
-            watch=settings.watch.expanduser().resolve(),
-            out=settings.out.expanduser().resolve(),
-            name=self._ledger.epoch,
-            precision=settings.precision,
-            proof_seconds=settings.model_proof,
-            threads=settings.threads,
-            bounds=CanaryBounds(
-                micrographs=settings.canary_micrographs,
-                agreement=settings.canary_agreement,
-                picks_ratio=settings.canary_picks_ratio,
-            ),
-            stop=self._stopping,
-        )
-
-    def _open_stream(self, metrics: Metrics) -> Stream:
-        settings, ledger = self._settings, self._ledger
+    def _start_stream(self) -> Stream:
+        settings, ledger = self._settings, self._session.ledger
         access = None
         if settings.curve_key is not None and settings.curve_clients is not None:
             access = Access(settings.curve_key.expanduser(), settings.curve_clients.expanduser())
@@ -477,10 +235,124 @@ class Daemon:
             generation=ledger.generation,
             on_damage=ledger.stop,
             published=next((seq - 1 for seq, _ in ledger.undelivered()), ledger.head),
-            metrics=metrics,
+            metrics=self._metrics,
             access=access,
             allow_unencrypted=settings.publish_unencrypted,
         )
+
+    def _make_swapper(self) -> Swapper | None:
+        """Only a model's folder has versions to swap; one version's folder, or a lone file, serves for good."""
+        settings, session = self._settings, self._session
+        if not (self._model / CURRENT_NAME).exists():
+            return None
+        return Swapper(
+            self._model,
+            load=self._load_model,
+            make_picker=session.make_picker,
+            announcer=session.announcer,
+            metrics=self._metrics,
+            watch=session.root,
+            out=session.outputs.path,
+            name=session.ledger.epoch,
+            precision=settings.precision,
+            proof_seconds=settings.model_proof,
+            threads=settings.threads,
+            bounds=CanaryBounds(
+                micrographs=settings.canary_micrographs,
+                agreement=settings.canary_agreement,
+                picks_ratio=settings.canary_picks_ratio,
+            ),
+            stop=self._stopping,
+        )
+
+    def _load_model(self, path: Path, precision: Precision) -> Model:
+        settings = self._settings
+        threads = settings.threads or available_cores()
+        cv2.setNumThreads(threads)
+        return load_model(path, settings.device, threads, require_gpu=settings.require_gpu, precision=precision)
+
+    def _warm_up(self, model: Model) -> None:
+        batch_seconds = model.warm_up()
+        settings, metrics = self._settings, self._metrics
+        metrics.show_model(model.identity, model.placement, model.precision)
+        metrics.batch.set(batch_seconds)
+        metrics.resources.gpu_expected.set(
+            settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0)
+        )
+        where = model.placement.describe(batch_seconds)
+        how = f"{model.provider} in {model.precision}"
+        log.info("model %s runs on %s: %s; %s", model.identity, how, where, model.preparation)
+        if not model.has_card:
+            log.warning("model %s has no card: its reference output could not be checked", model.identity.name)
+
+    def _make_info(self, model: Model) -> Presence:
+        info = Presence(
+            pid=os.getpid(),
+            started_at=time.time(),
+            watch=str(self._session.root),
+            out=str(self._session.outputs.path),
+            stream=self._stream.address,
+            metrics=f"{self._page.url}metrics",
+            page=self._page.url,
+            model=model.identity.short,
+            provider=model.provider,
+            precision=model.precision,
+        )
+        self._metrics.started.set(info.started_at)
+        return info
+
+    # --- how it is ------------------------------------------------------------------------------------------------
+
+    def _why_unwell(self) -> str:
+        if not self._ready.is_set() or self._stopping.is_set():
+            return ""
+        dead = self._dead_thread()
+        return f"the thread {dead} died" if dead else self._pulses.hanging(time.monotonic()) or ""
+
+    def _why_unready(self) -> str:
+        if self._stopping.is_set():
+            return "the daemon is stopping"
+        if not self._ready.is_set():
+            return "the model is being loaded and warmed up"
+        session = self._session
+        return str(session.ledger.fault) if session.ledger.fault is not None else session.waits_for
+
+    @property
+    def _session(self) -> Session:
+        """The only one, so far."""
+        return self._sessions[0]
+
+    def _fault(self) -> OutputError | None:
+        """Why a ledger, or an output directory, is no longer ours to write; None while all are."""
+        return next((fault for session in self._sessions if (fault := session.fault)), None)
+
+    def _dead_thread(self) -> str | None:
+        """Name of a thread that has died, which none should."""
+        parts: list[_Part] = [*self._sessions, self._stream, self._page]
+        return next((dead for part in parts if (dead := part.dead_thread())), None)
+
+    def _describe(self) -> str:
+        """What it is at, in one line."""
+        model = self._session.serving.picker.model
+        handled = self._metrics.handled()
+        parts = [
+            self._session.waits_for,
+            self._session.doing,
+            f"{handled['picked']} picked, {handled['failed']} failed",
+            f"{model.identity.short} on {model.provider} in {model.precision}",
+        ]
+        return "; ".join(part for part in parts if part)
+
+    def _show_model(self) -> None:
+        """Have ``frazil status`` say which model serves, once that has changed."""
+        model = self._session.serving.picker.model
+        if model.identity.short != self._info.model:
+            self._info = msgspec.structs.replace(
+                self._info, model=model.identity.short, provider=model.provider, precision=model.precision
+            )
+            self._session.remember(PRESENCE_KEY, self._info.encode())
+
+    # --- the loop -------------------------------------------------------------------------------------------------
 
     def main_loop(self) -> None:
         """Stay until a signal.
@@ -491,29 +363,27 @@ class Daemon:
             FrazilError: a stage died, which is a fault in frazil.
         """
         while not self._stop.wait(self._supervision.longest_rest(_CHECK_SECONDS)):
-            if self._reload.is_set():
-                self._reload.clear()
-                self.reload()
-            self._supervision.look()
-            self._show_model()
-            if fault := self._ledger.fault or self._claim_fault:
-                self._end_without_ledger(fault)
-            if dead := self._dead_thread():
-                raise FrazilError(f"the thread {dead} died; see the log above, and please report it")
+            self.turn(time.monotonic())
         log.info("%s: finishing the work in hand", self._stop_signal, extra=event("stopping"))
 
-    def _watch_ledger(self) -> None:
-        """Look again and again whether ledger and output directory are still ours, for the main loop to find.
+    def turn(self, now: float) -> None:
+        """One turn of the main loop.
 
-        In a thread of its own: a mount that hangs holds up nothing else.
+        Args:
+            now: on the monotonic clock.
+
+        Raises:
+            as `main_loop`.
         """
-        while not self._stopping.wait(_LEDGER_LOOK_SECONDS):
-            try:
-                self._ledger.look()
-                self._witness.beat()
-            except OutputError as error:
-                self._claim_fault = error
-                return
+        if self._reload.is_set():
+            self._reload.clear()
+            self.reload()
+        self._supervision.look(now)
+        self._show_model()
+        if fault := self._fault():
+            self._end_without_ledger(fault)
+        if dead := self._dead_thread():
+            raise FrazilError(f"the thread {dead} died; see the log above, and please report it")
 
     def _end_without_ledger(self, fault: OutputError) -> NoReturn:
         """End before anything goes into a ledger that is damaged, or that nobody will find again."""
@@ -522,7 +392,7 @@ class Daemon:
             log.critical("%s", fault, extra=event("ledger_damaged"))
             raise fault
         log.critical("%s; no number is given out any more", fault, extra=event("ledger_lost"))
-        saved = self._ledger.rescue(self._supervision.look)
+        saved = self._session.ledger.rescue(lambda: self._supervision.look(time.monotonic()))
         raise OutputError(f"{fault}; {saved or 'nothing that was in it is lost'}")
 
     def reload(self) -> None:
@@ -541,9 +411,9 @@ class Daemon:
         self._stopping.set()
         if self._swapper is not None:
             self._swapper.stop_trying()
-        for thread in (self._intake_thread, self._ledger_thread):
-            thread.join(max(0.0, deadline - time.monotonic()))
-        if self._pipeline.stop(deadline):
+        finished = self._session.stop(deadline)
+        self._show_model()
+        if finished:
             log.info("stopped after %.2f s", time.monotonic() - started, extra=event("stopped"))
             return True
         log.warning(

@@ -328,7 +328,7 @@ def test_a_replay_passes_over_a_damaged_document_and_says_so(with_damage, caplog
             assert stream.missing == [(5, 5)]
     with_damage.wait_sample("frazil_damaged_documents_total", 1)
     assert len([r for r in caplog.records if "document 5 (4.mrc) is damaged" in r.message]) == 1
-    assert with_damage.stream.failed_thread() is None
+    assert with_damage.stream.dead_thread() is None
 
 
 def test_the_check_names_a_damaged_document_and_its_micrograph_can_be_picked_again(with_damage) -> None:  # type: ignore[no-untyped-def]

@@ -369,7 +369,7 @@ def test_random_bytes_on_either_socket_change_nothing(open_stream: Open, reposit
         subprocess.run([*fuzz, "--at", daemon.address, daemon.stream.replay], check=True, timeout=300)
         sent = [daemon.commit(f"{i}.mrc") for i in range(10)]
         assert take(stream, 10) == sent
-    assert daemon.stream.failed_thread() is None
+    assert daemon.stream.dead_thread() is None
     wait_until(lambda: daemon.sample("frazil_replay_requests_total", outcome="malformed") > 0)
 
 

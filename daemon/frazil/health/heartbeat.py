@@ -51,10 +51,10 @@ class Pulse:
         """
         self._state = doing, time.monotonic(), self._limit_seconds + more_seconds
 
-    def hangs(self) -> str | None:
-        """What the thread has been at for too long; None while all is well."""
+    def hangs(self, now: float) -> str | None:
+        """What the thread has been at for too long by `now`, on the monotonic clock; None while all is well."""
         doing, since, limit_seconds = self._state
-        seconds = time.monotonic() - since
+        seconds = now - since
         return f"{self.name} at {doing or 'waiting'} for {seconds:.0f} s" if seconds > limit_seconds else None
 
 
@@ -75,8 +75,8 @@ class Pulses:
         with self._lock:
             return self._pulses.setdefault(thread, Pulse(thread, self._limit_seconds))
 
-    def hanging(self) -> str | None:
-        """Which thread hangs, and at what; None while all are well."""
+    def hanging(self, now: float) -> str | None:
+        """Which thread hangs by `now`, on the monotonic clock, and at what; None while all are well."""
         with self._lock:
             pulses = list(self._pulses.values())
-        return next((hangs for pulse in pulses if (hangs := pulse.hangs())), None)
+        return next((hangs for pulse in pulses if (hangs := pulse.hangs(now))), None)

@@ -40,12 +40,15 @@ class Supervision:
         """The daemon runs; from now on `look` is called. What `describe` says is the status."""
         self._describe = describe
         self._notifier.ready()
-        self.look()
+        self.look(time.monotonic())
 
-    def look(self) -> None:
-        """Feed the watchdog, if nothing hangs, and tell the status, each when it is due."""
-        now = time.monotonic()
-        hanging = self._pulses.hanging()
+    def look(self, now: float) -> None:
+        """Feed the watchdog, if nothing hangs, and tell the status, each when it is due.
+
+        Args:
+            now: on the monotonic clock.
+        """
+        hanging = self._pulses.hanging(now)
         if hanging and not self._hanging:
             log.error(
                 "%s hangs: the watchdog is no longer fed, and systemd restarts the daemon where it watches",

@@ -34,7 +34,6 @@ class PageServer:
 
     Attributes:
         url: of the page.
-        thread: dies only of a fault in frazil.
 
     Raises:
         AddressError: the address is malformed, taken, or reached by others that may not.
@@ -63,8 +62,12 @@ class PageServer:
                 timeout_graceful_shutdown=1,
             )
         )
-        self.thread = threading.Thread(target=self._serve, args=([listening],), name="frazil-page", daemon=True)
-        self.thread.start()
+        self._thread = threading.Thread(target=self._serve, args=([listening],), name="frazil-page", daemon=True)
+        self._thread.start()
+
+    def dead_thread(self) -> str | None:
+        """Name of its thread if that has died, which it should not."""
+        return None if self._thread.is_alive() else self._thread.name
 
     def connections(self) -> int:
         """Connections that are open."""
@@ -74,7 +77,7 @@ class PageServer:
         """Tell browsers that the daemon ends, and stop serving."""
         self._application.stop()
         self._server.should_exit = True
-        self.thread.join(_CLOSE_SECONDS)
+        self._thread.join(_CLOSE_SECONDS)
 
     def _serve(self, sockets: Sequence[socket.socket]) -> None:
         asyncio.run(self._server.serve(list(sockets)))

@@ -139,6 +139,10 @@ class Swapper:
         self._on_decided = on_decided
         self._wake.set()
 
+    def start(self, serving: Serving, report: Callable[[Change], None]) -> None:
+        """Run in a thread of its own; arguments as for `run`."""
+        threading.Thread(target=self.run, args=(serving, report), name="frazil-swap", daemon=True).start()
+
     def run(self, serving: Serving, report: Callable[[Change], None]) -> None:
         """Look, again and again, until told to stop.
 

@@ -129,7 +129,7 @@ class Stream:
             self._job = msgspec.structs.replace(self._job, published=max(seq, self._job.published))
             self._changed.notify_all()
 
-    def failed_thread(self) -> str | None:
+    def dead_thread(self) -> str | None:
         """Name of a thread that has died, which none should."""
         return next((thread.name for thread in self._threads if not thread.is_alive()), None)
 
