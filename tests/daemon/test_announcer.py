@@ -21,8 +21,7 @@ from frazil.picking.provider import Placement
 from frazil.session.outbox.ledger import Ledger
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
-from frazil.session.pick.change import Change
-from frazil.session.pick.model_changes import Announcer
+from frazil.session.pick.model_changes import Announcer, Change
 
 OLD = ModelIdentity(name="blob", version=1, sha256="1a" * 32)
 NEW = ModelIdentity(name="blob", version=2, sha256="2b" * 32)

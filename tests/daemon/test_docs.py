@@ -31,7 +31,7 @@ from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
 from frazil.picking import ModelContract
 from frazil.replay import ReplayPage, ReplayRequest
 from frazil.session.intake.passed_over import PASS_REASONS
-from frazil.session.pick.change import Change
+from frazil.session.pick.model_changes import Change
 from frazil.settings import COMPANIONS, ServeSettings
 
 

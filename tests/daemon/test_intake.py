@@ -16,9 +16,8 @@ import pytest
 from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.health.metrics import Metrics
 from frazil.outputs import OutputFolder
-from frazil.session.intake.arrival import Arrival, Line
+from frazil.session.intake.arrival import Arrival, Hint, Line
 from frazil.session.intake.file_system import FileSystem
-from frazil.session.intake.hint import Hint
 from frazil.session.intake.intake import Intake
 from frazil.session.intake.selection import Selection
 from frazil.session.intake.watcher import Watcher

@@ -13,7 +13,7 @@ import pytest
 
 from frazil.errors import MicrographError, ModelError
 from frazil.picking import Micrograph, ModelIdentity, Picker, PickingSettings, Picks, load_model
-from frazil.session.pick.change import Change
+from frazil.session.pick.model_changes import Change
 from frazil.session.pick.probation import Probation
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import Canary, CanaryBounds

@@ -23,8 +23,7 @@ from frazil.picking import Micrograph, Picker, PickingSettings, load_model
 from frazil.session.outbox.ledger import Ledger
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
-from frazil.session.pick.change import Change
-from frazil.session.pick.model_changes import Announcer
+from frazil.session.pick.model_changes import Announcer, Change
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import CanaryBounds
 from frazil.session.pick.swapper import Swapper

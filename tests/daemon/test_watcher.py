@@ -15,8 +15,8 @@ import prometheus_client
 import pytest
 
 from frazil.health.metrics import Metrics
+from frazil.session.intake.arrival import Hint
 from frazil.session.intake.file_system import FileSystem
-from frazil.session.intake.hint import Hint
 from frazil.session.intake.passed_over import Inventory
 from frazil.session.intake.selection import Selection
 from frazil.session.intake.watcher import Sightings, Watcher

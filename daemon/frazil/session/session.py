@@ -24,10 +24,9 @@ from frazil.session.outbox.daemon_info import check_watch
 from frazil.session.outbox.ledger import Ledger, Witness
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
-from frazil.session.pick.change import Change
 from frazil.session.pick.doubts import Doubts
 from frazil.session.pick.drift_watch import DriftWatch
-from frazil.session.pick.model_changes import Announcer
+from frazil.session.pick.model_changes import Announcer, Change
 from frazil.session.pick.pipeline import Pipeline
 from frazil.session.pick.reader import MicrographReader
 from frazil.session.pick.serving import Serving

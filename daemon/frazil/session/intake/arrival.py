@@ -1,4 +1,4 @@
-"""Arrivals: micrographs that are whole and new, and the line in which they wait to be picked."""
+"""Hints at files that may be new, arrivals that are complete and new, and the line in which they wait to be picked."""
 
 from __future__ import annotations
 
@@ -6,10 +6,25 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from frazil.session.outbox.file_stamp import FileStamp
 
-__all__ = ["Arrival", "Line", "is_utf8"]
+__all__ = ["Arrival", "FoundBy", "Hint", "Line", "is_utf8"]
+
+FoundBy = Literal["event", "scan"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """A file to look at."""
+
+    path: Path
+    closed: bool = False
+    """Whether its writer is known to have finished: it was closed after writing, or renamed into place."""
+    backlog: bool = False
+    """Whether it lay there when the daemon started: such a file stands behind all that appear later."""
+    by: FoundBy = "scan"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

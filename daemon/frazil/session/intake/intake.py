@@ -22,9 +22,8 @@ from typing import Literal
 from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.health.heartbeat import Beat, unwatched
 from frazil.health.metrics import Metrics
-from frazil.session.intake.arrival import Arrival
+from frazil.session.intake.arrival import Arrival, FoundBy, Hint
 from frazil.session.intake.completeness import prove_complete
-from frazil.session.intake.hint import FoundBy, Hint
 from frazil.session.intake.notes import Notes
 from frazil.session.intake.watcher import Sightings
 from frazil.session.outbox.file_stamp import FileStamp, sample, stamp_of

@@ -12,9 +12,9 @@ from pathlib import Path
 from frazil.health.heartbeat import Beat, unwatched
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
+from frazil.session.intake.arrival import Hint
 from frazil.session.intake.events import Events
 from frazil.session.intake.file_system import FileSystem, check_root
-from frazil.session.intake.hint import Hint
 from frazil.session.intake.passed_over import PASS_REASONS, Inventory
 from frazil.session.intake.scan import Scan, Scanner
 from frazil.session.intake.selection import Selection

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from dataclasses import dataclass
+from typing import Literal
 
 import msgspec
 
@@ -12,15 +14,38 @@ from frazil.documents import ModelDocument, ModelStamp, now_rfc3339
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.models import Refusal, Standing
+from frazil.picking import ModelIdentity
+from frazil.picking.provider import Placement
 from frazil.session.outbox.ledger import Ledger
 from frazil.session.outbox.outbox import Outbox
-from frazil.session.pick.change import Change
+from frazil.settings import Precision
 
-__all__ = ["Announcer"]
+__all__ = ["Announcer", "Change"]
 
 log = logging.getLogger(__name__)
 
 _STANDING_KEY = "standing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A change of models, in its place between two micrographs."""
+
+    event: Literal["loaded", "refused", "rolled_back"]
+    """``loaded`` and ``rolled_back``: `model` serves from here on. ``refused``: it does not."""
+    model: ModelIdentity
+    placement: Placement | None = None
+    """Where `model` runs, if it serves."""
+    precision: Precision = "float32"
+    """In which `model` computes, if it serves."""
+    withdrawn: ModelIdentity | None = None
+    """The model that served until it was rolled back."""
+    reason: str = ""
+    """Of a refusal or a roll-back, in one word."""
+    message: str = ""
+    """The same in one line."""
+    current: str = ""
+    """Stamp of the ``CURRENT`` that asked for what was refused or rolled back."""
 
 
 class Announcer:

@@ -34,10 +34,9 @@ from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.retry import Stopped
 from frazil.session.outbox.score_map import pack_score_map
-from frazil.session.pick.change import Change
 from frazil.session.pick.doubts import BLANK_TOLD, Doubts
 from frazil.session.pick.drift_watch import DriftWatch
-from frazil.session.pick.model_changes import Announcer
+from frazil.session.pick.model_changes import Announcer, Change
 from frazil.session.pick.record import record_failure
 from frazil.session.pick.serving import Serving
 from frazil.session.retune import Asked, Reviser

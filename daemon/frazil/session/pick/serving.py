@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from frazil.picking import Micrograph, Picker
-from frazil.session.pick.change import Change
+from frazil.session.pick.model_changes import Change
 from frazil.session.pick.probation import Probation
 from frazil.session.pick.record import Record, record_picks
 from frazil.session.retune.limits import Asked, Wanted

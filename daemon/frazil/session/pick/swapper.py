@@ -19,8 +19,7 @@ from frazil.faults import is_passing
 from frazil.health.metrics import Metrics
 from frazil.models import Refusal, Standing, current_stamp, held_bytes, post_standing, prove_model
 from frazil.picking import Micrograph, Model, ModelIdentity, Picker, has_twin, identify_model, read_current
-from frazil.session.pick.change import Change
-from frazil.session.pick.model_changes import Announcer
+from frazil.session.pick.model_changes import Announcer, Change
 from frazil.session.pick.record import Record
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import Canary, CanaryBounds

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import resource
 import signal
 import sys
@@ -25,13 +26,12 @@ import zmq
 from frazil.errors import AddressError, FrazilError
 from frazil.replay import MAX_REQUEST_BYTES
 from frazil.session.outbox.stream.access import Access
-from frazil.session.outbox.stream.address import bind
 from frazil.session.outbox.stream.messages import Bound, Job, Logged, Refused, Report
 from frazil.session.outbox.stream.publisher import HIGH_WATER_MARK, MAX_SUBSCRIPTION_BYTES, Publisher
 from frazil.session.outbox.stream.replayer import PAGES_WAITING, REQUESTS_WAITING, Replayer
 from frazil.session.outbox.stream.reports import Reports
 
-__all__ = ["run_process"]
+__all__ = ["bind", "run_process"]
 
 _PRIORITY = 10
 """Below picking: with every core busy, what clients do costs it a tenth at most."""
@@ -191,3 +191,16 @@ def _end_with(target: Any) -> None:
     except BaseException:
         logging.getLogger(__name__).exception("a thread of the stream's process died")
         os._exit(1)
+
+
+def bind(socket: zmq.Socket[bytes], address: str) -> str:
+    """Bind a socket; the address that it got, port 0 being a free one.
+
+    Raises:
+        AddressError: the address is taken, or none of this machine.
+    """
+    try:
+        socket.bind(re.sub(r":0$", ":*", address))
+    except zmq.ZMQError as error:
+        raise AddressError(f"{address}: cannot publish there: {error.strerror or error}") from error
+    return socket.getsockopt_string(zmq.LAST_ENDPOINT)
