@@ -13,6 +13,7 @@ import cv2
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError, SettingsError, printable
 from frazil.faults import failure_of, reason_of
+from frazil.files import write_whole
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import (
@@ -25,7 +26,6 @@ from frazil.picking import (
     load_model,
     read_micrograph,
     write_star,
-    write_whole,
 )
 from frazil.session.pick.doubts import BLANK_TOLD, Doubts
 from frazil.session.pick.record import record_picks

@@ -1,15 +1,17 @@
-"""Files as they lie on disk: regular ones only."""
+"""Files: opened where they are regular ones, and written so that they appear whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import zlib
 from io import FileIO
 from pathlib import Path
 
 from frazil.errors import MicrographError
 
-__all__ = ["open_regular"]
+__all__ = ["open_regular", "sync_folder", "write_text", "write_whole"]
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -42,3 +44,50 @@ def _check_regular(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
         raise MicrographError(path, "not_a_file", f"expected a regular file, found {kind}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as `write_whole` does, in UTF-8.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_whole(path, text.encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write beside the file's place, flush it to disk and rename it, so that a reader never sees half of it.
+
+    Raises:
+        OSError: the file cannot be written; nothing of it is left.
+    """
+    aside = path.with_name(_aside_name(path.name))
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder to disk, which makes what was renamed in it durable.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _aside_name(name: str) -> str:
+    """A name for the time being: always the same for a file, and short, so that it is possible where the file's is."""
+    return f".{zlib.crc32(os.fsencode(name)) & 0xFFFFFF:06x}.tmp"

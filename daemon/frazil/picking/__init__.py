@@ -31,8 +31,6 @@ from frazil.picking.coordinates import (
     write_cbox,
     write_csv,
     write_star,
-    write_text,
-    write_whole,
 )
 from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
 from frazil.picking.limits import PickLimits, Tuning, find_picks
@@ -131,6 +129,4 @@ __all__ = [
     "write_cbox",
     "write_csv",
     "write_star",
-    "write_text",
-    "write_whole",
 ]

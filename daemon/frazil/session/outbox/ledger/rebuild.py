@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sqlite3
 from collections import Counter
@@ -19,6 +18,7 @@ import msgspec
 
 from frazil.documents import FailedDocument, MicrographDocument, NumberedDocument
 from frazil.errors import MicrographError, OutputError
+from frazil.files import sync_folder
 from frazil.session.outbox.file_stamp import stamp_of
 from frazil.session.outbox.ledger.check import Ranges
 from frazil.session.outbox.ledger.layout import State, checksum, claim, connect, transaction
@@ -289,11 +289,7 @@ def _replace(file: Path, new: Path) -> Path | None:
             old.rename(aside.with_name(aside.name + ending))
             moved = aside
     new.rename(file)
-    directory = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_folder(file.parent)
     return moved
 
 
