@@ -85,7 +85,7 @@ class Daemon:
         self._stop_signal = ""
         self._reload = threading.Event()
         self._notifier = Notifier()
-        self._pulses = Pulses(settings.hang_timeout)
+        self._pulses = Pulses(settings.hang_timeout_seconds)
         self._supervision = Supervision(self._notifier, self._pulses)
         self._stopping = threading.Event()
         self._ready = threading.Event()
@@ -220,7 +220,7 @@ class Daemon:
             names=settings.http_names,
             token_file=session.ledger_file.with_name(TOKEN_NAME),
         )
-        return PageServer(settings.http, application, allow_others=settings.http_unencrypted)
+        return PageServer(settings.http_address, application, allow_others=settings.http_unencrypted)
 
     def _start_stream(self) -> Stream:
         settings, ledger = self._settings, self._session.ledger
@@ -228,8 +228,8 @@ class Daemon:
         if settings.curve_key is not None and settings.curve_clients is not None:
             access = Access(settings.curve_key.expanduser(), settings.curve_clients.expanduser())
         return Stream(
-            settings.publish,
-            replay=settings.replay,
+            settings.publish_address,
+            replay=settings.replay_address,
             ledger=ledger.file,
             epoch=ledger.epoch,
             generation=ledger.generation,
@@ -255,7 +255,7 @@ class Daemon:
             out=session.outputs.path,
             name=session.ledger.epoch,
             precision=settings.precision,
-            proof_seconds=settings.model_proof,
+            proof_seconds=settings.model_check_seconds,
             threads=settings.threads,
             bounds=CanaryBounds(
                 micrographs=settings.canary_micrographs,

@@ -31,7 +31,7 @@ from frazil.session.pick.doubts import BLANK_TOLD, Doubts
 from frazil.session.pick.record import record_picks
 from frazil.settings import Contrast, Device, Precision, default_model_path, doubt_diameter
 
-__all__ = ["Batch", "PickedFile"]
+__all__ = ["FilePicker", "PickedFile"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class PickedFile:
         return encode_document(self.document).decode()
 
 
-class Batch:
+class FilePicker:
     """A loaded picker and a place for its results.
 
     Raises:
@@ -71,10 +71,10 @@ class Batch:
         out: Path,
         diameter_angstrom: float,
         model: Path | None = None,
-        pixel_size: float | None = None,
+        pixel_size_angstrom: float | None = None,
         threshold: float | None = None,
-        min_distance: float | None = None,
-        edge_margin: float | None = None,
+        min_distance_angstrom: float | None = None,
+        edge_margin_angstrom: float | None = None,
         contrast: Contrast = "dark",
         unusual_diameter: bool = False,
         device: Device = "auto",
@@ -84,10 +84,10 @@ class Batch:
     ) -> None:
         settings = PickingSettings(
             diameter_angstrom=diameter_angstrom,
-            pixel_size_angstrom=pixel_size,
+            pixel_size_angstrom=pixel_size_angstrom,
             threshold=threshold,
-            min_distance_angstrom=min_distance,
-            edge_margin_angstrom=edge_margin,
+            min_distance_angstrom=min_distance_angstrom,
+            edge_margin_angstrom=edge_margin_angstrom,
             contrast=contrast,
             unusual_diameter=unusual_diameter,
         )

@@ -189,7 +189,7 @@ SETTINGS = {field.name: field for field in msgspec.structs.fields(ServeSettings)
 def load(text: str, folder: Path) -> ServeSettings:
     """Settings from a piece of the docs; what is needed and what it names is there."""
     given = tomllib.loads(text)
-    needed = {"watch": str(folder), "out": str(folder / "out"), "diameter": 191}
+    needed = {"watch": str(folder), "out": str(folder / "out"), "diameter_angstrom": 191}
     for name, value in given.items():
         kind = typing.get_type_hints(ServeSettings, include_extras=True)[name].__metadata__[-1].extra["must_be"]
         if kind is not None and isinstance(value, str):
@@ -251,7 +251,7 @@ def test_every_setting_given_in_the_text_can_be_given_so(repository: Path, tmp_p
 
 def test_an_address_that_others_reach_stands_beside_what_allows_it(repository: Path) -> None:
     """frazil refuses to listen on it otherwise, so that a reader who typed it alone would be stuck."""
-    needs = {"http": "http_unencrypted", "publish": "curve_key|publish_unencrypted"}
+    needs = {"http_address": "http_unencrypted", "publish_address": "curve_key|publish_unencrypted"}
     alone = []
     for page in pages(repository):
         for paragraph in re.split(r"\n\s*\n", page.read_text("utf-8")):

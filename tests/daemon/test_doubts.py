@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from frazil.errors import MicrographError, SettingsError
-from frazil.file_picker import Batch
+from frazil.file_picker import FilePicker
 from frazil.health.doubt_metrics import DoubtMetrics
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
 from frazil.picking import (
@@ -200,15 +200,19 @@ def test_nanometres_are_refused_by_the_daemon_and_what_they_are_in_angstrom_is_s
     with pytest.raises(
         SettingsError, match=r"found 19\.1 Å; if 19\.1 nm were meant, give 191 \(unusual_diameter takes"
     ):
-        load_settings({**needed, "diameter": 19.1}, None)
-    assert load_settings({**needed, "diameter": 19.1, "unusual_diameter": True}, None).diameter == 19.1
+        load_settings({**needed, "diameter_angstrom": 19.1}, None)
+    assert (
+        load_settings({**needed, "diameter_angstrom": 19.1, "unusual_diameter": True}, None).diameter_angstrom == 19.1
+    )
 
 
 def test_pick_refuses_nanometres_before_it_costs_and_takes_them_if_told_to(tmp_path: Path, blob_model: Path) -> None:
     with pytest.raises(SettingsError, match=r"--diameter: .* if 19\.1 nm were meant, give 191"):
-        Batch(out=tmp_path / "out", diameter_angstrom=19.1, model=tmp_path / "is never looked at")
+        FilePicker(out=tmp_path / "out", diameter_angstrom=19.1, model=tmp_path / "is never looked at")
     assert not (tmp_path / "out").exists()
-    insists = Batch(out=tmp_path, diameter_angstrom=19.1, model=blob_model, pixel_size=1.0, unusual_diameter=True)
+    insists = FilePicker(
+        out=tmp_path, diameter_angstrom=19.1, model=blob_model, pixel_size_angstrom=1.0, unusual_diameter=True
+    )
     file = tmp_path / "a.mrc"
     with mrcfile.new(file) as mrc:
         mrc.set_data(np.random.default_rng(0).normal(0, 1, (200, 300)).astype(np.float32))

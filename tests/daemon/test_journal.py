@@ -139,8 +139,14 @@ def test_a_daemon_whose_stderr_is_the_journal_sends_entries_and_no_lines(
 ) -> None:
     watched = tmp_path / "watched"
     watched.mkdir()
-    settings = {"watch": watched, "out": tmp_path / "out", "diameter": 48.0, "model": blob_model, "device": "cpu"}
-    settings |= {"publish": "tcp://127.0.0.1:0", "http": "127.0.0.1:0"}
+    settings = {
+        "watch": watched,
+        "out": tmp_path / "out",
+        "diameter_angstrom": 48.0,
+        "model": blob_model,
+        "device": "cpu",
+    }
+    settings |= {"publish_address": "tcp://127.0.0.1:0", "http_address": "127.0.0.1:0"}
     code = (
         "from pathlib import Path, PosixPath\n"
         "from frazil.settings import load_settings\n"

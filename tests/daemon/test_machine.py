@@ -38,11 +38,11 @@ def settings(tmp_path: Path, blob_model: Path) -> Callable[..., Path]:
         values: dict[str, object] = {
             "watch": "watched",
             "out": "out",
-            "diameter": 48,
+            "diameter_angstrom": 48,
             "model": str(blob_model),
             "device": "cpu",
-            "publish": "tcp://127.0.0.1:0",
-            "http": "127.0.0.1:0",
+            "publish_address": "tcp://127.0.0.1:0",
+            "http_address": "127.0.0.1:0",
         }
         file = tmp_path / "frazil.toml"
         file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in (values | changes).items()))
@@ -176,7 +176,7 @@ def test_doctor_ends_with_the_status_of_what_it_found(settings: Callable[..., Pa
     assert {"check", "level", "says", "do"} == set(findings[0])
     broken = frazil("doctor", "--config", settings(threshold=7, scan=-1))
     assert broken.returncode == 1
-    assert "frazil.toml:8: threshold: expected float <= 1, found 7" in broken.stdout
+    assert "frazil.toml:8: threshold: expected a number of at most 1, found 7" in broken.stdout
     assert "frazil.toml:9: scan:" in broken.stdout
     assert "ok       python" in broken.stdout
     assert "Traceback" not in broken.stderr

@@ -27,7 +27,7 @@ def plan(tmp_path: Path) -> Plan:
     (tmp_path / "watch me").mkdir()
 
     def make(instance: str = "titan1", user: str | None = "daemon", **given: object) -> Installation:
-        given = given or {"watch": tmp_path / "watch me", "out": tmp_path / "picks 100%", "diameter": 191.0}
+        given = given or {"watch": tmp_path / "watch me", "out": tmp_path / "picks 100%", "diameter_angstrom": 191.0}
         root = tmp_path / "root"
         return plan_installation(instance, given, user=user, executable=PROGRAM, root=root)
 
@@ -48,7 +48,7 @@ def test_the_settings_it_writes_are_those_given_and_can_be_read(plan: Plan, tmp_
     settings = load_settings({}, tmp_path / "root/etc/frazil/titan1.toml")
     assert settings.watch == tmp_path / "watch me"
     assert settings.out == tmp_path / "picks 100%"
-    assert settings.diameter == 191
+    assert settings.diameter_angstrom == 191
     assert settings.ledger_file == Path("/var/lib/frazil/titan1/ledger.sqlite")
     assert settings.out.is_dir()
 
@@ -108,7 +108,7 @@ def test_a_key_becomes_a_credential(plan: Plan, tmp_path: Path) -> None:
 def test_what_lies_in_a_home_is_not_hidden(tmp_path: Path, plan: Plan) -> None:
     if not Path("/root").is_dir():
         pytest.skip("needs a directory in somebody's home")
-    homely = plan(watch=Path("/root"), out=tmp_path / "o", diameter=100.0)
+    homely = plan(watch=Path("/root"), out=tmp_path / "o", diameter_angstrom=100.0)
     assert "ProtectHome=read-only\n" in content(homely, "machine.conf")
 
 
@@ -116,13 +116,13 @@ def test_what_a_link_leads_to_in_a_home_is_not_hidden(tmp_path: Path, plan: Plan
     if not Path("/root").is_dir():
         pytest.skip("needs a directory in somebody's home")
     (tmp_path / "collection").symlink_to("/root")
-    linked = plan(watch=tmp_path / "collection", out=tmp_path / "o", diameter=100.0)
+    linked = plan(watch=tmp_path / "collection", out=tmp_path / "o", diameter_angstrom=100.0)
     assert "ProtectHome=read-only\n" in content(linked, "machine.conf")
 
 
 def test_without_the_watched_directory_it_asks_for_a_user(tmp_path: Path, plan: Plan) -> None:
     with pytest.raises(FrazilError, match=r"none: expected a directory whose owner has a name, .* give --user"):
-        plan(user=None, watch=tmp_path / "none", out=tmp_path / "o", diameter=100.0)
+        plan(user=None, watch=tmp_path / "none", out=tmp_path / "o", diameter_angstrom=100.0)
 
 
 @pytest.mark.system
@@ -145,7 +145,7 @@ def test_the_unit_allows_the_sockets_that_the_daemon_opens(
 
 
 def test_what_lies_among_temporary_files_is_not_hidden(plan: Plan) -> None:
-    shared = plan(watch=Path("/"), out=Path("/var/tmp/picks"), diameter=100.0)
+    shared = plan(watch=Path("/"), out=Path("/var/tmp/picks"), diameter_angstrom=100.0)
     assert "PrivateTmp=no\n" in content(shared, "machine.conf")
 
 

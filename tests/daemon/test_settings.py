@@ -15,7 +15,7 @@ from frazil.errors import SettingsError
 from frazil.settings import ServeSettings, default_model_path, load_settings
 from frazil.settings.statements import read_statements
 
-NEEDED = {"watch": Path("/"), "out": Path("/o"), "diameter": 191.0}
+NEEDED = {"watch": Path("/"), "out": Path("/o"), "diameter_angstrom": 191.0}
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -27,40 +27,40 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_defaults() -> None:
     settings = load_settings(dict(NEEDED), None)
     assert settings.model == default_model_path()
-    assert settings.publish == "tcp://127.0.0.1:5556"
-    assert settings.http == "127.0.0.1:9457"
+    assert settings.publish_address == "tcp://127.0.0.1:5556"
+    assert settings.http_address == "127.0.0.1:9457"
     assert settings.ledger_file == Path("/o/frazil-ledger.sqlite")
 
 
 def test_command_line_beats_file_beats_default(tmp_path: Path) -> None:
     file = write(tmp_path, 'threshold = 0.4\nhttp = "127.0.0.1:1"\n')
-    settings = load_settings({**NEEDED, "threshold": 0.6, "http": None}, file)
+    settings = load_settings({**NEEDED, "threshold": 0.6, "http_address": None}, file)
     assert settings.threshold == 0.6
-    assert settings.http == "127.0.0.1:1"
-    assert settings.scan == 5.0
+    assert settings.http_address == "127.0.0.1:1"
+    assert settings.scan_seconds == 5.0
 
 
 def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
     values = {
         "watch": "w",
         "out": "o",
-        "diameter": 191,
+        "diameter_angstrom": 191,
         "model": "m",
-        "pixel_size": 1.77,
+        "pixel_size_angstrom": 1.77,
         "threshold": 0.5,
-        "min_distance": 100,
-        "edge_margin": 10,
+        "min_distance_angstrom": 100,
+        "edge_margin_angstrom": 10,
         "contrast": "bright",
         "unusual_diameter": True,
         "device": "cuda",
         "threads": 2,
         "precision": "int8",
-        "publish": "tcp://127.0.0.1:4",
+        "publish_address": "tcp://127.0.0.1:4",
         "publish_unencrypted": True,
-        "replay": "tcp://127.0.0.1:3",
+        "replay_address": "tcp://127.0.0.1:3",
         "curve_key": "k.key_secret",
         "curve_clients": "clients",
-        "http": "127.0.0.1:2",
+        "http_address": "127.0.0.1:2",
         "http_unencrypted": True,
         "http_names": ["frazil.example.org"],
         "ledger": "l.sqlite",
@@ -68,21 +68,21 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
         "exclude": ["raw", "tmp/*"],
         "companions": ["*_half.mrc"],
         "watch_by": "poll",
-        "scan": 2,
+        "scan_seconds": 2,
         "backlog_order": "newest",
-        "stall": 60,
-        "read_timeout": 30,
+        "stall_seconds": 60,
+        "read_timeout_seconds": 30,
         "max_micrograph_bytes": 1_000_000,
         "max_attempts": 3,
         "require_gpu": True,
-        "model_proof": 20,
+        "model_check_seconds": 20,
         "canary_micrographs": 5,
         "canary_agreement": 0.6,
         "canary_picks_ratio": 3,
         "probation_micrographs": 4,
         "probation_faults": 0.5,
         "keep_score_maps": False,
-        "hang_timeout": 60,
+        "hang_timeout_seconds": 60,
         "log_level": "debug",
     }
     assert set(values) == {field.name for field in msgspec.structs.fields(ServeSettings)}
@@ -105,9 +105,23 @@ def test_paths_in_the_file_are_relative_to_it(tmp_path: Path) -> None:
 
 
 def test_dashes_work_as_on_the_command_line(tmp_path: Path) -> None:
-    assert load_settings(dict(NEEDED), write(tmp_path, "pixel-size = 1.5")).pixel_size == 1.5
-    with pytest.raises(SettingsError, match=r"toml:2: pixel_size: expected once, found it in line 1 already"):
+    assert load_settings(dict(NEEDED), write(tmp_path, "pixel-size-angstrom = 1.5")).pixel_size_angstrom == 1.5
+    with pytest.raises(SettingsError, match=r"toml:2: pixel_size_angstrom: expected once, found it in line 1 already"):
         load_settings(dict(NEEDED), write(tmp_path, "pixel-size = 1.5\npixel_size = 1.5"))
+
+
+def test_a_name_of_frazil_0_1_is_understood_and_the_new_one_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = {"watch": Path("/"), "out": Path("/o")}
+    old = load_settings(named, write(tmp_path, 'diameter = 191\nscan = 2\nhttp = "127.0.0.1:1"\n'))
+    assert (old.diameter_angstrom, old.scan_seconds, old.http_address) == (191, 2, "127.0.0.1:1")
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        f"{name} is now called {now}; the old name is understood until frazil 0.3"
+        for name, now in (("diameter", "diameter_angstrom"), ("scan", "scan_seconds"), ("http", "http_address"))
+    ]
+    with pytest.raises(SettingsError, match=r"toml:2: diameter_angstrom: expected once, found it in line 1 already"):
+        load_settings(named, write(tmp_path, "diameter = 191\ndiameter_angstrom = 191\n"))
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
@@ -120,23 +134,23 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('diameter = "wide"', "diameter: expected float, found str"),
-        ("diameter = 0", "diameter: expected float > 0, found 0"),
-        ("diameter = inf", "diameter: expected float <= 100000, found inf"),
-        ("diameter = nan", "diameter: expected float > 0, found nan"),
-        ("threshold = 7", "threshold: expected float <= 1, found 7"),
-        ('contrast = "grey"', "contrast: .*grey"),
-        ("threads = 0", "threads: expected int >= 1, found 0"),
-        ("threads = true", "threads: expected int | null, found bool"),
-        ("canary_micrographs = -1", "canary_micrographs: expected int >= 0, found -1"),
-        ("probation_faults = 2.0", "probation_faults: expected float <= 1, found 2"),
-        ("canary_picks_ratio = 0.5", "canary_picks_ratio: expected float >= 1, found 0.5"),
+        ('diameter_angstrom = "wide"', "diameter_angstrom: expected a number, found 'wide'"),
+        ("diameter_angstrom = 0", "diameter_angstrom: expected a number above 0, found 0"),
+        ("diameter_angstrom = inf", "diameter_angstrom: expected a number of at most 100000, found inf"),
+        ("diameter_angstrom = nan", "diameter_angstrom: expected a number above 0, found nan"),
+        ("threshold = 7", "threshold: expected a number of at most 1, found 7"),
+        ('contrast = "grey"', "contrast: expected dark or bright, found 'grey'"),
+        ("threads = 0", "threads: expected an integer of at least 1, found 0"),
+        ("threads = true", "threads: expected an integer, found true"),
+        ("canary_micrographs = -1", "canary_micrographs: expected an integer of at least 0, found -1"),
+        ("probation_faults = 2.0", "probation_faults: expected a number of at most 1, found 2"),
+        ("canary_picks_ratio = 0.5", "canary_picks_ratio: expected a number of at least 1, found 0.5"),
         ('require_gpu = true\ndevice = "cpu"', "require_gpu, device: expected device to be auto or cuda, found cpu"),
-        ("scan = -1", "scan: expected float > 0, found -1"),
+        ("scan = -1", "scan: expected a number above 0, found -1"),
         ("watch = 5", "watch: expected a path, found 5"),
         ('watch = "frazil.toml"', r"watch: expected a directory, found none at .*frazil\.toml"),
         ('model = "none"', "model: expected a file or folder, found nothing at .*none"),
-        ('include = ["*.mrc", 5]', "include: expected str, found int"),
+        ('include = ["*.mrc", 5]', "include: expected text, found an integer"),
         ('publish = "tcp://0.0.0.0:5556"', "publish: .*expected an address of this machine alone"),
         ('publish = "5556"', "publish: 5556: expected an address such as tcp://127.0.0.1:5556"),
         ('http = "127.0.0.1"', "http: 127.0.0.1: expected an address such as 127.0.0.1:9457"),
@@ -158,9 +172,9 @@ def test_wrong_values_are_refused_by_name_and_line(tmp_path: Path, text: str, sa
 @pytest.mark.parametrize(
     ("name", "value", "cure"),
     [
-        ("http", "0.0.0.0:9457", "http_unencrypted"),
-        ("publish", "tcp://0.0.0.0:5556", "publish_unencrypted"),
-        ("replay", "tcp://*:1", "publish_unencrypted"),
+        ("http_address", "0.0.0.0:9457", "http_unencrypted"),
+        ("publish_address", "tcp://0.0.0.0:5556", "publish_unencrypted"),
+        ("replay_address", "tcp://*:1", "publish_unencrypted"),
     ],
 )
 def test_the_cure_is_offered_as_the_user_gave_the_setting(tmp_path: Path, name: str, value: str, cure: str) -> None:
@@ -203,9 +217,9 @@ contrast = "grey"
         load_settings({"max_attempts": -3}, file)
     faults = list(caught.value.faults)
     where = [fault.removeprefix(f"{file}:").partition(":")[0] for fault in faults]
-    assert where == ["--max-attempts", "2", "7", "8", "9", "13", "14", "16", "17", "diameter"]
-    assert "http: expected once, found it in line 12 already" in faults[5]
-    assert "diameter: expected a value, found none" in faults[-1]
+    assert where == ["--max-attempts", "2", "7", "8", "9", "13", "14", "16", "17", "diameter_angstrom"]
+    assert "http_address: expected once, found it in line 12 already" in faults[5]
+    assert "diameter_angstrom: expected a value, found none" in faults[-1]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +262,7 @@ def test_statements_are_what_tomllib_reads(values: dict[str, object], blanks: in
 
 
 def test_what_is_missing_is_named() -> None:
-    with pytest.raises(SettingsError, match=r"watch: expected a value.*; diameter: expected a value"):
+    with pytest.raises(SettingsError, match=r"watch: expected a value.*; diameter_angstrom: expected a value"):
         load_settings({"out": Path("/o")}, None)
 
 

@@ -80,7 +80,7 @@ def _settings_options(*names: str) -> list[inspect.Parameter]:
 
     import msgspec
 
-    from frazil.settings import ServeSettings
+    from frazil.settings import ServeSettings, option_of
 
     parameters = []
     kinds = typing.get_type_hints(ServeSettings)
@@ -92,7 +92,7 @@ def _settings_options(*names: str) -> list[inspect.Parameter]:
         says = meta.description
         if field.default is not msgspec.NODEFAULT and field.default is not None:
             says = f"{says} Default: {field.default}."
-        flag = f"--{field.name.replace('_', '-')}"
+        flag = f"--{option_of(field.name)}"
         # Long words beside an option leave no room for what it means.
         option = typer.Option(
             None,
@@ -166,10 +166,10 @@ def serve(
 @app.command()
 @_with_settings(
     "model",
-    "pixel_size",
+    "pixel_size_angstrom",
     "threshold",
-    "min_distance",
-    "edge_margin",
+    "min_distance_angstrom",
+    "edge_margin_angstrom",
     "contrast",
     "unusual_diameter",
     "device",
@@ -198,24 +198,24 @@ def pick(
 
     A bad one gets one line that says why; the others are picked all the same, and the exit status is 1.
     """
-    from frazil.file_picker import Batch
+    from frazil.file_picker import FilePicker
     from frazil.settings import doubt_diameter
 
     doubt = None if given["unusual_diameter"] else doubt_diameter(diameter)
     if doubt and sys.stdin.isatty() and sys.stderr.isatty():
         given["unusual_diameter"] = typer.confirm(f"diameter: {doubt}. Pick with it all the same?", err=True)
-    batch = Batch(out=out, diameter_angstrom=diameter, **{k: v for k, v in given.items() if v is not None})
-    typer.echo(batch.describe(), err=True)
+    picker = FilePicker(out=out, diameter_angstrom=diameter, **{k: v for k, v in given.items() if v is not None})
+    typer.echo(picker.describe(), err=True)
     failures = 0
     for micrograph in micrographs:
         try:
-            picked = batch.pick(micrograph, with_picture=picture)
+            picked = picker.pick(micrograph, with_picture=picture)
         except MicrographError as error:
             failures += 1
             _complain(error)
         else:
             typer.echo(picked.as_json() if as_json else picked.as_line())
-            for doubt in (*picked.doubts, *batch.weigh_doubts()):
+            for doubt in (*picked.doubts, *picker.weigh_doubts()):
                 typer.echo(printable(f"frazil: warning: {doubt}"), err=True)
     if failures:
         raise typer.Exit(1)

@@ -222,7 +222,9 @@ def install_service(
     from frazil.machine import plan_installation
 
     given = {
-        name: value for name, value in (("watch", watch), ("out", out), ("diameter", diameter)) if value is not None
+        name: value
+        for name, value in (("watch", watch), ("out", out), ("diameter_angstrom", diameter))
+        if value is not None
     }
     installation = plan_installation(instance, given, user=user, executable=_executable(), root=root)
     if dry_run:

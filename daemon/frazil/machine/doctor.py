@@ -108,7 +108,8 @@ def _examine_clock() -> Iterator[Finding]:
 
 
 def _examine_ports(settings: ServeSettings) -> Iterator[Finding]:
-    addresses = [settings.publish, settings.replay or replay_address(settings.publish), settings.http]
+    publish, replay = settings.publish_address, settings.replay_address
+    addresses = [publish, replay or replay_address(publish), settings.http_address]
     running = _running(settings)
     for address in addresses:
         found = re.fullmatch(r"(?:tcp://)?(.+):(\d+)", address)

@@ -41,7 +41,7 @@ def examine_watched(settings: ServeSettings) -> Iterator[Finding]:
         yield Finding(
             check="events",
             level="ok" if settings.watch_by != "events" else "warning",
-            says=f"{where}: other machines' files make no events, a scan finds them within {settings.scan:g} s",
+            says=f"{where}: other machines' files make no events, a scan finds them within {settings.scan_seconds:g} s",
             do="" if settings.watch_by != "events" else 'set watch_by = "auto": events alone would come late',
         )
     else:

@@ -52,7 +52,7 @@ _DOUBTS = {
     ),
     "diameter": (
         "Hardly any particle of the set diameter would fit into a micrograph",
-        "Look whether the setting diameter is in Å, and whether the pixel size is right.",
+        "Look whether diameter_angstrom is in Å, not in nm, and whether the pixel size is right.",
     ),
 }
 _DRIFTED_TODO = (

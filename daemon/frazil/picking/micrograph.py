@@ -174,7 +174,7 @@ def _fill(
             raise MicrographError(
                 path,
                 "too_slow",
-                f"expected {pixels.size} pixels within the time for reading (read_timeout), found {done} by then",
+                f"expected {pixels.size} pixels within read_timeout_seconds, found {done} by then",
             )
     # Numbers of 1e30 are finite though their sum is not.
     if not looks_finite and (count := pixels.size - np.count_nonzero(np.isfinite(pixels))):

@@ -79,16 +79,16 @@ class Session:
         self.outputs = OutputFolder(settings.out.expanduser().resolve())
         self.ledger_file = settings.ledger_file.expanduser().resolve()
         self.picking = PickingSettings(
-            diameter_angstrom=settings.diameter,
-            pixel_size_angstrom=settings.pixel_size,
+            diameter_angstrom=settings.diameter_angstrom,
+            pixel_size_angstrom=settings.pixel_size_angstrom,
             unusual_diameter=settings.unusual_diameter,
             threshold=settings.threshold,
-            min_distance_angstrom=settings.min_distance,
-            edge_margin_angstrom=settings.edge_margin,
+            min_distance_angstrom=settings.min_distance_angstrom,
+            edge_margin_angstrom=settings.edge_margin_angstrom,
             contrast=settings.contrast,
         )
         self.read_micrograph = MicrographReader(
-            largest_bytes=settings.max_micrograph_bytes, timeout_seconds=settings.read_timeout
+            largest_bytes=settings.max_micrograph_bytes, timeout_seconds=settings.read_timeout_seconds
         )
 
     # --- start ----------------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ class Session:
             max_attempts=settings.max_attempts,
             keep_score_maps=settings.keep_score_maps,
             pulses=self._pulses,
-            read_seconds=settings.read_timeout,
+            read_seconds=settings.read_timeout_seconds,
         )
         file_system = FileSystem.of(self.root)
         known = self.ledger.known()
@@ -153,7 +153,7 @@ class Session:
             metrics,
             self.root,
             settle_seconds=self._settle_seconds(file_system),
-            stall_seconds=settings.stall,
+            stall_seconds=settings.stall_seconds,
             shows_holes=file_system.shows_holes,
             accept=self._pipeline.accept,
             refuse=self._pipeline.refuse,
@@ -171,7 +171,7 @@ class Session:
             usual_mount_point=self._usual_mount_point(),
             on_file_system=self._note_file_system,
             on_inventory=lambda inventory: self.remember(INVENTORY_KEY, inventory.encode()),
-            scan_seconds=settings.scan,
+            scan_seconds=settings.scan_seconds,
             watch_by=settings.watch_by,
             backlog_order=settings.backlog_order,
             beat=self._pulses.of("frazil-scan").beat,
@@ -226,7 +226,7 @@ class Session:
 
     def _settle_seconds(self, file_system: FileSystem) -> float:
         # Of a network's file system the second look comes one poll later: sooner, it may get a kept answer.
-        return self._settings.scan if file_system.is_network else _LOCAL_SETTLE_SECONDS
+        return self._settings.scan_seconds if file_system.is_network else _LOCAL_SETTLE_SECONDS
 
     def _note_file_system(self, file_system: FileSystem) -> None:
         self._intake.settle(self._settle_seconds(file_system), shows_holes=file_system.shows_holes)

@@ -20,6 +20,7 @@ from frazil.settings.declaration import (
     ServeSettings,
     WatchBy,
     default_model_path,
+    option_of,
 )
 from frazil.settings.diameter import doubt_diameter
 
@@ -38,6 +39,7 @@ __all__ = [
     "default_model_path",
     "doubt_diameter",
     "load_settings",
+    "option_of",
 ]
 
 

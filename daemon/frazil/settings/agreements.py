@@ -20,7 +20,7 @@ def _keys(values: Values) -> str | None:
 
 
 def _diameter(values: Values) -> str | None:
-    doubt = None if values["unusual_diameter"] else doubt_diameter(values["diameter"])
+    doubt = None if values["unusual_diameter"] else doubt_diameter(values["diameter_angstrom"])
     return doubt and f"{doubt} (unusual_diameter takes it all the same)"
 
 
@@ -32,8 +32,8 @@ def _gpu(values: Values) -> str | None:
 def _addresses(values: Values) -> str | None:
     allow_others = values["curve_key"] is not None or values["publish_unencrypted"]
     try:
-        check_address(values["publish"], allow_others=allow_others)
-        check_address(values["replay"] or replay_address(values["publish"]), allow_others=allow_others)
+        check_address(values["publish_address"], allow_others=allow_others)
+        check_address(values["replay_address"] or replay_address(values["publish_address"]), allow_others=allow_others)
     except AddressError as error:
         return str(error)
     return None
@@ -41,25 +41,25 @@ def _addresses(values: Values) -> str | None:
 
 def _http(values: Values) -> str | None:
     try:
-        check_page_address(values["http"], allow_others=values["http_unencrypted"])
+        check_page_address(values["http_address"], allow_others=values["http_unencrypted"])
     except AddressError as error:
         return str(error)
     return None
 
 
 def _ports(values: Values) -> str | None:
-    publish = values["publish"]
-    used = [publish, values["replay"] or replay_address(publish), values["http"]]
+    publish = values["publish_address"]
+    used = [publish, values["replay_address"] or replay_address(publish), values["http_address"]]
     ports = [port for address in used if (port := address.rpartition(":")[2]).isdecimal() and int(port)]
     return None if len(ports) == len(set(ports)) else f"expected a port for each, found {', '.join(used)}"
 
 
 AGREEMENTS: tuple[tuple[tuple[str, ...], Callable[[Values], str | None]], ...] = (
     (("curve_key", "curve_clients"), _keys),
-    (("diameter", "unusual_diameter"), _diameter),
+    (("diameter_angstrom", "unusual_diameter"), _diameter),
     (("require_gpu", "device"), _gpu),
-    (("publish", "replay", "curve_key", "publish_unencrypted"), _addresses),
-    (("http", "http_unencrypted"), _http),
-    (("http", "publish", "replay"), _ports),
+    (("publish_address", "replay_address", "curve_key", "publish_unencrypted"), _addresses),
+    (("http_address", "http_unencrypted"), _http),
+    (("http_address", "publish_address", "replay_address"), _ports),
 )
 """Names of settings, and what says of all values, by name, where these do not agree."""

@@ -14,6 +14,7 @@ import frazil
 
 __all__ = [
     "COMPANIONS",
+    "RENAMED",
     "BacklogOrder",
     "Contrast",
     "Device",
@@ -23,6 +24,7 @@ __all__ = [
     "ServeSettings",
     "WatchBy",
     "default_model_path",
+    "option_of",
 ]
 
 Contrast = Literal["dark", "bright"]
@@ -67,9 +69,31 @@ _CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 
 _DEFAULT_MODEL = "fcn"
 
+RENAMED = {
+    "diameter": "diameter_angstrom",
+    "pixel_size": "pixel_size_angstrom",
+    "min_distance": "min_distance_angstrom",
+    "edge_margin": "edge_margin_angstrom",
+    "scan": "scan_seconds",
+    "stall": "stall_seconds",
+    "read_timeout": "read_timeout_seconds",
+    "model_proof": "model_check_seconds",
+    "hang_timeout": "hang_timeout_seconds",
+    "publish": "publish_address",
+    "replay": "replay_address",
+    "http": "http_address",
+}
+"""Settings by their names in frazil 0.1. Files may use these for one release, with a warning; options keep them."""
+
 
 def _says(text: str, group: str = "The service", *, must_be: MustBe | None = None) -> msgspec.Meta:
     return msgspec.Meta(description=text, extra={"group": group, "must_be": must_be})
+
+
+def option_of(name: str) -> str:
+    """The command-line option of a setting, without its dashes: ``pixel-size`` of ``pixel_size_angstrom``."""
+    short = next((old for old, new in RENAMED.items() if new == name), name)
+    return short.replace("_", "-")
 
 
 def default_model_path() -> Path:
@@ -91,7 +115,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ),
     ]
     out: Annotated[Path, _says("Directory for the STAR files; made if missing.", "What is needed")]
-    diameter: Annotated[_Angstrom, _says("Diameter of the particle, in Å.", "What is needed")]
+    diameter_angstrom: Annotated[_Angstrom, _says("Diameter of the particle, in Å.", "What is needed")]
     model: Annotated[
         Path,
         _says(
@@ -115,17 +139,17 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ),
     ] = "float32"
     threads: Annotated[_Count | None, _says("CPU threads of the model. Default: every core.", "The model")] = None
-    pixel_size: Annotated[
+    pixel_size_angstrom: Annotated[
         _Angstrom | None,
         _says("Pixel size of the micrographs, in Å; beats the header's. Default: the header's.", "Picking"),
     ] = None
     threshold: Annotated[_Share | None, _says("Lowest figure of merit, 0 to 1. Default: the model's.", "Picking")] = (
         None
     )
-    min_distance: Annotated[
+    min_distance_angstrom: Annotated[
         _AngstromOrZero | None, _says("No two picks are closer than this, in Å. Default: half the diameter.", "Picking")
     ] = None
-    edge_margin: Annotated[
+    edge_margin_angstrom: Annotated[
         _AngstromOrZero | None,
         _says("No pick is closer to an edge than this, in Å. Default: a quarter of the diameter.", "Picking"),
     ] = None
@@ -161,17 +185,19 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             "How files are found: auto follows events where the file system delivers them, poll only scans.", "Files"
         ),
     ] = "auto"
-    scan: Annotated[
+    scan_seconds: Annotated[
         _Seconds, _says("Seconds between scans of the directory for files that no event told of.", "Files")
     ] = 5.0
     backlog_order: Annotated[
         BacklogOrder,
         _says("Which of the files that lie there at the start come first; new ones always come before.", "Files"),
     ] = "oldest"
-    stall: Annotated[_Seconds, _says("Seconds without growth after which an incomplete file is reported.", "Files")] = (
-        30.0
-    )
-    read_timeout: Annotated[_Seconds, _says("Seconds after which reading a micrograph is given up.", "Files")] = 120.0
+    stall_seconds: Annotated[
+        _Seconds, _says("Seconds without growth after which an incomplete file is reported.", "Files")
+    ] = 30.0
+    read_timeout_seconds: Annotated[
+        _Seconds, _says("Seconds after which reading a micrograph is given up.", "Files")
+    ] = 120.0
     max_micrograph_bytes: Annotated[
         _Count, _says("Memory that reading one micrograph may take, in bytes.", "Files")
     ] = 2 << 30
@@ -179,7 +205,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _Count,
         _says("Attempts to pick a micrograph that fails by no fault of its own, such as an error in reading.", "Files"),
     ] = 8
-    model_proof: Annotated[
+    model_check_seconds: Annotated[
         _Seconds,
         _says(
             "Seconds of processor time that a newly promoted model may take to load and prove itself.",
@@ -221,13 +247,13 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             "When a model is replaced",
         ),
     ] = 0.2
-    publish: Annotated[str, _says("ZeroMQ address of the pick stream; port 0 takes a free one.", "The stream")] = (
-        "tcp://127.0.0.1:5556"
-    )
+    publish_address: Annotated[
+        str, _says("ZeroMQ address of the pick stream; port 0 takes a free one.", "The stream")
+    ] = "tcp://127.0.0.1:5556"
     publish_unencrypted: Annotated[
         bool, _says("Allow the stream on an address that other machines reach, readable by all of them.", "The stream")
     ] = False
-    replay: Annotated[
+    replay_address: Annotated[
         str | None,
         _says("ZeroMQ address where earlier documents are asked for. Default: the port after PUBLISH.", "The stream"),
     ] = None
@@ -247,7 +273,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             must_be="directory",
         ),
     ] = None
-    http: Annotated[str, _says("Address of the page and of /metrics; port 0 takes a free one.", "The page")] = (
+    http_address: Annotated[str, _says("Address of the page and of /metrics; port 0 takes a free one.", "The page")] = (
         "127.0.0.1:9457"
     )
     http_unencrypted: Annotated[
@@ -260,7 +286,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ledger: Annotated[
         Path | None, _says("SQLite file that remembers every micrograph. Default: frazil-ledger.sqlite in OUT.")
     ] = None
-    hang_timeout: Annotated[
+    hang_timeout_seconds: Annotated[
         _Seconds,
         _says("Seconds at one piece of work after which a stage counts as hung, and systemd restarts the daemon."),
     ] = 300.0

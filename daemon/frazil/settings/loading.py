@@ -7,6 +7,7 @@ folder.
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 import stat
@@ -19,10 +20,12 @@ import msgspec
 
 from frazil.errors import SettingsError
 from frazil.settings.agreements import AGREEMENTS
-from frazil.settings.declaration import MustBe, ServeSettings
+from frazil.settings.declaration import RENAMED, MustBe, ServeSettings, option_of
 from frazil.settings.statements import read_statements
 
 __all__ = ["load_settings"]
+
+log = logging.getLogger(__name__)
 
 _LARGEST_BYTES = 1 << 20
 _LAST = 1 << 30
@@ -57,6 +60,8 @@ class _Draft:
         self._fields = {field.name: field for field in msgspec.structs.fields(ServeSettings)}
         self._values: dict[str, Any] = {}
         self._lines: dict[str, int] = {}
+        self._spelled: dict[str, str] = {}
+        """How the file spells a setting."""
         self._faults: list[tuple[int, str]] = []
 
     def read(self, file: Path) -> None:
@@ -72,22 +77,26 @@ class _Draft:
         except UnicodeDecodeError as error:
             raise SettingsError(f"{file}: expected text in UTF-8, found otherwise") from error
         for statement in read_statements(text):
-            name = statement.key.replace("-", "_")
+            spelled = statement.key.replace("-", "_")
+            name = RENAMED.get(spelled, spelled)
             if statement.fault:
                 self._add_fault(statement.line, statement.fault)
             elif name not in self._fields:
-                nearest = difflib.get_close_matches(name, self._fields, n=1, cutoff=0.0)
-                self._add_fault(
-                    statement.line, f"unknown setting {statement.key!r}; the nearest known one is {nearest[0]!r}"
-                )
+                near = difflib.get_close_matches(name, [*self._fields, *RENAMED], n=1, cutoff=0.0)[0]
+                says = f"unknown setting {statement.key!r}; the nearest known one is {RENAMED.get(near, near)!r}"
+                self._add_fault(statement.line, says)
             elif name in self._lines:
-                self._add_fault(
-                    statement.line, f"{statement.key}: expected once, found it in line {self._lines[name]} already"
-                )
+                self._add_fault(statement.line, f"{name}: expected once, found it in line {self._lines[name]} already")
             else:
                 is_path = "Path" in str(self._fields[name].type) and isinstance(statement.value, str)
                 self._values[name] = _expand(statement.value, file.parent) if is_path else statement.value
                 self._lines[name] = statement.line
+                self._spelled[name] = spelled
+                if spelled != name:
+                    log.warning(
+                        "%s:%d: %s is now called %s; the old name is understood until frazil 0.3",
+                        *(file, statement.line, statement.key, name),
+                    )
 
     def take(self, given: Mapping[str, Any]) -> None:
         for name, value in given.items():
@@ -101,7 +110,7 @@ class _Draft:
         for name, field in self._fields.items():
             if name not in self._values:
                 if field.required:
-                    says = f"{name}: expected a value, found none (give --{name}, or {name} in the file)"
+                    says = f"{name}: expected a value, found none (give --{option_of(name)}, or {name} in the file)"
                     self._faults.append((_LAST, says))
                 else:
                     good[name] = _default(field)
@@ -109,7 +118,7 @@ class _Draft:
             try:
                 good[name] = msgspec.convert(self._values[name], field.type, dec_hook=_decode_path)
             except msgspec.ValidationError as error:
-                self._blame((name,), _plain(error, self._values[name]))
+                self._blame((name,), _plain(error, self._values[name], hints[name]))
         for name, value in good.items():
             must_be = _must_be(hints[name])
             if isinstance(value, Path) and must_be and (missing := _missing(value, must_be)):
@@ -126,9 +135,9 @@ class _Draft:
         involved = [name for name in names if name in self._values]
         line = min((self._lines[name] for name in involved if name in self._lines), default=0)
         if line:
-            self._add_fault(line, f"{', '.join(involved)}: {says}")
+            self._add_fault(line, f"{', '.join(self._spelled.get(name, name) for name in involved)}: {says}")
         else:
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in involved or names)
+            flags = ", ".join(f"--{option_of(name)}" for name in involved or names)
             self._faults.append((0, f"{flags}: {_as_flags(says)}"))
 
     def _add_fault(self, line: int, says: str) -> None:
@@ -182,10 +191,38 @@ def _missing(path: Path, must_be: MustBe) -> str | None:
     return None if is_right else f"expected {expected}, found none at {path}"
 
 
-def _plain(error: msgspec.ValidationError, value: Any) -> str:
-    """What msgspec says, in our words: ``expected float, found str``, ``expected int >= 1, found 0``."""
-    text = str(error).replace("`", "").partition(" - at $")[0]
-    if ", got " in text or not text.startswith("Expected"):
-        return text.replace("Expected", "expected").replace(", got ", ", found ")
-    found = f"{value:g}" if isinstance(value, float) else value
-    return f"{text.replace('Expected', 'expected').replace('.0', '')}, found {found}"
+_KINDS = {
+    "float": "a number",
+    "int": "an integer",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+    "datetime": "a date",
+}
+_BOUNDS = {">": "above", ">=": "of at least", "<": "below", "<=": "of at most"}
+
+
+def _plain(error: msgspec.ValidationError, value: Any, hint: Any) -> str:
+    """Msgspec's message in the operator's words: ``expected a number above 0, found -5``."""
+    text = str(error).partition(" - at `$")[0]
+    if text.startswith("Invalid enum value"):
+        return f"expected {' or '.join(_choices(hint))}, found {value!r}"
+    if bound := re.fullmatch(r"Expected `(\w+)[^`]*` (<=?|>=?) (\S+)", text):
+        kind, sign, limit = bound.groups()
+        return f"expected {_KINDS[kind]} {_BOUNDS[sign]} {float(limit):g}, found {value:g}"
+    if kinds := re.fullmatch(r"Expected `(\w+)[^`]*`, got `(\w+)[^`]*`", text):
+        expected, found = (_KINDS.get(kind, kind) for kind in kinds.groups())
+        return f"expected {expected}, found {found if isinstance(value, list) else _shown(value)}"
+    return text.replace("Expected", "expected").replace(", got ", ", found ")
+
+
+def _choices(hint: Any) -> list[str]:
+    """The words of a `Literal`, however it is annotated."""
+    if typing.get_origin(hint) is typing.Literal:
+        return list(typing.get_args(hint))
+    return [choice for part in typing.get_args(hint) if not isinstance(part, str) for choice in _choices(part)]
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)
