@@ -178,7 +178,8 @@ class Session:
         )
         self._watcher.start()
         self._closing.callback(self._watcher.stop)
-        self._pipeline.start(self._intake)
+        self._pipeline.connect(self._intake)
+        self._pipeline.start()
         self._threads = [
             self._start_thread("frazil-intake", lambda: self._intake.run(self._stopping)),
             self._start_thread("frazil-ledger", self._watch_ledger),

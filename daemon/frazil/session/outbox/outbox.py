@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -33,13 +33,19 @@ from frazil.outputs import OutputFolder
 from frazil.picking import Picks, write_star
 from frazil.session.outbox.ledger import Handled, Ledger, StoredDocument
 from frazil.session.outbox.retry import Retries, Stopped
-from frazil.session.outbox.stream import Stream
 
 __all__ = ["Outbox"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+class Publisher(Protocol):
+    """The stream, as far as the outbox knows it."""
+
+    def publish(self, seq: int, topic: bytes, body: bytes) -> None:
+        """Send a document."""
 
 
 def _ignore(_seq: int) -> None:
@@ -68,7 +74,7 @@ class Outbox:
     def __init__(
         self,
         ledger: Ledger,
-        stream: Stream,
+        stream: Publisher,
         metrics: Metrics,
         root: Path,
         out: Path,

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Full, Queue
+from typing import Protocol
 
 import msgspec
 
@@ -28,7 +29,6 @@ from frazil.health.metrics import Metrics
 from frazil.outputs import namesakes
 from frazil.picking import Batches, ChooseRescaling, Micrograph, PixelMemory, ScoreMap
 from frazil.session.intake.arrival import Arrival, Line, is_utf8
-from frazil.session.intake.intake import Intake
 from frazil.session.outbox.file_stamp import sample, stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.session.outbox.outbox import Outbox
@@ -76,6 +76,22 @@ class _Failed:
     error: MicrographError
 
 
+_Result = _Picked | _Failed | Change | Asked
+
+
+class Intake(Protocol):
+    """Takes arrivals back."""
+
+    def finish(self, arrival: Arrival, handled: Handled) -> None:
+        """It was picked, or given up as it is."""
+
+    def retry(self, arrival: Arrival, rest_seconds: float = 0.0) -> None:
+        """It is to be looked at again, after a rest."""
+
+    def await_growth(self, arrival: Arrival, error: IncompleteMicrograph) -> None:
+        """Reading showed that it is not complete."""
+
+
 class Pipeline:
     """Three stages between the intake and the world.
 
@@ -95,6 +111,7 @@ class Pipeline:
         keep_score_maps: whether score maps go into the ledger.
         pulses: what the stages' threads beat on.
         read_seconds: reading is given up after so long; until then it does not hang.
+        clock: the monotonic clock.
     """
 
     def __init__(
@@ -115,6 +132,7 @@ class Pipeline:
         keep_score_maps: bool,
         pulses: Pulses,
         read_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._serving = serving
         self._announcer = announcer
@@ -129,11 +147,13 @@ class Pipeline:
         self._keep_score_maps = keep_score_maps
         self._line = Line()
         self._micrographs: Queue[_Read] = Queue(_MICROGRAPHS_QUEUED)
-        self._results: Queue[_Picked | _Failed | Change | Asked] = Queue()
+        self._results: Queue[_Result] = Queue()
         self._room = threading.Semaphore(_RESULTS_QUEUED)
         self._stopping = stopping
         self._read_micrograph = read
         self._memory = PixelMemory()
+        self._memory_kept_until = 0.0
+        self._clock = clock
         self._read_seconds = read_seconds
         self._pulses = pulses
         self._threads = [
@@ -144,9 +164,12 @@ class Pipeline:
         metrics.watch_queue("pick", self._micrographs.qsize)
         metrics.watch_queue("write", self._results.qsize)
 
-    def start(self, intake: Intake) -> None:
-        """Start the stages; `intake` is told when an arrival has been dealt with."""
+    def connect(self, intake: Intake) -> None:
+        """Say whom arrivals go back to: the intake, which cannot be made before what it hands them to."""
         self._intake = intake
+
+    def start(self) -> None:
+        """Start the stages."""
         for thread in self._threads:
             thread.start()
 
@@ -189,34 +212,47 @@ class Pipeline:
         """Name of a stage that has died, which none should."""
         return next((t.name for t in self._threads if not t.is_alive()), None)
 
+    # --- the stages: each thread does one turn after the other ----------------------------------------------------
+
     def _reading(self) -> None:
-        beat = self._pulses.of("frazil-reading").beat
-        rest_from = 0.0
         while not self._stopping.is_set():
-            beat()
-            arrival = self._line.take(_STOP_CHECK_SECONDS)
-            if arrival is None:
-                if time.monotonic() > rest_from:
-                    self._memory.release()
-                continue
-            rest_from = time.monotonic() + _MEMORY_KEPT_SECONDS
-            log.debug("reading %s", arrival.key)
-            beat(f"reading {arrival.key}", more_seconds=self._read_seconds)
-            try:
-                read: _Read | _Failed = self._read(arrival)
-            except IncompleteMicrograph as incomplete:
-                self._intake.await_growth(arrival, incomplete)
-                continue
-            except Exception as error:  # noqa: BLE001 - the edge of one unit of work
-                read = _Failed(arrival=arrival, error=failure_of(arrival.path, "reading", error))
-            self._stopping.wait(max(0.0, arrival.settled_at - time.monotonic()))
-            if _has_changed(arrival):
-                # Whatever was read, or failed, was neither the old file nor the new one.
-                self._intake.retry(arrival)
-            elif isinstance(read, _Failed):
-                self._results.put(read)
-            else:
-                self._hand_on(read)
+            self.read_one()
+
+    def _picking(self) -> None:
+        while self._goes_on(0, self._micrographs):
+            self.pick_one()
+
+    def _writing(self) -> None:
+        while self._goes_on(1, self._results):
+            self.write_one()
+
+    def read_one(self) -> None:
+        """Read the next arrival, if one comes within a moment, and hand it on once there is room."""
+        beat = self._pulses.of("frazil-reading").beat
+        beat()
+        arrival = self._line.take(_STOP_CHECK_SECONDS)
+        if arrival is None:
+            if self._clock() > self._memory_kept_until:
+                self._memory.release()
+            return
+        self._memory_kept_until = self._clock() + _MEMORY_KEPT_SECONDS
+        log.debug("reading %s", arrival.key)
+        beat(f"reading {arrival.key}", more_seconds=self._read_seconds)
+        try:
+            read: _Read | _Failed = self._read(arrival)
+        except IncompleteMicrograph as incomplete:
+            self._intake.await_growth(arrival, incomplete)
+            return
+        except Exception as error:  # noqa: BLE001 - the edge of one unit of work
+            read = _Failed(arrival=arrival, error=failure_of(arrival.path, "reading", error))
+        self._stopping.wait(max(0.0, arrival.settled_at - self._clock()))
+        if _has_changed(arrival):
+            # Whatever was read, or failed, was neither the old file nor the new one.
+            self._intake.retry(arrival)
+        elif isinstance(read, _Failed):
+            self._results.put(read)
+        else:
+            self._hand_on(read)
 
     def _hand_on(self, read: _Read) -> None:
         """Put a micrograph in the queue for picking, once there is room."""
@@ -227,36 +263,36 @@ class Pipeline:
                 return
 
     def _read(self, arrival: Arrival) -> _Read:
-        started = time.monotonic()
+        started = self._clock()
         content = sample(arrival.path).fingerprint
         micrograph = self._read_micrograph(arrival.path, self._memory, self._serving.picker.rescaling)
         micrograph = dataclasses.replace(micrograph, path=self._watch / arrival.key)
-        seconds = time.monotonic() - started
+        seconds = self._clock() - started
         return _Read(arrival=arrival, fingerprint=content, micrograph=micrograph, seconds=seconds)
 
-    def _picking(self) -> None:
+    def pick_one(self) -> None:
+        """Pick the next micrograph, if one comes within a moment; before it, take changes of the model."""
         beat = self._pulses.of("frazil-picking").beat
-        while self._goes_on(0, self._micrographs):
-            beat()
-            for change in self._serving.advance():
-                self._results.put(change)
-            try:
-                read = self._micrographs.get(timeout=_STOP_CHECK_SECONDS)
-            except Empty:
-                self._weigh_doubts(is_idle=True)
-                continue
-            log.debug("picking %s", read.arrival.key)
-            beat(f"picking {read.arrival.key}")
-            try:
-                picked = self._pick(read)
-            except Exception as error:  # noqa: BLE001 - the edge of one unit of work
-                failure = failure_of(read.arrival.path, "picking", error)
-                self._results.put(_Failed(arrival=read.arrival, error=failure))
-            else:
-                while not self._room.acquire(timeout=_STOP_CHECK_SECONDS):
-                    beat()
-                self._results.put(picked)
-                self._weigh_doubts(is_idle=False)
+        beat()
+        for change in self._serving.advance():
+            self._results.put(change)
+        try:
+            read = self._micrographs.get(timeout=_STOP_CHECK_SECONDS)
+        except Empty:
+            self._weigh_doubts(is_idle=True)
+            return
+        log.debug("picking %s", read.arrival.key)
+        beat(f"picking {read.arrival.key}")
+        try:
+            picked = self._pick(read)
+        except Exception as error:  # noqa: BLE001 - the edge of one unit of work
+            failure = failure_of(read.arrival.path, "picking", error)
+            self._results.put(_Failed(arrival=read.arrival, error=failure))
+        else:
+            while not self._room.acquire(timeout=_STOP_CHECK_SECONDS):
+                beat()
+            self._results.put(picked)
+            self._weigh_doubts(is_idle=False)
 
     def _weigh_doubts(self, *, is_idle: bool) -> None:
         """Between two micrographs, while none waits: whether the contrast is set the wrong way round."""
@@ -282,34 +318,38 @@ class Pipeline:
             batches=record.batches,
         )
 
-    def _writing(self) -> None:
+    def write_one(self) -> None:
+        """Commit and deliver the next result, if one comes within a moment; earlier ones come first."""
         beat = self._pulses.of("frazil-writing").beat
-        while self._goes_on(1, self._results):
-            beat()
-            with contextlib.suppress(Stopped):
-                self._outbox.deliver()
-            self._retune()
-            try:
-                result = self._results.get(timeout=self._reviser.wait_seconds(_STOP_CHECK_SECONDS))
-            except Empty:
-                continue
-            beat("writing a result")
-            # What was not committed by then, the next start picks again; what was, it delivers.
-            with contextlib.suppress(Stopped):
-                if isinstance(result, Change):
-                    self._announcer.announce(result)
-                elif isinstance(result, Asked):
-                    # It comes by way of the results: all that was picked otherwise is committed by now.
-                    self._reviser.grant(result)
-                elif isinstance(result, _Failed):
-                    self._write_failed(result)
-                else:
-                    self._room.release()
-                    try:
-                        self._write_picked(result)
-                    except sqlite3.Error as error:  # of this record alone: all others are waited for
-                        failure = failure_of(result.arrival.path, "writing", error)
-                        self._write_failed(_Failed(arrival=result.arrival, error=failure))
+        beat()
+        with contextlib.suppress(Stopped):
+            self._outbox.deliver()
+        self._retune()
+        try:
+            result = self._results.get(timeout=self._reviser.wait_seconds(_STOP_CHECK_SECONDS))
+        except Empty:
+            return
+        beat("writing a result")
+        # What was not committed by then, the next start picks again; what was, it delivers.
+        with contextlib.suppress(Stopped):
+            self._write(result)
+
+    def _write(self, result: _Result) -> None:
+        match result:
+            case Change():
+                self._announcer.announce(result)
+            case Asked():
+                # It comes by way of the results: all that was picked otherwise is committed by now.
+                self._reviser.grant(result)
+            case _Failed():
+                self._write_failed(result)
+            case _Picked():
+                self._room.release()
+                try:
+                    self._write_picked(result)
+                except sqlite3.Error as error:  # of this record alone: all others are waited for
+                    failure = failure_of(result.arrival.path, "writing", error)
+                    self._write_failed(_Failed(arrival=result.arrival, error=failure))
 
     def _retune(self) -> None:
         """Between two results: pass on what was asked for, and bring an earlier result to what is tuned."""
@@ -326,7 +366,7 @@ class Pipeline:
             pass  # it can be read later, if not now
 
     def _write_picked(self, result: _Picked) -> None:
-        started = time.monotonic()
+        started = self._clock()
         arrival, metrics = result.arrival, self._metrics
         namesake = self._outbox.first_with_result(namesakes(arrival.key))
         if namesake is not None:
@@ -348,10 +388,10 @@ class Pipeline:
             key=arrival.key,
             handled=handled,
             score_map=None if result.score_map is None else pack_score_map(result.score_map),
-            complete_at=time.time() - (time.monotonic() - arrival.complete_at),
+            complete_at=time.time() - (self._clock() - arrival.complete_at),
             on_commit=committed,
         )
-        now = time.monotonic()
+        now = self._clock()
         metrics.stage.labels(stage="settle").observe(arrival.complete_at - arrival.closed_at)
         metrics.stage.labels(stage="deliver").observe(now - started)
         if not arrival.backlog:
@@ -408,7 +448,7 @@ class Pipeline:
             self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
             self._intake.finish(arrival, handled)
 
-    def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Picked | _Failed | Change | Asked]) -> bool:
+    def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Result]) -> bool:
         """Whether a stage has work or may still get some: the stages end in their order."""
         return not self._stopping.is_set() or self._threads[before].is_alive() or not queue.empty()
 

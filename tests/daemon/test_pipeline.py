@@ -1,0 +1,193 @@
+"""The pipeline, one turn of a stage at a time: real files, model and ledger, a clock that stands, no thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import prometheus_client
+import pytest
+
+from frazil.documents import FailedDocument, MicrographDocument, decode_document
+from frazil.errors import IncompleteMicrograph, MicrographError
+from frazil.health.heartbeat import Pulses
+from frazil.health.metrics import Metrics
+from frazil.picking import Picker, PickingSettings, load_model, read_star
+from frazil.session.intake.arrival import Arrival
+from frazil.session.outbox.file_stamp import stamp_of
+from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
+from frazil.session.outbox.outbox import Outbox
+from frazil.session.pick.doubts import Doubts
+from frazil.session.pick.drift_watch import DriftWatch
+from frazil.session.pick.model_changes import Announcer
+from frazil.session.pick.pipeline import Pipeline
+from frazil.session.pick.reader import MicrographReader
+from frazil.session.pick.serving import Serving
+from frazil.session.retune import Reviser
+
+
+@dataclass
+class Sent:
+    """Where documents are published to."""
+
+    numbers: list[int] = field(default_factory=list)
+
+    def publish(self, seq: int, topic: bytes, body: bytes) -> None:
+        self.numbers.append(seq)
+
+
+@dataclass
+class Intake:
+    """What the pipeline tells the intake of an arrival."""
+
+    told: list[tuple[str, str]] = field(default_factory=list)
+
+    def finish(self, arrival: Arrival, handled: Handled) -> None:
+        self.told.append(("finished", arrival.key))
+
+    def retry(self, arrival: Arrival, rest_seconds: float = 0.0) -> None:
+        self.told.append((f"retried after {'a rest' if rest_seconds else 'no rest'}", arrival.key))
+
+    def await_growth(self, arrival: Arrival, error: IncompleteMicrograph) -> None:
+        self.told.append(("incomplete", arrival.key))
+
+
+class Rig:
+    """A pipeline whose stages are turned by hand."""
+
+    def __init__(self, folder: Path, blob_model: Path, write_mrc: Callable[..., Path]) -> None:
+        self.now = 1000.0
+        self.watch, self.out = folder / "watch", folder / "out"
+        self.watch.mkdir()
+        self._write_mrc = write_mrc
+        self.metrics = Metrics(prometheus_client.CollectorRegistry())
+        self.ledger = Ledger(folder / "ledger.sqlite")
+        self.sent, self.intake, stopping = Sent(), Intake(), threading.Event()
+        settings = PickingSettings(diameter_angstrom=48)
+        outbox = Outbox(self.ledger, self.sent, self.metrics, self.watch, self.out, stopping)
+        self.reviser = Reviser(self.ledger, outbox, settings)
+        picker = Picker(load_model(blob_model, "cpu", 1), settings)
+        self.pipeline = Pipeline(
+            Serving(picker, probation_micrographs=0, faults_allowed=0.2),
+            Announcer(self.ledger, outbox, self.metrics),
+            self.ledger,
+            outbox,
+            self.reviser,
+            self.metrics,
+            DriftWatch(self.ledger, self.metrics.drift),
+            Doubts("dark"),
+            stopping,
+            MicrographReader(largest_bytes=1 << 30, timeout_seconds=60),
+            watch=self.watch,
+            max_attempts=2,
+            keep_score_maps=True,
+            pulses=Pulses(30),
+            read_seconds=60,
+            clock=lambda: self.now,
+        )
+        self.pipeline.connect(self.intake)
+
+    def write(self, key: str, pixels: np.ndarray) -> Arrival:
+        path = self.watch / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._write_mrc(path, pixels)
+        return Arrival(path=path, key=key, stamp=stamp_of(path), closed_at=self.now - 2, complete_at=self.now - 1)
+
+    def turn(self) -> None:
+        for stage in (self.pipeline.read_one, self.pipeline.pick_one, self.pipeline.write_one):
+            stage()
+
+    def documents(self) -> list[object]:
+        return [decode_document(stored.body) for stored in self.ledger.documents_after(0)]
+
+    def states(self) -> dict[str, str]:
+        with closing(LedgerReader(self.ledger.file)) as reader:
+            return {record.path: record.state for record in reader.micrographs()}
+
+    def close(self) -> None:
+        self.reviser.close()
+        self.ledger.close()
+
+
+@pytest.fixture
+def rig(tmp_path: Path, blob_model: Path, write_mrc: Callable[..., Path]) -> Iterator[Rig]:
+    made = Rig(tmp_path, blob_model, write_mrc)
+    yield made
+    made.close()
+
+
+def test_an_arrival_becomes_a_result_a_file_and_a_message(rig: Rig, make_scene: Callable[..., object]) -> None:
+    scene = make_scene()
+    rig.pipeline.accept(rig.write("square/a.mrc", scene.pixels))  # type: ignore[attr-defined]
+    rig.turn()
+    (document,) = rig.documents()
+    assert isinstance(document, MicrographDocument)
+    assert (document.seq, document.directory, document.micrograph) == (1, "square", "a.mrc")
+    assert len(read_star(rig.out / "square" / "a_picks.star")) == len(document.picks.score) >= 10
+    assert rig.sent.numbers == [1]
+    assert rig.intake.told == [("finished", "square/a.mrc")]
+    assert rig.states() == {"square/a.mrc": "picked"}
+    assert rig.metrics.registry.get_sample_value("frazil_latency_seconds_sum") == 2.0
+
+
+def test_a_file_that_changed_while_it_was_read_is_looked_at_again(rig: Rig, make_scene: Callable[..., object]) -> None:
+    arrival = rig.write("a.mrc", make_scene().pixels)  # type: ignore[attr-defined]
+    with arrival.path.open("ab") as file:
+        file.write(b"more")
+    rig.pipeline.accept(arrival)
+    rig.turn()
+    assert rig.intake.told == [("retried after no rest", "a.mrc")]
+    assert rig.documents() == []
+
+
+def test_a_file_that_is_found_incomplete_goes_back_to_wait(rig: Rig, make_scene: Callable[..., object]) -> None:
+    arrival = rig.write("a.mrc", make_scene().pixels)  # type: ignore[attr-defined]
+    with arrival.path.open("r+b") as file:
+        file.truncate(5000)
+    rig.pipeline.accept(arrival)
+    rig.turn()
+    assert rig.intake.told == [("incomplete", "a.mrc")]
+    assert rig.documents() == []
+
+
+def test_what_fails_for_a_reason_of_its_own_is_quarantined_and_the_next_is_picked(
+    rig: Rig, make_scene: Callable[..., object]
+) -> None:
+    bad = rig.write("bad.mrc", np.full((64, 64), 7, np.float32))
+    good = rig.write("good.mrc", make_scene().pixels)  # type: ignore[attr-defined]
+    for arrival in (bad, good):
+        rig.pipeline.accept(arrival)
+    rig.turn()
+    rig.turn()
+    failed, picked = rig.documents()
+    assert isinstance(failed, FailedDocument)
+    assert (failed.reason, failed.kind) == ("constant", "permanent")
+    assert isinstance(picked, MicrographDocument)
+    assert rig.states() == {"bad.mrc": "quarantined", "good.mrc": "picked"}
+    assert rig.intake.told == [("finished", "bad.mrc"), ("finished", "good.mrc")]
+
+
+def test_what_may_pass_is_tried_again_as_often_as_the_settings_say(rig: Rig, make_scene: Callable[..., object]) -> None:
+    arrival = rig.write("a.mrc", make_scene().pixels)  # type: ignore[attr-defined]
+    for _ in range(2):
+        rig.pipeline.refuse(arrival, MicrographError(arrival.path, "unreadable", "cannot be read"))
+        rig.pipeline.write_one()
+    assert rig.intake.told == [("retried after a rest", "a.mrc"), ("finished", "a.mrc")]
+    assert [getattr(one, "kind", "") for one in rig.documents()] == ["transient", "permanent"]
+    assert rig.states() == {"a.mrc": "quarantined"}
+
+
+def test_two_micrographs_whose_pick_file_would_be_one_are_not_mixed(
+    rig: Rig, make_scene: Callable[..., object]
+) -> None:
+    pixels = make_scene().pixels  # type: ignore[attr-defined]
+    rig.pipeline.accept(rig.write("a.mrc", pixels))
+    rig.turn()
+    rig.pipeline.accept(rig.write("a.mrcs", pixels))
+    rig.turn()
+    assert [getattr(one, "reason", "") for one in rig.documents()] == ["", "name"]
+    assert rig.states() == {"a.mrc": "picked", "a.mrcs": "quarantined"}
