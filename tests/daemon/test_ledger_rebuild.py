@@ -335,7 +335,7 @@ def test_a_lost_record_is_made_from_the_result_and_the_file(
     session.ledger.close()
     committed_at = content(session.file)["documents"][0][4]
     assert isinstance(committed_at, float)
-    at = committed_at + (-3 if is_older else 3)
+    at = committed_at + (-1 if is_older else 1)
     os.utime(file, (at, at))
     change(session.file, "DELETE FROM micrographs")
     assert rebuild(session.file).again == ([] if is_older else ["a.mrc"])
@@ -378,6 +378,6 @@ def test_a_rebuild_that_cannot_be_written_leaves_the_damaged_ledger_where_it_is(
     session.ledger.close()
     before = session.file.read_bytes()
     session.file.with_name("l.rebuilt").mkdir()
-    with pytest.raises(OutputError, match=r"l: cannot be rebuilt: Is a directory|l: cannot be rebuilt"):
+    with pytest.raises(OutputError, match="l: cannot be rebuilt: Is a directory"):
         rebuild(session.file)
     assert session.file.read_bytes() == before
