@@ -111,11 +111,12 @@ def test_an_output_directory_that_is_gone_is_claimed_again_once_it_is_there(tmp_
     out.mkdir()
     with closing(Witness(out, watch=tmp_path, ledger=tmp_path / "l")) as witness:
         witness.begin("e", 5, ())
+        witness.note(6)
         shutil.rmtree(out)
         witness.beat()
         out.mkdir()
         witness.beat()
-        assert read_witness(out) == ("e", 5)
+        assert read_witness(out) == ("e", 6)
         with pytest.raises(OutputError, match="in use by another"):
             Witness(out, watch=tmp_path, ledger=tmp_path / "l")
 

@@ -358,11 +358,16 @@ def test_a_baseline_is_asked_for_by_the_time(ledger: Ledger) -> None:
 def test_requests_name_a_ledger_that_cannot_take_them(ledger: Ledger, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="none: expected a ledger, found none"):
         request_baseline(tmp_path / "none")
-    change(ledger.file, "DROP TABLE micrographs")
-    with pytest.raises(
-        OutputError, match=r"l: the request cannot be left in the ledger: no such table|found it damaged"
-    ):
-        request_requeue(ledger.file, ["a"])
+    ledger.commit_picked("a", HANDLED, made)
+    with closing(sqlite3.connect(ledger.file)) as database:
+        for table in ("meta", "requests"):
+            database.execute(
+                f"CREATE TRIGGER no_{table} BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'not now'); END"
+            )
+    for request in (request_baseline, lambda file: request_requeue(file, ["a"])):
+        with pytest.raises(OutputError, match=f"{ledger.file}: the request cannot be left in the ledger: not now"):
+            request(ledger.file)
+    assert ledger.take_requests() == []
 
 
 # --- the archive ----------------------------------------------------------------------------------------------------

@@ -169,14 +169,22 @@ def test_a_micrograph_whose_newest_result_is_lost_is_new_again(session: Session)
     assert record.size == 10
 
 
-def test_of_a_record_that_is_there_twice_the_newer_one_counts(session: Session, tmp_path: Path) -> None:
-    """A page that was let go may still hold how a record was."""
-    session.pick("a.mrc")
-    shutil.copy(session.file, tmp_path / "before")
+def test_of_a_record_that_is_there_twice_the_newer_one_counts(session: Session) -> None:
+    """A page that was let go may still hold how a record was; a row is told by its shape, in whatever table it lies."""
+    for path in ("a.mrc", "a.mrc", "b.mrc", "c.mrc"):
+        session.pick(path)
     session.ledger.close()
-    change(session.file, "UPDATE micrographs SET state = 'gone' WHERE path = 'a.mrc'")
+    change(
+        session.file,
+        "UPDATE micrographs SET seen_at = 5",
+        "CREATE TABLE twice AS SELECT * FROM micrographs",
+        "UPDATE twice SET state = 'gone'",
+        "UPDATE twice SET seq = 1, seen_at = 9 WHERE path = 'a.mrc'",
+        "UPDATE twice SET seen_at = 6 WHERE path = 'b.mrc'",
+        "UPDATE twice SET seen_at = NULL WHERE path = 'c.mrc'",
+    )
     rebuild(session.file)
-    assert records(session.file) == {"a.mrc": ("gone", 1)}
+    assert records(session.file) == {"a.mrc": ("picked", 2), "b.mrc": ("gone", 3), "c.mrc": ("picked", 4)}
 
 
 def test_what_the_witness_knows_was_given_out_is_not_given_out_again(tmp_path: Path, make_document: Make) -> None:
@@ -345,9 +353,19 @@ def test_a_lost_record_is_made_from_the_result_and_the_file(
     assert (record.state, record.size, record.seq) == ("picked" if is_older else "seen", file.stat().st_size, 1)
     assert (record.seen_at, record.picked_at) == (committed_at, committed_at)
     assert (record.complete_at, record.published_at, record.attempts) == (None, None, 1)
-    assert bool(record.fingerprint) == is_older
+    assert (bool(record.fingerprint), record.reason, record.message) == (is_older, "", "")
     with closing(Ledger(session.file)) as ledger:
         assert ledger.known() == ({"a.mrc": FileStamp(*_stamp(file))} if is_older else {})
+
+
+def test_a_lost_record_of_a_file_that_cannot_be_read_is_new_again(session: Session, tmp_path: Path) -> None:
+    session.pick("a.mrc", root=str(tmp_path))
+    session.ledger.close()
+    (tmp_path / "a.mrc").mkdir()
+    os.utime(tmp_path / "a.mrc", (5, 5))
+    change(session.file, "DELETE FROM micrographs")
+    assert rebuild(session.file).again == ["a.mrc"]
+    assert records(session.file) == {"a.mrc": ("seen", 1)}
 
 
 def _stamp(file: Path) -> tuple[int, int]:
