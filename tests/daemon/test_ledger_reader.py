@@ -96,6 +96,7 @@ def test_micrographs_are_found_by_words_states_and_place(ledger: Ledger, reader:
     assert found("grid2", ["quarantined", "seen"], limit=9) == (2, ["grid2/new.mrc", "grid2/bad.mrc"])
     assert found("foil", ["seen"], limit=9) == found("%", limit=9) == (0, [])
     assert [record.path for record in reader.micrographs(below="grid2/", limit=2)] == every[2:0:-1]
+    assert [record.path for record in reader.micrographs(["seen", "quarantined"])] == every[2::-2]
     bad = reader.micrograph("grid2/bad.mrc")
     assert bad is not None
     assert (bad.state, bad.reason, bad.message, bad.attempts, bad.size) == ("quarantined", "not_mrc", "is text", 1, 10)
@@ -257,6 +258,7 @@ def test_text_that_is_none_is_damage_and_the_file_is_named(ledger: Ledger, reade
     change(ledger.file, "UPDATE documents SET path = CAST(X'ff41' AS TEXT)")
     with pytest.raises(LedgerDamagedError, match=rf"{ledger.file}: expected a frazil ledger, found it damaged"):
         list(reader.documents())
+    assert "cannot be read to the end: documents" in check(ledger.file).faults
 
 
 # --- the check ------------------------------------------------------------------------------------------------------
@@ -400,6 +402,7 @@ def test_ledger_and_archive_together_are_what_the_ledger_was(ledger: Ledger, tmp
     for table in ("documents", "score_maps"):
         assert sorted(left[table] + archived[table]) == sorted(whole[table])
     assert [row[0] for row in left["documents"]] == [1104]
+    assert {row[0] for row in archived["micrographs"]} >= {row[2] for row in archived["documents"]} - {""}
     gone = {row[0] for row in whole["micrographs"] if row[1] == "gone"}
     assert {row[0] for row in left["micrographs"]} == {row[0] for row in whole["micrographs"]} - gone
     assert {row[0]: row for row in archived["micrographs"]}.items() >= {

@@ -120,17 +120,18 @@ def test_a_ledger_of_layout_2_is_rebuilt_into_one_of_this_layout(session: Sessio
 
 
 def test_a_document_that_was_superseded_is_so_again_though_only_the_newer_one_says_it(session: Session) -> None:
-    for _ in range(3):
-        session.pick("a.mrc", score_map=b"m")
+    for path in ("first.mrc", "a.mrc", "a.mrc", "a.mrc"):
+        session.pick(path, score_map=b"m")
+    session.fail("b.mrc")
     session.ledger.close()
     change(
         session.file,
         "UPDATE documents SET superseded_by = NULL",
-        "INSERT INTO score_maps VALUES (1, CAST('old' AS BLOB))",
+        "INSERT INTO score_maps VALUES (2, CAST('old' AS BLOB))",
     )
     rebuild(session.file)
-    assert [row[5] for row in content(session.file)["documents"]] == [2, 3, None]
-    assert [row[0] for row in content(session.file)["score_maps"]] == [3]
+    assert [row[5] for row in content(session.file)["documents"]] == [None, 3, 4, None, None]
+    assert [row[0] for row in content(session.file)["score_maps"]] == [1, 4]
 
 
 def test_numbers_stay_as_they_are_and_gaps_are_told(session: Session, tmp_path: Path) -> None:
@@ -200,6 +201,9 @@ def test_what_the_witness_knows_was_given_out_is_not_given_out_again(tmp_path: P
     change(tmp_path / "l", "DELETE FROM meta WHERE key = 'delivered'")
     shutil.copy(tmp_path / "l", tmp_path / "l.bak")
     assert rebuild(tmp_path / "l").lost.all == []  # the witness is elsewhere, and nothing says where
+    shutil.copy(tmp_path / "l.bak", tmp_path / "l")
+    change(tmp_path / "l", f"INSERT INTO meta VALUES ('daemon', '{{\"out\":\"{out}\"}}')")
+    assert rebuild(tmp_path / "l").lost.all == [(4, 5)]
     shutil.copy(tmp_path / "l.bak", tmp_path / "l")
     assert rebuild(tmp_path / "l", out=out).lost.all == [(4, 5)]
     with closing(Ledger(tmp_path / "l")) as ledger:
@@ -310,6 +314,17 @@ def test_a_damaged_document_is_left_out_and_its_micrograph_picked_again(session:
         assert ledger.head == 3
 
 
+def test_what_is_damaged_beside_a_whole_document_is_forgotten(session: Session) -> None:
+    session.pick("a.mrc")
+    session.ledger.close()
+    change(session.file, "UPDATE documents SET superseded_by = 'x', committed_at = 'then'")
+    assert rebuild(session.file).lost.all == []
+    with LedgerReader(session.file) as reader:
+        stored = reader.document(1)
+    assert stored is not None
+    assert (stored.superseded_by, stored.committed_at) == (None, None)
+
+
 def test_damaged_records_generations_and_requests_are_left_out(session: Session) -> None:
     for path in ("a.mrc", "b.mrc", "c.mrc", "d.mrc"):
         session.pick(path)
@@ -383,12 +398,18 @@ def test_the_log_of_the_damaged_ledger_is_kept_with_it_and_nothing_else_is_left(
     folder.mkdir()
     for ending in ("", "-wal"):
         shutil.copy(f"{session.file}{ending}", folder / f"l{ending}")
-    (folder / "l.rebuilt").write_text("of a rebuild that was cut off")
+    other = Session(tmp_path / "other", session.make)
+    other.pick("other.mrc")
+    for ending in ("-wal", "-shm"):  # of a rebuild that was cut off
+        shutil.copy(tmp_path / f"other{ending}", folder / f"l.rebuilt{ending}")
+    (folder / "l.rebuilt").touch()
+    other.ledger.close()
     built = rebuild(folder / "l")
     assert built.documents == 1
     assert built.aside is not None
     names = {file.name for file in folder.iterdir()}
     assert names == {"l", "l.lock", built.aside.name, f"{built.aside.name}-wal"}
+    assert records(folder / "l") == {"a.mrc": ("picked", 1)}
 
 
 def test_a_rebuild_that_cannot_be_written_leaves_the_damaged_ledger_where_it_is(session: Session) -> None:
