@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from frazil.service.ledger.salvage import Row, read_rows
 
 PAGE_SIZES = [512, 1024, 4096, 65536]
+NUMBERS = [sign * 2**k + d for k in (0, 7, 8, 15, 16, 23, 31, 47, 62) for sign in (1, -1) for d in (-1, 0, 1)]
 WHOLE = st.integers(-(2**63), 2**63 - 1)
-EDGES = st.sampled_from([s * 2**k + d for k in (0, 7, 8, 15, 16, 23, 31, 47, 62) for s in (1, -1) for d in (-1, 0, 1)])
 VALUES = st.one_of(
     st.none(),
     WHOLE,
-    EDGES,
+    st.sampled_from(NUMBERS),
     st.floats(allow_nan=False),
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40),
     st.binary(max_size=40),
@@ -58,6 +58,22 @@ def salvaged(file: Path) -> dict[str, list[Row]]:
 def agree(file: Path, database: sqlite3.Connection) -> None:
     for table, rows in salvaged(file).items():
         assert kinds(rows) == kinds(stored(database, table))
+
+
+@pytest.mark.parametrize("page_bytes", PAGE_SIZES)
+def test_values_around_each_change_of_form_are_read_as_they_were_stored(tmp_path: Path, page_bytes: int) -> None:
+    values = [None, 0.5, 1.0, -0.0, 1e300, "", "x", "ü", "x" * 57, "x" * 58, b"", b"\xff", b"x" * 58, *NUMBERS]
+    with closing(make(tmp_path / "l", page_bytes=page_bytes)) as database:
+        for number, value in zip(
+            [0, 1, *(2**k - d for k in range(7, 63, 7) for d in (0, 1)), 2**63 - 1], values, strict=False
+        ):
+            database.execute("INSERT INTO numbered VALUES (?, '#numbered', ?, ?, NULL)", (number, value, number % 3))
+        for i, value in enumerate(values):
+            database.execute("INSERT INTO numbered VALUES (?, '#numbered', ?, 'b', ?)", (i + 9000, value, value))
+            database.execute("INSERT INTO keyed VALUES (?, '#keyed', ?, ?)", (f"{i}", value, i))
+        agree(tmp_path / "l", database)
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        agree(tmp_path / "l", database)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
