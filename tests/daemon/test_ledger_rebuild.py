@@ -188,6 +188,25 @@ def test_of_a_record_that_is_there_twice_the_newer_one_counts(session: Session) 
     assert records(session.file) == {"a.mrc": ("picked", 2), "b.mrc": ("gone", 3), "c.mrc": ("picked", 4)}
 
 
+def test_numbers_of_which_only_the_archive_has_documents_are_not_given_out_again(
+    session: Session, tmp_path: Path
+) -> None:
+    for i in range(3):
+        session.pick(f"{i}.mrc")
+    session.ledger.note_gone([f"{i}.mrc" for i in range(3)])
+    session.ledger.mark_delivered(3)
+    session.ledger.close()
+    archive(session.file, tmp_path / "archive", before=1e12)
+    change(session.file, "DELETE FROM generations")
+    assert rebuild(session.file).lost.all == []
+    with closing(Ledger(session.file)) as again:
+        assert again.head == 3
+        made = again.generation
+    rebuild(session.file)
+    with LedgerReader(session.file) as reader:
+        assert [(g.id == made, g.first) for g in reader.generations()] == [(False, 4), (True, 4), (False, 4)]
+
+
 def test_what_the_witness_knows_was_given_out_is_not_given_out_again(tmp_path: Path, make_document: Make) -> None:
     out = tmp_path / "out"
     out.mkdir()
