@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import platform
 import shutil
@@ -299,6 +300,34 @@ def test_a_ledger_that_cannot_be_written_puts_a_model_off_and_says_so_once(
     assert caplog.text.count(said) == 1
     assert rig.look(serving) == []
     assert offered(serving) == 2
+
+
+@pytest.mark.parametrize("fault", ["passing", "unfit", "superseded"])
+def test_a_trial_that_this_process_outlives_leaves_no_note(
+    start: Callable[[], Rig], folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    rig = start()
+    serving = rig.start()
+    ModelFolder(folder).promote(2)
+
+    def fail(*_: object) -> Any:
+        assert rig.standing.trying is not None
+        if fault == "superseded":
+            ModelFolder(folder).promote(1)
+        if fault == "passing":
+            raise ModelError("no space") from OSError(errno.ENOSPC, "No space left on device")
+        raise ModelError("it is not fit")
+
+    monkeypatch.setattr(rig.swapper, "_load", fail)
+    refused = [change.model.version for change in rig.look(serving)]
+    assert refused == ([2] if fault == "unfit" else [])
+    assert rig.standing.trying is None
+    assert offered(serving) is None
+    monkeypatch.setattr(rig.swapper, "_load", rig.load)
+    again = start()
+    serving = again.start()
+    assert again.look(serving) == []  # a start in between refuses nothing
+    assert offered(serving) == (None if fault == "superseded" else 2)
 
 
 def test_an_unforeseen_fault_ends_one_look_and_not_the_others(
