@@ -259,6 +259,20 @@ def test_a_file_that_changes_while_it_is_looked_at_is_given_its_time_again(
     assert rig.accepted[0].stamp == stamp_of(path)
 
 
+def test_a_file_that_scans_name_again_and_again_is_the_same_file(rig: Rig, whole: bytes) -> None:
+    good, bad = rig.put("a.mrc", whole), rig.put("b.mrc", whole[:-100])
+    for _ in range(10):
+        for path in (good, bad):
+            rig.tell(path)
+        rig.run(0.1)
+    assert rig.at()[0] == ("a.mrc", SETTLE)
+    for _ in range(45):
+        rig.tell(bad)
+        rig.run(1.0)
+    ((_, error),) = rig.refused
+    assert error.reason == "truncated"
+
+
 def test_files_are_looked_at_when_each_is_due(rig: Rig, whole: bytes) -> None:
     for i in range(5):
         rig.tell(rig.put(f"{i}.mrc", whole), closed=i == 3)
@@ -277,7 +291,8 @@ def test_a_file_that_goes_before_its_second_look_is_forgotten(rig: Rig, whole: b
     if named:
         rig.tell(path)
         rig.run()
-    rig.run(0.2)
+    else:
+        rig.run(SETTLE)
     assert rig.shown("frazil_queue_depth", queue="incomplete") == 0
     record = rig.record("a.mrc")
     assert record is not None
@@ -514,6 +529,13 @@ def test_a_file_closed_while_it_is_picked_is_compared_by_content(
         rig.pick(rig.accepted[1])
         rig.run(5.0)
         assert len(rig.accepted) == 2
+        # It was closed that time. The next time it is not.
+        again = rig.take(rig.put("a.mrc", whole))
+        rig.put("a.mrc", other[:-8] + whole[:8])
+        again_at = rig.clock.now
+        rig.intake.retry(again)
+        rig.run(5.0)
+        assert rig.accepted[3].complete_at == pytest.approx(again_at + SETTLE)
 
 
 def test_a_file_that_was_given_up_without_a_fingerprint_counts_as_unchanged(rig: Rig, whole: bytes) -> None:
@@ -682,6 +704,7 @@ def test_a_new_file_has_its_look_in_the_midst_of_a_backlog(rig: Rig, whole: byte
     rig.run(5.0)
     keys = [arrival.key for arrival in rig.accepted]
     assert [key for key in keys if key != "new.mrc"] == [f"old{i}.mrc" for i in range(10)]
+    assert rig.at()[-1] == ("old9.mrc", 0.33)  # nobody waits for anything in between
     assert keys.index("new.mrc") == 8  # the backlog has a tenth of a second at a stretch: before it is noted, and after
 
 
@@ -697,6 +720,25 @@ def test_a_scan_tells_nothing_new_of_the_backlog_and_an_event_does(rig: Rig, who
     # Looked at, they are no backlog any longer.
     rig.put("a.mrc", whole[:-4] + b"\x01\x02\x03\x3f")
     assert not rig.take(rig.root / "a.mrc").backlog
+
+
+def test_a_file_of_the_backlog_that_is_written_to_is_new_and_one_that_a_scan_names_is_not(
+    rig: Rig, whole: bytes
+) -> None:
+    for i in range(10):
+        rig.tell(rig.put(f"{i}.mrc", whole, age=100), backlog=True)
+
+    def take_time() -> None:
+        rig.clock.now += 0.03
+
+    rig.before_look = take_time
+    rig.tell(rig.root / "7.mrc")
+    rig.tell(rig.root / "8.mrc", by="event", closed=True)
+    rig.tell(rig.root / "9.mrc", by="event")
+    rig.run(5.0)
+    assert [arrival.key for arrival in rig.accepted if arrival.backlog] == [f"{i}.mrc" for i in range(8)]
+    assert sorted(arrival.key for arrival in rig.accepted if not arrival.backlog) == ["8.mrc", "9.mrc"]
+    assert rig.shown("frazil_micrographs_found_total", by="event") == 2
 
 
 def test_known_files_that_go_and_return_are_noted(rig: Rig, whole: bytes) -> None:
