@@ -381,6 +381,37 @@ def test_a_tuned_threshold_is_the_models_own_and_is_there_again_when_it_serves_a
     assert serving.picker.limits.threshold == 0.7
 
 
+def test_what_is_tuned_on_probation_holds_for_the_model_before_as_well(
+    picker_of: Callable[..., Picker], make_scene: Callable[..., object]
+) -> None:
+    serving = Serving(picker_of(), probation_micrographs=3, faults_allowed=0)
+    serving.offer(Offer(picker=picker_of(2, threshold=0.6, bias=BLIND), current="c"))
+    serving.advance()
+    asked = Asked(text="", wanted=Wanted(thresholds={}, min_distance_angstrom=30.0, edge_margin_angstrom=20.0))
+    serving.tune(asked)
+    assert serving.advance() == [asked]
+    assert pick(serving, scene_of(make_scene)) == 1
+    (change,) = serving.advance()
+    assert change.event == "rolled_back"  # type: ignore[union-attr]
+    assert serving.picker.limits.min_distance_angstrom == 30.0
+
+
+def test_few_picks_are_few_beside_those_of_the_last_ten_micrographs(
+    picker_of: Callable[..., Picker], make_scene: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = picker_of()
+    serving = Serving(old, probation_micrographs=3, faults_allowed=0)
+    for i in range(10):
+        pick(serving, scene_of(make_scene, i, shape=(640, 896), count=30))
+    for i in range(10):
+        pick(serving, scene_of(make_scene, i, count=1))
+    serving.offer(Offer(picker=picker_of(2, threshold=0.6), current="c"))
+    serving.advance()
+    # It is not asked: one pick is what there was before.
+    monkeypatch.setattr(old.model, "score", lambda tiles: (_ for _ in ()).throw(ModelError("NaN", "not_finite")))
+    assert pick(serving, scene_of(make_scene, 3, count=1)) == 2
+
+
 def test_what_is_tuned_before_the_start_holds_for_the_first_micrograph(picker_of: Callable[..., Picker]) -> None:
     picker = picker_of()
     wanted = Wanted(thresholds={picker.model.identity.sha256: 0.7, "another": 0.2})

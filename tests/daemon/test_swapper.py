@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import platform
@@ -143,6 +144,25 @@ def offered(serving: Serving) -> int | None:
     """The version that is offered."""
     coming = serving.coming
     return None if coming is serving.picker else coming.model.identity.version
+
+
+@contextlib.contextmanager
+def keep_picking(serving: Serving, pixels: Any) -> Iterator[None]:
+    """The same micrograph is picked again and again meanwhile."""
+    micrograph = Micrograph(path=Path("a.mrc"), pixels=pixels, pixel_size_angstrom=2.0)
+    ended = threading.Event()
+
+    def pick() -> None:
+        while not ended.is_set():
+            serving.pick(micrograph, read_seconds=0, since=0)
+
+    picking = threading.Thread(target=pick)
+    picking.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        picking.join()
 
 
 def test_the_first_start_loads_what_is_promoted_and_notes_where_it_stands(
@@ -412,21 +432,44 @@ def test_a_model_that_picks_as_the_serving_one_does_is_offered_after_its_run_in_
     serving = rig.start()
     rig.swapper._bounds = CanaryBounds(micrographs=2, agreement=0.5, picks_ratio=3.0)
     ModelFolder(folder).promote(2)
-    micrograph = Micrograph(path=Path("a.mrc"), pixels=make_scene().pixels, pixel_size_angstrom=2.0)
-    ended = threading.Event()
-
-    def keep_picking() -> None:
-        while not ended.is_set():
-            serving.pick(micrograph, read_seconds=0, since=0)
-
-    picking = threading.Thread(target=keep_picking)
-    picking.start()
-    try:
+    with keep_picking(serving, make_scene().pixels):
         assert rig.look(serving) == []
-    finally:
-        ended.set()
-        picking.join()
     assert offered(serving) == 2
     assert serving.shadow is None
     assert "in shadow: over 2 micrographs" in caplog.text
     assert rig.metrics.registry.get_sample_value("frazil_canary_picks_total", {"model": "candidate"}) != 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_model_that_picks_otherwise_in_shadow_or_fails_there_is_refused_by_its_name(
+    start: Callable[[], Rig],
+    folder: Path,
+    make_scene: Callable[..., Any],
+    make_blob_model: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    fails: bool,
+) -> None:
+    make_blob_model(folder, 3, bias=-60.0)  # finds nothing
+    rig = start()
+    serving = rig.start()
+    rig.swapper._bounds = CanaryBounds(micrographs=2, agreement=0.5, picks_ratio=3.0)
+    ModelFolder(folder).promote(3)
+    if fails:
+
+        class Failing(Picker):
+            def pick(self, *_: Any, **__: Any) -> Any:
+                raise RuntimeError("out of luck")
+
+        monkeypatch.setattr(
+            rig.swapper, "_make_picker", lambda model: Failing(model, PickingSettings(diameter_angstrom=48))
+        )
+    with keep_picking(serving, make_scene().pixels):
+        (refused,) = rig.look(serving)
+    assert (refused.event, refused.reason, refused.model.version) == ("refused", "canary", 3)
+    found = (
+        "expected to pick a.mrc, found: out of luck" if fails else "expected at most 3 times as many or as few picks"
+    )
+    assert refused.message.startswith(f"{refused.model}: {found}")
+    assert offered(serving) is None
+    assert serving.shadow is None
+    assert rig.standing.trying is None
