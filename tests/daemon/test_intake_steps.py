@@ -443,7 +443,7 @@ def test_what_can_never_be_picked_is_refused_at_the_first_proof(rig: Rig, whole:
     rig.tell(path)
     rig.run(1.0)
     ((arrival, error),) = rig.refused
-    assert (arrival.path, error.reason) == (path, reason)
+    assert (arrival.path, error.path, error.reason) == (path, path, reason)
     assert arrival.complete_at == rig.start + SETTLE
     assert rig.accepted == []
 

@@ -322,7 +322,7 @@ def test_a_ledger_that_cannot_be_written_puts_a_model_off_and_says_so_once(
     assert offered(serving) == 2
 
 
-@pytest.mark.parametrize("fault", ["passing", "unfit", "superseded"])
+@pytest.mark.parametrize("fault", ["passing", "unfit", "superseded", "stopping"])
 def test_a_trial_that_this_process_outlives_leaves_no_note(
     start: Callable[[], Rig], folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
@@ -334,6 +334,8 @@ def test_a_trial_that_this_process_outlives_leaves_no_note(
         assert rig.standing.trying is not None
         if fault == "superseded":
             ModelFolder(folder).promote(1)
+        if fault == "stopping":
+            rig.stop.set()
         if fault == "passing":
             raise ModelError("no space") from OSError(errno.ENOSPC, "No space left on device")
         raise ModelError("it is not fit")
@@ -473,3 +475,102 @@ def test_a_model_that_picks_otherwise_in_shadow_or_fails_there_is_refused_by_its
     assert offered(serving) is None
     assert serving.shadow is None
     assert rig.standing.trying is None
+
+
+def test_a_model_that_is_no_longer_promoted_when_it_is_ready_is_not_offered(
+    start: Callable[[], Rig], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = start()
+    serving = rig.start()
+    ModelFolder(folder).promote(2)
+
+    def load(path: Path, precision: str) -> Any:
+        ModelFolder(folder).promote(1)
+        return rig.load(path, precision)
+
+    monkeypatch.setattr(rig.swapper, "_load", load)
+    assert rig.look(serving) == []
+    assert rig.loaded[-1][0] == folder / "2"
+    assert offered(serving) is None
+
+
+def test_a_current_that_names_no_version_is_refused(start: Callable[[], Rig], folder: Path) -> None:
+    rig = start()
+    serving = rig.start()
+    (folder / "CURRENT").write_text("the best one\n")
+    (refused,) = rig.look(serving)
+    assert (refused.event, refused.current) == ("refused", current_stamp(folder))
+    assert (refused.model.name, refused.model.version, refused.model.sha256) == ("blob", 0, "")
+    assert str(folder / "CURRENT") in refused.message
+    assert rig.look(serving) == []
+
+
+def test_each_fault_of_the_machine_is_said_once(
+    start: Callable[[], Rig], folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = start()
+    serving = rig.start()
+    ModelFolder(folder).promote(2)
+    faults = ["no space", "no space", "too many open files"]
+
+    def fail(*_: object) -> Any:
+        raise ModelError(faults.pop(0)) from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(rig.swapper, "_load", fail)
+    while faults:
+        assert rig.look(serving) == []
+    assert [record.message.rpartition(": ")[2] for record in caplog.records] == ["no space", "too many open files"]
+
+
+def test_a_model_that_takes_far_more_memory_than_in_its_trial_is_refused(
+    start: Callable[[], Rig], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = start()
+    serving = rig.start()
+    ModelFolder(folder).promote(2)
+    held = iter([2**30, 2**30 + 5 * 2**40])
+    monkeypatch.setattr("frazil.service.swap.swapper.held_bytes", lambda _: next(held))
+    (refused,) = rig.look(serving)
+    assert refused.reason == "memory"
+    assert refused.message.startswith(f"{folder / '2'}: expected to take ")
+    assert refused.message.endswith(f" MiB of memory, as in its trial, found that it takes {5 * 2**20} MiB")
+    assert offered(serving) is None
+
+
+@pytest.mark.parametrize("twin", ["none", "bad"])
+def test_where_the_int8_twin_is_bad_the_model_serves_in_float32(
+    start: Callable[[], Rig], folder: Path, make_twin: Callable[..., Path], caplog: pytest.LogCaptureFixture, twin: str
+) -> None:
+    if twin == "bad":
+        (make_twin(folder / "2") / "model.int8.onnx").write_bytes(b"no model")
+    rig = start()
+    serving = rig.start()
+    rig.swapper._precision = "int8"
+    ModelFolder(folder).promote(2)
+    assert rig.look(serving) == []
+    assert rig.loaded[-1] == (folder / "2", "float32" if twin == "bad" else "int8")
+    said = f"{folder / '2'} is to serve in float32 although int8 is wanted: "
+    assert caplog.text.count(said) == (twin == "bad")
+    assert offered(serving) == 2
+
+
+def test_a_reload_while_a_model_runs_in_shadow_is_told_at_once(start: Callable[[], Rig], folder: Path) -> None:
+    rig = start()
+    serving = rig.start()
+    rig.swapper._bounds = CanaryBounds(micrographs=2, agreement=0.5, picks_ratio=3.0)
+    ModelFolder(folder).promote(2)
+    told: list[str] = []
+
+    def begun() -> None:
+        told.append("begun")
+        rig.swapper.reload(again)
+
+    def again() -> None:
+        told.append("again")
+        assert serving.shadow is not None
+        rig.stop.set()
+
+    assert rig.look_again(serving, begun) == []
+    assert told == ["begun", "again"]
+    assert serving.shadow is None
+    assert offered(serving) is None
