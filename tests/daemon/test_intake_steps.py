@@ -210,7 +210,7 @@ def test_a_file_is_an_arrival_at_its_second_look(
     assert rig.shown("frazil_micrographs_found_total", by=hint.get("by", "scan")) == 1
     record = rig.record("a.mrc")
     assert record is not None
-    assert (record.state, record.message) == ("seen", "")
+    assert (record.state, record.reason, record.message) == ("seen", "", "")
     rig.run(60.0)
     assert len(rig.accepted) == 1
     assert rig.refused == []
