@@ -63,7 +63,7 @@ GROUPS = {
     "completion": Group(
         ("service/completion.py", "service/failure.py"), ("daemon/test_completion.py", "daemon/test_failure.py")
     ),
-    "intake": Group(("service/intake.py",), ("daemon/test_intake.py", "daemon/test_watcher.py")),
+    "intake": Group(("service/intake.py",), ("daemon/test_intake_steps.py", "daemon/test_intake.py")),
     "ledger": Group(
         ("service/ledger/*.py", "service/delivery.py"),
         (
