@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import os
 import resource
 import zlib
 from collections.abc import Callable
@@ -88,6 +89,15 @@ def test_padding_after_the_stream_does_no_harm(tmp_path: Path, whole: bytes) -> 
     path.write_bytes(gzip.compress(whole) + bytes(512))
     check_complete(path)
     np.testing.assert_array_equal(read_micrograph(path).pixels, GOLDEN)
+
+
+def test_a_long_padding_is_not_taken_into_memory(tmp_path: Path, whole: bytes, ending: str) -> None:
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(PACKS[ending](whole))
+    os.truncate(path, 256 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    np.testing.assert_array_equal(read_micrograph(path).pixels, GOLDEN)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 24 << 10
 
 
 def test_a_file_cut_anywhere_is_incomplete_by_look_and_by_read(tmp_path: Path, whole: bytes, ending: str) -> None:

@@ -153,6 +153,7 @@ def test_further_images_behind_the_one_in_the_header_are_waited_for(tmp_path: Pa
         file.write(b"x")
     with pytest.raises(IncompleteMicrograph, match="found 1304: further images") as incomplete:
         check_complete(path)
+    assert str(incomplete.value).startswith(f"{path}: expected 1164 bytes for the one image ")
     assert incomplete.value.reason == "stack"
 
 

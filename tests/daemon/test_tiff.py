@@ -248,7 +248,7 @@ def test_a_loop_of_directories_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
     error = refusal(path)
     assert error.reason == "corrupt"
-    assert "found a loop" in str(error)
+    assert str(error) == f"{path}: expected a last TIFF directory, found a loop"
 
 
 def test_sides_and_tables_that_the_file_cannot_hold_are_refused_before_memory_is_taken(tmp_path: Path) -> None:
@@ -579,7 +579,10 @@ PACK = {LZW: imagecodecs.lzw_encode, DEFLATE: zlib.compress, PACKBITS: imagecode
 
 
 @pytest.mark.parametrize("compression", PACK)
-@pytest.mark.parametrize(("h", "w", "missing"), [(37, 54, 1), (36, 53, 1), (37, 53, 2), (37, 53, 700), (1, 2, 1)])
+@pytest.mark.parametrize(
+    ("h", "w", "missing"),
+    [(37, 54, 1), (36, 53, 1), (37, 53, 2), (37, 53, 700), (1, 2, 1), (1201, 2002, 1), (1202, 2001, 1)],
+)
 def test_a_strip_that_unpacks_to_too_little_is_refused(
     tmp_path: Path, compression: int, h: int, w: int, missing: int
 ) -> None:
@@ -598,6 +601,16 @@ def test_a_strip_that_unpacks_to_too_little_is_refused(
         PACKBITS: ("whole PACKBITS data", "damage or too little"),
     }[compression]
     assert str(refused.value) == f"{path}: expected {expected} in strip 1 of 1, found {found}"
+
+
+@pytest.mark.parametrize(("h", "w"), [(1201, 2002), (1202, 2001)])
+def test_the_last_byte_of_a_large_strip_counts(tmp_path: Path, h: int, w: int) -> None:
+    changes: Fields = {256: (SHORT, [w]), 257: (SHORT, [h]), 259: (SHORT, [LZW])}
+    stored = golden((h, w), "u1").tobytes()
+    read_micrograph(craft(tmp_path / "a.tif", changes, data=imagecodecs.lzw_encode(stored)))
+    path = craft(tmp_path / "a.tif", changes, data=imagecodecs.lzw_encode(stored[:-1]))
+    with pytest.raises(MicrographError, match="whole LZW data"):
+        read_micrograph(path)
 
 
 @pytest.mark.parametrize("compression", [1, *PACK])
