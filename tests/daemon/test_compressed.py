@@ -69,17 +69,22 @@ def test_endless_empty_members_are_refused(
     np.testing.assert_array_equal(read_micrograph(path).pixels, GOLDEN)
 
 
-def test_a_member_may_end_where_a_block_of_input_does(tmp_path: Path, whole: bytes) -> None:
-    # Its name fills the first member up to what is read at once.
-    packed = bytearray(gzip.compress(whole[:3000], mtime=0))
+def as_long_as_one_input(content: bytes) -> bytes:
+    """A member of gzip that its name makes as long as what is read of the file at once."""
+    packed = bytearray(gzip.compress(content, mtime=0))
     packed[3] |= 8
     packed[10:10] = b"a" * (compressed._INPUT_BYTES - len(packed) - 1) + b"\0"
     assert len(packed) == compressed._INPUT_BYTES
+    return bytes(packed)
+
+
+def test_a_member_may_end_where_a_block_of_input_does(tmp_path: Path, whole: bytes) -> None:
+    first = as_long_as_one_input(whole[:3000])
     path = tmp_path / "a.mrc.gz"
     for rest in (gzip.compress(whole[3000:]), gzip.compress(whole[3000:]) + bytes(100)):
-        path.write_bytes(packed + rest)
+        path.write_bytes(first + rest)
         np.testing.assert_array_equal(read_micrograph(path).pixels, GOLDEN)
-    path.write_bytes(packed + bytes(100))
+    path.write_bytes(first + bytes(100))
     with pytest.raises(IncompleteMicrograph, match="pixels, found"):
         read_micrograph(path)
 
@@ -91,9 +96,10 @@ def test_padding_after_the_stream_does_no_harm(tmp_path: Path, whole: bytes) -> 
     np.testing.assert_array_equal(read_micrograph(path).pixels, GOLDEN)
 
 
-def test_a_long_padding_is_not_taken_into_memory(tmp_path: Path, whole: bytes, ending: str) -> None:
-    path = tmp_path / f"a{ending}"
-    path.write_bytes(PACKS[ending](whole))
+@pytest.mark.parametrize("pack", [gzip.compress, as_long_as_one_input, bz2.compress])
+def test_a_long_padding_is_not_taken_into_memory(tmp_path: Path, whole: bytes, pack: Pack) -> None:
+    path = tmp_path / ("a.mrc.bz2" if pack is bz2.compress else "a.mrc.gz")
+    path.write_bytes(pack(whole))
     os.truncate(path, 256 << 20)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     np.testing.assert_array_equal(read_micrograph(path).pixels, GOLDEN)
@@ -109,6 +115,7 @@ def test_a_file_cut_anywhere_is_incomplete_by_look_and_by_read(tmp_path: Path, w
             with pytest.raises(IncompleteMicrograph) as incomplete:
                 look(path)
             assert incomplete.value.reason == "truncated"
+            assert str(incomplete.value).startswith(f"{path}: expected ")
 
 
 def test_a_stream_without_its_end_is_incomplete_though_every_pixel_is_there(
@@ -188,8 +195,9 @@ def test_members_that_are_missing_show_when_the_file_is_read(tmp_path: Path, who
     half = len(whole) // 2
     path = tmp_path / f"a{ending}"
     path.write_bytes(PACKS[ending](whole[:half]))
-    with pytest.raises(IncompleteMicrograph, match="pixels, found"):
+    with pytest.raises(IncompleteMicrograph, match="pixels, found") as incomplete:
         read_micrograph(path)
+    assert str(incomplete.value).startswith(f"{path}: expected ")
 
 
 def test_a_look_at_a_whole_file_decompresses_its_header_only(
@@ -256,6 +264,7 @@ def test_a_bomb_stops_at_the_first_byte_past_what_the_header_demands(tmp_path: P
     with pytest.raises(MicrographError, match=f"expected {len(whole)} bytes from .*, found more") as refused:
         read_micrograph(path)
     assert refused.value.reason == "corrupt"
+    assert str(refused.value).startswith(f"{path}: ")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 24 << 10
 
 
@@ -275,6 +284,7 @@ def test_stacks_are_refused_by_name(tmp_path: Path, whole: bytes, ending: str) -
     path.write_bytes(PACKS[ending](whole[:8] + (40).to_bytes(4, "little") + whole[12:]))
     with pytest.raises(MicrographError, match=r"a (stack|volume) of 40") as refused:
         check_complete(path)
+    assert str(refused.value).startswith(f"{path}: expected ")
     assert refused.value.reason == "stack"
 
 
