@@ -175,6 +175,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path, k
             with pytest.raises(MicrographError, match=f"expected a regular file, found {kind}") as refused:
                 look(path)
             assert refused.value.reason == "not_a_file"
+            assert str(refused.value).startswith(f"{path}: ")
 
 
 def test_a_micrograph_that_takes_more_memory_than_allowed_is_refused_before_it_is_taken(
