@@ -54,7 +54,10 @@ GROUPS = {
     ),
     "formats": Group(
         ("picking/formats/*.py",),
-        tuple(f"daemon/test_{name}.py" for name in ("mrc", "tiff", "compressed", "formats", "micrograph")),
+        tuple(
+            f"daemon/test_{name}.py"
+            for name in ("mrc", "tiff", "compressed", "formats", "pixel_size", "source", "micrograph")
+        ),
     ),
     "coordinates": Group(
         ("picking/coordinates/*.py",),
