@@ -187,6 +187,7 @@ def try_mutants(folder: Path, processes: int) -> None:
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "CI": "",
+        "HYPOTHESIS_PROFILE": "frazil-mutants",
         "TMPDIR": str(temporary),
     }
     with (folder / "mutmut.log").open("w") as log:

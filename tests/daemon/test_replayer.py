@@ -26,7 +26,7 @@ from frazil.service.stream.reports import Reports
 
 Make = Callable[..., MicrographDocument]
 ADDRESS = "inproc://replay"
-PATIENCE_MS = 60_000
+PATIENCE_SECONDS = 20.0
 ALL = b'{"from": 1}'
 
 
@@ -77,7 +77,7 @@ class Served:
     def stop(self) -> Report:
         """Stop it; what it counted."""
         self.replayer.stop()
-        self._thread.join(PATIENCE_MS / 1000)
+        self._thread.join(PATIENCE_SECONDS)
         assert not self._thread.is_alive()
         return self.reports.take()
 
@@ -94,6 +94,18 @@ class Served:
         socket.connect(ADDRESS)
         return socket
 
+    def answer(self, client: zmq.Socket[bytes]) -> list[bytes]:
+        """What a client gets next."""
+        self.wait_until(lambda: client.poll(20) != 0)
+        return client.recv_multipart()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what the replayer brings about."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            assert self._thread.is_alive(), "the replayer has died"
+            assert time.monotonic() < deadline
+
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         self._sockets.append(self._context.socket(kind))
         return self._sockets[-1]
@@ -106,13 +118,8 @@ def served(tmp_path: Path, make_document: Make) -> Iterator[Served]:
     made.close()
 
 
-def answer(socket: zmq.Socket[bytes]) -> list[bytes]:
-    assert socket.poll(PATIENCE_MS)
-    return socket.recv_multipart()
-
-
-def error_in(socket: zmq.Socket[bytes]) -> str:
-    [frame] = answer(socket)
+def error_of(answer: list[bytes]) -> str:
+    [frame] = answer
     said = decode_answer(frame)
     assert isinstance(said, ReplayError)
     return said.error
@@ -120,14 +127,17 @@ def error_in(socket: zmq.Socket[bytes]) -> str:
 
 def count_handled(served: Served, requests: int) -> Report:
     """Wait until so many requests were handled; all that was counted meanwhile."""
-    whole, deadline = Report(), time.monotonic() + PATIENCE_MS / 1000
-    while sum(whole.requests.values()) < requests:
-        assert time.monotonic() < deadline
+    whole = Report()
+
+    def is_enough() -> bool:
+        time.sleep(0.001)
         told = served.reports.take()
         whole.requests = dict(Counter(whole.requests) + Counter(told.requests))
         whole.damaged += told.damaged
         whole.replayed += told.replayed
-        time.sleep(0.005)
+        return sum(whole.requests.values()) >= requests
+
+    served.wait_until(is_enough)
     return whole
 
 
@@ -138,7 +148,7 @@ def test_a_request_is_answered_in_the_envelope_that_it_came_in(served: Served, k
     client = served.client(kind)
     served.start()
     client.send_multipart([*before, ALL])
-    frames = answer(client)
+    frames = served.answer(client)
     assert frames[: len(before)] == before
     header, *bodies = frames[len(before) :]
     page = decode_answer(header)
@@ -154,10 +164,10 @@ def test_only_what_was_published_is_given_out(served: Served) -> None:
     served.publisher.published = 1
     served.start()
     client.send(ALL)
-    assert len(answer(client)) == 2
+    assert len(served.answer(client)) == 2
     served.publisher.published = 2
     client.send(ALL)
-    assert len(answer(client)) == 3
+    assert len(served.answer(client)) == 3
 
 
 def test_messages_in_another_envelope_are_counted_and_not_answered(served: Served) -> None:
@@ -166,7 +176,7 @@ def test_messages_in_another_envelope_are_counted_and_not_answered(served: Serve
     for frames in ([b"x", ALL], [b"", b"", ALL], [b"", b"x", ALL]):
         client.send_multipart(frames)
     client.send(ALL)
-    assert isinstance(decode_answer(answer(client)[0]), ReplayPage)
+    assert isinstance(decode_answer(served.answer(client)[0]), ReplayPage)
     assert not client.poll(0)
     assert served.stop().requests == {"malformed": 3, "answered": 1}
 
@@ -176,7 +186,7 @@ def test_what_is_no_request_is_answered_with_what_was_expected(served: Served, b
     client = served.client()
     served.start()
     client.send(body)
-    assert error_in(client).startswith("expected a replay request: ")
+    assert error_of(served.answer(client)).startswith("expected a replay request: ")
     assert served.stop() == Report(requests={"malformed": 1})
 
 
@@ -187,10 +197,10 @@ def test_a_ledger_that_cannot_be_read_is_tried_again_at_the_next_request(
     client = served.client()
     served.start()
     client.send(ALL)
-    assert error_in(client) == "the ledger cannot be read at present"
+    assert error_of(served.answer(client)) == "the ledger cannot be read at present"
     away.rename(served.file)
     client.send(ALL)
-    assert isinstance(decode_answer(answer(client)[0]), ReplayPage)
+    assert isinstance(decode_answer(served.answer(client)[0]), ReplayPage)
     told = served.stop()
     assert told.requests == {"failed": 1, "answered": 1}
     assert told.ledger_damage == ""
@@ -206,14 +216,14 @@ def test_a_damaged_ledger_is_reported_and_does_not_end_the_replayer(
     served.start()
     if opened_before:
         client.send(ALL)
-        assert isinstance(decode_answer(answer(client)[0]), ReplayPage)
+        assert isinstance(decode_answer(served.answer(client)[0]), ReplayPage)
         with closing(sqlite3.connect(served.file)) as database:
             database.execute("DROP TABLE documents")
     else:
         served.file.write_bytes(b"no ledger" * 10_000)
     for _ in range(2):
         client.send(ALL)
-        assert error_in(client) == "the ledger cannot be read at present"
+        assert error_of(served.answer(client)) == "the ledger cannot be read at present"
     told = served.stop()
     assert told.requests["failed"] == 2
     assert str(served.file) in told.ledger_damage
@@ -227,19 +237,21 @@ def test_who_reads_no_answers_costs_no_look_at_the_ledger_and_others_are_answere
         greedy.send(ALL)
     for _ in range(3):
         other.send(ALL)
-        assert isinstance(decode_answer(answer(other)[0]), ReplayPage)
+        assert isinstance(decode_answer(served.answer(other)[0]), ReplayPage)
     handled = count_handled(served, 303)
     kept = handled.requests["answered"] - 3
     assert 1 <= kept <= PAGES_WAITING + 1
     assert handled.requests == {"answered": kept + 3, "undeliverable": 300 - kept}
     assert len(handled.damaged) < 50, "each look at the ledger came upon the damaged document"
     for _ in range(kept):
-        answer(greedy)
-    deadline = time.monotonic() + PATIENCE_MS / 1000
-    while not greedy.poll(20):  # it is let to rest, and then answered again
-        assert time.monotonic() < deadline
+        served.answer(greedy)
+
+    def is_answered_again() -> bool:
         greedy.send(ALL)
-    assert isinstance(decode_answer(answer(greedy)[0]), ReplayPage)
+        return greedy.poll(20) != 0
+
+    served.wait_until(is_answered_again)  # it is let to rest before
+    assert isinstance(decode_answer(served.answer(greedy)[0]), ReplayPage)
 
 
 def test_who_has_gone_is_counted_and_others_are_answered(served: Served) -> None:
@@ -250,7 +262,7 @@ def test_who_has_gone_is_counted_and_others_are_answered(served: Served) -> None
     gone.close()
     other.send(ALL)
     served.start()
-    assert isinstance(decode_answer(answer(other)[0]), ReplayPage)
+    assert isinstance(decode_answer(served.answer(other)[0]), ReplayPage)
     told = count_handled(served, 11)
     assert told.requests["undeliverable"] >= 10 - (PAGES_WAITING + 1)
     assert told.replayed == 2 * told.requests["answered"] > 0
@@ -288,7 +300,7 @@ def test_picking_counts_as_busy_for_half_a_minute_after_a_document(
     client = served.client()
     for _ in range(3):
         client.send(ALL)
-        answer(client)
+        served.answer(client)
     served.stop()
     assert set(watched.asked) == {is_busy}
     assert len(watched.asked) <= 5, "it goes round once for each request, and does nothing else meanwhile"
