@@ -63,6 +63,8 @@ from frazil.service.stream import Stream
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 BIN = Path(sys.executable).parent
+MUTANTS_PROFILE = "frazil-mutants"
+"""Of hypothesis, as ``tests/mutants.py`` sets it."""
 PATIENCE_SECONDS = 240.0
 """Longer than any step takes, also on a machine that does much else: what is waited for may never come."""
 
@@ -79,8 +81,13 @@ def pytest_configure() -> None:
     hypothesis_settings.register_profile("frazil", deadline=None)
     # A planted fault is to be seen and not to be explained: to shrink an example takes longer than all the tests.
     seen_only = (Phase.explicit, Phase.reuse, Phase.generate)
-    hypothesis_settings.register_profile("frazil-mutants", deadline=None, phases=seen_only)
+    hypothesis_settings.register_profile(MUTANTS_PROFILE, deadline=None, phases=seen_only)
     hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "frazil"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("HYPOTHESIS_PROFILE") == MUTANTS_PROFILE:  # the first that fails ends it: quick ones come first
+        items.sort(key=lambda item: hasattr(getattr(item, "obj", None), "hypothesis"))
 
 
 @pytest.fixture(scope="session")

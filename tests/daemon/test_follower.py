@@ -64,13 +64,16 @@ def test_live_documents_of_another_epoch_are_never_taken_nor_moved_by(
     assert taken(follower) == [(OURS, 2)]
 
 
-def test_a_page_of_another_epoch_starts_over_and_its_documents_are_asked_for_again(body: Callable[..., bytes]) -> None:
+def test_a_page_of_another_epoch_starts_over_and_its_documents_are_asked_for_again(
+    body: Callable[..., bytes], caplog: pytest.LogCaptureFixture
+) -> None:
     follower = Follower([b""], since=5, place=None)
     follower.hear(beat(9))
     assert asked(follower) == (5, 10)
     follower.read_answer(page(5, body(5, THEIRS), head=7, epoch=THEIRS))
     assert taken(follower) == []
     assert follower.epoch == THEIRS
+    assert "the ledger is another one: starting over at its first document" in caplog.text
     assert asked(follower) == (1, 8)
     follower.read_answer(page(1, body(1, THEIRS), body(2, THEIRS), head=7, epoch=THEIRS))
     assert taken(follower) == [(THEIRS, 1), (THEIRS, 2)]
@@ -115,7 +118,8 @@ def test_a_gap_is_asked_for_up_to_what_is_held_and_comes_in_order(body: Callable
 # --- where it begins ------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_asked_for_nor_known_before_anything_was_heard(body: Callable[..., bytes]) -> None:
+def test_nothing_is_asked_for_nor_known_before_anything_was_heard() -> None:
+    assert asked(Follower([b""], since=1, place=Place(OURS, 5, "g"))) is None
     follower = Follower([b""], since=1)
     assert (follower.epoch, follower.replay, follower.connected, asked(follower)) == ("", "", False, None)
     follower.hear(beat(3))
@@ -124,7 +128,7 @@ def test_nothing_is_asked_for_nor_known_before_anything_was_heard(body: Callable
     assert follower.replay == "tcp://*:7"
 
 
-def test_from_now_on_begins_behind_the_newest_document_that_a_heartbeat_tells(body: Callable[..., bytes]) -> None:
+def test_from_now_on_begins_behind_the_newest_document_that_a_heartbeat_tells() -> None:
     follower = Follower([b""])
     follower.hear(beat(5))
     assert asked(follower) is None
@@ -144,9 +148,7 @@ def test_from_now_on_begins_with_the_first_document_that_comes(body: Callable[..
 @pytest.mark.parametrize(
     ("since", "begins"), [(0, 0), (1, 1), (9, 9), (10, 10), (11, 1), (12, 1), (2**40, 1)]
 )  # ten is next
-def test_since_beyond_the_next_document_starts_over(
-    body: Callable[..., bytes], caplog: pytest.LogCaptureFixture, since: int, begins: int
-) -> None:
+def test_since_beyond_the_next_document_starts_over(caplog: pytest.LogCaptureFixture, since: int, begins: int) -> None:
     follower = Follower([b""], since=since)
     follower.hear(beat(9, generation="g"))
     follower.hear(beat(20, generation="g"))
@@ -156,7 +158,7 @@ def test_since_beyond_the_next_document_starts_over(
     )
 
 
-def test_a_place_counts_and_since_does_not_and_the_topics_are_asked_for(body: Callable[..., bytes]) -> None:
+def test_a_place_counts_and_since_does_not_and_the_topics_are_asked_for() -> None:
     follower = Follower([b"picks/grid%201/", b"failed"], since=1, place=Place(OURS, 5, "g"))
     assert (follower.epoch, follower.generation) == (OURS, "g")
     follower.hear(beat(7, generation="g"))
@@ -183,18 +185,27 @@ def test_a_late_heartbeat_takes_nothing_back(body: Callable[..., bytes], caplog:
 # --- what is no document, and no page -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spoiled", [b"", b"\x80\x04", b"{}", b'{"type":"heartbeat"}', beat(9, schema=2)])
+@pytest.mark.parametrize(
+    ("spoiled", "why"),
+    [
+        (b"", "Input data was truncated"),
+        (b"\x80\x04", "JSON is malformed"),
+        (b"{}", "Object missing required field `type`"),
+        (b'{"type":"heartbeat"}', "Object missing required field `epoch`"),
+        (beat(9, schema=2), "expected a document of schema 1 or older, found 2"),
+    ],
+)
 def test_what_cannot_be_understood_is_passed_over_and_said(
-    body: Callable[..., bytes], caplog: pytest.LogCaptureFixture, spoiled: bytes
+    body: Callable[..., bytes], caplog: pytest.LogCaptureFixture, spoiled: bytes, why: str
 ) -> None:
     follower = Follower([b""], since=1)
     follower.hear(spoiled)
     assert not follower.connected
-    assert "ignored a message that is no document" in caplog.text
+    assert f"ignored a message that is no document: {why}" in caplog.text
     follower.hear(beat(2))
     follower.read_answer(page(1, spoiled, body(2), head=2))
     assert taken(follower) == [(OURS, 2)]
-    assert "passed over a document that cannot be read" in caplog.text
+    assert f"passed over a document that cannot be read: {why}" in caplog.text
     assert follower.replayed == 1
 
 
@@ -346,7 +357,9 @@ def test_what_was_held_of_one_generation_is_not_released_into_another(body: Call
 @pytest.mark.parametrize(
     ("common", "goes_on", "said"),
     [
+        (4, 5, "no longer has documents 5 to 5 as they were read; going on behind number 4"),
         (3, 4, "no longer has documents 4 to 5 as they were read; going on behind number 3"),
+        (1, 2, "no longer has documents 2 to 5 as they were read; going on behind number 1"),
         (0, 1, "no longer has what was read from it: starting over at its first document"),
     ],
 )
@@ -356,11 +369,11 @@ def test_where_less_still_holds_than_was_read_it_goes_back_that_far(
     follower = Follower([b""], since=1, place=Place(OURS, 5, "old"))
     follower.hear(beat(9, generation="new"))
     with caplog.at_level(logging.WARNING):
-        follower.read_answer(page(6, body(6), head=4, generation="new", common=common, next=6))
+        follower.read_answer(page(6, body(6), head=5, generation="new", common=common, next=6))
     assert taken(follower) == []
     assert said in caplog.text
     assert follower.generation == "new"
-    assert asked(follower) == (goes_on, 5)
-    rest = [body(seq) for seq in range(goes_on, 5)]
-    follower.read_answer(page(goes_on, *rest, head=4, generation="new"))
-    assert taken(follower) == [(OURS, seq) for seq in range(goes_on, 5)]
+    assert asked(follower) == (goes_on, 6)
+    rest = [body(seq) for seq in range(goes_on, 6)]
+    follower.read_answer(page(goes_on, *rest, head=5, generation="new"))
+    assert taken(follower) == [(OURS, seq) for seq in range(goes_on, 6)]
