@@ -79,6 +79,18 @@ def test_a_page_of_another_epoch_starts_over_and_its_documents_are_asked_for_aga
     assert taken(follower) == [(THEIRS, 1), (THEIRS, 2)]
 
 
+def test_nothing_is_asked_of_a_ledger_that_has_no_documents_as_yet(body: Callable[..., bytes]) -> None:
+    follower = Follower([b""], since=1)
+    follower.hear(beat(0))
+    assert asked(follower) is None
+    follower.hear(body(1))
+    assert taken(follower) == [(OURS, 1)]
+    follower.hear(beat(0, THEIRS))
+    assert asked(follower) is None
+    follower.hear(body(1, THEIRS))
+    assert taken(follower) == [(THEIRS, 1)]
+
+
 def test_what_was_held_of_one_ledger_is_not_released_into_another(body: Callable[..., bytes]) -> None:
     follower = Follower([b""], since=1)
     follower.hear(beat(0))
@@ -121,7 +133,8 @@ def test_a_gap_is_asked_for_up_to_what_is_held_and_comes_in_order(body: Callable
 def test_nothing_is_asked_for_nor_known_before_anything_was_heard() -> None:
     assert asked(Follower([b""], since=1, place=Place(OURS, 5, "g"))) is None
     follower = Follower([b""], since=1)
-    assert (follower.epoch, follower.replay, follower.connected, asked(follower)) == ("", "", False, None)
+    assert (follower.epoch, follower.generation, follower.replay, follower.connected) == ("", "", "", False)
+    assert asked(follower) is None
     follower.hear(beat(3))
     assert (follower.epoch, follower.replay, follower.connected) == (OURS, "tcp://127.0.0.1:5557", True)
     follower.hear(beat(3, replay="tcp://*:7"))
