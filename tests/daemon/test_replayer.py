@@ -26,7 +26,7 @@ from frazil.service.stream.reports import Reports
 
 Make = Callable[..., MicrographDocument]
 ADDRESS = "inproc://replay"
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 ALL = b'{"from": 1}'
 
 
