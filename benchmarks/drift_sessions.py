@@ -150,6 +150,21 @@ def simulate_pools(count: int) -> Pools:
     return pools
 
 
+def delays_when_young(pools: Pools, sessions: int) -> list[int]:
+    """No particles are left before there is a baseline: micrographs until that is said, where it is."""
+    delays = []
+    for index in range(sessions):
+        seed = FIRST_SEED + 4 * sessions + index
+        at = int(np.random.default_rng(seed).integers(3, BASELINE_MICROGRAPHS - 2))
+        drift = Drift()
+        for number, found in enumerate(draw(pools, at + 30, seed, change=NONE_LEFT, at=at)):
+            drift.note(*found)
+            if drift.few and number >= at:
+                delays.append(number - at + 1)
+                break
+    return delays
+
+
 def run(pools: Pools, sessions: int, micrographs: int) -> Report:
     """Draw sessions without and with each change, and count what is said of them."""
     quiet = [watch(draw(pools, micrographs, FIRST_SEED + index), None) for index in range(sessions)]
@@ -168,6 +183,14 @@ def run(pools: Pools, sessions: int, micrographs: int) -> Report:
             "median_micrographs": statistics.median(delays) if delays else None,
             "slowest_micrographs": max(delays, default=None),
         }
+    young = delays_when_young(pools, sessions)
+    changes["no particles left, before there is a baseline"] = {
+        "sessions": sessions,
+        "detected": len(young),
+        "within_25": sum(delay <= 25 for delay in young),
+        "median_micrographs": statistics.median(young) if young else None,
+        "slowest_micrographs": max(young, default=None),
+    }
     return {
         "micrographs": micrographs,
         "without_change": {

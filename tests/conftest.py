@@ -24,6 +24,7 @@ import onnx
 import prometheus_client
 import pytest
 import zmq
+from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -64,6 +65,8 @@ from frazil.session.outbox.stream import Stream
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 BIN = Path(sys.executable).parent
+MUTANTS_PROFILE = "frazil-mutants"
+"""Of hypothesis, as ``tests/mutants.py`` sets it."""
 PATIENCE_SECONDS = 240.0
 """Longer than any step takes, also on a machine that does much else: what is waited for may never come."""
 
@@ -78,7 +81,15 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # How long an example takes says something of the machine, and of what else it does, only.
     hypothesis_settings.register_profile("frazil", deadline=None)
-    hypothesis_settings.load_profile("frazil")
+    # A planted fault is to be seen and not to be explained: to shrink an example takes longer than all the tests.
+    seen_only = (Phase.explicit, Phase.reuse, Phase.generate)
+    hypothesis_settings.register_profile(MUTANTS_PROFILE, deadline=None, phases=seen_only)
+    hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "frazil"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("HYPOTHESIS_PROFILE") == MUTANTS_PROFILE:  # the first that fails ends it: quick ones come first
+        items.sort(key=lambda item: hasattr(getattr(item, "obj", None), "hypothesis"))
 
 
 @pytest.fixture(scope="session")

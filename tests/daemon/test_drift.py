@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from frazil.documents import MicrographDocument, PickColumns
 from frazil.health.drift_metrics import DriftMetrics
 from frazil.session.outbox.ledger import Ledger, request_baseline
-from frazil.session.pick.drift import BASELINE_MICROGRAPHS, Drift
+from frazil.session.pick.drift import BASELINE_MICROGRAPHS, LAST_MICROGRAPHS, Drift
 from frazil.session.pick.drift_watch import DriftWatch
 
 
@@ -50,6 +50,15 @@ def test_a_change_in_mid_session_is_seen_within_25_micrographs(
     delays = sorted(outcome.delay or 999 for outcome in outcomes if not outcome.said)
     assert len(delays) >= 19
     assert delays[-2] <= 25  # an empty square right behind the change tells nothing of the scores
+
+
+def test_hardly_any_picks_in_a_young_session_are_noticed_and_empty_holes_are_not(
+    sessions: ModuleType, found: object
+) -> None:
+    quiet = [sessions.watch(sessions.draw(found, 60, sessions.FIRST_SEED + i), None).few for i in range(500)]
+    assert sum(quiet) <= 10
+    assert len(sessions.delays_when_young(found, 100)) >= 97
+    assert max(sessions.delays_when_young(found, 100)) <= LAST_MICROGRAPHS
 
 
 def charted(values: list[tuple[int, float]]) -> Drift:
@@ -198,21 +207,28 @@ def test_a_ledger_that_cannot_be_written_stops_nothing(session: Session) -> None
     assert session.shown("frazil_baseline_micrographs", quantity="picks") == 1
 
 
-FALLEN = [(772, 0.8)] * 7
+USUALLY = [(772, 0.8)] * 7
+FALLEN = [(45, 0.7)]
 
 
 @pytest.mark.parametrize(
     ("values", "few"),
     [
-        (FALLEN, False),
-        ([*FALLEN, (45, 0.7)], False),  # one micrograph of carbon
-        ([*FALLEN, (45, 0.7), (45, 0.7)], True),
-        ([*FALLEN, (200, 0.7), (200, 0.7), (200, 0.7)], False),
-        ([*FALLEN, (110, 0.7), (90, 0.7), (1000, 0.7)], True),
-        ([(772, 0.8), (45, 0.8), (45, 0.8)], False),  # nothing to compare with
-        ([(772, 0.8), (45, 0.8), (45, 0.8), (800, 0.8), (760, 0.8)], False),
-        ([(0, 0.0)] * 3, True),
+        (USUALLY, False),
+        ([*USUALLY, *FALLEN], False),  # one micrograph of carbon
+        ([*USUALLY, *FALLEN * 9], False),  # a group of empty holes
+        ([*USUALLY, *FALLEN * 10], True),
+        ([*USUALLY, *[(200, 0.7)] * 12], False),
+        ([*USUALLY, *FALLEN * 5, (1000, 0.7), *FALLEN * 5], False),
+        ([*USUALLY, *FALLEN * 10, (1000, 0.7)], True),  # one hole with particles is not the end of it
+        ([*USUALLY, *FALLEN * 10, (1000, 0.7), (900, 0.7)], False),
+        ([(772, 0.8), *FALLEN * 12], False),  # nothing to compare with
         ([(0, 0.0)] * 2, False),
+        ([(0, 0.0)] * 3, True),
+        ([(0, 0.0)] * 15, True),
+        ([*[(0, 0.0)] * 3, (40, 0.7)], False),
+        ([(40, 0.7), *[(0, 0.0)] * 9], False),
+        ([(40, 0.7), *[(0, 0.0)] * 10], True),
     ],
 )
 def test_hardly_any_picks_are_noticed_before_there_is_a_baseline(values: list[tuple[int, float]], few: bool) -> None:
@@ -226,17 +242,19 @@ def test_what_is_few_does_not_become_the_baseline_and_ends_when_picks_are_back(
         session.note(picks)
     assert session.shown("frazil_few_picks") == 1
     assert session.shown("frazil_baseline_micrographs", quantity="picks") == 8
+    session.note(772)  # among many, one hole with particles
     session.restart()
     assert session.shown("frazil_few_picks") == 1
+    session.note(45)
     session.note(700)
     session.note(700)
     assert session.shown("frazil_few_picks") == 0
     assert [r.message for r in caplog.records] == [
-        "picks are few: median 45 in the last 3 micrographs, 772 in those before"
+        "picks are few: median 45 in the last 10 micrographs, 772 in those before"
     ]
 
 
 def test_once_there_is_a_baseline_only_drift_is_told(session: Session) -> None:
-    for picks in [772] * BASELINE_MICROGRAPHS + [45] * 3:
+    for picks in [772] * BASELINE_MICROGRAPHS + [45] * LAST_MICROGRAPHS:
         session.note(picks)
     assert session.shown("frazil_few_picks") == 0

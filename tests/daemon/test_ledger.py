@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -56,6 +56,24 @@ def test_what_was_not_marked_delivered_is_delivered_after_a_restart(tmp_path: Pa
     ledger.mark_delivered(3)
     assert list(ledger.undelivered()) == []
     ledger.close()
+
+
+def test_all_that_was_not_delivered_is_read_though_it_is_more_than_is_read_at_once(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path / "l")) as ledger:
+        for i in range(250):
+            ledger.commit_picked(f"{i}", HANDLED, body)
+        assert [stored.seq for stored in ledger.undelivered()] == list(range(1, 251))
+
+
+def test_the_first_of_several_paths_with_a_result_is_the_one_picked_first(ledger: Ledger) -> None:
+    ledger.note([note("c")])
+    ledger.commit_failed("d", HANDLED, "not_mrc", "", "quarantined", body)
+    assert ledger.first_with_result(["a", "c", "d"]) is None
+    assert ledger.first_with_result([]) is None
+    for path in ("b", "a"):
+        ledger.commit_picked(path, HANDLED, body)
+    assert ledger.first_with_result(["a", "c", "b"]) == "b"
+    assert ledger.first_with_result(["c", "a"]) == "a"
 
 
 def test_a_document_that_cannot_be_made_uses_up_no_number(tmp_path: Path) -> None:
@@ -199,6 +217,36 @@ def test_a_file_written_again_gets_a_new_number_and_supersedes_the_old_result(le
     with sqlite3.connect(ledger.file) as database:
         assert database.execute("SELECT seq, superseded_by FROM documents").fetchall() == [(1, 3), (2, None), (3, None)]
     database.close()
+
+
+def test_a_file_that_was_gone_is_new_again_only_where_nothing_is_known_of_it(ledger: Ledger) -> None:
+    ledger.note([note("new")])
+    ledger.commit_picked("picked", HANDLED, body)
+    ledger.commit_failed("failed", HANDLED, "unreadable", "", "failed", body)
+    ledger.commit_failed("quarantined", HANDLED, "not_mrc", "", "quarantined", body)
+    every = ["new", "picked", "failed", "quarantined"]
+    ledger.note_gone(every)
+    assert sorted(ledger.missing()) == sorted(every)
+    ledger.note_returned(every)
+    assert states(ledger) == {"new": "gone", "picked": "picked", "failed": "quarantined", "quarantined": "quarantined"}
+    ledger.note_gone(every)
+    ledger.note([note(path, "waiting") for path in every])
+    assert {path: state for path, state in states(ledger).items() if state != "gone"} == {
+        "new": "waiting",
+        "failed": "waiting",
+        "quarantined": "waiting",
+    }
+
+
+def test_a_file_that_was_touched_while_it_was_gone_is_known_again(ledger: Ledger) -> None:
+    ledger.commit_picked("a", HANDLED, body)
+    ledger.note([note("b")])
+    ledger.note_gone(["a"])
+    for path in ("a", "b"):
+        ledger.restamp(path, FileStamp(size=11, mtime_ns=21))
+    assert states(ledger) == {"a": "picked", "b": "seen"}
+    assert ledger.known() == {"a": FileStamp(size=11, mtime_ns=21)}
+    assert (ledger.fingerprint("a"), ledger.fingerprint("b")) == ("f", None)
 
 
 def test_times_are_recorded(ledger: Ledger) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from frazil.errors import LedgerDamagedError, OutputError
 from frazil.session.outbox.daemon_info import PRESENCE_KEY, Presence, check_watch, move_watch
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader, Witness, check, is_fatal, read_witness
+from frazil.session.outbox.ledger.witness import Generation, outputs_of
 
 HANDLED = Handled(stamp=FileStamp(size=10, mtime_ns=20), fingerprint="f")
 
@@ -108,13 +111,87 @@ def test_an_output_directory_that_is_gone_is_claimed_again_once_it_is_there(tmp_
     out.mkdir()
     with closing(Witness(out, watch=tmp_path, ledger=tmp_path / "l")) as witness:
         witness.begin("e", 5, ())
+        witness.note(6)
         shutil.rmtree(out)
         witness.beat()
         out.mkdir()
         witness.beat()
-        assert read_witness(out) == ("e", 5)
+        assert read_witness(out) == ("e", 6)
         with pytest.raises(OutputError, match="in use by another"):
             Witness(out, watch=tmp_path, ledger=tmp_path / "l")
+
+
+def test_a_number_that_the_witness_cannot_note_is_said_once_until_it_can_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / ".frazil-witness"
+    with closing(witness_of(tmp_path)) as witness:
+        witness.begin("e", 3, ())
+        for count in (1, 2):
+            file.rename(tmp_path / "away")
+            witness.note(4)
+            witness.note(5)
+            said = [record.getMessage() for record in caplog.records]
+            assert len(said) == count
+            assert all(f"{file}: cannot be written (" in one and "is not recognised" in one for one in said)
+            assert read_witness(tmp_path) == ("", 0)
+            (tmp_path / "away").rename(file)
+            witness.note(6)
+            assert read_witness(tmp_path) == ("e", 6)
+            witness.beat()
+    assert read_witness(tmp_path) == ("e", 6)
+
+
+def test_another_file_in_the_place_of_the_witness_is_not_written_to(tmp_path: Path) -> None:
+    file = tmp_path / ".frazil-witness"
+    with closing(witness_of(tmp_path)) as witness:
+        witness.begin("e", 3, ())
+        file.rename(tmp_path / "away")
+        file.write_text("of somebody else")
+        witness.note(4)
+        assert file.read_text() == "of somebody else"
+        with pytest.raises(OutputError, match=r"\.frazil-witness: cannot be written: another file is in its place"):
+            witness.begin("e", 4, ())
+
+
+def test_a_witness_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"none/\.frazil-witness: expected a file that can be written: No such file"):
+        witness_of(tmp_path / "none")
+
+
+def test_the_witness_says_who_writes_here_and_what_it_was_told(tmp_path: Path) -> None:
+    with closing(witness_of(tmp_path)) as witness:
+        assert (witness.epoch, witness.seq, witness.generations) == ("", 0, ())
+        witness.begin("e", 3, tuple(Generation(f"{i}", i) for i in range(1005)))
+        with pytest.raises(OutputError) as refused:
+            Witness(tmp_path, watch=tmp_path, ledger=tmp_path / "own")
+    who = f"process {os.getpid()} on {socket.gethostname()}, watching {tmp_path}/watched, with the ledger {tmp_path}/l"
+    assert str(refused.value) == (
+        f"{tmp_path}: expected an output directory that is free, found it in use by another frazil daemon ({who}): "
+        "give each an --out of its own"
+    )
+    with closing(witness_of(tmp_path)) as again:
+        assert (again.epoch, again.seq) == ("e", 3)
+        assert [generation.first for generation in again.generations] == list(range(5, 1005))
+
+
+def test_a_witness_that_ended_or_is_of_this_host_is_not_watched_for_a_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frazil.session.outbox.ledger.witness._OTHER_HOST_SECONDS", 1e6)
+    witness_of(tmp_path).close()
+    file = tmp_path / ".frazil-witness"
+    file.write_bytes(file.read_bytes().replace(b'"ended":true', b'"ended":false'))  # as after a kill
+    witness_of(tmp_path).close()
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    witness_of(tmp_path).close()
+
+
+def test_the_output_directory_is_where_the_daemon_said_or_where_the_ledger_lies(tmp_path: Path) -> None:
+    assert outputs_of(tmp_path / "l", '{"out":"/results"}') == Path("/results")
+    for presence in ("", "{", "[]", '{"out":5}'):
+        assert outputs_of(tmp_path / "l", presence) == tmp_path
+    assert read_witness(tmp_path) == ("", 0)
 
 
 def test_a_daemon_that_lost_the_directory_to_another_ends(tmp_path: Path) -> None:
@@ -193,6 +270,30 @@ def test_a_deleted_ledger_gives_no_number_out_and_is_saved(ledger: Ledger, tmp_p
         assert (fresh.head, fresh.epoch == ledger.epoch) == (0, False)
 
 
+def test_a_ledger_whose_directory_was_deleted_is_saved_in_a_new_one_with_signs_of_life(tmp_path: Path) -> None:
+    file = tmp_path / "session" / "out" / "l"
+    file.parent.mkdir(parents=True)
+    beats: list[None] = []
+    with closing(Ledger(file)) as ledger:
+        ledger.commit_picked("a.mrc", HANDLED, body, score_map=bytes(9_000_000))
+        shutil.rmtree(tmp_path / "session")
+        with pytest.raises(OutputError, match="found that it was deleted"):
+            ledger.look()
+        ledger.rescue(lambda: beats.append(None))
+    assert len(beats) > 2
+    (saved,) = file.parent.glob("l.*.bak")
+    assert check(saved).documents == 1
+
+
+def test_a_ledger_that_cannot_be_saved_says_why(tmp_path: Path) -> None:
+    file = tmp_path / "session" / "l"
+    file.parent.mkdir()
+    with closing(Ledger(file)) as ledger:
+        shutil.rmtree(tmp_path / "session")
+        (tmp_path / "session").write_text("in the way")
+        assert ledger.rescue().startswith(f"what it held cannot be saved in {file}.")
+
+
 def test_a_ledger_that_was_moved_away_is_named(ledger: Ledger, tmp_path: Path) -> None:
     commit(ledger)
     (tmp_path / "l").rename(tmp_path / "moved")
@@ -212,6 +313,10 @@ def test_a_write_ahead_log_that_is_deleted_is_noticed_and_nothing_of_it_lost(
     with pytest.raises(OutputError, match=rf"l{ending}: .* it was deleted"):
         ledger.look()
     assert ledger.rescue() == ""
+    if ending == "-wal":
+        shutil.copy(tmp_path / "l", tmp_path / "copy")  # the file alone has it all
+        with closing(Ledger(tmp_path / "copy")) as copy:
+            assert copy.head == 5
     ledger.close()
     with closing(Ledger(tmp_path / "l")) as again:
         assert again.head == 5
@@ -227,6 +332,29 @@ def test_a_ledger_written_over_in_its_place_is_noticed(ledger: Ledger, tmp_path:
     with pytest.raises(OutputError, match="found it written over"):
         ledger.look()
     assert refuses(ledger)
+
+
+def test_a_ledger_that_was_spoilt_in_its_place_is_noticed(ledger: Ledger) -> None:
+    commit(ledger, 5)
+    with closing(sqlite3.connect(ledger.file)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    with ledger.file.open("r+b") as file:
+        file.write(b"\x55" * 4096)
+    with pytest.raises(LedgerDamagedError, match=rf"{ledger.file}: expected a frazil ledger, found it damaged"):
+        ledger.look()
+    assert refuses(ledger)
+
+
+def test_a_ledger_that_was_told_to_stop_takes_nothing_more_and_says_why(ledger: Ledger) -> None:
+    commit(ledger)
+    ledger.stop(OutputError("the first reason"))
+    ledger.stop(OutputError("another"))
+    assert refuses(ledger)
+    for use in (ledger.known, ledger.take_requests, lambda: ledger.remember("a", "b")):
+        with pytest.raises(sqlite3.Error, match="the first reason"):
+            use()
+    with pytest.raises(OutputError, match="the first reason"):
+        ledger.look()
 
 
 # --- whose it is ----------------------------------------------------------------------------------------------------

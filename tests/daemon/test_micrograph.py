@@ -153,6 +153,7 @@ def test_further_images_behind_the_one_in_the_header_are_waited_for(tmp_path: Pa
         file.write(b"x")
     with pytest.raises(IncompleteMicrograph, match="found 1304: further images") as incomplete:
         check_complete(path)
+    assert str(incomplete.value).startswith(f"{path}: expected 1164 bytes for the one image ")
     assert incomplete.value.reason == "stack"
 
 
@@ -174,6 +175,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path, k
             with pytest.raises(MicrographError, match=f"expected a regular file, found {kind}") as refused:
                 look(path)
             assert refused.value.reason == "not_a_file"
+            assert str(refused.value).startswith(f"{path}: ")
 
 
 def test_a_micrograph_that_takes_more_memory_than_allowed_is_refused_before_it_is_taken(

@@ -12,13 +12,13 @@ import msgspec
 import prometheus_client
 import pytest
 
-from frazil.documents import MicrographDocument, decode_document, encode_document
+from frazil.documents import FailedDocument, MicrographDocument, decode_document, encode_document
 from frazil.errors import MicrographError, OutputError
 from frazil.health.metrics import Metrics
 from frazil.outputs import OutputFolder
 from frazil.picking import read_star
 from frazil.session.outbox.file_stamp import FileStamp
-from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
+from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader, Witness, read_witness
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.retry import Stopped
 from frazil.session.outbox.stream import Stream
@@ -28,15 +28,25 @@ ROOT = Path("/watched")
 
 
 class Rig:
-    def __init__(self, out: Path, ledger_file: Path, make_document: Callable[..., MicrographDocument]) -> None:
+    def __init__(
+        self,
+        out: Path,
+        ledger_file: Path,
+        make_document: Callable[..., MicrographDocument],
+        witness: Witness | None = None,
+    ) -> None:
         self.make_document = make_document
-        self.ledger = Ledger(ledger_file)
+        self.ledger = Ledger(ledger_file, witness)
         self.metrics = Metrics(prometheus_client.CollectorRegistry())
         self.stream = Stream(
             "tcp://127.0.0.1:0", ledger=ledger_file, epoch=self.ledger.epoch, published=0, metrics=self.metrics
         )
         self.stop = threading.Event()
-        self.outbox = Outbox(self.ledger, self.stream, self.metrics, ROOT, out, self.stop)
+        self.beats: list[str] = []
+        self.outbox = Outbox(self.ledger, self.stream, self.metrics, ROOT, out, self.stop, self._note_beat)
+
+    def _note_beat(self, doing: str = "") -> None:
+        self.beats.append(doing)
 
     def deliver(self, *paths: str) -> bool:
         for path in paths:
@@ -171,7 +181,83 @@ def test_what_failed_is_said_once_though_it_is_delivered_again(rig: Rig, tmp_pat
     assert again.catch_up()
     assert [kind for _, kind, _ in documents(again)] == ["MicrographDocument"] * 2 + ["FailedDocument"]
     assert records(again) == {"/watched/a.mrc": UNWRITTEN, "/watched/b.mrc": PICKED}
+    labels = {"outcome": "failed", "reason": "output"}
+    assert again.metrics.registry.get_sample_value("frazil_micrographs_total", labels) == 0
     again.close()
+
+
+def test_the_document_that_says_what_failed_is_whole_and_so_is_the_log(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = msgspec.structs.replace(rig.make_document("/watched/grid/a.mrc"), directory="grid")
+    monkeypatch.setattr(rig, "make_document", lambda _: one)
+    blocked = tmp_path / "out" / "grid" / "a_picks.star"
+    blocked.mkdir(parents=True)
+    assert rig.deliver("grid/a.mrc")
+    with LedgerReader(rig.ledger.file) as reader:
+        stored = reader.document(2)
+    assert stored is not None
+    assert (stored.topic, stored.path) == ("failed", "grid/a.mrc")
+    failed = stored.decode()
+    assert isinstance(failed, FailedDocument)
+    assert (failed.epoch, failed.seq, failed.kind) == (rig.ledger.epoch, 2, "permanent")
+    assert (failed.micrograph, failed.path, failed.directory) == ("a.mrc", "/watched/grid/a.mrc", "grid")
+    assert str(blocked) in failed.message
+    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert record.getMessage() == f"failed (output), sequence number 1: {failed.message}"
+    told = {"event": "failed", "micrograph": "/watched/grid/a.mrc", "reason": "output", "seq": 1}
+    assert record.event == told  # type: ignore[attr-defined]
+
+
+def test_each_delivery_gives_a_sign_of_life_that_names_the_document(rig: Rig) -> None:
+    assert rig.deliver("/watched/a.mrc", "/watched/b.mrc")
+    assert [beat for beat in rig.beats if "document" in beat] == ["delivering document 1", "delivering document 2"]
+
+
+def test_the_witness_knows_each_number_that_was_sent(
+    tmp_path: Path, make_document: Callable[..., MicrographDocument]
+) -> None:
+    (tmp_path / "out").mkdir()
+    with (
+        closing(Witness(tmp_path / "out", watch=ROOT, ledger=tmp_path / "ledger")) as witness,
+        closing(Rig(tmp_path / "out", tmp_path / "ledger", make_document, witness)) as rig,
+    ):
+        for seq in (1, 2):
+            assert rig.deliver(f"/watched/{seq}.mrc")
+            assert read_witness(tmp_path / "out") == (rig.ledger.epoch, seq)
+
+
+def test_a_delivery_that_cannot_be_noted_is_repeated_after_a_restart_only(
+    rig: Rig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refuse = "CREATE TRIGGER t BEFORE UPDATE ON meta BEGIN SELECT RAISE(ABORT, 'not now'); END"
+    with closing(sqlite3.connect(rig.ledger.file)) as database:
+        database.execute(refuse)
+    assert rig.deliver("/watched/a.mrc")
+    assert "delivery of 1 cannot be noted (not now): after a restart it may be repeated" in caplog.text
+    (tmp_path / "out" / "a_picks.star").unlink()
+    assert rig.catch_up()
+    assert rig.deliver("/watched/b.mrc")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["b_picks.star"]
+    rig.close()
+    with closing(sqlite3.connect(tmp_path / "ledger")) as database:
+        database.execute("DROP TRIGGER t")
+    with closing(Rig(tmp_path / "out", tmp_path / "ledger", rig.make_document)) as again:
+        assert again.catch_up()
+        assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["a_picks.star", "b_picks.star"]
+        assert list(again.ledger.undelivered()) == []
+
+
+def test_more_than_is_read_at_once_is_delivered_each_once_and_in_order(rig: Rig, tmp_path: Path) -> None:
+    for i in range(230):
+        rig.commit(f"/watched/{i}.mrc")
+    assert rig.catch_up()
+    assert rig.beats == [f"delivering document {seq}" for seq in range(1, 231)]
+    assert len(list((tmp_path / "out").iterdir())) == 230
+    with LedgerReader(rig.ledger.file) as reader:
+        assert all(record.published_at for record in reader.micrographs())
+    assert rig.catch_up()
+    assert len(rig.beats) == 230
 
 
 def test_a_later_result_finds_out_anew_whether_its_file_can_be_written(rig: Rig, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ import frazil
 from frazil.documents import FailedDocument, Heartbeat, MicrographDocument, NumberedDocument, decode_document
 from frazil.errors import AddressError
 from frazil.replay import MAX_PAGE_BYTES, ReplayError, ReplayPage, decode_answer
-from frazil.session.outbox.stream.allowance import BUSY_SHARE, SAVED_SECONDS, Allowance
 
 PATIENCE_SECONDS = 240.0
 Open = Callable[..., "LedgerStream"]  # type: ignore[name-defined]  # noqa: F821
@@ -450,30 +449,6 @@ def test_an_address_that_others_reach_can_be_meant(open_stream: Open) -> None:
 def test_a_malformed_address_to_listen_to_is_refused() -> None:
     with pytest.raises(AddressError, match="expected an address such as"):
         frazil.PickStream("nonsense")
-
-
-@pytest.mark.parametrize("cost_seconds", [0.001, 0.05, 2.0])
-def test_replays_take_a_small_share_of_a_core_while_picking_is_busy_and_all_they_want_while_it_is_not(
-    monkeypatch: pytest.MonkeyPatch, cost_seconds: float
-) -> None:
-    clock = {"wall": 100.0, "work": 5.0}
-    monkeypatch.setattr("frazil.session.outbox.stream.allowance.time.monotonic", lambda: clock["wall"])
-    monkeypatch.setattr("frazil.session.outbox.stream.allowance.time.thread_time", lambda: clock["work"])
-    allowance = Allowance()
-    for _ in range(100):
-        clock["wall"] += cost_seconds
-        clock["work"] += cost_seconds
-        assert allowance.debt_seconds(is_busy=False) == 0
-    rested, started = 0.0, clock["wall"]
-    for _ in range(1000):
-        clock["wall"] += cost_seconds
-        clock["work"] += cost_seconds
-        rest = allowance.debt_seconds(is_busy=True)
-        clock["wall"] += rest
-        rested += rest
-    worked = 1000 * cost_seconds
-    assert worked <= SAVED_SECONDS + BUSY_SHARE * (clock["wall"] - started) + 1e-6
-    assert rested == pytest.approx((worked - SAVED_SECONDS) / BUSY_SHARE - worked, rel=1e-6)
 
 
 # --- nobody there -------------------------------------------------------------------------------------------------

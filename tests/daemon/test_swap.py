@@ -72,9 +72,11 @@ def test_the_model_before_is_let_go_when_the_probation_is_over(
 
 
 def test_who_serves_after_a_change_is_said_with_where_and_in_which_precision(
-    picker_of: Callable[..., Picker], make_scene: Callable[..., object]
+    picker_of: Callable[..., Picker], make_scene: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = picker_of(), picker_of(2, bias=BLIND)
+    for picker in (old, new):
+        monkeypatch.setattr(picker.model, "precision", "int8")
     serving = Serving(old, probation_micrographs=2, faults_allowed=0)
     pick(serving, scene_of(make_scene))
     serving.offer(Offer(picker=new, current="c"))
@@ -83,12 +85,10 @@ def test_who_serves_after_a_change_is_said_with_where_and_in_which_precision(
     changes += serving.advance()
     loaded, back = (change for change in changes if isinstance(change, Change))
     assert (loaded.model, loaded.placement, loaded.precision, loaded.current) == (
-        *(new.model.identity, new.model.placement, new.model.precision),
+        *(new.model.identity, new.model.placement, "int8"),
         "c",
     )
-    assert (back.model, back.placement, back.precision) == (
-        *(old.model.identity, old.model.placement, old.model.precision),
-    )
+    assert (back.model, back.placement, back.precision) == (*(old.model.identity, old.model.placement, "int8"),)
     assert back.withdrawn == new.model.identity
     assert back.message.startswith(f"{new.model.identity}: expected at most 0 of the first 2 ")
 
@@ -366,19 +366,62 @@ def test_a_tuned_threshold_is_the_models_own_and_is_there_again_when_it_serves_a
     wanted = Wanted(
         thresholds={serving.picker.model.identity.sha256: 0.7}, min_distance_angstrom=30.0, edge_margin_angstrom=20.0
     )
-    asked = Asked(text="", wanted=wanted)
+    asked, tuned = Asked(text="", wanted=wanted), serving.picker.model.identity
     serving.tune(asked)
     assert serving.picker.limits.threshold == 0.5  # not before the next micrograph
     assert serving.advance() == [asked]
     assert serving.picker.limits.threshold == 0.7
     serving.offer(Offer(picker=picker_of(2, threshold=0.6, bias=BLIND), current="c"))
     assert pick(serving, scene_of(make_scene)) == 1  # on probation, and found wanting
-    assert "goes back to 0.6" in caplog.text
+    assert [record.message for record in caplog.records] == [
+        f"the threshold of 0.7 was tuned for model {tuned}: {serving.picker.model.identity} goes back to 0.6"
+    ]
     assert serving.picker.limits.threshold == 0.6
     assert serving.picker.limits.min_distance_angstrom == 30.0
     (change,) = serving.advance()
     assert change.event == "rolled_back"  # type: ignore[union-attr]
     assert serving.picker.limits.threshold == 0.7
+
+
+def test_what_is_tuned_on_probation_holds_for_the_model_before_as_well(
+    picker_of: Callable[..., Picker], make_scene: Callable[..., object]
+) -> None:
+    serving = Serving(picker_of(), probation_micrographs=3, faults_allowed=0)
+    serving.offer(Offer(picker=picker_of(2, threshold=0.6, bias=BLIND), current="c"))
+    serving.advance()
+    asked = Asked(text="", wanted=Wanted(thresholds={}, min_distance_angstrom=30.0, edge_margin_angstrom=20.0))
+    serving.tune(asked)
+    assert serving.advance() == [asked]
+    assert pick(serving, scene_of(make_scene)) == 1
+    (change,) = serving.advance()
+    assert change.event == "rolled_back"  # type: ignore[union-attr]
+    assert serving.picker.limits.min_distance_angstrom == 30.0
+
+
+def test_few_picks_are_few_beside_those_of_the_last_ten_micrographs(
+    picker_of: Callable[..., Picker], make_scene: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> object:
+        raise ModelError("NaN", "not_finite")
+
+    old = picker_of()
+    serving = Serving(old, probation_micrographs=3, faults_allowed=0)
+    for i in range(10):
+        pick(serving, scene_of(make_scene, i, shape=(640, 896), count=30))
+    for i in range(10):
+        pick(serving, scene_of(make_scene, i, count=1))
+    new = picker_of(2, threshold=0.6)
+    serving.offer(Offer(picker=new, current="c"))
+    serving.advance()
+    monkeypatch.setattr(old.model, "score", fail)
+    assert pick(serving, scene_of(make_scene, 3, count=1)) == 2  # as many as before: the model before is not asked
+    for i in range(10):
+        pick(serving, scene_of(make_scene, i, shape=(640, 896), count=30))
+    serving.offer(Offer(picker=picker_of(3, threshold=0.6), current="c"))
+    serving.advance()
+    monkeypatch.setattr(new.model, "score", fail)
+    with pytest.raises(ModelError):  # it is asked now
+        pick(serving, scene_of(make_scene, 3, count=1))
 
 
 def test_what_is_tuned_before_the_start_holds_for_the_first_micrograph(picker_of: Callable[..., Picker]) -> None:

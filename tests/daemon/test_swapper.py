@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import platform
 import shutil
@@ -144,6 +146,25 @@ def offered(serving: Serving) -> int | None:
     """The version that is offered."""
     coming = serving.coming
     return None if coming is serving.picker else coming.model.identity.version
+
+
+@contextlib.contextmanager
+def keep_picking(serving: Serving, pixels: Any) -> Iterator[None]:
+    """The same micrograph is picked again and again meanwhile."""
+    micrograph = Micrograph(path=Path("a.mrc"), pixels=pixels, pixel_size_angstrom=2.0)
+    ended = threading.Event()
+
+    def pick() -> None:
+        while not ended.is_set():
+            serving.pick(micrograph, read_seconds=0, since=0)
+
+    picking = threading.Thread(target=pick)
+    picking.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        picking.join()
 
 
 def test_the_first_start_loads_what_is_promoted_and_notes_where_it_stands(
@@ -303,6 +324,36 @@ def test_a_ledger_that_cannot_be_written_puts_a_model_off_and_says_so_once(
     assert offered(serving) == 2
 
 
+@pytest.mark.parametrize("fault", ["passing", "unfit", "superseded", "stopping"])
+def test_a_trial_that_this_process_outlives_leaves_no_note(
+    start: Callable[[], Rig], folder: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    rig = start()
+    serving = rig.start()
+    ModelFolder(folder).promote(2)
+
+    def fail(*_: object) -> Any:
+        assert rig.standing.trying is not None
+        if fault == "superseded":
+            ModelFolder(folder).promote(1)
+        if fault == "stopping":
+            rig.stop.set()
+        if fault == "passing":
+            raise ModelError("no space") from OSError(errno.ENOSPC, "No space left on device")
+        raise ModelError("it is not fit")
+
+    monkeypatch.setattr(rig.swapper, "_load", fail)
+    refused = [change.model.version for change in rig.look(serving)]
+    assert refused == ([2] if fault == "unfit" else [])
+    assert rig.standing.trying is None
+    assert offered(serving) is None
+    monkeypatch.setattr(rig.swapper, "_load", rig.load)
+    again = start()
+    serving = again.start()
+    assert again.look(serving) == []  # a start in between refuses nothing
+    assert offered(serving) == (None if fault == "superseded" else 2)
+
+
 def test_an_unforeseen_fault_ends_one_look_and_not_the_others(
     start: Callable[[], Rig], folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -385,21 +436,143 @@ def test_a_model_that_picks_as_the_serving_one_does_is_offered_after_its_run_in_
     serving = rig.start()
     rig.swapper._bounds = CanaryBounds(micrographs=2, agreement=0.5, picks_ratio=3.0)
     ModelFolder(folder).promote(2)
-    micrograph = Micrograph(path=Path("a.mrc"), pixels=make_scene().pixels, pixel_size_angstrom=2.0)
-    ended = threading.Event()
-
-    def keep_picking() -> None:
-        while not ended.is_set():
-            serving.pick(micrograph, read_seconds=0, since=0)
-
-    picking = threading.Thread(target=keep_picking)
-    picking.start()
-    try:
+    with keep_picking(serving, make_scene().pixels):
         assert rig.look(serving) == []
-    finally:
-        ended.set()
-        picking.join()
     assert offered(serving) == 2
     assert serving.shadow is None
     assert "in shadow: over 2 micrographs" in caplog.text
     assert rig.metrics.registry.get_sample_value("frazil_canary_picks_total", {"model": "candidate"}) != 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_model_that_picks_otherwise_in_shadow_or_fails_there_is_refused_by_its_name(
+    start: Callable[[], Rig],
+    folder: Path,
+    make_scene: Callable[..., Any],
+    make_blob_model: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    fails: bool,
+) -> None:
+    make_blob_model(folder, 3, bias=-60.0)  # finds nothing
+    rig = start()
+    serving = rig.start()
+    rig.swapper._bounds = CanaryBounds(micrographs=2, agreement=0.5, picks_ratio=3.0)
+    ModelFolder(folder).promote(3)
+    if fails:
+
+        class Failing(Picker):
+            def pick(self, *_: Any, **__: Any) -> Any:
+                raise RuntimeError("out of luck")
+
+        monkeypatch.setattr(
+            rig.swapper, "_make_picker", lambda model: Failing(model, PickingSettings(diameter_angstrom=48))
+        )
+    with keep_picking(serving, make_scene().pixels):
+        (refused,) = rig.look(serving)
+    assert (refused.event, refused.reason, refused.model.version) == ("refused", "canary", 3)
+    found = (
+        "expected to pick a.mrc, found: out of luck" if fails else "expected at most 3 times as many or as few picks"
+    )
+    assert refused.message.startswith(f"{refused.model}: {found}")
+    assert offered(serving) is None
+    assert serving.shadow is None
+    assert rig.standing.trying is None
+
+
+def test_a_model_that_is_no_longer_promoted_when_it_is_ready_is_not_offered(
+    start: Callable[[], Rig], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = start()
+    serving = rig.start()
+    ModelFolder(folder).promote(2)
+
+    def load(path: Path, precision: str) -> Any:
+        ModelFolder(folder).promote(1)
+        return rig.load(path, precision)
+
+    monkeypatch.setattr(rig.swapper, "_load", load)
+    assert rig.look(serving) == []
+    assert rig.loaded[-1][0] == folder / "2"
+    assert offered(serving) is None
+
+
+def test_a_current_that_names_no_version_is_refused(start: Callable[[], Rig], folder: Path) -> None:
+    rig = start()
+    serving = rig.start()
+    (folder / "CURRENT").write_text("the best one\n")
+    (refused,) = rig.look(serving)
+    assert (refused.event, refused.current) == ("refused", current_stamp(folder))
+    assert (refused.model.name, refused.model.version, refused.model.sha256) == ("blob", 0, "")
+    assert str(folder / "CURRENT") in refused.message
+    assert rig.look(serving) == []
+
+
+def test_each_fault_of_the_machine_is_said_once(
+    start: Callable[[], Rig], folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = start()
+    serving = rig.start()
+    ModelFolder(folder).promote(2)
+    faults = ["no space", "no space", "too many open files"]
+
+    def fail(*_: object) -> Any:
+        raise ModelError(faults.pop(0)) from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(rig.swapper, "_load", fail)
+    while faults:
+        assert rig.look(serving) == []
+    assert [record.message.rpartition(": ")[2] for record in caplog.records] == ["no space", "too many open files"]
+
+
+def test_a_model_that_takes_far_more_memory_than_in_its_trial_is_refused(
+    start: Callable[[], Rig], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = start()
+    serving = rig.start()
+    ModelFolder(folder).promote(2)
+    held = iter([2**30, 2**30 + 5 * 2**40])
+    monkeypatch.setattr("frazil.session.pick.swapper.held_bytes", lambda _: next(held))
+    (refused,) = rig.look(serving)
+    assert refused.reason == "memory"
+    assert refused.message.startswith(f"{folder / '2'}: expected to take ")
+    assert refused.message.endswith(f" MiB of memory, as in its trial, found that it takes {5 * 2**20} MiB")
+    assert offered(serving) is None
+
+
+@pytest.mark.parametrize("twin", ["none", "bad"])
+def test_where_the_int8_twin_is_bad_the_model_serves_in_float32(
+    start: Callable[[], Rig], folder: Path, make_twin: Callable[..., Path], caplog: pytest.LogCaptureFixture, twin: str
+) -> None:
+    if twin == "bad":
+        (make_twin(folder / "2") / "model.int8.onnx").write_bytes(b"no model")
+    rig = start()
+    serving = rig.start()
+    rig.swapper._precision = "int8"
+    ModelFolder(folder).promote(2)
+    assert rig.look(serving) == []
+    assert rig.loaded[-1] == (folder / "2", "float32" if twin == "bad" else "int8")
+    said = f"{folder / '2'} is to serve in float32 although int8 is wanted: "
+    assert caplog.text.count(said) == (twin == "bad")
+    assert offered(serving) == 2
+
+
+def test_a_reload_while_a_model_runs_in_shadow_is_told_at_once(start: Callable[[], Rig], folder: Path) -> None:
+    rig = start()
+    serving = rig.start()
+    rig.swapper._bounds = CanaryBounds(micrographs=2, agreement=0.5, picks_ratio=3.0)
+    ModelFolder(folder).promote(2)
+    told: list[str] = []
+
+    def begun() -> None:
+        told.append("begun")
+        rig.swapper.reload(again)
+
+    def again() -> None:
+        told.append("again")
+        assert serving.shadow is not None
+        rig.stop.set()
+
+    assert rig.look_again(serving, begun) == []
+    assert told == ["begun", "again"]
+    assert serving.shadow is None
+    assert offered(serving) is None

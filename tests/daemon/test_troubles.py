@@ -38,7 +38,7 @@ def change(event: Any) -> ModelDocument:
 
 def few() -> Drift:
     drift = Drift()
-    for picks in [772] * 7 + [45] * 3:
+    for picks in [772] * 7 + [45] * 10:
         drift.note(picks, 0.8)
     return drift
 

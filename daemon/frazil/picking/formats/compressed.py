@@ -154,8 +154,8 @@ class CompressedMrcImage:
     """The one image of a compressed MRC file."""
 
     working_bytes = 3 * BLOCK_BYTES
-    rows_in_order = True
     """A block of pixels, and the decompressor's output twice while it grows."""
+    rows_in_order = True
 
     def __init__(self, path: Path, file: FileIO, stream: _Decompressed, header: MrcHeader) -> None:
         self._path = path

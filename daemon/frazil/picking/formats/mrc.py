@@ -214,7 +214,7 @@ def fill_rows(
         IncompleteMicrograph: the source ends before.
     """
     h, w = pixels.shape
-    block_rows = min(h, max(1, BLOCK_BYTES // (w * dtype.itemsize)))
+    block_rows = min(h, BLOCK_BYTES // (w * dtype.itemsize))  # the longest row takes half a block
     as_stored = None if dtype == pixels.dtype else np.empty((block_rows, w), dtype)
     for top in range(0, h, block_rows):
         wanted = pixels[top : top + block_rows]

@@ -90,7 +90,7 @@ class TiffImage:
             yield 0, self._unpack(index, stored.read(stored.left), rows, row_bytes)
             return
         source = stored if directory.compression is Compression.NONE else _Inflated(stored)
-        block_rows = min(rows, max(1, BLOCK_BYTES // row_bytes))
+        block_rows = min(rows, BLOCK_BYTES // row_bytes)  # the longest row takes half a block
         for first in range(0, rows, block_rows):
             block = np.empty((min(block_rows, rows - first), row_bytes), np.uint8)
             try:
@@ -148,7 +148,7 @@ class TiffImage:
             finally:
                 cv2.utils.logging.setLogLevel(level)
         if image is None or image.shape != (h, w) or image.dtype != sample:
-            raise self._damaged(index, f"{self._directory.compression.name} data of {w} x {h}", "damage, or too few")
+            raise self._damaged(index, f"whole {self._directory.compression.name} data", "damage or too little")
         return np.ascontiguousarray(image)
 
     def _damaged(self, index: int, expected: str, found: str) -> MicrographError:

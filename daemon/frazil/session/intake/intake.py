@@ -345,8 +345,9 @@ class Intake:
         if stamp != candidate.stamp:  # its last bytes came while it was looked at
             self._restart(key, candidate, stamp)
             return
-        del self._candidates[key]
-        if self._is_touched(key, candidate.stamp, found.fingerprint):
+        touched = self._is_touched(key, candidate.stamp, found.fingerprint)
+        del self._candidates[key]  # not before: a ledger that cannot be asked is asked again
+        if touched:
             return
         self._tell_ledger(key, candidate, "seen")
         self._metrics.found.labels(by=candidate.by).inc()

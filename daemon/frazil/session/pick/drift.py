@@ -6,14 +6,15 @@ is noticed as surely as a large one, only later. No micrograph counts for more t
 (winsorising: Hawkins, Journal of Quality Technology 25, 248, 1993), and median and median absolute deviation stand for
 mean and standard deviation: empty squares, carbon and a bad start are part of every session, and are not yet drift.
 
-While there is no baseline as yet, only the coarsest is told: the last few micrographs have hardly any picks beside
-those before them, or none.
+While there is no baseline as yet, only the coarsest is told: each of the last ten micrographs has hardly any picks
+beside those before them, or the session has had none.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -22,7 +23,6 @@ __all__ = [
     "BASELINE_MICROGRAPHS",
     "DIRECTIONS",
     "DRIFT_KEY",
-    "FEW_SHARE",
     "LAST_MICROGRAPHS",
     "QUANTITIES",
     "Chart",
@@ -33,10 +33,12 @@ __all__ = [
 
 DRIFT_KEY = "drift"
 """What it is called in the ledger's memory."""
-FEW_SHARE = 0.15
-"""Before there is a baseline: picks are few where their median is below this share of the median before."""
-LAST_MICROGRAPHS = 3
-"""So many are compared then, and with so many at least."""
+_FEW_SHARE = 0.15
+"""Before there is a baseline: picks are few where they are below this share of the median before."""
+LAST_MICROGRAPHS = 10
+"""In each of the last so many: a group of neighbouring holes, all of which may be empty, is seldom larger."""
+_LEAST_MICROGRAPHS = 3
+"""With so many at least they are compared, and of so many at least it is said that all are empty."""
 BASELINE_MICROGRAPHS = 30
 """Before so many there is no word of drift."""
 _MOST_BASELINE = 200
@@ -54,7 +56,7 @@ _EPSILON = 1e-6
 """What rounding may take from a sum."""
 _SCORED_PICKS = 5
 """With fewer picks a micrograph's mean score says nothing."""
-_RECENT = 10
+_RECENT = LAST_MICROGRAPHS
 
 Direction = Literal["down", "up"]
 Quantity = Literal["picks", "score"]
@@ -130,7 +132,7 @@ class Drift(msgspec.Struct, kw_only=True):
     score: Chart = msgspec.field(default_factory=lambda: Chart(least_spread=_LEAST_SPREAD_SCORE, limit=_LIMIT_SCORE))
     """Of the mean figure of merit."""
     few: bool = False
-    """Whether, before there is a baseline, the last micrographs have hardly any picks beside those before, or none."""
+    """Whether, before there is a baseline, micrographs have hardly any picks beside those before, or none."""
 
     def chart(self, quantity: Quantity) -> Chart:
         """The chart of a quantity."""
@@ -144,34 +146,38 @@ class Drift(msgspec.Struct, kw_only=True):
             mean_score: of the picks; not looked at where there are few.
         """
         value = math.log1p(picks)
-        self.few = self._are_few(value)
-        changed: list[tuple[Quantity, Direction]] = [("picks", d) for d in self.picks.note(value, learn=not self.few)]
+        doubtful = self._note_few(value)
+        changed: list[tuple[Quantity, Direction]] = [("picks", d) for d in self.picks.note(value, learn=not doubtful)]
         if picks >= _SCORED_PICKS:
             changed += [("score", d) for d in self.score.note(mean_score)]
         return changed
 
-    def _are_few(self, value: float) -> bool:
-        last = [*self.picks.recent, value][-LAST_MICROGRAPHS:]
-        if self.picks.centre is not None or len(last) < LAST_MICROGRAPHS:
-            return False
-        now, before = math.expm1(statistics.median(last)), self.before
-        return not any(last) or (before is not None and now < FEW_SHARE * before)
+    def _note_few(self, value: float) -> bool:
+        """Tell whether picks are few; whether the last micrographs may be, which is enough to not learn from them."""
+        known, limit = [*self.picks.recent, value], _FEW_SHARE * (self.before or 0.0)
+
+        def are_few(values: list[float], typical: Callable[[list[float]], float]) -> bool:
+            return not any(values) or math.expm1(typical(values)) < limit
+
+        doubtful = (
+            self.picks.centre is None
+            and len(known) >= _LEAST_MICROGRAPHS
+            and are_few(known[-_LEAST_MICROGRAPHS:], statistics.median)
+        )
+        self.few = doubtful and (self.few or are_few(known[-LAST_MICROGRAPHS:], max))
+        return doubtful
 
     @property
     def before(self) -> float | None:
         """Median picks of what there is of a baseline; None before there is enough to compare with."""
         known = self.picks.baseline
-        return math.expm1(statistics.median(known)) if len(known) >= LAST_MICROGRAPHS else None
-
-    @property
-    def last(self) -> float:
-        """Median picks of the last micrographs."""
-        return math.expm1(statistics.median(self.picks.recent[-LAST_MICROGRAPHS:]))
+        return math.expm1(statistics.median(known)) if len(known) >= _LEAST_MICROGRAPHS else None
 
     def describe_few(self) -> str:
         """What is few beside what, in one line."""
+        last = self.picks.recent
         before = "" if self.before is None else f", {self.before:.3g} in those before"
-        return f"median {self.last:.3g} in the last {LAST_MICROGRAPHS} micrographs{before}"
+        return f"median {math.expm1(statistics.median(last)):.3g} in the last {len(last)} micrographs{before}"
 
     def usual(self, quantity: Quantity) -> float:
         """Median picks, or mean figure of merit, of the baseline's micrographs; NaN before there is enough of it."""

@@ -163,7 +163,7 @@ class Swapper:
             self._wake.wait(_LOOK_SECONDS)
 
     def stop_trying(self) -> None:
-        """Forget that a version is being tried: nobody asks for it any longer, or the daemon ends in order."""
+        """Forget that a version is being tried: the trial is over, or the daemon ends in order."""
         with contextlib.suppress(sqlite3.Error):
             self._announcer.note_trial(None)
 
@@ -217,8 +217,6 @@ class Swapper:
                         current=stamp,
                     )
                 )
-            else:
-                self.stop_trying()
         else:
             if current_stamp(self._folder) == stamp:
                 serving.offer(Offer(picker=picker, current=stamp))
@@ -252,14 +250,9 @@ class Swapper:
             )
         )
         try:
-            picker = self._try(path, serving)
-        except ModelError:
-            raise  # the refusal that is reported takes the note's place
-        except Exception:
-            self._announcer.note_trial(None)
-            raise
-        self._announcer.note_trial(None)
-        return picker
+            return self._try(path, serving)
+        finally:
+            self.stop_trying()  # whatever has come of it, this process has outlived it
 
     def _try(self, path: Path, serving: Serving) -> Picker:
         """Try a model in a process of its own, then load it here and run it on a batch like those to come."""

@@ -94,7 +94,7 @@ class Ledger:
             self.epoch = self.recall("epoch")
             if not self.epoch:
                 raise LedgerStoppedError("it does not say its epoch")
-            self._head = self._found = int(self._database.execute(HEAD).fetchone()[0])
+            self._head = int(self._database.execute(HEAD).fetchone()[0])
             self.generation = self._begin_generation()
             # A descriptor that only names the file: it tells when that was deleted, and closing it frees no lock.
             self._named = open(file, "rb", buffering=0, opener=_name_only)  # noqa: SIM115 - Path.open has no opener
@@ -126,7 +126,6 @@ class Ledger:
             # Runs that the ledger forgot but whose numbers are not used again: their subscribers go on where they are.
             if known == witness.generations[: len(known)] or not known:
                 added = witness.generations[len(known) :]
-        self._floor = self._head
         begun = Generation(uuid4().hex[:12], self._head + 1)
         with transaction(self._database):
             self._database.executemany(
@@ -214,8 +213,7 @@ class Ledger:
             if is_fatal(error):
                 self.fault = explain(self.file, error)
             return
-        committed = self._head if self._head > self._floor else self._found
-        if newest != (self.generation,) or head < committed:
+        if newest != (self.generation,) or head < self._head:
             self.fault = OutputError(f"{self.file}: expected the ledger as this daemon left it, found it written over")
 
     # --- what is known --------------------------------------------------------------------------------------------

@@ -217,7 +217,9 @@ def _write(file: Path, sources: list[Path], found: _Found, rebuilt: Rebuilt, out
             )
             database.executemany("INSERT INTO score_maps VALUES (?, ?)", _score_maps(sources, current))
             database.executemany(f"INSERT INTO micrographs VALUES ({', '.join('?' * _COLUMNS)})", records)  # noqa: S608
-            database.executemany("INSERT INTO requests (path, made_at) VALUES (?, ?)", found.requests)
+            known = {record[0] for record in records}  # a damaged row of another table may look like a request
+            requests = [request for request in found.requests if request[0] in known]
+            database.executemany("INSERT INTO requests (path, made_at) VALUES (?, ?)", requests)
             rebuilt.score_maps = database.execute("SELECT count(*) FROM score_maps").fetchone()[0]
         rebuilt.aside = _replace(file, new)
     finally:

@@ -20,6 +20,7 @@ Row = tuple[object, ...]
 _PAGE_BYTES = 4096
 """Of a ledger whose header does not say."""
 _HEADER_BYTES = 100
+_MAGIC = b"SQLite format 3\0"
 _LEAF, _INDEX_LEAF, _INDEX_INTERIOR = 0x0D, 0x0A, 0x02
 _WAL_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
 _MOST_BYTES = 1 << 28
@@ -32,7 +33,7 @@ def read_rows(file: Path) -> Iterator[Row]:
     """Every row that can be read, of all tables and indexes, in the order of the pages."""
     pages = _Pages(file)
     skipped = pages.free_pages()
-    for number in range(1, pages.count + 1):
+    for number in pages.numbers():
         if number not in skipped and not pages.is_map(number):
             yield from _rows_of_page(pages, number)
 
@@ -49,12 +50,21 @@ class _Pages:
         self.size = self._page_bytes(wal)
         self.count = len(self._content) // self.size
         self._newer = self._committed(wal)
+        first = self._newer.get(1, self._content[:_HEADER_BYTES])
+        # A ledger has them, but for one of the first layout that was cut off while it was brought up to date.
+        self._has_maps = first[:16] != _MAGIC or first[52:56] != bytes(4)
 
     def __getitem__(self, number: int) -> bytes:
         page = self._newer.get(number) or self._content[(number - 1) * self.size : number * self.size]
         if number < 1 or len(page) != self.size:
             raise ValueError(f"no page {number}")
         return page
+
+    def numbers(self) -> Iterator[int]:
+        """Of all pages that there are, in order: a damaged log may say that there are billions."""
+        in_file = len(self._content) // self.size
+        yield from range(1, min(in_file, self.count) + 1)
+        yield from sorted(number for number in self._newer if in_file < number <= self.count)
 
     def free_pages(self) -> set[int]:
         """Pages that are in no use; what they hold was deleted."""
@@ -73,7 +83,7 @@ class _Pages:
 
     def is_map(self, number: int) -> bool:
         """Whether a page says of others what they are for."""
-        return number >= 2 and (number - 2) % (self.size // 5 + 1) == 0
+        return self._has_maps and number >= 2 and (number - 2) % (self.size // 5 + 1) == 0
 
     def _page_bytes(self, wal: bytes) -> int:
         said = int.from_bytes(self._content[16:18])

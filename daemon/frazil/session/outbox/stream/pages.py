@@ -44,8 +44,7 @@ class Pages:
         missing: list[tuple[int, int]] = []
         size = 0
         position, following = end, request.first
-        documents = ledger.documents(after=request.first - 1, limit=_SCANNED_AT_ONCE) if end > request.first else ()
-        for scanned, stored in enumerate(documents, start=1):
+        for scanned, stored in enumerate(ledger.documents(after=request.first - 1), start=1):
             seq = stored.seq
             if seq >= end:
                 break
