@@ -134,6 +134,7 @@ def test_real_micrographs_come_up_with_their_picks_without_a_reload(
         page.locator("#newest", has_text=f"{picks} picks").wait_for()
         page.locator("#viewer .picks .pick").first.wait_for(state="attached")
         assert page.locator("#latest li").count() == k
+        assert page.get_by_text("The latest micrographs").is_visible() == (k > 0)
     page.locator("#picks svg[aria-label*='2 points']").wait_for()
     (daemon.watched / "broken.mrc").write_bytes(b"no micrograph")
     page.locator("#failures", has_text="expected an MRC header of 1024 bytes").wait_for()

@@ -130,6 +130,7 @@ async function showLatest({ latest, epoch }) {
   }
   const list = byId("latest");
   const wanted = latest.slice(1);
+  byId("earlier").hidden = !wanted.length;
   for (const [seq, card] of cards) {
     if (!wanted.some((glance) => glance.seq === seq)) {
       card.remove();
