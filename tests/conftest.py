@@ -24,6 +24,7 @@ import onnx
 import prometheus_client
 import pytest
 import zmq
+from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -76,6 +77,9 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # How long an example takes says something of the machine, and of what else it does, only.
     hypothesis_settings.register_profile("frazil", deadline=None)
+    # Where a test is to fail, an example of any size does, and none is kept for the next time.
+    phases = (Phase.explicit, Phase.generate)
+    hypothesis_settings.register_profile("mutants", deadline=None, phases=phases, database=None)
     hypothesis_settings.load_profile("frazil")
 
 

@@ -154,7 +154,7 @@ def lay_out(folder: Path, group: Group) -> None:
         "only_mutate": [f"src/frazil/{pattern}" for pattern in group.modules],
         "also_copy": [name for name in COPIED if name != "tests"],
         "pytest_add_cli_args_test_selection": [f"tests/{test}" for test in group.tests],
-        "pytest_add_cli_args": ["-p", "no:cacheprovider"],
+        "pytest_add_cli_args": ["-p", "no:cacheprovider", "--hypothesis-profile=mutants"],
         # ONNX Runtime's and OpenCV's threads do not outlive a fork.
         "process_isolation": "forkserver",
         # With the default, on a machine that is busy with other things, slow tests would pass for an endless loop, and
