@@ -252,6 +252,8 @@ def test_limits_are_tried_counted_and_applied_with_the_token(
     page.get_by_text("Apply to all, and to what follows").click()
     page.get_by_text("Asked for:").wait_for()
     page.locator("#facts", has_text=f"{shown}, mean score").wait_for()  # the revised result, without a reload
+    assert "Tuned" in (page.locator("#facts").text_content() or "")
+    assert "after the file was complete" not in (page.locator("#facts").text_content() or "")
     assert newest_result(blob_daemon.out, "m1.mrc").edge_margin_angstrom == 90
     for k in range(3):
         document = newest_result_when_there(blob_daemon.out, f"m{k}.mrc", lambda d: d.supersedes > 0)
