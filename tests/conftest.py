@@ -82,8 +82,8 @@ def pytest_configure() -> None:
     # How long an example takes says something of the machine, and of what else it does, only.
     hypothesis_settings.register_profile("frazil", deadline=None)
     # A planted fault is to be seen and not to be explained: to shrink an example takes longer than all the tests.
-    seen_only = (Phase.explicit, Phase.reuse, Phase.generate)
-    hypothesis_settings.register_profile(MUTANTS_PROFILE, deadline=None, phases=seen_only)
+    seen_only = (Phase.explicit, Phase.generate)
+    hypothesis_settings.register_profile(MUTANTS_PROFILE, deadline=None, phases=seen_only, database=None)
     hypothesis_settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "frazil"))
 
 

@@ -169,6 +169,9 @@ def lay_out(folder: Path, group: Group) -> None:
         "pytest_add_cli_args": ["-p", "no:cacheprovider"],
         # ONNX Runtime's and OpenCV's threads do not outlive a fork.
         "process_isolation": "forkserver",
+        # With the default, on a machine that is busy with other things, slow tests would pass for an endless loop, and
+        # the fault for one that they see.
+        "timeout_constant": 8.0,
     }
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
     project = (REPOSITORY / "pyproject.toml").read_text()

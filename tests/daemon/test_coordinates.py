@@ -382,6 +382,7 @@ def test_blocks_follow_each_other_as_other_programs_write_them(tmp_path: Path) -
         ("data_\nloop_\n_a\n_b\n1 2\n\n# none\n_c 3\n", [{"a": ["1"], "b": ["2"]}, {"c": ["3"]}]),
         ("data_\n loop_\n\t_a\n _b\n 1 2\n", [{"a": ["1"], "b": ["2"]}]),
         ("data_\nloop_\n_a\nX_b\n\u00a0_c\n", [{"a": ["X_b", "\u00a0_c"]}]),
+        ("data_\nloop_\n_a\n\u00a0_c\n", [{"a": ["\u00a0_c"]}]),
         ("data_\nloop_\n_a\n_b\n_c\n_x 1\n2\n", [{"a": ["_x"], "b": ["1"], "c": ["2"]}]),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -170,3 +172,18 @@ def test_a_picture_smaller_than_a_tile_is_mirrored() -> None:
     around = np.pad(picture, 64, mode="symmetric")
     corners = [(64 + y, 64 + x) for y in tiling.y.origins for x in tiling.x.origins]
     np.testing.assert_array_equal(tiles, [around[y : y + 64, x : x + 64] for y, x in corners])
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_tiles_need_room_for_little_more_than_the_picture(across: bool) -> None:
+    h, w = (300, 5000) if across else (5000, 300)
+    tiling = plan_tiling((h, w), CONTRACTS[0], (0, 0))
+    assert tiling is not None
+    picture = np.zeros((h, w), np.float32)
+    tracemalloc.start()
+    try:
+        next(tiling.batches(picture, 1))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 1.6 * picture.nbytes

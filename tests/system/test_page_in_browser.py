@@ -134,6 +134,7 @@ def test_real_micrographs_come_up_with_their_picks_without_a_reload(
         page.locator("#newest", has_text=f"{picks} picks").wait_for()
         page.locator("#viewer .picks .pick").first.wait_for(state="attached")
         assert page.locator("#latest li").count() == k
+        assert page.get_by_text("The latest micrographs").is_visible() == (k > 0)
     page.locator("#picks svg[aria-label*='2 points']").wait_for()
     (daemon.watched / "broken.mrc").write_bytes(b"no micrograph")
     page.locator("#failures", has_text="expected an MRC header of 1024 bytes").wait_for()
@@ -251,6 +252,8 @@ def test_limits_are_tried_counted_and_applied_with_the_token(
     page.get_by_text("Apply to all, and to what follows").click()
     page.get_by_text("Asked for:").wait_for()
     page.locator("#facts", has_text=f"{shown}, mean score").wait_for()  # the revised result, without a reload
+    assert "Tuned" in (page.locator("#facts").text_content() or "")
+    assert "after the file was complete" not in (page.locator("#facts").text_content() or "")
     assert newest_result(blob_daemon.out, "m1.mrc").edge_margin_angstrom == 90
     for k in range(3):
         document = newest_result_when_there(blob_daemon.out, f"m{k}.mrc", lambda d: d.supersedes > 0)

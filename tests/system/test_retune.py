@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -108,7 +109,8 @@ def test_what_is_applied_holds_for_all_there_is_and_all_that_comes(
     daemon.wait_log(r"tuned since .*threshold 0\.9999 .*min-distance 120 Å; \d+ results revised$", PATIENCE_SECONDS)
     for number in range(6, 14):
         daemon.wait_log(rf"picked m{number:02}\.mrc", PATIENCE_SECONDS)
-    assert "tuned since" in frazil("status", "--ledger", daemon.out)
+    status = frazil("status", "--ledger", daemon.out)
+    assert re.search(r"^tuned since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC: threshold 0\.9999", status, re.MULTILINE)
 
     results = by_micrograph(receive_all(daemon.stream, ledger))
     assert len(results) == 14

@@ -1,6 +1,6 @@
-"""The page "Install at a microscope in ten minutes", typed as it stands: from pip install to picks.
+"""Pages whose commands are typed as they stand: how frazil is installed at a microscope, and the first tutorial.
 
-The test stands where systemd does: it reads the unit that was written, starts what that says, and waits for READY.
+The first test stands where systemd does: it reads the unit that was written, starts what that says, waits for READY.
 Paths of the page lead below the test's own directory, and its ports are free ones; nothing else of a command differs.
 """
 
@@ -151,3 +151,32 @@ def test_from_pip_install_to_picks(repository: Path, tmp_path: Path) -> None:
     assert "running since" in status
     assert "1 picked" in status
     assert len(read_star(machine.root / "data/titan1-picks/a_picks.star")) > 300
+
+
+def test_the_first_tutorial_prints_what_it_says(repository: Path, tmp_path: Path) -> None:
+    page = (repository / "docs" / "tutorial" / "first-picks.md").read_text("utf-8")
+    page = page.partition("## Pick while it grows")[0].replace("--count 3", "--count 1")  # each takes seconds
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "200"}
+    said = ""
+    for command in commands(page):
+        if command.startswith("frazil"):
+            done = subprocess.run(
+                command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+            )
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+            said += done.stdout + done.stderr
+    shown = [
+        line
+        for block in re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    ]
+    assert len(shown) == 3
+    for line in shown:
+        # On another processor a pick more or less may reach the threshold.
+        pattern = re.sub(r"\d+(?= picks)", r"(\\d+)", line.replace("…", ".+"))
+        found = re.search(f"^{pattern}$", said, re.MULTILINE)
+        assert found, f"{line}\n{said}"
+        for picks in found.groups():
+            assert int(picks) == pytest.approx(int(re.findall(r"(\d+) picks", line)[0]), abs=3)
+    for name in re.findall(r"`(\w+/simulated_0001\S+)`", page):
+        assert (tmp_path / name).is_file(), name

@@ -106,7 +106,7 @@ def train(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in that folder, if there is one.")
+        bool, typer.Option("--resume", metavar="", help="Go on with the run in that folder, if there is one.")
     ] = False,
     epochs: Annotated[
         int | None,
@@ -123,11 +123,13 @@ def train(
         ),
     ] = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Make an int8 twin too, and keep it if it picks as well.")
+        bool, typer.Option("--int8", metavar="", help="Make an int8 twin too, and keep it if it picks as well.")
     ] = False,
-    promote: Annotated[bool, typer.Option("--promote", help="Make the new version the serving one.")] = False,
+    promote: Annotated[
+        bool, typer.Option("--promote", metavar="", help="Make the new version the serving one.")
+    ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Train on labels that do not seem to lie on particles.")
+        bool, typer.Option("--force", metavar="", help="Train on labels that do not seem to lie on particles.")
     ] = False,
     device: Annotated[
         Device, typer.Option("--device", help="Where to train; auto takes a CUDA device where there is one.")

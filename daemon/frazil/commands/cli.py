@@ -68,7 +68,10 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _common(
     version: Annotated[
-        bool, typer.Option("--version", help="Show the version and leave.", callback=_show_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", metavar="", help="Show the version and leave.", callback=_show_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     pass
@@ -180,17 +183,18 @@ def serve(
 def pick(
     *,
     micrographs: Annotated[
-        list[Path], typer.Argument(metavar="MICROGRAPH...", help="MRC or TIFF files.", show_default=False)
+        list[Path], typer.Argument(metavar="MICROGRAPH", help="MRC or TIFF files.", show_default=False)
     ],
     diameter: Annotated[float, typer.Option("--diameter", help="Diameter of the particle, in Å.", show_default=False)],
     out: Annotated[
         Path, typer.Option("--out", help="Directory for the STAR files; made if missing.", show_default=False)
     ],
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print each micrograph's document as a line of JSON.")
+        bool, typer.Option("--json", metavar="", help="Print each micrograph's document as a line of JSON.")
     ] = False,
     picture: Annotated[
-        bool, typer.Option("--picture", help="Also write a picture of each micrograph with its picks, as PNG.")
+        bool,
+        typer.Option("--picture", metavar="", help="Also write a picture of each micrograph with its picks, as PNG."),
     ] = False,
     **given: Any,
 ) -> None:

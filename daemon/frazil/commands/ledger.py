@@ -57,7 +57,7 @@ _HERE = Path()
 
 def status(
     where: Where = _HERE,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as one line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print it as one line of JSON.")] = False,
 ) -> None:
     """Say what the daemon does, and how many micrographs are in which state; the daemon need not run."""
     import msgspec
@@ -117,9 +117,9 @@ def status(
 def requeue(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="PATH...", help="Micrographs, by full path or as the ledger has them."),
+        typer.Argument(metavar="PATH", help="Micrographs, by full path or as the ledger has them."),
     ] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="All that failed or are in quarantine.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", metavar="", help="All that failed or are in quarantine.")] = False,
     where: Where = _HERE,
 ) -> None:
     """Have micrographs picked again. A running daemon does it within seconds, another at its next start."""
@@ -191,7 +191,10 @@ def export(
     below: Below = "",
     form: Annotated[Format, typer.Option("--format", help="Of the lines.")] = Format.JSONL,
     documents: Annotated[
-        bool, typer.Option("--documents", help="The documents with the picks instead of the records, as JSON lines.")
+        bool,
+        typer.Option(
+            "--documents", metavar="", help="The documents with the picks instead of the records, as JSON lines."
+        ),
     ] = False,
 ) -> None:
     """Print the records of micrographs as JSON lines or CSV; times are seconds of Unix time."""
@@ -296,7 +299,9 @@ def rebuild(
 def set_watch(
     watch: Annotated[Path, typer.Argument(metavar="DIR", help="The watched directory, as it is called now.")],
     where: Where = _HERE,
-    force: Annotated[bool, typer.Option("--force", help="Also where none of its micrographs is there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", metavar="", help="Also where none of its micrographs is there.")
+    ] = False,
 ) -> None:
     """Tell a ledger that its watched directory was moved, renamed or mounted elsewhere. No daemon may run."""
     from frazil.session.outbox.daemon_info import move_watch

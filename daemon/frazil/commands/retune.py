@@ -53,9 +53,10 @@ def retune(
         typer.Option("--micrograph", help="Only this one, by full path or as the ledger has it.", show_default=False),
     ] = None,
     apply: Annotated[
-        bool, typer.Option("--apply", help="Have the daemon revise all results so, and pick so from now on.")
+        bool,
+        typer.Option("--apply", metavar="", help="Have the daemon revise all results so, and pick so from now on."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print one line of JSON.")] = False,
 ) -> None:
     """Make the picks of the whole session again with another threshold or other distances, without the model.
 

@@ -59,7 +59,7 @@ def listen(
     box_size: Annotated[
         int | None, typer.Option("--box-size", min=1, help="Of .box and .cbox, in pixels. Default: the diameter.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print each document as a line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print each document as a line of JSON.")] = False,
     replay: Annotated[
         str | None, typer.Option("--replay", help="Address for earlier documents, if not the one the daemon tells.")
     ] = None,

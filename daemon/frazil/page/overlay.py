@@ -46,7 +46,8 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True):
     edge_margin_angstrom: float
     model: str
     picked_at: str
-    seconds: float
+    seconds: float | None
+    """From the file known to be complete to the picks; None where they were tuned, which needs no model."""
     older: int | None
     """The result before this one."""
     newer: int | None
@@ -83,7 +84,7 @@ def overlay_of(result: Result, score_map: ScoreMap | None, *, with_hidden: bool)
         edge_margin_angstrom=limits.edge_margin_angstrom,
         model=document.model.short,
         picked_at=document.picked_at,
-        seconds=document.seconds.total,
+        seconds=document.seconds.total if document.seconds.infer else None,
         older=result.older,
         newer=result.newer,
         picks=document.picks,

@@ -53,6 +53,10 @@ async function show({ epoch, head, counts }, tokenFile) {
   if (first && location.hash) byId(location.hash.slice(1))?.scrollIntoView();
 }
 
+function after(seconds) {
+  return seconds === null ? "" : `, ${seconds.toFixed(2)} s after the file was complete`;
+}
+
 function facts(record, overlay) {
   const known = [
     ["State", STATES[record.state]],
@@ -70,7 +74,7 @@ function facts(record, overlay) {
     ["Particle", `${(overlay.diameter_px * overlay.pixel_size_angstrom).toFixed(0)} Å, ${overlay.diameter_px.toFixed(1)} px`],
     ["Pixels", `${overlay.shape[1]} wide, ${overlay.shape[0]} high, ${overlay.pixel_size_angstrom.toFixed(3)} Å each`],
     ["Model", overlay.model],
-    ["Picked", `${clock(Date.parse(overlay.picked_at) / 1000)}, ${overlay.seconds.toFixed(2)} s after the file was complete`],
+    [overlay.seconds === null ? "Tuned" : "Picked", clock(Date.parse(overlay.picked_at) / 1000) + after(overlay.seconds)],
     ...known,
     ["Sequence number", overlay.seq],
   ];

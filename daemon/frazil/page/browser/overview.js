@@ -80,7 +80,7 @@ function lower(text) {
 function showFacts() {
   const { standing, queues } = now;
   const counts = standing?.counts ?? {};
-  const last = standing?.latest[0]?.at;
+  const last = standing?.picked_at[0]; // not when its picks were tuned
   const failed = countFailed(counts);
   listFacts(byId("facts"), [
     ["Rate", `${now.rate_per_minute.toFixed(1)} a minute`, "micrographs, over ten minutes"],
@@ -130,6 +130,7 @@ async function showLatest({ latest, epoch }) {
   }
   const list = byId("latest");
   const wanted = latest.slice(1);
+  byId("earlier").hidden = !wanted.length;
   for (const [seq, card] of cards) {
     if (!wanted.some((glance) => glance.seq === seq)) {
       card.remove();

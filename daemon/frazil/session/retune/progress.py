@@ -47,7 +47,8 @@ class Tuned(msgspec.Struct, frozen=True, kw_only=True):
 
     def describe(self) -> str:
         """What is tuned and how far, in one line."""
-        says = f"tuned since {self.since}: {self.wanted.describe()}; {self.revised} results revised"
+        since = f"{self.since[:19].replace('T', ' ')} UTC"
+        says = f"tuned since {since}: {self.wanted.describe()}; {self.revised} results revised"
         if self.untold:
             says += f", {self.untold} cannot be"
         return says if self.is_done else f"{says}, going on (at {self.done_seq} of {self.until_seq})"
