@@ -64,7 +64,7 @@ GROUPS = {
         ("daemon/test_coordinates.py", "daemon/test_pick_files.py", "trainer/test_labelled.py"),
     ),
     "completion": Group(
-        ("session/intake/completeness.py", "faults.py"),
+        ("session/intake/completeness.py", "session/outbox/file_stamp.py", "faults.py"),
         ("daemon/test_completion.py", "daemon/test_failure.py"),
     ),
     "intake": Group(("session/intake/intake.py",), ("daemon/test_intake_steps.py", "daemon/test_intake.py")),
@@ -83,7 +83,7 @@ GROUPS = {
     "stream": Group(
         (
             "client/follower.py",
-            *(f"service/stream/{name}.py" for name in ("replayer", "pages", "allowance", "messages", "reports")),
+            *(f"session/outbox/stream/{name}.py" for name in ("replayer", "pages", "allowance", "messages", "reports")),
         ),
         # In this process: mutmut does not see what runs in that of the sockets, which daemon/test_stream.py starts.
         tuple(
@@ -92,7 +92,8 @@ GROUPS = {
         ),
     ),
     "swap": Group(
-        ("service/swap/*.py",), ("daemon/test_swap.py", "daemon/test_announcer.py", "daemon/test_swapper.py")
+        tuple(f"session/pick/{name}.py" for name in ("model_changes", "shadow", "probation", "serving", "swapper")),
+        ("daemon/test_swap.py", "daemon/test_announcer.py", "daemon/test_swapper.py"),
     ),
 }
 

@@ -204,7 +204,7 @@ def test_the_document_that_says_what_failed_is_whole_and_so_is_the_log(
     assert (failed.micrograph, failed.path, failed.directory) == ("a.mrc", "/watched/grid/a.mrc", "grid")
     assert str(blocked) in failed.message
     (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
-    assert record.getMessage() == f"failed (output), sequence number 1: {failed.message}"
+    assert record.getMessage() == f"failed (output), its result is number 1: {failed.message}"
     told = {"event": "failed", "micrograph": "/watched/grid/a.mrc", "reason": "output", "seq": 1}
     assert record.event == told  # type: ignore[attr-defined]
 
