@@ -148,3 +148,20 @@ def test_the_site_builds_without_warnings_and_asks_nothing_of_other_hosts(reposi
     assert "Install at a microscope" in page
     loaded = re.findall(r'<(?:script|img|link)[^>]+(?:src|href)="(https?://[^"]+)"[^>]*>', page)
     assert loaded == []
+
+
+def test_every_decision_has_a_date_and_a_status_and_stands_in_the_index(repository: Path) -> None:
+    folder = repository / "docs" / "decisions"
+    index, site = (folder / "README.md").read_text("utf-8"), (repository / "mkdocs.yml").read_text("utf-8")
+    numbers = []
+    for page in sorted(folder.glob("[0-9]*.md")):
+        lines = page.read_text("utf-8").splitlines()
+        number, title = page.name[:4], lines[0].removeprefix(f"# {page.name[:4]}. ")
+        date, status = lines[2].removeprefix("Date: ").strip(), lines[3].removeprefix("Status: ")
+        assert re.fullmatch(r"20\d\d-\d\d-\d\d", date), page.name
+        assert status.startswith(("accepted", "superseded")), page.name
+        assert f"| {number} | [{title}]({page.name}) | {date} | {status} |" in index, page.name
+        assert f"decisions/{page.name}" in site, page.name
+        numbers.append(int(number))
+    unused = [int(number) for number in re.findall(r"^\| (\d{4}) \| \*This number was never used", index, re.MULTILINE)]
+    assert sorted([*numbers, *unused]) == list(range(1, max(numbers) + 1))
