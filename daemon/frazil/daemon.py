@@ -90,6 +90,7 @@ class Daemon:
         self._stopping = threading.Event()
         self._ready = threading.Event()
         self._parts = contextlib.ExitStack()
+        self._parts.callback(self._notifier.close)
         self._metrics = Metrics(prometheus_client.CollectorRegistry())
         prometheus_client.ProcessCollector(registry=self._metrics.registry)
         self._metrics.build.labels(version=frazil.__version__).set(1)
@@ -102,8 +103,7 @@ class Daemon:
         Raises:
             FrazilError: it cannot start, or a stage died.
         """
-        with self._parts:
-            self._parts.callback(self._notifier.close)
+        with contextlib.closing(self):
             self.capture_signals()
             self._start_or_explain()
             try:
@@ -114,6 +114,10 @@ class Daemon:
                 # A thread that cannot end must not keep the process, nor see its ledger closed under it.
                 logging.shutdown()
                 os._exit(0)
+
+    def close(self) -> None:
+        """Close what was started, in reverse."""
+        self._parts.close()
 
     def _start_or_explain(self) -> None:
         try:
