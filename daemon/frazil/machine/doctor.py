@@ -19,7 +19,7 @@ from frazil.errors import FrazilError, ModelError, SettingsError
 from frazil.machine.finding import Finding, Level
 from frazil.machine.places import examine_ledger, examine_output, examine_watched
 from frazil.models import prove_model
-from frazil.picking import load_model
+from frazil.picking import PreparationOnDevice, load_model
 from frazil.picking.onnx_runtime import ort
 from frazil.picking.provider import available_cores, cuda_problem
 from frazil.service.ledger import LedgerReader
@@ -177,6 +177,7 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[Finding]:
         precision_problem = _precision_problem(model) if precision == "int8" else None
         wanted: Precision = "float32" if precision_problem else precision
         loaded = load_model(model, device, settings.threads if settings else None, precision=wanted)
+        preparation = PreparationOnDevice(loaded)
         where = loaded.placement.describe(loaded.warm_up())
     except ModelError as error:
         yield Finding(
@@ -193,7 +194,7 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[Finding]:
             "warning",
             "there is a GPU and the model does not use it: CUDA's libraries may be missing; pip install 'frazil[cuda]'",
         )
-    elif loaded.preparation_problem is not None:
+    elif preparation.problem is not None:
         level, do = "warning", "the model runs on the GPU and picks are right, only slower: frazil bench says how fast"
     precision_problem = precision_problem or loaded.precision_problem
     if precision_problem:
@@ -207,6 +208,6 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[Finding]:
     yield Finding(
         check="model",
         level=level,
-        says=f"{says}: {where}, {loaded.preparation}",
+        says=f"{says}: {where}, {preparation.describe()}",
         do=do,
     )

@@ -34,6 +34,7 @@ from frazil.picking.coordinates import (
     write_text,
     write_whole,
 )
+from frazil.picking.device import PreparationOnDevice
 from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
 from frazil.picking.formats.source import open_regular
 from frazil.picking.limits import PickLimits, Tuning, find_picks
@@ -45,7 +46,7 @@ from frazil.picking.micrograph import (
     check_complete,
     read_micrograph,
 )
-from frazil.picking.model import Model, Preparation, load_model
+from frazil.picking.model import Model, load_model
 from frazil.picking.model_files import (
     CURRENT_NAME,
     MODEL_NAME,
@@ -91,7 +92,7 @@ __all__ = [
     "Picks",
     "Picture",
     "PixelMemory",
-    "Preparation",
+    "PreparationOnDevice",
     "Reference",
     "Rescaling",
     "ScoreMap",

@@ -61,7 +61,7 @@ def weigh_contrast(picker: Picker, picture: Picture, score_map: ScoreMap) -> Con
     stands_out = darkness(pixels, contract.diameter_px)
     stands_out -= stands_out.mean()
     stands_out *= (1 if contract.contrast == "dark" else -1) / max(float(stands_out.std()), 1e-30)
-    turned = dataclasses.replace(picture, content=np.float32(1) - pixels)
+    turned = dataclasses.replace(picture, pixels=np.float32(1) - pixels, on_device=None)
     picks, as_set, _ = _weigh(picker, picture, score_map, stands_out)
     other_picks, other, variance = _weigh(picker, turned, picker.score(turned), -stands_out)
     return ContrastEvidence(picks=picks, as_set=as_set, other_picks=other_picks, other=other, other_variance=variance)

@@ -6,7 +6,6 @@ import logging
 import time
 from math import isqrt
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +13,16 @@ from numpy.typing import NDArray
 from frazil.errors import ModelError
 from frazil.picking.card import CARD_NAME, read_card
 from frazil.picking.contract import ModelContract
-from frazil.picking.device import Accelerator, PictureOnDevice, can_prepare, find_difference
 from frazil.picking.model_files import ModelIdentity, identify_content, inspect_content, locate_model, read_content
 from frazil.picking.onnx_runtime import ort
 from frazil.picking.precision import open_twin
-from frazil.picking.provider import Placement, available_cores, device_of
-from frazil.picking.tiling import Tiling
+from frazil.picking.provider import Placement, available_cores
 from frazil.picking.trial import reference_tiles, run_trial, score_tiles, takes_any_side
 from frazil.settings import Device, Precision
 
-__all__ = ["Model", "Preparation", "load_model"]
+__all__ = ["Model", "load_model"]
 
 log = logging.getLogger(__name__)
-
-Preparation = Literal["auto", "device", "host"]
-"""Where pictures are prepared: on the device that runs the model, or on the CPU. ``auto`` means there on a GPU."""
 
 _BATCH_PIXELS = 2**21
 """Pixels in one batch of tiles: 8 MiB of float32."""
@@ -52,8 +46,8 @@ class Model:
         precision: in which it computes.
         precision_problem: why it does not compute in int8 although that was wanted.
         largest_tile_pixels: most pixels in one tile, where it takes tiles of any side; 0 where it takes the contract's.
-        accelerator: prepares pictures on the device and scores them there; None where the CPU prepares them.
-        preparation_problem: why there is none although there was to be one.
+        session: of ONNX Runtime.
+        threads: CPU threads that it was loaded with.
     """
 
     def __init__(
@@ -65,6 +59,7 @@ class Model:
         *,
         has_card: bool,
         batch_pixels: int = _BATCH_PIXELS,
+        threads: int = 1,
         workers: int = 1,
         precision: Precision = "float32",
         precision_problem: str | None = None,
@@ -76,24 +71,15 @@ class Model:
         self.precision = precision
         self.precision_problem = precision_problem
         self.largest_tile_pixels = _LARGEST_TILE_PIXELS if takes_any_side(session) else 0
+        self.session = session
+        self.threads = threads
         self.workers = workers
         self._batch_pixels = batch_pixels
-        self.accelerator: Accelerator | None = None
-        self.preparation_problem: str | None = None
-        self._session = session
 
     @property
     def provider(self) -> str:
         """ONNX Runtime's name of where it runs, such as ``CPUExecutionProvider``."""
         return self.placement.provider
-
-    @property
-    def preparation(self) -> str:
-        """Where pictures are prepared, in a few words."""
-        if self.accelerator is not None:
-            return "pictures prepared on the device"
-        why = f": {self.preparation_problem}" if self.preparation_problem else ""
-        return f"pictures prepared on the CPU{why}"
 
     def largest_batch(self, tile_shape: tuple[int, int]) -> int:
         """Most tiles of (h, w) pixels in one batch."""
@@ -116,39 +102,14 @@ class Model:
         Raises:
             ModelError: the network gave other than finite scores.
         """
-        return self._finite(score_tiles(self._session, tiles))
+        return self.check_finite(score_tiles(self.session, tiles))
 
-    def score_picture(self, picture: PictureOnDevice, tiling: Tiling) -> NDArray[np.float32]:
-        """A picture on the device → (count, gy, gx) probabilities in the order of `Tiling.batches`.
+    def check_finite(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The same scores.
 
         Raises:
-            ModelError: the network gave other than finite scores.
+            ModelError: some are NaN or infinite.
         """
-        if self.accelerator is None:
-            raise RuntimeError("expected a model with an accelerator, found one without")
-        return self._finite(self.accelerator.score(picture, tiling, self.largest_batch(tiling.tile_shape)))
-
-    def accelerate(self, threads: int) -> None:
-        """From here on prepare pictures on the device, if that is proved to give what the CPU gives."""
-        if not can_prepare(self.contract):
-            self.decelerate(f"the standardisation {self.contract.normalisation} is not known there")
-            return
-        try:
-            accelerator = Accelerator(self._session, self.contract, threads)
-            problem = find_difference(accelerator, self)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the CPU can do it
-            problem = str(error).strip() or type(error).__name__
-        if problem is not None:
-            self.decelerate(problem)
-            return
-        self.accelerator, self.preparation_problem = accelerator, None
-
-    def decelerate(self, problem: str) -> None:
-        """From here on prepare pictures on the CPU, and say why."""
-        self.accelerator, self.preparation_problem = None, " ".join(problem.split())
-        log.warning("model %s: pictures are prepared on the CPU: %s", self.identity.short, self.preparation_problem)
-
-    def _finite(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         if not np.isfinite(scores).all():
             raise ModelError(
                 f"model {self.identity.short}: expected finite scores, found NaN or infinity",
@@ -180,7 +141,6 @@ def load_model(
     *,
     require_gpu: bool = False,
     precision: Precision = "float32",
-    preparation: Preparation = "auto",
 ) -> Model:
     """Load a model and check it: hash, operators, contract, shapes, reference output, and where it really runs.
 
@@ -193,7 +153,6 @@ def load_model(
         threads: CPU threads of ONNX Runtime; default: every core this process may use.
         require_gpu: whether a model that does not run on a GPU is refused.
         precision: ``int8`` has the model's int8 twin score where it can, and says why where it cannot.
-        preparation: where pictures are prepared; on the device only if that is proved here to give what the CPU gives.
 
     Raises:
         ModelError: the model is missing or fails a check.
@@ -226,17 +185,15 @@ def load_model(
         except ModelError as error:
             precision, precision_problem = "float32", str(error)
             log.warning("model %s serves in float32 although int8 is wanted: %s", identity.short, error)
-    model = Model(
+    return Model(
         identity,
         contract,
         trial.session,
         trial.placement,
         has_card=card is not None,
         batch_pixels=_CONVOLVED_PIXELS if on_cpu and ("", "Conv") in onnx.operators else _BATCH_PIXELS,
+        threads=threads,
         workers=workers if on_cpu else 1,
         precision=precision,
         precision_problem=precision_problem,
     )
-    if preparation == "device" or (preparation == "auto" and device_of(trial.session) == "cuda"):
-        model.accelerate(threads)
-    return model

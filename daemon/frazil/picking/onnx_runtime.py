@@ -12,5 +12,12 @@ import os
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime as ort  # noqa: TID251 - the one place
+from onnxruntime.capi import onnxruntime_pybind11_state as _native  # noqa: TID251
 
-__all__ = ["ort"]
+__all__ = ["RUNTIME_ERRORS", "ort"]
+
+RUNTIME_ERRORS: tuple[type[Exception], ...] = (
+    *(kind for kind in vars(_native).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    *(ArithmeticError, LookupError, MemoryError, RuntimeError, ValueError),
+)
+"""What ONNX Runtime raises: classes of its own, which share no base, and what pybind11 makes of C++'s exceptions."""

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.errors import FrazilError, SettingsError
+from frazil.errors import SettingsError
 from frazil.picking.blank import BlankArea
-from frazil.picking.device import Accelerator
+from frazil.picking.device import PreparationOnDevice
 from frazil.picking.limits import PickLimits, Tuning, find_picks
 from frazil.picking.micrograph import Micrograph
 from frazil.picking.model import Model
@@ -74,11 +74,25 @@ class Picker:
     """Picks micrographs with one model and one set of settings, of which the limits may be tuned.
 
     ``pick`` does it all; the daemon and the benchmark call ``prepare``, ``score`` and ``find`` one by one.
+
+    Args:
+        model: scores.
+        settings: of the operator.
+        tuning: of the limits.
+        device: prepares pictures on the model's device. Default: the CPU does.
     """
 
-    def __init__(self, model: Model, settings: PickingSettings, tuning: Tuning | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        settings: PickingSettings,
+        tuning: Tuning | None = None,
+        *,
+        device: PreparationOnDevice | None = None,
+    ) -> None:
         self.model = model
         self.settings = settings
+        self.device = device
         given = settings.tuning.over(default_limits(settings.diameter_angstrom, model.contract.threshold))
         self.limits = given if tuning is None else tuning.over(given)
         # Scores reach as far as the settings say, however the margin is tuned: it can be tuned back.
@@ -91,7 +105,7 @@ class Picker:
 
     def tuned(self, tuning: Tuning) -> Picker:
         """A picker with the same model and settings, but for what is tuned."""
-        return Picker(self.model, self.settings, tuning)
+        return Picker(self.model, self.settings, tuning, device=self.device)
 
     def rescaling(self, shape: tuple[int, int], pixel_size_angstrom: float | None) -> Rescaling | None:
         """How a micrograph will be rescaled, for `read_micrograph` to do meanwhile; None where that is not known.
@@ -101,7 +115,7 @@ class Picker:
             pixel_size_angstrom: what its file says.
         """
         pixel_size = self.settings.pixel_size_angstrom or pixel_size_angstrom
-        if pixel_size is None or self.model.accelerator is not None:
+        if pixel_size is None or (self.device is not None and self.device.accelerator is not None):
             return None
         if not is_possible_diameter(self.settings.diameter_angstrom / pixel_size, shape):
             return None  # it will be refused
@@ -127,17 +141,6 @@ class Picker:
             MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked; or
                 next to nothing of the micrograph holds data.
         """
-        try:
-            return self._prepare(micrograph, self.model.accelerator)
-        except FrazilError:
-            raise
-        except Exception as error:
-            if self.model.accelerator is None:
-                raise
-            self.model.decelerate(str(error) or type(error).__name__)
-            return self._prepare(micrograph, None)
-
-    def _prepare(self, micrograph: Micrograph, accelerator: Accelerator | None) -> Picture:
         contract = self.model.contract
         return make_picture(
             micrograph,
@@ -146,7 +149,7 @@ class Picker:
             model_diameter_px=contract.diameter_px,
             normalisation=contract.normalisation,
             invert=self.settings.contrast != contract.contrast,
-            accelerator=accelerator,
+            prepare_on_device=None if self.device is None else self.device.prepare,
             largest_pixels=None if self.settings.unusual_diameter else LARGEST_PICTURE_PIXELS,
         )
 
@@ -201,13 +204,8 @@ class Picker:
 
     def _score_tiles(self, picture: Picture, tiling: Tiling) -> NDArray[np.float32]:
         """(count, g, g) scores; on the device as long as that works."""
-        if picture.on_device is not None and self.model.accelerator is not None:
-            try:
-                return self.model.score_picture(picture.on_device, tiling)
-            except FrazilError:
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, the CPU can prepare the tiles
-                self.model.decelerate(str(error) or type(error).__name__)
+        if self.device is not None and (scored := self.device.score(picture.on_device, tiling)) is not None:
+            return scored
         model, pixels = self.model, picture.pixels
         largest = model.largest_batch(tiling.tile_shape)
 

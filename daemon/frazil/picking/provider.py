@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from frazil.errors import ModelError
-from frazil.picking.onnx_runtime import ort
+from frazil.picking.onnx_runtime import RUNTIME_ERRORS, ort
 from frazil.settings import Device
 
 __all__ = [
@@ -98,7 +98,7 @@ def open_session(model: bytes, path: Path, device: Device, threads: int, *, prof
     options.profile_file_prefix = str(profile)
     try:
         session = ort.InferenceSession(model, options, providers=_providers("cuda" if use_cuda else "cpu"))
-    except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+    except RUNTIME_ERRORS as error:
         raise ModelError(f"{path}: ONNX Runtime cannot load it: {str(error).strip()}", "unfit") from error
     # A provider that fails to start is dropped in silence; only this tells (onnxruntime issue 17801).
     if device == "cuda" and session.get_providers()[0] != _CUDA:
@@ -156,7 +156,7 @@ def _preload_libraries() -> None:
     try:
         with contextlib.redirect_stdout(said):  # what it prints would be in the way of --json
             preload()
-    except Exception as error:  # noqa: BLE001 - then they may still be found, and if not the session says so
+    except (OSError, RuntimeError, ValueError) as error:  # they may still be found, and if not the session says so
         said.write(str(error))
     for line in said.getvalue().splitlines():
         log.debug("CUDA libraries: %s", line)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from frazil.errors import ModelError
 from frazil.picking.card import Card
 from frazil.picking.contract import ModelContract
-from frazil.picking.onnx_runtime import ort
+from frazil.picking.onnx_runtime import RUNTIME_ERRORS, ort
 from frazil.picking.provider import Placement, open_session, read_placement
 from frazil.settings import Device
 
@@ -75,9 +75,7 @@ def run_trial(
             scores = score_tiles(session, tiles)
             if takes_any_side(session):
                 _check_any_side(file, session, contract)
-        except ModelError:
-            raise
-        except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+        except RUNTIME_ERRORS as error:
             raise ModelError(f"{file}: ONNX Runtime cannot run it: {str(error).strip()}") from error
         placement = read_placement(session)
     return Trial(file=file, session=session, scores=scores, placement=placement)

@@ -20,6 +20,7 @@ from frazil.picking import (
     Picker,
     PickingSettings,
     PixelMemory,
+    PreparationOnDevice,
     available_cores,
     draw_picks,
     load_model,
@@ -102,7 +103,7 @@ class Batch:
         self._largest_bytes = max_micrograph_bytes
         self._memory = PixelMemory()
         loaded = load_model(model or default_model_path(), device, threads, precision=precision)
-        self._picker = Picker(loaded, settings)
+        self._picker = Picker(loaded, settings, device=PreparationOnDevice(loaded))
         self._doubts = Doubts(contrast, say_empty=True)
         self._written: dict[Path, Path] = {}
 

@@ -31,6 +31,7 @@ from frazil.picking import (
     Picker,
     PickingSettings,
     PixelMemory,
+    PreparationOnDevice,
     available_cores,
     load_model,
     read_micrograph,
@@ -199,16 +200,17 @@ class Daemon:
         path, precision = settings.model.expanduser(), settings.precision
         model = swapper.load_first() if swapper else self._load_model(path, precision)
         self._notifier.starting(f"warming up the model {model.identity.short}", within_seconds=_MODEL_SECONDS)
+        preparation = PreparationOnDevice(model)
         batch_seconds = model.warm_up()
         metrics.show_model(model.identity, model.placement, model.precision)
         metrics.batch.set(batch_seconds)
         where = model.placement.describe(batch_seconds)
         how = f"{model.provider} in {model.precision}"
-        log.info("model %s runs on %s: %s; %s", model.identity, how, where, model.preparation)
+        log.info("model %s runs on %s: %s; %s", model.identity, how, where, preparation.describe())
         if not model.has_card:
             log.warning("model %s has no card: its reference output could not be checked", model.identity.name)
         self._serving = Serving(
-            Picker(model, picking),
+            Picker(model, picking, device=preparation),
             self._reviser.wanted,
             probation_micrographs=settings.probation_micrographs,
             faults_allowed=settings.probation_faults,
@@ -442,7 +444,12 @@ class Daemon:
         return Swapper(
             folder,
             load=self._load_model,
-            make_picker=lambda model: Picker(model, picking, self._reviser.wanted.for_model(model.identity.sha256)),
+            make_picker=lambda model: Picker(
+                model,
+                picking,
+                self._reviser.wanted.for_model(model.identity.sha256),
+                device=PreparationOnDevice(model),
+            ),
             announcer=announcer,
             metrics=metrics,
             watch=settings.watch.expanduser().resolve(),

@@ -16,6 +16,7 @@ from frazil.picking import (
     Picker,
     PickingSettings,
     Picks,
+    PreparationOnDevice,
     YAxis,
     load_model,
     named_micrographs,
@@ -55,6 +56,7 @@ class ModelSource:
 
     def __init__(self, model: Model, *, name: str | None = None, threshold: float | None = None) -> None:
         self.model = model
+        self._device = PreparationOnDevice(model)
         self.name = name or printable(model.identity.name)
         self.threshold = model.contract.threshold if threshold is None else threshold
 
@@ -67,7 +69,7 @@ class ModelSource:
         settings = PickingSettings(
             diameter_angstrom=paths.source.diameter_angstrom, threshold=min(LOWEST_THRESHOLD, self.threshold)
         )
-        return Picker(self.model, settings).pick(micrograph)
+        return Picker(self.model, settings, device=self._device).pick(micrograph)
 
 
 @dataclass(frozen=True, slots=True)
