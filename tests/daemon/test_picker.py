@@ -128,7 +128,7 @@ def test_tiles_of_any_side_fit_the_picture(tmp_path: Path, make_blob_model: Call
         picture = picker.prepare(micrograph)
         tilings.append(tiling := picker.plan(picture))
         assert tiling is not None
-        assert picker.batch_shape((300, 501), PIXEL_SIZE)[1:] == tiling.tile_shape
+        assert model.batch_shape(picker.size_of((300, 501), PIXEL_SIZE))[1:] == tiling.tile_shape
         assert len(picker.score(picture).y_px) == tiling.y.centres.size
     fixed, fitting = tilings
     assert fixed.tile_shape == (63, 63)

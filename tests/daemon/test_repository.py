@@ -23,7 +23,7 @@ from frazil.models import (
     read_standings,
 )
 from frazil.models.memory import available_bytes
-from frazil.picking import PickingSettings, identify_model, load_model, read_current
+from frazil.picking import MicrographSize, identify_model, load_model, read_current
 
 BIN = Path(sys.executable).parent
 
@@ -198,8 +198,8 @@ def test_a_model_that_is_modest_on_its_reference_and_greedy_on_real_batches_is_r
         prove_model(greedy, threads=1)
     assert refused.value.reason == "memory"
     # Where the session's micrographs are small, so are its batches.
-    session = {"picking": PickingSettings(diameter_angstrom=32.0), "micrograph": ((256, 256), 2.0)}
-    assert prove_model(greedy, threads=1, **session).memory_bytes < 2**30  # type: ignore[arg-type]
+    micrograph = MicrographSize(shape=(256, 256), diameter_px=16.0, margin_px=4.0)
+    assert prove_model(greedy, threads=1, micrograph=micrograph).memory_bytes < 2**30
 
 
 def test_a_proof_measures_the_memory_that_a_model_needs(

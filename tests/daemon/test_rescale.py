@@ -48,7 +48,8 @@ def test_averages_are_those_of_opencv(h: int, w: int, factor: float, seed: int) 
     expected = cv2.resize(pixels, rescaling.rescaled_shape[::-1], interpolation=cv2.INTER_AREA)
     found = rescale(pixels, rescaling)
     assert (found.dtype, found.shape) == (np.float32, rescaling.rescaled_shape)
-    np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=0, atol=1e-4)
+    # OpenCV adds up in float32: up to half a million pixels for one average.
+    np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-5, atol=1e-4)
 
 
 @given(

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from frazil.errors import ModelError
-from frazil.picking.standardise import standardise
+from frazil.picking.contract import NORMALISATIONS
+from frazil.picking.standardise import STANDARDISATIONS, standardise
 
 RNG = np.random.default_rng(3)
 PICTURE = RNG.normal(0, 1, (200, 260)).astype(np.float32)
@@ -59,3 +60,7 @@ def test_the_micrograph_itself_is_left_alone() -> None:
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ModelError, match="among flat-01; found 'zscore'"):
         standardise(PICTURE, "zscore", 20.0, invert=False)
+
+
+def test_every_normalisation_that_a_contract_may_state_is_implemented_and_no_other() -> None:
+    assert set(STANDARDISATIONS) == set(NORMALISATIONS)

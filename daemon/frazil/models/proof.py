@@ -24,7 +24,7 @@ import msgspec
 
 from frazil.errors import ModelError, is_out_of_memory
 from frazil.models.memory import available_bytes, held_bytes
-from frazil.picking import PickingSettings
+from frazil.picking import MicrographSize
 from frazil.settings import Precision
 
 __all__ = ["PROOF_SECONDS", "Proof", "prove_model", "run_proof"]
@@ -47,8 +47,7 @@ class _Job(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision
     seconds: float
     threads: int | None
-    picking: PickingSettings | None
-    micrograph: tuple[tuple[int, int], float] | None
+    micrograph: MicrographSize | None
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,22 +74,20 @@ def prove_model(
     precision: Precision = "float32",
     seconds: float = PROOF_SECONDS,
     threads: int | None = None,
-    picking: PickingSettings | None = None,
-    micrograph: tuple[tuple[int, int], float] | None = None,
+    micrograph: MicrographSize | None = None,
     stop: threading.Event | None = None,
 ) -> Proof:
     """Load a model as `frazil.picking.load_model` does, check it, and score full batches, in a process of its own.
 
-    The batches are those of a micrograph of the session, where `picking` and `micrograph` are given, else the largest
-    that any micrograph can bring.
+    The batches are those of a micrograph of the session, where one is given, else the largest that any micrograph can
+    bring.
 
     Args:
         path: a model's folder, one version's folder, or an .onnx file.
         precision: with ``int8`` it is the model's twin that must pass, after the model itself.
         seconds: processor time that it may take; on a busy machine several times that may pass by the clock.
         threads: CPU threads, as many as the daemon will use. Default: every core.
-        picking: settings of the session.
-        micrograph: (h, w) and pixel size in Å of a micrograph of the session.
+        micrograph: of the session.
         stop: ends the proof early when set.
 
     Raises:
@@ -102,7 +99,6 @@ def prove_model(
         precision=precision,
         seconds=seconds,
         threads=threads,
-        picking=picking,
         micrograph=micrograph,
     )
     command = [sys.executable, "-P", "-m", "frazil.models", msgspec.json.encode(job).decode()]
@@ -172,7 +168,7 @@ def _try(job: _Job) -> Proof:
     Raises:
         ModelError: it is not fit to serve.
     """
-    from frazil.picking import Picker, load_model
+    from frazil.picking import load_model
 
     path = Path(job.path)
     before = held_bytes("VmRSS")
@@ -181,9 +177,7 @@ def _try(job: _Job) -> Proof:
         model = load_model(path, "cpu", job.threads, precision=job.precision)
         if model.precision_problem is not None:
             raise ModelError(model.precision_problem, "unfit")
-        shape = None
-        if job.picking is not None and job.micrograph is not None:
-            shape = Picker(model, job.picking).batch_shape(*job.micrograph)
+        shape = None if job.micrograph is None else model.batch_shape(job.micrograph)
         with ThreadPoolExecutor(model.workers) as pool:
             list(pool.map(model.warm_up, [shape or model.largest_batch_shape()] * model.workers))
     except Exception as error:  # the edge of one proof; ONNX Runtime's exceptions share no base

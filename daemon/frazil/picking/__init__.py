@@ -65,7 +65,7 @@ from frazil.picking.pixel_memory import PixelMemory
 from frazil.picking.precision import TWIN_NAME, has_twin, int8_instructions
 from frazil.picking.provider import available_cores
 from frazil.picking.rescale import Rescaling
-from frazil.picking.tiling import Batches
+from frazil.picking.tiling import Batches, MicrographSize
 
 __all__ = [
     "CARD_NAME",
@@ -83,6 +83,7 @@ __all__ = [
     "CoordinateEnding",
     "GrowingStar",
     "Micrograph",
+    "MicrographSize",
     "Model",
     "ModelContract",
     "ModelIdentity",

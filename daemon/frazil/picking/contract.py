@@ -14,9 +14,11 @@ from dataclasses import asdict, dataclass, fields
 
 from frazil.errors import ModelError
 
-__all__ = ["CONTRACT_VERSION", "ModelContract"]
+__all__ = ["CONTRACT_VERSION", "NORMALISATIONS", "ModelContract"]
 
 CONTRACT_VERSION = 1
+NORMALISATIONS = ("flat-01",)
+"""Names that a contract may state; ``frazil.picking.standardise`` implements them. A name never changes its meaning."""
 _PREFIX = "frazil."
 _CONTRASTS = ("dark", "bright")
 
@@ -38,7 +40,7 @@ class ModelContract:
     diameter_px: float
     """Particle diameter, in pixels of the rescaled micrograph, that the network was trained for."""
     normalisation: str
-    """Which standardisation the network was trained on; a name in ``frazil.picking.standardise``."""
+    """One of `NORMALISATIONS`: what the network was trained on."""
     contrast: str
     """How particles look in the tiles: ``dark`` or ``bright``."""
     threshold: float

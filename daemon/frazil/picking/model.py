@@ -17,6 +17,7 @@ from frazil.picking.model_files import ModelIdentity, identify_content, inspect_
 from frazil.picking.onnx_runtime import ort
 from frazil.picking.precision import open_twin
 from frazil.picking.provider import Placement, available_cores
+from frazil.picking.tiling import MicrographSize, Tiling, plan_tiling, rescaled_shape
 from frazil.picking.trial import reference_tiles, run_trial, score_tiles, takes_any_side
 from frazil.settings import Device, Precision
 
@@ -85,6 +86,19 @@ class Model:
         """Most tiles of (h, w) pixels in one batch."""
         h, w = tile_shape
         return max(1, self._batch_pixels // (h * w))
+
+    def plan(self, picture_shape: tuple[int, int], margins_px: tuple[float, float]) -> Tiling | None:
+        """Place tiles on a picture, as `plan_tiling` does."""
+        return plan_tiling(picture_shape, self.contract, margins_px, largest_tile_pixels=self.largest_tile_pixels)
+
+    def batch_shape(self, micrograph: MicrographSize) -> tuple[int, int, int] | None:
+        """(n, h, w) of one batch of a micrograph; None where its margin leaves nothing of it."""
+        picture = rescaled_shape(micrograph.shape, micrograph.diameter_px, self.contract.diameter_px)
+        of_y, of_x = (micrograph.margin_px * n / of for n, of in zip(picture, micrograph.shape, strict=True))
+        tiling = self.plan(picture, (of_y, of_x))
+        if tiling is None:
+            return None
+        return tiling.batch_size(self.largest_batch(tiling.tile_shape)), *tiling.tile_shape
 
     def largest_batch_shape(self) -> tuple[int, int, int]:
         """(n, h, w) of the largest batch that a micrograph, however large, can bring."""

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frazil.errors import ModelError
-from frazil.picking.contract import ModelContract
+from frazil.picking.contract import NORMALISATIONS, ModelContract
 from frazil.picking.onnx_file import OnnxFile, parse_onnx
-from frazil.picking.standardise import STANDARDISATIONS
 
 __all__ = [
     "CURRENT_NAME",
@@ -147,8 +146,8 @@ def inspect_content(file: Path, content: bytes) -> tuple[OnnxFile, ModelContract
         contract = ModelContract.from_metadata(onnx.metadata)
     except ModelError as error:
         raise ModelError(f"{file}: {error}", error.reason) from error
-    if contract.normalisation not in STANDARDISATIONS:
-        known = ", ".join(sorted(STANDARDISATIONS))
+    if contract.normalisation not in NORMALISATIONS:
+        known = ", ".join(NORMALISATIONS)
         raise ModelError(
             f"{file}: expected a normalisation among {known}; found {contract.normalisation!r}", "contract"
         )

@@ -19,7 +19,7 @@ from frazil.picking.peaks import ScoreMap, in_steps
 from frazil.picking.picks import Picks
 from frazil.picking.picture import LARGEST_PICTURE_PIXELS, Picture, is_possible_diameter, make_picture
 from frazil.picking.rescale import Rescaling
-from frazil.picking.tiling import Batches, Tiling, plan_tiling
+from frazil.picking.tiling import Batches, MicrographSize, Tiling
 from frazil.settings import Contrast
 
 __all__ = ["Picker", "PickingSettings", "default_limits"]
@@ -117,12 +117,9 @@ class Picker:
         pixel_size = self.settings.pixel_size_angstrom or pixel_size_angstrom
         if pixel_size is None or (self.device is not None and self.device.accelerator is not None):
             return None
-        if not is_possible_diameter(self.settings.diameter_angstrom / pixel_size, shape):
+        diameter_px = self.settings.diameter_angstrom / pixel_size
+        if not is_possible_diameter(diameter_px, shape):
             return None  # it will be refused
-        return self._rescaling(shape, pixel_size)
-
-    def _rescaling(self, shape: tuple[int, int], pixel_size_angstrom: float) -> Rescaling:
-        diameter_px = self.settings.diameter_angstrom / pixel_size_angstrom
         return Rescaling.for_diameter(shape, diameter_px, self.model.contract.diameter_px)
 
     def pick(self, micrograph: Micrograph) -> Picks:
@@ -155,7 +152,9 @@ class Picker:
 
     def plan(self, picture: Picture) -> Tiling | None:
         """Place the model's tiles on the picture; None where the edge margin leaves nothing of it."""
-        return self._plan(picture.rescaling, picture.pixel_size_angstrom)
+        margin_px = self._scored_margin_angstrom / picture.pixel_size_angstrom
+        of_y, of_x = picture.rescaling.factors
+        return self.model.plan(picture.rescaling.rescaled_shape, (margin_px * of_y, margin_px * of_x))
 
     def count_batches(self, picture: Picture) -> Batches:
         """In how many batches the model scores the picture, and how full they are."""
@@ -165,19 +164,12 @@ class Picker:
         largest = self.model.largest_batch(tiling.tile_shape)
         return sum((part.count_batches(largest) for part in tiling.split(self.model.workers)), Batches())
 
-    def batch_shape(self, shape: tuple[int, int], pixel_size_angstrom: float) -> tuple[int, int, int] | None:
-        """(n, h, w) of one batch of a micrograph of (h, w) pixels; None where the edge margin leaves nothing of it."""
-        tiling = self._plan(self._rescaling(shape, pixel_size_angstrom), pixel_size_angstrom)
-        if tiling is None:
-            return None
-        return tiling.batch_size(self.model.largest_batch(tiling.tile_shape)), *tiling.tile_shape
-
-    def _plan(self, rescaling: Rescaling, pixel_size_angstrom: float) -> Tiling | None:
-        margin_px = self._scored_margin_angstrom / pixel_size_angstrom
-        margins = (margin_px * rescaling.factors[0], margin_px * rescaling.factors[1])
-        model = self.model
-        return plan_tiling(
-            rescaling.rescaled_shape, model.contract, margins, largest_tile_pixels=model.largest_tile_pixels
+    def size_of(self, shape: tuple[int, int], pixel_size_angstrom: float) -> MicrographSize:
+        """What the batches of a micrograph of (h, w) pixels depend on, for `Model.batch_shape`."""
+        return MicrographSize(
+            shape=shape,
+            diameter_px=self.settings.diameter_angstrom / pixel_size_angstrom,
+            margin_px=self._scored_margin_angstrom / pixel_size_angstrom,
         )
 
     def score(self, picture: Picture) -> ScoreMap:

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from frazil.picking.tiling import rescaled_shape
+
 __all__ = ["Rescaled", "Rescaling", "RescalingAhead", "rescale"]
 
 _LARGEST_PRODUCT = 2**18
@@ -35,9 +37,7 @@ class Rescaling:
     @classmethod
     def for_diameter(cls, shape: tuple[int, int], diameter_px: float, model_diameter_px: float) -> Rescaling:
         """The rescaling that makes a particle of diameter_px (in the micrograph) model_diameter_px wide."""
-        factor = model_diameter_px / diameter_px
-        h, w = shape
-        return cls(shape=shape, rescaled_shape=(max(1, round(h * factor)), max(1, round(w * factor))))
+        return cls(shape=shape, rescaled_shape=rescaled_shape(shape, diameter_px, model_diameter_px))
 
     @property
     def factors(self) -> tuple[float, float]:

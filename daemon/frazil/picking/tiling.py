@@ -12,9 +12,21 @@ from numpy.typing import NDArray
 
 from frazil.picking.contract import ModelContract
 
-__all__ = ["Axis", "Batches", "Tiling", "plan_tiling"]
+__all__ = ["Axis", "Batches", "MicrographSize", "Tiling", "plan_tiling", "rescaled_shape"]
 
 _LONGEST_PERIOD = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicrographSize:
+    """All of a micrograph that the size of its batches depends on."""
+
+    shape: tuple[int, int]
+    """(h, w)."""
+    diameter_px: float
+    """Of its particle."""
+    margin_px: float
+    """Distance from its edges that needs no scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -138,6 +150,12 @@ def _gather(band: NDArray[np.float32], columns: list[int], period: int, tiles: N
         # Rounding may put windows a pixel apart in one place: one is then written to all.
         apart = max(1, regular[1] - regular[0]) if len(regular) > 1 else 1
         tiles[first::period] = band[regular[0] : regular[-1] + 1 : apart]
+
+
+def rescaled_shape(shape: tuple[int, int], diameter_px: float, model_diameter_px: float) -> tuple[int, int]:
+    """(h', w') of a micrograph of (h, w) pixels once its particle has the model's diameter."""
+    h, w = (max(1, round(n * (model_diameter_px / diameter_px))) for n in shape)
+    return h, w
 
 
 def plan_tiling(

@@ -267,8 +267,7 @@ class Swapper:
             path,
             seconds=self._proof_seconds,
             threads=self._threads,
-            picking=serving.picker.settings,
-            micrograph=shape,
+            micrograph=serving.picker.size_of(*shape) if shape else None,
             stop=self._stop,
         )
         proof = prove()
@@ -290,7 +289,8 @@ class Swapper:
             )
         picker = self._make_picker(model)
         loaded = time.monotonic()
-        batch_seconds = model.warm_up(picker.batch_shape(*shape) if shape else model.largest_batch_shape())
+        batch = model.batch_shape(picker.size_of(*shape)) if shape else model.largest_batch_shape()
+        batch_seconds = model.warm_up(batch)
         taken_bytes = held_bytes("VmRSS") - held_before
         if model.provider == "CPUExecutionProvider" and taken_bytes > needed_bytes + _OTHERS_BYTES:
             raise ModelError(
