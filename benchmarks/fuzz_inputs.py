@@ -35,7 +35,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from frazil.errors import MicrographError, is_out_of_memory
-from frazil.picking import Picker, PickingSettings, PixelMemory, check_complete, load_model, read_micrograph
+from frazil.model import load_model
+from frazil.picking import Picker, PickingSettings, PixelMemory, check_complete, read_micrograph
 from frazil.settings import default_model_path
 
 CAP_BYTES = 32 << 20

@@ -35,7 +35,8 @@ import numpy as np
 
 import frazil
 from frazil.documents import MicrographDocument, ModelStamp, PickColumns, Seconds, encode_document
-from frazil.picking import Picker, PickingSettings, load_model, read_micrograph, write_star
+from frazil.model import load_model
+from frazil.picking import Picker, PickingSettings, read_micrograph, write_star
 from frazil.service.ledger import Handled, Ledger, LedgerReader
 from frazil.service.page.series import Series
 from frazil.service.page.session import Session

@@ -25,7 +25,8 @@ import numpy as np
 
 from frazil.client import PickStream
 from frazil.documents import MicrographDocument, encode_document
-from frazil.picking import Picker, PickingSettings, Tuning, load_model, read_micrograph
+from frazil.model import load_model
+from frazil.picking import Picker, PickingSettings, Tuning, read_micrograph
 from frazil.service.ledger import Handled, Ledger, LedgerReader
 from frazil.service.record import record_picks
 from frazil.service.retune import TUNED_KEY, Tuned, Wanted, count, preview, request_retune

@@ -28,16 +28,8 @@ import numpy as np
 
 from frazil.client import PickStream
 from frazil.documents import MicrographDocument
-from frazil.models import ModelFolder
-from frazil.picking import (
-    Picker,
-    PickingSettings,
-    Picks,
-    PreparationOnDevice,
-    load_model,
-    locate_model,
-    read_micrograph,
-)
+from frazil.model import ModelFolder, load_model, locate_model
+from frazil.picking import Picker, PickingSettings, Picks, PreparationOnDevice, read_micrograph
 from frazil.settings import default_model_path
 from frazil_trainer.simulate import SimulationSettings
 from frazil_trainer.simulate.series import write_series

@@ -40,19 +40,9 @@ from frazil.documents import (
     topic_of,
 )
 from frazil.errors import FrazilError
-from frazil.picking import (
-    Card,
-    ModelContract,
-    Picks,
-    Reference,
-    Twin,
-    TwinScores,
-    read_card,
-    read_contract,
-    read_micrograph,
-    write_card,
-)
-from frazil.picking.onnx_runtime import ort
+from frazil.model import Card, ModelContract, Reference, Twin, TwinScores, read_card, read_contract, write_card
+from frazil.model.runtime import ort
+from frazil.picking import Picks, read_micrograph
 from frazil.service.ledger import Handled, Ledger
 from frazil.service.metrics import Metrics
 from frazil.service.page import TOKEN_NAME, Application, PageServer

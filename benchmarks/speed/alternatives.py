@@ -16,10 +16,11 @@ from benchmarks.speed.bench import Bench
 from benchmarks.speed.floor import bare_session
 from benchmarks.speed.spread import Rounds, Spread, rounds_within
 from benchmarks.speed.straightforward import WindowNetwork
-from frazil.picking import Picker, PixelMemory, int8_instructions, load_model, locate_model, read_micrograph
-from frazil.picking.onnx_runtime import ort
+from frazil.model import int8_instructions, load_model, locate_model
+from frazil.model.runtime import ort
+from frazil.model.tiling import plan_tiling
+from frazil.picking import Picker, PixelMemory, read_micrograph
 from frazil.picking.rescale import rescale
-from frazil.picking.tiling import plan_tiling
 
 __all__ = ["Alternative", "Alternatives", "measure"]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import cv2
 
 from benchmarks.speed.micrographs import write_micrograph
-from frazil.picking import Model, Picker, PickingSettings, PixelMemory, load_model, read_micrograph, write_star
+from frazil.model import Model, load_model
+from frazil.picking import Picker, PickingSettings, PixelMemory, read_micrograph, write_star
 from frazil.settings import default_model_path
 
 __all__ = ["DIAMETER_ANGSTROM", "MODELS", "PIXEL_SIZE_ANGSTROM", "SCALES", "Bench", "Scale"]

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from benchmarks.speed.bench import Bench
 from benchmarks.speed.floor import bare_session
 from benchmarks.speed.spread import Rounds, Spread, rounds_within
+from frazil.model import ModelContract, locate_model
 from frazil.picking import (
-    ModelContract,
     Picker,
     Picks,
     PixelMemory,
@@ -27,7 +27,6 @@ from frazil.picking import (
     ScoreMap,
     Tuning,
     find_picks,
-    locate_model,
     match_picks,
     read_micrograph,
 )

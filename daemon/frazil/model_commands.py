@@ -10,8 +10,7 @@ import typer
 from frazil.errors import FrazilError, ModelError, error_line
 
 if TYPE_CHECKING:
-    from frazil.models import ModelFolder, Standing
-    from frazil.picking import Twin
+    from frazil.model import ModelFolder, Standing, Twin
 
 __all__ = ["models_app"]
 
@@ -40,7 +39,7 @@ def list_models(
     from rich.console import Console
     from rich.table import Table
 
-    from frazil.models import find_model_folders
+    from frazil.model import find_model_folders
 
     table = Table("model", "version", "kind", "threshold", "sha256", "int8", "state")
     notes = []
@@ -71,8 +70,7 @@ def show(model: _Model, out: _Out) -> None:
     """Show what a model's versions say of themselves, and where daemons stand with them."""
     import dataclasses
 
-    from frazil.models import ModelFolder
-    from frazil.picking import read_contract
+    from frazil.model import ModelFolder, read_contract
 
     folder = ModelFolder(model)
     current = _current(folder)
@@ -95,7 +93,7 @@ def show(model: _Model, out: _Out) -> None:
 @models_app.command()
 def verify(model: _Model) -> None:
     """Try every version of a model, or the one whose folder or file is given, as a daemon does before it serves."""
-    from frazil.models import ModelFolder, prove_model
+    from frazil.model import ModelFolder, prove_model
 
     versions = [model] if model.is_file() or model.name.isdecimal() else _version_folders(ModelFolder(model))
     unfit = 0
@@ -117,7 +115,7 @@ def verify(model: _Model) -> None:
 @models_app.command()
 def promote(model: _Model, version: Annotated[int, typer.Argument(metavar="VERSION", min=1)]) -> None:
     """Make a version the serving one, once it has been tried; running daemons swap without a gap."""
-    from frazil.models import ModelFolder, prove_model
+    from frazil.model import ModelFolder, prove_model
 
     folder = ModelFolder(model)
     if version in folder.versions():
@@ -129,7 +127,7 @@ def promote(model: _Model, version: Annotated[int, typer.Argument(metavar="VERSI
 @models_app.command()
 def rollback(model: _Model) -> None:
     """Make the version that served before the serving one."""
-    from frazil.models import ModelFolder
+    from frazil.model import ModelFolder
 
     typer.echo(f"{model}: rolled back to version {ModelFolder(model).rollback()}")
 
@@ -139,7 +137,7 @@ def prune(
     model: _Model, keep: Annotated[int, typer.Option("--keep", min=1, help="How many of the newest stay.")], out: _Out
 ) -> None:
     """Remove old versions; the serving one, the one to roll back to and those that daemons serve stay."""
-    from frazil.models import ModelFolder
+    from frazil.model import ModelFolder
 
     folder = ModelFolder(model)
     removed = folder.prune(keep, [standing.version for standing in _standings(folder, out)])
@@ -148,8 +146,7 @@ def prune(
 
 def _verify_twin(path: Path) -> bool:
     """Try the int8 twin of a model, if it has one; whether nothing is wrong with it."""
-    from frazil.models import prove_model
-    from frazil.picking import has_twin, int8_instructions
+    from frazil.model import has_twin, int8_instructions, prove_model
 
     twin = _read_twin(path)
     if not has_twin(path) and not (twin and twin.admitted):
@@ -168,7 +165,7 @@ def _verify_twin(path: Path) -> bool:
 
 def _read_twin(path: Path) -> Twin | None:
     """What a model's card says of its int8 twin, if it can be read."""
-    from frazil.picking import CARD_NAME, locate_model, read_card
+    from frazil.model import CARD_NAME, locate_model, read_card
 
     try:
         return read_card(locate_model(path)[0].parent / CARD_NAME).int8
@@ -184,7 +181,7 @@ def _describe_twin(twin: Twin | None) -> str:
 
 
 def _current(folder: ModelFolder) -> list[int]:
-    from frazil.picking import read_current
+    from frazil.model import read_current
 
     try:
         return read_current(folder.path)
@@ -201,7 +198,7 @@ def _version_folders(folder: ModelFolder) -> list[Path]:
 
 def _describe(version: Path) -> tuple[str, str, str]:
     """Kind, threshold and sha256, as far as they can be told without running it."""
-    from frazil.picking import identify_model, read_contract
+    from frazil.model import identify_model, read_contract
 
     try:
         contract, identity = read_contract(version), identify_model(version)
@@ -211,7 +208,7 @@ def _describe(version: Path) -> tuple[str, str, str]:
 
 
 def _standings(folder: ModelFolder, out: list[Path]) -> list[Standing]:
-    from frazil.models import read_standings
+    from frazil.model import read_standings
 
     found = read_standings(folder.path)
     for directory in out:

@@ -14,9 +14,8 @@ import prometheus_client
 import pytest
 
 from frazil.documents import MODEL_TOPIC, ModelDocument, ModelStamp, decode_document
-from frazil.models import Refusal, Standing
-from frazil.picking import ModelIdentity
-from frazil.picking.provider import Placement
+from frazil.model import ModelIdentity, Refusal, Standing
+from frazil.model.runtime import Placement
 from frazil.service.delivery import Delivery
 from frazil.service.ledger import Ledger
 from frazil.service.metrics import Metrics

@@ -13,17 +13,8 @@ from hypothesis import strategies as st
 
 from frazil.errors import MicrographError
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
-from frazil.picking import (
-    BlankArea,
-    Micrograph,
-    Picker,
-    PickingSettings,
-    Picks,
-    Rescaling,
-    find_blank,
-    load_model,
-    read_micrograph,
-)
+from frazil.model import load_model
+from frazil.picking import BlankArea, Micrograph, Picker, PickingSettings, Picks, Rescaling, find_blank, read_micrograph
 from frazil.picking.standardise import standardise
 from frazil.service.record import record_picks
 from frazil.service.score_map import pack_score_map, unpack_score_map

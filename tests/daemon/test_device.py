@@ -16,25 +16,16 @@ from hypothesis import strategies as st
 
 from frazil.errors import ModelError
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH, compare_picks
-from frazil.picking import (
-    Micrograph,
-    Model,
-    ModelContract,
-    Picker,
-    PickingSettings,
-    Picks,
-    load_model,
-    read_micrograph,
-    weigh_contrast,
-)
-from frazil.picking import provider as provider_module
+from frazil.model import Model, ModelContract, load_model
+from frazil.model import provider as provider_module
+from frazil.model.runtime import ort
+from frazil.model.tiling import plan_tiling
+from frazil.picking import Micrograph, Picker, PickingSettings, Picks, read_micrograph, weigh_contrast
 from frazil.picking.device import Accelerator, PictureOnDevice, PreparationOnDevice, accelerator, graphs
 from frazil.picking.device.onnx_graph import ELEMENT_TYPES
 from frazil.picking.device.operators import blur_matrix, mirror, percentile_ranks, resampling_matrices
-from frazil.picking.onnx_runtime import ort
 from frazil.picking.rescale import Rescaling, rescale
 from frazil.picking.standardise import STANDARDISATIONS, standardise
-from frazil.picking.tiling import plan_tiling
 from frazil.settings import Contrast, default_model_path
 
 

@@ -28,7 +28,7 @@ from frazil.documents import (
     document_schema,
 )
 from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
-from frazil.picking import ModelContract
+from frazil.model import ModelContract
 from frazil.replay import ReplayPage, ReplayRequest
 from frazil.service.inventory import PASS_REASONS
 from frazil.service.swap import Change

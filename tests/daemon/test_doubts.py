@@ -19,16 +19,8 @@ from prometheus_client import CollectorRegistry
 
 from frazil.errors import MicrographError, SettingsError
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
-from frazil.picking import (
-    ContrastEvidence,
-    Micrograph,
-    Model,
-    Picker,
-    PickingSettings,
-    load_model,
-    read_micrograph,
-    weigh_contrast,
-)
+from frazil.model import Model, load_model
+from frazil.picking import ContrastEvidence, Micrograph, Picker, PickingSettings, read_micrograph, weigh_contrast
 from frazil.service.batch import Batch
 from frazil.service.doubts import DoubtMetrics, Doubts
 from frazil.service.record import Record, record_picks

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frazil.errors import MICROGRAPH_REASONS, MicrographError, SettingsError
-from frazil.picking import Micrograph, Picker, PickingSettings, Picks, load_model, read_micrograph
+from frazil.model import load_model
+from frazil.picking import Micrograph, Picker, PickingSettings, Picks, read_micrograph
 
 PIXEL_SIZE = 2.0
 

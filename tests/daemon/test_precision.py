@@ -20,21 +20,9 @@ from frazil.cli import app
 from frazil.documents import decode_document
 from frazil.errors import ModelError
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
-from frazil.models import prove_model
-from frazil.picking import (
-    Card,
-    Picker,
-    PickingSettings,
-    Twin,
-    has_twin,
-    int8_instructions,
-    load_model,
-    match_picks,
-    read_card,
-    read_micrograph,
-    write_card,
-)
-from frazil.picking.provider import Placement
+from frazil.model import Card, Twin, has_twin, int8_instructions, load_model, prove_model, read_card, write_card
+from frazil.model.runtime import Placement
+from frazil.picking import Picker, PickingSettings, match_picks, read_micrograph
 from frazil.settings import default_model_path
 
 Blob = Callable[..., Path]
@@ -53,7 +41,7 @@ def set_cpu_info(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[s
 
     def write(text: str) -> None:
         (tmp_path / "cpuinfo").write_text(text)
-        monkeypatch.setattr("frazil.picking.precision._CPU_INFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr("frazil.model.int8._CPU_INFO", tmp_path / "cpuinfo")
 
     write(X86.format(flag="avx512_vnni"))
     return write
@@ -95,7 +83,7 @@ def test_instructions_are_read_from_the_processors_flags(
 def test_where_the_system_tells_nothing_of_the_processor_there_are_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("frazil.picking.precision._CPU_INFO", tmp_path / "nothing")
+    monkeypatch.setattr("frazil.model.int8._CPU_INFO", tmp_path / "nothing")
     assert int8_instructions() is None
 
 
@@ -185,7 +173,7 @@ def test_on_a_gpu_the_model_itself_serves(
     version: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     on_gpu = Placement(nodes={"CUDAExecutionProvider": 3}, heavy_on_cpu=frozenset())
-    monkeypatch.setattr("frazil.picking.trial.read_placement", lambda session: session.end_profiling() and on_gpu)
+    monkeypatch.setattr("frazil.model.checks.read_placement", lambda session: session.end_profiling() and on_gpu)
     model = load_model(version, precision="int8", require_gpu=True)
     assert (model.precision, model.provider) == ("float32", "CUDAExecutionProvider")
     assert "expected to run on the CPU, found CUDAExecutionProvider" in caplog.text

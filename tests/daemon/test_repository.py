@@ -13,17 +13,20 @@ from pathlib import Path
 import pytest
 
 from frazil.errors import ModelError, OutputError
-from frazil.models import (
+from frazil.model import (
+    MicrographSize,
     ModelFolder,
     Refusal,
     Standing,
     current_stamp,
+    identify_model,
+    load_model,
     post_standing,
     prove_model,
+    read_current,
     read_standings,
 )
-from frazil.models.memory import available_bytes
-from frazil.picking import MicrographSize, identify_model, load_model, read_current
+from frazil.model.sandbox import available_bytes
 
 BIN = Path(sys.executable).parent
 
@@ -242,9 +245,7 @@ def test_a_proof_ends_when_the_process_that_wants_it_is_killed(
     tmp_path: Path, spoil_model: Callable[[str, Path, int], None]
 ) -> None:
     spoil_model("endless", tmp_path / "m", 1)
-    prove = (
-        "import sys; from pathlib import Path; from frazil.models import prove_model; prove_model(Path(sys.argv[1]))"
-    )
+    prove = "import sys; from pathlib import Path; from frazil.model import prove_model; prove_model(Path(sys.argv[1]))"
     parent = subprocess.Popen([sys.executable, "-c", prove, tmp_path / "m" / "1"])
     while not (children := children_of(parent.pid)):
         assert parent.poll() is None

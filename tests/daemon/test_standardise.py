@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from frazil.errors import ModelError
-from frazil.picking.contract import NORMALISATIONS
+from frazil.model.contract import NORMALISATIONS
 from frazil.picking.standardise import STANDARDISATIONS, standardise
 
 RNG = np.random.default_rng(3)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from frazil.errors import MicrographError, ModelError
-from frazil.picking import Micrograph, ModelIdentity, Picker, PickingSettings, Picks, load_model
+from frazil.model import ModelIdentity, load_model
+from frazil.picking import Micrograph, Picker, PickingSettings, Picks
 from frazil.service.retune import Asked, Wanted
 from frazil.service.swap.canary import Canary, CanaryBounds
 from frazil.service.swap.change import Change

@@ -17,8 +17,8 @@ import prometheus_client
 import pytest
 
 from frazil.errors import ModelError
-from frazil.models import ModelFolder, Refusal, Standing, current_stamp, read_standings
-from frazil.picking import Micrograph, Picker, PickingSettings, load_model
+from frazil.model import ModelFolder, Refusal, Standing, current_stamp, load_model, read_standings
+from frazil.picking import Micrograph, Picker, PickingSettings
 from frazil.service.delivery import Delivery
 from frazil.service.ledger import Ledger
 from frazil.service.metrics import Metrics

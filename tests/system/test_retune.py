@@ -18,7 +18,8 @@ import pytest
 
 from frazil import PickStream
 from frazil.documents import MicrographDocument, encode_document
-from frazil.picking import Micrograph, Picker, PickingSettings, Tuning, load_model, read_star
+from frazil.model import load_model
+from frazil.picking import Micrograph, Picker, PickingSettings, Tuning, read_star
 from frazil.service.ledger import Handled, Ledger, LedgerReader
 from frazil.service.record import record_picks
 from frazil.service.retune import TUNED_KEY, Tuned, request_retune

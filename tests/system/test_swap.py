@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 from frazil.documents import MicrographDocument, ModelDocument, decode_document
-from frazil.models import ModelFolder, read_standings
-from frazil.picking import Picker, PickingSettings, load_model, read_micrograph
+from frazil.model import ModelFolder, load_model, read_standings
+from frazil.picking import Picker, PickingSettings, read_micrograph
 
 pytestmark = pytest.mark.system
 

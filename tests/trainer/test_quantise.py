@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from frazil.errors import FrazilError, ModelError
-from frazil.picking import Card, ModelContract, Reference, int8_instructions, load_model, read_card, write_card
-from frazil.picking.onnx_file import parse_onnx
-from frazil.picking.onnx_runtime import ort
+from frazil.model import Card, ModelContract, Reference, int8_instructions, load_model, read_card, write_card
+from frazil.model.onnx_file import parse_onnx
+from frazil.model.runtime import ort
 from frazil_trainer.cli import main
 from frazil_trainer.quantise import CALIBRATIONS, count_weighted, quantise, quantised_nodes
 from frazil_trainer.recipe import Recipe
@@ -249,7 +249,7 @@ def test_without_instructions_no_twin_is_tried(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("frazil.picking.precision._CPU_INFO", tmp_path / "none")
+    monkeypatch.setattr("frazil.model.int8._CPU_INFO", tmp_path / "none")
     with pytest.raises(FrazilError, match="expected instructions for int8 to try a twin with, found none"):
         make_twin(write_model(disc_finder(contract)), twin_data)
 

@@ -144,7 +144,7 @@ def train(
     import msgspec
     import torch
 
-    from frazil.models import ModelFolder
+    from frazil.model import ModelFolder
     from frazil_trainer.recipe import find_recipe, leave_out, read_recipe
     from frazil_trainer.run import run_recipe
 
@@ -260,7 +260,7 @@ def quantise(
 
     Its ranges come from the recipe's training micrographs; it is compared with the model on the validation ones.
     """
-    from frazil.picking import locate_model
+    from frazil.model import locate_model
     from frazil_trainer.recipe import find_recipe, read_recipe
     from frazil_trainer.twins import add_twin, load_twin_data, make_twin, show_twin
 

@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from frazil.errors import FrazilError, ModelError, OutputError
-from frazil.models import ModelFolder
-from frazil.picking import (
+from frazil.model import (
     CARD_NAME,
     MODEL_NAME,
     TWIN_NAME,
     Model,
+    ModelFolder,
     Reference,
     Twin,
     TwinScores,
@@ -35,7 +35,7 @@ from frazil.picking import (
     read_card,
     write_card,
 )
-from frazil.picking.onnx_runtime import ort
+from frazil.model.runtime import ort
 from frazil_trainer.evaluation import ScoreRow, score_table, validation_paths
 from frazil_trainer.evaluation.micrographs import labels_ending
 from frazil_trainer.labelled import LabelledMicrograph, LabelledPaths, find_labelled, load_labelled

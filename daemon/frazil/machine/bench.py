@@ -16,17 +16,8 @@ import cv2
 import numpy as np
 
 from frazil.machine.agreement import Agreement, compare_picks, pick_on_cpu
-from frazil.picking import (
-    Micrograph,
-    Picker,
-    PickingSettings,
-    Picks,
-    PixelMemory,
-    PreparationOnDevice,
-    available_cores,
-    load_model,
-    read_micrograph,
-)
+from frazil.model import available_cores, load_model
+from frazil.picking import Micrograph, Picker, PickingSettings, Picks, PixelMemory, PreparationOnDevice, read_micrograph
 from frazil.picking.device import Preparation
 from frazil.settings import Device, Precision
 

@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import SettingsError
+from frazil.model.model import Model
+from frazil.model.tiling import Batches, MicrographSize, Tiling
 from frazil.picking.blank import BlankArea
 from frazil.picking.device import PreparationOnDevice
 from frazil.picking.limits import PickLimits, Tuning, find_picks
 from frazil.picking.micrograph import Micrograph
-from frazil.picking.model import Model
 from frazil.picking.peaks import ScoreMap, in_steps
 from frazil.picking.picks import Picks
 from frazil.picking.picture import LARGEST_PICTURE_PIXELS, Picture, is_possible_diameter, make_picture
 from frazil.picking.rescale import Rescaling
-from frazil.picking.tiling import Batches, MicrographSize, Tiling
 from frazil.settings import Contrast
 
 __all__ = ["Picker", "PickingSettings", "default_limits"]

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.picking.tiling import rescaled_shape
+from frazil.model.tiling import rescaled_shape
 
 __all__ = ["Rescaled", "Rescaling", "RescalingAhead", "rescale"]
 

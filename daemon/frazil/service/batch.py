@@ -13,6 +13,7 @@ import cv2
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError, SettingsError, printable
 from frazil.faults import reason_of
+from frazil.model import available_cores, load_model
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import (
@@ -21,9 +22,7 @@ from frazil.picking import (
     PickingSettings,
     PixelMemory,
     PreparationOnDevice,
-    available_cores,
     draw_picks,
-    load_model,
     read_micrograph,
     write_star,
     write_whole,

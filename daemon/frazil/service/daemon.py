@@ -21,19 +21,16 @@ import prometheus_client
 
 import frazil
 from frazil.errors import FrazilError, LedgerDamagedError, OutputError
+from frazil.model import CURRENT_NAME, Model, available_cores, load_model
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import (
-    CURRENT_NAME,
     ChooseRescaling,
     Micrograph,
-    Model,
     Picker,
     PickingSettings,
     PixelMemory,
     PreparationOnDevice,
-    available_cores,
-    load_model,
     read_micrograph,
 )
 from frazil.service.delivery import Delivery

@@ -9,8 +9,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from frazil.documents import MicrographDocument
 from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
-from frazil.picking import Batches, ModelIdentity, Picks
-from frazil.picking.provider import Placement
+from frazil.model import Batches, ModelIdentity
+from frazil.model.runtime import Placement
+from frazil.picking import Picks
 from frazil.service.doubts import DoubtMetrics
 from frazil.service.drift_metrics import DriftMetrics
 from frazil.service.failure import TRANSIENT_REASONS

@@ -21,8 +21,9 @@ import msgspec
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import IncompleteMicrograph, LedgerDamagedError, MicrographError, OutputError
+from frazil.model import Batches
 from frazil.outputs import namesakes
-from frazil.picking import Batches, ChooseRescaling, Micrograph, PixelMemory, ScoreMap
+from frazil.picking import ChooseRescaling, Micrograph, PixelMemory, ScoreMap
 from frazil.service.arrival import Arrival, Line, is_utf8
 from frazil.service.completion import sample
 from frazil.service.delivery import Delivery

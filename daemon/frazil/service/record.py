@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from frazil.documents import FailedDocument, MicrographDocument, ModelStamp, PickColumns, Seconds
 from frazil.errors import MicrographError
-from frazil.picking import Batches, Micrograph, Picker, Picks, Picture, ScoreMap
+from frazil.model import Batches
+from frazil.picking import Micrograph, Picker, Picks, Picture, ScoreMap
 
 __all__ = ["Record", "columns_of", "directory_of", "now_rfc3339", "record_failure", "record_picks"]
 

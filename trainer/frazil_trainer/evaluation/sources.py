@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Protocol, get_args
 
 from frazil.errors import FrazilError, SettingsError
+from frazil.model import Model, load_model
 from frazil.picking import (
     CoordinateEnding,
     Micrograph,
-    Model,
     Picker,
     PickingSettings,
     Picks,
     PreparationOnDevice,
     YAxis,
-    load_model,
     named_micrographs,
     read_coordinates,
 )

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.picking.contract import ModelContract
+from frazil.model.contract import ModelContract
+from frazil.model.runtime import device_of, open_graph, ort
+from frazil.model.tiling import Tiling
 from frazil.picking.device.graphs import (
     PERCENTS,
     STANDARDISATIONS_ON_DEVICE,
@@ -18,11 +20,8 @@ from frazil.picking.device.graphs import (
     tiles_graph,
 )
 from frazil.picking.device.operators import blur_matrix, mirror, percentile_ranks, resampling_matrices
-from frazil.picking.onnx_runtime import ort
-from frazil.picking.provider import device_of, open_graph
 from frazil.picking.rescale import Rescaling
 from frazil.picking.standardise import BACKGROUND_DIAMETERS, SAMPLE_STRIDE
-from frazil.picking.tiling import Tiling
 
 __all__ = ["Accelerator", "PictureOnDevice", "can_prepare"]
 

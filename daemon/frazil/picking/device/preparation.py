@@ -8,13 +8,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from frazil.model.model import Model
+from frazil.model.runtime import RUNTIME_ERRORS, device_of
+from frazil.model.tiling import Tiling
 from frazil.picking.device.accelerator import Accelerator, PictureOnDevice, can_prepare
 from frazil.picking.device.self_check import compare_with_cpu
-from frazil.picking.model import Model
-from frazil.picking.onnx_runtime import RUNTIME_ERRORS
-from frazil.picking.provider import device_of
 from frazil.picking.rescale import Rescaling
-from frazil.picking.tiling import Tiling
 
 __all__ = ["Preparation", "PreparationOnDevice"]
 

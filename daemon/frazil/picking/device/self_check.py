@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.picking.contract import ModelContract
+from frazil.model.contract import ModelContract
+from frazil.model.model import Model
+from frazil.model.tiling import plan_tiling
 from frazil.picking.device.accelerator import Accelerator
 from frazil.picking.micrograph import Micrograph
-from frazil.picking.model import Model
 from frazil.picking.picture import make_picture
-from frazil.picking.tiling import plan_tiling
 
 __all__ = ["PICTURE_TOLERANCE", "SCORE_TOLERANCE", "compare_with_cpu"]
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from frazil.documents import MODEL_TOPIC, ModelDocument, ModelStamp, encode_document
-from frazil.models import Refusal, Standing
+from frazil.model import Refusal, Standing
 from frazil.service.delivery import Delivery
 from frazil.service.ledger import Ledger
 from frazil.service.logs import event

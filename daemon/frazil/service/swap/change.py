@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from frazil.picking import ModelIdentity
-from frazil.picking.provider import Placement
+from frazil.model import ModelIdentity
+from frazil.model.runtime import Placement
 from frazil.settings import Precision
 
 __all__ = ["Change"]

@@ -16,8 +16,20 @@ from queue import Empty, Full, Queue
 
 from frazil.errors import ModelError
 from frazil.faults import is_passing
-from frazil.models import Refusal, Standing, current_stamp, held_bytes, post_standing, prove_model
-from frazil.picking import Micrograph, Model, ModelIdentity, Picker, has_twin, identify_model, read_current
+from frazil.model import (
+    Model,
+    ModelIdentity,
+    Refusal,
+    Standing,
+    current_stamp,
+    has_twin,
+    held_bytes,
+    identify_model,
+    post_standing,
+    prove_model,
+    read_current,
+)
+from frazil.picking import Micrograph, Picker
 from frazil.service.metrics import Metrics
 from frazil.service.record import Record
 from frazil.service.swap.announcer import Announcer

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
-from frazil.picking.card import Card, Twin
-from frazil.picking.contract import ModelContract
-from frazil.picking.model_files import inspect_content, locate_model, read_content
-from frazil.picking.trial import Trial, run_trial
+from frazil.model.card import Card, Twin
+from frazil.model.checks import Trial, run_trial
+from frazil.model.contract import ModelContract
+from frazil.model.files import inspect_content, locate_model, read_content
 
 __all__ = ["TWIN_NAME", "has_twin", "int8_instructions", "open_twin"]
 

@@ -1,4 +1,9 @@
-"""Where a model runs: an ONNX Runtime session on a GPU where there is one, on the CPU otherwise."""
+"""ONNX Runtime, loaded here and nowhere else; its sessions run on a GPU where there is one, on the CPU otherwise.
+
+Its telemetry is off: its wheels write a device's identity into the home directory when a model is loaded, and call a
+host of Microsoft's some 20 s later (seen with 1.31; decision 0034). The variable below, read while ONNX Runtime loads,
+keeps it from both; processes that are started from here inherit it.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +20,32 @@ from pathlib import Path
 from typing import Literal
 
 from frazil.errors import ModelError
-from frazil.picking.onnx_runtime import RUNTIME_ERRORS, ort
 from frazil.settings import Device
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime as ort  # noqa: TID251 - the one place
+from onnxruntime.capi import onnxruntime_pybind11_state as _native  # noqa: TID251
+
 __all__ = [
+    "RUNTIME_ERRORS",
     "Placement",
     "available_cores",
     "cuda_problem",
     "device_of",
     "open_graph",
     "open_session",
+    "ort",
     "read_placement",
 ]
 
 log = logging.getLogger(__name__)
+
+RUNTIME_ERRORS: tuple[type[Exception], ...] = (
+    *(kind for kind in vars(_native).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    *(ArithmeticError, LookupError, MemoryError, RuntimeError, ValueError),
+)
+"""What ONNX Runtime raises: classes of its own, which share no base, and what pybind11 makes of C++'s exceptions."""
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"

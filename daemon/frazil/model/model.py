@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
-from frazil.picking.card import CARD_NAME, read_card
-from frazil.picking.contract import ModelContract
-from frazil.picking.model_files import ModelIdentity, identify_content, inspect_content, locate_model, read_content
-from frazil.picking.onnx_runtime import ort
-from frazil.picking.precision import open_twin
-from frazil.picking.provider import Placement, available_cores
-from frazil.picking.tiling import MicrographSize, Tiling, plan_tiling, rescaled_shape
-from frazil.picking.trial import reference_tiles, run_trial, score_tiles, takes_any_side
+from frazil.model.card import CARD_NAME, read_card
+from frazil.model.checks import reference_tiles, run_trial, score_tiles, takes_any_side
+from frazil.model.contract import ModelContract
+from frazil.model.files import ModelIdentity, identify_content, inspect_content, locate_model, read_content
+from frazil.model.int8 import open_twin
+from frazil.model.runtime import Placement, available_cores, ort
+from frazil.model.tiling import MicrographSize, Tiling, plan_tiling, rescaled_shape
 from frazil.settings import Device, Precision
 
 __all__ = ["Model", "load_model"]

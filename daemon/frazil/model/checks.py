@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
-from frazil.picking.card import Card
-from frazil.picking.contract import ModelContract
-from frazil.picking.onnx_runtime import RUNTIME_ERRORS, ort
-from frazil.picking.provider import Placement, open_session, read_placement
+from frazil.model.card import Card
+from frazil.model.contract import ModelContract
+from frazil.model.runtime import RUNTIME_ERRORS, Placement, open_session, ort, read_placement
 from frazil.settings import Device
 
 __all__ = ["Trial", "reference_tiles", "run_trial", "score_tiles", "takes_any_side"]

@@ -1,4 +1,4 @@
-"""Proof: a model is tried in a process of its own before it is let into one that must live.
+"""The sandbox: a model is tried in a process of its own before it is let into one that must live.
 
 ONNX Runtime runs what a file tells it to. A bad file can end the process that loads it, keep it busy for ever, or take
 all of the machine's memory; no check made from inside helps against that. The process tries the model on the CPU, so
@@ -17,19 +17,21 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 
 from frazil.errors import ModelError, is_out_of_memory
-from frazil.models.memory import available_bytes, held_bytes
-from frazil.picking import MicrographSize
+from frazil.model import MicrographSize
 from frazil.settings import Precision
 
-__all__ = ["PROOF_SECONDS", "Proof", "prove_model", "run_proof"]
+__all__ = ["PROOF_SECONDS", "Proof", "available_bytes", "held_bytes", "prove_model", "run_proof"]
 
 PROOF_SECONDS = 60.0
+_CGROUPS = Path("/sys/fs/cgroup")
+_PROC = Path("/proc")
 _MEMORY_BYTES = 8 * 2**30
 _CHECK_SECONDS = 0.05
 _BUSY_MACHINE = 5.0
@@ -101,7 +103,7 @@ def prove_model(
         threads=threads,
         micrograph=micrograph,
     )
-    command = [sys.executable, "-P", "-m", "frazil.models", msgspec.json.encode(job).decode()]
+    command = [sys.executable, "-P", "-m", "frazil.model", msgspec.json.encode(job).decode()]
     deadline = time.monotonic() + _BUSY_MACHINE * seconds
     stop = stop or threading.Event()
     # The process ends itself when its stdin does, so that it cannot outlive a parent that was killed.
@@ -168,7 +170,7 @@ def _try(job: _Job) -> Proof:
     Raises:
         ModelError: it is not fit to serve.
     """
-    from frazil.picking import load_model
+    from frazil.model import load_model
 
     path = Path(job.path)
     before = held_bytes("VmRSS")
@@ -215,3 +217,58 @@ def _limit_memory(path: Path) -> int:
 def _end_with_parent() -> None:
     os.read(sys.stdin.fileno(), 1)
     os._exit(1)
+
+
+def available_bytes(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int | None:
+    """Bytes that this process can still take before the system or its control group kills; None where none can be told.
+
+    What a service may take is bounded by its control group before the machine's memory is.
+
+    Args:
+        proc: where the kernel's process information is mounted.
+        cgroups: where the control groups (version 2) are mounted.
+    """
+    return min((*_left_of_machine(proc), *_left_of_groups(proc, cgroups)), default=None)
+
+
+def held_bytes(field: str) -> int:
+    """Bytes of memory that this process holds, by a field of ``/proc/self/status``; 0 where it is not known.
+
+    Args:
+        field: ``VmRSS`` for what is resident now, ``VmHWM`` for the most that ever was, ``VmData`` for what was
+            allocated.
+    """
+    return _kibibytes(_PROC / "self" / "status", field) or 0
+
+
+def _left_of_machine(proc: Path) -> Iterator[int]:
+    available = _kibibytes(proc / "meminfo", "MemAvailable")
+    if available is not None:
+        yield available
+
+
+def _left_of_groups(proc: Path, cgroups: Path) -> Iterator[int]:
+    """What each control group around this process leaves: its limit, less what is used and cannot be reclaimed."""
+    try:
+        (line,) = (x for x in (proc / "self" / "cgroup").read_text("ascii").splitlines() if x.startswith("0::/"))
+    except (OSError, ValueError):
+        return
+    group = cgroups / line.removeprefix("0::/")
+    while group.is_relative_to(cgroups):
+        with contextlib.suppress(OSError, ValueError):
+            limits = [(group / f"memory.{name}").read_text("ascii").strip() for name in ("max", "high")]
+            limit = min(int(limit) for limit in limits if limit != "max")
+            statistics = dict(x.split() for x in (group / "memory.stat").read_text("ascii").splitlines())
+            reclaimable = int(statistics["inactive_file"]) + int(statistics["active_file"])
+            used = int((group / "memory.current").read_text("ascii"))
+            yield max(0, limit - used + reclaimable)
+        group = group.parent
+
+
+def _kibibytes(file: Path, field: str) -> int | None:
+    with contextlib.suppress(OSError):
+        for line in file.read_text("ascii").splitlines():
+            name, _, value = line.partition(":")
+            if name == field:
+                return int(value.split()[0]) * 1024
+    return None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from frazil.picking.contract import ModelContract
+from frazil.model.contract import ModelContract
 
 __all__ = ["Axis", "Batches", "MicrographSize", "Tiling", "plan_tiling", "rescaled_shape"]
 

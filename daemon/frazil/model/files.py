@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frazil.errors import ModelError
-from frazil.picking.contract import NORMALISATIONS, ModelContract
-from frazil.picking.onnx_file import OnnxFile, parse_onnx
+from frazil.model.contract import NORMALISATIONS, ModelContract
+from frazil.model.onnx_file import OnnxFile, parse_onnx
 
 __all__ = [
     "CURRENT_NAME",
