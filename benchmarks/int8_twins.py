@@ -13,10 +13,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from frazil.model import int8_instructions, load_model
+from frazil.model import Precision, int8_instructions, load_model
 from frazil.model.runtime import ort
 from frazil.picking import Picker, PickingSettings, read_micrograph
-from frazil.settings import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
 

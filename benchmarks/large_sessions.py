@@ -34,8 +34,8 @@ import msgspec
 import numpy as np
 
 import frazil
-from frazil.documents import MicrographDocument, ModelStamp, PickColumns, Seconds, encode_document
-from frazil.model import load_model
+from frazil.documents import MicrographDocument, PickColumns, Seconds, encode_document
+from frazil.model import ModelIdentity, load_model
 from frazil.picking import Picker, PickingSettings, read_micrograph, write_star
 from frazil.service.ledger import Handled, Ledger, LedgerReader
 from frazil.service.page.series import Series
@@ -134,7 +134,7 @@ def document(i: int) -> MicrographDocument:
         shape=(4096, 4096),
         pixel_size_angstrom=0.9,
         diameter_px=212.0,
-        model=ModelStamp(name="fcn", version=3, sha256="a" * 64),
+        model=ModelIdentity(name="fcn", version=3, sha256="a" * 64),
         threshold=0.3,
         min_distance_angstrom=100.0,
         edge_margin_angstrom=95.0,

@@ -31,7 +31,6 @@ from onnx import TensorProto, helper, numpy_helper
 from frazil.documents import (
     FailedDocument,
     MicrographDocument,
-    ModelStamp,
     NumberedDocument,
     PickColumns,
     Seconds,
@@ -40,7 +39,17 @@ from frazil.documents import (
     topic_of,
 )
 from frazil.errors import FrazilError
-from frazil.model import Card, ModelContract, Reference, Twin, TwinScores, read_card, read_contract, write_card
+from frazil.model import (
+    Card,
+    ModelContract,
+    ModelIdentity,
+    Reference,
+    Twin,
+    TwinScores,
+    read_card,
+    read_contract,
+    write_card,
+)
 from frazil.model.runtime import ort
 from frazil.picking import Picks, read_micrograph
 from frazil.service.ledger import Handled, Ledger
@@ -517,7 +526,7 @@ def document(path: str, *, epoch: str = "", seq: int = 0) -> MicrographDocument:
         shape=(4, 6),
         pixel_size_angstrom=1.0,
         diameter_px=2.0,
-        model=ModelStamp(name="m", version=1, sha256=""),
+        model=ModelIdentity(name="m", version=1, sha256=""),
         threshold=0.5,
         picks=PickColumns(y=[1.0], x=[2.0], score=[0.9]),
         seconds=Seconds(read=0, prepare=0, infer=0, peaks=0, total=0),

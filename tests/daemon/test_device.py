@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from frazil.errors import ModelError
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH, compare_picks
-from frazil.model import Model, ModelContract, load_model
+from frazil.model import Contrast, Model, ModelContract, load_model
 from frazil.model import provider as provider_module
 from frazil.model.runtime import ort
 from frazil.model.tiling import plan_tiling
@@ -26,7 +26,7 @@ from frazil.picking.device.onnx_graph import ELEMENT_TYPES
 from frazil.picking.device.operators import blur_matrix, mirror, percentile_ranks, resampling_matrices
 from frazil.picking.rescale import Rescaling, rescale
 from frazil.picking.standardise import STANDARDISATIONS, standardise
-from frazil.settings import Contrast, default_model_path
+from frazil.settings import default_model_path
 
 
 class Device(NamedTuple):

@@ -19,12 +19,12 @@ from prometheus_client import CollectorRegistry
 
 from frazil.errors import MicrographError, SettingsError
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
-from frazil.model import Model, load_model
+from frazil.model import Contrast, Model, load_model
 from frazil.picking import ContrastEvidence, Micrograph, Picker, PickingSettings, read_micrograph, weigh_contrast
 from frazil.service.batch import Batch
 from frazil.service.doubts import DoubtMetrics, Doubts
 from frazil.service.record import Record, record_picks
-from frazil.settings import Contrast, default_model_path, doubt_diameter, load_settings
+from frazil.settings import default_model_path, doubt_diameter, load_settings
 
 KNOWN = read_micrograph(KNOWN_MICROGRAPH)
 OTHER: dict[Contrast, Contrast] = {"dark": "bright", "bright": "dark"}

@@ -83,13 +83,11 @@ def test_who_serves_after_a_change_is_said_with_where_and_in_which_precision(
     pick(serving, scene_of(make_scene))
     changes += serving.advance()
     loaded, back = (change for change in changes if isinstance(change, Change))
-    assert (loaded.model, loaded.placement, loaded.precision, loaded.current) == (
-        *(new.model.identity, new.model.placement, new.model.precision),
+    assert (loaded.model, loaded.placement, loaded.current) == (
+        *(new.model.identity, new.model.placement),
         "c",
     )
-    assert (back.model, back.placement, back.precision) == (
-        *(old.model.identity, old.model.placement, old.model.precision),
-    )
+    assert (back.model, back.placement) == (*(old.model.identity, old.model.placement),)
     assert back.withdrawn == new.model.identity
     assert back.message.startswith(f"{new.model.identity}: expected at most 0 of the first 2 ")
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from frazil.errors import FrazilError, OutputError, error_line
-from frazil.settings import Device
+from frazil.model import Device
 
 __all__ = ["app", "main"]
 

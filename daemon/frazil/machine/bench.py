@@ -16,10 +16,9 @@ import cv2
 import numpy as np
 
 from frazil.machine.agreement import Agreement, compare_picks, pick_on_cpu
-from frazil.model import available_cores, load_model
+from frazil.model import Device, Precision, available_cores, load_model
 from frazil.picking import Micrograph, Picker, PickingSettings, Picks, PixelMemory, PreparationOnDevice, read_micrograph
 from frazil.picking.device import Preparation
-from frazil.settings import Device, Precision
 
 __all__ = ["STAGES", "Bench"]
 
@@ -68,7 +67,7 @@ class Bench:
         loaded.warm_up()
         self._device = PreparationOnDevice(loaded, self.preparation)
         self._picker = Picker(loaded, self.settings, device=self._device)
-        self.name, self.provider, self.precision = loaded.identity.short, loaded.provider, loaded.precision
+        self.name, self.provider, self.computes_in = loaded.identity.short, loaded.provider, loaded.precision
         self._picks: Picks | None = None
         self._memory = PixelMemory()
 

@@ -18,12 +18,12 @@ from frazil.addresses import replay_address
 from frazil.errors import FrazilError, ModelError, SettingsError
 from frazil.machine.finding import Finding, Level
 from frazil.machine.places import examine_ledger, examine_output, examine_watched
-from frazil.model import load_model, prove_model
+from frazil.model import Precision, load_model, prove_model
 from frazil.model.runtime import available_cores, cuda_problem, ort
 from frazil.picking import PreparationOnDevice
 from frazil.service.ledger import LedgerReader
 from frazil.service.presence import Presence
-from frazil.settings import Precision, ServeSettings, default_model_path
+from frazil.settings import ServeSettings, default_model_path
 
 __all__ = ["Finding", "examine"]
 

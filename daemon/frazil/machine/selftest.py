@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frazil.errors import FrazilError
-from frazil.model import load_model
+from frazil.model import Device, load_model
 from frazil.picking import Picker, PickingSettings, PreparationOnDevice, match_picks, read_micrograph, read_star
-from frazil.settings import Device, ServeSettings, default_model_path
+from frazil.settings import ServeSettings, default_model_path
 
 __all__ = ["KNOWN_DIAMETER_ANGSTROM", "KNOWN_MICROGRAPH", "Outcome", "run_selftest"]
 

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from frazil.model.card import CARD_NAME, Card, Reference, Twin, TwinScores, read_card, write_card
-    from frazil.model.contract import CONTRACT_VERSION, NORMALISATIONS, ModelContract
+    from frazil.model.contract import CONTRACT_VERSION, NORMALISATIONS, Contrast, Device, ModelContract, Precision
     from frazil.model.files import (
         CURRENT_NAME,
         MODEL_NAME,
-        ModelIdentity,
         identify_model,
         locate_model,
         read_contract,
         read_current,
     )
+    from frazil.model.identity import ModelIdentity
     from frazil.model.int8 import TWIN_NAME, has_twin, int8_instructions
     from frazil.model.model import Model, load_model
     from frazil.model.repository import ModelFolder, current_stamp, find_model_folders
@@ -40,12 +40,15 @@ __all__ = [
     "TWIN_NAME",
     "Batches",
     "Card",
+    "Contrast",
+    "Device",
     "MicrographSize",
     "Model",
     "ModelContract",
     "ModelFolder",
     "ModelIdentity",
     "Placement",
+    "Precision",
     "Proof",
     "Reference",
     "Refusal",
@@ -70,7 +73,7 @@ __all__ = [
     "write_card",
 ]
 
-_LIGHT = ("contract", "files", "repository", "serving_record")
+_LIGHT = ("contract", "identity", "files", "repository", "serving_record")
 _MODULES = (*_LIGHT, "card", "tiling", "runtime", "int8", "sandbox", "model")
 """In the order in which they are looked through."""
 

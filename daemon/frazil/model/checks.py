@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from frazil.errors import ModelError
 from frazil.model.card import Card
-from frazil.model.contract import ModelContract
+from frazil.model.contract import Device, ModelContract
 from frazil.model.runtime import RUNTIME_ERRORS, Placement, open_session, ort, read_placement
-from frazil.settings import Device
 
 __all__ = ["Trial", "reference_tiles", "run_trial", "score_tiles", "takes_any_side"]
 

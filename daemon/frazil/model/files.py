@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from frazil.errors import ModelError
 from frazil.model.contract import NORMALISATIONS, ModelContract
+from frazil.model.identity import ModelIdentity
 from frazil.model.onnx_file import OnnxFile, parse_onnx
 
 __all__ = [
     "CURRENT_NAME",
     "MODEL_NAME",
-    "ModelIdentity",
     "identify_content",
     "identify_model",
     "inspect_content",
@@ -27,25 +26,6 @@ MODEL_NAME = "model.onnx"
 CURRENT_NAME = "CURRENT"
 _LARGEST_CURRENT_BYTES = 4096
 _LARGEST_MODEL_BYTES = 2**31
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelIdentity:
-    """Which model made a pick."""
-
-    name: str
-    version: int
-    """Number of the version folder; 0 for a lone file."""
-    sha256: str
-    """Of the ONNX file."""
-
-    @property
-    def short(self) -> str:
-        """Name and version."""
-        return f"{self.name}/{self.version}"
-
-    def __str__(self) -> str:
-        return f"{self.short} (sha256 {self.sha256[:12]})"
 
 
 def read_current(folder: Path) -> list[int]:

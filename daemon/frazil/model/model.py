@@ -7,18 +7,19 @@ import time
 from math import isqrt
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
 from frazil.model.card import CARD_NAME, read_card
 from frazil.model.checks import reference_tiles, run_trial, score_tiles, takes_any_side
-from frazil.model.contract import ModelContract
-from frazil.model.files import ModelIdentity, identify_content, inspect_content, locate_model, read_content
+from frazil.model.contract import Device, ModelContract, Precision
+from frazil.model.files import identify_content, inspect_content, locate_model, read_content
+from frazil.model.identity import ModelIdentity
 from frazil.model.int8 import open_twin
 from frazil.model.runtime import Placement, available_cores, ort
 from frazil.model.tiling import MicrographSize, Tiling, plan_tiling, rescaled_shape
-from frazil.settings import Device, Precision
 
 __all__ = ["Model", "load_model"]
 
@@ -38,12 +39,11 @@ class Model:
     """A model that has passed its checks and can score tiles.
 
     Attributes:
-        identity: name, version, sha256.
+        identity: name, version, sha256, and the precision in which it computes.
         contract: what its metadata says.
         placement: which execution providers were seen to run its nodes.
         has_card: whether a card vouched for it.
         workers: threads that share the tiles of a picture, each with batches of its own.
-        precision: in which it computes.
         precision_problem: why it does not compute in int8 although that was wanted.
         largest_tile_pixels: most pixels in one tile, where it takes tiles of any side; 0 where it takes the contract's.
         session: of ONNX Runtime.
@@ -61,20 +61,23 @@ class Model:
         batch_pixels: int = _BATCH_PIXELS,
         threads: int = 1,
         workers: int = 1,
-        precision: Precision = "float32",
         precision_problem: str | None = None,
     ) -> None:
         self.identity = identity
         self.contract = contract
         self.placement = placement
         self.has_card = has_card
-        self.precision = precision
         self.precision_problem = precision_problem
         self.largest_tile_pixels = _LARGEST_TILE_PIXELS if takes_any_side(session) else 0
         self.session = session
         self.threads = threads
         self.workers = workers
         self._batch_pixels = batch_pixels
+
+    @property
+    def precision(self) -> str:
+        """In which it computes."""
+        return self.identity.precision
 
     @property
     def provider(self) -> str:
@@ -199,7 +202,7 @@ def load_model(
             precision, precision_problem = "float32", str(error)
             log.warning("model %s serves in float32 although int8 is wanted: %s", identity.short, error)
     return Model(
-        identity,
+        msgspec.structs.replace(identity, precision=precision),
         contract,
         trial.session,
         trial.placement,
@@ -207,6 +210,5 @@ def load_model(
         batch_pixels=_CONVOLVED_PIXELS if on_cpu and ("", "Conv") in onnx.operators else _BATCH_PIXELS,
         threads=threads,
         workers=workers if on_cpu else 1,
-        precision=precision,
         precision_problem=precision_problem,
     )

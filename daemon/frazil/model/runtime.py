@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from frazil.errors import ModelError
-from frazil.settings import Device
+from frazil.model.contract import Device
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 

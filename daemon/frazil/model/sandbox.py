@@ -24,8 +24,7 @@ from pathlib import Path
 import msgspec
 
 from frazil.errors import ModelError, is_out_of_memory
-from frazil.model import MicrographSize
-from frazil.settings import Precision
+from frazil.model import MicrographSize, Precision
 
 __all__ = ["PROOF_SECONDS", "Proof", "available_bytes", "held_bytes", "prove_model", "run_proof"]
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import SettingsError
+from frazil.model import Contrast
 from frazil.model.model import Model
 from frazil.model.tiling import Batches, MicrographSize, Tiling
 from frazil.picking.blank import BlankArea
@@ -20,7 +21,6 @@ from frazil.picking.peaks import ScoreMap, in_steps
 from frazil.picking.picks import Picks
 from frazil.picking.picture import LARGEST_PICTURE_PIXELS, Picture, is_possible_diameter, make_picture
 from frazil.picking.rescale import Rescaling
-from frazil.settings import Contrast
 
 __all__ = ["Picker", "PickingSettings", "default_limits"]
 

@@ -13,7 +13,7 @@ import cv2
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError, SettingsError, printable
 from frazil.faults import reason_of
-from frazil.model import available_cores, load_model
+from frazil.model import Contrast, Device, Precision, available_cores, load_model
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import (
@@ -30,7 +30,7 @@ from frazil.picking import (
 from frazil.service.doubts import BLANK_TOLD, Doubts
 from frazil.service.failure import failure_of
 from frazil.service.record import record_picks
-from frazil.settings import Contrast, Device, Precision, default_model_path, doubt_diameter
+from frazil.settings import default_model_path, doubt_diameter
 
 __all__ = ["Batch", "PickedFile"]
 

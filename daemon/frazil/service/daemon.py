@@ -21,7 +21,7 @@ import prometheus_client
 
 import frazil
 from frazil.errors import FrazilError, LedgerDamagedError, OutputError
-from frazil.model import CURRENT_NAME, Model, available_cores, load_model
+from frazil.model import CURRENT_NAME, Model, Precision, available_cores, load_model
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import (
@@ -53,7 +53,7 @@ from frazil.service.stream import Access, Stream
 from frazil.service.supervision import Supervision
 from frazil.service.swap import Announcer, CanaryBounds, Serving, Swapper
 from frazil.service.watch import FileSystem, Selection, Watcher
-from frazil.settings import Precision, ServeSettings
+from frazil.settings import ServeSettings
 
 __all__ = ["Daemon"]
 
@@ -199,7 +199,7 @@ class Daemon:
         self._notifier.starting(f"warming up the model {model.identity.short}", within_seconds=_MODEL_SECONDS)
         preparation = PreparationOnDevice(model)
         batch_seconds = model.warm_up()
-        metrics.show_model(model.identity, model.placement, model.precision)
+        metrics.show_model(model.identity, model.placement)
         metrics.batch.set(batch_seconds)
         where = model.placement.describe(batch_seconds)
         how = f"{model.provider} in {model.precision}"

@@ -6,9 +6,9 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from frazil.model import Contrast
 from frazil.picking import ContrastEvidence, Picker, weigh_contrast
 from frazil.service.record import Record
-from frazil.settings import Contrast
 
 __all__ = ["BLANK_TOLD", "DoubtMetrics", "Doubts"]
 

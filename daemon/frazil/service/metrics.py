@@ -18,7 +18,6 @@ from frazil.service.failure import TRANSIENT_REASONS
 from frazil.service.inventory import PASS_REASONS, Inventory
 from frazil.service.logs import event
 from frazil.service.resource_metrics import ResourceMetrics
-from frazil.settings import Precision
 
 __all__ = ["STAGES", "Metrics"]
 
@@ -243,7 +242,7 @@ class Metrics:
             self.canary_picks.labels(model=model)
             self.canary_scores.labels(model=model)
 
-    def show_model(self, model: ModelIdentity, placement: Placement, precision: Precision) -> None:
+    def show_model(self, model: ModelIdentity, placement: Placement) -> None:
         """Show which model serves, in place of the one before, and where it runs."""
         self.model_on_cpu.set(placement.cpu_problem() is not None)
         self.model.clear()
@@ -252,7 +251,7 @@ class Metrics:
             version=str(model.version),
             sha256=model.sha256,
             provider=placement.provider,
-            precision=precision,
+            precision=model.precision,
         ).set(1)
         self.model_nodes.clear()
         for provider, nodes in placement.nodes.items():

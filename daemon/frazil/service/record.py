@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
-from frazil.documents import FailedDocument, MicrographDocument, ModelStamp, PickColumns, Seconds
+from frazil.documents import FailedDocument, MicrographDocument, PickColumns, Seconds
 from frazil.errors import MicrographError
 from frazil.model import Batches
 from frazil.picking import Micrograph, Picker, Picks, Picture, ScoreMap
@@ -53,7 +53,6 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
     scored = time.monotonic()
     picks = picker.find(score_map, picture)
     found = time.monotonic()
-    identity = picker.model.identity
     document = MicrographDocument(
         epoch="",
         seq=0,
@@ -62,9 +61,7 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
         shape=picture.rescaling.shape,
         pixel_size_angstrom=picture.pixel_size_angstrom,
         diameter_px=picture.diameter_px,
-        model=ModelStamp(
-            name=identity.name, version=identity.version, sha256=identity.sha256, precision=picker.model.precision
-        ),
+        model=picker.model.identity,
         threshold=picker.limits.threshold,
         min_distance_angstrom=picker.limits.min_distance_angstrom,
         edge_margin_angstrom=picker.limits.edge_margin_angstrom,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from frazil.documents import MODEL_TOPIC, ModelDocument, ModelStamp, encode_document
+from frazil.documents import MODEL_TOPIC, ModelDocument, encode_document
 from frazil.model import Refusal, Standing
 from frazil.service.delivery import Delivery
 from frazil.service.ledger import Ledger
@@ -53,7 +53,7 @@ class Announcer:
         document = ModelDocument(
             epoch="",
             seq=0,
-            model=_stamp(change),
+            model=change.model,
             event=change.event,
             reason=change.message,
             at=at,
@@ -72,11 +72,13 @@ class Announcer:
             self.standing = standing
         self._metrics.model_changes.labels(event=change.event, reason=change.reason).inc()
         if change.placement is not None:
-            self._metrics.show_model(change.model, change.placement, change.precision)
+            self._metrics.show_model(change.model, change.placement)
         told = event(f"model_{change.event}", model=change.model.short, reason=change.reason)
         if change.event == "loaded":
             provider = change.placement and change.placement.provider
-            log.info("model %s serves from here on, on %s in %s", change.model, provider, change.precision, extra=told)
+            log.info(
+                "model %s serves from here on, on %s in %s", change.model, provider, change.model.precision, extra=told
+            )
         elif change.event == "rolled_back":
             log.warning("rolled back (%s) to model %s: %s", change.reason, change.model, change.message, extra=told)
         else:
@@ -134,8 +136,3 @@ def _standing_after(change: Change, standing: Standing, at: str) -> Standing:
             current=change.current,
         )
     )
-
-
-def _stamp(change: Change) -> ModelStamp:
-    model = change.model
-    return ModelStamp(name=model.name, version=model.version, sha256=model.sha256, precision=change.precision)

@@ -7,7 +7,6 @@ from typing import Literal
 
 from frazil.model import ModelIdentity
 from frazil.model.runtime import Placement
-from frazil.settings import Precision
 
 __all__ = ["Change"]
 
@@ -21,8 +20,6 @@ class Change:
     model: ModelIdentity
     placement: Placement | None = None
     """Where `model` runs, if it serves."""
-    precision: Precision = "float32"
-    """In which `model` computes, if it serves."""
     withdrawn: ModelIdentity | None = None
     """The model that served until it was rolled back."""
     reason: str = ""

@@ -19,6 +19,7 @@ from frazil.faults import is_passing
 from frazil.model import (
     Model,
     ModelIdentity,
+    Precision,
     Refusal,
     Standing,
     current_stamp,
@@ -36,7 +37,6 @@ from frazil.service.swap.announcer import Announcer
 from frazil.service.swap.canary import Canary, CanaryBounds
 from frazil.service.swap.change import Change
 from frazil.service.swap.serving import Offer, Serving
-from frazil.settings import Precision
 
 __all__ = ["Swapper"]
 
