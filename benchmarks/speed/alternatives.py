@@ -21,6 +21,7 @@ from frazil.model.runtime import ort
 from frazil.model.tiling import plan_tiling
 from frazil.picking import Picker, PixelMemory, read_micrograph
 from frazil.picking.rescale import rescale
+from frazil.reading import read_and_rescale
 
 __all__ = ["Alternative", "Alternatives", "measure"]
 
@@ -109,7 +110,7 @@ def _preparation(bench: Bench) -> Iterator[_Pair]:
         rescale(read_micrograph(path, as_stored=True, memory=memory).pixels, rescaling)
 
     def rescale_meanwhile() -> None:
-        read_micrograph(path, as_stored=True, memory=memory, rescaling=picker.rescaling)
+        read_and_rescale(path, picker.rescaling, memory=memory)
 
     yield _Pair(
         what="reading and rescaling",

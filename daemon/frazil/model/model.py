@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from math import isqrt
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from frazil.model.files import identify_content, inspect_content, locate_model, 
 from frazil.model.identity import ModelIdentity
 from frazil.model.int8 import open_twin
 from frazil.model.runtime import Placement, available_cores, ort
-from frazil.model.tiling import MicrographSize, Tiling, plan_tiling, rescaled_shape
+from frazil.model.tiling import Batches, MicrographSize, Tiling, plan_tiling, rescaled_shape
 
 __all__ = ["Model", "load_model"]
 
@@ -119,6 +120,29 @@ class Model:
             ModelError: the network gave other than finite scores.
         """
         return self.check_finite(score_tiles(self.session, tiles))
+
+    def score_picture(self, picture: NDArray[np.float32], tiling: Tiling) -> NDArray[np.float32]:
+        """(h', w') picture → (count, gy, gx) probabilities in the order of `Tiling.batches`; by `workers` threads.
+
+        Raises:
+            ModelError: the network gave other than finite scores.
+        """
+        largest = self.largest_batch(tiling.tile_shape)
+
+        def score(part: Tiling) -> NDArray[np.float32]:
+            return np.concatenate([self.score(batch) for batch in part.batches(picture, largest)])
+
+        first, *others = tiling.split(self.workers)
+        if not others:
+            return score(first)
+        with ThreadPoolExecutor(len(others)) as pool:
+            scoring = [pool.submit(score, part) for part in others]
+            return np.concatenate([score(first), *(scored.result() for scored in scoring)])
+
+    def count_batches(self, tiling: Tiling) -> Batches:
+        """In how many batches `score_picture` scores, and how full they are."""
+        largest = self.largest_batch(tiling.tile_shape)
+        return sum((part.count_batches(largest) for part in tiling.split(self.workers)), Batches())
 
     def check_finite(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """The same scores.

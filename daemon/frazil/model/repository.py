@@ -17,7 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from frazil.errors import ModelError, OutputError
-from frazil.model import CURRENT_NAME, read_current
+from frazil.model.files import CURRENT_NAME, read_current
 
 __all__ = ["ModelFolder", "current_stamp", "find_model_folders"]
 

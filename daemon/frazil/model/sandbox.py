@@ -24,7 +24,8 @@ from pathlib import Path
 import msgspec
 
 from frazil.errors import ModelError, is_out_of_memory
-from frazil.model import MicrographSize, Precision
+from frazil.model.contract import Precision
+from frazil.model.tiling import MicrographSize
 
 __all__ = ["PROOF_SECONDS", "Proof", "available_bytes", "held_bytes", "prove_model", "run_proof"]
 
@@ -169,7 +170,7 @@ def _try(job: _Job) -> Proof:
     Raises:
         ModelError: it is not fit to serve.
     """
-    from frazil.model import load_model
+    from frazil.model.model import load_model
 
     path = Path(job.path)
     before = held_bytes("VmRSS")

@@ -15,7 +15,7 @@ from frazil.errors import MicrographError
 from frazil.picking.formats import StoredImage, open_image
 from frazil.picking.formats.source import open_regular
 from frazil.picking.pixel_memory import PixelMemory
-from frazil.picking.rescale import Rescaled, Rescaling, RescalingAhead
+from frazil.picking.rescale import Aside, Rescaled, Rescaling, RescalingAhead
 
 __all__ = ["LARGEST_MICROGRAPH_BYTES", "ChooseRescaling", "Micrograph", "check_complete", "read_micrograph"]
 
@@ -25,6 +25,11 @@ again to decode them."""
 
 ChooseRescaling = Callable[[tuple[int, int], float | None], Rescaling | None]
 """(h, w) and the pixel size in the header → how the micrograph will be rescaled; None where that is not known."""
+
+
+def _at_once(work: Callable[[], None]) -> Callable[[], None]:
+    work()
+    return lambda: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,6 +85,7 @@ def read_micrograph(
     largest_bytes: int = LARGEST_MICROGRAPH_BYTES,
     cut_off: Callable[[], bool] = lambda: False,
     rescaling: ChooseRescaling | None = None,
+    aside: Aside = _at_once,
 ) -> Micrograph:
     """Read a micrograph whole.
 
@@ -92,8 +98,9 @@ def read_micrograph(
         memory: where to take memory for the pixels from. Default: from the system.
         largest_bytes: memory that reading may take.
         cut_off: asked between blocks of half a megabyte; True gives up.
-        rescaling: says how the micrograph will be rescaled, as `Picker.rescaling` does: then that is done meanwhile, in
-            another thread, if the rows come in order. Default: it is left to the picker.
+        rescaling: says how the micrograph will be rescaled, as `Picker.rescaling` does: then that is done meanwhile,
+            if the rows come in order. Default: it is left to the picker.
+        aside: starts each piece of that, as `frazil.reading` does in another thread. Default: at once, in this one.
 
     Raises:
         IncompleteMicrograph: the file is shorter than its header demands.
@@ -105,7 +112,7 @@ def read_micrograph(
             image = open_image(path, file)
             dtype = _whole_type(image.dtype) if as_stored else np.dtype(np.float32)
             wanted = rescaling(image.shape, image.pixel_size.angstrom) if rescaling and image.rows_in_order else None
-            pixels, rescaled = _read_pixels(path, image, dtype, memory, largest_bytes, cut_off, wanted)
+            pixels, rescaled = _read_pixels(path, image, dtype, memory, largest_bytes, cut_off, wanted, aside)
     except OSError as error:
         raise MicrographError(path, "unreadable", f"cannot be read: {error.strerror or error}") from error
     return Micrograph(
@@ -130,6 +137,7 @@ def _read_pixels(
     largest_bytes: int,
     cut_off: Callable[[], bool],
     rescaling: Rescaling | None,
+    aside: Aside,
 ) -> tuple[NDArray[np.generic], Rescaled | None]:
     """(h, w) the pixels of a stored image, checked; and rescaled, if that is wanted and no enlarging."""
     h, w = image.shape
@@ -145,7 +153,7 @@ def _read_pixels(
     if rescaling is None or rescaling.enlarges:
         _fill(path, image, pixels, cut_off, None)
         return pixels, None
-    with RescalingAhead(pixels, rescaling) as ahead:
+    with RescalingAhead(pixels, rescaling, aside) as ahead:
         _fill(path, image, pixels, cut_off, ahead.advance)
         return pixels, ahead.finish()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -159,10 +158,7 @@ class Picker:
     def count_batches(self, picture: Picture) -> Batches:
         """In how many batches the model scores the picture, and how full they are."""
         tiling = self.plan(picture)
-        if tiling is None:
-            return Batches()
-        largest = self.model.largest_batch(tiling.tile_shape)
-        return sum((part.count_batches(largest) for part in tiling.split(self.model.workers)), Batches())
+        return Batches() if tiling is None else self.model.count_batches(tiling)
 
     def size_of(self, shape: tuple[int, int], pixel_size_angstrom: float) -> MicrographSize:
         """What the batches of a micrograph of (h, w) pixels depend on, for `Model.batch_shape`."""
@@ -198,18 +194,7 @@ class Picker:
         """(count, g, g) scores; on the device as long as that works."""
         if self.device is not None and (scored := self.device.score(picture.on_device, tiling)) is not None:
             return scored
-        model, pixels = self.model, picture.pixels
-        largest = model.largest_batch(tiling.tile_shape)
-
-        def score(part: Tiling) -> NDArray[np.float32]:
-            return np.concatenate([model.score(batch) for batch in part.batches(pixels, largest)])
-
-        first, *others = tiling.split(model.workers)
-        if not others:
-            return score(first)
-        with ThreadPoolExecutor(len(others)) as pool:
-            scoring = [pool.submit(score, part) for part in others]
-            return np.concatenate([score(first), *(scored.result() for scored in scoring)])
+        return self.model.score_picture(picture.pixels, tiling)
 
     def find(self, score_map: ScoreMap, picture: Picture) -> Picks:
         """Find the picks in a score map of the picture."""

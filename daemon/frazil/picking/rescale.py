@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,13 +12,16 @@ from numpy.typing import NDArray
 
 from frazil.model.tiling import rescaled_shape
 
-__all__ = ["Rescaled", "Rescaling", "RescalingAhead", "rescale"]
+__all__ = ["Aside", "Rescaled", "Rescaling", "RescalingAhead", "rescale"]
 
 _LARGEST_PRODUCT = 2**18
 """Multiplications in one matrix product: for more, OpenBLAS takes several threads, which spin while they wait."""
 _STRIP_ROWS = 128
 _STEPS_AHEAD = 16
-"""Into which a micrograph that is being read is divided: what comes after the last one waits for it."""
+"""Steps in which a micrograph is rescaled while it is read; only the last one is not overlapped with reading."""
+
+Aside = Callable[[Callable[[], None]], Callable[[], None]]
+"""Starts a piece of work, in another thread or at once → waits for its end, and raises what it raised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,16 +80,17 @@ def rescale(pixels: NDArray[np.generic], rescaling: Rescaling) -> NDArray[np.flo
 
 
 class RescalingAhead:
-    """Rescales a micrograph while its rows still come, in a thread of its own. Used as a context manager.
+    """Rescales a micrograph while its rows still come. Used as a context manager.
 
     Reading and averaging take about as long as each other, and what was just read is still in the caches.
 
     Args:
         pixels: (h, w) of the micrograph; filled meanwhile, first row first.
         rescaling: that does not enlarge.
+        aside: starts the work.
     """
 
-    def __init__(self, pixels: NDArray[np.generic], rescaling: Rescaling) -> None:
+    def __init__(self, pixels: NDArray[np.generic], rescaling: Rescaling, aside: Aside) -> None:
         self._pixels = pixels
         self._rescaling = rescaling
         self._blocks = _row_blocks(rescaling)
@@ -95,31 +98,34 @@ class RescalingAhead:
         self._step_rows = -(-rescaling.shape[0] // _STEPS_AHEAD)
         self._begun_rows = 0
         self._begun_blocks = 0
-        self._thread = ThreadPoolExecutor(1, "frazil-rescaling")
-        self._averaging: list[Future[None]] = []
+        self._aside = aside
+        self._waits: list[Callable[[], None]] = []
 
     def __enter__(self) -> RescalingAhead:
         return self
 
     def __exit__(self, *_: object) -> None:
         # The memory of the pixels is given to another micrograph next.
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._wait()
 
     def advance(self, rows: int) -> None:
-        """So many rows have come."""
+        """Begin with what these first rows, all read by now, make possible."""
         if rows - self._begun_rows < self._step_rows and rows < self._rescaling.shape[0]:
             return
         self._begun_rows, first = rows, self._begun_blocks
         while self._begun_blocks < len(self._blocks) and self._blocks[self._begun_blocks].pixels.stop <= rows:
             self._begun_blocks += 1
         if blocks := self._blocks[first : self._begun_blocks]:
-            self._averaging.append(self._thread.submit(_average, self._pixels, blocks, self._averages))
+            self._waits.append(self._aside(lambda: _average(self._pixels, blocks, self._averages)))
 
     def finish(self) -> Rescaled:
-        """What came of it, once all rows have come."""
-        for part in self._averaging:
-            part.result()
+        """The rescaled micrograph, once all rows have come."""
+        self._wait()
         return Rescaled(rescaling=self._rescaling, pixels=self._averages)
+
+    def _wait(self) -> None:
+        for wait in self._waits:
+            wait()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

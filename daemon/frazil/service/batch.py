@@ -23,10 +23,10 @@ from frazil.picking import (
     PixelMemory,
     PreparationOnDevice,
     draw_picks,
-    read_micrograph,
     write_star,
     write_whole,
 )
+from frazil.reading import read_and_rescale
 from frazil.service.doubts import BLANK_TOLD, Doubts
 from frazil.service.failure import failure_of
 from frazil.service.record import record_picks
@@ -137,12 +137,8 @@ class Batch:
 
     def _pick(self, path: Path, star: Path, *, with_picture: bool) -> PickedFile:
         started = time.monotonic()
-        micrograph = read_micrograph(
-            path,
-            as_stored=True,
-            memory=self._memory,
-            largest_bytes=self._largest_bytes,
-            rescaling=self._picker.rescaling,
+        micrograph = read_and_rescale(
+            path, self._picker.rescaling, memory=self._memory, largest_bytes=self._largest_bytes
         )
         micrograph = dataclasses.replace(micrograph, path=absolute_path(path))
         read_seconds = time.monotonic() - started

@@ -31,8 +31,8 @@ from frazil.picking import (
     PickingSettings,
     PixelMemory,
     PreparationOnDevice,
-    read_micrograph,
 )
+from frazil.reading import read_and_rescale
 from frazil.service.delivery import Delivery
 from frazil.service.doubts import Doubts
 from frazil.service.drift_watch import DriftWatch
@@ -386,17 +386,16 @@ class Daemon:
         return "; ".join(part for part in parts if part)
 
     def _read_micrograph(
-        self, path: Path, memory: PixelMemory | None = None, rescaling: ChooseRescaling | None = None
+        self, path: Path, memory: PixelMemory | None = None, rescaling: ChooseRescaling = lambda *_: None
     ) -> Micrograph:
         settings = self._settings
         deadline = time.monotonic() + settings.read_timeout
-        return read_micrograph(
+        return read_and_rescale(
             path,
-            as_stored=True,
+            rescaling,
             memory=memory,
             largest_bytes=settings.max_micrograph_bytes,
             cut_off=lambda: time.monotonic() > deadline,
-            rescaling=rescaling,
         )
 
     def _settle_seconds(self, file_system: FileSystem) -> float:
