@@ -14,7 +14,7 @@ import prometheus_client
 import pytest
 
 from frazil.documents import MODEL_TOPIC, ModelDocument, decode_document
-from frazil.model import ModelIdentity, Refusal, Standing
+from frazil.model import ModelIdentity, Refusal, ServingRecord
 from frazil.model.runtime import Placement
 from frazil.service.delivery import Delivery
 from frazil.service.ledger import Ledger
@@ -37,7 +37,7 @@ ROLLED_BACK = Change(
     current="c",
 )
 LONG_AGO = "2020-01-01T00:00:00.000+00:00"
-STANDING = Standing(folder="/models/blob", host="h", watch="/w", version=1, sha256=OLD.sha256, since=LONG_AGO)
+STANDING = ServingRecord(folder="/models/blob", host="h", watch="/w", version=1, sha256=OLD.sha256, since=LONG_AGO)
 TRYING = Refusal(version=2, sha256=NEW.sha256, reason="interrupted", message="killed", at=LONG_AGO, current="c")
 
 
@@ -57,7 +57,7 @@ class Rig:
         documents = [decode_document(one.body) for one in stored]
         return [document for document in documents if isinstance(document, ModelDocument)]
 
-    def recalled(self) -> Standing | None:
+    def recalled(self) -> ServingRecord | None:
         """What the next start finds."""
         return Announcer(self.ledger, self.delivery, self.metrics).recall_standing()
 

@@ -185,7 +185,7 @@ def test_a_twin_that_picks_as_well_goes_beside_the_model_as_the_next_version(
         ("small", ".star", True),
     ]
     assert min(one.float32 for one in twin.f1) > 0.4
-    assert twin.largest_fall < 0.005
+    assert twin.largest_f1_drop < 0.005
     assert twin.admitted
     assert twin.made["calibration"] in {way.name for way in CALIBRATIONS}
     assert set(twin.made["calibration_micrographs"]) == {
@@ -211,7 +211,7 @@ def test_a_twin_whose_f1_falls_is_refused_and_its_file_not_kept(
 ) -> None:
     version = write_model(disc_finder(contract, outlier=5000))
     twin, content = make_twin(version, twin_data)
-    assert twin.largest_fall > 0.1
+    assert twin.largest_f1_drop > 0.1
     assert not twin.admitted
     written = add_twin(version, version.parent, twin, content)
     assert sorted(file.name for file in written.iterdir()) == ["card.json", "model.onnx"]

@@ -271,7 +271,7 @@ def quantise(
     show_twin(twin, console)
     if not twin.admitted:
         raise FrazilError(
-            f"{version}: expected an int8 twin that picks as well, found F1 lower by {twin.largest_fall:.4f}; "
+            f"{version}: expected an int8 twin that picks as well, found F1 lower by {twin.largest_f1_drop:.4f}; "
             "nothing is written"
         )
     written = add_twin(version, out or version.parent, twin, content)

@@ -18,7 +18,7 @@ from frazil.addresses import replay_address
 from frazil.errors import FrazilError, ModelError, SettingsError
 from frazil.machine.finding import Finding, Level
 from frazil.machine.places import examine_ledger, examine_output, examine_watched
-from frazil.model import Precision, load_model, prove_model
+from frazil.model import Precision, check_in_sandbox, load_model
 from frazil.model.runtime import available_cores, cuda_problem, ort
 from frazil.picking import PreparationOnDevice
 from frazil.service.ledger import LedgerReader
@@ -153,7 +153,7 @@ def _bind_problem(host: str, port: int) -> str | None:
 def _precision_problem(model: Path) -> str | None:
     """What keeps a model that is fit to serve from doing so by its int8 twin."""
     try:
-        prove_model(model, precision="int8")
+        check_in_sandbox(model, precision="int8")
     except ModelError as error:
         return str(error)
     return None
@@ -172,7 +172,7 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[Finding]:
         do = "the driver does not answer though a GPU is there: nvidia-smi tells more" if has_nodes else ""
         yield Finding(check="gpu", level=lost, says=f"none can be used: {no_gpu}", do=do)
     try:
-        sha256 = prove_model(model).sha256
+        sha256 = check_in_sandbox(model).sha256
         precision_problem = _precision_problem(model) if precision == "int8" else None
         wanted: Precision = "float32" if precision_problem else precision
         loaded = load_model(model, device, settings.threads if settings else None, precision=wanted)

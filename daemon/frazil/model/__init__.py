@@ -2,8 +2,8 @@
 
 - ``load_model(path, device)`` loads an ONNX model and checks it against its contract and card.
 - ``ModelFolder(path)`` adds, promotes, rolls back and prunes versions, each in one atomic step.
-- ``prove_model(path)`` tries a model in a process of its own, which may crash, hang or run out of memory.
-- ``Standing`` says where a daemon stands with a model: what it serves, what it has refused, and why.
+- ``check_in_sandbox(path)`` checks a model in a process of its own, which may crash, hang or run out of memory.
+- ``ServingRecord`` says which version of a model a daemon serves, which it has refused, and why.
 
 A name's module is loaded when the name is first asked for: whoever reads a contract or a folder needs no ONNX Runtime.
 """
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from frazil.model.identity import ModelIdentity
     from frazil.model.int8 import TWIN_NAME, has_twin, int8_instructions
     from frazil.model.model import Model, load_model
-    from frazil.model.repository import ModelFolder, current_stamp, find_model_folders
+    from frazil.model.repository import ModelFolder, current_token, find_model_folders
     from frazil.model.runtime import Placement, available_cores
-    from frazil.model.sandbox import Proof, held_bytes, prove_model
-    from frazil.model.serving_record import Refusal, Standing, post_standing, read_standings
+    from frazil.model.sandbox import SandboxResult, check_in_sandbox, held_bytes
+    from frazil.model.serving_record import Refusal, ServingRecord, post_serving_record, read_serving_records
     from frazil.model.tiling import Batches, MicrographSize
 
 __all__ = [
@@ -49,14 +49,15 @@ __all__ = [
     "ModelIdentity",
     "Placement",
     "Precision",
-    "Proof",
     "Reference",
     "Refusal",
-    "Standing",
+    "SandboxResult",
+    "ServingRecord",
     "Twin",
     "TwinScores",
     "available_cores",
-    "current_stamp",
+    "check_in_sandbox",
+    "current_token",
     "find_model_folders",
     "has_twin",
     "held_bytes",
@@ -64,12 +65,11 @@ __all__ = [
     "int8_instructions",
     "load_model",
     "locate_model",
-    "post_standing",
-    "prove_model",
+    "post_serving_record",
     "read_card",
     "read_contract",
     "read_current",
-    "read_standings",
+    "read_serving_records",
     "write_card",
 ]
 

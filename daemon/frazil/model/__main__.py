@@ -1,6 +1,6 @@
-"""What runs in the process of `frazil.model.sandbox`."""
+"""The process of `frazil.model.sandbox`."""
 
-from frazil.model.sandbox import run_proof
+from frazil.model.sandbox import run_sandbox
 
 if __name__ == "__main__":
-    run_proof()
+    run_sandbox()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from frazil.errors import ModelError
 from frazil.model.card import CARD_NAME, read_card
-from frazil.model.checks import reference_tiles, run_trial, score_tiles, takes_any_side
+from frazil.model.checks import check_file, reference_tiles, score_tiles, takes_any_side
 from frazil.model.contract import Device, ModelContract, Precision
 from frazil.model.files import identify_content, inspect_content, locate_model, read_content
 from frazil.model.identity import ModelIdentity
@@ -210,26 +210,26 @@ def load_model(
     # Windows are shared among threads, in batches from gathering their pixels to their scores, so that none waits for
     # another. Of a dense model, which has few tiles, operators are shared.
     workers = threads if contract.grid == 1 else 1
-    trial = run_trial(content, file, contract, tiles, device, threads // workers)
+    checked = check_file(content, file, contract, tiles, device, threads // workers)
     if card:
-        trial.check_reference(card.reference.scores, card.reference.tolerance)
-    on_cpu = trial.placement.cpu_problem()
+        checked.check_reference(card.reference.scores, card.reference.tolerance)
+    on_cpu = checked.placement.cpu_problem()
     if require_gpu and on_cpu:
         raise ModelError(f"{file}: expected to run on a GPU, found {on_cpu}", "provider")
     precision_problem = None
     if precision == "int8":
         try:
-            if trial.placement.on_cpu < sum(trial.placement.nodes.values()):
-                raise ModelError(f"{file}: expected to run on the CPU, found {trial.placement.provider}", "provider")
-            trial = open_twin(file, card, contract, tiles, threads // workers)
+            if checked.placement.on_cpu < sum(checked.placement.nodes.values()):
+                raise ModelError(f"{file}: expected to run on the CPU, found {checked.placement.provider}", "provider")
+            checked = open_twin(file, card, contract, tiles, threads // workers)
         except ModelError as error:
             precision, precision_problem = "float32", str(error)
             log.warning("model %s serves in float32 although int8 is wanted: %s", identity.short, error)
     return Model(
         msgspec.structs.replace(identity, precision=precision),
         contract,
-        trial.session,
-        trial.placement,
+        checked.session,
+        checked.placement,
         has_card=card is not None,
         batch_pixels=_CONVOLVED_PIXELS if on_cpu and ("", "Conv") in onnx.operators else _BATCH_PIXELS,
         threads=threads,

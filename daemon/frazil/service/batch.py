@@ -110,7 +110,7 @@ class Batch:
         """Which model runs where."""
         model = self._picker.model
         return (
-            f"model {model.identity.name}/{model.identity.version} on {model.provider} in {model.precision}, "
+            f"model {model.identity.short} on {model.provider} in {model.precision}, "
             f"threshold {self._picker.threshold:g}"
         )
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from frazil.documents import MODEL_TOPIC, ModelDocument, encode_document
-from frazil.model import Refusal, Standing
+from frazil.model import Refusal, ServingRecord
 from frazil.service.delivery import Delivery
 from frazil.service.ledger import Ledger
 from frazil.service.logs import event
@@ -39,7 +39,7 @@ class Announcer:
         self._ledger = ledger
         self._delivery = delivery
         self._metrics = metrics
-        self.standing: Standing | None = None
+        self.standing: ServingRecord | None = None
         self._lock = threading.Lock()
         """Held from where the standing is read to where what became of it is remembered."""
 
@@ -91,16 +91,16 @@ class Announcer:
             )
         self._delivery.catch_up()
 
-    def recall_standing(self) -> Standing | None:
+    def recall_standing(self) -> ServingRecord | None:
         """Where an earlier run of the daemon stood; None where that is not known."""
         kept = self._ledger.recall(_STANDING_KEY)
         try:
-            return msgspec.json.decode(kept, type=Standing) if kept else None
+            return msgspec.json.decode(kept, type=ServingRecord) if kept else None
         except ValueError as error:
             log.warning("passed over what the ledger knows of the last model, which is damaged: %s", error)
             return None
 
-    def begin(self, standing: Standing) -> None:
+    def begin(self, standing: ServingRecord) -> None:
         """Remember where this run begins.
 
         Raises:
@@ -120,7 +120,7 @@ class Announcer:
                 self.begin(msgspec.structs.replace(self.standing, trying=trying))
 
 
-def _standing_after(change: Change, standing: Standing, at: str) -> Standing:
+def _standing_after(change: Change, standing: ServingRecord, at: str) -> ServingRecord:
     if change.event != "refused":
         standing = standing.serve(change.model.version, change.model.sha256, at)
     if change.event == "loaded":

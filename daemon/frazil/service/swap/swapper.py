@@ -21,13 +21,13 @@ from frazil.model import (
     ModelIdentity,
     Precision,
     Refusal,
-    Standing,
-    current_stamp,
+    ServingRecord,
+    check_in_sandbox,
+    current_token,
     has_twin,
     held_bytes,
     identify_model,
-    post_standing,
-    prove_model,
+    post_serving_record,
     read_current,
 )
 from frazil.picking import Micrograph, Picker
@@ -99,7 +99,7 @@ class Swapper:
         self._stop = stop
         self._seen = ""
         self._put_off_for = ""
-        self._posted: Standing | None = None
+        self._posted: ServingRecord | None = None
         self._wake = threading.Event()
         self._on_decided: Callable[[], None] | None = None
 
@@ -115,7 +115,7 @@ class Swapper:
         recalled = self._announcer.recall_standing()
         if recalled is not None and recalled.folder != str(self._folder):
             recalled = None
-        stamp, model = current_stamp(self._folder), None
+        stamp, model = current_token(self._folder), None
         if recalled is not None:
             try:
                 model = self._load(self._folder / str(recalled.version), self._precision)
@@ -127,7 +127,7 @@ class Swapper:
         elif recalled is not None and any(r.current == stamp for r in (*recalled.refusals, recalled.trying) if r):
             self._seen = stamp
         self._announcer.begin(
-            Standing(
+            ServingRecord(
                 folder=str(self._folder),
                 host=platform.node(),
                 watch=str(self._watch),
@@ -198,7 +198,7 @@ class Swapper:
 
     def _look(self, serving: Serving, report: Callable[[Change], None]) -> None:
         self._post()
-        stamp = current_stamp(self._folder)
+        stamp = current_token(self._folder)
         if stamp == self._seen:
             return
         self._seen = stamp
@@ -216,7 +216,7 @@ class Swapper:
         except ModelError as error:
             if is_passing(error.__cause__):
                 self._put_off(str(error))
-            elif current_stamp(self._folder) == stamp and not self._stop.is_set():
+            elif current_token(self._folder) == stamp and not self._stop.is_set():
                 report(
                     Change(
                         event="refused",
@@ -229,7 +229,7 @@ class Swapper:
             else:
                 self.stop_trying()
         else:
-            if current_stamp(self._folder) == stamp:
+            if current_token(self._folder) == stamp:
                 serving.offer(Offer(picker=picker, current=stamp))
 
     def _put_off(self, fault: str) -> None:
@@ -275,7 +275,7 @@ class Swapper:
         started = time.monotonic()
         shape = serving.last_shape
         prove = functools.partial(
-            prove_model,
+            check_in_sandbox,
             path,
             seconds=self._proof_seconds,
             threads=self._threads,
@@ -336,7 +336,7 @@ class Swapper:
         serving.shadow = show
         try:
             while not canary.complete:
-                if self._stop.is_set() or current_stamp(self._folder) != stamp:
+                if self._stop.is_set() or current_token(self._folder) != stamp:
                     raise ModelError(f"{picker.model.identity}: another model was promoted", "superseded")
                 if self._wake.is_set():
                     self._wake.clear()
@@ -375,7 +375,7 @@ class Swapper:
             return
         for directory in (self._folder, self._out):
             try:
-                post_standing(directory, self._name, standing)
+                post_serving_record(directory, self._name, standing)
             except OSError:
                 continue
             self._posted = standing

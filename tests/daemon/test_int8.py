@@ -20,7 +20,7 @@ from frazil.cli import app
 from frazil.documents import decode_document
 from frazil.errors import ModelError
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
-from frazil.model import Card, Twin, has_twin, int8_instructions, load_model, prove_model, read_card, write_card
+from frazil.model import Card, Twin, check_in_sandbox, has_twin, int8_instructions, load_model, read_card, write_card
 from frazil.model.runtime import Placement
 from frazil.picking import Picker, PickingSettings, match_picks, read_micrograph
 from frazil.settings import default_model_path
@@ -195,11 +195,11 @@ def test_a_card_without_a_twin_is_as_it_was_before_there_were_any(make_blob_mode
 @needs_instructions
 def test_a_twin_is_proved_in_a_process_of_its_own(make_blob_model: Blob, make_twin: Blob, tmp_path: Path) -> None:
     version = make_twin(make_blob_model(tmp_path / "blob") / "1")
-    assert prove_model(version, precision="int8").sha256 == read_card(version / "card.json").sha256
+    assert check_in_sandbox(version, precision="int8").sha256 == read_card(version / "card.json").sha256
     change_a_byte(version)
-    assert prove_model(version)
+    assert check_in_sandbox(version)
     with pytest.raises(ModelError, match=r"model\.int8\.onnx: expected sha256"):
-        prove_model(version, precision="int8")
+        check_in_sandbox(version, precision="int8")
 
 
 @needs_instructions
