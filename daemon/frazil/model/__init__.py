@@ -77,12 +77,13 @@ _LIGHT = ("contract", "identity", "files", "repository", "serving_record")
 _MODULES = (*_LIGHT, "card", "tiling", "runtime", "int8", "sandbox", "model")
 """In the order in which they are looked through."""
 
+if not TYPE_CHECKING:  # where names are checked, those above are all there are
 
-def __getattr__(name: str) -> Any:
-    """The name, from its module."""
-    if name in __all__:
-        for module in _MODULES:
-            loaded = importlib.import_module(f"frazil.model.{module}")
-            if name in loaded.__all__:
-                return getattr(loaded, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """The name, from its module."""
+        if name in __all__:
+            for module in _MODULES:
+                loaded = importlib.import_module(f"frazil.model.{module}")
+                if name in loaded.__all__:
+                    return getattr(loaded, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
