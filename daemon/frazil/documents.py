@@ -70,7 +70,7 @@ class Seconds(msgspec.Struct, frozen=True, kw_only=True):
     read: float
     """Reading and checking the file, which is rescaled meanwhile if its rows come in order."""
     prepare: float
-    """Rescaling, if that is left to do, and standardising."""
+    """Rescaling, if that is left to do, and normalising."""
     infer: float
     """Tiling and the network."""
     peaks: float

@@ -24,8 +24,8 @@ from frazil.picking import Micrograph, Picker, PickingSettings, Picks, read_micr
 from frazil.picking.device import Accelerator, PictureOnDevice, PreparationOnDevice, accelerator, graphs
 from frazil.picking.device.onnx_graph import ELEMENT_TYPES
 from frazil.picking.device.operators import blur_matrix, mirror, percentile_ranks, resampling_matrices
+from frazil.picking.normalise import NORMALISERS, normalise
 from frazil.picking.rescale import Rescaling, rescale
-from frazil.picking.standardise import STANDARDISATIONS, standardise
 from frazil.settings import default_model_path
 
 
@@ -160,7 +160,7 @@ def test_the_picture_is_that_of_the_cpu(
     pixels.ravel()[random.integers(0, pixels.size, outliers)] = random.choice([-1e6, 1e6], outliers)
     pixels += np.linspace(0, 500, shape[1], dtype=np.float32)
     rescaling = Rescaling.for_diameter(shape, diameter_px, device.contract.diameter_px)
-    expected = standardise(rescale(pixels, rescaling), "flat-01", device.contract.diameter_px, invert=invert)
+    expected = normalise(rescale(pixels, rescaling), "flat-01", device.contract.diameter_px, invert=invert)
     np.testing.assert_allclose(device.prepare(pixels, rescaling, invert=invert), expected, atol=5e-5)
 
 
@@ -176,12 +176,12 @@ def test_pixels_go_to_the_device_as_they_are_stored(device: Device, dtype: str) 
     rescaling = Rescaling.for_diameter(stored.shape, 20.0, device.contract.diameter_px)
     found = device.prepare(stored, rescaling, invert=False)
     of_float32 = rescale(stored.astype(np.float32), rescaling)
-    expected = standardise(of_float32, "flat-01", device.contract.diameter_px, invert=False)
+    expected = normalise(of_float32, "flat-01", device.contract.diameter_px, invert=False)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_every_standardisation_on_the_device_is_one_of_the_cpus() -> None:
-    assert set(STANDARDISATIONS) >= graphs.STANDARDISATIONS_ON_DEVICE
+def test_every_normalisation_on_the_device_is_one_of_the_cpus() -> None:
+    assert set(NORMALISERS) >= graphs.NORMALISATIONS_ON_DEVICE
 
 
 @pytest.mark.parametrize("largest", [1, 7, 1000])
@@ -381,12 +381,12 @@ def test_scores_that_are_no_numbers_are_the_models_fault_on_the_device_too(
     assert loaded.preparation.accelerator is not None
 
 
-def test_a_standardisation_that_the_device_does_not_know_is_left_to_the_cpu(
+def test_a_normalisation_that_the_device_does_not_know_is_left_to_the_cpu(
     blob_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accelerator, "STANDARDISATIONS_ON_DEVICE", frozenset())
+    monkeypatch.setattr(accelerator, "NORMALISATIONS_ON_DEVICE", frozenset())
     found = prepare_on_device(blob_model).preparation.describe()
-    assert found == "pictures prepared on the CPU: the standardisation flat-01 is not known there"
+    assert found == "pictures prepared on the CPU: the normalisation flat-01 is not known there"
 
 
 # --- what ONNX Runtime is told ----------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ class Picker:
         return self.find(self.score(picture), picture)
 
     def prepare(self, micrograph: Micrograph) -> Picture:
-        """Rescale to the model's grid and standardise.
+        """Rescale to the model's grid and normalise.
 
         Raises:
             MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked; or

@@ -1,4 +1,4 @@
-"""The picture that a model sees: a micrograph rescaled to the model's grid and standardised.
+"""The picture that a model sees: a micrograph rescaled to the model's grid and normalised.
 
 The trainer makes its crops from the same pictures, so training and serving cannot drift apart.
 """
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from frazil.errors import MicrographError
 from frazil.picking.blank import MOST_BLANK, BlankArea, find_blank
 from frazil.picking.micrograph import Micrograph
+from frazil.picking.normalise import normalise
 from frazil.picking.rescale import Rescaling, rescale
-from frazil.picking.standardise import standardise
 
 __all__ = ["LARGEST_PICTURE_PIXELS", "Picture", "is_possible_diameter", "make_picture"]
 
@@ -41,7 +41,7 @@ class Picture:
     """A micrograph as the model sees it."""
 
     pixels: NDArray[np.float32]
-    """(h', w') rescaled and standardised."""
+    """(h', w') rescaled and normalised."""
     rescaling: Rescaling
     diameter_px: float
     """Of the particle, in pixels of the micrograph."""
@@ -69,14 +69,14 @@ def make_picture(
     prepare_on_device: PrepareOnDevice | None = None,
     largest_pixels: int | None = LARGEST_PICTURE_PIXELS,
 ) -> Picture:
-    """Rescale a micrograph so that the particle has the model's diameter, and standardise it.
+    """Rescale a micrograph so that the particle has the model's diameter, and normalise it.
 
     Args:
         micrograph: as read.
         diameter_angstrom: of the particle.
         pixel_size_angstrom: of the micrograph; None takes the file's.
         model_diameter_px: diameter that the model was trained for.
-        normalisation: name of the standardisation.
+        normalisation: name of the normalisation.
         invert: whether particles look the other way round in the model's tiles.
         prepare_on_device: is asked first; not if there are blank parts to leave out, which only the CPU does.
         largest_pixels: of the picture; None for any.
@@ -84,7 +84,7 @@ def make_picture(
     Raises:
         MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked; or next
             to nothing of the micrograph holds data.
-        ModelError: the standardisation is not known here.
+        ModelError: the normalisation is not known here.
     """
     pixel_size = micrograph.resolve_pixel_size(pixel_size_angstrom)
     diameter_px = diameter_angstrom / pixel_size
@@ -128,7 +128,7 @@ def make_picture(
             if ahead is not None and ahead.rescaling == rescaling
             else rescale(micrograph.pixels, rescaling)
         )
-        pixels = standardise(rescaled, normalisation, model_diameter_px, invert=invert, blank=left_out)
+        pixels = normalise(rescaled, normalisation, model_diameter_px, invert=invert, blank=left_out)
     return Picture(
         pixels=pixels,
         on_device=on_device,

@@ -1,4 +1,4 @@
-"""Preparation on the device that runs the model: ONNX graphs of rescaling, standardisation and tiling.
+"""Preparation on the device that runs the model: ONNX graphs of rescaling, normalisation and tiling.
 
 - ``PreparationOnDevice(model)`` is given to a picker; it leaves to the CPU what the device cannot do.
 - ``Accelerator(session, contract, threads)`` prepares, tiles and scores there, by I/O binding.

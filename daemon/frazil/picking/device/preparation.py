@@ -77,7 +77,7 @@ class PreparationOnDevice:
     def _start(self) -> None:
         model = self._model
         if not can_prepare(model.contract):
-            self._give_up(f"the standardisation {model.contract.normalisation} is not known there")
+            self._give_up(f"the normalisation {model.contract.normalisation} is not known there")
             return
         try:
             accelerator = Accelerator(model.session, model.contract, model.threads)
