@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from frazil.errors import ModelError
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH, compare_picks
 from frazil.model import Contrast, Model, ModelContract, load_model
-from frazil.model import provider as provider_module
 from frazil.model.runtime import ort
 from frazil.model.tiling import plan_tiling
 from frazil.picking import Micrograph, Picker, PickingSettings, Picks, read_micrograph, weigh_contrast
@@ -387,39 +386,3 @@ def test_a_normalisation_that_the_device_does_not_know_is_left_to_the_cpu(
     monkeypatch.setattr(accelerator, "NORMALISATIONS_ON_DEVICE", frozenset())
     found = prepare_on_device(blob_model).preparation.describe()
     assert found == "pictures prepared on the CPU: the normalisation flat-01 is not known there"
-
-
-# --- what ONNX Runtime is told ----------------------------------------------------------------------------------
-
-
-def test_pixels_are_prepared_in_full_precision_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = []
-
-    class Session:
-        def __init__(self, _: bytes, options: ort.SessionOptions, providers: list[object]) -> None:
-            told.append(providers)
-
-        def get_providers(self) -> list[str]:
-            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-
-    preloaded = []
-    monkeypatch.setattr(provider_module.ort, "InferenceSession", Session)
-    monkeypatch.setattr(provider_module.ort, "preload_dlls", lambda: preloaded.append(print("noise")), raising=False)
-    provider_module._preload_libraries.cache_clear()
-    session = provider_module.open_graph(b"", "cuda", 2)
-    provider_module.open_graph(b"", "cuda", 2)
-    assert provider_module.device_of(session) == "cuda"
-    assert len(preloaded) == 1
-    (name, options), fallback = told[0]
-    assert (name, fallback) == ("CUDAExecutionProvider", "CPUExecutionProvider")
-    assert options["use_tf32"] == "0"
-    assert options["arena_extend_strategy"] == "kSameAsRequested"
-    provider_module._preload_libraries.cache_clear()
-
-
-def test_a_graph_that_cannot_run_on_cuda_says_so() -> None:
-    content = graphs.tiles_graph()
-    if "CUDAExecutionProvider" in ort.get_available_providers() and provider_module.cuda_problem() is None:
-        pytest.skip("there is a CUDA device")
-    with pytest.raises(RuntimeError, match="expected a session on cuda, found CPUExecutionProvider"):
-        provider_module.open_graph(content, "cuda", 1)

@@ -1,4 +1,4 @@
-"""The model contract: what a ``model.onnx`` says of itself, in its metadata.
+"""The model contract: the metadata in which a ``model.onnx`` describes itself.
 
 A model takes ``tiles`` float32 (n, 1, t, t) and gives ``scores`` float32 (n, g, g), probabilities. The score at
 (i, j) of a tile belongs to the tile's pixel (offset + i * step, offset + j * step). A *window* model has g = 1:
@@ -45,7 +45,7 @@ class ModelContract:
     step_px: float
     """Distance between neighbouring scores, in pixels of the rescaled micrograph."""
     offset_px: float
-    """Position of the first score in its tile; pixel centres are at whole numbers."""
+    """Position of the first score in its tile; pixel centres are at integers."""
     diameter_px: float
     """Particle diameter, in pixels of the rescaled micrograph, that the network was trained for."""
     normalisation: str

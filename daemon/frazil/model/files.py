@@ -1,4 +1,4 @@
-"""Models on disk: found, read whole, told apart, and looked into without running them."""
+"""Models on disk: found, read whole, identified, and inspected without running them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def locate_model(path: Path) -> tuple[Path, str, int]:
 
 
 def identify_model(path: Path) -> ModelIdentity:
-    """Which model a path means, by its file's name and content; says nothing of whether it is fit to serve.
+    """Identify a model by its file's name and content; whether it is fit to serve is not checked.
 
     Raises:
         ModelError: the path leads to no model, or it cannot be read.
@@ -84,7 +84,7 @@ def identify_model(path: Path) -> ModelIdentity:
 
 
 def read_contract(path: Path) -> ModelContract:
-    """What a model says of itself; read without running it.
+    """Read a model's contract without running it.
 
     Raises:
         ModelError: the path leads to no model, or to one without the contract.

@@ -33,7 +33,7 @@ x86 its sums of 16 bits can overflow."""
 
 
 def int8_instructions() -> str | None:
-    """The processor's instructions for int8, as Linux calls them; None where it has none or cannot tell."""
+    """The processor's instructions for int8, as Linux calls them; None where it has none or they are not known."""
     try:
         lines = _CPU_INFO.read_text("ascii", "replace").splitlines()
     except OSError:
@@ -48,7 +48,7 @@ def int8_instructions() -> str | None:
 
 
 def has_twin(path: Path) -> bool:
-    """Whether an int8 twin lies beside the model that a path means; says nothing of whether it is fit to serve.
+    """Whether an int8 twin lies beside a model; whether it is fit to serve is not checked.
 
     Raises:
         ModelError: the path leads to no model.

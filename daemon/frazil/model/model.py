@@ -41,11 +41,11 @@ class Model:
 
     Attributes:
         identity: name, version, sha256, and the precision in which it computes.
-        contract: what its metadata says.
+        contract: of its metadata.
         placement: which execution providers were seen to run its nodes.
         has_card: whether a card vouched for it.
         workers: threads that share the tiles of a picture, each with batches of its own.
-        precision_problem: why it does not compute in int8 although that was wanted.
+        precision_problem: why it does not compute in int8 although that was requested.
         largest_tile_pixels: most pixels in one tile, where it takes tiles of any side; 0 where it takes the contract's.
         session: of ONNX Runtime.
         threads: CPU threads that it was loaded with.
@@ -192,7 +192,7 @@ def load_model(
         device: where to run it.
         threads: CPU threads of ONNX Runtime; default: every core this process may use.
         require_gpu: whether a model that does not run on a GPU is refused.
-        precision: ``int8`` has the model's int8 twin score where it can, and says why where it cannot.
+        precision: ``int8`` loads the model's int8 twin where possible; else `Model.precision_problem` has the reason.
 
     Raises:
         ModelError: the model is missing or fails a check.

@@ -117,7 +117,7 @@ def open_session(model: bytes, path: Path, device: Device, threads: int, *, prof
         session = ort.InferenceSession(model, options, providers=_providers("cuda" if use_cuda else "cpu"))
     except RUNTIME_ERRORS as error:
         raise ModelError(f"{path}: ONNX Runtime cannot load it: {str(error).strip()}", "unfit") from error
-    # A provider that fails to start is dropped in silence; only this tells (onnxruntime issue 17801).
+    # ONNX Runtime silently drops a provider that fails to start (its issue 17801).
     if device == "cuda" and session.get_providers()[0] != _CUDA:
         raise ModelError(
             f"{path}: expected to run on CUDA, found {session.get_providers()[0]}: "
@@ -169,20 +169,20 @@ def _preload_libraries() -> None:
     preload = getattr(ort, "preload_dlls", None)
     if preload is None:  # before ONNX Runtime 1.21
         return
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said):  # what it prints would be in the way of --json
+        with contextlib.redirect_stdout(printed):  # what it prints would be in the way of --json
             preload()
     except (OSError, RuntimeError, ValueError) as error:  # they may still be found, and if not the session says so
-        said.write(str(error))
-    for line in said.getvalue().splitlines():
+        printed.write(str(error))
+    for line in printed.getvalue().splitlines():
         log.debug("CUDA libraries: %s", line)
 
 
 def read_placement(session: ort.InferenceSession) -> Placement:
     """End the profiling of a session and see from it what ran where.
 
-    The list of providers only says what may run a node; the profile says what did.
+    The list of providers is what may run a node; the profile is what did.
     """
     profile = Path(session.end_profiling())
     operators = {

@@ -1,6 +1,6 @@
 """The sandbox: a process of its own in which a model is checked before it is loaded into one that must live.
 
-ONNX Runtime runs what a file tells it to. A bad file can end the process that loads it, keep it busy for ever, or take
+ONNX Runtime runs whatever a file contains. A bad file can end the process that loads it, keep it busy for ever, or take
 all of the machine's memory; no check made from inside helps against that. The process runs the model on the CPU,
 since picking needs the whole GPU, and at the lowest priority. It scores batches as large as the daemon's, in as many
 threads, and may take no more memory than is there. Where memory runs out all the same, the kernel kills it first.
@@ -123,7 +123,7 @@ def check_in_sandbox(
         finally:
             if process.poll() is None:
                 process.kill()
-        said = process.stdout.read() if process.stdout else b""
+        output = process.stdout.read() if process.stdout else b""
         status = process.returncode
     if status < 0:
         name = signal.Signals(-status).name if -status in list(signal.Signals) else f"signal {-status}"
@@ -137,7 +137,7 @@ def check_in_sandbox(
             )
         raise ModelError(f"{path}: expected to load, found that loading it ends the process ({name})", "crash")
     try:
-        verdict = msgspec.json.decode(said, type=_Verdict)
+        verdict = msgspec.json.decode(output, type=_Verdict)
     except msgspec.MsgspecError:
         raise ModelError(
             f"{path}: expected to load, found that loading it ends the process (status {status})", "crash"
@@ -220,7 +220,7 @@ def _end_with_parent() -> None:
 
 
 def available_bytes(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int | None:
-    """Bytes that this process can still take before the system or its control group kills; None where none can be told.
+    """Bytes that this process can still take before the system or its control group kills; None if unknown.
 
     What a service may take is bounded by its control group before the machine's memory is.
 

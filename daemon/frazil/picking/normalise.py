@@ -44,8 +44,8 @@ def normalise(
         name: one of ``NORMALISERS``.
         diameter_px: particle diameter in pixels of the picture.
         invert: whether particles in the picture have the opposite contrast to the model's.
-        blank: (h, w) which pixels hold no data: they change nothing of the others, and become background. None where
-            all hold data.
+        blank: (h, w) which pixels hold no data: they do not affect the others, and become background. None where all
+            hold data.
 
     Raises:
         ModelError: the name is not known to this version of frazil.
@@ -89,11 +89,11 @@ def _background(flat: NDArray[np.float32], side: int, blank: NDArray[np.bool_] |
     if blank is None:
         return np.asarray(cv2.blur(flat, (side, side), borderType=cv2.BORDER_REFLECT_101), np.float32)
     flat[blank] = 0
-    total, share = (
+    total, counted = (
         cv2.blur(values, (side, side), borderType=cv2.BORDER_REFLECT_101)
         for values in (flat, (~blank).astype(np.float32))
     )
-    return np.asarray(total / np.maximum(share, np.float32(0.5 / side**2)), np.float32)
+    return np.asarray(total / np.maximum(counted, np.float32(0.5 / side**2)), np.float32)
 
 
 def _strips(picture: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

@@ -26,7 +26,7 @@ __all__ = ["Picker", "PickingSettings", "default_limits"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PickingSettings:
-    """What the operator says about the particle and wants of its picks."""
+    """The operator's settings: of the particle, and of its picks."""
 
     diameter_angstrom: float
     """Diameter of the particle."""
@@ -41,7 +41,7 @@ class PickingSettings:
     contrast: Contrast = "dark"
     """How particles look in the micrographs."""
     unusual_diameter: bool = False
-    """Whether the diameter is meant though the picture becomes larger than any that holds particles to be seen."""
+    """Whether a diameter is accepted that makes the picture larger than any with visible particles."""
 
     def __post_init__(self) -> None:
         for name in ("diameter", "pixel_size"):
@@ -52,7 +52,7 @@ class PickingSettings:
 
     @property
     def tuning(self) -> Tuning:
-        """What these settings say of the limits."""
+        """The limits that are set."""
         return Tuning(
             threshold=self.threshold,
             min_distance_angstrom=self.min_distance_angstrom,
@@ -61,7 +61,7 @@ class PickingSettings:
 
 
 def default_limits(diameter_angstrom: float, threshold: float) -> PickLimits:
-    """Limits where nobody says otherwise, for a particle and the threshold of a model."""
+    """Default limits for a particle and the threshold of a model."""
     return PickLimits(
         threshold=threshold,
         min_distance_angstrom=0.5 * diameter_angstrom,
@@ -70,7 +70,7 @@ def default_limits(diameter_angstrom: float, threshold: float) -> PickLimits:
 
 
 class Picker:
-    """Picks micrographs with one model and one set of settings, of which the limits may be tuned.
+    """Picks micrographs with one model and one set of settings; limits may be tuned.
 
     ``pick`` does it all; the daemon and the benchmark call ``prepare``, ``score`` and ``find`` one by one.
 
@@ -94,7 +94,7 @@ class Picker:
         self.device = device
         given = settings.tuning.over(default_limits(settings.diameter_angstrom, model.contract.threshold))
         self.limits = given if tuning is None else tuning.over(given)
-        # Scores reach as far as the settings say, however the margin is tuned: it can be tuned back.
+        # Scores reach to the margin of the settings even if a wider one is tuned: it can be tuned back.
         self._scored_margin_angstrom = min(given.edge_margin_angstrom, self.limits.edge_margin_angstrom)
 
     @property
@@ -103,15 +103,15 @@ class Picker:
         return self.limits.threshold
 
     def tuned(self, tuning: Tuning) -> Picker:
-        """A picker with the same model and settings, but for what is tuned."""
+        """A picker with the same model and settings, and tuned limits."""
         return Picker(self.model, self.settings, tuning, device=self.device)
 
     def rescaling(self, shape: tuple[int, int], pixel_size_angstrom: float | None) -> Rescaling | None:
-        """How a micrograph will be rescaled, for `read_micrograph` to do meanwhile; None where that is not known.
+        """How a micrograph will be rescaled, for `read_micrograph`; None where that is not known.
 
         Args:
             shape: (h, w) of the micrograph.
-            pixel_size_angstrom: what its file says.
+            pixel_size_angstrom: of its file.
         """
         pixel_size = self.settings.pixel_size_angstrom or pixel_size_angstrom
         if pixel_size is None or (self.device is not None and self.device.accelerator is not None):
@@ -156,7 +156,7 @@ class Picker:
         return self.model.plan(picture.rescaling.rescaled_shape, (margin_px * of_y, margin_px * of_x))
 
     def count_batches(self, picture: Picture) -> Batches:
-        """In how many batches the model scores the picture, and how full they are."""
+        """Number of batches in which the model scores the picture, and how full they are."""
         tiling = self.plan(picture)
         return Batches() if tiling is None else self.model.count_batches(tiling)
 

@@ -1,4 +1,4 @@
-"""Memory of micrographs that nobody holds any more, for those that come next."""
+"""Memory of micrographs, used again for the next ones."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _MOST_KEPT = 6
 
 
 class PixelMemory:
-    """Gives out arrays, in memory used before where there is some.
+    """Hands out arrays, in used memory where there is some free.
 
-    To have the system find and clear 64 MB takes as long as to read as much from its cache. Belongs to one thread; the
+    For the system to find and clear 64 MB takes as long as to read as much from its cache. Belongs to one thread; the
     arrays may go anywhere. Memory is used again once no array, and no view of one, is left that lies in it.
     """
 
@@ -38,7 +38,7 @@ class PixelMemory:
         return lent.view(dtype).reshape(shape)
 
     def release(self) -> None:
-        """Give back to the system what nobody uses."""
+        """Return free memory to the system."""
         self._free.clear()
 
     def _give_back(self, memory: NDArray[np.uint8]) -> None:

@@ -1,4 +1,4 @@
-"""The picture that a model sees: a micrograph rescaled so that the particle has the model's diameter."""
+"""Rescaling: a micrograph becomes a picture in which the particle has the model's diameter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from frazil.model.tiling import rescaled_shape
 __all__ = ["Aside", "Rescaled", "Rescaling", "RescalingAhead", "rescale"]
 
 _LARGEST_PRODUCT = 2**18
-"""Multiplications in one matrix product: for more, OpenBLAS takes several threads, which spin while they wait."""
+"""Multiplications in one matrix product: beyond, OpenBLAS starts several threads, which spin while they wait."""
 _STRIP_ROWS = 128
 _STEPS_AHEAD = 16
 """Steps in which a micrograph is rescaled while it is read; only the last one is not overlapped with reading."""
@@ -26,9 +26,9 @@ Aside = Callable[[Callable[[], None]], Callable[[], None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rescaling:
-    """How positions in a micrograph and in its rescaled picture belong together.
+    """The mapping between positions in a micrograph and in its rescaled picture.
 
-    Both are counted from pixel centres, so a pixel edge, not a centre, is where the two grids coincide.
+    Both are counted from pixel centres, so the two grids coincide at a pixel edge, not at a centre.
     """
 
     shape: tuple[int, int]
@@ -130,19 +130,19 @@ class RescalingAhead:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Block:
-    """Some neighbouring averages, and the pixels that they are made of."""
+    """Neighbouring averages, and their pixels."""
 
     averages: slice
     pixels: slice
     weights: NDArray[np.float32]
-    """(averages, pixels) share of each pixel in each average."""
+    """(averages, pixels) weight of each pixel in each average."""
 
 
 @lru_cache(maxsize=16)
 def _area_blocks(length: int, count: int, largest: int) -> tuple[_Block, ...]:
-    """How `length` pixels in a line are averaged to `count`, in blocks of at most so many weights, one average or more.
+    """Blocks that average a line of `length` pixels to `count`, each with at most `largest` weights or one average.
 
-    Most weights of a block are zero; products of small dense matrices still take less than half of the processor time
+    Most weights of a block are zero. Still, products of small dense matrices take less than half of the processor time
     of cv2's INTER_AREA, which gives the same.
     """
     edges = np.linspace(0, length, count + 1)  # of the averages, in pixels
@@ -153,8 +153,8 @@ def _area_blocks(length: int, count: int, largest: int) -> tuple[_Block, ...]:
         first, last = int(edges[start]), min(length, int(np.ceil(edges[stop] - 1e-9)))
         at = np.arange(first, last)
         lower, upper = edges[start:stop, np.newaxis], edges[start + 1 : stop + 1, np.newaxis]
-        shares = np.clip(np.minimum(at + 1, upper) - np.maximum(at, lower), 0, None)
-        weights = (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+        overlaps = np.clip(np.minimum(at + 1, upper) - np.maximum(at, lower), 0, None)
+        weights = (overlaps / overlaps.sum(axis=1, keepdims=True)).astype(np.float32)
         blocks.append(_Block(averages=slice(start, stop), pixels=slice(first, last), weights=weights))
     return tuple(blocks)
 
@@ -164,11 +164,11 @@ def _row_blocks(rescaling: Rescaling) -> tuple[_Block, ...]:
 
 
 def _average(pixels: NDArray[np.generic], blocks: Sequence[_Block], averages: NDArray[np.float32]) -> None:
-    """Write some rows of the (h, w) averages; rows first, which lie in one piece, in strips that stay in the caches."""
+    """Write some rows of the (h, w) averages: along y first, over contiguous rows, in strips that fit the caches."""
     top, bottom = blocks[0].averages.start, blocks[-1].averages.stop
     strip = np.empty((min(bottom - top, _STRIP_ROWS), pixels.shape[1]), np.float32)
     filled = 0
-    with np.errstate(over="ignore", invalid="ignore"):  # pixels are looked at by whoever reads them
+    with np.errstate(over="ignore", invalid="ignore"):  # the reader checks pixels
         for block in blocks:
             count = len(block.weights)
             if filled + count > len(strip):
@@ -186,5 +186,5 @@ def _average_columns(strip: NDArray[np.float32], averages: NDArray[np.float32]) 
 
 
 def _single(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
-    """The same in float32; no copy where they are."""
+    """The same in float32; not copied if they are."""
     return pixels.astype(np.float32, copy=False)

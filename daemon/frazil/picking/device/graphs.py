@@ -1,6 +1,6 @@
 """The graphs that a device runs: from a micrograph to the picture, and from the picture to a batch of tiles.
 
-They say in ONNX's operators what `rescale`, `normalise` and `Tiling.batches` say in OpenCV's and numpy's.
+They do with ONNX's operators what `rescale`, `normalise` and `Tiling.batches` do with OpenCV and NumPy.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ __all__ = [
 ]
 
 NORMALISATIONS_ON_DEVICE = frozenset({"flat-01"})
-"""Names of those that `preparation_graph` knows."""
+"""The normalisations that `preparation_graph` implements."""
 PERCENTS = (0.05, 25.0, 50.0, 75.0, 99.95)
-"""Of which ranks are given to the graph."""
+"""Percentiles whose ranks are inputs of the graph."""
 _LOWEST, _LOWER, _MIDDLE, _UPPER, _HIGHEST = range(len(PERCENTS))
 
 

@@ -26,7 +26,7 @@ ELEMENT_TYPES: dict[str, int] = {
 
 _IR_VERSION, _OPSET_VERSION = 8, 17
 _INTEGER = 2
-"""Kind of attribute that is a whole number: the only one used."""
+"""Kind of an integer attribute, the only one used."""
 
 # Numbers of the fields that are written, by message.
 _MODEL_IR_VERSION, _MODEL_PRODUCER, _MODEL_GRAPH, _MODEL_OPSET = 1, 2, 7, 8
