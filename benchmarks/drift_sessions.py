@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from frazil.service.drift import BASELINE_MICROGRAPHS, Drift
+from frazil.session.pick.drift import BASELINE_MICROGRAPHS, Drift
 
 DIAMETER_ANGSTROM = 191.0
 PIXEL_SIZE_ANGSTROM = 4.2
@@ -31,7 +31,7 @@ IN_A_SQUARE = (20, 60)
 SQUARES_DIFFER = 0.25
 """Standard deviation of the logarithm of the particles' concentration from square to square."""
 FIRST_SEED = 100_000_000
-"""Of a session. The limits in `frazil.service.drift` were chosen on sessions of smaller ones."""
+"""Of a session. The limits in `frazil.session.pick.drift` were chosen on sessions of smaller ones."""
 
 SQUARES = {
     "ordinary": {"coverage_range": (0.12, 0.28)},

@@ -26,10 +26,10 @@ import zmq
 
 import frazil
 from frazil.documents import ModelDocument, encode_document, topic_of
+from frazil.health.metrics import Metrics
 from frazil.model import ModelIdentity
-from frazil.service.ledger import Ledger
-from frazil.service.metrics import Metrics
-from frazil.service.stream import Stream
+from frazil.session.outbox.ledger import Ledger
+from frazil.session.outbox.stream import Stream
 
 ZMTP_GREETING = b"\xff" + b"\x00" * 8 + b"\x7f\x03\x00NULL" + b"\x00" * 48
 _AT_ONCE = 200
@@ -195,7 +195,7 @@ def main() -> int:
                 print(f"{(part + 1) * portion:>8} messages  {memory[-1]:6.0f} MiB", flush=True)
         with frazil.PickStream(addresses[0], topics=["model"], since=1, timeout_seconds=60) as late:
             replayed = [next(late).seq for _ in range(10)]
-        died = target.stream.failed_thread()
+        died = target.stream.dead_thread()
         print(f"{args.messages} messages in {time.monotonic() - started:.0f} s")
         print(f"replay requests by outcome: {target.requests()}")
         print(f"the process of the sockets was started again {target.restarts()} times")

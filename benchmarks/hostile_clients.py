@@ -30,7 +30,7 @@ from pathlib import Path
 import zmq
 
 import frazil
-from frazil.service.ledger import LedgerReader
+from frazil.session.outbox.ledger import LedgerReader
 
 PATIENCE_SECONDS = 300.0
 GREETING = b"\xff" + b"\x00" * 8 + b"\x7f\x03\x00NULL" + b"\x00" * 48
@@ -219,7 +219,7 @@ def measure(folder: Path, options: argparse.Namespace) -> bool:
     sources = write_micrographs(folder, options.micrographs, options.side)
     watched, out = folder / "watched", folder / "out"
     watched.mkdir()
-    command = [sys.executable, "-c", "from frazil.cli import main; main()", "serve"]
+    command = [sys.executable, "-c", "from frazil.commands.cli import main; main()", "serve"]
     command += ["--watch", str(watched), "--out", str(out), "--diameter", "72", "--device", "cpu", "--threads", "1"]
     command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0"]
     command += ["--model", str(options.model)] if options.model else []

@@ -36,13 +36,14 @@ import numpy as np
 import frazil
 from frazil.documents import MicrographDocument, PickColumns, Seconds, encode_document
 from frazil.model import ModelIdentity, load_model
+from frazil.page.series import Series
+from frazil.page.session import Session
 from frazil.picking import Picker, PickingSettings, read_micrograph, write_star
-from frazil.service.ledger import Handled, Ledger, LedgerReader
-from frazil.service.page.series import Series
-from frazil.service.page.session import Session
-from frazil.service.record import record_picks
-from frazil.service.stamp import FileStamp
-from frazil.service.watch import Scanner, Selection
+from frazil.session.intake.scan import Scanner
+from frazil.session.intake.selection import Selection
+from frazil.session.outbox.file_stamp import FileStamp
+from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
+from frazil.session.pick.record import record_picks
 
 PARTS = ("scans", "ledger", "start", "backlog")
 PER_FOLDER = 500

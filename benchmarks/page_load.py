@@ -25,7 +25,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 
-from frazil.service.ledger import LedgerReader
+from frazil.session.outbox.ledger import LedgerReader
 
 PATIENCE_SECONDS = 300.0
 SERIES_SECONDS = 5.0
@@ -138,7 +138,7 @@ def measure(folder: Path, model: Path | None, browsers: int, portions: int, micr
     sources = write_micrographs(folder, micrographs, side_px)
     watched, out = folder / "watched", folder / "out"
     watched.mkdir()
-    command = [sys.executable, "-c", "from frazil.cli import main; main()", "serve"]
+    command = [sys.executable, "-c", "from frazil.commands.cli import main; main()", "serve"]
     command += ["--watch", str(watched), "--out", str(out), "--diameter", "72", "--device", "cpu", "--threads", "1"]
     command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0"]
     command += ["--model", str(model)] if model else []

@@ -27,11 +27,11 @@ from frazil.client import PickStream
 from frazil.documents import MicrographDocument, encode_document
 from frazil.model import load_model
 from frazil.picking import Picker, PickingSettings, Tuning, read_micrograph
-from frazil.service.ledger import Handled, Ledger, LedgerReader
-from frazil.service.record import record_picks
-from frazil.service.retune import TUNED_KEY, Tuned, Wanted, count, preview, request_retune
-from frazil.service.score_map import pack_score_map
-from frazil.service.stamp import FileStamp
+from frazil.session.outbox.file_stamp import FileStamp
+from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
+from frazil.session.outbox.score_map import pack_score_map
+from frazil.session.pick.record import record_picks
+from frazil.session.retune import TUNED_KEY, Tuned, Wanted, count, preview, request_retune
 from frazil.settings import default_model_path
 from frazil_trainer.simulate import SimulationSettings
 from frazil_trainer.simulate.series import write_series

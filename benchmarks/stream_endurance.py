@@ -28,11 +28,11 @@ import prometheus_client
 
 import frazil
 from frazil.documents import MicrographDocument, PickColumns, Seconds, encode_document, topic_of
+from frazil.health.metrics import Metrics
 from frazil.model import ModelIdentity
-from frazil.service.ledger import Handled, Ledger, LedgerReader
-from frazil.service.metrics import Metrics
-from frazil.service.stamp import FileStamp
-from frazil.service.stream import Stream
+from frazil.session.outbox.file_stamp import FileStamp
+from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
+from frazil.session.outbox.stream import Stream
 
 PATIENCE_SECONDS = 600.0
 

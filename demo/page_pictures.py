@@ -33,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="titan1-") as top:
         watched = Path(top) / "session42"
         watched.mkdir()
-        command = [sys.executable, "-c", "from frazil.cli import main; main()", "serve", "--device", "cpu"]
+        command = [sys.executable, "-c", "from frazil.commands.cli import main; main()", "serve", "--device", "cpu"]
         command += ["--watch", str(watched), "--out", f"{top}/picks", "--diameter", str(given.diameter)]
         command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0"]
         with (Path(top) / "log").open("w+") as log:

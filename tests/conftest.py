@@ -39,6 +39,7 @@ from frazil.documents import (
     topic_of,
 )
 from frazil.errors import FrazilError
+from frazil.health.metrics import Metrics
 from frazil.model import (
     Card,
     ModelContract,
@@ -51,12 +52,13 @@ from frazil.model import (
     write_card,
 )
 from frazil.model.runtime import ort
+from frazil.page.application import Application
+from frazil.page.gate import TOKEN_NAME
+from frazil.page.server import PageServer
 from frazil.picking import Picks, read_micrograph
-from frazil.service.ledger import Handled, Ledger
-from frazil.service.metrics import Metrics
-from frazil.service.page import TOKEN_NAME, Application, PageServer
-from frazil.service.stamp import FileStamp
-from frazil.service.stream import Stream
+from frazil.session.outbox.file_stamp import FileStamp
+from frazil.session.outbox.ledger import Handled, Ledger
+from frazil.session.outbox.stream import Stream
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

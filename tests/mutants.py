@@ -60,16 +60,17 @@ GROUPS = {
         ("daemon/test_coordinates.py", "daemon/test_pick_files.py", "trainer/test_labelled.py"),
     ),
     "completion": Group(
-        ("service/completion.py", "service/failure.py"), ("daemon/test_completion.py", "daemon/test_failure.py")
+        ("session/intake/completeness.py", "faults.py"),
+        ("daemon/test_completion.py", "daemon/test_failure.py"),
     ),
-    "intake": Group(("service/intake.py",), ("daemon/test_intake.py", "daemon/test_watcher.py")),
+    "intake": Group(("session/intake/intake.py",), ("daemon/test_intake.py", "daemon/test_watcher.py")),
     "ledger": Group(
-        ("service/ledger/*.py", "service/delivery.py"),
+        ("session/outbox/ledger/*.py", "session/outbox/outbox.py"),
         (
             "daemon/test_ledger.py",
             "daemon/test_ledger_identity.py",
             "daemon/test_ledger_damage.py",
-            "daemon/test_delivery.py",
+            "daemon/test_outbox.py",
         ),
     ),
     "stream": Group(

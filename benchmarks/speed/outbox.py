@@ -10,12 +10,12 @@ import prometheus_client
 
 from frazil import PickStream
 from frazil.documents import encode_document, topic_of
-from frazil.service.ledger import Handled, Ledger
-from frazil.service.metrics import Metrics
-from frazil.service.record import Record
-from frazil.service.score_map import pack_score_map
-from frazil.service.stamp import FileStamp
-from frazil.service.stream import Stream
+from frazil.health.metrics import Metrics
+from frazil.session.outbox.file_stamp import FileStamp
+from frazil.session.outbox.ledger import Handled, Ledger
+from frazil.session.outbox.score_map import pack_score_map
+from frazil.session.outbox.stream import Stream
+from frazil.session.pick.record import Record
 
 __all__ = ["Outbox"]
 

@@ -4,7 +4,7 @@ What is where:
 
 - ``frazil.PickStream`` and ``frazil.AsyncPickStream``: what a program downstream needs; see ``frazil.client``.
 - ``frazil.picking``: a micrograph in, picks out; no threads, no sockets, no clock.
-- ``frazil.service``: the daemon behind ``frazil serve``.
+- ``frazil.daemon``: what runs behind ``frazil serve``; ``frazil.session`` is its work on one watched directory.
 - ``frazil.documents``: the typed records that travel on the stream.
 
 This package imports nothing heavy by itself.

@@ -6,7 +6,9 @@ their meaning.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -32,10 +34,13 @@ __all__ = [
     "PickColumns",
     "Seconds",
     "add_generation",
+    "columns_of",
     "decode_document",
+    "directory_of",
     "directory_topic",
     "document_schema",
     "encode_document",
+    "now_rfc3339",
     "read_generation",
     "topic_of",
 ]
@@ -45,6 +50,9 @@ PICKS_TOPIC = b"picks"
 FAILED_TOPIC = b"failed"
 MODEL_TOPIC = b"model"
 HEARTBEAT_TOPIC = b"heartbeat"
+
+_POSITION_DECIMALS = 4
+_SCORE_DECIMALS = 6
 
 
 class PickColumns(msgspec.Struct, frozen=True, kw_only=True):
@@ -256,3 +264,39 @@ def document_schema() -> dict[str, Any]:
         msgspec.json.encode(schema).replace(ModelIdentity.__name__.encode(), b"ModelStamp")
     )
     return published
+
+
+class _Picks(Protocol):
+    """``frazil.picking.Picks``, which whoever only reads documents need not load."""
+
+    @property
+    def y(self) -> NDArray[np.float64]:
+        """Rows (n,)."""
+
+    @property
+    def x(self) -> NDArray[np.float64]:
+        """Columns (n,)."""
+
+    @property
+    def score(self) -> NDArray[np.floating[Any]]:
+        """Figures of merit (n,)."""
+
+
+def columns_of(picks: _Picks) -> PickColumns:
+    """Picks as documents have them."""
+    return PickColumns(
+        y=[round(v, _POSITION_DECIMALS) for v in picks.y.tolist()],
+        x=[round(v, _POSITION_DECIMALS) for v in picks.x.tolist()],
+        score=[round(v, _SCORE_DECIMALS) for v in picks.score.tolist()],
+    )
+
+
+def directory_of(key: str) -> str:
+    """Directory of a micrograph below the watched one, from the ledger's name of it; empty for that itself."""
+    parent = str(PurePosixPath(key).parent)
+    return "" if parent == "." else parent
+
+
+def now_rfc3339() -> str:
+    """The time in UTC as documents have it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

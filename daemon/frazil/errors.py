@@ -43,6 +43,9 @@ MICROGRAPH_REASONS = (
 )
 """Every reason for which a micrograph cannot be picked."""
 
+TRANSIENT_REASONS = frozenset({"unreadable", "memory", "internal"})
+"""Those of them that another moment may change."""
+
 MODEL_REASONS = (
     "missing",
     "card",

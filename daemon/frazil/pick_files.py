@@ -10,6 +10,7 @@ from typing import Literal
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError
 from frazil.faults import reason_of
+from frazil.files import write_text
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path, path_below
 from frazil.picking import (
@@ -21,7 +22,6 @@ from frazil.picking import (
     write_cbox,
     write_csv,
     write_star,
-    write_text,
 )
 
 __all__ = ["PickFiles"]

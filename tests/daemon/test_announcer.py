@@ -14,13 +14,13 @@ import prometheus_client
 import pytest
 
 from frazil.documents import MODEL_TOPIC, ModelDocument, decode_document
+from frazil.health.metrics import Metrics
 from frazil.model import ModelIdentity, Refusal, ServingRecord
 from frazil.model.runtime import Placement
-from frazil.service.delivery import Delivery
-from frazil.service.ledger import Ledger
-from frazil.service.metrics import Metrics
-from frazil.service.stream import Stream
-from frazil.service.swap import Announcer, Change
+from frazil.session.outbox.ledger import Ledger
+from frazil.session.outbox.outbox import Outbox
+from frazil.session.outbox.stream import Stream
+from frazil.session.pick.model_changes import Announcer, Change
 
 OLD = ModelIdentity(name="blob", version=1, sha256="1a" * 32)
 NEW = ModelIdentity(name="blob", version=2, sha256="2b" * 32, precision="int8")
@@ -48,8 +48,8 @@ class Rig:
         self.stream = Stream(
             "tcp://127.0.0.1:0", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0, metrics=self.metrics
         )
-        self.delivery = Delivery(self.ledger, self.stream, self.metrics, folder, folder / "out", threading.Event())
-        self.announcer = Announcer(self.ledger, self.delivery, self.metrics)
+        self.outbox = Outbox(self.ledger, self.stream, self.metrics, folder, folder / "out", threading.Event())
+        self.announcer = Announcer(self.ledger, self.outbox, self.metrics)
 
     def announced(self) -> list[ModelDocument]:
         stored = self.ledger.documents_after(0)
@@ -59,7 +59,7 @@ class Rig:
 
     def recalled(self) -> ServingRecord | None:
         """What the next start finds."""
-        return Announcer(self.ledger, self.delivery, self.metrics).recall_standing()
+        return Announcer(self.ledger, self.outbox, self.metrics).recall_standing()
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_each_change_is_a_document_and_is_delivered_at_once(rig: Rig, caplog: py
 def test_a_change_that_cannot_be_committed_waits_and_the_ledger_is_named(
     rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("frazil.service.patience._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("frazil.session.outbox.retry._RETRY_SECONDS", 0.01)
     commit, faults = rig.ledger.commit_document, [sqlite3.OperationalError("database or disk is full")]
 
     def commit_after_a_while(*arguments: Any, **named: Any) -> int:
@@ -145,7 +145,7 @@ def test_each_change_is_said_counted_and_shown(
 ) -> None:
     caplog.set_level(logging.INFO)
     rig.announcer.announce(change)
-    (said,) = (record for record in caplog.records if record.name == "frazil.service.swap.announcer")
+    (said,) = (record for record in caplog.records if record.name == "frazil.session.pick.model_changes")
     assert (said.levelname, said.message) == (level, says)
     assert said.event == {  # type: ignore[attr-defined]
         "event": f"model_{change.event}",

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from frazil.picking import read_star
-from frazil.service.ledger import Ledger
+from frazil.session.outbox.ledger import Ledger
 
 BIN = Path(sys.executable).parent
 Write = Callable[..., Path]
@@ -86,8 +86,11 @@ HEAVY = {
     [
         ("import frazil", HEAVY | {"typer", "rich", "msgspec"}),
         ("from frazil.documents import decode_document", HEAVY | {"typer", "rich"}),
-        ("import frazil.cli, typer; typer.main.get_command(frazil.cli.app)", HEAVY | {"tomllib", "statistics"}),
-        ("from frazil.service.ledger import Ledger, LedgerReader", HEAVY | {"typer", "rich"}),
+        (
+            "import frazil.commands.cli, typer; typer.main.get_command(frazil.commands.cli.app)",
+            HEAVY | {"tomllib", "statistics"},
+        ),
+        ("from frazil.session.outbox.ledger import Ledger, LedgerReader", HEAVY | {"typer", "rich"}),
         ("from frazil.client import PickStream", HEAVY - {"zmq"}),
     ],
 )
@@ -99,9 +102,8 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(program: str, heavy: set[st
 
 def test_status_of_a_ledger_loads_nothing_of_picking(tmp_path: Path) -> None:
     Ledger(tmp_path / "l").close()
-    program = (
-        "import sys; from frazil.cli import app; app(['status', '--ledger', sys.argv[1]], standalone_mode=False); "
-    )
+    program = "import sys; from frazil.commands.cli import app; "
+    program += "app(['status', '--ledger', sys.argv[1]], standalone_mode=False); "
     program += f"print(*({HEAVY!r} & sys.modules.keys()), file=sys.stderr)"
     command = [sys.executable, "-c", program, str(tmp_path / "l")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
@@ -293,7 +295,7 @@ def test_a_reader_that_leaves_early_is_no_error(blob_model: Path, micrograph: Pa
 
 def test_importing_frazil_is_light() -> None:
     heavy = "{'onnxruntime', 'cv2', 'numpy', 'torch', 'zmq', 'starlette', 'uvicorn'}"
-    code = f"import sys, frazil, frazil.cli; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, frazil, frazil.commands.cli; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.service.completion import check_written, prove_complete, sample
+from frazil.session.intake.completeness import check_written, prove_complete
+from frazil.session.outbox.file_stamp import sample
 
 BLOCK_BYTES = 4096
 """The smallest hole that file systems keep."""

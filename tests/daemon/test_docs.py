@@ -29,8 +29,8 @@ from frazil.documents import (
 from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
 from frazil.model import ModelContract, ModelIdentity
 from frazil.replay import ReplayPage, ReplayRequest
-from frazil.service.inventory import PASS_REASONS
-from frazil.service.swap import Change
+from frazil.session.intake.passed_over import PASS_REASONS
+from frazil.session.pick.model_changes import Change
 from frazil.settings import COMPANIONS, ServeSettings
 
 
@@ -101,7 +101,7 @@ def test_every_reason_to_refuse_a_model_is_documented(repository: Path, bad_mode
 def test_every_event_of_the_journal_is_documented(repository: Path) -> None:
     text = read(repository, "service.md")
     events = set()
-    for source in (repository / "daemon" / "frazil" / "service").rglob("*.py"):
+    for source in (repository / "daemon" / "frazil").rglob("*.py"):
         events |= set(re.findall(r'extra=event\("(\w+)"', source.read_text("utf-8")))
     events |= {f"model_{event}" for event in get_args(get_type_hints(Change)["event"])}
     assert {"picked", "failed", "hangs", "model_refused"} <= events

@@ -26,13 +26,13 @@ import pytest
 import typer
 import yaml
 
-import frazil.cli
+import frazil.commands.cli
 import frazil_trainer.cli
-from frazil.service.metrics import Metrics
+from frazil.health.metrics import Metrics
 from frazil.settings import ServeSettings, load_settings
 
 PROGRAMS: dict[str, Any] = {
-    "frazil": typer.main.get_command(frazil.cli.app),
+    "frazil": typer.main.get_command(frazil.commands.cli.app),
     "frazil-train": typer.main.get_command(frazil_trainer.cli.app),
 }
 

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from frazil.errors import MicrographError, SettingsError
+from frazil.file_picker import Batch
+from frazil.health.doubt_metrics import DoubtMetrics
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
 from frazil.model import Contrast, Model, load_model
 from frazil.picking import ContrastEvidence, Micrograph, Picker, PickingSettings, read_micrograph, weigh_contrast
-from frazil.service.batch import Batch
-from frazil.service.doubts import DoubtMetrics, Doubts
-from frazil.service.record import Record, record_picks
+from frazil.session.pick.doubts import Doubts
+from frazil.session.pick.record import Record, record_picks
 from frazil.settings import default_model_path, doubt_diameter, load_settings
 
 KNOWN = read_micrograph(KNOWN_MICROGRAPH)

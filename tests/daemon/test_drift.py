@@ -14,10 +14,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from frazil.documents import MicrographDocument, PickColumns
-from frazil.service.drift import BASELINE_MICROGRAPHS, Drift
-from frazil.service.drift_metrics import DriftMetrics
-from frazil.service.drift_watch import DriftWatch
-from frazil.service.ledger import Ledger, request_baseline
+from frazil.health.drift_metrics import DriftMetrics
+from frazil.session.outbox.ledger import Ledger, request_baseline
+from frazil.session.pick.drift import BASELINE_MICROGRAPHS, Drift
+from frazil.session.pick.drift_watch import DriftWatch
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_the_baseline_and_what_has_added_up_outlive_a_restart(
     session.restart()
     assert session.shown("frazil_baseline_picks") == pytest.approx(500)
     assert session.shown("frazil_drift_evidence_ratio", quantity="picks", direction="down") == pytest.approx(12 / 23)
-    with caplog.at_level(logging.INFO, "frazil.service.drift_watch"):
+    with caplog.at_level(logging.INFO, "frazil.session.pick.drift_watch"):
         for _ in range(13):
             session.note(20)
         assert session.collapsed == 1
@@ -181,7 +181,7 @@ def test_another_model_or_threshold_or_a_request_begins_a_new_baseline(
 def test_a_long_pause_ends_the_session(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     session.note(500)
     session.note(500)
-    monkeypatch.setattr("frazil.service.drift_watch._PAUSE_SECONDS", -1.0)
+    monkeypatch.setattr("frazil.session.pick.drift_watch._PAUSE_SECONDS", -1.0)
     session.note(20)
     assert session.shown("frazil_baseline_micrographs", quantity="picks") == 1
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from frazil.documents import MicrographDocument
 from frazil.errors import MicrographError, error_line, printable
-from frazil.service.batch import PickedFile
-from frazil.service.logs import LineFormatter
+from frazil.file_picker import PickedFile
+from frazil.health.logs import LineFormatter
 
 HOSTILE = "a\x1b[2J\r\n\x9b31m\u202e\udcff.mrc"
 SHOWN = "a\\x1b[2J"

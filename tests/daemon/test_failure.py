@@ -12,9 +12,9 @@ import prometheus_client
 import pytest
 
 from frazil.errors import MicrographError, ModelError
-from frazil.service.failure import backoff_seconds, failure_of, is_transient
-from frazil.service.metrics import Metrics
-from frazil.service.patience import Patience, ToldToStopError
+from frazil.faults import backoff_seconds, failure_of, is_transient
+from frazil.health.metrics import Metrics
+from frazil.session.outbox.retry import Retries, Stopped
 
 PATH = Path("/data/a.mrc")
 
@@ -82,10 +82,10 @@ def test_waiting_doubles_within_bounds_and_is_never_in_step() -> None:
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), sqlite3.OperationalError("database or disk is full")]
 )
-def test_what_cannot_be_written_is_insisted_on_and_said_from_the_start(
+def test_what_cannot_be_written_is_retried_and_said_from_the_start(
     error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("frazil.service.patience._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("frazil.session.outbox.retry._RETRY_SECONDS", 0.01)
     caplog.set_level(logging.INFO)
     metrics = Metrics(prometheus_client.CollectorRegistry())
     seen: list[float | None] = []
@@ -96,8 +96,7 @@ def test_what_cannot_be_written_is_insisted_on_and_said_from_the_start(
             raise error
         return "written"
 
-    patience = Patience(metrics, threading.Event())
-    assert patience.insist("it", write) == "written"
+    assert Retries(metrics, threading.Event()).until_stopped("it", write) == "written"
     assert seen == [0, 1, 1, 1]
     assert metrics.registry.get_sample_value("frazil_output_blocked") == 0
     assert [(r.levelname, "it" in r.message) for r in caplog.records] == [("WARNING", True), ("INFO", True)]
@@ -110,5 +109,5 @@ def test_told_to_stop_it_gives_up() -> None:
     def write() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(ToldToStopError):
-        Patience(Metrics(prometheus_client.CollectorRegistry()), stop).insist("it", write)
+    with pytest.raises(Stopped):
+        Retries(Metrics(prometheus_client.CollectorRegistry()), stop).until_stopped("it", write)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from frazil.service.watch import FileSystem
-from frazil.service.watch.file_system import check_root
+from frazil.session.intake.file_system import FileSystem, check_root
 
 MOUNTS = r"""22 27 0:21 / /proc rw - proc proc rw
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw

@@ -20,10 +20,10 @@ from frazil.client.cursor import Cursor, Place
 from frazil.client.follower import Follower
 from frazil.documents import Heartbeat, MicrographDocument, add_generation, encode_document
 from frazil.replay import ReplayPage, decode_answer, decode_request
-from frazil.service.ledger import Handled, Ledger, LedgerReader, Witness, archive
-from frazil.service.stamp import FileStamp
-from frazil.service.stream.pages import Pages
-from frazil.service.stream.reports import Reports
+from frazil.session.outbox.file_stamp import FileStamp
+from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader, Witness, archive
+from frazil.session.outbox.stream.pages import Pages
+from frazil.session.outbox.stream.reports import Reports
 
 HANDLED = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
 Make = Callable[..., MicrographDocument]

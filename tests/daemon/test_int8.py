@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from frazil.cli import app
+from frazil.commands.cli import app
 from frazil.documents import decode_document
 from frazil.errors import ModelError
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH

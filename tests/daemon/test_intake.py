@@ -14,14 +14,15 @@ import prometheus_client
 import pytest
 
 from frazil.errors import IncompleteMicrograph, MicrographError
+from frazil.health.metrics import Metrics
 from frazil.outputs import OutputFolder
-from frazil.service.arrival import Arrival, Line
-from frazil.service.completion import sample
-from frazil.service.intake import Intake
-from frazil.service.ledger import Handled, Ledger
-from frazil.service.metrics import Metrics
-from frazil.service.stamp import FileStamp
-from frazil.service.watch import FileSystem, Hint, Selection, Watcher
+from frazil.session.intake.arrival import Arrival, Hint, Line
+from frazil.session.intake.file_system import FileSystem
+from frazil.session.intake.intake import Intake
+from frazil.session.intake.selection import Selection
+from frazil.session.intake.watcher import Watcher
+from frazil.session.outbox.file_stamp import FileStamp, sample
+from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.settings import BacklogOrder
 
 Write = Callable[..., Path]

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from frazil.service.journal import JournalHandler, reaches_journal
-from frazil.service.logs import event
+from frazil.health.journal import JournalHandler, reaches_journal
+from frazil.health.logs import event
 
 Entry = dict[str, str]
 
@@ -144,8 +144,8 @@ def test_a_daemon_whose_stderr_is_the_journal_sends_entries_and_no_lines(
     code = (
         "from pathlib import Path, PosixPath\n"
         "from frazil.settings import load_settings\n"
-        "from frazil.service.daemon import Daemon\n"
-        "from frazil.service.logs import configure_logging\n"
+        "from frazil.daemon import Daemon\n"
+        "from frazil.health.logs import configure_logging\n"
         f"configure_logging('info', Path({journal.getsockname()!r}))\n"
         f"Daemon(load_settings({settings!r}, None)).run()\n"
     )

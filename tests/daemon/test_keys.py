@@ -13,7 +13,7 @@ import zmq
 import frazil
 from frazil.errors import SettingsError
 from frazil.keys import new_keys, read_key_pair, read_public_key
-from frazil.service.stream import Access
+from frazil.session.outbox.stream import Access
 
 PATIENCE_SECONDS = 240.0
 NOTHING_SECONDS = 1.0

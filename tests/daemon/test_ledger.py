@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from frazil.errors import OutputError
-from frazil.service.ledger import Handled, Ledger, LedgerReader, Note, archive, request_requeue
-from frazil.service.stamp import FileStamp
+from frazil.session.outbox.file_stamp import FileStamp
+from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader, Note, archive, request_requeue
 
 HANDLED = Handled(stamp=FileStamp(size=10, mtime_ns=20), fingerprint="f")
 
@@ -235,7 +235,7 @@ def test_documents_are_read_from_any_place_in_the_stream(ledger: Ledger) -> None
 
 # --- other processes --------------------------------------------------------------------------------------------
 
-REQUEUE = "import sys; from pathlib import Path; from frazil.service.ledger import request_requeue\n"
+REQUEUE = "import sys; from pathlib import Path; from frazil.session.outbox.ledger import request_requeue\n"
 REQUEUE += "for path in sys.argv[2:]: request_requeue(Path(sys.argv[1]), [path])"
 
 
@@ -436,7 +436,7 @@ def test_an_archive_cut_off_in_the_middle_loses_nothing_and_is_finished_later(le
     for i in range(1600):
         ledger.commit_picked(f"{i}", HANDLED, body, score_map=os.urandom(5000))
     ledger.mark_delivered(1600)
-    program = "import sys, time; from pathlib import Path; from frazil.service.ledger import archive\n"
+    program = "import sys, time; from pathlib import Path; from frazil.session.outbox.ledger import archive\n"
     program += "archive(Path(sys.argv[1]), Path(sys.argv[2]), before=time.time() + 1)"
     to = tmp_path / "archive"
     other = subprocess.Popen([sys.executable, "-c", program, ledger.file, to])

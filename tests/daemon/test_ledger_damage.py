@@ -17,7 +17,9 @@ import pytest
 import frazil
 from frazil.documents import FailedDocument, MicrographDocument, encode_document
 from frazil.errors import LedgerDamagedError, OutputError, RetuneError
-from frazil.service.ledger import (
+from frazil.session.outbox.daemon_info import check_watch
+from frazil.session.outbox.file_stamp import FileStamp
+from frazil.session.outbox.ledger import (
     Handled,
     Ledger,
     LedgerReader,
@@ -27,12 +29,10 @@ from frazil.service.ledger import (
     rebuild,
     request_requeue,
 )
-from frazil.service.ledger.salvage import read_rows
-from frazil.service.presence import check_watch
-from frazil.service.retune.kept import read_document, recall_result
-from frazil.service.retune.request import decode_wanted
-from frazil.service.retune.wanted import Wanted
-from frazil.service.stamp import FileStamp
+from frazil.session.outbox.ledger.salvage import read_rows
+from frazil.session.retune.limits import Wanted
+from frazil.session.retune.repick import read_document, recall_result
+from frazil.session.retune.request import decode_wanted
 
 HANDLED = Handled(stamp=FileStamp(size=10, mtime_ns=20), fingerprint="f")
 PAGE_BYTES = 4096
@@ -328,7 +328,7 @@ def test_a_replay_passes_over_a_damaged_document_and_says_so(with_damage, caplog
             assert stream.missing == [(5, 5)]
     with_damage.wait_sample("frazil_damaged_documents_total", 1)
     assert len([r for r in caplog.records if "document 5 (4.mrc) is damaged" in r.message]) == 1
-    assert with_damage.stream.failed_thread() is None
+    assert with_damage.stream.dead_thread() is None
 
 
 def test_the_check_names_a_damaged_document_and_its_micrograph_can_be_picked_again(with_damage) -> None:  # type: ignore[no-untyped-def]

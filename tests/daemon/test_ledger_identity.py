@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from frazil.errors import LedgerDamagedError, OutputError
-from frazil.service.ledger import Handled, Ledger, LedgerReader, Witness, check, is_fatal, read_witness
-from frazil.service.presence import PRESENCE_KEY, Presence, check_watch, move_watch
-from frazil.service.stamp import FileStamp
+from frazil.session.outbox.daemon_info import PRESENCE_KEY, Presence, check_watch, move_watch
+from frazil.session.outbox.file_stamp import FileStamp
+from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader, Witness, check, is_fatal, read_witness
 
 HANDLED = Handled(stamp=FileStamp(size=10, mtime_ns=20), fingerprint="f")
 
@@ -132,7 +132,7 @@ def test_a_daemon_on_another_host_is_seen_by_its_beat_where_locks_do_not_reach(
     with closing(witness_of(tmp_path)):
         left_behind = (tmp_path / ".frazil-witness").read_bytes()
     monkeypatch.undo()
-    monkeypatch.setattr("frazil.service.ledger.witness._OTHER_HOST_SECONDS", 1.0)
+    monkeypatch.setattr("frazil.session.outbox.ledger.witness._OTHER_HOST_SECONDS", 1.0)
     (tmp_path / ".frazil-witness").write_bytes(left_behind.replace(b'"ended":true', b'"ended":false'))
     beats = subprocess.Popen(
         [sys.executable, "-c", "import os,sys,time\nwhile True: os.utime(sys.argv[1]); time.sleep(0.05)",

@@ -9,7 +9,7 @@ import prometheus_client
 from prometheus_client.metrics import MetricWrapperBase
 
 from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
-from frazil.service.metrics import STAGES, Metrics
+from frazil.health.metrics import STAGES, Metrics
 
 
 def make() -> Metrics:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
-from frazil.service.metrics import Metrics
+from frazil.health.metrics import Metrics
 
 Find = Callable[[str], str]
 

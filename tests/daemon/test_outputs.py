@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from frazil import files
 from frazil.errors import MicrographError
 from frazil.faults import is_waited_for
+from frazil.files import write_text, write_whole
 from frazil.outputs import OutputFolder, namesakes
-from frazil.picking import write_text, write_whole
-from frazil.picking.coordinates import files
 
 MACHINE = ("ENOSPC", "EDQUOT", "EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "ENETDOWN", "EHOSTDOWN")
 MACHINE += ("EMFILE", "ENFILE", "ENOMEM", "EAGAIN")

@@ -30,14 +30,14 @@ from hypothesis import strategies as st
 
 from frazil.documents import MicrographDocument, PickColumns, encode_document
 from frazil.errors import AddressError, FrazilError, OutputError
+from frazil.page.connection import Connection
+from frazil.page.gate import Gate, HostNames, Token
+from frazil.page.server import PageServer
+from frazil.page.session import rate_per_minute
 from frazil.picking import ScoreMap
-from frazil.service.ledger import Handled, Ledger, Note
-from frazil.service.page import PageServer
-from frazil.service.page.connection import Connection
-from frazil.service.page.gate import Gate, HostNames, Token
-from frazil.service.page.session import rate_per_minute
-from frazil.service.score_map import pack_score_map
-from frazil.service.stamp import FileStamp
+from frazil.session.outbox.file_stamp import FileStamp
+from frazil.session.outbox.ledger import Handled, Ledger, Note
+from frazil.session.outbox.score_map import pack_score_map
 
 OpenPage = Callable[..., Any]
 MakeDocument = Callable[..., MicrographDocument]
@@ -183,7 +183,7 @@ def test_the_state_is_told_at_once_and_again_when_it_changes(open_page: OpenPage
 
 
 def test_the_link_beats_while_nothing_changes(open_page: OpenPage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("frazil.service.page.live._BEAT_SECONDS", 0.2)
+    monkeypatch.setattr("frazil.page.live._BEAT_SECONDS", 0.2)
     with events(open_page()) as stream:
         assert [next_event(stream)[0] for _ in range(3)] == ["now", "beat", "beat"]
 
@@ -255,7 +255,7 @@ def test_a_hundred_who_ask_for_one_picture_have_it_made_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = []
-    from frazil.service.page import pictures
+    from frazil.page import pictures
 
     def draw(pixels: Any, *args: Any, **kwargs: Any) -> Any:
         made.append(pixels.shape)
@@ -689,7 +689,7 @@ def test_more_connections_than_may_be_are_told_to_come_later(
 def test_one_browser_too_many_is_told_so_and_the_others_stay(
     open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("frazil.service.page.overview._MOST_BROWSERS", 2)
+    monkeypatch.setattr("frazil.page.overview._MOST_BROWSERS", 2)
     page = open_page()
     with events(page) as one, events(page) as two:
         next_event(one), next_event(two)
@@ -738,7 +738,7 @@ def test_without_a_ledger_the_page_says_so_and_lives(open_page: OpenPage, monkey
     def refuse(_: Any) -> None:
         raise OutputError("no ledger")
 
-    monkeypatch.setattr("frazil.service.page.session.LedgerReader.changes", refuse)
+    monkeypatch.setattr("frazil.page.session.LedgerReader.changes", refuse)
     now = ask(f"{page.url}/api/now")
     assert (now["standing"], now["troubles"][0]["says"]) == (None, "The ledger cannot be read")
     status, _, body = get(f"{page.url}/api/series")

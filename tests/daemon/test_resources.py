@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from frazil.service.resource_metrics import ResourceMetrics
-from frazil.service.resources import Resources, count_nvidia_gpus, read_gpu_memory
+from frazil.health.resource_metrics import ResourceMetrics
+from frazil.health.resources import Resources, count_nvidia_gpus, read_gpu_memory
 
 
 @pytest.fixture

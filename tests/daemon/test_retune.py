@@ -14,17 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frazil.documents import MicrographDocument, encode_document
+from frazil.documents import MicrographDocument, columns_of, encode_document
 from frazil.errors import RetuneError, SettingsError
 from frazil.model import Model, load_model
 from frazil.picking import Micrograph, Picker, PickingSettings, ScoreMap, Tuning
 from frazil.picking.peaks import in_steps
-from frazil.service.ledger import Handled, Ledger, LedgerReader
-from frazil.service.record import Record, columns_of, record_picks
-from frazil.service.retune import MicrographCount, Wanted, count, preview, request_retune
-from frazil.service.retune.request import REQUEST_KEY, decode_wanted
-from frazil.service.score_map import pack_score_map
-from frazil.service.stamp import FileStamp
+from frazil.session.outbox.file_stamp import FileStamp
+from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
+from frazil.session.outbox.score_map import pack_score_map
+from frazil.session.pick.record import Record, record_picks
+from frazil.session.retune import MicrographCount, Wanted, count, preview, request_retune
+from frazil.session.retune.request import REQUEST_KEY, decode_wanted
 
 DIAMETER_ANGSTROM = 48.0
 EDGE_ANGSTROM = DIAMETER_ANGSTROM / 4

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from frazil.service.stamp import FileStamp, stamp_of
-from frazil.service.watch import Scan, Scanner, Selection
+from frazil.session.intake.scan import Scan, Scanner
+from frazil.session.intake.selection import Selection
+from frazil.session.outbox.file_stamp import FileStamp, stamp_of
 
 Make = Callable[..., Scanner]
 
@@ -62,7 +63,7 @@ def test_an_unchanged_folder_is_not_listed_again_once_its_time_can_hide_nothing(
     root: Path, scanner: Scanner, known: dict[str, FileStamp], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = 1000.0
-    monkeypatch.setattr("frazil.service.watch.scan.time.monotonic", lambda: clock)
+    monkeypatch.setattr("frazil.session.intake.scan.time.monotonic", lambda: clock)
     touch(root, *(f"{i}.mrc" for i in range(5)))
     learn(known, scanner.scan(), root)
     clock += 1  # within the grain of a folder's time: a file may have come without a trace
@@ -208,7 +209,7 @@ def test_a_folder_that_cannot_be_looked_into_is_reported_once_and_keeps_what_it_
             raise OSError(5, "Input/output error", str(path))
         return real(path)
 
-    monkeypatch.setattr("frazil.service.watch.scan.os.scandir", fails)
+    monkeypatch.setattr("frazil.session.intake.scan.os.scandir", fails)
     for _ in range(3):
         assert "a.mrc" in new(scanner.scan(), root)
     assert [r.message for r in caplog.records] == [f"cannot list {root}/bad: Input/output error"]

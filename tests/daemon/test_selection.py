@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from frazil.service.watch import Selection
+from frazil.session.intake.selection import Selection
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import frazil
 from frazil.documents import FailedDocument, Heartbeat, MicrographDocument, NumberedDocument, decode_document
 from frazil.errors import AddressError
 from frazil.replay import MAX_PAGE_BYTES, ReplayError, ReplayPage, decode_answer
-from frazil.service.stream.allowance import BUSY_SHARE, SAVED_SECONDS, Allowance
+from frazil.session.outbox.stream.allowance import BUSY_SHARE, SAVED_SECONDS, Allowance
 
 PATIENCE_SECONDS = 240.0
 Open = Callable[..., "LedgerStream"]  # type: ignore[name-defined]  # noqa: F821
@@ -256,6 +256,20 @@ def test_a_cursor_of_another_ledger_starts_over(open_stream: Open, tmp_path: Pat
 # --- what others send -----------------------------------------------------------------------------------------------
 
 
+def test_whoever_has_a_document_can_ask_for_it(open_stream: Open) -> None:
+    daemon = open_stream()
+    with raw_socket(zmq.SUB, daemon.address) as live, raw_socket(zmq.REQ, daemon.stream.replay) as asker:
+        live.subscribe(b"")
+        live.recv_multipart()
+        for number in range(100):
+            sent = daemon.commit(f"{number}.mrc")
+            while live.recv_multipart()[0] == b"heartbeat":
+                pass
+            head, *bodies = ask(asker, json.dumps({"from": sent.seq}).encode())
+            assert json.loads(head)["head"] == sent.seq
+            assert [decode_document(body) for body in bodies] == [sent]
+
+
 def test_a_replay_is_a_bounded_page(open_stream: Open) -> None:
     daemon = open_stream()
     for i in range(120):
@@ -355,7 +369,7 @@ def test_random_bytes_on_either_socket_change_nothing(open_stream: Open, reposit
         subprocess.run([*fuzz, "--at", daemon.address, daemon.stream.replay], check=True, timeout=300)
         sent = [daemon.commit(f"{i}.mrc") for i in range(10)]
         assert take(stream, 10) == sent
-    assert daemon.stream.failed_thread() is None
+    assert daemon.stream.dead_thread() is None
     wait_until(lambda: daemon.sample("frazil_replay_requests_total", outcome="malformed") > 0)
 
 
@@ -443,8 +457,8 @@ def test_replays_take_a_small_share_of_a_core_while_picking_is_busy_and_all_they
     monkeypatch: pytest.MonkeyPatch, cost_seconds: float
 ) -> None:
     clock = {"wall": 100.0, "work": 5.0}
-    monkeypatch.setattr("frazil.service.stream.allowance.time.monotonic", lambda: clock["wall"])
-    monkeypatch.setattr("frazil.service.stream.allowance.time.thread_time", lambda: clock["work"])
+    monkeypatch.setattr("frazil.session.outbox.stream.allowance.time.monotonic", lambda: clock["wall"])
+    monkeypatch.setattr("frazil.session.outbox.stream.allowance.time.thread_time", lambda: clock["work"])
     allowance = Allowance()
     for _ in range(100):
         clock["wall"] += cost_seconds

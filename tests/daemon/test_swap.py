@@ -14,11 +14,11 @@ import pytest
 from frazil.errors import MicrographError, ModelError
 from frazil.model import ModelIdentity, load_model
 from frazil.picking import Micrograph, Picker, PickingSettings, Picks
-from frazil.service.retune import Asked, Wanted
-from frazil.service.swap.canary import Canary, CanaryBounds
-from frazil.service.swap.change import Change
-from frazil.service.swap.probation import Probation
-from frazil.service.swap.serving import Offer, Serving
+from frazil.session.pick.model_changes import Change
+from frazil.session.pick.probation import Probation
+from frazil.session.pick.serving import Offer, Serving
+from frazil.session.pick.shadow import Canary, CanaryBounds
+from frazil.session.retune import Asked, Wanted
 
 BLIND = -60.0
 """A bias with which the blob model finds nothing."""

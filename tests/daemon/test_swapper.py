@@ -17,14 +17,16 @@ import prometheus_client
 import pytest
 
 from frazil.errors import ModelError
+from frazil.health.metrics import Metrics
 from frazil.model import ModelFolder, Refusal, ServingRecord, current_token, load_model, read_serving_records
 from frazil.picking import Micrograph, Picker, PickingSettings
-from frazil.service.delivery import Delivery
-from frazil.service.ledger import Ledger
-from frazil.service.metrics import Metrics
-from frazil.service.stream import Stream
-from frazil.service.swap import Announcer, CanaryBounds, Change, Serving, Swapper
-from frazil.service.swap.serving import Offer
+from frazil.session.outbox.ledger import Ledger
+from frazil.session.outbox.outbox import Outbox
+from frazil.session.outbox.stream import Stream
+from frazil.session.pick.model_changes import Announcer, Change
+from frazil.session.pick.serving import Offer, Serving
+from frazil.session.pick.shadow import CanaryBounds
+from frazil.session.pick.swapper import Swapper
 
 LONG_AGO = "2020-01-01T00:00:00.000+00:00"
 
@@ -54,8 +56,8 @@ class Rig:
             "tcp://127.0.0.1:0", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0, metrics=self.metrics
         )
         self.stop = threading.Event()
-        delivery = Delivery(self.ledger, self.stream, self.metrics, tmp_path, self.out, self.stop)
-        self.announcer = Announcer(self.ledger, delivery, self.metrics)
+        outbox = Outbox(self.ledger, self.stream, self.metrics, tmp_path, self.out, self.stop)
+        self.announcer = Announcer(self.ledger, outbox, self.metrics)
         self.loaded: list[tuple[Path, str]] = []
         self.swapper = Swapper(
             folder,

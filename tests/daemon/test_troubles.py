@@ -15,12 +15,12 @@ import yaml
 
 from frazil.documents import MicrographDocument, ModelDocument, PickColumns
 from frazil.model import ModelIdentity
-from frazil.service import troubles
-from frazil.service.drift import DRIFT_KEY, Drift
-from frazil.service.inventory import INVENTORY_KEY, Inventory, Passed
-from frazil.service.ledger import Handled, Ledger, LedgerReader
-from frazil.service.stamp import FileStamp
-from frazil.service.troubles import Facts, Trouble, find_troubles, gather_facts
+from frazil.page import troubles
+from frazil.page.troubles import Facts, Trouble, find_troubles, gather_facts
+from frazil.session.intake.passed_over import INVENTORY_KEY, Inventory, Passed
+from frazil.session.outbox.file_stamp import FileStamp
+from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
+from frazil.session.pick.drift import DRIFT_KEY, Drift
 
 NOW = 1_000_000.0
 WELL = Facts(picked=500, picked_lately=100, last_picked_at=NOW - 10, pictures=("4096 × 4096 pixels of 1.77 Å",))

@@ -14,10 +14,13 @@ from pathlib import Path
 import prometheus_client
 import pytest
 
-from frazil.service.inventory import Inventory
-from frazil.service.metrics import Metrics
-from frazil.service.stamp import FileStamp, stamp_of
-from frazil.service.watch import FileSystem, Hint, Selection, Sightings, Watcher
+from frazil.health.metrics import Metrics
+from frazil.session.intake.arrival import Hint
+from frazil.session.intake.file_system import FileSystem
+from frazil.session.intake.passed_over import Inventory
+from frazil.session.intake.selection import Selection
+from frazil.session.intake.watcher import Sightings, Watcher
+from frazil.session.outbox.file_stamp import FileStamp, stamp_of
 
 LOCAL = FileSystem(kind="ext4", mount_point="/")
 NETWORK = FileSystem(kind="nfs4", mount_point="/")

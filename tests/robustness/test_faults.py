@@ -21,7 +21,7 @@ import mrcfile
 import numpy as np
 import pytest
 
-from frazil.service.ledger import LedgerReader
+from frazil.session.outbox.ledger import LedgerReader
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 

@@ -16,7 +16,7 @@ import pytest
 
 from frazil.documents import MicrographDocument, decode_document
 from frazil.picking import read_star
-from frazil.service.ledger import LedgerReader
+from frazil.session.outbox.ledger import LedgerReader
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(7200)]
 

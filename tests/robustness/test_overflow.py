@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from frazil.service.ledger import LedgerReader
+from frazil.session.outbox.ledger import LedgerReader
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(7200)]
 

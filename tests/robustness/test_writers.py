@@ -14,7 +14,7 @@ import pytest
 from frazil.documents import MicrographDocument, decode_document
 from frazil.model import load_model
 from frazil.picking import Picker, PickingSettings, Picks, read_micrograph
-from frazil.service.ledger import LedgerReader
+from frazil.session.outbox.ledger import LedgerReader
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 

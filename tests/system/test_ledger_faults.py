@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import frazil
-from frazil.service.ledger import LedgerReader, check
+from frazil.session.outbox.ledger import LedgerReader, check
 
 pytestmark = pytest.mark.system
 

@@ -21,10 +21,10 @@ import pytest
 from numpy.typing import NDArray
 
 from frazil.documents import MicrographDocument, decode_document, encode_document
+from frazil.page.gate import TOKEN_NAME
 from frazil.picking import read_star
-from frazil.service.ledger import LedgerReader
-from frazil.service.ledger.layout import connect, transaction
-from frazil.service.page import TOKEN_NAME
+from frazil.session.outbox.ledger import LedgerReader
+from frazil.session.outbox.ledger.layout import connect, transaction
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page

@@ -20,11 +20,11 @@ from frazil import PickStream
 from frazil.documents import MicrographDocument, encode_document
 from frazil.model import load_model
 from frazil.picking import Micrograph, Picker, PickingSettings, Tuning, read_star
-from frazil.service.ledger import Handled, Ledger, LedgerReader
-from frazil.service.record import record_picks
-from frazil.service.retune import TUNED_KEY, Tuned, request_retune
-from frazil.service.score_map import pack_score_map
-from frazil.service.stamp import FileStamp
+from frazil.session.outbox.file_stamp import FileStamp
+from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
+from frazil.session.outbox.score_map import pack_score_map
+from frazil.session.pick.record import record_picks
+from frazil.session.retune import TUNED_KEY, Tuned, request_retune
 
 pytestmark = pytest.mark.system
 

@@ -27,7 +27,7 @@ from frazil import PickStream
 from frazil.documents import MicrographDocument
 from frazil.machine import KNOWN_MICROGRAPH
 from frazil.picking import read_star
-from frazil.service.ledger import LedgerReader
+from frazil.session.outbox.ledger import LedgerReader
 
 pytestmark = pytest.mark.system
 

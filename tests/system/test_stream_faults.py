@@ -80,7 +80,7 @@ def test_a_client_that_fills_its_connection_with_pings_and_leaves_ends_nothing_b
                 attacker.join()
         after = [daemon.commit(f"after{i}.mrc") for i in range(5)]
         assert [next(stream) for _ in after] == after
-    assert daemon.stream.failed_thread() is None
+    assert daemon.stream.dead_thread() is None
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGABRT])
@@ -97,7 +97,7 @@ def test_when_the_process_of_the_sockets_ends_another_goes_on_and_nobody_misses_
         assert [next(stream) for _ in sent] == sent
     daemon.wait_sample("frazil_stream_restarts_total", 1)
     assert (daemon.address, daemon.stream.replay) == (address, replay)
-    assert daemon.stream.failed_thread() is None
+    assert daemon.stream.dead_thread() is None
 
 
 def test_a_process_of_the_sockets_that_is_stopped_does_not_hold_up_the_daemon(open_stream: Open) -> None:

@@ -44,7 +44,7 @@ def test_a_daemon_installed_from_it_alone_can_pick(
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     micrograph = write_mrc(tmp_path / "a.mrc", make_scene((900, 1200), 60.0).pixels, 2.0)
-    code = "import frazil, sys; print(frazil.__file__, file=sys.stderr); from frazil.cli import main; main()"
+    code = "import frazil, sys; print(frazil.__file__, file=sys.stderr); from frazil.commands.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "pick", micrograph, "--diameter", "120", "--out", tmp_path / "out"],
         cwd=tmp_path,

@@ -11,7 +11,7 @@ import msgspec
 import torch
 
 from frazil.errors import FrazilError, OutputError, SettingsError
-from frazil.picking import write_whole
+from frazil.files import write_whole
 from frazil_trainer.recipe import Recipe
 
 __all__ = ["CHECKPOINT_NAME", "EVENTS_NAME", "RESULT_NAME", "RunFolder"]

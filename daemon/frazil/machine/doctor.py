@@ -21,8 +21,8 @@ from frazil.machine.places import examine_ledger, examine_output, examine_watche
 from frazil.model import Precision, check_in_sandbox, load_model
 from frazil.model.runtime import available_cores, cuda_problem, ort
 from frazil.picking import PreparationOnDevice
-from frazil.service.ledger import LedgerReader
-from frazil.service.presence import Presence
+from frazil.session.outbox.daemon_info import Presence
+from frazil.session.outbox.ledger import LedgerReader
 from frazil.settings import ServeSettings, default_model_path
 
 __all__ = ["Finding", "examine"]

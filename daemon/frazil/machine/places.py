@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from frazil.machine.finding import Finding, Level
-from frazil.service.watch import FileSystem
+from frazil.session.intake.file_system import FileSystem
 from frazil.settings import ServeSettings
 
 __all__ = ["examine_ledger", "examine_output", "examine_watched"]

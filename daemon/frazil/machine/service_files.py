@@ -14,6 +14,7 @@ from pathlib import Path
 
 import frazil
 from frazil.errors import FrazilError, OutputError
+from frazil.files import write_text
 from frazil.settings import ServeSettings, load_settings
 
 __all__ = ["Installation", "plan_installation"]
@@ -54,9 +55,7 @@ class Installation:
         try:
             for place, content in self.files.items():
                 place.parent.mkdir(parents=True, exist_ok=True)
-                aside = place.with_name(f".{place.name}.tmp")
-                aside.write_text(content, "utf-8")
-                aside.replace(place)
+                write_text(place, content)
             place = self.out
             if not place.exists():
                 place.mkdir(parents=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import shutil
 import time
 from collections.abc import Collection, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from frazil.errors import ModelError, OutputError
+from frazil.files import sync_path, write_text
 from frazil.model.files import CURRENT_NAME, read_current
 
 __all__ = ["ModelFolder", "current_token", "find_model_folders"]
@@ -76,11 +76,11 @@ class ModelFolder:
         """
         with self._locked():
             for file in staged.iterdir():
-                _sync(file)
-            _sync(staged)
+                sync_path(file)
+            sync_path(staged)
             version = self.path / str(max(self.versions(), default=0) + 1)
             staged.rename(version)
-            _sync(self.path)
+            sync_path(self.path)
             return version
 
     def promote(self, version: int) -> None:
@@ -149,16 +149,7 @@ class ModelFolder:
             raise ModelError(f"{self.path}: expected a version among {there}; found {version}", "missing")
 
     def _replace_current(self, versions: list[int]) -> None:
-        aside = self.path / f".{CURRENT_NAME}.tmp"
-        try:
-            with aside.open("w", encoding="ascii") as file:
-                file.write("".join(f"{version}\n" for version in versions[:_REMEMBERED]))
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(self.path / CURRENT_NAME)
-        finally:
-            aside.unlink(missing_ok=True)
-        _sync(self.path)
+        write_text(self.path / CURRENT_NAME, "".join(f"{version}\n" for version in versions[:_REMEMBERED]))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -210,11 +201,3 @@ def current_token(folder: Path) -> str:
 def _is_version(path: Path) -> bool:
     name = path.name
     return name.isascii() and name.isdecimal() and not name.startswith("0") and path.is_dir()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

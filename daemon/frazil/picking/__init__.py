@@ -29,12 +29,9 @@ from frazil.picking.coordinates import (
     write_cbox,
     write_csv,
     write_star,
-    write_text,
-    write_whole,
 )
 from frazil.picking.device import PreparationOnDevice
 from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
-from frazil.picking.formats.source import open_regular
 from frazil.picking.limits import PickLimits, Tuning, find_picks
 from frazil.picking.matching import hits_gained, match_picks
 from frazil.picking.micrograph import (
@@ -87,7 +84,6 @@ __all__ = [
     "match_picks",
     "micrograph_stem",
     "named_micrographs",
-    "open_regular",
     "particles_star",
     "read_coordinates",
     "read_micrograph",
@@ -97,6 +93,4 @@ __all__ = [
     "write_cbox",
     "write_csv",
     "write_star",
-    "write_text",
-    "write_whole",
 ]

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import MicrographError
+from frazil.files import open_regular
 from frazil.picking.formats import StoredImage, open_image
-from frazil.picking.formats.source import open_regular
 from frazil.picking.pixel_memory import PixelMemory
 from frazil.picking.rescale import Aside, Rescaled, Rescaling, RescalingAhead
 

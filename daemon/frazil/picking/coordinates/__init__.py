@@ -20,7 +20,6 @@ from typing import Literal
 from frazil.errors import FrazilError
 from frazil.picking.coordinates.boxes import read_box, read_cbox, write_box, write_cbox
 from frazil.picking.coordinates.delimited import read_csv, read_topaz, write_csv
-from frazil.picking.coordinates.files import write_text, write_whole
 from frazil.picking.coordinates.growing import GrowingStar, coordinate_list, particles_star
 from frazil.picking.coordinates.star import read_star, read_star_table, write_star
 from frazil.picking.coordinates.table import CoordinateTable
@@ -39,8 +38,6 @@ __all__ = [
     "write_cbox",
     "write_csv",
     "write_star",
-    "write_text",
-    "write_whole",
 ]
 
 CoordinateEnding = Literal[".star", ".box", ".cbox", ".txt", ".tsv", ".csv"]

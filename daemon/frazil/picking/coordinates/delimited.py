@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from frazil.errors import FrazilError
-from frazil.picking.coordinates.files import write_text
+from frazil.files import write_text
 from frazil.picking.coordinates.table import (
     CoordinateTable,
     parse_numbers,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from frazil.errors import FrazilError
-from frazil.picking.coordinates.files import write_text
+from frazil.files import write_text
 from frazil.picking.coordinates.syntax import read_tables, spell, spell_without_quotes, split_row
 from frazil.picking.coordinates.table import read_text
 

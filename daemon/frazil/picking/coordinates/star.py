@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import FrazilError
-from frazil.picking.coordinates.files import write_text
+from frazil.files import write_text
 from frazil.picking.coordinates.syntax import StarTable, read_tables, spell
 from frazil.picking.coordinates.table import (
     CoordinateTable,

@@ -1,0 +1,235 @@
+"""``frazil``: the command line of the daemon and of whoever listens to it.
+
+Heavy modules are imported by the command that needs them, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import frazil
+from frazil.commands.ledger import ledger_app, requeue, status
+from frazil.commands.machine import bench, check_settings, doctor, install_service, selftest
+from frazil.commands.model import models_app
+from frazil.commands.retune import retune
+from frazil.commands.stream import keys_app, listen, schema
+from frazil.errors import FrazilError, LedgerDamagedError, MicrographError, SettingsError, error_lines, printable
+from frazil.faults import reason_of
+
+__all__ = ["app", "main"]
+
+_MACHINE = "This machine"
+_STATUSES = {SettingsError: 78, LedgerDamagedError: 65}
+"""Exit statuses for settings that cannot be used, and for a damaged ledger, as in sysexits.h."""
+
+app = typer.Typer(
+    name="frazil",
+    help="Picks particles from a running stream of cryo-EM micrographs.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(models_app)
+
+
+def main() -> None:
+    """Run the command line; a `FrazilError`, or what the system refuses, becomes one line and exit status 1."""
+    try:
+        app()
+    except FrazilError as error:
+        _complain(error)
+        # The unit does not start again what another start cannot mend.
+        sys.exit(next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 1))
+    except OSError as error:  # of a path or a socket that the command was given
+        _complain(FrazilError(f"{error.filename or 'the system'}: {reason_of(error)}"))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _complain(error: FrazilError) -> None:
+    for line in error_lines("frazil", error):
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"frazil {frazil.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def _settings_options(*names: str) -> list[inspect.Parameter]:
+    """Options made from the settings, so that each is declared once. All are optional here: a file may give them."""
+    import typing
+
+    import msgspec
+
+    from frazil.settings import ServeSettings
+
+    parameters = []
+    kinds = typing.get_type_hints(ServeSettings)
+    descriptions = typing.get_type_hints(ServeSettings, include_extras=True)
+    for field in msgspec.structs.fields(ServeSettings):
+        if names and field.name not in names:
+            continue
+        kind, meta = kinds[field.name], descriptions[field.name].__metadata__[-1]
+        says = meta.description
+        if field.default is not msgspec.NODEFAULT and field.default is not None:
+            says = f"{says} Default: {field.default}."
+        flag = f"--{field.name.replace('_', '-')}"
+        # Long words beside an option leave no room for what it means.
+        option = typer.Option(
+            None,
+            f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+            help=says,
+            show_default=False,
+            metavar=_metavar(kind),
+            rich_help_panel=None if names else meta.extra["group"],
+        )
+        parameters.append(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None)
+        )
+    return parameters
+
+
+_METAVARS = {float: "NUMBER", int: "COUNT", Path: "PATH", bool: ""}
+
+
+def _metavar(kind: Any) -> str:
+    """One short word for what an option takes; the words to choose from, where there are such."""
+    import typing
+
+    if typing.get_origin(kind) is typing.Literal:
+        return "|".join(typing.get_args(kind))
+    named = (_METAVARS[part] for part in (kind, *typing.get_args(kind)) if part in _METAVARS)
+    return next(named, "TEXT")
+
+
+def _with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add options made from settings to a command that takes them as keywords."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [
+            parameter
+            for parameter in inspect.signature(command, eval_str=True).parameters.values()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        command.__signature__ = inspect.Signature([*own, *_settings_options(*names)])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+@app.command()
+@_with_settings()
+def serve(
+    *,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="TOML file with any of these settings by the same names."),
+    ] = None,
+    **given: Any,
+) -> None:
+    """Watch a directory and pick every micrograph that appears in it, until SIGTERM or Ctrl-C.
+
+    WATCH, OUT and DIAMETER are needed, here or in the file. The command line beats the file.
+    """
+    import faulthandler
+
+    from frazil.settings import load_settings
+
+    settings = load_settings(given, config)
+    from frazil.daemon import Daemon
+    from frazil.health.logs import configure_logging
+
+    faulthandler.enable()  # a watchdog that ends it has it show where each thread is
+    configure_logging(settings.log_level)
+    Daemon(settings).run()
+
+
+@app.command()
+@_with_settings(
+    "model",
+    "pixel_size",
+    "threshold",
+    "min_distance",
+    "edge_margin",
+    "contrast",
+    "unusual_diameter",
+    "device",
+    "precision",
+    "threads",
+    "max_micrograph_bytes",
+)
+def pick(
+    *,
+    micrographs: Annotated[
+        list[Path], typer.Argument(metavar="MICROGRAPH...", help="MRC or TIFF files.", show_default=False)
+    ],
+    diameter: Annotated[float, typer.Option("--diameter", help="Diameter of the particle, in Å.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", help="Directory for the STAR files; made if missing.", show_default=False)
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each micrograph's document as a line of JSON.")
+    ] = False,
+    picture: Annotated[
+        bool, typer.Option("--picture", help="Also write a picture of each micrograph with its picks, as PNG.")
+    ] = False,
+    **given: Any,
+) -> None:
+    """Pick the given micrographs and write a STAR file for each.
+
+    A bad one gets one line that says why; the others are picked all the same, and the exit status is 1.
+    """
+    from frazil.file_picker import Batch
+    from frazil.settings import doubt_diameter
+
+    doubt = None if given["unusual_diameter"] else doubt_diameter(diameter)
+    if doubt and sys.stdin.isatty() and sys.stderr.isatty():
+        given["unusual_diameter"] = typer.confirm(f"diameter: {doubt}. Pick with it all the same?", err=True)
+    batch = Batch(out=out, diameter_angstrom=diameter, **{k: v for k, v in given.items() if v is not None})
+    typer.echo(batch.describe(), err=True)
+    failures = 0
+    for micrograph in micrographs:
+        try:
+            picked = batch.pick(micrograph, with_picture=picture)
+        except MicrographError as error:
+            failures += 1
+            _complain(error)
+        else:
+            typer.echo(picked.as_json() if as_json else picked.as_line())
+            for doubt in (*picked.doubts, *batch.weigh_doubts()):
+                typer.echo(printable(f"frazil: warning: {doubt}"), err=True)
+    if failures:
+        raise typer.Exit(1)
+
+
+app.command()(listen)
+app.command()(schema)
+app.command()(status)
+app.command(rich_help_panel=_MACHINE)(doctor)
+app.command(rich_help_panel=_MACHINE)(selftest)
+app.command(rich_help_panel=_MACHINE)(bench)
+app.command("check-settings", rich_help_panel=_MACHINE)(check_settings)
+app.command("install-service", rich_help_panel=_MACHINE)(install_service)
+app.command()(requeue)
+app.command()(retune)
+app.add_typer(keys_app)
+app.add_typer(ledger_app)

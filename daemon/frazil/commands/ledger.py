@@ -1,0 +1,350 @@
+"""``frazil status``, ``requeue`` and ``ledger ...``: read and mend a ledger, also while its daemon runs."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from frazil.errors import FrazilError, printable
+
+if TYPE_CHECKING:
+    from frazil.session.outbox.daemon_info import Presence
+    from frazil.session.outbox.ledger import LedgerReader, MicrographRecord
+
+__all__ = ["ledger_app", "requeue", "status"]
+
+ledger_app = typer.Typer(
+    name="ledger", help="Read, check, mend and archive what frazil knows of every micrograph.", no_args_is_help=True
+)
+
+Where = Annotated[
+    Path, typer.Option("--ledger", metavar="PATH", help="The ledger, or the output directory that holds it.")
+]
+
+
+class StateName(StrEnum):
+    """States to choose from."""
+
+    SEEN = "seen"
+    WAITING = "waiting"
+    PICKED = "picked"
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+    GONE = "gone"
+
+
+class Format(StrEnum):
+    """Formats to export to."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+States = Annotated[
+    list[StateName] | None, typer.Option("--state", help="Only micrographs in this state; may be given again.")
+]
+Below = Annotated[str, typer.Option("--below", metavar="PREFIX", help="Only paths that begin so.")]
+_HERE = Path()
+
+
+def status(
+    where: Where = _HERE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as one line of JSON.")] = False,
+) -> None:
+    """Say what the daemon does, and how many micrographs are in which state; the daemon need not run."""
+    import msgspec
+
+    from frazil.page.troubles import find_troubles, gather_facts
+    from frazil.session.outbox.daemon_info import Presence
+    from frazil.session.outbox.ledger import TUNED_KEY
+
+    with _open(where) as reader:
+        meta, counts, last = reader.meta(), reader.counts(), reader.last_picked()
+        not_picked = [*reader.newest_failures(5), *reader.micrographs(["waiting"], limit=5)]
+        presence = Presence.decode(meta.get("daemon", ""))
+        facts = gather_facts(reader, counts, time.time())
+    tuned = None
+    if remembered := meta.get(TUNED_KEY):
+        from frazil.session.retune import Tuned  # with all of picking, which others need not wait for
+
+        tuned = Tuned.decode(remembered)
+    now = presence.ask() if presence else None
+    troubles = find_troubles(now or {}, facts, time.time())
+    if as_json:
+        typer.echo(
+            msgspec.json.encode(
+                {
+                    "running": now is not None,
+                    "daemon": presence,
+                    "micrographs": counts,
+                    "last_picked": last,
+                    "tuned": tuned,
+                    "troubles": troubles,
+                    "inventory": facts.inventory,
+                    "metrics": now,
+                }
+            )
+        )
+        return
+    typer.echo(_describe_daemon(presence, now))
+    for trouble in troubles:
+        word = "TROUBLE" if trouble.level == "fault" else "look"
+        typer.echo(f"{word}: {printable(trouble.says)}. {printable(trouble.todo)}")
+    if now is not None:
+        if not troubles:
+            typer.echo("nothing needs you" + (f" but {facts.failed} that could not be picked" if facts.failed else ""))
+        queues = ", ".join(f"{now.get(f'frazil_queue_depth{{queue={q}}}', 0):.0f} {says}" for q, says in _QUEUES)
+        typer.echo(f"now: {queues}")
+    typer.echo("micrographs: " + (", ".join(f"{counts[s]} {s}" for s in StateName if counts.get(s)) or "none"))
+    if facts.inventory.passed_over:
+        typer.echo(f"passed over: {facts.inventory.describe_passed_over()}")
+    if last is not None:
+        typer.echo(f"last picked: {printable(last.path)}, {_when(last.picked_at)} (sequence number {last.seq})")
+    if tuned is not None:
+        typer.echo(tuned.describe())
+    for record in not_picked:
+        typer.echo(f"{record.state}: {printable(record.path)}: {record.reason or 'incomplete'}")
+
+
+def requeue(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PATH...", help="Micrographs, by full path or as the ledger has them."),
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All that failed or are in quarantine.")] = False,
+    where: Where = _HERE,
+) -> None:
+    """Have micrographs picked again. A running daemon does it within seconds, another at its next start."""
+    from frazil.session.outbox.daemon_info import Presence, ledger_key
+    from frazil.session.outbox.ledger import ledger_file, request_requeue
+
+    if not paths and not failed:
+        raise FrazilError("expected a micrograph or --failed, found neither")
+    with _open(where) as reader:
+        presence = Presence.decode(reader.meta().get("daemon", ""))
+    keys = [ledger_key(path, presence) for path in paths or []]
+    count = request_requeue(ledger_file(where), keys, ["failed", "quarantined"] if failed else [])
+    typer.echo(f"{count} to be picked again")
+
+
+@ledger_app.command("list")
+def list_micrographs(
+    where: Where = _HERE,
+    states: States = None,
+    below: Below = "",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.")] = None,
+) -> None:
+    """List micrographs with their state, one a line."""
+    with _open(where) as reader:
+        for record in reader.micrographs([s.value for s in states or []], below=below, limit=limit):
+            seq = "" if record.seq is None else str(record.seq)
+            when = _when(record.picked_at or record.seen_at)
+            says = f"  {record.reason}" if record.reason else ""
+            typer.echo(f"{record.state:<11}  {seq:>7}  {when:<19}  {printable(record.path)}{says}")
+
+
+@ledger_app.command()
+def show(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A micrograph, by full path or as the ledger has it.")],
+    where: Where = _HERE,
+) -> None:
+    """Say all that the ledger knows of one micrograph, with every result it ever had."""
+    from frazil.documents import MicrographDocument
+    from frazil.session.outbox.daemon_info import Presence, ledger_key
+
+    with _open(where) as reader:
+        presence = Presence.decode(reader.meta().get("daemon", ""))
+        key = ledger_key(path, presence)
+        record = reader.micrograph(key)
+        if record is None:
+            raise FrazilError(f"{key}: expected a micrograph that {reader.file} knows, found none")
+        for name in record.__struct_fields__:
+            value = getattr(record, name)
+            shown = _when(value) if name.endswith("_at") else "" if value is None else str(value)
+            typer.echo(f"{name:<13} {printable(shown)}".rstrip())
+        for seq, _ in reader.history(key):
+            stored = reader.document(seq)
+            document = stored.decode() if stored else None
+            if document is None:
+                typer.echo(f"result {seq:<7} is damaged and cannot be read")
+            if isinstance(document, MicrographDocument):
+                kept = reader.score_map(seq)
+                map_says = f", score map of {len(kept)} bytes" if kept else ""
+                model = f"{document.model.name}/{document.model.version}"
+                typer.echo(
+                    f"result {seq:<7} {len(document.picks.score)} picks by {model} {document.picked_at}{map_says}"
+                )
+
+
+@ledger_app.command()
+def export(
+    where: Where = _HERE,
+    states: States = None,
+    below: Below = "",
+    form: Annotated[Format, typer.Option("--format", help="Of the lines.")] = Format.JSONL,
+    documents: Annotated[
+        bool, typer.Option("--documents", help="The documents with the picks instead of the records, as JSON lines.")
+    ] = False,
+) -> None:
+    """Print the records of micrographs as JSON lines or CSV; times are seconds of Unix time."""
+    import msgspec
+
+    from frazil.session.outbox.ledger import MicrographRecord
+
+    with _open(where) as reader:
+        if documents:
+            for stored in reader.documents():
+                if stored.decode() is None:
+                    typer.echo(f"passed over document {stored.seq}, which is damaged", err=True)
+                else:
+                    typer.echo(stored.body)
+            return
+        records = reader.micrographs([s.value for s in states or []], below=below)
+        if form is Format.CSV:
+            _write_csv(MicrographRecord.__struct_fields__, records)
+        else:
+            for record in records:
+                typer.echo(msgspec.json.encode(record))
+
+
+@ledger_app.command()
+def baseline(where: Where = _HERE) -> None:
+    """Begin a new baseline: the next micrographs become what picks and scores are compared with."""
+    from frazil.session.outbox.ledger import ledger_file, request_baseline
+
+    request_baseline(ledger_file(where))
+    typer.echo("the next micrographs become the baseline")
+
+
+@ledger_app.command()
+def archive(
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="The archive: a ledger too, added to if it exists.")],
+    where: Where = _HERE,
+    older_than: Annotated[float, typer.Option("--older-than", min=0, help="Only results older than so many days.")] = 0,
+    below: Below = "",
+) -> None:
+    """Move old results into another file, also while the daemon runs.
+
+    Records of micrographs that are still there stay, so that these are not picked again.
+    """
+    from frazil.session.outbox.ledger import archive as move
+    from frazil.session.outbox.ledger import ledger_file
+
+    moved = move(ledger_file(where), to, before=time.time() - timedelta(days=older_than).total_seconds(), below=below)
+    typer.echo(f"{moved.results} results and {moved.micrographs} records of files that are gone moved to {to}")
+
+
+@ledger_app.command()
+def check(where: Where = _HERE) -> None:
+    """Read all of the ledger, and say what is damaged in it; the daemon may run meanwhile."""
+    from frazil.session.outbox.ledger import check as read_all
+    from frazil.session.outbox.ledger import ledger_file
+
+    file = ledger_file(where)
+    found = read_all(file)
+    states = ", ".join(f"{found.counts[s]} {s}" for s in StateName if found.counts.get(s)) or "none"
+    typer.echo(f"micrographs: {states}")
+    typer.echo(f"documents: {found.documents}, up to number {found.head}, in {found.generations} generations")
+    if found.missing.all:
+        typer.echo(f"numbers without a document, archived or lost before: {found.missing}")
+    for fault in found.faults:
+        typer.echo(f"DAMAGED: {printable(fault)}")
+    if found.faults:
+        raise FrazilError(
+            f"{file}: expected a whole ledger; stop its daemon, then: frazil ledger rebuild --ledger {file}"
+        )
+    typer.echo("all of it can be read")
+
+
+@ledger_app.command()
+def rebuild(
+    where: Where = _HERE,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="The output directory, if it is not the one that the ledger says."),
+    ] = None,
+) -> None:
+    """Make a whole ledger from all that can be read of a damaged one, and of .bak copies beside it. No daemon may run.
+
+    Nothing is deleted: the damaged file is kept. A micrograph whose result is lost is picked again at the next start.
+    """
+    from frazil.session.outbox.ledger import ledger_file
+    from frazil.session.outbox.ledger import rebuild as build
+
+    file = ledger_file(where)
+    built = build(file, out=out)
+    typer.echo(f"{file}: {built.documents} documents, {built.micrographs} micrographs, {built.score_maps} score maps")
+    if built.from_copies:
+        typer.echo(f"{built.from_copies} of these documents were only in a copy")
+    if built.lost.all:
+        typer.echo(f"lost: documents {built.lost}; subscribers are told so")
+    if built.again:
+        typer.echo(f"{len(built.again)} micrographs are picked again, such as {printable(built.again[0])}")
+    if built.aside is not None:
+        typer.echo(f"what it was made from is kept: {built.aside}")
+
+
+@ledger_app.command("set-watch")
+def set_watch(
+    watch: Annotated[Path, typer.Argument(metavar="DIR", help="The watched directory, as it is called now.")],
+    where: Where = _HERE,
+    force: Annotated[bool, typer.Option("--force", help="Also where none of its micrographs is there.")] = False,
+) -> None:
+    """Tell a ledger that its watched directory was moved, renamed or mounted elsewhere. No daemon may run."""
+    from frazil.session.outbox.daemon_info import move_watch
+    from frazil.session.outbox.ledger import ledger_file
+
+    file = ledger_file(where)
+    watch = watch.expanduser().resolve()
+    before = move_watch(file, watch, force=force)
+    typer.echo(f"{file}: of {watch} from now on, before of {before}")
+
+
+_QUEUES = (
+    ("incomplete", "incomplete"),
+    ("read", "in line"),
+    ("pick", "being picked"),
+    ("write", "being written"),
+)
+
+
+def _open(where: Path) -> LedgerReader:
+    from frazil.session.outbox.ledger import LedgerReader, ledger_file
+
+    return LedgerReader(ledger_file(where))
+
+
+def _describe_daemon(presence: Presence | None, now: dict[str, float] | None) -> str:
+    if presence is None:
+        return "no daemon has used this ledger yet"
+    if now is not None:
+        return (
+            f"running since {_when(presence.started_at)} (process {presence.pid}): watching {presence.watch}, "
+            f"{presence.model} on {presence.provider} in {presence.precision}, "
+            f"publishing on {presence.stream}; the page is {presence.page}"
+        )
+    if presence.stopped_at is not None:
+        return f"not running: stopped {_when(presence.stopped_at)}"
+    if Path(f"/proc/{presence.pid}/comm").is_file():
+        return f"process {presence.pid}, started {_when(presence.started_at)}, does not answer at {presence.metrics}"
+    return f"not running: it was started {_when(presence.started_at)} and did not end in order"
+
+
+def _write_csv(columns: Iterable[str], records: Iterable[MicrographRecord]) -> None:
+    writer = csv.writer(sys.stdout)
+    names = list(columns)
+    writer.writerow(names)
+    for record in records:
+        writer.writerow([getattr(record, name) for name in names])
+
+
+def _when(seconds: float | None) -> str:
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

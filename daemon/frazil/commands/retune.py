@@ -1,0 +1,187 @@
+"""``frazil retune``: sees what other limits would pick, and has the daemon take them."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from frazil.errors import FrazilError, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from frazil.picking import Tuning
+    from frazil.session.outbox.daemon_info import Presence
+    from frazil.session.outbox.ledger import LedgerReader
+    from frazil.session.retune import MicrographCount
+
+__all__ = ["retune"]
+
+_THRESHOLDS = tuple(round(0.1 * step, 1) for step in range(1, 10))
+_BAR_WIDTH = 40
+_NAMED = 5
+_LAZINESS = 10
+_CANNOT = {
+    "no_map": "have no kept score map",
+    "margin": "have no scores so near to the edges",
+    "damaged": "have a damaged score map",
+    "no_result": "have lost their result meanwhile",
+}
+
+
+def retune(
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The output directory of the daemon, or its ledger.")
+    ] = Path(),
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", help="Lowest figure of merit, 0 to 1.", show_default=False)
+    ] = None,
+    min_distance: Annotated[
+        float | None,
+        typer.Option("--min-distance", help="No two picks are closer than this, in Å.", show_default=False),
+    ] = None,
+    edge_margin: Annotated[
+        float | None,
+        typer.Option("--edge-margin", help="No pick is closer to an edge than this, in Å.", show_default=False),
+    ] = None,
+    micrograph: Annotated[
+        Path | None,
+        typer.Option("--micrograph", help="Only this one, by full path or as the ledger has it.", show_default=False),
+    ] = None,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Have the daemon revise all results so, and pick so from now on.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+) -> None:
+    """Make the picks of the whole session again with another threshold or other distances, without the model.
+
+    Nothing changes without --apply: picks are counted as they would be, and beside other thresholds. What is not given
+    stays as it was. A threshold is for the model of the newest result; what another model picked keeps its own.
+    """
+    from frazil.picking import Tuning
+    from frazil.session.outbox.daemon_info import Presence, ledger_key
+    from frazil.session.outbox.ledger import LedgerReader, ledger_file
+
+    tuning = Tuning(threshold=threshold, min_distance_angstrom=min_distance, edge_margin_angstrom=edge_margin)
+    if apply and micrograph is not None:
+        raise FrazilError("expected --apply or --micrograph, found both: what is applied holds for all micrographs")
+    with LedgerReader(ledger_file(out)) as reader:
+        presence = Presence.decode(reader.meta().get("daemon", ""))
+        if apply:
+            _apply(reader, tuning, presence, as_json=as_json)
+        elif micrograph is not None:
+            _show_one(reader, ledger_key(micrograph, presence), tuning, as_json=as_json)
+        else:
+            _show_all(reader, tuning, as_json=as_json)
+
+
+def _apply(reader: LedgerReader, tuning: Tuning, presence: Presence | None, *, as_json: bool) -> None:
+    from frazil.session.retune import request_retune
+
+    if tuning == type(tuning)():
+        raise FrazilError("expected --threshold, --min-distance or --edge-margin to apply, found none")
+    wanted = request_retune(reader, tuning)
+    is_running = presence is not None and presence.ask() is not None
+    if as_json:
+        _print_json({"asked": wanted, "running": is_running})
+        return
+    typer.echo(f"asked for: {wanted.describe()}")
+    if is_running:
+        typer.echo("the daemon takes it between two micrographs and revises the results there are: see frazil status")
+    else:
+        typer.echo("no daemon runs: the request waits in the ledger for the next start")
+
+
+def _show_one(reader: LedgerReader, key: str, tuning: Tuning, *, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from frazil.documents import columns_of
+    from frazil.session.retune import preview
+    from frazil.session.retune.limits import limits_of
+
+    shown = preview(reader, key, tuning)
+    before = limits_of(shown.document)
+    if as_json:
+        _print_json({"path": key, "limits": shown.limits, "before": before, "picks": columns_of(shown.picks)})
+        return
+    table = Table("", "now", "then", title=printable(key), title_justify="left")
+    table.add_row("picks", str(len(shown.document.picks.score)), str(len(shown.picks)))
+    for name, unit in (("threshold", ""), ("min_distance_angstrom", " Å"), ("edge_margin_angstrom", " Å")):
+        says = name.removesuffix("_angstrom").replace("_", " ")
+        table.add_row(says, f"{getattr(before, name):g}{unit}", f"{getattr(shown.limits, name):g}{unit}")
+    Console().print(table)
+
+
+def _show_all(reader: LedgerReader, tuning: Tuning, *, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.progress import track
+
+    from frazil.session.retune import Wanted, count
+    from frazil.session.retune.request import newest_model
+
+    os.nice(_LAZINESS)  # picking comes first
+    model = newest_model(reader)
+    thresholds = sorted({*_THRESHOLDS, *([] if tuning.threshold is None else [tuning.threshold])})
+    paths = reader.results()
+    counting = count(reader, Wanted.of(tuning, model), paths=paths, model_sha256=model, thresholds=thresholds)
+    console = Console(stderr=True)
+    counts = list(track(counting, "counting", total=len(paths), console=console, transient=True))
+    counts.sort(key=lambda one: one.path)
+    if as_json:
+        _print_json(_as_record(counts, thresholds))
+    else:
+        _draw(Console(), counts, thresholds, tuning)
+
+
+def _as_record(counts: list[MicrographCount], thresholds: list[float]) -> dict[str, Any]:
+    return {
+        "micrographs": len(counts),
+        "before": sum(one.before for one in counts),
+        "after": sum(one.after for one in counts),
+        "at": [{"threshold": t, "picks": sum(one.at[i] for one in counts)} for i, t in enumerate(thresholds)],
+        "untold": {one.path: one.untold for one in counts if one.untold},
+        "counts": [{"path": one.path, "before": one.before, "after": one.after} for one in counts],
+    }
+
+
+def _draw(console: Console, counts: list[MicrographCount], thresholds: list[float], tuning: Tuning) -> None:
+    import statistics
+
+    from rich.table import Table
+
+    if not counts:
+        console.print("no results as yet")
+        return
+    table = Table("", "micrographs", "picks", "median", "fewest", "most")
+    for says, picks in (("now", [one.before for one in counts]), ("then", [one.after for one in counts])):
+        spread = (statistics.median(picks), min(picks), max(picks))
+        table.add_row(says, str(len(picks)), str(sum(picks)), *(f"{value:g}" for value in spread))
+    console.print(table)
+    means = [sum(one.at[i] for one in counts) / len(counts) for i in range(len(thresholds))]
+    longest = max(means) or 1.0
+    console.print("picks per micrograph at other thresholds")
+    for threshold, mean in zip(thresholds, means, strict=True):
+        mark = " ←" if threshold == tuning.threshold else ""
+        console.print(f"{threshold:>8g}  {'█' * round(_BAR_WIDTH * mean / longest)} {mean:.0f}{mark}", highlight=False)
+    untold = defaultdict(list)
+    for one in counts:
+        if one.untold:
+            untold[one.untold].append(printable(one.path))
+    for reason, names in untold.items():
+        more = f" and {len(names) - _NAMED} more (--json names all)" if len(names) > _NAMED else ""
+        console.print(
+            f"{len(names)} {_CANNOT[reason]} and would stay as they are: {', '.join(names[:_NAMED])}{more}",
+            markup=False,
+            highlight=False,
+        )
+
+
+def _print_json(record: dict[str, Any]) -> None:
+    import msgspec
+
+    typer.echo(msgspec.json.encode(record))

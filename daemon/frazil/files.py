@@ -1,0 +1,93 @@
+"""Files: opened where they are regular ones, and written so that they appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import zlib
+from io import FileIO
+from pathlib import Path
+
+from frazil.errors import MicrographError
+
+__all__ = ["open_regular", "sync_path", "write_text", "write_whole"]
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: Path) -> FileIO:
+    """Open a file for reading; a named pipe or a device, on which that may block for ever, is not opened.
+
+    Raises:
+        MicrographError: it is not a regular file.
+        OSError: it cannot be opened.
+    """
+    _check_regular(path, path.stat().st_mode)
+    # It may have been replaced since: opening never waits, and what was opened is looked at again.
+    file = FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY))
+    try:
+        _check_regular(path, os.fstat(file.fileno()).st_mode)
+    except MicrographError:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise MicrographError(path, "not_a_file", f"expected a regular file, found {kind}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text as `write_whole` does, in UTF-8.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_whole(path, text.encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write beside the file's place, flush it to disk and rename it, so that a reader never sees half of it.
+
+    Raises:
+        OSError: the file cannot be written; nothing of it is left.
+    """
+    aside = path.with_name(_aside_name(path.name))
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise
+    sync_path(path.parent)
+
+
+def sync_path(path: Path) -> None:
+    """Flush a file or a folder to disk; a folder's flush makes durable what was renamed in it.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _aside_name(name: str) -> str:
+    """A name for the time being: always the same for a file, and short, so that it is possible where the file's is."""
+    return f".{zlib.crc32(os.fsencode(name)) & 0xFFFFFF:06x}.tmp"

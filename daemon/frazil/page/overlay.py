@@ -1,0 +1,123 @@
+"""The overlay: what is drawn over a micrograph, in pixels of the micrograph."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+
+from frazil.documents import PickColumns
+from frazil.page.session import Result
+from frazil.picking import Picks, ScoreMap, find_picks
+from frazil.session.retune.limits import limits_of
+
+__all__ = ["LOWEST_SCORE", "Frame", "Overlay", "overlay_of", "split"]
+
+LOWEST_SCORE = 0.05
+"""Peaks below this are not shown as candidates."""
+_MOST_HIDDEN = 3000
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the picture of a score map lies; its scores stand in the middle of its pixels."""
+
+    y: float
+    """Its upper edge."""
+    x: float
+    """Its left edge."""
+    height: float
+    width: float
+
+
+class Overlay(msgspec.Struct, frozen=True, kw_only=True):
+    """A micrograph's picks, and what was nearly one."""
+
+    seq: int
+    path: str
+    """Below the watched directory."""
+    superseded_by: int | None
+    shape: tuple[int, int]
+    """(h, w)."""
+    pixel_size_angstrom: float
+    diameter_px: float
+    threshold: float
+    min_distance_angstrom: float
+    edge_margin_angstrom: float
+    model: str
+    picked_at: str
+    seconds: float
+    older: int | None
+    """The result before this one."""
+    newer: int | None
+    """The one after it."""
+    picks: PickColumns
+    hidden: PickColumns | None
+    """Peaks below the threshold that would be picks above it, best first; None where no score map was kept."""
+    score_map: Frame | None
+
+
+def overlay_of(result: Result, score_map: ScoreMap | None, *, with_hidden: bool) -> Overlay:
+    """What is drawn over a result's micrograph.
+
+    Args:
+        result: its picks.
+        score_map: as kept; None where none was.
+        with_hidden: whether peaks below the threshold are sought, too.
+    """
+    document = result.document
+    limits = limits_of(document)
+    hidden = None
+    if score_map is not None and with_hidden:
+        low = replace(limits, threshold=min(LOWEST_SCORE, limits.threshold))
+        _, hidden = split(find_picks(score_map, low, document.pixel_size_angstrom), limits.threshold)
+    return Overlay(
+        seq=result.seq,
+        path=result.path,
+        superseded_by=result.superseded_by,
+        shape=document.shape,
+        pixel_size_angstrom=document.pixel_size_angstrom,
+        diameter_px=document.diameter_px,
+        threshold=document.threshold,
+        min_distance_angstrom=limits.min_distance_angstrom,
+        edge_margin_angstrom=limits.edge_margin_angstrom,
+        model=document.model.short,
+        picked_at=document.picked_at,
+        seconds=document.seconds.total,
+        older=result.older,
+        newer=result.newer,
+        picks=document.picks,
+        hidden=hidden,
+        score_map=None if score_map is None else _frame(score_map),
+    )
+
+
+def split(peaks: Picks, threshold: float) -> tuple[PickColumns, PickColumns]:
+    """Those that reach a threshold, and the best of those that do not.
+
+    Only better peaks push a peak aside, so those of a lower threshold that reach a higher one are those of that.
+    """
+    reach = peaks.reaching(threshold)
+    return _columns_of(peaks.select(reach)), _columns_of(peaks.select(np.flatnonzero(~reach)[:_MOST_HIDDEN]))
+
+
+def _columns_of(picks: Picks) -> PickColumns:
+    return PickColumns(
+        y=[round(v, 1) for v in picks.y.tolist()],
+        x=[round(v, 1) for v in picks.x.tolist()],
+        score=[round(v, 4) for v in picks.score.tolist()],
+    )
+
+
+def _frame(score_map: ScoreMap) -> Frame | None:
+    y_px, x_px = score_map.y_px, score_map.x_px
+    if y_px.size < 2 or x_px.size < 2:
+        return None
+    step_y = float(y_px[-1] - y_px[0]) / (y_px.size - 1)
+    step_x = float(x_px[-1] - x_px[0]) / (x_px.size - 1)
+    return Frame(
+        y=float(y_px[0]) - step_y / 2,
+        x=float(x_px[0]) - step_x / 2,
+        height=step_y * y_px.size,
+        width=step_x * x_px.size,
+    )

@@ -1,0 +1,152 @@
+"""The overview: is it working, are the picks good, what changed, what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+import frazil
+from frazil.errors import OutputError
+from frazil.page.answers import json_answer
+from frazil.page.live import Live
+from frazil.page.probes import read_samples
+from frazil.page.series import Series
+from frazil.page.session import Session, Standing, rate_per_minute
+from frazil.page.troubles import Facts, Trouble, find_troubles
+from frazil.page.worker import Worker
+
+__all__ = ["Now", "Overview"]
+
+_LATEST = 9
+_MOST_BROWSERS = 400
+_SERIES_SECONDS = 0.2
+_JUDGED_SECONDS = 60.0
+_QUEUES = ("incomplete", "read", "pick", "write")
+
+
+class Now(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the overview shows but for pictures and plots."""
+
+    version: str
+    host: str
+    unready: str
+    """Why it is not ready to pick; empty where it is."""
+    model: str
+    provider: str
+    """What runs the model."""
+    precision: str
+    """In which it computes."""
+    queues: dict[str, int]
+    """Micrographs in each; see the metric."""
+    rate_per_minute: float
+    troubles: list[Trouble]
+    token_file: str
+    """On the daemon's machine: holds the token with which settings may be changed."""
+    standing: Standing | None
+    """What the ledger says; None where it cannot be read."""
+
+
+class Overview:
+    """Answers what the overview asks.
+
+    Args:
+        session: the ledger; used in the worker alone.
+        worker: asks it.
+        registry: of the metrics.
+        unready: why the daemon is not ready to pick; empty where it is.
+        token_file: holds the token with which settings may be changed.
+
+    Attributes:
+        live: tells browsers what changes.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        worker: Worker,
+        registry: CollectorRegistry,
+        unready: Callable[[], str],
+        token_file: Path,
+    ) -> None:
+        self._token_file = token_file
+        self._session = session
+        self._worker = worker
+        self._registry = registry
+        self._unready = unready
+        self._standing: tuple[tuple[int, int], tuple[Standing, Facts]] | None = None
+        self._series = Series()
+        self._plot: tuple[int, bytes] | None = None
+        self.live = Live(self.look, _MOST_BROWSERS)
+        self.routes = [
+            Route("/events", self._events),
+            Route("/api/now", self._now),
+            Route("/api/series", self._get_series),
+        ]
+
+    async def look(self) -> bytes:
+        """How things are now, as JSON.
+
+        Raises:
+            BusyError: too much waits for the ledger.
+        """
+        return await self._worker.run(lambda: msgspec.json.encode(self._look()))
+
+    def _look(self) -> Now:
+        now = time.time()
+        samples = read_samples(self._registry)
+        standing, facts = None, None
+        with contextlib.suppress(OutputError):
+            standing, facts = self._current_standing()
+        daemon = standing and standing.daemon
+        return Now(
+            version=frazil.__version__,
+            host=socket.gethostname(),
+            unready=self._unready(),
+            model=daemon.model if daemon else "",
+            provider=daemon.provider if daemon else "",
+            precision=daemon.precision if daemon else "",
+            queues={queue: int(samples.get(f"frazil_queue_depth{{queue={queue}}}", 0)) for queue in _QUEUES},
+            rate_per_minute=round(rate_per_minute(standing.picked_at, now), 1) if standing else 0.0,
+            troubles=find_troubles(samples, facts, now),
+            token_file=str(self._token_file),
+            standing=standing,
+        )
+
+    def _current_standing(self) -> tuple[Standing, Facts]:
+        # What is judged by time is judged anew though nothing was written.
+        state = self._session.reader.changes(), int(time.time() // _JUDGED_SECONDS)
+        if self._standing is None or self._standing[0] != state:
+            self._standing = state, (self._session.standing(_LATEST), self._session.facts())
+        return self._standing[1]
+
+    def _read_series(self) -> bytes:
+        """The plot; the first ones of a long session come before all of it was read."""
+        deadline = time.monotonic() + _SERIES_SECONDS
+        changes = self._session.reader.changes()
+        if self._plot is None or self._plot[0] != changes or not self._series.complete:
+            self._series.advance(self._session)
+            while not self._series.complete and time.monotonic() < deadline:
+                self._series.advance(self._session)
+            self._plot = changes, msgspec.json.encode(self._series.plot())
+        return self._plot[1]
+
+    async def _now(self, _: Request) -> Response:
+        return json_answer(await self.look())
+
+    async def _get_series(self, _: Request) -> Response:
+        return json_answer(await self._worker.run(self._read_series))
+
+    async def _events(self, request: Request) -> Response:
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
+        events: AsyncIterator[bytes] = self.live.enter()
+        return StreamingResponse(events, media_type="text/event-stream")

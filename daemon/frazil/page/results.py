@@ -1,0 +1,148 @@
+"""Micrographs: the list of all, and each one's record, picks, picture and score map.
+
+Micrographs are asked for by the ledger's name of them, or by the number of their result, and looked up in the ledger.
+What is then opened is the path in the ledger's document, and never what a request says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from frazil.page.answers import NotHereError, WrongRequestError, json_answer
+from frazil.page.overlay import overlay_of
+from frazil.page.pictures import Picture, PictureError, Pictures, draw_score_map
+from frazil.page.session import Result, Session
+from frazil.page.worker import BusyError, Worker
+from frazil.picking import Micrograph
+from frazil.session.outbox.ledger import State
+
+__all__ = ["Results"]
+
+_ROWS = 100
+_MOST_WORDS = 300
+_PICTURES_WAITING = 32
+"""Different ones; any number of browsers may wait for the same."""
+_FOR_A_DAY = "private, max-age=86400, immutable"
+
+
+class Results:
+    """Answers what is asked of micrographs.
+
+    Args:
+        session: the ledger; used in the worker alone.
+        worker: asks it.
+        read: reads a micrograph, within limits of memory and time.
+    """
+
+    def __init__(self, session: Session, worker: Worker, read: Callable[[Path], Micrograph]) -> None:
+        self._session = session
+        self._worker = worker
+        self._pictures = Pictures(read)
+        self._draughtsman = Worker("frazil-page-pictures", _PICTURES_WAITING)
+        self._being_made: dict[int, asyncio.Task[Picture]] = {}
+        self.routes = [
+            Route("/api/micrographs", self._list),
+            Route("/api/micrograph", self._record),
+            Route("/api/overlay/{seq:int}", self._overlay),
+            Route("/api/picture/{seq:int}", self._picture),
+            Route("/api/score-map/{seq:int}", self._score_map),
+        ]
+
+    def close(self) -> None:
+        """End the thread that makes pictures."""
+        self._draughtsman.close()
+
+    async def _list(self, request: Request) -> Response:
+        asked = request.query_params
+        words = asked.get("search", "")
+        states = [state for state in asked.get("states", "").split(",") if state]
+        offset = asked.get("offset", "0")
+        if len(words) > _MOST_WORDS or not set(states) <= set(get_args(State)) or not _is_number(offset):
+            raise WrongRequestError(
+                f"expected search of at most {_MOST_WORDS} letters, states among {', '.join(get_args(State))}, "
+                "and a number as offset"
+            )
+        rows = await self._worker.run(lambda: self._session.rows(words, states, int(offset), _ROWS))  # type: ignore[arg-type]
+        return json_answer(msgspec.json.encode(rows))
+
+    async def _record(self, request: Request) -> Response:
+        path = request.query_params.get("path", "")
+        record = await self._worker.run(lambda: self._session.record(path))
+        if record is None:
+            raise NotHereError("expected a micrograph that the ledger knows")
+        return json_answer(msgspec.json.encode(record))
+
+    async def _overlay(self, request: Request) -> Response:
+        def draw(seq: int) -> bytes:
+            result, score_map = self._result(seq, ""), self._session.score_map(seq)
+            with_hidden = request.query_params.get("hidden") == "1"
+            return msgspec.json.encode(overlay_of(result, score_map, with_hidden=with_hidden))
+
+        return json_answer(await self._worker.run(lambda: draw(_seq(request))))
+
+    async def _picture(self, request: Request) -> Response:
+        size = request.query_params.get("size", "large")
+        if size not in ("large", "small"):
+            raise WrongRequestError(f"expected large or small as size, found {size[:20]!r}")
+        seq = _seq(request)
+        making = self._being_made.get(seq)
+        if making is None:
+            epoch = request.query_params.get("epoch", "")
+            result = await self._worker.run(lambda: self._result(seq, epoch))
+            making = self._being_made.get(seq) or self._begin(result)
+        try:
+            # Whoever leaves must not take it from the others who wait.
+            picture = await asyncio.shield(making)
+        except PictureError as error:
+            raise NotHereError(str(error)) from error
+        body = picture.large if size == "large" else picture.small
+        return Response(body, media_type="image/jpeg", headers={"cache-control": _FOR_A_DAY})
+
+    def _begin(self, result: Result) -> asyncio.Task[Picture]:
+        if len(self._being_made) >= _PICTURES_WAITING:
+            raise BusyError
+        making = asyncio.create_task(self._draughtsman.run(lambda: self._pictures.of(result)))
+        self._being_made[result.seq] = making
+        making.add_done_callback(lambda done: self._finish(result.seq, done))
+        return making
+
+    def _finish(self, seq: int, making: asyncio.Task[Picture]) -> None:
+        del self._being_made[seq]
+        if not making.cancelled():
+            making.exception()  # taken note of, though nobody may wait for it any more
+
+    async def _score_map(self, request: Request) -> Response:
+        def draw(seq: int) -> bytes | None:
+            self._result(seq, request.query_params.get("epoch", ""))
+            score_map = self._session.score_map(seq)
+            return None if score_map is None or score_map.scores.size == 0 else draw_score_map(score_map)
+
+        picture = await self._worker.run(lambda: draw(_seq(request)))
+        if picture is None:
+            raise NotHereError("expected a result whose score map was kept")
+        return Response(picture, media_type="image/png", headers={"cache-control": _FOR_A_DAY})
+
+    def _result(self, seq: int, epoch: str) -> Result:
+        """A result by its number; one of an earlier ledger, which a browser may still ask for, is not here."""
+        result = self._session.result(seq) if epoch in ("", self._session.epoch) else None
+        if result is None:
+            raise NotHereError(f"expected the number of a result, found {seq}")
+        return result
+
+
+def _seq(request: Request) -> int:
+    """The number in the path, which SQLite can hold."""
+    seq: int = request.path_params["seq"]
+    return min(seq, 2**63 - 1)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 9

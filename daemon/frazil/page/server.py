@@ -1,0 +1,109 @@
+"""The HTTP server: a socket, a thread, and an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import socket
+import threading
+from collections.abc import Sequence
+
+import uvicorn
+
+from frazil.addresses import check_page_address
+from frazil.errors import AddressError
+from frazil.page.application import Application
+from frazil.page.connection import Connection
+
+__all__ = ["PageServer"]
+
+_HEADER_BYTES = 16 << 10
+_KEEP_ALIVE_SECONDS = 5
+_CLOSE_SECONDS = 2.0
+_FILES_WANTED = 4096
+
+
+class PageServer:
+    """Serves the page from a thread.
+
+    Args:
+        address: ``host:port``; port 0 takes a free one.
+        application: what is served.
+        allow_others: whether other machines may reach it.
+
+    Attributes:
+        url: of the page.
+
+    Raises:
+        AddressError: the address is malformed, taken, or reached by others that may not.
+    """
+
+    def __init__(self, address: str, application: Application, *, allow_others: bool) -> None:
+        listening = _listen(address, allow_others=allow_others)
+        self._application = application
+        host, port = listening.getsockname()[:2]
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        logging.getLogger("uvicorn.error").addFilter(_is_fault)
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                application.app,
+                http=_limited_connection(),
+                loop="asyncio",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                log_level="error",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                h11_max_incomplete_event_size=_HEADER_BYTES,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self._thread = threading.Thread(target=self._serve, args=([listening],), name="frazil-page", daemon=True)
+        self._thread.start()
+
+    def dead_thread(self) -> str | None:
+        """Name of its thread if that has died, which it should not."""
+        return None if self._thread.is_alive() else self._thread.name
+
+    def connections(self) -> int:
+        """Connections that are open."""
+        return len(self._server.server_state.connections)
+
+    def close(self) -> None:
+        """Tell browsers that the daemon ends, and stop serving."""
+        self._application.stop()
+        self._server.should_exit = True
+        self._thread.join(_CLOSE_SECONDS)
+
+    def _serve(self, sockets: Sequence[socket.socket]) -> None:
+        asyncio.run(self._server.serve(list(sockets)))
+
+
+def _is_fault(record: logging.LogRecord) -> bool:
+    """Requests that are cut short because the daemon ends are none."""
+    cut_short = record.exc_info is not None and record.exc_info[0] is asyncio.CancelledError
+    return not cut_short and "timeout graceful shutdown" not in record.msg
+
+
+def _limited_connection() -> type[Connection]:
+    """Leave the daemon half of the files that it may have open, whatever browsers do."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES_WANTED if hard == resource.RLIM_INFINITY else min(_FILES_WANTED, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    most = Connection.most if soft == resource.RLIM_INFINITY else min(Connection.most, soft // 2)
+    return type("Connection", (Connection,), {"most": most})
+
+
+def _listen(address: str, *, allow_others: bool) -> socket.socket:
+    host, port = check_page_address(address, allow_others=allow_others)
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise AddressError(f"{address}: cannot serve the page there: {error.strerror or error}") from error

@@ -1,0 +1,313 @@
+"""What the ledger says of the session, in the shape in which the page asks for it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import statistics
+import time
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from frazil.documents import MicrographDocument, ModelDocument
+from frazil.page.troubles import Facts, gather_facts
+from frazil.picking import ScoreMap
+from frazil.session import retune
+from frazil.session.intake.passed_over import INVENTORY_KEY, Inventory
+from frazil.session.outbox.daemon_info import Presence
+from frazil.session.outbox.ledger import LedgerReader, MicrographRecord, State, StoredDocument
+from frazil.session.outbox.score_map import unpack_score_map
+
+__all__ = ["Change", "Glance", "Result", "Row", "Rows", "Session", "Standing", "glance", "rate_per_minute"]
+
+_RATE_RESULTS = 60
+_RATE_SECONDS = 600.0
+_COUNT_REST = 20.0
+"""Counting the states is followed by a rest of so many times its own time: of a million files it takes a while."""
+
+
+class Glance(msgspec.Struct, frozen=True, kw_only=True):
+    """A result in a few numbers."""
+
+    seq: int
+    path: str
+    """Below the watched directory; the ledger's name of the micrograph."""
+    at: float | None
+    """When it was committed, in seconds of Unix time."""
+    shape: tuple[int, int]
+    """(h, w)."""
+    picks: int
+    score: float | None
+    """Mean figure of merit; None without picks."""
+    supersedes: int
+    """The result that this one replaced; 0 for none."""
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened to the model."""
+
+    seq: int
+    event: str
+    model: str
+    at: float | None
+    reason: str
+
+
+class Tuned(msgspec.Struct, frozen=True, kw_only=True):
+    """What was tuned by eye, and how far the session has been brought to it."""
+
+    says: str
+    share: float
+    """Of the results that it is for, 1 when all have been dealt with."""
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of the page that changes only with the ledger."""
+
+    epoch: str
+    head: int
+    """Number of the newest document."""
+    daemon: Presence | None
+    counts: dict[str, int]
+    """Micrographs in each state."""
+    latest: list[Glance]
+    """Newest first."""
+    picked_at: list[float]
+    """When the last micrographs were picked, newest first, in seconds of Unix time."""
+    seconds: float | None
+    """Median time of the last micrographs from the file known to be complete to its picks."""
+    threshold: float | None
+    diameter_angstrom: float | None
+    failures: list[MicrographRecord]
+    changes: list[Change]
+    tuned: Tuned | None
+    passed_over: int
+    """Names in the watched directory that are passed over."""
+    passed_over_lines: list[str]
+    """Why, a line for each reason."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of the list of micrographs."""
+
+    path: str
+    state: State
+    reason: str
+    at: float | None
+    seq: int | None
+    picks: int | None
+    score: float | None
+
+
+class Rows(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of the list of micrographs."""
+
+    count: int
+    """Of all that were found."""
+    offset: int
+    rows: list[Row]
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """A micrograph's picks, to be drawn."""
+
+    seq: int
+    path: str
+    document: MicrographDocument
+    superseded_by: int | None
+    older: int | None
+    """The result of the micrograph that was picked before this one."""
+    newer: int | None
+    """That of the one after it."""
+
+
+class _Scores(msgspec.Struct):
+    score: list[float]
+
+
+class _Short(msgspec.Struct):
+    """The little of a document that a glance needs; decoding that alone takes a third of the time."""
+
+    shape: tuple[int, int]
+    picks: _Scores
+    supersedes: int = 0
+
+
+_SHORT = msgspec.json.Decoder(_Short)
+
+
+class Session:
+    """Asks the ledger; from one thread.
+
+    Args:
+        file: the ledger.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._reader: LedgerReader | None = None
+        self._counts: dict[str, int] = {}
+        self._next_count = 0.0
+
+    @functools.cached_property
+    def epoch(self) -> str:
+        """Identity of the ledger, which the numbers of results belong to."""
+        return self.reader.epoch
+
+    @property
+    def reader(self) -> LedgerReader:
+        """The ledger, open for reading.
+
+        Raises:
+            OutputError: there is none as yet.
+        """
+        if self._reader is None:
+            self._reader = LedgerReader(self._file)
+        return self._reader
+
+    def close(self) -> None:
+        """Close the ledger."""
+        if self._reader is not None:
+            self._reader.close()
+
+    def standing(self, latest: int) -> Standing:
+        """How things stand.
+
+        Args:
+            latest: so many results.
+        """
+        meta = self.reader.meta()
+        results, times = self.reader.last_picked_results(latest), self.reader.last_picked_times(_RATE_RESULTS)
+        waits = [picked - complete for complete, picked in times[:latest] if complete is not None]
+        newest = self.result(results[0].seq) if results else None
+        inventory = Inventory.decode(meta.get(INVENTORY_KEY, "")) or Inventory()
+        return Standing(
+            epoch=meta["epoch"],
+            head=self.reader.head(),
+            daemon=Presence.decode(meta.get("daemon", "")),
+            counts=self._count_states(),
+            latest=[seen for result in results if (seen := glance(result)) is not None],
+            picked_at=[picked for _, picked in times],
+            seconds=statistics.median(waits) if waits else None,
+            threshold=newest.document.threshold if newest else None,
+            diameter_angstrom=newest.document.diameter_px * newest.document.pixel_size_angstrom if newest else None,
+            failures=self.reader.newest_failures(8),
+            changes=[change for document in self.reader.newest_changes(8) if (change := _change(document)) is not None],
+            tuned=_tuned(meta.get(retune.TUNED_KEY, "")),
+            passed_over=sum(passed.count for passed in inventory.passed_over.values()),
+            passed_over_lines=inventory.passed_over_lines(),
+        )
+
+    def facts(self) -> Facts:
+        """What the ledger says of how things stand, to be judged."""
+        return gather_facts(self.reader, self._count_states(), time.time())
+
+    def _count_states(self) -> dict[str, int]:
+        started = time.monotonic()
+        if started >= self._next_count:
+            self._counts = self.reader.counts()
+            now = time.monotonic()
+            self._next_count = now + (now - started) * _COUNT_REST
+        return self._counts
+
+    def rows(self, words: str, states: list[State], offset: int, limit: int) -> Rows:
+        """A page of the list of micrographs."""
+        count, records = self.reader.search(words, states, offset=offset, limit=limit)
+        return Rows(count=count, offset=offset, rows=[self._row(record) for record in records])
+
+    def _row(self, record: MicrographRecord) -> Row:
+        document = None if record.seq is None else self.reader.document(record.seq)
+        short = None if document is None else glance(document)
+        return Row(
+            path=record.path,
+            state=record.state,
+            reason=record.reason,
+            at=record.picked_at or record.seen_at,
+            seq=None if short is None else short.seq,
+            picks=None if short is None else short.picks,
+            score=None if short is None else short.score,
+        )
+
+    def record(self, path: str) -> MicrographRecord | None:
+        """What the ledger knows of a micrograph."""
+        return self.reader.micrograph(path)
+
+    def result(self, seq: int) -> Result | None:
+        """A micrograph's picks; None where there is no result of that number."""
+        stored = self.reader.document(seq)
+        document = None if stored is None else stored.decode()
+        if stored is None or not isinstance(document, MicrographDocument):
+            return None
+        older, newer = self.reader.neighbours(stored.path)
+        return Result(
+            seq=seq,
+            path=stored.path,
+            document=document,
+            superseded_by=stored.superseded_by,
+            older=older,
+            newer=newer,
+        )
+
+    def score_map(self, seq: int) -> ScoreMap | None:
+        """The score map of a result; None where none was kept."""
+        packed = self.reader.score_map(seq)
+        if packed is None:
+            return None
+        with contextlib.suppress(ValueError):
+            return unpack_score_map(packed)
+        return None
+
+
+def glance(document: StoredDocument) -> Glance | None:
+    """A result in a few numbers; None where it is damaged."""
+    try:
+        short = _SHORT.decode(document.body)
+    except msgspec.DecodeError:
+        return None
+    scores = short.picks.score
+    return Glance(
+        seq=document.seq,
+        path=document.path,
+        at=document.committed_at,
+        shape=short.shape,
+        picks=len(scores),
+        score=sum(scores) / len(scores) if scores else None,
+        supersedes=short.supersedes,
+    )
+
+
+def rate_per_minute(picked_at: list[float], now: float) -> float:
+    """Micrographs a minute over the last ten minutes, or over the time of those given where that is shorter.
+
+    Args:
+        picked_at: of the last ones, newest first, in seconds of Unix time.
+        now: likewise.
+    """
+    within = [at for at in picked_at if now - at <= _RATE_SECONDS]
+    if len(within) < 2:
+        return len(within) / (_RATE_SECONDS / 60)
+    span = now - within[-1] if len(within) == len(picked_at) else _RATE_SECONDS
+    return 60 * len(within) / max(span, 1.0)
+
+
+def _tuned(remembered: str) -> Tuned | None:
+    tuned = retune.Tuned.decode(remembered)
+    if tuned is None:
+        return None
+    return Tuned(says=tuned.describe(), share=1.0 if tuned.is_done else tuned.done_seq / tuned.until_seq)
+
+
+def _change(stored: StoredDocument) -> Change | None:
+    document = stored.decode()
+    if not isinstance(document, ModelDocument):
+        return None
+    model = document.model
+    return Change(
+        seq=stored.seq,
+        event=document.event,
+        model=model.short,
+        at=datetime.fromisoformat(document.at).timestamp(),
+        reason=document.reason,
+    )

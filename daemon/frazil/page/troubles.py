@@ -1,0 +1,279 @@
+"""Troubles: what is wrong now, and what helps. The one judgement of that, for the page and for ``frazil status``.
+
+The rules for Prometheus in ``deploy/prometheus`` judge by the same limits; a test compares them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import msgspec
+
+from frazil.documents import ModelDocument
+from frazil.session.intake.passed_over import INVENTORY_KEY, Inventory
+from frazil.session.outbox.ledger import LedgerReader
+from frazil.session.pick.drift import DRIFT_KEY, Drift
+
+__all__ = ["Facts", "Trouble", "find_troubles", "gather_facts"]
+
+SESSION_SECONDS = 3600.0
+"""What happened in this time is what happens now."""
+QUIET_SECONDS = 600.0
+"""So long without a micrograph is long, while a session runs."""
+QUIET_LEAST = 5
+"""A session runs where more micrographs than this came within `SESSION_SECONDS`."""
+BACKLOG_MICROGRAPHS = 10
+BACKLOG_SECONDS = 60.0
+"""A backlog is more micrographs than that, of which the oldest has waited for longer than this."""
+FAILED_SHARE = 0.1
+FAILED_LEAST = 2
+"""Failures are many where they are so many at least, and more than that share."""
+FREE_SHARE = 0.05
+"""A disk is nearly full with less room, or fewer inodes, than this share."""
+
+_LATEST = 9
+
+_DRIFTS = {
+    ("picks", "down"): ("FrazilPicksCollapsed", "Fewer picks per micrograph than when the session began"),
+    ("picks", "up"): ("FrazilPicksRisen", "More picks per micrograph than when the session began"),
+    ("score", "down"): ("FrazilScoresDrifted", "Lower scores than when the session began"),
+    ("score", "up"): ("FrazilScoresDrifted", "Higher scores than when the session began"),
+}
+_DOUBTS = {
+    "blank": (
+        "Much of the newest micrograph holds no data",
+        "Nothing is picked there. Padding, a mask or film? Else see to the beam, the beam stop and the aperture.",
+    ),
+    "contrast": (
+        "Particles seem to look the other way round than the setting contrast says",
+        "Look at a micrograph: where particles are brighter than the ice, contrast must be bright, else dark.",
+    ),
+    "diameter": (
+        "Hardly any particle of the set diameter would fit into a micrograph",
+        "Look whether the setting diameter is in Å, and whether the pixel size is right.",
+    ),
+}
+_DRIFTED_TODO = (
+    "Look at the newest pictures: ice, defocus, astigmatism, carbon. Then tune the threshold. "
+    "If it is meant to be so: frazil ledger baseline --ledger OUT."
+)
+
+
+class Trouble(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is wrong, and what helps."""
+
+    level: Literal["fault", "warning"]
+    """A fault stops picking; a warning does not."""
+    says: str
+    todo: str
+    alert: str = ""
+    """The alert of Prometheus that tells the same, with a section in the runbook; empty where there is none."""
+
+
+class _Picture(msgspec.Struct, frozen=True):
+    """The little of a document that tells what kind of picture it is of."""
+
+    shape: tuple[int, int]
+    pixel_size_angstrom: float
+
+    def describe(self) -> str:
+        h, w = self.shape
+        return f"{w} × {h} pixels of {self.pixel_size_angstrom:.3g} Å"
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a ledger says of how things stand."""
+
+    picked: int = 0
+    failed: int = 0
+    """Micrographs that were picked, and that could not be, in all."""
+    picked_lately: int = 0
+    failed_lately: int = 0
+    """Likewise, within `SESSION_SECONDS`."""
+    last_picked_at: float | None = None
+    """In seconds of Unix time."""
+    drift: Drift = msgspec.field(default_factory=Drift)
+    inventory: Inventory = msgspec.field(default_factory=Inventory)
+    pictures: tuple[str, ...] = ()
+    """Each kind of picture among the micrographs that were picked last, the newest first."""
+    change: ModelDocument | None = None
+    """What happened to the model last."""
+
+
+def gather_facts(reader: LedgerReader, counts: Mapping[str, int], now: float) -> Facts:
+    """Read what `find_troubles` needs.
+
+    Args:
+        reader: of the ledger.
+        counts: micrographs in each state.
+        now: in seconds of Unix time.
+
+    Raises:
+        OutputError: the ledger cannot be read.
+    """
+    meta = reader.meta()
+    try:
+        drift = msgspec.json.decode(meta.get(DRIFT_KEY, "{}"), type=Drift)
+    except msgspec.DecodeError:  # of another frazil
+        drift = Drift()
+    picked_lately, failed_lately = reader.count_since(now - SESSION_SECONDS)
+    times = reader.last_picked_times(1)
+    changes = reader.newest_changes(1)
+    return Facts(
+        picked=counts.get("picked", 0),
+        failed=counts.get("failed", 0) + counts.get("quarantined", 0),
+        picked_lately=picked_lately,
+        failed_lately=failed_lately,
+        last_picked_at=times[0][1] if times else None,
+        drift=drift,
+        inventory=Inventory.decode(meta.get(INVENTORY_KEY, "")) or Inventory(),
+        pictures=_kinds_of_picture(stored.body for stored in reader.last_picked_results(_LATEST)),
+        change=msgspec.json.decode(changes[0].body, type=ModelDocument) if changes else None,
+    )
+
+
+def find_troubles(samples: Mapping[str, float], facts: Facts | None, now: float) -> list[Trouble]:
+    """What is wrong now, worst first.
+
+    Args:
+        samples: the daemon's metrics, as ``name{label=value}``; none while it does not run.
+        facts: what the ledger says; None where it cannot be read.
+        now: in seconds of Unix time.
+    """
+    troubles = [*_of_the_machine(samples)]
+    if facts is None:
+        troubles.append(Trouble(level="fault", says="The ledger cannot be read", todo="Look at the log."))
+    else:
+        troubles += [*_of_the_session(samples, facts, now), *_of_the_picks(facts), *_of_the_model(facts)]
+        troubles += _of_the_settings(samples)
+    return sorted(troubles, key=lambda trouble: trouble.level != "fault")
+
+
+def _of_the_machine(samples: Mapping[str, float]) -> Iterable[Trouble]:
+    if samples.get("frazil_watch_fault"):
+        yield Trouble(
+            level="fault",
+            says="The watched directory cannot be seen",
+            todo="Look whether its mount is there. Picking goes on by itself.",
+            alert="FrazilWatchFault",
+        )
+    if samples.get("frazil_output_blocked"):
+        yield Trouble(
+            level="fault",
+            says="Results cannot be written, and picking waits",
+            todo="Make room on the disk of the output directory, or mend its permissions. Picking goes on by itself.",
+            alert="FrazilOutputBlocked",
+        )
+    for disk in ("out", "ledger"):
+        size = samples.get(f"frazil_disk_size_bytes{{disk={disk}}}", 0.0)
+        free = samples.get(f"frazil_disk_free_bytes{{disk={disk}}}", 0.0)
+        inodes = samples.get(f"frazil_disk_free_inodes_ratio{{disk={disk}}}", 1.0)
+        share = min(free / size if size else 1.0, inodes)  # NaN, while it cannot be seen, is never less
+        if share < FREE_SHARE:
+            yield Trouble(
+                level="warning",
+                says=f"The disk of the {'results' if disk == 'out' else 'ledger'} is nearly full: {share:.0%} is free",
+                todo="Make room: when it is full, picking waits.",
+                alert="FrazilDiskNearlyFull",
+            )
+            return
+    if samples.get("frazil_model_on_cpu") and samples.get("frazil_gpu_expected"):
+        yield Trouble(
+            level="warning",
+            says="The model runs on the CPU, though there is a GPU",
+            todo='See why with frazil doctor, or say that none is wanted: device = "cpu".',
+            alert="FrazilCpuFallback",
+        )
+
+
+def _of_the_session(samples: Mapping[str, float], facts: Facts, now: float) -> Iterable[Trouble]:
+    inventory = facts.inventory
+    if inventory.nothing_fits:
+        yield Trouble(
+            level="warning",
+            says="Nothing in the watched directory is taken for a micrograph",
+            todo=f"Passed over: {inventory.describe_passed_over()}. {inventory.advice}",
+            alert="FrazilNothingFits",
+        )
+    waiting = samples.get("frazil_backlog_micrographs", 0)
+    if waiting > BACKLOG_MICROGRAPHS and samples.get("frazil_backlog_age_seconds", 0) > BACKLOG_SECONDS:
+        yield Trouble(
+            level="warning",
+            says=f"{waiting:.0f} micrographs wait to be picked",
+            todo="Micrographs come faster than they are picked, or lay there at the start. "
+            "Where the number grows, see on what the model runs.",
+            alert="FrazilBacklogGrowing",
+        )
+    came = facts.picked_lately + facts.failed_lately
+    if samples and not waiting and facts.last_picked_at is not None and came > QUIET_LEAST:
+        quiet = now - facts.last_picked_at
+        if quiet > QUIET_SECONDS:
+            yield Trouble(
+                level="warning",
+                says=f"No new micrograph for {quiet / 60:.0f} minutes",
+                todo="If the microscope still collects, look whether its files arrive in the watched directory, "
+                "and whether their names match the setting include.",
+                alert="FrazilNoMicrographs",
+            )
+    failures = ((facts.failed_lately, facts.picked_lately, " in the last hour"), (facts.failed, facts.picked, ""))
+    for failed, picked, lately in failures:
+        if failed >= FAILED_LEAST and failed > FAILED_SHARE * (failed + picked):
+            yield Trouble(
+                level="warning",
+                says=f"{failed} of {failed + picked} micrographs could not be picked{lately}",
+                todo="See why: frazil ledger list --state quarantined --ledger OUT, or Failures on the page. Mend "
+                "the cause, then frazil requeue --failed --ledger OUT.",
+                alert="FrazilFailures",
+            )
+            return
+
+
+def _of_the_picks(facts: Facts) -> Iterable[Trouble]:
+    drift = facts.drift
+    if drift.few:
+        yield Trouble(
+            level="warning",
+            says=f"Hardly any picks: {drift.describe_few()}",
+            todo="Look at the newest pictures: ice, carbon, empty holes, a beam that is off. Are diameter, pixel size "
+            "and contrast those of this session? If it is meant to be so: frazil ledger baseline --ledger OUT.",
+            alert="FrazilFewPicks",
+        )
+    for (quantity, direction), (alert, says) in _DRIFTS.items():
+        chart = drift.picks if quantity == "picks" else drift.score
+        if chart.drifting["down" if direction == "down" else "up"]:
+            yield Trouble(level="warning", says=says, todo=_DRIFTED_TODO, alert=alert)
+    if len(facts.pictures) > 1:
+        yield Trouble(
+            level="warning",
+            says=f"Pictures of different kinds are picked: {', and '.join(facts.pictures)}",
+            todo="Where some are no micrographs of this session (power spectra, images of holes), leave them out with "
+            "the setting exclude.",
+        )
+
+
+def _of_the_settings(samples: Mapping[str, float]) -> Iterable[Trouble]:
+    for about, (says, todo) in _DOUBTS.items():
+        if samples.get(f"frazil_doubt{{about={about}}}"):
+            yield Trouble(level="warning", says=says, todo=todo)
+
+
+def _of_the_model(facts: Facts) -> Iterable[Trouble]:
+    change = facts.change
+    if change is not None and change.event != "loaded":
+        what = "was refused" if change.event == "refused" else "serves again: the newer one was withdrawn"
+        yield Trouble(
+            level="warning",
+            says=f"The model {change.model.short} {what}",
+            todo=change.reason or "See the log.",
+            alert="FrazilModelRefused",
+        )
+
+
+def _kinds_of_picture(bodies: Iterable[bytes]) -> tuple[str, ...]:
+    kinds: dict[str, None] = {}
+    for body in bodies:
+        with contextlib.suppress(msgspec.DecodeError):  # a document that was damaged tells nothing
+            kinds[msgspec.json.decode(body, type=_Picture).describe()] = None
+    return tuple(kinds)

@@ -1,0 +1,164 @@
+"""Tuning by eye: a micrograph's picks within other limits, the counts of all, and the request to take them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from frazil.documents import PickColumns
+from frazil.page.answers import NotHereError, WrongRequestError, json_answer
+from frazil.page.overlay import LOWEST_SCORE, split
+from frazil.page.session import Session
+from frazil.page.worker import BusyError, Worker
+from frazil.picking import Tuning
+from frazil.session.retune import preview, request_retune
+
+__all__ = ["Limits", "TuningDesk"]
+
+_MOST_BODY_BYTES = 4096
+_COUNTS_AT_ONCE = 2
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits that are wanted; None leaves one as it is."""
+
+    threshold: float | None = None
+    min_distance_angstrom: float | None = None
+    edge_margin_angstrom: float | None = None
+
+    def tuning(self) -> Tuning:
+        """The same, checked.
+
+        Raises:
+            SettingsError: a value is impossible.
+        """
+        return Tuning(
+            threshold=self.threshold,
+            min_distance_angstrom=self.min_distance_angstrom,
+            edge_margin_angstrom=self.edge_margin_angstrom,
+        )
+
+
+class Previewed(msgspec.Struct, frozen=True, kw_only=True):
+    """A micrograph's picks within other limits."""
+
+    threshold: float
+    min_distance_angstrom: float
+    edge_margin_angstrom: float
+    picks: PickColumns
+    hidden: PickColumns
+
+
+class TuningDesk:
+    """Answers what is asked when somebody tunes. Trying needs no token, and the gate lets no change pass without.
+
+    Args:
+        session: the ledger; used in the worker alone.
+        worker: asks it.
+        ledger: its file, for those who count in a process of their own.
+    """
+
+    def __init__(self, session: Session, worker: Worker, ledger: Path) -> None:
+        self._session = session
+        self._worker = worker
+        self._ledger = ledger
+        self._counting = 0
+        self.routes = [
+            Route("/api/preview/{seq:int}", self._preview),
+            Route("/api/count/{seq:int}", self._count),
+            Route("/api/retune/{seq:int}", self._retune, methods=["POST"]),
+        ]
+
+    async def _preview(self, request: Request) -> Response:
+        tuning = _asked(request).tuning()
+
+        def pick() -> bytes:
+            path, _ = self._micrograph(request)
+            # All peaks once, from which the threshold then takes the better ones.
+            low = Tuning(
+                threshold=min(LOWEST_SCORE, 1.0 if tuning.threshold is None else tuning.threshold),
+                min_distance_angstrom=tuning.min_distance_angstrom,
+                edge_margin_angstrom=tuning.edge_margin_angstrom,
+            )
+            found = preview(self._session.reader, path, low)
+            threshold = found.document.threshold if tuning.threshold is None else tuning.threshold
+            picks, hidden = split(found.picks, threshold)
+            return msgspec.json.encode(
+                Previewed(
+                    threshold=threshold,
+                    min_distance_angstrom=found.limits.min_distance_angstrom,
+                    edge_margin_angstrom=found.limits.edge_margin_angstrom,
+                    picks=picks,
+                    hidden=hidden,
+                )
+            )
+
+        return json_answer(await self._worker.run(pick))
+
+    async def _count(self, request: Request) -> Response:
+        limits = _asked(request)
+        limits.tuning()
+        _, model_sha256 = await self._worker.run(lambda: self._micrograph(request))
+        if self._counting >= _COUNTS_AT_ONCE:
+            raise BusyError
+        return StreamingResponse(self._run_count(limits, model_sha256), media_type="application/x-ndjson")
+
+    async def _run_count(self, limits: Limits, model_sha256: str) -> AsyncIterator[bytes]:
+        """Lines of a process of its own, which ends with whoever reads them."""
+        self._counting += 1
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "frazil.page.counting", str(self._ledger), model_sha256),
+                msgspec.json.encode(limits).decode(),
+                stdout=asyncio.subprocess.PIPE,
+            )
+            try:
+                if process.stdout is not None:
+                    async for line in process.stdout:
+                        yield line
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        finally:
+            self._counting -= 1
+
+    async def _retune(self, request: Request) -> Response:
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > _MOST_BODY_BYTES:
+                raise WrongRequestError(f"expected at most {_MOST_BODY_BYTES} bytes")
+        try:
+            tuning = msgspec.json.decode(body, type=Limits).tuning()
+        except msgspec.MsgspecError as error:
+            raise WrongRequestError(f"expected limits as JSON: {error}") from error
+
+        def ask() -> str:
+            _, model_sha256 = self._micrograph(request)
+            return request_retune(self._session.reader, tuning, model_sha256=model_sha256).describe()
+
+        wanted = await self._worker.run(ask)
+        return json_answer(msgspec.json.encode({"asked": wanted}), 202)
+
+    def _micrograph(self, request: Request) -> tuple[str, str]:
+        """Ledger's name of a result's micrograph, and the sha256 of the model that picked it."""
+        result = self._session.result(min(request.path_params["seq"], 2**63 - 1))
+        if result is None:
+            raise NotHereError("expected the number of a result")
+        return result.path, result.document.model.sha256
+
+
+def _asked(request: Request) -> Limits:
+    try:
+        return msgspec.convert(dict(request.query_params), Limits, strict=False)
+    except msgspec.ValidationError as error:
+        raise WrongRequestError(f"expected limits: {error}") from error

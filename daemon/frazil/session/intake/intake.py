@@ -1,0 +1,428 @@
+"""Intake: which of the files that appear are whole and new.
+
+A file is whole when its size is what its own header demands and two looks at it agree. One that its writer closed is
+read between the two: whoever reads it looks last. A file is new when the ledger has not seen its content under its
+name. Everything else waits, and is reported when it has waited too long.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Literal
+
+from frazil.errors import IncompleteMicrograph, MicrographError
+from frazil.health.heartbeat import Beat, unwatched
+from frazil.health.metrics import Metrics
+from frazil.session.intake.arrival import Arrival, FoundBy, Hint
+from frazil.session.intake.completeness import prove_complete
+from frazil.session.intake.notes import Notes
+from frazil.session.intake.watcher import Sightings
+from frazil.session.outbox.file_stamp import FileStamp, sample, stamp_of
+from frazil.session.outbox.ledger import Handled, Ledger, Note
+
+__all__ = ["Intake", "Known"]
+
+log = logging.getLogger(__name__)
+
+Known = dict[str, FileStamp]
+"""Stamps of the files that need no look, by key: picked, or given up as they are."""
+
+_CLOSED_SETTLE_SECONDS = 0.03
+"""From the first look at a file whose writer closed it to the last, after it was read."""
+_CLOSED_REST_SECONDS = 0.012
+"""Before such a file is read: longer than the grain of the kernel's clock, so that whatever is written from then on
+gives the file another time."""
+_AT_REST_SECONDS = 1.0
+"""What lay there at the start and has not changed for so long needs no second look."""
+_RECHECK_SECONDS = 0.5
+_LONGEST_RECHECK_SECONDS = 5.0
+_LONGEST_WAIT_SECONDS = 0.5
+_REQUESTS_SECONDS = 1.0
+"""Between looks for requests that others left in the ledger."""
+_BACKLOG_SECONDS = 0.1
+"""Longest time that goes to the backlog at a stretch, while a new file may wait for its look."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Candidate:
+    """A file that waits for its second look."""
+
+    path: Path
+    stamp: FileStamp
+    unchanged_since: float
+    closed_at: float
+    """When its writer was last known to be at it: it changed then, or was closed."""
+    due: float
+    settled_at: float = 0.0
+    by: FoundBy
+    backlog: bool
+    incomplete: IncompleteMicrograph | None = None
+    """What reading found, which sees more than the header tells. It holds while the file does not change."""
+    noted: str = ""
+    """What the ledger was last told of it."""
+
+    def is_stalled(self, now: float, stall_seconds: float) -> bool:
+        return now - self.unchanged_since >= stall_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Return:
+    """An arrival that comes back from being picked."""
+
+    arrival: Arrival
+    handled: Handled | None = None
+    incomplete: IncompleteMicrograph | None = None
+    rest_seconds: float = 0.0
+
+
+class Intake:
+    """Follows candidates until they are arrivals, failures, or gone.
+
+    `run` belongs to one thread; `tell`, `finish`, `retry` and `await_growth` may be called from any.
+
+    Args:
+        ledger: knows what was handled before.
+        known: stamps of what was handled; kept up to date here.
+        metrics: counts who found what.
+        root: the watched directory.
+        settle_seconds: between the two looks at a file that nobody is known to have closed.
+        stall_seconds: time without change after which an incomplete file is reported.
+        shows_holes: whether a hole in a file means that it is yet to be written.
+        accept: takes an arrival.
+        refuse: takes a file that cannot be picked as it is.
+        check_name: raises `MicrographError` for a file whose results could have no name of their own.
+        beat: is called with each file that is looked at.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        known: Known,
+        metrics: Metrics,
+        root: Path,
+        *,
+        settle_seconds: float,
+        stall_seconds: float,
+        shows_holes: bool = True,
+        accept: Callable[[Arrival], None],
+        refuse: Callable[[Arrival, MicrographError], None],
+        check_name: Callable[[Path, Path], None],
+        beat: Beat = unwatched,
+    ) -> None:
+        self._inbox: SimpleQueue[Hint | Sightings | _Return] = SimpleQueue()
+        self._ledger = ledger
+        self._known = known
+        self._metrics = metrics
+        self._root = root
+        self._settle_seconds = settle_seconds
+        self._stall_seconds = stall_seconds
+        self._shows_holes = shows_holes
+        self._accept = accept
+        self._refuse = refuse
+        self._check_name = check_name
+        self._beat = beat
+        self._candidates: dict[str, _Candidate] = {}
+        self._looks: list[tuple[float, str]] = []
+        self._backlog: SimpleQueue[Hint] = SimpleQueue()
+        self._in_backlog: set[Path] = set()
+        self._in_hand: dict[str, float] = {}
+        self._closed_in_hand: set[str] = set()
+        """Closed by a writer while they were in hand: their time alone does not tell whether they have changed."""
+        self._notes = Notes(ledger)
+        self._next_requests = 0.0
+        metrics.watch_queue("incomplete", lambda: len(self._candidates))
+        metrics.watch_backlog(self._count_waiting, self._longest_wait_seconds)
+
+    def settle(self, seconds: float, *, shows_holes: bool) -> None:
+        """From here on go by another file system, which was mounted meanwhile; arguments as for the class."""
+        self._settle_seconds, self._shows_holes = seconds, shows_holes
+
+    def run(self, stop: threading.Event) -> None:
+        """Take in files until told to stop."""
+        while not stop.is_set():
+            self._beat()
+            self._look_at_due()
+            self._look_at_backlog()
+            self._take_requests()
+            self._notes.write()
+            wait = 0.0 if not self._backlog.empty() else _LONGEST_WAIT_SECONDS
+            if self._looks:
+                wait = min(wait, self._looks[0][0] - time.monotonic())
+            self._empty_inbox(max(0.0, wait))
+
+    def tell(self, told: Hint | Sightings) -> None:
+        """Hand over what the watcher has seen."""
+        if not isinstance(told, Hint):
+            self._inbox.put(told)
+        elif told.backlog:
+            self._in_backlog.add(told.path)
+            self._backlog.put(told)
+        elif told.by == "event" or told.path not in self._in_backlog:  # a later scan tells nothing new of the backlog
+            self._inbox.put(told)
+
+    def finish(self, arrival: Arrival, handled: Handled) -> None:
+        """Let go of an arrival: it was picked, or given up as it is."""
+        self._inbox.put(_Return(arrival=arrival, handled=handled))
+
+    def retry(self, arrival: Arrival, rest_seconds: float = 0.0) -> None:
+        """Let go of an arrival: it is to be looked at again, after a rest."""
+        self._inbox.put(_Return(arrival=arrival, rest_seconds=rest_seconds))
+
+    def await_growth(self, arrival: Arrival, error: IncompleteMicrograph) -> None:
+        """Let go of an arrival: reading showed that it is not whole, so it waits like any other incomplete file."""
+        self._inbox.put(_Return(arrival=arrival, incomplete=error))
+
+    # --- what is told ---------------------------------------------------------------------------------------------
+
+    def _empty_inbox(self, timeout_seconds: float) -> None:
+        try:
+            told = self._inbox.get(timeout=timeout_seconds)
+            while True:
+                if isinstance(told, _Return):
+                    self._take_back(told)
+                elif isinstance(told, Hint):
+                    self._note(told)
+                else:
+                    self._notes.add_sightings(told)
+                told = self._inbox.get_nowait()
+        except Empty:
+            pass
+
+    def _take_back(self, returned: _Return) -> None:
+        arrival = returned.arrival
+        self._in_hand.pop(arrival.key, None)
+        closed = arrival.key in self._closed_in_hand
+        self._closed_in_hand.discard(arrival.key)
+        if closed and returned.handled is not None:
+            closed = not _holds(arrival.path, returned.handled.fingerprint)
+        if returned.handled is not None:
+            self._known[arrival.key] = returned.handled.stamp
+        # It may have changed while it was in hand, when nobody looked.
+        self._note(Hint(path=arrival.path, closed=closed, backlog=arrival.backlog), returned)
+
+    def _note(self, hint: Hint, returned: _Return | None = None) -> None:
+        # Not through pathlib, which interns every part of a path: kept in their thousands, these are never let go.
+        key = os.path.relpath(hint.path, self._root)
+        if key in self._in_hand:
+            if hint.closed:
+                self._closed_in_hand.add(key)
+            return
+        known = self._candidates.get(key)
+        self._beat(f"looking at {key}")
+        try:
+            stamp = stamp_of(hint.path)
+        except (FileNotFoundError, NotADirectoryError):
+            if self._candidates.pop(key, None) is not None:
+                self._notes.add_gone(key)
+            return
+        except OSError:
+            stamp = FileStamp(size=-1, mtime_ns=0)  # a stamp that no file has: the next look finds it changed
+        if known is None and self._known.get(key) == stamp and not (returned and hint.closed):
+            return
+        now = time.monotonic()
+        if known is None:
+            known = _Candidate(
+                path=hint.path,
+                stamp=stamp,
+                unchanged_since=now,
+                closed_at=now,
+                due=now,
+                by=hint.by,
+                backlog=hint.backlog,
+            )
+            self._candidates[key] = known
+            if returned is not None:
+                self._note_return(key, known, returned, closed=hint.closed)
+                return
+            self._tell_ledger(key, known, "seen")
+            if hint.backlog and time.time() - stamp.mtime_ns / 1e9 > _AT_REST_SECONDS:
+                self._look(key, known)
+            else:
+                self._look_again(key, known, self._settle_seconds)
+        elif known.stamp != stamp:
+            self._restart(key, known, stamp)
+        if hint.closed:
+            self._note_closed(key, known, now)
+
+    def _note_closed(self, key: str, candidate: _Candidate, now: float) -> None:
+        candidate.closed_at = now
+        candidate.settled_at = now + _CLOSED_SETTLE_SECONDS
+        self._look_again(key, candidate, _CLOSED_REST_SECONDS)
+
+    def _note_return(self, key: str, candidate: _Candidate, returned: _Return, *, closed: bool) -> None:
+        as_it_was = candidate.stamp == returned.arrival.stamp
+        if closed and (returned.handled is not None or not as_it_was):  # else there is a reason to rest
+            self._note_closed(key, candidate, time.monotonic())
+            return
+        if as_it_was and returned.incomplete is not None:
+            candidate.incomplete = returned.incomplete
+            self._look_again(key, candidate, _RECHECK_SECONDS)
+        else:
+            self._look_again(key, candidate, returned.rest_seconds if as_it_was else self._settle_seconds)
+
+    def _restart(self, key: str, candidate: _Candidate, stamp: FileStamp) -> None:
+        """The file has changed: what was known of it no longer holds."""
+        candidate.stamp, candidate.unchanged_since = stamp, time.monotonic()
+        candidate.closed_at = candidate.unchanged_since
+        candidate.incomplete = None
+        self._look_again(key, candidate, self._settle_seconds)
+
+    def _look_again(self, key: str, candidate: _Candidate, seconds: float) -> None:
+        candidate.due = time.monotonic() + seconds
+        heapq.heappush(self._looks, (candidate.due, key))
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    def _look_at_due(self) -> None:
+        now = time.monotonic()
+        while self._looks and self._looks[0][0] <= now:
+            due, key = heapq.heappop(self._looks)
+            candidate = self._candidates.get(key)
+            if candidate is not None and candidate.due == due:  # else that look was put off, or brought forward
+                self._look(key, candidate)
+
+    def _look_at_backlog(self) -> None:
+        deadline = time.monotonic() + _BACKLOG_SECONDS
+        while not self._backlog.empty() and time.monotonic() < deadline:
+            hint = self._backlog.get()
+            self._note(hint)
+            self._in_backlog.discard(hint.path)
+
+    def _look(self, key: str, candidate: _Candidate) -> None:
+        """Look a second time at a candidate, and decide."""
+        self._beat(f"looking at {key}")
+        now = time.monotonic()
+        stalled = candidate.is_stalled(now, self._stall_seconds)
+        try:
+            stamp = stamp_of(candidate.path)
+            if stamp != candidate.stamp:
+                self._restart(key, candidate, stamp)
+                return
+            self._prove(key, candidate, stalled=stalled)
+        except (FileNotFoundError, NotADirectoryError):
+            del self._candidates[key]
+            self._notes.add_gone(key)
+        except IncompleteMicrograph as incomplete:
+            if stalled:
+                self._give_up(key, candidate, incomplete)
+            else:
+                self._tell_ledger(key, candidate, "waiting", incomplete.reason, str(incomplete))
+                self._wait(key, candidate, now)
+        except MicrographError as error:
+            self._give_up(key, candidate, error)
+        except OSError as error:
+            # The fault is the mount's or the permissions', not the file's: it is waited for without end.
+            message = f"{candidate.path}: cannot be read: {error.strerror or error}"
+            if stalled and candidate.noted != message:
+                log.warning("%s; it is looked at until it can", message)
+                self._tell_ledger(key, candidate, "waiting", "unreadable", message)
+            self._wait(key, candidate, now)
+        except sqlite3.Error:
+            self._wait(key, candidate, now)  # the ledger can be asked again once it can be read
+
+    def _prove(self, key: str, candidate: _Candidate, *, stalled: bool) -> None:
+        self._check_name(candidate.path, Path(key))
+        if candidate.incomplete is not None:
+            raise candidate.incomplete
+        prove_complete(candidate.path, shows_holes=self._shows_holes)
+        found = sample(candidate.path)
+        if found.has_empty_blocks and not stalled:
+            self._tell_ledger(
+                key, candidate, "waiting", "", "blocks of nothing but zeros: it may be still to be filled"
+            )
+            self._wait(key, candidate, time.monotonic())
+            return
+        stamp = stamp_of(candidate.path)
+        if stamp != candidate.stamp:  # its last bytes came while it was looked at
+            self._restart(key, candidate, stamp)
+            return
+        del self._candidates[key]
+        if self._is_touched(key, candidate.stamp, found.fingerprint):
+            return
+        self._tell_ledger(key, candidate, "seen")
+        self._metrics.found.labels(by=candidate.by).inc()
+        arrival = self._take_in_hand(key, candidate)
+        log.debug("complete: %s", key)
+        self._accept(arrival)
+
+    def _wait(self, key: str, candidate: _Candidate, now: float) -> None:
+        """Look again, the sooner the younger the last change is."""
+        age = now - candidate.unchanged_since
+        self._look_again(key, candidate, min(max(_RECHECK_SECONDS, age / 4), _LONGEST_RECHECK_SECONDS))
+
+    def _give_up(self, key: str, candidate: _Candidate, error: MicrographError) -> None:
+        del self._candidates[key]
+        self._refuse(self._take_in_hand(key, candidate), error)
+
+    def _take_in_hand(self, key: str, candidate: _Candidate) -> Arrival:
+        now = self._in_hand[key] = time.monotonic()
+        return Arrival(
+            path=candidate.path,
+            key=key,
+            stamp=candidate.stamp,
+            closed_at=candidate.closed_at,
+            complete_at=now,
+            settled_at=candidate.settled_at,
+            backlog=candidate.backlog,
+        )
+
+    def _count_waiting(self) -> int:
+        """Micrographs that have no result yet: those in hand, and the backlog that nobody has looked at."""
+        return len(self._in_hand) + self._backlog.qsize()
+
+    def _longest_wait_seconds(self) -> float:
+        since = list(self._in_hand.values())  # a copy, made in one step: this is called from another thread
+        return time.monotonic() - min(since) if since else 0.0
+
+    def _is_touched(self, key: str, stamp: FileStamp, fingerprint: str) -> bool:
+        """Whether the file was handled before and only touched since (a copy that sets its times last does that)."""
+        if key not in self._known or self._ledger.fingerprint(key) != fingerprint:
+            return False
+        self._ledger.restamp(key, stamp)
+        self._known[key] = stamp
+        return True
+
+    # --- the ledger -----------------------------------------------------------------------------------------------
+
+    def _tell_ledger(
+        self, key: str, candidate: _Candidate, state: Literal["seen", "waiting"], reason: str = "", message: str = ""
+    ) -> None:
+        """Have the ledger know of a candidate what it does not know yet."""
+        noted = message or state
+        if candidate.noted != noted:
+            candidate.noted = noted
+            self._notes.add(Note(path=key, stamp=candidate.stamp, state=state, reason=reason, message=message))
+
+    def _take_requests(self) -> None:
+        """Grant what others have asked for in the ledger."""
+        now = time.monotonic()
+        if now < self._next_requests:
+            return
+        self._next_requests = now + _REQUESTS_SECONDS
+        try:
+            keys = self._ledger.take_requests()
+        except sqlite3.Error as error:
+            log.debug("requests cannot be granted (%s); it is tried again", error)
+            return
+        for key in keys:
+            self._known.pop(key, None)
+            self._note(Hint(path=self._root / key))
+            if key not in self._candidates and key not in self._in_hand:
+                self._notes.add_gone(key)
+
+
+def _holds(path: Path, fingerprint: str) -> bool:
+    """Whether a file holds what it held, as far as can be told."""
+    try:
+        return not fingerprint or sample(path).fingerprint == fingerprint
+    except (OSError, MicrographError):
+        return True

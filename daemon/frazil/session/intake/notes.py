@@ -1,0 +1,56 @@
+"""Notes: what the intake tells the ledger of files that are not yet picked, written together once in a while."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+
+from frazil.session.intake.arrival import is_utf8
+from frazil.session.intake.watcher import Sightings
+from frazil.session.outbox.ledger import Ledger, Note
+
+__all__ = ["Notes"]
+
+log = logging.getLogger(__name__)
+
+
+class Notes:
+    """Collects notes and writes them; what cannot be written is kept for the next time. Used from one thread."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._notes: dict[str, Note] = {}
+        self._gone: set[str] = set()
+        self._returned: set[str] = set()
+
+    def add(self, note: Note) -> None:
+        """Note a file that is found, or waited for."""
+        if is_utf8(note.path):
+            self._gone.discard(note.path)
+            self._notes[note.path] = note
+
+    def add_gone(self, path: str) -> None:
+        """Note that a file is no longer there."""
+        if is_utf8(path):
+            self._gone.add(path)
+
+    def add_sightings(self, sightings: Sightings) -> None:
+        """Note known files that went or came back."""
+        self._gone.update(sightings.missing)
+        self._gone.difference_update(sightings.returned)
+        self._returned.update(sightings.returned)
+
+    def write(self) -> None:
+        """Write all that was collected."""
+        try:
+            if self._notes:
+                self._ledger.note(list(self._notes.values()))
+                self._notes.clear()
+            if self._gone:
+                self._ledger.note_gone(list(self._gone))
+                self._gone.clear()
+            if self._returned:
+                self._ledger.note_returned(list(self._returned))
+                self._returned.clear()
+        except sqlite3.Error as error:
+            log.debug("the ledger takes no notes (%s); it is tried again", error)

@@ -1,0 +1,148 @@
+"""Which names in the watched tree can be micrographs, and why the others cannot."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Sequence
+
+from frazil.picking import MICROGRAPH_ENDINGS
+from frazil.session.intake.passed_over import PassReason
+from frazil.settings import COMPANIONS
+
+__all__ = ["Selection"]
+
+_UNFINISHED_ENDINGS = (".tmp", ".temp", ".part", ".partial", ".filepart", ".crdownload", "~")
+"""What copying programs put behind the name of a file that they have not finished."""
+_OTHER_IMAGE_ENDINGS = (
+    *(".mrcs", ".st", ".rec", ".ali", ".map", ".eer", ".dm3", ".dm4", ".ser", ".emd", ".tvips", ".raw", ".bin"),
+    *(".hdf", ".h5", ".hed", ".img", ".spi", ".em", ".mrc.xz", ".mrc.zst", ".mrc.bz", ".mrc.zip"),
+)
+"""How images of microscopes end that are no micrographs for frazil: stacks, movies, other formats."""
+_BESIDE_ENDINGS = ("_DW", "_doseweighted", "_fractions")
+"""With one of these behind its stem a file is the same exposure as the one without, where both lie in one folder."""
+
+
+class Selection:
+    """Chooses files by glob patterns, and never takes a temporary name.
+
+    A pattern without a slash is compared with the name alone, of a file or (exclude, companions) of a folder, wherever
+    it lies. One with a slash is compared with the whole path below the watched directory: there ``*`` and ``?`` stand
+    for anything within one name, and ``**`` for any number of folders. Case does not count. Dot files and dot folders
+    are somebody's unfinished work (rsync's are ``.name.Xy12ab`` and ``.~tmp~/name``).
+
+    Args:
+        include: a file must match one of these.
+        exclude: a file or folder that matches one of these is left alone, with all below it.
+        companions: likewise, but for a pattern that takes what a pattern of `include` says word for word: who includes
+            ``*_noDW.mrc`` wants it. Empty: a file is not left alone for lying beside another of the same exposure
+            either.
+
+    Attributes:
+        include: as given.
+    """
+
+    def __init__(
+        self,
+        include: Sequence[str] = ("*.mrc",),
+        exclude: Sequence[str] = (),
+        companions: Sequence[str] = COMPANIONS,
+    ) -> None:
+        self.include = tuple(include)
+        self._include = _Patterns(include)
+        self._exclude = _Patterns(exclude)
+        asked_for = [pattern.rpartition("/")[2].lower() for pattern in include]
+
+        def is_asked_for(pattern: str) -> bool:
+            return bool(fnmatch.filter(asked_for, pattern.lower()))
+
+        companions = [pattern for pattern in companions if pattern]
+        self._companions = _Patterns([pattern for pattern in companions if not is_asked_for(pattern)])
+        endings = [ending for ending in _BESIDE_ENDINGS if companions and not is_asked_for(f"*{ending}.*")]
+        self._beside = re.compile(rf"(.+)(?:{'|'.join(endings)})(\..+)", re.IGNORECASE) if endings else None
+
+    def why_not(self, relative: str) -> PassReason | None:
+        """Why a file cannot be a micrograph, by its own name; the folders above it are not judged."""
+        name = relative.rpartition("/")[2]
+        if name.startswith(".") or name.endswith(_UNFINISHED_ENDINGS):
+            return "unfinished"
+        if self._exclude.match(relative, name):
+            return "excluded"
+        if not self._include.match(relative, name):
+            name = name.lower()
+            if name.endswith(MICROGRAPH_ENDINGS):
+                return "not_included"
+            return "other_format" if name.endswith(_OTHER_IMAGE_ENDINGS) else "not_an_image"
+        return "companion" if self._companions.match(relative, name) else None
+
+    def why_not_entered(self, relative: str) -> PassReason | None:
+        """Why a folder is not looked into, by its own name."""
+        name = relative.rpartition("/")[2]
+        if name.startswith("."):
+            return "unfinished"
+        if self._exclude.match(relative, name):
+            return "excluded"
+        return "companion" if self._companions.match(relative, name) else None
+
+    def lies_beside(self, relative: str, is_there: Callable[[str], bool]) -> bool:
+        """Whether a file is the same exposure as another that is taken, as ``x_DW.mrc`` beside ``x.mrc`` is.
+
+        Args:
+            relative: the file.
+            is_there: whether there is a file of this name below the watched directory.
+        """
+        if self._beside is None:
+            return False
+        above, slash, name = relative.rpartition("/")
+        found = self._beside.fullmatch(name)
+        if found is None:
+            return False
+        other = f"{above}{slash}{found[1]}{found[2]}"
+        return self.why_not(other) is None and is_there(other)
+
+    def takes(self, relative: str) -> bool:
+        """Whether a file can be a micrograph where it lies: its own name and every folder above it fit."""
+        above = relative.rpartition("/")[0]
+        while above:
+            if self.why_not_entered(above):
+                return False
+            above = above.rpartition("/")[0]
+        return self.why_not(relative) is None
+
+
+class _Patterns:
+    def __init__(self, patterns: Sequence[str]) -> None:
+        patterns = [pattern.removeprefix("./").rstrip("/") for pattern in patterns if pattern]
+        self._names = _join([fnmatch.translate(p) for p in patterns if "/" not in p])
+        self._paths = _join([_translate(p.lstrip("/")) for p in patterns if "/" in p])
+
+    def match(self, relative: str, name: str) -> bool:
+        return bool(
+            (self._names is not None and self._names.match(name))
+            or (self._paths is not None and self._paths.fullmatch(relative))
+        )
+
+
+def _join(expressions: Sequence[str]) -> re.Pattern[str] | None:
+    return re.compile("|".join(expressions), re.IGNORECASE) if expressions else None
+
+
+def _translate(pattern: str) -> str:
+    """A pattern for a path as a regular expression, in which no wildcard but ``**`` stands for a slash."""
+    *folders, last = pattern.split("/")
+    expression = "".join(r"(?:[^/]+/)*" if part == "**" else f"{_translate_name(part)}/" for part in folders)
+    return f"(?:{expression}{'.+' if last == '**' else _translate_name(last)})"
+
+
+def _translate_name(pattern: str) -> str:
+    return "".join(_translate_piece(piece) for piece in re.split(r"(\*+|\?|\[!?\]?[^\]]*\])", pattern))
+
+
+def _translate_piece(piece: str) -> str:
+    if piece.startswith("*"):
+        return "[^/]*"
+    if piece == "?":
+        return "[^/]"
+    if piece.startswith("[") and piece.endswith("]"):
+        return f"(?!/){fnmatch.translate(piece)}".replace(r"\Z", "")
+    return re.escape(piece)

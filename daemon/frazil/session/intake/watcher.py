@@ -1,0 +1,276 @@
+"""The watcher: scans on a timer and whenever events may have been missed, and says when the tree is away."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from frazil.health.heartbeat import Beat, unwatched
+from frazil.health.logs import event
+from frazil.health.metrics import Metrics
+from frazil.session.intake.arrival import Hint
+from frazil.session.intake.events import Events
+from frazil.session.intake.file_system import FileSystem, check_root
+from frazil.session.intake.passed_over import PASS_REASONS, Inventory
+from frazil.session.intake.scan import Scan, Scanner
+from frazil.session.intake.selection import Selection
+from frazil.session.outbox.file_stamp import FileStamp
+from frazil.settings import BacklogOrder, WatchBy
+
+__all__ = ["Sightings", "Watcher"]
+
+log = logging.getLogger(__name__)
+
+_STOP_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sightings:
+    """Known files that went or came back, by their path below the watched directory."""
+
+    missing: list[str] = field(default_factory=list)
+    returned: list[str] = field(default_factory=list)
+
+
+class Watcher:
+    """Names files, from events and from scans.
+
+    The scans run in a thread of their own: a network mount that hangs holds up nothing else. While the directory is
+    away, nothing in it counts as deleted; that is reported, and work goes on when it returns.
+
+    Args:
+        root: the watched directory, absolute and without links.
+        file_system: what it lies on; where it is not there yet, what the place lies on where it will be.
+        tell: takes hints, and sightings of known files; called from several threads.
+        metrics: shows what scans cost and who found what.
+        selection: which names count.
+        known: stamps of known files, by path below the root; read while others write it.
+        missing: known files that are known to be missing.
+        scan_seconds: time between scans.
+        watch_by: whether to follow events; ``auto`` where the file system delivers them.
+        backlog_order: in which order the files that lie there at the start are named.
+        usual_mount_point: mount point of the file system that the directory lay on when it was last seen.
+        on_file_system: is told of the one that the directory lies on, at first and when that has changed.
+        on_inventory: is told what the tree holds, whenever that has changed.
+        beat: is called at each step of a scan.
+
+    Attributes:
+        thread: the one that scans.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        file_system: FileSystem,
+        tell: Callable[[Hint | Sightings], None],
+        metrics: Metrics,
+        *,
+        selection: Selection,
+        known: Mapping[str, FileStamp],
+        missing: Iterable[str] = (),
+        scan_seconds: float,
+        watch_by: WatchBy = "auto",
+        backlog_order: BacklogOrder = "oldest",
+        usual_mount_point: str = "",
+        on_file_system: Callable[[FileSystem], None] = lambda _: None,
+        on_inventory: Callable[[Inventory], None] = lambda _: None,
+        beat: Beat = unwatched,
+    ) -> None:
+        self._root = root
+        self._tell = tell
+        self._metrics = metrics
+        self._scan_seconds = scan_seconds
+        self._backlog_order = backlog_order
+        self._usual_mount_point = usual_mount_point
+        self._file_system = file_system
+        self._device = _device_of(root)
+        self._on_file_system = on_file_system
+        self._on_inventory = on_inventory
+        self._inventory: Inventory | None = None
+        metrics.show_inventory(0, dict.fromkeys(PASS_REASONS, 0))
+        self._beat = beat
+        self._scanner = Scanner(
+            root,
+            selection,
+            known,
+            missing=missing,
+            trust_folder_times=file_system.has_exact_folder_times,
+            beat=beat,
+        )
+        self._watch_by = watch_by
+        self._events: Events | None = None
+        self._watched_inode: tuple[int, int] | None = None
+        self._fault = ""
+        self._scanned = False
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self.thread = threading.Thread(target=self._run, name="frazil-scan", daemon=True)
+
+    @property
+    def fault(self) -> str:
+        """Why the watched directory cannot be seen at present; empty while it can."""
+        return self._fault
+
+    def start(self) -> None:
+        """Begin to follow events and to scan."""
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Stop; a scan that hangs on a dead mount is left behind."""
+        self._stopping.set()
+        self._wake.set()
+        self.thread.join(_STOP_SECONDS)
+        if not self.thread.is_alive():
+            self._stop_events()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            started = time.monotonic()
+            self._beat("scanning")
+            self._scan()
+            # However often it is woken, it rests at least as long as it works.
+            rest_seconds = time.monotonic() - started
+            self._beat(more_seconds=rest_seconds + self._scan_seconds)
+            self._stopping.wait(rest_seconds)
+            self._wake.wait(self._scan_seconds)
+
+    def _scan(self) -> None:
+        try:
+            root = check_root(self._root, self._usual_mount_point)
+            self._look_at_file_system(root.st_dev)
+            self._follow_events((root.st_dev, root.st_ino))
+            scan = self._scanner.scan()
+            check_root(self._root, self._usual_mount_point)
+        except OSError as error:
+            self._report(error.strerror or str(error))
+            return
+        self._report("")
+        self._note_cost(scan)
+        self._name(scan)
+        self._take_stock(scan.inventory)
+
+    def _name(self, scan: Scan) -> None:
+        """Tell of what a scan found; at the start in the order asked for, afterwards as it comes."""
+        is_backlog = not self._scanned
+        self._scanned = True
+        if is_backlog:
+            scan.new.sort(key=_modified, reverse=self._backlog_order == "newest")
+        for path in scan.new:
+            self._tell(Hint(path=path, backlog=is_backlog))
+        for path in scan.changed:
+            self._tell(Hint(path=path))
+        if scan.missing or scan.returned:
+            self._tell(Sightings(missing=scan.missing, returned=scan.returned))
+
+    def _take_stock(self, inventory: Inventory) -> None:
+        """Show what the tree holds; say so after the first scan, and when it turns out that nothing in it fits."""
+        before, self._inventory = self._inventory, inventory
+        if inventory == before:
+            return
+        counts: dict[str, int] = {reason: inventory.count(reason) for reason in PASS_REASONS}
+        self._metrics.show_inventory(inventory.taken, counts)
+        self._on_inventory(inventory)
+        if inventory.nothing_fits and not (before and before.nothing_fits):
+            log.warning(
+                "%s: nothing to pick: %s. %s",
+                self._root,
+                inventory.describe(),
+                inventory.advice,
+                extra=event("nothing_fits"),
+            )
+        elif before is None:
+            log.info("%s: %s", self._root, inventory.describe(), extra=event("scanned"))
+
+    def _note_cost(self, scan: Scan) -> None:
+        self._metrics.scan_duration.observe(scan.seconds)
+        self._metrics.scan_listed.set(scan.listed)
+        self._metrics.last_scan.set_to_current_time()
+        log.debug(
+            "scanned in %.3f s: %d folders, %d names listed, %d new, %d changed, %d missing",
+            scan.seconds,
+            scan.folders,
+            scan.listed,
+            len(scan.new),
+            len(scan.changed),
+            len(scan.missing),
+        )
+
+    def _report(self, fault: str) -> None:
+        if fault and fault != self._fault:
+            log.error(
+                "%s: cannot be seen (%s): nothing in it counts as deleted, and work waits",
+                self._root,
+                fault,
+                extra=event("watch_lost", reason=fault),
+            )
+        elif self._fault and not fault:
+            log.info("%s: can be seen again", self._root, extra=event("watch_found"))
+            self._scanner.forget()
+            self._wake.set()
+        self._fault = fault
+        self._metrics.watch_fault.set(bool(fault))
+
+    def _look_at_file_system(self, device: int) -> None:
+        """What was mounted since the last look may be of another kind than what lay there then."""
+        if device != self._device:
+            self._device, self._file_system = device, FileSystem.of(self._root)
+            self._scanner.trust_folder_times = self._file_system.has_exact_folder_times
+        elif self._file_system.mount_point == self._usual_mount_point:
+            return
+        self._usual_mount_point = self._file_system.mount_point
+        self._on_file_system(self._file_system)
+
+    def _follow_events(self, inode: tuple[int, int]) -> None:
+        """Follow events of the directory that is there now; a mount that returned is another one than before."""
+        if inode == self._watched_inode:
+            return
+        self._stop_events()
+        self._watched_inode = inode
+        if self._watch_by == "poll" or (self._watch_by == "auto" and self._file_system.is_network):
+            return
+        try:
+            self._events = Events(
+                self._root, on_file=self._hint, on_folder=self._wake.set, on_overflow=self._note_overflow
+            )
+        except OSError as error:
+            # Scans alone still find every file, only later.
+            log.warning("no events from %s (%s): files are found by scanning only", self._root, error.strerror)
+        self._metrics.watching_events.set(self._events is not None)
+
+    def _stop_events(self) -> None:
+        if self._events is not None:
+            self._events.stop()
+            self._events = None
+
+    def _hint(self, path: Path, closed: bool) -> None:
+        try:
+            relative = str(path.relative_to(self._root))
+        except ValueError:
+            return
+        if self._scanner.finds(relative):
+            self._tell(Hint(path=path, closed=closed, by="event"))
+
+    def _note_overflow(self) -> None:
+        log.warning("the kernel dropped events of %s; a scan looks for what they told", self._root)
+        self._metrics.event_overflows.inc()
+        self._wake.set()
+
+
+def _device_of(root: Path) -> int | None:
+    """Which file system a directory lies on, by the kernel's number; None where it is not there."""
+    try:
+        return root.stat().st_dev
+    except OSError:
+        return None
+
+
+def _modified(path: Path) -> tuple[float, str]:
+    try:
+        return path.stat().st_mtime, str(path)
+    except OSError:
+        return 0.0, str(path)

@@ -1,0 +1,6 @@
+"""The outbox: results are numbered, committed durably, and only then delivered, as they were committed.
+
+- ``outbox`` delivers, in the order of the sequence: the pick file first, then the message.
+- ``ledger`` keeps every result, in one SQLite file.
+- ``stream`` sends and replays documents over ZeroMQ, from a process of its own.
+"""

@@ -1,0 +1,137 @@
+"""Presence: what the daemon leaves in the ledger about itself, so that ``frazil status`` finds it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from frazil.errors import OutputError
+from frazil.paths import is_same_file, path_below
+from frazil.session.outbox.ledger import Ledger, LedgerReader
+
+__all__ = ["PRESENCE_KEY", "Presence", "check_watch", "ledger_key", "move_watch"]
+
+PRESENCE_KEY = "daemon"
+"""Under which the ledger remembers it."""
+_LOOKED_FOR = 100
+
+_ANSWER_SECONDS = 2.0
+
+
+class Presence(msgspec.Struct, frozen=True, kw_only=True):
+    """A daemon that runs, or ran."""
+
+    pid: int
+    started_at: float
+    """In seconds of Unix time."""
+    stopped_at: float | None = None
+    """When it ended in order; None while it runs, or where it was killed."""
+    watch: str
+    out: str
+    stream: str
+    """ZeroMQ address of its pick stream."""
+    metrics: str
+    """URL of its metrics."""
+    page: str = ""
+    """URL of its page."""
+    model: str
+    provider: str
+    precision: str = "float32"
+    """In which the model computes."""
+
+    def encode(self) -> str:
+        """As text for the ledger."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def decode(cls, text: str) -> Presence | None:
+        """From the ledger's text; None where there is none."""
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except ValueError:
+            return None
+
+    def stopped(self) -> Presence:
+        """The same, having ended now."""
+        return msgspec.structs.replace(self, stopped_at=time.time())
+
+    def ask(self) -> dict[str, float] | None:
+        """What the daemon's metrics say now; None when it does not answer."""
+        if self.stopped_at is not None:
+            return None
+        import urllib.request  # here, with the parser, since whoever asks no daemon need not wait for them
+
+        from prometheus_client.parser import text_string_to_metric_families
+
+        try:
+            with urllib.request.urlopen(self.metrics, timeout=_ANSWER_SECONDS) as answer:  # noqa: S310 - our own URL
+                text = answer.read().decode()
+        except (OSError, ValueError):
+            return None
+        samples = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+                samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+        # Another program, or another daemon, may have the address by now.
+        return samples if samples.get("frazil_start_time_seconds") == self.started_at else None
+
+
+def check_watch(ledger: Ledger, watch: Path) -> None:
+    """See to it that a ledger is of the directory to be watched: it names micrographs by their paths below that.
+
+    Raises:
+        OutputError: it is of another one.
+    """
+    presence = Presence.decode(ledger.recall(PRESENCE_KEY))
+    if presence is None or presence.watch == str(watch) or not ledger.knows_any():
+        return
+    if is_same_file(Path(presence.watch), watch):
+        return  # by another name, such as that of another mount
+    raise OutputError(
+        f"{ledger.file}: expected a ledger of {watch}, found that of {presence.watch}: give another --out, or another "
+        f"--ledger; if that directory is now called {watch}, say so with "
+        f"`frazil ledger set-watch {watch} --ledger {ledger.file}`"
+    )
+
+
+def move_watch(file: Path, watch: Path, *, force: bool = False) -> str:
+    """Have a ledger that no daemon uses belong to a directory that was moved, renamed or mounted elsewhere.
+
+    Args:
+        file: the ledger.
+        watch: the directory, as it is called now.
+        force: also where none of the ledger's micrographs is there.
+
+    Returns:
+        What it was called.
+
+    Raises:
+        OutputError: no daemon has used the ledger yet, one uses it now, or its micrographs are not in that directory.
+    """
+    with LedgerReader(file) as reader:
+        presence = Presence.decode(reader.meta().get(PRESENCE_KEY, ""))
+        known = [record.path for record in reader.micrographs(["picked", "quarantined"], limit=_LOOKED_FOR)]
+    if presence is None:
+        raise OutputError(
+            f"{file}: expected a ledger that a daemon has used, found one that belongs to no directory yet"
+        )
+    if not watch.is_dir():
+        raise OutputError(f"{watch}: expected the watched directory, found none")
+    if known and not force and not any((watch / path).exists() for path in known):
+        raise OutputError(
+            f"{watch}: expected the micrographs of {presence.watch}, found none of {len(known)} that the ledger knows, "
+            f"such as {known[0]} (--force if they are really gone)"
+        )
+    with closing(Ledger(file)) as ledger:
+        ledger.remember(PRESENCE_KEY, msgspec.structs.replace(presence, watch=str(watch)).encode())
+    return presence.watch
+
+
+def ledger_key(path: Path, presence: Presence | None) -> str:
+    """The ledger's name of a micrograph: its path below the watched directory."""
+    below = None if presence is None else path_below(Path(presence.watch), path)
+    return str(path if below is None else below)

@@ -1,0 +1,55 @@
+"""The ledger: one SQLite file that knows every micrograph ever seen, and is the outbox of the stream.
+
+- `Ledger` is the daemon's: it alone writes results.
+- `LedgerReader` reads while the daemon runs, or when none does.
+- `request_requeue`, `request_baseline` and `update_remembered` leave a request in the ledger, which the daemon grants.
+- `Witness` knows outside the ledger how far it had come.
+- `check` reads all of it, and `rebuild` makes a whole one from what can be read.
+- `archive` moves old results into another file.
+"""
+
+from frazil.session.outbox.ledger.archive import Archived, archive
+from frazil.session.outbox.ledger.check import Check, check
+from frazil.session.outbox.ledger.damage import explain, is_fatal
+from frazil.session.outbox.ledger.layout import LEDGER_NAME, State, checksum, ledger_file
+from frazil.session.outbox.ledger.ledger import Handled, Ledger, Note
+from frazil.session.outbox.ledger.reader import KeptResult, LedgerReader, MicrographRecord, StoredDocument
+from frazil.session.outbox.ledger.rebuild import Rebuilt, rebuild
+from frazil.session.outbox.ledger.requests import (
+    BASELINE_KEY,
+    TUNED_KEY,
+    request_baseline,
+    request_requeue,
+    update_remembered,
+)
+from frazil.session.outbox.ledger.witness import WITNESS_NAME, Witness, read_witness
+
+__all__ = [
+    "BASELINE_KEY",
+    "LEDGER_NAME",
+    "TUNED_KEY",
+    "WITNESS_NAME",
+    "Archived",
+    "Check",
+    "Handled",
+    "KeptResult",
+    "Ledger",
+    "LedgerReader",
+    "MicrographRecord",
+    "Note",
+    "Rebuilt",
+    "State",
+    "StoredDocument",
+    "Witness",
+    "archive",
+    "check",
+    "checksum",
+    "explain",
+    "is_fatal",
+    "ledger_file",
+    "read_witness",
+    "rebuild",
+    "request_baseline",
+    "request_requeue",
+    "update_remembered",
+]

@@ -1,0 +1,267 @@
+"""The outbox: a document is numbered, committed durably, and then delivered as a file and as a message, in order.
+
+What is delivered is read back from the ledger, never from memory: whatever ends the process between the two, the next
+one delivers the same. Nobody else retries, encodes documents or delivers.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from frazil.documents import (
+    FailedDocument,
+    MicrographDocument,
+    ModelDocument,
+    NumberedDocument,
+    encode_document,
+    now_rfc3339,
+    topic_of,
+)
+from frazil.errors import MicrographError
+from frazil.health.heartbeat import Beat, unwatched
+from frazil.health.logs import event
+from frazil.health.metrics import Metrics
+from frazil.outputs import OutputFolder
+from frazil.picking import Picks, write_star
+from frazil.session.outbox.ledger import Handled, Ledger, StoredDocument
+from frazil.session.outbox.retry import Retries, Stopped
+from frazil.session.outbox.stream import Stream
+
+__all__ = ["Outbox"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def _ignore(_seq: int) -> None:
+    pass
+
+
+class Outbox:
+    """Commits documents to the ledger, then writes the pick file and sends the message of each, in their order.
+
+    The file is there before the message says so. While nothing can be written (a full disk), it retries: nothing is
+    dropped, the queues before it fill, and it goes on by itself. Where only this one file cannot be written, its
+    message goes out all the same, since the result was committed, and another document after it says what failed.
+
+    All but `waits_for` belongs to one thread.
+
+    Args:
+        ledger: keeps the documents.
+        stream: sends them.
+        metrics: counts.
+        root: the watched directory, as its user names it.
+        out: directory of the pick files.
+        stop: ends every retry.
+        beat: is called with each document that is delivered, and after each failed try.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        stream: Stream,
+        metrics: Metrics,
+        root: Path,
+        out: Path,
+        stop: threading.Event,
+        beat: Beat = unwatched,
+    ) -> None:
+        self._ledger = ledger
+        self._stream = stream
+        self._metrics = metrics
+        self._root = root
+        self._files = OutputFolder(out)
+        self._given_up = False
+        self._delivered = 0
+        self._beat = beat
+        self._retries = Retries(metrics, stop, beat)
+
+    @property
+    def waits_for(self) -> str:
+        """What cannot be written at present, and why; empty while nothing is waited for."""
+        return self._retries.waits_for
+
+    def commit(
+        self,
+        document: MicrographDocument | FailedDocument | ModelDocument,
+        *,
+        key: str = "",
+        handled: Handled | None = None,
+        revises: int = 0,
+        score_map: bytes | None = None,
+        complete_at: float | None = None,
+        remember: tuple[str, str] | None = None,
+        on_commit: Callable[[int], None] = _ignore,
+    ) -> int:
+        """Number a document, commit it durably, and deliver it; retry until that is done or the daemon is to stop.
+
+        Args:
+            document: outside any stream so far: no epoch, and sequence number 0.
+            key: path of its micrograph below the watched directory; empty for a document about none.
+            handled: stamp and fingerprint of the file that was picked, or could not be.
+            revises: number of the result that these picks replace, made of the same scores; 0 where a file was picked.
+            score_map: what the model said of the micrograph, to be kept.
+            complete_at: when the file was known to be complete, in seconds of Unix time.
+            remember: key and value that the ledger remembers in the same transaction.
+            on_commit: is told the number once it is committed, and before it is delivered.
+
+        Returns:
+            Its sequence number.
+
+        Raises:
+            Stopped: the daemon is to stop. What was committed is delivered after the next start.
+            sqlite3.Error: the ledger cannot take this document, though it can take others.
+        """
+        ledger = self._ledger
+
+        def numbered(epoch: str, seq: int, supersedes: int | None = None) -> bytes:
+            made: NumberedDocument = msgspec.structs.replace(document, epoch=epoch, seq=seq)
+            if supersedes is not None:
+                made = msgspec.structs.replace(made, supersedes=supersedes)
+            return encode_document(made)
+
+        def write() -> int:
+            match document:
+                case MicrographDocument() if handled is not None:
+                    return ledger.commit_picked(key, handled, numbered, score_map=score_map, complete_at=complete_at)[0]
+                case MicrographDocument():
+                    return ledger.commit_revision(key, revises, numbered, score_map=score_map, remember=remember)
+                case FailedDocument() if handled is not None:
+                    state: Literal["failed", "quarantined"] = (
+                        "failed" if document.kind == "transient" else "quarantined"
+                    )
+                    return ledger.commit_failed(key, handled, document.reason, document.message, state, numbered)
+                case _:
+                    return ledger.commit_document(topic_of(document).decode(), numbered, remember=remember)
+
+        seq = self._retry(write)
+        log.debug("committed %s as number %d", key or "a document", seq)
+        on_commit(seq)
+        self.deliver()
+        return seq
+
+    def remember(self, key: str, value: str) -> None:
+        """Have the ledger remember a value.
+
+        Raises:
+            Stopped: the daemon is to stop.
+        """
+        self._retry(lambda: self._ledger.remember(key, value))
+
+    def grant(self, request: tuple[str, str], remember: tuple[str, str]) -> None:
+        """Have the ledger forget a request, if it is still this one, and remember what came of it.
+
+        Raises:
+            Stopped: the daemon is to stop.
+        """
+        self._retry(lambda: self._ledger.grant(request, remember))
+
+    def first_with_result(self, keys: Sequence[str]) -> str | None:
+        """The first of these micrographs that has a result.
+
+        Raises:
+            Stopped: the daemon is to stop.
+        """
+        return self._retry(lambda: self._ledger.first_with_result(keys))
+
+    def attempts(self, key: str) -> int:
+        """How often picking a micrograph has failed.
+
+        Raises:
+            Stopped: the daemon is to stop.
+        """
+        return self._retry(lambda: self._ledger.attempts(key))
+
+    def deliver(self) -> None:
+        """Deliver everything that was committed, by whichever process, and perhaps not delivered.
+
+        Raises:
+            Stopped: the daemon is to stop. What is left is delivered after the next start.
+        """
+        if self._given_up:
+            raise Stopped
+        head = self._ledger.head
+        if self._delivered == head:
+            return
+        try:
+            # Where it is out but that could not be noted, the ledger says less than is known here.
+            after = max(self._delivered, self._retry(self._ledger.delivered))
+            while documents := self._retry(partial(self._ledger.documents_after, after)):
+                for stored in documents:
+                    self._deliver(stored)
+                    self._delivered = after = stored.seq
+        except Stopped:
+            self._given_up = True  # what follows must not overtake it
+            raise
+        self._delivered = max(self._delivered, head)
+
+    def _retry(self, write: Callable[[], T]) -> T:
+        return self._retries.until_stopped(str(self._ledger.file), write)
+
+    def _deliver(self, stored: StoredDocument) -> None:
+        seq = stored.seq
+        self._beat(f"delivering document {seq}")
+        document = stored.decode()
+        if document is None:
+            self._metrics.note_damaged(seq, stored.path)
+        else:
+            if isinstance(document, MicrographDocument):
+                self._write_picks(seq, document)
+            log.debug("sending %d", seq)
+            self._ledger.note_given_out(seq)
+            self._stream.publish(seq, topic_of(document), stored.body)
+        try:
+            self._ledger.mark_delivered(seq)
+        except sqlite3.Error as error:
+            log.warning("delivery of %d cannot be noted (%s): after a restart it may be repeated", seq, error)
+
+    def _write_picks(self, seq: int, document: MicrographDocument) -> None:
+        path = Path(document.path)
+        below = Path(document.directory, document.micrograph)  # an earlier run may have had another name for the root
+        relative = path.relative_to(self._root) if path.is_relative_to(self._root) else below
+        y, x, score = document.picks.arrays()
+        picks, file = Picks(y=y, x=x, score=score), self._files.file_of(relative)
+        try:
+            self._retries.until_stopped(
+                str(file),
+                lambda: self._files.write(
+                    path, file, lambda place: write_star(place, picks, micrograph=document.micrograph)
+                ),
+            )
+        except MicrographError as error:
+            self._note_unwritten(seq, document, error)
+
+    def _note_unwritten(self, seq: int, document: MicrographDocument, error: MicrographError) -> None:
+        """Commit that a result has no file, before its message goes out: so it is known whenever this process ends."""
+        failed = FailedDocument(
+            epoch="",
+            seq=0,
+            micrograph=document.micrograph,
+            path=document.path,
+            directory=document.directory,
+            reason=error.reason,
+            message=str(error),
+            kind="permanent",
+            failed_at=now_rfc3339(),
+        )
+        is_news = self._retry(
+            lambda: self._ledger.commit_unwritten(
+                seq,
+                error.reason,
+                str(error),
+                lambda epoch, number: encode_document(msgspec.structs.replace(failed, epoch=epoch, seq=number)),
+            )
+        )
+        if is_news:
+            told = event("failed", micrograph=document.path, reason=error.reason, seq=seq)
+            log.warning("failed (%s), its result is number %d: %s", error.reason, seq, error, extra=told)
+            self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()

@@ -1,0 +1,149 @@
+"""The publisher: documents and heartbeats to all who subscribed."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from frazil.documents import HEARTBEAT_TOPIC, Heartbeat, add_generation, encode_document
+from frazil.session.outbox.stream.messages import Documents
+from frazil.session.outbox.stream.reports import Reports
+
+__all__ = ["Publisher"]
+
+HIGH_WATER_MARK = 1000
+"""Messages kept for one subscriber that is slow; what is beyond, it asks for when it has caught up."""
+MAX_SUBSCRIPTION_BYTES = 4096
+_HEARTBEAT_SECONDS = 1.0
+_GREETING_SECONDS = 0.05
+"""Between the heartbeats that greet new subscribers, however many come."""
+_READ_AT_ONCE = 100
+_READ_BYTES = 1 << 16
+_HANDSHAKE_FAILED = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+
+
+class Publisher:
+    """Sends through a bound XPUB socket.
+
+    A subscriber that cannot keep up loses messages of its own beyond the high-water mark and nobody else's; sending
+    never waits.
+
+    Args:
+        socket: configured and bound.
+        reports: counts.
+        documents: file descriptor that they are read from.
+        epoch, generation: identity of the ledger, and of this run of it.
+        published: sequence number of the newest document that was published before.
+        replay: where replays are asked for, for the heartbeats.
+
+    Attributes:
+        published: sequence number of the newest document handed to the socket, or about to be.
+        published_at: when that was, of this run's documents, by the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        reports: Reports,
+        *,
+        documents: int,
+        epoch: str,
+        generation: str,
+        published: int,
+        replay: str,
+    ) -> None:
+        self.published = published
+        self.published_at = float("-inf")
+        self._socket = socket
+        self._reports = reports
+        self._file = documents
+        self._documents = Documents()
+        self._epoch = epoch
+        self._generation = generation
+        self._replay = replay
+        self._connected: set[int] = set()
+        socket.setsockopt(zmq.XPUB_NODROP, 1)
+        self._monitor = socket.get_monitor_socket(
+            zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED | _HANDSHAKE_FAILED  # connections by their descriptors
+        )
+
+    def run(self) -> bool:
+        """Send what comes, until nothing more does; whether that was all, and not the end of the daemon."""
+        poller = zmq.Poller()
+        for source in (self._file, self._socket, self._monitor):
+            poller.register(source, zmq.POLLIN)
+        heartbeat_at = greeted_at = 0.0
+        greet = False
+        goes_on = True
+        while goes_on:
+            now = time.monotonic()
+            due = min(heartbeat_at, greeted_at + _GREETING_SECONDS) if greet else heartbeat_at
+            if now >= due:
+                self._send([HEARTBEAT_TOPIC, self._heartbeat()])
+                heartbeat_at, greeted_at, greet = now + _HEARTBEAT_SECONDS, now, False
+                continue
+            ready = dict(poller.poll(int((due - now) * 1000) + 1))
+            if self._file in ready:
+                goes_on = self._forward()
+            if self._socket in ready:
+                greet = self._read_subscriptions() or greet
+            if self._monitor in ready:
+                self._count_connections()
+        self._socket.disable_monitor()
+        self._monitor.close()
+        return self._documents.ended
+
+    def _forward(self) -> bool:
+        """Send what waits; False at the end."""
+        data = os.read(self._file, _READ_BYTES)
+        for seq, topic, body in self._documents.feed(data):
+            # First, so that whoever has a document can ask for it. After a restart, some come again.
+            self.published = max(seq, self.published)
+            self.published_at = time.monotonic()
+            self._send([topic, add_generation(body, self._generation)])
+        return bool(data) and not self._documents.ended
+
+    def _read_subscriptions(self) -> bool:
+        """Read what subscribers want, which the socket heeds by itself; whether somebody new wants heartbeats."""
+        greet = False
+        for _ in range(_READ_AT_ONCE):
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            greet = greet or any(f[:1] == b"\x01" and HEARTBEAT_TOPIC.startswith(f[1:]) for f in frames)
+        return greet
+
+    def _count_connections(self) -> None:
+        for _ in range(_READ_AT_ONCE):
+            try:
+                event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                break
+            if event["event"] & _HANDSHAKE_FAILED:
+                self._reports.count(refused=1)
+            elif event["event"] == zmq.EVENT_ACCEPTED:
+                self._connected.add(event["value"])
+            else:
+                self._connected.discard(event["value"])
+        self._reports.set_subscribers(len(self._connected))
+
+    def _heartbeat(self) -> bytes:
+        return encode_document(
+            Heartbeat(epoch=self._epoch, seq=self.published, replay=self._replay, generation=self._generation)
+        )
+
+    def _send(self, frames: list[bytes]) -> None:
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            # Somebody has just reached the high-water mark: all others get it, that one only what comes after a rest.
+            self._reports.count(overflows=1)
+            self._socket.setsockopt(zmq.XPUB_NODROP, 0)
+            self._socket.send_multipart(frames, zmq.NOBLOCK)
+            self._socket.setsockopt(zmq.XPUB_NODROP, 1)

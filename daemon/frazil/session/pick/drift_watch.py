@@ -1,0 +1,93 @@
+"""The watch for drift in the daemon: it is shown every micrograph, says when drift begins and ends, and remembers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import time
+
+import msgspec
+
+from frazil.documents import MicrographDocument
+from frazil.health.drift_metrics import DriftMetrics
+from frazil.session.outbox.ledger import BASELINE_KEY, Ledger
+from frazil.session.pick.drift import DIRECTIONS, DRIFT_KEY, QUANTITIES, Direction, Drift, Quantity
+
+__all__ = ["DriftWatch"]
+
+log = logging.getLogger(__name__)
+
+_PAUSE_SECONDS = 6 * 3600.0
+"""After so long without a micrograph the next one begins another session, with a baseline of its own."""
+_SAYS = {"picks": "picks per micrograph", "score": "mean scores"}
+
+
+class DriftWatch:
+    """Keeps the charts of the session that runs; they outlive a restart of the daemon in its ledger.
+
+    A new baseline begins on request, after a long pause, and when something else picks: another model, another
+    threshold, another diameter. `note` belongs to one thread.
+
+    Args:
+        ledger: remembers.
+        metrics: shows.
+    """
+
+    def __init__(self, ledger: Ledger, metrics: DriftMetrics) -> None:
+        self._ledger = ledger
+        self._metrics = metrics
+        try:
+            self._drift = msgspec.json.decode(ledger.recall(DRIFT_KEY, "{}"), type=Drift)
+        except msgspec.DecodeError:  # of a later frazil, perhaps
+            self._drift = Drift()
+        self._show()
+
+    def note(self, document: MicrographDocument) -> None:
+        """Take in a micrograph that was picked."""
+        now, picked_by, asked = time.time(), _what_picks(document), self._drift.asked
+        with contextlib.suppress(sqlite3.Error):  # the request waits
+            asked = self._ledger.recall(BASELINE_KEY)
+        if (picked_by, asked) != (
+            self._drift.picked_by,
+            self._drift.asked,
+        ) or now > self._drift.noted_at + _PAUSE_SECONDS:
+            if self._drift.noted_at:
+                log.info("the next micrographs become the baseline: another model, setting or session, or by request")
+            self._drift = Drift(picked_by=picked_by, asked=asked)
+        self._drift.noted_at = now
+        scores, were_few = document.picks.score, self._drift.few
+        for quantity, direction in self._drift.note(len(scores), sum(scores) / len(scores) if scores else 0.0):
+            self._say(quantity, direction)
+        if self._drift.few and not were_few:
+            log.warning("picks are few: %s", self._drift.describe_few())
+        self._show()
+        with contextlib.suppress(sqlite3.Error):  # good to know after a restart, but not needed
+            self._ledger.remember(DRIFT_KEY, msgspec.json.encode(self._drift).decode())
+
+    def _say(self, quantity: Quantity, direction: Direction) -> None:
+        usual, recent = self._drift.usual(quantity), self._drift.recent(quantity)
+        compared = f"median {recent:.3g} in the last micrographs, {usual:.3g} in the session's baseline"
+        if self._drift.chart(quantity).drifting[direction]:
+            fell = "have fallen" if direction == "down" else "have risen"
+            log.warning("%s %s: %s", _SAYS[quantity], fell, compared)
+        else:
+            log.warning("%s are again as they were: %s", _SAYS[quantity], compared)
+
+    def _show(self) -> None:
+        metrics = self._metrics
+        metrics.few.set(self._drift.few)
+        for quantity in QUANTITIES:
+            chart = self._drift.chart(quantity)
+            metrics.baseline_micrographs.labels(quantity=quantity).set(len(chart.baseline))
+            for direction in DIRECTIONS:
+                labels = {"quantity": quantity, "direction": direction}
+                metrics.drifting.labels(**labels).set(chart.drifting[direction])
+                metrics.evidence.labels(**labels).set(chart.evidence(direction))
+        metrics.baseline_picks.set(self._drift.usual("picks"))
+        metrics.baseline_score.set(self._drift.usual("score"))
+
+
+def _what_picks(document: MicrographDocument) -> str:
+    diameter_angstrom = document.diameter_px * document.pixel_size_angstrom
+    return f"{document.model.sha256} {document.threshold:g} {diameter_angstrom:.4g}"

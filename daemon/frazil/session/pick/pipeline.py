@@ -1,0 +1,423 @@
+"""The pipeline: reading, picking and writing overlap, each in a thread, with bounded queues between them.
+
+A full queue slows the stage before it; what waits for the first stage waits as a name. Nothing is dropped. One
+micrograph is the unit of work and of failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, Full, Queue
+
+import msgspec
+
+from frazil.documents import MicrographDocument, directory_of
+from frazil.errors import IncompleteMicrograph, LedgerDamagedError, MicrographError, OutputError
+from frazil.faults import backoff_seconds, failure_of, is_transient
+from frazil.health.heartbeat import Pulses
+from frazil.health.logs import event
+from frazil.health.metrics import Metrics
+from frazil.model import Batches
+from frazil.outputs import namesakes
+from frazil.picking import ChooseRescaling, Micrograph, PixelMemory, ScoreMap
+from frazil.session.intake.arrival import Arrival, Line, is_utf8
+from frazil.session.intake.intake import Intake
+from frazil.session.outbox.file_stamp import sample, stamp_of
+from frazil.session.outbox.ledger import Handled, Ledger
+from frazil.session.outbox.outbox import Outbox
+from frazil.session.outbox.retry import Stopped
+from frazil.session.outbox.score_map import pack_score_map
+from frazil.session.pick.doubts import BLANK_TOLD, Doubts
+from frazil.session.pick.drift_watch import DriftWatch
+from frazil.session.pick.model_changes import Announcer, Change
+from frazil.session.pick.record import record_failure
+from frazil.session.pick.serving import Serving
+from frazil.session.retune import Asked, Reviser
+
+__all__ = ["Pipeline"]
+
+log = logging.getLogger(__name__)
+
+_MICROGRAPHS_QUEUED = 2
+_RESULTS_QUEUED = 8
+_STOP_CHECK_SECONDS = 0.1
+_MEMORY_KEPT_SECONDS = 10.0
+"""Memory of micrographs is kept for so long after the last one came: to find new for the next takes time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Read:
+    arrival: Arrival
+    fingerprint: str
+    micrograph: Micrograph
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Picked:
+    arrival: Arrival
+    fingerprint: str
+    document: MicrographDocument
+    score_map: ScoreMap | None
+    """To be kept; packed only when it is written, so that picking does not wait for it."""
+    batches: Batches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Failed:
+    arrival: Arrival
+    error: MicrographError
+
+
+class Pipeline:
+    """Three stages between the intake and the world.
+
+    Args:
+        serving: picks with the model that serves; used from one thread.
+        announcer: takes what happened to models.
+        ledger: is stopped where it turns out to be damaged.
+        outbox: commits and delivers results.
+        reviser: brings earlier results to what is tuned, while nothing else is to be written.
+        metrics: counts.
+        drift: is shown what was picked.
+        doubts: likewise, and says what speaks against the settings.
+        stopping: set to end the stages once the work in hand is finished.
+        read: reads a micrograph, within limits of memory and time.
+        watch: the watched directory by the name that its user gave it, under which documents name micrographs.
+        max_attempts: picking a micrograph that fails by no fault of its own is tried so often.
+        keep_score_maps: whether score maps go into the ledger.
+        pulses: what the stages' threads beat on.
+        read_seconds: reading is given up after so long; until then it does not hang.
+    """
+
+    def __init__(
+        self,
+        serving: Serving,
+        announcer: Announcer,
+        ledger: Ledger,
+        outbox: Outbox,
+        reviser: Reviser,
+        metrics: Metrics,
+        drift: DriftWatch,
+        doubts: Doubts,
+        stopping: threading.Event,
+        read: Callable[[Path, PixelMemory, ChooseRescaling], Micrograph],
+        *,
+        watch: Path,
+        max_attempts: int,
+        keep_score_maps: bool,
+        pulses: Pulses,
+        read_seconds: float,
+    ) -> None:
+        self._serving = serving
+        self._announcer = announcer
+        self._ledger = ledger
+        self._outbox = outbox
+        self._reviser = reviser
+        self._metrics = metrics
+        self._drift = drift
+        self._doubts = doubts
+        self._watch = watch
+        self._max_attempts = max_attempts
+        self._keep_score_maps = keep_score_maps
+        self._line = Line()
+        self._micrographs: Queue[_Read] = Queue(_MICROGRAPHS_QUEUED)
+        self._results: Queue[_Picked | _Failed | Change | Asked] = Queue()
+        self._room = threading.Semaphore(_RESULTS_QUEUED)
+        self._stopping = stopping
+        self._read_micrograph = read
+        self._memory = PixelMemory()
+        self._read_seconds = read_seconds
+        self._pulses = pulses
+        self._threads = [
+            threading.Thread(target=stage, name=f"frazil-{stage.__name__.strip('_')}", daemon=True)
+            for stage in (self._reading, self._picking, self._writing)
+        ]
+        metrics.watch_queue("read", lambda: len(self._line))
+        metrics.watch_queue("pick", self._micrographs.qsize)
+        metrics.watch_queue("write", self._results.qsize)
+
+    def start(self, intake: Intake) -> None:
+        """Start the stages; `intake` is told when an arrival has been dealt with."""
+        self._intake = intake
+        for thread in self._threads:
+            thread.start()
+
+    def accept(self, arrival: Arrival) -> None:
+        """Put an arrival in line."""
+        self._line.put(arrival)
+
+    def refuse(self, arrival: Arrival, error: MicrographError) -> None:
+        """Take note of a file that cannot be picked."""
+        self._results.put(_Failed(arrival=arrival, error=error))
+
+    def report(self, change: Change) -> None:
+        """Take note of what happened to a model."""
+        self._results.put(change)
+
+    def stop(self, deadline: float) -> bool:
+        """Finish the work in hand; what was not begun is left for the next start.
+
+        Args:
+            deadline: on the monotonic clock.
+
+        Returns:
+            Whether every stage ended in time. What was cut off is in no ledger, so nothing of it is lost.
+        """
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def doing(self) -> str:
+        """What is picked, or read, now; empty while nothing is."""
+        return self._pulses.of("frazil-picking").doing or self._pulses.of("frazil-reading").doing
+
+    def waiting(self) -> int:
+        """Micrographs that wait to be read."""
+        return len(self._line)
+
+    def failed_stage(self) -> str | None:
+        """Name of a stage that has died, which none should."""
+        return next((t.name for t in self._threads if not t.is_alive()), None)
+
+    def _reading(self) -> None:
+        beat = self._pulses.of("frazil-reading").beat
+        rest_from = 0.0
+        while not self._stopping.is_set():
+            beat()
+            arrival = self._line.take(_STOP_CHECK_SECONDS)
+            if arrival is None:
+                if time.monotonic() > rest_from:
+                    self._memory.release()
+                continue
+            rest_from = time.monotonic() + _MEMORY_KEPT_SECONDS
+            log.debug("reading %s", arrival.key)
+            beat(f"reading {arrival.key}", more_seconds=self._read_seconds)
+            try:
+                read: _Read | _Failed = self._read(arrival)
+            except IncompleteMicrograph as incomplete:
+                self._intake.await_growth(arrival, incomplete)
+                continue
+            except Exception as error:  # noqa: BLE001 - the edge of one unit of work
+                read = _Failed(arrival=arrival, error=failure_of(arrival.path, "reading", error))
+            self._stopping.wait(max(0.0, arrival.settled_at - time.monotonic()))
+            if _has_changed(arrival):
+                # Whatever was read, or failed, was neither the old file nor the new one.
+                self._intake.retry(arrival)
+            elif isinstance(read, _Failed):
+                self._results.put(read)
+            else:
+                self._hand_on(read)
+
+    def _hand_on(self, read: _Read) -> None:
+        """Put a micrograph in the queue for picking, once there is room."""
+        while True:
+            self._pulses.of("frazil-reading").beat()
+            with contextlib.suppress(Full):
+                self._micrographs.put(read, timeout=_STOP_CHECK_SECONDS)
+                return
+
+    def _read(self, arrival: Arrival) -> _Read:
+        started = time.monotonic()
+        content = sample(arrival.path).fingerprint
+        micrograph = self._read_micrograph(arrival.path, self._memory, self._serving.picker.rescaling)
+        micrograph = dataclasses.replace(micrograph, path=self._watch / arrival.key)
+        seconds = time.monotonic() - started
+        return _Read(arrival=arrival, fingerprint=content, micrograph=micrograph, seconds=seconds)
+
+    def _picking(self) -> None:
+        beat = self._pulses.of("frazil-picking").beat
+        while self._goes_on(0, self._micrographs):
+            beat()
+            for change in self._serving.advance():
+                self._results.put(change)
+            try:
+                read = self._micrographs.get(timeout=_STOP_CHECK_SECONDS)
+            except Empty:
+                self._weigh_doubts(is_idle=True)
+                continue
+            log.debug("picking %s", read.arrival.key)
+            beat(f"picking {read.arrival.key}")
+            try:
+                picked = self._pick(read)
+            except Exception as error:  # noqa: BLE001 - the edge of one unit of work
+                failure = failure_of(read.arrival.path, "picking", error)
+                self._results.put(_Failed(arrival=read.arrival, error=failure))
+            else:
+                while not self._room.acquire(timeout=_STOP_CHECK_SECONDS):
+                    beat()
+                self._results.put(picked)
+                self._weigh_doubts(is_idle=False)
+
+    def _weigh_doubts(self, *, is_idle: bool) -> None:
+        """Between two micrographs, while none waits: whether the contrast is set the wrong way round."""
+        if self._stopping.is_set() or not self._doubts.is_due(is_idle=is_idle):
+            return
+        try:
+            lines = self._doubts.weigh(self._serving.picker)
+        except Exception as error:  # noqa: BLE001 - nobody's picks depend on it
+            log.debug("the contrast was not weighed: %s", error)
+            return
+        for line in lines:
+            log.warning("%s", line)
+
+    def _pick(self, read: _Read) -> _Picked:
+        record = self._serving.pick(read.micrograph, read_seconds=read.seconds, since=read.arrival.complete_at)
+        for line in self._doubts.note(record):
+            log.warning("%s", line)
+        return _Picked(
+            arrival=read.arrival,
+            fingerprint=read.fingerprint,
+            document=record.document,
+            score_map=record.score_map if self._keep_score_maps else None,
+            batches=record.batches,
+        )
+
+    def _writing(self) -> None:
+        beat = self._pulses.of("frazil-writing").beat
+        while self._goes_on(1, self._results):
+            beat()
+            with contextlib.suppress(Stopped):
+                self._outbox.deliver()
+            self._retune()
+            try:
+                result = self._results.get(timeout=self._reviser.wait_seconds(_STOP_CHECK_SECONDS))
+            except Empty:
+                continue
+            beat("writing a result")
+            # What was not committed by then, the next start picks again; what was, it delivers.
+            with contextlib.suppress(Stopped):
+                if isinstance(result, Change):
+                    self._announcer.announce(result)
+                elif isinstance(result, Asked):
+                    # It comes by way of the results: all that was picked otherwise is committed by now.
+                    self._reviser.grant(result)
+                elif isinstance(result, _Failed):
+                    self._write_failed(result)
+                else:
+                    self._room.release()
+                    try:
+                        self._write_picked(result)
+                    except sqlite3.Error as error:  # of this record alone: all others are waited for
+                        failure = failure_of(result.arrival.path, "writing", error)
+                        self._write_failed(_Failed(arrival=result.arrival, error=failure))
+
+    def _retune(self) -> None:
+        """Between two results: pass on what was asked for, and bring an earlier result to what is tuned."""
+        if self._stopping.is_set() or not self._results.empty():
+            return
+        is_busy = bool(self.doing) or len(self._line) > 0 or not self._micrographs.empty()
+        try:
+            if (asked := self._reviser.asked()) is not None:
+                self._serving.tune(asked)
+            self._reviser.revise_next(is_busy=is_busy)
+        except LedgerDamagedError as error:
+            self._ledger.stop(error)
+        except (Stopped, OutputError, sqlite3.Error):
+            pass  # it can be read later, if not now
+
+    def _write_picked(self, result: _Picked) -> None:
+        started = time.monotonic()
+        arrival, metrics = result.arrival, self._metrics
+        namesake = self._outbox.first_with_result(namesakes(arrival.key))
+        if namesake is not None:
+            message = f"expected a name of its own, found the name of {namesake}: one STAR file cannot hold both"
+            self._write_failed(_Failed(arrival=arrival, error=MicrographError(arrival.path, "name", message)))
+            return
+        handled = Handled(stamp=arrival.stamp, fingerprint=result.fingerprint)
+        document = msgspec.structs.replace(result.document, directory=directory_of(arrival.key))
+
+        def committed(_seq: int) -> None:
+            self._intake.finish(arrival, handled)
+            # Counted before it is sent: whoever has the document finds it counted.
+            metrics.note_picked(document)
+            metrics.note_batches(result.batches)
+            self._drift.note(document)
+
+        seq = self._outbox.commit(
+            document,
+            key=arrival.key,
+            handled=handled,
+            score_map=None if result.score_map is None else pack_score_map(result.score_map),
+            complete_at=time.time() - (time.monotonic() - arrival.complete_at),
+            on_commit=committed,
+        )
+        now = time.monotonic()
+        metrics.stage.labels(stage="settle").observe(arrival.complete_at - arrival.closed_at)
+        metrics.stage.labels(stage="deliver").observe(now - started)
+        if not arrival.backlog:
+            metrics.latency.observe(now - arrival.closed_at)
+        picks = len(document.picks.score)
+        log.info(
+            "picked %s: %d picks in %.2f s (sequence number %d)%s",
+            arrival.key,
+            picks,
+            document.seconds.total,
+            seq,
+            f", {document.blank_fraction:.0%} of it blank" if document.blank_fraction >= BLANK_TOLD else "",
+            extra=event("picked", micrograph=arrival.key, seq=seq, picks=picks),
+        )
+
+    def _write_failed(self, result: _Failed) -> None:
+        arrival, error = result.arrival, result.error
+        try:
+            content = sample(arrival.path).fingerprint
+        except (OSError, MicrographError):
+            content = ""
+        handled = Handled(stamp=arrival.stamp, fingerprint=content)
+        if not is_utf8(arrival.key):  # the ledger cannot name it
+            self._note_failed(arrival, handled, error, attempt=1, is_retried=False)
+            return
+        attempt = 1 + self._outbox.attempts(arrival.key)
+        is_retried = is_transient(error) and attempt < self._max_attempts
+        document = record_failure(error, watch=self._watch, key=arrival.key, attempts=attempt, is_transient=is_retried)
+        self._outbox.commit(
+            document,
+            key=arrival.key,
+            handled=handled,
+            on_commit=lambda _: self._note_failed(arrival, handled, error, attempt=attempt, is_retried=is_retried),
+        )
+
+    def _note_failed(
+        self, arrival: Arrival, handled: Handled, error: MicrographError, *, attempt: int, is_retried: bool
+    ) -> None:
+        """Log and count a failure, and have the intake try the file again or let it rest."""
+        fields = {"micrograph": arrival.key, "reason": error.reason, "attempt": attempt}
+        if is_retried:
+            rest_seconds = backoff_seconds(attempt)
+            log.warning(
+                "failed (%s), tried again in %.0f s: %s",
+                error.reason,
+                rest_seconds,
+                error,
+                extra=event("retried", **fields),
+            )
+            self._metrics.retries.labels(reason=error.reason).inc()
+            self._intake.retry(arrival, rest_seconds)
+        else:
+            log.warning("failed (%s) at attempt %d: %s", error.reason, attempt, error, extra=event("failed", **fields))
+            self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
+            self._intake.finish(arrival, handled)
+
+    def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Picked | _Failed | Change | Asked]) -> bool:
+        """Whether a stage has work or may still get some: the stages end in their order."""
+        return not self._stopping.is_set() or self._threads[before].is_alive() or not queue.empty()
+
+
+def _has_changed(arrival: Arrival) -> bool:
+    try:
+        return stamp_of(arrival.path) != arrival.stamp
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False

@@ -1,0 +1,189 @@
+"""The model that serves, and how another takes its place between two micrographs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from frazil.picking import Micrograph, Picker
+from frazil.session.pick.model_changes import Change
+from frazil.session.pick.probation import Probation
+from frazil.session.pick.record import Record, record_picks
+from frazil.session.retune.limits import Asked, Wanted
+
+__all__ = ["Offer", "Serving", "Shadow"]
+
+log = logging.getLogger(__name__)
+
+_RECENT = 10
+
+Shadow = Callable[[Micrograph, Record], None]
+"""Is shown each micrograph that was picked, with its picks; must return at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Offer:
+    """A model that is fit to serve."""
+
+    picker: Picker
+    current: str
+    """Stamp of the ``CURRENT`` that asked for it."""
+
+
+class Serving:
+    """Picks with the serving model. All but `offer`, `tune` and `shadow` belongs to the picking thread.
+
+    A model that was swapped in is on probation: on a micrograph where it fails or finds almost nothing, the model
+    before it picks instead, and when that happens too often the model before serves again.
+
+    Args:
+        picker: serves first.
+        wanted: what is tuned; None for nothing.
+        probation_micrographs: how long a probation lasts; 0 for none.
+        faults_allowed: share of them on which a model may fail or find almost nothing.
+
+    Attributes:
+        shadow: is shown what was picked; None for nobody.
+        last_shape: (h, w) and pixel size in Å of the last micrograph; None before the first.
+    """
+
+    def __init__(
+        self, picker: Picker, wanted: Wanted | None = None, *, probation_micrographs: int, faults_allowed: float
+    ) -> None:
+        self.shadow: Shadow | None = None
+        self.last_shape: tuple[tuple[int, int], float] | None = None
+        self._wanted = wanted or Wanted()
+        self._picker = self._tune(picker)
+        self._probation_micrographs = probation_micrographs
+        self._faults_allowed = faults_allowed
+        self._lock = threading.Lock()
+        self._offered: Offer | None = None
+        self._asked: Asked | None = None
+        self._current = ""
+        self._before: Picker | None = None
+        self._probation: Probation | None = None
+        self._recent: deque[int] = deque(maxlen=_RECENT)
+
+    @property
+    def picker(self) -> Picker:
+        """The one that serves."""
+        return self._picker
+
+    @property
+    def coming(self) -> Picker:
+        """The one that serves from the next micrograph on: what is offered, else what serves; from any thread."""
+        with self._lock:
+            return self._picker if self._offered is None else self._offered.picker
+
+    def offer(self, offer: Offer) -> None:
+        """Have a model serve from the next micrograph on; may be called from any thread."""
+        with self._lock:
+            self._offered = offer
+
+    def tune(self, asked: Asked) -> None:
+        """Have picks made within other limits from the next micrograph on; may be called from any thread."""
+        with self._lock:
+            self._asked = asked
+
+    def advance(self) -> list[Change | Asked]:
+        """Between two micrographs: roll back what has failed its probation, and take what is offered."""
+        changes: list[Change | Asked] = []
+        if self._probation is not None and self._before is not None:
+            if verdict := self._probation.verdict:
+                changes.append(self._roll_back(self._before, *verdict))
+            elif self._probation.passed:
+                log.info("model %s has passed its probation", self._picker.model.identity)
+                self._before = self._probation = None
+        with self._lock:
+            offered = self._offered
+            asked, self._asked = self._asked, None
+        if asked is not None:
+            self._wanted = asked.wanted
+            self._picker = self._tune(self._picker)
+            self._before = self._before and self._tune(self._before)
+            changes.append(asked)
+        if offered is not None:
+            if offered.picker.model.identity != self._picker.model.identity:
+                changes.append(self._take(offered))
+            with self._lock:
+                if self._offered is offered:  # until it serves, it counts as coming
+                    self._offered = None
+        return changes
+
+    def pick(self, micrograph: Micrograph, *, read_seconds: float, since: float) -> Record:
+        """Pick a micrograph; arguments and errors are those of `record_picks`."""
+
+        def pick_with(picker: Picker) -> Record:
+            return record_picks(picker, micrograph, read_seconds=read_seconds, since=since)
+
+        if self._probation is not None and self._before is not None:
+            record = self._pick_on_probation(self._probation, self._before, pick_with)
+        else:
+            record = pick_with(self._picker)
+        self._recent.append(len(record.picks))
+        self.last_shape = record.document.shape, record.document.pixel_size_angstrom
+        if (shadow := self.shadow) is not None:
+            shadow(micrograph, record)
+        return record
+
+    def _pick_on_probation(self, probation: Probation, before: Picker, pick_with: Callable[[Picker], Record]) -> Record:
+        try:
+            record = pick_with(self._picker)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the model before may do without
+            instead = pick_with(before)  # raises what is the micrograph's own fault
+            log.warning(
+                "model %s failed on %s, %s picked it: %s",
+                self._picker.model.identity,
+                instead.document.micrograph,
+                before.model.identity,
+                error,
+            )
+            probation.note_error()
+            return instead
+        if not probation.is_suspect(len(record.picks)):
+            probation.note_picks(len(record.picks))
+            return record
+        instead = pick_with(before)
+        return instead if probation.note_picks(len(record.picks), len(instead.picks)) else record
+
+    def _take(self, offered: Offer) -> Change:
+        if self._probation_micrographs:
+            # One that is on probation itself is nothing to fall back on.
+            self._before = self._before or self._picker
+            usual_picks = sum(self._recent) / len(self._recent) if self._recent else 0.0
+            self._probation = Probation(self._probation_micrographs, self._faults_allowed, usual_picks)
+        before, self._picker, self._current = self._picker, self._tune(offered.picker), offered.current
+        model, thresholds = self._picker.model, self._wanted.thresholds
+        if before.model.identity.sha256 in thresholds and model.identity.sha256 not in thresholds:
+            log.warning(
+                "the threshold of %g was tuned for model %s: %s goes back to %g",
+                before.threshold,
+                before.model.identity,
+                model.identity,
+                self._picker.threshold,
+            )
+        return Change(
+            event="loaded",
+            model=model.identity,
+            placement=model.placement,
+            current=self._current,
+        )
+
+    def _tune(self, picker: Picker) -> Picker:
+        return picker.tuned(self._wanted.for_model(picker.model.identity.sha256))
+
+    def _roll_back(self, before: Picker, reason: str, message: str) -> Change:
+        withdrawn = self._picker.model.identity
+        self._picker, self._before, self._probation = before, None, None
+        return Change(
+            event="rolled_back",
+            model=before.model.identity,
+            placement=before.model.placement,
+            withdrawn=withdrawn,
+            reason=reason,
+            message=f"{withdrawn}: {message}",
+            current=self._current,
+        )

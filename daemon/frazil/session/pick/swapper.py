@@ -1,0 +1,385 @@
+"""The swapper: sees ``CURRENT`` change, tries the model that it names, and has it serve or says why not."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import platform
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, Full, Queue
+
+from frazil.documents import now_rfc3339
+from frazil.errors import ModelError
+from frazil.faults import is_passing
+from frazil.health.metrics import Metrics
+from frazil.model import (
+    Model,
+    ModelIdentity,
+    Precision,
+    Refusal,
+    ServingRecord,
+    check_in_sandbox,
+    current_token,
+    has_twin,
+    held_bytes,
+    identify_model,
+    post_serving_record,
+    read_current,
+)
+from frazil.picking import Micrograph, Picker
+from frazil.session.pick.model_changes import Announcer, Change
+from frazil.session.pick.record import Record
+from frazil.session.pick.serving import Offer, Serving
+from frazil.session.pick.shadow import Canary, CanaryBounds
+
+__all__ = ["Swapper"]
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0
+_WAIT_SECONDS = 0.2
+_OTHERS_BYTES = 2**29
+"""What the rest of the daemon, which picks meanwhile, may come to hold while a model is loaded."""
+
+
+class Swapper:
+    """Keeps the serving model to what a model's folder promotes, as far as that is fit to serve.
+
+    Args:
+        folder: the model's folder.
+        load: loads one version's folder, in a precision.
+        make_picker: makes a picker of it with the operator's settings.
+        announcer: knows where an earlier run stood.
+        metrics: counts.
+        watch: the directory that the daemon watches, for those who read its standing.
+        out: where the standing is posted if the model's folder cannot be written.
+        name: of the daemon's ledger.
+        precision: in which models are to compute, where they can.
+        proof_seconds: time that a new model may take to prove itself.
+        threads: CPU threads that models use; None for every core.
+        bounds: of its run in shadow.
+        stop: ends it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        load: Callable[[Path, Precision], Model],
+        make_picker: Callable[[Model], Picker],
+        announcer: Announcer,
+        metrics: Metrics,
+        watch: Path,
+        out: Path,
+        name: str,
+        precision: Precision,
+        proof_seconds: float,
+        threads: int | None,
+        bounds: CanaryBounds,
+        stop: threading.Event,
+    ) -> None:
+        self._folder = folder.resolve()
+        self._load = load
+        self._make_picker = make_picker
+        self._announcer = announcer
+        self._metrics = metrics
+        self._watch = watch
+        self._out = out
+        self._name = name
+        self._precision = precision
+        self._proof_seconds = proof_seconds
+        self._threads = threads
+        self._bounds = bounds
+        self._stop = stop
+        self._seen = ""
+        self._put_off_for = ""
+        self._posted: ServingRecord | None = None
+        self._wake = threading.Event()
+        self._on_decided: Callable[[], None] | None = None
+
+    def load_first(self) -> Model:
+        """Load what served when an earlier run ended, else what is promoted.
+
+        A model promoted since then is swapped in once the daemon runs, with all that belongs to a swap. So a restart
+        never brings back a model that was refused or rolled back.
+
+        Raises:
+            ModelError: no model can serve.
+        """
+        recalled = self._announcer.recall_standing()
+        if recalled is not None and recalled.folder != str(self._folder):
+            recalled = None
+        stamp, model = current_token(self._folder), None
+        if recalled is not None:
+            try:
+                model = self._load(self._folder / str(recalled.version), self._precision)
+            except ModelError as error:
+                log.warning("the model that served last cannot serve again, what is promoted is loaded: %s", error)
+        if model is None:
+            self._seen = stamp
+            model = self._load(self._folder, self._precision)
+        elif recalled is not None and any(r.current == stamp for r in (*recalled.refusals, recalled.trying) if r):
+            self._seen = stamp
+        self._announcer.begin(
+            ServingRecord(
+                folder=str(self._folder),
+                host=platform.node(),
+                watch=str(self._watch),
+                version=model.identity.version,
+                sha256=model.identity.sha256,
+                since=now_rfc3339(),
+                refusals=recalled.refusals if recalled is not None else (),
+                trying=recalled.trying if recalled is not None else None,
+            )
+        )
+        if recalled is None or not recalled.refusals:
+            self._posted = self._announcer.standing  # nothing to say as yet that `CURRENT` does not
+        return model
+
+    def reload(self, on_decided: Callable[[], None]) -> None:
+        """Look at once, and again at a model that was refused before; may be called from any thread.
+
+        Args:
+            on_decided: is called once what is promoted serves, was refused, or begins to run in shadow.
+        """
+        self._on_decided = on_decided
+        self._wake.set()
+
+    def start(self, serving: Serving, report: Callable[[Change], None]) -> None:
+        """Run in a thread of its own; arguments as for `run`."""
+        threading.Thread(target=self.run, args=(serving, report), name="frazil-swap", daemon=True).start()
+
+    def run(self, serving: Serving, report: Callable[[Change], None]) -> None:
+        """Look, again and again, until told to stop.
+
+        Args:
+            serving: is offered what is fit to serve.
+            report: takes refusals.
+        """
+        self._report_interrupted(report)
+        while not self._stop.is_set():
+            if self._wake.is_set():
+                self._wake.clear()
+                self._seen = ""
+            try:
+                self._look(serving, report)
+            except Exception:  # the edge of one swap
+                log.exception("the swap failed unexpectedly; the old model goes on")
+            if not self._wake.is_set():
+                self._tell_decided()
+            self._wake.wait(_LOOK_SECONDS)
+
+    def stop_trying(self) -> None:
+        """Forget that a version is being tried: nobody asks for it any longer, or the daemon ends in order."""
+        with contextlib.suppress(sqlite3.Error):
+            self._announcer.note_trial(None)
+
+    def _report_interrupted(self, report: Callable[[Change], None]) -> None:
+        """Refuse the version whose trial an earlier run did not live to end, lest each restart end in the same way."""
+        trying = self._announcer.standing and self._announcer.standing.trying
+        if trying:
+            model = ModelIdentity(name=self._folder.name, version=trying.version, sha256=trying.sha256)
+            report(
+                Change(
+                    event="refused",
+                    model=model,
+                    reason=trying.reason,
+                    message=trying.message,
+                    current=trying.current,
+                )
+            )
+
+    def _tell_decided(self) -> None:
+        on_decided, self._on_decided = self._on_decided, None
+        if on_decided is not None:
+            on_decided()
+
+    def _look(self, serving: Serving, report: Callable[[Change], None]) -> None:
+        self._post()
+        stamp = current_token(self._folder)
+        if stamp == self._seen:
+            return
+        self._seen = stamp
+        version = 0
+        try:
+            version = read_current(self._folder)[0]
+            path = self._folder / str(version)
+            if self._is(serving.coming.model.identity, path):
+                return
+            picker = self._prepare(path, serving, stamp)
+            if self._bounds.micrographs:
+                self._try_in_shadow(picker, serving, stamp)
+        except sqlite3.Error as error:
+            self._put_off(f"the ledger cannot be written: {error}")
+        except ModelError as error:
+            if is_passing(error.__cause__):
+                self._put_off(str(error))
+            elif current_token(self._folder) == stamp and not self._stop.is_set():
+                report(
+                    Change(
+                        event="refused",
+                        model=self._identify(version),
+                        reason=error.reason,
+                        message=str(error),
+                        current=stamp,
+                    )
+                )
+            else:
+                self.stop_trying()
+        else:
+            if current_token(self._folder) == stamp:
+                serving.offer(Offer(picker=picker, current=stamp))
+
+    def _put_off(self, fault: str) -> None:
+        """Look again at what is promoted: the fault is the machine's, and no model is refused for it."""
+        self._seen = ""
+        if fault != self._put_off_for:
+            self._put_off_for = fault
+            log.warning("%s: the promoted model waits, and the old one goes on: %s", self._folder, fault)
+
+    def _prepare(self, path: Path, serving: Serving, stamp: str) -> Picker:
+        """Try a model, having noted first that it is refused if that ends this process.
+
+        Raises:
+            ModelError: it is not fit to serve.
+            sqlite3.Error: the note cannot be written.
+        """
+        identity = self._identify(int(path.name))
+        self._announcer.note_trial(
+            Refusal(
+                version=identity.version,
+                sha256=identity.sha256,
+                reason="interrupted",
+                message=(
+                    f"{path}: expected the daemon to outlive its trial, found that it was killed meanwhile, perhaps "
+                    "for want of memory; frazil models promote, or a reload of the service, has it tried again"
+                ),
+                at=now_rfc3339(),
+                current=stamp,
+            )
+        )
+        try:
+            picker = self._try(path, serving)
+        except ModelError:
+            raise  # the refusal that is reported takes the note's place
+        except Exception:
+            self._announcer.note_trial(None)
+            raise
+        self._announcer.note_trial(None)
+        return picker
+
+    def _try(self, path: Path, serving: Serving) -> Picker:
+        """Try a model in a process of its own, then load it here and run it on a batch like those to come."""
+        started = time.monotonic()
+        shape = serving.last_shape
+        prove = functools.partial(
+            check_in_sandbox,
+            path,
+            seconds=self._proof_seconds,
+            threads=self._threads,
+            micrograph=serving.picker.size_of(*shape) if shape else None,
+            stop=self._stop,
+        )
+        proof = prove()
+        needed_bytes, precision = proof.memory_bytes, self._precision
+        if precision == "int8" and has_twin(path):  # it may be bad though the model is good
+            try:
+                needed_bytes = max(needed_bytes, prove(precision="int8").memory_bytes)
+            except ModelError as error:
+                if error.reason == "stopped":
+                    raise
+                log.warning("%s is to serve in float32 although int8 is wanted: %s", path, error)
+                precision = "float32"
+        proved = time.monotonic()
+        held_before = held_bytes("VmRSS")
+        model = self._load(path, precision)
+        if model.identity.sha256 != proof.sha256:
+            raise ModelError(
+                f"{path}: expected sha256 {proof.sha256}, as it was tried, found {model.identity.sha256}", "hash"
+            )
+        picker = self._make_picker(model)
+        loaded = time.monotonic()
+        batch = model.batch_shape(picker.size_of(*shape)) if shape else model.largest_batch_shape()
+        batch_seconds = model.warm_up(batch)
+        taken_bytes = held_bytes("VmRSS") - held_before
+        if model.provider == "CPUExecutionProvider" and taken_bytes > needed_bytes + _OTHERS_BYTES:
+            raise ModelError(
+                f"{path}: expected to take {needed_bytes >> 20} MiB of memory, as in its trial, "
+                f"found that it takes {taken_bytes >> 20} MiB",
+                "memory",
+            )
+        log.info(
+            "model %s is ready in %s: proved in %.2f s (%d MiB), loaded in %.2f s, %s",
+            model.identity,
+            model.precision,
+            proved - started,
+            needed_bytes >> 20,
+            loaded - proved,
+            model.placement.describe(batch_seconds),
+        )
+        self._metrics.batch.set(batch_seconds)
+        return picker
+
+    def _try_in_shadow(self, picker: Picker, serving: Serving, stamp: str) -> None:
+        canary = Canary(picker.model.identity, self._bounds)
+        shown: Queue[tuple[Micrograph, Record]] = Queue(1)
+
+        def show(micrograph: Micrograph, record: Record) -> None:
+            # One that comes while another is at it is passed over: the shadow never slows picking.
+            with contextlib.suppress(Full):
+                shown.put_nowait((micrograph, record))
+
+        self._tell_decided()
+        log.info("model %s runs in shadow for %d micrographs", picker.model.identity, self._bounds.micrographs)
+        serving.shadow = show
+        try:
+            while not canary.complete:
+                if self._stop.is_set() or current_token(self._folder) != stamp:
+                    raise ModelError(f"{picker.model.identity}: another model was promoted", "superseded")
+                if self._wake.is_set():
+                    self._wake.clear()
+                    self._tell_decided()
+                try:
+                    micrograph, record = shown.get(timeout=_WAIT_SECONDS)
+                except Empty:
+                    continue
+                try:
+                    picks = picker.pick(micrograph)
+                except Exception as error:
+                    found = f"{picker.model.identity}: expected to pick {micrograph.path.name}, found: {error}"
+                    raise ModelError(found, "canary") from error
+                canary.compare(record.picks, picks, record.document.diameter_px)
+                self._metrics.note_canary(record.picks, picks, canary.agreement)
+        finally:
+            serving.shadow = None
+        log.info("model %s in shadow: %s", picker.model.identity, canary.describe())
+        canary.check()
+
+    def _is(self, identity: ModelIdentity, path: Path) -> bool:
+        with contextlib.suppress(ModelError):
+            found = identify_model(path)
+            return (found.version, found.sha256) == (identity.version, identity.sha256)
+        return False
+
+    def _identify(self, version: int) -> ModelIdentity:
+        with contextlib.suppress(ModelError):
+            return identify_model(self._folder / str(version))
+        return ModelIdentity(name=self._folder.name, version=version, sha256="")
+
+    def _post(self) -> None:
+        """Let others see where this daemon stands; nothing depends on it."""
+        standing = self._announcer.standing
+        if standing is None or standing is self._posted:
+            return
+        for directory in (self._folder, self._out):
+            try:
+                post_serving_record(directory, self._name, standing)
+            except OSError:
+                continue
+            self._posted = standing
+            break

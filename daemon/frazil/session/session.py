@@ -1,0 +1,272 @@
+"""A session: one watched directory, with all that belongs to it and to no other."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+
+from frazil.errors import OutputError
+from frazil.health.heartbeat import Pulses
+from frazil.health.metrics import Metrics
+from frazil.model import Model
+from frazil.outputs import OutputFolder
+from frazil.paths import absolute_path
+from frazil.picking import Picker, PickingSettings, PreparationOnDevice
+from frazil.session.intake.file_system import FileSystem
+from frazil.session.intake.intake import Intake
+from frazil.session.intake.passed_over import INVENTORY_KEY
+from frazil.session.intake.selection import Selection
+from frazil.session.intake.watcher import Watcher
+from frazil.session.outbox.daemon_info import check_watch
+from frazil.session.outbox.ledger import Ledger, Witness
+from frazil.session.outbox.outbox import Outbox
+from frazil.session.outbox.stream import Stream
+from frazil.session.pick.doubts import Doubts
+from frazil.session.pick.drift_watch import DriftWatch
+from frazil.session.pick.model_changes import Announcer, Change
+from frazil.session.pick.pipeline import Pipeline
+from frazil.session.pick.reader import MicrographReader
+from frazil.session.pick.serving import Serving
+from frazil.session.retune import Reviser
+from frazil.settings import ServeSettings
+
+__all__ = ["Session"]
+
+_LEDGER_LOOK_SECONDS = 1.0
+_LOCAL_SETTLE_SECONDS = 1.0
+"""Between the two looks at a file on a local file system that nobody is known to have closed."""
+_MOUNT_POINT_KEY = "mount_point"
+
+
+class Session:
+    """Owns the ledger, the outputs and the threads of one watched directory.
+
+    `open`, `connect` and `start` are called once each, in this order; `stop`, then `close`, at the end.
+
+    Args:
+        settings: the whole of its settings.
+        metrics: counts and shows.
+        pulses: what its threads beat on.
+        stopping: is set when the daemon stops.
+
+    Attributes:
+        root: the watched directory, links resolved.
+        watch: the same, as its user names it.
+        outputs: directory of the pick files.
+        picking: what the operator says about the particle.
+        read_micrograph: within the limits of the settings.
+        ledger: once it is open.
+        announcer: once it is connected; takes what happens to models.
+        serving: once it is started; the model that picks.
+    """
+
+    ledger: Ledger
+    announcer: Announcer
+    serving: Serving
+
+    def __init__(self, settings: ServeSettings, metrics: Metrics, pulses: Pulses, stopping: threading.Event) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._pulses = pulses
+        self._stopping = stopping
+        self._closing = contextlib.ExitStack()
+        self._claim_fault: OutputError | None = None
+        self.root = settings.watch.expanduser().resolve()
+        self.watch = absolute_path(settings.watch)
+        self.outputs = OutputFolder(settings.out.expanduser().resolve())
+        self.ledger_file = settings.ledger_file.expanduser().resolve()
+        self.picking = PickingSettings(
+            diameter_angstrom=settings.diameter,
+            pixel_size_angstrom=settings.pixel_size,
+            unusual_diameter=settings.unusual_diameter,
+            threshold=settings.threshold,
+            min_distance_angstrom=settings.min_distance,
+            edge_margin_angstrom=settings.edge_margin,
+            contrast=settings.contrast,
+        )
+        self.read_micrograph = MicrographReader(
+            largest_bytes=settings.max_micrograph_bytes, timeout_seconds=settings.read_timeout
+        )
+
+    # --- start ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Claim the output directory and open the ledger.
+
+        Raises:
+            OutputError: another daemon has them, they cannot be written, or the ledger is of another directory.
+        """
+        self._witness = Witness(self.outputs.path, watch=self.root, ledger=self.ledger_file)
+        self._closing.callback(self._witness.close)
+        self.ledger = Ledger(self.ledger_file, self._witness)
+        self._closing.callback(self.ledger.close)
+        check_watch(self.ledger, self.root)
+        self._metrics.watch_ledger(lambda: self.ledger.head)
+
+    def connect(self, stream: Stream) -> None:
+        """Have results go out on the stream."""
+        beat = self._pulses.of("frazil-writing").beat
+        self._outbox = Outbox(self.ledger, stream, self._metrics, self.watch, self.outputs.path, self._stopping, beat)
+        self._reviser = Reviser(self.ledger, self._outbox, self.picking)
+        self._closing.callback(self._reviser.close)
+        self.announcer = Announcer(self.ledger, self._outbox, self._metrics)
+
+    def make_picker(self, model: Model) -> Picker:
+        """A picker with the settings of this session, and what is tuned."""
+        wanted = self._reviser.wanted.for_model(model.identity.sha256)
+        return Picker(model, self.picking, wanted, device=PreparationOnDevice(model))
+
+    def start(self, model: Model, preparation: PreparationOnDevice) -> None:
+        """Watch the directory, and pick."""
+        settings, metrics = self._settings, self._metrics
+        self.serving = Serving(
+            Picker(model, self.picking, device=preparation),
+            self._reviser.wanted,
+            probation_micrographs=settings.probation_micrographs,
+            faults_allowed=settings.probation_faults,
+        )
+        self._pipeline = Pipeline(
+            self.serving,
+            self.announcer,
+            self.ledger,
+            self._outbox,
+            self._reviser,
+            metrics,
+            DriftWatch(self.ledger, metrics.drift),
+            Doubts(settings.contrast, metrics.doubts),
+            self._stopping,
+            self.read_micrograph,
+            watch=self.watch,
+            max_attempts=settings.max_attempts,
+            keep_score_maps=settings.keep_score_maps,
+            pulses=self._pulses,
+            read_seconds=settings.read_timeout,
+        )
+        file_system = FileSystem.of(self.root)
+        known = self.ledger.known()
+        gc.freeze()  # what has come by now stays: to look through the stamps of a million files takes a while
+        self._intake = Intake(
+            self.ledger,
+            known,
+            metrics,
+            self.root,
+            settle_seconds=self._settle_seconds(file_system),
+            stall_seconds=settings.stall,
+            shows_holes=file_system.shows_holes,
+            accept=self._pipeline.accept,
+            refuse=self._pipeline.refuse,
+            check_name=self.outputs.check_name,
+            beat=self._pulses.of("frazil-intake").beat,
+        )
+        self._watcher = Watcher(
+            self.root,
+            file_system,
+            self._intake.tell,
+            metrics,
+            selection=Selection(settings.include, settings.exclude, settings.companions),
+            known=known,
+            missing=self.ledger.missing(),
+            usual_mount_point=self._usual_mount_point(),
+            on_file_system=self._note_file_system,
+            on_inventory=lambda inventory: self.remember(INVENTORY_KEY, inventory.encode()),
+            scan_seconds=settings.scan,
+            watch_by=settings.watch_by,
+            backlog_order=settings.backlog_order,
+            beat=self._pulses.of("frazil-scan").beat,
+        )
+        self._watcher.start()
+        self._closing.callback(self._watcher.stop)
+        self._pipeline.start(self._intake)
+        self._threads = [
+            self._start_thread("frazil-intake", lambda: self._intake.run(self._stopping)),
+            self._start_thread("frazil-ledger", self._watch_ledger),
+        ]
+
+    def _start_thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    # --- while it runs --------------------------------------------------------------------------------------------
+
+    @property
+    def fault(self) -> OutputError | None:
+        """Why the ledger, or the output directory, is no longer ours to write; None while it is."""
+        ledger = getattr(self, "ledger", None)  # none as long as it could not be opened
+        return (ledger and ledger.fault) or self._claim_fault
+
+    @property
+    def waits_for(self) -> str:
+        """Which fault of the machine holds up picking; empty where none does."""
+        if self._watcher.fault:
+            return f"cannot see {self._settings.watch}: {self._watcher.fault}"
+        return self._outbox.waits_for
+
+    @property
+    def doing(self) -> str:
+        """What it is at, in a few words."""
+        waiting = self._pipeline.waiting()
+        return (self._pipeline.doing or "waiting for micrographs") + (f"; {waiting} in line" if waiting else "")
+
+    def dead_thread(self) -> str | None:
+        """Name of a thread that has died, which none should."""
+        others = (*self._threads, self._watcher.thread)
+        return self._pipeline.failed_stage() or next((t.name for t in others if not t.is_alive()), None)
+
+    def report(self, change: Change) -> None:
+        """Take note of what happened to a model."""
+        self._pipeline.report(change)
+
+    def remember(self, key: str, value: str) -> None:
+        """Have the ledger remember what is good to know but not needed."""
+        with contextlib.suppress(sqlite3.Error):
+            self.ledger.remember(key, value)
+
+    def _settle_seconds(self, file_system: FileSystem) -> float:
+        # Of a network's file system the second look comes one poll later: sooner, it may get a kept answer.
+        return self._settings.scan if file_system.is_network else _LOCAL_SETTLE_SECONDS
+
+    def _note_file_system(self, file_system: FileSystem) -> None:
+        self._intake.settle(self._settle_seconds(file_system), shows_holes=file_system.shows_holes)
+        self.remember(_MOUNT_POINT_KEY, file_system.mount_point)
+
+    def _usual_mount_point(self) -> str:
+        """Where the file system was mounted that the directory lay on when an earlier run last saw it."""
+        remembered = self.ledger.recall(_MOUNT_POINT_KEY)
+        return remembered if remembered and self.root.is_relative_to(remembered) else ""
+
+    def _watch_ledger(self) -> None:
+        """Look again and again whether ledger and output directory are still ours.
+
+        In a thread of its own: a mount that hangs holds up nothing else.
+        """
+        while not self._stopping.wait(_LEDGER_LOOK_SECONDS):
+            try:
+                self.ledger.look()
+                self._witness.beat()
+            except OutputError as error:
+                self._claim_fault = error
+                return
+
+    # --- end ------------------------------------------------------------------------------------------------------
+
+    def stop(self, deadline: float) -> bool:
+        """Finish the work in hand, once the daemon stops.
+
+        Args:
+            deadline: on the monotonic clock.
+
+        Returns:
+            Whether all of it was finished in time. What was not is taken up at the next start.
+        """
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return self._pipeline.stop(deadline)
+
+    def close(self) -> None:
+        """Stop watching, and close the ledger."""
+        self._closing.close()
