@@ -30,6 +30,7 @@ __all__ = [
     "Heartbeat",
     "MicrographDocument",
     "ModelDocument",
+    "ModelStamp",
     "NumberedDocument",
     "PickColumns",
     "Seconds",
@@ -50,6 +51,9 @@ PICKS_TOPIC = b"picks"
 FAILED_TOPIC = b"failed"
 MODEL_TOPIC = b"model"
 HEARTBEAT_TOPIC = b"heartbeat"
+
+ModelStamp = ModelIdentity
+"""The name under which subscribers and the schema know it."""
 
 _POSITION_DECIMALS = 4
 _SCORE_DECIMALS = 6
@@ -259,9 +263,8 @@ def document_schema() -> dict[str, Any]:
         "oneOf": list(references),
         "$defs": components,
     }
-    # Published under this name before models and documents had one type for it.
     published: dict[str, Any] = msgspec.json.decode(
-        msgspec.json.encode(schema).replace(ModelIdentity.__name__.encode(), b"ModelStamp")
+        msgspec.json.encode(schema).replace(ModelStamp.__name__.encode(), b"ModelStamp")
     )
     return published
 
