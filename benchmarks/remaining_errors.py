@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.spatial import cKDTree
 
-from frazil.picking import Picks, load_model
+from frazil.model import load_model
+from frazil.picking import Picks
 from frazil.settings import default_model_path
 from frazil_trainer.evaluation import ScoredMicrograph, open_sources, score_micrographs, validation_paths
 from frazil_trainer.matching import match_picks

@@ -32,7 +32,6 @@ from onnx import TensorProto, helper, numpy_helper
 from frazil.documents import (
     FailedDocument,
     MicrographDocument,
-    ModelStamp,
     NumberedDocument,
     PickColumns,
     Seconds,
@@ -42,22 +41,22 @@ from frazil.documents import (
 )
 from frazil.errors import FrazilError
 from frazil.health.metrics import Metrics
-from frazil.page.application import Application
-from frazil.page.gate import TOKEN_NAME
-from frazil.page.server import PageServer
-from frazil.picking import (
+from frazil.model import (
     Card,
     ModelContract,
-    Picks,
+    ModelIdentity,
     Reference,
     Twin,
     TwinScores,
     read_card,
     read_contract,
-    read_micrograph,
     write_card,
 )
-from frazil.picking.onnx_runtime import ort
+from frazil.model.runtime import ort
+from frazil.page.application import Application
+from frazil.page.gate import TOKEN_NAME
+from frazil.page.server import PageServer
+from frazil.picking import Picks, read_micrograph
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.session.outbox.stream import Stream
@@ -540,7 +539,7 @@ def document(path: str, *, epoch: str = "", seq: int = 0) -> MicrographDocument:
         shape=(4, 6),
         pixel_size_angstrom=1.0,
         diameter_px=2.0,
-        model=ModelStamp(name="m", version=1, sha256=""),
+        model=ModelIdentity(name="m", version=1, sha256=""),
         threshold=0.5,
         picks=PickColumns(y=[1.0], x=[2.0], score=[0.9]),
         seconds=Seconds(read=0, prepare=0, infer=0, peaks=0, total=0),

@@ -19,7 +19,7 @@ from benchmarks.speed.bench import SCALES, Bench
 from benchmarks.speed.done_when import judge
 from benchmarks.speed.pages import REPORT_FILE, make_pages
 from benchmarks.speed.report import Circumstances, Measured, Report, read_report, write_report
-from frazil.picking import available_cores
+from frazil.model import available_cores
 
 SECTIONS: dict[str, Callable[[Bench], Any]] = {
     "start": start.measure,

@@ -16,10 +16,12 @@ from benchmarks.speed.bench import Bench
 from benchmarks.speed.floor import bare_session
 from benchmarks.speed.spread import Rounds, Spread, rounds_within
 from benchmarks.speed.straightforward import WindowNetwork
-from frazil.picking import Picker, PixelMemory, int8_instructions, load_model, locate_model, read_micrograph
-from frazil.picking.onnx_runtime import ort
+from frazil.model import int8_instructions, load_model, locate_model
+from frazil.model.runtime import ort
+from frazil.model.tiling import plan_tiling
+from frazil.picking import Picker, PixelMemory, read_micrograph
 from frazil.picking.rescale import rescale
-from frazil.picking.tiling import plan_tiling
+from frazil.reading import read_and_rescale
 
 __all__ = ["Alternative", "Alternatives", "measure"]
 
@@ -108,7 +110,7 @@ def _preparation(bench: Bench) -> Iterator[_Pair]:
         rescale(read_micrograph(path, as_stored=True, memory=memory).pixels, rescaling)
 
     def rescale_meanwhile() -> None:
-        read_micrograph(path, as_stored=True, memory=memory, rescaling=picker.rescaling)
+        read_and_rescale(path, picker.rescaling, memory=memory)
 
     yield _Pair(
         what="reading and rescaling",

@@ -27,23 +27,19 @@ from frazil.health.metrics import Metrics
 from frazil.health.resources import Resources, count_nvidia_gpus
 from frazil.health.systemd import Notifier
 from frazil.health.watchdog import Supervision
+from frazil.model import CURRENT_NAME, Model, Precision, available_cores, load_model
 from frazil.outputs import OutputFolder
 from frazil.page.application import Application
 from frazil.page.gate import TOKEN_NAME
 from frazil.page.server import PageServer
-from frazil.picking import (
-    CURRENT_NAME,
-    Model,
-    available_cores,
-    load_model,
-)
+from frazil.picking import PreparationOnDevice
 from frazil.session.outbox.daemon_info import PRESENCE_KEY, Presence
 from frazil.session.outbox.ledger import explain
 from frazil.session.outbox.stream import Access, Stream
 from frazil.session.pick.shadow import CanaryBounds
 from frazil.session.pick.swapper import Swapper
 from frazil.session.session import Session
-from frazil.settings import Precision, ServeSettings
+from frazil.settings import ServeSettings
 
 __all__ = ["Daemon"]
 
@@ -171,8 +167,8 @@ class Daemon:
         self._notifier.starting(f"loading the model {settings.model}", within_seconds=_MODEL_SECONDS)
         model = self._swapper.load_first() if self._swapper else self._load_model(self._model, settings.precision)
         self._notifier.starting(f"warming up the model {model.identity.short}", within_seconds=_MODEL_SECONDS)
-        self._warm_up(model)
-        session.start(model)
+        preparation = self._warm_up(model)
+        session.start(model, preparation)
         self._info = self._make_info(model)
         session.remember(PRESENCE_KEY, self._info.encode())
         self._parts.callback(lambda: session.remember(PRESENCE_KEY, self._info.stopped().encode()))
@@ -275,19 +271,21 @@ class Daemon:
         cv2.setNumThreads(threads)
         return load_model(path, settings.device, threads, require_gpu=settings.require_gpu, precision=precision)
 
-    def _warm_up(self, model: Model) -> None:
+    def _warm_up(self, model: Model) -> PreparationOnDevice:
+        preparation = PreparationOnDevice(model)
         batch_seconds = model.warm_up()
         settings, metrics = self._settings, self._metrics
-        metrics.show_model(model.identity, model.placement, model.precision)
+        metrics.show_model(model.identity, model.placement)
         metrics.batch.set(batch_seconds)
         metrics.resources.gpu_expected.set(
             settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0)
         )
         where = model.placement.describe(batch_seconds)
         how = f"{model.provider} in {model.precision}"
-        log.info("model %s runs on %s: %s; %s", model.identity, how, where, model.preparation)
+        log.info("model %s runs on %s: %s; %s", model.identity, how, where, preparation.describe())
         if not model.has_card:
             log.warning("model %s has no card: its reference output could not be checked", model.identity.name)
+        return preparation
 
     def _make_info(self, model: Model) -> Presence:
         info = Presence(

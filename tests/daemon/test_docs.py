@@ -22,13 +22,12 @@ from frazil.documents import (
     Heartbeat,
     MicrographDocument,
     ModelDocument,
-    ModelStamp,
     PickColumns,
     Seconds,
     document_schema,
 )
 from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
-from frazil.picking import ModelContract
+from frazil.model import ModelContract, ModelIdentity
 from frazil.replay import ReplayPage, ReplayRequest
 from frazil.session.intake.passed_over import PASS_REASONS
 from frazil.session.pick.model_changes import Change
@@ -56,7 +55,7 @@ def test_the_companions_and_the_reasons_to_pass_over_are_documented(repository: 
 
 def test_every_field_on_the_wire_is_documented(repository: Path) -> None:
     text = read(repository, "documents.md")
-    for record in (MicrographDocument, FailedDocument, ModelDocument, Heartbeat, ModelStamp, PickColumns, Seconds):
+    for record in (MicrographDocument, FailedDocument, ModelDocument, Heartbeat, ModelIdentity, PickColumns, Seconds):
         missing = [f.encode_name for f in msgspec.structs.fields(record) if f"`{f.encode_name}`" not in text]
         assert missing == []
 

@@ -21,19 +21,11 @@ from frazil.errors import MicrographError, SettingsError
 from frazil.file_picker import FilePicker
 from frazil.health.doubt_metrics import DoubtMetrics
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
-from frazil.picking import (
-    ContrastEvidence,
-    Micrograph,
-    Model,
-    Picker,
-    PickingSettings,
-    load_model,
-    read_micrograph,
-    weigh_contrast,
-)
+from frazil.model import Contrast, Model, load_model
+from frazil.picking import ContrastEvidence, Micrograph, Picker, PickingSettings, read_micrograph, weigh_contrast
 from frazil.session.pick.doubts import Doubts
 from frazil.session.pick.record import Record, record_picks
-from frazil.settings import Contrast, default_model_path, doubt_diameter, load_settings
+from frazil.settings import default_model_path, doubt_diameter, load_settings
 
 KNOWN = read_micrograph(KNOWN_MICROGRAPH)
 OTHER: dict[Contrast, Contrast] = {"dark": "bright", "bright": "dark"}

@@ -17,7 +17,8 @@ from frazil.errors import FrazilError
 from frazil.machine import compare_picks, examine, run_selftest
 from frazil.machine.finding import Finding
 from frazil.machine.places import examine_watched
-from frazil.picking import Picks, int8_instructions
+from frazil.model import int8_instructions
+from frazil.picking import Picks
 from frazil.settings import load_settings
 
 BIN = Path(sys.executable).parent

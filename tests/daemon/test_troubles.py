@@ -13,7 +13,8 @@ import msgspec
 import pytest
 import yaml
 
-from frazil.documents import MicrographDocument, ModelDocument, ModelStamp, PickColumns
+from frazil.documents import MicrographDocument, ModelDocument, PickColumns
+from frazil.model import ModelIdentity
 from frazil.page import troubles
 from frazil.page.troubles import Facts, Trouble, find_troubles, gather_facts
 from frazil.session.intake.passed_over import INVENTORY_KEY, Inventory, Passed
@@ -32,7 +33,7 @@ def drifting(quantity: str, direction: str) -> Drift:
 
 
 def change(event: Any) -> ModelDocument:
-    model = ModelStamp(name="fcn", version=7, sha256="0" * 64)
+    model = ModelIdentity(name="fcn", version=7, sha256="0" * 64)
     return ModelDocument(epoch="e", seq=1, model=model, event=event, reason="no good", at="2026-01-01T00:00:00+00:00")
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch.nn import functional
 
 from frazil.errors import FrazilError
-from frazil.picking import load_model
+from frazil.model import load_model
 from frazil_trainer.dense_training import PatchTask, quality_focal_loss
 from frazil_trainer.evaluation import best_threshold, pick_labelled, tally_at
 from frazil_trainer.labelled import LabelledMicrograph, find_labelled, load_labelled

@@ -15,17 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 from frazil.errors import FrazilError
-from frazil.picking import (
-    Model,
-    ModelContract,
-    Picker,
-    PickingSettings,
-    Picks,
-    load_model,
-    read_micrograph,
-    read_star,
-    write_star,
-)
+from frazil.model import Model, ModelContract, load_model
+from frazil.picking import Picker, PickingSettings, Picks, read_micrograph, read_star, write_star
 from frazil_trainer.evaluation import (
     ModelSource,
     ScoredMicrograph,

@@ -14,8 +14,8 @@ from torch import nn
 
 import frazil_trainer
 from frazil.errors import ModelError, OutputError
-from frazil.picking import ModelContract, load_model, read_card
-from frazil.picking.onnx_runtime import ort
+from frazil.model import ModelContract, load_model, read_card
+from frazil.model.runtime import ort
 from frazil_trainer.export import export_version, write_onnx
 from frazil_trainer.networks import Mlp, MlpConfig
 

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from frazil.errors import ModelError
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH, compare_picks
-from frazil.picking import Picker, PickingSettings, load_model, locate_model, read_card, read_current, read_micrograph
+from frazil.model import load_model, locate_model, read_card, read_current
+from frazil.picking import Picker, PickingSettings, read_micrograph
 from frazil_trainer.cli import app
 from frazil_trainer.half import HALF_TOLERANCE, export_half
 

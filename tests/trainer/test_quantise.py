@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from frazil.errors import FrazilError, ModelError
-from frazil.picking import Card, ModelContract, Reference, int8_instructions, load_model, read_card, write_card
-from frazil.picking.onnx_file import parse_onnx
-from frazil.picking.onnx_runtime import ort
+from frazil.model import Card, ModelContract, Reference, int8_instructions, load_model, read_card, write_card
+from frazil.model.onnx_file import parse_onnx
+from frazil.model.runtime import ort
 from frazil_trainer.cli import main
 from frazil_trainer.quantise import CALIBRATIONS, count_weighted, quantise, quantised_nodes
 from frazil_trainer.recipe import Recipe
@@ -185,7 +185,7 @@ def test_a_twin_that_picks_as_well_goes_beside_the_model_as_the_next_version(
         ("small", ".star", True),
     ]
     assert min(one.float32 for one in twin.f1) > 0.4
-    assert twin.largest_fall < 0.005
+    assert twin.largest_f1_drop < 0.005
     assert twin.admitted
     assert twin.made["calibration"] in {way.name for way in CALIBRATIONS}
     assert set(twin.made["calibration_micrographs"]) == {
@@ -211,7 +211,7 @@ def test_a_twin_whose_f1_falls_is_refused_and_its_file_not_kept(
 ) -> None:
     version = write_model(disc_finder(contract, outlier=5000))
     twin, content = make_twin(version, twin_data)
-    assert twin.largest_fall > 0.1
+    assert twin.largest_f1_drop > 0.1
     assert not twin.admitted
     written = add_twin(version, version.parent, twin, content)
     assert sorted(file.name for file in written.iterdir()) == ["card.json", "model.onnx"]
@@ -249,7 +249,7 @@ def test_without_instructions_no_twin_is_tried(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("frazil.picking.precision._CPU_INFO", tmp_path / "none")
+    monkeypatch.setattr("frazil.model.int8._CPU_INFO", tmp_path / "none")
     with pytest.raises(FrazilError, match="expected instructions for int8 to try a twin with, found none"):
         make_twin(write_model(disc_finder(contract)), twin_data)
 

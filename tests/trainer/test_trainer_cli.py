@@ -9,16 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from frazil.picking import (
-    Picker,
-    PickingSettings,
-    Picks,
-    int8_instructions,
-    load_model,
-    read_card,
-    read_micrograph,
-    read_star,
-)
+from frazil.model import int8_instructions, load_model, read_card
+from frazil.picking import Picker, PickingSettings, Picks, read_micrograph, read_star
 from frazil_trainer.cli import main
 from frazil_trainer.evaluation import best_threshold, pick_labelled
 from frazil_trainer.labelled import find_labelled

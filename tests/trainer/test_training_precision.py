@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from frazil.picking import read_card
+from frazil.model import read_card
 from frazil_trainer import precision
 from frazil_trainer.precision import bfloat16_instructions, choose_precision, decide_precision
 from frazil_trainer.processes import Processes

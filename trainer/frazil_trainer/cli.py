@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from frazil.errors import FrazilError, OutputError, error_line
-from frazil.settings import Device
+from frazil.model import Device
 
 __all__ = ["app", "main"]
 
@@ -146,7 +146,7 @@ def train(
     import msgspec
     import torch
 
-    from frazil.models import ModelFolder
+    from frazil.model import ModelFolder
     from frazil_trainer.recipe import find_recipe, leave_out, read_recipe
     from frazil_trainer.run import run_recipe
 
@@ -262,7 +262,7 @@ def quantise(
 
     Its ranges come from the recipe's training micrographs; it is compared with the model on the validation ones.
     """
-    from frazil.picking import locate_model
+    from frazil.model import locate_model
     from frazil_trainer.recipe import find_recipe, read_recipe
     from frazil_trainer.twins import add_twin, load_twin_data, make_twin, show_twin
 
@@ -273,7 +273,7 @@ def quantise(
     show_twin(twin, console)
     if not twin.admitted:
         raise FrazilError(
-            f"{version}: expected an int8 twin that picks as well, found F1 lower by {twin.largest_fall:.4f}; "
+            f"{version}: expected an int8 twin that picks as well, found F1 lower by {twin.largest_f1_drop:.4f}; "
             "nothing is written"
         )
     written = add_twin(version, out or version.parent, twin, content)

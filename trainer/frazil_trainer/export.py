@@ -17,16 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frazil.errors import ModelError, OutputError
-from frazil.models import ModelFolder
-from frazil.picking import (
-    CARD_NAME,
-    MODEL_NAME,
-    Card,
-    ModelContract,
-    Reference,
-    load_model,
-    write_card,
-)
+from frazil.model import CARD_NAME, MODEL_NAME, Card, ModelContract, ModelFolder, Reference, load_model, write_card
 
 __all__ = ["export_version", "write_onnx"]
 

@@ -13,8 +13,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from frazil.errors import ModelError, OutputError
-from frazil.models import ModelFolder
-from frazil.picking import CARD_NAME, MODEL_NAME, load_model, locate_model, read_card, write_card
+from frazil.model import CARD_NAME, MODEL_NAME, ModelFolder, load_model, locate_model, read_card, write_card
 
 __all__ = ["HALF_TOLERANCE", "export_half"]
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from frazil.errors import FrazilError, SettingsError
-from frazil.settings import Device
+from frazil.model import Device
 
 __all__ = ["Dropout", "Processes", "join_processes"]
 

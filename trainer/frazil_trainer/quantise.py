@@ -20,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
-from frazil.picking import onnx_runtime as _without_telemetry  # noqa: F401 - before what loads ONNX Runtime
+from frazil.model import runtime as _without_telemetry  # noqa: F401 - before what loads ONNX Runtime
 
 # isort: split
 from onnxruntime.quantization import (  # noqa: TID251 - the one part of it that frazil.picking has no use for

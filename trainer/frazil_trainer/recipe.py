@@ -248,7 +248,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     diameter_px: _Positive = 38.4
     """Diameter of the particle in the rescaled micrograph; 64 px are then the paper's 180 px of a 108 px particle."""
     normalisation: str = "flat-01"
-    """Standardisation of the micrograph, by name."""
+    """Normalisation of the micrograph, by name."""
     epochs: _Count
     """Times through the examples."""
     batch: Annotated[int, Meta(ge=2)]

@@ -15,9 +15,8 @@ from rich.console import Console
 
 import frazil
 from frazil.errors import FrazilError, OutputError, SettingsError
-from frazil.picking import Model, ModelContract, load_model
-from frazil.picking.onnx_runtime import ort
-from frazil.settings import Device
+from frazil.model import Device, Model, ModelContract, load_model
+from frazil.model.runtime import ort
 from frazil_trainer.architectures import Scorer, make_scorer, make_task
 from frazil_trainer.evaluation import (
     ScoredMicrograph,

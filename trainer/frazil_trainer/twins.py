@@ -20,12 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from frazil.errors import FrazilError, ModelError, OutputError
-from frazil.models import ModelFolder
-from frazil.picking import (
+from frazil.model import (
     CARD_NAME,
     MODEL_NAME,
     TWIN_NAME,
     Model,
+    ModelFolder,
     Reference,
     Twin,
     TwinScores,
@@ -35,7 +35,7 @@ from frazil.picking import (
     read_card,
     write_card,
 )
-from frazil.picking.onnx_runtime import ort
+from frazil.model.runtime import ort
 from frazil_trainer.evaluation import ScoreRow, score_table, validation_paths
 from frazil_trainer.evaluation.micrographs import labels_ending
 from frazil_trainer.labelled import LabelledMicrograph, LabelledPaths, find_labelled, load_labelled
@@ -153,7 +153,7 @@ def make_twin(path: Path, data: TwinData, progress: Progress = lambda _: None) -
                 "onnxruntime": ort.__version__,
             }
             twin = _judge(content, quantised, reference, made, scores)
-            if best is None or twin.largest_fall < best[0].largest_fall:
+            if best is None or twin.largest_f1_drop < best[0].largest_f1_drop:
                 best = twin, content
             if twin.admitted:
                 break
@@ -202,12 +202,12 @@ def show_twin(twin: Twin, console: Console) -> None:
     for title in ("F1\nfloat32", "F1\nint8", "lower\nby", "decides"):
         table.add_column(title, justify="right")
     for one in twin.f1:
-        figures = (f"{one.float32:.4f}", f"{one.int8:.4f}", f"{one.fall:+.4f}")
+        figures = (f"{one.float32:.4f}", f"{one.int8:.4f}", f"{one.f1_drop:+.4f}")
         table.add_row(f"{one.folder} *{one.labels}", *figures, "yes" if one.decides else "no")
     console.print(table)
     verdict = "admitted" if twin.admitted else "refused"
     console.print(
-        f"int8 twin {verdict}: F1 lower by {max(0.0, twin.largest_fall):.4f} at most, {LARGEST_FALL:g} is too much; "
+        f"int8 twin {verdict}: F1 lower by {max(0.0, twin.largest_f1_drop):.4f} at most, {LARGEST_FALL:g} is too much; "
         f"calibrated by {twin.made['calibration']}, {twin.made['layers_in_int8']} layers in int8",
         highlight=False,
     )
@@ -236,7 +236,7 @@ def _judge(
         f1=scores,
     )
     deciding = any(one.decides for one in scores)
-    admitted = deciding and round(twin.largest_fall, 6) < LARGEST_FALL and difference <= _TOLERANCE / 2
+    admitted = deciding and round(twin.largest_f1_drop, 6) < LARGEST_FALL and difference <= _TOLERANCE / 2
     return msgspec.structs.replace(twin, admitted=admitted)
 
 

@@ -13,9 +13,9 @@ from frazil.health.doubt_metrics import DoubtMetrics
 from frazil.health.drift_metrics import DriftMetrics
 from frazil.health.logs import event
 from frazil.health.resource_metrics import ResourceMetrics
-from frazil.picking import Batches, ModelIdentity, Picks
-from frazil.picking.provider import Placement
-from frazil.settings import Precision
+from frazil.model import Batches, ModelIdentity
+from frazil.model.runtime import Placement
+from frazil.picking import Picks
 
 __all__ = ["STAGES", "Metrics"]
 
@@ -238,7 +238,7 @@ class Metrics:
             self.canary_picks.labels(model=model)
             self.canary_scores.labels(model=model)
 
-    def show_model(self, model: ModelIdentity, placement: Placement, precision: Precision) -> None:
+    def show_model(self, model: ModelIdentity, placement: Placement) -> None:
         """Show which model serves, in place of the one before, and where it runs."""
         self.model_on_cpu.set(placement.cpu_problem() is not None)
         self.model.clear()
@@ -247,7 +247,7 @@ class Metrics:
             version=str(model.version),
             sha256=model.sha256,
             provider=placement.provider,
-            precision=precision,
+            precision=model.precision,
         ).set(1)
         self.model_nodes.clear()
         for provider, nodes in placement.nodes.items():

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from frazil.errors import OutputError
 from frazil.health.heartbeat import Pulses
 from frazil.health.metrics import Metrics
+from frazil.model import Model
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
-from frazil.picking import Model, Picker, PickingSettings
+from frazil.picking import Picker, PickingSettings, PreparationOnDevice
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.intake import Intake
 from frazil.session.intake.passed_over import INVENTORY_KEY
@@ -116,13 +117,14 @@ class Session:
 
     def make_picker(self, model: Model) -> Picker:
         """A picker with the settings of this session, and what is tuned."""
-        return Picker(model, self.picking, self._reviser.wanted.for_model(model.identity.sha256))
+        wanted = self._reviser.wanted.for_model(model.identity.sha256)
+        return Picker(model, self.picking, wanted, device=PreparationOnDevice(model))
 
-    def start(self, model: Model) -> None:
+    def start(self, model: Model, preparation: PreparationOnDevice) -> None:
         """Watch the directory, and pick."""
         settings, metrics = self._settings, self._metrics
         self.serving = Serving(
-            Picker(model, self.picking),
+            Picker(model, self.picking, device=preparation),
             self._reviser.wanted,
             probation_micrographs=settings.probation_micrographs,
             faults_allowed=settings.probation_faults,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from frazil.picking import Model, Picks
+from frazil.model import Model
+from frazil.picking import Picks
 from frazil_trainer.evaluation.ranking import Ranking
 from frazil_trainer.evaluation.sources import ModelSource, PickSource, printable
 from frazil_trainer.labelled import LabelledPaths, find_labelled, inside_border, read_labelled

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 import frazil
-from frazil.picking import Model
+from frazil.model import Model
 from frazil_trainer.evaluation.bootstrap import bootstrap
 from frazil_trainer.evaluation.micrographs import ScoredMicrograph, score_micrographs
 from frazil_trainer.evaluation.ranking import Ranking, average_precision, sweep_thresholds

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Protocol, get_args
 
 from frazil.errors import FrazilError, SettingsError
+from frazil.model import Model, load_model
 from frazil.picking import (
     CoordinateEnding,
     Micrograph,
-    Model,
     Picker,
     PickingSettings,
     Picks,
+    PreparationOnDevice,
     YAxis,
-    load_model,
     named_micrographs,
     read_coordinates,
 )
@@ -55,6 +55,7 @@ class ModelSource:
 
     def __init__(self, model: Model, *, name: str | None = None, threshold: float | None = None) -> None:
         self.model = model
+        self._device = PreparationOnDevice(model)
         self.name = name or printable(model.identity.name)
         self.threshold = model.contract.threshold if threshold is None else threshold
 
@@ -67,7 +68,7 @@ class ModelSource:
         settings = PickingSettings(
             diameter_angstrom=paths.source.diameter_angstrom, threshold=min(LOWEST_THRESHOLD, self.threshold)
         )
-        return Picker(self.model, settings).pick(micrograph)
+        return Picker(self.model, settings, device=self._device).pick(micrograph)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from frazil.health.doubt_metrics import SHOWN_DOUBTS, DoubtMetrics
+from frazil.model import Contrast
 from frazil.picking import ContrastEvidence, Picker, weigh_contrast
 from frazil.session.pick.record import Record
-from frazil.settings import Contrast
 
 __all__ = ["BLANK_TOLD", "Doubts"]
 

@@ -26,8 +26,9 @@ from frazil.faults import backoff_seconds, failure_of, is_transient
 from frazil.health.heartbeat import Pulses
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
+from frazil.model import Batches
 from frazil.outputs import namesakes
-from frazil.picking import Batches, ChooseRescaling, Micrograph, PixelMemory, ScoreMap
+from frazil.picking import ChooseRescaling, Micrograph, PixelMemory, ScoreMap
 from frazil.session.intake.arrival import Arrival, Line, is_utf8
 from frazil.session.outbox.file_stamp import sample, stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger

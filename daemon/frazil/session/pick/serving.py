@@ -169,7 +169,6 @@ class Serving:
             event="loaded",
             model=model.identity,
             placement=model.placement,
-            precision=model.precision,
             current=self._current,
         )
 
@@ -183,7 +182,6 @@ class Serving:
             event="rolled_back",
             model=before.model.identity,
             placement=before.model.placement,
-            precision=before.model.precision,
             withdrawn=withdrawn,
             reason=reason,
             message=f"{withdrawn}: {message}",

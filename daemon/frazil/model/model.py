@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from math import isqrt
 from pathlib import Path
-from typing import Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
-from frazil.picking.card import CARD_NAME, read_card
-from frazil.picking.contract import ModelContract
-from frazil.picking.device import Accelerator, PictureOnDevice, can_prepare, find_difference
-from frazil.picking.model_files import ModelIdentity, identify_content, inspect_content, locate_model, read_content
-from frazil.picking.onnx_runtime import ort
-from frazil.picking.precision import open_twin
-from frazil.picking.provider import Placement, available_cores, device_of
-from frazil.picking.tiling import Tiling
-from frazil.picking.trial import reference_tiles, run_trial, score_tiles, takes_any_side
-from frazil.settings import Device, Precision
+from frazil.model.card import CARD_NAME, read_card
+from frazil.model.checks import check_file, reference_tiles, score_tiles, takes_any_side
+from frazil.model.contract import Device, ModelContract, Precision
+from frazil.model.files import identify_content, inspect_content, locate_model, read_content
+from frazil.model.identity import ModelIdentity
+from frazil.model.int8 import open_twin
+from frazil.model.runtime import Placement, available_cores, ort
+from frazil.model.tiling import Batches, MicrographSize, Tiling, plan_tiling, rescaled_shape
 
-__all__ = ["Model", "Preparation", "load_model"]
+__all__ = ["Model", "load_model"]
 
 log = logging.getLogger(__name__)
-
-Preparation = Literal["auto", "device", "host"]
-"""Where pictures are prepared: on the device that runs the model, or on the CPU. ``auto`` means there on a GPU."""
 
 _BATCH_PIXELS = 2**21
 """Pixels in one batch of tiles: 8 MiB of float32."""
@@ -44,16 +40,15 @@ class Model:
     """A model that has passed its checks and can score tiles.
 
     Attributes:
-        identity: name, version, sha256.
-        contract: what its metadata says.
+        identity: name, version, sha256, and the precision in which it computes.
+        contract: of its metadata.
         placement: which execution providers were seen to run its nodes.
         has_card: whether a card vouched for it.
         workers: threads that share the tiles of a picture, each with batches of its own.
-        precision: in which it computes.
-        precision_problem: why it does not compute in int8 although that was wanted.
+        precision_problem: why it does not compute in int8 although that was requested.
         largest_tile_pixels: most pixels in one tile, where it takes tiles of any side; 0 where it takes the contract's.
-        accelerator: prepares pictures on the device and scores them there; None where the CPU prepares them.
-        preparation_problem: why there is none although there was to be one.
+        session: of ONNX Runtime.
+        threads: CPU threads that it was loaded with.
     """
 
     def __init__(
@@ -65,40 +60,48 @@ class Model:
         *,
         has_card: bool,
         batch_pixels: int = _BATCH_PIXELS,
+        threads: int = 1,
         workers: int = 1,
-        precision: Precision = "float32",
         precision_problem: str | None = None,
     ) -> None:
         self.identity = identity
         self.contract = contract
         self.placement = placement
         self.has_card = has_card
-        self.precision = precision
         self.precision_problem = precision_problem
         self.largest_tile_pixels = _LARGEST_TILE_PIXELS if takes_any_side(session) else 0
+        self.session = session
+        self.threads = threads
         self.workers = workers
         self._batch_pixels = batch_pixels
-        self.accelerator: Accelerator | None = None
-        self.preparation_problem: str | None = None
-        self._session = session
+
+    @property
+    def precision(self) -> str:
+        """In which it computes."""
+        return self.identity.precision
 
     @property
     def provider(self) -> str:
         """ONNX Runtime's name of where it runs, such as ``CPUExecutionProvider``."""
         return self.placement.provider
 
-    @property
-    def preparation(self) -> str:
-        """Where pictures are prepared, in a few words."""
-        if self.accelerator is not None:
-            return "pictures prepared on the device"
-        why = f": {self.preparation_problem}" if self.preparation_problem else ""
-        return f"pictures prepared on the CPU{why}"
-
     def largest_batch(self, tile_shape: tuple[int, int]) -> int:
         """Most tiles of (h, w) pixels in one batch."""
         h, w = tile_shape
         return max(1, self._batch_pixels // (h * w))
+
+    def plan(self, picture_shape: tuple[int, int], margins_px: tuple[float, float]) -> Tiling | None:
+        """Place tiles on a picture, as `plan_tiling` does."""
+        return plan_tiling(picture_shape, self.contract, margins_px, largest_tile_pixels=self.largest_tile_pixels)
+
+    def batch_shape(self, micrograph: MicrographSize) -> tuple[int, int, int] | None:
+        """(n, h, w) of one batch of a micrograph; None where its margin leaves nothing of it."""
+        picture = rescaled_shape(micrograph.shape, micrograph.diameter_px, self.contract.diameter_px)
+        of_y, of_x = (micrograph.margin_px * n / of for n, of in zip(picture, micrograph.shape, strict=True))
+        tiling = self.plan(picture, (of_y, of_x))
+        if tiling is None:
+            return None
+        return tiling.batch_size(self.largest_batch(tiling.tile_shape)), *tiling.tile_shape
 
     def largest_batch_shape(self) -> tuple[int, int, int]:
         """(n, h, w) of the largest batch that a micrograph, however large, can bring."""
@@ -116,39 +119,37 @@ class Model:
         Raises:
             ModelError: the network gave other than finite scores.
         """
-        return self._finite(score_tiles(self._session, tiles))
+        return self.check_finite(score_tiles(self.session, tiles))
 
-    def score_picture(self, picture: PictureOnDevice, tiling: Tiling) -> NDArray[np.float32]:
-        """A picture on the device → (count, gy, gx) probabilities in the order of `Tiling.batches`.
+    def score_picture(self, picture: NDArray[np.float32], tiling: Tiling) -> NDArray[np.float32]:
+        """(h', w') picture → (count, gy, gx) probabilities in the order of `Tiling.batches`; by `workers` threads.
 
         Raises:
             ModelError: the network gave other than finite scores.
         """
-        if self.accelerator is None:
-            raise RuntimeError("expected a model with an accelerator, found one without")
-        return self._finite(self.accelerator.score(picture, tiling, self.largest_batch(tiling.tile_shape)))
+        largest = self.largest_batch(tiling.tile_shape)
 
-    def accelerate(self, threads: int) -> None:
-        """From here on prepare pictures on the device, if that is proved to give what the CPU gives."""
-        if not can_prepare(self.contract):
-            self.decelerate(f"the standardisation {self.contract.normalisation} is not known there")
-            return
-        try:
-            accelerator = Accelerator(self._session, self.contract, threads)
-            problem = find_difference(accelerator, self)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the CPU can do it
-            problem = str(error).strip() or type(error).__name__
-        if problem is not None:
-            self.decelerate(problem)
-            return
-        self.accelerator, self.preparation_problem = accelerator, None
+        def score(part: Tiling) -> NDArray[np.float32]:
+            return np.concatenate([self.score(batch) for batch in part.batches(picture, largest)])
 
-    def decelerate(self, problem: str) -> None:
-        """From here on prepare pictures on the CPU, and say why."""
-        self.accelerator, self.preparation_problem = None, " ".join(problem.split())
-        log.warning("model %s: pictures are prepared on the CPU: %s", self.identity.short, self.preparation_problem)
+        first, *others = tiling.split(self.workers)
+        if not others:
+            return score(first)
+        with ThreadPoolExecutor(len(others)) as pool:
+            scoring = [pool.submit(score, part) for part in others]
+            return np.concatenate([score(first), *(scored.result() for scored in scoring)])
 
-    def _finite(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    def count_batches(self, tiling: Tiling) -> Batches:
+        """In how many batches `score_picture` scores, and how full they are."""
+        largest = self.largest_batch(tiling.tile_shape)
+        return sum((part.count_batches(largest) for part in tiling.split(self.workers)), Batches())
+
+    def check_finite(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The same scores.
+
+        Raises:
+            ModelError: some are NaN or infinite.
+        """
         if not np.isfinite(scores).all():
             raise ModelError(
                 f"model {self.identity.short}: expected finite scores, found NaN or infinity",
@@ -180,7 +181,6 @@ def load_model(
     *,
     require_gpu: bool = False,
     precision: Precision = "float32",
-    preparation: Preparation = "auto",
 ) -> Model:
     """Load a model and check it: hash, operators, contract, shapes, reference output, and where it really runs.
 
@@ -192,8 +192,7 @@ def load_model(
         device: where to run it.
         threads: CPU threads of ONNX Runtime; default: every core this process may use.
         require_gpu: whether a model that does not run on a GPU is refused.
-        precision: ``int8`` has the model's int8 twin score where it can, and says why where it cannot.
-        preparation: where pictures are prepared; on the device only if that is proved here to give what the CPU gives.
+        precision: ``int8`` loads the model's int8 twin where possible; else `Model.precision_problem` has the reason.
 
     Raises:
         ModelError: the model is missing or fails a check.
@@ -211,32 +210,29 @@ def load_model(
     # Windows are shared among threads, in batches from gathering their pixels to their scores, so that none waits for
     # another. Of a dense model, which has few tiles, operators are shared.
     workers = threads if contract.grid == 1 else 1
-    trial = run_trial(content, file, contract, tiles, device, threads // workers)
+    checked = check_file(content, file, contract, tiles, device, threads // workers)
     if card:
-        trial.check_reference(card.reference.scores, card.reference.tolerance)
-    on_cpu = trial.placement.cpu_problem()
+        checked.check_reference(card.reference.scores, card.reference.tolerance)
+    on_cpu = checked.placement.cpu_problem()
     if require_gpu and on_cpu:
         raise ModelError(f"{file}: expected to run on a GPU, found {on_cpu}", "provider")
     precision_problem = None
     if precision == "int8":
         try:
-            if trial.placement.on_cpu < sum(trial.placement.nodes.values()):
-                raise ModelError(f"{file}: expected to run on the CPU, found {trial.placement.provider}", "provider")
-            trial = open_twin(file, card, contract, tiles, threads // workers)
+            if checked.placement.on_cpu < sum(checked.placement.nodes.values()):
+                raise ModelError(f"{file}: expected to run on the CPU, found {checked.placement.provider}", "provider")
+            checked = open_twin(file, card, contract, tiles, threads // workers)
         except ModelError as error:
             precision, precision_problem = "float32", str(error)
             log.warning("model %s serves in float32 although int8 is wanted: %s", identity.short, error)
-    model = Model(
-        identity,
+    return Model(
+        msgspec.structs.replace(identity, precision=precision),
         contract,
-        trial.session,
-        trial.placement,
+        checked.session,
+        checked.placement,
         has_card=card is not None,
         batch_pixels=_CONVOLVED_PIXELS if on_cpu and ("", "Conv") in onnx.operators else _BATCH_PIXELS,
+        threads=threads,
         workers=workers if on_cpu else 1,
-        precision=precision,
         precision_problem=precision_problem,
     )
-    if preparation == "device" or (preparation == "auto" and device_of(trial.session) == "cuda"):
-        model.accelerate(threads)
-    return model

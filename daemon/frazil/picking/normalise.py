@@ -1,6 +1,6 @@
-"""Standardisation: brings micrographs of any dose, scale and ice thickness to one range.
+"""Normalisation: brings micrographs of any dose, scale and ice thickness to one range.
 
-Each standardisation has a name, which a model's contract states; a name never changes its meaning.
+Each normalisation has a name, which a model's contract states; a name never changes its meaning.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from frazil.errors import ModelError
 
 __all__ = [
     "BACKGROUND_DIAMETERS",
+    "NORMALISERS",
     "QUARTILES_PER_SIGMA",
     "RANGE_SIGMAS",
     "SAMPLE_STRIDE",
-    "STANDARDISATIONS",
-    "standardise",
+    "normalise",
 ]
 
 SAMPLE_STRIDE = 4
@@ -29,7 +29,7 @@ QUARTILES_PER_SIGMA = 1.349
 _STRIP_PIXELS = 2**16
 
 
-def standardise(
+def normalise(
     picture: NDArray[np.float32],
     name: str,
     diameter_px: float,
@@ -41,19 +41,19 @@ def standardise(
 
     Args:
         picture: the rescaled micrograph; overwritten.
-        name: one of ``STANDARDISATIONS``.
+        name: one of ``NORMALISERS``.
         diameter_px: particle diameter in pixels of the picture.
         invert: whether particles in the picture have the opposite contrast to the model's.
-        blank: (h, w) which pixels hold no data: they change nothing of the others, and become background. None where
-            all hold data.
+        blank: (h, w) which pixels hold no data: they do not affect the others, and become background. None where all
+            hold data.
 
     Raises:
         ModelError: the name is not known to this version of frazil.
     """
     try:
-        method = STANDARDISATIONS[name]
+        method = NORMALISERS[name]
     except KeyError:
-        known = ", ".join(sorted(STANDARDISATIONS))
+        known = ", ".join(sorted(NORMALISERS))
         raise ModelError(f"expected a normalisation among {known}; found {name!r}") from None
     if invert:
         np.negative(picture, out=picture)
@@ -89,11 +89,11 @@ def _background(flat: NDArray[np.float32], side: int, blank: NDArray[np.bool_] |
     if blank is None:
         return np.asarray(cv2.blur(flat, (side, side), borderType=cv2.BORDER_REFLECT_101), np.float32)
     flat[blank] = 0
-    total, share = (
+    total, counted = (
         cv2.blur(values, (side, side), borderType=cv2.BORDER_REFLECT_101)
         for values in (flat, (~blank).astype(np.float32))
     )
-    return np.asarray(total / np.maximum(share, np.float32(0.5 / side**2)), np.float32)
+    return np.asarray(total / np.maximum(counted, np.float32(0.5 / side**2)), np.float32)
 
 
 def _strips(picture: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
@@ -115,7 +115,7 @@ def _percentiles(picture: NDArray[np.float32], blank: NDArray[np.bool_] | None, 
     return between
 
 
-STANDARDISATIONS: dict[str, Callable[[NDArray[np.float32], float, NDArray[np.bool_] | None], NDArray[np.float32]]] = {
+NORMALISERS: dict[str, Callable[[NDArray[np.float32], float, NDArray[np.bool_] | None], NDArray[np.float32]]] = {
     "flat-01": _flat_01
 }
 """Name → method: (h, w) picture, particle diameter in its pixels and (h, w) which hold no data → (h, w) picture."""

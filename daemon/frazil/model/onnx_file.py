@@ -137,7 +137,7 @@ class _Reader:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """Number and value of each field of a message: bytes, or a whole number."""
+    """Number and value of each field of a message: bytes, or an integer."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at)

@@ -16,10 +16,10 @@ from pathlib import Path
 from uuid import uuid4
 
 from frazil.errors import ModelError, OutputError
-from frazil.files import sync_folder, write_text
-from frazil.picking import CURRENT_NAME, read_current
+from frazil.files import sync_path, write_text
+from frazil.model.files import CURRENT_NAME, read_current
 
-__all__ = ["ModelFolder", "current_stamp", "find_model_folders"]
+__all__ = ["ModelFolder", "current_token", "find_model_folders"]
 
 _LOCK_NAME = ".lock"
 _LOCK_SECONDS = 10.0
@@ -30,7 +30,7 @@ _REMEMBERED = 20
 
 
 class ModelFolder:
-    """One model's folder. Every change is one rename: a reader sees it as it was or as it is, never between.
+    """One model's folder. Every change is one rename: a reader sees the old state or the new one.
 
     All methods that change it raise `OutputError` when it cannot be written or another process keeps it locked.
 
@@ -52,19 +52,35 @@ class ModelFolder:
         except OSError as error:
             raise ModelError(f"{self.path}: expected a model's folder: {error.strerror}", "missing") from error
 
-    def add(self, aside: Path) -> Path:
-        """Take a folder with a model and its card, which lies in this one under another name, as the next version.
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[Path]:
+        """An empty folder, in this one, in which to write the next version for `add`; removed if it is not added.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        staged = self.path / f".{uuid4().hex}.tmp"
+        try:
+            staged.mkdir(parents=True)
+            yield staged
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot write a model there: {error.strerror}") from error
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def add(self, staged: Path) -> Path:
+        """Rename a folder from `stage`, with a model and its card, to the next version.
 
         Returns:
             The version's folder.
         """
         with self._locked():
-            for file in aside.iterdir():
-                sync_folder(file)
-            sync_folder(aside)
+            for file in staged.iterdir():
+                sync_path(file)
+            sync_path(staged)
             version = self.path / str(max(self.versions(), default=0) + 1)
-            aside.rename(version)
-            sync_folder(self.path)
+            staged.rename(version)
+            sync_path(self.path)
             return version
 
     def promote(self, version: int) -> None:
@@ -122,7 +138,7 @@ class ModelFolder:
             removed = [v for v in there if v not in kept]
             for version in removed:
                 (self.path / str(version)).rename(self.path / f"{_REMOVED_PREFIX}{version}-{uuid4().hex}")
-            # Those of a prune that was interrupted, too.
+            # Also what an interrupted prune left.
             for aside in self.path.glob(f"{_REMOVED_PREFIX}*"):
                 shutil.rmtree(aside)
             return removed
@@ -173,8 +189,8 @@ def find_model_folders(repository: Path) -> list[ModelFolder]:
     return models
 
 
-def current_stamp(folder: Path) -> str:
-    """What changes whenever ``CURRENT`` is replaced, even by the same; empty while it is not there."""
+def current_token(folder: Path) -> str:
+    """A token that changes whenever ``CURRENT`` is replaced, even by the same; empty while there is none."""
     try:
         status = (folder / CURRENT_NAME).stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Standardisation: the model sees the same picture, whatever the counts, the contrast and the ice."""
+"""Normalisation: the model sees the same picture, whatever the counts, the contrast and the ice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from frazil.errors import ModelError
-from frazil.picking.standardise import standardise
+from frazil.model.contract import NORMALISATIONS
+from frazil.picking.normalise import NORMALISERS, normalise
 
 RNG = np.random.default_rng(3)
 PICTURE = RNG.normal(0, 1, (200, 260)).astype(np.float32)
@@ -14,7 +15,7 @@ PICTURE[90:110, 130:150] -= 3
 
 
 def flat(picture: np.ndarray, *, invert: bool = False) -> np.ndarray:
-    return standardise(picture.astype(np.float32), "flat-01", 20.0, invert=invert)
+    return normalise(picture.astype(np.float32), "flat-01", 20.0, invert=invert)
 
 
 def test_values_fill_0_to_1_around_a_half() -> None:
@@ -58,4 +59,8 @@ def test_the_micrograph_itself_is_left_alone() -> None:
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ModelError, match="among flat-01; found 'zscore'"):
-        standardise(PICTURE, "zscore", 20.0, invert=False)
+        normalise(PICTURE, "zscore", 20.0, invert=False)
+
+
+def test_every_normalisation_that_a_contract_may_state_is_implemented_and_no_other() -> None:
+    assert set(NORMALISERS) == set(NORMALISATIONS)

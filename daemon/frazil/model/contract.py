@@ -1,4 +1,4 @@
-"""The model contract: what a ``model.onnx`` says of itself, in its metadata.
+"""The model contract: the metadata in which a ``model.onnx`` describes itself.
 
 A model takes ``tiles`` float32 (n, 1, t, t) and gives ``scores`` float32 (n, g, g), probabilities. The score at
 (i, j) of a tile belongs to the tile's pixel (offset + i * step, offset + j * step). A *window* model has g = 1:
@@ -11,14 +11,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
 
 from frazil.errors import ModelError
 
-__all__ = ["CONTRACT_VERSION", "ModelContract"]
+__all__ = ["CONTRACT_VERSION", "NORMALISATIONS", "Contrast", "Device", "ModelContract", "Precision"]
+
+Contrast = Literal["dark", "bright"]
+"""How particles look in a micrograph."""
+
+Device = Literal["auto", "cpu", "cuda"]
+"""Where a model runs; ``auto`` takes a CUDA device where one answers."""
+
+Precision = Literal["float32", "int8"]
+"""In which a model computes; in ``int8`` only where that picks as well and the processor has instructions for it."""
 
 CONTRACT_VERSION = 1
+NORMALISATIONS = ("flat-01",)
+"""Names that a contract may state; ``frazil.picking.normalise`` implements them. A name never changes its meaning."""
 _PREFIX = "frazil."
-_CONTRASTS = ("dark", "bright")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,13 +45,13 @@ class ModelContract:
     step_px: float
     """Distance between neighbouring scores, in pixels of the rescaled micrograph."""
     offset_px: float
-    """Position of the first score in its tile; pixel centres are at whole numbers."""
+    """Position of the first score in its tile; pixel centres are at integers."""
     diameter_px: float
     """Particle diameter, in pixels of the rescaled micrograph, that the network was trained for."""
     normalisation: str
-    """Which standardisation the network was trained on; a name in ``frazil.picking.standardise``."""
-    contrast: str
-    """How particles look in the tiles: ``dark`` or ``bright``."""
+    """One of `NORMALISATIONS`: what the network was trained on."""
+    contrast: Contrast
+    """How particles look in the tiles."""
     threshold: float
     """Default figure of merit above which a peak is a pick, chosen on training data."""
     training_set_sha256: str
@@ -60,8 +71,10 @@ class ModelContract:
         )
         if not sane:
             raise ModelError(f"expected a contract whose grid lies inside its tile, found {asdict(self)}", "contract")
-        if self.contrast not in _CONTRASTS:
-            raise ModelError(f"expected contrast to be one of {_CONTRASTS}, found {self.contrast!r}", "contract")
+        if self.contrast not in get_args(Contrast):
+            raise ModelError(
+                f"expected contrast to be one of {get_args(Contrast)}, found {self.contrast!r}", "contract"
+            )
         if self.grid > 1 and not (self.grid * self.step_px).is_integer():
             raise ModelError(
                 "expected the grid of a dense model to span a whole number of pixels, "
@@ -94,12 +107,12 @@ class ModelContract:
                 "it was made for another version of frazil",
                 "contract",
             )
-        convert = {"int": int, "float": float, "str": str}
-        values = {}
+        convert = {"int": int, "float": float}
+        values: dict[str, Any] = {}
         for field in fields(cls):
             text = metadata[_PREFIX + field.name]
             try:
-                values[field.name] = convert[str(field.type)](text)
+                values[field.name] = convert.get(str(field.type), str)(text)
             except ValueError:
                 raise ModelError(
                     f"expected {_PREFIX}{field.name} to be {field.type}, found {text!r}", "contract"

@@ -1,4 +1,4 @@
-"""The trial: a model's file is opened, run on tiles, and held against what its contract and card promise."""
+"""Checks before a model serves: it is opened, run on tiles, and compared with its contract and card."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
-from frazil.picking.card import Card
-from frazil.picking.contract import ModelContract
-from frazil.picking.onnx_runtime import ort
-from frazil.picking.provider import Placement, open_session, read_placement
-from frazil.settings import Device
+from frazil.model.card import Card
+from frazil.model.contract import Device, ModelContract
+from frazil.model.runtime import RUNTIME_ERRORS, Placement, open_session, ort, read_placement
 
-__all__ = ["Trial", "reference_tiles", "run_trial", "score_tiles", "takes_any_side"]
+__all__ = ["CheckedFile", "check_file", "reference_tiles", "score_tiles", "takes_any_side"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Trial:
-    """A file that runs, and what it gave."""
+class CheckedFile:
+    """A model's file that ran, and its scores."""
 
     file: Path
     session: ort.InferenceSession
     scores: NDArray[np.float32]
-    """(n, gy, gx) of the tiles that it was tried on."""
+    """(n, gy, gx) of the tiles on which it ran."""
     placement: Placement
 
     def check_reference(self, expected: Sequence[float] | NDArray[np.float32], tolerance: float) -> None:
@@ -36,12 +34,12 @@ class Trial:
         Raises:
             ModelError: they are not.
         """
-        file, scores, wanted = self.file, self.scores, np.array(expected, np.float32)
-        if scores.size != wanted.size:
+        file, scores, promised = self.file, self.scores, np.array(expected, np.float32)
+        if scores.size != promised.size:
             raise ModelError(
-                f"{file}: expected {wanted.size} reference scores (its card), found {scores.size}", "shapes"
+                f"{file}: expected {promised.size} reference scores (its card), found {scores.size}", "shapes"
             )
-        difference = float(np.abs(scores.ravel() - wanted).max())
+        difference = float(np.abs(scores.ravel() - promised).max())
         if not difference <= tolerance:
             found = f"a difference of {difference:g}" if np.isfinite(scores).all() else "scores that are no numbers"
             raise ModelError(
@@ -51,17 +49,17 @@ class Trial:
             )
 
 
-def run_trial(
+def check_file(
     content: bytes, file: Path, contract: ModelContract, tiles: NDArray[np.float32], device: Device, threads: int
-) -> Trial:
+) -> CheckedFile:
     """Open a model and run it on (n, 1, t, t) tiles.
 
     Args:
         content: of the ONNX file.
         file: its name, for messages.
-        contract: what it says of itself.
+        contract: of the model.
         tiles: to run it on.
-        device: where.
+        device: where it runs.
         threads: threads of ONNX Runtime's pool on the CPU.
 
     Raises:
@@ -75,12 +73,10 @@ def run_trial(
             scores = score_tiles(session, tiles)
             if takes_any_side(session):
                 _check_any_side(file, session, contract)
-        except ModelError:
-            raise
-        except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+        except RUNTIME_ERRORS as error:
             raise ModelError(f"{file}: ONNX Runtime cannot run it: {str(error).strip()}") from error
         placement = read_placement(session)
-    return Trial(file=file, session=session, scores=scores, placement=placement)
+    return CheckedFile(file=file, session=session, scores=scores, placement=placement)
 
 
 def reference_tiles(card_file: Path, card: Card | None, contract: ModelContract) -> NDArray[np.float32]:

@@ -20,21 +20,9 @@ from frazil.commands.cli import app
 from frazil.documents import decode_document
 from frazil.errors import ModelError
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
-from frazil.models import prove_model
-from frazil.picking import (
-    Card,
-    Picker,
-    PickingSettings,
-    Twin,
-    has_twin,
-    int8_instructions,
-    load_model,
-    match_picks,
-    read_card,
-    read_micrograph,
-    write_card,
-)
-from frazil.picking.provider import Placement
+from frazil.model import Card, Twin, check_in_sandbox, has_twin, int8_instructions, load_model, read_card, write_card
+from frazil.model.runtime import Placement
+from frazil.picking import Picker, PickingSettings, match_picks, read_micrograph
 from frazil.settings import default_model_path
 
 Blob = Callable[..., Path]
@@ -53,7 +41,7 @@ def set_cpu_info(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[s
 
     def write(text: str) -> None:
         (tmp_path / "cpuinfo").write_text(text)
-        monkeypatch.setattr("frazil.picking.precision._CPU_INFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr("frazil.model.int8._CPU_INFO", tmp_path / "cpuinfo")
 
     write(X86.format(flag="avx512_vnni"))
     return write
@@ -95,7 +83,7 @@ def test_instructions_are_read_from_the_processors_flags(
 def test_where_the_system_tells_nothing_of_the_processor_there_are_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("frazil.picking.precision._CPU_INFO", tmp_path / "nothing")
+    monkeypatch.setattr("frazil.model.int8._CPU_INFO", tmp_path / "nothing")
     assert int8_instructions() is None
 
 
@@ -108,7 +96,7 @@ def test_float32_serves_unless_int8_is_wanted(version: Path) -> None:
 def test_the_twin_scores_under_the_models_name(version: Path, caplog: pytest.LogCaptureFixture) -> None:
     full, twin = load_model(version, "cpu"), load_model(version, "cpu", precision="int8")
     assert (twin.precision, twin.precision_problem) == ("int8", None)
-    assert twin.identity == full.identity
+    assert (twin.identity.short, twin.identity.sha256) == (full.identity.short, full.identity.sha256)
     assert twin.contract == full.contract
     tiles = np.random.default_rng(0).random((5, 1, 32, 32), np.float32)
     assert not np.array_equal(twin.score(tiles), full.score(tiles))
@@ -185,7 +173,7 @@ def test_on_a_gpu_the_model_itself_serves(
     version: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     on_gpu = Placement(nodes={"CUDAExecutionProvider": 3}, heavy_on_cpu=frozenset())
-    monkeypatch.setattr("frazil.picking.trial.read_placement", lambda session: session.end_profiling() and on_gpu)
+    monkeypatch.setattr("frazil.model.checks.read_placement", lambda session: session.end_profiling() and on_gpu)
     model = load_model(version, precision="int8", require_gpu=True)
     assert (model.precision, model.provider) == ("float32", "CUDAExecutionProvider")
     assert "expected to run on the CPU, found CUDAExecutionProvider" in caplog.text
@@ -207,11 +195,11 @@ def test_a_card_without_a_twin_is_as_it_was_before_there_were_any(make_blob_mode
 @needs_instructions
 def test_a_twin_is_proved_in_a_process_of_its_own(make_blob_model: Blob, make_twin: Blob, tmp_path: Path) -> None:
     version = make_twin(make_blob_model(tmp_path / "blob") / "1")
-    assert prove_model(version, precision="int8").sha256 == read_card(version / "card.json").sha256
+    assert check_in_sandbox(version, precision="int8").sha256 == read_card(version / "card.json").sha256
     change_a_byte(version)
-    assert prove_model(version)
+    assert check_in_sandbox(version)
     with pytest.raises(ModelError, match=r"model\.int8\.onnx: expected sha256"):
-        prove_model(version, precision="int8")
+        check_in_sandbox(version, precision="int8")
 
 
 @needs_instructions

@@ -10,11 +10,23 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from frazil.picking.contract import ModelContract
+from frazil.model.contract import ModelContract
 
-__all__ = ["Axis", "Batches", "Tiling", "plan_tiling"]
+__all__ = ["Axis", "Batches", "MicrographSize", "Tiling", "plan_tiling", "rescaled_shape"]
 
 _LONGEST_PERIOD = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicrographSize:
+    """What determines the size of a micrograph's batches."""
+
+    shape: tuple[int, int]
+    """(h, w)."""
+    diameter_px: float
+    """Of its particle."""
+    margin_px: float
+    """Distance from its edges that needs no scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,7 +44,7 @@ class Axis:
 
     @property
     def period(self) -> int:
-        """Every so many tiles the distances between them repeat, which rounding makes uneven; all of them if never."""
+        """Period, in tiles, of the rounded tile spacing; the number of tiles if it never repeats."""
         gaps, count = np.diff(self.origins), self.origins.size
         return next((p for p in range(1, min(_LONGEST_PERIOD, count)) if (gaps[p:] == gaps[:-p]).all()), count)
 
@@ -44,12 +56,12 @@ class Axis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batches:
-    """In how many batches the tiles of a picture are scored, and how full they are."""
+    """Number of batches in which the tiles of a picture are scored, and how full they are."""
 
     count: int = 0
     tiles: int = 0
     room: int = 0
-    """Most tiles that these batches could hold."""
+    """Capacity of these batches, in tiles."""
 
     def __add__(self, other: Batches) -> Batches:
         return Batches(count=self.count + other.count, tiles=self.tiles + other.tiles, room=self.room + other.room)
@@ -73,12 +85,12 @@ class Tiling:
         return self.y.tile_px, self.x.tile_px
 
     def split(self, parts: int) -> list[Tiling]:
-        """Tilings of some rows of tiles each, at most so many, that make up this one."""
+        """Divide into at most `parts` tilings, each of some rows of tiles."""
         rows = np.array_split(np.arange(self.y.origins.size), min(parts, self.y.origins.size))
         return [Tiling(y=self.y.select(some), x=self.x) for some in rows]
 
     def batch_size(self, largest: int) -> int:
-        """Tiles in a batch, when all batches are of nearly one size and none is above `largest`."""
+        """Tiles in a batch, where all batches have nearly the same size and at most `largest` tiles."""
         return -(-self.count // -(-self.count // largest))
 
     def count_batches(self, largest: int) -> Batches:
@@ -87,21 +99,19 @@ class Tiling:
         return Batches(count=count, tiles=self.count, room=count * largest)
 
     def batches(self, picture: NDArray[np.float32], largest: int) -> Iterator[NDArray[np.float32]]:
-        """Yield (n, 1, h, w) batches, row by row over the picture, all of nearly one size and none above `largest`.
+        """Yield (n, 1, h, w) batches, row by row over the picture, of nearly equal size, at most `largest`.
 
-        The picture is mirrored where tiles reach beyond it. Each batch lies in the memory of the one before: whoever
-        keeps one must copy it.
+        The picture is mirrored where tiles reach beyond it. Each batch overwrites the one before: copy what you keep.
         """
         padded, top, left = self._mirror(picture)
         windows = sliding_window_view(padded, self.tile_shape)
         rows, columns = (self.y.origins + top).tolist(), (self.x.origins + left).tolist()
         if self.count == 1:
-            # Where it shows all of the picture it lies there as it is wanted, and nothing is copied.
+            # No copy where the one tile is the whole picture.
             yield np.ascontiguousarray(windows[rows[0], columns[0]])[np.newaxis, np.newaxis]
             return
         size, period = self.batch_size(largest), self.x.period
-        # In memory of its own each batch would make the system find and clear that much, which takes longer than to
-        # fill it.
+        # One buffer for all batches: to have the system find and clear memory takes longer than to fill it.
         tiles = np.empty((size, 1, *self.tile_shape), np.float32)
         for start in range(0, self.count, size):
             batch = tiles[: self.count - start]
@@ -109,7 +119,7 @@ class Tiling:
             while filled < len(batch):
                 row, first = divmod(start + filled, len(columns))
                 some = columns[first : first + len(batch) - filled]
-                _gather(windows[rows[row]], some, period, batch[filled : filled + len(some), 0])
+                _copy_windows(windows[rows[row]], some, period, batch[filled : filled + len(some), 0])
                 filled += len(some)
             yield batch
 
@@ -119,7 +129,7 @@ class Tiling:
         return scores.reshape(ky, kx, gy, gx).transpose(0, 2, 1, 3).reshape(ky * gy, kx * gx)
 
     def _mirror(self, picture: NDArray[np.float32]) -> tuple[NDArray[np.float32], int, int]:
-        """The rows of the picture that the tiles show, mirrored beyond its edges; and where pixel 0, 0 then lies."""
+        """The rows of the picture that tiles cover, mirrored beyond its edges; and the new place of pixel 0, 0."""
         h, w = picture.shape
         first, last = int(self.y.origins[0]), int(self.y.origins[-1]) + self.y.tile_px
         top, bottom = max(0, -first), max(0, last - h)
@@ -131,13 +141,22 @@ class Tiling:
         return np.asarray(padded, np.float32), top - begin, left
 
 
-def _gather(band: NDArray[np.float32], columns: list[int], period: int, tiles: NDArray[np.float32]) -> None:
-    """(W, h, w) windows of one row of pixels → (n, h, w), those that begin in the columns, a regular few at a time."""
+def _copy_windows(band: NDArray[np.float32], columns: list[int], period: int, tiles: NDArray[np.float32]) -> None:
+    """(W, h, w) windows of a band → (n, h, w) those that start at `columns`.
+
+    They are copied in evenly spaced runs, one slice each, so that NumPy copies a run at once.
+    """
     for first in range(min(period, len(columns))):
         regular = columns[first::period]
-        # Rounding may put windows a pixel apart in one place: one is then written to all.
+        # Rounding may put neighbouring windows in the same place: one is then copied to all.
         apart = max(1, regular[1] - regular[0]) if len(regular) > 1 else 1
         tiles[first::period] = band[regular[0] : regular[-1] + 1 : apart]
+
+
+def rescaled_shape(shape: tuple[int, int], diameter_px: float, model_diameter_px: float) -> tuple[int, int]:
+    """(h', w') of a micrograph of (h, w) pixels once its particle has the model's diameter."""
+    h, w = (max(1, round(n * (model_diameter_px / diameter_px))) for n in shape)
+    return h, w
 
 
 def plan_tiling(
@@ -150,7 +169,7 @@ def plan_tiling(
         contract: gives tile, grid, step and offset.
         margins_px: (y, x) distance from the edges, in pixels of the picture, that needs no scores.
         largest_tile_pixels: of a model that takes tiles of any height and width, most pixels in one: the tiles are as
-            few as can be, and no larger than the picture needs. 0 for a model that takes the contract's tile alone.
+            few as possible, and no larger than the picture needs. 0 for a model that takes the contract's tile only.
 
     Returns:
         The tiling; None where the margins leave nothing of the picture.
@@ -172,7 +191,7 @@ def plan_tiling(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Span:
-    """What is to be scored along one axis. A picture spans -0.5 to length - 0.5: pixel centres are at whole numbers."""
+    """What needs scores along one axis. A picture spans -0.5 to length - 0.5: pixel centres are at integers."""
 
     length: int
     margin: float

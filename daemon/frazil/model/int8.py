@@ -1,7 +1,7 @@
-"""Precision: a model's int8 twin, which computes in whole numbers where the processor is quicker with them.
+"""A model's int8 twin: the same network in 8-bit integers, which some processors compute faster.
 
-A twin is `model.int8.onnx` beside `model.onnx`. The model stays the truth: its sha256 is the identity, its card vouches
-for both, and the twin serves only where that says that it picks as well.
+A twin is `model.int8.onnx` beside `model.onnx`. The model stays the truth: its sha256 is the identity, its card holds
+the references of both, and the twin serves only where the card says that it picks as well.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
-from frazil.picking.card import Card, Twin
-from frazil.picking.contract import ModelContract
-from frazil.picking.model_files import inspect_content, locate_model, read_content
-from frazil.picking.trial import Trial, run_trial
+from frazil.model.card import Card, Twin
+from frazil.model.checks import CheckedFile, check_file
+from frazil.model.contract import ModelContract
+from frazil.model.files import inspect_content, locate_model, read_content
 
 __all__ = ["TWIN_NAME", "has_twin", "int8_instructions", "open_twin"]
 
@@ -28,12 +28,12 @@ _INSTRUCTIONS = {
     "x86": ("amx_int8", "avx512_vnni", "avx_vnni"),
     "ARM": ("i8mm", "asimddp"),
 }
-"""Flags of processors that multiply and add bytes in one step. Without, ONNX Runtime gains little by int8, and on x86
-its sums of 16 bits can overflow."""
+"""Flags of processors that multiply and add bytes in one step. Without them ONNX Runtime gains little by int8, and on
+x86 its sums of 16 bits can overflow."""
 
 
 def int8_instructions() -> str | None:
-    """The processor's instructions for int8, as Linux calls them; None where it has none or cannot tell."""
+    """The processor's instructions for int8, as Linux calls them; None where it has none or they are not known."""
     try:
         lines = _CPU_INFO.read_text("ascii", "replace").splitlines()
     except OSError:
@@ -48,7 +48,7 @@ def int8_instructions() -> str | None:
 
 
 def has_twin(path: Path) -> bool:
-    """Whether an int8 twin lies beside the model that a path means; says nothing of whether it is fit to serve.
+    """Whether an int8 twin lies beside a model; whether it is fit to serve is not checked.
 
     Raises:
         ModelError: the path leads to no model.
@@ -58,7 +58,7 @@ def has_twin(path: Path) -> bool:
 
 def open_twin(
     file: Path, card: Card | None, contract: ModelContract, tiles: NDArray[np.float32], threads: int
-) -> Trial:
+) -> CheckedFile:
     """Open the int8 twin of a model on the CPU and check it as the model itself is checked.
 
     Args:
@@ -87,9 +87,9 @@ def open_twin(
         raise ModelError(f"{twin_file}: expected sha256 {twin.sha256} (the model's card), found {sha256}", "hash")
     if inspect_content(twin_file, content)[1] != contract:
         raise ModelError(f"{twin_file}: expected the contract of {file.name}, found another one", "contract")
-    trial = run_trial(content, twin_file, contract, tiles, "cpu", threads)
-    trial.check_reference(twin.scores(trial.scores.size), twin.tolerance)
-    return trial
+    checked = check_file(content, twin_file, contract, tiles, "cpu", threads)
+    checked.check_reference(twin.scores(checked.scores.size), twin.tolerance)
+    return checked
 
 
 def _admitted(file: Path, card: Card | None) -> Twin:
@@ -98,7 +98,7 @@ def _admitted(file: Path, card: Card | None) -> Twin:
     if not card.int8.admitted:
         raise ModelError(
             f"{file}: expected an int8 twin that picks as well as the model, "
-            f"found F1 lower by {card.int8.largest_fall:.3f} (the model's card)",
+            f"found F1 lower by {card.int8.largest_f1_drop:.3f} (the model's card)",
             "card",
         )
     return card.int8

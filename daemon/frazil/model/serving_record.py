@@ -1,7 +1,7 @@
-"""Where a daemon stands with a model: what it serves, what it has refused, and why.
+"""The serving record: which version of a model a daemon serves, which it has refused, and why.
 
-The daemon keeps it in its ledger and posts a copy, one file for each daemon, in the model's folder, so that whoever
-promotes and prunes sees what became of it; where it may not write there, beside its results.
+The daemon keeps it in its ledger and posts a copy, one file for each daemon, in the model's folder, for whoever
+promotes and prunes; where it may not write there, beside its results.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 from frazil.files import write_whole
 
-__all__ = ["Refusal", "Standing", "post_standing", "read_standings"]
+__all__ = ["Refusal", "ServingRecord", "post_serving_record", "read_serving_records"]
 
 _FOLDER_NAME = ".serving"
 _LARGEST_BYTES = 2**18
@@ -21,7 +21,7 @@ _MOST_REFUSALS = 20
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """A version that a daemon does not serve though it was promoted."""
+    """A version that was promoted and that a daemon does not serve."""
 
     version: int
     """0 where it could not be told."""
@@ -33,11 +33,11 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     at: str
     """UTC time in RFC 3339."""
     current: str
-    """Stamp of the ``CURRENT`` that asked for it; another one asks anew."""
+    """Token of the ``CURRENT`` that asked for it (`current_token`); after another one it is tried again."""
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """What one daemon serves from a model's folder, and what it has refused."""
+class ServingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The version that one daemon serves from a model's folder, and those that it has refused."""
 
     folder: str
     """Absolute path of the model's folder."""
@@ -45,21 +45,21 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     watch: str
     """The directory that the daemon watches."""
     version: int
-    """That serves."""
+    """Number of the version that serves."""
     sha256: str
     since: str
     """UTC time in RFC 3339."""
     refusals: tuple[Refusal, ...] = ()
     """Oldest first, one for each version."""
     trying: Refusal | None = None
-    """The version that is being tried, as it will have been refused if the daemon does not live to say more."""
+    """The version that is being checked, as a refusal: it holds if the daemon dies meanwhile."""
 
-    def serve(self, version: int, sha256: str, at: str) -> Standing:
-        """As it is once another version serves."""
+    def serve(self, version: int, sha256: str, at: str) -> ServingRecord:
+        """The record once another version serves."""
         return msgspec.structs.replace(self, version=version, sha256=sha256, since=at, trying=None)
 
-    def refuse(self, refusal: Refusal) -> Standing:
-        """As it is once a version was refused."""
+    def refuse(self, refusal: Refusal) -> ServingRecord:
+        """The record once a version was refused."""
         others = [r for r in self.refusals if r.version != refusal.version]
         return msgspec.structs.replace(self, refusals=(*others, refusal)[-_MOST_REFUSALS:], trying=None)
 
@@ -68,26 +68,26 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         return next((r for r in self.refusals if r.version == version), None)
 
 
-def post_standing(directory: Path, name: str, standing: Standing) -> None:
-    """Leave a copy for others to see, whole or not at all.
+def post_serving_record(directory: Path, name: str, record: ServingRecord) -> None:
+    """Write a copy for others, whole or not at all.
 
     Args:
         directory: the model's folder, or that of the daemon's results.
         name: of the daemon's ledger, so that it replaces its own copy alone.
-        standing: what to post.
+        record: to write.
 
     Raises:
         OSError: the directory cannot be written.
     """
     folder = directory / _FOLDER_NAME
     folder.mkdir(exist_ok=True)
-    write_whole(folder / f"{name}.json", msgspec.json.encode(standing))
+    write_whole(folder / f"{name}.json", msgspec.json.encode(record))
 
 
-def read_standings(directory: Path) -> list[Standing]:
-    """What daemons have posted in a directory; what cannot be read is passed over."""
-    standings = []
+def read_serving_records(directory: Path) -> list[ServingRecord]:
+    """The records of all daemons in a directory; what cannot be read is skipped."""
+    records = []
     for file in sorted((directory / _FOLDER_NAME).glob("*.json")):
         with contextlib.suppress(OSError, msgspec.MsgspecError), file.open("rb") as opened:
-            standings.append(msgspec.json.decode(opened.read(_LARGEST_BYTES), type=Standing))
-    return standings
+            records.append(msgspec.json.decode(opened.read(_LARGEST_BYTES), type=ServingRecord))
+    return records

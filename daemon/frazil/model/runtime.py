@@ -1,4 +1,9 @@
-"""Where a model runs: an ONNX Runtime session on a GPU where there is one, on the CPU otherwise."""
+"""ONNX Runtime, loaded here and nowhere else; its sessions run on a GPU where there is one, on the CPU otherwise.
+
+Its telemetry is off: its wheels write a device's identity into the home directory when a model is loaded, and call a
+host of Microsoft's some 20 s later (seen with 1.31; decision 0034). The variable below, read while ONNX Runtime loads,
+keeps it from both; processes that are started from here inherit it.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +20,32 @@ from pathlib import Path
 from typing import Literal
 
 from frazil.errors import ModelError
-from frazil.picking.onnx_runtime import ort
-from frazil.settings import Device
+from frazil.model.contract import Device
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnxruntime as ort  # noqa: TID251 - the one place
+from onnxruntime.capi import onnxruntime_pybind11_state as _native  # noqa: TID251
 
 __all__ = [
+    "RUNTIME_ERRORS",
     "Placement",
     "available_cores",
     "cuda_problem",
     "device_of",
     "open_graph",
     "open_session",
+    "ort",
     "read_placement",
 ]
 
 log = logging.getLogger(__name__)
+
+RUNTIME_ERRORS: tuple[type[Exception], ...] = (
+    *(kind for kind in vars(_native).values() if isinstance(kind, type) and issubclass(kind, Exception)),
+    *(ArithmeticError, LookupError, MemoryError, RuntimeError, ValueError),
+)
+"""What ONNX Runtime raises: classes of its own, which share no base, and what pybind11 makes of C++'s exceptions."""
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
@@ -98,9 +115,9 @@ def open_session(model: bytes, path: Path, device: Device, threads: int, *, prof
     options.profile_file_prefix = str(profile)
     try:
         session = ort.InferenceSession(model, options, providers=_providers("cuda" if use_cuda else "cpu"))
-    except Exception as error:  # ONNX Runtime's exceptions share no base of their own
+    except RUNTIME_ERRORS as error:
         raise ModelError(f"{path}: ONNX Runtime cannot load it: {str(error).strip()}", "unfit") from error
-    # A provider that fails to start is dropped in silence; only this tells (onnxruntime issue 17801).
+    # ONNX Runtime silently drops a provider that fails to start (its issue 17801).
     if device == "cuda" and session.get_providers()[0] != _CUDA:
         raise ModelError(
             f"{path}: expected to run on CUDA, found {session.get_providers()[0]}: "
@@ -152,20 +169,20 @@ def _preload_libraries() -> None:
     preload = getattr(ort, "preload_dlls", None)
     if preload is None:  # before ONNX Runtime 1.21
         return
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said):  # what it prints would be in the way of --json
+        with contextlib.redirect_stdout(printed):  # what it prints would be in the way of --json
             preload()
-    except Exception as error:  # noqa: BLE001 - then they may still be found, and if not the session says so
-        said.write(str(error))
-    for line in said.getvalue().splitlines():
+    except (OSError, RuntimeError, ValueError) as error:  # they may still be found, and if not the session says so
+        printed.write(str(error))
+    for line in printed.getvalue().splitlines():
         log.debug("CUDA libraries: %s", line)
 
 
 def read_placement(session: ort.InferenceSession) -> Placement:
     """End the profiling of a session and see from it what ran where.
 
-    The list of providers only says what may run a node; the profile says what did.
+    The list of providers is what may run a node; the profile is what did.
     """
     profile = Path(session.end_profiling())
     operators = {

@@ -1,4 +1,4 @@
-"""The proof that the device's path gives what the host's gives, made each time a model is loaded to run on a device.
+"""The check that the device gives what the CPU gives, made each time a model is loaded to run on a device.
 
 Both paths take one simulated micrograph to the scores of the same session; only preparation and tiling differ.
 """
@@ -6,19 +6,19 @@ Both paths take one simulated micrograph to the scores of the same session; only
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.picking.contract import ModelContract
+from frazil.model.contract import ModelContract
+from frazil.model.model import Model
+from frazil.model.tiling import plan_tiling
 from frazil.picking.device.accelerator import Accelerator
 from frazil.picking.micrograph import Micrograph
 from frazil.picking.picture import make_picture
-from frazil.picking.tiling import plan_tiling
 
-__all__ = ["PICTURE_TOLERANCE", "SCORE_TOLERANCE", "find_difference"]
+__all__ = ["PICTURE_TOLERANCE", "SCORE_TOLERANCE", "compare_with_cpu"]
 
 PICTURE_TOLERANCE = 1e-4
 """Largest difference of a pixel, where all are 0 to 1."""
@@ -31,50 +31,32 @@ _SPANS = (1.6, 2.3)
 _PARTICLES = 12
 
 
-class Scorer(Protocol):
-    """What a model is asked for."""
-
-    contract: ModelContract
-    largest_tile_pixels: int
-
-    def largest_batch(self, tile_shape: tuple[int, int], /) -> int:
-        """Most tiles in a batch."""
-        ...
-
-    def score(self, tiles: NDArray[np.float32], /) -> NDArray[np.float32]:
-        """(n, 1, h, w) tiles → (n, gy, gx) scores."""
-        ...
-
-
-def find_difference(accelerator: Accelerator, model: Scorer) -> str | None:
-    """Where the accelerator's results are not those of the host; None if they are the same within the tolerances."""
+def compare_with_cpu(accelerator: Accelerator, model: Model) -> str | None:
+    """How the accelerator's results differ from the CPU's; None if they are the same within the tolerances."""
     contract = model.contract
     micrograph, diameter_px = _simulate(contract)
     for invert in (False, True):
-        host, device = (
-            make_picture(
-                micrograph,
-                diameter_angstrom=diameter_px,
-                pixel_size_angstrom=1.0,
-                model_diameter_px=contract.diameter_px,
-                normalisation=contract.normalisation,
-                invert=invert,
-                accelerator=chosen,
-            )
-            for chosen in (None, accelerator)
+        host = make_picture(
+            micrograph,
+            diameter_angstrom=diameter_px,
+            pixel_size_angstrom=1.0,
+            model_diameter_px=contract.diameter_px,
+            normalisation=contract.normalisation,
+            invert=invert,
         )
-        if (found := _largest(host.pixels, device.pixels)) > PICTURE_TOLERANCE:
+        device = accelerator.prepare(micrograph.pixels, host.rescaling, invert=invert)
+        if (found := _largest(host.pixels, device.to_host())) > PICTURE_TOLERANCE:
             return f"expected the picture of the CPU within {PICTURE_TOLERANCE:g}, found a difference of {found:g}"
         if invert:
             continue
         most = min(contract.tile_px**2, model.largest_tile_pixels)  # so that there is more than one tile
         tiling = plan_tiling(host.rescaling.rescaled_shape, contract, (0.0, 0.0), largest_tile_pixels=most)
-        if tiling is None or device.on_device is None:
-            return "expected a picture on the device, found none"
+        if tiling is None:
+            return "expected tiles on the picture, found none"
         # More than one batch, the last one not full.
         several = min(model.largest_batch(tiling.tile_shape), max(1, 2 * tiling.count // 3))
         expected = np.concatenate([model.score(tiles) for tiles in tiling.batches(host.pixels, several)])
-        scores = accelerator.score(device.on_device, tiling, several)
+        scores = accelerator.score(device, tiling, several)
         if (found := _largest(expected, scores)) > SCORE_TOLERANCE:
             return (
                 f"expected the scores of the CPU's picture within {SCORE_TOLERANCE:g}, found a difference of {found:g}"

@@ -1,20 +1,18 @@
-"""Models on disk: found, read whole, told apart, and looked into without running them."""
+"""Models on disk: found, read whole, identified, and inspected without running them."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from frazil.errors import ModelError
-from frazil.picking.contract import ModelContract
-from frazil.picking.onnx_file import OnnxFile, parse_onnx
-from frazil.picking.standardise import STANDARDISATIONS
+from frazil.model.contract import NORMALISATIONS, ModelContract
+from frazil.model.identity import ModelIdentity
+from frazil.model.onnx_file import OnnxFile, parse_onnx
 
 __all__ = [
     "CURRENT_NAME",
     "MODEL_NAME",
-    "ModelIdentity",
     "identify_content",
     "identify_model",
     "inspect_content",
@@ -28,25 +26,6 @@ MODEL_NAME = "model.onnx"
 CURRENT_NAME = "CURRENT"
 _LARGEST_CURRENT_BYTES = 4096
 _LARGEST_MODEL_BYTES = 2**31
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelIdentity:
-    """Which model made a pick."""
-
-    name: str
-    version: int
-    """Number of the version folder; 0 for a lone file."""
-    sha256: str
-    """Of the ONNX file."""
-
-    @property
-    def short(self) -> str:
-        """Name and version."""
-        return f"{self.name}/{self.version}"
-
-    def __str__(self) -> str:
-        return f"{self.short} (sha256 {self.sha256[:12]})"
 
 
 def read_current(folder: Path) -> list[int]:
@@ -95,7 +74,7 @@ def locate_model(path: Path) -> tuple[Path, str, int]:
 
 
 def identify_model(path: Path) -> ModelIdentity:
-    """Which model a path means, by its file's name and content; says nothing of whether it is fit to serve.
+    """Identify a model by its file's name and content; whether it is fit to serve is not checked.
 
     Raises:
         ModelError: the path leads to no model, or it cannot be read.
@@ -105,7 +84,7 @@ def identify_model(path: Path) -> ModelIdentity:
 
 
 def read_contract(path: Path) -> ModelContract:
-    """What a model says of itself; read without running it.
+    """Read a model's contract without running it.
 
     Raises:
         ModelError: the path leads to no model, or to one without the contract.
@@ -147,8 +126,8 @@ def inspect_content(file: Path, content: bytes) -> tuple[OnnxFile, ModelContract
         contract = ModelContract.from_metadata(onnx.metadata)
     except ModelError as error:
         raise ModelError(f"{file}: {error}", error.reason) from error
-    if contract.normalisation not in STANDARDISATIONS:
-        known = ", ".join(sorted(STANDARDISATIONS))
+    if contract.normalisation not in NORMALISATIONS:
+        known = ", ".join(NORMALISATIONS)
         raise ModelError(
             f"{file}: expected a normalisation among {known}; found {contract.normalisation!r}", "contract"
         )

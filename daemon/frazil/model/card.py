@@ -64,29 +64,29 @@ class TwinScores(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     labels: str
     """Ending of the files with the labels."""
     decides: bool
-    """Whether the twin is refused where it falls short here: not if the particles are unlike those to be picked."""
+    """Whether a low F1 here refuses the twin: not if the particles are unlike those to be picked."""
     float32: float
     int8: float
 
     @property
-    def fall(self) -> float:
-        """By how much the twin's is lower."""
+    def f1_drop(self) -> float:
+        """F1 of the model less that of the twin."""
         return self.float32 - self.int8
 
 
 class Twin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model's int8 twin, or what came of trying to make one."""
+    """A model's int8 twin, or the record of a failed attempt to make one."""
 
     sha256: str
     """Of ``model.int8.onnx``."""
     admitted: bool
     """Whether it picks as well as the model; the file is there only if it does."""
     made: dict[str, Any]
-    """How: calibration, its tiles, what stays in float32."""
+    """How it was made: calibration, its tiles, what stays in float32."""
     scores_float16: str
     """Its scores of the reference tiles, n * g * g, flattened, as little-endian float16, deflated, in base64."""
     tolerance: float
-    """Largest absolute difference allowed: one processor's kernels round otherwise than another's."""
+    """Largest absolute difference allowed: processors differ in rounding."""
     f1: tuple[TwinScores, ...]
     """On each validation set."""
 
@@ -99,7 +99,7 @@ class Twin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """(count,) scores of the reference tiles.
 
         Raises:
-            ModelError: they cannot be decoded to so many.
+            ModelError: they cannot be decoded to `count` scores.
         """
         try:
             return _unpack(self.scores_float16, count)
@@ -107,10 +107,10 @@ class Twin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise ModelError(f"expected {count} reference scores of the int8 twin, found {error}", "card") from error
 
     @property
-    def largest_fall(self) -> float:
-        """By how much F1 is lower than the model's, on the set that decides where it is most so, or in their mean."""
-        falls = [scores.fall for scores in self.f1 if scores.decides]
-        return max([*falls, sum(falls) / len(falls)]) if falls else 0.0
+    def largest_f1_drop(self) -> float:
+        """Largest F1 drop: that of the worst deciding set, or the mean of all deciding sets, whichever is larger."""
+        drops = [scores.f1_drop for scores in self.f1 if scores.decides]
+        return max([*drops, sum(drops) / len(drops)]) if drops else 0.0
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -124,7 +124,7 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     validation: dict[str, Any]
     """Scores on the validation set."""
     int8: Twin | None = None
-    """The model's twin in whole numbers; not written where there is none."""
+    """The model's int8 twin; not written where there is none."""
 
 
 def _pack(values: NDArray[np.float16]) -> str:
