@@ -26,6 +26,7 @@ from frazil.health.logs import event
 from frazil.health.memory import give_back_large_blocks
 from frazil.health.metrics import Metrics
 from frazil.health.resources import Resources, count_nvidia_gpus
+from frazil.health.state import DaemonState, SessionState
 from frazil.health.systemd import Notifier
 from frazil.health.watchdog import Supervision
 from frazil.outputs import OutputFolder
@@ -172,9 +173,8 @@ class Daemon:
         outputs = OutputFolder(out)
         self._prepare(outputs)
 
-        metrics = Metrics(prometheus_client.CollectorRegistry())
+        metrics = Metrics(prometheus_client.CollectorRegistry(), self.state)
         prometheus_client.ProcessCollector(registry=metrics.registry)
-        metrics.build.labels(version=frazil.__version__).set(1)
         ledger_file = settings.ledger_file.expanduser().resolve()
         self._page = self._open_page(metrics, ledger_file)
         self._parts.callback(self._page.close)
@@ -186,26 +186,22 @@ class Daemon:
         check_watch(self._ledger, root)
         self._stream = self._open_stream(metrics)
         self._parts.callback(self._stream.close)
-        metrics.watch_ledger(lambda: self._ledger.head)
 
         writing = self._pulses.of("frazil-writing")
         self._outbox = outbox = Outbox(self._ledger, self._stream, metrics, watch, out, self._stopping, writing.beat)
         self._reviser = Reviser(self._ledger, outbox, picking)
         self._parts.callback(self._reviser.close)
         announcer = Announcer(self._ledger, outbox, metrics)
-        resources = Resources(metrics.resources, {"out": out, "ledger": self._ledger.file.parent})
-        resources.start()
-        self._parts.callback(resources.stop)
-        metrics.resources.gpu_expected.set(
-            settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0)
-        )
+        self._resources = Resources({"out": out, "ledger": self._ledger.file.parent})
+        self._resources.start()
+        self._parts.callback(self._resources.stop)
+        self._gpu_expected = settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0)
         self._swapper = swapper = self._make_swapper(announcer, metrics, picking)
         self._notifier.starting(f"loading the model {settings.model}", within_seconds=_MODEL_SECONDS)
         path, precision = settings.model.expanduser(), settings.precision
         model = swapper.load_first() if swapper else self._load_model(path, precision)
         self._notifier.starting(f"warming up the model {model.identity.short}", within_seconds=_MODEL_SECONDS)
         batch_seconds = model.warm_up()
-        metrics.show_model(model.identity, model.placement, model.precision)
         metrics.batch.set(batch_seconds)
         where = model.placement.describe(batch_seconds)
         how = f"{model.provider} in {model.precision}"
@@ -226,8 +222,8 @@ class Daemon:
             outbox,
             self._reviser,
             metrics,
-            DriftWatch(self._ledger, metrics.drift),
-            Doubts(settings.contrast, metrics.doubts),
+            DriftWatch(self._ledger),
+            Doubts(settings.contrast),
             self._stopping,
             self._read_micrograph,
             watch=watch,
@@ -239,7 +235,7 @@ class Daemon:
         file_system = FileSystem.of(root)
         known = self._ledger.known()
         gc.freeze()  # what has come by now stays: to look through the stamps of a million files takes a while
-        intake = Intake(
+        self._intake = intake = Intake(
             self._ledger,
             known,
             metrics,
@@ -287,7 +283,6 @@ class Daemon:
             provider=model.provider,
             precision=model.precision,
         )
-        metrics.started.set(self._presence.started_at)
         self._remember("daemon", self._presence.encode())
         self._parts.callback(lambda: self._remember("daemon", self._presence.stopped().encode()))
         self._ledger_thread = threading.Thread(target=self._watch_ledger, name="frazil-ledger", daemon=True)
@@ -308,7 +303,6 @@ class Daemon:
             self._page.url,
             extra=event("ready", model=model.identity.short, provider=model.provider),
         )
-        self._metrics = metrics
         self._supervision.ready(self._describe)
 
     def _prepare(self, outputs: OutputFolder) -> None:
@@ -341,14 +335,40 @@ class Daemon:
         settings = self._settings
         application = Application(
             metrics.registry,
+            self.state,
             ledger_file,
             self._read_micrograph,
-            unwell=self._why_unwell,
-            unready=self._why_unready,
             names=settings.http_names,
             token_file=ledger_file.with_name(TOKEN_NAME),
         )
         return PageServer(settings.http, application, allow_others=settings.http_unencrypted)
+
+    def state(self) -> DaemonState:
+        """What it is doing now; from any thread, and without waiting."""
+        told = DaemonState(version=frazil.__version__, unwell=self._why_unwell(), unready=self._why_unready())
+        if not self._ready.is_set():
+            return told
+        return msgspec.structs.replace(
+            told,
+            started_at=self._presence.started_at,
+            model=self._serving.state,
+            gpu_expected=self._gpu_expected,
+            gpus=self._resources.gpus,
+            subscribers=self._stream.subscribers,
+            stream_restarts=self._stream.restarts,
+            sessions=(self._session_state(),),
+        )
+
+    def _session_state(self) -> SessionState:
+        return SessionState(
+            directory=str(self._settings.watch),
+            watch=self._watcher.state,
+            intake=self._intake.state,
+            pick=self._pipeline.state,
+            blocked=self._outbox.waits_for,
+            ledger_head=self._ledger.head,
+            disks=self._resources.disks,
+        )
 
     def _why_unwell(self) -> str:
         if not self._ready.is_set() or self._stopping.is_set():
@@ -361,13 +381,7 @@ class Daemon:
             return "the daemon is stopping"
         if self._ready.is_set() and self._ledger.fault is not None:
             return str(self._ledger.fault)
-        return self._waits_for() if self._ready.is_set() else "the model is being loaded and warmed up"
-
-    def _waits_for(self) -> str:
-        """Which fault of the machine holds up picking; empty where none does."""
-        if self._watcher.fault:
-            return f"cannot see {self._settings.watch}: {self._watcher.fault}"
-        return self._outbox.waits_for
+        return self._session_state().waits_for if self._ready.is_set() else "the model is being loaded and warmed up"
 
     def _dead_thread(self) -> str | None:
         """Name of a thread that has died, which none should."""
@@ -380,13 +394,13 @@ class Daemon:
 
     def _describe(self) -> str:
         """What it is at, in one line."""
-        model = self._serving.picker.model
-        handled = self._metrics.handled()
+        model, session = self._serving.picker.model, self._session_state()
+        pick = session.pick
         parts = [
-            self._waits_for(),
-            self._pipeline.doing or "waiting for micrographs",
-            f"{self._pipeline.waiting()} in line" if self._pipeline.waiting() else "",
-            f"{handled['picked']} picked, {handled['failed']} failed",
+            session.waits_for,
+            pick.doing or "waiting for micrographs",
+            f"{pick.read} in line" if pick.read else "",
+            f"{pick.picked} picked, {pick.failed} failed",
             f"{model.identity.short} on {model.provider} in {model.precision}",
         ]
         return "; ".join(part for part in parts if part)
