@@ -561,7 +561,7 @@ def test_pages_hold_no_script_or_style_of_their_own_and_no_foreign_address(
     open_page: OpenPage, repository: Path
 ) -> None:
     page = open_page()
-    browser = repository / "daemon" / "frazil" / "service" / "page" / "browser"
+    browser = repository / "daemon" / "frazil" / "page" / "browser"
     for file in browser.iterdir():
         text = get(f"{page.url}/static/{file.name}")[2].decode()
         assert text == file.read_text("utf-8")
