@@ -139,6 +139,11 @@ def test_what_stops_picking_comes_first() -> None:
     assert [t.level for t in find_troubles(now, None, NOW)] == ["fault", "fault", "warning"]
 
 
+def test_a_full_disk_hides_no_other_trouble() -> None:
+    now = state(ON_CPU, gpu_expected=True, disks={"out": NEARLY_FULL, "ledger": NEARLY_FULL})
+    assert [t.alert for t in find_troubles(now, WELL, NOW)] == ["FrazilDiskNearlyFull", "FrazilCpuFallback"]
+
+
 @pytest.fixture(scope="module")
 def rules(repository: Path) -> dict[str, dict[str, Any]]:
     groups = yaml.safe_load((repository / "deploy" / "prometheus" / "frazil-rules.yml").read_text("utf-8"))["groups"]

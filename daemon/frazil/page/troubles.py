@@ -177,7 +177,7 @@ def _of_the_machine(state: DaemonState, session: SessionState) -> Iterable[Troub
                 todo="Make room: when it is full, picking waits.",
                 alert="FrazilDiskNearlyFull",
             )
-            return
+            break
     if state.gpu_expected and state.model is not None and state.model.on_cpu:
         yield Trouble(
             level="warning",
