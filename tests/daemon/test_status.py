@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -98,6 +99,20 @@ def test_a_daemon_is_asked_and_known_by_when_it_started(
         assert presence(url).ask() == expected
         assert presence(url, stopped_at=STARTED_AT + 1).ask() is None
     assert presence(url).ask() is None
+
+
+def test_a_program_that_speaks_something_else_is_no_daemon() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def greet() -> None:
+            with listening.accept()[0] as connection:
+                connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+                connection.recv(4096)
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        assert presence(f"http://127.0.0.1:{listening.getsockname()[1]}/").ask() is None
+        thread.join()
 
 
 def test_the_status_tells_what_a_daemon_does(open_page: Callable[..., Any], tmp_path: Path) -> None:

@@ -65,31 +65,38 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
         """What the daemon is doing now; None when it does not answer, and little from one of an earlier version."""
         if self.stopped_at is not None:
             return None
+        answer = _get(f"{self.page}api/state") if self.page else b""
+        if answer is None:
+            return None
         with contextlib.suppress(msgspec.DecodeError):
-            if answer := _get(f"{self.page}api/state" if self.page else ""):
-                state = msgspec.json.decode(answer, type=DaemonState)
-                # Another program, or another daemon, may have the address by now.
-                return state if state.started_at == self.started_at else None
+            state = msgspec.json.decode(answer, type=DaemonState)
+            # Another program, or another daemon, may have the address by now.
+            return state if state.started_at == self.started_at else None
         is_it = self.samples().get(START_TIME) == self.started_at
         return DaemonState(started_at=self.started_at) if is_it else None
 
     def samples(self) -> dict[str, float]:
         """The daemon's metrics now, as ``name{label=value}``; none when it does not answer."""
         try:
-            return parse_samples(_get(self.metrics).decode())
+            return parse_samples((_get(self.metrics) or b"").decode())
         except ValueError:
             return {}
 
 
-def _get(url: str) -> bytes:
-    """What is there; nothing when there is no answer."""
+def _get(url: str) -> bytes | None:
+    """What is there, which may be nothing; None when nobody answers in HTTP."""
     import urllib.request  # here, since whoever asks no daemon need not wait for it
+    from http.client import HTTPException
+    from urllib.error import HTTPError
 
     try:
         with urllib.request.urlopen(url, timeout=_ANSWER_SECONDS) as answer:  # noqa: S310 - our own URL
             return bytes(answer.read())
-    except (OSError, ValueError):
+    except HTTPError as error:
+        error.close()
         return b""
+    except (OSError, ValueError, HTTPException):
+        return None
 
 
 def check_watch(ledger: Ledger, watch: Path) -> None:
