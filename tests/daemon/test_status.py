@@ -16,13 +16,24 @@ from typing import Any
 import msgspec
 import pytest
 
-from frazil.health.state import DaemonState, IntakeState, PickState, SessionState
+from frazil.health.state import DaemonState, Disk, Gpu, IntakeState, ModelState, PickState, SessionState
 from frazil.session.outbox.daemon_info import Presence
 from frazil.session.outbox.ledger import Ledger
 
 STARTED_AT = 1_795_816_338.043902
-SESSION = SessionState(intake=IntakeState(incomplete=1), pick=PickState(read=2, pick=1), ledger_head=4)
-RUNNING = DaemonState(version="1", started_at=STARTED_AT, sessions=(SESSION,))
+SESSION = SessionState(
+    intake=IntakeState(incomplete=1),
+    pick=PickState(read=2, pick=1),
+    ledger_head=4,
+    disks={"out": Disk(), "ledger": Disk(free_bytes=9, size_bytes=10, free_inodes=0.5)},
+)
+RUNNING = DaemonState(
+    version="1",
+    started_at=STARTED_AT,
+    model=ModelState(name="fcn", version=2),
+    gpus={1: Gpu(used_bytes=1, bytes=2)},
+    sessions=(SESSION,),
+)
 METRICS = f'frazil_start_time_seconds {STARTED_AT!r}\nfrazil_queue_depth{{queue="read"}} 2.0\n'
 
 
