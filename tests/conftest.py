@@ -28,6 +28,7 @@ from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from prometheus_client.core import GaugeMetricFamily
 
 from frazil.documents import (
     FailedDocument,
@@ -41,6 +42,7 @@ from frazil.documents import (
 )
 from frazil.errors import FrazilError
 from frazil.health.metrics import Metrics
+from frazil.health.state import DaemonState
 from frazil.model import (
     Card,
     ModelContract,
@@ -889,6 +891,21 @@ def trace_calls() -> type[Traced]:
     return Traced
 
 
+# --- metrics ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def exported_metrics() -> dict[str, tuple[str, list[str]]]:
+    """Type and labels of each metric by its name."""
+    exported = {}
+    for collector in Metrics(prometheus_client.CollectorRegistry()).registry._collector_to_names:
+        for family in collector.collect():
+            name = family.name + ("_total" if family.type == "counter" else "")
+            source = family if isinstance(family, GaugeMetricFamily) else collector
+            exported[name] = (family.type, list(source._labelnames))  # type: ignore[attr-defined]
+    return exported
+
+
 # --- the page ---------------------------------------------------------------------------------------------------
 
 
@@ -897,11 +914,10 @@ class OpenPage:
     """The page over a real ledger, without a daemon."""
 
     ledger: Ledger
-    metrics: Metrics
-    server: PageServer
-    token: str
-    trouble: list[str]
-    """What the page is told of the daemon; empty while it is well."""
+    state: DaemonState = field(default_factory=DaemonState)
+    """What the page is told of the daemon."""
+    server: PageServer = field(init=False)
+    token: str = field(init=False)
 
     @property
     def url(self) -> str:
@@ -920,21 +936,19 @@ def open_page(tmp_path: Path) -> Iterator[Callable[..., OpenPage]]:
     with contextlib.ExitStack() as stack:
 
         def start(folder: Path = tmp_path, names: Sequence[str] = ()) -> OpenPage:
-            ledger, trouble = Ledger(folder / "ledger.sqlite"), []
-            stack.callback(ledger.close)
-            metrics = Metrics(prometheus_client.CollectorRegistry())
+            page = OpenPage(ledger=Ledger(folder / "ledger.sqlite"))
+            stack.callback(page.ledger.close)
             application = Application(
-                metrics.registry,
-                ledger.file,
+                Metrics(prometheus_client.CollectorRegistry(), lambda: page.state).registry,
+                lambda: page.state,
+                page.ledger.file,
                 read_micrograph,
-                unwell=lambda: "",
-                unready=lambda: "; ".join(trouble),
                 names=list(names),
                 token_file=folder / TOKEN_NAME,
             )
-            server = PageServer("127.0.0.1:0", application, allow_others=False)
-            stack.callback(server.close)
-            token = (folder / TOKEN_NAME).read_text().strip()
-            return OpenPage(ledger=ledger, metrics=metrics, server=server, token=token, trouble=trouble)
+            page.server = PageServer("127.0.0.1:0", application, allow_others=False)
+            stack.callback(page.server.close)
+            page.token = (folder / TOKEN_NAME).read_text().strip()
+            return page
 
         yield start

@@ -25,6 +25,7 @@ from frazil.health.logs import event
 from frazil.health.memory import give_back_large_blocks
 from frazil.health.metrics import Metrics
 from frazil.health.resources import Resources, count_nvidia_gpus
+from frazil.health.state import DaemonState
 from frazil.health.systemd import Notifier
 from frazil.health.watchdog import Supervision
 from frazil.model import CURRENT_NAME, Model, Precision, available_cores, load_model
@@ -74,6 +75,7 @@ class Daemon:
     _stream: Stream
     _swapper: Swapper | None
     _info: Presence
+    _resources: Resources
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
@@ -87,10 +89,10 @@ class Daemon:
         self._ready = threading.Event()
         self._parts = contextlib.ExitStack()
         self._parts.callback(self._notifier.close)
-        self._metrics = Metrics(prometheus_client.CollectorRegistry())
+        self._metrics = Metrics(prometheus_client.CollectorRegistry(), self.state)
         prometheus_client.ProcessCollector(registry=self._metrics.registry)
-        self._metrics.build.labels(version=frazil.__version__).set(1)
         self._model = settings.model.expanduser()
+        self._gpu_expected = settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0)
         self._sessions = [Session(settings, self._metrics, self._pulses, self._stopping)]
 
     def run(self) -> None:
@@ -150,7 +152,7 @@ class Daemon:
         """
         started = time.monotonic()
         give_back_large_blocks()
-        settings, session, metrics = self._settings, self._session, self._metrics
+        settings, session = self._settings, self._session
         self._wait_for(session.outputs)
         self._page = self._start_page()
         self._parts.callback(self._page.close)
@@ -160,9 +162,9 @@ class Daemon:
         self._stream = self._start_stream()
         self._parts.callback(self._stream.close)
         session.connect(self._stream)
-        resources = Resources(metrics.resources, {"out": session.outputs.path, "ledger": session.ledger.file.parent})
-        resources.start()
-        self._parts.callback(resources.stop)
+        self._resources = Resources({"out": session.outputs.path, "ledger": session.ledger.file.parent})
+        self._resources.start()
+        self._parts.callback(self._resources.stop)
         self._swapper = self._make_swapper()
         self._notifier.starting(f"loading the model {settings.model}", within_seconds=_MODEL_SECONDS)
         model = self._swapper.load_first() if self._swapper else self._load_model(self._model, settings.precision)
@@ -213,10 +215,9 @@ class Daemon:
         settings, session = self._settings, self._session
         application = Application(
             self._metrics.registry,
+            self.state,
             session.ledger_file,
             session.read_micrograph,
-            unwell=self._why_unwell,
-            unready=self._why_unready,
             names=settings.http_names,
             token_file=session.ledger_file.with_name(TOKEN_NAME),
         )
@@ -274,12 +275,7 @@ class Daemon:
     def _warm_up(self, model: Model) -> PreparationOnDevice:
         preparation = PreparationOnDevice(model)
         batch_seconds = model.warm_up()
-        settings, metrics = self._settings, self._metrics
-        metrics.show_model(model.identity, model.placement)
-        metrics.batch.set(batch_seconds)
-        metrics.resources.gpu_expected.set(
-            settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0)
-        )
+        self._metrics.batch.set(batch_seconds)
         where = model.placement.describe(batch_seconds)
         how = f"{model.provider} in {model.precision}"
         log.info("model %s runs on %s: %s; %s", model.identity, how, where, preparation.describe())
@@ -288,7 +284,7 @@ class Daemon:
         return preparation
 
     def _make_info(self, model: Model) -> Presence:
-        info = Presence(
+        return Presence(
             pid=os.getpid(),
             started_at=time.time(),
             watch=str(self._session.root),
@@ -300,10 +296,25 @@ class Daemon:
             provider=model.provider,
             precision=model.precision,
         )
-        self._metrics.started.set(info.started_at)
-        return info
 
     # --- how it is ------------------------------------------------------------------------------------------------
+
+    def state(self) -> DaemonState:
+        """What it is doing now; from any thread, and without waiting."""
+        state = DaemonState(version=frazil.__version__, unwell=self._why_unwell(), unready=self._why_unready())
+        if not self._ready.is_set():
+            return state
+        disks = self._resources.disks
+        return msgspec.structs.replace(
+            state,
+            started_at=self._info.started_at,
+            model=self._session.serving.state,
+            gpu_expected=self._gpu_expected,
+            gpus=self._resources.gpus,
+            subscribers=self._stream.subscribers,
+            stream_restarts=self._stream.restarts,
+            sessions=tuple(msgspec.structs.replace(session.state, disks=disks) for session in self._sessions),
+        )
 
     def _why_unwell(self) -> str:
         if not self._ready.is_set() or self._stopping.is_set():
@@ -317,7 +328,7 @@ class Daemon:
         if not self._ready.is_set():
             return "the model is being loaded and warmed up"
         session = self._session
-        return str(session.ledger.fault) if session.ledger.fault is not None else session.waits_for
+        return str(session.ledger.fault) if session.ledger.fault is not None else session.state.waits_for
 
     @property
     def _session(self) -> Session:
@@ -335,12 +346,13 @@ class Daemon:
 
     def _describe(self) -> str:
         """What it is at, in one line."""
-        model = self._session.serving.picker.model
-        handled = self._metrics.handled()
+        model, state = self._session.serving.picker.model, self._session.state
+        pick = state.pick
         parts = [
-            self._session.waits_for,
-            self._session.doing,
-            f"{handled['picked']} picked, {handled['failed']} failed",
+            state.waits_for,
+            pick.doing or "waiting for micrographs",
+            f"{pick.read} in line" if pick.read else "",
+            f"{pick.picked} picked, {pick.failed} failed",
             f"{model.identity.short} on {model.provider} in {model.precision}",
         ]
         return "; ".join(part for part in parts if part)

@@ -79,7 +79,7 @@ class Rig:
             outbox,
             self.reviser,
             self.metrics,
-            DriftWatch(self.ledger, self.metrics.drift),
+            DriftWatch(self.ledger),
             Doubts("dark"),
             stopping,
             MicrographReader(largest_bytes=1 << 30, timeout_seconds=60),

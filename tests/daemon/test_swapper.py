@@ -197,7 +197,7 @@ def test_a_start_goes_on_with_what_served_and_takes_what_was_promoted_since_by_a
     assert rig.look(serving) == []
     assert offered(serving) == 2
     assert serving.coming.model.batch_shape(serving.coming.size_of((400, 500), 2.0))
-    assert rig.metrics.registry.get_sample_value("frazil_batch_seconds") != 0
+    assert rig.metrics.registry.get_sample_value("frazil_model_batch_seconds") > 0
     assert rig.standing.trying is None
 
 

@@ -122,8 +122,6 @@ class Announcer:
     def _tell(self, change: Change) -> None:
         """Count and log a change."""
         self._metrics.model_changes.labels(event=change.event, reason=change.reason).inc()
-        if change.placement is not None:
-            self._metrics.show_model(change.model, change.placement)
         told = event(f"model_{change.event}", model=change.model.short, reason=change.reason)
         if change.event == "loaded":
             provider = change.placement and change.placement.provider

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from frazil.health.state import ModelState
 from frazil.picking import Micrograph, Picker
 from frazil.session.pick.model_changes import Change
 from frazil.session.pick.probation import Probation
@@ -71,6 +72,20 @@ class Serving:
     def picker(self) -> Picker:
         """The one that serves."""
         return self._picker
+
+    @property
+    def state(self) -> ModelState:
+        """The model that serves, and where it runs; from any thread."""
+        model = self._picker.model
+        return ModelState(
+            name=model.identity.name,
+            version=model.identity.version,
+            sha256=model.identity.sha256,
+            provider=model.provider,
+            precision=model.precision,
+            on_cpu=model.placement.cpu_problem() is not None,
+            nodes=model.placement.nodes,
+        )
 
     @property
     def coming(self) -> Picker:
