@@ -242,7 +242,7 @@ def test_install_service_into_etc_needs_root(tmp_path: Path) -> None:
     options = ["install-service", "titan1", "--watch", str(tmp_path), "--out", str(tmp_path), "--diameter", "100"]
     options += ["--user", "daemon"]
     code = (
-        "import os, sys; from frazil import cli\n"
+        "import os, sys; from frazil.commands import cli\n"
         f"cli.app({[*options, '--dry-run']!r}, standalone_mode=False)\n"
         f"os.geteuid() or os.setuid(65534); sys.argv[1:] = {options!r}; cli.main()\n"
     )

@@ -169,7 +169,7 @@ class ModelFolder:
                         time.sleep(_LOCK_CHECK_SECONDS)
                 yield
         except OSError as error:
-            found = f"{error.strerror} ({error.filename})"
+            found = f"{error.strerror} ({error.filename2 or error.filename})"
             raise OutputError(f"{self.path}: expected a model's folder that can be changed, found: {found}") from error
 
 
