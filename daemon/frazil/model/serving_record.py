@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from uuid import uuid4
 
 import msgspec
+
+from frazil.files import write_whole
 
 __all__ = ["Refusal", "ServingRecord", "post_serving_record", "read_serving_records"]
 
@@ -80,12 +81,7 @@ def post_serving_record(directory: Path, name: str, record: ServingRecord) -> No
     """
     folder = directory / _FOLDER_NAME
     folder.mkdir(exist_ok=True)
-    aside = folder / f".{uuid4().hex}.tmp"
-    try:
-        aside.write_bytes(msgspec.json.encode(record))
-        aside.replace(folder / f"{name}.json")
-    finally:
-        aside.unlink(missing_ok=True)
+    write_whole(folder / f"{name}.json", msgspec.json.encode(record))
 
 
 def read_serving_records(directory: Path) -> list[ServingRecord]:
