@@ -22,9 +22,8 @@ import frazil
 from frazil.errors import FrazilError, LedgerDamagedError, OutputError
 from frazil.health.heartbeat import Pulses
 from frazil.health.logs import event
-from frazil.health.memory import give_back_large_blocks
 from frazil.health.metrics import Metrics
-from frazil.health.resources import Resources, count_nvidia_gpus
+from frazil.health.resources import Resources, count_nvidia_gpus, give_back_large_blocks
 from frazil.health.state import DaemonState
 from frazil.health.systemd import Notifier
 from frazil.health.watchdog import Supervision

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from frazil.health.state import Disk, Gpu
 
-__all__ = ["Resources", "count_nvidia_gpus", "read_gpu_memory"]
+__all__ = ["Resources", "count_nvidia_gpus", "give_back_large_blocks", "read_gpu_memory"]
 
 log = logging.getLogger(__name__)
 
@@ -119,3 +119,18 @@ def read_gpu_memory(library: str = "libnvidia-ml.so.1") -> dict[int, tuple[int, 
                 found[index] = (memory.used, memory.total)
     nvml.nvmlShutdown()
     return found
+
+
+_M_MMAP_THRESHOLD = -3
+"""As in malloc.h of glibc."""
+_LARGE_BYTES = 1 << 20
+
+
+def give_back_large_blocks() -> None:
+    """Have glibc take every block of 1 MiB or more from the system by itself, and give it back when it is freed.
+
+    Left alone, glibc raises that bound to the size of a picture, and keeps pictures beside small blocks: one of
+    these that stays keeps tens of megabytes of nothing in memory for good. Elsewhere than on glibc it does nothing.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
