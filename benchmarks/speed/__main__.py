@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks.speed import alternatives, latency, memory, peers, scaling, stages, start, straightforward, throughput
+from benchmarks.speed import latency, memory, peers, scaling, stages, start, straightforward, throughput
 from benchmarks.speed.bench import SCALES, Bench
 from benchmarks.speed.done_when import judge
 from benchmarks.speed.pages import REPORT_FILE, make_pages
@@ -29,7 +29,6 @@ SECTIONS: dict[str, Callable[[Bench], Any]] = {
     "latency": latency.measure,
     "scaling": scaling.measure,
     "straightforward": straightforward.measure,
-    "alternatives": alternatives.measure,
     "peers": peers.measure,
 }
 
