@@ -23,7 +23,7 @@ from rich.table import Table
 
 from frazil.picking import Model, Picker, PickingSettings, load_model, read_micrograph
 from frazil.settings import Contrast, default_model_path
-from frazil_trainer.matching import Tally, match_picks, tally_matches
+from frazil_trainer.evaluation.matching import Tally, match_picks, tally_matches
 from frazil_trainer.simulate import SimulatedMicrograph, SimulationSettings, series_seed, simulate_micrograph
 
 SEED = 9001

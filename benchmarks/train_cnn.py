@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from frazil_trainer.networks import Cnn, CnnConfig
-from frazil_trainer.optimisers import make_optimiser
 from frazil_trainer.recipe import Sgd
+from frazil_trainer.training.optimisers import make_optimiser
 
 BATCH = 128
 UPDATES = 100 * (63_000 // BATCH)

@@ -8,11 +8,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from frazil.errors import FrazilError
-from frazil_trainer.crop_places import DrawnPlaces
-from frazil_trainer.crops import CropCutter
-from frazil_trainer.labelled import LabelledMicrograph
+from frazil_trainer.data.labelled import LabelledMicrograph
+from frazil_trainer.examples.crop_places import DrawnPlaces
+from frazil_trainer.examples.crops import CropCutter
+from frazil_trainer.examples.sampling import generators
 from frazil_trainer.recipe import DrawnCrops
-from frazil_trainer.sampling import generators
 
 ROUNDING_PX = 0.5**0.5
 """A crop sits on whole pixels: half a pixel off on each axis."""

@@ -15,13 +15,13 @@ from torch.nn import functional
 
 from frazil.errors import FrazilError
 from frazil.picking import load_model
-from frazil_trainer.dense_training import PatchTask, quality_focal_loss
+from frazil_trainer.data.labelled import LabelledMicrograph, find_labelled, load_labelled
 from frazil_trainer.evaluation import best_threshold, pick_labelled, tally_at
-from frazil_trainer.labelled import LabelledMicrograph, find_labelled, load_labelled
 from frazil_trainer.networks import Fcn, FcnConfig
 from frazil_trainer.recipe import AdamW, FcnSettings, Patches, Recipe
 from frazil_trainer.run import run_recipe
-from frazil_trainer.training import EpochReport, train
+from frazil_trainer.training.dense import PatchTask, quality_focal_loss
+from frazil_trainer.training.loop import EpochReport, train
 
 pytestmark = pytest.mark.trainer
 

@@ -26,6 +26,7 @@ from frazil.picking import (
     read_star,
     write_star,
 )
+from frazil_trainer.data.labelled import LabelledPaths, find_labelled
 from frazil_trainer.evaluation import (
     ModelSource,
     ScoredMicrograph,
@@ -39,9 +40,8 @@ from frazil_trainer.evaluation import (
     tally_at,
     validation_paths,
 )
+from frazil_trainer.evaluation.matching import Tally
 from frazil_trainer.evaluation.scores import score_rows
-from frazil_trainer.labelled import LabelledPaths, find_labelled
-from frazil_trainer.matching import Tally
 from frazil_trainer.recipe import Recipe, TrainingSet
 
 DIAMETER_PX = 30

@@ -16,7 +16,7 @@ import frazil_trainer
 from frazil.errors import ModelError, OutputError
 from frazil.picking import ModelContract, load_model, read_card
 from frazil.picking.onnx_runtime import ort
-from frazil_trainer.export import export_version, write_onnx
+from frazil_trainer.export.version import export_version, write_onnx
 from frazil_trainer.networks import Mlp, MlpConfig
 
 pytestmark = pytest.mark.trainer

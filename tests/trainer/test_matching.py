@@ -4,7 +4,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from frazil.picking import Picks
-from frazil_trainer.matching import Tally, match_picks, tally_matches
+from frazil_trainer.evaluation.matching import Tally, match_picks, tally_matches
 
 coordinates = st.lists(st.tuples(st.floats(0, 60, width=32), st.floats(0, 90, width=32)), max_size=14)
 

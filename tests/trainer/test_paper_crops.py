@@ -10,12 +10,12 @@ import torch
 from msgspec.structs import replace
 
 from frazil.errors import FrazilError
-from frazil_trainer.crop_places import fixed_places
-from frazil_trainer.crop_training import FixedCropTask
-from frazil_trainer.crops import CropCutter, Places
-from frazil_trainer.labelled import LabelledMicrograph
+from frazil_trainer.data.labelled import LabelledMicrograph
+from frazil_trainer.examples.crop_places import fixed_places
+from frazil_trainer.examples.crops import CropCutter, Places
 from frazil_trainer.recipe import CentredCrops, CnnSettings, JitteredCrops, MlpSettings, Recipe
-from frazil_trainer.training import train
+from frazil_trainer.training.loop import train
+from frazil_trainer.training.windows import FixedCropTask
 
 pytestmark = pytest.mark.trainer
 

@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from frazil_trainer.labelled import LabelledMicrograph
-from frazil_trainer.patches import PatchSampler
-from frazil_trainer.sampling import generators, set_shares
+from frazil_trainer.data.labelled import LabelledMicrograph
+from frazil_trainer.examples.patches import PatchSampler
+from frazil_trainer.examples.sampling import generators, set_shares
 
 Make = Callable[..., LabelledMicrograph]
 SHAPE = (150, 230)

@@ -20,9 +20,9 @@ from frazil.picking import Card, ModelContract, Reference, int8_instructions, lo
 from frazil.picking.onnx_file import parse_onnx
 from frazil.picking.onnx_runtime import ort
 from frazil_trainer.cli import main
-from frazil_trainer.quantise import CALIBRATIONS, count_weighted, quantise, quantised_nodes
+from frazil_trainer.export.int8 import TwinData, add_twin, load_twin_data, make_twin
+from frazil_trainer.export.quantise import CALIBRATIONS, count_weighted, quantise, quantised_nodes
 from frazil_trainer.recipe import Recipe
-from frazil_trainer.twins import TwinData, add_twin, load_twin_data, make_twin
 
 TILE_PX, DIAMETER_PX = 16, 9.6
 
@@ -283,7 +283,7 @@ def test_the_command_prints_f1_of_both_and_writes_only_what_picks_as_well(
     assert "easy *.star" in said.err
     assert "int8 twin admitted" in said.err
     assert (model / "CURRENT").read_text() == "1\n"
-    monkeypatch.setattr("frazil_trainer.twins.LARGEST_FALL", -1.0)
+    monkeypatch.setattr("frazil_trainer.export.int8.LARGEST_FALL", -1.0)
     assert run() == 1
     said = capsys.readouterr()
     assert "int8 twin refused" in said.err

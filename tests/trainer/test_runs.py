@@ -27,11 +27,11 @@ from tensorboardX.record_writer import masked_crc32c
 from frazil.errors import FrazilError, OutputError, SettingsError
 from frazil_trainer.architectures import make_task
 from frazil_trainer.cli import main
-from frazil_trainer.crop_training import DrawnCropTask
+from frazil_trainer.data.load import load_training_data
 from frazil_trainer.recipe import AdamW, DrawnCrops, FcnSettings, MlpSettings, Patches, Recipe
-from frazil_trainer.run_folder import RunFolder
-from frazil_trainer.training import Checkpoints, train
-from frazil_trainer.training_data import load_training_data
+from frazil_trainer.training.loop import Checkpoints, train
+from frazil_trainer.training.run_folder import RunFolder
+from frazil_trainer.training.windows import DrawnCropTask
 
 pytestmark = [pytest.mark.trainer, pytest.mark.timeout(600)]
 
@@ -258,10 +258,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from frazil_trainer.architectures import make_task
-from frazil_trainer.processes import join_processes
+from frazil_trainer.training.processes import join_processes
 from frazil_trainer.recipe import read_recipe
-from frazil_trainer.training import train
-from frazil_trainer.training_data import load_training_data
+from frazil_trainer.training.loop import train
+from frazil_trainer.data.load import load_training_data
 
 recipe, data, out = map(Path, sys.argv[1:])
 torch.set_num_threads(1)

@@ -20,9 +20,9 @@ from frazil.picking import (
     read_star,
 )
 from frazil_trainer.cli import main
+from frazil_trainer.data.labelled import find_labelled
 from frazil_trainer.evaluation import best_threshold, pick_labelled
-from frazil_trainer.labelled import find_labelled
-from frazil_trainer.matching import match_picks, tally_matches
+from frazil_trainer.evaluation.matching import match_picks, tally_matches
 from frazil_trainer.recipe import read_recipe
 from frazil_trainer.simulate import density_model
 

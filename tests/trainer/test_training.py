@@ -6,11 +6,11 @@ import torch
 from msgspec.structs import replace
 
 from frazil.errors import FrazilError
-from frazil_trainer.crop_training import DrawnCropTask
-from frazil_trainer.labelled import LabelledMicrograph
+from frazil_trainer.data.labelled import LabelledMicrograph
 from frazil_trainer.networks import Cnn, CnnConfig, Mlp, MlpConfig
 from frazil_trainer.recipe import DrawnCrops, MlpSettings, Recipe
-from frazil_trainer.training import EpochReport, train
+from frazil_trainer.training.loop import EpochReport, train
+from frazil_trainer.training.windows import DrawnCropTask
 
 pytestmark = pytest.mark.trainer
 

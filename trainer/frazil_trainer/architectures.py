@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frazil.errors import SettingsError
-from frazil_trainer.crop_training import DrawnCropTask, FixedCropTask
-from frazil_trainer.dense_training import PatchTask
-from frazil_trainer.labelled import LabelledMicrograph
+from frazil_trainer.data.labelled import LabelledMicrograph
+from frazil_trainer.examples.patches import PatchSampler
+from frazil_trainer.examples.sampling import generators
 from frazil_trainer.networks import Cnn, Fcn, FcnConfig, Mlp
-from frazil_trainer.patches import PatchSampler
 from frazil_trainer.recipe import (
     CentredCrops,
     CnnSettings,
@@ -26,8 +25,9 @@ from frazil_trainer.recipe import (
     Patches,
     Recipe,
 )
-from frazil_trainer.sampling import generators
-from frazil_trainer.task import Task
+from frazil_trainer.training.dense import PatchTask
+from frazil_trainer.training.task import Task
+from frazil_trainer.training.windows import DrawnCropTask, FixedCropTask
 
 __all__ = ["Scorer", "make_scorer", "make_task"]
 

@@ -261,8 +261,8 @@ def quantise(
     Its ranges come from the recipe's training micrographs; it is compared with the model on the validation ones.
     """
     from frazil.picking import locate_model
+    from frazil_trainer.export.int8 import add_twin, load_twin_data, make_twin, show_twin
     from frazil_trainer.recipe import find_recipe, read_recipe
-    from frazil_trainer.twins import add_twin, load_twin_data, make_twin, show_twin
 
     console = _console()
     version = locate_model(model)[0].parent
@@ -288,7 +288,7 @@ def half(
 
     It must give the full model's reference scores within 0.01, here and wherever it is loaded. Nothing serves by it.
     """
-    from frazil_trainer.half import export_half
+    from frazil_trainer.export.half import export_half
 
     version = export_half(model, out)
     typer.echo(f"wrote {version}; evaluate it beside {model} before it is promoted")
@@ -303,7 +303,7 @@ def check_data(
     count: Annotated[int, typer.Option("--count", min=0, help="How many micrographs of each set to draw.")] = 3,
 ) -> None:
     """Read all training data as training would, and show whether the labels lie on particles."""
-    from frazil_trainer.inspection import inspect_set, show_inspection
+    from frazil_trainer.data.check import inspect_set, show_inspection
     from frazil_trainer.recipe import find_recipe, read_recipe
 
     read, console = read_recipe(find_recipe(recipe)), _console()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from frazil_trainer.cnn_size import CnnConfig
-from frazil_trainer.processes import Dropout
+from frazil_trainer.training.processes import Dropout
 
 __all__ = ["Cnn", "CnnConfig", "Fcn", "FcnConfig", "Mlp", "MlpConfig"]
 

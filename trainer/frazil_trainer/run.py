@@ -19,6 +19,8 @@ from frazil.picking import Model, ModelContract, load_model
 from frazil.picking.onnx_runtime import ort
 from frazil.settings import Device
 from frazil_trainer.architectures import Scorer, make_scorer, make_task
+from frazil_trainer.data.labelled import LabelledPaths
+from frazil_trainer.data.load import TrainingData, load_training_data
 from frazil_trainer.evaluation import (
     ScoredMicrograph,
     best_threshold,
@@ -28,18 +30,16 @@ from frazil_trainer.evaluation import (
     tally_at,
     validation_paths,
 )
-from frazil_trainer.events import EventFile
-from frazil_trainer.export import export_version
-from frazil_trainer.labelled import LabelledPaths
-from frazil_trainer.precision import Precision, choose_precision
-from frazil_trainer.processes import Processes, join_processes
-from frazil_trainer.progress import ProgressBar
+from frazil_trainer.export.int8 import TwinData, add_twin, has_int8, make_twin, show_twin
+from frazil_trainer.export.version import export_version
 from frazil_trainer.recipe import Recipe
-from frazil_trainer.run_folder import EVENTS_NAME, RunFolder
-from frazil_trainer.task import Task
-from frazil_trainer.training import Checkpoints, EpochReport, train
-from frazil_trainer.training_data import TrainingData, load_training_data
-from frazil_trainer.twins import TwinData, add_twin, has_int8, make_twin, show_twin
+from frazil_trainer.training.events import EventFile
+from frazil_trainer.training.loop import Checkpoints, EpochReport, train
+from frazil_trainer.training.precision import Precision, choose_precision
+from frazil_trainer.training.processes import Processes, join_processes
+from frazil_trainer.training.progress import ProgressBar
+from frazil_trainer.training.run_folder import EVENTS_NAME, RunFolder
+from frazil_trainer.training.task import Task
 
 __all__ = ["run_recipe"]
 

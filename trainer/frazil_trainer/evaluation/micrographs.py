@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 
 from frazil.picking import Model, Picks
+from frazil_trainer.data.labelled import LabelledPaths, find_labelled, inside_border, read_labelled
 from frazil_trainer.evaluation.ranking import Ranking
 from frazil_trainer.evaluation.sources import ModelSource, PickSource, printable
-from frazil_trainer.labelled import LabelledPaths, find_labelled, inside_border, read_labelled
 from frazil_trainer.recipe import TrainingSet
 
 __all__ = ["ScoredMicrograph", "labels_ending", "pick_labelled", "score_micrographs", "validation_paths"]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.picking import Picks
-from frazil_trainer.matching import Tally, hits_gained
+from frazil_trainer.evaluation.matching import Tally, hits_gained
 
 __all__ = ["Ranking", "Sweep", "average_precision", "sweep_thresholds"]
 

@@ -8,7 +8,9 @@ import numpy as np
 
 import frazil
 from frazil.picking import Model
+from frazil_trainer.data.labelled import LabelledPaths
 from frazil_trainer.evaluation.bootstrap import bootstrap
+from frazil_trainer.evaluation.matching import Tally
 from frazil_trainer.evaluation.micrographs import ScoredMicrograph, score_micrographs
 from frazil_trainer.evaluation.ranking import Ranking, average_precision, sweep_thresholds
 from frazil_trainer.evaluation.records import (
@@ -24,8 +26,6 @@ from frazil_trainer.evaluation.records import (
     ScoreRow,
 )
 from frazil_trainer.evaluation.sources import LOWEST_THRESHOLD, ModelSource, PickSource, printable
-from frazil_trainer.labelled import LabelledPaths
-from frazil_trainer.matching import Tally
 
 __all__ = ["best_threshold", "evaluate", "row_curves", "score_rows", "score_table", "tally_at"]
 

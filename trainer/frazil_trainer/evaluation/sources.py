@@ -21,7 +21,7 @@ from frazil.picking import (
     named_micrographs,
     read_coordinates,
 )
-from frazil_trainer.labelled import LabelledPaths
+from frazil_trainer.data.labelled import LabelledPaths
 
 __all__ = ["LOWEST_THRESHOLD", "ModelSource", "PickFiles", "PickSource", "find_pick_files", "open_sources", "printable"]
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from frazil_trainer.recipe import Recipe
-from frazil_trainer.training import EpochReport
+from frazil_trainer.training.loop import EpochReport
 
 __all__ = ["ProgressBar"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from frazil.errors import FrazilError
-from frazil_trainer.inspection import fit_labels
-from frazil_trainer.labelled import (
+from frazil_trainer.data.check import fit_labels
+from frazil_trainer.data.labelled import (
     LabelledMicrograph,
     LabelledPaths,
     content_digest,

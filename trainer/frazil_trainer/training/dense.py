@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from frazil_trainer.labelled import LabelledMicrograph
+from frazil_trainer.data.labelled import LabelledMicrograph
+from frazil_trainer.examples.patches import PatchSampler
+from frazil_trainer.examples.sampling import generators
 from frazil_trainer.networks import Fcn, FcnConfig
-from frazil_trainer.patches import PatchSampler
 from frazil_trainer.recipe import FcnSettings, Patches, Recipe
-from frazil_trainer.sampling import generators
-from frazil_trainer.task import Batch
+from frazil_trainer.training.task import Batch
 
 __all__ = ["PatchTask", "quality_focal_loss"]
 

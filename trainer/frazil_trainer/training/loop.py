@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from frazil.errors import FrazilError
-from frazil_trainer.optimisers import make_optimiser
-from frazil_trainer.precision import Precision, choose_precision
-from frazil_trainer.processes import Processes
 from frazil_trainer.recipe import AdamW, Recipe
-from frazil_trainer.task import Batch, Task
+from frazil_trainer.training.optimisers import make_optimiser
+from frazil_trainer.training.precision import Precision, choose_precision
+from frazil_trainer.training.processes import Processes
+from frazil_trainer.training.task import Batch, Task
 
 __all__ = ["Checkpoints", "EpochReport", "Observer", "train"]
 

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil_trainer.labelled import LabelledMicrograph
-from frazil_trainer.sampling import draw_source, set_shares
+from frazil_trainer.data.labelled import LabelledMicrograph
+from frazil_trainer.examples.sampling import draw_source, set_shares
 
 __all__ = ["PatchSampler"]
 

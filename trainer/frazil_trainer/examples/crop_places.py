@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import FrazilError
-from frazil_trainer.crops import CropCutter, Places, Surroundings
-from frazil_trainer.labelled import LabelledMicrograph
+from frazil_trainer.data.labelled import LabelledMicrograph
+from frazil_trainer.examples.crops import CropCutter, Places, Surroundings
+from frazil_trainer.examples.sampling import draw_source, set_shares
 from frazil_trainer.recipe import CentredCrops, DrawnCrops, JitteredCrops
-from frazil_trainer.sampling import draw_source, set_shares
 
 __all__ = ["DrawnPlaces", "fixed_places"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from frazil.errors import FrazilError, MicrographError
 from frazil.picking import Micrograph, Picks, Picture, make_picture, named_micrographs, read_coordinates
-from frazil_trainer.micrograph_files import find_micrographs, read_micrograph_file
+from frazil_trainer.data.files import find_micrographs, read_micrograph_file
 from frazil_trainer.recipe import Recipe, TrainingSet
 
 __all__ = [

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from frazil_trainer.crop_places import DrawnPlaces, fixed_places
-from frazil_trainer.crops import CropCutter, Places
-from frazil_trainer.labelled import LabelledMicrograph
+from frazil_trainer.data.labelled import LabelledMicrograph
+from frazil_trainer.examples.crop_places import DrawnPlaces, fixed_places
+from frazil_trainer.examples.crops import CropCutter, Places
+from frazil_trainer.examples.sampling import generators
 from frazil_trainer.networks import Cnn, Mlp, MlpConfig
 from frazil_trainer.recipe import CentredCrops, CnnSettings, DrawnCrops, JitteredCrops, MlpSettings, Recipe
-from frazil_trainer.sampling import generators
-from frazil_trainer.task import Batch
+from frazil_trainer.training.task import Batch
 
 __all__ = ["DrawnCropTask", "FixedCropTask"]
 

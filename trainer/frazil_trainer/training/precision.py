@@ -11,8 +11,8 @@ from typing import Any, Literal
 import msgspec
 import torch
 
-from frazil_trainer.processes import Processes
 from frazil_trainer.recipe import Recipe
+from frazil_trainer.training.processes import Processes
 
 __all__ = ["Precision", "bfloat16_instructions", "choose_precision", "decide_precision"]
 

@@ -36,12 +36,12 @@ from frazil.picking import (
     write_card,
 )
 from frazil.picking.onnx_runtime import ort
+from frazil_trainer.data.labelled import LabelledMicrograph, LabelledPaths, find_labelled, load_labelled
 from frazil_trainer.evaluation import ScoreRow, score_table, validation_paths
 from frazil_trainer.evaluation.micrographs import labels_ending
-from frazil_trainer.labelled import LabelledMicrograph, LabelledPaths, find_labelled, load_labelled
-from frazil_trainer.quantise import CALIBRATIONS, count_weighted, quantise, quantised_nodes
+from frazil_trainer.examples.sampling import generators
+from frazil_trainer.export.quantise import CALIBRATIONS, count_weighted, quantise, quantised_nodes
 from frazil_trainer.recipe import Recipe
-from frazil_trainer.sampling import generators
 
 __all__ = ["LARGEST_FALL", "TwinData", "add_twin", "has_int8", "load_twin_data", "make_twin", "show_twin"]
 

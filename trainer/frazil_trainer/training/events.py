@@ -15,7 +15,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
 from frazil.errors import OutputError
-from frazil_trainer.training import EpochReport
+from frazil_trainer.training.loop import EpochReport
 
 __all__ = ["EventFile"]
 

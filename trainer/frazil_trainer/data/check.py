@@ -21,7 +21,8 @@ from scipy.spatial import cKDTree
 
 from frazil.errors import FrazilError, OutputError
 from frazil.picking import Micrograph, Picks, darkness, draw_picks
-from frazil_trainer.labelled import (
+from frazil_trainer.data.files import find_micrographs
+from frazil_trainer.data.labelled import (
     LabelledMicrograph,
     check_inside,
     find_labelled,
@@ -29,7 +30,6 @@ from frazil_trainer.labelled import (
     make_labelled,
     read_labelled,
 )
-from frazil_trainer.micrograph_files import find_micrographs
 from frazil_trainer.recipe import Recipe, TrainingSet
 
 __all__ = ["LabelFit", "SetInspection", "fit_labels", "inspect_set", "show_inspection"]
