@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from frazil.errors import FrazilError
 from frazil_trainer.data.labelled import LabelledMicrograph
-from frazil_trainer.examples.crop_places import DrawnPlaces
-from frazil_trainer.examples.crops import CropCutter
+from frazil_trainer.examples.crops import CropCutter, DrawnPlaces
 from frazil_trainer.examples.sampling import generators
 from frazil_trainer.recipe import DrawnCrops
 

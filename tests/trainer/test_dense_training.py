@@ -17,7 +17,7 @@ from frazil.errors import FrazilError
 from frazil.picking import load_model
 from frazil_trainer.data.labelled import LabelledMicrograph, find_labelled, load_labelled
 from frazil_trainer.evaluation import best_threshold, pick_labelled, tally_at
-from frazil_trainer.networks import Fcn, FcnConfig
+from frazil_trainer.networks import Fcn
 from frazil_trainer.recipe import AdamW, FcnSettings, Patches, Recipe
 from frazil_trainer.run import run_recipe
 from frazil_trainer.training.dense import PatchTask, quality_focal_loss
@@ -25,10 +25,10 @@ from frazil_trainer.training.loop import EpochReport, train
 
 pytestmark = pytest.mark.trainer
 
-SMALL = FcnConfig(widths=(4, 6, 8), dilations=(1, 2), halo_cells=8)
+SMALL = FcnSettings(widths=(4, 6, 8), dilations=(1, 2), halo_cells=8)
 
 
-def network(config: FcnConfig = SMALL, seed: int = 0) -> Fcn:
+def network(config: FcnSettings = SMALL, seed: int = 0) -> Fcn:
     made = Fcn(config)
     made.initialise(torch.Generator().manual_seed(seed))
     return made.eval()

@@ -40,7 +40,7 @@ from frazil_trainer.evaluation import (
     tally_at,
     validation_paths,
 )
-from frazil_trainer.evaluation.matching import Tally
+from frazil_trainer.evaluation.ranking import Tally
 from frazil_trainer.evaluation.scores import score_rows
 from frazil_trainer.recipe import Recipe, TrainingSet
 

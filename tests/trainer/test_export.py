@@ -17,7 +17,8 @@ from frazil.errors import ModelError, OutputError
 from frazil.picking import ModelContract, load_model, read_card
 from frazil.picking.onnx_runtime import ort
 from frazil_trainer.export.version import export_version, write_onnx
-from frazil_trainer.networks import Mlp, MlpConfig
+from frazil_trainer.networks import Mlp
+from frazil_trainer.recipe import MlpSettings
 
 pytestmark = pytest.mark.trainer
 
@@ -40,7 +41,7 @@ def contract(**changes: object) -> ModelContract:
 
 
 def network(seed: int = 0) -> Mlp:
-    made = Mlp(MlpConfig(tile_px=16, hidden=12))
+    made = Mlp(MlpSettings(tile_px=16, hidden=12))
     made.initialise(torch.Generator().manual_seed(seed))
     return made
 

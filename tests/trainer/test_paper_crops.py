@@ -11,8 +11,7 @@ from msgspec.structs import replace
 
 from frazil.errors import FrazilError
 from frazil_trainer.data.labelled import LabelledMicrograph
-from frazil_trainer.examples.crop_places import fixed_places
-from frazil_trainer.examples.crops import CropCutter, Places
+from frazil_trainer.examples.crops import CropCutter, Places, fixed_places
 from frazil_trainer.recipe import CentredCrops, CnnSettings, JitteredCrops, MlpSettings, Recipe
 from frazil_trainer.training.loop import train
 from frazil_trainer.training.windows import FixedCropTask

@@ -25,10 +25,10 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 from frazil.errors import FrazilError, OutputError, SettingsError
-from frazil_trainer.architectures import make_task
 from frazil_trainer.cli import main
 from frazil_trainer.data.load import load_training_data
 from frazil_trainer.recipe import AdamW, DrawnCrops, FcnSettings, MlpSettings, Patches, Recipe
+from frazil_trainer.run import make_task
 from frazil_trainer.training.loop import Checkpoints, train
 from frazil_trainer.training.run_folder import RunFolder
 from frazil_trainer.training.windows import DrawnCropTask
@@ -257,7 +257,7 @@ import sys
 from pathlib import Path
 import torch
 from rich.console import Console
-from frazil_trainer.architectures import make_task
+from frazil_trainer.run import make_task
 from frazil_trainer.training.processes import join_processes
 from frazil_trainer.recipe import read_recipe
 from frazil_trainer.training.loop import train

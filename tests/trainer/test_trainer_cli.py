@@ -15,6 +15,7 @@ from frazil.picking import (
     Picks,
     int8_instructions,
     load_model,
+    match_picks,
     read_card,
     read_micrograph,
     read_star,
@@ -22,7 +23,7 @@ from frazil.picking import (
 from frazil_trainer.cli import main
 from frazil_trainer.data.labelled import find_labelled
 from frazil_trainer.evaluation import best_threshold, pick_labelled
-from frazil_trainer.evaluation.matching import match_picks, tally_matches
+from frazil_trainer.evaluation.ranking import tally_matches
 from frazil_trainer.recipe import read_recipe
 from frazil_trainer.simulate import density_model
 

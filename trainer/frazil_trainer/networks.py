@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 
-from frazil_trainer.cnn_size import CnnConfig
+from frazil_trainer.recipe import CnnSettings, FcnSettings, MlpSettings
 from frazil_trainer.training.processes import Dropout
 
-__all__ = ["Cnn", "CnnConfig", "Fcn", "FcnConfig", "Mlp", "MlpConfig"]
+__all__ = ["Cnn", "Fcn", "Mlp", "make_network"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MlpConfig:
-    """Size of an `Mlp`."""
-
-    tile_px: int = 64
-    hidden: int = 256
-    dropout: float = 0.2
+def make_network(settings: MlpSettings | CnnSettings | FcnSettings, seed: int) -> Mlp | Cnn | Fcn:
+    """An initialised network, as it is trained."""
+    network: Mlp | Cnn | Fcn
+    match settings:
+        case MlpSettings():
+            network = Mlp(settings)
+        case CnnSettings():
+            network = Cnn(settings)
+        case FcnSettings():
+            # Patches are small, so that every cell of them counts.
+            network = Fcn(settings, cut_halo=False)
+    network.initialise(torch.Generator().manual_seed(seed))
+    return network
 
 
 class Mlp(nn.Module):
     """The paper's first picker: 4096 inputs, two hidden layers of 256, one output; dropout before every dense layer."""
 
-    def __init__(self, config: MlpConfig) -> None:
+    def __init__(self, settings: MlpSettings) -> None:
         super().__init__()
-        self.config = config
-        inputs = config.tile_px**2
+        self.settings = settings
+        inputs = settings.tile_px**2
         self.layers = nn.Sequential(
-            Dropout(config.dropout),
-            nn.Linear(inputs, config.hidden),
+            Dropout(settings.dropout),
+            nn.Linear(inputs, settings.hidden),
             nn.ReLU(),
-            Dropout(config.dropout),
-            nn.Linear(config.hidden, config.hidden),
+            Dropout(settings.dropout),
+            nn.Linear(settings.hidden, settings.hidden),
             nn.ReLU(),
-            Dropout(config.dropout),
-            nn.Linear(config.hidden, 1),
+            Dropout(settings.dropout),
+            nn.Linear(settings.hidden, 1),
         )
 
     def initialise(self, generator: torch.Generator) -> None:
@@ -60,7 +64,7 @@ class Mlp(nn.Module):
         layers: list[nn.Module] = []
         for layer in dense:
             first = not layers
-            inputs, side = (1, self.config.tile_px) if first else (layer.in_features, 1)
+            inputs, side = (1, self.settings.tile_px) if first else (layer.in_features, 1)
             convolution = nn.Conv2d(inputs, layer.out_features, side, stride=step_px if first else 1)
             convolution.weight = nn.Parameter(layer.weight.detach().reshape(convolution.weight.shape))
             convolution.bias = nn.Parameter(layer.bias.detach())
@@ -88,24 +92,24 @@ class Cnn(nn.Module):
     a larger tile, they score every window in it (Long et al., CVPR 2015).
     """
 
-    def __init__(self, config: CnnConfig) -> None:
+    def __init__(self, settings: CnnSettings) -> None:
         super().__init__()
-        self.config = config
+        self.settings = settings
         layers: list[nn.Module] = []
         inputs = 1
-        for stage, count in enumerate(config.convolutions):
-            outputs = config.channels * 2**stage
+        for stage, count in enumerate(settings.convolutions):
+            outputs = settings.channels * 2**stage
             for _ in range(count):
-                layers += [nn.Conv2d(inputs, outputs, 3, padding=int(config.padding)), nn.ReLU(inplace=True)]
+                layers += [nn.Conv2d(inputs, outputs, 3, padding=int(settings.padding)), nn.ReLU(inplace=True)]
                 inputs = outputs
             layers.append(nn.MaxPool2d(2))
         self.layers = nn.Sequential(
             *layers,
-            Dropout(config.dropout),
-            nn.Conv2d(inputs, config.hidden, config.side),
+            Dropout(settings.dropout),
+            nn.Conv2d(inputs, settings.hidden, settings.side),
             nn.ReLU(),
-            Dropout(config.dropout),
-            nn.Conv2d(config.hidden, 1, 1),
+            Dropout(settings.dropout),
+            nn.Conv2d(settings.hidden, 1, 1),
         )
 
     def initialise(self, generator: torch.Generator) -> None:
@@ -127,18 +131,6 @@ def _he_initialise(network: nn.Module, generator: torch.Generator) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FcnConfig:
-    """Size of an `Fcn`."""
-
-    widths: tuple[int, int, int] = (16, 32, 64)
-    """Channels at full, half and quarter resolution."""
-    dilations: tuple[int, ...] = (1, 2, 4, 1)
-    """One residual block at quarter resolution for each: the context grows, the resolution stays."""
-    halo_cells: int = 16
-    """Scores at the edges of a tile that are left out: they have seen its padding."""
-
-
 class Fcn(nn.Module):
     """Scores every fourth pixel of a tile of any size, each with what lies within some 60 pixels around it.
 
@@ -148,16 +140,16 @@ class Fcn(nn.Module):
 
     step_px = 4
 
-    def __init__(self, config: FcnConfig) -> None:
+    def __init__(self, settings: FcnSettings, *, cut_halo: bool = True) -> None:
         super().__init__()
-        self.config = config
-        full, half, quarter = config.widths
+        self._halo_cells = settings.halo_cells if cut_halo else 0
+        full, half, quarter = settings.widths
         self.body = nn.Sequential(
             *_convolution(1, full),
             *_convolution(full, half, stride=2),
             _Residual(half, 1),
             *_convolution(half, quarter, stride=2),
-            *(_Residual(quarter, dilation) for dilation in config.dilations),
+            *(_Residual(quarter, dilation) for dilation in settings.dilations),
         )
         self.head = nn.Conv2d(quarter, 1, 1)
 
@@ -173,7 +165,7 @@ class Fcn(nn.Module):
         """(n, 1, t, t) tiles → (n, g, g) logits, g = t / 4 - 2 * halo."""
         centred = (tiles - 0.5) * 8  # padding with zeros is then padding with background
         logits: torch.Tensor = self.head(self.body(centred))  # (n, 1, t / 4, t / 4)
-        cut = self.config.halo_cells
+        cut = self._halo_cells
         inner = slice(cut, -cut or None)
         return logits[:, 0, inner, inner]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ from frazil.errors import FrazilError, OutputError, SettingsError
 from frazil.picking import Model, ModelContract, load_model
 from frazil.picking.onnx_runtime import ort
 from frazil.settings import Device
-from frazil_trainer.architectures import Scorer, make_scorer, make_task
-from frazil_trainer.data.labelled import LabelledPaths
+from frazil_trainer.data.labelled import LabelledMicrograph, LabelledPaths
 from frazil_trainer.data.load import TrainingData, load_training_data
 from frazil_trainer.evaluation import (
     ScoredMicrograph,
@@ -31,17 +31,26 @@ from frazil_trainer.evaluation import (
     validation_paths,
 )
 from frazil_trainer.export.int8 import TwinData, add_twin, has_int8, make_twin, show_twin
-from frazil_trainer.export.version import export_version
-from frazil_trainer.recipe import Recipe
-from frazil_trainer.training.events import EventFile
-from frazil_trainer.training.loop import Checkpoints, EpochReport, train
+from frazil_trainer.export.version import Scorer, export_version, make_scorer
+from frazil_trainer.recipe import (
+    CentredCrops,
+    CnnSettings,
+    DrawnCrops,
+    FcnSettings,
+    JitteredCrops,
+    MlpSettings,
+    Patches,
+    Recipe,
+)
+from frazil_trainer.training.dense import PatchTask
+from frazil_trainer.training.loop import Checkpoints, EpochReport, Task, train
+from frazil_trainer.training.observers import EventFile, ProgressBar
 from frazil_trainer.training.precision import Precision, choose_precision
 from frazil_trainer.training.processes import Processes, join_processes
-from frazil_trainer.training.progress import ProgressBar
 from frazil_trainer.training.run_folder import EVENTS_NAME, RunFolder
-from frazil_trainer.training.task import Task
+from frazil_trainer.training.windows import DrawnCropTask, FixedCropTask
 
-__all__ = ["run_recipe"]
+__all__ = ["make_task", "run_recipe"]
 
 _SHOWN_EXAMPLES = 16
 _CURVE_THRESHOLDS = [round(0.05 * i, 2) for i in range(1, 20)]
@@ -123,6 +132,27 @@ def run_recipe(
             {"version": str(version), "run": card_run, "validation": figures, "epochs": msgspec.to_builtins(history)}
         )
         return version
+
+
+def make_task(recipe: Recipe, micrographs: Mapping[str, Sequence[LabelledMicrograph]]) -> Task:
+    """Join a recipe's network and examples.
+
+    Args:
+        recipe: all settings.
+        micrographs: by part: training, selection, validation.
+
+    Raises:
+        FrazilError: the micrographs do not hold the examples.
+    """
+    training, selection = micrographs["training"], micrographs["selection"]
+    match recipe.network, recipe.examples:
+        case FcnSettings() as settings, Patches() as patches:
+            return PatchTask(recipe, settings, patches, training, selection)
+        case MlpSettings() | CnnSettings() as settings, DrawnCrops() as crops:
+            return DrawnCropTask(recipe, settings, crops, training, selection)
+        case MlpSettings() | CnnSettings() as settings, CentredCrops() | JitteredCrops() as crops:
+            return FixedCropTask(recipe, settings, crops, training, micrographs["validation"])
+    raise SettingsError("expected a network with examples that it can learn from")
 
 
 def _train(

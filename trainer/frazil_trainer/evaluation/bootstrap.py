@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from frazil_trainer.evaluation.matching import Tally
+from frazil_trainer.evaluation.ranking import Tally
 
 __all__ = ["DRAWS", "Interval", "Intervals", "best_coverage", "bootstrap"]
 

@@ -8,10 +8,46 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.picking import Picks
-from frazil_trainer.evaluation.matching import Tally, hits_gained
+from frazil.picking import Picks, hits_gained
 
-__all__ = ["Ranking", "Sweep", "average_precision", "sweep_thresholds"]
+__all__ = ["Ranking", "Sweep", "Tally", "average_precision", "sweep_thresholds", "tally_matches"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """Hits, misses and false picks; tallies add up."""
+
+    hits: int = 0
+    misses: int = 0
+    false_picks: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            hits=self.hits + other.hits,
+            misses=self.misses + other.misses,
+            false_picks=self.false_picks + other.false_picks,
+        )
+
+    @property
+    def precision(self) -> float:
+        """Hits among the picks; 0 where there are none."""
+        return self.hits / max(1, self.hits + self.false_picks)
+
+    @property
+    def recall(self) -> float:
+        """Hits among the particles; 0 where there are none."""
+        return self.hits / max(1, self.hits + self.misses)
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall."""
+        return 2 * self.hits / max(1, 2 * self.hits + self.misses + self.false_picks)
+
+
+def tally_matches(matched: NDArray[np.intp], truth_count: int) -> Tally:
+    """Count what `match_picks` found."""
+    hits = int((matched >= 0).sum())
+    return Tally(hits=hits, misses=truth_count - hits, false_picks=matched.size - hits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -21,7 +57,7 @@ class Ranking:
     score: NDArray[np.float64]
     """(n,) falling."""
     gained: NDArray[np.bool_]
-    """(n,) whether the pick adds a hit to those before it in its micrograph; see `matching.hits_gained`."""
+    """(n,) whether the pick adds a hit to those before it in its micrograph; see `hits_gained`."""
     particles: int
 
     @classmethod

@@ -10,9 +10,8 @@ import frazil
 from frazil.picking import Model
 from frazil_trainer.data.labelled import LabelledPaths
 from frazil_trainer.evaluation.bootstrap import bootstrap
-from frazil_trainer.evaluation.matching import Tally
 from frazil_trainer.evaluation.micrographs import ScoredMicrograph, score_micrographs
-from frazil_trainer.evaluation.ranking import Ranking, average_precision, sweep_thresholds
+from frazil_trainer.evaluation.ranking import Ranking, Tally, average_precision, sweep_thresholds
 from frazil_trainer.evaluation.records import (
     Curve,
     DistanceScores,

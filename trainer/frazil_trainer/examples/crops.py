@@ -15,8 +15,10 @@ from scipy.spatial import cKDTree
 
 from frazil.errors import FrazilError
 from frazil_trainer.data.labelled import LabelledMicrograph
+from frazil_trainer.examples.sampling import draw_source, set_shares
+from frazil_trainer.recipe import CentredCrops, DrawnCrops, JitteredCrops
 
-__all__ = ["CropCutter", "Places", "Surroundings"]
+__all__ = ["CropCutter", "DrawnPlaces", "Places", "Surroundings", "fixed_places"]
 
 _TRIES = 1000
 
@@ -112,3 +114,160 @@ class Surroundings:
             if micrograph.holds_data(np.array(y), np.array(x)) and self._tree.query((y, x))[0] >= clearance:
                 return float(y), float(x)
         raise FrazilError(f"{micrograph.name}: no place for a negative crop; is the diameter right?")
+
+
+_QUARTER_TURNS = 4
+_TURNS_AND_MIRRORS = 8
+_DRAWS_FOR_A_NEW_PLACE = 20
+
+
+class DrawnPlaces:
+    """Draws places, each from a generator of its own.
+
+    Args:
+        micrographs: to draw from.
+        cutter: of the same micrographs.
+        crops: the settings.
+        diameter_px: of the particle in the pictures.
+    """
+
+    def __init__(
+        self, micrographs: Sequence[LabelledMicrograph], cutter: CropCutter, crops: DrawnCrops, diameter_px: float
+    ) -> None:
+        self._micrographs = micrographs
+        self._cutter = cutter
+        self._crops = crops
+        self._diameter_px = diameter_px
+        clearance_px = crops.negative_offset_diameters * diameter_px
+        self._surroundings = [Surroundings(m, clearance_px) for m in micrographs]
+        self._shares = set_shares(micrographs)
+
+    def draw(self, rngs: Sequence[np.random.Generator], labels: Sequence[float]) -> Places:
+        """Draw one place for each generator and label.
+
+        Raises:
+            FrazilError: a micrograph has no place for a negative.
+        """
+        rows = [self._draw_one(rng, label) for rng, label in zip(rngs, labels, strict=True)]
+        return _places(rows)
+
+    def _draw_one(self, rng: np.random.Generator, label: float) -> _Row:
+        source = draw_source(rng, self._shares)
+        y, x = self._positive(rng, source) if label else self._negative(rng, source)
+        return source, *self._cutter.corner(source, y, x), int(rng.integers(_TURNS_AND_MIRRORS)), label
+
+    def _positive(self, rng: np.random.Generator, source: int) -> tuple[float, float]:
+        centres = self._micrographs[source].centres
+        longest_px = self._crops.positive_offset_diameters * self._diameter_px
+        return _near(rng, centres[rng.integers(len(centres))], longest_px)
+
+    def _negative(self, rng: np.random.Generator, source: int) -> tuple[float, float]:
+        return self._surroundings[source].draw(rng, near_share=self._crops.near_negatives, reach_px=self._diameter_px)
+
+
+def fixed_places(
+    micrographs: Sequence[LabelledMicrograph],
+    cutter: CropCutter,
+    crops: CentredCrops | JitteredCrops,
+    diameter_px: float,
+    *,
+    count: int,
+    rng: np.random.Generator,
+) -> Places:
+    """Make the paper's fixed set of crops: half positive, half negative, no two negatives the same.
+
+    Every particle of every micrograph counts alike; a micrograph gives as many negatives as positives. Where there are
+    not enough particles for `count` different positives, further ones repeat some of them.
+
+    Args:
+        micrographs: to take the crops from.
+        cutter: of the same micrographs.
+        crops: the settings.
+        diameter_px: of the particle in the pictures.
+        count: how many crops.
+        rng: of all draws.
+
+    Raises:
+        FrazilError: a micrograph has no place for so many negatives.
+    """
+    particles = [(source, y, x) for source, m in enumerate(micrographs) for y, x in m.centres.tolist()]
+    wanted = count - count // 2
+    if isinstance(crops, CentredCrops):
+        rows = _centred(particles, cutter, wanted, rng)
+    else:
+        rows = _jittered(particles, cutter, wanted, crops.positive_offset_diameters * diameter_px, rng)
+    per_source = np.bincount([row[0] for row in rows], minlength=len(micrographs))
+    per_source[np.argmax(per_source)] -= wanted - count // 2
+    clearance_px = crops.negative_offset_diameters * diameter_px
+    for source, micrograph in enumerate(micrographs):
+        rows += _negatives(source, micrograph, cutter, int(per_source[source]), clearance_px, rng)
+    return _places(rows)
+
+
+_Particle = tuple[int, float, float]
+_Row = tuple[int, int, int, int, float]
+"""Source, top, left, turn, label."""
+
+
+def _centred(particles: list[_Particle], cutter: CropCutter, count: int, rng: np.random.Generator) -> list[_Row]:
+    rows = [
+        (source, *cutter.corner(source, y, x), turn, 1.0)
+        for source, y, x in particles
+        for turn in range(_QUARTER_TURNS)
+    ]
+    return [rows[i] for i in _in_rounds(len(rows), count, rng)]
+
+
+def _jittered(
+    particles: list[_Particle], cutter: CropCutter, count: int, longest_px: float, rng: np.random.Generator
+) -> list[_Row]:
+    rows: list[_Row] = []
+    for n, i in enumerate(_in_rounds(len(particles), count, rng)):
+        source, y, x = particles[i]
+        if n >= len(particles):  # the first round is centred
+            y, x = _near(rng, (y, x), longest_px)
+        rows.append((source, *cutter.corner(source, y, x), 0, 1.0))
+    return rows
+
+
+def _in_rounds(choices: int, count: int, rng: np.random.Generator) -> list[int]:
+    """Draw so that nothing comes again before all else came."""
+    rounds = [rng.permutation(choices) for _ in range(-(-count // choices))]
+    return [int(i) for i in np.concatenate(rounds)[:count]]
+
+
+def _negatives(
+    source: int,
+    micrograph: LabelledMicrograph,
+    cutter: CropCutter,
+    count: int,
+    clearance_px: float,
+    rng: np.random.Generator,
+) -> list[_Row]:
+    surroundings = Surroundings(micrograph, clearance_px)
+    corners: dict[tuple[int, int], None] = {}
+    for _ in range(_DRAWS_FOR_A_NEW_PLACE * count):
+        if len(corners) == count:
+            break
+        corners[cutter.corner(source, *surroundings.draw(rng))] = None
+    if len(corners) < count:
+        raise FrazilError(f"{micrograph.name}: expected room for {count} negative crops, found {len(corners)}")
+    return [(source, top, left, 0, 0.0) for top, left in corners]
+
+
+def _near(
+    rng: np.random.Generator, centre: NDArray[np.float64] | tuple[float, float], longest_px: float
+) -> tuple[float, float]:
+    """A position at most so far from a centre, any of them as likely as any other."""
+    radius, angle = longest_px * np.sqrt(rng.random()), rng.random() * 2 * np.pi
+    return float(centre[0] + radius * np.sin(angle)), float(centre[1] + radius * np.cos(angle))
+
+
+def _places(rows: Sequence[_Row]) -> Places:
+    source, top, left, turn, label = zip(*rows, strict=True)
+    return Places(
+        source=np.array(source, np.intp),
+        corner=np.stack([np.array(top, np.intp), np.array(left, np.intp)], axis=1),
+        turn=np.array(turn, np.intp),
+        label=np.array(label, np.float32),
+    )

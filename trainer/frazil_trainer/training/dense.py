@@ -12,9 +12,9 @@ from torch.nn import functional
 from frazil_trainer.data.labelled import LabelledMicrograph
 from frazil_trainer.examples.patches import PatchSampler
 from frazil_trainer.examples.sampling import generators
-from frazil_trainer.networks import Fcn, FcnConfig
+from frazil_trainer.networks import Fcn, make_network
 from frazil_trainer.recipe import FcnSettings, Patches, Recipe
-from frazil_trainer.training.task import Batch
+from frazil_trainer.training.loop import Batch
 
 __all__ = ["PatchTask", "quality_focal_loss"]
 
@@ -36,10 +36,7 @@ class PatchTask:
         training: Sequence[LabelledMicrograph],
         selection: Sequence[LabelledMicrograph],
     ) -> None:
-        # No halo while it learns: patches are small, and their edges are places like any other.
-        network = Fcn(FcnConfig(widths=settings.widths, dilations=settings.dilations, halo_cells=0))
-        network.initialise(torch.Generator().manual_seed(recipe.seed))
-        self.network: nn.Module = network
+        self.network: nn.Module = make_network(settings, recipe.seed)
         self._seed = recipe.seed
         self._patches = patches
         self._sampler = _sampler(recipe, patches, training, augment=True)

@@ -15,15 +15,52 @@ import msgspec
 import numpy as np
 import torch
 from torch import nn
+from torch.optim import SGD, Optimizer
+from torch.optim import AdamW as TorchAdamW
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from frazil.errors import FrazilError
-from frazil_trainer.recipe import AdamW, Recipe
-from frazil_trainer.training.optimisers import make_optimiser
+from frazil_trainer.recipe import AdamW, Recipe, Sgd
 from frazil_trainer.training.precision import Precision, choose_precision
 from frazil_trainer.training.processes import Processes
-from frazil_trainer.training.task import Batch, Task
 
-__all__ = ["Checkpoints", "EpochReport", "Observer", "train"]
+__all__ = ["Batch", "Checkpoints", "EpochReport", "Observer", "Task", "make_optimiser", "train"]
+
+Batch = tuple[torch.Tensor, ...]
+"""Tensors of one length, (n, 1, t, t) tiles first."""
+
+
+class Task(Protocol):
+    """A network and the examples that it learns from.
+
+    Nothing in it changes from update to update but the network: a batch is decided by the seed and the number of the
+    update alone, so a training may stop anywhere and go on as if it had not.
+    """
+
+    network: nn.Module
+    """Initialised; gives (n, g, g) logits."""
+    updates_per_epoch: int
+    held_out: Mapping[str, list[Batch]]
+    """Examples that are only looked at, by the name of the accuracy on them."""
+    provenance: Mapping[str, int]
+    """Counts that belong in the card."""
+
+    def draw(self, update: int, share: range) -> Batch:
+        """Draw a share of the batch of an update, both counted from 0; may run in another thread."""
+        ...
+
+    def weight(self, batch: Batch) -> torch.Tensor:
+        """How much a batch counts among the shares of one update; summed over them, it divides the loss."""
+        ...
+
+    def loss(self, logits: torch.Tensor, batch: Batch, weight: torch.Tensor) -> torch.Tensor:
+        """The loss of a share, divided by the weight of the whole batch."""
+        ...
+
+    def count(self, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """How many were told right, out of how many that were told."""
+        ...
+
 
 _LOOK_EVERY = 20
 """Updates between two looks at the figures: to look at each one would keep a GPU waiting."""
@@ -261,3 +298,22 @@ def _accuracy(
         counts += torch.stack(task.count(logits.float(), batch))
     right, told = processes.sum(counts).tolist()
     return float(right / max(1, told))
+
+
+_WARM_UP_SHARE = 0.1
+
+
+def make_optimiser(network: nn.Module, settings: Sgd | AdamW, updates: int) -> tuple[Optimizer, LRScheduler]:
+    """An optimiser and its schedule, which takes a step after every update.
+
+    Args:
+        network: whose parameters to optimise.
+        settings: kind and rates.
+        updates: in the whole training.
+    """
+    if isinstance(settings, Sgd):
+        decay = settings.decay_per_update
+        sgd = SGD(network.parameters(), lr=settings.learning_rate, momentum=settings.momentum)
+        return sgd, LambdaLR(sgd, lambda update: 1 / (1 + decay * update))
+    adamw = TorchAdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    return adamw, OneCycleLR(adamw, settings.learning_rate, updates, pct_start=_WARM_UP_SHARE)

@@ -11,12 +11,11 @@ from torch import nn
 from torch.nn import functional
 
 from frazil_trainer.data.labelled import LabelledMicrograph
-from frazil_trainer.examples.crop_places import DrawnPlaces, fixed_places
-from frazil_trainer.examples.crops import CropCutter, Places
+from frazil_trainer.examples.crops import CropCutter, DrawnPlaces, Places, fixed_places
 from frazil_trainer.examples.sampling import generators
-from frazil_trainer.networks import Cnn, Mlp, MlpConfig
+from frazil_trainer.networks import make_network
 from frazil_trainer.recipe import CentredCrops, CnnSettings, DrawnCrops, JitteredCrops, MlpSettings, Recipe
-from frazil_trainer.training.task import Batch
+from frazil_trainer.training.loop import Batch
 
 __all__ = ["DrawnCropTask", "FixedCropTask"]
 
@@ -61,7 +60,7 @@ class FixedCropTask(_CropLoss):
         training: Sequence[LabelledMicrograph],
         validation: Sequence[LabelledMicrograph],
     ) -> None:
-        self.network: nn.Module = _window_network(settings, recipe.seed)
+        self.network: nn.Module = make_network(settings, recipe.seed)
         self._recipe = recipe
         self._cutter = CropCutter(training, settings.tile_px)
         (rng,) = generators(recipe.seed, _SPLIT, [0])
@@ -110,7 +109,7 @@ class DrawnCropTask(_CropLoss):
         training: Sequence[LabelledMicrograph],
         selection: Sequence[LabelledMicrograph],
     ) -> None:
-        self.network: nn.Module = _window_network(settings, recipe.seed)
+        self.network: nn.Module = make_network(settings, recipe.seed)
         self._seed = recipe.seed
         self._cutter = CropCutter(training, settings.tile_px)
         self._drawn = DrawnPlaces(training, self._cutter, crops, recipe.diameter_px)
@@ -126,16 +125,6 @@ class DrawnCropTask(_CropLoss):
     def draw(self, update: int, share: range) -> Batch:
         """Crops, each out of a generator of its own."""
         return _cut(self._cutter, self._drawn.draw(generators(self._seed, update, share), _labels(share)))
-
-
-def _window_network(settings: MlpSettings | CnnSettings, seed: int) -> Mlp | Cnn:
-    network: Mlp | Cnn
-    if isinstance(settings, MlpSettings):
-        network = Mlp(MlpConfig(tile_px=settings.tile_px, hidden=settings.hidden, dropout=settings.dropout))
-    else:
-        network = Cnn(settings.config)
-    network.initialise(torch.Generator().manual_seed(seed))
-    return network
 
 
 def _labels(examples: range) -> list[float]:
