@@ -27,11 +27,12 @@ from tensorboardX.record_writer import masked_crc32c
 from frazil.errors import FrazilError, OutputError, SettingsError
 from frazil_trainer.cli import main
 from frazil_trainer.data.load import load_training_data
+from frazil_trainer.networks import make_network
 from frazil_trainer.recipe import AdamW, DrawnCrops, FcnSettings, MlpSettings, Patches, Recipe
-from frazil_trainer.run import make_task
+from frazil_trainer.run import make_examples
 from frazil_trainer.training.loop import Checkpoints, train
 from frazil_trainer.training.run_folder import RunFolder
-from frazil_trainer.training.windows import DrawnCropTask
+from frazil_trainer.training.windows import DrawnCropSource
 
 pytestmark = [pytest.mark.trainer, pytest.mark.timeout(600)]
 
@@ -207,19 +208,19 @@ def test_a_loss_that_is_no_number_names_the_last_checkpoint(recipe: Recipe, disc
     assert isinstance(recipe.network, MlpSettings)
     assert isinstance(recipe.examples, DrawnCrops)
 
-    class Breaks(DrawnCropTask):
+    class Breaks(DrawnCropSource):
         """Its data turn bad in the 50th update."""
 
-        def draw(self, update: int, share: range) -> tuple[torch.Tensor, ...]:
-            tiles, labels = super().draw(update, share)
+        def draw(self, update: int, examples: range) -> tuple[torch.Tensor, ...]:
+            tiles, labels = super().draw(update, examples)
             return tiles * (np.nan if update == 49 else 1), labels
 
-    task = Breaks(recipe, recipe.network, recipe.examples, disc_micrographs[:1], disc_micrographs[1:])
+    examples = Breaks(recipe, recipe.network.tile_px, recipe.examples, disc_micrographs[:1], disc_micrographs[1:])
     kept: list[dict[str, Any]] = []
     checkpoints = Checkpoints(write=kept.append, every_seconds=0, file=Path("run/checkpoint.pt"))
     message = r"epoch 2, update 50, .*found nan; .*last checkpoint: the checkpoint of update 40, run/checkpoint\.pt"
     with pytest.raises(FrazilError, match=message):
-        train(task, recipe, checkpoints=checkpoints)
+        train(make_network(recipe.network, recipe.seed), examples, recipe, checkpoints=checkpoints)
     assert [state["done"] for state in kept] == [20, 32, 40]
 
 
@@ -257,7 +258,8 @@ import sys
 from pathlib import Path
 import torch
 from rich.console import Console
-from frazil_trainer.run import make_task
+from frazil_trainer.networks import make_network
+from frazil_trainer.run import make_examples
 from frazil_trainer.training.processes import join_processes
 from frazil_trainer.recipe import read_recipe
 from frazil_trainer.training.loop import train
@@ -267,10 +269,11 @@ recipe, data, out = map(Path, sys.argv[1:])
 torch.set_num_threads(1)
 with join_processes("cpu") as processes:
     read = read_recipe(recipe)
-    task = make_task(read, load_training_data(data, read, Console(quiet=True), force=True).micrographs)
-    train(task, read, processes=processes)
-    if processes.leads:
-        torch.save(task.network.state_dict(), out)
+    examples = make_examples(read, load_training_data(data, read, Console(quiet=True), force=True).micrographs)
+    network = make_network(read.network, read.seed)
+    train(network, examples, read, processes=processes)
+    if processes.is_main:
+        torch.save(network.state_dict(), out)
 """
 
 
@@ -290,10 +293,11 @@ def test_batch_normalisation_sees_the_batch_of_all_processes(
     script.write_text(TRAIN_ONLY)
     run_to_end(torchrun(script, file, simulated_data, tmp_path / "two.pt"))
     two = torch.load(tmp_path / "two.pt", weights_only=True)
-    task = make_task(dense, load_training_data(simulated_data, dense, Console(quiet=True), force=True).micrographs)
+    data = load_training_data(simulated_data, dense, Console(quiet=True), force=True)
+    network = make_network(dense.network, dense.seed)
     with one_thread():
-        train(task, dense)
-    one = task.network.state_dict()
+        train(network, make_examples(dense, data.micrographs), dense)
+    one = network.state_dict()
     assert any("running_var" in name for name in one)
     assert_close(two, one)
 

@@ -7,10 +7,10 @@ from msgspec.structs import replace
 
 from frazil.errors import FrazilError
 from frazil_trainer.data.labelled import LabelledMicrograph
-from frazil_trainer.networks import Cnn, Mlp
+from frazil_trainer.networks import Cnn, Mlp, make_network
 from frazil_trainer.recipe import CnnSettings, DrawnCrops, MlpSettings, Recipe
 from frazil_trainer.training.loop import EpochReport, train
-from frazil_trainer.training.windows import DrawnCropTask
+from frazil_trainer.training.windows import DrawnCropSource
 
 pytestmark = pytest.mark.trainer
 
@@ -31,15 +31,15 @@ def short_recipe(tiny_recipe: Recipe) -> Recipe:
     return with_changes(tiny_recipe, {"epochs": 1, "per_epoch": 512})
 
 
-def task_of(recipe: Recipe, training: Discs, held_out: Discs) -> DrawnCropTask:
+def crops_of(recipe: Recipe, training: Discs, held_out: Discs) -> DrawnCropSource:
     assert isinstance(recipe.network, MlpSettings)
     assert isinstance(recipe.examples, DrawnCrops)
-    return DrawnCropTask(recipe, recipe.network, recipe.examples, training, held_out)
+    return DrawnCropSource(recipe, recipe.network.tile_px, recipe.examples, training, held_out)
 
 
 def run(recipe: Recipe, discs: Discs) -> tuple[torch.nn.Module, list[EpochReport]]:
-    task = task_of(recipe, discs[:1], discs[1:])
-    return task.network, train(task, recipe)
+    network = make_network(recipe.network, recipe.seed)
+    return network, train(network, crops_of(recipe, discs[:1], discs[1:]), recipe)
 
 
 def weights_of(network: torch.nn.Module) -> list[np.ndarray]:
@@ -160,25 +160,25 @@ def test_easy_problem_is_learnt(tiny_recipe, disc_micrographs):
     assert [report.epoch for report in reports] == [1, 2, 3, 4, 5]
     assert reports[-1].loss < 0.6 * reports[0].loss
     assert reports[-1].held_out["held_out"] > 0.95
-    assert reports[-1].accuracy > 0.9
+    assert reports[-1].metric > 0.9
     assert not network.training
 
 
 def test_figures_on_held_out_crops_are_those_of_the_network(short_recipe, disc_micrographs):
     network, reports = run(short_recipe, disc_micrographs)
-    other_crops = task_of(with_changes(short_recipe, {"seed": 99}), disc_micrographs[1:], disc_micrographs[1:])
+    other_crops = crops_of(with_changes(short_recipe, {"seed": 99}), disc_micrographs[1:], disc_micrographs[1:])
     tiles, labels = other_crops.draw(0, range(4000))
     with torch.no_grad():
-        right = (network(tiles)[:, 0, 0] > 0) == (labels > 0.5)
-    assert reports[-1].held_out["held_out"] == pytest.approx(float(right.float().mean()), abs=0.04)
+        correct = (network(tiles)[:, 0, 0] > 0) == (labels > 0.5)
+    assert reports[-1].held_out["held_out"] == pytest.approx(float(correct.float().mean()), abs=0.04)
 
 
 def test_held_out_micrographs_do_not_change_what_is_learnt(short_recipe, disc_micrographs):
     weights = []
     for held_out in (disc_micrographs[1:], disc_micrographs[:1]):
-        task = task_of(short_recipe, disc_micrographs[:1], held_out)
-        train(task, short_recipe)
-        weights.append(weights_of(task.network)[0])
+        network = make_network(short_recipe.network, short_recipe.seed)
+        train(network, crops_of(short_recipe, disc_micrographs[:1], held_out), short_recipe)
+        weights.append(weights_of(network)[0])
     np.testing.assert_array_equal(*weights)
 
 
@@ -197,7 +197,7 @@ def test_updates_are_sgd_with_momentum_and_a_rate_that_falls_with_every_update(t
     # The same by hand: 5 updates an epoch (150 / 32, rounded up), v <- m v + g, w <- w - lr / (1 + decay k) v.
     expected = Mlp(MlpSettings(tile_px=16, hidden=16, dropout=0.0))
     expected.initialise(torch.Generator().manual_seed(recipe.seed))
-    drawn = task_of(recipe, disc_micrographs[:1], disc_micrographs[1:])
+    drawn = crops_of(recipe, disc_micrographs[:1], disc_micrographs[1:])
     velocities = [torch.zeros_like(p) for p in expected.parameters()]
     losses = []
     for k in range(10):
@@ -225,6 +225,6 @@ def test_loss_that_is_no_number_says_where_and_what_to_do(short_recipe, disc_mic
 def test_dropout_acts_in_later_epochs_too_and_not_on_held_out_crops(tiny_recipe, disc_micrographs):
     recipe = with_changes(tiny_recipe, {"hidden": 64, "epochs": 4})
     _, dropping = run(with_changes(recipe, {"dropout": 0.5}), disc_micrographs)
-    assert dropping[-1].accuracy < dropping[-1].held_out["held_out"] - 0.05
+    assert dropping[-1].metric < dropping[-1].held_out["held_out"] - 0.05
     _, keeping = run(with_changes(recipe, {"dropout": 0.0}), disc_micrographs)
-    assert keeping[-1].accuracy > keeping[-1].held_out["held_out"] - 0.03
+    assert keeping[-1].metric > keeping[-1].held_out["held_out"] - 0.03

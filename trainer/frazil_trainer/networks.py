@@ -1,4 +1,4 @@
-"""The networks."""
+"""The networks. Each gives (n, g, g) logits for (n, 1, t, t) tiles."""
 
 from __future__ import annotations
 
@@ -55,10 +55,13 @@ class Mlp(nn.Module):
         return logits.reshape(-1, 1, 1)
 
     def over_tiles(self, step_px: int) -> nn.Module:
-        """The same network, without dropout, as convolutions: it scores all windows of a tile, some pixels apart.
+        """The same network as convolutions without dropout: it scores all windows of a tile at once.
 
-        The first dense layer becomes a strided convolution as large as a window, the others convolutions of one pixel
-        (Long et al., CVPR 2015). So no window need be cut out, of pixels that lie in many.
+        The first dense layer becomes a strided convolution as large as a window, the others become convolutions of one
+        pixel (Long et al., CVPR 2015).
+
+        Args:
+            step_px: distance between windows.
         """
         dense = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
         layers: list[nn.Module] = []
@@ -73,7 +76,7 @@ class Mlp(nn.Module):
 
 
 class _Convolutions(nn.Module):
-    """Layers that give one channel of scores."""
+    """Layers with one channel of scores at their end."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
@@ -88,8 +91,8 @@ class _Convolutions(nn.Module):
 class Cnn(nn.Module):
     """The paper's second picker: stages of 3x3 convolutions, each pooled 2x2, then two dense layers.
 
-    The dense layers are written as convolutions over all that a window leaves, which is the same for one window. Given
-    a larger tile, they score every window in it (Long et al., CVPR 2015).
+    The dense layers are convolutions over all features of a window. So they also score every window in a larger tile
+    (Long et al., CVPR 2015).
     """
 
     def __init__(self, settings: CnnSettings) -> None:
@@ -123,7 +126,7 @@ class Cnn(nn.Module):
 
 
 def _he_initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw weights as He et al. (ICCV 2015) do; biases zero."""
+    """Weights as in He et al. (ICCV 2015); biases zero."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
@@ -132,13 +135,14 @@ def _he_initialise(network: nn.Module, generator: torch.Generator) -> None:
 
 
 class Fcn(nn.Module):
-    """Scores every fourth pixel of a tile of any size, each with what lies within some 60 pixels around it.
+    """Scores every fourth pixel of a tile of any size, from a context of some 60 pixels around each.
 
     Two strided convolutions, then residual blocks (He et al., CVPR 2016) with growing dilation (Yu and Koltun, ICLR
-    2016). Score (i, j) before the halo is cut belongs to pixel (4 i, 4 j): every convolution is centred.
+    2016). Score (i, j) before the halo is cut belongs to pixel (4 i, 4 j), since every convolution is centred.
     """
 
     step_px = 4
+    """Distance between scores."""
 
     def __init__(self, settings: FcnSettings, *, cut_halo: bool = True) -> None:
         super().__init__()
@@ -154,7 +158,7 @@ class Fcn(nn.Module):
         self.head = nn.Conv2d(quarter, 1, 1)
 
     def initialise(self, generator: torch.Generator) -> None:
-        """He initialisation; the head begins at a score of 0.02, since most places hold no particle."""
+        """He initialisation. The head starts at a score of 0.02, since most places hold no particle."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d) and layer is not self.head:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
@@ -176,7 +180,7 @@ def _convolution(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 
 
 
 class _Residual(nn.Module):
-    """Two convolutions around a shortcut; the second one dilated."""
+    """Two convolutions, the second one dilated, and a shortcut over both."""
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()

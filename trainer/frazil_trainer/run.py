@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import torch
 from rich.console import Console
+from torch import nn
 
 import frazil
 from frazil.errors import FrazilError, OutputError, SettingsError
@@ -32,6 +33,7 @@ from frazil_trainer.evaluation import (
 )
 from frazil_trainer.export.int8 import TwinData, add_twin, has_int8, make_twin, show_twin
 from frazil_trainer.export.version import Scorer, export_version, make_scorer
+from frazil_trainer.networks import make_network
 from frazil_trainer.recipe import (
     CentredCrops,
     CnnSettings,
@@ -42,15 +44,15 @@ from frazil_trainer.recipe import (
     Patches,
     Recipe,
 )
-from frazil_trainer.training.dense import PatchTask
-from frazil_trainer.training.loop import Checkpoints, EpochReport, Task, train
+from frazil_trainer.training.dense import PatchSource
+from frazil_trainer.training.loop import Checkpoints, EpochReport, ExampleSource, train
 from frazil_trainer.training.observers import EventFile, ProgressBar
 from frazil_trainer.training.precision import Precision, choose_precision
 from frazil_trainer.training.processes import Processes, join_processes
 from frazil_trainer.training.run_folder import EVENTS_NAME, RunFolder
-from frazil_trainer.training.windows import DrawnCropTask, FixedCropTask
+from frazil_trainer.training.windows import DrawnCropSource, FixedCropSource
 
-__all__ = ["make_task", "run_recipe"]
+__all__ = ["make_examples", "run_recipe"]
 
 _SHOWN_EXAMPLES = 16
 _CURVE_THRESHOLDS = [round(0.05 * i, 2) for i in range(1, 20)]
@@ -97,7 +99,7 @@ def run_recipe(
         console.print("warning: this processor has no instructions for int8: no twin will be made")
         int8 = False
     with join_processes(device) as processes:
-        if not processes.leads:
+        if not processes.is_main:
             console = Console(quiet=True)
         found = load_training_data(data, recipe, console, force=force)
         folder = RunFolder(run, recipe, found.sha256)
@@ -109,24 +111,25 @@ def run_recipe(
             )
         if result:
             console.print(f"{run}: this run has ended; it made {result['version']}")
-            return Path(result["version"]) if processes.leads else None
-        task = make_task(recipe, found.micrographs)
-        console.print(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in task.provenance.items()))
+            return Path(result["version"]) if processes.is_main else None
+        network, examples = make_network(recipe.network, recipe.seed), make_examples(recipe, found.micrographs)
+        counts = {**examples.counts, "parameters": sum(p.numel() for p in network.parameters())}
+        console.print(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items()))
         precision = choose_precision(recipe, processes)
         console.print(str(precision), highlight=False, soft_wrap=True)
         checkpoints = Checkpoints(
-            write=folder.write_checkpoint if processes.leads else lambda _: None,
+            write=folder.write_checkpoint if processes.is_main else lambda _: None,
             every_seconds=60 * checkpoint_minutes,
             file=folder.checkpoint,
-            begin_from=state,
+            resume_from=state,
         )
-        if not processes.leads:
-            train(task, recipe, processes=processes, precision=precision, checkpoints=checkpoints)
+        if not processes.is_main:
+            train(network, examples, recipe, processes=processes, precision=precision, checkpoints=checkpoints)
             return None
-        with EventFile(run / EVENTS_NAME, task.updates_per_epoch) as events:
-            history = _train(task, recipe, processes, precision, checkpoints, events, console)
-            scorer = make_scorer(recipe, task, found.micrographs["selection"])
-            card_run = _provenance(recipe, found, task, history, processes, precision)
+        with EventFile(run / EVENTS_NAME, examples) as events:
+            history = _train(network, examples, recipe, processes, precision, checkpoints, events, console)
+            scorer = make_scorer(recipe, network, examples, found.micrographs["selection"])
+            card_run = _provenance(recipe, found, counts, history, processes, precision)
             version, figures = _score_and_export(recipe, scorer, found, out, card_run, events, console, int8=int8)
         folder.write_result(
             {"version": str(version), "run": card_run, "validation": figures, "epochs": msgspec.to_builtins(history)}
@@ -134,29 +137,33 @@ def run_recipe(
         return version
 
 
-def make_task(recipe: Recipe, micrographs: Mapping[str, Sequence[LabelledMicrograph]]) -> Task:
-    """Join a recipe's network and examples.
+def make_examples(recipe: Recipe, micrographs: Mapping[str, Sequence[LabelledMicrograph]]) -> ExampleSource:
+    """The source of a recipe's examples.
 
     Args:
         recipe: all settings.
-        micrographs: by part: training, selection, validation.
+        micrographs: of the parts training, selection and validation.
 
     Raises:
-        FrazilError: the micrographs do not hold the examples.
+        FrazilError: the micrographs have too little room for the examples.
     """
     training, selection = micrographs["training"], micrographs["selection"]
     match recipe.network, recipe.examples:
-        case FcnSettings() as settings, Patches() as patches:
-            return PatchTask(recipe, settings, patches, training, selection)
-        case MlpSettings() | CnnSettings() as settings, DrawnCrops() as crops:
-            return DrawnCropTask(recipe, settings, crops, training, selection)
-        case MlpSettings() | CnnSettings() as settings, CentredCrops() | JitteredCrops() as crops:
-            return FixedCropTask(recipe, settings, crops, training, micrographs["validation"])
+        case FcnSettings(), Patches() as patches:
+            return PatchSource(recipe, patches, training, selection)
+        case MlpSettings(tile_px=tile_px) | CnnSettings(tile_px=tile_px), DrawnCrops() as crops:
+            return DrawnCropSource(recipe, tile_px, crops, training, selection)
+        case (
+            MlpSettings(tile_px=tile_px) | CnnSettings(tile_px=tile_px),
+            CentredCrops() | JitteredCrops() as crops,
+        ):
+            return FixedCropSource(recipe, tile_px, crops, training, micrographs["validation"])
     raise SettingsError("expected a network with examples that it can learn from")
 
 
 def _train(
-    task: Task,
+    network: nn.Module,
+    examples: ExampleSource,
     recipe: Recipe,
     processes: Processes,
     precision: Precision,
@@ -164,12 +171,14 @@ def _train(
     events: EventFile,
     console: Console,
 ) -> list[EpochReport]:
-    begun = checkpoints.begin_from["done"] if checkpoints.begin_from else 0
-    if begun:
-        console.print(f"going on from update {begun}, {checkpoints.file}")
-    events.show_tiles(task.draw(0, processes.share(recipe.batch))[0][:_SHOWN_EXAMPLES].numpy())
-    with ProgressBar(recipe, task.updates_per_epoch, begun, console) as bar:
-        return train(task, recipe, [bar, events], processes=processes, precision=precision, checkpoints=checkpoints)
+    done = checkpoints.resume_from["done"] if checkpoints.resume_from else 0
+    if done:
+        console.print(f"going on from update {done}, {checkpoints.file}")
+    events.show_tiles(examples.draw(0, processes.shard(recipe.batch))[0][:_SHOWN_EXAMPLES].numpy())
+    with ProgressBar(recipe, examples, done, console) as bar:
+        return train(
+            network, examples, recipe, [bar, events], processes=processes, precision=precision, checkpoints=checkpoints
+        )
 
 
 def _score_and_export(
@@ -255,7 +264,7 @@ def _export_with_twin(
 def _provenance(
     recipe: Recipe,
     found: TrainingData,
-    task: Task,
+    counts: Mapping[str, int],
     history: list[EpochReport],
     processes: Processes,
     precision: Precision,
@@ -265,7 +274,7 @@ def _provenance(
         "data": {
             part: [str(p.micrograph.relative_to(found.folder)) for p in paths] for part, paths in found.paths.items()
         },
-        "learnt_from": dict(task.provenance),
+        "learnt_from": dict(counts),
         "last_epoch": msgspec.to_builtins(history[-1]),
         "device": processes.device.type,
         "processes": processes.count,

@@ -1,7 +1,7 @@
 """Crops: positive and negative examples cut from labelled micrographs.
 
-A *place* says where a crop is cut and how it is turned; the places of a training run are drawn, or fixed before it
-begins, and the cutting is the same.
+A *place* says where a crop is cut and how it is turned. Places are drawn anew for every batch, or fixed before the
+training as in the paper; a `CropCutter` cuts both.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ from scipy.spatial import cKDTree
 
 from frazil.errors import FrazilError
 from frazil_trainer.data.labelled import LabelledMicrograph
-from frazil_trainer.examples.sampling import draw_source, set_shares
+from frazil_trainer.examples.sampling import draw_source, source_probabilities
 from frazil_trainer.recipe import CentredCrops, DrawnCrops, JitteredCrops
 
-__all__ = ["CropCutter", "DrawnPlaces", "Places", "Surroundings", "fixed_places"]
+__all__ = ["CropCutter", "PlaceSampler", "Places", "fixed_places"]
 
 _TRIES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Places:
-    """Where crops lie, as columns of one length."""
+    """Where crops lie, as arrays of equal length."""
 
     source: NDArray[np.intp]
-    """Which micrograph."""
+    """Index of the micrograph."""
     corner: NDArray[np.intp]
     """(n, 2) top and left of the crop, as `CropCutter.corner` gives them."""
     turn: NDArray[np.intp]
-    """Quarter turns; 4 to 7 after the crop was mirrored."""
+    """Quarter turns, from 0 to 3; 4 to 7 for a mirrored crop."""
     label: NDArray[np.float32]
-    """1 for a particle."""
+    """1 for a particle, 0 for background."""
 
     def __len__(self) -> int:
         return self.source.size
 
     def different(self) -> Places:
-        """Without repetitions."""
+        """The places without repetitions."""
         columns = np.column_stack([self.source, self.corner, self.turn, self.label])
         return self.select(np.sort(np.unique(columns, axis=0, return_index=True)[1]))
 
     def select(self, chosen: NDArray[np.generic] | slice) -> Places:
-        """The places that an index array or mask chooses."""
+        """The places at some indices, or under a mask."""
         return Places(
             source=self.source[chosen], corner=self.corner[chosen], turn=self.turn[chosen], label=self.label[chosen]
         )
@@ -57,18 +57,18 @@ class CropCutter:
     def __init__(self, micrographs: Sequence[LabelledMicrograph], tile_px: int) -> None:
         self._tile_px = tile_px
         self._half = tile_px // 2
-        # Mirrored once, so that crops near an edge look as they will in picking.
+        # Mirrored at the edges, as in picking.
         self._pictures = [np.pad(m.picture.pixels, self._half, mode="symmetric") for m in micrographs]
 
     def corner(self, source: int, y: float, x: float) -> tuple[int, int]:
-        """Corner of the crop whose centre, between its middle pixels, is nearest to a position in the picture."""
+        """Corner of the crop whose centre is nearest to a position in the picture."""
         t, (h, w) = self._tile_px, self._pictures[source].shape
         # In the padded picture a crop starting at floor(y + 1) has its centre at y to within half a pixel.
         top, left = (round(v - (t - 1) / 2) + self._half for v in (y, x))
         return min(max(top, 0), h - t), min(max(left, 0), w - t)
 
     def cut(self, places: Places) -> NDArray[np.float32]:
-        """(n, 1, t, t) the crops."""
+        """Places → (n, 1, t, t) crops."""
         t = self._tile_px
         tiles = np.empty((len(places), 1, t, t), np.float32)
         rows = zip(places.source.tolist(), places.corner.tolist(), places.turn.tolist(), strict=True)
@@ -78,34 +78,31 @@ class CropCutter:
         return tiles
 
 
-class Surroundings:
-    """Where in one labelled micrograph a negative crop may lie.
-
-    Args:
-        micrograph: with its particles.
-        clearance_px: least distance from every particle.
-    """
+class _Background:
+    """Positions for negative crops in one micrograph, all some clearance away from every particle."""
 
     def __init__(self, micrograph: LabelledMicrograph, clearance_px: float) -> None:
         self._micrograph = micrograph
         self._tree = cKDTree(micrograph.centres)
         self._clearance_px = clearance_px
 
-    def draw(self, rng: np.random.Generator, *, near_share: float = 0.0, reach_px: float = 0.0) -> tuple[float, float]:
-        """Draw a position y, x that holds data, inside the border, and away from all particles.
+    def draw(
+        self, rng: np.random.Generator, *, near_fraction: float = 0.0, reach_px: float = 0.0
+    ) -> tuple[float, float]:
+        """Draw a position y, x inside the border that holds data.
 
         Args:
-            rng: of the draw.
-            near_share: chance that it is drawn from around a particle instead of from anywhere.
-            reach_px: how far from the particle, then.
+            rng: generator.
+            near_fraction: probability of a position near a particle instead of anywhere.
+            reach_px: largest distance from that particle.
 
         Raises:
-            FrazilError: there seems to be none.
+            FrazilError: no position was found.
         """
         micrograph, clearance = self._micrograph, self._clearance_px
         (h, w), border = micrograph.picture.pixels.shape, micrograph.border_px
         for _ in range(_TRIES):
-            if rng.random() < near_share:
+            if rng.random() < near_fraction:
                 y, x = micrograph.centres[rng.integers(len(micrograph.centres))]
                 radius, angle = rng.uniform(clearance, reach_px), rng.random() * 2 * np.pi
                 y, x = y + radius * np.sin(angle), x + radius * np.cos(angle)
@@ -121,14 +118,14 @@ _TURNS_AND_MIRRORS = 8
 _DRAWS_FOR_A_NEW_PLACE = 20
 
 
-class DrawnPlaces:
+class PlaceSampler:
     """Draws places, each from a generator of its own.
 
     Args:
-        micrographs: to draw from.
-        cutter: of the same micrographs.
+        micrographs: labelled micrographs.
+        cutter: made for the same micrographs.
         crops: the settings.
-        diameter_px: of the particle in the pictures.
+        diameter_px: diameter of the particle in the pictures.
     """
 
     def __init__(
@@ -139,20 +136,20 @@ class DrawnPlaces:
         self._crops = crops
         self._diameter_px = diameter_px
         clearance_px = crops.negative_offset_diameters * diameter_px
-        self._surroundings = [Surroundings(m, clearance_px) for m in micrographs]
-        self._shares = set_shares(micrographs)
+        self._backgrounds = [_Background(m, clearance_px) for m in micrographs]
+        self._probabilities = source_probabilities(micrographs)
 
     def draw(self, rngs: Sequence[np.random.Generator], labels: Sequence[float]) -> Places:
         """Draw one place for each generator and label.
 
         Raises:
-            FrazilError: a micrograph has no place for a negative.
+            FrazilError: a micrograph has no room for a negative crop.
         """
         rows = [self._draw_one(rng, label) for rng, label in zip(rngs, labels, strict=True)]
         return _places(rows)
 
     def _draw_one(self, rng: np.random.Generator, label: float) -> _Row:
-        source = draw_source(rng, self._shares)
+        source = draw_source(rng, self._probabilities)
         y, x = self._positive(rng, source) if label else self._negative(rng, source)
         return source, *self._cutter.corner(source, y, x), int(rng.integers(_TURNS_AND_MIRRORS)), label
 
@@ -162,7 +159,7 @@ class DrawnPlaces:
         return _near(rng, centres[rng.integers(len(centres))], longest_px)
 
     def _negative(self, rng: np.random.Generator, source: int) -> tuple[float, float]:
-        return self._surroundings[source].draw(rng, near_share=self._crops.near_negatives, reach_px=self._diameter_px)
+        return self._backgrounds[source].draw(rng, near_fraction=self._crops.near_negatives, reach_px=self._diameter_px)
 
 
 def fixed_places(
@@ -174,30 +171,30 @@ def fixed_places(
     count: int,
     rng: np.random.Generator,
 ) -> Places:
-    """Make the paper's fixed set of crops: half positive, half negative, no two negatives the same.
+    """Make the paper's fixed set of crops: half positive, half negative, with no negative twice.
 
-    Every particle of every micrograph counts alike; a micrograph gives as many negatives as positives. Where there are
-    not enough particles for `count` different positives, further ones repeat some of them.
+    All particles are equally frequent, and a micrograph gives as many negatives as positives. Positives repeat only if
+    there are too few different ones.
 
     Args:
-        micrographs: to take the crops from.
-        cutter: of the same micrographs.
+        micrographs: labelled micrographs.
+        cutter: made for the same micrographs.
         crops: the settings.
-        diameter_px: of the particle in the pictures.
-        count: how many crops.
-        rng: of all draws.
+        diameter_px: diameter of the particle in the pictures.
+        count: number of crops.
+        rng: generator of all draws.
 
     Raises:
-        FrazilError: a micrograph has no place for so many negatives.
+        FrazilError: a micrograph has no room for its negatives.
     """
     particles = [(source, y, x) for source, m in enumerate(micrographs) for y, x in m.centres.tolist()]
-    wanted = count - count // 2
+    positives = count - count // 2
     if isinstance(crops, CentredCrops):
-        rows = _centred(particles, cutter, wanted, rng)
+        rows = _centred(particles, cutter, positives, rng)
     else:
-        rows = _jittered(particles, cutter, wanted, crops.positive_offset_diameters * diameter_px, rng)
+        rows = _jittered(particles, cutter, positives, crops.positive_offset_diameters * diameter_px, rng)
     per_source = np.bincount([row[0] for row in rows], minlength=len(micrographs))
-    per_source[np.argmax(per_source)] -= wanted - count // 2
+    per_source[np.argmax(per_source)] -= positives - count // 2
     clearance_px = crops.negative_offset_diameters * diameter_px
     for source, micrograph in enumerate(micrographs):
         rows += _negatives(source, micrograph, cutter, int(per_source[source]), clearance_px, rng)
@@ -231,7 +228,7 @@ def _jittered(
 
 
 def _in_rounds(choices: int, count: int, rng: np.random.Generator) -> list[int]:
-    """Draw so that nothing comes again before all else came."""
+    """Draw indices, each choice once before any is drawn twice."""
     rounds = [rng.permutation(choices) for _ in range(-(-count // choices))]
     return [int(i) for i in np.concatenate(rounds)[:count]]
 
@@ -244,12 +241,12 @@ def _negatives(
     clearance_px: float,
     rng: np.random.Generator,
 ) -> list[_Row]:
-    surroundings = Surroundings(micrograph, clearance_px)
+    background = _Background(micrograph, clearance_px)
     corners: dict[tuple[int, int], None] = {}
     for _ in range(_DRAWS_FOR_A_NEW_PLACE * count):
         if len(corners) == count:
             break
-        corners[cutter.corner(source, *surroundings.draw(rng))] = None
+        corners[cutter.corner(source, *background.draw(rng))] = None
     if len(corners) < count:
         raise FrazilError(f"{micrograph.name}: expected room for {count} negative crops, found {len(corners)}")
     return [(source, top, left, 0, 0.0) for top, left in corners]
@@ -258,7 +255,7 @@ def _negatives(
 def _near(
     rng: np.random.Generator, centre: NDArray[np.float64] | tuple[float, float], longest_px: float
 ) -> tuple[float, float]:
-    """A position at most so far from a centre, any of them as likely as any other."""
+    """A position in the disc around a centre, drawn uniformly."""
     radius, angle = longest_px * np.sqrt(rng.random()), rng.random() * 2 * np.pi
     return float(centre[0] + radius * np.sin(angle)), float(centre[1] + radius * np.cos(angle))
 

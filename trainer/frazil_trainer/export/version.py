@@ -32,14 +32,9 @@ from frazil.picking import (
 from frazil_trainer.data.labelled import LabelledMicrograph
 from frazil_trainer.examples.patches import PatchSampler
 from frazil_trainer.examples.sampling import generators
-from frazil_trainer.networks import Cnn, Fcn, Mlp
-from frazil_trainer.recipe import (
-    CnnSettings,
-    FcnSettings,
-    MlpSettings,
-    Recipe,
-)
-from frazil_trainer.training.loop import Task
+from frazil_trainer.networks import Fcn, Mlp
+from frazil_trainer.recipe import CnnSettings, FcnSettings, Recipe
+from frazil_trainer.training.loop import ExampleSource
 
 __all__ = ["Scorer", "export_version", "make_scorer", "write_onnx"]
 
@@ -48,17 +43,17 @@ _TOLERANCE = 1e-4
 _REFERENCE_TILES = 4
 _REFERENCE_PIXELS = 16_384
 _CHECK = 2**40 + 16
-"""Stream of random numbers of the tiles that an export is checked on."""
+"""Random stream of the tiles that an export is checked on."""
 _CHECK_TILES = 256
 _CHECK_DENSE_TILES = 3
 _TILE_LEVELS = 64
 _WINDOWS_GRID = 64
-"""Side of the scores of a tile whose windows are scored at once."""
+"""Windows along one side of a tile that is scored at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scorer:
-    """A trained network, where its scores lie in a tile, and real tiles to check its export on."""
+    """A trained network for export, the grid of its scores in a tile, and real tiles to check the export on."""
 
     network: nn.Module
     tile_px: int
@@ -69,68 +64,62 @@ class Scorer:
     """(n, 1, t, t)."""
 
 
-def make_scorer(recipe: Recipe, task: Task, selection: Sequence[LabelledMicrograph]) -> Scorer:
-    """What to export of a trained task.
+def make_scorer(
+    recipe: Recipe, network: nn.Module, examples: ExampleSource, selection: Sequence[LabelledMicrograph]
+) -> Scorer:
+    """Prepare a trained network for export; one that can score many windows of a tile at once will.
 
     Args:
-        recipe: that it was trained by.
-        task: trained.
-        selection: micrographs to take tiles from.
+        recipe: recipe of the training.
+        network: trained.
+        examples: source of the training's examples.
+        selection: micrographs for the tiles to check on.
     """
     settings = recipe.network
     if isinstance(settings, FcnSettings):
-        network = Fcn(settings)
-        network.load_state_dict(task.network.state_dict())
+        with_halo = Fcn(settings)
+        with_halo.load_state_dict(network.state_dict())
         return Scorer(
-            network=network.eval(),
+            network=with_halo.eval(),
             tile_px=settings.tile_px,
             grid=settings.tile_px // Fcn.step_px - 2 * settings.halo_cells,
             step_px=float(Fcn.step_px),
             offset_px=float(Fcn.step_px * settings.halo_cells),
             check_tiles=_whole_tiles(recipe, settings.tile_px, selection),
         )
-    if (over_tiles := _over_tiles(settings, task.network)) is not None:
-        tile_px = settings.tile_px + (_WINDOWS_GRID - 1) * round(settings.stride_px)
-        return Scorer(
-            network=over_tiles,
-            tile_px=tile_px,
-            grid=_WINDOWS_GRID,
-            step_px=settings.stride_px,
-            offset_px=(settings.tile_px - 1) / 2,
-            check_tiles=_whole_tiles(recipe, tile_px, selection),
-        )
-    held_out = torch.cat([tiles for tiles, *_ in next(iter(task.held_out.values()))])
+    over_tiles: nn.Module | None = None
+    if isinstance(settings, CnnSettings) and not settings.padding:
+        over_tiles = network
+    elif isinstance(network, Mlp) and settings.stride_px.is_integer():
+        over_tiles = network.over_tiles(round(settings.stride_px))
+    grid = 1 if over_tiles is None else _WINDOWS_GRID
+    tile_px = settings.tile_px + (grid - 1) * round(settings.stride_px)
+    if over_tiles is None:
+        held_out = next(iter(examples.held_out.values()))
+        check_tiles = torch.cat([tiles for tiles, *_ in held_out])[:_CHECK_TILES].numpy()
+    else:
+        check_tiles = _whole_tiles(recipe, tile_px, selection)
     return Scorer(
-        network=task.network,
-        tile_px=settings.tile_px,
-        grid=1,
+        network=network if over_tiles is None else over_tiles,
+        tile_px=tile_px,
+        grid=grid,
         step_px=settings.stride_px,
         offset_px=(settings.tile_px - 1) / 2,
-        check_tiles=held_out[:_CHECK_TILES].numpy(),
+        check_tiles=check_tiles,
     )
 
 
-def _over_tiles(settings: MlpSettings | CnnSettings, network: nn.Module) -> nn.Module | None:
-    """A network of windows as it scores all windows of a tile at once; None where it can only score one by one."""
-    match settings, network:
-        case CnnSettings(padding=False), Cnn():
-            return network
-        case MlpSettings(stride_px=stride_px), Mlp() if stride_px.is_integer():
-            return network.over_tiles(round(stride_px))
-    return None
-
-
 def _whole_tiles(recipe: Recipe, tile_px: int, micrographs: Sequence[LabelledMicrograph]) -> NDArray[np.float32]:
+    """(n, 1, t, t) tiles of micrographs, in steps that compress well, since the card holds one of them."""
     sampler = PatchSampler(
         micrographs,
         patch_px=tile_px,
-        step_px=2,  # of wanted scores, which are not used
+        step_px=2,  # for target scores, which are not used
         diameter_px=recipe.diameter_px,
         spread_diameters=1.0,
         augment=False,
     )
     tiles, *_ = sampler.draw(generators(recipe.seed, _CHECK, range(_CHECK_DENSE_TILES)))
-    # In steps that deflate well: the card holds such a tile.
     return np.asarray(np.round(tiles * _TILE_LEVELS) / _TILE_LEVELS, np.float32)
 
 

@@ -1,4 +1,4 @@
-"""The training loop, one for every network."""
+"""The training loop, the same for every network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -24,108 +24,107 @@ from frazil_trainer.recipe import AdamW, Recipe, Sgd
 from frazil_trainer.training.precision import Precision, choose_precision
 from frazil_trainer.training.processes import Processes
 
-__all__ = ["Batch", "Checkpoints", "EpochReport", "Observer", "Task", "make_optimiser", "train"]
+__all__ = ["Batch", "Checkpoints", "EpochReport", "ExampleSource", "Observer", "make_optimiser", "train"]
 
 Batch = tuple[torch.Tensor, ...]
-"""Tensors of one length, (n, 1, t, t) tiles first."""
+"""Tensors of equal length, (n, 1, t, t) tiles first."""
+
+_LOG_EVERY = 20
+"""Updates between two reads of the figures; reading each one would make a GPU wait."""
+_WARM_UP_FRACTION = 0.1
 
 
-class Task(Protocol):
-    """A network and the examples that it learns from.
+class ExampleSource(Protocol):
+    """Batches of examples, and the loss on them.
 
-    Nothing in it changes from update to update but the network: a batch is decided by the seed and the number of the
-    update alone, so a training may stop anywhere and go on as if it had not.
+    The seed and the number of the update alone decide a batch, so a training can stop anywhere and resume.
     """
 
-    network: nn.Module
-    """Initialised; gives (n, g, g) logits."""
     updates_per_epoch: int
     held_out: Mapping[str, list[Batch]]
-    """Examples that are only looked at, by the name of the accuracy on them."""
-    provenance: Mapping[str, int]
-    """Counts that belong in the card."""
+    """Batches that are never trained on, by name."""
+    counts: Mapping[str, int]
+    """Numbers of examples, for the card."""
+    metric: Literal["accuracy", "iou"]
+    """Name of the ratio of the two counts of `count`."""
 
-    def draw(self, update: int, share: range) -> Batch:
-        """Draw a share of the batch of an update, both counted from 0; may run in another thread."""
+    def draw(self, update: int, examples: range) -> Batch:
+        """Draw some examples of an update's batch, all counted from 0. Another thread may call it."""
         ...
 
     def weight(self, batch: Batch) -> torch.Tensor:
-        """How much a batch counts among the shares of one update; summed over them, it divides the loss."""
+        """The weight of a batch: the loss is a sum over the examples, divided by their total weight."""
         ...
 
     def loss(self, logits: torch.Tensor, batch: Batch, weight: torch.Tensor) -> torch.Tensor:
-        """The loss of a share, divided by the weight of the whole batch."""
+        """The sum of the loss over a batch, divided by a weight."""
         ...
 
     def count(self, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """How many were told right, out of how many that were told."""
+        """Numerator and denominator of the metric."""
         ...
-
-
-_LOOK_EVERY = 20
-"""Updates between two looks at the figures: to look at each one would keep a GPU waiting."""
 
 
 class EpochReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures after one epoch."""
+    """Figures of one epoch."""
 
     epoch: int
-    """From 1."""
+    """Counted from 1."""
     loss: float
     """Mean loss of the epoch's batches."""
-    accuracy: float
-    """Share of the epoch's crops that were told right, dropout on. A dense network: of the cells that hold a particle,
-    or were taken for one, the share that are both."""
+    metric: float = msgspec.field(name="accuracy")
+    """Accuracy on the epoch's crops, or intersection over union on the cells of its patches, with dropout. Files call
+    it ``accuracy`` for every network."""
     held_out: dict[str, float]
-    """The same, dropout off, on examples that are not trained on, by their name."""
+    """The same metric on the held out examples, by name, without dropout."""
     learning_rate: float
-    """Of the next update."""
+    """Learning rate of the next update."""
 
 
 class Observer(Protocol):
-    """Is told how a training goes."""
+    """Receives the figures of a training."""
 
-    def looked(self, updates: int, loss: float, accuracy: float, learning_rate: float) -> None:
-        """So many updates are done; mean loss and accuracy since the last look."""
+    def on_updates(self, updates: int, loss: float, metric: float, learning_rate: float) -> None:
+        """Receive the number of updates so far, and the mean loss and metric since the last call."""
         ...
 
-    def ended_epoch(self, report: EpochReport) -> None:
-        """An epoch is over."""
+    def on_epoch(self, report: EpochReport) -> None:
+        """Receive the figures of an epoch at its end."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoints:
-    """Where the state of a training is kept, and from where it goes on."""
+    """Where checkpoints are written, and which one to resume from."""
 
     write: Callable[[dict[str, Any]], None]
-    """Keep a state: tensors and plain values."""
+    """Writes a state of tensors and plain values."""
     every_seconds: float
-    """Least time between two of them; the last state is always kept."""
+    """Least time between two checkpoints. The final state is always written."""
     file: Path
-    """Where they are kept, for messages."""
-    begin_from: Mapping[str, Any] | None = None
-    """A state that was kept; None begins anew."""
+    """Their file, for messages."""
+    resume_from: Mapping[str, Any] | None = None
+    """A state that was written, or None to start anew."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _State:
-    """All that changes while training. Random draws depend on the number of the update only."""
+    """Everything that changes during training. No generator is among it: the update's number seeds every draw."""
 
     network: nn.Module
-    optimiser: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    optimiser: Optimizer
+    schedule: LRScheduler
     done: int = 0
-    """Updates."""
+    """Updates so far."""
     history: list[EpochReport] = field(default_factory=list)
     epoch_rows: list[list[float]] = field(default_factory=list)
-    """Loss, number told right, number told, of each update of the epoch."""
+    """Loss, and numerator and denominator of the metric, of each update of the epoch."""
 
     @property
     def learning_rate(self) -> float:
         return float(self.schedule.get_last_lr()[0])
 
-    def keep(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return {
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -135,17 +134,18 @@ class _State:
             "epoch_rows": self.epoch_rows,
         }
 
-    def restore(self, kept: Mapping[str, Any]) -> None:
-        self.network.load_state_dict(kept["network"])
-        self.optimiser.load_state_dict(kept["optimiser"])
-        self.schedule.load_state_dict(kept["schedule"])
-        self.done = kept["done"]
-        self.history = msgspec.convert(kept["history"], list[EpochReport])
-        self.epoch_rows = kept["epoch_rows"]
+    def load(self, saved: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(saved["network"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.schedule.load_state_dict(saved["schedule"])
+        self.done = saved["done"]
+        self.history = msgspec.convert(saved["history"], list[EpochReport])
+        self.epoch_rows = saved["epoch_rows"]
 
 
 def train(
-    task: Task,
+    network: nn.Module,
+    examples: ExampleSource,
     recipe: Recipe,
     observers: Sequence[Observer] = (),
     *,
@@ -153,50 +153,50 @@ def train(
     precision: Precision | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> list[EpochReport]:
-    """Train a task's network, to the end or on from a checkpoint.
+    """Train a network to the end, from the start or from a checkpoint.
 
-    The recipe's seed decides every random draw: the same seed gives the same network on the same machine, whether it
-    was trained in one go or not. Several processes give the network that one gives, but for the order of sums.
+    The recipe's seed decides every random draw: the same seed gives the same weights on the same machine, with or
+    without interruptions.
 
     Args:
-        task: network and examples.
+        network: initialised; gives (n, g, g) logits.
+        examples: source of the batches.
         recipe: seed, epochs, batch and optimiser.
-        observers: are told how it goes.
-        processes: this process and those that it trains with; None trains alone on the CPU.
-        precision: to compute in; None chooses by the recipe and the device.
-        checkpoints: None keeps none.
+        observers: receive the figures.
+        processes: this process and the others of the training; None trains alone on the CPU.
+        precision: number format; None chooses by the recipe and the device.
+        checkpoints: None writes none.
 
     Returns:
-        The figures of all epochs; the network is left as it is scored, on the CPU.
+        The figures of all epochs. The network is in evaluation mode, on the CPU.
 
     Raises:
-        FrazilError: the loss is no longer a number.
+        FrazilError: the loss is not finite.
         OutputError: a checkpoint or an observer's file cannot be written.
     """
     processes = processes or Processes()
     precision = precision or choose_precision(recipe, processes)
     device = processes.device
-    network = task.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    joined = processes.join(network)
-    updates_per_epoch = task.updates_per_epoch
-    updates = recipe.epochs * updates_per_epoch
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parallel = processes.parallel(network)
+    updates = recipe.epochs * examples.updates_per_epoch
     optimiser, schedule = make_optimiser(network, recipe.optimiser, updates)
     state = _State(network=network, optimiser=optimiser, schedule=schedule)
-    if checkpoints and checkpoints.begin_from:
-        state.restore(checkpoints.begin_from)
-    kept_at, kept_done = time.monotonic(), state.done
-    since_look: list[torch.Tensor] = []
-    for update, drawn in _batches(task, processes.share(recipe.batch), range(state.done, updates)):
+    if checkpoints and checkpoints.resume_from:
+        state.load(checkpoints.resume_from)
+    saved_at, saved_update = time.monotonic(), state.done
+    unread: list[torch.Tensor] = []
+    for update, drawn in _batches(examples, processes.shard(recipe.batch), range(state.done, updates)):
         network.train()
-        _seed_update(recipe.seed, update)
+        _seed_dropout(recipe.seed, update)
         batch = _placed(drawn, device)
-        weight = processes.sum(task.weight(batch))
+        weight = processes.sum(examples.weight(batch))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision.is_mixed):
-            logits = joined(batch[0])
+            logits = parallel(batch[0])
         logits = logits.float()
-        loss = task.loss(logits, batch, weight)
+        loss = examples.loss(logits, batch, weight)
         optimiser.zero_grad(set_to_none=True)
-        # Gradients are averaged over the processes, losses are shares of one sum.
+        # The processes' losses add up, but their gradients are averaged.
         (loss * processes.count).backward()  # type: ignore[no-untyped-call]
         if isinstance(recipe.optimiser, AdamW):
             nn.utils.clip_grad_norm_(network.parameters(), recipe.optimiser.largest_gradient)
@@ -205,62 +205,62 @@ def train(
         schedule.step()
         state.done = update + 1
         with torch.no_grad():
-            since_look.append(torch.stack([loss.detach(), *task.count(logits, batch)]))
-        ends_epoch = state.done % updates_per_epoch == 0
-        if state.done % _LOOK_EVERY and not ends_epoch:
+            unread.append(torch.stack([loss.detach(), *examples.count(logits, batch)]))
+        ends_epoch = state.done % examples.updates_per_epoch == 0
+        if state.done % _LOG_EVERY and not ends_epoch:
             continue
-        rows = processes.sum(torch.stack(since_look)).tolist()
-        since_look.clear()
-        for at, (loss_of_update, _, _) in enumerate(rows, start=state.done - len(rows) + 1):
+        rows = processes.sum(torch.stack(unread)).tolist()
+        unread.clear()
+        for at, (loss_of_update, *_) in enumerate(rows, start=state.done - len(rows) + 1):
             if not math.isfinite(loss_of_update):
-                kept = (
-                    f"the checkpoint of update {kept_done}, {checkpoints.file}" if checkpoints and kept_done else "none"
-                )
+                last = "none"
+                if checkpoints and saved_update:
+                    last = f"the checkpoint of update {saved_update}, {checkpoints.file}"
                 raise FrazilError(
-                    f"epoch {math.ceil(at / updates_per_epoch)}, update {at}, learning rate {learning_rate:.3g}: "
-                    f"expected a loss, found {loss_of_update}; lower learning_rate "
-                    f"(now {recipe.optimiser.learning_rate:g}); last checkpoint: {kept}"
+                    f"epoch {math.ceil(at / examples.updates_per_epoch)}, update {at}, "
+                    f"learning rate {learning_rate:.3g}: expected a finite loss, found {loss_of_update}; "
+                    f"lower learning_rate (now {recipe.optimiser.learning_rate:g}); "
+                    f"last checkpoint: {last}"
                 )
         state.epoch_rows += rows
         for observer in observers:
-            observer.looked(state.done, *_mean(rows), learning_rate)
+            observer.on_updates(state.done, *_means(rows), learning_rate)
         if ends_epoch:
-            # The last figures are of the network as it is exported, in float32.
-            mixed_precision = precision.is_mixed and state.done < updates
-            _end_epoch(task, state, processes, mixed_precision=mixed_precision)
+            # The last figures are those of the exported network, in float32.
+            mixed = precision.is_mixed and state.done < updates
+            state.history.append(_report(examples, state, device, mixed_precision=mixed))
+            state.epoch_rows.clear()
             for observer in observers:
-                observer.ended_epoch(state.history[-1])
-        if checkpoints and (state.done == updates or time.monotonic() - kept_at >= checkpoints.every_seconds):
-            checkpoints.write(state.keep())
-            kept_at, kept_done = time.monotonic(), state.done
+                observer.on_epoch(state.history[-1])
+        if checkpoints and (state.done == updates or time.monotonic() - saved_at >= checkpoints.every_seconds):
+            checkpoints.write(state.to_dict())
+            saved_at, saved_update = time.monotonic(), state.done
     network.eval().to("cpu")
     return state.history
 
 
-def _end_epoch(task: Task, state: _State, processes: Processes, *, mixed_precision: bool) -> None:
-    loss, accuracy = _mean(state.epoch_rows)
-    state.epoch_rows.clear()
-    held_out = {
-        name: _accuracy(state.network, task, examples, processes, mixed_precision=mixed_precision)
-        for name, examples in task.held_out.items()
-    }
-    state.history.append(
-        EpochReport(
-            epoch=state.done // task.updates_per_epoch,
-            loss=loss,
-            accuracy=accuracy,
-            held_out=held_out,
-            learning_rate=state.learning_rate,
-        )
-    )
+def make_optimiser(network: nn.Module, settings: Sgd | AdamW, updates: int) -> tuple[Optimizer, LRScheduler]:
+    """An optimiser and its learning rate schedule, which takes a step after every update.
+
+    Args:
+        network: owner of the parameters.
+        settings: kind and rates.
+        updates: number of updates in the whole training.
+    """
+    if isinstance(settings, Sgd):
+        decay = settings.decay_per_update
+        sgd = SGD(network.parameters(), lr=settings.learning_rate, momentum=settings.momentum)
+        return sgd, LambdaLR(sgd, lambda update: 1 / (1 + decay * update))
+    adamw = TorchAdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    return adamw, OneCycleLR(adamw, settings.learning_rate, updates, pct_start=_WARM_UP_FRACTION)
 
 
-def _batches(task: Task, share: range, updates: range) -> Iterator[tuple[int, Batch]]:
-    """Draw batches one ahead, in a thread: OpenCV and numpy work while torch does. Their order stays the same."""
+def _batches(examples: ExampleSource, shard: range, updates: range) -> Iterator[tuple[int, Batch]]:
+    """Draw batches in order, one ahead in a thread: OpenCV and numpy work while torch does."""
     with ThreadPoolExecutor(1) as ahead:
         drawn: deque[Future[Batch]] = deque()
         for update in updates:
-            drawn.append(ahead.submit(task.draw, update, share))
+            drawn.append(ahead.submit(examples.draw, update, shard))
             if len(drawn) > 1:
                 yield update - 1, drawn.popleft().result()
         if drawn:
@@ -272,48 +272,43 @@ def _placed(batch: Batch, device: torch.device) -> Batch:
     return tiles.contiguous(memory_format=torch.channels_last), *others
 
 
-def _seed_update(seed: int, update: int) -> None:
-    """Dropout draws from torch's own generator; no state of it needs to be kept from update to update."""
+def _seed_dropout(seed: int, update: int) -> None:
+    """Dropout draws from torch's own generator, whose state is not in a checkpoint."""
     (state,) = np.random.SeedSequence((seed, update)).generate_state(1, np.uint64)
     torch.manual_seed(int(state))
 
 
-def _mean(rows: list[list[float]]) -> tuple[float, float]:
-    """Mean loss of updates, and the share of what they told that was right."""
-    losses, right, told = zip(*rows, strict=True)
-    return math.fsum(losses) / len(losses), sum(right) / max(1, sum(told))
+def _means(rows: list[list[float]]) -> tuple[float, float]:
+    """Mean loss and metric of some updates."""
+    losses, numerators, denominators = zip(*rows, strict=True)
+    return math.fsum(losses) / len(losses), sum(numerators) / max(1, sum(denominators))
+
+
+def _report(examples: ExampleSource, state: _State, device: torch.device, *, mixed_precision: bool) -> EpochReport:
+    loss, metric = _means(state.epoch_rows)
+    return EpochReport(
+        epoch=state.done // examples.updates_per_epoch,
+        loss=loss,
+        metric=metric,
+        held_out={
+            name: _evaluate(state.network, examples, batches, device, mixed_precision=mixed_precision)
+            for name, batches in examples.held_out.items()
+        },
+        learning_rate=state.learning_rate,
+    )
 
 
 @torch.no_grad()
-def _accuracy(
-    network: nn.Module, task: Task, examples: list[Batch], processes: Processes, *, mixed_precision: bool
+def _evaluate(
+    network: nn.Module, examples: ExampleSource, batches: list[Batch], device: torch.device, *, mixed_precision: bool
 ) -> float:
-    """Share told right; the processes share the examples."""
+    """The metric on held out batches. Every process computes all of it: their batch normalisation may differ."""
     network.eval()
-    counts = torch.zeros(2, dtype=torch.int64, device=processes.device)
-    for drawn in examples[processes.rank :: processes.count]:
-        batch = _placed(drawn, processes.device)
-        with torch.autocast(processes.device.type, torch.bfloat16, enabled=mixed_precision):
+    counts = torch.zeros(2, dtype=torch.int64, device=device)
+    for drawn in batches:
+        batch = _placed(drawn, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
             logits = network(batch[0])
-        counts += torch.stack(task.count(logits.float(), batch))
-    right, told = processes.sum(counts).tolist()
-    return float(right / max(1, told))
-
-
-_WARM_UP_SHARE = 0.1
-
-
-def make_optimiser(network: nn.Module, settings: Sgd | AdamW, updates: int) -> tuple[Optimizer, LRScheduler]:
-    """An optimiser and its schedule, which takes a step after every update.
-
-    Args:
-        network: whose parameters to optimise.
-        settings: kind and rates.
-        updates: in the whole training.
-    """
-    if isinstance(settings, Sgd):
-        decay = settings.decay_per_update
-        sgd = SGD(network.parameters(), lr=settings.learning_rate, momentum=settings.momentum)
-        return sgd, LambdaLR(sgd, lambda update: 1 / (1 + decay * update))
-    adamw = TorchAdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    return adamw, OneCycleLR(adamw, settings.learning_rate, updates, pct_start=_WARM_UP_SHARE)
+        counts += torch.stack(examples.count(logits.float(), batch))
+    numerator, denominator = counts.tolist()
+    return float(numerator / max(1, denominator))

@@ -18,24 +18,25 @@ from tensorboardX.record_writer import RecordWriter
 
 from frazil.errors import OutputError
 from frazil_trainer.recipe import Recipe
-from frazil_trainer.training.loop import EpochReport
+from frazil_trainer.training.loop import EpochReport, ExampleSource
 
 __all__ = ["EventFile", "ProgressBar"]
 
 
 class ProgressBar:
-    """Shows epoch, loss, accuracy, samples a second and the time left; an observer of `training.train`.
+    """Shows epoch, loss, metric, samples per second and the time left.
 
     Args:
-        recipe: that is trained by.
-        updates_per_epoch: of the training.
-        begun: updates that an earlier part of the run has done.
-        console: to show it on.
+        recipe: recipe of the training.
+        examples: source of its batches.
+        done: updates before this part of the run.
+        console: terminal or log.
     """
 
-    def __init__(self, recipe: Recipe, updates_per_epoch: int, begun: int, console: Console) -> None:
+    def __init__(self, recipe: Recipe, examples: ExampleSource, done: int, console: Console) -> None:
         self._recipe = recipe
-        self._updates_per_epoch = updates_per_epoch
+        self._updates_per_epoch = examples.updates_per_epoch
+        self._metric = examples.metric
         self._console = console
         self._bar = Progress(
             "{task.description}",
@@ -45,13 +46,13 @@ class ProgressBar:
             TextColumn("{task.fields[figures]}"),
             console=console,
         )
-        self._task = self._bar.add_task("", total=recipe.epochs * updates_per_epoch, completed=begun, figures="")
-        self._last_look: tuple[float, int] = (time.monotonic(), begun)
+        self._task = self._bar.add_task("", total=recipe.epochs * self._updates_per_epoch, completed=done, figures="")
+        self._last: tuple[float, int] = (time.monotonic(), done)
         self._last_epoch = ""
 
     def __enter__(self) -> ProgressBar:
         self._bar.start()
-        self._describe(self._last_look[1])
+        self._describe(self._last[1])
         return self
 
     def __exit__(
@@ -59,23 +60,23 @@ class ProgressBar:
     ) -> None:
         self._bar.stop()
 
-    def looked(self, updates: int, loss: float, accuracy: float, learning_rate: float) -> None:  # noqa: ARG002
+    def on_updates(self, updates: int, loss: float, metric: float, learning_rate: float) -> None:  # noqa: ARG002
         """Move the bar on."""
-        then, before = self._last_look
-        self._last_look = now, _ = time.monotonic(), updates
+        then, before = self._last
+        self._last = now, _ = time.monotonic(), updates
         rate = (updates - before) * self._recipe.batch / max(now - then, 1e-9)
-        figures = f"loss {loss:.3f}, accuracy {accuracy:.3f}, {rate:.0f} samples/s{self._last_epoch}"
+        figures = f"loss {loss:.3f}, {self._metric} {metric:.3f}, {rate:.0f} samples/s{self._last_epoch}"
         self._bar.update(self._task, completed=updates, figures=figures)
         self._describe(updates)
 
-    def ended_epoch(self, report: EpochReport) -> None:
-        """Show the epoch's figures, as a line of their own where there is no terminal."""
+    def on_epoch(self, report: EpochReport) -> None:
+        """Show the epoch's figures, in a log on a line of their own."""
         held_out = "".join(f", {name.replace('_', ' ')} {value:.4f}" for name, value in report.held_out.items())
         self._last_epoch = held_out
         if not self._console.is_terminal:  # a log file shows no bar
             self._console.print(
                 f"epoch {report.epoch}/{self._recipe.epochs}: loss {report.loss:.4f}, "
-                f"accuracy {report.accuracy:.4f}{held_out}"
+                f"{self._metric} {report.metric:.4f}{held_out}"
             )
 
     def _describe(self, updates: int) -> None:
@@ -84,22 +85,23 @@ class ProgressBar:
 
 
 class EventFile:
-    """Writes what TensorBoard shows; an observer of `training.train`.
+    """Writes an event file for TensorBoard.
 
-    The steps of figures are updates, those of the threshold's curve are hundredths of the threshold.
+    The steps of figures are updates. The steps of the threshold's curve are hundredths of the threshold.
 
     Args:
-        folder: for the event file; those of earlier parts of the run stay beside it.
-        updates_per_epoch: of the training.
+        folder: folder of the event files, one for each part of the run.
+        examples: source of the training's batches.
 
     Raises:
         OutputError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, updates_per_epoch: int) -> None:
-        self._updates_per_epoch = updates_per_epoch
-        # TensorBoard reads the files of a run in the order of their names. tensorboardX's own writer would name the
-        # machine, and write in a thread whose faults nobody hears of.
+    def __init__(self, folder: Path, examples: ExampleSource) -> None:
+        self._updates_per_epoch = examples.updates_per_epoch
+        self._metric = examples.metric
+        # TensorBoard reads the files of a run in the order of their names. tensorboardX's SummaryWriter is not used: it
+        # puts the machine's name into the file's, and writes in a thread, whose errors are lost.
         self._file = folder / f"events.out.tfevents.{time.time():.0f}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -116,17 +118,17 @@ class EventFile:
     ) -> None:
         self._records.close()
 
-    def looked(self, updates: int, loss: float, accuracy: float, learning_rate: float) -> None:
-        """Write loss, accuracy and learning rate."""
-        self._scalars(updates, {"loss": loss, "accuracy/training": accuracy, "learning_rate": learning_rate})
+    def on_updates(self, updates: int, loss: float, metric: float, learning_rate: float) -> None:
+        """Write loss, metric and learning rate."""
+        self._scalars(updates, {"loss": loss, f"{self._metric}/training": metric, "learning_rate": learning_rate})
 
-    def ended_epoch(self, report: EpochReport) -> None:
-        """Write the accuracies on what is only looked at."""
-        figures = {f"accuracy/{name}": value for name, value in report.held_out.items()}
+    def on_epoch(self, report: EpochReport) -> None:
+        """Write the metrics on held out examples."""
+        figures = {f"{self._metric}/{name}": value for name, value in report.held_out.items()}
         self._scalars(report.epoch * self._updates_per_epoch, figures)
 
     def show_tiles(self, tiles: NDArray[np.float32]) -> None:
-        """Write (n, 1, t, t) tiles, from 0 to 1, as one picture, side by side."""
+        """Write (n, 1, t, t) tiles, from 0 to 1, as one picture."""
         grey = np.concatenate(list(tiles[:, 0]), axis=1) * 255
         _, png = cv2.imencode(".png", grey.clip(0, 255).astype(np.uint8))
         h, w = grey.shape
@@ -134,7 +136,7 @@ class EventFile:
         self._write(Event(step=0, summary=Summary(value=[Summary.Value(tag="examples", image=picture)])))
 
     def show_thresholds(self, curve: Mapping[float, Mapping[str, float]]) -> None:
-        """Write figures by threshold, such as precision and recall on the selection micrographs."""
+        """Write figures by threshold, such as precision and recall."""
         for threshold, figures in curve.items():
             self._scalars(round(100 * threshold), {f"threshold/{name}": value for name, value in figures.items()})
 

@@ -32,11 +32,11 @@ class Processes:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process shows progress and writes files."""
         return self.rank == 0
 
-    def share(self, batch: int) -> range:
+    def shard(self, batch: int) -> range:
         """Which examples of a batch are this process's.
 
         Raises:
@@ -53,7 +53,7 @@ class Processes:
             distributed.all_reduce(tensor)
         return tensor
 
-    def join(self, network: nn.Module) -> nn.Module:
+    def parallel(self, network: nn.Module) -> nn.Module:
         """The network as the loop trains it, the same in all processes after every update."""
         if self.count == 1:
             return network

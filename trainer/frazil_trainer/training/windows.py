@@ -1,34 +1,35 @@
-"""What a window network learns: to tell crops of particles from others, as the paper did."""
+"""Crops with one label each, from which the networks that score windows learn."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.nn import functional
 
 from frazil_trainer.data.labelled import LabelledMicrograph
-from frazil_trainer.examples.crops import CropCutter, DrawnPlaces, Places, fixed_places
+from frazil_trainer.examples.crops import CropCutter, Places, PlaceSampler, fixed_places
 from frazil_trainer.examples.sampling import generators
-from frazil_trainer.networks import make_network
-from frazil_trainer.recipe import CentredCrops, CnnSettings, DrawnCrops, JitteredCrops, MlpSettings, Recipe
+from frazil_trainer.recipe import CentredCrops, DrawnCrops, JitteredCrops, Recipe
 from frazil_trainer.training.loop import Batch
 
-__all__ = ["DrawnCropTask", "FixedCropTask"]
+__all__ = ["DrawnCropSource", "FixedCropSource"]
 
-_LEFT_OUT_SHARE = 0.1
+_HELD_OUT_FRACTION = 0.1
 _HELD_OUT_CROPS = 10_000
 _HELD_OUT_BATCH = 500
 
-# Streams of random numbers beside the updates', which are counted from 0: far above any of them.
+# Random streams beside those of the updates, which count from 0.
 _SPLIT, _HONEST, _HELD_OUT = 2**40, 2**40 + 1, 2**40 + 2
 
 
 class _CropLoss:
-    """Binary cross entropy over crops; a crop is told right when its score is on its label's side of 0.5."""
+    """Binary cross entropy; a crop is correct if its score lies on its label's side of 0.5."""
+
+    metric: Literal["accuracy", "iou"] = "accuracy"
 
     def weight(self, batch: Batch) -> torch.Tensor:
         """The number of crops."""
@@ -40,91 +41,87 @@ class _CropLoss:
         return entropy / weight
 
     def count(self, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Crops told right, out of all."""
-        right = (logits[:, 0, 0] > 0) == (batch[1] > 0.5)
-        return right.sum(), right.sum().new_tensor(right.numel())
+        """Number of correct crops, and of all."""
+        correct = (logits[:, 0, 0] > 0) == (batch[1] > 0.5)
+        return correct.sum(), correct.sum().new_tensor(correct.numel())
 
 
-class FixedCropTask(_CropLoss):
-    """The paper's way: a set of crops made once, a random tenth of it left out.
+class FixedCropSource(_CropLoss):
+    """The paper's crops: a set made once, of which a random tenth is held out.
 
-    Crops of one particle stand on both sides of that split, so the accuracy on the tenth is called ``leaky``; the one
-    on crops made by the same rules from the validation micrographs is ``honest``.
+    Crops of one particle lie on both sides of that split, so the accuracy on the tenth is called ``leaky``. The
+    accuracy on crops from the validation micrographs, made by the same rules, is called ``honest``.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        settings: MlpSettings | CnnSettings,
+        tile_px: int,
         crops: CentredCrops | JitteredCrops,
         training: Sequence[LabelledMicrograph],
         validation: Sequence[LabelledMicrograph],
     ) -> None:
-        self.network: nn.Module = make_network(settings, recipe.seed)
         self._recipe = recipe
-        self._cutter = CropCutter(training, settings.tile_px)
+        self._cutter = CropCutter(training, tile_px)
         (rng,) = generators(recipe.seed, _SPLIT, [0])
-        every = fixed_places(training, self._cutter, crops, recipe.diameter_px, count=crops.count, rng=rng)
-        left_out = round(crops.count * _LEFT_OUT_SHARE)
+        all_places = fixed_places(training, self._cutter, crops, recipe.diameter_px, count=crops.count, rng=rng)
+        held_out = round(crops.count * _HELD_OUT_FRACTION)
         order = rng.permutation(crops.count)
-        self._places = every.select(order[left_out:])
-        honest_cutter = CropCutter(validation, settings.tile_px)
+        self._places = all_places.select(order[held_out:])
+        honest_cutter = CropCutter(validation, tile_px)
         (rng,) = generators(recipe.seed, _HONEST, [0])
-        honest = fixed_places(validation, honest_cutter, crops, recipe.diameter_px, count=left_out, rng=rng)
+        honest = fixed_places(validation, honest_cutter, crops, recipe.diameter_px, count=held_out, rng=rng)
         self.held_out: Mapping[str, list[Batch]] = {
-            "leaky": _batches(self._cutter, every.select(order[:left_out])),
+            "leaky": _batches(self._cutter, all_places.select(order[:held_out])),
             "honest": _batches(honest_cutter, honest),
         }
         self.updates_per_epoch = max(1, len(self._places) // recipe.batch)
-        different = every.different()
-        self.provenance: Mapping[str, int] = {
-            "crops": len(every),
-            "positives": int(every.label.sum()),
-            "different_positives": int(different.label.sum()),
-            "left_out_crops": left_out,
+        self.counts: Mapping[str, int] = {
+            "crops": len(all_places),
+            "positives": int(all_places.label.sum()),
+            "different_positives": int(all_places.different().label.sum()),
+            "left_out_crops": held_out,
             "honest_crops": len(honest),
-            "parameters": sum(p.numel() for p in self.network.parameters()),
         }
         self._epoch = -1
         self._order: NDArray[np.intp] = np.empty(0, np.intp)
 
-    def draw(self, update: int, share: range) -> Batch:
-        """Every epoch goes through the crops in an order of its own, but for those that fill no batch."""
+    def draw(self, update: int, examples: range) -> Batch:
+        """Every epoch takes the crops in a new order, without the last ones that fill no batch."""
         epoch, k = divmod(update, self.updates_per_epoch)
         if epoch != self._epoch:
             (rng,) = generators(self._recipe.seed, epoch, [0])
             self._epoch, self._order = epoch, rng.permutation(len(self._places))
         of_batch = self._order[k * self._recipe.batch : (k + 1) * self._recipe.batch]
-        return _cut(self._cutter, self._places.select(of_batch[share.start : share.stop]))
+        return _cut(self._cutter, self._places.select(of_batch[examples.start : examples.stop]))
 
 
-class DrawnCropTask(_CropLoss):
-    """Crops drawn anew for every batch, every other one positive; ``held_out`` are crops of other micrographs."""
+class DrawnCropSource(_CropLoss):
+    """Crops drawn anew for every batch, every second one positive; those of the selection micrographs are held out."""
 
     def __init__(
         self,
         recipe: Recipe,
-        settings: MlpSettings | CnnSettings,
+        tile_px: int,
         crops: DrawnCrops,
         training: Sequence[LabelledMicrograph],
         selection: Sequence[LabelledMicrograph],
     ) -> None:
-        self.network: nn.Module = make_network(settings, recipe.seed)
         self._seed = recipe.seed
-        self._cutter = CropCutter(training, settings.tile_px)
-        self._drawn = DrawnPlaces(training, self._cutter, crops, recipe.diameter_px)
+        self._cutter = CropCutter(training, tile_px)
+        self._sampler = PlaceSampler(training, self._cutter, crops, recipe.diameter_px)
         self.updates_per_epoch = -(-crops.per_epoch // recipe.batch)
-        self.provenance: Mapping[str, int] = {"parameters": sum(p.numel() for p in self.network.parameters())}
-        held_out_cutter = CropCutter(selection, settings.tile_px)
-        held_out = DrawnPlaces(selection, held_out_cutter, crops, recipe.diameter_px)
-        places = held_out.draw(
-            generators(recipe.seed, _HELD_OUT, range(_HELD_OUT_CROPS)), _labels(range(_HELD_OUT_CROPS))
+        self.counts: Mapping[str, int] = {}
+        held_out_cutter = CropCutter(selection, tile_px)
+        held_out = range(_HELD_OUT_CROPS)
+        places = PlaceSampler(selection, held_out_cutter, crops, recipe.diameter_px).draw(
+            generators(recipe.seed, _HELD_OUT, held_out), _labels(held_out)
         )
         self.held_out: Mapping[str, list[Batch]] = {"held_out": _batches(held_out_cutter, places)}
 
-    def draw(self, update: int, share: range) -> Batch:
-        """Crops, each out of a generator of its own."""
-        return _cut(self._cutter, self._drawn.draw(generators(self._seed, update, share), _labels(share)))
+    def draw(self, update: int, examples: range) -> Batch:
+        """Crops, each from a generator of its own."""
+        return _cut(self._cutter, self._sampler.draw(generators(self._seed, update, examples), _labels(examples)))
 
 
 def _labels(examples: range) -> list[float]:
