@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from frazil_trainer.recipe import CnnSettings, FcnSettings, MlpSettings
-from frazil_trainer.training.processes import Dropout
 
 __all__ = ["Cnn", "Fcn", "Mlp", "make_network"]
 
@@ -34,13 +33,13 @@ class Mlp(nn.Module):
         self.settings = settings
         inputs = settings.tile_px**2
         self.layers = nn.Sequential(
-            Dropout(settings.dropout),
+            nn.Dropout(settings.dropout),
             nn.Linear(inputs, settings.hidden),
             nn.ReLU(),
-            Dropout(settings.dropout),
+            nn.Dropout(settings.dropout),
             nn.Linear(settings.hidden, settings.hidden),
             nn.ReLU(),
-            Dropout(settings.dropout),
+            nn.Dropout(settings.dropout),
             nn.Linear(settings.hidden, 1),
         )
 
@@ -108,10 +107,10 @@ class Cnn(nn.Module):
             layers.append(nn.MaxPool2d(2))
         self.layers = nn.Sequential(
             *layers,
-            Dropout(settings.dropout),
+            nn.Dropout(settings.dropout),
             nn.Conv2d(inputs, settings.hidden, settings.side),
             nn.ReLU(),
-            Dropout(settings.dropout),
+            nn.Dropout(settings.dropout),
             nn.Conv2d(settings.hidden, 1, 1),
         )
 

@@ -188,7 +188,7 @@ def train(
     unread: list[torch.Tensor] = []
     for update, drawn in _batches(examples, processes.shard(recipe.batch), range(state.done, updates)):
         network.train()
-        _seed_dropout(recipe.seed, update)
+        _seed_dropout(recipe.seed, update, processes.rank)
         batch = _placed(drawn, device)
         weight = processes.sum(examples.weight(batch))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision.is_mixed):
@@ -272,9 +272,9 @@ def _placed(batch: Batch, device: torch.device) -> Batch:
     return tiles.contiguous(memory_format=torch.channels_last), *others
 
 
-def _seed_dropout(seed: int, update: int) -> None:
+def _seed_dropout(seed: int, update: int, rank: int) -> None:
     """Dropout draws from torch's own generator, whose state is not in a checkpoint."""
-    (state,) = np.random.SeedSequence((seed, update)).generate_state(1, np.uint64)
+    (state,) = np.random.SeedSequence((seed, update, rank)).generate_state(1, np.uint64)
     torch.manual_seed(int(state))
 
 
