@@ -158,7 +158,7 @@ def test_a_checkpoint_of_another_recipe_is_refused_with_what_changed(recipe: Rec
 
 def test_a_checkpoint_of_other_data_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     RunFolder(tmp_path, recipe, "ab").write_checkpoint({"done": 3})
-    with pytest.raises(SettingsError, match="the training micrographs or their labels are others"):
+    with pytest.raises(SettingsError, match="the training micrographs or their labels have changed"):
         RunFolder(tmp_path, recipe, "cd").read_checkpoint()
 
 
@@ -192,7 +192,7 @@ def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(recipe: Reci
     folder = RunFolder(tmp_path, recipe, "ab")
     folder.write_checkpoint({"done": 20})
     message = (
-        r"checkpoint\.pt: cannot be written: File too large; the checkpoint before is whole, --resume goes on continues"
+        r"checkpoint\.pt: cannot be written: File too large; the previous checkpoint is intact, --resume continues"
     )
     with files_no_larger_than(50_000), pytest.raises(OutputError, match=message):
         folder.write_checkpoint({"done": 40, "network": torch.zeros(100_000)})

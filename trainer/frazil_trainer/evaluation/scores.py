@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 
 import frazil
@@ -26,12 +27,24 @@ from frazil_trainer.evaluation.records import (
 )
 from frazil_trainer.evaluation.sources import LOWEST_THRESHOLD, ModelSource, PickSource, printable
 
-__all__ = ["best_threshold", "evaluate", "row_curves", "score_rows", "score_table", "tally_at"]
+__all__ = ["ValidationRecord", "best_threshold", "evaluate", "row_curves", "score_rows", "score_table", "tally_at"]
 
 HALF, FIFTH = 0.5, 0.2
 _AS_GOOD = 0.001
 _CURVE_POINTS = 200
 _BINS = 40
+
+
+class ValidationRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Scores of a new model on the validation micrographs, for its card."""
+
+    threshold: float
+    rows: tuple[ScoreRow, ...]
+    crop_accuracy: dict[str, float]
+    """The training's own metric on its held out examples, by name, after the last epoch."""
+    compared_threshold: float | None = None
+    """The recipe's second threshold."""
+    compared_rows: tuple[ScoreRow, ...] = ()
 
 
 def tally_at(scored: Sequence[ScoredMicrograph], threshold: float, distance_diameters: float = HALF) -> Tally:

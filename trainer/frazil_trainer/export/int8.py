@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
-from uuid import uuid4
 
 import msgspec
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from frazil.errors import FrazilError, ModelError, OutputError
+from frazil.errors import FrazilError, ModelError
 from frazil.models import ModelFolder
 from frazil.picking import (
     CARD_NAME,
@@ -37,10 +36,12 @@ from frazil.picking import (
 )
 from frazil.picking.onnx_runtime import ort
 from frazil_trainer.data.labelled import LabelledMicrograph, LabelledPaths, find_labelled, load_labelled
+from frazil_trainer.data.load import TrainingData
 from frazil_trainer.evaluation import ScoreRow, score_table, validation_paths
 from frazil_trainer.evaluation.micrographs import labels_ending
 from frazil_trainer.examples.sampling import generators
 from frazil_trainer.export.quantise import CALIBRATIONS, count_weighted, quantise, quantised_nodes
+from frazil_trainer.export.staging import stage_version
 from frazil_trainer.recipe import Recipe
 
 __all__ = ["LARGEST_FALL", "TwinData", "add_twin", "has_int8", "load_twin_data", "make_twin", "show_twin"]
@@ -61,19 +62,33 @@ _OfSet = TypeVar("_OfSet", LabelledMicrograph, LabelledPaths)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TwinData:
-    """What a twin is made and judged by."""
+    """The micrographs that a twin is calibrated and judged on."""
 
     training: Sequence[LabelledMicrograph]
-    """Give the tiles that ranges are taken from."""
+    """Their tiles give the ranges of features."""
     selection: Sequence[LabelledMicrograph]
-    """Give the tiles on which ways of calibration are compared."""
+    """Their tiles decide between calibrations."""
     validation: Sequence[LabelledPaths]
     """On these the twin must pick as well as the model."""
     seed: int
 
+    @classmethod
+    def of_training(cls, found: TrainingData, recipe: Recipe) -> TwinData:
+        """The data of a training that has just ended.
+
+        Raises:
+            FrazilError: a validation micrograph is missing.
+        """
+        return cls(
+            training=found.micrographs["training"],
+            selection=found.micrographs["selection"],
+            validation=validation_paths(found.folder, recipe.data),
+            seed=recipe.seed,
+        )
+
 
 def load_twin_data(data: Path, recipe: Recipe) -> TwinData:
-    """Read what a twin of a model that was trained by a recipe is made and judged by.
+    """Read what a twin needs of the data of a recipe.
 
     Raises:
         FrazilError: a micrograph or its labels cannot be used.
@@ -178,21 +193,15 @@ def add_twin(source: Path, folder: Path, twin: Twin, content: bytes) -> Path:
         ModelError: the twin does not load as the daemon loads it.
         OutputError: the folder cannot be written.
     """
-    aside = folder / f".{uuid4().hex}.tmp"
-    try:
-        aside.mkdir(parents=True)
-        shutil.copyfile(source / MODEL_NAME, aside / MODEL_NAME)
-        write_card(aside / CARD_NAME, msgspec.structs.replace(read_card(source / CARD_NAME), int8=twin))
+    with stage_version(folder) as staged:
+        shutil.copyfile(source / MODEL_NAME, staged / MODEL_NAME)
+        write_card(staged / CARD_NAME, msgspec.structs.replace(read_card(source / CARD_NAME), int8=twin))
         if twin.admitted:
-            (aside / TWIN_NAME).write_bytes(content)
-            loaded = load_model(aside / MODEL_NAME, "cpu", precision="int8")
+            (staged / TWIN_NAME).write_bytes(content)
+            loaded = load_model(staged / MODEL_NAME, "cpu", precision="int8")
             if loaded.precision_problem:
                 raise ModelError(loaded.precision_problem)
-        return ModelFolder(folder).add(aside)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot write a model there: {error.strerror}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        return ModelFolder(folder).add(staged)
 
 
 def show_twin(twin: Twin, console: Console) -> None:

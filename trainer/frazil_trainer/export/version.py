@@ -1,24 +1,23 @@
-"""Export: a trained network becomes a version in the model repository, checked before it is one."""
+"""A trained network becomes a version in the model repository, after it was checked."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+import msgspec
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from frazil.errors import ModelError, OutputError
+from frazil.errors import ModelError
 from frazil.models import ModelFolder
 from frazil.picking import (
     CARD_NAME,
@@ -32,6 +31,7 @@ from frazil.picking import (
 from frazil_trainer.data.labelled import LabelledMicrograph
 from frazil_trainer.examples.patches import PatchSampler
 from frazil_trainer.examples.sampling import generators
+from frazil_trainer.export.staging import stage_version
 from frazil_trainer.networks import Fcn, Mlp
 from frazil_trainer.recipe import CnnSettings, FcnSettings, Recipe
 from frazil_trainer.training.loop import ExampleSource
@@ -62,6 +62,31 @@ class Scorer:
     offset_px: float
     check_tiles: NDArray[np.float32]
     """(n, 1, t, t)."""
+
+    def contract(
+        self, recipe: Recipe, *, threshold: float, training_set_sha256: str, f1: Mapping[str, float] | None = None
+    ) -> ModelContract:
+        """The contract of the exported model.
+
+        Args:
+            recipe: recipe of the training.
+            threshold: of its picks.
+            training_set_sha256: checksum of the training data.
+            f1: F1 within half a diameter, by validation set.
+        """
+        return ModelContract(
+            architecture=str(recipe.network.__struct_config__.tag),
+            tile_px=self.tile_px,
+            grid=self.grid,
+            step_px=self.step_px,
+            offset_px=self.offset_px,
+            diameter_px=recipe.diameter_px,
+            normalisation=recipe.normalisation,
+            contrast="dark",
+            threshold=threshold,
+            training_set_sha256=training_set_sha256,
+            validation=msgspec.json.encode({"f1_within_half_a_diameter": f1 or {}}).decode(),
+        )
 
 
 def make_scorer(
@@ -123,67 +148,21 @@ def _whole_tiles(recipe: Recipe, tile_px: int, micrographs: Sequence[LabelledMic
     return np.asarray(np.round(tiles * _TILE_LEVELS) / _TILE_LEVELS, np.float32)
 
 
-class _Probabilities(nn.Module):
-    """Gives probabilities, as the contract wants, where the network gives logits."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
-        """(n, 1, t, t) tiles → (n, g, g) probabilities."""
-        return torch.sigmoid(self.network(tiles))
-
-
-def write_onnx(network: nn.Module, contract: ModelContract, path: Path) -> None:
-    """Write a network, which gives logits, as an ONNX file under the model contract."""
-    probabilities = _Probabilities(network).eval()
-    t, dim = contract.tile_px, torch.export.Dim
-    # What scores many places of a tile can score more or fewer: tiles are cut to fit the picture.
-    open_sides = {2: dim("h"), 3: dim("w")} if contract.grid > 1 else {}
-    example = torch.zeros(2, 1, t, t + round(contract.step_px) if open_sides else t)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's exporter warns of its own deprecations
-        program = torch.onnx.export(
-            probabilities,
-            (example,),
-            input_names=["tiles"],
-            output_names=["scores"],
-            dynamic_shapes={"tiles": {0: dim("n"), **open_sides}},
-            opset_version=_OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    if program is None:
-        raise ModelError(f"{path}: torch gave no ONNX program")
-    model = program.model_proto
-    # Source lines and names of the machine that trained it are no business of the daemon's.
-    for node in model.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    onnx.helper.set_model_props(model, contract.to_metadata())
-    onnx.checker.check_model(model, full_check=True)
-    path.write_bytes(model.SerializeToString())
-
-
 def export_version(
-    network: nn.Module,
+    scorer: Scorer,
     contract: ModelContract,
-    tiles: NDArray[np.float32],
     folder: Path,
     *,
-    run: dict[str, Any],
-    validation: dict[str, Any],
+    run: msgspec.Struct | None = None,
+    validation: msgspec.Struct | None = None,
 ) -> Path:
     """Write the next version of a model: ``<folder>/<n>/model.onnx`` and ``card.json``.
 
-    Written aside and renamed whole; a version that exists is never changed. `ModelFolder.promote` makes it serve.
+    A version is added in one atomic step and never changed. `ModelFolder.promote` makes it serve.
 
     Args:
-        network: gives logits (n, g, g) for (n, 1, t, t) tiles.
-        contract: what the model says of itself.
-        tiles: (n, 1, t, t) real tiles, on which ONNX Runtime must give torch's scores within 1e-4.
+        scorer: network, and the real tiles on which ONNX Runtime must give torch's scores within 1e-4.
+        contract: the model's contract.
         folder: the model's folder in the repository.
         run: provenance for the card.
         validation: scores for the card.
@@ -195,32 +174,75 @@ def export_version(
         ModelError: ONNX Runtime and torch disagree, or the result does not load as the daemon loads it.
         OutputError: the folder cannot be written.
     """
-    aside = folder / f".{uuid4().hex}.tmp"
-    try:
-        aside.mkdir(parents=True)
-        file = aside / MODEL_NAME
-        write_onnx(network, contract, file)
-        # Rounded to what the card stores, so that the reference is exact.
+    tiles = scorer.check_tiles
+    with stage_version(folder) as staged:
+        file = staged / MODEL_NAME
+        write_onnx(scorer.network, contract, file)
+        # Rounded as in the card, so that the reference is exact.
         rounded = tiles.astype(np.float16)
         with torch.no_grad():
-            expected = torch.sigmoid(network.eval()(torch.from_numpy(rounded.astype(np.float32)))).numpy()
-        model = load_model(file, "cpu")
-        found = model.score(rounded.astype(np.float32))
+            expected = torch.sigmoid(scorer.network.eval()(torch.from_numpy(rounded.astype(np.float32)))).numpy()
+        found = load_model(file, "cpu").score(rounded.astype(np.float32))
         difference = float(np.abs(found - expected).max())
         if not difference <= _TOLERANCE:
             raise ModelError(f"{file}: expected torch's scores within {_TOLERANCE:g}, found {difference:g} off")
-        kept = min(max(1, _REFERENCE_PIXELS // contract.tile_px**2), _REFERENCE_TILES, len(rounded))
-        picked = np.linspace(0, len(rounded) - 1, kept).astype(int)
+        count = min(max(1, _REFERENCE_PIXELS // contract.tile_px**2), _REFERENCE_TILES, len(rounded))
+        chosen = np.linspace(0, len(rounded) - 1, count).astype(int)
+        agreement = {"tiles": len(tiles), "largest_difference": difference}
         card = Card(
             sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
-            reference=Reference.make(rounded[picked], expected[picked], _TOLERANCE),
-            run={**run, "onnx_against_torch": {"tiles": len(tiles), "largest_difference": difference}},
-            validation=validation,
+            reference=Reference.make(rounded[chosen], expected[chosen], _TOLERANCE),
+            run={**_as_dict(run), "onnx_against_torch": agreement},
+            validation=_as_dict(validation),
         )
-        write_card(aside / CARD_NAME, card)
+        write_card(staged / CARD_NAME, card)
         load_model(file, "cpu")
-        return ModelFolder(folder).add(aside)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot write a model there: {error.strerror}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        return ModelFolder(folder).add(staged)
+
+
+def write_onnx(network: nn.Module, contract: ModelContract, path: Path) -> None:
+    """Write a network, which gives logits, as an ONNX file with the contract in its metadata."""
+    scores = _Probabilities(network).eval()
+    t, dim = contract.tile_px, torch.export.Dim
+    # A network with a grid of scores takes tiles of any size: tiles are cut to fit the micrograph.
+    open_sides = {2: dim("h"), 3: dim("w")} if contract.grid > 1 else {}
+    example = torch.zeros(2, 1, t, t + round(contract.step_px) if open_sides else t)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns of its own deprecations
+        program = torch.onnx.export(
+            scores,
+            (example,),
+            input_names=["tiles"],
+            output_names=["scores"],
+            dynamic_shapes={"tiles": {0: dim("n"), **open_sides}},
+            opset_version=_OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise ModelError(f"{path}: torch gave no ONNX program")
+    model = program.model_proto
+    # Source lines and names of the training machine are private to it.
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    onnx.helper.set_model_props(model, contract.to_metadata())
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
+
+
+class _Probabilities(nn.Module):
+    """Probabilities, as in the contract, of a network that gives logits."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        """(n, 1, t, t) tiles → (n, g, g) probabilities."""
+        return torch.sigmoid(self.network(tiles))
+
+
+def _as_dict(record: msgspec.Struct | None) -> dict[str, Any]:
+    return {} if record is None else dict(msgspec.to_builtins(record))
