@@ -3,5 +3,5 @@
 - ``files`` finds and reads micrographs, pictures among them.
 - ``labelled`` joins a micrograph with its labels, as the picker will see it.
 - ``check`` measures whether the labels lie on particles.
-- ``load`` reads the data of a whole recipe, and refuses what cannot be learnt from.
+- ``load`` reads the data of a whole recipe, and refuses data that cannot be trained on.
 """

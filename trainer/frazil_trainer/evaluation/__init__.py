@@ -1,8 +1,8 @@
-"""Evaluation: pickers scored one to one on labelled micrographs, models by the daemon's own picker.
+"""Evaluation: pickers scored on labelled micrographs, models by the daemon's own picker.
 
-- ``validation_paths(data, recipe)`` lists what to score on.
-- ``score_table(model, paths)`` scores one model; ``evaluate(...)`` any number of models and of folders with picks.
-- ``show_table(rows, console)`` and ``markdown_table(rows)`` tell the figures, ``report.html_report`` shows them.
+- ``validation_paths(data, sets)`` lists the validation micrographs.
+- ``score_table(model, paths)`` scores one model; ``evaluate(...)`` any number of models and folders with picks.
+- ``show_table(rows, console)`` and ``markdown_table(rows)`` show the figures, ``report.html_report`` as a page.
 - ``best_threshold(scored, weights)`` chooses a model's threshold.
 """
 

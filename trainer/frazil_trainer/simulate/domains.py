@@ -1,4 +1,4 @@
-"""What molecules are built of: domains, balls filled with helices, one point for each residue."""
+"""Domains of molecules: balls filled with helices, with one point for each residue."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _TRIALS = 12
 
 
 def assemble(name: str, symmetry: str, unit: Points, relative_weights: NDArray[np.float64]) -> DensityModel:
-    """The molecule that the copies of one unit make.
+    """A molecule of symmetric copies of one unit.
 
     Args:
-        name: of the molecule.
+        name: name of the molecule.
         symmetry: point group in Schoenflies notation, main axis along z.
-        unit: (n, 3) residues of the unit.
+        unit: (n, 3) residues.
         relative_weights: (n,) 1 for a residue of protein.
     """
     group = Rotation.create_group(symmetry)
