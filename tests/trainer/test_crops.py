@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from frazil.errors import FrazilError
 from frazil_trainer.data.labelled import LabelledMicrograph
-from frazil_trainer.examples.crops import CropCutter, PlaceSampler
-from frazil_trainer.examples.sampling import generators
+from frazil_trainer.examples.crops import CropSampler
 from frazil_trainer.recipe import DrawnCrops
 
 ROUNDING_PX = 0.5**0.5
@@ -56,10 +55,8 @@ def draw(
     micrographs: list[LabelledMicrograph], crops: DrawnCrops, seed: int, count: int, *, tile_px: int = 8
 ) -> tuple[np.ndarray, np.ndarray]:
     """(count, 1, t, t) crops and (count,) labels, every other one positive."""
-    cutter = CropCutter(micrographs, tile_px)
-    labels = [float(i % 2 == 0) for i in range(count)]
-    drawn = PlaceSampler(micrographs, cutter, crops, DIAMETER_PX).draw(generators(seed, 0, range(count)), labels)
-    return cutter.cut(drawn), drawn.label
+    sampler = CropSampler(micrographs, crops, tile_px=tile_px, diameter_px=DIAMETER_PX)
+    return sampler.draw(seed, 0, range(count))
 
 
 @st.composite
@@ -154,11 +151,10 @@ def test_particle_at_the_edge_is_seen_as_in_picking_with_the_picture_mirrored(cr
 
 def test_an_example_depends_on_seed_update_and_its_place_in_the_batch_alone(crops, make_labelled):
     micrographs = [make_labelled(coded_pixels(30, 50), [(15, 25), (5, 40)])]
-    cutter = CropCutter(micrographs, 8)
-    sampler = PlaceSampler(micrographs, cutter, crops, DIAMETER_PX)
+    sampler = CropSampler(micrographs, crops, tile_px=8, diameter_px=DIAMETER_PX)
 
     def batch(seed: int, update: int, examples: range) -> np.ndarray:
-        return cutter.cut(sampler.draw(generators(seed, update, examples), [float(i % 2) for i in examples]))
+        return sampler.draw(seed, update, examples)[0]
 
     whole = batch(9, 4, range(16))
     np.testing.assert_array_equal(batch(9, 4, range(16)), whole)

@@ -93,22 +93,21 @@ def test_the_halo_hides_the_padding() -> None:
     torch.testing.assert_close(whole[:, 16:32, 16:32], part, atol=1e-4, rtol=1e-3)
 
 
-def test_without_focus_the_loss_is_cross_entropy_per_particle() -> None:
+def test_without_focus_the_loss_is_cross_entropy() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, target = torch.randn(2, 9, 9, generator=generator), torch.rand(2, 9, 9, generator=generator)
     weights = torch.ones_like(target)
-    expected = functional.binary_cross_entropy_with_logits(logits, target, reduction="sum") / target.sum()
-    torch.testing.assert_close(quality_focal_loss(logits, target, weights, 0.0, target.sum()), expected)
+    expected = functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+    torch.testing.assert_close(quality_focal_loss(logits, target, weights, 0.0), expected)
 
 
 def test_cells_that_do_not_count_change_nothing() -> None:
     logits, target, weights = torch.zeros(1, 4, 4), torch.full((1, 4, 4), 0.7), torch.ones(1, 4, 4)
     weights[:, 2:] = 0
-    particles = (target * weights).sum()
-    loss = quality_focal_loss(logits, target, weights, 2.0, particles)
+    loss = quality_focal_loss(logits, target, weights, 2.0)
     logits[:, 2:] = 50
     target[:, 2:] = 0
-    torch.testing.assert_close(quality_focal_loss(logits, target, weights, 2.0, particles), loss)
+    torch.testing.assert_close(quality_focal_loss(logits, target, weights, 2.0), loss)
 
 
 def test_an_unlabelled_cell_that_looks_like_a_particle_is_ignored(
@@ -120,7 +119,7 @@ def test_an_unlabelled_cell_that_looks_like_a_particle_is_ignored(
 
     def loss(score: float, unlabelled: torch.Tensor) -> float:
         logits = torch.full((1, 4, 4), score).logit()
-        return float(examples.loss(logits, (torch.empty(0), target, weights, unlabelled), torch.tensor(1.0)))
+        return float(examples.sums(logits, (torch.empty(0), target, weights, unlabelled)).loss)
 
     assert loss(0.4, everywhere) == 0
     assert loss(0.4, nowhere) > 0

@@ -11,7 +11,7 @@ import pytest
 
 from frazil_trainer.data.labelled import LabelledMicrograph
 from frazil_trainer.examples.patches import PatchSampler
-from frazil_trainer.examples.sampling import generators, source_probabilities
+from frazil_trainer.examples.sampling import source_probabilities
 
 Make = Callable[..., LabelledMicrograph]
 SHAPE = (150, 230)
@@ -36,7 +36,7 @@ def discs(make_labelled: Make) -> LabelledMicrograph:
 def test_cells_with_a_high_target_lie_on_a_particle_and_the_others_do_not(
     discs: LabelledMicrograph, augment: bool
 ) -> None:
-    tiles, target, weights, _ = sampler([discs], augment=augment).draw(generators(3, 0, range(80)))
+    tiles, target, weights, _ = sampler([discs], augment=augment).draw(3, 0, range(80))
     assert tiles.shape == (80, 1, 96, 96)
     assert target.shape == weights.shape == (80, 24, 24)
     at_cells = tiles[:, 0, ::4, ::4]
@@ -52,7 +52,7 @@ def test_cells_with_a_high_target_lie_on_a_particle_and_the_others_do_not(
 
 def test_the_target_score_falls_off_as_a_gaussian(make_labelled: Make) -> None:
     one = make_labelled(np.zeros(SHAPE), [(75, 115)])
-    tiles, target, *_ = sampler([one], augment=False).draw(generators(3, 0, range(30)))
+    tiles, target, *_ = sampler([one], augment=False).draw(3, 0, range(30))
     del tiles
     peaks = target.max(axis=(1, 2))
     seen = peaks[peaks > 0.1]
@@ -66,7 +66,7 @@ def test_what_lies_outside_or_in_the_border_does_not_count(make_labelled: Make) 
     rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
     for pixels, length in ((rows, SHAPE[0]), (columns, SHAPE[1])):
         one = make_labelled(pixels, CENTRES, border_px=12)
-        tiles, _, weights, _ = sampler([one], augment=False).draw(generators(3, 0, range(80)))
+        tiles, _, weights, _ = sampler([one], augment=False).draw(3, 0, range(80))
         places = tiles[:, 0, ::4, ::4]  # each pixel is its own row, or column
         assert 0.2 < weights.mean() < 1
         assert places[weights > 0].min() >= 12 - 1e-3
@@ -76,14 +76,14 @@ def test_what_lies_outside_or_in_the_border_does_not_count(make_labelled: Make) 
 def test_unlabelled_cells_may_be_ignored_only_where_labels_are_incomplete(discs: LabelledMicrograph) -> None:
     source = msgspec.structs.replace(discs.source, incomplete=(discs.name,))
     incomplete = dataclasses.replace(discs, source=source)
-    _, target, _, unlabelled = sampler([incomplete]).draw(generators(3, 0, range(40)))
+    _, target, _, unlabelled = sampler([incomplete]).draw(3, 0, range(40))
     assert unlabelled[target < 0.01].all()
     assert not unlabelled[target > 0.2].any()
-    assert not sampler([discs]).draw(generators(3, 0, range(40)))[3].any()
+    assert not sampler([discs]).draw(3, 0, range(40))[3].any()
 
 
 def test_same_seed_same_patches(discs: LabelledMicrograph) -> None:
-    first, again, other = (sampler([discs]).draw(generators(seed, 0, range(6))) for seed in (1, 1, 2))
+    first, again, other = (sampler([discs]).draw(seed, 0, range(6)) for seed in (1, 1, 2))
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(first[0], other[0])
@@ -108,7 +108,7 @@ def test_cells_that_hold_no_data_do_not_count(discs: LabelledMicrograph) -> None
     half = dataclasses.replace(
         discs, picture=dataclasses.replace(discs.picture, content=pixels.astype(np.float32)), blank=blank
     )
-    tiles, _, weights, _ = sampler([half], augment=False).draw(generators(3, 0, range(40)))
+    tiles, _, weights, _ = sampler([half], augment=False).draw(3, 0, range(40))
     at_cells = tiles[:, 0, ::4, ::4]
     assert (weights > 0).any()
     assert at_cells[weights > 0].min() > 0.25

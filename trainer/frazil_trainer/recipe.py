@@ -45,7 +45,11 @@ _BelowOne = Annotated[float, Meta(ge=0, lt=1)]
 _RECIPES = Path(__file__).parent / "recipes"
 
 
-class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of a recipe, which refuses unknown keys."""
+
+
+class TrainingSet(_Table, frozen=True, kw_only=True):
     """A folder of micrographs (MRC, TIFF, PNG, JPEG) with the coordinates of their particles beside them."""
 
     folder: str
@@ -84,9 +88,7 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return stem not in self.incomplete
 
 
-class MlpSettings(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mlp", tag_field="architecture"
-):
+class MlpSettings(_Table, frozen=True, kw_only=True, tag="mlp", tag_field="architecture"):
     """The paper's first network: two hidden layers that score one window at a time."""
 
     tile_px: Annotated[int, Meta(ge=2)] = 64
@@ -100,9 +102,7 @@ class MlpSettings(
     """Probability of dropout, before every dense layer."""
 
 
-class CnnSettings(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="cnn", tag_field="architecture"
-):
+class CnnSettings(_Table, frozen=True, kw_only=True, tag="cnn", tag_field="architecture"):
     """The paper's second network: convolutions and two dense layers that score one window at a time."""
 
     tile_px: Annotated[int, Meta(ge=4)] = 64
@@ -159,9 +159,7 @@ class CnnSettings(
         return not self.padding and field == self.tile_px
 
 
-class FcnSettings(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="fcn", tag_field="architecture"
-):
+class FcnSettings(_Table, frozen=True, kw_only=True, tag="fcn", tag_field="architecture"):
     """The fully convolutional network: scores every place of a tile."""
 
     widths: tuple[_Count, _Count, _Count] = (16, 32, 64)
@@ -174,9 +172,7 @@ class FcnSettings(
     """Side of a tile in picking."""
 
 
-class CentredCrops(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="centred", tag_field="kind"
-):
+class CentredCrops(_Table, frozen=True, kw_only=True, tag="centred", tag_field="kind"):
     """The paper's crops (a): a fixed set, with each particle centred at 0, 90, 180 and 270 degrees."""
 
     count: Annotated[int, Meta(ge=20)] = 70_000
@@ -185,9 +181,7 @@ class CentredCrops(
     """Least distance of a negative crop from every particle, centre to centre: 40 px of the paper's 108."""
 
 
-class JitteredCrops(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="jittered", tag_field="kind"
-):
+class JitteredCrops(_Table, frozen=True, kw_only=True, tag="jittered", tag_field="kind"):
     """The paper's crops (b): a fixed set, with each particle centred, and at random offsets."""
 
     count: Annotated[int, Meta(ge=20)] = 70_000
@@ -198,7 +192,7 @@ class JitteredCrops(
     """Least distance of a negative crop from every particle, centre to centre."""
 
 
-class DrawnCrops(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="drawn", tag_field="kind"):
+class DrawnCrops(_Table, frozen=True, kw_only=True, tag="drawn", tag_field="kind"):
     """Crops drawn anew for every batch, turned and mirrored, half of them positive."""
 
     per_epoch: _Count = 70_000
@@ -211,7 +205,7 @@ class DrawnCrops(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Fraction of the negatives drawn within one diameter of a particle."""
 
 
-class Patches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="patches", tag_field="kind"):
+class Patches(_Table, frozen=True, kw_only=True, tag="patches", tag_field="kind"):
     """Pieces of micrographs, drawn anew for every batch, with a target score for every cell."""
 
     per_epoch: _Count = 1200
@@ -231,7 +225,7 @@ class Patches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Fraction of the training with full augmentation. After it, patches keep their contrast, sharpness and noise."""
 
 
-class Sgd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="sgd", tag_field="kind"):
+class Sgd(_Table, frozen=True, kw_only=True, tag="sgd", tag_field="kind"):
     """Stochastic gradient descent with momentum; the learning rate falls with every update."""
 
     learning_rate: _Positive = 1e-3
@@ -242,7 +236,7 @@ class Sgd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     """The learning rate of update k is learning_rate / (1 + decay_per_update * k)."""
 
 
-class AdamW(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="adamw", tag_field="kind"):
+class AdamW(_Table, frozen=True, kw_only=True, tag="adamw", tag_field="kind"):
     """AdamW (Loshchilov and Hutter, ICLR 2019) with a one-cycle learning rate and clipped gradients."""
 
     learning_rate: _Positive = 2e-3
@@ -253,7 +247,7 @@ class AdamW(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Largest norm of the gradient. A longer gradient is shortened to it."""
 
 
-class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Recipe(_Table, frozen=True, kw_only=True):
     """A training run."""
 
     seed: Annotated[int, Meta(ge=0)]

@@ -31,7 +31,7 @@ from frazil_trainer.evaluation import (
     tally_at,
     validation_paths,
 )
-from frazil_trainer.export.int8 import TwinData, add_twin, has_int8, make_twin, show_twin
+from frazil_trainer.export.int8 import add_twin, has_int8, load_twin_data, make_twin, show_twin
 from frazil_trainer.export.version import Scorer, export_version, make_scorer
 from frazil_trainer.networks import make_network
 from frazil_trainer.recipe import (
@@ -244,7 +244,7 @@ def _export(
             with _draft_folder(out) as drafts:
                 draft = export_version(scorer, contract, drafts, run=record, validation=validation)
                 with console.status("making the int8 twin") as status:
-                    twin, content = make_twin(draft, TwinData.of_training(found, recipe), status.update)
+                    twin, content = make_twin(draft, load_twin_data(found.folder, recipe), status.update)
                 show_twin(twin, console)
                 return add_twin(draft, out, twin, content)
         except OutputError:

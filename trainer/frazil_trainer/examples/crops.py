@@ -15,10 +15,10 @@ from scipy.spatial import cKDTree
 
 from frazil.errors import FrazilError
 from frazil_trainer.data.labelled import LabelledMicrograph
-from frazil_trainer.examples.sampling import draw_source, source_probabilities
+from frazil_trainer.examples.sampling import draw_source, generators, source_probabilities
 from frazil_trainer.recipe import CentredCrops, DrawnCrops, JitteredCrops
 
-__all__ = ["CropCutter", "PlaceSampler", "Places", "fixed_places"]
+__all__ = ["CropCutter", "CropSampler", "Places", "fixed_places"]
 
 _TRIES = 1000
 
@@ -67,15 +67,15 @@ class CropCutter:
         top, left = (round(v - (t - 1) / 2) + self._half for v in (y, x))
         return min(max(top, 0), h - t), min(max(left, 0), w - t)
 
-    def cut(self, places: Places) -> NDArray[np.float32]:
-        """Places → (n, 1, t, t) crops."""
+    def cut(self, places: Places) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Places → (n, 1, t, t) crops and their (n,) labels."""
         t = self._tile_px
         tiles = np.empty((len(places), 1, t, t), np.float32)
         rows = zip(places.source.tolist(), places.corner.tolist(), places.turn.tolist(), strict=True)
         for tile, (source, (top, left), turn) in zip(tiles, rows, strict=True):
             crop = self._pictures[source][top : top + t, left : left + t]
             tile[0] = np.rot90(crop if turn < 4 else crop.T, turn)
-        return tiles
+        return tiles, places.label
 
 
 class _Background:
@@ -118,48 +118,49 @@ _TURNS_AND_MIRRORS = 8
 _DRAWS_FOR_A_NEW_PLACE = 20
 
 
-class PlaceSampler:
-    """Draws places, each from a generator of its own.
+class CropSampler:
+    """Draws crops, each from a generator of its own.
 
     Args:
         micrographs: labelled micrographs.
-        cutter: made for the same micrographs.
         crops: the settings.
+        tile_px: side of a crop.
         diameter_px: diameter of the particle in the pictures.
     """
 
     def __init__(
-        self, micrographs: Sequence[LabelledMicrograph], cutter: CropCutter, crops: DrawnCrops, diameter_px: float
+        self, micrographs: Sequence[LabelledMicrograph], crops: DrawnCrops, *, tile_px: int, diameter_px: float
     ) -> None:
         self._micrographs = micrographs
-        self._cutter = cutter
+        self._cutter = CropCutter(micrographs, tile_px)
         self._crops = crops
         self._diameter_px = diameter_px
         clearance_px = crops.negative_offset_diameters * diameter_px
         self._backgrounds = [_Background(m, clearance_px) for m in micrographs]
         self._probabilities = source_probabilities(micrographs)
 
-    def draw(self, rngs: Sequence[np.random.Generator], labels: Sequence[float]) -> Places:
-        """Draw one place for each generator and label.
+    def draw(self, seed: int, update: int, examples: range) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Draw some crops of an update's batch, every second one positive.
+
+        Returns:
+            (n, 1, t, t) crops and (n,) labels.
 
         Raises:
             FrazilError: a micrograph has no room for a negative crop.
         """
-        rows = [self._draw_one(rng, label) for rng, label in zip(rngs, labels, strict=True)]
-        return _places(rows)
+        rngs = zip(generators(seed, update, examples), examples, strict=True)
+        return self._cutter.cut(_places([self._draw_one(rng, positive=i % 2 == 0) for rng, i in rngs]))
 
-    def _draw_one(self, rng: np.random.Generator, label: float) -> _Row:
+    def _draw_one(self, rng: np.random.Generator, *, positive: bool) -> _Row:
         source = draw_source(rng, self._probabilities)
-        y, x = self._positive(rng, source) if label else self._negative(rng, source)
-        return source, *self._cutter.corner(source, y, x), int(rng.integers(_TURNS_AND_MIRRORS)), label
-
-    def _positive(self, rng: np.random.Generator, source: int) -> tuple[float, float]:
-        centres = self._micrographs[source].centres
-        longest_px = self._crops.positive_offset_diameters * self._diameter_px
-        return _near(rng, centres[rng.integers(len(centres))], longest_px)
-
-    def _negative(self, rng: np.random.Generator, source: int) -> tuple[float, float]:
-        return self._backgrounds[source].draw(rng, near_fraction=self._crops.near_negatives, reach_px=self._diameter_px)
+        if positive:
+            centres = self._micrographs[source].centres
+            longest_px = self._crops.positive_offset_diameters * self._diameter_px
+            y, x = _near(rng, centres[rng.integers(len(centres))], longest_px)
+        else:
+            near_fraction = self._crops.near_negatives
+            y, x = self._backgrounds[source].draw(rng, near_fraction=near_fraction, reach_px=self._diameter_px)
+        return source, *self._cutter.corner(source, y, x), int(rng.integers(_TURNS_AND_MIRRORS)), float(positive)
 
 
 def fixed_places(

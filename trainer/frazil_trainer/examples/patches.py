@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil_trainer.data.labelled import LabelledMicrograph
-from frazil_trainer.examples.sampling import draw_source, source_probabilities
+from frazil_trainer.examples.sampling import draw_source, generators, source_probabilities
 
 __all__ = ["PatchSampler"]
 
@@ -54,24 +54,26 @@ class PatchSampler:
         self._probabilities = source_probabilities(micrographs)
 
     def draw(
-        self, rngs: Sequence[np.random.Generator], *, mild: bool = False
+        self, seed: int, update: int, examples: range, *, mild: bool = False
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-        """Draw one patch from each generator.
+        """Draw some patches of an update's batch, each from a generator of its own.
 
         Args:
-            rngs: a generator for each patch.
+            seed: seed of the run.
+            update: number of the update.
+            examples: numbers of the patches in the batch.
             mild: keep contrast, sharpness and noise, and nearly the scale.
 
         Returns:
             (n, 1, p, p) tiles; (n, g, g) target scores, g = p / step; (n, g, g) weights, 0 for cells outside the
             micrograph, in its border or without data; (n, g, g) whether a cell may hold an unlabelled particle.
         """
-        p, g, count = self._patch_px, self._patch_px // self._step_px, len(rngs)
+        p, g, count = self._patch_px, self._patch_px // self._step_px, len(examples)
         tiles = np.empty((count, 1, p, p), np.float32)
         target = np.zeros((count, g, g), np.float32)
         weights = np.empty((count, g, g), np.float32)
         unlabelled = np.zeros((count, g, g), np.bool_)
-        for i, rng in enumerate(rngs):
+        for i, rng in enumerate(generators(seed, update, examples)):
             micrograph = self._micrographs[draw_source(rng, self._probabilities)]
             to_patch = self._draw_transform(rng, micrograph, _MILD_SCALE_STEP if mild else _LARGEST_SCALE_STEP)
             pixels = cv2.warpAffine(

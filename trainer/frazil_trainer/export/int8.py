@@ -36,7 +36,6 @@ from frazil.picking import (
 )
 from frazil.picking.onnx_runtime import ort
 from frazil_trainer.data.labelled import LabelledMicrograph, LabelledPaths, find_labelled, load_labelled
-from frazil_trainer.data.load import TrainingData
 from frazil_trainer.evaluation import ScoreRow, score_table, validation_paths
 from frazil_trainer.evaluation.micrographs import labels_ending
 from frazil_trainer.examples.sampling import generators
@@ -71,20 +70,6 @@ class TwinData:
     validation: Sequence[LabelledPaths]
     """On these the twin must pick as well as the model."""
     seed: int
-
-    @classmethod
-    def of_training(cls, found: TrainingData, recipe: Recipe) -> TwinData:
-        """The data of a training that has just ended.
-
-        Raises:
-            FrazilError: a validation micrograph is missing.
-        """
-        return cls(
-            training=found.micrographs["training"],
-            selection=found.micrographs["selection"],
-            validation=validation_paths(found.folder, recipe.data),
-            seed=recipe.seed,
-        )
 
 
 def load_twin_data(data: Path, recipe: Recipe) -> TwinData:

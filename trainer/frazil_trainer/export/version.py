@@ -30,7 +30,6 @@ from frazil.picking import (
 )
 from frazil_trainer.data.labelled import LabelledMicrograph
 from frazil_trainer.examples.patches import PatchSampler
-from frazil_trainer.examples.sampling import generators
 from frazil_trainer.export.staging import stage_version
 from frazil_trainer.networks import Fcn, Mlp
 from frazil_trainer.recipe import CnnSettings, FcnSettings, Recipe
@@ -144,7 +143,7 @@ def _whole_tiles(recipe: Recipe, tile_px: int, micrographs: Sequence[LabelledMic
         spread_diameters=1.0,
         augment=False,
     )
-    tiles, *_ = sampler.draw(generators(recipe.seed, _CHECK, range(_CHECK_DENSE_TILES)))
+    tiles, *_ = sampler.draw(recipe.seed, _CHECK, range(_CHECK_DENSE_TILES))
     return np.asarray(np.round(tiles * _TILE_LEVELS) / _TILE_LEVELS, np.float32)
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from frazil_trainer.data.labelled import LabelledMicrograph
 from frazil_trainer.examples.patches import PatchSampler
-from frazil_trainer.examples.sampling import generators
 from frazil_trainer.networks import Fcn
 from frazil_trainer.recipe import Patches, Recipe
-from frazil_trainer.training.loop import Batch
+from frazil_trainer.training.loop import Batch, Sums
 
 __all__ = ["PatchSource", "quality_focal_loss"]
 
@@ -47,7 +46,7 @@ class PatchSource:
         held_out = _sampler(recipe, patches, selection, augment=False)
         self.held_out: Mapping[str, list[Batch]] = {
             "held_out": [
-                _draw(held_out, generators(recipe.seed, _HELD_OUT, range(start, start + _HELD_OUT_BATCH)))
+                _tensors(held_out.draw(recipe.seed, _HELD_OUT, range(start, start + _HELD_OUT_BATCH)))
                 for start in range(0, _HELD_OUT_PATCHES, _HELD_OUT_BATCH)
             ]
         }
@@ -58,37 +57,31 @@ class PatchSource:
         Augmentation is mild towards the end, so that the network settles on images as in picking (Ge et al., YOLOX,
         arXiv:2107.08430, stop strong augmentation in the same way).
         """
-        rngs = generators(self._seed, update, examples)
-        *patches, unlabelled = _draw(self._sampler, rngs, mild=update >= self._first_mild)
+        drawn = self._sampler.draw(self._seed, update, examples, mild=update >= self._first_mild)
+        *patches, unlabelled = _tensors(drawn)
         return *patches, unlabelled & (update >= self._first_ignoring)
 
-    def weight(self, batch: Batch) -> torch.Tensor:
-        """The number of particles, as the sum of all target scores."""
-        _, target, weights, _ = batch
-        return (target * weights).sum()
+    def sums(self, logits: torch.Tensor, batch: Batch) -> Sums:
+        """Quality focal loss over the number of particles, and intersection over union of cells with particles.
 
-    def loss(self, logits: torch.Tensor, batch: Batch, weight: torch.Tensor) -> torch.Tensor:
-        """Quality focal loss per particle, with an ignore mask over cells that look like unlabelled particles.
-
-        If labels miss particles, a detector that learns them as background scores all similar particles low. It does
-        better if it learns nothing from them (Wu et al., Soft Sampling for Robust Object Detection, BMVC 2019).
+        The loss has an ignore mask over cells that look like unlabelled particles. If labels miss particles, a detector
+        that learns them as background scores all similar particles low. It does better if it learns nothing from them
+        (Wu et al., Soft Sampling for Robust Object Detection, BMVC 2019).
         """
         _, target, weights, unlabelled = batch
         ignore = unlabelled & (torch.sigmoid(logits.detach()) > self._patches.doubtful_score)
-        return quality_focal_loss(logits, target, weights * ~ignore, self._patches.focus, weight)
-
-    def count(self, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Intersection and union, in cells, of predicted and labelled particles."""
-        _, target, weights, _ = batch
         counts = weights > 0
         predicted, particle = (logits > 0) & counts, (target > 0.5) & counts
-        return (predicted & particle).sum(), (predicted | particle).sum()
+        return Sums(
+            loss=quality_focal_loss(logits, target, weights * ~ignore, self._patches.focus),
+            weight=(target * weights).sum(),
+            numerator=(predicted & particle).sum(),
+            denominator=(predicted | particle).sum(),
+        )
 
 
-def quality_focal_loss(
-    logits: torch.Tensor, target: torch.Tensor, weights: torch.Tensor, focus: float, particles: torch.Tensor
-) -> torch.Tensor:
-    """Cross entropy per particle, weighted by the distance between score and target (Li et al., NeurIPS 2020).
+def quality_focal_loss(logits: torch.Tensor, target: torch.Tensor, weights: torch.Tensor, focus: float) -> torch.Tensor:
+    """Sum of cross entropy, weighted by the distance between score and target (Li et al., NeurIPS 2020).
 
     The many easy cells of background do not outweigh the few hard ones, and a score remains a probability.
 
@@ -97,11 +90,10 @@ def quality_focal_loss(
         target: (n, g, g) scores from 0 to 1.
         weights: (n, g, g), 0 for cells that do not count.
         focus: exponent of the distance.
-        particles: divisor of the sum, at least 1.
     """
     distance = (torch.sigmoid(logits) - target).abs()
     entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    return (entropy * distance**focus * weights).sum() / particles.clamp(min=1)
+    return (entropy * distance**focus * weights).sum()
 
 
 def _sampler(
@@ -117,5 +109,5 @@ def _sampler(
     )
 
 
-def _draw(sampler: PatchSampler, rngs: Sequence[np.random.Generator], *, mild: bool = False) -> Batch:
-    return tuple(torch.from_numpy(array) for array in sampler.draw(rngs, mild=mild))
+def _tensors(arrays: Iterable[NDArray[Any]]) -> Batch:
+    return tuple(torch.from_numpy(array) for array in arrays)

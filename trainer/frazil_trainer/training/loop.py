@@ -24,7 +24,7 @@ from frazil_trainer.recipe import AdamW, Recipe, Sgd
 from frazil_trainer.training.precision import Precision, choose_precision
 from frazil_trainer.training.processes import Processes
 
-__all__ = ["Batch", "Checkpoints", "EpochReport", "ExampleSource", "Observer", "make_optimiser", "train"]
+__all__ = ["Batch", "Checkpoints", "EpochReport", "ExampleSource", "Observer", "Sums", "make_optimiser", "train"]
 
 Batch = tuple[torch.Tensor, ...]
 """Tensors of equal length, (n, 1, t, t) tiles first."""
@@ -32,6 +32,18 @@ Batch = tuple[torch.Tensor, ...]
 _LOG_EVERY = 20
 """Updates between two reads of the figures; reading each one would make a GPU wait."""
 _WARM_UP_FRACTION = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sums:
+    """Sums over the examples of a batch."""
+
+    loss: torch.Tensor
+    weight: torch.Tensor
+    """Divisor of the loss, at least 1 in effect."""
+    numerator: torch.Tensor
+    denominator: torch.Tensor
+    """The metric is the numerator over this."""
 
 
 class ExampleSource(Protocol):
@@ -46,22 +58,14 @@ class ExampleSource(Protocol):
     counts: Mapping[str, int]
     """Numbers of examples, for the card."""
     metric: Literal["accuracy", "iou"]
-    """Name of the ratio of the two counts of `count`."""
+    """Name of the metric."""
 
     def draw(self, update: int, examples: range) -> Batch:
         """Draw some examples of an update's batch, all counted from 0. Another thread may call it."""
         ...
 
-    def weight(self, batch: Batch) -> torch.Tensor:
-        """The weight of a batch: the loss is a sum over the examples, divided by their total weight."""
-        ...
-
-    def loss(self, logits: torch.Tensor, batch: Batch, weight: torch.Tensor) -> torch.Tensor:
-        """The sum of the loss over a batch, divided by a weight."""
-        ...
-
-    def count(self, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Numerator and denominator of the metric."""
+    def sums(self, logits: torch.Tensor, batch: Batch) -> Sums:
+        """Loss and metric of a batch, as sums that processes can add."""
         ...
 
 
@@ -190,11 +194,10 @@ def train(
         network.train()
         _seed_dropout(recipe.seed, update, processes.rank)
         batch = _placed(drawn, device)
-        weight = processes.sum(examples.weight(batch))
         with torch.autocast(device.type, torch.bfloat16, enabled=precision.is_mixed):
             logits = parallel(batch[0])
-        logits = logits.float()
-        loss = examples.loss(logits, batch, weight)
+        sums = examples.sums(logits.float(), batch)
+        loss = sums.loss / processes.sum(sums.weight).clamp(min=1)
         optimiser.zero_grad(set_to_none=True)
         # The processes' losses add up, but their gradients are averaged.
         (loss * processes.count).backward()  # type: ignore[no-untyped-call]
@@ -204,8 +207,7 @@ def train(
         learning_rate = state.learning_rate
         schedule.step()
         state.done = update + 1
-        with torch.no_grad():
-            unread.append(torch.stack([loss.detach(), *examples.count(logits, batch)]))
+        unread.append(torch.stack([loss.detach(), sums.numerator, sums.denominator]))
         ends_epoch = state.done % examples.updates_per_epoch == 0
         if state.done % _LOG_EVERY and not ends_epoch:
             continue
@@ -309,6 +311,7 @@ def _evaluate(
         batch = _placed(drawn, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision):
             logits = network(batch[0])
-        counts += torch.stack(examples.count(logits.float(), batch))
+        sums = examples.sums(logits.float(), batch)
+        counts += torch.stack([sums.numerator, sums.denominator])
     numerator, denominator = counts.tolist()
     return float(numerator / max(1, denominator))

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from frazil_trainer.data.labelled import LabelledMicrograph
-from frazil_trainer.examples.crops import CropCutter, Places, PlaceSampler, fixed_places
+from frazil_trainer.examples.crops import CropCutter, CropSampler, Places, fixed_places
 from frazil_trainer.examples.sampling import generators
 from frazil_trainer.recipe import CentredCrops, DrawnCrops, JitteredCrops, Recipe
-from frazil_trainer.training.loop import Batch
+from frazil_trainer.training.loop import Batch, Sums
 
 __all__ = ["DrawnCropSource", "FixedCropSource"]
 
@@ -31,19 +31,16 @@ class _CropLoss:
 
     metric: Literal["accuracy", "iou"] = "accuracy"
 
-    def weight(self, batch: Batch) -> torch.Tensor:
-        """The number of crops."""
-        return batch[0].new_tensor(float(len(batch[0])))
-
-    def loss(self, logits: torch.Tensor, batch: Batch, weight: torch.Tensor) -> torch.Tensor:
-        """Summed over the crops, divided by the weight."""
-        entropy = functional.binary_cross_entropy_with_logits(logits[:, 0, 0], batch[1], reduction="sum")
-        return entropy / weight
-
-    def count(self, logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Number of correct crops, and of all."""
-        correct = (logits[:, 0, 0] > 0) == (batch[1] > 0.5)
-        return correct.sum(), correct.sum().new_tensor(correct.numel())
+    def sums(self, logits: torch.Tensor, batch: Batch) -> Sums:
+        """Cross entropy over the number of crops, and correct crops over all."""
+        logits, labels = logits[:, 0, 0], batch[1]
+        correct = ((logits > 0) == (labels > 0.5)).sum()
+        return Sums(
+            loss=functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum"),
+            weight=labels.new_tensor(float(len(labels))),
+            numerator=correct,
+            denominator=correct.new_tensor(len(labels)),
+        )
 
 
 class FixedCropSource(_CropLoss):
@@ -93,7 +90,7 @@ class FixedCropSource(_CropLoss):
             (rng,) = generators(self._recipe.seed, epoch, [0])
             self._epoch, self._order = epoch, rng.permutation(len(self._places))
         of_batch = self._order[k * self._recipe.batch : (k + 1) * self._recipe.batch]
-        return _cut(self._cutter, self._places.select(of_batch[examples.start : examples.stop]))
+        return _tensors(self._cutter.cut(self._places.select(of_batch[examples.start : examples.stop])))
 
 
 class DrawnCropSource(_CropLoss):
@@ -108,30 +105,26 @@ class DrawnCropSource(_CropLoss):
         selection: Sequence[LabelledMicrograph],
     ) -> None:
         self._seed = recipe.seed
-        self._cutter = CropCutter(training, tile_px)
-        self._sampler = PlaceSampler(training, self._cutter, crops, recipe.diameter_px)
+        self._sampler = CropSampler(training, crops, tile_px=tile_px, diameter_px=recipe.diameter_px)
         self.updates_per_epoch = -(-crops.per_epoch // recipe.batch)
         self.counts: Mapping[str, int] = {}
-        held_out_cutter = CropCutter(selection, tile_px)
-        held_out = range(_HELD_OUT_CROPS)
-        places = PlaceSampler(selection, held_out_cutter, crops, recipe.diameter_px).draw(
-            generators(recipe.seed, _HELD_OUT, held_out), _labels(held_out)
-        )
-        self.held_out: Mapping[str, list[Batch]] = {"held_out": _batches(held_out_cutter, places)}
+        held_out = CropSampler(selection, crops, tile_px=tile_px, diameter_px=recipe.diameter_px)
+        self.held_out: Mapping[str, list[Batch]] = {
+            "held_out": [
+                _tensors(held_out.draw(recipe.seed, _HELD_OUT, range(start, start + _HELD_OUT_BATCH)))
+                for start in range(0, _HELD_OUT_CROPS, _HELD_OUT_BATCH)
+            ]
+        }
 
     def draw(self, update: int, examples: range) -> Batch:
         """Crops, each from a generator of its own."""
-        return _cut(self._cutter, self._sampler.draw(generators(self._seed, update, examples), _labels(examples)))
+        return _tensors(self._sampler.draw(self._seed, update, examples))
 
 
-def _labels(examples: range) -> list[float]:
-    return [float(i % 2 == 0) for i in examples]
-
-
-def _cut(cutter: CropCutter, places: Places) -> Batch:
-    return torch.from_numpy(cutter.cut(places)), torch.from_numpy(places.label)
+def _tensors(crops: tuple[NDArray[np.float32], NDArray[np.float32]]) -> Batch:
+    return tuple(torch.from_numpy(array) for array in crops)
 
 
 def _batches(cutter: CropCutter, places: Places) -> list[Batch]:
     starts = range(0, len(places), _HELD_OUT_BATCH)
-    return [_cut(cutter, places.select(slice(start, start + _HELD_OUT_BATCH))) for start in starts]
+    return [_tensors(cutter.cut(places.select(slice(start, start + _HELD_OUT_BATCH)))) for start in starts]
