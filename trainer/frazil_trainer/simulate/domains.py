@@ -74,10 +74,10 @@ def fill(rng: np.random.Generator, balls: Iterable[Ball]) -> tuple[Points, Point
 def _domain(rng: np.random.Generator, ball: Ball) -> Points:
     """(n, 3) points that fill a ball with helices in random directions, one residue each."""
     centre, radius = np.array(ball[:3]), ball[3]
-    wanted = round(4 / 3 * np.pi * radius**3 / _RESIDUE_VOLUME_A3)
+    residues = round(4 / 3 * np.pi * radius**3 / _RESIDUE_VOLUME_A3)
     pieces: list[Points] = []
     count = 0
-    while count < wanted:
+    while count < residues:
         axis = rng.standard_normal(3)
         axis /= np.linalg.norm(axis)
         length = round(rng.uniform(0.6, 1.3) * radius / _HELIX_RISE_ANGSTROM)
@@ -88,7 +88,7 @@ def _domain(rng: np.random.Generator, ball: Ball) -> Points:
         room = np.linalg.norm(middles[:, None] - filled, axis=2).min(1)
         room[np.linalg.norm(middles, axis=1) > radius - _HELIX_RADIUS_ANGSTROM] = -1
         piece = helix(rng, starts[room.argmax()], axis, length)
-        piece = piece[np.linalg.norm(piece, axis=1) < radius][: wanted - count]
+        piece = piece[np.linalg.norm(piece, axis=1) < radius][: residues - count]
         pieces.append(piece)
         count += len(piece)
     points: Points = np.concatenate(pieces) + centre

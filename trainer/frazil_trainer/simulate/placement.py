@@ -45,9 +45,9 @@ def place_particles(
     last = np.array(shape) - 1.0
     placed = np.empty((0, 2))
 
-    def place(wanted: int, candidates: _Points) -> None:
+    def place(more: int, candidates: _Points) -> None:
         nonlocal placed
-        goal = len(placed) + wanted
+        goal = len(placed) + more
         may_overlap = rng.random(goal) < overlap_fraction
         for candidate in candidates[is_free(candidates[:, 0], candidates[:, 1])]:
             if len(placed) == goal:
