@@ -21,6 +21,14 @@ from frazil_trainer.recipe import CentredCrops, DrawnCrops, JitteredCrops
 __all__ = ["CropCutter", "CropSampler", "Places", "fixed_places"]
 
 _TRIES = 1000
+_QUARTER_TURNS = 4
+_TURNS_AND_MIRRORS = 8
+_DRAWS_FOR_A_NEW_PLACE = 20
+
+_Particle = tuple[int, float, float]
+"""Source, y, x."""
+_Row = tuple[int, int, int, int, float]
+"""Source, top, left, turn, label."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -113,11 +121,6 @@ class _Background:
         raise FrazilError(f"{micrograph.name}: no place for a negative crop; is the diameter right?")
 
 
-_QUARTER_TURNS = 4
-_TURNS_AND_MIRRORS = 8
-_DRAWS_FOR_A_NEW_PLACE = 20
-
-
 class CropSampler:
     """Draws crops, each from a generator of its own.
 
@@ -200,11 +203,6 @@ def fixed_places(
     for source, micrograph in enumerate(micrographs):
         rows += _negatives(source, micrograph, cutter, int(per_source[source]), clearance_px, rng)
     return _places(rows)
-
-
-_Particle = tuple[int, float, float]
-_Row = tuple[int, int, int, int, float]
-"""Source, top, left, turn, label."""
 
 
 def _centred(particles: list[_Particle], cutter: CropCutter, count: int, rng: np.random.Generator) -> list[_Row]:
