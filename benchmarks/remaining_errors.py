@@ -21,10 +21,9 @@ from rich.table import Table
 from scipy.spatial import cKDTree
 
 from frazil.model import load_model
-from frazil.picking import Picks
+from frazil.picking import Picks, match_picks
 from frazil.settings import default_model_path
 from frazil_trainer.evaluation import ScoredMicrograph, open_sources, score_micrographs, validation_paths
-from frazil_trainer.matching import match_picks
 from frazil_trainer.recipe import find_recipe, read_recipe
 
 HIT_DIAMETERS = 0.5

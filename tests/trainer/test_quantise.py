@@ -20,9 +20,9 @@ from frazil.model import Card, ModelContract, Reference, int8_instructions, load
 from frazil.model.onnx_file import parse_onnx
 from frazil.model.runtime import ort
 from frazil_trainer.cli import main
-from frazil_trainer.quantise import CALIBRATIONS, count_weighted, quantise, quantised_nodes
+from frazil_trainer.export.int8 import TwinData, add_twin, load_twin_data, make_twin
+from frazil_trainer.export.quantise import CALIBRATIONS, count_weighted, quantise, quantised_nodes
 from frazil_trainer.recipe import Recipe
-from frazil_trainer.twins import TwinData, add_twin, load_twin_data, make_twin
 
 TILE_PX, DIAMETER_PX = 16, 9.6
 
@@ -131,9 +131,9 @@ def test_the_last_layer_and_those_of_few_features_stay_in_float32() -> None:
     assert quantised_nodes(model)[:2] == ["conv0", "relu0"]
 
 
-def test_layers_at_both_ends_can_be_spared() -> None:
+def test_layers_at_both_ends_can_be_excluded() -> None:
     model = convolutions([1, 16, 16, 16, 16, 16, 16, 1])
-    chosen = [[n for n in quantised_nodes(model, spared) if n.startswith("conv")] for spared in range(4)]
+    chosen = [[n for n in quantised_nodes(model, excluded) if n.startswith("conv")] for excluded in range(4)]
     assert chosen[0] == ["conv1", "conv2", "conv3", "conv4", "conv5"]
     assert chosen[1:] == [["conv2", "conv3", "conv4"], ["conv3"], []]
 
@@ -283,7 +283,7 @@ def test_the_command_prints_f1_of_both_and_writes_only_what_picks_as_well(
     assert "easy *.star" in said.err
     assert "int8 twin admitted" in said.err
     assert (model / "CURRENT").read_text() == "1\n"
-    monkeypatch.setattr("frazil_trainer.twins.LARGEST_FALL", -1.0)
+    monkeypatch.setattr("frazil_trainer.export.int8.LARGEST_F1_DROP", -1.0)
     assert run() == 1
     said = capsys.readouterr()
     assert "int8 twin refused" in said.err

@@ -1,6 +1,6 @@
-"""Micrographs to train on: MRC and TIFF as the daemon reads them, and the pictures that published sets often come as.
+"""Micrograph files: MRC and TIFF as in the daemon, and PNG and JPEG pictures of published sets.
 
-Row 0 of a PNG or JPEG picture is its first row, as viewers show it. Such a picture knows no pixel size.
+Row 0 of a picture is its top row in a viewer. A picture has no pixel size.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ __all__ = ["MICROGRAPH_ENDINGS", "find_micrographs", "read_micrograph_file"]
 
 _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
 MICROGRAPH_ENDINGS = (".mrc", ".tif", ".tiff", *_PICTURE_ENDINGS)
-"""Where a folder holds one micrograph in several formats, the first of these is taken."""
+"""Of one micrograph in several formats, the first of these is taken."""
 
 _JPEG_END = b"\xff\xd9"
 _JPEG_TAIL_BYTES = 1024
 
 
 def find_micrographs(folder: Path) -> list[Path]:
-    """The micrographs in a folder, sorted by name; one for each stem.
+    """The micrographs in a folder, one for each stem, sorted by name.
 
     Raises:
-        FrazilError: two files of one format have the same stem, so that labels could be either's.
+        FrazilError: two files of one format have the same stem, so that their labels are ambiguous.
     """
     by_stem: dict[str, Path] = {}
     for ending in reversed(MICROGRAPH_ENDINGS):
@@ -43,11 +43,11 @@ def find_micrographs(folder: Path) -> list[Path]:
 def read_micrograph_file(path: Path) -> Micrograph:
     """Read a micrograph from an MRC or TIFF file or from a picture.
 
-    A picture with three colours is taken if they are the same everywhere; transparency is ignored.
+    The three colours of a picture must be equal everywhere; transparency is ignored.
 
     Raises:
-        MicrographError: the file is missing, truncated or no image; it holds more than one image, colours, pixels
-            that are not finite, or pixels that are all the same.
+        MicrographError: the file is missing, truncated or no image; it holds several images, colours, pixels that
+            are not finite, or only equal pixels.
     """
     if path.suffix.lower() not in _PICTURE_ENDINGS:
         return read_micrograph(path)
@@ -58,8 +58,8 @@ def read_micrograph_file(path: Path) -> Micrograph:
 
 
 def _decode(path: Path) -> NDArray[np.generic]:
-    """(h, w) or (h, w, channels) the one image in a file, of its own type."""
-    # OpenCV tells the terminal what the error below tells in one line.
+    """(h, w) or (h, w, channels) the image in a file, in the file's type."""
+    # OpenCV would print its own message beside the error below.
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         content_end = path.read_bytes()[-_JPEG_TAIL_BYTES:]
@@ -73,7 +73,7 @@ def _decode(path: Path) -> NDArray[np.generic]:
         cv2.utils.logging.setLogLevel(level)
     if count > 1:
         raise MicrographError(path, "stack", f"expected one image, found {count} (movies must be averaged first)")
-    # Half a JPEG decodes without complaint; only its end marker shows that it is whole.
+    # OpenCV decodes half a JPEG without an error; only the end marker shows that it is complete.
     cut = path.suffix.lower() in (".jpg", ".jpeg") and _JPEG_END not in content_end
     if image is None or cut:
         raise MicrographError(path, "unreadable", "expected a whole image, found one that is cut short or no image")
@@ -81,7 +81,7 @@ def _decode(path: Path) -> NDArray[np.generic]:
 
 
 def _grey(path: Path, image: NDArray[np.generic]) -> NDArray[np.generic]:
-    """(h, w) the one channel of an image."""
+    """(h, w) the grey channel of an image."""
     if image.ndim == 2:
         return image
     colours = image[..., :3]

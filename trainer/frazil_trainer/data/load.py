@@ -1,4 +1,4 @@
-"""The data of a training run: read whole and looked over before the training costs time."""
+"""The data of a training run, read and checked before the training takes time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from frazil.errors import FrazilError
-from frazil_trainer.inspection import fit_labels
-from frazil_trainer.labelled import (
+from frazil_trainer.data.check import fit_labels
+from frazil_trainer.data.labelled import (
     LabelledMicrograph,
     LabelledPaths,
     content_digest,
@@ -33,20 +33,20 @@ class TrainingData:
     paths: Mapping[str, Sequence[LabelledPaths]]
     micrographs: Mapping[str, Sequence[LabelledMicrograph]]
     sha256: str
-    """Over the content of the training micrographs and their labels, in order."""
+    """Checksum over the content of the training micrographs and their labels, in order."""
 
 
 def load_training_data(data: Path, recipe: Recipe, console: Console, *, force: bool = False) -> TrainingData:
-    """Read all that a recipe names, and refuse what cannot be learnt from.
+    """Read all training sets of a recipe, and refuse data that cannot be trained on.
 
     Args:
         data: folder with the training sets.
-        recipe: that names them.
-        console: shows what is read, and warnings.
-        force: whether to go on where labels do not seem to lie on particles.
+        recipe: recipe with the training sets.
+        console: shows progress and warnings.
+        force: whether to accept labels that do not seem to lie on particles.
 
     Raises:
-        FrazilError: a micrograph or its labels cannot be used; a part has no micrograph; one micrograph stands in two
+        FrazilError: a micrograph or its labels cannot be used; a part has no micrograph; one micrograph is in two
             parts; labels do not seem to lie on particles, and `force` is not given.
     """
     paths: dict[str, list[LabelledPaths]] = {part: [] for part in PARTS}
@@ -71,7 +71,7 @@ def load_training_data(data: Path, recipe: Recipe, console: Console, *, force: b
 
 
 def _check_parts_apart(paths: Mapping[str, Sequence[LabelledPaths]]) -> None:
-    """Refuse a micrograph that stands in two parts, under two names perhaps."""
+    """Refuse a micrograph that is in two parts, even under two names."""
     seen: dict[bytes, tuple[str, Path]] = {}
     for part, found in paths.items():
         for one in found:

@@ -1,7 +1,7 @@
-"""Patches: examples for a network that scores every place of a tile, drawn anew for every batch.
+"""Patches: examples for a network that scores every cell of a tile.
 
-Each is a piece of a labelled micrograph turned by any angle, mirrored or not, made a little larger or smaller, with
-changed contrast, blur and noise; with it goes the wanted score of every cell, and which cells count.
+A patch is a piece of a labelled micrograph, rotated by any angle, mirrored or not, slightly scaled, with changed
+contrast, blur and noise. Each cell has a target score and a weight.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil_trainer.labelled import LabelledMicrograph
-from frazil_trainer.sampling import draw_source, set_shares
+from frazil_trainer.data.labelled import LabelledMicrograph
+from frazil_trainer.examples.sampling import draw_source, generators, source_probabilities
 
 __all__ = ["PatchSampler"]
 
-_NEAR_PARTICLE_SHARE = 0.6
+_NEAR_PARTICLE_FRACTION = 0.6
 _LARGEST_SCALE_STEP = 0.15
-_CALM_SCALE_STEP = 0.05
+_MILD_SCALE_STEP = 0.05
 _UNLABELLED_SCORE = 0.1
-"""A cell with less than this wanted score lies near no label."""
+"""A cell with a lower target score is not near a label."""
 
 
 class PatchSampler:
     """Draws batches of patches from labelled micrographs.
 
     Args:
-        micrographs: to draw from.
-        patch_px: side of a patch; a multiple of the step.
-        step_px: distance between scores; score (i, j) belongs to pixel (i * step, j * step).
-        diameter_px: of the particle in the pictures.
-        spread_diameters: the wanted score falls off from a particle's centre as a Gaussian of this deviation.
-        augment: whether to turn and change the patches.
+        micrographs: labelled micrographs.
+        patch_px: side of a patch, a multiple of the step.
+        step_px: side of a cell; cell (i, j) belongs to pixel (i * step, j * step).
+        diameter_px: diameter of the particle in the pictures.
+        spread_diameters: standard deviation of the Gaussian target around a particle's centre.
+        augment: whether to rotate and change the patches.
     """
 
     def __init__(
@@ -51,46 +51,47 @@ class PatchSampler:
         self._step_px = step_px
         self._spread_px = spread_diameters * diameter_px
         self._augment = augment
-        self._shares = set_shares(micrographs)
+        self._probabilities = source_probabilities(micrographs)
 
     def draw(
-        self, rngs: Sequence[np.random.Generator], *, calm: bool = False
+        self, seed: int, update: int, examples: range, *, mild: bool = False
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-        """Draw one patch from each generator.
+        """Draw some patches of an update's batch, each from a generator of its own.
 
         Args:
-            rngs: a generator for each patch.
-            calm: leave contrast, sharpness and noise as they are, and the scale nearly so.
+            seed: seed of the run.
+            update: number of the update.
+            examples: numbers of the patches in the batch.
+            mild: keep contrast, sharpness and noise, and nearly the scale.
 
         Returns:
-            (n, 1, p, p) tiles; (n, g, g) wanted scores, g = p / step; (n, g, g) weights, 0 where a cell lies outside
-            the micrograph, in its border or where it holds no data; (n, g, g) whether a cell may well hold a particle
-            that has no label.
+            (n, 1, p, p) tiles; (n, g, g) target scores, g = p / step; (n, g, g) weights, 0 for cells outside the
+            micrograph, in its border or without data; (n, g, g) whether a cell may hold an unlabelled particle.
         """
-        p, g, count = self._patch_px, self._patch_px // self._step_px, len(rngs)
+        p, g, count = self._patch_px, self._patch_px // self._step_px, len(examples)
         tiles = np.empty((count, 1, p, p), np.float32)
-        wanted = np.zeros((count, g, g), np.float32)
+        target = np.zeros((count, g, g), np.float32)
         weights = np.empty((count, g, g), np.float32)
-        doubtful = np.zeros((count, g, g), np.bool_)
-        for i, rng in enumerate(rngs):
-            micrograph = self._micrographs[draw_source(rng, self._shares)]
-            to_patch = self._draw_transform(rng, micrograph, _CALM_SCALE_STEP if calm else _LARGEST_SCALE_STEP)
+        unlabelled = np.zeros((count, g, g), np.bool_)
+        for i, rng in enumerate(generators(seed, update, examples)):
+            micrograph = self._micrographs[draw_source(rng, self._probabilities)]
+            to_patch = self._draw_transform(rng, micrograph, _MILD_SCALE_STEP if mild else _LARGEST_SCALE_STEP)
             pixels = cv2.warpAffine(
                 micrograph.picture.pixels, to_patch, (p, p), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
             )
-            tiles[i, 0] = pixels if calm or not self._augment else _change(rng, np.asarray(pixels, np.float32))
-            wanted[i] = self._wanted(micrograph, to_patch)
+            tiles[i, 0] = pixels if mild or not self._augment else _change(rng, np.asarray(pixels, np.float32))
+            target[i] = self._target(micrograph, to_patch)
             weights[i] = self._weights(micrograph, to_patch)
             if not micrograph.source.labels_are_complete(micrograph.name):
-                doubtful[i] = wanted[i] < _UNLABELLED_SCORE
-        return tiles, wanted, weights, doubtful
+                unlabelled[i] = target[i] < _UNLABELLED_SCORE
+        return tiles, target, weights, unlabelled
 
     def _draw_transform(
         self, rng: np.random.Generator, micrograph: LabelledMicrograph, scale_step: float
     ) -> NDArray[np.float64]:
-        """(2, 3) affine map, x before y as OpenCV has it, from the picture to the patch."""
+        """(2, 3) affine map from the picture to the patch, x before y as in OpenCV."""
         h, w = micrograph.picture.pixels.shape
-        if rng.random() < _NEAR_PARTICLE_SHARE:
+        if rng.random() < _NEAR_PARTICLE_FRACTION:
             y, x = micrograph.centres[rng.integers(len(micrograph.centres))]
             y, x = y + rng.normal(0, self._patch_px / 6), x + rng.normal(0, self._patch_px / 6)
         else:
@@ -104,18 +105,18 @@ class PatchSampler:
         shift = np.array([middle, middle]) - turn @ np.array([x, y])
         return np.concatenate([turn, shift[:, np.newaxis]], axis=1)
 
-    def _wanted(self, micrograph: LabelledMicrograph, to_patch: NDArray[np.float64]) -> NDArray[np.float32]:
-        """(g, g) Gaussian around every particle; where two meet, the greater counts."""
+    def _target(self, micrograph: LabelledMicrograph, to_patch: NDArray[np.float64]) -> NDArray[np.float32]:
+        """(g, g) maximum of the Gaussians around the particles."""
         cells = np.arange(self._patch_px // self._step_px) * self._step_px
         centres = micrograph.centres[:, ::-1] @ to_patch[:, :2].T + to_patch[:, 2]  # x, y
         reach = 4 * self._spread_px
         inside = np.all((centres > -reach) & (centres < self._patch_px + reach), axis=1)
-        wanted = np.zeros((cells.size, cells.size), np.float32)
+        target = np.zeros((cells.size, cells.size), np.float32)
         for x, y in centres[inside]:
             along_y = np.exp(-((cells - y) ** 2) / (2 * self._spread_px**2))
             along_x = np.exp(-((cells - x) ** 2) / (2 * self._spread_px**2))
-            np.maximum(wanted, np.outer(along_y, along_x), out=wanted)
-        return wanted
+            np.maximum(target, np.outer(along_y, along_x), out=target)
+        return target
 
     def _weights(self, micrograph: LabelledMicrograph, to_patch: NDArray[np.float64]) -> NDArray[np.float32]:
         """(g, g) 1 inside the data of the micrograph, 0 outside."""

@@ -1,7 +1,7 @@
-"""Quantisation: a float32 network becomes one that computes in whole numbers, its ranges taken from real tiles.
+"""Quantisation: a float32 network becomes one that computes in integers, with ranges from real tiles.
 
-What comes out holds ONNX's own operators alone (QuantizeLinear and DequantizeLinear around those of the network), which
-ONNX Runtime joins into its int8 kernels when it loads them.
+The result holds only operators of ONNX itself (QuantizeLinear and DequantizeLinear around those of the network), which
+ONNX Runtime fuses into its int8 kernels at load time.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import onnx
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
-from frazil.model import runtime as _without_telemetry  # noqa: F401 - before what loads ONNX Runtime
+from frazil.model import runtime as _without_telemetry  # noqa: F401 - before anything loads ONNX Runtime
 
 # isort: split
-from onnxruntime.quantization import (  # noqa: TID251 - the one part of it that frazil.picking has no use for
+from onnxruntime.quantization import (  # noqa: TID251 - the part of it that frazil.picking does not use
     CalibrationDataReader,
     CalibrationMethod,
     QuantFormat,
@@ -34,17 +34,17 @@ from onnxruntime.quantization import (  # noqa: TID251 - the one part of it that
 __all__ = ["CALIBRATIONS", "Calibration", "count_weighted", "quantise", "quantised_nodes"]
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
-_CARRIED = ("Add", "Relu", "MaxPool")
-"""What can go on with the whole numbers that a layer with weights gives."""
+_INTEGER_CAPABLE = ("Add", "Relu", "MaxPool")
+"""Operators that can work on the integers from a layer with weights."""
 _FEWEST_INPUTS = 16
-"""A layer that sums over fewer features gains nothing in int8: converting its input costs more than it saves."""
+"""A layer that sums over fewer features loses by int8: the conversion of its input costs more than it saves."""
 _AT_A_TIME = 8
-"""Batches whose features are held in memory together."""
+"""Number of batches whose features are in memory together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """A way to choose the range of numbers that the 256 steps cover."""
+    """A method to choose the range of the 256 steps."""
 
     name: str
     method: CalibrationMethod
@@ -60,25 +60,25 @@ CALIBRATIONS = (
 
 
 def count_weighted(model: onnx.ModelProto) -> int:
-    """How many layers with weights could be quantised."""
+    """Number of layers with weights that can be quantised."""
     return len(_candidates(model))
 
 
-def quantised_nodes(model: onnx.ModelProto, spared: int = 0) -> list[str]:
-    """Names of the nodes that are to compute in int8.
+def quantised_nodes(model: onnx.ModelProto, excluded: int = 0) -> list[str]:
+    """Names of the nodes to quantise.
 
-    The last layer with weights stays in float32, whose scores would have 256 values otherwise, and so does every layer
-    that sums over too few features to gain.
+    The last layer with weights stays in float32, since scores would have only 256 values otherwise, and so does every
+    layer that sums over too few features.
 
     Args:
         model: in float32.
-        spared: layers with weights at either end of the others that stay in float32 as well.
+        excluded: number of further layers at either end that stay in float32.
     """
     candidates = _candidates(model)
-    chosen = set(candidates[spared : len(candidates) - spared])
+    chosen = set(candidates[excluded : len(candidates) - excluded])
     made: set[str] = set()
     for node in model.graph.node:
-        if node.name in chosen or (node.op_type in _CARRIED and made.intersection(node.input)):
+        if node.name in chosen or (node.op_type in _INTEGER_CAPABLE and made.intersection(node.input)):
             chosen.add(node.name)
             made.update(node.output)
     return [node.name for node in model.graph.node if node.name in chosen]
@@ -90,16 +90,16 @@ def quantise(
     """Quantise nodes of a network: weights to int8, each channel by itself, and features to uint8.
 
     Args:
-        model: in float32, with its contract; stays as it is.
-        nodes: names of the nodes.
-        calibration: how ranges are chosen.
-        batches: (n, 1, t, t) tiles to take the ranges from.
+        model: in float32, with its contract; stays unchanged.
+        nodes: names of the nodes to quantise.
+        calibration: method for the ranges.
+        batches: (n, 1, t, t) tiles for the ranges.
 
     Raises:
-        ModelError: what came out has operators that are not ONNX's own.
+        ModelError: the result has operators that are not ONNX's own.
     """
     prepared = copy.deepcopy(model)
-    # Says that there is nothing to fuse before, about which the quantiser would complain.
+    # Without this mark the quantiser warns that the model was not preprocessed.
     prepared.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     kinds = {node.op_type for node in model.graph.node if node.name in set(nodes)}
     with TemporaryDirectory(prefix="frazil-") as folder, contextlib.redirect_stdout(io.StringIO()):
@@ -128,7 +128,7 @@ def quantise(
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]  # its base has no types
-    """Hands out batches of tiles one by one, as the quantiser asks for them."""
+    """Batches of tiles, one by one, in the form that the quantiser needs."""
 
     def __init__(self, batches: Sequence[NDArray[np.float32]]) -> None:
         self._left: Iterator[NDArray[np.float32]] = iter(batches)
@@ -147,7 +147,7 @@ def _candidates(model: onnx.ModelProto) -> list[str]:
 
 
 def _summed(node: onnx.NodeProto, weight: list[int]) -> int:
-    """Over how many features a layer sums."""
+    """Number of features that a layer sums over."""
     if node.op_type == "Conv":
         return math.prod(weight[1:])
     transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)

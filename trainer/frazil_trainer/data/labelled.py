@@ -1,4 +1,4 @@
-"""Labelled micrographs: the pictures that the daemon's picker would see, with the particles in them."""
+"""Labelled micrographs: pictures as in the daemon's picker, with their particles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from frazil.errors import FrazilError, MicrographError
 from frazil.picking import Micrograph, Picks, Picture, make_picture, named_micrographs, read_coordinates
-from frazil_trainer.micrograph_files import find_micrographs, read_micrograph_file
+from frazil_trainer.data.files import find_micrographs, read_micrograph_file
 from frazil_trainer.recipe import Recipe, TrainingSet
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _FEW_OUTSIDE = 5
-_SMALL_SHARE_OUTSIDE = 0.05
+_SMALL_FRACTION_OUTSIDE = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class LabelledPaths:
 
     micrograph: Path
     labels: Path
-    """The micrograph's own file, or a table of several micrographs."""
+    """A file for this micrograph, or a table of several micrographs."""
     source: TrainingSet
 
     @property
@@ -50,7 +50,7 @@ class LabelledPaths:
 
     @property
     def part(self) -> str:
-        """``validation``, ``selection``, ``training``, or ``unused`` in a set that is only scored."""
+        """``validation``, ``selection``, ``training``, or ``unused`` in sets that are only scored."""
         if self.micrograph.stem in self.source.validation:
             return "validation"
         if self.source.only_scored:
@@ -67,13 +67,13 @@ class LabelledMicrograph:
     centres: NDArray[np.float64]
     """(n, 2) particle centres y, x, in pixels of the picture."""
     border_px: float
-    """Frame of the picture, in its pixels, that holds no data."""
+    """Width of the frame without data, in pixels of the picture."""
     source: TrainingSet
     blank: NDArray[np.bool_] | None = None
-    """(h, w) which other pixels of the picture hold no data; None where all do."""
+    """(h, w) mask of further pixels without data, if any."""
 
     def holds_data(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which places, in pixels of the picture and of any shape, are inside its border and hold data."""
+        """Whether positions, arrays of any shape in pixels of the picture, lie inside its border and on data."""
         h, w = self.picture.pixels.shape
         border = self.border_px
         inside = (y >= border) & (y < h - border) & (x >= border) & (x < w - border)
@@ -87,8 +87,8 @@ def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
     """List the labelled micrographs of one training set, sorted by name.
 
     Raises:
-        FrazilError: the folder holds none, or a stem named in validation or selection is not among them; a table
-            of several micrographs cannot be read, or there are two.
+        FrazilError: the folder holds none; the recipe names a stem that is not among them; a table of several
+            micrographs cannot be read, or there are two.
     """
     folder = data / source.folder
     micrographs = find_micrographs(folder)
@@ -113,11 +113,11 @@ def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
 
 
 def read_labelled(paths: LabelledPaths) -> tuple[Micrograph, Picks]:
-    """Read a micrograph, with the pixel size that the recipe gives it, and its particles, wherever they lie.
+    """Read a micrograph, with the recipe's pixel size, and all of its particles.
 
     Raises:
-        MicrographError: the micrograph cannot be read, or its pixel size is not known.
-        FrazilError: the labels cannot be read, or hold no particle of the micrograph.
+        MicrographError: the micrograph cannot be read, or its pixel size is unknown.
+        FrazilError: the labels cannot be read, or hold no particles of the micrograph.
     """
     source = paths.source
     micrograph = read_micrograph_file(paths.micrograph)
@@ -141,13 +141,13 @@ def read_labelled(paths: LabelledPaths) -> tuple[Micrograph, Picks]:
 
 
 def check_inside(paths: LabelledPaths, particles: Picks, shape: tuple[int, ...]) -> None:
-    """Make sure that the particles can be those of the micrograph.
+    """Check that the particles can belong to the micrograph.
 
-    A few may lie outside: some pickers put particles past the edge.
+    A few may lie outside, since some pickers place particles past the edge.
 
     Args:
-        paths: where they come from.
-        particles: all of them.
+        paths: their files.
+        particles: all particles.
         shape: (h, w) of the micrograph.
 
     Raises:
@@ -156,7 +156,7 @@ def check_inside(paths: LabelledPaths, particles: Picks, shape: tuple[int, ...])
     if len(inside_border(particles, shape, paths.source.border_px)) == 0:
         raise FrazilError(f"{paths.labels}: expected particles inside the micrograph, found none{_hint(shape)}")
     outside = len(particles) - len(inside_border(particles, shape, 0))
-    if outside > max(_FEW_OUTSIDE, _SMALL_SHARE_OUTSIDE * len(particles)):
+    if outside > max(_FEW_OUTSIDE, _SMALL_FRACTION_OUTSIDE * len(particles)):
         raise FrazilError(
             f"{paths.labels}: expected particles inside the micrograph, found {outside} of {len(particles)} "
             f"({outside / len(particles):.0%}) outside{_hint(shape)}"
@@ -164,12 +164,12 @@ def check_inside(paths: LabelledPaths, particles: Picks, shape: tuple[int, ...])
 
 
 def load_labelled(paths: LabelledPaths, recipe: Recipe) -> LabelledMicrograph:
-    """Read a micrograph and its labels as the picker would see them.
+    """Read a micrograph and its labels.
 
     Raises:
         MicrographError: the micrograph cannot be picked.
-        FrazilError: the labels cannot be read, none lies inside the micrograph's border, or more than a few outside
-            the micrograph; none lies where it holds data.
+        FrazilError: the labels cannot be read; none lies inside the micrograph's border and on data, or more than a
+            few lie outside.
     """
     micrograph, particles = read_labelled(paths)
     check_inside(paths, particles, micrograph.pixels.shape)
@@ -180,7 +180,7 @@ def load_labelled(paths: LabelledPaths, recipe: Recipe) -> LabelledMicrograph:
 
 
 def make_labelled(paths: LabelledPaths, recipe: Recipe, micrograph: Micrograph, particles: Picks) -> LabelledMicrograph:
-    """Make the picture that the picker would see, with the particles inside the border that lie on data.
+    """Make the picture of the daemon's picker, with the particles inside its border and on data.
 
     Raises:
         MicrographError: the micrograph cannot be picked.
@@ -211,14 +211,14 @@ def make_labelled(paths: LabelledPaths, recipe: Recipe, micrograph: Micrograph, 
 
 
 def inside_border(picks: Picks, shape: tuple[int, ...], border_px: float) -> Picks:
-    """The picks whose centres lie inside the frame that holds no data."""
+    """The picks with centres inside the border."""
     h, w = shape
     y, x = picks.y, picks.x
     return picks.select((y >= border_px) & (y < h - border_px) & (x >= border_px) & (x < w - border_px))
 
 
 def training_set_sha256(paths: Sequence[LabelledPaths]) -> str:
-    """Hash over the content of micrographs and labels, in order."""
+    """SHA-256 over the content of micrographs and labels, in order."""
     digest = hashlib.sha256()
     for one in paths:
         for file in (one.micrograph, one.labels):
@@ -233,12 +233,12 @@ def content_digest(file: Path) -> bytes:
 
 
 def _own_labels(micrograph: Path, source: TrainingSet) -> Path:
-    """Where the labels of this one micrograph would be."""
+    """The path of a label file for this micrograph alone."""
     return micrograph.with_name(f"{micrograph.stem}{source.labels_suffix}{source.labels}")
 
 
 def _shared_labels(folder: Path, micrographs: list[Path], source: TrainingSet) -> dict[Path, Path]:
-    """The one table in the folder for each micrograph that it names."""
+    """The table in the folder, for each micrograph in it."""
     pattern = f"*{source.labels_suffix}{source.labels}"
     tables = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
     if len(tables) > 1:
@@ -260,6 +260,6 @@ def _shared_labels(folder: Path, micrographs: list[Path], source: TrainingSet) -
 
 
 def _hint(shape: tuple[int, ...]) -> str:
-    """What may be wrong where particles lie outside."""
+    """A hint for particles that lie outside."""
     h, w = shape
     return f" ({w} x {h} px); were they picked at another pixel size, or is y_axis wrong?"

@@ -1,4 +1,4 @@
-"""Twins: a model is quantised, and the int8 twin goes beside it if it picks as well."""
+"""Int8 twins: a model is quantised, and its twin is kept beside it if it picks as well."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
-from uuid import uuid4
 
 import msgspec
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from frazil.errors import FrazilError, ModelError, OutputError
+from frazil.errors import FrazilError, ModelError
 from frazil.model import (
     CARD_NAME,
     MODEL_NAME,
@@ -36,22 +35,22 @@ from frazil.model import (
     write_card,
 )
 from frazil.model.runtime import ort
+from frazil_trainer.data.labelled import LabelledMicrograph, LabelledPaths, find_labelled, load_labelled
 from frazil_trainer.evaluation import ScoreRow, score_table, validation_paths
 from frazil_trainer.evaluation.micrographs import labels_ending
-from frazil_trainer.labelled import LabelledMicrograph, LabelledPaths, find_labelled, load_labelled
-from frazil_trainer.quantise import CALIBRATIONS, count_weighted, quantise, quantised_nodes
+from frazil_trainer.examples.sampling import generators
+from frazil_trainer.export.quantise import CALIBRATIONS, count_weighted, quantise, quantised_nodes
 from frazil_trainer.recipe import Recipe
-from frazil_trainer.sampling import generators
 
-__all__ = ["LARGEST_FALL", "TwinData", "add_twin", "has_int8", "load_twin_data", "make_twin", "show_twin"]
+__all__ = ["LARGEST_F1_DROP", "TwinData", "add_twin", "has_int8", "load_twin_data", "make_twin", "show_twin"]
 
-LARGEST_FALL = 0.005
-"""A twin is refused if its F1 is lower by this on a set that decides, or in their mean."""
+LARGEST_F1_DROP = 0.005
+"""A twin is refused at this drop of F1 on a deciding set, or in their mean."""
 _TOLERANCE = 0.02
-"""Of its reference scores. Sums of whole numbers are exact; what may differ from processor to processor is how the
-float32 layers round, and then a feature by one step."""
+"""Tolerance of its reference scores. Sums of integers are exact, but float32 layers may round differently on another
+processor, and then change a feature by one step."""
 _TILES = 2**40 + 17
-"""Stream of random numbers of the tiles."""
+"""Random stream of the tiles."""
 _MICROGRAPHS_OF_A_SET = 2
 _PIXELS_OF_A_MICROGRAPH = 320**2
 
@@ -61,19 +60,19 @@ _OfSet = TypeVar("_OfSet", LabelledMicrograph, LabelledPaths)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TwinData:
-    """What a twin is made and judged by."""
+    """The micrographs that a twin is calibrated and judged on."""
 
     training: Sequence[LabelledMicrograph]
-    """Give the tiles that ranges are taken from."""
+    """Their tiles give the ranges of features."""
     selection: Sequence[LabelledMicrograph]
-    """Give the tiles on which ways of calibration are compared."""
+    """Their tiles decide between calibrations."""
     validation: Sequence[LabelledPaths]
     """On these the twin must pick as well as the model."""
     seed: int
 
 
 def load_twin_data(data: Path, recipe: Recipe) -> TwinData:
-    """Read what a twin of a model that was trained by a recipe is made and judged by.
+    """Read what a twin needs of the data of a recipe.
 
     Raises:
         FrazilError: a micrograph or its labels cannot be used.
@@ -89,23 +88,23 @@ def load_twin_data(data: Path, recipe: Recipe) -> TwinData:
 
 
 def has_int8() -> bool:
-    """Whether this processor can try a twin."""
+    """Whether this processor has instructions for int8."""
     return int8_instructions() is not None
 
 
 def make_twin(path: Path, data: TwinData, progress: Progress = lambda _: None) -> tuple[Twin, bytes]:
-    """Quantise a model, and compare its picks with the model's, with the daemon's own picker and the same threshold.
+    """Quantise a model, and compare its picks with the model's, by the daemon's own picker at the same threshold.
 
-    Of several ways of calibration, the one whose scores are nearest to the model's on tiles of the selection
-    micrographs is taken. If that falls short on the validation micrographs, more layers at both ends stay in float32.
+    The calibration is the one with the nearest scores on tiles of the selection micrographs. If the twin then picks
+    worse on the validation micrographs, more layers at both ends stay in float32.
 
     Args:
         path: a version's folder, with a card.
-        data: see `TwinData`.
-        progress: is told what is done.
+        data: micrographs to calibrate and judge on.
+        progress: receives the name of each step.
 
     Returns:
-        The twin, admitted or not, and the content of its file.
+        The twin's record, admitted or not, and the content of its file.
 
     Raises:
         FrazilError: this processor has no instructions for int8, the network has nothing to quantise, or a micrograph
@@ -121,21 +120,21 @@ def make_twin(path: Path, data: TwinData, progress: Progress = lambda _: None) -
         raise ModelError(f"{file}: expected layers that gain by int8, found none")
     progress("drawing tiles")
     calibration, comparison = (_draw_tiles(full, of, data.seed) for of in (data.training, data.selection))
-    wanted = [full.score(tiles) for tiles in comparison]
+    target = [full.score(tiles) for tiles in comparison]
     progress("float32 picks the validation micrographs")
     rows = score_table(full, data.validation)
     decides = {(one.source.folder, labels_ending(one.source)): one.source.chooses_threshold for one in data.validation}
     best: tuple[Twin, bytes] | None = None
     with TemporaryDirectory(prefix="frazil-") as folder:
         candidate = Path(folder) / TWIN_NAME
-        for spared in range((layers + 1) // 2):
-            nodes = quantised_nodes(model, spared)
+        for excluded in range((layers + 1) // 2):
+            nodes = quantised_nodes(model, excluded)
             tried: dict[str, tuple[float, bytes]] = {}
-            for way in CALIBRATIONS:
-                progress(f"calibrating by {way.name}")
-                content = quantise(model, nodes, way, calibration).SerializeToString()
+            for method in CALIBRATIONS:
+                progress(f"calibrating by {method.name}")
+                content = quantise(model, nodes, method, calibration).SerializeToString()
                 candidate.write_bytes(content)
-                tried[way.name] = _distance(load_model(candidate, "cpu"), comparison, wanted), content
+                tried[method.name] = _distance(load_model(candidate, "cpu"), comparison, target), content
             name = min(tried, key=lambda name: tried[name][0])
             content = tried[name][1]
             candidate.write_bytes(content)
@@ -148,7 +147,7 @@ def make_twin(path: Path, data: TwinData, progress: Progress = lambda _: None) -
                 "calibration_tiles": sum(len(tiles) for tiles in calibration),
                 "calibration_micrographs": [f"{m.source.folder}/{m.name}" for m in _spread(data.training)],
                 "layers_in_int8": sum(node.op_type in ("Conv", "Gemm", "MatMul") for node in _named(model, nodes)),
-                "spared_at_each_end": spared,
+                "spared_at_each_end": excluded,
                 "instructions": int8_instructions(),
                 "onnxruntime": ort.__version__,
             }
@@ -163,13 +162,13 @@ def make_twin(path: Path, data: TwinData, progress: Progress = lambda _: None) -
 
 
 def add_twin(source: Path, folder: Path, twin: Twin, content: bytes) -> Path:
-    """Write a version with its twin as the next version of a model; of one that is not admitted, the card alone tells.
+    """Write a version with its twin as the next version of a model. A refused twin is only in the card.
 
     Args:
-        source: the version's folder, which stays as it is.
+        source: the version's folder, which stays unchanged.
         folder: the model's folder in the repository.
-        twin: of it.
-        content: of the twin's file.
+        twin: the twin's record.
+        content: content of the twin's file.
 
     Returns:
         The new version's folder.
@@ -178,21 +177,15 @@ def add_twin(source: Path, folder: Path, twin: Twin, content: bytes) -> Path:
         ModelError: the twin does not load as the daemon loads it.
         OutputError: the folder cannot be written.
     """
-    aside = folder / f".{uuid4().hex}.tmp"
-    try:
-        aside.mkdir(parents=True)
-        shutil.copyfile(source / MODEL_NAME, aside / MODEL_NAME)
-        write_card(aside / CARD_NAME, msgspec.structs.replace(read_card(source / CARD_NAME), int8=twin))
+    with ModelFolder(folder).stage() as staged:
+        shutil.copyfile(source / MODEL_NAME, staged / MODEL_NAME)
+        write_card(staged / CARD_NAME, msgspec.structs.replace(read_card(source / CARD_NAME), int8=twin))
         if twin.admitted:
-            (aside / TWIN_NAME).write_bytes(content)
-            loaded = load_model(aside / MODEL_NAME, "cpu", precision="int8")
+            (staged / TWIN_NAME).write_bytes(content)
+            loaded = load_model(staged / MODEL_NAME, "cpu", precision="int8")
             if loaded.precision_problem:
                 raise ModelError(loaded.precision_problem)
-        return ModelFolder(folder).add(aside)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot write a model there: {error.strerror}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        return ModelFolder(folder).add(staged)
 
 
 def show_twin(twin: Twin, console: Console) -> None:
@@ -207,7 +200,7 @@ def show_twin(twin: Twin, console: Console) -> None:
     console.print(table)
     verdict = "admitted" if twin.admitted else "refused"
     console.print(
-        f"int8 twin {verdict}: F1 lower by {max(0.0, twin.largest_f1_drop):.4f} at most, {LARGEST_FALL:g} is too much; "
+        f"int8 twin {verdict}: F1 lower by {max(0.0, twin.largest_f1_drop):.4f} at most, {LARGEST_F1_DROP:g} is too much; "
         f"calibrated by {twin.made['calibration']}, {twin.made['layers_in_int8']} layers in int8",
         highlight=False,
     )
@@ -222,7 +215,7 @@ def _judge(
 ) -> Twin:
     tiles = reference.tiles()
     given = quantised.score(tiles)
-    # Every kernel in float32, on the same rounded numbers: no processor's own kernels differ by more.
+    # All kernels in float32 on the same rounded numbers: an upper bound for the difference between processors.
     plain = ort.SessionOptions()
     plain.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(content, plain, providers=["CPUExecutionProvider"])
@@ -236,7 +229,7 @@ def _judge(
         f1=scores,
     )
     deciding = any(one.decides for one in scores)
-    admitted = deciding and round(twin.largest_f1_drop, 6) < LARGEST_FALL and difference <= _TOLERANCE / 2
+    admitted = deciding and round(twin.largest_f1_drop, 6) < LARGEST_F1_DROP and difference <= _TOLERANCE / 2
     return msgspec.structs.replace(twin, admitted=admitted)
 
 
@@ -255,9 +248,9 @@ def _compare(
     )
 
 
-def _distance(model: Model, batches: Sequence[NDArray[np.float32]], wanted: Sequence[NDArray[np.float32]]) -> float:
-    """Root mean square difference of scores."""
-    squares = [((model.score(tiles) - scores) ** 2).ravel() for tiles, scores in zip(batches, wanted, strict=True)]
+def _distance(model: Model, batches: Sequence[NDArray[np.float32]], target: Sequence[NDArray[np.float32]]) -> float:
+    """Root mean square difference of a model's scores from target scores."""
+    squares = [((model.score(tiles) - scores) ** 2).ravel() for tiles, scores in zip(batches, target, strict=True)]
     return float(np.sqrt(np.concatenate(squares).mean()))
 
 
@@ -266,7 +259,7 @@ def _named(model: onnx.ModelProto, names: Sequence[str]) -> list[onnx.NodeProto]
 
 
 def _spread(micrographs: Sequence[_OfSet]) -> list[_OfSet]:
-    """A few micrographs of each set, from its first to its last."""
+    """A few micrographs of each set, evenly spaced in it."""
     of_set: dict[str, list[_OfSet]] = {}
     for one in micrographs:
         of_set.setdefault(one.source.folder, []).append(one)
@@ -278,14 +271,14 @@ def _spread(micrographs: Sequence[_OfSet]) -> list[_OfSet]:
 
 
 def _draw_tiles(model: Model, micrographs: Sequence[LabelledMicrograph], seed: int) -> list[NDArray[np.float32]]:
-    """(n, 1, t, t) real tiles as the model would get them in picking, a batch from each of a few micrographs."""
+    """(n, 1, t, t) tiles as in picking, a batch from each of a few micrographs."""
     side = _tile_side(model)
     count = max(1, _PIXELS_OF_A_MICROGRAPH // side**2)
     chosen = _spread(micrographs)
     batches = []
     for micrograph, rng in zip(chosen, generators(seed, _TILES, range(len(chosen))), strict=True):
         pixels, border = micrograph.picture.pixels, round(micrograph.border_px)
-        # Mirrored as in picking, where it is smaller than a tile.
+        # Mirrored as in picking if it is smaller than a tile.
         short = [max(0, side + 2 * border - length) for length in pixels.shape]
         pixels = np.pad(pixels, [(0, short[0]), (0, short[1])], mode="symmetric")
         corners = [rng.integers(border, length - border - side + 1, count) for length in pixels.shape]
@@ -295,7 +288,7 @@ def _draw_tiles(model: Model, micrographs: Sequence[LabelledMicrograph], seed: i
 
 
 def _tile_side(model: Model) -> int:
-    """Side of a tile; of one that may have any, small enough that its features fit into memory many times."""
+    """Side of a tile; if a model takes any, small enough for the features of many tiles to fit into memory."""
     contract = model.contract
     if not model.largest_tile_pixels:
         return contract.tile_px

@@ -1,9 +1,9 @@
-"""The folder of a training run: its checkpoint, its TensorBoard events, and at the end what came of it."""
+"""The folder of a training run: its checkpoint, its TensorBoard events, and its result at the end."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,45 @@ import torch
 from frazil.errors import FrazilError, OutputError, SettingsError
 from frazil.files import write_whole
 from frazil_trainer.recipe import Recipe
+from frazil_trainer.training.loop import EpochReport
+from frazil_trainer.training.precision import Precision
 
-__all__ = ["CHECKPOINT_NAME", "EVENTS_NAME", "RESULT_NAME", "RunFolder"]
+__all__ = ["CHECKPOINT_NAME", "EVENTS_NAME", "RESULT_NAME", "RunFolder", "RunRecord"]
 
 CHECKPOINT_NAME = "checkpoint.pt"
 EVENTS_NAME = "events"
 RESULT_NAME = "run.json"
 
 
+class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The provenance of a model, for its card."""
+
+    recipe: Recipe
+    data: dict[str, list[str]]
+    """Micrographs by part, below the data folder."""
+    learnt_from: dict[str, int]
+    """Numbers of examples and parameters."""
+    last_epoch: EpochReport
+    device: str
+    processes: int
+    precision: Precision
+    versions: dict[str, str]
+    """Versions of programs."""
+    threshold: str
+    """The threshold, and how it was chosen."""
+
+
+class _Finished(msgspec.Struct):
+    version: str
+
+
 class RunFolder:
-    """Keeps a run so that it can go on after it was stopped.
+    """The files of a run, from which it can resume.
 
     Args:
         folder: made if missing.
-        recipe: of the run.
-        training_set_sha256: of the data that it learns from.
+        recipe: recipe of the run.
+        training_set_sha256: checksum of its training data.
 
     Raises:
         OutputError: the folder cannot be made.
@@ -43,47 +67,49 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the checkpoint is, if there is one."""
+        """The checkpoint's file, whether it exists or not."""
         return self.folder / CHECKPOINT_NAME
 
-    def read_result(self) -> dict[str, Any] | None:
-        """What came of the run, or None where it has not ended.
+    def read_version(self) -> Path | None:
+        """The model version that the run made, or None if it has not finished.
 
         Raises:
             FrazilError: the file is not the result of a run.
         """
         file = self.folder / RESULT_NAME
         try:
-            return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+            return Path(msgspec.json.decode(file.read_bytes(), type=_Finished).version)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError) as error:
-            raise FrazilError(f"{file}: expected what came of a run, cannot read it: {error}") from error
+            raise FrazilError(f"{file}: expected the result of a run, cannot read it: {error}") from error
 
-    def write_result(self, result: dict[str, Any]) -> None:
-        """Write what came of the run.
+    def write_result(
+        self, version: Path, run: RunRecord, validation: msgspec.Struct, epochs: Sequence[EpochReport]
+    ) -> None:
+        """Write the result of the run.
 
         Raises:
             OutputError: it cannot be written.
         """
-        text = msgspec.json.format(msgspec.json.encode({**result, **self._made_of}), indent=2) + b"\n"
-        _write(self.folder / RESULT_NAME, text)
+        result = {"version": str(version), "run": run, "validation": validation, "epochs": epochs, **self._made_of}
+        _write(self.folder / RESULT_NAME, msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
 
     def read_checkpoint(self) -> dict[str, Any] | None:
-        """The state of a training when it was last written, or None where there is none.
+        """The last state of a training, or None without a checkpoint.
 
         Only tensors and plain values are read: a checkpoint cannot run code.
 
         Raises:
-            SettingsError: it belongs to another recipe or other data.
-            FrazilError: the file is no checkpoint.
+            SettingsError: the recipe or the data are others.
+            FrazilError: the file is not a checkpoint.
         """
         try:
-            kept = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-            made_of, state = kept["made_of"], kept["state"]
+            saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            made_of, state = saved["made_of"], saved["state"]
         except FileNotFoundError:
             return None
-        except Exception as error:  # torch raises a dozen kinds for a file that is none of its own
+        except Exception as error:  # torch raises many kinds for a foreign file
             raise FrazilError(
                 f"{self.checkpoint}: expected a checkpoint, cannot read it ({type(error).__name__}); "
                 "delete it to start anew"
@@ -92,27 +118,23 @@ class RunFolder:
         return dict(state)
 
     def write_checkpoint(self, state: dict[str, Any]) -> None:
-        """Write the state of a training, whole or not at all.
+        """Write the state of a training in one atomic step.
 
         Raises:
-            OutputError: it cannot be written; the one before stays.
+            OutputError: it cannot be written; the previous checkpoint stays.
         """
         content = io.BytesIO()
         torch.save({"made_of": self._made_of, "state": state}, content)
         try:
             _write(self.checkpoint, content.getvalue())
         except OutputError as error:
-            kept = (
-                "the checkpoint before is whole, --resume goes on from it"
-                if self.checkpoint.exists()
-                else "none is kept"
-            )
-            raise OutputError(f"{error}; {kept}") from error
+            kept = "the previous checkpoint is intact, --resume continues from it"
+            raise OutputError(f"{error}; {kept if self.checkpoint.exists() else 'there is no checkpoint'}") from error
 
     def _check_same(self, made_of: dict[str, Any]) -> None:
         changed = list(_differences(made_of["recipe"], self._made_of["recipe"], ""))
         if made_of["training_set_sha256"] != self._made_of["training_set_sha256"]:
-            changed.append("the training micrographs or their labels are others")
+            changed.append("the training micrographs or their labels have changed")
         if changed:
             raise SettingsError(
                 f"{self.checkpoint}: expected the run of this recipe and data, found another: {changed[0]}; "
@@ -121,7 +143,7 @@ class RunFolder:
 
 
 def _differences(old: object, new: object, where: str) -> Iterator[str]:
-    """What changed between two recipes, a line each."""
+    """A line for each change between two recipes."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             yield from _differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)

@@ -1,76 +1,66 @@
-"""Half precision: a model becomes one that computes in float16, and must give the scores of the full one."""
+"""Half precision: a copy of a model that computes in float16 and must give the same scores."""
 
 from __future__ import annotations
 
 import hashlib
-import shutil
 from pathlib import Path
-from uuid import uuid4
 
 import msgspec
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from frazil.errors import ModelError, OutputError
+from frazil.errors import ModelError
 from frazil.model import CARD_NAME, MODEL_NAME, ModelFolder, load_model, locate_model, read_card, write_card
 
 __all__ = ["HALF_TOLERANCE", "export_half"]
 
 HALF_TOLERANCE = 0.01
-"""Largest difference of a score from the full model's."""
+"""Largest difference of a score from that of the full model."""
 _TILES, _SCORES = "tiles", "scores"
 
 
 def export_half(path: Path, folder: Path) -> Path:
-    """Write a model in half precision as the next version in a folder; nothing is made to serve.
+    """Write a model in half precision as the next version in a folder, which does not serve by that.
 
-    It takes and gives float32, as the contract wants. Its card is the full model's, but for a wider tolerance: whoever
-    loads it holds it against the full model's scores.
+    Its input and output are float32, as in the contract. Its card is that of the full model with a wider tolerance, so
+    that every load compares it with the full model's scores.
 
     Args:
-        path: the full model, as for `load_model`; it must have a card.
-        folder: the model's folder in the repository, for the new version.
+        path: the full model with its card, as for `load_model`.
+        folder: the new model's folder in the repository.
 
     Returns:
         The version's folder.
 
     Raises:
-        ModelError: the model has no card, cannot be computed in float16, or its scores are not the full model's.
+        ModelError: the model has no card, cannot be computed in float16, or gives other scores.
         OutputError: the folder cannot be written.
     """
     file = locate_model(path)[0]
     full = load_model(path, "cpu")
     card = read_card(file.parent / CARD_NAME)
-    aside = folder / f".{uuid4().hex}.tmp"
-    try:
-        aside.mkdir(parents=True)
-        content = _to_half(file).SerializeToString()
-        (aside / MODEL_NAME).write_bytes(content)
-        identity = full.identity
+    identity = full.identity
+    half_of = {"name": identity.name, "version": identity.version, "sha256": identity.sha256}
+    content = _to_half(file).SerializeToString()
+    with ModelFolder(folder).stage() as staged:
+        (staged / MODEL_NAME).write_bytes(content)
         write_card(
-            aside / CARD_NAME,
+            staged / CARD_NAME,
             msgspec.structs.replace(
                 card,
                 sha256=hashlib.sha256(content).hexdigest(),
                 reference=msgspec.structs.replace(card.reference, tolerance=HALF_TOLERANCE),
-                int8=None,  # which is of the full model
-                run={
-                    **card.run,
-                    "half_of": {"name": identity.name, "version": identity.version, "sha256": identity.sha256},
-                },
+                int8=None,  # the twin is of the full model
+                run={**card.run, "half_of": half_of},
             ),
         )
-        load_model(aside / MODEL_NAME, "cpu")  # which compares the scores
-        return ModelFolder(folder).add(aside)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot write a model there: {error.strerror}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        load_model(staged / MODEL_NAME, "cpu")  # compares the scores
+        return ModelFolder(folder).add(staged)
 
 
 def _to_half(file: Path) -> onnx.ModelProto:
-    """All in float16 but the input, the output, and the last step from logits to scores."""
+    """The model in float16, except for input, output, and the last step from logits to scores."""
     model = onnx.load_model(file)
     graph = model.graph
     last = graph.node[-1]
@@ -94,7 +84,7 @@ def _to_half(file: Path) -> onnx.ModelProto:
     nodes = [to_half, *graph.node[:-1], to_full, last]
     del graph.node[:]
     graph.node.extend(nodes)
-    del graph.value_info[:]  # types of what lies between, which are other ones now
+    del graph.value_info[:]  # the intermediate types have changed
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

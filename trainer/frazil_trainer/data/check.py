@@ -1,8 +1,7 @@
-"""Inspection of training sets: do the labels lie on particles?
+"""A check of training sets: do the labels lie on particles?
 
-No file says which way its y grows, nor whether its particles are dark. The micrographs do: particles differ from
-their surroundings, so labels on particles see another contrast than places anywhere, and labels turned upside down
-do not.
+Files do not tell the direction of their y axis, nor whether particles are dark. Micrographs do: the contrast at correct
+labels differs from the contrast anywhere, and that at labels turned upside down does not.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from scipy.spatial import cKDTree
 
 from frazil.errors import FrazilError, OutputError
 from frazil.picking import Micrograph, Picks, darkness, draw_picks
-from frazil_trainer.labelled import (
+from frazil_trainer.data.files import find_micrographs
+from frazil_trainer.data.labelled import (
     LabelledMicrograph,
     check_inside,
     find_labelled,
@@ -29,37 +29,36 @@ from frazil_trainer.labelled import (
     make_labelled,
     read_labelled,
 )
-from frazil_trainer.micrograph_files import find_micrographs
 from frazil_trainer.recipe import Recipe, TrainingSet
 
 __all__ = ["LabelFit", "SetInspection", "fit_labels", "inspect_set", "show_inspection"]
 
-_BLANK_TOLD = 0.01
+_SHOWN_BLANK_FRACTION = 0.01
 _CLEAR_ERRORS = 4.0
 _VISIBLE_ERRORS = 2.0
 _LARGEST_OFFSET_DIAMETERS = 0.1
-"""Labels made by hand or by pickers, on real micrographs, are off by at most 0.06 diameters."""
+"""Labels of people and pickers on real micrographs were off by at most 0.06 diameters."""
 _OVERLAP_DIAMETERS = 0.5
-_LARGEST_OVERLAPPING_SHARE = 0.2
+_LARGEST_OVERLAPPING_FRACTION = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelFit:
-    """How well labels fit their micrographs."""
+    """Measures of how well labels fit their micrographs."""
 
     contrast: float
-    """How much darker it is at the labels than at places anywhere, in standard deviations of such places."""
+    """Darkness at the labels above the mean darkness, in standard deviations of darkness anywhere."""
     contrast_flipped: float
-    """The same with the labels upside down."""
+    """The same at the labels turned upside down."""
     contrast_error: float
-    """Standard error of either."""
+    """Standard error of both."""
     overlapping: float
-    """Share of the particles that lie closer than half a diameter to another one."""
+    """Fraction of the particles closer than half a diameter to another one."""
     offset_diameters: tuple[float, float] | None
-    """Rows and columns from the labels to the middle of what stands out around them; None where nothing does."""
+    """Rows and columns from the labels to the middle of the contrast around them; None without contrast."""
 
     def doubts(self, source: TrainingSet) -> list[str]:
-        """What speaks against the labels of a training set, a line each."""
+        """Doubts about the labels of a training set, a line each."""
         clear = _CLEAR_ERRORS * self.contrast_error
         figures = f"contrast {self.contrast:.2f}, with y flipped {self.contrast_flipped:.2f}"
         flip_fits = abs(self.contrast_flipped) > max(abs(self.contrast) + clear, 2 * abs(self.contrast))
@@ -82,7 +81,7 @@ class LabelFit:
                 f"the labels lie off the particles, whose middle is {x:+.0f} Å in x and {y:+.0f} Å in y from them: "
                 "were shifts left out, or corners of boxes taken for centres?"
             )
-        if self.overlapping > _LARGEST_OVERLAPPING_SHARE:
+        if self.overlapping > _LARGEST_OVERLAPPING_FRACTION:
             doubts.append(
                 f"{self.overlapping:.0%} of the particles lie closer than half a diameter to another one: "
                 "are pixel size and diameter right?"
@@ -94,8 +93,8 @@ def fit_labels(micrographs: Sequence[LabelledMicrograph], diameter_px: float) ->
     """Measure how well labels fit their micrographs.
 
     Args:
-        micrographs: of one training set.
-        diameter_px: of the particle in their pictures.
+        micrographs: micrographs of one training set.
+        diameter_px: diameter of the particle in their pictures.
     """
     contrasts, around = [np.empty((2, 0))], [np.zeros((1, 1))]
     for one in micrographs:
@@ -117,9 +116,9 @@ def fit_labels(micrographs: Sequence[LabelledMicrograph], diameter_px: float) ->
 
 
 def _middle(around: NDArray[np.float64], clear: float, diameter_px: float) -> tuple[float, float] | None:
-    """Where the middle is of what stands out in a (2 r + 1, 2 r + 1) map of contrasts, in diameters from its centre.
+    """The middle of the contrast in a (2 r + 1, 2 r + 1) map, in diameters from the map's centre.
 
-    The centre of mass of what is above half the peak: the peak itself is flat.
+    It is the centre of mass above half the peak, since the peak itself is flat.
     """
     around = around * np.sign(around[np.unravel_index(np.abs(around).argmax(), around.shape)])
     if not around.max() > clear:
@@ -131,7 +130,7 @@ def _middle(around: NDArray[np.float64], clear: float, diameter_px: float) -> tu
 
 
 def _nearest_distances(centres: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n,) distance of each particle to the nearest other one; infinite where there is none."""
+    """(n,) distance of each particle to the nearest other one, infinite for a single particle."""
     if len(centres) == 0:
         return np.empty(0)
     return np.asarray(cKDTree(centres).query(centres, 2)[0][:, 1], np.float64)
@@ -139,47 +138,47 @@ def _nearest_distances(centres: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetInspection:
-    """What one training set holds, and whether its labels lie on particles."""
+    """The contents of one training set, and how well its labels fit."""
 
     source: TrainingSet
     micrographs: int
-    """With labels."""
+    """Number of micrographs with labels."""
     without_labels: int
-    """Micrographs in the folder that training leaves out."""
+    """Number of micrographs without labels, which training leaves out."""
     particles: int
-    """Wherever they lie."""
+    """Number of all particles."""
     outside: int
-    """Of them, outside their micrograph."""
+    """Number of particles outside their micrograph."""
     shapes: tuple[tuple[int, int], ...]
-    """(h, w) of the micrographs, each once."""
+    """(h, w) of the micrographs, without repetitions."""
     pixel_sizes_angstrom: tuple[float, ...]
-    """Of the micrographs, each once."""
+    """Pixel sizes of the micrographs, without repetitions."""
     diameters_px: tuple[float, ...]
-    """Of the particle in the micrographs, each once."""
+    """Diameters of the particle in the micrographs, without repetitions."""
     blank_fraction: float
-    """Of the micrograph with the least data: what holds none, beside the border of the recipe."""
+    """Largest fraction of a micrograph without data, beside the border of the recipe."""
     blank_labels: int
-    """Labels inside the border that lie there, which training leaves out."""
+    """Number of labels there, which training leaves out."""
     fit: LabelFit
     refusals: tuple[str, ...]
-    """Why training would refuse micrographs of the set, a line each."""
+    """Reasons for training to refuse micrographs of the set, a line each."""
 
 
 def inspect_set(
     data: Path, source: TrainingSet, recipe: Recipe, out: Path, count: int, progress: Callable[[str], None]
 ) -> SetInspection:
-    """Read one training set as training would, and draw the labels on its first micrographs.
+    """Read one training set as training does, and draw the labels on its first micrographs.
 
-    Labels outside their micrograph are no error here: they are counted, drawn as far as they go, and told.
+    Labels outside their micrograph are not an error here: they are counted and reported.
 
     Args:
         data: folder with the training sets.
         source: the training set.
-        recipe: that it belongs to.
-        out: folder for the pictures, ``<folder of the set>/<stem>_labels.png``; made if missing. Slashes within
-            the set's folder become underscores.
-        count: how many micrographs to draw.
-        progress: is told each micrograph's name.
+        recipe: its recipe.
+        out: folder for the pictures, ``<folder of the set>/<stem>_labels.png``; made if missing. Slashes in the
+            set's folder become underscores.
+        count: number of micrographs to draw.
+        progress: receives each micrograph's name.
 
     Raises:
         FrazilError: a micrograph or its labels cannot be read.
@@ -226,10 +225,10 @@ def inspect_set(
 
 
 def _contrasts(labelled: LabelledMicrograph, diameter_px: float) -> NDArray[np.float32]:
-    """(h, w) contrast of each place of a picture.
+    """(h, w) contrast of each pixel of a picture.
 
-    The contrast of a place is how much darker a disc of the particle's diameter is than the ring around it, less the
-    mean of that over the whole picture inside its border, in standard deviations of it there.
+    The contrast is the darkness of a disc of the particle's diameter against the ring around it, less the mean inside
+    the picture's border, in standard deviations.
     """
     pixels, border = labelled.picture.pixels, int(np.ceil(labelled.border_px))
     h, w = pixels.shape
@@ -239,7 +238,7 @@ def _contrasts(labelled: LabelledMicrograph, diameter_px: float) -> NDArray[np.f
 
 
 def _at_labels(labelled: LabelledMicrograph, contrasts: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(2, n) contrasts at the labels of a picture as they are, and with y flipped."""
+    """(2, n) contrasts at the labels of a picture, as read and with y flipped."""
     h, w = contrasts.shape
     y, x = np.rint(labelled.centres).astype(np.intp).reshape(-1, 2).T
     y, x = y.clip(0, h - 1), x.clip(0, w - 1)
@@ -250,7 +249,7 @@ def _sum_around_labels(
     labelled: LabelledMicrograph, contrasts: NDArray[np.float32], reach_px: int
 ) -> NDArray[np.float64]:
     """(2 r + 1, 2 r + 1) sum of the contrasts around all labels."""
-    padded = np.pad(contrasts, reach_px)  # 0 is the contrast of anywhere
+    padded = np.pad(contrasts, reach_px)  # 0 is the mean contrast
     h, w = contrasts.shape
     total = np.zeros((2 * reach_px + 1, 2 * reach_px + 1))
     for y, x in np.rint(labelled.centres).astype(np.intp):
@@ -269,7 +268,7 @@ def _draw(file: Path, micrograph: Micrograph, picks: Picks, diameter_px: float) 
 
 
 def show_inspection(inspection: SetInspection, console: Console) -> None:
-    """Print an inspection as a table, and below it what to worry about, a line each."""
+    """Print an inspection as a table, and its warnings below, a line each."""
     one = inspection
     table = Table(title=escape(one.source.folder), title_justify="left", show_header=False)
     left_out = f", and {one.without_labels} without labels" if one.without_labels else ""
@@ -281,7 +280,7 @@ def show_inspection(inspection: SetInspection, console: Console) -> None:
     table.add_row("particles outside", str(one.outside))
     table.add_row("contrast at the labels", f"{one.fit.contrast:.2f}")
     table.add_row("contrast with y flipped", f"{one.fit.contrast_flipped:.2f}")
-    if one.blank_fraction >= _BLANK_TOLD:
+    if one.blank_fraction >= _SHOWN_BLANK_FRACTION:
         table.add_row("without data", f"up to {one.blank_fraction:.0%}")
     console.print(table)
     more = f" (and {len(one.refusals) - 1} more)" if len(one.refusals) > 1 else ""
@@ -294,6 +293,6 @@ def show_inspection(inspection: SetInspection, console: Console) -> None:
 
 
 def _span(values: Sequence[float]) -> str:
-    """One value, or the least and the largest."""
+    """A single value, or the least and the largest."""
     ends = dict.fromkeys(f"{value:.4g}" for value in (values[0], values[-1]))
     return " to ".join(ends)
