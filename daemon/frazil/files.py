@@ -11,7 +11,7 @@ from pathlib import Path
 
 from frazil.errors import MicrographError
 
-__all__ = ["open_regular", "sync_folder", "write_text", "write_whole"]
+__all__ = ["open_regular", "sync_path", "write_text", "write_whole"]
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -72,16 +72,16 @@ def write_whole(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             aside.unlink()
         raise
-    sync_folder(path.parent)
+    sync_path(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush a folder to disk, which makes what was renamed in it durable.
+def sync_path(path: Path) -> None:
+    """Flush a file or a folder to disk; a folder's flush makes durable what was renamed in it.
 
     Raises:
         OSError: it cannot be.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

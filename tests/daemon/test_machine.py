@@ -17,7 +17,8 @@ from frazil.errors import FrazilError
 from frazil.machine import compare_picks, examine, run_selftest
 from frazil.machine.finding import Finding
 from frazil.machine.places import examine_watched
-from frazil.picking import Picks, int8_instructions
+from frazil.model import int8_instructions
+from frazil.picking import Picks
 from frazil.settings import load_settings
 
 BIN = Path(sys.executable).parent
@@ -241,7 +242,7 @@ def test_install_service_into_etc_needs_root(tmp_path: Path) -> None:
     options = ["install-service", "titan1", "--watch", str(tmp_path), "--out", str(tmp_path), "--diameter", "100"]
     options += ["--user", "daemon"]
     code = (
-        "import os, sys; from frazil import cli\n"
+        "import os, sys; from frazil.commands import cli\n"
         f"cli.app({[*options, '--dry-run']!r}, standalone_mode=False)\n"
         f"os.geteuid() or os.setuid(65534); sys.argv[1:] = {options!r}; cli.main()\n"
     )

@@ -22,6 +22,7 @@ from typing import Literal
 from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.health.heartbeat import Beat, unwatched
 from frazil.health.metrics import Metrics
+from frazil.health.state import IntakeState
 from frazil.session.intake.arrival import Arrival, FoundBy, Hint
 from frazil.session.intake.completeness import prove_complete
 from frazil.session.intake.notes import Notes
@@ -139,8 +140,16 @@ class Intake:
         """Closed by a writer while they were in hand: their time alone does not tell whether they have changed."""
         self._notes = Notes(ledger)
         self._next_requests = 0.0
-        metrics.watch_queue("incomplete", lambda: len(self._candidates))
-        metrics.watch_backlog(self._count_waiting, self._longest_wait_seconds)
+
+    @property
+    def state(self) -> IntakeState:
+        """Which files wait now; from any thread."""
+        since = list(self._in_hand.values())  # a copy, made in one step
+        return IntakeState(
+            incomplete=len(self._candidates),
+            backlog=len(since) + self._backlog.qsize(),
+            backlog_seconds=time.monotonic() - min(since) if since else 0.0,
+        )
 
     def settle(self, seconds: float, *, shows_holes: bool) -> None:
         """From here on go by another file system, which was mounted meanwhile; arguments as for the class."""
@@ -375,14 +384,6 @@ class Intake:
             settled_at=candidate.settled_at,
             backlog=candidate.backlog,
         )
-
-    def _count_waiting(self) -> int:
-        """Micrographs that have no result yet: those in hand, and the backlog that nobody has looked at."""
-        return len(self._in_hand) + self._backlog.qsize()
-
-    def _longest_wait_seconds(self) -> float:
-        since = list(self._in_hand.values())  # a copy, made in one step: this is called from another thread
-        return time.monotonic() - min(since) if since else 0.0
 
     def _is_touched(self, key: str, stamp: FileStamp, fingerprint: str) -> bool:
         """Whether the file was handled before and only touched since (a copy that sets its times last does that)."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from frazil.health.heartbeat import Beat, unwatched
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
+from frazil.health.state import WatchState
 from frazil.session.intake.arrival import Hint
 from frazil.session.intake.events import Events
 from frazil.session.intake.file_system import FileSystem, check_root
@@ -46,7 +47,7 @@ class Watcher:
         root: the watched directory, absolute and without links.
         file_system: what it lies on; where it is not there yet, what the place lies on where it will be.
         tell: takes hints, and sightings of known files; called from several threads.
-        metrics: shows what scans cost and who found what.
+        metrics: counts what scans cost.
         selection: which names count.
         known: stamps of known files, by path below the root; read while others write it.
         missing: known files that are known to be missing.
@@ -91,7 +92,6 @@ class Watcher:
         self._on_file_system = on_file_system
         self._on_inventory = on_inventory
         self._inventory: Inventory | None = None
-        metrics.show_inventory(0, dict.fromkeys(PASS_REASONS, 0))
         self._beat = beat
         self._scanner = Scanner(
             root,
@@ -105,15 +105,24 @@ class Watcher:
         self._events: Events | None = None
         self._watched_inode: tuple[int, int] | None = None
         self._fault = ""
-        self._scanned = False
+        self._scanned_at: float | None = None
+        self._listed = 0
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self.thread = threading.Thread(target=self._run, name="frazil-scan", daemon=True)
 
     @property
-    def fault(self) -> str:
-        """Why the watched directory cannot be seen at present; empty while it can."""
-        return self._fault
+    def state(self) -> WatchState:
+        """What is seen of the watched directory now; from any thread."""
+        inventory = self._inventory or Inventory()
+        return WatchState(
+            fault=self._fault,
+            follows_events=self._events is not None,
+            scanned_at=self._scanned_at,
+            listed=self._listed,
+            taken=inventory.taken,
+            passed_over={reason: inventory.count(reason) for reason in PASS_REASONS},
+        )
 
     def start(self) -> None:
         """Begin to follow events and to scan."""
@@ -150,14 +159,14 @@ class Watcher:
             self._report(error.strerror or str(error))
             return
         self._report("")
+        is_backlog = self._scanned_at is None
+        self._scanned_at, self._listed = time.time(), scan.listed
         self._note_cost(scan)
-        self._name(scan)
+        self._name(scan, is_backlog=is_backlog)
         self._take_stock(scan.inventory)
 
-    def _name(self, scan: Scan) -> None:
+    def _name(self, scan: Scan, *, is_backlog: bool) -> None:
         """Tell of what a scan found; at the start in the order asked for, afterwards as it comes."""
-        is_backlog = not self._scanned
-        self._scanned = True
         if is_backlog:
             scan.new.sort(key=_modified, reverse=self._backlog_order == "newest")
         for path in scan.new:
@@ -168,12 +177,10 @@ class Watcher:
             self._tell(Sightings(missing=scan.missing, returned=scan.returned))
 
     def _take_stock(self, inventory: Inventory) -> None:
-        """Show what the tree holds; say so after the first scan, and when it turns out that nothing in it fits."""
+        """Note what the tree holds; say so after the first scan, and when it turns out that nothing in it fits."""
         before, self._inventory = self._inventory, inventory
         if inventory == before:
             return
-        counts: dict[str, int] = {reason: inventory.count(reason) for reason in PASS_REASONS}
-        self._metrics.show_inventory(inventory.taken, counts)
         self._on_inventory(inventory)
         if inventory.nothing_fits and not (before and before.nothing_fits):
             log.warning(
@@ -188,8 +195,6 @@ class Watcher:
 
     def _note_cost(self, scan: Scan) -> None:
         self._metrics.scan_duration.observe(scan.seconds)
-        self._metrics.scan_listed.set(scan.listed)
-        self._metrics.last_scan.set_to_current_time()
         log.debug(
             "scanned in %.3f s: %d folders, %d names listed, %d new, %d changed, %d missing",
             scan.seconds,
@@ -213,7 +218,6 @@ class Watcher:
             self._scanner.forget()
             self._wake.set()
         self._fault = fault
-        self._metrics.watch_fault.set(bool(fault))
 
     def _look_at_file_system(self, device: int) -> None:
         """What was mounted since the last look may be of another kind than what lay there then."""
@@ -240,7 +244,6 @@ class Watcher:
         except OSError as error:
             # Scans alone still find every file, only later.
             log.warning("no events from %s (%s): files are found by scanning only", self._root, error.strerror)
-        self._metrics.watching_events.set(self._events is not None)
 
     def _stop_events(self) -> None:
         if self._events is not None:

@@ -59,7 +59,7 @@ class Outbox:
     dropped, the queues before it fill, and it goes on by itself. Where only this one file cannot be written, its
     message goes out all the same, since the result was committed, and another document after it says what failed.
 
-    All but `waits_for` belongs to one thread.
+    All but `waits_for` and `unwritten` belongs to one thread.
 
     Args:
         ledger: keeps the documents.
@@ -69,6 +69,9 @@ class Outbox:
         out: directory of the pick files.
         stop: ends every retry.
         beat: is called with each document that is delivered, and after each failed try.
+
+    Attributes:
+        unwritten: results in this run of which no file could be written.
     """
 
     def __init__(
@@ -89,7 +92,8 @@ class Outbox:
         self._given_up = False
         self._delivered = 0
         self._beat = beat
-        self._retries = Retries(metrics, stop, beat)
+        self._retries = Retries(stop, beat)
+        self.unwritten = 0
 
     @property
     def waits_for(self) -> str:
@@ -271,3 +275,4 @@ class Outbox:
             told = event("failed", micrograph=document.path, reason=error.reason, seq=seq)
             log.warning("failed (%s), its result is number %d: %s", error.reason, seq, error, extra=told)
             self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
+            self.unwritten += 1

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from frazil.health.doubt_metrics import SHOWN_DOUBTS, DoubtMetrics
+from frazil.health.state import Doubt
+from frazil.model import Contrast
 from frazil.picking import ContrastEvidence, Picker, weigh_contrast
 from frazil.session.pick.record import Record
-from frazil.settings import Contrast
 
 __all__ = ["BLANK_TOLD", "Doubts"]
 
 BLANK_TOLD = 0.01
 """Blank fraction of a micrograph from which on it is told."""
 
-About = Literal["blank", "contrast", "diameter", "picks"]
+About = Doubt | Literal["picks"]
 
 _MUCH_BLANK = 0.2
 _FEW_ACROSS = 4.0
@@ -31,15 +31,16 @@ class Doubts:
 
     Args:
         contrast: as set.
-        metrics: shows which doubts there are; None for nobody.
         say_empty: whether to say, too, that nothing was picked; in the daemon the watch for drift does.
+
+    Attributes:
+        state: what there is to doubt now; from any thread.
     """
 
-    def __init__(self, contrast: Contrast, metrics: DoubtMetrics | None = None, *, say_empty: bool = False) -> None:
+    def __init__(self, contrast: Contrast, *, say_empty: bool = False) -> None:
         self._contrast = contrast
-        self._metrics = metrics
         self._say_empty = say_empty
-        self._standing: dict[About, bool] = {}
+        self.state: frozenset[Doubt] = frozenset()
         self._said: set[About] = set()
         self._micrographs = self._picks = 0
         self._to_weigh: Record | None = None
@@ -106,10 +107,9 @@ class Doubts:
         return [line] if line else []
 
     def _doubt(self, about: About, is_doubtful: bool, says: str) -> str | None:
-        """Show a doubt as it stands; what to say where it is new."""
-        if self._metrics is not None and about in SHOWN_DOUBTS and self._standing.get(about) != is_doubtful:
-            self._metrics.doubt.labels(about=about).set(is_doubtful)
-        self._standing[about] = is_doubtful
+        """Take note of a doubt as it stands; what to say where it is new."""
+        if about != "picks":
+            self.state = self.state | {about} if is_doubtful else self.state - {about}
         if not is_doubtful or about in self._said:
             return None
         self._said.add(about)

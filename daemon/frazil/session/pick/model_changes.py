@@ -10,15 +10,13 @@ from typing import Literal
 
 import msgspec
 
-from frazil.documents import ModelDocument, ModelStamp, now_rfc3339
+from frazil.documents import ModelDocument, now_rfc3339
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
-from frazil.models import Refusal, Standing
-from frazil.picking import ModelIdentity
-from frazil.picking.provider import Placement
+from frazil.model import ModelIdentity, Refusal, ServingRecord
+from frazil.model.runtime import Placement
 from frazil.session.outbox.ledger import Ledger
 from frazil.session.outbox.outbox import Outbox
-from frazil.settings import Precision
 
 __all__ = ["Announcer", "Change"]
 
@@ -36,8 +34,6 @@ class Change:
     model: ModelIdentity
     placement: Placement | None = None
     """Where `model` runs, if it serves."""
-    precision: Precision = "float32"
-    """In which `model` computes, if it serves."""
     withdrawn: ModelIdentity | None = None
     """The model that served until it was rolled back."""
     reason: str = ""
@@ -45,7 +41,7 @@ class Change:
     message: str = ""
     """The same in one line."""
     current: str = ""
-    """Stamp of the ``CURRENT`` that asked for what was refused or rolled back."""
+    """Token of the ``CURRENT`` that asked for what was refused or rolled back."""
 
 
 class Announcer:
@@ -64,7 +60,7 @@ class Announcer:
         self._ledger = ledger
         self._outbox = outbox
         self._metrics = metrics
-        self.standing: Standing | None = None
+        self.standing: ServingRecord | None = None
         self._lock = threading.Lock()
         """Held from where the standing is read to where what became of it is remembered."""
 
@@ -78,7 +74,7 @@ class Announcer:
         document = ModelDocument(
             epoch="",
             seq=0,
-            model=_stamp(change),
+            model=change.model,
             event=change.event,
             reason=change.message,
             at=at,
@@ -95,16 +91,16 @@ class Announcer:
 
             self._outbox.commit(document, remember=remember, on_commit=committed)
 
-    def recall_standing(self) -> Standing | None:
+    def recall_standing(self) -> ServingRecord | None:
         """Where an earlier run of the daemon stood; None where that is not known."""
         kept = self._ledger.recall(_STANDING_KEY)
         try:
-            return msgspec.json.decode(kept, type=Standing) if kept else None
+            return msgspec.json.decode(kept, type=ServingRecord) if kept else None
         except ValueError as error:
             log.warning("passed over what the ledger knows of the last model, which is damaged: %s", error)
             return None
 
-    def begin(self, standing: Standing) -> None:
+    def begin(self, standing: ServingRecord) -> None:
         """Remember where this run begins.
 
         Raises:
@@ -126,12 +122,12 @@ class Announcer:
     def _tell(self, change: Change) -> None:
         """Count and log a change."""
         self._metrics.model_changes.labels(event=change.event, reason=change.reason).inc()
-        if change.placement is not None:
-            self._metrics.show_model(change.model, change.placement, change.precision)
         told = event(f"model_{change.event}", model=change.model.short, reason=change.reason)
         if change.event == "loaded":
             provider = change.placement and change.placement.provider
-            log.info("model %s serves from here on, on %s in %s", change.model, provider, change.precision, extra=told)
+            log.info(
+                "model %s serves from here on, on %s in %s", change.model, provider, change.model.precision, extra=told
+            )
         elif change.event == "rolled_back":
             log.warning("rolled back (%s) to model %s: %s", change.reason, change.model, change.message, extra=told)
         else:
@@ -144,7 +140,7 @@ class Announcer:
             )
 
 
-def _standing_after(change: Change, standing: Standing, at: str) -> Standing:
+def _standing_after(change: Change, standing: ServingRecord, at: str) -> ServingRecord:
     if change.event != "refused":
         standing = standing.serve(change.model.version, change.model.sha256, at)
     if change.event == "loaded":
@@ -160,8 +156,3 @@ def _standing_after(change: Change, standing: Standing, at: str) -> Standing:
             current=change.current,
         )
     )
-
-
-def _stamp(change: Change) -> ModelStamp:
-    model = change.model
-    return ModelStamp(name=model.name, version=model.version, sha256=model.sha256, precision=change.precision)

@@ -26,8 +26,10 @@ from frazil.faults import backoff_seconds, failure_of, is_transient
 from frazil.health.heartbeat import Pulses
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
+from frazil.health.state import PickState
+from frazil.model import Batches
 from frazil.outputs import namesakes
-from frazil.picking import Batches, ChooseRescaling, Micrograph, PixelMemory, ScoreMap
+from frazil.picking import ChooseRescaling, Micrograph, PixelMemory, ScoreMap
 from frazil.session.intake.arrival import Arrival, Line, is_utf8
 from frazil.session.outbox.file_stamp import sample, stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger
@@ -160,9 +162,8 @@ class Pipeline:
             threading.Thread(target=stage, name=f"frazil-{stage.__name__.strip('_')}", daemon=True)
             for stage in (self._reading, self._picking, self._writing)
         ]
-        metrics.watch_queue("read", lambda: len(self._line))
-        metrics.watch_queue("pick", self._micrographs.qsize)
-        metrics.watch_queue("write", self._results.qsize)
+        self._picked = self._failed = 0
+        self._last_picked_at: float | None = None
 
     def connect(self, intake: Intake) -> None:
         """Say whom arrivals go back to: the intake, which cannot be made before what it hands them to."""
@@ -200,13 +201,19 @@ class Pipeline:
         return not any(thread.is_alive() for thread in self._threads)
 
     @property
-    def doing(self) -> str:
-        """What is picked, or read, now; empty while nothing is."""
-        return self._pulses.of("frazil-picking").doing or self._pulses.of("frazil-reading").doing
-
-    def waiting(self) -> int:
-        """Micrographs that wait to be read."""
-        return len(self._line)
+    def state(self) -> PickState:
+        """What it is at, and what it has done; from any thread."""
+        return PickState(
+            doing=self._pulses.of("frazil-picking").doing or self._pulses.of("frazil-reading").doing,
+            read=len(self._line),
+            pick=self._micrographs.qsize(),
+            write=self._results.qsize(),
+            picked=self._picked,
+            failed=self._failed + self._outbox.unwritten,
+            last_picked_at=self._last_picked_at,
+            doubts=self._doubts.state,
+            drift=self._drift.state,
+        )
 
     def failed_stage(self) -> str | None:
         """Name of a stage that has died, which none should."""
@@ -355,7 +362,8 @@ class Pipeline:
         """Between two results: pass on what was asked for, and bring an earlier result to what is tuned."""
         if self._stopping.is_set() or not self._results.empty():
             return
-        is_busy = bool(self.doing) or len(self._line) > 0 or not self._micrographs.empty()
+        state = self.state
+        is_busy = bool(state.doing or state.read or state.pick)
         try:
             if (asked := self._reviser.asked()) is not None:
                 self._serving.tune(asked)
@@ -379,6 +387,7 @@ class Pipeline:
         def committed(_seq: int) -> None:
             self._intake.finish(arrival, handled)
             # Counted before it is sent: whoever has the document finds it counted.
+            self._picked, self._last_picked_at = self._picked + 1, time.time()
             metrics.note_picked(document)
             metrics.note_batches(result.batches)
             self._drift.note(document)
@@ -445,6 +454,7 @@ class Pipeline:
             self._intake.retry(arrival, rest_seconds)
         else:
             log.warning("failed (%s) at attempt %d: %s", error.reason, attempt, error, extra=event("failed", **fields))
+            self._failed += 1
             self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
             self._intake.finish(arrival, handled)
 
