@@ -92,7 +92,7 @@ def test_a_port_in_use_is_a_fault(settings: Callable[..., Path]) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        (finding,) = look(settings(http=f"127.0.0.1:{port}"))["ports"]
+        (finding,) = look(settings(http_address=f"127.0.0.1:{port}"))["ports"]
     assert finding.level == "fault"
     assert f"127.0.0.1:{port} cannot be had" in finding.says
     assert f":{port}" in finding.do
@@ -105,7 +105,7 @@ def test_the_ports_of_the_daemon_that_runs_are_no_fault(
 ) -> None:
     daemon = serve("--diameter", "48", "--model", blob_model)
     http = daemon.metrics.split("/")[2]
-    found = look(settings(publish=daemon.stream, http=http))["ports"]
+    found = look(settings(publish_address=daemon.stream, http_address=http))["ports"]
     assert [finding.level for finding in found] == ["ok", "ok", "ok"]
     assert any(f"process {daemon.process.pid}" in finding.says for finding in found)
 
