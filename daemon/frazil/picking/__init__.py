@@ -33,7 +33,6 @@ from frazil.picking.coordinates import (
     write_star,
 )
 from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
-from frazil.picking.limits import PickLimits, Tuning, find_picks
 from frazil.picking.matching import hits_gained, match_picks
 from frazil.picking.micrograph import (
     LARGEST_MICROGRAPH_BYTES,
@@ -53,8 +52,8 @@ from frazil.picking.model_files import (
     read_current,
 )
 from frazil.picking.overlay import draw_picks, grey_picture
-from frazil.picking.peaks import SCORE_STEPS, ScoreMap, find_peaks
-from frazil.picking.picker import Picker, PickingSettings, default_limits
+from frazil.picking.peaks import SCORE_STEPS, ScoreMap, find_peaks, find_picks
+from frazil.picking.picker import Picker, PickingSettings
 from frazil.picking.picks import Picks
 from frazil.picking.picture import Picture, make_picture
 from frazil.picking.pixel_memory import PixelMemory
@@ -82,7 +81,6 @@ __all__ = [
     "Model",
     "ModelContract",
     "ModelIdentity",
-    "PickLimits",
     "Picker",
     "PickingSettings",
     "Picks",
@@ -92,7 +90,6 @@ __all__ = [
     "Reference",
     "Rescaling",
     "ScoreMap",
-    "Tuning",
     "Twin",
     "TwinScores",
     "YAxis",
@@ -100,7 +97,6 @@ __all__ = [
     "check_complete",
     "coordinate_list",
     "darkness",
-    "default_limits",
     "draw_picks",
     "find_blank",
     "find_peaks",

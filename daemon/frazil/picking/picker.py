@@ -3,85 +3,62 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import FrazilError, SettingsError
+from frazil.limits import LimitsPatch, default_limits
 from frazil.picking.blank import BlankArea
 from frazil.picking.device import Accelerator
-from frazil.picking.limits import PickLimits, Tuning, find_picks
 from frazil.picking.micrograph import Micrograph
 from frazil.picking.model import Model
-from frazil.picking.peaks import ScoreMap, in_steps
+from frazil.picking.peaks import ScoreMap, find_picks, in_steps
 from frazil.picking.picks import Picks
 from frazil.picking.picture import LARGEST_PICTURE_PIXELS, Picture, is_possible_diameter, make_picture
 from frazil.picking.rescale import Rescaling
 from frazil.picking.tiling import Batches, Tiling, plan_tiling
 from frazil.settings import Contrast
 
-__all__ = ["Picker", "PickingSettings", "default_limits"]
+__all__ = ["Picker", "PickingSettings"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PickingSettings:
-    """What the operator says about the particle and wants of its picks."""
+class PickingSettings(LimitsPatch, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """The operator's settings: of the particle, and of its picks' limits.
+
+    Limits that are not set are the model's threshold, half the diameter, and a quarter of it.
+    """
 
     diameter_angstrom: float
     """Diameter of the particle."""
     pixel_size_angstrom: float | None = None
     """Of the micrographs; None takes each file's own."""
-    threshold: float | None = None
-    """Lowest figure of merit; None takes the model's."""
-    min_distance_angstrom: float | None = None
-    """No two picks are closer; None takes half the diameter."""
-    edge_margin_angstrom: float | None = None
-    """No pick is closer to an edge; None takes a quarter of the diameter."""
     contrast: Contrast = "dark"
     """How particles look in the micrographs."""
     unusual_diameter: bool = False
     """Whether the diameter is meant though the picture becomes larger than any that holds particles to be seen."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("diameter", "pixel_size"):
             value = getattr(self, f"{name}_angstrom")
             if value is not None and not 0 < value < float("inf"):
                 raise SettingsError(f"{name.replace('_', '-')}: expected a positive length in Å, found {value:g}")
-        self.tuning  # noqa: B018 - refuses what is impossible
-
-    @property
-    def tuning(self) -> Tuning:
-        """What these settings say of the limits."""
-        return Tuning(
-            threshold=self.threshold,
-            min_distance_angstrom=self.min_distance_angstrom,
-            edge_margin_angstrom=self.edge_margin_angstrom,
-        )
-
-
-def default_limits(diameter_angstrom: float, threshold: float) -> PickLimits:
-    """Limits where nobody says otherwise, for a particle and the threshold of a model."""
-    return PickLimits(
-        threshold=threshold,
-        min_distance_angstrom=0.5 * diameter_angstrom,
-        edge_margin_angstrom=0.25 * diameter_angstrom,
-    )
 
 
 class Picker:
-    """Picks micrographs with one model and one set of settings, of which the limits may be tuned.
+    """Picks micrographs with one model and one set of settings, of which the limits may be changed.
 
     ``pick`` does it all; the daemon and the benchmark call ``prepare``, ``score`` and ``find`` one by one.
     """
 
-    def __init__(self, model: Model, settings: PickingSettings, tuning: Tuning | None = None) -> None:
+    def __init__(self, model: Model, settings: PickingSettings, change: LimitsPatch | None = None) -> None:
         self.model = model
         self.settings = settings
-        given = settings.tuning.over(default_limits(settings.diameter_angstrom, model.contract.threshold))
-        self.limits = given if tuning is None else tuning.over(given)
-        # Scores reach as far as the settings say, however the margin is tuned: it can be tuned back.
+        given = settings.over(default_limits(settings.diameter_angstrom, model.contract.threshold))
+        self.limits = given if change is None else change.over(given)
+        # Scores reach to the margin of the settings even if a wider one holds now: the change can be taken back.
         self._scored_margin_angstrom = min(given.edge_margin_angstrom, self.limits.edge_margin_angstrom)
 
     @property
@@ -89,9 +66,9 @@ class Picker:
         """Lowest figure of merit of a pick."""
         return self.limits.threshold
 
-    def tuned(self, tuning: Tuning) -> Picker:
-        """A picker with the same model and settings, but for what is tuned."""
-        return Picker(self.model, self.settings, tuning)
+    def with_limits(self, change: LimitsPatch) -> Picker:
+        """A picker with the same model and settings, and changed limits."""
+        return Picker(self.model, self.settings, change)
 
     def rescaling(self, shape: tuple[int, int], pixel_size_angstrom: float | None) -> Rescaling | None:
         """How a micrograph will be rescaled, for `read_micrograph` to do meanwhile; None where that is not known.

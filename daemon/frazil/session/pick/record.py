@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from frazil.documents import (
     FailedDocument,
     MicrographDocument,
@@ -69,9 +71,7 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
         model=ModelStamp(
             name=identity.name, version=identity.version, sha256=identity.sha256, precision=picker.model.precision
         ),
-        threshold=picker.limits.threshold,
-        min_distance_angstrom=picker.limits.min_distance_angstrom,
-        edge_margin_angstrom=picker.limits.edge_margin_angstrom,
+        **msgspec.structs.asdict(picker.limits),
         picks=columns_of(picks),
         seconds=Seconds(
             read=read_seconds,
