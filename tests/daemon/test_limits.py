@@ -69,7 +69,7 @@ def test_impossible_limits_are_refused(given_limits: dict[str, float], says: str
     with pytest.raises(SettingsError, match=says):
         LimitsPatch(**given_limits)
     with pytest.raises(SettingsError, match=says):
-        PickingSettings(diameter_angstrom=100, **given_limits)
+        PickingSettings(diameter_angstrom=100, **given_limits)  # type: ignore[arg-type]
 
 
 @given(

@@ -19,7 +19,8 @@ from frazil.page.answers import NotHereError, WrongRequestError, json_answer
 from frazil.page.overlay import LOWEST_SCORE, split
 from frazil.page.session import Session
 from frazil.page.worker import BusyError, Worker
-from frazil.session.retune import preview, request_change
+from frazil.session.retune import request_change
+from frazil.session.retune.repick import read_document, read_score_map, recall_result, repick
 
 __all__ = ["TuningDesk"]
 
@@ -59,11 +60,12 @@ class TuningDesk:
 
         def pick() -> bytes:
             path, _ = self._micrograph(request)
+            kept = recall_result(self._session.reader, path)
+            document = read_document(kept)
+            limits = patch.over(document.limits)
             # All peaks once, of which the threshold then takes the better ones.
-            low = LimitsPatch(threshold=LOWEST_SCORE if patch.threshold is None else min(LOWEST_SCORE, patch.threshold))
-            found = preview(self._session.reader, path, low.over(patch))
-            limits = patch.over(found.document.limits)
-            picks, hidden = split(found.picks, limits.threshold)
+            low = LimitsPatch(threshold=min(LOWEST_SCORE, limits.threshold)).over(limits)
+            picks, hidden = split(repick(document, read_score_map(kept), low), limits.threshold)
             return msgspec.json.encode(Previewed(picks=picks, hidden=hidden, **msgspec.structs.asdict(limits)))
 
         return json_answer(await self._worker.run(pick))
