@@ -168,7 +168,7 @@ def latencies(picks: PickStream, small: Path, watched: Path, name: str) -> list[
 
 
 def is_done(ledger: Path) -> bool:
-    """Whether all results have been brought to what is tuned."""
+    """Whether all results are within the changed limits."""
     with LedgerReader(ledger) as reader:
         tuned = RevisionProgress.decode(reader.meta()[TUNED_KEY])
     return tuned is not None and tuned.is_done

@@ -1,4 +1,4 @@
-"""Tuning: what is picked again from kept score maps is what picking gives."""
+"""Repicking: picks made again from kept score maps are those that picking gives."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Session:
         self.model = model
         self._scene = scene
 
-    def pick(self, seed: int, **wanted: object) -> Record:
-        picker = Picker(self.model, PickingSettings(diameter_angstrom=DIAMETER_ANGSTROM), LimitsPatch(**wanted))  # type: ignore[arg-type]
+    def pick(self, seed: int, **changed: object) -> Record:
+        picker = Picker(self.model, PickingSettings(diameter_angstrom=DIAMETER_ANGSTROM), LimitsPatch(**changed))  # type: ignore[arg-type]
         pixels = self._scene(seed=seed, count=25).pixels  # type: ignore[attr-defined]
         micrograph = Micrograph(path=Path(f"{seed}.mrc"), pixels=pixels, pixel_size_angstrom=2.0)
         return record_picks(picker, micrograph, read_seconds=0, since=0)
@@ -104,13 +104,13 @@ def test_with_the_limits_as_they_were_the_picks_are_those_of_the_document(sessio
 
 
 @settings(max_examples=25)
-@given(seed=st.integers(0, 5), wanted=tunings)
+@given(seed=st.integers(0, 5), changed=tunings)
 def test_tuned_picks_are_those_that_picking_with_these_limits_gives(
-    session: Session, seed: int, wanted: dict[str, float]
+    session: Session, seed: int, changed: dict[str, float]
 ) -> None:
-    fresh = session.pick(seed, **wanted)
+    fresh = session.pick(seed, **changed)
     with LedgerReader(session.file) as reader:
-        tuned = preview(reader, f"{seed}.mrc", LimitsPatch(**wanted))
+        tuned = preview(reader, f"{seed}.mrc", LimitsPatch(**changed))
     for name in ("y", "x", "score"):
         assert np.array_equal(getattr(tuned.picks, name), getattr(fresh.picks, name))
     assert tuned.limits.threshold == fresh.document.threshold
@@ -119,23 +119,23 @@ def test_tuned_picks_are_those_that_picking_with_these_limits_gives(
 
 
 @settings(max_examples=30)
-@given(wanted=tunings, thresholds=st.lists(st.floats(0, 1), max_size=5))
-def test_counts_are_those_of_the_previews(session: Session, wanted: dict[str, float], thresholds: list[float]) -> None:
+@given(changed=tunings, thresholds=st.lists(st.floats(0, 1), max_size=5))
+def test_counts_are_those_of_the_previews(session: Session, changed: dict[str, float], thresholds: list[float]) -> None:
     sha256 = session.model.identity.sha256
     with LedgerReader(session.file) as reader:
         counted = {
             one.key: one
             for one in count(
-                reader, LimitsChange.of(LimitsPatch(**wanted), sha256), model_sha256=sha256, thresholds=thresholds
+                reader, LimitsChange.of(LimitsPatch(**changed), sha256), model_sha256=sha256, thresholds=thresholds
             )
         }
         assert len(counted) == 6
         for path, one in counted.items():
             now = preview(reader, path, LimitsPatch())
             assert (one.before, one.unrevisable) == (len(now.picks), "")
-            assert one.after == len(preview(reader, path, LimitsPatch(**wanted)).picks)
+            assert one.after == len(preview(reader, path, LimitsPatch(**changed)).picks)
             for threshold, picks in zip(thresholds, one.at, strict=True):
-                there = preview(reader, path, LimitsPatch(threshold=threshold).over(LimitsPatch(**wanted)))
+                there = preview(reader, path, LimitsPatch(threshold=threshold).over(LimitsPatch(**changed)))
                 assert picks == len(there.picks)
 
 

@@ -13,7 +13,10 @@ __all__ = ["TUNED_KEY", "RevisionProgress"]
 
 
 class RevisionProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of limits and how many results were revised, kept in the ledger so that a restart goes on with it."""
+    """A change of limits and how many results were revised, kept in the ledger so that a restart goes on with it.
+
+    Two fields keep the names that they have had in ledgers and in ``frazil status --json`` since 0.1.
+    """
 
     settings: PickingSettings
     """The settings that the change overrides; it ends when they are changed."""
