@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from frazil.limits import PickLimits, default_limits
 from frazil.model.identity import ModelIdentity
 
 if TYPE_CHECKING:
@@ -126,6 +127,17 @@ class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     """No pick is closer to an edge; None likewise."""
     blank_fraction: float = 0.0
     """Of the micrograph that holds no data, such as padding or a mask: nothing is picked there."""
+
+    @property
+    def limits(self) -> PickLimits:
+        """The limits within which the picks were made; the default distances where an earlier frazil gave none."""
+        if self.min_distance_angstrom is None or self.edge_margin_angstrom is None:
+            return default_limits(self.diameter_px * self.pixel_size_angstrom, self.threshold)
+        return PickLimits(
+            threshold=self.threshold,
+            min_distance_angstrom=self.min_distance_angstrom,
+            edge_margin_angstrom=self.edge_margin_angstrom,
+        )
 
 
 class FailedDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):

@@ -7,7 +7,7 @@
     │   └── IncompleteMicrograph   ... as yet: it is not all there
     ├── ModelError           a model cannot serve
     ├── SettingsError        a setting is unknown, of the wrong type, or impossible
-    ├── RetuneError          what was kept of a micrograph cannot tell what is asked of it
+    ├── RetuneError          a micrograph's picks cannot be made again from what was kept of it
     ├── OutputError          results cannot be written where they should go
     │   └── LedgerDamagedError     ... since the ledger is damaged, which no retry mends
     └── AddressError         a socket cannot be bound or reached
@@ -141,7 +141,7 @@ class SettingsError(FrazilError):
 
 
 class RetuneError(FrazilError):
-    """What was kept of a micrograph cannot tell what is asked of it.
+    """A micrograph's picks cannot be made again from what was kept of it.
 
     Attributes:
         reason: one word for counters (``no_map``, ``margin``, ``no_result``, ``damaged``).

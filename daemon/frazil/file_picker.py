@@ -14,7 +14,7 @@ from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError, SettingsError, printable
 from frazil.faults import failure_of, reason_of
 from frazil.files import write_whole
-from frazil.model import Contrast, Device, Precision, available_cores, load_model
+from frazil.model import Device, Precision, available_cores, load_model
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import (
@@ -67,31 +67,16 @@ class FilePicker:
 
     def __init__(
         self,
+        settings: PickingSettings,
         *,
         out: Path,
-        diameter_angstrom: float,
         model: Path | None = None,
-        pixel_size_angstrom: float | None = None,
-        threshold: float | None = None,
-        min_distance_angstrom: float | None = None,
-        edge_margin_angstrom: float | None = None,
-        contrast: Contrast = "dark",
-        unusual_diameter: bool = False,
         device: Device = "auto",
         precision: Precision = "float32",
         threads: int | None = None,
         max_micrograph_bytes: int = LARGEST_MICROGRAPH_BYTES,
     ) -> None:
-        settings = PickingSettings(
-            diameter_angstrom=diameter_angstrom,
-            pixel_size_angstrom=pixel_size_angstrom,
-            threshold=threshold,
-            min_distance_angstrom=min_distance_angstrom,
-            edge_margin_angstrom=edge_margin_angstrom,
-            contrast=contrast,
-            unusual_diameter=unusual_diameter,
-        )
-        doubt = None if unusual_diameter else doubt_diameter(diameter_angstrom)
+        doubt = None if settings.unusual_diameter else doubt_diameter(settings.diameter_angstrom)
         if doubt:
             raise SettingsError(f"--diameter: {doubt} (--unusual-diameter takes it all the same)")
         self._outputs = OutputFolder(out)
@@ -102,7 +87,7 @@ class FilePicker:
         self._memory = PixelMemory()
         loaded = load_model(model or default_model_path(), device, threads, precision=precision)
         self._picker = Picker(loaded, settings, device=PreparationOnDevice(loaded))
-        self._doubts = Doubts(contrast, say_empty=True)
+        self._doubts = Doubts(settings.contrast, say_empty=True)
         self._written: dict[Path, Path] = {}
 
     def describe(self) -> str:

@@ -75,9 +75,9 @@ def status(
         facts = gather_facts(reader, counts, time.time())
     tuned = None
     if remembered := meta.get(TUNED_KEY):
-        from frazil.session.retune import Tuned  # with all of picking, which others need not wait for
+        from frazil.session.retune import RevisionProgress  # with all of picking, which others need not wait for
 
-        tuned = Tuned.decode(remembered)
+        tuned = RevisionProgress.decode(remembered)
     state = presence.ask() if presence else None
     troubles = find_troubles(state or DaemonState(), facts, time.time())
     if as_json:

@@ -41,7 +41,7 @@ from frazil.session.pick.drift_watch import DriftWatch
 from frazil.session.pick.model_changes import Announcer, Change
 from frazil.session.pick.record import record_failure
 from frazil.session.pick.serving import Serving
-from frazil.session.retune import Asked, Reviser
+from frazil.session.retune import LimitsRequest, Reviser
 
 __all__ = ["Pipeline"]
 
@@ -78,7 +78,7 @@ class _Failed:
     error: MicrographError
 
 
-_Result = _Picked | _Failed | Change | Asked
+_Result = _Picked | _Failed | Change | LimitsRequest
 
 
 class Intake(Protocol):
@@ -102,7 +102,7 @@ class Pipeline:
         announcer: takes what happened to models.
         ledger: is stopped where it turns out to be damaged.
         outbox: commits and delivers results.
-        reviser: brings earlier results to what is tuned, while nothing else is to be written.
+        reviser: revises earlier results within other limits, while nothing else is to be written.
         metrics: counts.
         drift: is shown what was picked.
         doubts: likewise, and says what speaks against the settings.
@@ -345,8 +345,8 @@ class Pipeline:
         match result:
             case Change():
                 self._announcer.announce(result)
-            case Asked():
-                # It comes by way of the results: all that was picked otherwise is committed by now.
+            case LimitsRequest():
+                # It comes by way of the results: all that was picked within the limits before is committed by now.
                 self._reviser.grant(result)
             case _Failed():
                 self._write_failed(result)
@@ -359,14 +359,14 @@ class Pipeline:
                     self._write_failed(_Failed(arrival=result.arrival, error=failure))
 
     def _retune(self) -> None:
-        """Between two results: pass on what was asked for, and bring an earlier result to what is tuned."""
+        """Between two results: pass on a request for other limits, and revise an earlier result."""
         if self._stopping.is_set() or not self._results.empty():
             return
         state = self.state
         is_busy = bool(state.doing or state.read or state.pick)
         try:
-            if (asked := self._reviser.asked()) is not None:
-                self._serving.tune(asked)
+            if (request := self._reviser.next_request()) is not None:
+                self._serving.change_limits(request)
             self._reviser.revise_next(is_busy=is_busy)
         except LedgerDamagedError as error:
             self._ledger.stop(error)
