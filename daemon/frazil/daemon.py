@@ -20,7 +20,7 @@ import prometheus_client
 
 import frazil
 from frazil.errors import FrazilError, LedgerDamagedError, OutputError
-from frazil.health.heartbeat import Pulses
+from frazil.health.heartbeat import Heartbeats
 from frazil.health.logs import event
 from frazil.health.memory import give_back_large_blocks
 from frazil.health.metrics import Metrics
@@ -85,8 +85,8 @@ class Daemon:
         self._stop_signal = ""
         self._reload = threading.Event()
         self._notifier = Notifier()
-        self._pulses = Pulses(settings.hang_timeout_seconds)
-        self._supervision = Supervision(self._notifier, self._pulses)
+        self._heartbeats = Heartbeats(settings.hang_timeout_seconds)
+        self._supervision = Supervision(self._notifier, self._heartbeats)
         self._stopping = threading.Event()
         self._ready = threading.Event()
         self._parts = contextlib.ExitStack()
@@ -94,7 +94,7 @@ class Daemon:
         prometheus_client.ProcessCollector(registry=self._metrics.registry)
         self._metrics.build.labels(version=frazil.__version__).set(1)
         self._model = settings.model.expanduser()
-        self._sessions = [Session(settings, self._metrics, self._pulses, self._stopping)]
+        self._sessions = [Session(settings, self._metrics, self._heartbeats, self._stopping)]
 
     def run(self) -> None:
         """Start, serve, stop.
@@ -307,7 +307,7 @@ class Daemon:
         if not self._ready.is_set() or self._stopping.is_set():
             return ""
         dead = self._dead_thread()
-        return f"the thread {dead} died" if dead else self._pulses.hanging(time.monotonic()) or ""
+        return f"the thread {dead} died" if dead else self._heartbeats.hanging(time.monotonic()) or ""
 
     def _why_unready(self) -> str:
         if self._stopping.is_set():

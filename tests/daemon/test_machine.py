@@ -15,8 +15,7 @@ import pytest
 
 from frazil.errors import FrazilError
 from frazil.machine import compare_picks, examine, run_selftest
-from frazil.machine.finding import Finding
-from frazil.machine.places import examine_watched
+from frazil.machine.places import DoctorResult, examine_watched
 from frazil.picking import Picks, int8_instructions
 from frazil.settings import load_settings
 
@@ -51,8 +50,8 @@ def settings(tmp_path: Path, blob_model: Path) -> Callable[..., Path]:
     return write
 
 
-def look(file: Path) -> dict[str, list[Finding]]:
-    found: dict[str, list[Finding]] = {}
+def look(file: Path) -> dict[str, list[DoctorResult]]:
+    found: dict[str, list[DoctorResult]] = {}
     for finding in examine(load_settings({}, file)):
         found.setdefault(finding.check, []).append(finding)
     return found

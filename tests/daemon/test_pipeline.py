@@ -14,7 +14,7 @@ import pytest
 
 from frazil.documents import FailedDocument, MicrographDocument, decode_document
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.health.heartbeat import Pulses
+from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
 from frazil.picking import Picker, PickingSettings, load_model, read_star
 from frazil.session.intake.arrival import Arrival
@@ -85,7 +85,7 @@ class Rig:
             watch=self.watch,
             max_attempts=2,
             keep_score_maps=True,
-            pulses=Pulses(30),
+            heartbeats=Heartbeats(30),
             read_seconds=60,
             clock=lambda: self.now,
         )

@@ -6,9 +6,9 @@
 - ``service_files``: what systemd needs.
 """
 
-from frazil.machine.agreement import Agreement, compare_picks
 from frazil.machine.bench import STAGES, Bench
-from frazil.machine.doctor import Finding, examine
+from frazil.machine.doctor import DoctorResult, examine
+from frazil.machine.pick_comparison import PickComparison, compare_picks
 from frazil.machine.selftest import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH, Outcome, run_selftest
 from frazil.machine.service_files import Installation, plan_installation
 
@@ -16,11 +16,11 @@ __all__ = [
     "KNOWN_DIAMETER_ANGSTROM",
     "KNOWN_MICROGRAPH",
     "STAGES",
-    "Agreement",
     "Bench",
-    "Finding",
+    "DoctorResult",
     "Installation",
     "Outcome",
+    "PickComparison",
     "compare_picks",
     "examine",
     "plan_installation",

@@ -15,7 +15,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from frazil.machine.agreement import Agreement, compare_picks, pick_on_cpu
+from frazil.machine.pick_comparison import PickComparison, compare_picks, pick_on_cpu
 from frazil.picking import (
     Micrograph,
     Picker,
@@ -135,7 +135,7 @@ class Bench:
                 self._picker.pick(micrograph)
         return count / (time.perf_counter() - started)
 
-    def compare_with_cpu(self) -> Agreement | None:
+    def compare_with_cpu(self) -> PickComparison | None:
         """Compare the picks of the last round with those of the CPU alone; None if those are they.
 
         Raises:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from frazil.errors import OutputError
-from frazil.health.heartbeat import Pulses
+from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
@@ -49,7 +49,7 @@ class Session:
     Args:
         settings: the whole of its settings.
         metrics: counts and shows.
-        pulses: what its threads beat on.
+        heartbeats: what its threads beat on.
         stopping: is set when the daemon stops.
 
     Attributes:
@@ -67,10 +67,12 @@ class Session:
     announcer: Announcer
     serving: Serving
 
-    def __init__(self, settings: ServeSettings, metrics: Metrics, pulses: Pulses, stopping: threading.Event) -> None:
+    def __init__(
+        self, settings: ServeSettings, metrics: Metrics, heartbeats: Heartbeats, stopping: threading.Event
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._pulses = pulses
+        self._heartbeats = heartbeats
         self._stopping = stopping
         self._closing = contextlib.ExitStack()
         self._claim_fault: OutputError | None = None
@@ -108,7 +110,7 @@ class Session:
 
     def connect(self, stream: Stream) -> None:
         """Have results go out on the stream."""
-        beat = self._pulses.of("frazil-writing").beat
+        beat = self._heartbeats.of("frazil-writing").beat
         self._outbox = Outbox(self.ledger, stream, self._metrics, self.watch, self.outputs.path, self._stopping, beat)
         self._reviser = Reviser(self.ledger, self._outbox, self.picking)
         self._closing.callback(self._reviser.close)
@@ -141,7 +143,7 @@ class Session:
             watch=self.watch,
             max_attempts=settings.max_attempts,
             keep_score_maps=settings.keep_score_maps,
-            pulses=self._pulses,
+            heartbeats=self._heartbeats,
             read_seconds=settings.read_timeout_seconds,
         )
         file_system = FileSystem.of(self.root)
@@ -158,7 +160,7 @@ class Session:
             accept=self._pipeline.accept,
             refuse=self._pipeline.refuse,
             check_name=self.outputs.check_name,
-            beat=self._pulses.of("frazil-intake").beat,
+            beat=self._heartbeats.of("frazil-intake").beat,
         )
         self._watcher = Watcher(
             self.root,
@@ -174,7 +176,7 @@ class Session:
             scan_seconds=settings.scan_seconds,
             watch_by=settings.watch_by,
             backlog_order=settings.backlog_order,
-            beat=self._pulses.of("frazil-scan").beat,
+            beat=self._heartbeats.of("frazil-scan").beat,
         )
         self._watcher.start()
         self._closing.callback(self._watcher.stop)

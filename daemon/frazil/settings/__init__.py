@@ -2,8 +2,8 @@
 
 - ``declaration``: each setting, once.
 - ``diameter``: which diameters no particle has.
-- ``agreements``: what several of them must agree on.
-- ``statements``: a TOML file as statements with their lines.
+- ``cross_checks``: what several of them must agree on.
+- ``toml_lines``: a TOML file as statements with their lines.
 - ``loading``: command line, file and defaults become settings, or a list of every fault.
 """
 

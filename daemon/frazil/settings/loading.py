@@ -19,9 +19,9 @@ from typing import Any
 import msgspec
 
 from frazil.errors import SettingsError
-from frazil.settings.agreements import AGREEMENTS
+from frazil.settings.cross_checks import CROSS_CHECKS
 from frazil.settings.declaration import RENAMED, MustBe, ServeSettings, option_of
-from frazil.settings.statements import read_statements
+from frazil.settings.toml_lines import read_statements
 
 __all__ = ["load_settings"]
 
@@ -123,7 +123,7 @@ class _Draft:
             must_be = _must_be(hints[name])
             if isinstance(value, Path) and must_be and (missing := _missing(value, must_be)):
                 self._blame((name,), missing)
-        for names, find_fault in AGREEMENTS:
+        for names, find_fault in CROSS_CHECKS:
             if all(name in good for name in names) and (disagreement := find_fault(good)):
                 self._blame(names, disagreement)
         if self._faults:

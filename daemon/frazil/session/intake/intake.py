@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Literal
 
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.health.heartbeat import Beat, unwatched
+from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.metrics import Metrics
 from frazil.session.intake.arrival import Arrival, FoundBy, Hint
 from frazil.session.intake.completeness import prove_complete
@@ -116,7 +116,7 @@ class Intake:
         accept: Callable[[Arrival], None],
         refuse: Callable[[Arrival, MicrographError], None],
         check_name: Callable[[Path, Path], None],
-        beat: Beat = unwatched,
+        beat: Beat = no_heartbeat,
     ) -> None:
         self._inbox: SimpleQueue[Hint | Sightings | _Return] = SimpleQueue()
         self._ledger = ledger

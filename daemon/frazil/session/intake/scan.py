@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from frazil.health.heartbeat import Beat, unwatched
+from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.session.intake.passed_over import Inventory, Passed, PassReason
 from frazil.session.intake.selection import Selection
 from frazil.session.outbox.file_stamp import FileStamp, stamp_of
@@ -117,7 +117,7 @@ class Scanner:
         *,
         missing: Iterable[str] = (),
         trust_folder_times: bool = True,
-        beat: Beat = unwatched,
+        beat: Beat = no_heartbeat,
     ) -> None:
         self._root = root
         self._selection = selection

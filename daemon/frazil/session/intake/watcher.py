@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from frazil.health.heartbeat import Beat, unwatched
+from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.session.intake.arrival import Hint
@@ -78,7 +78,7 @@ class Watcher:
         usual_mount_point: str = "",
         on_file_system: Callable[[FileSystem], None] = lambda _: None,
         on_inventory: Callable[[Inventory], None] = lambda _: None,
-        beat: Beat = unwatched,
+        beat: Beat = no_heartbeat,
     ) -> None:
         self._root = root
         self._tell = tell

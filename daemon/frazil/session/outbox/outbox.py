@@ -26,7 +26,7 @@ from frazil.documents import (
     topic_of,
 )
 from frazil.errors import MicrographError
-from frazil.health.heartbeat import Beat, unwatched
+from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.outputs import OutputFolder
@@ -79,7 +79,7 @@ class Outbox:
         root: Path,
         out: Path,
         stop: threading.Event,
-        beat: Beat = unwatched,
+        beat: Beat = no_heartbeat,
     ) -> None:
         self._ledger = ledger
         self._stream = stream

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from frazil.faults import is_of_one_record, reason_of
-from frazil.health.heartbeat import Beat, unwatched
+from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.session.outbox.ledger import is_fatal
@@ -39,7 +39,7 @@ class Retries:
         waits_for: what cannot be written at present, and why; empty while nothing is waited for.
     """
 
-    def __init__(self, metrics: Metrics, stop: threading.Event, beat: Beat = unwatched) -> None:
+    def __init__(self, metrics: Metrics, stop: threading.Event, beat: Beat = no_heartbeat) -> None:
         self._metrics = metrics
         self._stop = stop
         self._beat = beat

@@ -23,7 +23,7 @@ import msgspec
 from frazil.documents import MicrographDocument, directory_of
 from frazil.errors import IncompleteMicrograph, LedgerDamagedError, MicrographError, OutputError
 from frazil.faults import backoff_seconds, failure_of, is_transient
-from frazil.health.heartbeat import Pulses
+from frazil.health.heartbeat import Heartbeats
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.outputs import namesakes
@@ -109,7 +109,7 @@ class Pipeline:
         watch: the watched directory by the name that its user gave it, under which documents name micrographs.
         max_attempts: picking a micrograph that fails by no fault of its own is tried so often.
         keep_score_maps: whether score maps go into the ledger.
-        pulses: what the stages' threads beat on.
+        heartbeats: what the stages' threads beat on.
         read_seconds: reading is given up after so long; until then it does not hang.
         clock: the monotonic clock.
     """
@@ -130,7 +130,7 @@ class Pipeline:
         watch: Path,
         max_attempts: int,
         keep_score_maps: bool,
-        pulses: Pulses,
+        heartbeats: Heartbeats,
         read_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -155,7 +155,7 @@ class Pipeline:
         self._memory_kept_until = 0.0
         self._clock = clock
         self._read_seconds = read_seconds
-        self._pulses = pulses
+        self._heartbeats = heartbeats
         self._threads = [
             threading.Thread(target=stage, name=f"frazil-{stage.__name__.strip('_')}", daemon=True)
             for stage in (self._reading, self._picking, self._writing)
@@ -202,7 +202,7 @@ class Pipeline:
     @property
     def doing(self) -> str:
         """What is picked, or read, now; empty while nothing is."""
-        return self._pulses.of("frazil-picking").doing or self._pulses.of("frazil-reading").doing
+        return self._heartbeats.of("frazil-picking").doing or self._heartbeats.of("frazil-reading").doing
 
     def waiting(self) -> int:
         """Micrographs that wait to be read."""
@@ -228,7 +228,7 @@ class Pipeline:
 
     def read_one(self) -> None:
         """Read the next arrival, if one comes within a moment, and hand it on once there is room."""
-        beat = self._pulses.of("frazil-reading").beat
+        beat = self._heartbeats.of("frazil-reading").beat
         beat()
         arrival = self._line.take(_STOP_CHECK_SECONDS)
         if arrival is None:
@@ -257,7 +257,7 @@ class Pipeline:
     def _hand_on(self, read: _Read) -> None:
         """Put a micrograph in the queue for picking, once there is room."""
         while True:
-            self._pulses.of("frazil-reading").beat()
+            self._heartbeats.of("frazil-reading").beat()
             with contextlib.suppress(Full):
                 self._micrographs.put(read, timeout=_STOP_CHECK_SECONDS)
                 return
@@ -272,7 +272,7 @@ class Pipeline:
 
     def pick_one(self) -> None:
         """Pick the next micrograph, if one comes within a moment; before it, take changes of the model."""
-        beat = self._pulses.of("frazil-picking").beat
+        beat = self._heartbeats.of("frazil-picking").beat
         beat()
         for change in self._serving.advance():
             self._results.put(change)
@@ -320,7 +320,7 @@ class Pipeline:
 
     def write_one(self) -> None:
         """Commit and deliver the next result, if one comes within a moment; earlier ones come first."""
-        beat = self._pulses.of("frazil-writing").beat
+        beat = self._heartbeats.of("frazil-writing").beat
         beat()
         with contextlib.suppress(Stopped):
             self._outbox.deliver()

@@ -9,7 +9,7 @@ from frazil.addresses import check_address, check_page_address, replay_address
 from frazil.errors import AddressError
 from frazil.settings.diameter import doubt_diameter
 
-__all__ = ["AGREEMENTS"]
+__all__ = ["CROSS_CHECKS"]
 
 Values = Mapping[str, Any]
 
@@ -54,7 +54,7 @@ def _ports(values: Values) -> str | None:
     return None if len(ports) == len(set(ports)) else f"expected a port for each, found {', '.join(used)}"
 
 
-AGREEMENTS: tuple[tuple[tuple[str, ...], Callable[[Values], str | None]], ...] = (
+CROSS_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Values], str | None]], ...] = (
     (("curve_key", "curve_clients"), _keys),
     (("diameter_angstrom", "unusual_diameter"), _diameter),
     (("require_gpu", "device"), _gpu),

@@ -10,7 +10,7 @@ import numpy as np
 from frazil.errors import FrazilError
 from frazil.picking import Picker, PickingSettings, Picks, load_model, match_picks, read_micrograph
 
-__all__ = ["Agreement", "compare_picks", "pick_on_cpu"]
+__all__ = ["PickComparison", "compare_picks", "pick_on_cpu"]
 
 _SAME_WITHIN_PX = 1.0
 _LEAST_SHARE = 0.99
@@ -18,7 +18,7 @@ _LARGEST_DIFFERENCE = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
+class PickComparison:
     """Two sets of picks of one micrograph, one from a device and one from the CPU."""
 
     picks: int
@@ -54,11 +54,11 @@ class Agreement:
             )
 
 
-def compare_picks(picks: Picks, cpu_picks: Picks) -> Agreement:
+def compare_picks(picks: Picks, cpu_picks: Picks) -> PickComparison:
     """Compare picks of a device with those of the CPU."""
     partner = match_picks(picks, cpu_picks, _SAME_WITHIN_PX)
     ours, theirs = picks.select(partner >= 0), cpu_picks.select(partner[partner >= 0])
-    return Agreement(
+    return PickComparison(
         picks=len(picks),
         cpu_picks=len(cpu_picks),
         matched=len(ours),
