@@ -37,8 +37,8 @@ from frazil.picking import (
     available_cores,
     load_model,
 )
-from frazil.session.outbox.daemon_info import PRESENCE_KEY, Presence
-from frazil.session.outbox.ledger import explain
+from frazil.session.outbox.daemon_info import DaemonInfo
+from frazil.session.outbox.ledger import DAEMON_KEY, explain
 from frazil.session.outbox.stream import Access, Stream
 from frazil.session.pick.shadow import CanaryBounds
 from frazil.session.pick.swapper import Swapper
@@ -77,7 +77,7 @@ class Daemon:
     _page: PageServer
     _stream: Stream
     _swapper: Swapper | None
-    _info: Presence
+    _info: DaemonInfo
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
@@ -170,8 +170,8 @@ class Daemon:
         self._warm_up(model)
         session.start(model)
         self._info = self._make_info(model)
-        session.remember(PRESENCE_KEY, self._info.encode())
-        self._parts.callback(lambda: session.remember(PRESENCE_KEY, self._info.stopped().encode()))
+        session.remember(DAEMON_KEY, self._info.encode())
+        self._parts.callback(lambda: session.remember(DAEMON_KEY, self._info.stopped().encode()))
         if self._swapper:
             self._swapper.start(session.serving, session.report)
         self._ready.set()
@@ -285,8 +285,8 @@ class Daemon:
         if not model.has_card:
             log.warning("model %s has no card: its reference output could not be checked", model.identity.name)
 
-    def _make_info(self, model: Model) -> Presence:
-        info = Presence(
+    def _make_info(self, model: Model) -> DaemonInfo:
+        info = DaemonInfo(
             pid=os.getpid(),
             started_at=time.time(),
             watch=str(self._session.root),
@@ -350,7 +350,7 @@ class Daemon:
             self._info = msgspec.structs.replace(
                 self._info, model=model.identity.short, provider=model.provider, precision=model.precision
             )
-            self._session.remember(PRESENCE_KEY, self._info.encode())
+            self._session.remember(DAEMON_KEY, self._info.encode())
 
     # --- the loop -------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import cv2
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError, SettingsError, printable
 from frazil.faults import failure_of, reason_of
-from frazil.files import write_whole
+from frazil.files import write_atomically
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import (
@@ -150,7 +150,7 @@ class FilePicker:
         if with_picture:
             drawn = draw_picks(micrograph.pixels, record.picks, record.document.diameter_px)
             content = cv2.imencode(".png", drawn)[1].tobytes()
-            self._write(path, star.with_suffix(".png"), lambda file: write_whole(file, content))
+            self._write(path, star.with_suffix(".png"), lambda file: write_atomically(file, content))
         return PickedFile(document=record.document, star=star, doubts=self._doubts.note(record))
 
     def _write(self, micrograph: Path, file: Path, write: Callable[[Path], None]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from frazil.errors import MicrographError
 
-__all__ = ["open_regular", "sync_folder", "write_text", "write_whole"]
+__all__ = ["open_regular", "sync_folder", "write_atomically"]
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -46,25 +46,23 @@ def _check_regular(path: Path, mode: int) -> None:
         raise MicrographError(path, "not_a_file", f"expected a regular file, found {kind}")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text as `write_whole` does, in UTF-8.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees all of the new content or none of it, also after a crash.
+
+    The content is written to another file beside it, flushed to disk, and renamed; then the folder is flushed.
+
+    Args:
+        path: the file.
+        content: bytes, or a text that is written in UTF-8.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; nothing of the new content is left.
     """
-    write_whole(path, text.encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write beside the file's place, flush it to disk and rename it, so that a reader never sees half of it.
-
-    Raises:
-        OSError: the file cannot be written; nothing of it is left.
-    """
+    data = content.encode() if isinstance(content, str) else content
     aside = path.with_name(_aside_name(path.name))
     try:
         with aside.open("wb") as file:
-            file.write(content)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

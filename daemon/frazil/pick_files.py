@@ -10,7 +10,7 @@ from typing import Literal
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError
 from frazil.faults import reason_of
-from frazil.files import write_text
+from frazil.files import write_atomically
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path, path_below
 from frazil.picking import (
@@ -24,7 +24,7 @@ from frazil.picking import (
     write_star,
 )
 
-__all__ = ["PickFiles"]
+__all__ = ["PickFileWriter"]
 
 Format = Literal["star", "relion", "cryosparc", "box", "cbox", "csv", "json"]
 
@@ -41,7 +41,7 @@ _ENDINGS: dict[str, str] = {
 _JOB = re.compile(r"^.+?/job\d{3}[^/]*/")
 
 
-class PickFiles:
+class PickFileWriter:
     """A directory with one file for each micrograph; the tree below it mirrors the watched one.
 
     In the format ``relion`` it is an AutoPick job: ``autopick.star`` lists each micrograph and its coordinate file,
@@ -109,7 +109,7 @@ class PickFiles:
             case "csv":
                 write_csv(file, picks)
             case "json":
-                write_text(file, encode_document(document).decode() + "\n")
+                write_atomically(file, encode_document(document).decode() + "\n")
             case "star":
                 write_star(file, picks, micrograph=document.micrograph)
             case _:  # RELION knows of which micrograph it is

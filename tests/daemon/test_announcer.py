@@ -21,14 +21,14 @@ from frazil.picking.provider import Placement
 from frazil.session.outbox.ledger import Ledger
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
-from frazil.session.pick.model_changes import Announcer, Change
+from frazil.session.pick.model_changes import Announcer, ModelChange
 
 OLD = ModelIdentity(name="blob", version=1, sha256="1a" * 32)
 NEW = ModelIdentity(name="blob", version=2, sha256="2b" * 32)
 ON_CPU = Placement(nodes={"CPUExecutionProvider": 7}, heavy_on_cpu=frozenset({"Conv"}))
-LOADED = Change(event="loaded", model=NEW, placement=ON_CPU, precision="int8", current="c")
-REFUSED = Change(event="refused", model=NEW, reason="hash", message="it is another", current="c")
-ROLLED_BACK = Change(
+LOADED = ModelChange(event="loaded", model=NEW, placement=ON_CPU, precision="int8", current="c")
+REFUSED = ModelChange(event="refused", model=NEW, reason="hash", message="it is another", current="c")
+ROLLED_BACK = ModelChange(
     event="rolled_back",
     model=OLD,
     placement=ON_CPU,
@@ -115,7 +115,7 @@ def test_a_change_that_cannot_be_committed_waits_and_the_ledger_is_named(
     ("change", "version", "refused"), [(LOADED, 2, None), (REFUSED, 1, "hash"), (ROLLED_BACK, 1, "few_picks")]
 )
 def test_the_standing_after_a_change_is_what_the_next_start_recalls(
-    rig: Rig, change: Change, version: int, refused: str | None
+    rig: Rig, change: ModelChange, version: int, refused: str | None
 ) -> None:
     rig.announcer.begin(STANDING)
     rig.announcer.note_trial(TRYING)
@@ -142,7 +142,7 @@ def test_the_standing_after_a_change_is_what_the_next_start_recalls(
     ],
 )
 def test_each_change_is_said_counted_and_shown(
-    rig: Rig, caplog: pytest.LogCaptureFixture, change: Change, level: str, says: str
+    rig: Rig, caplog: pytest.LogCaptureFixture, change: ModelChange, level: str, says: str
 ) -> None:
     caplog.set_level(logging.INFO)
     rig.announcer.announce(change)

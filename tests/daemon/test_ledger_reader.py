@@ -105,10 +105,10 @@ def test_micrographs_are_found_by_words_states_and_place(ledger: Ledger, reader:
 
 def test_documents_are_found_by_number_topic_and_time(ledger: Ledger, reader: LedgerReader) -> None:
     for path in ("a", "b", "c"):
-        ledger.commit_picked(path, HANDLED, made, complete_at=3.5)
+        ledger.commit_picked(path, HANDLED, made, complete_at_unix=3.5)
     ledger.commit_document("model", made)
     ledger.commit_failed("d", HANDLED, "not_mrc", "", "quarantined", made)
-    ledger.commit_picked("a", HANDLED, made, complete_at=4.5)
+    ledger.commit_picked("a", HANDLED, made, complete_at_unix=4.5)
     ledger.commit_document("model", made)
     for path, at in (("b", 10.0), ("c", 20.0), ("a", 30.0)):
         change(ledger.file, "UPDATE micrographs SET picked_at = ?, seen_at = ? WHERE path = ?", at, at, path)

@@ -44,7 +44,7 @@ class Session:
                 msgspec.structs.replace(one, epoch=epoch, seq=seq, supersedes=older)
             ),
             score_map=score_map,
-            complete_at=7.5,
+            complete_at_unix=7.5,
         )[0]
 
     def fail(self, path: str) -> int:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from frazil import files
 from frazil.errors import MicrographError
 from frazil.faults import is_waited_for
-from frazil.files import write_text, write_whole
+from frazil.files import write_atomically
 from frazil.outputs import OutputFolder, namesakes
 
 MACHINE = ("ENOSPC", "EDQUOT", "EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "ENETDOWN", "EHOSTDOWN")
@@ -60,10 +60,10 @@ def test_a_sub_folder_that_cannot_be_written_is_the_files_own_fault(locked: Path
     outputs = OutputFolder(tmp_path)
     for relative in (Path("locked/a.mrc"), Path("locked/deeper/a.mrc")):
         with pytest.raises(MicrographError, match=r"a_picks\.star: (Operation not permitted|Permission denied)") as it:
-            outputs.write(relative, outputs.file_of(relative), lambda file: write_text(file, "picks"))
+            outputs.write(relative, outputs.file_of(relative), lambda file: write_atomically(file, "picks"))
         assert it.value.reason == "output"
     with pytest.raises(OSError, match="locked"):
-        OutputFolder(locked).write(Path("a.mrc"), locked / "a.star", lambda file: write_text(file, "picks"))
+        OutputFolder(locked).write(Path("a.mrc"), locked / "a.star", lambda file: write_atomically(file, "picks"))
 
 
 def test_a_name_is_refused_from_the_first_byte_on_that_does_not_fit(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_name_is_refused_from_the_first_byte_on_that_does_not_fit(tmp_path: Pa
     for name in ("a" * longest + ".mrc", "é" * (longest // 2) + ".mrc"):
         outputs.check_name(Path(name), Path("x", name))
         outputs.write(
-            Path(name), outputs.file_of(Path("x", name)), lambda file: write_text(file, "")
+            Path(name), outputs.file_of(Path("x", name)), lambda file: write_atomically(file, "")
         )  # nor is the temporary name too long
     for relative in (Path("a" * (longest + 1) + ".mrc"), Path("é" * (longest // 2 + 1) + ".mrc")):
         with pytest.raises(MicrographError, match=r"at most 255 bytes .* found one of 25[67]: shorten") as refused:
@@ -100,7 +100,7 @@ def test_the_temporary_name_is_short_and_hidden(name: str) -> None:
 def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "a.star").mkdir()
     with pytest.raises(IsADirectoryError):
-        write_whole(tmp_path / "a.star", b"x")
+        write_atomically(tmp_path / "a.star", b"x")
     assert [path.name for path in tmp_path.iterdir()] == ["a.star"]
 
 

@@ -126,7 +126,7 @@ def commit(ledger: Ledger, document: MicrographDocument, key: str, score_map: Sc
             msgspec.structs.replace(document, epoch=epoch, seq=seq, supersedes=older)
         ),
         score_map=None if score_map is None else pack_score_map(score_map),
-        complete_at=time.time() - 0.5,
+        complete_at_unix=time.time() - 0.5,
     )
     return seq
 

@@ -95,7 +95,13 @@ class Rig:
         path = self.watch / key
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write_mrc(path, pixels)
-        return Arrival(path=path, key=key, stamp=stamp_of(path), closed_at=self.now - 2, complete_at=self.now - 1)
+        return Arrival(
+            path=path,
+            key=key,
+            stamp=stamp_of(path),
+            closed_at_monotonic=self.now - 2,
+            complete_at_monotonic=self.now - 1,
+        )
 
     def turn(self) -> None:
         for stage in (self.pipeline.read_one, self.pipeline.pick_one, self.pipeline.write_one):

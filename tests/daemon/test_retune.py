@@ -19,11 +19,11 @@ from frazil.errors import RetuneError, SettingsError
 from frazil.picking import Micrograph, Model, Picker, PickingSettings, ScoreMap, Tuning, load_model
 from frazil.picking.peaks import in_steps
 from frazil.session.outbox.file_stamp import FileStamp
-from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
+from frazil.session.outbox.ledger import RETUNE_KEY, Handled, Ledger, LedgerReader
 from frazil.session.outbox.score_map import pack_score_map
 from frazil.session.pick.record import Record, record_picks
 from frazil.session.retune import MicrographCount, Wanted, count, preview, request_retune
-from frazil.session.retune.request import REQUEST_KEY, decode_wanted
+from frazil.session.retune.request import decode_wanted
 
 DIAMETER_ANGSTROM = 48.0
 EDGE_ANGSTROM = DIAMETER_ANGSTROM / 4
@@ -64,7 +64,7 @@ class Session:
         )
 
     def request(self) -> Wanted:
-        return decode_wanted(self.ledger.recall(REQUEST_KEY))
+        return decode_wanted(self.ledger.recall(RETUNE_KEY))
 
 
 @pytest.fixture(scope="module")

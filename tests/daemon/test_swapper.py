@@ -25,7 +25,7 @@ from frazil.picking import Micrograph, Picker, PickingSettings, load_model
 from frazil.session.outbox.ledger import Ledger
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
-from frazil.session.pick.model_changes import Announcer, Change
+from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import CanaryBounds
 from frazil.session.pick.swapper import Swapper
@@ -86,14 +86,14 @@ class Rig:
         picker = Picker(self.swapper.load_first(), PickingSettings(diameter_angstrom=48))
         return Serving(picker, probation_micrographs=0, faults_allowed=0)
 
-    def look(self, serving: Serving) -> list[Change]:
+    def look(self, serving: Serving) -> list[ModelChange]:
         """Look once, as it does each second; what was reported."""
-        reported: list[Change] = []
+        reported: list[ModelChange] = []
         self.stop.clear()
         self.swapper.run(serving, reported.append)
         return reported
 
-    def look_again(self, serving: Serving, on_decided: Callable[[], None] = lambda: None) -> list[Change]:
+    def look_again(self, serving: Serving, on_decided: Callable[[], None] = lambda: None) -> list[ModelChange]:
         """Look on a reload."""
         self.swapper.reload(on_decided)
         return self.look(serving)

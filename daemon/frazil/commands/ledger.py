@@ -16,7 +16,7 @@ import typer
 from frazil.errors import FrazilError, printable
 
 if TYPE_CHECKING:
-    from frazil.session.outbox.daemon_info import Presence
+    from frazil.session.outbox.daemon_info import DaemonInfo
     from frazil.session.outbox.ledger import LedgerReader, MicrographRecord
 
 __all__ = ["ledger_app", "requeue", "status"]
@@ -63,27 +63,27 @@ def status(
     import msgspec
 
     from frazil.page.troubles import find_troubles, gather_facts
-    from frazil.session.outbox.daemon_info import Presence
-    from frazil.session.outbox.ledger import TUNED_KEY
+    from frazil.session.outbox.daemon_info import DaemonInfo
+    from frazil.session.outbox.ledger import DAEMON_KEY, TUNED_KEY
 
     with _open(where) as reader:
         meta, counts, last = reader.meta(), reader.counts(), reader.last_picked()
         not_picked = [*reader.newest_failures(5), *reader.micrographs(["waiting"], limit=5)]
-        presence = Presence.decode(meta.get("daemon", ""))
+        info = DaemonInfo.decode(meta.get(DAEMON_KEY, ""))
         facts = gather_facts(reader, counts, time.time())
     tuned = None
     if remembered := meta.get(TUNED_KEY):
         from frazil.session.retune import Tuned  # with all of picking, which others need not wait for
 
         tuned = Tuned.decode(remembered)
-    now = presence.ask() if presence else None
+    now = info.ask() if info else None
     troubles = find_troubles(now or {}, facts, time.time())
     if as_json:
         typer.echo(
             msgspec.json.encode(
                 {
                     "running": now is not None,
-                    "daemon": presence,
+                    "daemon": info,
                     "micrographs": counts,
                     "last_picked": last,
                     "tuned": tuned,
@@ -94,7 +94,7 @@ def status(
             )
         )
         return
-    typer.echo(_describe_daemon(presence, now))
+    typer.echo(_describe_daemon(info, now))
     for trouble in troubles:
         word = "TROUBLE" if trouble.level == "fault" else "look"
         typer.echo(f"{word}: {printable(trouble.says)}. {printable(trouble.todo)}")
@@ -123,14 +123,14 @@ def requeue(
     where: Where = _HERE,
 ) -> None:
     """Have micrographs picked again. A running daemon does it within seconds, another at its next start."""
-    from frazil.session.outbox.daemon_info import Presence, ledger_key
-    from frazil.session.outbox.ledger import ledger_file, request_requeue
+    from frazil.session.outbox.daemon_info import DaemonInfo, ledger_key
+    from frazil.session.outbox.ledger import DAEMON_KEY, ledger_file, request_requeue
 
     if not paths and not failed:
         raise FrazilError("expected a micrograph or --failed, found neither")
     with _open(where) as reader:
-        presence = Presence.decode(reader.meta().get("daemon", ""))
-    keys = [ledger_key(path, presence) for path in paths or []]
+        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+    keys = [ledger_key(path, info) for path in paths or []]
     count = request_requeue(ledger_file(where), keys, ["failed", "quarantined"] if failed else [])
     typer.echo(f"{count} to be picked again")
 
@@ -158,11 +158,12 @@ def show(
 ) -> None:
     """Say all that the ledger knows of one micrograph, with every result it ever had."""
     from frazil.documents import MicrographDocument
-    from frazil.session.outbox.daemon_info import Presence, ledger_key
+    from frazil.session.outbox.daemon_info import DaemonInfo, ledger_key
+    from frazil.session.outbox.ledger import DAEMON_KEY
 
     with _open(where) as reader:
-        presence = Presence.decode(reader.meta().get("daemon", ""))
-        key = ledger_key(path, presence)
+        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+        key = ledger_key(path, info)
         record = reader.micrograph(key)
         if record is None:
             raise FrazilError(f"{key}: expected a micrograph that {reader.file} knows, found none")
@@ -327,20 +328,20 @@ def _open(where: Path) -> LedgerReader:
     return LedgerReader(ledger_file(where))
 
 
-def _describe_daemon(presence: Presence | None, now: dict[str, float] | None) -> str:
-    if presence is None:
+def _describe_daemon(info: DaemonInfo | None, now: dict[str, float] | None) -> str:
+    if info is None:
         return "no daemon has used this ledger yet"
     if now is not None:
         return (
-            f"running since {_when(presence.started_at)} (process {presence.pid}): watching {presence.watch}, "
-            f"{presence.model} on {presence.provider} in {presence.precision}, "
-            f"publishing on {presence.stream}; the page is {presence.page}"
+            f"running since {_when(info.started_at)} (process {info.pid}): watching {info.watch}, "
+            f"{info.model} on {info.provider} in {info.precision}, "
+            f"publishing on {info.stream}; the page is {info.page}"
         )
-    if presence.stopped_at is not None:
-        return f"not running: stopped {_when(presence.stopped_at)}"
-    if Path(f"/proc/{presence.pid}/comm").is_file():
-        return f"process {presence.pid}, started {_when(presence.started_at)}, does not answer at {presence.metrics}"
-    return f"not running: it was started {_when(presence.started_at)} and did not end in order"
+    if info.stopped_at is not None:
+        return f"not running: stopped {_when(info.stopped_at)}"
+    if Path(f"/proc/{info.pid}/comm").is_file():
+        return f"process {info.pid}, started {_when(info.started_at)}, does not answer at {info.metrics}"
+    return f"not running: it was started {_when(info.started_at)} and did not end in order"
 
 
 def _write_csv(columns: Iterable[str], records: Iterable[MicrographRecord]) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from frazil.picking import Tuning
-    from frazil.session.outbox.daemon_info import Presence
+    from frazil.session.outbox.daemon_info import DaemonInfo
     from frazil.session.outbox.ledger import LedgerReader
     from frazil.session.retune import MicrographCount
 
@@ -64,29 +64,29 @@ def retune(
     stays as it was. A threshold is for the model of the newest result; what another model picked keeps its own.
     """
     from frazil.picking import Tuning
-    from frazil.session.outbox.daemon_info import Presence, ledger_key
-    from frazil.session.outbox.ledger import LedgerReader, ledger_file
+    from frazil.session.outbox.daemon_info import DaemonInfo, ledger_key
+    from frazil.session.outbox.ledger import DAEMON_KEY, LedgerReader, ledger_file
 
     tuning = Tuning(threshold=threshold, min_distance_angstrom=min_distance, edge_margin_angstrom=edge_margin)
     if apply and micrograph is not None:
         raise FrazilError("expected --apply or --micrograph, found both: what is applied holds for all micrographs")
     with LedgerReader(ledger_file(out)) as reader:
-        presence = Presence.decode(reader.meta().get("daemon", ""))
+        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
         if apply:
-            _apply(reader, tuning, presence, as_json=as_json)
+            _apply(reader, tuning, info, as_json=as_json)
         elif micrograph is not None:
-            _show_one(reader, ledger_key(micrograph, presence), tuning, as_json=as_json)
+            _show_one(reader, ledger_key(micrograph, info), tuning, as_json=as_json)
         else:
             _show_all(reader, tuning, as_json=as_json)
 
 
-def _apply(reader: LedgerReader, tuning: Tuning, presence: Presence | None, *, as_json: bool) -> None:
+def _apply(reader: LedgerReader, tuning: Tuning, info: DaemonInfo | None, *, as_json: bool) -> None:
     from frazil.session.retune import request_retune
 
     if tuning == type(tuning)():
         raise FrazilError("expected --threshold, --min-distance or --edge-margin to apply, found none")
     wanted = request_retune(reader, tuning)
-    is_running = presence is not None and presence.ask() is not None
+    is_running = info is not None and info.ask() is not None
     if as_json:
         _print_json({"asked": wanted, "running": is_running})
         return

@@ -78,9 +78,9 @@ def listen(
 
     files, unwritten = None, 0
     if to is not None:
-        from frazil.pick_files import PickFiles
+        from frazil.pick_files import PickFileWriter
 
-        files = PickFiles(to, file_format, box_size_px=box_size)
+        files = PickFileWriter(to, file_format, box_size_px=box_size)
     with PickStream(
         address,
         topics=[kind.value for kind in topics or [Kind.picks]],

@@ -21,8 +21,8 @@ from frazil.models import prove_model
 from frazil.picking import load_model
 from frazil.picking.onnx_runtime import ort
 from frazil.picking.provider import available_cores, cuda_problem
-from frazil.session.outbox.daemon_info import Presence
-from frazil.session.outbox.ledger import LedgerReader
+from frazil.session.outbox.daemon_info import DaemonInfo
+from frazil.session.outbox.ledger import DAEMON_KEY, LedgerReader
 from frazil.settings import Precision, ServeSettings, default_model_path
 
 __all__ = ["DoctorResult", "examine"]
@@ -135,12 +135,12 @@ def _examine_ports(settings: ServeSettings) -> Iterator[DoctorResult]:
             )
 
 
-def _running(settings: ServeSettings) -> Presence | None:
+def _running(settings: ServeSettings) -> DaemonInfo | None:
     """The daemon that uses these settings' ledger now; None where none answers."""
     with contextlib.suppress(FrazilError), LedgerReader(settings.ledger_file) as reader:
-        presence = Presence.decode(reader.meta().get("daemon", ""))
-        if presence is not None and presence.ask() is not None:
-            return presence
+        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+        if info is not None and info.ask() is not None:
+            return info
     return None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import frazil
 from frazil.errors import FrazilError, OutputError
-from frazil.files import write_text
+from frazil.files import write_atomically
 from frazil.settings import ServeSettings, load_settings
 
 __all__ = ["Installation", "plan_installation"]
@@ -55,7 +55,7 @@ class Installation:
         try:
             for place, content in self.files.items():
                 place.parent.mkdir(parents=True, exist_ok=True)
-                write_text(place, content)
+                write_atomically(place, content)
             place = self.out
             if not place.exists():
                 place.mkdir(parents=True)

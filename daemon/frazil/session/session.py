@@ -17,16 +17,15 @@ from frazil.paths import absolute_path
 from frazil.picking import Model, Picker, PickingSettings
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.intake import Intake
-from frazil.session.intake.passed_over import INVENTORY_KEY
 from frazil.session.intake.selection import Selection
 from frazil.session.intake.watcher import Watcher
 from frazil.session.outbox.daemon_info import check_watch
-from frazil.session.outbox.ledger import Ledger, Witness
+from frazil.session.outbox.ledger import INVENTORY_KEY, MOUNT_POINT_KEY, Ledger, Witness
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.doubts import Doubts
 from frazil.session.pick.drift_watch import DriftWatch
-from frazil.session.pick.model_changes import Announcer, Change
+from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.pipeline import Pipeline
 from frazil.session.pick.reader import MicrographReader
 from frazil.session.pick.serving import Serving
@@ -38,7 +37,6 @@ __all__ = ["Session"]
 _LEDGER_LOOK_SECONDS = 1.0
 _LOCAL_SETTLE_SECONDS = 1.0
 """Between the two looks at a file on a local file system that nobody is known to have closed."""
-_MOUNT_POINT_KEY = "mount_point"
 
 
 class Session:
@@ -218,7 +216,7 @@ class Session:
         others = (*self._threads, self._watcher.thread)
         return self._pipeline.failed_stage() or next((t.name for t in others if not t.is_alive()), None)
 
-    def report(self, change: Change) -> None:
+    def report(self, change: ModelChange) -> None:
         """Take note of what happened to a model."""
         self._pipeline.report(change)
 
@@ -233,11 +231,11 @@ class Session:
 
     def _note_file_system(self, file_system: FileSystem) -> None:
         self._intake.settle(self._settle_seconds(file_system), shows_holes=file_system.shows_holes)
-        self.remember(_MOUNT_POINT_KEY, file_system.mount_point)
+        self.remember(MOUNT_POINT_KEY, file_system.mount_point)
 
     def _usual_mount_point(self) -> str:
         """Where the file system was mounted that the directory lay on when an earlier run last saw it."""
-        remembered = self.ledger.recall(_MOUNT_POINT_KEY)
+        remembered = self.ledger.recall(MOUNT_POINT_KEY)
         return remembered if remembered and self.root.is_relative_to(remembered) else ""
 
     def _watch_ledger(self) -> None:

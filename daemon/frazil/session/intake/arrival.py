@@ -10,7 +10,7 @@ from typing import Literal
 
 from frazil.session.outbox.file_stamp import FileStamp
 
-__all__ = ["Arrival", "FoundBy", "Hint", "Line", "is_utf8"]
+__all__ = ["Arrival", "FoundBy", "Hint", "PickQueue", "is_utf8"]
 
 FoundBy = Literal["event", "scan"]
 
@@ -35,17 +35,17 @@ class Arrival:
     key: str
     """Its name in the ledger: the path below the watched directory."""
     stamp: FileStamp
-    closed_at: float
+    closed_at_monotonic: float
     """When its writer was last known to be at it, by the monotonic clock."""
-    complete_at: float
+    complete_at_monotonic: float
     """When it was known to be complete, by the monotonic clock."""
-    settled_at: float = 0.0
+    settled_at_monotonic: float = 0.0
     """The last look at it, after it was read, is to come no sooner, by the monotonic clock."""
     backlog: bool = False
     """Whether it lay there when the daemon started."""
 
 
-class Line:
+class PickQueue:
     """Arrivals in the order in which they are picked.
 
     What appears while the daemon runs comes before what lay there at the start: the microscope's operator looks at

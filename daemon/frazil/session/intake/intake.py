@@ -59,10 +59,10 @@ class _Candidate:
     path: Path
     stamp: FileStamp
     unchanged_since: float
-    closed_at: float
+    closed_at_monotonic: float
     """When its writer was last known to be at it: it changed then, or was closed."""
     due: float
-    settled_at: float = 0.0
+    settled_at_monotonic: float = 0.0
     by: FoundBy
     backlog: bool
     incomplete: IncompleteMicrograph | None = None
@@ -234,7 +234,7 @@ class Intake:
                 path=hint.path,
                 stamp=stamp,
                 unchanged_since=now,
-                closed_at=now,
+                closed_at_monotonic=now,
                 due=now,
                 by=hint.by,
                 backlog=hint.backlog,
@@ -254,8 +254,8 @@ class Intake:
             self._note_closed(key, known, now)
 
     def _note_closed(self, key: str, candidate: _Candidate, now: float) -> None:
-        candidate.closed_at = now
-        candidate.settled_at = now + _CLOSED_SETTLE_SECONDS
+        candidate.closed_at_monotonic = now
+        candidate.settled_at_monotonic = now + _CLOSED_SETTLE_SECONDS
         self._look_again(key, candidate, _CLOSED_REST_SECONDS)
 
     def _note_return(self, key: str, candidate: _Candidate, returned: _Return, *, closed: bool) -> None:
@@ -272,7 +272,7 @@ class Intake:
     def _restart(self, key: str, candidate: _Candidate, stamp: FileStamp) -> None:
         """The file has changed: what was known of it no longer holds."""
         candidate.stamp, candidate.unchanged_since = stamp, time.monotonic()
-        candidate.closed_at = candidate.unchanged_since
+        candidate.closed_at_monotonic = candidate.unchanged_since
         candidate.incomplete = None
         self._look_again(key, candidate, self._settle_seconds)
 
@@ -370,9 +370,9 @@ class Intake:
             path=candidate.path,
             key=key,
             stamp=candidate.stamp,
-            closed_at=candidate.closed_at,
-            complete_at=now,
-            settled_at=candidate.settled_at,
+            closed_at_monotonic=candidate.closed_at_monotonic,
+            complete_at_monotonic=now,
+            settled_at_monotonic=candidate.settled_at_monotonic,
             backlog=candidate.backlog,
         )
 

@@ -8,10 +8,7 @@ import msgspec
 
 from frazil.errors import printable
 
-__all__ = ["INVENTORY_KEY", "PASS_REASONS", "Inventory", "PassReason", "Passed"]
-
-INVENTORY_KEY = "inventory"
-"""What it is called in the ledger's memory."""
+__all__ = ["PASS_REASONS", "Inventory", "PassReason", "Passed"]
 
 PassReason = Literal[
     "not_included",

@@ -1,4 +1,4 @@
-"""Presence: what the daemon leaves in the ledger about itself, so that ``frazil status`` finds it."""
+"""DaemonInfo: what the daemon leaves in the ledger about itself, so that ``frazil status`` finds it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ import msgspec
 
 from frazil.errors import OutputError
 from frazil.paths import is_same_file, path_below
-from frazil.session.outbox.ledger import Ledger, LedgerReader
+from frazil.session.outbox.ledger import DAEMON_KEY, Ledger, LedgerReader
 
-__all__ = ["PRESENCE_KEY", "Presence", "check_watch", "ledger_key", "move_watch"]
+__all__ = ["DaemonInfo", "check_watch", "ledger_key", "move_watch"]
 
-PRESENCE_KEY = "daemon"
-"""Under which the ledger remembers it."""
 _LOOKED_FOR = 100
 
 _ANSWER_SECONDS = 2.0
 
 
-class Presence(msgspec.Struct, frozen=True, kw_only=True):
+class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A daemon that runs, or ran."""
 
     pid: int
@@ -47,14 +45,14 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self).decode()
 
     @classmethod
-    def decode(cls, text: str) -> Presence | None:
+    def decode(cls, text: str) -> DaemonInfo | None:
         """From the ledger's text; None where there is none."""
         try:
             return msgspec.json.decode(text, type=cls)
         except ValueError:
             return None
 
-    def stopped(self) -> Presence:
+    def stopped(self) -> DaemonInfo:
         """The same, having ended now."""
         return msgspec.structs.replace(self, stopped_at=time.time())
 
@@ -86,13 +84,13 @@ def check_watch(ledger: Ledger, watch: Path) -> None:
     Raises:
         OutputError: it is of another one.
     """
-    presence = Presence.decode(ledger.recall(PRESENCE_KEY))
-    if presence is None or presence.watch == str(watch) or not ledger.knows_any():
+    info = DaemonInfo.decode(ledger.recall(DAEMON_KEY))
+    if info is None or info.watch == str(watch) or not ledger.knows_any():
         return
-    if is_same_file(Path(presence.watch), watch):
+    if is_same_file(Path(info.watch), watch):
         return  # by another name, such as that of another mount
     raise OutputError(
-        f"{ledger.file}: expected a ledger of {watch}, found that of {presence.watch}: give another --out, or another "
+        f"{ledger.file}: expected a ledger of {watch}, found that of {info.watch}: give another --out, or another "
         f"--ledger; if that directory is now called {watch}, say so with "
         f"`frazil ledger set-watch {watch} --ledger {ledger.file}`"
     )
@@ -113,9 +111,9 @@ def move_watch(file: Path, watch: Path, *, force: bool = False) -> str:
         OutputError: no daemon has used the ledger yet, one uses it now, or its micrographs are not in that directory.
     """
     with LedgerReader(file) as reader:
-        presence = Presence.decode(reader.meta().get(PRESENCE_KEY, ""))
+        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
         known = [record.path for record in reader.micrographs(["picked", "quarantined"], limit=_LOOKED_FOR)]
-    if presence is None:
+    if info is None:
         raise OutputError(
             f"{file}: expected a ledger that a daemon has used, found one that belongs to no directory yet"
         )
@@ -123,15 +121,15 @@ def move_watch(file: Path, watch: Path, *, force: bool = False) -> str:
         raise OutputError(f"{watch}: expected the watched directory, found none")
     if known and not force and not any((watch / path).exists() for path in known):
         raise OutputError(
-            f"{watch}: expected the micrographs of {presence.watch}, found none of {len(known)} that the ledger knows, "
+            f"{watch}: expected the micrographs of {info.watch}, found none of {len(known)} that the ledger knows, "
             f"such as {known[0]} (--force if they are really gone)"
         )
     with closing(Ledger(file)) as ledger:
-        ledger.remember(PRESENCE_KEY, msgspec.structs.replace(presence, watch=str(watch)).encode())
-    return presence.watch
+        ledger.remember(DAEMON_KEY, msgspec.structs.replace(info, watch=str(watch)).encode())
+    return info.watch
 
 
-def ledger_key(path: Path, presence: Presence | None) -> str:
+def ledger_key(path: Path, info: DaemonInfo | None) -> str:
     """The ledger's name of a micrograph: its path below the watched directory."""
-    below = None if presence is None else path_below(Path(presence.watch), path)
+    below = None if info is None else path_below(Path(info.watch), path)
     return str(path if below is None else below)

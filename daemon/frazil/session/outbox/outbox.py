@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Publisher(Protocol):
+class DocumentStream(Protocol):
     """The stream, as far as the outbox knows it."""
 
     def publish(self, seq: int, topic: bytes, body: bytes) -> None:
@@ -74,7 +74,7 @@ class Outbox:
     def __init__(
         self,
         ledger: Ledger,
-        stream: Publisher,
+        stream: DocumentStream,
         metrics: Metrics,
         root: Path,
         out: Path,
@@ -104,7 +104,7 @@ class Outbox:
         handled: Handled | None = None,
         revises: int = 0,
         score_map: bytes | None = None,
-        complete_at: float | None = None,
+        complete_at_unix: float | None = None,
         remember: tuple[str, str] | None = None,
         on_commit: Callable[[int], None] = _ignore,
     ) -> int:
@@ -116,7 +116,7 @@ class Outbox:
             handled: stamp and fingerprint of the file that was picked, or could not be.
             revises: number of the result that these picks replace, made of the same scores; 0 where a file was picked.
             score_map: what the model said of the micrograph, to be kept.
-            complete_at: when the file was known to be complete, in seconds of Unix time.
+            complete_at_unix: when the file was known to be complete, in seconds of Unix time.
             remember: key and value that the ledger remembers in the same transaction.
             on_commit: is told the number once it is committed, and before it is delivered.
 
@@ -138,7 +138,9 @@ class Outbox:
         def write() -> int:
             match document:
                 case MicrographDocument() if handled is not None:
-                    return ledger.commit_picked(key, handled, numbered, score_map=score_map, complete_at=complete_at)[0]
+                    return ledger.commit_picked(
+                        key, handled, numbered, score_map=score_map, complete_at_unix=complete_at_unix
+                    )[0]
                 case MicrographDocument():
                     return ledger.commit_revision(key, revises, numbered, score_map=score_map, remember=remember)
                 case FailedDocument() if handled is not None:

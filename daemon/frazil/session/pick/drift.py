@@ -22,7 +22,6 @@ import msgspec
 __all__ = [
     "BASELINE_MICROGRAPHS",
     "DIRECTIONS",
-    "DRIFT_KEY",
     "LAST_MICROGRAPHS",
     "QUANTITIES",
     "Chart",
@@ -31,8 +30,6 @@ __all__ = [
     "Quantity",
 ]
 
-DRIFT_KEY = "drift"
-"""What it is called in the ledger's memory."""
 _FEW_SHARE = 0.15
 """Before there is a baseline: picks are few where they are below this share of the median before."""
 LAST_MICROGRAPHS = 10

@@ -11,8 +11,8 @@ import msgspec
 
 from frazil.documents import MicrographDocument
 from frazil.health.drift_metrics import DriftMetrics
-from frazil.session.outbox.ledger import BASELINE_KEY, Ledger
-from frazil.session.pick.drift import DIRECTIONS, DRIFT_KEY, QUANTITIES, Direction, Drift, Quantity
+from frazil.session.outbox.ledger import BASELINE_KEY, DRIFT_KEY, Ledger
+from frazil.session.pick.drift import DIRECTIONS, QUANTITIES, Direction, Drift, Quantity
 
 __all__ = ["DriftWatch"]
 

@@ -16,19 +16,17 @@ from frazil.health.metrics import Metrics
 from frazil.models import Refusal, Standing
 from frazil.picking import ModelIdentity
 from frazil.picking.provider import Placement
-from frazil.session.outbox.ledger import Ledger
+from frazil.session.outbox.ledger import STANDING_KEY, Ledger
 from frazil.session.outbox.outbox import Outbox
 from frazil.settings import Precision
 
-__all__ = ["Announcer", "Change"]
+__all__ = ["Announcer", "ModelChange"]
 
 log = logging.getLogger(__name__)
 
-_STANDING_KEY = "standing"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class ModelChange:
     """A change of models, in its place between two micrographs."""
 
     event: Literal["loaded", "refused", "rolled_back"]
@@ -68,7 +66,7 @@ class Announcer:
         self._lock = threading.Lock()
         """Held from where the standing is read to where what became of it is remembered."""
 
-    def announce(self, change: Change) -> None:
+    def announce(self, change: ModelChange) -> None:
         """Commit a change and tell whoever wants to know.
 
         Raises:
@@ -86,7 +84,7 @@ class Announcer:
         with contextlib.ExitStack() as held:
             held.enter_context(self._lock)
             standing = None if self.standing is None else _standing_after(change, self.standing, at)
-            remember = None if standing is None else (_STANDING_KEY, msgspec.json.encode(standing).decode())
+            remember = None if standing is None else (STANDING_KEY, msgspec.json.encode(standing).decode())
 
             def committed(_seq: int) -> None:
                 self.standing = standing
@@ -97,7 +95,7 @@ class Announcer:
 
     def recall_standing(self) -> Standing | None:
         """Where an earlier run of the daemon stood; None where that is not known."""
-        kept = self._ledger.recall(_STANDING_KEY)
+        kept = self._ledger.recall(STANDING_KEY)
         try:
             return msgspec.json.decode(kept, type=Standing) if kept else None
         except ValueError as error:
@@ -110,7 +108,7 @@ class Announcer:
         Raises:
             sqlite3.Error: the ledger cannot be written; the standing stays as it was.
         """
-        self._ledger.remember(_STANDING_KEY, msgspec.json.encode(standing).decode())
+        self._ledger.remember(STANDING_KEY, msgspec.json.encode(standing).decode())
         self.standing = standing
 
     def note_trial(self, trying: Refusal | None) -> None:
@@ -123,7 +121,7 @@ class Announcer:
             if self.standing is not None and self.standing.trying != trying:
                 self.begin(msgspec.structs.replace(self.standing, trying=trying))
 
-    def _tell(self, change: Change) -> None:
+    def _tell(self, change: ModelChange) -> None:
         """Count and log a change."""
         self._metrics.model_changes.labels(event=change.event, reason=change.reason).inc()
         if change.placement is not None:
@@ -144,7 +142,7 @@ class Announcer:
             )
 
 
-def _standing_after(change: Change, standing: Standing, at: str) -> Standing:
+def _standing_after(change: ModelChange, standing: Standing, at: str) -> Standing:
     if change.event != "refused":
         standing = standing.serve(change.model.version, change.model.sha256, at)
     if change.event == "loaded":
@@ -162,6 +160,6 @@ def _standing_after(change: Change, standing: Standing, at: str) -> Standing:
     )
 
 
-def _stamp(change: Change) -> ModelStamp:
+def _stamp(change: ModelChange) -> ModelStamp:
     model = change.model
     return ModelStamp(name=model.name, version=model.version, sha256=model.sha256, precision=change.precision)

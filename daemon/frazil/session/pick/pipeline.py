@@ -28,7 +28,7 @@ from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.outputs import namesakes
 from frazil.picking import Batches, ChooseRescaling, Micrograph, PixelMemory, ScoreMap
-from frazil.session.intake.arrival import Arrival, Line, is_utf8
+from frazil.session.intake.arrival import Arrival, PickQueue, is_utf8
 from frazil.session.outbox.file_stamp import sample, stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.session.outbox.outbox import Outbox
@@ -36,7 +36,7 @@ from frazil.session.outbox.retry import Stopped
 from frazil.session.outbox.score_map import pack_score_map
 from frazil.session.pick.doubts import BLANK_TOLD, Doubts
 from frazil.session.pick.drift_watch import DriftWatch
-from frazil.session.pick.model_changes import Announcer, Change
+from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.record import record_failure
 from frazil.session.pick.serving import Serving
 from frazil.session.retune import Asked, Reviser
@@ -76,10 +76,10 @@ class _Failed:
     error: MicrographError
 
 
-_Result = _Picked | _Failed | Change | Asked
+_Result = _Picked | _Failed | ModelChange | Asked
 
 
-class Intake(Protocol):
+class ArrivalOwner(Protocol):
     """Takes arrivals back."""
 
     def finish(self, arrival: Arrival, handled: Handled) -> None:
@@ -145,7 +145,7 @@ class Pipeline:
         self._watch = watch
         self._max_attempts = max_attempts
         self._keep_score_maps = keep_score_maps
-        self._line = Line()
+        self._queue = PickQueue()
         self._micrographs: Queue[_Read] = Queue(_MICROGRAPHS_QUEUED)
         self._results: Queue[_Result] = Queue()
         self._room = threading.Semaphore(_RESULTS_QUEUED)
@@ -160,11 +160,11 @@ class Pipeline:
             threading.Thread(target=stage, name=f"frazil-{stage.__name__.strip('_')}", daemon=True)
             for stage in (self._reading, self._picking, self._writing)
         ]
-        metrics.watch_queue("read", lambda: len(self._line))
+        metrics.watch_queue("read", lambda: len(self._queue))
         metrics.watch_queue("pick", self._micrographs.qsize)
         metrics.watch_queue("write", self._results.qsize)
 
-    def connect(self, intake: Intake) -> None:
+    def connect(self, intake: ArrivalOwner) -> None:
         """Say whom arrivals go back to: the intake, which cannot be made before what it hands them to."""
         self._intake = intake
 
@@ -175,13 +175,13 @@ class Pipeline:
 
     def accept(self, arrival: Arrival) -> None:
         """Put an arrival in line."""
-        self._line.put(arrival)
+        self._queue.put(arrival)
 
     def refuse(self, arrival: Arrival, error: MicrographError) -> None:
         """Take note of a file that cannot be picked."""
         self._results.put(_Failed(arrival=arrival, error=error))
 
-    def report(self, change: Change) -> None:
+    def report(self, change: ModelChange) -> None:
         """Take note of what happened to a model."""
         self._results.put(change)
 
@@ -206,7 +206,7 @@ class Pipeline:
 
     def waiting(self) -> int:
         """Micrographs that wait to be read."""
-        return len(self._line)
+        return len(self._queue)
 
     def failed_stage(self) -> str | None:
         """Name of a stage that has died, which none should."""
@@ -230,7 +230,7 @@ class Pipeline:
         """Read the next arrival, if one comes within a moment, and hand it on once there is room."""
         beat = self._heartbeats.of("frazil-reading").beat
         beat()
-        arrival = self._line.take(_STOP_CHECK_SECONDS)
+        arrival = self._queue.take(_STOP_CHECK_SECONDS)
         if arrival is None:
             if self._clock() > self._memory_kept_until:
                 self._memory.release()
@@ -245,7 +245,7 @@ class Pipeline:
             return
         except Exception as error:  # noqa: BLE001 - the edge of one unit of work
             read = _Failed(arrival=arrival, error=failure_of(arrival.path, "reading", error))
-        self._stopping.wait(max(0.0, arrival.settled_at - self._clock()))
+        self._stopping.wait(max(0.0, arrival.settled_at_monotonic - self._clock()))
         if _has_changed(arrival):
             # Whatever was read, or failed, was neither the old file nor the new one.
             self._intake.retry(arrival)
@@ -307,7 +307,9 @@ class Pipeline:
             log.warning("%s", line)
 
     def _pick(self, read: _Read) -> _Picked:
-        record = self._serving.pick(read.micrograph, read_seconds=read.seconds, since=read.arrival.complete_at)
+        record = self._serving.pick(
+            read.micrograph, read_seconds=read.seconds, since=read.arrival.complete_at_monotonic
+        )
         for line in self._doubts.note(record):
             log.warning("%s", line)
         return _Picked(
@@ -336,7 +338,7 @@ class Pipeline:
 
     def _write(self, result: _Result) -> None:
         match result:
-            case Change():
+            case ModelChange():
                 self._announcer.announce(result)
             case Asked():
                 # It comes by way of the results: all that was picked otherwise is committed by now.
@@ -355,7 +357,7 @@ class Pipeline:
         """Between two results: pass on what was asked for, and bring an earlier result to what is tuned."""
         if self._stopping.is_set() or not self._results.empty():
             return
-        is_busy = bool(self.doing) or len(self._line) > 0 or not self._micrographs.empty()
+        is_busy = bool(self.doing) or len(self._queue) > 0 or not self._micrographs.empty()
         try:
             if (asked := self._reviser.asked()) is not None:
                 self._serving.tune(asked)
@@ -388,14 +390,14 @@ class Pipeline:
             key=arrival.key,
             handled=handled,
             score_map=None if result.score_map is None else pack_score_map(result.score_map),
-            complete_at=time.time() - (self._clock() - arrival.complete_at),
+            complete_at_unix=time.time() - (self._clock() - arrival.complete_at_monotonic),
             on_commit=committed,
         )
         now = self._clock()
-        metrics.stage.labels(stage="settle").observe(arrival.complete_at - arrival.closed_at)
+        metrics.stage.labels(stage="settle").observe(arrival.complete_at_monotonic - arrival.closed_at_monotonic)
         metrics.stage.labels(stage="deliver").observe(now - started)
         if not arrival.backlog:
-            metrics.latency.observe(now - arrival.closed_at)
+            metrics.latency.observe(now - arrival.closed_at_monotonic)
         picks = len(document.picks.score)
         log.info(
             "picked %s: %d picks in %.2f s (sequence number %d)%s",

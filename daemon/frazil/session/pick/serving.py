@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from frazil.picking import Micrograph, Picker
-from frazil.session.pick.model_changes import Change
+from frazil.session.pick.model_changes import ModelChange
 from frazil.session.pick.probation import Probation
 from frazil.session.pick.record import Record, record_picks
 from frazil.session.retune.limits import Asked, Wanted
@@ -88,9 +88,9 @@ class Serving:
         with self._lock:
             self._asked = asked
 
-    def advance(self) -> list[Change | Asked]:
+    def advance(self) -> list[ModelChange | Asked]:
         """Between two micrographs: roll back what has failed its probation, and take what is offered."""
-        changes: list[Change | Asked] = []
+        changes: list[ModelChange | Asked] = []
         if self._probation is not None and self._before is not None:
             if verdict := self._probation.verdict:
                 changes.append(self._roll_back(self._before, *verdict))
@@ -149,7 +149,7 @@ class Serving:
         instead = pick_with(before)
         return instead if probation.note_picks(len(record.picks), len(instead.picks)) else record
 
-    def _take(self, offered: Offer) -> Change:
+    def _take(self, offered: Offer) -> ModelChange:
         if self._probation_micrographs:
             # One that is on probation itself is nothing to fall back on.
             self._before = self._before or self._picker
@@ -165,7 +165,7 @@ class Serving:
                 model.identity,
                 self._picker.threshold,
             )
-        return Change(
+        return ModelChange(
             event="loaded",
             model=model.identity,
             placement=model.placement,
@@ -176,10 +176,10 @@ class Serving:
     def _tune(self, picker: Picker) -> Picker:
         return picker.tuned(self._wanted.for_model(picker.model.identity.sha256))
 
-    def _roll_back(self, before: Picker, reason: str, message: str) -> Change:
+    def _roll_back(self, before: Picker, reason: str, message: str) -> ModelChange:
         withdrawn = self._picker.model.identity
         self._picker, self._before, self._probation = before, None, None
-        return Change(
+        return ModelChange(
             event="rolled_back",
             model=before.model.identity,
             placement=before.model.placement,

@@ -19,7 +19,7 @@ from frazil.faults import is_passing
 from frazil.health.metrics import Metrics
 from frazil.models import Refusal, Standing, current_stamp, held_bytes, post_standing, prove_model
 from frazil.picking import Micrograph, Model, ModelIdentity, Picker, has_twin, identify_model, read_current
-from frazil.session.pick.model_changes import Announcer, Change
+from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.record import Record
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import Canary, CanaryBounds
@@ -138,11 +138,11 @@ class Swapper:
         self._on_decided = on_decided
         self._wake.set()
 
-    def start(self, serving: Serving, report: Callable[[Change], None]) -> None:
+    def start(self, serving: Serving, report: Callable[[ModelChange], None]) -> None:
         """Run in a thread of its own; arguments as for `run`."""
         threading.Thread(target=self.run, args=(serving, report), name="frazil-swap", daemon=True).start()
 
-    def run(self, serving: Serving, report: Callable[[Change], None]) -> None:
+    def run(self, serving: Serving, report: Callable[[ModelChange], None]) -> None:
         """Look, again and again, until told to stop.
 
         Args:
@@ -167,13 +167,13 @@ class Swapper:
         with contextlib.suppress(sqlite3.Error):
             self._announcer.note_trial(None)
 
-    def _report_interrupted(self, report: Callable[[Change], None]) -> None:
+    def _report_interrupted(self, report: Callable[[ModelChange], None]) -> None:
         """Refuse the version whose trial an earlier run did not live to end, lest each restart end in the same way."""
         trying = self._announcer.standing and self._announcer.standing.trying
         if trying:
             model = ModelIdentity(name=self._folder.name, version=trying.version, sha256=trying.sha256)
             report(
-                Change(
+                ModelChange(
                     event="refused",
                     model=model,
                     reason=trying.reason,
@@ -187,7 +187,7 @@ class Swapper:
         if on_decided is not None:
             on_decided()
 
-    def _look(self, serving: Serving, report: Callable[[Change], None]) -> None:
+    def _look(self, serving: Serving, report: Callable[[ModelChange], None]) -> None:
         self._post()
         stamp = current_stamp(self._folder)
         if stamp == self._seen:
@@ -209,7 +209,7 @@ class Swapper:
                 self._put_off(str(error))
             elif current_stamp(self._folder) == stamp and not self._stop.is_set():
                 report(
-                    Change(
+                    ModelChange(
                         event="refused",
                         model=self._identify(version),
                         reason=error.reason,

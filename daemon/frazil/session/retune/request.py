@@ -8,16 +8,13 @@ import msgspec
 
 from frazil.errors import RetuneError
 from frazil.picking import Tuning
-from frazil.session.outbox.ledger import LedgerReader, update_remembered
+from frazil.session.outbox.ledger import RETUNE_KEY, LedgerReader, update_remembered
 from frazil.session.retune.limits import Wanted, limits_of
 from frazil.session.retune.repick import pick_again, read_document, read_score_map
 
-__all__ = ["REQUEST_KEY", "newest_model", "request_retune"]
+__all__ = ["newest_model", "request_retune"]
 
 log = logging.getLogger(__name__)
-
-REQUEST_KEY = "retune"
-"""Under which the ledger holds what was asked for and not yet granted."""
 
 
 def request_retune(reader: LedgerReader, tuning: Tuning, *, model_sha256: str = "") -> Wanted:
@@ -45,7 +42,7 @@ def request_retune(reader: LedgerReader, tuning: Tuning, *, model_sha256: str = 
     if kept.score_map is not None:  # what cannot be told of the newest cannot be told of any
         pick_again(document, read_score_map(kept), tuning.over(limits_of(document)))
     wanted = Wanted.of(tuning, model_sha256 or document.model.sha256)
-    update_remembered(reader.file, REQUEST_KEY, lambda text: _encode(wanted.over(decode_wanted(text))))
+    update_remembered(reader.file, RETUNE_KEY, lambda text: _encode(wanted.over(decode_wanted(text))))
     return wanted
 
 

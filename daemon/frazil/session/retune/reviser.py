@@ -10,12 +10,12 @@ import msgspec
 from frazil.documents import MicrographDocument, Seconds, columns_of, now_rfc3339
 from frazil.errors import RetuneError
 from frazil.picking import PickingSettings, PickLimits, Picks
-from frazil.session.outbox.ledger import KeptResult, Ledger, LedgerReader
+from frazil.session.outbox.ledger import RETUNE_KEY, KeptResult, Ledger, LedgerReader
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.retune.limits import Asked, Wanted, limits_of
 from frazil.session.retune.progress import TUNED_KEY, Tuned
 from frazil.session.retune.repick import pick_again, read_document, read_score_map
-from frazil.session.retune.request import REQUEST_KEY, decode_wanted
+from frazil.session.retune.request import decode_wanted
 
 __all__ = ["Reviser"]
 
@@ -73,7 +73,7 @@ class Reviser:
         if now < self._next_look:
             return None
         self._next_look = now + _LOOK_SECONDS
-        text = self._ledger.recall(REQUEST_KEY)
+        text = self._ledger.recall(RETUNE_KEY)
         if text in ("", self._asked):
             return None
         self._asked = text
@@ -87,7 +87,7 @@ class Reviser:
         """
         wanted = asked.wanted
         tuned = Tuned(settings=self._tuned.settings, wanted=wanted, since=now_rfc3339(), until_seq=self._ledger.head)
-        self._outbox.grant((REQUEST_KEY, asked.text), (TUNED_KEY, tuned.encode()))
+        self._outbox.grant((RETUNE_KEY, asked.text), (TUNED_KEY, tuned.encode()))
         if self._asked == asked.text:
             self._asked = ""
         self._untold = []

@@ -25,6 +25,7 @@ from frazil.errors import OutputError
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger.damage import LedgerStoppedError, explain, is_fatal
 from frazil.session.outbox.ledger.layout import HEAD, checksum, claim, connect, transaction
+from frazil.session.outbox.ledger.meta_keys import DELIVERED_KEY, EPOCH_KEY
 from frazil.session.outbox.ledger.reader import StoredDocument
 from frazil.session.outbox.ledger.witness import Generation, Witness
 
@@ -91,7 +92,7 @@ class Ledger:
             self._claim.close()
             raise
         try:
-            self.epoch = self.recall("epoch")
+            self.epoch = self.recall(EPOCH_KEY)
             if not self.epoch:
                 raise LedgerStoppedError("it does not say its epoch")
             self._head = int(self._database.execute(HEAD).fetchone()[0])
@@ -310,7 +311,7 @@ class Ledger:
         body_at: Callable[[str, int, int], bytes],
         *,
         score_map: bytes | None = None,
-        complete_at: float | None = None,
+        complete_at_unix: float | None = None,
     ) -> tuple[int, bytes]:
         """Commit a result under the next sequence number.
 
@@ -319,7 +320,7 @@ class Ledger:
             handled: its stamp and fingerprint.
             body_at: makes the document for an epoch, a sequence number, and that of the result it supersedes (0: none).
             score_map: what the model said of the micrograph, to be kept.
-            complete_at: when the file was known to be complete, in seconds of Unix time.
+            complete_at_unix: when the file was known to be complete, in seconds of Unix time.
 
         Returns:
             The sequence number and the document.
@@ -341,7 +342,7 @@ class Ledger:
             self._record(path, handled, "picked", "", "")
             self._database.execute(
                 "UPDATE micrographs SET seq = ?, complete_at = ?, picked_at = ?, published_at = NULL WHERE path = ?",
-                (seq, complete_at, now, path),
+                (seq, complete_at_unix, now, path),
             )
         self._head = seq
         return seq, body
@@ -485,7 +486,7 @@ class Ledger:
 
     def delivered(self) -> int:
         """The sequence number up to which all is known to be out; where that is damaged, all goes out again."""
-        text = self.recall("delivered")
+        text = self.recall(DELIVERED_KEY)
         return int(text) if text.isdecimal() else 0
 
     def documents_after(self, seq: int) -> list[StoredDocument]:
