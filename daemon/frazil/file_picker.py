@@ -121,8 +121,8 @@ class FilePicker:
                 written.
             OutputError: no results can be written at present.
         """
-        self._outputs.check_name(path, Path(path.name))
-        star = self._outputs.file_of(Path(path.name))
+        self._outputs.check_name(path, path.name)
+        star = self._outputs.file_of(path.name)
         if star in self._written:
             raise MicrographError(path, "name", f"expected a name of its own, found the name of {self._written[star]}")
         try:

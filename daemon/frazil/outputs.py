@@ -11,12 +11,25 @@ import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from frazil.errors import MicrographError, OutputError, printable
 from frazil.faults import is_waited_for, prove_writable, reason_of
 from frazil.picking import MICROGRAPH_ENDINGS, micrograph_stem
 
-__all__ = ["OutputFolder", "namesakes"]
+__all__ = ["PICK_FILE_ENDINGS", "OutputFolder", "PickFileFormat", "namesakes"]
+
+PickFileFormat = Literal["star", "relion", "cryosparc", "box", "cbox", "csv", "json"]
+
+PICK_FILE_ENDINGS: dict[PickFileFormat, str] = {
+    "star": "_picks.star",
+    "relion": "_autopick.star",
+    "box": ".box",
+    "cbox": ".cbox",
+    "csv": ".csv",
+    "json": ".json",
+}
+"""Ending of the pick file of a micrograph, after the micrograph's stem. ``cryosparc`` has one file for all."""
 
 _LONGEST_NAME_BYTES = 255
 _LONGEST_PATH_BYTES = 4095
@@ -30,7 +43,7 @@ class OutputFolder:
         ending: of the files, after the micrograph's name.
     """
 
-    def __init__(self, path: Path, ending: str = "_picks.star") -> None:
+    def __init__(self, path: Path, ending: str = PICK_FILE_ENDINGS["star"]) -> None:
         self.path = path
         self._ending = ending
 
@@ -45,27 +58,32 @@ class OutputFolder:
         except OSError as error:
             raise OutputError(f"{self.path}: expected a directory that can be written: {reason_of(error)}") from error
 
-    def file_of(self, relative: Path) -> Path:
-        """The file of a micrograph, given its path below the watched directory."""
-        return self.path / relative.with_name(f"{micrograph_stem(relative.name)}{self._ending}")
-
-    def check_name(self, micrograph: Path, relative: Path) -> None:
-        """Check that a micrograph's file can have its name, before any work is done for it.
+    def file_of(self, key: str) -> Path:
+        """The pick file of a micrograph.
 
         Args:
-            micrograph: for the message.
-            relative: its path below the watched directory.
+            key: path of the micrograph below the watched directory.
+        """
+        below = Path(key)
+        return self.path / below.with_name(f"{micrograph_stem(below.name)}{self._ending}")
+
+    def check_name(self, micrograph: Path, key: str) -> None:
+        """Check, before a micrograph is picked, that a file with the name of its pick file can exist.
+
+        Args:
+            micrograph: full path of the micrograph, for the message.
+            key: path of the micrograph below the watched directory.
 
         Raises:
-            MicrographError: it cannot.
+            MicrographError: the key is no file name in UTF-8, or too long.
         """
-        if not relative.name:
+        if not Path(key).name:
             raise MicrographError(micrograph, "not_a_file", "expected a file, found a directory")
         try:
-            str(relative).encode()
+            key.encode()
         except UnicodeEncodeError:
             raise MicrographError(micrograph, "name", "expected a file name in UTF-8") from None
-        file = self.file_of(relative)
+        file = self.file_of(key)
         limit = _longest_name_bytes(self.path)
         longest = max(len(os.fsencode(part)) for part in file.relative_to(self.path).parts)
         if longest > limit:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Literal
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError
 from frazil.faults import reason_of
 from frazil.files import write_atomically
-from frazil.outputs import OutputFolder
+from frazil.outputs import PICK_FILE_ENDINGS, OutputFolder, PickFileFormat
 from frazil.paths import absolute_path, path_below
 from frazil.picking import (
     GrowingStar,
@@ -25,18 +24,6 @@ from frazil.picking import (
 )
 
 __all__ = ["PickFileWriter"]
-
-Format = Literal["star", "relion", "cryosparc", "box", "cbox", "csv", "json"]
-
-_ENDINGS: dict[str, str] = {
-    "star": "_picks.star",
-    "relion": "_autopick.star",
-    "box": ".box",
-    "cbox": ".cbox",
-    "csv": ".csv",
-    "json": ".json",
-}
-
 
 _JOB = re.compile(r"^.+?/job\d{3}[^/]*/")
 
@@ -58,9 +45,9 @@ class PickFileWriter:
         FrazilError: the directory cannot be made, or holds a table of that name that is no STAR file.
     """
 
-    def __init__(self, directory: Path, file_format: Format, *, box_size_px: int | None = None) -> None:
+    def __init__(self, directory: Path, file_format: PickFileFormat, *, box_size_px: int | None = None) -> None:
         self._directory = directory
-        self._outputs = OutputFolder(directory, _ENDINGS.get(file_format, ""))
+        self._outputs = OutputFolder(directory, PICK_FILE_ENDINGS.get(file_format, ""))
         self._format = file_format
         self._box_size_px = box_size_px
         self._outputs.prepare()
@@ -97,7 +84,7 @@ class PickFileWriter:
         if self._format == "relion":  # RELION looks under the micrograph's name as it knows it, less the job's folder
             folder = str(Path(_JOB.sub("", _seen_from_project(document.path))).parent)
         parts = [part for part in Path(folder).parts if part not in ("..", "/")]
-        return self._outputs.file_of(Path(*parts, Path(document.micrograph).name or "_"))
+        return self._outputs.file_of(str(Path(*parts, Path(document.micrograph).name or "_")))
 
     def _write(self, file: Path, document: MicrographDocument, picks: Picks) -> None:
         box_size_px = self._box_size_px or max(1, round(document.diameter_px))

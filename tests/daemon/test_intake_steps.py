@@ -64,7 +64,7 @@ class Rig:
         self.metrics = Metrics(prometheus_client.CollectorRegistry())
         names = OutputFolder(root.with_name("out"))
 
-        def check_name(path: Path, key: Path) -> None:
+        def check_name(path: Path, key: str) -> None:
             self.before_look()
             names.check_name(path, key)
 

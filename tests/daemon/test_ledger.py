@@ -164,7 +164,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def note(path: str, state: str = "seen", size: int = 10) -> Note:
-    return Note(path=path, stamp=FileStamp(size=size, mtime_ns=20), state=state)  # type: ignore[arg-type]
+    return Note(key=path, stamp=FileStamp(size=size, mtime_ns=20), state=state)  # type: ignore[arg-type]
 
 
 def states(ledger: Ledger) -> dict[str, str]:

@@ -115,7 +115,7 @@ class Intake:
         shows_holes: bool = True,
         accept: Callable[[Arrival], None],
         refuse: Callable[[Arrival, MicrographError], None],
-        check_name: Callable[[Path, Path], None],
+        check_name: Callable[[Path, str], None],
         beat: Beat = no_heartbeat,
     ) -> None:
         self._inbox: SimpleQueue[Hint | Sightings | _Return] = SimpleQueue()
@@ -330,7 +330,7 @@ class Intake:
             self._wait(key, candidate, now)  # the ledger can be asked again once it can be read
 
     def _prove(self, key: str, candidate: _Candidate, *, stalled: bool) -> None:
-        self._check_name(candidate.path, Path(key))
+        self._check_name(candidate.path, key)
         if candidate.incomplete is not None:
             raise candidate.incomplete
         prove_complete(candidate.path, shows_holes=self._shows_holes)
@@ -401,7 +401,7 @@ class Intake:
         noted = message or state
         if candidate.noted != noted:
             candidate.noted = noted
-            self._notes.add(Note(path=key, stamp=candidate.stamp, state=state, reason=reason, message=message))
+            self._notes.add(Note(key=key, stamp=candidate.stamp, state=state, reason=reason, message=message))
 
     def _take_requests(self) -> None:
         """Grant what others have asked for in the ledger."""

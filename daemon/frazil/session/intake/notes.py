@@ -25,14 +25,14 @@ class Notes:
 
     def add(self, note: Note) -> None:
         """Note a file that is found, or waited for."""
-        if is_utf8(note.path):
-            self._gone.discard(note.path)
-            self._notes[note.path] = note
+        if is_utf8(note.key):
+            self._gone.discard(note.key)
+            self._notes[note.key] = note
 
-    def add_gone(self, path: str) -> None:
+    def add_gone(self, key: str) -> None:
         """Note that a file is no longer there."""
-        if is_utf8(path):
-            self._gone.add(path)
+        if is_utf8(key):
+            self._gone.add(key)
 
     def add_sightings(self, sightings: Sightings) -> None:
         """Note known files that went or came back."""

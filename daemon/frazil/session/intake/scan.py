@@ -58,7 +58,7 @@ class Scan:
 class _Entered:
     """A folder to look into."""
 
-    relative: str
+    key: str
     through_link: bool
     """Whether a link leads to it, or to a folder above it."""
 
@@ -141,19 +141,19 @@ class Scanner:
         pending = [_Entered("", through_link=False)]
         while pending:
             entered = pending.pop()
-            relative = entered.relative
-            if relative in visited:
+            key = entered.key
+            if key in visited:
                 continue
-            self._beat(f"scanning {relative or self._root}")
+            self._beat(f"scanning {key or self._root}")
             try:
                 folder = self._look_into(entered, scan, places)
             except OSError as error:
-                self._complain(relative, error)
+                self._complain(key, error)
                 if error.errno in (errno.ENOENT, errno.ENOTDIR):
                     continue
-                folder = self._folders.get(relative) or _unlisted()
-                folder.listing.passed_over["unreadable"] = Passed(1, f"{relative}/")
-            visited[relative] = folder
+                folder = self._folders.get(key) or _unlisted()
+                folder.listing.passed_over["unreadable"] = Passed(1, f"{key}/")
+            visited[key] = folder
             pending += folder.listing.subfolders
         self._folders = visited
         self._sweep_some(scan)
@@ -166,27 +166,27 @@ class Scanner:
         """List every folder again at the next scan."""
         self._folders.clear()
 
-    def finds(self, relative: str) -> bool:
+    def finds(self, key: str) -> bool:
         """Whether a file under this name, of which an event told, is one that a scan would find."""
-        if not self._selection.takes(relative) or self._selection.lies_beside(relative, self._is_there):
+        if not self._selection.takes(key) or self._selection.lies_beside(key, self._is_there):
             return False
-        path = self._root / relative
+        path = self._root / key
         real = os.path.realpath(path)
         return real == str(path) or self._why_not_followed(real) is None
 
     def _look_into(self, entered: _Entered, scan: Scan, places: set[tuple[int, int]]) -> _Folder:
-        relative = entered.relative
-        path = self._root / relative if relative else self._root
+        key = entered.key
+        path = self._root / key if key else self._root
         now = time.monotonic()
         status = path.stat()
         if entered.through_link:
             place = status.st_dev, status.st_ino
             if place in places:
                 folder = _unlisted()
-                folder.listing.pass_over(f"{relative}/", "link")
+                folder.listing.pass_over(f"{key}/", "link")
                 return folder
             places.add(place)
-        known = self._folders.get(relative)
+        known = self._folders.get(key)
         if known is not None and known.mtime_ns == status.st_mtime_ns:
             # What a link leads to may lie on another file system, with other habits.
             if self.trust_folder_times and not entered.through_link and known.needs_no_listing(now):
@@ -195,12 +195,12 @@ class Scanner:
         else:
             unchanged_since = now
         listing = self._list(path, entered, scan)
-        self._complained.discard(relative)
+        self._complained.discard(key)
         return _Folder(mtime_ns=status.st_mtime_ns, unchanged_since=unchanged_since, listed_at=now, listing=listing)
 
     def _list(self, path: Path, entered: _Entered, scan: Scan) -> _Listing:
         listing = _Listing()
-        prefix = f"{entered.relative}/" if entered.relative else ""
+        prefix = f"{entered.key}/" if entered.key else ""
         known, selection = self._known, self._selection
         with os.scandir(path) as entries:
             for entry in entries:
@@ -234,7 +234,7 @@ class Scanner:
                     listing.pass_over(key, reason)
         # The last one is looked into first: in the order of their names, whatever order they were listed in, so that of
         # two links to one folder the same one counts at every scan.
-        listing.subfolders.sort(key=lambda subfolder: subfolder.relative, reverse=True)
+        listing.subfolders.sort(key=lambda subfolder: subfolder.key, reverse=True)
         return listing
 
     def _why_not_followed(self, real: str) -> PassReason | None:
@@ -250,11 +250,11 @@ class Scanner:
         is_found = self._enters_all(inside) if os.path.isdir(real) else self._selection.takes(inside)  # noqa: PTH112
         return "link" if is_found else None
 
-    def _is_there(self, relative: str) -> bool:
-        return os.path.exists(self._root / relative)  # noqa: PTH110
+    def _is_there(self, key: str) -> bool:
+        return os.path.exists(self._root / key)  # noqa: PTH110
 
-    def _enters_all(self, relative: str) -> bool:
-        folders = [relative, *(relative[:i] for i, letter in enumerate(relative) if letter == "/")]
+    def _enters_all(self, key: str) -> bool:
+        folders = [key, *(key[:i] for i, letter in enumerate(key) if letter == "/")]
         return all(self._selection.why_not_entered(folder) is None for folder in folders)
 
     def _sweep_some(self, scan: Scan) -> None:
@@ -289,10 +289,10 @@ class Scanner:
             scan.returned.append(key)
         self._missing.discard(key)
 
-    def _complain(self, relative: str, error: OSError) -> None:
-        if relative not in self._complained and error.errno != errno.ENOENT:
-            log.warning("cannot list %s: %s", self._root / relative, error.strerror)
-            self._complained.add(relative)
+    def _complain(self, key: str, error: OSError) -> None:
+        if key not in self._complained and error.errno != errno.ENOENT:
+            log.warning("cannot list %s: %s", self._root / key, error.strerror)
+            self._complained.add(key)
 
 
 def _unlisted() -> _Folder:

@@ -61,53 +61,53 @@ class Selection:
         endings = [ending for ending in _BESIDE_ENDINGS if companions and not is_asked_for(f"*{ending}.*")]
         self._beside = re.compile(rf"(.+)(?:{'|'.join(endings)})(\..+)", re.IGNORECASE) if endings else None
 
-    def why_not(self, relative: str) -> PassReason | None:
+    def why_not(self, key: str) -> PassReason | None:
         """Why a file cannot be a micrograph, by its own name; the folders above it are not judged."""
-        name = relative.rpartition("/")[2]
+        name = key.rpartition("/")[2]
         if name.startswith(".") or name.endswith(_UNFINISHED_ENDINGS):
             return "unfinished"
-        if self._exclude.match(relative, name):
+        if self._exclude.match(key, name):
             return "excluded"
-        if not self._include.match(relative, name):
+        if not self._include.match(key, name):
             name = name.lower()
             if name.endswith(MICROGRAPH_ENDINGS):
                 return "not_included"
             return "other_format" if name.endswith(_OTHER_IMAGE_ENDINGS) else "not_an_image"
-        return "companion" if self._companions.match(relative, name) else None
+        return "companion" if self._companions.match(key, name) else None
 
-    def why_not_entered(self, relative: str) -> PassReason | None:
+    def why_not_entered(self, key: str) -> PassReason | None:
         """Why a folder is not looked into, by its own name."""
-        name = relative.rpartition("/")[2]
+        name = key.rpartition("/")[2]
         if name.startswith("."):
             return "unfinished"
-        if self._exclude.match(relative, name):
+        if self._exclude.match(key, name):
             return "excluded"
-        return "companion" if self._companions.match(relative, name) else None
+        return "companion" if self._companions.match(key, name) else None
 
-    def lies_beside(self, relative: str, is_there: Callable[[str], bool]) -> bool:
+    def lies_beside(self, key: str, is_there: Callable[[str], bool]) -> bool:
         """Whether a file is the same exposure as another that is taken, as ``x_DW.mrc`` beside ``x.mrc`` is.
 
         Args:
-            relative: the file.
+            key: the file.
             is_there: whether there is a file of this name below the watched directory.
         """
         if self._beside is None:
             return False
-        above, slash, name = relative.rpartition("/")
+        above, slash, name = key.rpartition("/")
         found = self._beside.fullmatch(name)
         if found is None:
             return False
         other = f"{above}{slash}{found[1]}{found[2]}"
         return self.why_not(other) is None and is_there(other)
 
-    def takes(self, relative: str) -> bool:
+    def takes(self, key: str) -> bool:
         """Whether a file can be a micrograph where it lies: its own name and every folder above it fit."""
-        above = relative.rpartition("/")[0]
+        above = key.rpartition("/")[0]
         while above:
             if self.why_not_entered(above):
                 return False
             above = above.rpartition("/")[0]
-        return self.why_not(relative) is None
+        return self.why_not(key) is None
 
 
 class _Patterns:
@@ -116,10 +116,10 @@ class _Patterns:
         self._names = _join([fnmatch.translate(p) for p in patterns if "/" not in p])
         self._paths = _join([_translate(p.lstrip("/")) for p in patterns if "/" in p])
 
-    def match(self, relative: str, name: str) -> bool:
+    def match(self, key: str, name: str) -> bool:
         return bool(
             (self._names is not None and self._names.match(name))
-            or (self._paths is not None and self._paths.fullmatch(relative))
+            or (self._paths is not None and self._paths.fullmatch(key))
         )
 
 

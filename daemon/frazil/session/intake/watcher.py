@@ -249,10 +249,10 @@ class Watcher:
 
     def _hint(self, path: Path, closed: bool) -> None:
         try:
-            relative = str(path.relative_to(self._root))
+            key = str(path.relative_to(self._root))
         except ValueError:
             return
-        if self._scanner.finds(relative):
+        if self._scanner.finds(key):
             self._tell(Hint(path=path, closed=closed, by="event"))
 
     def _note_overflow(self) -> None:

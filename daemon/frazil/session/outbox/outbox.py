@@ -235,9 +235,9 @@ class Outbox:
     def _write_picks(self, seq: int, document: MicrographDocument) -> None:
         path = Path(document.path)
         below = Path(document.directory, document.micrograph)  # an earlier run may have had another name for the root
-        relative = path.relative_to(self._root) if path.is_relative_to(self._root) else below
+        key = str(path.relative_to(self._root) if path.is_relative_to(self._root) else below)
         y, x, score = document.picks.arrays()
-        picks, file = Picks(y=y, x=x, score=score), self._files.file_of(relative)
+        picks, file = Picks(y=y, x=x, score=score), self._files.file_of(key)
         try:
             self._retries.until_stopped(
                 str(file),
