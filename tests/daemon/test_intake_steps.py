@@ -334,7 +334,7 @@ def test_what_cannot_be_looked_at_is_waited_for_without_end(
     assert caplog.text == ""
     rig.run(100.0)
     said = f"{path}: cannot be read: Too many levels of symbolic links"
-    assert [record.message for record in caplog.records] == [f"{said}; it is looked at until it can"]
+    assert [record.message for record in caplog.records] == [f"{said}; it is retried until it can be read"]
     record = rig.record("a.mrc")
     assert record is not None
     assert (record.state, record.reason, record.message) == ("waiting", "unreadable", said)

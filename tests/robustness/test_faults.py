@@ -311,7 +311,7 @@ def test_input_output_errors_are_waited_for(
     daemon = start(env=faulty)
     drop(daemon.watched, "bad_sector.mrc", "good.mrc")
     daemon.wait_log("picked good")
-    daemon.wait_log("bad_sector.mrc: cannot be read: Input/output error; it is looked at until it can")
+    daemon.wait_log("bad_sector.mrc: cannot be read: Input/output error; it is retried until it can be read")
     ledger = daemon.out / "frazil-ledger.sqlite"
 
     def is_waiting() -> bool:
