@@ -255,7 +255,7 @@ class Daemon:
             out=session.outputs.path,
             name=session.ledger.epoch,
             precision=settings.precision,
-            proof_seconds=settings.model_check_seconds,
+            check_seconds=settings.model_check_seconds,
             threads=settings.threads,
             bounds=CanaryBounds(
                 micrographs=settings.canary_micrographs,
@@ -410,7 +410,7 @@ class Daemon:
         deadline = started + _STOP_SECONDS
         self._stopping.set()
         if self._swapper is not None:
-            self._swapper.stop_trying()
+            self._swapper.forget_check()
         finished = self._session.stop(deadline)
         self._show_model()
         if finished:

@@ -27,7 +27,7 @@ from frazil.picking import (
     read_micrograph,
     write_star,
 )
-from frazil.session.pick.doubts import BLANK_TOLD, Doubts
+from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.session.pick.record import record_picks
 from frazil.settings import Contrast, Device, Precision, default_model_path, doubt_diameter
 
@@ -50,7 +50,7 @@ class PickedFile:
             self.document.seconds.total,
             self.document.blank_fraction,
         )
-        where = f", {blank:.0%} of it blank" if blank >= BLANK_TOLD else ""
+        where = f", {blank:.0%} of it blank" if blank >= BLANK_REPORTED else ""
         return printable(f"{self.document.micrograph}: {picks} picks in {seconds:.2f} s{where} -> {self.star}")
 
     def as_json(self) -> str:
@@ -102,7 +102,7 @@ class FilePicker:
         self._memory = PixelMemory()
         loaded = load_model(model or default_model_path(), device, threads, precision=precision)
         self._picker = Picker(loaded, settings)
-        self._doubts = Doubts(contrast, say_empty=True)
+        self._doubts = Doubts(contrast, report_no_picks=True)
         self._written: dict[Path, Path] = {}
 
     def describe(self) -> str:

@@ -118,7 +118,7 @@ def test_the_standing_after_a_change_is_what_the_next_start_recalls(
     rig: Rig, change: ModelChange, version: int, refused: str | None
 ) -> None:
     rig.announcer.begin(STANDING)
-    rig.announcer.note_trial(TRYING)
+    rig.announcer.note_check(TRYING)
     rig.announcer.announce(change)
     standing = rig.announcer.standing
     assert standing is not None
@@ -167,22 +167,20 @@ def test_each_change_is_said_counted_and_shown(
 
 
 def test_a_trial_is_noted_before_it_begins_and_forgotten_after_it(rig: Rig) -> None:
-    rig.announcer.note_trial(TRYING)
+    rig.announcer.note_check(TRYING)
     assert rig.recalled() is None  # models cannot be swapped
     rig.announcer.begin(STANDING)
     assert rig.recalled() == STANDING
-    rig.announcer.note_trial(TRYING)
+    rig.announcer.note_check(TRYING)
     recalled = rig.recalled()
     assert recalled is not None
     assert recalled.trying == TRYING
-    rig.announcer.note_trial(None)
+    rig.announcer.note_check(None)
     assert rig.recalled() == STANDING
 
 
 def test_a_standing_that_is_damaged_is_passed_over_and_said(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     rig.ledger.remember("standing", "{")
     assert rig.recalled() is None
-    assert (
-        "passed over what the ledger knows of the last model, which is damaged: Input data was truncated" in caplog.text
-    )
+    assert "ignored the ledger's record of the last model, which is damaged: Input data was truncated" in caplog.text
     assert "None" not in caplog.text

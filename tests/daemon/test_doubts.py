@@ -169,17 +169,17 @@ def test_a_diameter_of_which_few_fit_is_told_at_once_and_an_honest_one_with_pick
     virus[np.hypot(rows - 288, columns - 384) < 135] -= 3
     record = record_of(absurd, virus)
     assert len(record.picks) > 0
-    assert Doubts("dark", say_empty=True).note(record) == []
+    assert Doubts("dark", report_no_picks=True).note(record) == []
 
 
-@pytest.mark.parametrize("say_empty", [True, False])
-def test_pick_is_not_silent_when_it_finds_nothing(say_empty: bool) -> None:
+@pytest.mark.parametrize("report_no_picks", [True, False])
+def test_pick_is_not_silent_when_it_finds_nothing(report_no_picks: bool) -> None:
     settings = PickingSettings(diameter_angstrom=KNOWN_DIAMETER_ANGSTROM, contrast="bright", threshold=1.0)
-    doubts = Doubts("bright", say_empty=say_empty)
+    doubts = Doubts("bright", report_no_picks=report_no_picks)
     empty = record_of(Picker(default_model(), settings), KNOWN.pixels)
     assert len(empty.picks) == 0
     said = [line for _ in range(3) for line in doubts.note(empty)]
-    assert len(said) == say_empty
+    assert len(said) == report_no_picks
     assert all(line.startswith("no picks so far: are diameter (a particle of 172 Å is 24.29 px)") for line in said)
 
 

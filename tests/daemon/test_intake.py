@@ -404,7 +404,7 @@ def test_new_files_do_not_wait_behind_a_backlog(run: Callable[..., Running], roo
     assert old == [f"old{i:03}.mrc" for i in reversed(range(60))]
 
 
-def test_in_line_what_is_new_comes_first_and_each_part_keeps_its_order() -> None:
+def test_in_the_queue_new_arrivals_come_first_and_each_part_keeps_its_order() -> None:
     def arrival(name: str, *, backlog: bool) -> Arrival:
         stamp = FileStamp(size=0, mtime_ns=0)
         return Arrival(

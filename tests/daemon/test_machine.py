@@ -154,7 +154,7 @@ def test_an_int8_twin_that_cannot_serve_is_a_warning(
     folder = make_blob_model(tmp_path / "twins" / "blob")
     warning, fit = look(settings(model=str(folder), precision="int8"))["model"]
     assert warning.level == "warning"
-    assert "it serves in float32 although int8 is wanted: " in warning.says
+    assert "it serves in float32 although int8 is set: " in warning.says
     assert "found none" in warning.says
     assert "in float32: " in fit.says
     if int8_instructions() is not None:

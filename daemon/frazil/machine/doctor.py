@@ -204,7 +204,7 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[DoctorResult]:
         yield DoctorResult(
             check="model",
             level="warning",
-            says=f"it serves in float32 although int8 is wanted: {precision_problem}",
+            says=f"it serves in float32 although int8 is set: {precision_problem}",
             do='picks are right, only slower; see what the model\'s card says, or set precision = "float32"',
         )
     says = f"{loaded.identity.short} is fit to serve (sha256 {sha256[:12]}) in {loaded.precision}"

@@ -1,4 +1,4 @@
-"""DaemonInfo: what the daemon leaves in the ledger about itself, so that ``frazil status`` finds it."""
+"""The daemon's record of itself in the ledger, from which ``frazil status`` finds it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _ANSWER_SECONDS = 2.0
 
 
 class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A daemon that runs, or ran."""
+    """A daemon that uses the ledger, or used it last."""
 
     pid: int
     started_at: float
     """In seconds of Unix time."""
     stopped_at: float | None = None
-    """When it ended in order; None while it runs, or where it was killed."""
+    """When it ended in order; None while it runs, or if it was killed."""
     watch: str
     out: str
     stream: str
@@ -38,29 +38,33 @@ class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     provider: str
     precision: str = "float32"
-    """In which the model computes."""
+    """Precision in which the model computes."""
 
     def encode(self) -> str:
-        """As text for the ledger."""
+        """Encode as text for the ledger."""
         return msgspec.json.encode(self).decode()
 
     @classmethod
     def decode(cls, text: str) -> DaemonInfo | None:
-        """From the ledger's text; None where there is none."""
+        """Decode the ledger's text; None if it cannot be decoded."""
         try:
             return msgspec.json.decode(text, type=cls)
         except ValueError:
             return None
 
     def stopped(self) -> DaemonInfo:
-        """The same, having ended now."""
+        """A copy that is stopped now."""
         return msgspec.structs.replace(self, stopped_at=time.time())
 
     def ask(self) -> dict[str, float] | None:
-        """What the daemon's metrics say now; None when it does not answer."""
+        """Ask the daemon for its metrics.
+
+        Returns:
+            Values by name, such as ``name{label=value}``; None if the daemon does not answer.
+        """
         if self.stopped_at is not None:
             return None
-        import urllib.request  # here, with the parser, since whoever asks no daemon need not wait for them
+        import urllib.request  # here, with the parser: most commands need neither, and importing them takes time
 
         from prometheus_client.parser import text_string_to_metric_families
 
@@ -79,16 +83,16 @@ class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_watch(ledger: Ledger, watch: Path) -> None:
-    """See to it that a ledger is of the directory to be watched: it names micrographs by their paths below that.
+    """Check that a ledger belongs to the watched directory, since its keys are paths below that directory.
 
     Raises:
-        OutputError: it is of another one.
+        OutputError: the ledger belongs to another directory.
     """
     info = DaemonInfo.decode(ledger.recall(DAEMON_KEY))
     if info is None or info.watch == str(watch) or not ledger.knows_any():
         return
     if is_same_file(Path(info.watch), watch):
-        return  # by another name, such as that of another mount
+        return  # the same directory under another name, such as another mount
     raise OutputError(
         f"{ledger.file}: expected a ledger of {watch}, found that of {info.watch}: give another --out, or another "
         f"--ledger; if that directory is now called {watch}, say so with "
@@ -97,15 +101,15 @@ def check_watch(ledger: Ledger, watch: Path) -> None:
 
 
 def move_watch(file: Path, watch: Path, *, force: bool = False) -> str:
-    """Have a ledger that no daemon uses belong to a directory that was moved, renamed or mounted elsewhere.
+    """Change the watched directory of a ledger, after it was moved, renamed or mounted elsewhere.
 
     Args:
-        file: the ledger.
-        watch: the directory, as it is called now.
-        force: also where none of the ledger's micrographs is there.
+        file: the ledger; no daemon may use it.
+        watch: present path of the directory.
+        force: whether to change it even if none of the ledger's micrographs is in the directory.
 
     Returns:
-        What it was called.
+        The earlier path of the directory.
 
     Raises:
         OutputError: no daemon has used the ledger yet, one uses it now, or its micrographs are not in that directory.
@@ -130,6 +134,6 @@ def move_watch(file: Path, watch: Path, *, force: bool = False) -> str:
 
 
 def ledger_key(path: Path, info: DaemonInfo | None) -> str:
-    """The ledger's name of a micrograph: its path below the watched directory."""
+    """The key of a micrograph: its path below the watched directory; the path itself if it lies elsewhere."""
     below = None if info is None else path_below(Path(info.watch), path)
     return str(path if below is None else below)

@@ -1,4 +1,4 @@
-"""Announcements: what happened to models goes to the ledger, and from there to subscribers, log and metrics."""
+"""Changes of models: committed to the ledger as documents, sent to subscribers, logged and counted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChange:
-    """A change of models, in its place between two micrographs."""
+    """A change of models, between two micrographs."""
 
     event: Literal["loaded", "refused", "rolled_back"]
     """``loaded`` and ``rolled_back``: `model` serves from here on. ``refused``: it does not."""
@@ -35,27 +35,27 @@ class ModelChange:
     placement: Placement | None = None
     """Where `model` runs, if it serves."""
     precision: Precision = "float32"
-    """In which `model` computes, if it serves."""
+    """Precision in which `model` computes, if it serves."""
     withdrawn: ModelIdentity | None = None
     """The model that served until it was rolled back."""
     reason: str = ""
-    """Of a refusal or a roll-back, in one word."""
+    """Reason of a refusal or a roll-back, in one word."""
     message: str = ""
-    """The same in one line."""
+    """Reason of a refusal or a roll-back, in one line."""
     current: str = ""
-    """Stamp of the ``CURRENT`` that asked for what was refused or rolled back."""
+    """Stamp of the ``CURRENT`` that promoted the model that was refused or rolled back."""
 
 
 class Announcer:
-    """Commits each change as one document, together with where the daemon then stands.
+    """Commits each change as one document, together with the daemon's new standing.
 
     Args:
-        ledger: where documents and the standing are kept.
+        ledger: keeps documents and the standing.
         outbox: commits and delivers documents.
-        metrics: counts.
+        metrics: counts changes, and shows the serving model.
 
     Attributes:
-        standing: as last committed; None where models cannot be swapped.
+        standing: the standing as last committed; None if models cannot be swapped.
     """
 
     def __init__(self, ledger: Ledger, outbox: Outbox, metrics: Metrics) -> None:
@@ -64,13 +64,13 @@ class Announcer:
         self._metrics = metrics
         self.standing: Standing | None = None
         self._lock = threading.Lock()
-        """Held from where the standing is read to where what became of it is remembered."""
+        """Held from reading the standing to remembering its next state."""
 
     def announce(self, change: ModelChange) -> None:
-        """Commit a change and tell whoever wants to know.
+        """Commit, deliver, count and log a change.
 
         Raises:
-            Stopped: the daemon is to stop.
+            Stopped: the daemon is stopping.
         """
         at = now_rfc3339()
         document = ModelDocument(
@@ -88,22 +88,22 @@ class Announcer:
 
             def committed(_seq: int) -> None:
                 self.standing = standing
-                held.close()  # delivering may wait for a disk, and nobody for that
-                self._tell(change)
+                held.close()  # the delivery may wait for a disk, and the lock must not
+                self._count(change)
 
             self._outbox.commit(document, remember=remember, on_commit=committed)
 
     def recall_standing(self) -> Standing | None:
-        """Where an earlier run of the daemon stood; None where that is not known."""
+        """The standing of an earlier run of the daemon; None if it is not known."""
         kept = self._ledger.recall(STANDING_KEY)
         try:
             return msgspec.json.decode(kept, type=Standing) if kept else None
         except ValueError as error:
-            log.warning("passed over what the ledger knows of the last model, which is damaged: %s", error)
+            log.warning("ignored the ledger's record of the last model, which is damaged: %s", error)
             return None
 
     def begin(self, standing: Standing) -> None:
-        """Remember where this run begins.
+        """Remember the first standing of this run.
 
         Raises:
             sqlite3.Error: the ledger cannot be written; the standing stays as it was.
@@ -111,8 +111,11 @@ class Announcer:
         self._ledger.remember(STANDING_KEY, msgspec.json.encode(standing).decode())
         self.standing = standing
 
-    def note_trial(self, trying: Refusal | None) -> None:
-        """Remember which version is about to be tried, as it is refused if this process ends meanwhile; None after it.
+    def note_check(self, trying: Refusal | None) -> None:
+        """Remember the version that is about to be checked.
+
+        Args:
+            trying: the refusal that holds if this process ends during the check; None after the check.
 
         Raises:
             sqlite3.Error: the ledger cannot be written.
@@ -121,24 +124,26 @@ class Announcer:
             if self.standing is not None and self.standing.trying != trying:
                 self.begin(msgspec.structs.replace(self.standing, trying=trying))
 
-    def _tell(self, change: ModelChange) -> None:
+    def _count(self, change: ModelChange) -> None:
         """Count and log a change."""
         self._metrics.model_changes.labels(event=change.event, reason=change.reason).inc()
         if change.placement is not None:
             self._metrics.show_model(change.model, change.placement, change.precision)
-        told = event(f"model_{change.event}", model=change.model.short, reason=change.reason)
+        fields = event(f"model_{change.event}", model=change.model.short, reason=change.reason)
         if change.event == "loaded":
             provider = change.placement and change.placement.provider
-            log.info("model %s serves from here on, on %s in %s", change.model, provider, change.precision, extra=told)
+            log.info(
+                "model %s serves from here on, on %s in %s", change.model, provider, change.precision, extra=fields
+            )
         elif change.event == "rolled_back":
-            log.warning("rolled back (%s) to model %s: %s", change.reason, change.model, change.message, extra=told)
+            log.warning("rolled back (%s) to model %s: %s", change.reason, change.model, change.message, extra=fields)
         else:
             log.warning(
                 "refused (%s) model %s, the old one goes on: %s",
                 change.reason,
                 change.model,
                 change.message,
-                extra=told,
+                extra=fields,
             )
 
 

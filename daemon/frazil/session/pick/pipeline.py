@@ -1,7 +1,7 @@
 """The pipeline: reading, picking and writing overlap, each in a thread, with bounded queues between them.
 
-A full queue slows the stage before it; what waits for the first stage waits as a name. Nothing is dropped. One
-micrograph is the unit of work and of failure.
+A full queue slows the stage before it. The queue before the first stage holds names, and no pixels. Nothing is dropped.
+One micrograph is the unit of work and of failure.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.retry import Stopped
 from frazil.session.outbox.score_map import pack_score_map
-from frazil.session.pick.doubts import BLANK_TOLD, Doubts
+from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.session.pick.drift_watch import DriftWatch
 from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.record import record_failure
@@ -49,7 +49,7 @@ _MICROGRAPHS_QUEUED = 2
 _RESULTS_QUEUED = 8
 _STOP_CHECK_SECONDS = 0.1
 _MEMORY_KEPT_SECONDS = 10.0
-"""Memory of micrographs is kept for so long after the last one came: to find new for the next takes time."""
+"""Time for which the memory of micrographs is kept after the last one, since allocating it again takes time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,7 +66,7 @@ class _Picked:
     fingerprint: str
     document: MicrographDocument
     score_map: ScoreMap | None
-    """To be kept; packed only when it is written, so that picking does not wait for it."""
+    """Score map to keep, if any. It is packed in the writing stage, so that picking does not wait."""
     batches: Batches
 
 
@@ -80,37 +80,37 @@ _Result = _Picked | _Failed | ModelChange | Asked
 
 
 class ArrivalOwner(Protocol):
-    """Takes arrivals back."""
+    """Takes arrivals back: the part of the intake that the pipeline uses."""
 
     def finish(self, arrival: Arrival, handled: Handled) -> None:
-        """It was picked, or given up as it is."""
+        """Take back an arrival that was picked, or given up."""
 
     def retry(self, arrival: Arrival, rest_seconds: float = 0.0) -> None:
-        """It is to be looked at again, after a rest."""
+        """Take back an arrival that has to be looked at again, after a rest."""
 
     def await_growth(self, arrival: Arrival, error: IncompleteMicrograph) -> None:
-        """Reading showed that it is not complete."""
+        """Take back an arrival that reading found incomplete."""
 
 
 class Pipeline:
-    """Three stages between the intake and the world.
+    """Three stages between intake and outbox: reading, picking, writing.
 
     Args:
-        serving: picks with the model that serves; used from one thread.
-        announcer: takes what happened to models.
-        ledger: is stopped where it turns out to be damaged.
+        serving: picks with the serving model; used from one thread.
+        announcer: commits changes of models.
+        ledger: the ledger, which is stopped if it turns out to be damaged.
         outbox: commits and delivers results.
-        reviser: brings earlier results to what is tuned, while nothing else is to be written.
-        metrics: counts.
-        drift: is shown what was picked.
-        doubts: likewise, and says what speaks against the settings.
-        stopping: set to end the stages once the work in hand is finished.
+        reviser: revises earlier results while there are no new ones to write.
+        metrics: counts micrographs and measures the stages.
+        drift: watches the picks for drift.
+        doubts: compares the picks with the settings.
+        stopping: event that ends the stages once the work in hand is finished.
         read: reads a micrograph, within limits of memory and time.
-        watch: the watched directory by the name that its user gave it, under which documents name micrographs.
-        max_attempts: picking a micrograph that fails by no fault of its own is tried so often.
-        keep_score_maps: whether score maps go into the ledger.
-        heartbeats: what the stages' threads beat on.
-        read_seconds: reading is given up after so long; until then it does not hang.
+        watch: the watched directory, by the name that the user gave it. Documents name micrographs below it.
+        max_attempts: number of attempts to pick a micrograph that fails by no fault of its own.
+        keep_score_maps: whether score maps are kept in the ledger.
+        heartbeats: heartbeats of the stages' threads.
+        read_seconds: time after which reading is given up. Until then the reading stage does not count as hanging.
         clock: the monotonic clock.
     """
 
@@ -165,7 +165,7 @@ class Pipeline:
         metrics.watch_queue("write", self._results.qsize)
 
     def connect(self, intake: ArrivalOwner) -> None:
-        """Say whom arrivals go back to: the intake, which cannot be made before what it hands them to."""
+        """Set the intake, to which arrivals go back. It is made after the pipeline, to which it hands them."""
         self._intake = intake
 
     def start(self) -> None:
@@ -174,25 +174,26 @@ class Pipeline:
             thread.start()
 
     def accept(self, arrival: Arrival) -> None:
-        """Put an arrival in line."""
+        """Put an arrival in the queue."""
         self._queue.put(arrival)
 
     def refuse(self, arrival: Arrival, error: MicrographError) -> None:
-        """Take note of a file that cannot be picked."""
+        """Record the failure of a file that cannot be picked."""
         self._results.put(_Failed(arrival=arrival, error=error))
 
     def report(self, change: ModelChange) -> None:
-        """Take note of what happened to a model."""
+        """Record a change of models."""
         self._results.put(change)
 
     def stop(self, deadline: float) -> bool:
-        """Finish the work in hand; what was not begun is left for the next start.
+        """Finish the work in hand. Micrographs that still wait are left for the next start.
 
         Args:
-            deadline: on the monotonic clock.
+            deadline: latest time to wait until, on the monotonic clock.
 
         Returns:
-            Whether every stage ended in time. What was cut off is in no ledger, so nothing of it is lost.
+            Whether every stage ended in time. Interrupted micrographs are not in the ledger, so the next start picks
+            them again.
         """
         self._stopping.set()
         for thread in self._threads:
@@ -201,18 +202,18 @@ class Pipeline:
 
     @property
     def doing(self) -> str:
-        """What is picked, or read, now; empty while nothing is."""
+        """The present work of picking, or else of reading, in one line; empty while both wait."""
         return self._heartbeats.of("frazil-picking").doing or self._heartbeats.of("frazil-reading").doing
 
     def waiting(self) -> int:
-        """Micrographs that wait to be read."""
+        """Number of micrographs that wait to be read."""
         return len(self._queue)
 
     def failed_stage(self) -> str | None:
-        """Name of a stage that has died, which none should."""
+        """Name of a stage whose thread has ended; None as a rule."""
         return next((t.name for t in self._threads if not t.is_alive()), None)
 
-    # --- the stages: each thread does one turn after the other ----------------------------------------------------
+    # --- the stages: each thread repeats one step -----------------------------------------------------------------
 
     def _reading(self) -> None:
         while not self._stopping.is_set():
@@ -227,7 +228,7 @@ class Pipeline:
             self.write_one()
 
     def read_one(self) -> None:
-        """Read the next arrival, if one comes within a moment, and hand it on once there is room."""
+        """Read the next arrival, if there is one, and hand it on once there is room."""
         beat = self._heartbeats.of("frazil-reading").beat
         beat()
         arrival = self._queue.take(_STOP_CHECK_SECONDS)
@@ -247,7 +248,7 @@ class Pipeline:
             read = _Failed(arrival=arrival, error=failure_of(arrival.path, "reading", error))
         self._stopping.wait(max(0.0, arrival.settled_at_monotonic - self._clock()))
         if _has_changed(arrival):
-            # Whatever was read, or failed, was neither the old file nor the new one.
+            # The result, or the error, belongs neither to the old file nor to the new one.
             self._intake.retry(arrival)
         elif isinstance(read, _Failed):
             self._results.put(read)
@@ -271,7 +272,7 @@ class Pipeline:
         return _Read(arrival=arrival, fingerprint=content, micrograph=micrograph, seconds=seconds)
 
     def pick_one(self) -> None:
-        """Pick the next micrograph, if one comes within a moment; before it, take changes of the model."""
+        """Pick the next micrograph, if there is one, after any change of the model."""
         beat = self._heartbeats.of("frazil-picking").beat
         beat()
         for change in self._serving.advance():
@@ -295,12 +296,12 @@ class Pipeline:
             self._weigh_doubts(is_idle=False)
 
     def _weigh_doubts(self, *, is_idle: bool) -> None:
-        """Between two micrographs, while none waits: whether the contrast is set the wrong way round."""
+        """Check the setting of the contrast, between two micrographs while none waits."""
         if self._stopping.is_set() or not self._doubts.is_due(is_idle=is_idle):
             return
         try:
             lines = self._doubts.weigh(self._serving.picker)
-        except Exception as error:  # noqa: BLE001 - nobody's picks depend on it
+        except Exception as error:  # noqa: BLE001 - no picks depend on it
             log.debug("the contrast was not weighed: %s", error)
             return
         for line in lines:
@@ -321,7 +322,7 @@ class Pipeline:
         )
 
     def write_one(self) -> None:
-        """Commit and deliver the next result, if one comes within a moment; earlier ones come first."""
+        """Commit and deliver the next result, if there is one, after all earlier ones."""
         beat = self._heartbeats.of("frazil-writing").beat
         beat()
         with contextlib.suppress(Stopped):
@@ -332,7 +333,7 @@ class Pipeline:
         except Empty:
             return
         beat("writing a result")
-        # What was not committed by then, the next start picks again; what was, it delivers.
+        # If the daemon stops, the next start delivers a committed result, and picks again what was not committed.
         with contextlib.suppress(Stopped):
             self._write(result)
 
@@ -341,7 +342,7 @@ class Pipeline:
             case ModelChange():
                 self._announcer.announce(result)
             case Asked():
-                # It comes by way of the results: all that was picked otherwise is committed by now.
+                # It comes through the queue of results: all picks within earlier limits are committed by now.
                 self._reviser.grant(result)
             case _Failed():
                 self._write_failed(result)
@@ -349,7 +350,7 @@ class Pipeline:
                 self._room.release()
                 try:
                     self._write_picked(result)
-                except sqlite3.Error as error:  # of this record alone: all others are waited for
+                except sqlite3.Error as error:  # the fault of this record alone; the outbox retries all others
                     failure = failure_of(result.arrival.path, "writing", error)
                     self._write_failed(_Failed(arrival=result.arrival, error=failure))
 
@@ -365,7 +366,7 @@ class Pipeline:
         except LedgerDamagedError as error:
             self._ledger.stop(error)
         except (Stopped, OutputError, sqlite3.Error):
-            pass  # it can be read later, if not now
+            pass  # it is tried again at the next step
 
     def _write_picked(self, result: _Picked) -> None:
         started = self._clock()
@@ -380,7 +381,7 @@ class Pipeline:
 
         def committed(_seq: int) -> None:
             self._intake.finish(arrival, handled)
-            # Counted before it is sent: whoever has the document finds it counted.
+            # Counted before it is sent, so that a subscriber who has the document finds it in the metrics.
             metrics.note_picked(document)
             metrics.note_batches(result.batches)
             self._drift.note(document)
@@ -405,7 +406,7 @@ class Pipeline:
             picks,
             document.seconds.total,
             seq,
-            f", {document.blank_fraction:.0%} of it blank" if document.blank_fraction >= BLANK_TOLD else "",
+            f", {document.blank_fraction:.0%} of it blank" if document.blank_fraction >= BLANK_REPORTED else "",
             extra=event("picked", micrograph=arrival.key, seq=seq, picks=picks),
         )
 
@@ -416,7 +417,7 @@ class Pipeline:
         except (OSError, MicrographError):
             content = ""
         handled = Handled(stamp=arrival.stamp, fingerprint=content)
-        if not is_utf8(arrival.key):  # the ledger cannot name it
+        if not is_utf8(arrival.key):  # the ledger cannot hold such a key
             self._note_failed(arrival, handled, error, attempt=1, is_retried=False)
             return
         attempt = 1 + self._outbox.attempts(arrival.key)
@@ -432,12 +433,12 @@ class Pipeline:
     def _note_failed(
         self, arrival: Arrival, handled: Handled, error: MicrographError, *, attempt: int, is_retried: bool
     ) -> None:
-        """Log and count a failure, and have the intake try the file again or let it rest."""
+        """Log and count a failure, and give the file back to the intake, for another attempt or for good."""
         fields = {"micrograph": arrival.key, "reason": error.reason, "attempt": attempt}
         if is_retried:
             rest_seconds = backoff_seconds(attempt)
             log.warning(
-                "failed (%s), tried again in %.0f s: %s",
+                "failed (%s), retried in %.0f s: %s",
                 error.reason,
                 rest_seconds,
                 error,
@@ -451,7 +452,7 @@ class Pipeline:
             self._intake.finish(arrival, handled)
 
     def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Result]) -> bool:
-        """Whether a stage has work or may still get some: the stages end in their order."""
+        """Whether a stage has work or may still get some. The stages end in their order."""
         return not self._stopping.is_set() or self._threads[before].is_alive() or not queue.empty()
 
 

@@ -1,4 +1,4 @@
-"""The model that serves, and how another takes its place between two micrographs."""
+"""The serving model, and its replacement between two micrographs."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ log = logging.getLogger(__name__)
 _RECENT = 10
 
 Shadow = Callable[[Micrograph, Record], None]
-"""Is shown each micrograph that was picked, with its picks; must return at once."""
+"""Called with each micrograph that was picked, and its picks. It must return at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Offer:
-    """A model that is fit to serve."""
+    """A model that has passed its checks."""
 
     picker: Picker
     current: str
-    """Stamp of the ``CURRENT`` that asked for it."""
+    """Stamp of the ``CURRENT`` that promoted it."""
 
 
 class Serving:
     """Picks with the serving model. All but `offer`, `tune` and `shadow` belongs to the picking thread.
 
-    A model that was swapped in is on probation: on a micrograph where it fails or finds almost nothing, the model
-    before it picks instead, and when that happens too often the model before serves again.
+    A model that was swapped in is on probation: if it fails or finds almost nothing on a micrograph, the earlier model
+    picks it instead. If that happens too often, the earlier model serves again.
 
     Args:
-        picker: serves first.
+        picker: the first picker that serves.
         wanted: what is tuned; None for nothing.
-        probation_micrographs: how long a probation lasts; 0 for none.
-        faults_allowed: share of them on which a model may fail or find almost nothing.
+        probation_micrographs: length of a probation, in micrographs; 0 for none.
+        faults_allowed: fraction of them on which a model may fail or find almost nothing.
 
     Attributes:
-        shadow: is shown what was picked; None for nobody.
+        shadow: called with each micrograph and its picks; None if no model runs in shadow.
         last_shape: (h, w) and pixel size in Å of the last micrograph; None before the first.
     """
 
@@ -69,27 +69,27 @@ class Serving:
 
     @property
     def picker(self) -> Picker:
-        """The one that serves."""
+        """The serving picker."""
         return self._picker
 
     @property
     def coming(self) -> Picker:
-        """The one that serves from the next micrograph on: what is offered, else what serves; from any thread."""
+        """The picker of the next micrograph: the offered one, else the serving one. May be read from any thread."""
         with self._lock:
             return self._picker if self._offered is None else self._offered.picker
 
     def offer(self, offer: Offer) -> None:
-        """Have a model serve from the next micrograph on; may be called from any thread."""
+        """Make a model serve from the next micrograph on. May be called from any thread."""
         with self._lock:
             self._offered = offer
 
     def tune(self, asked: Asked) -> None:
-        """Have picks made within other limits from the next micrograph on; may be called from any thread."""
+        """Apply other limits from the next micrograph on. May be called from any thread."""
         with self._lock:
             self._asked = asked
 
     def advance(self) -> list[ModelChange | Asked]:
-        """Between two micrographs: roll back what has failed its probation, and take what is offered."""
+        """Between two micrographs: roll back a model that failed its probation, and take limits and models on offer."""
         changes: list[ModelChange | Asked] = []
         if self._probation is not None and self._before is not None:
             if verdict := self._probation.verdict:
@@ -109,7 +109,7 @@ class Serving:
             if offered.picker.model.identity != self._picker.model.identity:
                 changes.append(self._take(offered))
             with self._lock:
-                if self._offered is offered:  # until it serves, it counts as coming
+                if self._offered is offered:  # kept until now, so that `coming` never returns the earlier one
                     self._offered = None
         return changes
 
@@ -132,8 +132,8 @@ class Serving:
     def _pick_on_probation(self, probation: Probation, before: Picker, pick_with: Callable[[Picker], Record]) -> Record:
         try:
             record = pick_with(self._picker)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model before may do without
-            instead = pick_with(before)  # raises what is the micrograph's own fault
+        except Exception as error:  # noqa: BLE001 - whatever failed, the earlier model may succeed
+            instead = pick_with(before)  # raises if the fault is the micrograph's own
             log.warning(
                 "model %s failed on %s, %s picked it: %s",
                 self._picker.model.identity,
@@ -151,7 +151,7 @@ class Serving:
 
     def _take(self, offered: Offer) -> ModelChange:
         if self._probation_micrographs:
-            # One that is on probation itself is nothing to fall back on.
+            # A model that is itself on probation is no fallback.
             self._before = self._before or self._picker
             usual_picks = sum(self._recent) / len(self._recent) if self._recent else 0.0
             self._probation = Probation(self._probation_micrographs, self._faults_allowed, usual_picks)
