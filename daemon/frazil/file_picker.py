@@ -1,4 +1,4 @@
-"""Picking given files, one after the other: what ``frazil pick`` does."""
+"""Picking of given files, one after the other, for ``frazil pick``."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class PickedFile:
     document: MicrographDocument
     star: Path
     doubts: Sequence[str] = ()
-    """What there is to say against the settings, a line each."""
+    """New doubts about the settings, in one line each."""
 
     def as_line(self) -> str:
-        """For people."""
+        """The result as a line for people."""
         picks, seconds, blank = (
             len(self.document.picks.score),
             self.document.seconds.total,
@@ -54,12 +54,27 @@ class PickedFile:
         return printable(f"{self.document.micrograph}: {picks} picks in {seconds:.2f} s{where} -> {self.star}")
 
     def as_json(self) -> str:
-        """For programs."""
+        """The document as JSON, for programs."""
         return encode_document(self.document).decode()
 
 
 class FilePicker:
-    """A loaded picker and a place for its results.
+    """Picks files with one model, and writes their pick files.
+
+    Args:
+        out: directory of the pick files.
+        diameter_angstrom: diameter of the particle.
+        model: a model's folder, a version's folder, or an .onnx file; None for the default model.
+        pixel_size_angstrom: pixel size in place of the header's.
+        threshold: lowest score of a pick; None for the model's.
+        min_distance_angstrom: smallest distance between two picks; None for half the diameter.
+        edge_margin_angstrom: smallest distance of a pick from an edge; None for a quarter of the diameter.
+        contrast: whether particles are dark or bright.
+        unusual_diameter: whether to accept a diameter that no particle has.
+        device: where the model runs.
+        precision: precision in which the model computes, if it can.
+        threads: CPU threads of the model; None for every core.
+        max_micrograph_bytes: largest size of one micrograph in memory.
 
     Raises:
         FrazilError: a setting is impossible, the model cannot serve, or the directory cannot be written.
@@ -106,7 +121,7 @@ class FilePicker:
         self._written: dict[Path, Path] = {}
 
     def describe(self) -> str:
-        """Which model runs where."""
+        """The model, its device and its threshold, in one line."""
         model = self._picker.model
         return (
             f"model {model.identity.name}/{model.identity.version} on {model.provider} in {model.precision}, "
@@ -114,10 +129,14 @@ class FilePicker:
         )
 
     def pick(self, path: Path, *, with_picture: bool = False) -> PickedFile:
-        """Pick one file and write its STAR file, and its picture if wanted.
+        """Pick one file and write its STAR file.
+
+        Args:
+            path: the micrograph.
+            with_picture: whether to write a picture with the picks as well, as PNG.
 
         Raises:
-            MicrographError: the file cannot be picked, its results would overwrite another's, or only they cannot be
+            MicrographError: the file cannot be picked, its results would overwrite another file's, or they can never be
                 written.
             OutputError: no results can be written at present.
         """
@@ -160,5 +179,5 @@ class FilePicker:
             raise OutputError(f"{file}: cannot be written: {reason_of(error)}") from error
 
     def weigh_doubts(self) -> list[str]:
-        """After a micrograph: what the first ones say against the contrast, a line each; takes as long as picking."""
+        """After a micrograph: doubts about the contrast, in one line each. This takes as long as picking."""
         return self._doubts.weigh(self._picker) if self._doubts.is_due(is_idle=True) else []

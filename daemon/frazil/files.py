@@ -1,4 +1,4 @@
-"""Files: opened where they are regular ones, and written so that they appear whole or not at all."""
+"""Files: opening of regular files only, and atomic writing."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _KINDS = {
 
 
 def open_regular(path: Path) -> FileIO:
-    """Open a file for reading; a named pipe or a device, on which that may block for ever, is not opened.
+    """Open a regular file for reading. A named pipe or a device, which may block, is not opened.
 
     Raises:
-        MicrographError: it is not a regular file.
-        OSError: it cannot be opened.
+        MicrographError: the path is no regular file.
+        OSError: the file cannot be opened.
     """
     _check_regular(path, path.stat().st_mode)
-    # It may have been replaced since: opening never waits, and what was opened is looked at again.
+    # The file may have been replaced since: it is opened without blocking, and checked again.
     file = FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY))
     try:
         _check_regular(path, os.fstat(file.fileno()).st_mode)
@@ -74,10 +74,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder to disk, which makes what was renamed in it durable.
+    """Flush a folder to disk, so that renames in it are durable.
 
     Raises:
-        OSError: it cannot be.
+        OSError: the folder cannot be flushed.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -87,5 +87,5 @@ def sync_folder(folder: Path) -> None:
 
 
 def _aside_name(name: str) -> str:
-    """A name for the time being: always the same for a file, and short, so that it is possible where the file's is."""
+    """The temporary name of a file: always the same, and short enough to be allowed wherever the file's name is."""
     return f".{zlib.crc32(os.fsencode(name)) & 0xFFFFFF:06x}.tmp"

@@ -1,8 +1,8 @@
-"""Outputs: a folder of files, each named after a micrograph; which name that is, and who is at fault if it cannot be.
+"""Outputs: a folder of files, each named after a micrograph, and the faults of writing them.
 
-The one rule for these names, for the daemon, ``frazil pick`` and ``frazil listen --to``: the tree below the folder
-mirrors the watched one, and a file is called after its micrograph without the ending, so ``a.mrc``, ``a.MRC`` and
-``a.tif`` have one name between them.
+The daemon, ``frazil pick`` and ``frazil listen --to`` name files by one rule: the tree below the folder mirrors the
+watched one, and a file is named after its micrograph without the ending. So ``a.mrc``, ``a.MRC`` and ``a.tif`` share
+one name.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class OutputFolder:
     """A folder for files of one kind.
 
     Args:
-        path: the folder; made when the first file is written.
-        ending: of the files, after the micrograph's name.
+        path: the folder. It is made when the first file is written.
+        ending: ending of the files, after the micrograph's stem.
     """
 
     def __init__(self, path: Path, ending: str = PICK_FILE_ENDINGS["star"]) -> None:
@@ -48,10 +48,10 @@ class OutputFolder:
         self._ending = ending
 
     def prepare(self) -> None:
-        """Make the folder and prove that it can be written.
+        """Make the folder, and check that it can be written.
 
         Raises:
-            OutputError: it cannot.
+            OutputError: the folder cannot be made or written.
         """
         try:
             prove_writable(self.path)
@@ -101,15 +101,15 @@ class OutputFolder:
             )
 
     def write(self, micrograph: Path, file: Path, write: Callable[[Path], None]) -> None:
-        """Write the file of a micrograph; folders above it are made.
+        """Write the file of a micrograph, and make the folders above it.
 
         Args:
-            micrograph: for the message.
-            file: from `file_of`, or another file of that micrograph.
-            write: writes it, whole or not at all.
+            micrograph: full path of the micrograph, for the message.
+            file: path from `file_of`, or another file of that micrograph.
+            write: writes the file atomically.
 
         Raises:
-            MicrographError: this file cannot be written, however long one waits; others can.
+            MicrographError: this file can never be written, but others can.
             OSError: no file can be written at present.
         """
         try:
@@ -136,7 +136,7 @@ class OutputFolder:
 
 
 def namesakes(key: str) -> list[str]:
-    """The names of all micrographs that would have the same file, but for this one itself.
+    """The keys of all other micrographs that would have the same pick file.
 
     Args:
         key: path of the micrograph below the watched directory.
@@ -169,7 +169,7 @@ def _describe(error: OSError, file: Path) -> str:
 
 
 def _taken_for(file: Path) -> str | None:
-    """Name of another file that a file system which knows no capitals takes for this one; None as a rule."""
+    """Name of another file that a case-insensitive file system takes for this one; None as a rule."""
     if not file.exists() or not file.with_name(file.name.swapcase()).exists():
         return None
     same = [name for name in os.listdir(file.parent) if name.casefold() == file.name.casefold()]  # noqa: PTH208
