@@ -108,7 +108,7 @@ class FilePicker:
         )
         doubt = None if unusual_diameter else doubt_diameter(diameter_angstrom)
         if doubt:
-            raise SettingsError(f"--diameter: {doubt} (--unusual-diameter takes it all the same)")
+            raise SettingsError(f"--diameter: {doubt} (--unusual-diameter accepts it)")
         self._outputs = OutputFolder(out)
         self._outputs.prepare()
         threads = threads or available_cores()

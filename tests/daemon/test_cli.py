@@ -59,11 +59,11 @@ def test_every_command_has_help(command: str) -> None:
 def test_help_of_serve_has_every_setting() -> None:
     import msgspec
 
-    from frazil.settings import ServeSettings
+    from frazil.settings import ServeSettings, option_of
 
     text = frazil("serve", "--help").stdout
     for field in msgspec.structs.fields(ServeSettings):
-        assert "--" + field.name.replace("_", "-") in text
+        assert f"--{option_of(field.name)}" in text
 
 
 HEAVY = {
@@ -245,8 +245,8 @@ def test_serve_does_not_start_without_what_it_needs(blob_model: Path, tmp_path: 
     nothing = frazil("serve")
     assert nothing.returncode == 78
     assert [line.split(": ")[2:4] for line in nothing.stderr.splitlines()] == [
-        [name, "expected a value, found none (give --" + name + ", or " + name + " in the file)"]
-        for name in ("watch", "out", "diameter")
+        [name, f"expected a value, found none (give --{option}, or {name} in the file)"]
+        for name, option in (("watch", "watch"), ("out", "out"), ("diameter_angstrom", "diameter"))
     ]
     assert_one_line(serve(tmp_path, "--model", tmp_path / "no"), tmp_path / "no", "found nothing at")
     (tmp_path / "file").touch()
@@ -254,7 +254,7 @@ def test_serve_does_not_start_without_what_it_needs(blob_model: Path, tmp_path: 
     assert_one_line(serve(tmp_path, "--threshold", 7), "--threshold: expected a number of at most 1, found 7")
     assert_one_line(serve(tmp_path, "--publish", "tcp://0.0.0.0:0"), "--publish-unencrypted")
     (tmp_path / "f.toml").write_text("diamter = 5")
-    assert_one_line(serve(tmp_path, "--config", tmp_path / "f.toml"), "unknown setting 'diamter'", "'diameter'")
+    assert_one_line(serve(tmp_path, "--config", tmp_path / "f.toml"), "unknown setting 'diamter'", "'diameter_angstrom'")
 
 
 def test_serve_says_which_port_is_in_use(blob_model: Path, tmp_path: Path) -> None:

@@ -197,9 +197,7 @@ def test_what_no_particle_has_is_doubted(angstrom: float) -> None:
 
 def test_nanometres_are_refused_by_the_daemon_and_what_they_are_in_angstrom_is_said(tmp_path: Path) -> None:
     needed = {"watch": tmp_path, "out": tmp_path / "out"}
-    with pytest.raises(
-        SettingsError, match=r"found 19\.1 Å; if 19\.1 nm were meant, give 191 \(unusual_diameter takes"
-    ):
+    with pytest.raises(SettingsError, match=r"found 19\.1 Å; for 19\.1 nm, give 191 \(unusual_diameter accepts"):
         load_settings({**needed, "diameter_angstrom": 19.1}, None)
     assert (
         load_settings({**needed, "diameter_angstrom": 19.1, "unusual_diameter": True}, None).diameter_angstrom == 19.1
@@ -207,7 +205,7 @@ def test_nanometres_are_refused_by_the_daemon_and_what_they_are_in_angstrom_is_s
 
 
 def test_pick_refuses_nanometres_before_it_costs_and_takes_them_if_told_to(tmp_path: Path, blob_model: Path) -> None:
-    with pytest.raises(SettingsError, match=r"--diameter: .* if 19\.1 nm were meant, give 191"):
+    with pytest.raises(SettingsError, match=r"--diameter: .* for 19\.1 nm, give 191"):
         FilePicker(out=tmp_path / "out", diameter_angstrom=19.1, model=tmp_path / "is never looked at")
     assert not (tmp_path / "out").exists()
     insists = FilePicker(
@@ -237,7 +235,7 @@ def test_pick_asks_whoever_sits_at_a_terminal(blob_model: Path, tmp_path: Path, 
         shown = b""
         while b"[y/N]" not in shown:
             shown += keyboard.read(1000)
-        assert "found 19.1 Å; if 19.1 nm were meant, give 191. Pick with it all the same?" in shown.decode()
+        assert "found 19.1 Å; for 19.1 nm, give 191. Pick with it nevertheless?" in shown.decode()
         keyboard.write(f"{answer}\n".encode())
         assert running.wait(60) == status
 

@@ -90,9 +90,9 @@ def test_a_port_in_use_is_a_fault(settings: Callable[..., Path]) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        (finding,) = look(settings(http=f"127.0.0.1:{port}"))["ports"]
+        (finding,) = look(settings(http_address=f"127.0.0.1:{port}"))["ports"]
     assert finding.level == "fault"
-    assert f"127.0.0.1:{port} cannot be had" in finding.says
+    assert f"127.0.0.1:{port} cannot be used" in finding.says
     assert f":{port}" in finding.do
 
 
@@ -103,7 +103,7 @@ def test_the_ports_of_the_daemon_that_runs_are_no_fault(
 ) -> None:
     daemon = serve("--diameter", "48", "--model", blob_model)
     http = daemon.metrics.split("/")[2]
-    found = look(settings(publish=daemon.stream, http=http))["ports"]
+    found = look(settings(publish_address=daemon.stream, http_address=http))["ports"]
     assert [finding.level for finding in found] == ["ok", "ok", "ok"]
     assert any(f"process {daemon.process.pid}" in finding.says for finding in found)
 
@@ -240,14 +240,14 @@ def test_install_service_into_etc_needs_root(tmp_path: Path) -> None:
     options = ["install-service", "titan1", "--watch", str(tmp_path), "--out", str(tmp_path), "--diameter", "100"]
     options += ["--user", "daemon"]
     code = (
-        "import os, sys; from frazil import cli\n"
+        "import os, sys; from frazil.commands import cli\n"
         f"cli.app({[*options, '--dry-run']!r}, standalone_mode=False)\n"
         f"os.geteuid() or os.setuid(65534); sys.argv[1:] = {options!r}; cli.main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert done.stdout.startswith("# /etc/frazil/titan1.toml\n")
-    assert done.stderr.startswith("frazil: error: /etc: expected to be root, found user ")
+    assert done.stderr.startswith("frazil: error: /etc: expected to run as root, found user ")
     assert done.stderr.count("\n") == 1
 
 

@@ -1,4 +1,4 @@
-"""``frazil retune``: sees what other limits would pick, and has the daemon take them."""
+"""``frazil retune``: previews the picks within other limits, and requests these limits from the daemon."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def retune(
     ] = None,
     apply: Annotated[
         bool,
-        typer.Option("--apply", metavar="", help="Have the daemon revise all results so, and pick so from now on."),
+        typer.Option("--apply", metavar="", help="Request these limits for all results and all later micrographs."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print one line of JSON.")] = False,
 ) -> None:
     """Make the picks of the whole session again with another threshold or other distances, without the model.
 
-    Nothing changes without --apply: picks are counted as they would be, and beside other thresholds. What is not given
-    stays as it was. A threshold is for the model of the newest result; what another model picked keeps its own.
+    Without --apply nothing changes: the picks are only counted, also at other thresholds. Limits that are not given
+    stay as they are. A threshold applies to the model of the newest result; picks of other models keep theirs.
     """
     from frazil.picking import Tuning
     from frazil.session.outbox.daemon_info import DaemonInfo, ledger_key
@@ -69,7 +69,7 @@ def retune(
 
     tuning = Tuning(threshold=threshold, min_distance_angstrom=min_distance, edge_margin_angstrom=edge_margin)
     if apply and micrograph is not None:
-        raise FrazilError("expected --apply or --micrograph, found both: what is applied holds for all micrographs")
+        raise FrazilError("expected --apply or --micrograph, found both: limits are applied to all micrographs")
     with LedgerReader(ledger_file(out)) as reader:
         info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
         if apply:
@@ -92,7 +92,7 @@ def _apply(reader: LedgerReader, tuning: Tuning, info: DaemonInfo | None, *, as_
         return
     typer.echo(f"asked for: {wanted.describe()}")
     if is_running:
-        typer.echo("the daemon takes it between two micrographs and revises the results there are: see frazil status")
+        typer.echo("the daemon applies it between two micrographs and revises earlier results: see frazil status")
     else:
         typer.echo("no daemon runs: the request waits in the ledger for the next start")
 
@@ -113,8 +113,8 @@ def _show_one(reader: LedgerReader, key: str, tuning: Tuning, *, as_json: bool) 
     table = Table("", "now", "then", title=printable(key), title_justify="left")
     table.add_row("picks", str(len(shown.document.picks.score)), str(len(shown.picks)))
     for name, unit in (("threshold", ""), ("min_distance_angstrom", " Å"), ("edge_margin_angstrom", " Å")):
-        says = name.removesuffix("_angstrom").replace("_", " ")
-        table.add_row(says, f"{getattr(before, name):g}{unit}", f"{getattr(shown.limits, name):g}{unit}")
+        label = name.removesuffix("_angstrom").replace("_", " ")
+        table.add_row(label, f"{getattr(before, name):g}{unit}", f"{getattr(shown.limits, name):g}{unit}")
     Console().print(table)
 
 
@@ -156,12 +156,12 @@ def _draw(console: Console, counts: list[MicrographCount], thresholds: list[floa
     from rich.table import Table
 
     if not counts:
-        console.print("no results as yet")
+        console.print("no results yet")
         return
     table = Table("", "micrographs", "picks", "median", "fewest", "most")
-    for says, picks in (("now", [one.before for one in counts]), ("then", [one.after for one in counts])):
+    for label, picks in (("now", [one.before for one in counts]), ("then", [one.after for one in counts])):
         spread = (statistics.median(picks), min(picks), max(picks))
-        table.add_row(says, str(len(picks)), str(sum(picks)), *(f"{value:g}" for value in spread))
+        table.add_row(label, str(len(picks)), str(sum(picks)), *(f"{value:g}" for value in spread))
     console.print(table)
     means = [sum(one.at[i] for one in counts) / len(counts) for i in range(len(thresholds))]
     longest = max(means) or 1.0

@@ -1,4 +1,4 @@
-"""The doctor: what on this machine is right for frazil, what is not, and what to do about it."""
+"""The doctor: checks this machine for frazil, and gives advice on each fault."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ __all__ = ["DoctorResult", "examine"]
 
 _LEAST_PYTHON = (3, 11)
 _BUILT_AT = 1_790_000_000
-"""No clock of a machine that runs this version is right before then, in seconds of Unix time."""
+"""An earlier time, in seconds of Unix time, is wrong on every machine that runs this version."""
 _UNSYNCHRONISED = 5
-"""What ``adjtimex`` returns for a clock that nobody keeps."""
+"""Result of ``adjtimex`` for a clock that is not synchronised."""
 
 
 def examine(settings: ServeSettings | None, fault: SettingsError | None = None) -> Iterator[DoctorResult]:
-    """Look at everything that ``frazil serve`` stands on.
+    """Check everything that ``frazil serve`` needs.
 
     Args:
-        settings: to look at, with what they name; None for the machine alone.
-        fault: what is wrong with the settings, if that is why there are none.
+        settings: settings to check, with the paths in them; None for the machine alone.
+        fault: the faults of the settings, if they cannot be used.
     """
     yield from _examine_programs()
     yield from _examine_clock()
@@ -88,7 +88,9 @@ def _has_name() -> bool:
 
 def _examine_clock() -> Iterator[DoctorResult]:
     if time.time() < _BUILT_AT:
-        yield DoctorResult(check="clock", level="fault", says=f"it is said to be {time.ctime()}", do="set the clock")
+        yield DoctorResult(
+            check="clock", level="fault", says=f"the clock shows {time.ctime()}, which is too early", do="set the clock"
+        )
         return
     # An all-zero request changes nothing; the answer is the state of the clock.
     try:
@@ -99,12 +101,14 @@ def _examine_clock() -> Iterator[DoctorResult]:
         yield DoctorResult(
             check="clock",
             level="warning",
-            says="nobody keeps it (NTP): times of results and of files drift apart",
+            says="the clock is not synchronised (NTP): times of results and of files drift apart",
             do="timedatectl set-ntp true",
         )
     else:
         yield DoctorResult(
-            check="clock", level="ok", says="kept by NTP" if state >= 0 else "sane; who keeps it is not known"
+            check="clock",
+            level="ok",
+            says="synchronised by NTP" if state >= 0 else "plausible; whether it is synchronised is not known",
         )
 
 
@@ -122,21 +126,21 @@ def _examine_ports(settings: ServeSettings) -> Iterator[DoctorResult]:
             yield DoctorResult(check="ports", level="ok", says=f"{address} is free")
         elif running is not None and address in (running.stream, running.metrics.split("/")[2]):
             yield DoctorResult(
-                check="ports", level="ok", says=f"{address} is the running daemon's (process {running.pid})"
+                check="ports", level="ok", says=f"{address} is in use by the running daemon (process {running.pid})"
             )
         elif running is not None:
-            yield DoctorResult(check="ports", level="ok", says=f"{address} is in use, by the running daemon it seems")
+            yield DoctorResult(check="ports", level="ok", says=f"{address} is in use, probably by the running daemon")
         else:
             yield DoctorResult(
                 check="ports",
                 level="fault",
-                says=f"{address} cannot be had: {problem}",
-                do=f"see who has it (ss -ltnp 'sport = :{port}'), or give another port",
+                says=f"{address} cannot be used: {problem}",
+                do=f"see which program uses it (ss -ltnp 'sport = :{port}'), or give another port",
             )
 
 
 def _running(settings: ServeSettings) -> DaemonInfo | None:
-    """The daemon that uses these settings' ledger now; None where none answers."""
+    """The running daemon that uses the ledger of these settings; None if none answers."""
     with contextlib.suppress(FrazilError), LedgerReader(settings.ledger_file) as reader:
         info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
         if info is not None and info.ask() is not None:
@@ -156,7 +160,7 @@ def _bind_problem(host: str, port: int) -> str | None:
 
 
 def _precision_problem(model: Path) -> str | None:
-    """What keeps a model that is fit to serve from doing so by its int8 twin."""
+    """The fault of the int8 twin of a model; None if it has passed its check."""
     try:
         prove_model(model, precision="int8")
     except ModelError as error:
@@ -174,7 +178,7 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[DoctorResult]:
         yield DoctorResult(check="gpu", level="ok", says="the NVIDIA driver reports a device")
     else:
         lost: Level = "warning" if has_nodes else "ok"
-        do = "the driver does not answer though a GPU is there: nvidia-smi tells more" if has_nodes else ""
+        do = "the driver does not answer although there is a GPU: see nvidia-smi" if has_nodes else ""
         yield DoctorResult(check="gpu", level=lost, says=f"none can be used: {no_gpu}", do=do)
     try:
         sha256 = prove_model(model).sha256
@@ -184,7 +188,7 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[DoctorResult]:
         where = loaded.placement.describe(loaded.warm_up())
     except ModelError as error:
         yield DoctorResult(
-            check="model", level="fault", says=str(error), do=f"frazil models verify {model} tells of each version"
+            check="model", level="fault", says=str(error), do=f"run frazil models verify {model} to check each version"
         )
         return
     on_cpu = loaded.placement.cpu_problem()
@@ -198,14 +202,14 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[DoctorResult]:
             "there is a GPU and the model does not use it: CUDA's libraries may be missing; pip install 'frazil[cuda]'",
         )
     elif loaded.preparation_problem is not None:
-        level, do = "warning", "the model runs on the GPU and picks are right, only slower: frazil bench says how fast"
+        level, do = "warning", "the model runs on the GPU and picks are right, only slower: frazil bench measures it"
     precision_problem = precision_problem or loaded.precision_problem
     if precision_problem:
         yield DoctorResult(
             check="model",
             level="warning",
             says=f"it serves in float32 although int8 is set: {precision_problem}",
-            do='picks are right, only slower; see what the model\'s card says, or set precision = "float32"',
+            do='picks are right, only slower; see the model\'s card, or set precision = "float32"',
         )
     says = f"{loaded.identity.short} is fit to serve (sha256 {sha256[:12]}) in {loaded.precision}"
     yield DoctorResult(

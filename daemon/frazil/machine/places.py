@@ -1,4 +1,4 @@
-"""The directories of the settings: can they be read, written, watched, and is there room."""
+"""The doctor's checks of the directories in the settings: access, events, and free space."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class DoctorResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def examine_watched(settings: ServeSettings) -> Iterator[DoctorResult]:
-    """The watched tree: rights, kind of file system, events, and the clock of whoever writes to it."""
+    """Check the watched tree: permissions, type of file system, events, and the clock of its file server."""
     root = settings.watch.resolve()
     if not os.access(root, os.R_OK | os.X_OK, effective_ids=True):
         yield DoctorResult(
@@ -61,7 +61,7 @@ def examine_watched(settings: ServeSettings) -> Iterator[DoctorResult]:
             do="" if settings.watch_by != "events" else 'set watch_by = "auto": events alone would come late',
         )
     else:
-        yield DoctorResult(check="events", level="ok", says=f"{where}: events tell of files at once")
+        yield DoctorResult(check="events", level="ok", says=f"{where}: events report files at once")
         yield from _examine_inotify(root)
     newest = max((_modified(path) for path in _some_files(root)), default=0.0)
     if newest - time.time() > _CLOCK_SECONDS:
@@ -74,12 +74,12 @@ def examine_watched(settings: ServeSettings) -> Iterator[DoctorResult]:
 
 
 def examine_output(settings: ServeSettings) -> Iterator[DoctorResult]:
-    """Where results go."""
+    """Check the output directory."""
     yield from _examine_writable("out", settings.out.resolve())
 
 
 def examine_ledger(settings: ServeSettings) -> Iterator[DoctorResult]:
-    """Where the ledger lies."""
+    """Check the directory of the ledger."""
     folder = settings.ledger_file.resolve().parent
     yield from _examine_writable("ledger", folder)
     file_system = FileSystem.of(folder)
