@@ -16,9 +16,18 @@ from pathlib import Path
 import pytest
 
 from frazil.errors import LedgerDamagedError, OutputError
-from frazil.session.outbox.daemon_info import PRESENCE_KEY, Presence, check_watch, move_watch
+from frazil.session.outbox.daemon_info import DaemonInfo, check_watch, move_watch
 from frazil.session.outbox.file_stamp import FileStamp
-from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader, Witness, check, is_fatal, read_witness
+from frazil.session.outbox.ledger import (
+    DAEMON_KEY,
+    Handled,
+    Ledger,
+    LedgerReader,
+    Witness,
+    check,
+    is_fatal,
+    read_witness,
+)
 from frazil.session.outbox.ledger.witness import Generation, outputs_of
 
 HANDLED = Handled(stamp=FileStamp(size=10, mtime_ns=20), fingerprint="f")
@@ -189,8 +198,8 @@ def test_a_witness_that_ended_or_is_of_this_host_is_not_watched_for_a_sign_of_li
 
 def test_the_output_directory_is_where_the_daemon_said_or_where_the_ledger_lies(tmp_path: Path) -> None:
     assert outputs_of(tmp_path / "l", '{"out":"/results"}') == Path("/results")
-    for presence in ("", "{", "[]", '{"out":5}'):
-        assert outputs_of(tmp_path / "l", presence) == tmp_path
+    for info in ("", "{", "[]", '{"out":5}'):
+        assert outputs_of(tmp_path / "l", info) == tmp_path
     assert read_witness(tmp_path) == ("", 0)
 
 
@@ -360,16 +369,14 @@ def test_a_ledger_that_was_told_to_stop_takes_nothing_more_and_says_why(ledger: 
 # --- whose it is ----------------------------------------------------------------------------------------------------
 
 
-def leave_presence(ledger: Ledger, watch: Path) -> None:
-    presence = Presence(
-        pid=1, started_at=0.0, watch=str(watch), out="/out", stream="", metrics="", model="", provider=""
-    )
-    ledger.remember(PRESENCE_KEY, presence.encode())
+def leave_info(ledger: Ledger, watch: Path) -> None:
+    info = DaemonInfo(pid=1, started_at=0.0, watch=str(watch), out="/out", stream="", metrics="", model="", provider="")
+    ledger.remember(DAEMON_KEY, info.encode())
 
 
 def test_a_ledger_is_of_one_watched_directory(ledger: Ledger, tmp_path: Path) -> None:
     check_watch(ledger, tmp_path / "any")
-    leave_presence(ledger, tmp_path / "session42")
+    leave_info(ledger, tmp_path / "session42")
     check_watch(ledger, tmp_path / "session43")  # it knows no micrograph: nothing can be mixed up
     commit(ledger)
     check_watch(ledger, tmp_path / "session42")
@@ -380,13 +387,13 @@ def test_a_ledger_is_of_one_watched_directory(ledger: Ledger, tmp_path: Path) ->
 def test_a_watched_directory_may_have_two_names(ledger: Ledger, tmp_path: Path) -> None:
     (tmp_path / "session").mkdir()
     (tmp_path / "link").symlink_to("session")
-    leave_presence(ledger, tmp_path / "session")
+    leave_info(ledger, tmp_path / "session")
     commit(ledger)
     check_watch(ledger, tmp_path / "link")
 
 
 def test_a_directory_that_was_renamed_is_told_to_the_ledger(ledger: Ledger, tmp_path: Path) -> None:
-    leave_presence(ledger, tmp_path / "before")
+    leave_info(ledger, tmp_path / "before")
     commit(ledger)
     now = tmp_path / "now"
     with pytest.raises(OutputError, match="expected the watched directory, found none"):

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from frazil.health.state import DaemonState, Disk, Gpu, IntakeState, ModelState, PickState, SessionState
-from frazil.session.outbox.daemon_info import Presence
+from frazil.session.outbox.daemon_info import DaemonInfo
 from frazil.session.outbox.ledger import Ledger
 
 STARTED_AT = 1_795_816_338.043902
@@ -37,8 +37,8 @@ RUNNING = DaemonState(
 METRICS = f'frazil_start_time_seconds {STARTED_AT!r}\nfrazil_queue_depth{{queue="read"}} 2.0\n'
 
 
-def presence(url: str, **changes: object) -> Presence:
-    named = Presence(
+def info_of(url: str, **changes: object) -> DaemonInfo:
+    named = DaemonInfo(
         pid=1,
         started_at=STARTED_AT,
         watch="/data",
@@ -107,9 +107,9 @@ def test_a_daemon_is_asked_and_known_by_when_it_started(
     answers: dict[str, bytes], expected: DaemonState | None
 ) -> None:
     with serving(answers) as url:
-        assert presence(url).ask() == expected
-        assert presence(url, stopped_at=STARTED_AT + 1).ask() is None
-    assert presence(url).ask() is None
+        assert info_of(url).ask() == expected
+        assert info_of(url, stopped_at=STARTED_AT + 1).ask() is None
+    assert info_of(url).ask() is None
 
 
 def test_a_program_that_speaks_something_else_is_no_daemon() -> None:
@@ -122,14 +122,14 @@ def test_a_program_that_speaks_something_else_is_no_daemon() -> None:
 
         thread = threading.Thread(target=greet)
         thread.start()
-        assert presence(f"http://127.0.0.1:{listening.getsockname()[1]}/").ask() is None
+        assert info_of(f"http://127.0.0.1:{listening.getsockname()[1]}/").ask() is None
         thread.join()
 
 
 def test_the_status_tells_what_a_daemon_does(open_page: Callable[..., Any], tmp_path: Path) -> None:
     page = open_page()
     page.state = RUNNING
-    page.ledger.remember("daemon", presence(page.server.url).encode())
+    page.ledger.remember("daemon", info_of(page.server.url).encode())
     said = status(tmp_path)
     assert said.startswith("running since 2026-11-27 ")
     assert "\nnothing needs you\nnow: 1 incomplete, 2 in line, 1 being picked, 0 being written\n" in said
@@ -145,7 +145,7 @@ def test_the_status_tells_what_a_daemon_does(open_page: Callable[..., Any], tmp_
 def test_of_a_daemon_of_an_earlier_version_the_status_says_that_it_runs_and_no_more(tmp_path: Path) -> None:
     with serving({"/metrics": METRICS.encode()}) as url:
         ledger = Ledger(tmp_path / "ledger.sqlite")
-        ledger.remember("daemon", presence(url).encode())
+        ledger.remember("daemon", info_of(url).encode())
         ledger.close()
         said = status(tmp_path)
         told = json.loads(status(tmp_path, "--json"))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from frazil.errors import OutputError
-from frazil.health.heartbeat import Pulses
+from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
 from frazil.health.state import SessionState
 from frazil.model import Model
@@ -19,16 +19,15 @@ from frazil.paths import absolute_path
 from frazil.picking import Picker, PickingSettings, PreparationOnDevice
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.intake import Intake
-from frazil.session.intake.passed_over import INVENTORY_KEY
 from frazil.session.intake.selection import Selection
 from frazil.session.intake.watcher import Watcher
 from frazil.session.outbox.daemon_info import check_watch
-from frazil.session.outbox.ledger import Ledger, Witness
+from frazil.session.outbox.ledger import INVENTORY_KEY, MOUNT_POINT_KEY, Ledger, Witness
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.doubts import Doubts
 from frazil.session.pick.drift_watch import DriftWatch
-from frazil.session.pick.model_changes import Announcer, Change
+from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.pipeline import Pipeline
 from frazil.session.pick.reader import MicrographReader
 from frazil.session.pick.serving import Serving
@@ -40,7 +39,6 @@ __all__ = ["Session"]
 _LEDGER_LOOK_SECONDS = 1.0
 _LOCAL_SETTLE_SECONDS = 1.0
 """Between the two looks at a file on a local file system that nobody is known to have closed."""
-_MOUNT_POINT_KEY = "mount_point"
 
 
 class Session:
@@ -51,7 +49,7 @@ class Session:
     Args:
         settings: the whole of its settings.
         metrics: counts and shows.
-        pulses: what its threads beat on.
+        heartbeats: what its threads beat on.
         stopping: is set when the daemon stops.
 
     Attributes:
@@ -69,10 +67,12 @@ class Session:
     announcer: Announcer
     serving: Serving
 
-    def __init__(self, settings: ServeSettings, metrics: Metrics, pulses: Pulses, stopping: threading.Event) -> None:
+    def __init__(
+        self, settings: ServeSettings, metrics: Metrics, heartbeats: Heartbeats, stopping: threading.Event
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._pulses = pulses
+        self._heartbeats = heartbeats
         self._stopping = stopping
         self._closing = contextlib.ExitStack()
         self._claim_fault: OutputError | None = None
@@ -107,7 +107,7 @@ class Session:
 
     def connect(self, stream: Stream) -> None:
         """Have results go out on the stream."""
-        beat = self._pulses.of("frazil-writing").beat
+        beat = self._heartbeats.of("frazil-writing").beat
         self._outbox = Outbox(self.ledger, stream, self._metrics, self.watch, self.outputs.path, self._stopping, beat)
         self._reviser = Reviser(self.ledger, self._outbox, self.picking)
         self._closing.callback(self._reviser.close)
@@ -141,7 +141,7 @@ class Session:
             watch=self.watch,
             max_attempts=settings.max_attempts,
             keep_score_maps=settings.keep_score_maps,
-            pulses=self._pulses,
+            heartbeats=self._heartbeats,
             read_seconds=settings.read_timeout_seconds,
         )
         file_system = FileSystem.of(self.root)
@@ -158,7 +158,7 @@ class Session:
             accept=self._pipeline.accept,
             refuse=self._pipeline.refuse,
             check_name=self.outputs.check_name,
-            beat=self._pulses.of("frazil-intake").beat,
+            beat=self._heartbeats.of("frazil-intake").beat,
         )
         self._watcher = Watcher(
             self.root,
@@ -174,7 +174,7 @@ class Session:
             scan_seconds=settings.scan_seconds,
             watch_by=settings.watch_by,
             backlog_order=settings.backlog_order,
-            beat=self._pulses.of("frazil-scan").beat,
+            beat=self._heartbeats.of("frazil-scan").beat,
         )
         self._watcher.start()
         self._closing.callback(self._watcher.stop)
@@ -215,7 +215,7 @@ class Session:
         others = (*self._threads, self._watcher.thread)
         return self._pipeline.failed_stage() or next((t.name for t in others if not t.is_alive()), None)
 
-    def report(self, change: Change) -> None:
+    def report(self, change: ModelChange) -> None:
         """Take note of what happened to a model."""
         self._pipeline.report(change)
 
@@ -230,11 +230,11 @@ class Session:
 
     def _note_file_system(self, file_system: FileSystem) -> None:
         self._intake.settle(self._settle_seconds(file_system), shows_holes=file_system.shows_holes)
-        self.remember(_MOUNT_POINT_KEY, file_system.mount_point)
+        self.remember(MOUNT_POINT_KEY, file_system.mount_point)
 
     def _usual_mount_point(self) -> str:
         """Where the file system was mounted that the directory lay on when an earlier run last saw it."""
-        remembered = self.ledger.recall(_MOUNT_POINT_KEY)
+        remembered = self.ledger.recall(MOUNT_POINT_KEY)
         return remembered if remembered and self.root.is_relative_to(remembered) else ""
 
     def _watch_ledger(self) -> None:
