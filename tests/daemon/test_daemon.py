@@ -14,8 +14,8 @@ import pytest
 from frazil.daemon import Daemon
 from frazil.errors import OutputError
 from frazil.picking import read_star
-from frazil.session.outbox.daemon_info import DAEMON_KEY, DaemonInfo
-from frazil.session.outbox.ledger import LedgerReader
+from frazil.session.outbox.daemon_info import DaemonInfo
+from frazil.session.outbox.ledger import DAEMON_KEY, LedgerReader
 from frazil.settings import ServeSettings, load_settings
 
 HANGS = 1000.0
