@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
-from frazil.picking import Micrograph, Picker, PickingSettings, Picks, load_model, picture, read_micrograph
+from frazil.model import load_model
+from frazil.picking import Micrograph, Picker, PickingSettings, Picks, picture, read_micrograph
 from frazil.settings import default_model_path
 
 _SHARES = (0.0, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5)

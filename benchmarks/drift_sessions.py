@@ -125,7 +125,8 @@ def main() -> int:
 
 def simulate_pools(count: int) -> Pools:
     """Simulate and pick micrographs of every kind."""
-    from frazil.picking import Picker, PickingSettings, load_model, read_micrograph
+    from frazil.model import load_model
+    from frazil.picking import Picker, PickingSettings, read_micrograph
     from frazil.settings import default_model_path
     from frazil_trainer.simulate import SimulationSettings, series_seed, simulate_micrograph, write_micrograph
 

@@ -25,8 +25,9 @@ import prometheus_client
 import zmq
 
 import frazil
-from frazil.documents import ModelDocument, ModelStamp, encode_document, topic_of
+from frazil.documents import ModelDocument, encode_document, topic_of
 from frazil.health.metrics import Metrics
+from frazil.model import ModelIdentity
 from frazil.session.outbox.ledger import Ledger
 from frazil.session.outbox.stream import Stream
 
@@ -145,7 +146,7 @@ class Target:
         made: list[ModelDocument] = []
 
         def body_at(epoch: str, seq: int) -> bytes:
-            stamp = ModelStamp(name="m", version=1, sha256="0" * 64)
+            stamp = ModelIdentity(name="m", version=1, sha256="0" * 64)
             made.append(ModelDocument(epoch=epoch, seq=seq, model=stamp, event="loaded", at=""))
             return encode_document(made[0])
 

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from frazil.picking import Picker, PickingSettings, int8_instructions, load_model, read_micrograph
-from frazil.picking.onnx_runtime import ort
-from frazil.settings import Precision
+from frazil.model import Precision, int8_instructions, load_model
+from frazil.model.runtime import ort
+from frazil.picking import Picker, PickingSettings, read_micrograph
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
 

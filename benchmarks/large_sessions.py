@@ -34,10 +34,11 @@ import msgspec
 import numpy as np
 
 import frazil
-from frazil.documents import MicrographDocument, ModelStamp, PickColumns, Seconds, encode_document
+from frazil.documents import MicrographDocument, PickColumns, Seconds, encode_document
+from frazil.model import ModelIdentity, load_model
 from frazil.page.series import Series
 from frazil.page.session import Session
-from frazil.picking import Picker, PickingSettings, load_model, read_micrograph, write_star
+from frazil.picking import Picker, PickingSettings, read_micrograph, write_star
 from frazil.session.intake.scan import Scanner
 from frazil.session.intake.selection import Selection
 from frazil.session.outbox.file_stamp import FileStamp
@@ -134,7 +135,7 @@ def document(i: int) -> MicrographDocument:
         shape=(4096, 4096),
         pixel_size_angstrom=0.9,
         diameter_px=212.0,
-        model=ModelStamp(name="fcn", version=3, sha256="a" * 64),
+        model=ModelIdentity(name="fcn", version=3, sha256="a" * 64),
         threshold=0.3,
         min_distance_angstrom=100.0,
         edge_margin_angstrom=95.0,

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy.spatial import cKDTree
 
-from frazil.picking import Picks, load_model
+from frazil.model import load_model
+from frazil.picking import Picks, match_picks
 from frazil.settings import default_model_path
 from frazil_trainer.evaluation import ScoredMicrograph, open_sources, score_micrographs, validation_paths
-from frazil_trainer.matching import match_picks
 from frazil_trainer.recipe import find_recipe, read_recipe
 
 HIT_DIAMETERS = 0.5

@@ -25,7 +25,8 @@ import numpy as np
 
 from frazil.client import PickStream
 from frazil.documents import MicrographDocument, encode_document
-from frazil.picking import Picker, PickingSettings, Tuning, load_model, read_micrograph
+from frazil.model import load_model
+from frazil.picking import Picker, PickingSettings, Tuning, read_micrograph
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
 from frazil.session.outbox.score_map import pack_score_map

@@ -21,9 +21,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from frazil.picking import Model, Picker, PickingSettings, load_model, read_micrograph
-from frazil.settings import Contrast, default_model_path
-from frazil_trainer.matching import Tally, match_picks, tally_matches
+from frazil.model import Contrast, Model, load_model
+from frazil.picking import Picker, PickingSettings, match_picks, read_micrograph
+from frazil.settings import default_model_path
+from frazil_trainer.evaluation.ranking import Tally, tally_matches
 from frazil_trainer.simulate import SimulatedMicrograph, SimulationSettings, series_seed, simulate_micrograph
 
 SEED = 9001

@@ -27,8 +27,9 @@ from pathlib import Path
 import prometheus_client
 
 import frazil
-from frazil.documents import MicrographDocument, ModelStamp, PickColumns, Seconds, encode_document, topic_of
+from frazil.documents import MicrographDocument, PickColumns, Seconds, encode_document, topic_of
 from frazil.health.metrics import Metrics
+from frazil.model import ModelIdentity
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
 from frazil.session.outbox.stream import Stream
@@ -55,7 +56,7 @@ def document(draw: random.Random, epoch: str, seq: int) -> MicrographDocument:
         shape=(4096, 5760),
         pixel_size_angstrom=1.0,
         diameter_px=150.0,
-        model=ModelStamp(name="fcn", version=1, sha256="0" * 64),
+        model=ModelIdentity(name="fcn", version=1, sha256="0" * 64),
         threshold=0.5,
         picks=columns,
         seconds=Seconds(read=0.1, prepare=0.1, infer=0.2, peaks=0.1, total=0.5),

@@ -28,8 +28,8 @@ import numpy as np
 
 from frazil.client import PickStream
 from frazil.documents import MicrographDocument
-from frazil.models import ModelFolder
-from frazil.picking import Picker, PickingSettings, Picks, load_model, locate_model, read_micrograph
+from frazil.model import ModelFolder, load_model, locate_model
+from frazil.picking import Picker, PickingSettings, Picks, PreparationOnDevice, read_micrograph
 from frazil.settings import default_model_path
 from frazil_trainer.simulate import SimulationSettings
 from frazil_trainer.simulate.series import write_series
@@ -198,7 +198,8 @@ def count_mixed(documents: list[MicrographDocument], sources: list[Path]) -> int
     sha256 = {}
     for version, path in enumerate(MODELS, start=1):
         model = load_model(path, "auto")
-        picker = Picker(model, PickingSettings(diameter_angstrom=DIAMETER_ANGSTROM))
+        settings = PickingSettings(diameter_angstrom=DIAMETER_ANGSTROM)
+        picker = Picker(model, settings, device=PreparationOnDevice(model))
         sha256[version] = model.identity.sha256
         picks.update({(version, i): picker.pick(read_micrograph(source)) for i, source in enumerate(sources)})
     expected = _Expected(picks)

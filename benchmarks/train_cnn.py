@@ -12,9 +12,9 @@ import time
 import torch
 from torch import nn
 
-from frazil_trainer.networks import Cnn, CnnConfig
-from frazil_trainer.optimisers import make_optimiser
-from frazil_trainer.recipe import Sgd
+from frazil_trainer.networks import Cnn
+from frazil_trainer.recipe import CnnSettings, Sgd
+from frazil_trainer.training.loop import make_optimiser
 
 BATCH = 128
 UPDATES = 100 * (63_000 // BATCH)
@@ -26,7 +26,7 @@ SIZES = [
 ]
 
 
-def seconds_of_update(config: CnnConfig, *, mixed_precision: bool, repetitions: int = 8) -> float:
+def seconds_of_update(config: CnnSettings, *, mixed_precision: bool, repetitions: int = 8) -> float:
     """Processor seconds of one update, the best of several."""
     network = Cnn(config).to(memory_format=torch.channels_last)
     optimiser, _ = make_optimiser(network, Sgd(), UPDATES)
@@ -51,7 +51,7 @@ def main() -> None:
     print("| channels | convolutions | parameters | float32 ms | bfloat16 ms | 100 epochs, minutes |")
     print("| ---: | --- | ---: | ---: | ---: | ---: |")
     for channels, convolutions in SIZES:
-        config = CnnConfig(channels=channels, convolutions=convolutions)
+        config = CnnSettings(channels=channels, convolutions=convolutions)
         parameters = sum(p.numel() for p in Cnn(config).parameters())
         single, mixed = (seconds_of_update(config, mixed_precision=mixed) for mixed in (False, True))
         minutes = mixed * UPDATES / CORES / 60

@@ -28,8 +28,8 @@ from rich.table import Table
 
 from frazil import PickStream
 from frazil.documents import MicrographDocument
-from frazil.picking import Picks, draw_picks, read_micrograph, read_star
-from frazil_trainer.matching import Tally, match_picks, tally_matches
+from frazil.picking import Picks, draw_picks, match_picks, read_micrograph, read_star
+from frazil_trainer.evaluation.ranking import Tally, tally_matches
 from frazil_trainer.simulate import density_model
 
 BIN = Path(sys.executable).parent

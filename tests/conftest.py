@@ -28,11 +28,11 @@ from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from prometheus_client.core import GaugeMetricFamily
 
 from frazil.documents import (
     FailedDocument,
     MicrographDocument,
-    ModelStamp,
     NumberedDocument,
     PickColumns,
     Seconds,
@@ -42,22 +42,23 @@ from frazil.documents import (
 )
 from frazil.errors import FrazilError
 from frazil.health.metrics import Metrics
-from frazil.page.application import Application
-from frazil.page.gate import TOKEN_NAME
-from frazil.page.server import PageServer
-from frazil.picking import (
+from frazil.health.state import DaemonState
+from frazil.model import (
     Card,
     ModelContract,
-    Picks,
+    ModelIdentity,
     Reference,
     Twin,
     TwinScores,
     read_card,
     read_contract,
-    read_micrograph,
     write_card,
 )
-from frazil.picking.onnx_runtime import ort
+from frazil.model.runtime import ort
+from frazil.page.application import Application
+from frazil.page.gate import TOKEN_NAME
+from frazil.page.server import PageServer
+from frazil.picking import Picks, read_micrograph
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.session.outbox.stream import Stream
@@ -540,7 +541,7 @@ def document(path: str, *, epoch: str = "", seq: int = 0) -> MicrographDocument:
         shape=(4, 6),
         pixel_size_angstrom=1.0,
         diameter_px=2.0,
-        model=ModelStamp(name="m", version=1, sha256=""),
+        model=ModelIdentity(name="m", version=1, sha256=""),
         threshold=0.5,
         picks=PickColumns(y=[1.0], x=[2.0], score=[0.9]),
         seconds=Seconds(read=0, prepare=0, infer=0, peaks=0, total=0),
@@ -890,6 +891,21 @@ def trace_calls() -> type[Traced]:
     return Traced
 
 
+# --- metrics ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def exported_metrics() -> dict[str, tuple[str, list[str]]]:
+    """Type and labels of each metric by its name."""
+    exported = {}
+    for collector in Metrics(prometheus_client.CollectorRegistry()).registry._collector_to_names:
+        for family in collector.collect():
+            name = family.name + ("_total" if family.type == "counter" else "")
+            source = family if isinstance(family, GaugeMetricFamily) else collector
+            exported[name] = (family.type, list(source._labelnames))  # type: ignore[attr-defined]
+    return exported
+
+
 # --- the page ---------------------------------------------------------------------------------------------------
 
 
@@ -898,11 +914,10 @@ class OpenPage:
     """The page over a real ledger, without a daemon."""
 
     ledger: Ledger
-    metrics: Metrics
-    server: PageServer
-    token: str
-    trouble: list[str]
-    """What the page is told of the daemon; empty while it is well."""
+    state: DaemonState = field(default_factory=DaemonState)
+    """What the page is told of the daemon."""
+    server: PageServer = field(init=False)
+    token: str = field(init=False)
 
     @property
     def url(self) -> str:
@@ -921,21 +936,19 @@ def open_page(tmp_path: Path) -> Iterator[Callable[..., OpenPage]]:
     with contextlib.ExitStack() as stack:
 
         def start(folder: Path = tmp_path, names: Sequence[str] = ()) -> OpenPage:
-            ledger, trouble = Ledger(folder / "ledger.sqlite"), []
-            stack.callback(ledger.close)
-            metrics = Metrics(prometheus_client.CollectorRegistry())
+            page = OpenPage(ledger=Ledger(folder / "ledger.sqlite"))
+            stack.callback(page.ledger.close)
             application = Application(
-                metrics.registry,
-                ledger.file,
+                Metrics(prometheus_client.CollectorRegistry(), lambda: page.state).registry,
+                lambda: page.state,
+                page.ledger.file,
                 read_micrograph,
-                unwell=lambda: "",
-                unready=lambda: "; ".join(trouble),
                 names=list(names),
                 token_file=folder / TOKEN_NAME,
             )
-            server = PageServer("127.0.0.1:0", application, allow_others=False)
-            stack.callback(server.close)
-            token = (folder / TOKEN_NAME).read_text().strip()
-            return OpenPage(ledger=ledger, metrics=metrics, server=server, token=token, trouble=trouble)
+            page.server = PageServer("127.0.0.1:0", application, allow_others=False)
+            stack.callback(page.server.close)
+            page.token = (folder / TOKEN_NAME).read_text().strip()
+            return page
 
         yield start

@@ -49,7 +49,7 @@ class Group:
 
 GROUPS = {
     "picking": Group(
-        ("picking/peaks.py", "picking/tiling.py", "picking/rescale.py"),
+        ("picking/peaks.py", "model/tiling.py", "picking/rescale.py"),
         ("daemon/test_peaks.py", "daemon/test_tiling.py", "daemon/test_rescale.py", "daemon/test_picker.py"),
     ),
     "formats": Group(

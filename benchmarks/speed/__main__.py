@@ -14,12 +14,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from benchmarks.speed import alternatives, latency, memory, peers, scaling, stages, start, straightforward, throughput
+from benchmarks.speed import latency, memory, peers, scaling, stages, start, straightforward, throughput
 from benchmarks.speed.bench import SCALES, Bench
 from benchmarks.speed.done_when import judge
 from benchmarks.speed.pages import REPORT_FILE, make_pages
 from benchmarks.speed.report import Circumstances, Measured, Report, read_report, write_report
-from frazil.picking import available_cores
+from frazil.model import available_cores
 
 SECTIONS: dict[str, Callable[[Bench], Any]] = {
     "start": start.measure,
@@ -29,7 +29,6 @@ SECTIONS: dict[str, Callable[[Bench], Any]] = {
     "latency": latency.measure,
     "scaling": scaling.measure,
     "straightforward": straightforward.measure,
-    "alternatives": alternatives.measure,
     "peers": peers.measure,
 }
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.speed.spread import Rounds
-from frazil.picking import Picker, Picture, locate_model, read_micrograph
-from frazil.picking.onnx_runtime import ort
+from frazil.model import locate_model
+from frazil.model.runtime import ort
+from frazil.picking import Picker, Picture, read_micrograph
 
 __all__ = ["Floor", "bare_session", "batches_of"]
 

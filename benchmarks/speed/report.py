@@ -12,7 +12,6 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from benchmarks.speed.alternatives import Alternatives
 from benchmarks.speed.latency import Latency
 from benchmarks.speed.memory import Memory
 from benchmarks.speed.peers import Peers
@@ -89,7 +88,6 @@ class Report(msgspec.Struct, kw_only=True, omit_defaults=True):
     peers: Measured[Peers] | None = None
     straightforward: Measured[Straightforward] | None = None
     scaling: Measured[Scaling] | None = None
-    alternatives: Measured[Alternatives] | None = None
     start: Measured[Start] | None = None
 
 

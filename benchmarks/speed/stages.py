@@ -14,8 +14,8 @@ from benchmarks.speed.micrographs import KINDS, drop_from_cache
 from benchmarks.speed.outbox import Outbox
 from benchmarks.speed.spread import Rounds, Spread, rounds_within, spread
 from frazil.picking import read_micrograph, write_star
+from frazil.picking.normalise import normalise
 from frazil.picking.rescale import rescale
-from frazil.picking.standardise import standardise
 from frazil.session.pick.record import record_picks
 
 __all__ = ["STAGES", "Case", "Growth", "Stages", "measure"]
@@ -97,7 +97,7 @@ class _Measuring:
         picture = picker.prepare(micrograph)
         rescaled = time_("rescale", lambda: rescale(micrograph.pixels, picture.rescaling))
         invert = picker.settings.contrast != contract.contrast
-        time_("standardise", lambda: standardise(rescaled, contract.normalisation, contract.diameter_px, invert=invert))
+        time_("standardise", lambda: normalise(rescaled, contract.normalisation, contract.diameter_px, invert=invert))
         time_("tile", lambda: [tiles.shape for tiles in batches_of(picker, picture)])
         time_("infer", lambda: [model.score(tiles) for tiles in self.floor.ready])
         time_("peaks", lambda: picker.find(self._record.score_map, picture))

@@ -1,6 +1,6 @@
 """Section `straightforward`: a window model run as one would at first, beside frazil's way with the same network.
 
-The micrograph is resized once and standardised, every window is cut out of it, ONNX Runtime scores them in batches of
+The micrograph is resized once and normalised, every window is cut out of it, ONNX Runtime scores them in batches of
 1,024, and local maxima become picks.
 """
 
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from benchmarks.speed.bench import Bench
 from benchmarks.speed.floor import bare_session
 from benchmarks.speed.spread import Rounds, Spread, rounds_within
+from frazil.model import ModelContract, locate_model
 from frazil.picking import (
-    ModelContract,
     Picker,
     Picks,
     PixelMemory,
@@ -27,12 +27,12 @@ from frazil.picking import (
     ScoreMap,
     Tuning,
     find_picks,
-    locate_model,
     match_picks,
     read_micrograph,
 )
+from frazil.picking.normalise import normalise
 from frazil.picking.peaks import in_steps
-from frazil.picking.standardise import standardise
+from frazil.reading import read_and_rescale
 
 __all__ = ["Comparison", "Straightforward", "WindowNetwork", "measure"]
 
@@ -89,7 +89,7 @@ class WindowNetwork:
     def score(
         self, picture: NDArray[np.float32], y: NDArray[np.float64], x: NDArray[np.float64]
     ) -> NDArray[np.float32]:
-        """(h, w) standardised picture → (ky, kx) scores of the windows around rows y (ky,) and columns x (kx,)."""
+        """(h, w) normalised picture → (ky, kx) scores of the windows around rows y (ky,) and columns x (kx,)."""
         side = self._window_px
         padded = cv2.copyMakeBorder(picture, side, side, side, side, cv2.BORDER_REFLECT)
         windows = sliding_window_view(padded, (side, side))
@@ -140,7 +140,7 @@ def _compare(bench: Bench, model: str) -> Comparison:
 
 
 def _pick_as_frazil_does(picker: Picker, micrograph: Path, memory: PixelMemory) -> Picks:
-    return picker.pick(read_micrograph(micrograph, as_stored=True, memory=memory, rescaling=picker.rescaling))
+    return picker.pick(read_and_rescale(micrograph, picker.rescaling, memory=memory))
 
 
 def _pick(network: WindowNetwork, picker: Picker, micrograph: Path, like: ScoreMap) -> tuple[ScoreMap, Picks]:
@@ -155,7 +155,7 @@ def _pick(network: WindowNetwork, picker: Picker, micrograph: Path, like: ScoreM
     pixels = np.asarray(
         cv2.resize(made.pixels.astype(np.float32, copy=False), (w, h), interpolation=cv2.INTER_AREA), np.float32
     )
-    picture = standardise(pixels, contract.normalisation, contract.diameter_px, invert=invert)
+    picture = normalise(pixels, contract.normalisation, contract.diameter_px, invert=invert)
     scores = network.score(picture, rescaling.to_rescaled(like.y_px, 0), rescaling.to_rescaled(like.x_px, 1))
     score_map = dataclasses.replace(like, scores=in_steps(scores))
     return score_map, find_picks(score_map, picker.limits, pixel_size)

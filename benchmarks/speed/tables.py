@@ -194,21 +194,6 @@ def _start(report: Report) -> str:
     return f"{_table(('what', 'ms', 'least to most'), rows)}\n\n{_by(measured.by)}"
 
 
-def _alternatives(report: Report) -> str:
-    if (measured := report.alternatives) is None:
-        return _NOT_MEASURED
-    rows = [
-        (
-            pair.what,
-            f"{pair.tried}: {_ms_with_range(pair.tried_seconds)}",
-            f"{pair.taken}: {_ms_with_range(pair.taken_seconds)}",
-            _times(pair.times),
-        )
-        for pair in measured.figures.pairs
-    ]
-    return f"{_table(('what', 'tried, ms', 'taken, ms', 'tried / taken'), rows)}\n\n{_by(measured.by)}"
-
-
 TABLES: dict[str, Callable[[Report], str]] = {
     "done-when": _done_when,
     "stages": _stages,
@@ -218,7 +203,6 @@ TABLES: dict[str, Callable[[Report], str]] = {
     "latency": _latency,
     "peers": _peers,
     "straightforward": _straightforward,
-    "alternatives": _alternatives,
     "windows": _windows,
     "queue": _queue,
     "start": _start,

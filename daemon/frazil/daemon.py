@@ -22,28 +22,24 @@ import frazil
 from frazil.errors import FrazilError, LedgerDamagedError, OutputError
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.logs import event
-from frazil.health.memory import give_back_large_blocks
 from frazil.health.metrics import Metrics
-from frazil.health.resources import Resources, count_nvidia_gpus
+from frazil.health.resources import Resources, count_nvidia_gpus, give_back_large_blocks
+from frazil.health.state import DaemonState
 from frazil.health.systemd import Notifier
 from frazil.health.watchdog import Supervision
+from frazil.model import CURRENT_NAME, Model, Precision, available_cores, load_model
 from frazil.outputs import OutputFolder
 from frazil.page.application import Application
 from frazil.page.gate import TOKEN_NAME
 from frazil.page.server import PageServer
-from frazil.picking import (
-    CURRENT_NAME,
-    Model,
-    available_cores,
-    load_model,
-)
+from frazil.picking import PreparationOnDevice
 from frazil.session.outbox.daemon_info import DaemonInfo
 from frazil.session.outbox.ledger import DAEMON_KEY, explain
 from frazil.session.outbox.stream import Access, Stream
 from frazil.session.pick.shadow import CanaryBounds
 from frazil.session.pick.swapper import Swapper
 from frazil.session.session import Session
-from frazil.settings import Precision, ServeSettings
+from frazil.settings import ServeSettings
 
 __all__ = ["Daemon"]
 
@@ -78,6 +74,7 @@ class Daemon:
     _stream: Stream
     _swapper: Swapper | None
     _info: DaemonInfo
+    _resources: Resources
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
@@ -90,10 +87,11 @@ class Daemon:
         self._stopping = threading.Event()
         self._ready = threading.Event()
         self._parts = contextlib.ExitStack()
-        self._metrics = Metrics(prometheus_client.CollectorRegistry())
+        self._parts.callback(self._notifier.close)
+        self._metrics = Metrics(prometheus_client.CollectorRegistry(), self.state)
         prometheus_client.ProcessCollector(registry=self._metrics.registry)
-        self._metrics.build.labels(version=frazil.__version__).set(1)
         self._model = settings.model.expanduser()
+        self._gpu_expected = settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0)
         self._sessions = [Session(settings, self._metrics, self._heartbeats, self._stopping)]
 
     def run(self) -> None:
@@ -102,8 +100,7 @@ class Daemon:
         Raises:
             FrazilError: the daemon cannot start, or a thread died.
         """
-        with self._parts:
-            self._parts.callback(self._notifier.close)
+        with contextlib.closing(self):
             self.capture_signals()
             self._start_or_explain()
             try:
@@ -114,6 +111,10 @@ class Daemon:
                 # A thread that does not end must not keep the process alive, nor use a ledger that was closed.
                 logging.shutdown()
                 os._exit(0)
+
+    def close(self) -> None:
+        """Close what was started, in reverse."""
+        self._parts.close()
 
     def _start_or_explain(self) -> None:
         try:
@@ -150,7 +151,7 @@ class Daemon:
         """
         started = time.monotonic()
         give_back_large_blocks()
-        settings, session, metrics = self._settings, self._session, self._metrics
+        settings, session = self._settings, self._session
         self._wait_for(session.outputs)
         self._page = self._start_page()
         self._parts.callback(self._page.close)
@@ -160,15 +161,15 @@ class Daemon:
         self._stream = self._start_stream()
         self._parts.callback(self._stream.close)
         session.connect(self._stream)
-        resources = Resources(metrics.resources, {"out": session.outputs.path, "ledger": session.ledger.file.parent})
-        resources.start()
-        self._parts.callback(resources.stop)
+        self._resources = Resources({"out": session.outputs.path, "ledger": session.ledger.file.parent})
+        self._resources.start()
+        self._parts.callback(self._resources.stop)
         self._swapper = self._make_swapper()
         self._notifier.starting(f"loading the model {settings.model}", within_seconds=_MODEL_SECONDS)
         model = self._swapper.load_first() if self._swapper else self._load_model(self._model, settings.precision)
         self._notifier.starting(f"warming up the model {model.identity.short}", within_seconds=_MODEL_SECONDS)
-        self._warm_up(model)
-        session.start(model)
+        preparation = self._warm_up(model)
+        session.start(model, preparation)
         self._info = self._make_info(model)
         session.remember(DAEMON_KEY, self._info.encode())
         self._parts.callback(lambda: session.remember(DAEMON_KEY, self._info.stopped().encode()))
@@ -213,10 +214,9 @@ class Daemon:
         settings, session = self._settings, self._session
         application = Application(
             self._metrics.registry,
+            self.state,
             session.ledger_file,
             session.read_micrograph,
-            unwell=self._why_unwell,
-            unready=self._why_unready,
             names=settings.http_names,
             token_file=session.ledger_file.with_name(TOKEN_NAME),
         )
@@ -271,22 +271,19 @@ class Daemon:
         cv2.setNumThreads(threads)
         return load_model(path, settings.device, threads, require_gpu=settings.require_gpu, precision=precision)
 
-    def _warm_up(self, model: Model) -> None:
+    def _warm_up(self, model: Model) -> PreparationOnDevice:
+        preparation = PreparationOnDevice(model)
         batch_seconds = model.warm_up()
-        settings, metrics = self._settings, self._metrics
-        metrics.show_model(model.identity, model.placement, model.precision)
-        metrics.batch.set(batch_seconds)
-        metrics.resources.gpu_expected.set(
-            settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0)
-        )
+        self._metrics.batch.set(batch_seconds)
         where = model.placement.describe(batch_seconds)
         how = f"{model.provider} in {model.precision}"
-        log.info("model %s runs on %s: %s; %s", model.identity, how, where, model.preparation)
+        log.info("model %s runs on %s: %s; %s", model.identity, how, where, preparation.describe())
         if not model.has_card:
             log.warning("model %s has no card: its reference output could not be checked", model.identity.name)
+        return preparation
 
     def _make_info(self, model: Model) -> DaemonInfo:
-        info = DaemonInfo(
+        return DaemonInfo(
             pid=os.getpid(),
             started_at=time.time(),
             watch=str(self._session.root),
@@ -298,10 +295,25 @@ class Daemon:
             provider=model.provider,
             precision=model.precision,
         )
-        self._metrics.started.set(info.started_at)
-        return info
 
     # --- its state ------------------------------------------------------------------------------------------------
+
+    def state(self) -> DaemonState:
+        """What it is doing now; from any thread, and without waiting."""
+        state = DaemonState(version=frazil.__version__, unwell=self._why_unwell(), unready=self._why_unready())
+        if not self._ready.is_set():
+            return state
+        disks = self._resources.disks
+        return msgspec.structs.replace(
+            state,
+            started_at=self._info.started_at,
+            model=self._session.serving.state,
+            gpu_expected=self._gpu_expected,
+            gpus=self._resources.gpus,
+            subscribers=self._stream.subscribers,
+            stream_restarts=self._stream.restarts,
+            sessions=tuple(msgspec.structs.replace(session.state, disks=disks) for session in self._sessions),
+        )
 
     def _why_unwell(self) -> str:
         if not self._ready.is_set() or self._stopping.is_set():
@@ -315,7 +327,7 @@ class Daemon:
         if not self._ready.is_set():
             return "the model is being loaded and warmed up"
         session = self._session
-        return str(session.ledger.fault) if session.ledger.fault is not None else session.waits_for
+        return str(session.ledger.fault) if session.ledger.fault is not None else session.state.waits_for
 
     @property
     def _session(self) -> Session:
@@ -333,12 +345,13 @@ class Daemon:
 
     def _describe(self) -> str:
         """The daemon's state in one line, for the service manager."""
-        model = self._session.serving.picker.model
-        handled = self._metrics.handled()
+        model, state = self._session.serving.picker.model, self._session.state
+        pick = state.pick
         parts = [
-            self._session.waits_for,
-            self._session.doing,
-            f"{handled['picked']} picked, {handled['failed']} failed",
+            state.waits_for,
+            pick.doing or "waiting for micrographs",
+            f"{pick.read} in line" if pick.read else "",
+            f"{pick.picked} picked, {pick.failed} failed",
             f"{model.identity.short} on {model.provider} in {model.precision}",
         ]
         return "; ".join(part for part in parts if part)

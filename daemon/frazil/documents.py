@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from frazil.model.identity import ModelIdentity
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -50,25 +52,11 @@ FAILED_TOPIC = b"failed"
 MODEL_TOPIC = b"model"
 HEARTBEAT_TOPIC = b"heartbeat"
 
+ModelStamp = ModelIdentity
+"""The name of `ModelIdentity` for subscribers and in the schema."""
+
 _POSITION_DECIMALS = 4
 _SCORE_DECIMALS = 6
-
-
-class ModelStamp(msgspec.Struct, frozen=True, kw_only=True):
-    """Which model made the picks."""
-
-    name: str
-    version: int
-    """Number of its version folder; 0 for a lone file."""
-    sha256: str
-    """Of its ONNX file."""
-    precision: str = "float32"
-    """Precision in which it computed: ``float32``, or ``int8`` by its twin."""
-
-    @property
-    def short(self) -> str:
-        """Name and version; of a lone file, the name alone."""
-        return f"{self.name}/{self.version}" if self.version else self.name
 
 
 class PickColumns(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +110,7 @@ class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     pixel_size_angstrom: float
     diameter_px: float
     """Particle diameter in pixels of the micrograph."""
-    model: ModelStamp
+    model: ModelIdentity
     threshold: float
     """Lowest figure of merit of a pick."""
     picks: PickColumns
@@ -171,7 +159,7 @@ class ModelDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
     epoch: str
     seq: int
     """Place in the stream, shared with documents of every other kind."""
-    model: ModelStamp
+    model: ModelIdentity
     event: Literal["loaded", "refused", "rolled_back"]
     """``loaded`` and ``rolled_back``: this model serves from here on. ``refused``: it does not, the old one goes on."""
     reason: str = ""
@@ -271,12 +259,16 @@ def document_schema() -> dict[str, Any]:
     definition = "#/$defs/{name}"
     kinds = (MicrographDocument, FailedDocument, ModelDocument, Heartbeat)
     references, components = msgspec.json.schema_components(kinds, ref_template=definition)
-    return {
+    schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"Documents on frazil's stream, schema {SCHEMA_VERSION}",
         "oneOf": list(references),
         "$defs": components,
     }
+    published: dict[str, Any] = msgspec.json.decode(
+        msgspec.json.encode(schema).replace(ModelStamp.__name__.encode(), b"ModelStamp")
+    )
+    return published
 
 
 class _Picks(Protocol):

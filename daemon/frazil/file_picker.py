@@ -14,6 +14,7 @@ from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError, SettingsError, printable
 from frazil.faults import failure_of, reason_of
 from frazil.files import write_atomically
+from frazil.model import Contrast, Device, Precision, available_cores, load_model
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import (
@@ -21,15 +22,14 @@ from frazil.picking import (
     Picker,
     PickingSettings,
     PixelMemory,
-    available_cores,
+    PreparationOnDevice,
     draw_picks,
-    load_model,
-    read_micrograph,
     write_star,
 )
+from frazil.reading import read_and_rescale
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.session.pick.record import record_picks
-from frazil.settings import Contrast, Device, Precision, default_model_path, doubt_diameter
+from frazil.settings import default_model_path, doubt_diameter
 
 __all__ = ["FilePicker", "PickedFile"]
 
@@ -108,7 +108,7 @@ class FilePicker:
         )
         doubt = None if unusual_diameter else doubt_diameter(diameter_angstrom)
         if doubt:
-            raise SettingsError(f"--diameter: {doubt} (--unusual-diameter accepts it)")
+            raise SettingsError(f"--diameter: {doubt} (--unusual-diameter takes it all the same)")
         self._outputs = OutputFolder(out)
         self._outputs.prepare()
         threads = threads or available_cores()
@@ -116,7 +116,7 @@ class FilePicker:
         self._largest_bytes = max_micrograph_bytes
         self._memory = PixelMemory()
         loaded = load_model(model or default_model_path(), device, threads, precision=precision)
-        self._picker = Picker(loaded, settings)
+        self._picker = Picker(loaded, settings, device=PreparationOnDevice(loaded))
         self._doubts = Doubts(contrast, report_no_picks=True)
         self._written: dict[Path, Path] = {}
 
@@ -124,7 +124,7 @@ class FilePicker:
         """The model, its device and its threshold, in one line."""
         model = self._picker.model
         return (
-            f"model {model.identity.name}/{model.identity.version} on {model.provider} in {model.precision}, "
+            f"model {model.identity.short} on {model.provider} in {model.precision}, "
             f"threshold {self._picker.threshold:g}"
         )
 
@@ -155,12 +155,8 @@ class FilePicker:
 
     def _pick(self, path: Path, star: Path, *, with_picture: bool) -> PickedFile:
         started = time.monotonic()
-        micrograph = read_micrograph(
-            path,
-            as_stored=True,
-            memory=self._memory,
-            largest_bytes=self._largest_bytes,
-            rescaling=self._picker.rescaling,
+        micrograph = read_and_rescale(
+            path, self._picker.rescaling, memory=self._memory, largest_bytes=self._largest_bytes
         )
         micrograph = dataclasses.replace(micrograph, path=absolute_path(path))
         read_seconds = time.monotonic() - started

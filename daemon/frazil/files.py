@@ -11,7 +11,7 @@ from pathlib import Path
 
 from frazil.errors import MicrographError
 
-__all__ = ["open_regular", "sync_folder", "write_atomically"]
+__all__ = ["open_regular", "sync_path", "write_atomically"]
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -70,16 +70,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with contextlib.suppress(OSError):
             aside.unlink()
         raise
-    sync_folder(path.parent)
+    sync_path(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush a folder to disk, so that renames in it are durable.
+def sync_path(path: Path) -> None:
+    """Flush a file or a folder to disk. Renames in a folder are durable once it is flushed.
 
     Raises:
-        OSError: the folder cannot be flushed.
+        OSError: the file or folder cannot be flushed.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -13,18 +13,9 @@ from hypothesis import strategies as st
 
 from frazil.errors import MicrographError
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
-from frazil.picking import (
-    BlankArea,
-    Micrograph,
-    Picker,
-    PickingSettings,
-    Picks,
-    Rescaling,
-    find_blank,
-    load_model,
-    read_micrograph,
-)
-from frazil.picking.standardise import standardise
+from frazil.model import load_model
+from frazil.picking import BlankArea, Micrograph, Picker, PickingSettings, Picks, Rescaling, find_blank, read_micrograph
+from frazil.picking.normalise import normalise
 from frazil.session.outbox.score_map import pack_score_map, unpack_score_map
 from frazil.session.pick.record import record_picks
 from frazil.settings import default_model_path
@@ -176,7 +167,7 @@ def test_what_a_blank_part_holds_changes_nothing(mask: np.ndarray, invert: bool,
     picture = noise(mask.shape)
     rng = np.random.default_rng(seed)
     one, other = (
-        standardise(np.where(mask, fill, picture).astype(np.float32), "flat-01", 20.0, invert=invert, blank=mask)
+        normalise(np.where(mask, fill, picture).astype(np.float32), "flat-01", 20.0, invert=invert, blank=mask)
         for fill in (rng.normal(0, 1e5, mask.shape), np.full(mask.shape, -7.0))
     )
     np.testing.assert_array_equal(one, other)
@@ -276,7 +267,7 @@ def test_specks_change_no_bit_of_the_picture_unless_they_are_far_from_it(blob_mo
         picture = picker.prepare(Micrograph(path=Path("a.mrc"), pixels=specked, pixel_size_angstrom=1.0))
         assert picture.blank is not None
         assert picture.blank.is_negligible is not is_left_out
-        plain = standardise(
+        plain = normalise(
             cv2.resize(specked, picture.pixels.shape[::-1], interpolation=cv2.INTER_AREA),
             "flat-01",
             picker.model.contract.diameter_px,

@@ -254,7 +254,9 @@ def test_serve_does_not_start_without_what_it_needs(blob_model: Path, tmp_path: 
     assert_one_line(serve(tmp_path, "--threshold", 7), "--threshold: expected a number of at most 1, found 7")
     assert_one_line(serve(tmp_path, "--publish", "tcp://0.0.0.0:0"), "--publish-unencrypted")
     (tmp_path / "f.toml").write_text("diamter = 5")
-    assert_one_line(serve(tmp_path, "--config", tmp_path / "f.toml"), "unknown setting 'diamter'", "'diameter_angstrom'")
+    assert_one_line(
+        serve(tmp_path, "--config", tmp_path / "f.toml"), "unknown setting 'diamter'", "'diameter_angstrom'"
+    )
 
 
 def test_serve_says_which_port_is_in_use(blob_model: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from frazil.errors import ModelError
-from frazil.picking import ModelContract
+from frazil.model import ModelContract
 
 WINDOW = ModelContract(
     architecture="mlp",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,41 +16,60 @@ from hypothesis import strategies as st
 
 from frazil.errors import ModelError
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH, compare_picks
-from frazil.picking import Micrograph, Model, ModelContract, Picker, PickingSettings, Picks, load_model, read_micrograph
-from frazil.picking import provider as provider_module
-from frazil.picking.device import Accelerator, PictureOnDevice, accelerator, graphs
+from frazil.model import Contrast, Model, ModelContract, load_model
+from frazil.model.runtime import ort
+from frazil.model.tiling import plan_tiling
+from frazil.picking import Micrograph, Picker, PickingSettings, Picks, read_micrograph, weigh_contrast
+from frazil.picking.device import Accelerator, PictureOnDevice, PreparationOnDevice, accelerator, graphs
 from frazil.picking.device.onnx_graph import ELEMENT_TYPES
 from frazil.picking.device.operators import blur_matrix, mirror, percentile_ranks, resampling_matrices
-from frazil.picking.onnx_runtime import ort
+from frazil.picking.normalise import NORMALISERS, normalise
 from frazil.picking.rescale import Rescaling, rescale
-from frazil.picking.standardise import STANDARDISATIONS, standardise
-from frazil.picking.tiling import plan_tiling
 from frazil.settings import default_model_path
+
+
+class Device(NamedTuple):
+    """A model, and what prepares its pictures."""
+
+    model: Model
+    contract: ModelContract
+    preparation: PreparationOnDevice
+
+    def prepare(self, pixels: np.ndarray, rescaling: Rescaling, *, invert: bool) -> np.ndarray:
+        prepared = self.preparation.prepare(pixels, rescaling, invert)
+        assert prepared is not None
+        return prepared[0]
+
 
 DTYPES = ["float32", "int16", "uint16", "uint8", "int8", "float16", ">i2", ">f4"]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, make_blob_model: Callable[..., Path]) -> Model:
+def device(tmp_path_factory: pytest.TempPathFactory, make_blob_model: Callable[..., Path]) -> Device:
     return accelerated(make_blob_model(tmp_path_factory.mktemp("window") / "blob"))
 
 
 @pytest.fixture(scope="module")
-def dense(tmp_path_factory: pytest.TempPathFactory, make_blob_model: Callable[..., Path]) -> Model:
+def dense(tmp_path_factory: pytest.TempPathFactory, make_blob_model: Callable[..., Path]) -> Device:
     folder = tmp_path_factory.mktemp("dense") / "blob"
     return accelerated(make_blob_model(folder, tile_px=63, grid=16, step_px=2.0, offset_px=16.0))
 
 
 @pytest.fixture(scope="module")
-def open_sided(tmp_path_factory: pytest.TempPathFactory, make_blob_model: Callable[..., Path]) -> Model:
+def open_sided(tmp_path_factory: pytest.TempPathFactory, make_blob_model: Callable[..., Path]) -> Device:
     folder = tmp_path_factory.mktemp("open") / "blob"
     return accelerated(make_blob_model(folder, tile_px=63, grid=16, step_px=2.0, offset_px=16.0, open_sides=True))
 
 
-def accelerated(path: Path) -> Model:
-    model = load_model(path, "cpu", 1, preparation="device")
-    assert model.accelerator is not None, model.preparation
-    return model
+def accelerated(path: Path) -> Device:
+    made = prepare_on_device(path)
+    assert made.preparation.accelerator is not None, made.preparation.describe()
+    return made
+
+
+def prepare_on_device(path: Path) -> Device:
+    model = load_model(path, "cpu", 1)
+    return Device(model, model.contract, PreparationOnDevice(model, "device"))
 
 
 def micrograph_of(pixels: np.ndarray) -> Micrograph:
@@ -132,44 +152,40 @@ def test_graphs_are_what_onnx_calls_valid_and_of_its_own_operators(dtype: str) -
     seed=st.integers(0, 99),
 )
 def test_the_picture_is_that_of_the_cpu(
-    model: Model, shape: tuple[int, int], diameter_px: float, invert: bool, outliers: int, seed: int
+    device: Device, shape: tuple[int, int], diameter_px: float, invert: bool, outliers: int, seed: int
 ) -> None:
     random = np.random.default_rng(seed)
     pixels = noise(shape, seed)
     pixels.ravel()[random.integers(0, pixels.size, outliers)] = random.choice([-1e6, 1e6], outliers)
     pixels += np.linspace(0, 500, shape[1], dtype=np.float32)
-    rescaling = Rescaling.for_diameter(shape, diameter_px, model.contract.diameter_px)
-    expected = standardise(rescale(pixels, rescaling), "flat-01", model.contract.diameter_px, invert=invert)
-    assert model.accelerator is not None
-    found = model.accelerator.prepare(pixels, rescaling, invert=invert)
-    np.testing.assert_allclose(found.to_host(), expected, atol=5e-5)
+    rescaling = Rescaling.for_diameter(shape, diameter_px, device.contract.diameter_px)
+    expected = normalise(rescale(pixels, rescaling), "flat-01", device.contract.diameter_px, invert=invert)
+    np.testing.assert_allclose(device.prepare(pixels, rescaling, invert=invert), expected, atol=5e-5)
 
 
-def test_a_constant_picture_stays_in_the_middle(model: Model) -> None:
+def test_a_constant_picture_stays_in_the_middle(device: Device) -> None:
     pixels = np.full((60, 80), 7.0, np.float32)
-    assert model.accelerator is not None
-    found = model.accelerator.prepare(pixels, Rescaling(shape=(60, 80), rescaled_shape=(30, 40)), invert=False)
-    np.testing.assert_array_equal(found.to_host(), 0.5)
+    found = device.prepare(pixels, Rescaling(shape=(60, 80), rescaled_shape=(30, 40)), invert=False)
+    np.testing.assert_array_equal(found, 0.5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_pixels_go_to_the_device_as_they_are_stored(model: Model, dtype: str) -> None:
+def test_pixels_go_to_the_device_as_they_are_stored(device: Device, dtype: str) -> None:
     stored = (np.random.default_rng(3).random((90, 140)) * 100).astype(dtype)
-    rescaling = Rescaling.for_diameter(stored.shape, 20.0, model.contract.diameter_px)
-    assert model.accelerator is not None
-    found = model.accelerator.prepare(stored, rescaling, invert=False).to_host()
+    rescaling = Rescaling.for_diameter(stored.shape, 20.0, device.contract.diameter_px)
+    found = device.prepare(stored, rescaling, invert=False)
     of_float32 = rescale(stored.astype(np.float32), rescaling)
-    expected = standardise(of_float32, "flat-01", model.contract.diameter_px, invert=False)
+    expected = normalise(of_float32, "flat-01", device.contract.diameter_px, invert=False)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_every_standardisation_on_the_device_is_one_of_the_cpus() -> None:
-    assert set(STANDARDISATIONS) >= graphs.STANDARDISATIONS_ON_DEVICE
+def test_every_normalisation_on_the_device_is_one_of_the_cpus() -> None:
+    assert set(NORMALISERS) >= graphs.NORMALISATIONS_ON_DEVICE
 
 
 @pytest.mark.parametrize("largest", [1, 7, 1000])
 @pytest.mark.parametrize("largest_tile_pixels", [0, 63**2, 90**2, 1000**2])
-def test_tiles_are_those_of_the_cpu_in_full_batches(dense: Model, largest: int, largest_tile_pixels: int) -> None:
+def test_tiles_are_those_of_the_cpu_in_full_batches(dense: Device, largest: int, largest_tile_pixels: int) -> None:
     class Echo:
         """In the place of the model's session: keeps the tiles that it is given."""
 
@@ -205,25 +221,27 @@ def test_tiles_are_those_of_the_cpu_in_full_batches(dense: Model, largest: int, 
 # --- the picker -------------------------------------------------------------------------------------------------
 
 
-def picks_of(model: Model, pixels: np.ndarray, diameter_px: float, **given: object) -> Picks:
-    settings = PickingSettings(diameter_angstrom=2 * diameter_px, **given)  # type: ignore[arg-type]
-    return Picker(model, settings).pick(micrograph_of(pixels))
+def picks_of(
+    model: Model,
+    pixels: np.ndarray,
+    diameter_px: float,
+    contrast: Contrast = "dark",
+    device: PreparationOnDevice | None = None,
+) -> Picks:
+    settings = PickingSettings(diameter_angstrom=2 * diameter_px, contrast=contrast)
+    return Picker(model, settings, device=device).pick(micrograph_of(pixels))
 
 
-@pytest.mark.parametrize("kind", ["model", "dense", "open_sided"])
+@pytest.mark.parametrize("kind", ["device", "dense", "open_sided"])
 @pytest.mark.parametrize("contrast", ["dark", "bright"])
 def test_picks_are_those_of_the_cpu_on_a_micrograph_that_is_not_square(
-    request: pytest.FixtureRequest, make_scene: Callable[..., object], kind: str, contrast: str
+    request: pytest.FixtureRequest, make_scene: Callable[..., object], kind: str, contrast: Contrast
 ) -> None:
-    loaded: Model = request.getfixturevalue(kind)
+    loaded: Device = request.getfixturevalue(kind)
     scene = make_scene((480, 744), 24.0, count=15)
     pixels = scene.pixels if contrast == "dark" else -scene.pixels
-    device = picks_of(loaded, pixels, 24.0, contrast=contrast)
-    loaded_accelerator, loaded.accelerator = loaded.accelerator, None
-    try:
-        host = picks_of(loaded, pixels, 24.0, contrast=contrast)
-    finally:
-        loaded.accelerator = loaded_accelerator
+    device = picks_of(loaded.model, pixels, 24.0, contrast, loaded.preparation)
+    host = picks_of(loaded.model, pixels, 24.0, contrast)
     assert len(host) == 15
     np.testing.assert_allclose(device.y, host.y, atol=2e-3)
     np.testing.assert_allclose(device.x, host.x, atol=2e-3)
@@ -231,16 +249,16 @@ def test_picks_are_those_of_the_cpu_on_a_micrograph_that_is_not_square(
 
 
 def test_a_micrograph_with_blank_parts_is_prepared_by_the_cpu_and_only_that_one(
-    model: Model, make_scene: Callable[..., object]
+    device: Device, make_scene: Callable[..., object]
 ) -> None:
     scene = make_scene((480, 744), 24.0, count=15)
-    picker = Picker(model, PickingSettings(diameter_angstrom=48.0))
+    picker = Picker(device.model, PickingSettings(diameter_angstrom=48.0), device=device.preparation)
     padded = np.pad(scene.pixels, ((0, 300), (0, 0)))
     for pixels, is_on_device in ((scene.pixels, True), (padded, False), (scene.pixels, True)):
         picture = picker.prepare(micrograph_of(pixels))
         assert (picture.on_device is not None) is is_on_device
         assert len(picker.find(picker.score(picture), picture)) == 15
-    assert model.accelerator is not None
+    assert device.preparation.accelerator is not None
 
 
 def test_the_default_model_picks_the_known_micrograph_as_on_the_cpu() -> None:
@@ -249,8 +267,7 @@ def test_the_default_model_picks_the_known_micrograph_as_on_the_cpu() -> None:
     loaded = load_model(default_model_path(), "cpu", 2)
     host = Picker(loaded, settings)
     expected = host.score(host.prepare(micrograph))
-    loaded.accelerator = Accelerator(loaded._session, loaded.contract, 2)
-    picker = Picker(loaded, settings)
+    picker = Picker(loaded, settings, device=PreparationOnDevice(loaded, "device"))
     picture = picker.prepare(micrograph)
     assert picture.on_device is not None
     found = picker.score(picture)
@@ -260,14 +277,26 @@ def test_the_default_model_picks_the_known_micrograph_as_on_the_cpu() -> None:
     assert agreement.matched == agreement.picks == agreement.cpu_picks > 300
 
 
+def test_contrast_is_weighed_as_on_the_cpu(device: Device, make_scene: Callable[..., object]) -> None:
+    scene, settings = make_scene((480, 744), 24.0, count=15), PickingSettings(diameter_angstrom=48.0)
+    weighed = []
+    for preparation in (None, device.preparation):
+        picker = Picker(device.model, settings, device=preparation)
+        picture = picker.prepare(micrograph_of(scene.pixels))
+        weighed.append(weigh_contrast(picker, picture, picker.score(picture)))
+    host, found = weighed
+    assert (found.picks, found.other_picks) == (host.picks, host.other_picks)
+    assert found.other == pytest.approx(host.other, abs=1e-2)
+
+
 def test_the_cpu_prepares_pictures_unless_the_device_is_wanted(blob_model: Path) -> None:
-    loaded = load_model(blob_model, "cpu", 1)
-    assert loaded.accelerator is None
-    assert loaded.preparation == "pictures prepared on the CPU"
+    preparation = PreparationOnDevice(load_model(blob_model, "cpu", 1))
+    assert preparation.accelerator is None
+    assert preparation.describe() == "pictures prepared on the CPU"
 
 
-def test_buffers_of_few_shapes_are_kept(model: Model) -> None:
-    made = Accelerator(model._session, model.contract, 1)
+def test_buffers_of_few_shapes_are_kept(device: Device) -> None:
+    made = Accelerator(device.model.session, device.contract, 1)
     for side in (40, 50, 60, 50, 70):
         rescaling = Rescaling(shape=(side, side + 9), rescaled_shape=(side // 2, side // 2))
         made.prepare(noise(rescaling.shape), rescaling, invert=False)
@@ -283,11 +312,13 @@ def test_a_device_that_gives_other_pictures_is_not_used(
 ) -> None:
     monkeypatch.setattr(accelerator, "BACKGROUND_DIAMETERS", 5.0)
     with caplog.at_level(logging.WARNING):
-        loaded = load_model(blob_model, "cpu", 1, preparation="device")
-    assert loaded.accelerator is None
-    assert loaded.preparation.startswith("pictures prepared on the CPU: expected the picture of the CPU within 0.0001")
+        preparation = prepare_on_device(blob_model).preparation
+    assert preparation.accelerator is None
+    assert preparation.describe().startswith(
+        "pictures prepared on the CPU: expected the picture of the CPU within 0.0001"
+    )
     assert [record.message for record in caplog.records] == [
-        f"model blob/1: pictures are prepared on the CPU: {loaded.preparation_problem}"
+        f"model blob/1: pictures are prepared on the CPU: {preparation.problem}"
     ]
 
 
@@ -296,11 +327,11 @@ def test_a_device_that_gives_other_scores_is_not_used(
 ) -> None:
     right = Accelerator.score
     monkeypatch.setattr(Accelerator, "score", lambda *args: right(*args) + np.float32(0.01))
-    loaded = load_model(blob_model, "cpu", 1, preparation="device")
-    assert loaded.accelerator is None
-    assert "expected the scores of the CPU's picture within 0.005, found a difference of 0.01" in loaded.preparation
+    found = prepare_on_device(blob_model).preparation
+    assert found.accelerator is None
+    assert "expected the scores of the CPU's picture within 0.005, found a difference of 0.01" in found.describe()
     monkeypatch.setattr(Accelerator, "score", lambda *args: right(*args) * np.float32(np.nan))
-    assert "a difference of inf" in load_model(blob_model, "cpu", 1, preparation="device").preparation
+    assert "a difference of inf" in prepare_on_device(blob_model).preparation.describe()
 
 
 def test_a_device_that_fails_while_it_is_proved_is_not_used(blob_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,8 +339,8 @@ def test_a_device_that_fails_while_it_is_proved_is_not_used(blob_model: Path, mo
         raise RuntimeError("CUDA failure 2:\n out of memory")
 
     monkeypatch.setattr(Accelerator, "prepare", fail)
-    loaded = load_model(blob_model, "cpu", 1, preparation="device")
-    assert loaded.preparation == "pictures prepared on the CPU: CUDA failure 2: out of memory"
+    found = prepare_on_device(blob_model).preparation.describe()
+    assert found == "pictures prepared on the CPU: CUDA failure 2: out of memory"
 
 
 @pytest.mark.parametrize("step", ["prepare", "score"])
@@ -321,15 +352,16 @@ def test_a_device_that_fails_later_loses_no_micrograph(
     step: str,
 ) -> None:
     scene = make_scene()
-    expected = picks_of(load_model(blob_model, "cpu", 1), scene.pixels, scene.diameter_px)
     loaded = accelerated(blob_model)
+    given = loaded.model, scene.pixels, scene.diameter_px
+    expected = picks_of(*given)
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA failure 2: out of memory")
 
     monkeypatch.setattr(Accelerator, step, fail)
     with caplog.at_level(logging.WARNING):
-        first, second = (picks_of(loaded, scene.pixels, scene.diameter_px) for _ in range(2))
+        first, second = (picks_of(*given, device=loaded.preparation) for _ in range(2))
     assert len([record for record in caplog.records if "prepared on the CPU" in record.message]) == 1
     for found in (first, second):
         np.testing.assert_allclose(found.score, expected.score, atol=1e-4)
@@ -344,49 +376,13 @@ def test_scores_that_are_no_numbers_are_the_models_fault_on_the_device_too(
     monkeypatch.setattr(Accelerator, "score", lambda *args: right(*args) * np.float32(np.nan))
     scene = make_scene()
     with pytest.raises(ModelError, match="expected finite scores"):
-        picks_of(loaded, scene.pixels, scene.diameter_px)
-    assert loaded.accelerator is not None
+        picks_of(loaded.model, scene.pixels, scene.diameter_px, device=loaded.preparation)
+    assert loaded.preparation.accelerator is not None
 
 
-def test_a_standardisation_that_the_device_does_not_know_is_left_to_the_cpu(
+def test_a_normalisation_that_the_device_does_not_know_is_left_to_the_cpu(
     blob_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accelerator, "STANDARDISATIONS_ON_DEVICE", frozenset())
-    loaded = load_model(blob_model, "cpu", 1, preparation="device")
-    assert loaded.preparation == "pictures prepared on the CPU: the standardisation flat-01 is not known there"
-
-
-# --- what ONNX Runtime is told ----------------------------------------------------------------------------------
-
-
-def test_pixels_are_prepared_in_full_precision_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = []
-
-    class Session:
-        def __init__(self, _: bytes, options: ort.SessionOptions, providers: list[object]) -> None:
-            told.append(providers)
-
-        def get_providers(self) -> list[str]:
-            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-
-    preloaded = []
-    monkeypatch.setattr(provider_module.ort, "InferenceSession", Session)
-    monkeypatch.setattr(provider_module.ort, "preload_dlls", lambda: preloaded.append(print("noise")), raising=False)
-    provider_module._preload_libraries.cache_clear()
-    session = provider_module.open_graph(b"", "cuda", 2)
-    provider_module.open_graph(b"", "cuda", 2)
-    assert provider_module.device_of(session) == "cuda"
-    assert len(preloaded) == 1
-    (name, options), fallback = told[0]
-    assert (name, fallback) == ("CUDAExecutionProvider", "CPUExecutionProvider")
-    assert options["use_tf32"] == "0"
-    assert options["arena_extend_strategy"] == "kSameAsRequested"
-    provider_module._preload_libraries.cache_clear()
-
-
-def test_a_graph_that_cannot_run_on_cuda_says_so() -> None:
-    content = graphs.tiles_graph()
-    if "CUDAExecutionProvider" in ort.get_available_providers() and provider_module.cuda_problem() is None:
-        pytest.skip("there is a CUDA device")
-    with pytest.raises(RuntimeError, match="expected a session on cuda, found CPUExecutionProvider"):
-        provider_module.open_graph(content, "cuda", 1)
+    monkeypatch.setattr(accelerator, "NORMALISATIONS_ON_DEVICE", frozenset())
+    found = prepare_on_device(blob_model).preparation.describe()
+    assert found == "pictures prepared on the CPU: the normalisation flat-01 is not known there"

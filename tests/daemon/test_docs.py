@@ -22,13 +22,12 @@ from frazil.documents import (
     Heartbeat,
     MicrographDocument,
     ModelDocument,
-    ModelStamp,
     PickColumns,
     Seconds,
     document_schema,
 )
 from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
-from frazil.picking import ModelContract
+from frazil.model import ModelContract, ModelIdentity
 from frazil.replay import ReplayPage, ReplayRequest
 from frazil.session.intake.passed_over import PASS_REASONS
 from frazil.session.pick.model_changes import ModelChange
@@ -56,7 +55,7 @@ def test_the_companions_and_the_reasons_to_pass_over_are_documented(repository: 
 
 def test_every_field_on_the_wire_is_documented(repository: Path) -> None:
     text = read(repository, "documents.md")
-    for record in (MicrographDocument, FailedDocument, ModelDocument, Heartbeat, ModelStamp, PickColumns, Seconds):
+    for record in (MicrographDocument, FailedDocument, ModelDocument, Heartbeat, ModelIdentity, PickColumns, Seconds):
         missing = [f.encode_name for f in msgspec.structs.fields(record) if f"`{f.encode_name}`" not in text]
         assert missing == []
 
@@ -148,3 +147,35 @@ def test_the_site_builds_without_warnings_and_asks_nothing_of_other_hosts(reposi
     assert "Install at a microscope" in page
     loaded = re.findall(r'<(?:script|img|link)[^>]+(?:src|href)="(https?://[^"]+)"[^>]*>', page)
     assert loaded == []
+
+
+def test_every_decision_has_a_date_and_a_status_and_stands_in_the_index(repository: Path) -> None:
+    folder = repository / "docs" / "decisions"
+    index, site = (folder / "README.md").read_text("utf-8"), (repository / "mkdocs.yml").read_text("utf-8")
+    numbers = []
+    for page in sorted(folder.glob("[0-9]*.md")):
+        lines = page.read_text("utf-8").splitlines()
+        number, title = page.name[:4], lines[0].removeprefix(f"# {page.name[:4]}. ")
+        date, status = lines[2].removeprefix("Date: ").strip(), lines[3].removeprefix("Status: ")
+        assert re.fullmatch(r"20\d\d-\d\d-\d\d", date), page.name
+        assert status.startswith(("accepted", "superseded")), page.name
+        assert f"| {number} | [{title}]({page.name}) | {date} | {status} |" in index, page.name
+        assert f"decisions/{page.name}" in site, page.name
+        numbers.append(int(number))
+    unused = [int(number) for number in re.findall(r"^\| (\d{4}) \| \*This number was never used", index, re.MULTILINE)]
+    assert sorted([*numbers, *unused]) == list(range(1, max(numbers) + 1))
+
+
+def test_the_house_page_names_modules_that_there_are_and_counts_them(repository: Path) -> None:
+    package, text = repository / "daemon" / "frazil", read(repository, "..", "house.md")
+    rooms = {path.name for path in package.iterdir() if path.is_dir()}
+    named = {name for name in re.findall(r"`([a-z]+(?:/\w+)+)/?`", text) if name.partition("/")[0] in rooms}
+    assert len(named) > 60
+    assert sorted(name for name in named if not ((package / f"{name}.py").is_file() or (package / name).is_dir())) == []
+    for on_the_way, called, walk in re.findall(
+        r"(\d+) modules on the way, (\d+) called\.(.*?)^## ", text, re.MULTILINE | re.DOTALL
+    ):
+        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in walk.splitlines() if line.startswith("|")]
+        numbers = [int(row[0]) for row in rows if row[0].isdecimal()]
+        assert numbers == list(range(1, int(on_the_way) + 1))
+        assert sum(len(re.findall(r"`([\w/]+)`", row[3])) for row in rows) == int(called)

@@ -15,7 +15,6 @@ from frazil.documents import (
     SCHEMA_VERSION,
     Heartbeat,
     MicrographDocument,
-    ModelStamp,
     PickColumns,
     Seconds,
     decode_document,
@@ -24,6 +23,7 @@ from frazil.documents import (
     encode_document,
     topic_of,
 )
+from frazil.model import ModelIdentity
 
 RECORDED = Path(__file__).parent / "recorded"
 
@@ -35,7 +35,7 @@ DOCUMENT = MicrographDocument(
     shape=(320, 448),
     pixel_size_angstrom=1.77,
     diameter_px=107.9,
-    model=ModelStamp(name="mlp", version=1, sha256="ab" * 32),
+    model=ModelIdentity(name="mlp", version=1, sha256="ab" * 32),
     threshold=0.5,
     picks=PickColumns(y=[10.5, 20.0], x=[300.25, 4.0], score=[0.9, 0.8]),
     seconds=Seconds(read=0.01, prepare=0.02, infer=0.2, peaks=0.01, total=0.25),

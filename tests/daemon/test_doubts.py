@@ -15,25 +15,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 
 from frazil.errors import MicrographError, SettingsError
 from frazil.file_picker import FilePicker
-from frazil.health.doubt_metrics import DoubtMetrics
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
-from frazil.picking import (
-    ContrastEvidence,
-    Micrograph,
-    Model,
-    Picker,
-    PickingSettings,
-    load_model,
-    read_micrograph,
-    weigh_contrast,
-)
+from frazil.model import Contrast, Model, load_model
+from frazil.picking import ContrastEvidence, Micrograph, Picker, PickingSettings, read_micrograph, weigh_contrast
 from frazil.session.pick.doubts import Doubts
 from frazil.session.pick.record import Record, record_picks
-from frazil.settings import Contrast, default_model_path, doubt_diameter, load_settings
+from frazil.settings import default_model_path, doubt_diameter, load_settings
 
 KNOWN = read_micrograph(KNOWN_MICROGRAPH)
 OTHER: dict[Contrast, Contrast] = {"dark": "bright", "bright": "dark"}
@@ -97,8 +87,7 @@ def test_noise_speaks_for_nothing(seed: int) -> None:
 
 
 def test_the_doubt_is_said_once_shown_in_the_metrics_and_on_the_page() -> None:
-    registry = CollectorRegistry()
-    serving, doubts = picker(), Doubts("dark", DoubtMetrics(registry))
+    serving, doubts = picker(), Doubts("dark")
     said = []
     for _ in range(3):
         assert doubts.note(record_of(serving, -KNOWN.pixels)) == []
@@ -108,8 +97,7 @@ def test_the_doubt_is_said_once_shown_in_the_metrics_and_on_the_page() -> None:
         assert not doubts.is_due(is_idle=True)
     (line,) = said
     assert line.startswith("particles look bright here, and contrast is dark: 333 picks instead of 171")
-    assert registry.get_sample_value("frazil_doubt", {"about": "contrast"}) == 1
-    assert registry.get_sample_value("frazil_doubt", {"about": "diameter"}) == 0
+    assert doubts.state == {"contrast"}
 
 
 def test_while_others_wait_the_tenth_micrograph_is_weighed_and_no_other(blob_model: Path) -> None:
@@ -148,14 +136,13 @@ def test_what_another_model_picked_is_not_weighed(tmp_path: Path, make_blob_mode
 
 
 def test_much_that_is_blank_is_said_once_and_shown_while_it_is_so() -> None:
-    registry = CollectorRegistry()
-    serving, doubts = picker(), Doubts("dark", DoubtMetrics(registry))
+    serving, doubts = picker(), Doubts("dark")
     padded = np.pad(KNOWN.pixels.astype(np.float32), ((0, 300), (0, 0)))
     assert doubts.note(record_of(serving, padded)) == ["a.mrc: 34% of it holds no data; nothing is picked there"]
-    assert registry.get_sample_value("frazil_doubt", {"about": "blank"}) == 1
+    assert doubts.state == {"blank"}
     assert doubts.note(record_of(serving, padded)) == []
     assert doubts.note(record_of(serving, KNOWN.pixels)) == []
-    assert registry.get_sample_value("frazil_doubt", {"about": "blank"}) == 0
+    assert doubts.state == frozenset()
 
 
 def test_a_diameter_of_which_few_fit_is_told_at_once_and_an_honest_one_with_picks_is_not(blob_model: Path) -> None:

@@ -11,10 +11,9 @@ from types import ModuleType
 
 import msgspec
 import pytest
-from prometheus_client import CollectorRegistry
 
 from frazil.documents import MicrographDocument, PickColumns
-from frazil.health.drift_metrics import DriftMetrics
+from frazil.health.state import DriftState
 from frazil.session.outbox.ledger import Ledger, request_baseline
 from frazil.session.pick.drift import BASELINE_MICROGRAPHS, LAST_MICROGRAPHS, Drift
 from frazil.session.pick.drift_watch import DriftWatch
@@ -118,8 +117,7 @@ class Session:
 
     def start(self) -> None:
         self.ledger = Ledger(self.file)
-        self.registry = CollectorRegistry()
-        self.watch = DriftWatch(self.ledger, DriftMetrics(self.registry))
+        self.watch = DriftWatch(self.ledger)
 
     def restart(self) -> None:
         self.ledger.close()
@@ -129,14 +127,13 @@ class Session:
         columns = PickColumns(y=[0.0] * picks, x=[0.0] * picks, score=[score] * picks)
         self.watch.note(msgspec.structs.replace(self._make("/data/m.mrc"), picks=columns, **changes))
 
-    def shown(self, name: str, **labels: str) -> float:
-        value = self.registry.get_sample_value(name, labels)
-        assert value is not None
-        return value
+    @property
+    def state(self) -> DriftState:
+        return self.watch.state
 
     @property
-    def collapsed(self) -> float:
-        return self.shown("frazil_drift", quantity="picks", direction="down")
+    def collapsed(self) -> bool:
+        return self.state.picks.down.drifting
 
 
 @pytest.fixture
@@ -154,17 +151,17 @@ def test_the_baseline_and_what_has_added_up_outlive_a_restart(
     for _ in range(12):
         session.note(20)
     session.restart()
-    assert session.shown("frazil_baseline_picks") == pytest.approx(500)
-    assert session.shown("frazil_drift_evidence_ratio", quantity="picks", direction="down") == pytest.approx(12 / 23)
+    assert session.state.picks.usual == pytest.approx(500)
+    assert session.state.picks.down.evidence == pytest.approx(12 / 23)
     with caplog.at_level(logging.INFO, "frazil.session.pick.drift_watch"):
         for _ in range(13):
             session.note(20)
-        assert session.collapsed == 1
+        assert session.collapsed
         session.restart()
-        assert session.collapsed == 1
+        assert session.collapsed
         for _ in range(20):
             session.note(500)
-    assert session.collapsed == 0
+    assert not session.collapsed
     assert [r.levelname for r in caplog.records] == ["WARNING", "WARNING"]
     now, usual = "median {} in the last micrographs", "500 in the session's baseline"
     assert [r.getMessage() for r in caplog.records] == [
@@ -180,11 +177,11 @@ def test_another_model_or_threshold_or_a_request_begins_a_new_baseline(
     for changes in ({}, {"threshold": 0.7}, {"model": model}):
         for _ in range(BASELINE_MICROGRAPHS):
             session.note(500, **changes)
-        assert session.shown("frazil_baseline_micrographs", quantity="picks") == BASELINE_MICROGRAPHS
+        assert session.state.picks.baseline_micrographs == BASELINE_MICROGRAPHS
     request_baseline(session.file)
     for expected in (1, 2):
         session.note(20, model=model)
-        assert session.shown("frazil_baseline_micrographs", quantity="picks") == expected
+        assert session.state.picks.baseline_micrographs == expected
 
 
 def test_a_long_pause_ends_the_session(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,19 +189,19 @@ def test_a_long_pause_ends_the_session(session: Session, monkeypatch: pytest.Mon
     session.note(500)
     monkeypatch.setattr("frazil.session.pick.drift_watch._PAUSE_SECONDS", -1.0)
     session.note(20)
-    assert session.shown("frazil_baseline_micrographs", quantity="picks") == 1
+    assert session.state.picks.baseline_micrographs == 1
 
 
 def test_what_a_later_frazil_has_written_is_no_reason_not_to_start(session: Session) -> None:
     session.ledger.remember("drift", '{"picks": "by another rule"}')
     session.restart()
-    assert session.shown("frazil_baseline_micrographs", quantity="picks") == 0
+    assert session.state.picks.baseline_micrographs == 0
 
 
 def test_a_ledger_that_cannot_be_written_stops_nothing(session: Session) -> None:
     session.ledger._database.execute("PRAGMA query_only=ON")
     session.note(500)
-    assert session.shown("frazil_baseline_micrographs", quantity="picks") == 1
+    assert session.state.picks.baseline_micrographs == 1
 
 
 USUALLY = [(772, 0.8)] * 7
@@ -240,15 +237,15 @@ def test_what_is_few_does_not_become_the_baseline_and_ends_when_picks_are_back(
 ) -> None:
     for picks in [772] * 7 + [45] * 40:
         session.note(picks)
-    assert session.shown("frazil_few_picks") == 1
-    assert session.shown("frazil_baseline_micrographs", quantity="picks") == 8
+    assert session.state.few
+    assert session.state.picks.baseline_micrographs == 8
     session.note(772)  # among many, one hole with particles
     session.restart()
-    assert session.shown("frazil_few_picks") == 1
+    assert session.state.few
     session.note(45)
     session.note(700)
     session.note(700)
-    assert session.shown("frazil_few_picks") == 0
+    assert not session.state.few
     assert [r.message for r in caplog.records] == [
         "picks are few: median 45 in the last 10 micrographs, 772 in those before"
     ]
@@ -257,4 +254,4 @@ def test_what_is_few_does_not_become_the_baseline_and_ends_when_picks_are_back(
 def test_once_there_is_a_baseline_only_drift_is_told(session: Session) -> None:
     for picks in [772] * BASELINE_MICROGRAPHS + [45] * LAST_MICROGRAPHS:
         session.note(picks)
-    assert session.shown("frazil_few_picks") == 0
+    assert not session.state.few

@@ -8,12 +8,10 @@ import sqlite3
 import threading
 from pathlib import Path
 
-import prometheus_client
 import pytest
 
 from frazil.errors import MicrographError, ModelError
 from frazil.faults import backoff_seconds, failure_of, is_transient
-from frazil.health.metrics import Metrics
 from frazil.session.outbox.retry import Retries, Stopped
 
 PATH = Path("/data/a.mrc")
@@ -87,18 +85,17 @@ def test_what_cannot_be_written_is_retried_and_said_from_the_start(
 ) -> None:
     monkeypatch.setattr("frazil.session.outbox.retry._RETRY_SECONDS", 0.01)
     caplog.set_level(logging.INFO)
-    metrics = Metrics(prometheus_client.CollectorRegistry())
-    seen: list[float | None] = []
+    retries, seen = Retries(threading.Event()), []
 
     def write() -> str:
-        seen.append(metrics.registry.get_sample_value("frazil_output_blocked"))
+        seen.append(retries.waits_for != "")
         if len(seen) < 4:
             raise error
         return "written"
 
-    assert Retries(metrics, threading.Event()).until_stopped("it", write) == "written"
-    assert seen == [0, 1, 1, 1]
-    assert metrics.registry.get_sample_value("frazil_output_blocked") == 0
+    assert retries.until_stopped("it", write) == "written"
+    assert seen == [False, True, True, True]
+    assert retries.waits_for == ""
     assert [(r.levelname, "it" in r.message) for r in caplog.records] == [("WARNING", True), ("INFO", True)]
 
 
@@ -110,4 +107,4 @@ def test_told_to_stop_it_gives_up() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(Stopped):
-        Retries(Metrics(prometheus_client.CollectorRegistry()), stop).until_stopped("it", write)
+        Retries(stop).until_stopped("it", write)

@@ -16,7 +16,8 @@ import pytest
 from frazil.errors import FrazilError
 from frazil.machine import compare_picks, examine, run_selftest
 from frazil.machine.places import DoctorResult, examine_watched
-from frazil.picking import Picks, int8_instructions
+from frazil.model import int8_instructions
+from frazil.picking import Picks
 from frazil.settings import load_settings
 
 BIN = Path(sys.executable).parent

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from frazil.errors import ModelError
-from frazil.picking import load_model, locate_model
+from frazil.model import load_model, locate_model
 from frazil.settings import default_model_path
 
 

@@ -9,12 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import prometheus_client
 import pytest
 import yaml
-from prometheus_client.metrics import MetricWrapperBase
-
-from frazil.health.metrics import Metrics
 
 Find = Callable[[str], str]
 
@@ -93,13 +89,14 @@ def test_the_runbook_has_no_section_without_an_alert(repository: Path, alerts: d
 
 
 def test_panels_and_rules_ask_for_metrics_and_labels_that_there_are(
-    dashboard: dict[str, Any], alerts: dict[str, dict[str, Any]]
+    dashboard: dict[str, Any],
+    alerts: dict[str, dict[str, Any]],
+    exported_metrics: dict[str, tuple[str, list[str]]],
 ) -> None:
     labels: dict[str, set[str]] = {}
-    for metric in Metrics(prometheus_client.CollectorRegistry()).registry._collector_to_names:
-        if isinstance(metric, MetricWrapperBase):
-            suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(metric._type, ("",))
-            labels |= {metric._name + suffix: {*metric._labelnames, "instance", "job", "le"} for suffix in suffixes}
+    for name, (kind, own) in exported_metrics.items():
+        suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
+        labels |= {name + suffix: {*own, "instance", "job", "le"} for suffix in suffixes}
     for expression in expressions(dashboard, alerts):
         for name, matchers in re.findall(r"\b(frazil_\w+)(?:\{([^}]*)\})?", expression):
             assert name in labels, expression

@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 
 from frazil.documents import MicrographDocument, PickColumns, encode_document
 from frazil.errors import AddressError, FrazilError, OutputError
+from frazil.health.state import DaemonState, IntakeState, ModelState, PickState, SessionState
 from frazil.page.connection import Connection
 from frazil.page.gate import Gate, HostNames, Token
 from frazil.page.server import PageServer
@@ -148,8 +149,7 @@ def picked(make_document: MakeDocument, tmp_path: Path) -> MicrographDocument:
 
 def test_metrics_are_served_as_prometheus_reads_them(open_page: OpenPage) -> None:
     page = open_page()
-    page.metrics.watch_queue("read", lambda: 3)
-    page.metrics.watch_ledger(lambda: 42)
+    page.state = DaemonState(sessions=(SessionState(pick=PickState(read=3), ledger_head=42),))
     status, headers, body = get(f"{page.url}/metrics")
     assert status == 200
     assert headers["content-type"].startswith("text/plain; version=")
@@ -164,9 +164,26 @@ def test_metrics_are_served_as_prometheus_reads_them(open_page: OpenPage) -> Non
 def test_healthy_and_ready_are_two_things(open_page: OpenPage) -> None:
     page = open_page()
     assert get(f"{page.url}/healthz")[0] == get(f"{page.url}/readyz")[0] == 200
-    page.trouble.append("the model is being loaded")
+    page.state = DaemonState(unready="the model is being loaded")
     assert get(f"{page.url}/healthz")[0] == 200
     assert get(f"{page.url}/readyz")[::2] == (503, b"the model is being loaded\n")
+    page.state = DaemonState(unwell="a thread died", unready="the model is being loaded")
+    assert get(f"{page.url}/healthz")[::2] == get(f"{page.url}/readyz")[::2] == (503, b"a thread died\n")
+
+
+def test_the_page_shows_the_state_and_programs_get_all_of_it(open_page: OpenPage) -> None:
+    page = open_page()
+    assert ask(f"{page.url}/api/now")["queues"] == {"incomplete": 0, "read": 0, "pick": 0, "write": 0}
+    session = SessionState(
+        intake=IntakeState(incomplete=4), pick=PickState(read=3, doubts=frozenset({"blank"})), blocked="full"
+    )
+    page.state = DaemonState(started_at=1.5, model=ModelState(name="fcn", version=2), sessions=(session,))
+    now = ask(f"{page.url}/api/now")
+    assert now["queues"] == {"incomplete": 4, "read": 3, "pick": 0, "write": 0}
+    assert [trouble["alert"] for trouble in now["troubles"]] == ["FrazilOutputBlocked", ""]
+    status, headers, body = get(f"{page.url}/api/state")
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert msgspec.json.decode(body, type=DaemonState) == page.state
 
 
 def test_the_state_is_told_at_once_and_again_when_it_changes(open_page: OpenPage, picked: MicrographDocument) -> None:
@@ -544,7 +561,7 @@ def test_pages_hold_no_script_or_style_of_their_own_and_no_foreign_address(
     open_page: OpenPage, repository: Path
 ) -> None:
     page = open_page()
-    browser = repository / "daemon" / "frazil" / "service" / "page" / "browser"
+    browser = repository / "daemon" / "frazil" / "page" / "browser"
     for file in browser.iterdir():
         text = get(f"{page.url}/static/{file.name}")[2].decode()
         assert text == file.read_text("utf-8")

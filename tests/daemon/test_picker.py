@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frazil.errors import MICROGRAPH_REASONS, MicrographError, SettingsError
-from frazil.picking import Micrograph, Picker, PickingSettings, Picks, load_model, read_micrograph
+from frazil.model import load_model
+from frazil.picking import Micrograph, Picker, PickingSettings, Picks, read_micrograph
 
 PIXEL_SIZE = 2.0
 
@@ -128,7 +129,7 @@ def test_tiles_of_any_side_fit_the_picture(tmp_path: Path, make_blob_model: Call
         picture = picker.prepare(micrograph)
         tilings.append(tiling := picker.plan(picture))
         assert tiling is not None
-        assert picker.batch_shape((300, 501), PIXEL_SIZE)[1:] == tiling.tile_shape
+        assert model.batch_shape(picker.size_of((300, 501), PIXEL_SIZE))[1:] == tiling.tile_shape
         assert len(picker.score(picture).y_px) == tiling.y.centres.size
     fixed, fitting = tilings
     assert fixed.tile_shape == (63, 63)

@@ -16,7 +16,8 @@ from frazil.documents import FailedDocument, MicrographDocument, decode_document
 from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
-from frazil.picking import Picker, PickingSettings, load_model, read_star
+from frazil.model import load_model
+from frazil.picking import Picker, PickingSettings, read_star
 from frazil.session.intake.arrival import Arrival
 from frazil.session.outbox.file_stamp import stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
@@ -78,7 +79,7 @@ class Rig:
             outbox,
             self.reviser,
             self.metrics,
-            DriftWatch(self.ledger, self.metrics.drift),
+            DriftWatch(self.ledger),
             Doubts("dark"),
             stopping,
             MicrographReader(largest_bytes=1 << 30, timeout_seconds=60),

@@ -70,6 +70,6 @@ def test_memory_of_another_size_is_given_back() -> None:
         array = memory.take((side, 1000), FLOAT32)
         del array
     gc.collect()
-    assert len(memory._kept) <= 2
+    assert len(memory._free) <= 2
     memory.release()
-    assert not memory._kept
+    assert not memory._free

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -13,17 +11,16 @@ from pathlib import Path
 import pytest
 
 from frazil.errors import ModelError, OutputError
-from frazil.models import (
+from frazil.model import (
     ModelFolder,
     Refusal,
-    Standing,
-    current_stamp,
-    post_standing,
-    prove_model,
-    read_standings,
+    ServingRecord,
+    current_token,
+    load_model,
+    post_serving_record,
+    read_current,
+    read_serving_records,
 )
-from frazil.models.memory import available_bytes
-from frazil.picking import PickingSettings, identify_model, load_model, read_current
 
 BIN = Path(sys.executable).parent
 
@@ -79,9 +76,9 @@ def test_promoting_repairs_a_torn_current(tmp_path: Path) -> None:
 def test_promoting_again_asks_again(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 1)
     folder.promote(1)
-    before = current_stamp(tmp_path)
+    before = current_token(tmp_path)
     folder.promote(1)
-    assert current_stamp(tmp_path) != before
+    assert current_token(tmp_path) != before
 
 
 def test_current_is_replaced_whole_so_that_a_reader_keeps_the_old_one(tmp_path: Path) -> None:
@@ -145,7 +142,7 @@ def test_a_lock_held_by_a_killed_process_is_free(tmp_path: Path) -> None:
     assert read_current(tmp_path) == [1]
 
 
-def standing(folder: Path, **changes: object) -> Standing:
+def standing(folder: Path, **changes: object) -> ServingRecord:
     values: dict[str, object] = {
         "folder": str(folder),
         "host": "titan1",
@@ -154,7 +151,7 @@ def standing(folder: Path, **changes: object) -> Standing:
         "sha256": "00",
         "since": "2026-01-01T00:00:00Z",
     }
-    return Standing(**(values | changes))  # type: ignore[arg-type]
+    return ServingRecord(**(values | changes))  # type: ignore[arg-type]
 
 
 def refusal(version: int, message: str) -> Refusal:
@@ -163,136 +160,34 @@ def refusal(version: int, message: str) -> Refusal:
 
 def test_standings_are_posted_one_for_each_daemon_and_torn_ones_are_passed_over(tmp_path: Path) -> None:
     first = standing(tmp_path).refuse(refusal(2, "once")).refuse(refusal(2, "twice"))
-    post_standing(tmp_path, "a", standing(tmp_path))
-    post_standing(tmp_path, "a", first)
-    post_standing(tmp_path, "b", standing(tmp_path, host="titan2"))
+    post_serving_record(tmp_path, "a", standing(tmp_path))
+    post_serving_record(tmp_path, "a", first)
+    post_serving_record(tmp_path, "b", standing(tmp_path, host="titan2"))
     (tmp_path / ".serving" / "c.json").write_text("{")
-    assert [s.host for s in read_standings(tmp_path)] == ["titan1", "titan2"]
-    assert [r.message for r in read_standings(tmp_path)[0].refusals] == ["twice"]
+    assert [s.host for s in read_serving_records(tmp_path)] == ["titan1", "titan2"]
+    assert [r.message for r in read_serving_records(tmp_path)[0].refusals] == ["twice"]
 
 
-# --- the proof --------------------------------------------------------------------------------------------------
+def test_a_version_is_staged_in_the_folder_and_nothing_is_left_of_one_that_fails(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "new")
+    with folder.stage() as staged:
+        (staged / "model.onnx").write_bytes(b"1")
+        assert folder.versions() == []
+        version = folder.add(staged)
+    assert version == folder.path / "1"
+    assert (version / "model.onnx").read_bytes() == b"1"
+    with pytest.raises(ModelError, match="unfit"), folder.stage():
+        raise ModelError("unfit")
+    assert sorted(path.name for path in folder.path.iterdir()) == [".lock", "1"]
 
 
-def test_a_good_model_is_proved_by_its_hash(blob_model: Path) -> None:
-    assert prove_model(blob_model).sha256 == identify_model(blob_model).sha256
-
-
-def test_every_bad_model_is_refused_by_its_reason(bad_model: tuple[Path, str]) -> None:
-    path, reason = bad_model
-    with pytest.raises(ModelError, match=path.parent.name) as refused:
-        prove_model(path, seconds=4 if reason == "hang" else 60)
-    assert refused.value.reason == reason
-    assert "\n" not in str(refused.value)
-
-
-def test_a_model_that_is_modest_on_its_reference_and_greedy_on_real_batches_is_refused(
-    tmp_path: Path, make_greedy_model: Callable[[Path, int, int], Path]
-) -> None:
-    # 32 MiB for its reference of two tiles of 63 px; 8 GiB for the largest tile that a micrograph can bring.
-    greedy = make_greedy_model(tmp_path / "greedy", 1, 1024)
-    load_model(greedy, "cpu", 1)
-    with pytest.raises(
-        ModelError, match=r"greedy: expected to .* within \d+ MiB of memory, all that is there"
-    ) as refused:
-        prove_model(greedy, threads=1)
-    assert refused.value.reason == "memory"
-    # Where the session's micrographs are small, so are its batches.
-    session = {"picking": PickingSettings(diameter_angstrom=32.0), "micrograph": ((256, 256), 2.0)}
-    assert prove_model(greedy, threads=1, **session).memory_bytes < 2**30  # type: ignore[arg-type]
-
-
-def test_a_proof_measures_the_memory_that_a_model_needs(
-    tmp_path: Path, make_greedy_model: Callable[[Path, int, int], Path]
-) -> None:
-    needed = [
-        prove_model(make_greedy_model(tmp_path / str(floats), 1, floats), threads=1).memory_bytes for floats in (1, 33)
-    ]
-    assert needed[1] - needed[0] == pytest.approx(2**21 * 32 * 4, rel=0.2)
-
-
-def test_a_proof_that_the_kernel_kills_ran_out_of_memory(
-    tmp_path: Path, spoil_model: Callable[[str, Path, int], None]
-) -> None:
-    spoil_model("endless", tmp_path / "m", 1)
-    before = set(children_of(os.getpid()))
-
-    def kill() -> None:
-        while not (proofs := set(children_of(os.getpid())) - before):
-            pass
-        os.kill(proofs.pop(), signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    with pytest.raises(ModelError, match="found its process killed") as refused:
-        prove_model(tmp_path / "m" / "1")
-    killer.join()
-    assert refused.value.reason == "memory"
-
-
-def test_a_proof_can_be_stopped(tmp_path: Path, spoil_model: Callable[[str, Path, int], None]) -> None:
-    spoil_model("endless", tmp_path / "m", 1)
-    stop = threading.Event()
-    stop.set()
-    with pytest.raises(ModelError, match="stopped"):
-        prove_model(tmp_path / "m" / "1", stop=stop)
-
-
-def test_a_proof_ends_when_the_process_that_wants_it_is_killed(
-    tmp_path: Path, spoil_model: Callable[[str, Path, int], None]
-) -> None:
-    spoil_model("endless", tmp_path / "m", 1)
-    prove = (
-        "import sys; from pathlib import Path; from frazil.models import prove_model; prove_model(Path(sys.argv[1]))"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", prove, tmp_path / "m" / "1"])
-    while not (children := children_of(parent.pid)):
-        assert parent.poll() is None
-    parent.kill()
-    parent.wait()
-    deadline = threading.Event()
-    for _ in range(300):
-        if not any(Path(f"/proc/{child}").exists() for child in children):
-            break
-        deadline.wait(0.1)
-    else:
-        for child in children:
-            os.kill(child, signal.SIGKILL)
-        pytest.fail("the proof lives on")
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-# --- memory -----------------------------------------------------------------------------------------------------
-
-
-def write_group(group: Path, **values: object) -> None:
-    group.mkdir(parents=True, exist_ok=True)
-    for name, value in values.items():
-        (group / f"memory.{name}").write_text(f"{value}\n")
-
-
-def test_a_process_may_take_what_the_tightest_of_its_groups_and_the_machine_leave(tmp_path: Path) -> None:
-    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
-    (proc / "self").mkdir(parents=True)
-    assert available_bytes(proc, groups) is None
-    (proc / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
-    (proc / "self" / "cgroup").write_text("0::/system.slice/frazil.service\n")
-    assert available_bytes(proc, groups) == 8000 * 1024  # no group says anything
-    write_group(groups / "system.slice", max="max", high="max", current=10**9, stat="inactive_file 0\nactive_file 0")
-    assert available_bytes(proc, groups) == 8000 * 1024  # a group without a limit
-    stat = "anon 1\ninactive_file 300\nactive_file 50"
-    service = groups / "system.slice" / "frazil.service"
-    write_group(service, max=6_000_000, high="max", current=2_000_000, stat=stat)
-    assert available_bytes(proc, groups) == 4_000_350
-    write_group(service, high=3_000_000)
-    assert available_bytes(proc, groups) == 1_000_350
-    write_group(service, current=3_100_000)
-    assert available_bytes(proc, groups) == 0
-    write_group(groups / "system.slice", max=1)
-    assert available_bytes(proc, groups) == 0
+def test_a_version_that_cannot_be_staged_is_an_error_that_names_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OutputError, match="cannot write a model there: Not a directory"),
+        ModelFolder(tmp_path / "file" / "m").stage(),
+    ):
+        pass
 
 
 # --- the command line -------------------------------------------------------------------------------------------
@@ -309,7 +204,7 @@ def test_the_commands_list_promote_roll_back_and_prune(
     blob = make_blob_model(tmp_path / "models" / "blob")
     make_blob_model(blob, 2, threshold=0.25)
     spoil_model("no onnx", blob, 3)
-    post_standing(blob, "a", standing(blob).refuse(refusal(3, "it is no model")))
+    post_serving_record(blob, "a", standing(blob).refuse(refusal(3, "it is no model")))
 
     listed = frazil_models("list", tmp_path / "models").stdout
     assert "blob/1 serves at titan1, watching /data" in listed

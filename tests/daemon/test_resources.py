@@ -1,67 +1,47 @@
-"""Resources: room on the disks and in GPUs is shown; what cannot be seen is no number."""
+"""Resources: room on the disks and in GPUs is measured; what cannot be seen is no number."""
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from frazil.health.resource_metrics import ResourceMetrics
 from frazil.health.resources import Resources, count_nvidia_gpus, read_gpu_memory
+from frazil.health.state import Disk
 
 
-@pytest.fixture
-def registry() -> CollectorRegistry:
-    return CollectorRegistry()
-
-
-@pytest.fixture
-def metrics(registry: CollectorRegistry) -> ResourceMetrics:
-    return ResourceMetrics(registry)
-
-
-def shown(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
-    return registry.get_sample_value(name, labels)
-
-
-def test_room_on_a_disk_is_what_df_says(metrics: ResourceMetrics, registry: CollectorRegistry, tmp_path: Path) -> None:
-    Resources(metrics, {"out": tmp_path}).measure()
+def test_room_on_a_disk_is_what_df_says(tmp_path: Path) -> None:
+    resources = Resources({"out": tmp_path})
+    resources.measure()
     blocks = subprocess.run(
         ["df", "-B1", "--output=size,avail", tmp_path], capture_output=True, text=True, check=True
     ).stdout.split()
     size, free = int(blocks[-2]), int(blocks[-1])
-    assert shown(registry, "frazil_disk_size_bytes", disk="out") == size
-    found = shown(registry, "frazil_disk_free_bytes", disk="out")
-    assert found == pytest.approx(free, abs=0.05 * size)  # others write there too
-    inodes = shown(registry, "frazil_disk_free_inodes_ratio", disk="out")
-    assert inodes is not None
-    assert 0 < inodes <= 1
+    disk = resources.disks["out"]
+    assert disk.size_bytes == size
+    assert disk.free_bytes == pytest.approx(free, abs=0.05 * size)  # others write there too
+    assert disk.free_inodes is not None
+    assert 0 < disk.free <= disk.free_inodes <= 1
 
 
-def test_a_disk_that_is_away_has_no_number_and_stops_nothing(
-    metrics: ResourceMetrics, registry: CollectorRegistry, tmp_path: Path
-) -> None:
-    resources = Resources(metrics, {"gone": tmp_path / "gone", "out": tmp_path})
+def test_a_disk_that_is_away_has_no_number_and_stops_nothing(tmp_path: Path) -> None:
+    resources = Resources({"gone": tmp_path / "gone", "out": tmp_path})
     resources.start()
     resources.stop()
-    assert math.isnan(shown(registry, "frazil_disk_free_bytes", disk="gone") or 0.0)
-    assert (shown(registry, "frazil_disk_free_bytes", disk="out") or 0.0) > 0
+    assert resources.disks["gone"] == Disk()
+    assert (resources.disks["out"].free_bytes or 0) > 0
 
 
-def test_a_disk_that_comes_back_is_measured_again(
-    metrics: ResourceMetrics, registry: CollectorRegistry, tmp_path: Path
-) -> None:
+def test_a_disk_that_comes_back_is_measured_again(tmp_path: Path) -> None:
     away = tmp_path / "away"
-    resources = Resources(metrics, {"out": away})
+    resources = Resources({"out": away})
     resources.measure()
     away.mkdir()
     resources.measure()
-    assert (shown(registry, "frazil_disk_free_bytes", disk="out") or 0.0) > 0
+    assert (resources.disks["out"].free_bytes or 0) > 0
 
 
 def device(bus: Path, name: str, vendor: str, kind: str) -> None:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from frazil.documents import MicrographDocument, columns_of, encode_document
 from frazil.errors import RetuneError, SettingsError
-from frazil.picking import Micrograph, Model, Picker, PickingSettings, ScoreMap, Tuning, load_model
+from frazil.model import Model, load_model
+from frazil.picking import Micrograph, Picker, PickingSettings, ScoreMap, Tuning
 from frazil.picking.peaks import in_steps
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import RETUNE_KEY, Handled, Ledger, LedgerReader

@@ -386,8 +386,8 @@ def test_subscribers_are_counted_while_they_are_there(open_stream: Open) -> None
     with frazil.PickStream(daemon.address) as one, frazil.PickStream(daemon.address) as other:
         assert one.wait_connected(PATIENCE_SECONDS)
         assert other.wait_connected(PATIENCE_SECONDS)
-        daemon.wait_sample("frazil_stream_subscribers", 2)
-    daemon.wait_sample("frazil_stream_subscribers", 0)
+        wait_until(lambda: daemon.stream.subscribers == 2)
+    wait_until(lambda: daemon.stream.subscribers == 0)
 
 
 # --- addresses --------------------------------------------------------------------------------------------------

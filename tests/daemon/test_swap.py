@@ -8,11 +8,13 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from frazil.errors import MicrographError, ModelError
-from frazil.picking import Micrograph, ModelIdentity, Picker, PickingSettings, Picks, load_model
+from frazil.model import ModelIdentity, load_model
+from frazil.picking import Micrograph, Picker, PickingSettings, Picks
 from frazil.session.pick.model_changes import ModelChange
 from frazil.session.pick.probation import Probation
 from frazil.session.pick.serving import Offer, Serving
@@ -76,7 +78,7 @@ def test_who_serves_after_a_change_is_said_with_where_and_in_which_precision(
 ) -> None:
     old, new = picker_of(), picker_of(2, bias=BLIND)
     for picker in (old, new):
-        monkeypatch.setattr(picker.model, "precision", "int8")
+        monkeypatch.setattr(picker.model, "identity", msgspec.structs.replace(picker.model.identity, precision="int8"))
     serving = Serving(old, probation_micrographs=2, faults_allowed=0)
     pick(serving, scene_of(make_scene))
     serving.offer(Offer(picker=new, current="c"))
@@ -84,11 +86,9 @@ def test_who_serves_after_a_change_is_said_with_where_and_in_which_precision(
     pick(serving, scene_of(make_scene))
     changes += serving.advance()
     loaded, back = (change for change in changes if isinstance(change, ModelChange))
-    assert (loaded.model, loaded.placement, loaded.precision, loaded.current) == (
-        *(new.model.identity, new.model.placement, "int8"),
-        "c",
-    )
-    assert (back.model, back.placement, back.precision) == (*(old.model.identity, old.model.placement, "int8"),)
+    assert (loaded.model, loaded.placement, loaded.current) == (new.model.identity, new.model.placement, "c")
+    assert loaded.model.precision == "int8"
+    assert (back.model, back.placement) == (old.model.identity, old.model.placement)
     assert back.withdrawn == new.model.identity
     assert back.message.startswith(f"{new.model.identity}: expected at most 0 of the first 2 ")
 

@@ -20,8 +20,8 @@ import pytest
 
 from frazil.errors import ModelError
 from frazil.health.metrics import Metrics
-from frazil.models import ModelFolder, Refusal, Standing, current_stamp, read_standings
-from frazil.picking import Micrograph, Picker, PickingSettings, load_model
+from frazil.model import ModelFolder, Refusal, ServingRecord, current_token, load_model, read_serving_records
+from frazil.picking import Micrograph, Picker, PickingSettings
 from frazil.session.outbox.ledger import Ledger
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
@@ -99,7 +99,7 @@ class Rig:
         return self.look(serving)
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> ServingRecord:
         assert self.announcer.standing is not None
         return self.announcer.standing
 
@@ -137,7 +137,7 @@ def refusal(folder: Path, version: int = 2, **changes: str) -> Refusal:
         "reason": "hash",
         "message": "it is another",
         "at": LONG_AGO,
-        "current": current_stamp(folder),
+        "current": current_token(folder),
     }
     return Refusal(version=version, **(fields | changes))
 
@@ -182,7 +182,7 @@ def test_the_first_start_loads_what_is_promoted_and_notes_where_it_stands(
     assert abs(datetime.now(UTC) - datetime.fromisoformat(standing.since)) < timedelta(minutes=5)
     assert rig.look(serving) == []
     assert offered(serving) is None
-    assert read_standings(folder) == read_standings(rig.out) == []  # it says no more than CURRENT does
+    assert read_serving_records(folder) == read_serving_records(rig.out) == []  # it says no more than CURRENT does
 
 
 def test_a_start_goes_on_with_what_served_and_takes_what_was_promoted_since_by_a_swap(
@@ -196,8 +196,8 @@ def test_a_start_goes_on_with_what_served_and_takes_what_was_promoted_since_by_a
     assert rig.loaded == [(folder / "1", "float32")]
     assert rig.look(serving) == []
     assert offered(serving) == 2
-    assert serving.coming.batch_shape((400, 500), 2.0)
-    assert rig.metrics.registry.get_sample_value("frazil_batch_seconds") != 0
+    assert serving.coming.model.batch_shape(serving.coming.size_of((400, 500), 2.0))
+    assert rig.metrics.registry.get_sample_value("frazil_model_batch_seconds") > 0
     assert rig.standing.trying is None
 
 
@@ -234,7 +234,7 @@ def test_what_was_refused_is_not_tried_again_by_itself_and_is_on_a_reload(
     assert rig.standing.refusals == (refusal(folder),)
     assert rig.look(serving) == []
     assert offered(serving) is None
-    assert [one.version for one in read_standings(folder)] == [1]  # others see that it does not serve what is promoted
+    assert [one.version for one in read_serving_records(folder)] == [1]  # not what is promoted
     rig.look_again(serving)
     assert offered(serving) == 2
 
@@ -262,7 +262,7 @@ def test_a_model_that_is_not_fit_is_refused_with_the_reason(start: Callable[[], 
     (folder / "2" / "model.onnx").write_bytes(b"no model")
     ModelFolder(folder).promote(2)
     (refused,) = rig.look(serving)
-    assert (refused.event, refused.model.version, refused.current) == ("refused", 2, current_stamp(folder))
+    assert (refused.event, refused.model.version, refused.current) == ("refused", 2, current_token(folder))
     assert refused.reason
     assert str(folder / "2") in refused.message
     assert offered(serving) is None
@@ -285,7 +285,7 @@ def test_a_note_says_what_is_tried_while_it_is_tried(
     rig.look(serving)
     (note,) = noted
     assert note is not None
-    assert (note.version, note.reason, note.current) == (2, "interrupted", current_stamp(folder))
+    assert (note.version, note.reason, note.current) == (2, "interrupted", current_token(folder))
     assert note.sha256 == load_model(folder / "2", "cpu").identity.sha256
     assert note.message.startswith(f"{folder / '2'}: expected the daemon to survive the check of this model")
     assert rig.standing.trying is None
@@ -396,14 +396,14 @@ def test_the_standing_is_posted_beside_the_results_where_the_models_folder_canno
     first.announcer.begin(msgspec.structs.replace(first.standing, refusals=(refusal(folder, current="c"),)))
     rig = start()
     rig.look(rig.start())
-    assert read_standings(folder) == [rig.standing]
+    assert read_serving_records(folder) == [rig.standing]
     (posted,) = (file.parent for file in folder.rglob("daemon.json"))
     shutil.rmtree(posted)
     posted.write_text("a file where the folder should be")
     rig = start()
     rig.look(rig.start())
-    assert read_standings(folder) == []
-    assert read_standings(rig.out) == [rig.standing]
+    assert read_serving_records(folder) == []
+    assert read_serving_records(rig.out) == [rig.standing]
 
 
 def test_no_model_at_all_is_refused_at_the_start(start: Callable[[], Rig], folder: Path) -> None:
@@ -501,7 +501,7 @@ def test_a_current_that_names_no_version_is_refused(start: Callable[[], Rig], fo
     serving = rig.start()
     (folder / "CURRENT").write_text("the best one\n")
     (refused,) = rig.look(serving)
-    assert (refused.event, refused.current) == ("refused", current_stamp(folder))
+    assert (refused.event, refused.current) == ("refused", current_token(folder))
     assert (refused.model.name, refused.model.version, refused.model.sha256) == ("blob", 0, "")
     assert str(folder / "CURRENT") in refused.message
     assert rig.look(serving) == []

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frazil.picking import ModelContract
-from frazil.picking.tiling import Batches, Tiling, plan_tiling
+from frazil.model import ModelContract
+from frazil.model.tiling import Batches, Tiling, plan_tiling
 
 
 def contract(tile_px: int, grid: int, step_px: float, offset_px: float) -> ModelContract:

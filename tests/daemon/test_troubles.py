@@ -1,8 +1,7 @@
-"""Troubles: what is wrong is told from the metrics and the ledger, worst first, with what to do."""
+"""Troubles: what is wrong is told from the daemon's state and the ledger, worst first, with what to do."""
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Callable
@@ -13,7 +12,19 @@ import msgspec
 import pytest
 import yaml
 
-from frazil.documents import MicrographDocument, ModelDocument, ModelStamp, PickColumns
+from frazil.documents import MicrographDocument, ModelDocument, PickColumns
+from frazil.health.state import (
+    DOUBTS,
+    DaemonState,
+    Disk,
+    Doubt,
+    IntakeState,
+    ModelState,
+    PickState,
+    SessionState,
+    WatchState,
+)
+from frazil.model import ModelIdentity
 from frazil.page import troubles
 from frazil.page.troubles import Facts, Trouble, find_troubles, gather_facts
 from frazil.session.intake.passed_over import Inventory, Passed
@@ -32,7 +43,7 @@ def drifting(quantity: str, direction: str) -> Drift:
 
 
 def change(event: Any) -> ModelDocument:
-    model = ModelStamp(name="fcn", version=7, sha256="0" * 64)
+    model = ModelIdentity(name="fcn", version=7, sha256="0" * 64)
     return ModelDocument(epoch="e", seq=1, model=model, event=event, reason="no good", at="2026-01-01T00:00:00+00:00")
 
 
@@ -49,70 +60,89 @@ def with_facts(**values: Any) -> Facts:
 
 NOTHING_FITS = Inventory(passed_over={"not_included": Passed(12, "Movies/a.tif")})
 
-CASES: list[tuple[str, dict[str, float], Facts]] = [
-    ("FrazilWatchFault", {"frazil_watch_fault": 1}, WELL),
-    ("FrazilOutputBlocked", {"frazil_output_blocked": 1}, WELL),
+
+def state(model: ModelState | None = None, gpu_expected: bool = False, **session: Any) -> DaemonState:
+    return DaemonState(model=model, gpu_expected=gpu_expected, sessions=(SessionState(**session),))
+
+
+def doubt(about: Doubt) -> DaemonState:
+    return state(pick=PickState(doubts=frozenset({about})))
+
+
+NOT_RUNNING, RUNNING = DaemonState(), state()
+NEARLY_FULL = Disk(free_bytes=4, size_bytes=100, free_inodes=1.0)
+ON_CPU = ModelState(on_cpu=True)
+
+CASES: list[tuple[str, DaemonState, Facts]] = [
+    ("FrazilWatchFault", state(watch=WatchState(fault="nothing is mounted")), WELL),
+    ("FrazilOutputBlocked", state(blocked="cannot write a.star (No space left on device)"), WELL),
+    ("FrazilDiskNearlyFull", state(disks={"out": NEARLY_FULL}), WELL),
+    ("FrazilDiskNearlyFull", state(disks={"out": Disk(), "ledger": Disk(free_inodes=0.04)}), WELL),
+    ("FrazilCpuFallback", state(ON_CPU, gpu_expected=True), WELL),
+    ("FrazilNothingFits", NOT_RUNNING, Facts(inventory=NOTHING_FITS)),
+    ("FrazilBacklogGrowing", state(intake=IntakeState(backlog=11, backlog_seconds=61)), WELL),
+    ("FrazilNoMicrographs", RUNNING, with_facts(last_picked_at=NOW - 601)),
+    ("FrazilFailures", NOT_RUNNING, Facts(picked=10, failed=2)),
+    ("FrazilFailures", NOT_RUNNING, with_facts(picked=5000, failed=4, picked_lately=10, failed_lately=2)),
+    ("FrazilFewPicks", NOT_RUNNING, with_facts(drift=few())),
+    ("FrazilPicksCollapsed", NOT_RUNNING, with_facts(drift=drifting("picks", "down"))),
+    ("FrazilPicksRisen", NOT_RUNNING, with_facts(drift=drifting("picks", "up"))),
+    ("FrazilScoresDrifted", NOT_RUNNING, with_facts(drift=drifting("score", "down"))),
+    ("FrazilScoresDrifted", NOT_RUNNING, with_facts(drift=drifting("score", "up"))),
+    ("FrazilModelRefused", NOT_RUNNING, with_facts(change=change("refused"))),
+    ("FrazilModelRefused", NOT_RUNNING, with_facts(change=change("rolled_back"))),
+    *(("", doubt(about), WELL) for about in DOUBTS),
+    ("", NOT_RUNNING, with_facts(pictures=("4096 × 4096 pixels of 1.77 Å", "512 × 512 pixels of 24 Å"))),
+]
+
+FINE: list[tuple[DaemonState, Facts]] = [
+    (NOT_RUNNING, Facts()),
+    (NOT_RUNNING, WELL),
+    (RUNNING, WELL),
+    (state(disks={"out": Disk(free_bytes=5, size_bytes=100, free_inodes=1.0)}), WELL),
+    (state(disks={"out": Disk()}), WELL),
+    (state(disks={"out": Disk(free_bytes=0, size_bytes=0, free_inodes=1.0)}), WELL),
+    (state(ON_CPU), WELL),
+    (state(ModelState(), gpu_expected=True), WELL),
+    (NOT_RUNNING, with_facts(inventory=NOTHING_FITS.__class__(taken=1, passed_over=NOTHING_FITS.passed_over))),
     (
-        "FrazilDiskNearlyFull",
-        {"frazil_disk_size_bytes{disk=out}": 100, "frazil_disk_free_bytes{disk=out}": 4},
-        WELL,
+        NOT_RUNNING,
+        Facts(inventory=Inventory(passed_over={"not_an_image": Passed(3, "a.xml"), "unfinished": Passed(1, ".a")})),
     ),
-    ("FrazilDiskNearlyFull", {"frazil_disk_free_inodes_ratio{disk=ledger}": 0.04}, WELL),
-    ("FrazilCpuFallback", {"frazil_model_on_cpu": 1, "frazil_gpu_expected": 1}, WELL),
-    ("FrazilNothingFits", {}, Facts(inventory=NOTHING_FITS)),
-    ("FrazilBacklogGrowing", {"frazil_backlog_micrographs": 11, "frazil_backlog_age_seconds": 61}, WELL),
-    ("FrazilNoMicrographs", {"frazil_watch_fault": 0}, with_facts(last_picked_at=NOW - 601)),
-    ("FrazilFailures", {}, Facts(picked=10, failed=2)),
-    ("FrazilFailures", {}, with_facts(picked=5000, failed=4, picked_lately=10, failed_lately=2)),
-    ("FrazilFewPicks", {}, with_facts(drift=few())),
-    ("FrazilPicksCollapsed", {}, with_facts(drift=drifting("picks", "down"))),
-    ("FrazilPicksRisen", {}, with_facts(drift=drifting("picks", "up"))),
-    ("FrazilScoresDrifted", {}, with_facts(drift=drifting("score", "down"))),
-    ("FrazilScoresDrifted", {}, with_facts(drift=drifting("score", "up"))),
-    ("FrazilModelRefused", {}, with_facts(change=change("refused"))),
-    ("FrazilModelRefused", {}, with_facts(change=change("rolled_back"))),
-    *(("", {f"frazil_doubt{{about={about}}}": 1.0}, WELL) for about in ("blank", "contrast", "diameter")),
-    ("", {}, with_facts(pictures=("4096 × 4096 pixels of 1.77 Å", "512 × 512 pixels of 24 Å"))),
-]
-
-FINE: list[tuple[dict[str, float], Facts]] = [
-    ({"frazil_doubt{about=blank}": 0.0, "frazil_doubt{about=contrast}": 0.0}, WELL),
-    ({}, Facts()),
-    ({}, WELL),
-    ({"frazil_watch_fault": 0, "frazil_output_blocked": 0}, WELL),
-    ({"frazil_disk_size_bytes{disk=out}": 100, "frazil_disk_free_bytes{disk=out}": 5}, WELL),
-    ({"frazil_disk_size_bytes{disk=out}": 100, "frazil_disk_free_bytes{disk=out}": math.nan}, WELL),
-    ({"frazil_model_on_cpu": 1, "frazil_gpu_expected": 0}, WELL),
-    ({}, with_facts(inventory=NOTHING_FITS.__class__(taken=1, passed_over=NOTHING_FITS.passed_over))),
-    ({}, Facts(inventory=Inventory(passed_over={"not_an_image": Passed(3, "a.xml"), "unfinished": Passed(1, ".a")}))),
-    ({"frazil_backlog_micrographs": 10, "frazil_backlog_age_seconds": 600}, WELL),
-    ({"frazil_backlog_micrographs": 100, "frazil_backlog_age_seconds": 60}, WELL),
-    ({"frazil_watch_fault": 0}, with_facts(last_picked_at=NOW - 599)),
-    ({"frazil_watch_fault": 0}, with_facts(last_picked_at=NOW - 601, picked_lately=5)),
-    ({}, with_facts(last_picked_at=NOW - 601)),  # it does not run
-    ({}, Facts(picked=18, failed=2)),
-    ({}, Facts(picked=1, failed=1)),
-    ({}, with_facts(change=change("loaded"))),
+    (state(intake=IntakeState(backlog=10, backlog_seconds=600)), WELL),
+    (state(intake=IntakeState(backlog=100, backlog_seconds=60)), WELL),
+    (state(intake=IntakeState(backlog=1)), with_facts(last_picked_at=NOW - 601)),
+    (RUNNING, with_facts(last_picked_at=NOW - 599)),
+    (RUNNING, with_facts(last_picked_at=NOW - 601, picked_lately=5)),
+    (NOT_RUNNING, with_facts(last_picked_at=NOW - 601)),
+    (NOT_RUNNING, Facts(picked=18, failed=2)),
+    (NOT_RUNNING, Facts(picked=1, failed=1)),
+    (NOT_RUNNING, with_facts(change=change("loaded"))),
 ]
 
 
-@pytest.mark.parametrize(("alert", "samples", "facts"), CASES)
-def test_what_is_wrong_is_told_with_what_to_do(alert: str, samples: dict[str, float], facts: Facts) -> None:
-    (found,) = find_troubles(samples, facts, NOW)
+@pytest.mark.parametrize(("alert", "now", "facts"), CASES)
+def test_what_is_wrong_is_told_with_what_to_do(alert: str, now: DaemonState, facts: Facts) -> None:
+    (found,) = find_troubles(now, facts, NOW)
     assert found.alert == alert
     assert found.says
     assert found.todo
 
 
-@pytest.mark.parametrize(("samples", "facts"), FINE)
-def test_what_is_as_it_should_be_is_no_trouble(samples: dict[str, float], facts: Facts) -> None:
-    assert find_troubles(samples, facts, NOW) == []
+@pytest.mark.parametrize(("now", "facts"), FINE)
+def test_what_is_as_it_should_be_is_no_trouble(now: DaemonState, facts: Facts) -> None:
+    assert find_troubles(now, facts, NOW) == []
 
 
 def test_what_stops_picking_comes_first() -> None:
-    samples = {"frazil_model_on_cpu": 1.0, "frazil_gpu_expected": 1.0, "frazil_output_blocked": 1.0}
-    assert [t.level for t in find_troubles(samples, Facts(picked=10, failed=2), NOW)] == ["fault", "warning", "warning"]
-    assert [t.level for t in find_troubles(samples, None, NOW)] == ["fault", "fault", "warning"]
+    now = state(ON_CPU, gpu_expected=True, blocked="cannot write")
+    assert [t.level for t in find_troubles(now, Facts(picked=10, failed=2), NOW)] == ["fault", "warning", "warning"]
+    assert [t.level for t in find_troubles(now, None, NOW)] == ["fault", "fault", "warning"]
+
+
+def test_a_full_disk_hides_no_other_trouble() -> None:
+    now = state(ON_CPU, gpu_expected=True, disks={"out": NEARLY_FULL, "ledger": NEARLY_FULL})
+    assert [t.alert for t in find_troubles(now, WELL, NOW)] == ["FrazilDiskNearlyFull", "FrazilCpuFallback"]
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +156,7 @@ ONLY_PROMETHEUS = {"FrazilDown", "FrazilRestarts", "FrazilLatencyHigh"}
 
 
 def test_each_alert_of_prometheus_is_a_trouble_too_and_as_grave(rules: dict[str, dict[str, Any]]) -> None:
-    told: dict[str, Trouble] = {alert: find_troubles(samples, facts, NOW)[0] for alert, samples, facts in CASES}
+    told: dict[str, Trouble] = {alert: find_troubles(now, facts, NOW)[0] for alert, now, facts in CASES}
     assert set(rules) == {alert for alert in told if alert} | ONLY_PROMETHEUS
     for alert, trouble in told.items():
         if alert:

@@ -15,9 +15,10 @@ import prometheus_client
 import pytest
 
 from frazil.health.metrics import Metrics
+from frazil.health.state import WatchState
 from frazil.session.intake.arrival import Hint
 from frazil.session.intake.file_system import FileSystem
-from frazil.session.intake.passed_over import Inventory
+from frazil.session.intake.passed_over import PASS_REASONS, Inventory
 from frazil.session.intake.selection import Selection
 from frazil.session.intake.watcher import Sightings, Watcher
 from frazil.session.outbox.file_stamp import FileStamp, stamp_of
@@ -50,13 +51,11 @@ class Rig:
             deadline = time.monotonic() + seconds
             while not condition() and time.monotonic() < deadline:
                 self._changed.wait(0.05)  # not all that is waited for is told
-            assert condition(), (self.hints, self.sightings, self.watcher.fault)
+            assert condition(), (self.hints, self.sightings, self.watcher.state.fault)
 
-    def wait_metric(self, name: str, value: float) -> None:
-        deadline = time.monotonic() + 60
-        while self.metrics.registry.get_sample_value(name) != value:
-            assert time.monotonic() < deadline, (name, self.metrics.registry.get_sample_value(name))
-            time.sleep(0.01)
+    @property
+    def state(self) -> WatchState:
+        return self.watcher.state
 
     def count_scans(self) -> float:
         return self.metrics.registry.get_sample_value("frazil_scan_duration_seconds_count") or 0.0
@@ -89,26 +88,26 @@ def test_a_directory_that_comes_later_is_waited_for(
 ) -> None:
     root.rmdir()
     one = rig(scan_seconds=0.05)
-    one.wait(lambda: one.watcher.fault != "")
+    one.wait(lambda: one.state.fault != "")
     assert "cannot be seen (No such file or directory)" in caplog.text
     root.mkdir()
     (root / "a.mrc").touch()
     one.wait(lambda: "a.mrc" in one.names("scan"))
-    assert one.watcher.fault == ""
-    one.wait(lambda: one.metrics.registry.get_sample_value("frazil_watching_events") == 1)
+    assert one.state.fault == ""
+    one.wait(lambda: one.state.follows_events)
 
 
 def test_where_the_file_system_delivers_no_events_none_are_followed(rig: Callable[..., Rig], root: Path) -> None:
     for options, followed in (
-        ({}, 1),
-        ({"file_system": NETWORK}, 0),
-        ({"watch_by": "poll"}, 0),
-        ({"file_system": NETWORK, "watch_by": "events"}, 1),
+        ({}, True),
+        ({"file_system": NETWORK}, False),
+        ({"watch_by": "poll"}, False),
+        ({"file_system": NETWORK, "watch_by": "events"}, True),
     ):
         one = rig(**options)
         (root / "a.mrc").touch()
         one.wait(lambda one=one: "a.mrc" in one.names("scan"))  # type: ignore[misc]
-        assert one.metrics.registry.get_sample_value("frazil_watching_events") == followed
+        assert one.state.follows_events is followed
 
 
 @pytest.mark.parametrize(("order", "first"), [("oldest", "0.mrc"), ("newest", "9.mrc")])
@@ -133,7 +132,7 @@ def test_dropped_events_are_noticed_and_a_scan_finds_what_they_told(
 ) -> None:
     """The kernel's own queue overflows: more events than it holds come while nobody reads."""
     one = rig(scan_seconds=3600.0)
-    one.wait_metric("frazil_watching_events", 1)
+    one.wait(lambda: one.state.follows_events)
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     inotify = one.watcher._events._inotify  # type: ignore[union-attr]
     with inotify._lock:
@@ -147,7 +146,7 @@ def test_dropped_events_are_noticed_and_a_scan_finds_what_they_told(
         subprocess.run([sys.executable, "-c", program, root, str(limit + 100)], check=True, timeout=300)
         (root / "a.mrc").touch()
     one.wait(lambda: "a.mrc" in one.names("scan"))
-    one.wait_metric("frazil_event_overflows_total", 1)
+    one.wait(lambda: one.metrics.registry.get_sample_value("frazil_event_overflows_total") == 1)
     assert [r.levelno for r in caplog.records if "dropped events" in r.message] == [logging.WARNING]
     assert [r for r in caplog.records if r.name.startswith("watchdog")] == []
     # And events are followed as before.
@@ -163,15 +162,15 @@ def test_a_tree_that_is_away_is_a_fault_and_no_deletion_and_is_followed_again_wh
     (root / "a.mrc").touch()
     one = rig()
     one.known["a.mrc"] = stamp_of(root / "a.mrc")
-    one.wait_metric("frazil_watching_events", 1)
+    one.wait(lambda: one.state.follows_events)
     root.rename(tmp_path / "away")
-    one.wait_metric("frazil_watch_fault", 1)
-    assert "No such file" in one.watcher.fault
+    one.wait(lambda: one.state.fault != "")
+    assert "No such file" in one.state.fault
     # Another directory takes its place, as when a mount returns.
     root.mkdir()
     (root / "a.mrc").touch()
     one.known["a.mrc"] = stamp_of(root / "a.mrc")
-    one.wait_metric("frazil_watch_fault", 0)
+    one.wait(lambda: one.state.fault == "")
     (root / "b.mrc").touch()
     one.wait(lambda: "b.mrc" in one.names("event"))
     assert one.sightings == []
@@ -182,10 +181,10 @@ def test_a_tree_that_is_away_is_a_fault_and_no_deletion_and_is_followed_again_wh
 
 def test_an_empty_mount_point_at_the_start_is_a_fault(rig: Callable[..., Rig], root: Path) -> None:
     one = rig(usual_mount_point=str(root), scan_seconds=0.05)
-    one.wait_metric("frazil_watch_fault", 1)
+    one.wait(lambda: one.state.fault != "")
     (root / "a.mrc").touch()
     one.wait(lambda: "a.mrc" in one.names("scan"))
-    one.wait_metric("frazil_watch_fault", 0)
+    one.wait(lambda: one.state.fault == "")
 
 
 def test_known_files_that_go_and_return_are_told_of(rig: Callable[..., Rig], root: Path) -> None:
@@ -231,7 +230,7 @@ def test_a_tree_in_which_nothing_fits_is_said_once_with_what_to_type(
     assert f"{root}: nothing to pick: 0 micrographs found; passed over: 1 " in line
     assert says in line
     reason = next(iter(told[0].passed_over))
-    assert one.metrics.registry.get_sample_value("frazil_passed_over_names", {"reason": reason}) == 1
+    assert one.state.passed_over == dict.fromkeys(PASS_REASONS, 0) | {reason: 1}
 
 
 def test_what_the_first_scan_found_is_said_and_later_only_that_nothing_fits(
@@ -246,5 +245,5 @@ def test_what_the_first_scan_found_is_said_and_later_only_that_nothing_fits(
     (root / "b.tif").touch()
     one.wait(lambda: bool(nothing_fits(caplog)))
     (root / "c.mrc").touch()
-    one.wait_metric("frazil_taken_names", 1)
+    one.wait(lambda: one.state.taken == 1)
     assert len(nothing_fits(caplog)) == 1

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from frazil.picking import Micrograph, Picker, PickingSettings, load_model
+from frazil.model import load_model
+from frazil.picking import Micrograph, Picker, PickingSettings
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])

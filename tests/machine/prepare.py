@@ -27,9 +27,13 @@ _CROP = (192, 256)
 
 
 def find_image(folder: Path) -> Image:
-    """The image for what this frazil depends on."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
-    return Image(folder, project["dependencies"], REPOSITORY / "constraints.txt", VENVS)
+    """The image for what this frazil and the one before depend on."""
+    before = subprocess.run(
+        ["git", "show", f"{BEFORE}:pyproject.toml"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout
+    projects = [before, (REPOSITORY / "pyproject.toml").read_text("utf-8")]
+    wanted = {name for text in projects for name in tomllib.loads(text)["project"]["dependencies"]}
+    return Image(folder, sorted(wanted), REPOSITORY / "constraints.txt", VENVS)
 
 
 def make_payload(folder: Path) -> Path:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from frazil.documents import MicrographDocument, decode_document
-from frazil.picking import Picker, PickingSettings, Picks, load_model, read_micrograph
+from frazil.model import load_model
+from frazil.picking import Picker, PickingSettings, Picks, read_micrograph
 from frazil.session.outbox.ledger import LedgerReader
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]

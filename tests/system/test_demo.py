@@ -53,9 +53,10 @@ def test_the_table_in_the_readme_is_of_the_model_that_serves_and_adds_up(reposit
 def test_the_model_picks_what_the_readme_says(repository: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     if not request.config.getoption("--long"):
         pytest.skip("needs --long: a micrograph of the README's size is simulated")
-    from frazil.picking import Picker, PickingSettings, load_model, read_micrograph
+    from frazil.model import load_model
+    from frazil.picking import Picker, PickingSettings, match_picks, read_micrograph
     from frazil.settings import default_model_path
-    from frazil_trainer.matching import match_picks, tally_matches
+    from frazil_trainer.evaluation.ranking import tally_matches
     from frazil_trainer.simulate import SimulationSettings, series_seed, simulate_micrograph, write_micrograph
 
     simulated = simulate_micrograph(SimulationSettings(shape=(4096, 4096), model="galactosidase"), series_seed(2026, 0))

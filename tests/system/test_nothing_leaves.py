@@ -74,7 +74,7 @@ def test_picking_files_reaches_nobody_and_writes_where_it_should(
 def test_the_telemetry_that_is_turned_off_would_be_seen(
     traced: Traced, blob_model: Path, request: pytest.FixtureRequest
 ) -> None:
-    """What these tests look for is there without `frazil.picking.onnx_runtime`, or they would prove nothing."""
+    """What these tests look for is there without `frazil.model.runtime`, or they would prove nothing."""
     code = (
         "import onnxruntime, sys, time; "
         "onnxruntime.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider']); time.sleep(float(sys.argv[2]))"

@@ -387,14 +387,14 @@ def test_what_is_wrong_and_what_is_passed_over_is_on_the_page_as_frazil_status_s
         page.locator("#verdict", has_text="Yes, but: nothing in the watched directory is taken").wait_for()
         page.locator("#troubles", has_text="give --include '*.tif'").wait_for()
     many, none = make_scene((320, 448), count=14).pixels, make_scene((320, 448), count=0).pixels
-    for k in range(6):
+    for k in range(13):
         write_mrc(watched / f"{k}.mrc", many if k < 3 else none)
         blob_daemon.wait_log(rf"picked {k}\.mrc")
     for name in ("bad.mrc", "worse.mrc", "x_PS.mrc"):
         (watched / name).write_bytes(b"no micrograph" * 100)
     for page in (wide, phone):
-        page.locator("#troubles", has_text="2 of 8 micrographs could not be picked").wait_for()
-        page.locator("#troubles", has_text="Hardly any picks: median 0 in the last 3 micrographs").wait_for()
+        page.locator("#troubles", has_text="2 of 15 micrographs could not be picked").wait_for()
+        page.locator("#troubles", has_text="Hardly any picks: median 0 in the last 10 micrographs").wait_for()
         page.locator("#troubles", has_text="Nothing in the watched").wait_for(state="detached")
         page.get_by_text("2 files and folders are passed over").click()
         page.locator(

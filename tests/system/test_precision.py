@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from frazil.documents import MicrographDocument, ModelDocument, decode_document
-from frazil.models import ModelFolder
-from frazil.picking import int8_instructions
+from frazil.model import ModelFolder, int8_instructions
 
 pytestmark = [
     pytest.mark.system,

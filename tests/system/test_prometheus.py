@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from frazil.models import ModelFolder
+from frazil.model import ModelFolder
 
 pytestmark = pytest.mark.system
 

@@ -19,7 +19,8 @@ import pytest
 
 from frazil import PickStream
 from frazil.documents import MicrographDocument, encode_document
-from frazil.picking import Micrograph, Picker, PickingSettings, Tuning, load_model, read_star
+from frazil.model import load_model
+from frazil.picking import Micrograph, Picker, PickingSettings, Tuning, read_star
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
 from frazil.session.outbox.score_map import pack_score_map

@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 from frazil.documents import MicrographDocument, ModelDocument, decode_document
-from frazil.models import ModelFolder, read_standings
-from frazil.picking import Picker, PickingSettings, load_model, read_micrograph
+from frazil.model import ModelFolder, load_model, read_serving_records
+from frazil.picking import Picker, PickingSettings, read_micrograph
 
 pytestmark = pytest.mark.system
 
@@ -131,14 +131,14 @@ def test_bad_models_leave_the_old_one_serving_and_a_good_one_replaces_it(
     folder = make_blob_model(tmp_path / "models" / "blob")
     daemon = serve("--diameter", str(DIAMETER), "--model", folder, "--model-proof", "6")
     feeder = feed(daemon)
-    # The kinds that differ once a daemon is around them; test_repository.py refuses the others in the same process.
+    # The kinds that differ once a daemon is around them; test_sandbox.py refuses the others in the same process.
     kinds = ["no folder", "torn file", "not a number", "weights outside", "crash", "endless"]
     for version, kind in enumerate(kinds, start=2):
         spoil_model(kind, folder, version)
         point_current_at(folder, version)
         daemon.wait_log(rf"refused \({bad_models[kind]}\) model blob/{version} ", PATIENCE_SECONDS)
     point_current_at(folder, "\0what?")
-    daemon.wait_log(r"refused \(missing\) model blob/0 ", PATIENCE_SECONDS)
+    daemon.wait_log(r"refused \(missing\) model blob ", PATIENCE_SECONDS)
     assert metric(daemon.metrics, 'frazil_model_changes_total{event="refused",reason="crash"}') == 1
     listed = subprocess.run(
         [BIN / "frazil", "models", "list", folder.parent],
@@ -193,7 +193,7 @@ def test_a_model_that_finds_nothing_is_rolled_back_and_does_not_come_back_with_a
     again = serve("--diameter", str(DIAMETER), "--model", folder)
     again.wait_log(r"model blob/1 .* runs on")
     deadline = time.monotonic() + PATIENCE_SECONDS  # where it stands is posted beside the picking
-    while not any(standing.refusal_of(2) for standing in read_standings(folder)):
+    while not any(standing.refusal_of(2) for standing in read_serving_records(folder)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     # Promoted once more, it is given another chance.

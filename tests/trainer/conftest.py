@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from frazil.picking import Picks, Picture, Rescaling
-from frazil_trainer.labelled import LabelledMicrograph
+from frazil_trainer.data.labelled import LabelledMicrograph
 from frazil_trainer.recipe import DrawnCrops, MlpSettings, Recipe, Sgd, TrainingSet
 from frazil_trainer.simulate import SimulationSettings, density_model
 from frazil_trainer.simulate.series import write_series

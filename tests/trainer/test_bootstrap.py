@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frazil_trainer.evaluation.bootstrap import best_coverage, bootstrap
-from frazil_trainer.matching import Tally
+from frazil_trainer.evaluation.ranking import Tally
 
 counts = st.integers(0, 500)
 tallies = st.builds(Tally, hits=st.integers(1, 500), misses=counts, false_picks=counts)

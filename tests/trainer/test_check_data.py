@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from frazil.errors import FrazilError, MicrographError, SettingsError
-from frazil.picking import Picks, read_coordinates, read_micrograph, read_star, write_star
+from frazil.picking import Picks, match_picks, read_coordinates, read_micrograph, read_star, write_star
 from frazil_trainer.cli import main
-from frazil_trainer.inspection import SetInspection, inspect_set
-from frazil_trainer.labelled import find_labelled, load_labelled, read_labelled
-from frazil_trainer.matching import match_picks, tally_matches
+from frazil_trainer.data.check import SetInspection, inspect_set
+from frazil_trainer.data.labelled import find_labelled, load_labelled, read_labelled
+from frazil_trainer.evaluation.ranking import tally_matches
 from frazil_trainer.recipe import Recipe, TrainingSet, read_recipe
 
 STEMS = [f"simulated_000{n}" for n in (1, 2, 3, 4)]

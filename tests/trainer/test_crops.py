@@ -8,11 +8,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from frazil.errors import FrazilError
-from frazil_trainer.crop_places import DrawnPlaces
-from frazil_trainer.crops import CropCutter
-from frazil_trainer.labelled import LabelledMicrograph
+from frazil_trainer.data.labelled import LabelledMicrograph
+from frazil_trainer.examples.crops import CropSampler
 from frazil_trainer.recipe import DrawnCrops
-from frazil_trainer.sampling import generators
 
 ROUNDING_PX = 0.5**0.5
 """A crop sits on whole pixels: half a pixel off on each axis."""
@@ -57,10 +55,8 @@ def draw(
     micrographs: list[LabelledMicrograph], crops: DrawnCrops, seed: int, count: int, *, tile_px: int = 8
 ) -> tuple[np.ndarray, np.ndarray]:
     """(count, 1, t, t) crops and (count,) labels, every other one positive."""
-    cutter = CropCutter(micrographs, tile_px)
-    labels = [float(i % 2 == 0) for i in range(count)]
-    drawn = DrawnPlaces(micrographs, cutter, crops, DIAMETER_PX).draw(generators(seed, 0, range(count)), labels)
-    return cutter.cut(drawn), drawn.label
+    sampler = CropSampler(micrographs, crops, tile_px=tile_px, diameter_px=DIAMETER_PX)
+    return sampler.draw(seed, 0, range(count))
 
 
 @st.composite
@@ -119,12 +115,12 @@ def test_crops_are_turned_and_mirrored_in_all_eight_ways(crops, make_labelled):
     assert seen.min() > 8
 
 
-def test_share_of_the_negatives_lies_near_particles(crops, make_labelled):
+def test_a_fraction_of_the_negatives_lies_near_particles(crops, make_labelled):
     micrograph = make_labelled(coded_pixels(60, 90), [(30, 45)])
     places = Places(micrograph.picture.pixels, 8)
 
-    def near(share: float) -> float:
-        recipe = msgspec.structs.replace(crops, near_negatives=share)
+    def near(fraction: float) -> float:
+        recipe = msgspec.structs.replace(crops, near_negatives=fraction)
         tiles, labels = draw([micrograph], recipe, 3, 600)
         found = np.array([places.of(tile) for tile in tiles[labels == 0, 0]]) - (30, 45)
         return float((np.hypot(*found.T) <= 8 + ROUNDING_PX).mean())
@@ -155,11 +151,10 @@ def test_particle_at_the_edge_is_seen_as_in_picking_with_the_picture_mirrored(cr
 
 def test_an_example_depends_on_seed_update_and_its_place_in_the_batch_alone(crops, make_labelled):
     micrographs = [make_labelled(coded_pixels(30, 50), [(15, 25), (5, 40)])]
-    cutter = CropCutter(micrographs, 8)
-    drawn = DrawnPlaces(micrographs, cutter, crops, DIAMETER_PX)
+    sampler = CropSampler(micrographs, crops, tile_px=8, diameter_px=DIAMETER_PX)
 
-    def batch(seed: int, update: int, share: range) -> np.ndarray:
-        return cutter.cut(drawn.draw(generators(seed, update, share), [float(i % 2) for i in share]))
+    def batch(seed: int, update: int, examples: range) -> np.ndarray:
+        return sampler.draw(seed, update, examples)[0]
 
     whole = batch(9, 4, range(16))
     np.testing.assert_array_equal(batch(9, 4, range(16)), whole)

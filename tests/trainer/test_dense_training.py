@@ -14,21 +14,21 @@ from rich.console import Console
 from torch.nn import functional
 
 from frazil.errors import FrazilError
-from frazil.picking import load_model
-from frazil_trainer.dense_training import PatchTask, quality_focal_loss
+from frazil.model import load_model
+from frazil_trainer.data.labelled import LabelledMicrograph, find_labelled, load_labelled
 from frazil_trainer.evaluation import best_threshold, pick_labelled, tally_at
-from frazil_trainer.labelled import LabelledMicrograph, find_labelled, load_labelled
-from frazil_trainer.networks import Fcn, FcnConfig
+from frazil_trainer.networks import Fcn, make_network
 from frazil_trainer.recipe import AdamW, FcnSettings, Patches, Recipe
 from frazil_trainer.run import run_recipe
-from frazil_trainer.training import EpochReport, train
+from frazil_trainer.training.dense import PatchSource, quality_focal_loss
+from frazil_trainer.training.loop import EpochReport, train
 
 pytestmark = pytest.mark.trainer
 
-SMALL = FcnConfig(widths=(4, 6, 8), dilations=(1, 2), halo_cells=8)
+SMALL = FcnSettings(widths=(4, 6, 8), dilations=(1, 2), halo_cells=8)
 
 
-def network(config: FcnConfig = SMALL, seed: int = 0) -> Fcn:
+def network(config: FcnSettings = SMALL, seed: int = 0) -> Fcn:
     made = Fcn(config)
     made.initialise(torch.Generator().manual_seed(seed))
     return made.eval()
@@ -48,11 +48,10 @@ def dense_recipe(tiny_recipe: Recipe) -> Recipe:
     )
 
 
-def trained(recipe: Recipe, micrographs: list[LabelledMicrograph]) -> tuple[PatchTask, list[EpochReport]]:
-    assert isinstance(recipe.network, FcnSettings)
+def trained(recipe: Recipe, micrographs: list[LabelledMicrograph]) -> tuple[torch.nn.Module, list[EpochReport]]:
     assert isinstance(recipe.examples, Patches)
-    task = PatchTask(recipe, recipe.network, recipe.examples, micrographs[2:], micrographs[:2])
-    return task, train(task, recipe)
+    made = make_network(recipe.network, recipe.seed)
+    return made, train(made, PatchSource(recipe, recipe.examples, micrographs[2:], micrographs[:2]), recipe)
 
 
 @pytest.fixture(scope="module")
@@ -94,52 +93,50 @@ def test_the_halo_hides_the_padding() -> None:
     torch.testing.assert_close(whole[:, 16:32, 16:32], part, atol=1e-4, rtol=1e-3)
 
 
-def test_without_focus_the_loss_is_cross_entropy_per_particle() -> None:
+def test_without_focus_the_loss_is_cross_entropy() -> None:
     generator = torch.Generator().manual_seed(0)
-    logits, wanted = torch.randn(2, 9, 9, generator=generator), torch.rand(2, 9, 9, generator=generator)
-    weights = torch.ones_like(wanted)
-    expected = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / wanted.sum()
-    torch.testing.assert_close(quality_focal_loss(logits, wanted, weights, 0.0, wanted.sum()), expected)
+    logits, target = torch.randn(2, 9, 9, generator=generator), torch.rand(2, 9, 9, generator=generator)
+    weights = torch.ones_like(target)
+    expected = functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+    torch.testing.assert_close(quality_focal_loss(logits, target, weights, 0.0), expected)
 
 
 def test_cells_that_do_not_count_change_nothing() -> None:
-    logits, wanted, weights = torch.zeros(1, 4, 4), torch.full((1, 4, 4), 0.7), torch.ones(1, 4, 4)
+    logits, target, weights = torch.zeros(1, 4, 4), torch.full((1, 4, 4), 0.7), torch.ones(1, 4, 4)
     weights[:, 2:] = 0
-    particles = (wanted * weights).sum()
-    loss = quality_focal_loss(logits, wanted, weights, 2.0, particles)
+    loss = quality_focal_loss(logits, target, weights, 2.0)
     logits[:, 2:] = 50
-    wanted[:, 2:] = 0
-    torch.testing.assert_close(quality_focal_loss(logits, wanted, weights, 2.0, particles), loss)
+    target[:, 2:] = 0
+    torch.testing.assert_close(quality_focal_loss(logits, target, weights, 2.0), loss)
 
 
-def test_a_doubtful_cell_that_looks_like_a_particle_is_not_held_against_the_network(
+def test_an_unlabelled_cell_that_looks_like_a_particle_is_ignored(
     dense_recipe: Recipe, micrographs: list[LabelledMicrograph]
 ) -> None:
-    network, patches = FcnSettings(), Patches(doubtful_score=0.35)
-    task = PatchTask(dense_recipe, network, patches, micrographs[2:], micrographs[:2])
-    wanted, weights = torch.zeros(1, 4, 4), torch.ones(1, 4, 4)
+    examples = PatchSource(dense_recipe, Patches(doubtful_score=0.35), micrographs[2:], micrographs[:2])
+    target, weights = torch.zeros(1, 4, 4), torch.ones(1, 4, 4)
     everywhere, nowhere = torch.ones(1, 4, 4, dtype=torch.bool), torch.zeros(1, 4, 4, dtype=torch.bool)
 
-    def loss(score: float, doubtful: torch.Tensor) -> float:
+    def loss(score: float, unlabelled: torch.Tensor) -> float:
         logits = torch.full((1, 4, 4), score).logit()
-        return float(task.loss(logits, (torch.empty(0), wanted, weights, doubtful), torch.tensor(1.0)))
+        return float(examples.sums(logits, (torch.empty(0), target, weights, unlabelled)).loss)
 
     assert loss(0.4, everywhere) == 0
     assert loss(0.4, nowhere) > 0
     assert loss(0.3, everywhere) == pytest.approx(loss(0.3, nowhere))
 
 
-def test_cells_are_doubted_once_scores_mean_something(
+def test_cells_are_ignored_once_scores_mean_something(
     dense_recipe: Recipe, micrographs: list[LabelledMicrograph]
 ) -> None:
     one = micrographs[2]
     incomplete = dataclasses.replace(one, source=replace(one.source, incomplete=(one.name,)))
     assert isinstance(dense_recipe.examples, Patches)
     patches = replace(dense_recipe.examples, doubt_from=0.5)
-    task = PatchTask(dense_recipe, FcnSettings(), patches, [incomplete], micrographs[:2])
-    half = dense_recipe.epochs * task.updates_per_epoch // 2
-    assert not task.draw(half - 1, range(2))[3].any()
-    assert task.draw(half, range(2))[3].any()
+    examples = PatchSource(dense_recipe, patches, [incomplete], micrographs[:2])
+    half = dense_recipe.epochs * examples.updates_per_epoch // 2
+    assert not examples.draw(half - 1, range(2))[3].any()
+    assert examples.draw(half, range(2))[3].any()
 
 
 def test_it_learns_and_the_same_seed_gives_the_same_network(
@@ -148,9 +145,9 @@ def test_it_learns_and_the_same_seed_gives_the_same_network(
     short = replace(dense_recipe, epochs=2, examples=replace(dense_recipe.examples, per_epoch=96))
     runs = []
     for seed in (7, 7, 8):
-        task, reports = trained(replace(short, seed=seed), micrographs)
+        made, reports = trained(replace(short, seed=seed), micrographs)
         assert reports[-1].loss < 0.5 * reports[0].loss
-        runs.append(torch.cat([p.detach().flatten() for p in task.network.parameters()]))
+        runs.append(torch.cat([p.detach().flatten() for p in made.parameters()]))
     torch.testing.assert_close(runs[0], runs[1], atol=0, rtol=0)
     assert not torch.equal(runs[0], runs[2])
 

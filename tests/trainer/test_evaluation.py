@@ -15,17 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 from frazil.errors import FrazilError
-from frazil.picking import (
-    Model,
-    ModelContract,
-    Picker,
-    PickingSettings,
-    Picks,
-    load_model,
-    read_micrograph,
-    read_star,
-    write_star,
-)
+from frazil.model import Model, ModelContract, load_model
+from frazil.picking import Picker, PickingSettings, Picks, read_micrograph, read_star, write_star
+from frazil_trainer.data.labelled import LabelledPaths, find_labelled
 from frazil_trainer.evaluation import (
     ModelSource,
     ScoredMicrograph,
@@ -39,9 +31,8 @@ from frazil_trainer.evaluation import (
     tally_at,
     validation_paths,
 )
+from frazil_trainer.evaluation.ranking import Tally
 from frazil_trainer.evaluation.scores import score_rows
-from frazil_trainer.labelled import LabelledPaths, find_labelled
-from frazil_trainer.matching import Tally
 from frazil_trainer.recipe import Recipe, TrainingSet
 
 DIAMETER_PX = 30

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -14,10 +15,11 @@ from torch import nn
 
 import frazil_trainer
 from frazil.errors import ModelError, OutputError
-from frazil.picking import ModelContract, load_model, read_card
-from frazil.picking.onnx_runtime import ort
-from frazil_trainer.export import export_version, write_onnx
-from frazil_trainer.networks import Mlp, MlpConfig
+from frazil.model import ModelContract, load_model, read_card
+from frazil.model.runtime import ort
+from frazil_trainer.export.version import Scorer, export_version, write_onnx
+from frazil_trainer.networks import Mlp
+from frazil_trainer.recipe import MlpSettings
 
 pytestmark = pytest.mark.trainer
 
@@ -40,7 +42,7 @@ def contract(**changes: object) -> ModelContract:
 
 
 def network(seed: int = 0) -> Mlp:
-    made = Mlp(MlpConfig(tile_px=16, hidden=12))
+    made = Mlp(MlpSettings(tile_px=16, hidden=12))
     made.initialise(torch.Generator().manual_seed(seed))
     return made
 
@@ -49,8 +51,15 @@ def some_tiles(count: int = 9) -> np.ndarray:
     return np.random.default_rng(8).random((count, 1, 16, 16), np.float32)
 
 
+class Run(msgspec.Struct):
+    """Where a model came from."""
+
+    seed: int
+
+
 def export(folder: Path, *, of: nn.Module | None = None, **changes: object) -> Path:
-    return export_version(of or network(), contract(**changes), some_tiles(), folder, run={"seed": 7}, validation={})
+    scorer = Scorer(network=of or network(), tile_px=16, grid=1, step_px=3.2, offset_px=7.5, check_tiles=some_tiles())
+    return export_version(scorer, contract(**changes), folder, run=Run(seed=7))
 
 
 def content(folder: Path) -> dict[str, bytes]:

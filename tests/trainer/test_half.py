@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from frazil.errors import ModelError
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH, compare_picks
-from frazil.picking import Picker, PickingSettings, load_model, locate_model, read_card, read_current, read_micrograph
+from frazil.model import load_model, locate_model, read_card, read_current
+from frazil.picking import Picker, PickingSettings, read_micrograph
 from frazil_trainer.cli import app
-from frazil_trainer.half import HALF_TOLERANCE, export_half
+from frazil_trainer.export.half import HALF_TOLERANCE, export_half
 
 
 @pytest.mark.parametrize("name", ["mlp", "fcn"])
@@ -43,7 +44,7 @@ def test_half_model_gives_the_full_models_scores(repository: Path, tmp_path: Pat
 def test_half_model_whose_scores_are_others_is_not_written(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("frazil_trainer.half.HALF_TOLERANCE", 1e-9)
+    monkeypatch.setattr("frazil_trainer.export.half.HALF_TOLERANCE", 1e-9)
     with pytest.raises(ModelError, match="expected its reference scores within 1e-09"):
         export_half(repository / "exported_models" / "mlp", tmp_path / "mlp")
     assert list((tmp_path / "mlp").iterdir()) == []

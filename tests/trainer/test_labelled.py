@@ -8,7 +8,7 @@ import pytest
 
 from frazil.errors import FrazilError, MicrographError
 from frazil.picking import Picks, write_star
-from frazil_trainer.labelled import find_labelled, load_labelled, training_set_sha256
+from frazil_trainer.data.labelled import find_labelled, load_labelled, training_set_sha256
 from frazil_trainer.recipe import DrawnCrops, MlpSettings, Recipe, Sgd, TrainingSet
 
 SHAPE = (300, 460)

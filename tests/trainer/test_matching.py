@@ -3,8 +3,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from frazil.picking import Picks
-from frazil_trainer.matching import Tally, match_picks, tally_matches
+from frazil.picking import Picks, match_picks
+from frazil_trainer.evaluation.ranking import Tally, tally_matches
 
 coordinates = st.lists(st.tuples(st.floats(0, 60, width=32), st.floats(0, 90, width=32)), max_size=14)
 

@@ -10,12 +10,12 @@ import torch
 from msgspec.structs import replace
 
 from frazil.errors import FrazilError
-from frazil_trainer.crop_places import fixed_places
-from frazil_trainer.crop_training import FixedCropTask
-from frazil_trainer.crops import CropCutter, Places
-from frazil_trainer.labelled import LabelledMicrograph
+from frazil_trainer.data.labelled import LabelledMicrograph
+from frazil_trainer.examples.crops import CropCutter, Places, fixed_places
+from frazil_trainer.networks import make_network
 from frazil_trainer.recipe import CentredCrops, CnnSettings, JitteredCrops, MlpSettings, Recipe
-from frazil_trainer.training import train
+from frazil_trainer.training.loop import train
+from frazil_trainer.training.windows import FixedCropSource
 
 pytestmark = pytest.mark.trainer
 
@@ -98,23 +98,26 @@ def test_a_micrograph_without_room_for_so_many_negatives_is_refused(make_labelle
         places_of([small], CentredCrops(), 900)
 
 
-def paper_task(recipe: Recipe, discs: list[LabelledMicrograph], architecture: str) -> FixedCropTask:
-    settings: MlpSettings | CnnSettings = MlpSettings(tile_px=16, hidden=16, dropout=0.1)
-    if architecture == "cnn":
-        settings = CnnSettings(tile_px=32, channels=2, convolutions=(1, 2, 1, 1, 1), hidden=16, dropout=0.1)
+NETWORKS = {
+    "mlp": MlpSettings(tile_px=16, hidden=16, dropout=0.1),
+    "cnn": CnnSettings(tile_px=32, channels=2, convolutions=(1, 2, 1, 1, 1), hidden=16, dropout=0.1),
+}
+
+
+def paper_crops(recipe: Recipe, discs: list[LabelledMicrograph], architecture: str) -> FixedCropSource:
     crops = JitteredCrops(count=600, positive_offset_diameters=0.1)
-    return FixedCropTask(replace(recipe, batch=50), settings, crops, discs[:1], discs[1:])
+    return FixedCropSource(replace(recipe, batch=50), NETWORKS[architecture].tile_px, crops, discs[:1], discs[1:])
 
 
 def test_an_epoch_goes_through_nine_tenths_of_the_crops_once(
     tiny_recipe: Recipe, disc_micrographs: list[LabelledMicrograph]
 ) -> None:
-    task = paper_task(tiny_recipe, disc_micrographs, "mlp")
-    assert task.updates_per_epoch == 10  # 540 crops: the last 40 fill no batch
-    assert task.provenance["left_out_crops"] == 60
+    examples = paper_crops(tiny_recipe, disc_micrographs, "mlp")
+    assert examples.updates_per_epoch == 10  # 540 crops: the last 40 fill no batch
+    assert examples.counts["left_out_crops"] == 60
 
     def epoch(number: int) -> list[tuple[torch.Tensor, ...]]:
-        return [task.draw(10 * number + k, range(50)) for k in range(10)]
+        return [examples.draw(10 * number + k, range(50)) for k in range(10)]
 
     def negatives(batches: list[tuple[torch.Tensor, ...]]) -> list[bytes]:
         return [crop.numpy().tobytes() for tiles, labels in batches for crop in tiles[labels == 0]]
@@ -122,9 +125,9 @@ def test_an_epoch_goes_through_nine_tenths_of_the_crops_once(
     first, second = negatives(epoch(0)), negatives(epoch(1))
     assert len(set(first)) == len(first)  # no two negatives are the same
     assert first != second
-    assert not set(negatives(task.held_out["leaky"])) & {*first, *second}
+    assert not set(negatives(examples.held_out["leaky"])) & {*first, *second}
     np.testing.assert_array_equal(
-        torch.cat([task.draw(3, range(20))[0], task.draw(3, range(20, 50))[0]]), task.draw(3, range(50))[0]
+        torch.cat([examples.draw(3, range(20))[0], examples.draw(3, range(20, 50))[0]]), examples.draw(3, range(50))[0]
     )
 
 
@@ -133,12 +136,13 @@ def test_the_papers_networks_learn_and_tell_a_leaky_and_an_honest_accuracy(
     tiny_recipe: Recipe, disc_micrographs: list[LabelledMicrograph], architecture: str
 ) -> None:
     recipe = replace(tiny_recipe, batch=50, epochs=9, optimiser=replace(tiny_recipe.optimiser, learning_rate=0.03))
-    task = paper_task(recipe, disc_micrographs, architecture)
-    history = train(task, recipe)
+    examples = paper_crops(recipe, disc_micrographs, architecture)
+    network = make_network(NETWORKS[architecture], recipe.seed)
+    history = train(network, examples, recipe)
     assert set(history[-1].held_out) == {"leaky", "honest"}
     assert history[-1].held_out["leaky"] > 0.9
     assert history[-1].held_out["honest"] > 0.9
-    for name, batches in task.held_out.items():
+    for name, batches in examples.held_out.items():
         with torch.no_grad():
-            right = sum(int(((task.network(x)[:, 0, 0] > 0) == (y > 0.5)).sum()) for x, y in batches)
-        assert history[-1].held_out[name] == right / sum(len(y) for _, y in batches)
+            correct = sum(int(((network(x)[:, 0, 0] > 0) == (y > 0.5)).sum()) for x, y in batches)
+        assert history[-1].held_out[name] == correct / sum(len(y) for _, y in batches)

@@ -1,4 +1,4 @@
-"""Patches: tile, wanted scores and weights belong together, however the patch was turned."""
+"""Patches: tile, target scores and weights belong together, however the patch was turned."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from frazil_trainer.labelled import LabelledMicrograph
-from frazil_trainer.patches import PatchSampler
-from frazil_trainer.sampling import generators, set_shares
+from frazil_trainer.data.labelled import LabelledMicrograph
+from frazil_trainer.examples.patches import PatchSampler
+from frazil_trainer.examples.sampling import source_probabilities
 
 Make = Callable[..., LabelledMicrograph]
 SHAPE = (150, 230)
@@ -33,26 +33,28 @@ def discs(make_labelled: Make) -> LabelledMicrograph:
 
 
 @pytest.mark.parametrize("augment", [True, False])
-def test_cells_that_want_a_particle_lie_on_one_and_the_others_do_not(discs: LabelledMicrograph, augment: bool) -> None:
-    tiles, wanted, weights, _ = sampler([discs], augment=augment).draw(generators(3, 0, range(80)))
+def test_cells_with_a_high_target_lie_on_a_particle_and_the_others_do_not(
+    discs: LabelledMicrograph, augment: bool
+) -> None:
+    tiles, target, weights, _ = sampler([discs], augment=augment).draw(3, 0, range(80))
     assert tiles.shape == (80, 1, 96, 96)
-    assert wanted.shape == weights.shape == (80, 24, 24)
+    assert target.shape == weights.shape == (80, 24, 24)
     at_cells = tiles[:, 0, ::4, ::4]
     counts = weights > 0
-    on, off = at_cells[(wanted > 0.8) & counts], at_cells[(wanted < 1e-6) & counts]
+    on, off = at_cells[(target > 0.8) & counts], at_cells[(target < 1e-6) & counts]
     assert len(on) > 10
     assert np.mean(on) < 0.35
     assert np.mean(off) > 0.65
     # Most of the dark cells are accounted for: no particle was overlooked.
     dark = (at_cells < 0.3) & counts
-    assert (wanted[dark] > 1e-3).mean() > 0.9
+    assert (target[dark] > 1e-3).mean() > 0.9
 
 
-def test_the_wanted_score_falls_off_as_a_gaussian(make_labelled: Make) -> None:
+def test_the_target_score_falls_off_as_a_gaussian(make_labelled: Make) -> None:
     one = make_labelled(np.zeros(SHAPE), [(75, 115)])
-    tiles, wanted, *_ = sampler([one], augment=False).draw(generators(3, 0, range(30)))
+    tiles, target, *_ = sampler([one], augment=False).draw(3, 0, range(30))
     del tiles
-    peaks = wanted.max(axis=(1, 2))
+    peaks = target.max(axis=(1, 2))
     seen = peaks[peaks > 0.1]
     assert len(seen) > 5
     # The nearest cell is at most 2 px off in either axis, the deviation 2.6 px.
@@ -64,24 +66,24 @@ def test_what_lies_outside_or_in_the_border_does_not_count(make_labelled: Make) 
     rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
     for pixels, length in ((rows, SHAPE[0]), (columns, SHAPE[1])):
         one = make_labelled(pixels, CENTRES, border_px=12)
-        tiles, _, weights, _ = sampler([one], augment=False).draw(generators(3, 0, range(80)))
+        tiles, _, weights, _ = sampler([one], augment=False).draw(3, 0, range(80))
         places = tiles[:, 0, ::4, ::4]  # each pixel is its own row, or column
         assert 0.2 < weights.mean() < 1
         assert places[weights > 0].min() >= 12 - 1e-3
         assert places[weights > 0].max() < length - 12 + 1e-3
 
 
-def test_unlabelled_cells_are_doubtful_where_labels_are_incomplete_and_nowhere_else(discs: LabelledMicrograph) -> None:
+def test_unlabelled_cells_may_be_ignored_only_where_labels_are_incomplete(discs: LabelledMicrograph) -> None:
     source = msgspec.structs.replace(discs.source, incomplete=(discs.name,))
     incomplete = dataclasses.replace(discs, source=source)
-    _, wanted, _, doubtful = sampler([incomplete]).draw(generators(3, 0, range(40)))
-    assert doubtful[wanted < 0.01].all()
-    assert not doubtful[wanted > 0.2].any()
-    assert not sampler([discs]).draw(generators(3, 0, range(40)))[3].any()
+    _, target, _, unlabelled = sampler([incomplete]).draw(3, 0, range(40))
+    assert unlabelled[target < 0.01].all()
+    assert not unlabelled[target > 0.2].any()
+    assert not sampler([discs]).draw(3, 0, range(40))[3].any()
 
 
 def test_same_seed_same_patches(discs: LabelledMicrograph) -> None:
-    first, again, other = (sampler([discs]).draw(generators(seed, 0, range(6))) for seed in (1, 1, 2))
+    first, again, other = (sampler([discs]).draw(seed, 0, range(6)) for seed in (1, 1, 2))
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(first[0], other[0])
@@ -89,14 +91,14 @@ def test_same_seed_same_patches(discs: LabelledMicrograph) -> None:
 
 def test_sets_are_drawn_by_weight_and_their_micrographs_by_particles(make_labelled: Make) -> None:
     blank = np.zeros(SHAPE)
-    shares = set_shares(
+    probabilities = source_probabilities(
         [
             make_labelled(blank, CENTRES[:1], folder="a", weight=3),
             make_labelled(blank, CENTRES[:3], folder="a", weight=3),
             make_labelled(blank, CENTRES, folder="b", weight=1),
         ]
     )
-    np.testing.assert_allclose(shares, [3 / 16, 9 / 16, 4 / 16])
+    np.testing.assert_allclose(probabilities, [3 / 16, 9 / 16, 4 / 16])
 
 
 def test_cells_that_hold_no_data_do_not_count(discs: LabelledMicrograph) -> None:
@@ -106,7 +108,7 @@ def test_cells_that_hold_no_data_do_not_count(discs: LabelledMicrograph) -> None
     half = dataclasses.replace(
         discs, picture=dataclasses.replace(discs.picture, content=pixels.astype(np.float32)), blank=blank
     )
-    tiles, _, weights, _ = sampler([half], augment=False).draw(generators(3, 0, range(40)))
+    tiles, _, weights, _ = sampler([half], augment=False).draw(3, 0, range(40))
     at_cells = tiles[:, 0, ::4, ::4]
     assert (weights > 0).any()
     assert at_cells[weights > 0].min() > 0.25

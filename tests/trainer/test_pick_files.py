@@ -11,10 +11,10 @@ import pytest
 
 from frazil.errors import FrazilError, SettingsError
 from frazil.picking import Picks, write_star
+from frazil_trainer.data.labelled import LabelledPaths
 from frazil_trainer.evaluation import find_pick_files, flip_warnings, score_micrographs, validation_paths
 from frazil_trainer.evaluation.scores import row_curves, score_rows
 from frazil_trainer.evaluation.sources import PickFiles, open_sources
-from frazil_trainer.labelled import LabelledPaths
 from frazil_trainer.recipe import TrainingSet
 
 SHAPE = (320, 448)

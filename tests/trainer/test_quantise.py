@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from frazil.errors import FrazilError, ModelError
-from frazil.picking import Card, ModelContract, Reference, int8_instructions, load_model, read_card, write_card
-from frazil.picking.onnx_file import parse_onnx
-from frazil.picking.onnx_runtime import ort
+from frazil.model import Card, ModelContract, Reference, int8_instructions, load_model, read_card, write_card
+from frazil.model.onnx_file import parse_onnx
+from frazil.model.runtime import ort
 from frazil_trainer.cli import main
-from frazil_trainer.quantise import CALIBRATIONS, count_weighted, quantise, quantised_nodes
+from frazil_trainer.export.int8 import TwinData, add_twin, load_twin_data, make_twin
+from frazil_trainer.export.quantise import CALIBRATIONS, count_weighted, quantise, quantised_nodes
 from frazil_trainer.recipe import Recipe
-from frazil_trainer.twins import TwinData, add_twin, load_twin_data, make_twin
 
 TILE_PX, DIAMETER_PX = 16, 9.6
 
@@ -131,9 +131,9 @@ def test_the_last_layer_and_those_of_few_features_stay_in_float32() -> None:
     assert quantised_nodes(model)[:2] == ["conv0", "relu0"]
 
 
-def test_layers_at_both_ends_can_be_spared() -> None:
+def test_layers_at_both_ends_can_be_excluded() -> None:
     model = convolutions([1, 16, 16, 16, 16, 16, 16, 1])
-    chosen = [[n for n in quantised_nodes(model, spared) if n.startswith("conv")] for spared in range(4)]
+    chosen = [[n for n in quantised_nodes(model, excluded) if n.startswith("conv")] for excluded in range(4)]
     assert chosen[0] == ["conv1", "conv2", "conv3", "conv4", "conv5"]
     assert chosen[1:] == [["conv2", "conv3", "conv4"], ["conv3"], []]
 
@@ -185,7 +185,7 @@ def test_a_twin_that_picks_as_well_goes_beside_the_model_as_the_next_version(
         ("small", ".star", True),
     ]
     assert min(one.float32 for one in twin.f1) > 0.4
-    assert twin.largest_fall < 0.005
+    assert twin.largest_f1_drop < 0.005
     assert twin.admitted
     assert twin.made["calibration"] in {way.name for way in CALIBRATIONS}
     assert set(twin.made["calibration_micrographs"]) == {
@@ -211,7 +211,7 @@ def test_a_twin_whose_f1_falls_is_refused_and_its_file_not_kept(
 ) -> None:
     version = write_model(disc_finder(contract, outlier=5000))
     twin, content = make_twin(version, twin_data)
-    assert twin.largest_fall > 0.1
+    assert twin.largest_f1_drop > 0.1
     assert not twin.admitted
     written = add_twin(version, version.parent, twin, content)
     assert sorted(file.name for file in written.iterdir()) == ["card.json", "model.onnx"]
@@ -249,7 +249,7 @@ def test_without_instructions_no_twin_is_tried(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("frazil.picking.precision._CPU_INFO", tmp_path / "none")
+    monkeypatch.setattr("frazil.model.int8._CPU_INFO", tmp_path / "none")
     with pytest.raises(FrazilError, match="expected instructions for int8 to try a twin with, found none"):
         make_twin(write_model(disc_finder(contract)), twin_data)
 
@@ -283,7 +283,7 @@ def test_the_command_prints_f1_of_both_and_writes_only_what_picks_as_well(
     assert "easy *.star" in said.err
     assert "int8 twin admitted" in said.err
     assert (model / "CURRENT").read_text() == "1\n"
-    monkeypatch.setattr("frazil_trainer.twins.LARGEST_FALL", -1.0)
+    monkeypatch.setattr("frazil_trainer.export.int8.LARGEST_F1_DROP", -1.0)
     assert run() == 1
     said = capsys.readouterr()
     assert "int8 twin refused" in said.err

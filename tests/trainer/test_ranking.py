@@ -7,9 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frazil.picking import Picks
-from frazil_trainer.evaluation.ranking import Ranking, average_precision, sweep_thresholds
-from frazil_trainer.matching import Tally, hits_gained, match_picks, tally_matches
+from frazil.picking import Picks, hits_gained, match_picks
+from frazil_trainer.evaluation.ranking import (
+    Ranking,
+    Tally,
+    average_precision,
+    sweep_thresholds,
+    tally_matches,
+)
 
 whole = st.integers(0, 9)
 places = st.lists(st.tuples(whole, whole), max_size=12)

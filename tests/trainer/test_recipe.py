@@ -236,7 +236,7 @@ def documented_settings(source: str) -> dict[str, list[str]]:
     """By the name of a table's class: a row for each setting, of its name, default and sentence."""
     tables = {}
     for table in ast.parse(source).body:
-        if not isinstance(table, ast.ClassDef):
+        if not isinstance(table, ast.ClassDef) or table.name.startswith("_"):
             continue
         rows = []
         for setting, after in itertools.pairwise([*table.body, ast.Pass()]):

@@ -20,18 +20,16 @@ import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
-from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 from frazil.errors import FrazilError, OutputError, SettingsError
-from frazil_trainer.architectures import make_task
 from frazil_trainer.cli import main
-from frazil_trainer.crop_training import DrawnCropTask
+from frazil_trainer.networks import make_network
 from frazil_trainer.recipe import AdamW, DrawnCrops, FcnSettings, MlpSettings, Patches, Recipe
-from frazil_trainer.run_folder import RunFolder
-from frazil_trainer.training import Checkpoints, train
-from frazil_trainer.training_data import load_training_data
+from frazil_trainer.training.loop import Checkpoints, train
+from frazil_trainer.training.run_folder import RunFolder
+from frazil_trainer.training.windows import DrawnCropSource
 
 pytestmark = [pytest.mark.trainer, pytest.mark.timeout(600)]
 
@@ -160,7 +158,7 @@ def test_a_checkpoint_of_another_recipe_is_refused_with_what_changed(recipe: Rec
 
 def test_a_checkpoint_of_other_data_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     RunFolder(tmp_path, recipe, "ab").write_checkpoint({"done": 3})
-    with pytest.raises(SettingsError, match="the training micrographs or their labels are others"):
+    with pytest.raises(SettingsError, match="the training micrographs or their labels have changed"):
         RunFolder(tmp_path, recipe, "cd").read_checkpoint()
 
 
@@ -193,7 +191,9 @@ def files_no_larger_than(size: int) -> Iterator[None]:
 def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(recipe: Recipe, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, recipe, "ab")
     folder.write_checkpoint({"done": 20})
-    message = r"checkpoint\.pt: cannot be written: File too large; the checkpoint before is whole, --resume goes on"
+    message = (
+        r"checkpoint\.pt: cannot be written: File too large; the previous checkpoint is intact, --resume continues"
+    )
     with files_no_larger_than(50_000), pytest.raises(OutputError, match=message):
         folder.write_checkpoint({"done": 40, "network": torch.zeros(100_000)})
     assert folder.read_checkpoint() == {"done": 20}
@@ -207,19 +207,19 @@ def test_a_loss_that_is_no_number_names_the_last_checkpoint(recipe: Recipe, disc
     assert isinstance(recipe.network, MlpSettings)
     assert isinstance(recipe.examples, DrawnCrops)
 
-    class Breaks(DrawnCropTask):
+    class Breaks(DrawnCropSource):
         """Its data turn bad in the 50th update."""
 
-        def draw(self, update: int, share: range) -> tuple[torch.Tensor, ...]:
-            tiles, labels = super().draw(update, share)
+        def draw(self, update: int, examples: range) -> tuple[torch.Tensor, ...]:
+            tiles, labels = super().draw(update, examples)
             return tiles * (np.nan if update == 49 else 1), labels
 
-    task = Breaks(recipe, recipe.network, recipe.examples, disc_micrographs[:1], disc_micrographs[1:])
+    examples = Breaks(recipe, recipe.network.tile_px, recipe.examples, disc_micrographs[:1], disc_micrographs[1:])
     kept: list[dict[str, Any]] = []
     checkpoints = Checkpoints(write=kept.append, every_seconds=0, file=Path("run/checkpoint.pt"))
     message = r"epoch 2, update 50, .*found nan; .*last checkpoint: the checkpoint of update 40, run/checkpoint\.pt"
     with pytest.raises(FrazilError, match=message):
-        train(task, recipe, checkpoints=checkpoints)
+        train(make_network(recipe.network, recipe.seed), examples, recipe, checkpoints=checkpoints)
     assert [state["done"] for state in kept] == [20, 32, 40]
 
 
@@ -231,50 +231,56 @@ def torchrun(*command: object) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", *map(str, options), *map(str, command)]
 
 
-def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
-
-
-def test_two_processes_make_the_model_that_one_makes(
-    whole: Path, recipe_file: Path, simulated_data: Path, tmp_path: Path
+def test_without_dropout_two_processes_make_the_model_that_one_makes(
+    recipe: Recipe, write_recipe: Write, simulated_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    file = write_recipe(
+        tmp_path / "recipe.toml", replace(recipe, network=replace(recipe.network, dropout=0.0), epochs=3)
+    )
     script = tmp_path / "frazil_train.py"
     script.write_text("from frazil_trainer.cli import main\nmain()\n")
-    run_to_end(torchrun(script, "train", *arguments(recipe_file, simulated_data, tmp_path)))
-    assert_close(weights_of(tmp_path / "run"), weights_of(whole / "run"))
-    assert sorted(p.name for p in (tmp_path / "model").iterdir()) == [".lock", "1"]  # only one process wrote
-    one, two = (msgspec.json.decode((f / "run" / "run.json").read_bytes()) for f in (whole, tmp_path))
-    assert (one["run"]["processes"], two["run"]["processes"]) == (1, 2)
-    for a, b in zip(one["epochs"], two["epochs"], strict=True):
+    folders = tmp_path / "one", tmp_path / "two"
+    assert run_here(monkeypatch, *arguments(file, simulated_data, folders[0])) == 0
+    run_to_end(torchrun(script, "train", *arguments(file, simulated_data, folders[1])))
+    one, two = (weights_of(folder / "run") for folder in folders)
+    assert two.keys() == one.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    assert sorted(p.name for p in (folders[1] / "model").iterdir()) == [".lock", "1"]  # only one process wrote
+    results = [msgspec.json.decode((folder / "run" / "run.json").read_bytes()) for folder in folders]
+    assert [result["run"]["processes"] for result in results] == [1, 2]
+    for a, b in zip(*(result["epochs"] for result in results), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
         assert a["accuracy"] == pytest.approx(b["accuracy"], abs=0.01)
+        assert a["held_out"] == pytest.approx(b["held_out"], abs=0.01)
 
 
 TRAIN_ONLY = """
 import sys
 from pathlib import Path
+import msgspec
 import torch
 from rich.console import Console
-from frazil_trainer.architectures import make_task
-from frazil_trainer.processes import join_processes
+from frazil_trainer.data.load import load_training_data
+from frazil_trainer.networks import make_network
 from frazil_trainer.recipe import read_recipe
-from frazil_trainer.training import train
-from frazil_trainer.training_data import load_training_data
+from frazil_trainer.run import make_examples
+from frazil_trainer.training.loop import train
+from frazil_trainer.training.processes import join_processes
 
 recipe, data, out = map(Path, sys.argv[1:])
 torch.set_num_threads(1)
 with join_processes("cpu") as processes:
     read = read_recipe(recipe)
-    task = make_task(read, load_training_data(data, read, Console(quiet=True), force=True).micrographs)
-    train(task, read, processes=processes)
-    if processes.leads:
-        torch.save(task.network.state_dict(), out)
+    examples = make_examples(read, load_training_data(data, read, Console(quiet=True), force=True).micrographs)
+    network = make_network(read.network, read.seed)
+    history = train(network, examples, read, processes=processes)
+    kept = {name: p.detach() for name, p in network.named_parameters()}, [report.loss for report in history]
+    torch.save(kept, out.with_name(f"{processes.rank}.pt"))
 """
 
 
-def test_batch_normalisation_sees_the_batch_of_all_processes(
+def test_two_processes_with_dropout_and_batch_normalisation_hold_the_same_weights_and_learn(
     recipe: Recipe, write_recipe: Write, simulated_data: Path, tmp_path: Path
 ) -> None:
     dense = replace(
@@ -286,16 +292,15 @@ def test_batch_normalisation_sees_the_batch_of_all_processes(
         epochs=2,
         batch=8,
     )
-    file, script = write_recipe(tmp_path / "recipe.toml", dense), tmp_path / "train.py"
+    script = tmp_path / "train.py"
     script.write_text(TRAIN_ONLY)
-    run_to_end(torchrun(script, file, simulated_data, tmp_path / "two.pt"))
-    two = torch.load(tmp_path / "two.pt", weights_only=True)
-    task = make_task(dense, load_training_data(simulated_data, dense, Console(quiet=True), force=True).micrographs)
-    with one_thread():
-        train(task, dense)
-    one = task.network.state_dict()
-    assert any("running_var" in name for name in one)
-    assert_close(two, one)
+    for one in (dense, replace(recipe, epochs=2)):
+        file = write_recipe(tmp_path / "recipe.toml", one)
+        run_to_end(torchrun(script, file, simulated_data, tmp_path / "weights.pt"))
+        (first, losses), (second, _) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+        for name in first:
+            torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
+        assert losses[-1] < losses[0]
 
 
 # --- TensorBoard -------------------------------------------------------------------------------------------------

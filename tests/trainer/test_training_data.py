@@ -15,8 +15,8 @@ from rich.console import Console
 
 from frazil.errors import FrazilError
 from frazil.picking import Picks, read_star, write_star
+from frazil_trainer.data.load import TrainingData, load_training_data
 from frazil_trainer.recipe import Recipe
-from frazil_trainer.training_data import TrainingData, load_training_data
 
 SHAPE = (384, 512)
 

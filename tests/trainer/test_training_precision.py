@@ -12,12 +12,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from frazil.picking import read_card
-from frazil_trainer import precision
-from frazil_trainer.precision import bfloat16_instructions, choose_precision, decide_precision
-from frazil_trainer.processes import Processes
+from frazil.model import read_card
 from frazil_trainer.recipe import Recipe
 from frazil_trainer.run import run_recipe
+from frazil_trainer.training import precision
+from frazil_trainer.training.precision import bfloat16_instructions, choose_precision, decide_precision
+from frazil_trainer.training.processes import Processes
 
 pytestmark = pytest.mark.trainer
 

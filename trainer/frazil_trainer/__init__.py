@@ -1,4 +1,4 @@
-"""The offline side of frazil: simulate, train, export, evaluate.
+"""The trainer of frazil: simulate, train, export, evaluate.
 
 Importing this package, and ``frazil_trainer.simulate``, needs no torch.
 """

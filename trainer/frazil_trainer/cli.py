@@ -1,6 +1,6 @@
-"""``frazil-train``: the command line of the offline side.
+"""``frazil-train``: the command line of the trainer.
 
-Torch is imported by the commands that train, and by no other.
+Only the commands that train import torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from frazil.errors import FrazilError, OutputError, error_line
-from frazil.settings import Device
+from frazil.model import Device
 
 __all__ = ["app", "main"]
 
@@ -61,16 +61,18 @@ def simulate(
     ] = 0.0,
     particle: Annotated[
         str,
-        typer.Option("--particle", help="Molecule to simulate, or imaginary: each like none. A wrong name lists them."),
+        typer.Option(
+            "--particle", help="Molecule to simulate, or imaginary for invented ones. A wrong name lists them."
+        ),
     ] = "galactosidase",
-    diameter: Annotated[float, typer.Option("--diameter", help="Of imaginary molecules, in Å.")] = 180.0,
-    pixel_size: Annotated[float, typer.Option("--pixel-size", help="In Å.")] = 1.77,
-    dose: Annotated[float, typer.Option("--dose", help="Electrons per Å².")] = 40.0,
+    diameter: Annotated[float, typer.Option("--diameter", help="Diameter of imaginary molecules, in Å.")] = 180.0,
+    pixel_size: Annotated[float, typer.Option("--pixel-size", help="Pixel size in Å.")] = 1.77,
+    dose: Annotated[float, typer.Option("--dose", help="Dose in electrons per Å².")] = 40.0,
 ) -> None:
-    """Simulate micrographs and the truth about them.
+    """Simulate micrographs with known particles.
 
-    Each becomes simulated_NNNN.mrc, renamed into place when it is whole, with simulated_NNNN.star beside it.
-    What is already there is not made again.
+    Each becomes simulated_NNNN.mrc, renamed into place when it is complete, with simulated_NNNN.star beside it.
+    Existing files are kept.
     """
     from rich.progress import track
 
@@ -105,34 +107,32 @@ def train(
             show_default=False,
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", metavar="", help="Go on with the run in that folder, if there is one.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in that folder, if there is one.")] = False,
     epochs: Annotated[
         int | None,
-        typer.Option("--epochs", min=1, help="Instead of the recipe's: a short run to try things.", show_default=False),
+        typer.Option(
+            "--epochs", min=1, help="Number of epochs instead of the recipe's, for a short run.", show_default=False
+        ),
     ] = None,
     only_score: Annotated[
         list[str] | None,
         typer.Option(
             "--only-score",
             metavar="FOLDER",
-            help="Learn nothing from this training set, but score on it: how well is picked what was never seen? "
+            help="Only score this training set and do not train on it, to see how well unseen particles are picked. "
             "Repeat for more.",
             show_default=False,
         ),
     ] = None,
     int8: Annotated[
-        bool, typer.Option("--int8", metavar="", help="Make an int8 twin too, and keep it if it picks as well.")
+        bool, typer.Option("--int8", help="Make an int8 twin too, and keep it if it picks as well.")
     ] = False,
-    promote: Annotated[
-        bool, typer.Option("--promote", metavar="", help="Make the new version the serving one.")
-    ] = False,
+    promote: Annotated[bool, typer.Option("--promote", help="Make the new version the serving one.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", metavar="", help="Train on labels that do not seem to lie on particles.")
+        bool, typer.Option("--force", help="Train on labels that do not seem to lie on particles.")
     ] = False,
     device: Annotated[
-        Device, typer.Option("--device", help="Where to train; auto takes a CUDA device where there is one.")
+        Device, typer.Option("--device", help="Device of the training; auto takes a CUDA device if there is one.")
     ] = "auto",
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of torch.")] = 2,
     checkpoint_minutes: Annotated[
@@ -141,12 +141,12 @@ def train(
 ) -> None:
     """Train a picker and export it as the next version of a model.
 
-    Under torchrun, several processes share each batch; only the first one writes.
+    Under torchrun, several processes divide each batch; only the first one writes.
     """
     import msgspec
     import torch
 
-    from frazil.models import ModelFolder
+    from frazil.model import ModelFolder
     from frazil_trainer.recipe import find_recipe, leave_out, read_recipe
     from frazil_trainer.run import run_recipe
 
@@ -200,16 +200,16 @@ def evaluate(
         typer.Option(
             "--picks-y-axis",
             metavar="down|up",
-            help="Which way y grows in the picks: once for all, or once for each --picks.",
+            help="Direction of the y axis in the picks: once for all, or once for each --picks.",
             show_default="down",
         ),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option("--threshold", min=0, max=1, help="Instead of the models' own.", show_default=False),
+        typer.Option("--threshold", min=0, max=1, help="Threshold instead of the models' own.", show_default=False),
     ] = None,
     html_file: Annotated[
-        Path | None, typer.Option("--html", help="Write a report to look at here.", show_default=False)
+        Path | None, typer.Option("--html", help="Write an HTML report here.", show_default=False)
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all figures here.", show_default=False)
@@ -217,7 +217,7 @@ def evaluate(
     markdown_file: Annotated[
         Path | None, typer.Option("--markdown", help="Write the table for a document here.", show_default=False)
     ] = None,
-    overlays: Annotated[int, typer.Option("--overlays", min=0, help="How many micrographs the report shows.")] = 6,
+    overlays: Annotated[int, typer.Option("--overlays", min=0, help="Number of micrographs in the report.")] = 6,
 ) -> None:
     """Score models, run by the daemon's own picker, and other pickers' files on the validation micrographs."""
     import msgspec
@@ -255,16 +255,16 @@ def quantise(
     model: Annotated[Path, typer.Option("--model", help="A model's folder, or one version's folder.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder of the model that the new version goes in. Default: that of the model."),
+        typer.Option("--out", help="The model's folder for the new version. Default: that of the model."),
     ] = None,
 ) -> None:
     """Make an int8 twin of a model, and write both as its next version if the twin picks as well.
 
-    Its ranges come from the recipe's training micrographs; it is compared with the model on the validation ones.
+    The twin is calibrated on the recipe's training micrographs and compared with the model on the validation ones.
     """
-    from frazil.picking import locate_model
+    from frazil.model import locate_model
+    from frazil_trainer.export.int8 import add_twin, load_twin_data, make_twin, show_twin
     from frazil_trainer.recipe import find_recipe, read_recipe
-    from frazil_trainer.twins import add_twin, load_twin_data, make_twin, show_twin
 
     console = _console()
     version = locate_model(model)[0].parent
@@ -273,7 +273,7 @@ def quantise(
     show_twin(twin, console)
     if not twin.admitted:
         raise FrazilError(
-            f"{version}: expected an int8 twin that picks as well, found F1 lower by {twin.largest_fall:.4f}; "
+            f"{version}: expected an int8 twin that picks as well, found F1 lower by {twin.largest_f1_drop:.4f}; "
             "nothing is written"
         )
     written = add_twin(version, out or version.parent, twin, content)
@@ -284,13 +284,13 @@ def quantise(
 def half(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model's folder, or one version's folder.")],
     *,
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder of the model that it becomes.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The new model's folder.")],
 ) -> None:
-    """Write a model that computes in half precision, for GPUs, as the next version in a folder.
+    """Write a copy of a model in half precision, for GPUs, as the next version in a folder.
 
-    It must give the full model's reference scores within 0.01, here and wherever it is loaded. Nothing serves by it.
+    It must give the full model's reference scores within 0.01 at every load. It does not serve until it is promoted.
     """
-    from frazil_trainer.half import export_half
+    from frazil_trainer.export.half import export_half
 
     version = export_half(model, out)
     typer.echo(f"wrote {version}; evaluate it beside {model} before it is promoted")
@@ -302,10 +302,10 @@ def check_data(
     recipe: Annotated[str, typer.Option("--recipe", help=_RECIPE_HELP)],
     data: Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")],
     out: Annotated[Path, typer.Option("--out", help="Directory for pictures of the labels; made if missing.")],
-    count: Annotated[int, typer.Option("--count", min=0, help="How many micrographs of each set to draw.")] = 3,
+    count: Annotated[int, typer.Option("--count", min=0, help="Number of micrographs of each set to draw.")] = 3,
 ) -> None:
-    """Read all training data as training would, and show whether the labels lie on particles."""
-    from frazil_trainer.inspection import inspect_set, show_inspection
+    """Read all training data as training does, and show whether the labels lie on particles."""
+    from frazil_trainer.data.check import inspect_set, show_inspection
     from frazil_trainer.recipe import find_recipe, read_recipe
 
     read, console = read_recipe(find_recipe(recipe)), _console()

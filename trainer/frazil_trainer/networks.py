@@ -1,43 +1,46 @@
-"""The networks."""
+"""The networks. Each gives (n, g, g) logits for (n, 1, t, t) tiles."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from frazil_trainer.cnn_size import CnnConfig
-from frazil_trainer.processes import Dropout
+from frazil_trainer.recipe import CnnSettings, FcnSettings, MlpSettings
 
-__all__ = ["Cnn", "CnnConfig", "Fcn", "FcnConfig", "Mlp", "MlpConfig"]
+__all__ = ["Cnn", "Fcn", "Mlp", "make_network"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MlpConfig:
-    """Size of an `Mlp`."""
-
-    tile_px: int = 64
-    hidden: int = 256
-    dropout: float = 0.2
+def make_network(settings: MlpSettings | CnnSettings | FcnSettings, seed: int) -> Mlp | Cnn | Fcn:
+    """An initialised network, as it is trained."""
+    network: Mlp | Cnn | Fcn
+    match settings:
+        case MlpSettings():
+            network = Mlp(settings)
+        case CnnSettings():
+            network = Cnn(settings)
+        case FcnSettings():
+            # Patches are small, so that every cell of them counts.
+            network = Fcn(settings, cut_halo=False)
+    network.initialise(torch.Generator().manual_seed(seed))
+    return network
 
 
 class Mlp(nn.Module):
     """The paper's first picker: 4096 inputs, two hidden layers of 256, one output; dropout before every dense layer."""
 
-    def __init__(self, config: MlpConfig) -> None:
+    def __init__(self, settings: MlpSettings) -> None:
         super().__init__()
-        self.config = config
-        inputs = config.tile_px**2
+        self.settings = settings
+        inputs = settings.tile_px**2
         self.layers = nn.Sequential(
-            Dropout(config.dropout),
-            nn.Linear(inputs, config.hidden),
+            nn.Dropout(settings.dropout),
+            nn.Linear(inputs, settings.hidden),
             nn.ReLU(),
-            Dropout(config.dropout),
-            nn.Linear(config.hidden, config.hidden),
+            nn.Dropout(settings.dropout),
+            nn.Linear(settings.hidden, settings.hidden),
             nn.ReLU(),
-            Dropout(config.dropout),
-            nn.Linear(config.hidden, 1),
+            nn.Dropout(settings.dropout),
+            nn.Linear(settings.hidden, 1),
         )
 
     def initialise(self, generator: torch.Generator) -> None:
@@ -51,16 +54,19 @@ class Mlp(nn.Module):
         return logits.reshape(-1, 1, 1)
 
     def over_tiles(self, step_px: int) -> nn.Module:
-        """The same network, without dropout, as convolutions: it scores all windows of a tile, some pixels apart.
+        """The same network as convolutions without dropout: it scores all windows of a tile at once.
 
-        The first dense layer becomes a strided convolution as large as a window, the others convolutions of one pixel
-        (Long et al., CVPR 2015). So no window need be cut out, of pixels that lie in many.
+        The first dense layer becomes a strided convolution as large as a window, the others become convolutions of one
+        pixel (Long et al., CVPR 2015).
+
+        Args:
+            step_px: distance between windows.
         """
         dense = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
         layers: list[nn.Module] = []
         for layer in dense:
             first = not layers
-            inputs, side = (1, self.config.tile_px) if first else (layer.in_features, 1)
+            inputs, side = (1, self.settings.tile_px) if first else (layer.in_features, 1)
             convolution = nn.Conv2d(inputs, layer.out_features, side, stride=step_px if first else 1)
             convolution.weight = nn.Parameter(layer.weight.detach().reshape(convolution.weight.shape))
             convolution.bias = nn.Parameter(layer.bias.detach())
@@ -69,7 +75,7 @@ class Mlp(nn.Module):
 
 
 class _Convolutions(nn.Module):
-    """Layers that give one channel of scores."""
+    """Layers with one channel of scores at their end."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
@@ -84,28 +90,28 @@ class _Convolutions(nn.Module):
 class Cnn(nn.Module):
     """The paper's second picker: stages of 3x3 convolutions, each pooled 2x2, then two dense layers.
 
-    The dense layers are written as convolutions over all that a window leaves, which is the same for one window. Given
-    a larger tile, they score every window in it (Long et al., CVPR 2015).
+    The dense layers are convolutions over all features of a window. So they also score every window in a larger tile
+    (Long et al., CVPR 2015).
     """
 
-    def __init__(self, config: CnnConfig) -> None:
+    def __init__(self, settings: CnnSettings) -> None:
         super().__init__()
-        self.config = config
+        self.settings = settings
         layers: list[nn.Module] = []
         inputs = 1
-        for stage, count in enumerate(config.convolutions):
-            outputs = config.channels * 2**stage
+        for stage, count in enumerate(settings.convolutions):
+            outputs = settings.channels * 2**stage
             for _ in range(count):
-                layers += [nn.Conv2d(inputs, outputs, 3, padding=int(config.padding)), nn.ReLU(inplace=True)]
+                layers += [nn.Conv2d(inputs, outputs, 3, padding=int(settings.padding)), nn.ReLU(inplace=True)]
                 inputs = outputs
             layers.append(nn.MaxPool2d(2))
         self.layers = nn.Sequential(
             *layers,
-            Dropout(config.dropout),
-            nn.Conv2d(inputs, config.hidden, config.side),
+            nn.Dropout(settings.dropout),
+            nn.Conv2d(inputs, settings.hidden, settings.side),
             nn.ReLU(),
-            Dropout(config.dropout),
-            nn.Conv2d(config.hidden, 1, 1),
+            nn.Dropout(settings.dropout),
+            nn.Conv2d(settings.hidden, 1, 1),
         )
 
     def initialise(self, generator: torch.Generator) -> None:
@@ -119,7 +125,7 @@ class Cnn(nn.Module):
 
 
 def _he_initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw weights as He et al. (ICCV 2015) do; biases zero."""
+    """Weights as in He et al. (ICCV 2015); biases zero."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
@@ -127,42 +133,31 @@ def _he_initialise(network: nn.Module, generator: torch.Generator) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FcnConfig:
-    """Size of an `Fcn`."""
-
-    widths: tuple[int, int, int] = (16, 32, 64)
-    """Channels at full, half and quarter resolution."""
-    dilations: tuple[int, ...] = (1, 2, 4, 1)
-    """One residual block at quarter resolution for each: the context grows, the resolution stays."""
-    halo_cells: int = 16
-    """Scores at the edges of a tile that are left out: they have seen its padding."""
-
-
 class Fcn(nn.Module):
-    """Scores every fourth pixel of a tile of any size, each with what lies within some 60 pixels around it.
+    """Scores every fourth pixel of a tile of any size, from a context of some 60 pixels around each.
 
     Two strided convolutions, then residual blocks (He et al., CVPR 2016) with growing dilation (Yu and Koltun, ICLR
-    2016). Score (i, j) before the halo is cut belongs to pixel (4 i, 4 j): every convolution is centred.
+    2016). Score (i, j) before the halo is cut belongs to pixel (4 i, 4 j), since every convolution is centred.
     """
 
     step_px = 4
+    """Distance between scores."""
 
-    def __init__(self, config: FcnConfig) -> None:
+    def __init__(self, settings: FcnSettings, *, cut_halo: bool = True) -> None:
         super().__init__()
-        self.config = config
-        full, half, quarter = config.widths
+        self._halo_cells = settings.halo_cells if cut_halo else 0
+        full, half, quarter = settings.widths
         self.body = nn.Sequential(
             *_convolution(1, full),
             *_convolution(full, half, stride=2),
             _Residual(half, 1),
             *_convolution(half, quarter, stride=2),
-            *(_Residual(quarter, dilation) for dilation in config.dilations),
+            *(_Residual(quarter, dilation) for dilation in settings.dilations),
         )
         self.head = nn.Conv2d(quarter, 1, 1)
 
     def initialise(self, generator: torch.Generator) -> None:
-        """He initialisation; the head begins at a score of 0.02, since most places hold no particle."""
+        """He initialisation. The head starts at a score of 0.02, since most places hold no particle."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d) and layer is not self.head:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
@@ -173,7 +168,7 @@ class Fcn(nn.Module):
         """(n, 1, t, t) tiles → (n, g, g) logits, g = t / 4 - 2 * halo."""
         centred = (tiles - 0.5) * 8  # padding with zeros is then padding with background
         logits: torch.Tensor = self.head(self.body(centred))  # (n, 1, t / 4, t / 4)
-        cut = self.config.halo_cells
+        cut = self._halo_cells
         inner = slice(cut, -cut or None)
         return logits[:, 0, inner, inner]
 
@@ -184,7 +179,7 @@ def _convolution(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 
 
 
 class _Residual(nn.Module):
-    """Two convolutions around a shortcut; the second one dilated."""
+    """Two convolutions, the second one dilated, and a shortcut over both."""
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Recipes: everything that decides how a model turns out, in one TOML file.
+"""Recipes: all settings of a training run, in one TOML file.
 
-A recipe joins a network, the examples that it learns from and an optimiser, each with its own settings and no
-others'. A network that scores windows learns from crops, one that scores every place from patches.
+A recipe joins a network, its examples and an optimiser. A network that scores windows learns from crops, one that
+scores every place learns from patches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from msgspec import UNSET, Meta, UnsetType
 
 from frazil.errors import SettingsError
 from frazil.picking import CoordinateEnding, YAxis
-from frazil_trainer.cnn_size import CnnConfig
 
 __all__ = [
     "AdamW",
@@ -36,17 +35,21 @@ __all__ = [
     "read_recipe",
 ]
 
-_LARGEST = sys.float_info.max  # an infinite number is none
+_LARGEST = sys.float_info.max  # infinity is refused
 _Count = Annotated[int, Meta(ge=1)]
 _Positive = Annotated[float, Meta(gt=0, le=_LARGEST)]
 _NotNegative = Annotated[float, Meta(ge=0, le=_LARGEST)]
-_Share = Annotated[float, Meta(ge=0, le=1)]
+_Fraction = Annotated[float, Meta(ge=0, le=1)]
 _BelowOne = Annotated[float, Meta(ge=0, lt=1)]
 
 _RECIPES = Path(__file__).parent / "recipes"
 
 
-class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of a recipe, which refuses unknown keys."""
+
+
+class TrainingSet(_Table, frozen=True, kw_only=True):
     """A folder of micrographs (MRC, TIFF, PNG, JPEG) with the coordinates of their particles beside them."""
 
     folder: str
@@ -54,91 +57,75 @@ class TrainingSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     diameter_angstrom: _Positive
     """Diameter of the particle."""
     labels: CoordinateEnding = ".star"
-    """Ending of the files with the labels, which tells their format: RELION ``.star``, EMAN ``.box``, crYOLO
+    """Ending of the label files, which tells their format: RELION ``.star``, EMAN ``.box``, crYOLO
     ``.cbox``, Topaz ``.txt`` or ``.tsv``, ``.csv``."""
     labels_suffix: str = ""
-    """Labels of ``a.mrc`` are ``a<suffix><labels>``; or one table ``*<suffix><labels>`` names all micrographs."""
+    """Labels of ``a.mrc`` are in ``a<suffix><labels>``, or in one table ``*<suffix><labels>`` of all micrographs."""
     y_axis: YAxis = "down"
-    """Whether the labels count y from the first row of the micrograph's file, or ``up`` from the last one."""
+    """Whether the labels count y from the first row of the micrograph's file, or, ``up``, from the last one."""
     pixel_size_angstrom: _Positive | UnsetType = UNSET
-    """Pixel size of the micrographs; without it, their headers'. Pictures have none."""
+    """Pixel size of the micrographs. Without it the headers of the micrographs count; pictures have none."""
     other_labels: tuple[str, ...] = ()
-    """Suffixes of other sets of labels that validation is scored against as well."""
+    """Suffixes of further sets of labels. Validation is scored against them as well."""
     border_px: Annotated[int, Meta(ge=0)] = 0
-    """Frame of the micrograph that holds no data: left out of training and of scores."""
+    """Frame of the micrograph without data. It is left out of training and of scores."""
     weight: _Positive = 1.0
-    """How often drawn crops and patches come from here, and how much its F1 counts when the threshold is chosen."""
+    """Relative weight of the set when crops and patches are drawn, and of its F1 when the threshold is chosen."""
     validation: tuple[str, ...] = ()
-    """Stems of the micrographs never trained on."""
+    """Stems of the micrographs for validation. They are never trained on."""
     selection: tuple[str, ...] = ()
-    """Stems of the micrographs that are looked at during training, and that choose the threshold (those trained on with
-    complete labels have their say in it too); not trained on either."""
+    """Stems of the micrographs for the figures during training and for the choice of the threshold. They are never
+    trained on. Training micrographs with complete labels help to choose the threshold, too."""
     chooses_threshold: bool = True
-    """Whether its micrographs have a say in the threshold: not if their particles are unlike those to be picked."""
+    """Whether its micrographs help to choose the threshold; wrong if their particles are unlike those to be picked."""
     only_scored: bool = False
-    """Whether nothing of the set is learnt from: only its validation micrographs are used."""
+    """Whether only its validation micrographs are used, and none for training."""
     incomplete: tuple[str, ...] = ()
-    """Stems of the micrographs whose labels miss many particles: see `Patches.doubtful_score`."""
+    """Stems of the micrographs whose labels miss many particles; see `Patches.doubtful_score`."""
 
     def labels_are_complete(self, stem: str) -> bool:
-        """Whether a place without a label in the micrograph of this name holds no particle."""
+        """Whether every particle of a micrograph has a label."""
         return stem not in self.incomplete
 
 
-class MlpSettings(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="mlp", tag_field="architecture"
-):
-    """The paper's first network: scores a window at a time, out of two hidden layers."""
+class MlpSettings(_Table, frozen=True, kw_only=True, tag="mlp", tag_field="architecture"):
+    """The paper's first network: two hidden layers that score one window at a time."""
 
     tile_px: Annotated[int, Meta(ge=2)] = 64
     """Side of a window, in pixels of the rescaled micrograph."""
     stride_px: _Positive = 12.8
-    """Stride of the window in picking: 36 px of the paper's micrographs. If it is a whole number, whole tiles are
-    scored at once, which takes half of the time."""
+    """Stride of the window in picking: 36 px of the paper's micrographs. If it is an integer, whole tiles are scored at
+    once, in half of the time."""
     hidden: _Count = 256
     """Width of the two hidden layers."""
     dropout: _BelowOne = 0.2
-    """Before every dense layer."""
+    """Probability of dropout, before every dense layer."""
 
 
-class CnnSettings(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="cnn", tag_field="architecture"
-):
-    """The paper's second network: scores a window at a time, out of convolutions and two dense layers."""
+class CnnSettings(_Table, frozen=True, kw_only=True, tag="cnn", tag_field="architecture"):
+    """The paper's second network: convolutions and two dense layers that score one window at a time."""
 
     tile_px: Annotated[int, Meta(ge=4)] = 64
-    """Side of a window, in pixels of the rescaled micrograph; halved after every stage."""
+    """Side of a window, in pixels of the rescaled micrograph. Every stage halves it."""
     stride_px: _Positive = 12.8
     """Stride of the window in picking: 36 px of the paper's micrographs."""
     channels: _Count = 8
-    """Of the first stage; every further stage has twice as many."""
+    """Channels of the first stage. Every further stage has twice as many."""
     convolutions: Annotated[tuple[_Count, ...], Meta(min_length=1)] = (1, 1, 1, 2, 2)
-    """In each stage, before it is pooled."""
+    """Convolutions of each stage, before its pooling."""
     hidden: _Count = 256
     """Width of the first dense layer."""
     dropout: _BelowOne = 0.2
-    """Before every dense layer."""
+    """Probability of dropout, before every dense layer."""
     padding: bool = True
-    """Whether every convolution sees a frame of zeros around its input. Without, windows share what they have in
-    common, and whole tiles are scored at once."""
-
-    @property
-    def config(self) -> CnnConfig:
-        """The size of the network."""
-        return CnnConfig(
-            tile_px=self.tile_px,
-            channels=self.channels,
-            convolutions=self.convolutions,
-            hidden=self.hidden,
-            dropout=self.dropout,
-            padding=self.padding,
-        )
+    """Whether every convolution pads its input with zeros. Without padding, neighbouring windows share their features,
+    and whole tiles are scored at once."""
 
     def __post_init__(self) -> None:
-        step, stages = self.config.step_px, len(self.convolutions)
+        step, stages = self.step_px, len(self.convolutions)
         if self.padding and self.tile_px % step:
             raise ValueError(f"expected tile_px to be a multiple of {step}, to be halved {stages} times")
-        if not self.padding and not self.config.scores_whole_tiles:
+        if not self.padding and not self.scores_whole_tiles:
             raise ValueError(
                 f"expected convolutions without padding to leave a window that {stages} halvings use up, "
                 f"found a tile_px of {self.tile_px}"
@@ -146,130 +133,149 @@ class CnnSettings(
         if not self.padding and self.stride_px != step:
             raise ValueError(f"expected stride_px to be {step}, as {stages} halvings make it without padding")
 
+    @property
+    def step_px(self) -> int:
+        """Distance between neighbouring features after the last stage; each stage halves the resolution."""
+        return int(2 ** len(self.convolutions))
 
-class FcnSettings(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="fcn", tag_field="architecture"
-):
+    @property
+    def side(self) -> int:
+        """Features along one side of a window after the last stage; 0 if nothing is left of it."""
+        side = self.tile_px
+        for count in self.convolutions:
+            side = max(0, side - (0 if self.padding else 2 * count)) // 2
+        return side
+
+    @property
+    def scores_whole_tiles(self) -> bool:
+        """Whether a larger tile gives exactly the scores of all windows in it.
+
+        It does if windows that lie an integer number of steps apart share their features. They do not if windows are
+        padded, or if pooling leaves out their last pixels.
+        """
+        field = self.side
+        for count in reversed(self.convolutions):
+            field = 2 * field + 2 * count
+        return not self.padding and field == self.tile_px
+
+
+class FcnSettings(_Table, frozen=True, kw_only=True, tag="fcn", tag_field="architecture"):
     """The fully convolutional network: scores every place of a tile."""
 
     widths: tuple[_Count, _Count, _Count] = (16, 32, 64)
     """Channels at full, half and quarter resolution."""
     dilations: tuple[_Count, ...] = (1, 2, 4, 1)
-    """One residual block at quarter resolution for each."""
+    """Dilation of each residual block at quarter resolution: the context grows, the resolution stays."""
     halo_cells: _Count = 16
-    """Scores at the edges of a tile that are left out."""
+    """Width of the frame of scores that is cut off a tile, since padding has influenced them."""
     tile_px: Annotated[int, Meta(ge=4, multiple_of=4)] = 640
     """Side of a tile in picking."""
 
 
-class CentredCrops(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="centred", tag_field="kind"
-):
-    """The paper's crops, way (a): a fixed set, each particle centred at 0, 90, 180 and 270 degrees."""
+class CentredCrops(_Table, frozen=True, kw_only=True, tag="centred", tag_field="kind"):
+    """The paper's crops (a): a fixed set, with each particle centred at 0, 90, 180 and 270 degrees."""
 
     count: Annotated[int, Meta(ge=20)] = 70_000
-    """Half of them positive. A random tenth is left out of training."""
+    """Number of crops, half of them positive. A random tenth is held out of training."""
     negative_offset_diameters: _NotNegative = 40 / 108
-    """A negative crop's centre lies at least this far from every particle's: 40 px of the paper's 108."""
+    """Least distance of a negative crop from every particle, centre to centre: 40 px of the paper's 108."""
 
 
-class JitteredCrops(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="jittered", tag_field="kind"
-):
-    """The paper's crops, way (b): a fixed set, each particle centred, and at random offsets."""
+class JitteredCrops(_Table, frozen=True, kw_only=True, tag="jittered", tag_field="kind"):
+    """The paper's crops (b): a fixed set, with each particle centred, and at random offsets."""
 
     count: Annotated[int, Meta(ge=20)] = 70_000
-    """Half of them positive. A random tenth is left out of training."""
+    """Number of crops, half of them positive. A random tenth is held out of training."""
     positive_offset_diameters: _NotNegative = 30 / 108
-    """The longest offset: 30 px of the paper's 108."""
+    """Largest offset of a positive crop: 30 px of the paper's 108."""
     negative_offset_diameters: _NotNegative = 0.3
-    """A negative crop's centre lies at least this far from every particle's."""
+    """Least distance of a negative crop from every particle, centre to centre."""
 
 
-class DrawnCrops(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="drawn", tag_field="kind"):
+class DrawnCrops(_Table, frozen=True, kw_only=True, tag="drawn", tag_field="kind"):
     """Crops drawn anew for every batch, turned and mirrored, half of them positive."""
 
     per_epoch: _Count = 70_000
     """Crops in an epoch."""
     positive_offset_diameters: _NotNegative = 0.2
-    """A positive crop's centre lies at most this far from a particle's."""
+    """Largest distance of a positive crop from its particle, centre to centre."""
     negative_offset_diameters: _NotNegative = 0.45
-    """A negative crop's centre lies at least this far from every particle's."""
-    near_negatives: _Share = 0.25
-    """Share of the negatives taken from within one diameter of a particle."""
+    """Least distance of a negative crop from every particle, centre to centre."""
+    near_negatives: _Fraction = 0.25
+    """Fraction of the negatives drawn within one diameter of a particle."""
 
 
-class Patches(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="patches", tag_field="kind"):
-    """Pieces of micrographs drawn anew for every batch, with a wanted score for every cell."""
+class Patches(_Table, frozen=True, kw_only=True, tag="patches", tag_field="kind"):
+    """Pieces of micrographs, drawn anew for every batch, with a target score for every cell."""
 
     per_epoch: _Count = 1200
     """Patches in an epoch."""
     patch_px: Annotated[int, Meta(ge=16, multiple_of=4)] = 192
     """Side of a patch."""
     spread_diameters: _Positive = 0.13
-    """The wanted score falls off from a particle's centre as a Gaussian of this deviation."""
+    """Standard deviation of the Gaussian target around a particle's centre."""
     focus: _NotNegative = 2.0
-    """Power of the distance between score and wanted score that weighs a cell: easy cells count less."""
-    doubtful_score: _Share = 0.35
-    """In micrographs with incomplete labels, an unlabelled cell that the network scores higher does not count."""
-    doubt_from: _Share = 0.15
-    """Share of the training after which that holds: before it, the network's scores mean nothing yet."""
-    calm_from: _Share = 0.7
-    """Share of the training after which patches keep their contrast, sharpness and noise, as those of picking do."""
+    """Exponent of the distance between score and target in the weight of a cell: easy cells count less."""
+    doubtful_score: _Fraction = 0.35
+    """Threshold of the ignore mask: in micrographs with incomplete labels, unlabelled cells with a higher score are
+    ignored."""
+    doubt_from: _Fraction = 0.15
+    """Fraction of the training without an ignore mask; so early, scores mean nothing."""
+    calm_from: _Fraction = 0.7
+    """Fraction of the training with full augmentation. After it, patches keep their contrast, sharpness and noise."""
 
 
-class Sgd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="sgd", tag_field="kind"):
-    """Stochastic gradient descent with momentum, its rate falling with every update."""
+class Sgd(_Table, frozen=True, kw_only=True, tag="sgd", tag_field="kind"):
+    """Stochastic gradient descent with momentum; the learning rate falls with every update."""
 
     learning_rate: _Positive = 1e-3
-    """Of the first update."""
+    """Learning rate of the first update."""
     momentum: _BelowOne = 0.9
-    """Share of the last step that is taken again."""
+    """Fraction of the previous step that is added to the next."""
     decay_per_update: _NotNegative = 1e-4
-    """The rate of update k is learning_rate / (1 + decay_per_update * k)."""
+    """The learning rate of update k is learning_rate / (1 + decay_per_update * k)."""
 
 
-class AdamW(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="adamw", tag_field="kind"):
-    """AdamW (Loshchilov and Hutter, ICLR 2019) in one cycle of the learning rate, its gradients clipped."""
+class AdamW(_Table, frozen=True, kw_only=True, tag="adamw", tag_field="kind"):
+    """AdamW (Loshchilov and Hutter, ICLR 2019) with a one-cycle learning rate and clipped gradients."""
 
     learning_rate: _Positive = 2e-3
-    """The highest rate, reached after a tenth of the training."""
+    """Highest learning rate, reached after a tenth of the training."""
     weight_decay: _NotNegative = 1e-4
-    """Share of a weight, times the rate, that is taken away with every update."""
+    """Decay of a weight with every update, as a fraction of it and of the learning rate."""
     largest_gradient: _Positive = 5.0
-    """A longer gradient is shortened to this."""
+    """Largest norm of the gradient. A longer gradient is shortened to it."""
 
 
-class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Recipe(_Table, frozen=True, kw_only=True):
     """A training run."""
 
     seed: Annotated[int, Meta(ge=0)]
-    """Of every random draw of the run."""
+    """Seed of every random draw of the run."""
     diameter_px: _Positive = 38.4
     """Diameter of the particle in the rescaled micrograph; 64 px are then the paper's 180 px of a 108 px particle."""
     normalisation: str = "flat-01"
-    """Standardisation of the micrograph, by name."""
+    """Name of the micrographs' normalisation."""
     epochs: _Count
-    """Times through the examples."""
+    """Number of passes over the examples."""
     batch: Annotated[int, Meta(ge=2)]
     """Examples in an update."""
     mixed_precision: bool = False
-    """Compute in bfloat16 where it loses little while training, if the device has instructions for it; the exported
-    network is float32."""
-    compare_threshold: _Share | None = None
-    """A threshold that validation is scored at as well, beside the chosen one."""
+    """Whether to train in bfloat16, if the device has instructions for it. The exported network is float32."""
+    compare_threshold: _Fraction | None = None
+    """A second threshold for the validation scores, beside the chosen one."""
     network: MlpSettings | CnnSettings | FcnSettings
-    """What is trained."""
+    """The network and its size."""
     examples: CentredCrops | JitteredCrops | DrawnCrops | Patches
-    """What it learns from."""
+    """The examples that it learns from."""
     optimiser: Sgd | AdamW
-    """How it learns."""
+    """The optimiser."""
     data: tuple[TrainingSet, ...]
-    """Where the examples come from."""
+    """The training sets."""
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe: what ends in ``.toml`` is a path, anything else the name of a recipe that frazil ships.
+    """The file of a recipe: a path if it ends in ``.toml``, else the name of a recipe that frazil ships.
 
     Raises:
         SettingsError: no recipe has this name.
@@ -289,8 +295,8 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe.
 
     Raises:
-        SettingsError: it is missing, is no TOML, holds an unknown key or a value of the wrong type or size, or
-            examples that its network cannot learn from.
+        SettingsError: the file is missing or no TOML; a key is unknown, or a value of the wrong type or size; the
+            network cannot learn from the examples.
     """
     try:
         plain = msgspec.toml.decode(path.read_bytes())
@@ -325,7 +331,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def leave_out(recipe: Recipe, folders: Sequence[str]) -> Recipe:
-    """The same recipe with some of its training sets only scored: how well does it pick what it never saw?
+    """The same recipe with some of its training sets left out of training, to score how well they are picked unseen.
 
     Raises:
         SettingsError: a folder is none of its training sets.
@@ -342,7 +348,7 @@ def leave_out(recipe: Recipe, folders: Sequence[str]) -> Recipe:
 
 
 def _unknown_keys(plain: Any, kind: msgspec.inspect.Type, where: str) -> list[str]:
-    """A line for each key that no setting has, with the nearest one of its table that is known."""
+    """A line for each unknown key, with the nearest known one of its table."""
     match kind:
         case msgspec.inspect.VarTupleType(item_type=item) if isinstance(plain, list):
             return [line for i, one in enumerate(plain) for line in _unknown_keys(one, item, f"{where[:-1]}[{i}].")]

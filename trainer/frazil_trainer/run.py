@@ -1,26 +1,28 @@
-"""A training run from recipe to exported version."""
+"""A training run, from the recipe to the exported version."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from rich.console import Console
 
 import frazil
 from frazil.errors import FrazilError, OutputError, SettingsError
-from frazil.picking import Model, ModelContract, load_model
-from frazil.picking.onnx_runtime import ort
-from frazil.settings import Device
-from frazil_trainer.architectures import Scorer, make_scorer, make_task
+from frazil.model import Device, load_model
+from frazil.model.runtime import ort
+from frazil_trainer.data.labelled import LabelledMicrograph, LabelledPaths
+from frazil_trainer.data.load import TrainingData, load_training_data
 from frazil_trainer.evaluation import (
     ScoredMicrograph,
+    ScoreRow,
+    ValidationRecord,
     best_threshold,
     pick_labelled,
     score_table,
@@ -28,22 +30,34 @@ from frazil_trainer.evaluation import (
     tally_at,
     validation_paths,
 )
-from frazil_trainer.events import EventFile
-from frazil_trainer.export import export_version
-from frazil_trainer.labelled import LabelledPaths
-from frazil_trainer.precision import Precision, choose_precision
-from frazil_trainer.processes import Processes, join_processes
-from frazil_trainer.progress import ProgressBar
-from frazil_trainer.recipe import Recipe
-from frazil_trainer.run_folder import EVENTS_NAME, RunFolder
-from frazil_trainer.task import Task
-from frazil_trainer.training import Checkpoints, EpochReport, train
-from frazil_trainer.training_data import TrainingData, load_training_data
-from frazil_trainer.twins import TwinData, add_twin, has_int8, make_twin, show_twin
+from frazil_trainer.export.int8 import add_twin, has_int8, load_twin_data, make_twin, show_twin
+from frazil_trainer.export.version import Scorer, export_version, make_scorer
+from frazil_trainer.networks import make_network
+from frazil_trainer.recipe import (
+    CentredCrops,
+    CnnSettings,
+    DrawnCrops,
+    FcnSettings,
+    JitteredCrops,
+    MlpSettings,
+    Patches,
+    Recipe,
+)
+from frazil_trainer.training.dense import PatchSource
+from frazil_trainer.training.loop import Checkpoints, EpochReport, ExampleSource, train
+from frazil_trainer.training.observers import EventFile, ProgressBar
+from frazil_trainer.training.precision import choose_precision
+from frazil_trainer.training.processes import join_processes
+from frazil_trainer.training.run_folder import EVENTS_NAME, RunFolder, RunRecord
+from frazil_trainer.training.windows import DrawnCropSource, FixedCropSource
 
-__all__ = ["run_recipe"]
+__all__ = ["make_examples", "run_recipe"]
 
 _SHOWN_EXAMPLES = 16
+_HOW_CHOSEN = (
+    "highest F1 on selection and completely labelled training micrographs, averaged over sets by weight; "
+    "the middle one of those as good"
+)
 _CURVE_THRESHOLDS = [round(0.05 * i, 2) for i in range(1, 20)]
 
 
@@ -67,19 +81,19 @@ def run_recipe(
         data: folder with the training sets.
         out: the model's folder in the repository.
         console: shows progress.
-        run: folder for checkpoints, TensorBoard events and what came of the run.
-        resume: whether to go on with the run in that folder, if there is one.
-        device: where to train.
+        run: folder for checkpoints, TensorBoard events and the result.
+        resume: whether to resume the run in that folder, if there is one.
+        device: device of the training.
         checkpoint_minutes: least time between two checkpoints.
-        force: whether to train on labels that do not seem to lie on particles.
-        int8: whether to make an int8 twin as well; it goes beside the model if it picks as well.
+        force: whether to train although the labels do not seem to lie on particles.
+        int8: whether to make an int8 twin as well, which is kept if it picks as well as the model.
 
     Returns:
-        The new version's folder; None in a process that only helps another one to train.
+        The new version's folder, or None in a process that is not the main one.
 
     Raises:
-        SettingsError: the run folder holds another run, or one that was not to go on.
-        FrazilError: the data cannot be used, the loss is no number, or the export fails its checks.
+        SettingsError: the run folder holds another run, or one that was not to be resumed.
+        FrazilError: the data cannot be used, the loss is not finite, or the export fails its checks.
         OutputError: a file of the run cannot be written.
     """
     _check_writable(out)
@@ -88,180 +102,190 @@ def run_recipe(
         console.print("warning: this processor has no instructions for int8: no twin will be made")
         int8 = False
     with join_processes(device) as processes:
-        if not processes.leads:
+        if not processes.is_main:
             console = Console(quiet=True)
         found = load_training_data(data, recipe, console, force=force)
         folder = RunFolder(run, recipe, found.sha256)
-        result, state = folder.read_result(), folder.read_checkpoint()
-        if (result or state) and not resume:
+        finished, state = folder.read_version(), folder.read_checkpoint()
+        if (finished or state) and not resume:
             raise SettingsError(
                 f"{run}: expected a folder without a run, found one; "
                 "--resume goes on with it, --run-folder takes another folder"
             )
-        if result:
-            console.print(f"{run}: this run has ended; it made {result['version']}")
-            return Path(result["version"]) if processes.leads else None
-        task = make_task(recipe, found.micrographs)
-        console.print(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in task.provenance.items()))
+        if finished:
+            console.print(f"{run}: this run has ended; it made {finished}")
+            return finished if processes.is_main else None
+        network, examples = make_network(recipe.network, recipe.seed), make_examples(recipe, found.micrographs)
+        counts = {**examples.counts, "parameters": sum(p.numel() for p in network.parameters())}
+        console.print(", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items()))
         precision = choose_precision(recipe, processes)
         console.print(str(precision), highlight=False, soft_wrap=True)
         checkpoints = Checkpoints(
-            write=folder.write_checkpoint if processes.leads else lambda _: None,
+            write=folder.write_checkpoint if processes.is_main else lambda _: None,
             every_seconds=60 * checkpoint_minutes,
             file=folder.checkpoint,
-            begin_from=state,
+            resume_from=state,
         )
-        if not processes.leads:
-            train(task, recipe, processes=processes, precision=precision, checkpoints=checkpoints)
+        if not processes.is_main:
+            train(network, examples, recipe, processes=processes, precision=precision, checkpoints=checkpoints)
             return None
-        with EventFile(run / EVENTS_NAME, task.updates_per_epoch) as events:
-            history = _train(task, recipe, processes, precision, checkpoints, events, console)
-            scorer = make_scorer(recipe, task, found.micrographs["selection"])
-            card_run = _provenance(recipe, found, task, history, processes, precision)
-            version, figures = _score_and_export(recipe, scorer, found, out, card_run, events, console, int8=int8)
-        folder.write_result(
-            {"version": str(version), "run": card_run, "validation": figures, "epochs": msgspec.to_builtins(history)}
+        done = state["done"] if state else 0
+        if done:
+            console.print(f"going on from update {done}, {folder.checkpoint}")
+        with EventFile(run / EVENTS_NAME, examples) as events:
+            events.show_tiles(examples.draw(0, processes.shard(recipe.batch))[0][:_SHOWN_EXAMPLES].numpy())
+            with ProgressBar(recipe, examples, done, console) as bar:
+                history = train(
+                    network,
+                    examples,
+                    recipe,
+                    [bar, events],
+                    processes=processes,
+                    precision=precision,
+                    checkpoints=checkpoints,
+                )
+            scorer = make_scorer(recipe, network, examples, found.micrographs["selection"])
+            validation = _score(recipe, scorer, found, out, history[-1], events, console)
+        record = RunRecord(
+            recipe=recipe,
+            data={
+                part: [str(one.micrograph.relative_to(data)) for one in paths] for part, paths in found.paths.items()
+            },
+            learnt_from=counts,
+            last_epoch=history[-1],
+            device=processes.device.type,
+            processes=processes.count,
+            precision=precision,
+            versions=_versions(),
+            threshold=f"{validation.threshold}: {_HOW_CHOSEN}",
         )
+        version = _export(recipe, scorer, found, out, record, validation, console, int8=int8)
+        folder.write_result(version, record, validation, history)
         return version
 
 
-def _train(
-    task: Task,
-    recipe: Recipe,
-    processes: Processes,
-    precision: Precision,
-    checkpoints: Checkpoints,
-    events: EventFile,
-    console: Console,
-) -> list[EpochReport]:
-    begun = checkpoints.begin_from["done"] if checkpoints.begin_from else 0
-    if begun:
-        console.print(f"going on from update {begun}, {checkpoints.file}")
-    events.show_tiles(task.draw(0, processes.share(recipe.batch))[0][:_SHOWN_EXAMPLES].numpy())
-    with ProgressBar(recipe, task.updates_per_epoch, begun, console) as bar:
-        return train(task, recipe, [bar, events], processes=processes, precision=precision, checkpoints=checkpoints)
+def make_examples(recipe: Recipe, micrographs: Mapping[str, Sequence[LabelledMicrograph]]) -> ExampleSource:
+    """The source of a recipe's examples.
+
+    Args:
+        recipe: all settings.
+        micrographs: of the parts training, selection and validation.
+
+    Raises:
+        FrazilError: the micrographs have too little room for the examples.
+    """
+    training, selection = micrographs["training"], micrographs["selection"]
+    match recipe.network, recipe.examples:
+        case FcnSettings(), Patches() as patches:
+            return PatchSource(recipe, patches, training, selection)
+        case MlpSettings(tile_px=tile_px) | CnnSettings(tile_px=tile_px), DrawnCrops() as crops:
+            return DrawnCropSource(recipe, tile_px, crops, training, selection)
+        case MlpSettings(tile_px=tile_px) | CnnSettings(tile_px=tile_px), CentredCrops() | JitteredCrops() as fixed:
+            return FixedCropSource(recipe, tile_px, fixed, training, micrographs["validation"])
+    raise SettingsError("expected a network with examples that it can learn from")
 
 
-def _score_and_export(
+def _score(
     recipe: Recipe,
     scorer: Scorer,
     found: TrainingData,
     out: Path,
-    run: dict[str, Any],
+    last_epoch: EpochReport,
     events: EventFile,
+    console: Console,
+) -> ValidationRecord:
+    """Choose the threshold, and score the validation micrographs at it, with the daemon's picker."""
+    with _draft_folder(out) as drafts:
+        # The picker needs a model to choose the threshold, and a model a threshold: this export has any.
+        contract = scorer.contract(recipe, threshold=0.5, training_set_sha256=found.sha256)
+        draft = load_model(export_version(scorer, contract, drafts), "cpu")
+        selected = pick_labelled(draft, _to_choose_on(found))
+        chosen = best_threshold(selected, {source.folder: source.weight for source in recipe.data})
+        paths = validation_paths(found.folder, recipe.data)
+        rows = score_table(draft, paths, threshold=chosen, name=out.name)
+        compared: list[ScoreRow] = []
+        if recipe.compare_threshold is not None:
+            compared = score_table(draft, paths, threshold=recipe.compare_threshold, name=out.name)
+    events.show_thresholds(_curve(selected))
+    show_table(rows, console)
+    if recipe.compare_threshold is not None:
+        console.print(f"at threshold {recipe.compare_threshold:g}:")
+        show_table(compared, console)
+    return ValidationRecord(
+        threshold=chosen,
+        rows=tuple(rows),
+        crop_accuracy=last_epoch.held_out,
+        compared_threshold=recipe.compare_threshold,
+        compared_rows=tuple(compared),
+    )
+
+
+def _export(
+    recipe: Recipe,
+    scorer: Scorer,
+    found: TrainingData,
+    out: Path,
+    record: RunRecord,
+    validation: ValidationRecord,
     console: Console,
     *,
     int8: bool,
-) -> tuple[Path, dict[str, Any]]:
-    # The threshold needs the picker, the picker a model: a first export stands in, with any threshold.
-    drafts = out.parent / f".{out.name}-draft"
-    try:
-        _, draft = _export(scorer, _contract(recipe, scorer, 0.5, found.sha256, {}), drafts, {}, {})
-        selected = pick_labelled(draft, _to_choose_on(found))
-        chosen = best_threshold(selected, {source.folder: source.weight for source in recipe.data})
-        validation = validation_paths(found.folder, recipe.data)
-        table = score_table(draft, validation, threshold=chosen, name=out.name)
-        compared = None
-        if recipe.compare_threshold is not None:
-            compared = score_table(draft, validation, threshold=recipe.compare_threshold, name=out.name)
-    finally:
-        shutil.rmtree(drafts, ignore_errors=True)
-    events.show_thresholds(_curve(selected))
-    show_table(table, console)
-    figures: dict[str, Any] = {
-        "threshold": chosen,
-        "rows": msgspec.to_builtins(table),
-        "crop_accuracy": run["last_epoch"]["held_out"],
-    }
-    if compared is not None:
-        console.print(f"at threshold {recipe.compare_threshold:g}:")
-        show_table(compared, console)
-        figures |= {"compared_threshold": recipe.compare_threshold, "compared_rows": msgspec.to_builtins(compared)}
-    run["threshold"] = (
-        f"{chosen}: highest F1 on selection and completely labelled training micrographs, averaged over sets by "
-        "weight; the middle one of those as good"
+) -> Path:
+    """Export the model, with an int8 twin if one is asked for and can be made."""
+    contract = scorer.contract(
+        recipe,
+        threshold=validation.threshold,
+        training_set_sha256=found.sha256,
+        f1={f"{row.folder}/*{row.labels}": round(row.half.micro.f1, 3) for row in validation.rows},
     )
-    brief = {f"{row.folder}/*{row.labels}": round(row.half.micro.f1, 3) for row in table}
-    contract = _contract(recipe, scorer, chosen, found.sha256, brief)
-    if int8 and (version := _export_with_twin(recipe, scorer, contract, found, out, run, figures, console)):
-        return version, figures
-    version, _ = _export(scorer, contract, out, run, figures)
-    return version, figures
+    if int8:
+        try:
+            with _draft_folder(out) as drafts:
+                draft = export_version(scorer, contract, drafts, run=record, validation=validation)
+                with console.status("making the int8 twin") as status:
+                    twin, content = make_twin(draft, load_twin_data(found.folder, recipe), status.update)
+                show_twin(twin, console)
+                return add_twin(draft, out, twin, content)
+        except OutputError:
+            raise
+        except FrazilError as error:  # without a twin the model is still worth its training
+            console.print(f"warning: no int8 twin: {error}", markup=False, highlight=False, soft_wrap=True)
+    return export_version(scorer, contract, out, run=record, validation=validation)
 
 
-def _export_with_twin(
-    recipe: Recipe,
-    scorer: Scorer,
-    contract: ModelContract,
-    found: TrainingData,
-    out: Path,
-    run: dict[str, Any],
-    figures: dict[str, Any],
-    console: Console,
-) -> Path | None:
-    """Export with an int8 twin, or with a card that says why there is none; None where no twin can be made."""
-    data = TwinData(
-        training=found.micrographs["training"],
-        selection=found.micrographs["selection"],
-        validation=validation_paths(found.folder, recipe.data),
-        seed=recipe.seed,
-    )
-    drafts = out.parent / f".{out.name}-draft"
+@contextlib.contextmanager
+def _draft_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder for versions of a model that are not kept."""
+    folder = out.parent / f".{out.name}-draft"
     try:
-        draft, _ = _export(scorer, contract, drafts, run, figures)
-        with console.status("making the int8 twin") as status:
-            twin, content = make_twin(draft, data, status.update)
-        show_twin(twin, console)
-        return add_twin(draft, out, twin, content)
-    except OutputError:
-        raise
-    except FrazilError as error:  # the training must not be lost for it
-        console.print(f"warning: no int8 twin: {error}", markup=False, highlight=False, soft_wrap=True)
-        return None
+        yield folder
     finally:
-        shutil.rmtree(drafts, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _provenance(
-    recipe: Recipe,
-    found: TrainingData,
-    task: Task,
-    history: list[EpochReport],
-    processes: Processes,
-    precision: Precision,
-) -> dict[str, Any]:
+def _versions() -> dict[str, str]:
     return {
-        "recipe": msgspec.to_builtins(recipe),
-        "data": {
-            part: [str(p.micrograph.relative_to(found.folder)) for p in paths] for part, paths in found.paths.items()
-        },
-        "learnt_from": dict(task.provenance),
-        "last_epoch": msgspec.to_builtins(history[-1]),
-        "device": processes.device.type,
-        "processes": processes.count,
-        "precision": msgspec.to_builtins(precision),
-        "versions": {
-            "frazil": frazil.__version__,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "onnxruntime": ort.__version__,
-            "numpy": np.__version__,
-        },
+        "frazil": frazil.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "onnxruntime": ort.__version__,
+        "numpy": np.__version__,
     }
 
 
 def _to_choose_on(found: TrainingData) -> list[LabelledPaths]:
-    """The micrographs that choose the threshold.
+    """The micrographs that choose the threshold: of the selection, and of the training those with complete labels.
 
-    A handful held out is too few: their best thresholds differ more among each other than those of micrographs trained
-    on differ from those of others. Where labels are incomplete, true picks count as false, and the threshold gets high.
+    A handful of selection micrographs is too few: their best thresholds differ more from each other than those of
+    training micrographs from those of others. Incomplete labels would count true picks as false, and so give a higher
+    threshold.
     """
     complete = [one for one in found.paths["training"] if one.source.labels_are_complete(one.micrograph.stem)]
     return [one for one in (*found.paths["selection"], *complete) if one.source.chooses_threshold]
 
 
 def _curve(selected: list[ScoredMicrograph]) -> dict[float, dict[str, float]]:
-    """Precision, recall and F1 on the micrographs that choose the threshold."""
+    """Precision, recall and F1 by threshold."""
     tallies = {threshold: tally_at(selected, threshold) for threshold in _CURVE_THRESHOLDS}
     return {
         threshold: {"precision": tally.precision, "recall": tally.recall, "f1": tally.f1}
@@ -269,33 +293,8 @@ def _curve(selected: list[ScoredMicrograph]) -> dict[float, dict[str, float]]:
     }
 
 
-def _contract(
-    recipe: Recipe, scorer: Scorer, threshold: float, sha256: str, validation: dict[str, float]
-) -> ModelContract:
-    return ModelContract(
-        architecture=str(recipe.network.__struct_config__.tag),
-        tile_px=scorer.tile_px,
-        grid=scorer.grid,
-        step_px=scorer.step_px,
-        offset_px=scorer.offset_px,
-        diameter_px=recipe.diameter_px,
-        normalisation=recipe.normalisation,
-        contrast="dark",
-        threshold=threshold,
-        training_set_sha256=sha256,
-        validation=msgspec.json.encode({"f1_within_half_a_diameter": validation}).decode(),
-    )
-
-
-def _export(
-    scorer: Scorer, contract: ModelContract, out: Path, run: dict[str, Any], validation: dict[str, Any]
-) -> tuple[Path, Model]:
-    version = export_version(scorer.network, contract, scorer.check_tiles, out, run=run, validation=validation)
-    return version, load_model(version, "cpu")
-
-
 def _check_writable(out: Path) -> None:
-    """Find out before the training, not after it, that its model has nowhere to go."""
+    """Refuse a folder that cannot be written before the training rather than after it."""
     nearest = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
         raise OutputError(f"{out}: expected a folder that can be written, found {nearest} in the way")

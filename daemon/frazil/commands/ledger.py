@@ -16,6 +16,7 @@ import typer
 from frazil.errors import FrazilError, printable
 
 if TYPE_CHECKING:
+    from frazil.health.state import DaemonState
     from frazil.session.outbox.daemon_info import DaemonInfo
     from frazil.session.outbox.ledger import LedgerReader, MicrographRecord
 
@@ -62,6 +63,7 @@ def status(
     """Show the daemon's present work, and the number of micrographs in each state. The daemon need not run."""
     import msgspec
 
+    from frazil.health.state import DaemonState
     from frazil.page.troubles import find_troubles, gather_facts
     from frazil.session.outbox.daemon_info import DaemonInfo
     from frazil.session.outbox.ledger import DAEMON_KEY, TUNED_KEY
@@ -76,33 +78,35 @@ def status(
         from frazil.session.retune import Tuned  # here, since it imports all of picking, which takes time
 
         tuned = Tuned.decode(remembered)
-    now = info.ask() if info else None
-    troubles = find_troubles(now or {}, facts, time.time())
+    state = info.ask() if info else None
+    troubles = find_troubles(state or DaemonState(), facts, time.time())
     if as_json:
         typer.echo(
             msgspec.json.encode(
                 {
-                    "running": now is not None,
+                    "running": state is not None,
                     "daemon": info,
                     "micrographs": counts,
                     "last_picked": last,
                     "tuned": tuned,
                     "troubles": troubles,
                     "inventory": facts.inventory,
-                    "metrics": now,
+                    "metrics": info.samples() if info and state else None,
                 }
             )
         )
         return
-    typer.echo(_describe_daemon(info, now))
+    typer.echo(_describe_daemon(info, state))
     for trouble in troubles:
         word = "TROUBLE" if trouble.level == "fault" else "look"
         typer.echo(f"{word}: {printable(trouble.says)}. {printable(trouble.todo)}")
-    if now is not None:
+    if state is not None and state.session is None:
+        typer.echo("now: not known, since this daemon is of an earlier version; a restart makes it this one")
+    elif state is not None and state.session is not None:
         if not troubles:
             typer.echo("nothing needs you" + (f" but {facts.failed} that could not be picked" if facts.failed else ""))
-        queues = ", ".join(f"{now.get(f'frazil_queue_depth{{queue={q}}}', 0):.0f} {says}" for q, says in _QUEUES)
-        typer.echo(f"now: {queues}")
+        queues = state.session.queues
+        typer.echo("now: " + ", ".join(f"{queues[queue]} {says}" for queue, says in _QUEUES))
     typer.echo("micrographs: " + (", ".join(f"{counts[s]} {s}" for s in StateName if counts.get(s)) or "none"))
     if facts.inventory.passed_over:
         typer.echo(f"passed over: {facts.inventory.describe_passed_over()}")
@@ -333,10 +337,10 @@ def _open(where: Path) -> LedgerReader:
     return LedgerReader(ledger_file(where))
 
 
-def _describe_daemon(info: DaemonInfo | None, now: dict[str, float] | None) -> str:
+def _describe_daemon(info: DaemonInfo | None, state: DaemonState | None) -> str:
     if info is None:
         return "no daemon has used this ledger yet"
-    if now is not None:
+    if state is not None:
         return (
             f"running since {_when(info.started_at)} (process {info.pid}): watching {info.watch}, "
             f"{info.model} on {info.provider} in {info.precision}, "

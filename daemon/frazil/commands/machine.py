@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from frazil.errors import FrazilError, SettingsError
-from frazil.settings import Device, Precision
+from frazil.model import Device, Precision
 
 __all__ = ["bench", "check_settings", "doctor", "install_service", "selftest"]
 
@@ -153,7 +153,7 @@ def bench(
         facts = {
             "model": measured.name,
             "provider": measured.provider,
-            "precision": measured.precision,
+            "precision": measured.computes_in,
             "preparation": measured.prepared,
             "rounds": rounds,
             "seconds": medians,
@@ -164,7 +164,7 @@ def bench(
         }
         typer.echo(msgspec.json.encode(facts))
     else:
-        where = f"{measured.provider} in {measured.precision}"
+        where = f"{measured.provider} in {measured.computes_in}"
         typer.echo(f"{measured.name} on {where}, {measured.prepared}; medians of {rounds} rounds")
         for name, seconds in medians.items():
             least, most = min(measured.seconds[name]), max(measured.seconds[name])

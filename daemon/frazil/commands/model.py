@@ -10,8 +10,7 @@ import typer
 from frazil.errors import FrazilError, ModelError, error_line
 
 if TYPE_CHECKING:
-    from frazil.models import ModelFolder, Standing
-    from frazil.picking import Twin
+    from frazil.model import ModelFolder, ServingRecord, Twin
 
 __all__ = ["models_app"]
 
@@ -44,7 +43,7 @@ def list_models(
     from rich.console import Console
     from rich.table import Table
 
-    from frazil.models import find_model_folders
+    from frazil.model import find_model_folders
 
     table = Table("model", "version", "kind", "threshold", "sha256", "int8", "state")
     notes = []
@@ -75,8 +74,7 @@ def show(model: _Model, out: _Out) -> None:
     """Show the contracts of a model's versions, and the versions that daemons serve or have refused."""
     import dataclasses
 
-    from frazil.models import ModelFolder
-    from frazil.picking import read_contract
+    from frazil.model import ModelFolder, read_contract
 
     folder = ModelFolder(model)
     current = _current(folder)
@@ -99,13 +97,13 @@ def show(model: _Model, out: _Out) -> None:
 @models_app.command()
 def verify(model: _Model) -> None:
     """Check every version of a model, or one by its folder or file, as a daemon does before it serves."""
-    from frazil.models import ModelFolder, prove_model
+    from frazil.model import ModelFolder, check_in_sandbox
 
     versions = [model] if model.is_file() or model.name.isdecimal() else _version_folders(ModelFolder(model))
     unfit = 0
     for path in versions:
         try:
-            sha256 = prove_model(path).sha256
+            sha256 = check_in_sandbox(path).sha256
         except ModelError as error:
             unfit += 1
             typer.echo(error_line(f"{path}", error), err=True)
@@ -121,11 +119,11 @@ def verify(model: _Model) -> None:
 @models_app.command()
 def promote(model: _Model, version: Annotated[int, typer.Argument(metavar="VERSION", min=1)]) -> None:
     """Check a version, and promote it to be the serving one. Running daemons swap without a gap."""
-    from frazil.models import ModelFolder, prove_model
+    from frazil.model import ModelFolder, check_in_sandbox
 
     folder = ModelFolder(model)
     if version in folder.versions():
-        prove_model(folder.path / str(version))
+        check_in_sandbox(folder.path / str(version))
     folder.promote(version)
     typer.echo(f"{model}: version {version} is promoted")
 
@@ -133,7 +131,7 @@ def promote(model: _Model, version: Annotated[int, typer.Argument(metavar="VERSI
 @models_app.command()
 def rollback(model: _Model) -> None:
     """Promote the version that served before."""
-    from frazil.models import ModelFolder
+    from frazil.model import ModelFolder
 
     typer.echo(f"{model}: rolled back to version {ModelFolder(model).rollback()}")
 
@@ -145,7 +143,7 @@ def prune(
     out: _Out,
 ) -> None:
     """Remove old versions. The promoted one, the one to roll back to and those that daemons serve are kept."""
-    from frazil.models import ModelFolder
+    from frazil.model import ModelFolder
 
     folder = ModelFolder(model)
     removed = folder.prune(keep, [standing.version for standing in _standings(folder, out)])
@@ -154,8 +152,7 @@ def prune(
 
 def _verify_twin(path: Path) -> bool:
     """Check the int8 twin of a model, if it has one; return whether no fault was found."""
-    from frazil.models import prove_model
-    from frazil.picking import has_twin, int8_instructions
+    from frazil.model import check_in_sandbox, has_twin, int8_instructions
 
     twin = _read_twin(path)
     if not has_twin(path) and not (twin and twin.admitted):
@@ -164,7 +161,7 @@ def _verify_twin(path: Path) -> bool:
         typer.echo(f"{path}: its int8 twin was not checked: this processor has no instructions for it")
         return True
     try:
-        prove_model(path, precision="int8")
+        check_in_sandbox(path, precision="int8")
     except ModelError as error:
         typer.echo(error_line(f"{path}", error), err=True)
         return False
@@ -174,7 +171,7 @@ def _verify_twin(path: Path) -> bool:
 
 def _read_twin(path: Path) -> Twin | None:
     """The int8 twin in a model's card; None if there is none, or the card cannot be read."""
-    from frazil.picking import CARD_NAME, locate_model, read_card
+    from frazil.model import CARD_NAME, locate_model, read_card
 
     try:
         return read_card(locate_model(path)[0].parent / CARD_NAME).int8
@@ -185,12 +182,12 @@ def _read_twin(path: Path) -> Twin | None:
 def _describe_twin(twin: Twin | None) -> str:
     if twin is None:
         return "none"
-    fall = f"F1 lower by {max(0.0, twin.largest_fall):.4f} at most"
+    fall = f"F1 lower by {max(0.0, twin.largest_f1_drop):.4f} at most"
     return f"sha256 {twin.sha256[:12]}, {fall}" if twin.admitted else f"refused, {fall}"
 
 
 def _current(folder: ModelFolder) -> list[int]:
-    from frazil.picking import read_current
+    from frazil.model import read_current
 
     try:
         return read_current(folder.path)
@@ -207,7 +204,7 @@ def _version_folders(folder: ModelFolder) -> list[Path]:
 
 def _describe(version: Path) -> tuple[str, str, str]:
     """Kind, threshold and sha256 of a version, from its files; "unfit" and the reason if these are faulty."""
-    from frazil.picking import identify_model, read_contract
+    from frazil.model import identify_model, read_contract
 
     try:
         contract, identity = read_contract(version), identify_model(version)
@@ -216,16 +213,16 @@ def _describe(version: Path) -> tuple[str, str, str]:
     return contract.architecture, f"{contract.threshold:g}", identity.sha256
 
 
-def _standings(folder: ModelFolder, out: list[Path]) -> list[Standing]:
-    from frazil.models import read_standings
+def _standings(folder: ModelFolder, out: list[Path]) -> list[ServingRecord]:
+    from frazil.model import read_serving_records
 
-    found = read_standings(folder.path)
+    found = read_serving_records(folder.path)
     for directory in out:
-        found += [s for s in read_standings(directory) if Path(s.folder) == folder.path.resolve()]
+        found += [s for s in read_serving_records(directory) if Path(s.folder) == folder.path.resolve()]
     return found
 
 
-def _notes(version: int, standings: list[Standing]) -> list[str]:
+def _notes(version: int, standings: list[ServingRecord]) -> list[str]:
     """The state of a version at each daemon that serves or has refused it, in one line each."""
     notes = []
     for standing in standings:

@@ -1,6 +1,6 @@
-"""Resources: room on the disks and in the GPUs' memory, measured now and then and shown.
+"""Resources: room on the disks and in the GPUs' memory, measured now and then.
 
-In a thread of its own: a mount that hangs must hold up neither picking nor the metrics.
+In a thread of its own: a mount that hangs must hold up neither picking nor whoever asks.
 """
 
 from __future__ import annotations
@@ -8,15 +8,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
-import math
 import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from frazil.health.resource_metrics import ResourceMetrics
+from frazil.health.state import Disk, Gpu
 
-__all__ = ["Resources", "count_nvidia_gpus", "read_gpu_memory"]
+__all__ = ["Resources", "count_nvidia_gpus", "give_back_large_blocks", "read_gpu_memory"]
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +26,20 @@ _DISPLAY = 0x03
 
 
 class Resources:
-    """Shows how much room there is.
+    """Measures how much room there is.
 
     Args:
-        metrics: shows it.
-        disks: a directory on each disk, by the name that it goes by in the metrics.
+        disks: a directory on each disk, by the name that the disk goes by.
+
+    Attributes:
+        disks: by name, once measured.
+        gpus: by index.
     """
 
-    def __init__(self, metrics: ResourceMetrics, disks: Mapping[str, Path]) -> None:
-        self._metrics = metrics
-        self._disks = disks
+    def __init__(self, disks: Mapping[str, Path]) -> None:
+        self._directories = disks
+        self.disks: dict[str, Disk] = {}
+        self.gpus: dict[int, Gpu] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="frazil-resources", daemon=True)
 
@@ -51,11 +54,10 @@ class Resources:
 
     def measure(self) -> None:
         """Measure once."""
-        for name, directory in self._disks.items():
-            self._measure_disk(name, directory)
-        for gpu, (used, total) in read_gpu_memory().items():
-            self._metrics.gpu_memory_used.labels(gpu=str(gpu)).set(used)
-            self._metrics.gpu_memory.labels(gpu=str(gpu)).set(total)
+        for name, directory in self._directories.items():
+            # A new one each time: whoever reads the old one meanwhile finds it whole.
+            self.disks = {**self.disks, name: _measure(directory)}
+        self.gpus = {gpu: Gpu(used_bytes=used, bytes=total) for gpu, (used, total) in read_gpu_memory().items()}
 
     def _run(self) -> None:
         while True:
@@ -63,19 +65,18 @@ class Resources:
             if self._stop.wait(_EVERY_SECONDS):
                 return
 
-    def _measure_disk(self, name: str, directory: Path) -> None:
-        metrics = self._metrics
-        try:
-            found = os.statvfs(directory)
-        except OSError:  # whoever writes there says what is the matter
-            free = size = inodes = math.nan
-        else:
-            free, size = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-            # Some file systems make inodes as they need them, and then count none.
-            inodes = found.f_favail / found.f_files if found.f_files else 1.0
-        metrics.disk_free.labels(disk=name).set(free)
-        metrics.disk_size.labels(disk=name).set(size)
-        metrics.disk_free_inodes.labels(disk=name).set(inodes)
+
+def _measure(directory: Path) -> Disk:
+    try:
+        found = os.statvfs(directory)
+    except OSError:  # whoever writes there says what is the matter
+        return Disk()
+    return Disk(
+        free_bytes=found.f_bavail * found.f_frsize,
+        size_bytes=found.f_blocks * found.f_frsize,
+        # Some file systems make inodes as they need them, and then count none.
+        free_inodes=found.f_favail / found.f_files if found.f_files else 1.0,
+    )
 
 
 def count_nvidia_gpus(bus: Path = Path("/sys/bus/pci/devices")) -> int:
@@ -118,3 +119,18 @@ def read_gpu_memory(library: str = "libnvidia-ml.so.1") -> dict[int, tuple[int, 
                 found[index] = (memory.used, memory.total)
     nvml.nvmlShutdown()
     return found
+
+
+_M_MMAP_THRESHOLD = -3
+"""As in malloc.h of glibc."""
+_LARGE_BYTES = 1 << 20
+
+
+def give_back_large_blocks() -> None:
+    """Have glibc take every block of 1 MiB or more from the system by itself, and give it back when it is freed.
+
+    Left alone, glibc raises that bound to the size of a picture, and keeps pictures beside small blocks: one of
+    these that stays keeps tens of megabytes of nothing in memory for good. Elsewhere than on glibc it does nothing.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)

@@ -16,18 +16,10 @@ import cv2
 import numpy as np
 
 from frazil.machine.pick_comparison import PickComparison, compare_picks, pick_on_cpu
-from frazil.picking import (
-    Micrograph,
-    Picker,
-    PickingSettings,
-    Picks,
-    PixelMemory,
-    Preparation,
-    available_cores,
-    load_model,
-    read_micrograph,
-)
-from frazil.settings import Device, Precision
+from frazil.model import Device, Precision, available_cores, load_model
+from frazil.picking import Micrograph, Picker, PickingSettings, Picks, PixelMemory, PreparationOnDevice
+from frazil.picking.device import Preparation
+from frazil.reading import read_and_rescale
 
 __all__ = ["STAGES", "Bench"]
 
@@ -73,17 +65,18 @@ class Bench:
     def __post_init__(self) -> None:
         threads = self.threads or available_cores()
         cv2.setNumThreads(threads)
-        loaded = load_model(self.model, self.device, threads, precision=self.precision, preparation=self.preparation)
+        loaded = load_model(self.model, self.device, threads, precision=self.precision)
         loaded.warm_up()
-        self._picker = Picker(loaded, self.settings)
-        self.name, self.provider, self.precision = loaded.identity.short, loaded.provider, loaded.precision
+        self._device = PreparationOnDevice(loaded, self.preparation)
+        self._picker = Picker(loaded, self.settings, device=self._device)
+        self.name, self.provider, self.computes_in = loaded.identity.short, loaded.provider, loaded.precision
         self._picks: Picks | None = None
         self._memory = PixelMemory()
 
     @property
     def prepared(self) -> str:
         """The device on which pictures are prepared, in a few words."""
-        return self._picker.model.preparation
+        return self._device.describe()
 
     def rounds(self, count: int) -> Iterator[int]:
         """Measure; yield the number of each round when it is done."""
@@ -95,8 +88,8 @@ class Bench:
             largest = model.largest_batch(tiling.tile_shape)
             ready = [np.array(tiles) for tiles in tiling.batches(picture.pixels, largest)]
         bare: list[Callable[[], object]] = [partial(model.score, tiles) for tiles in ready]
-        if model.accelerator is not None:
-            bare = [model.accelerator.bare(tiles) for tiles in ready]
+        if (accelerator := self._device.accelerator) is not None:
+            bare = [accelerator.bare(tiles) for tiles in ready]
         for number in range(1, count + 1):
             self._time("bytes", self.micrograph.read_bytes)
             self._time("session", lambda: [score() for score in bare])
@@ -144,13 +137,13 @@ class Bench:
         """
         model = self._picker.model
         all_on_cpu = model.placement.on_cpu == sum(model.placement.nodes.values())
-        if self._picks is None or (model.accelerator is None and all_on_cpu):
+        if self._picks is None or (self._device.accelerator is None and all_on_cpu):
             return None
         return compare_picks(self._picks, pick_on_cpu(self.micrograph, self.model, self.settings, self.threads))
 
     def _read(self) -> Micrograph:
         """Read the micrograph as the daemon does: into memory used before, and rescaled meanwhile."""
-        return read_micrograph(self.micrograph, as_stored=True, memory=self._memory, rescaling=self._picker.rescaling)
+        return read_and_rescale(self.micrograph, self._picker.rescaling, memory=self._memory)
 
     def _time(self, name: str, step: Callable[[], T]) -> T:
         started = time.perf_counter()

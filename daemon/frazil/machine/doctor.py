@@ -17,13 +17,12 @@ import frazil
 from frazil.addresses import replay_address
 from frazil.errors import FrazilError, ModelError, SettingsError
 from frazil.machine.places import DoctorResult, Level, examine_ledger, examine_output, examine_watched
-from frazil.models import prove_model
-from frazil.picking import load_model
-from frazil.picking.onnx_runtime import ort
-from frazil.picking.provider import available_cores, cuda_problem
+from frazil.model import Precision, check_in_sandbox, load_model
+from frazil.model.runtime import available_cores, cuda_problem, ort
+from frazil.picking import PreparationOnDevice
 from frazil.session.outbox.daemon_info import DaemonInfo
 from frazil.session.outbox.ledger import DAEMON_KEY, LedgerReader
-from frazil.settings import Precision, ServeSettings, default_model_path
+from frazil.settings import ServeSettings, default_model_path
 
 __all__ = ["DoctorResult", "examine"]
 
@@ -162,7 +161,7 @@ def _bind_problem(host: str, port: int) -> str | None:
 def _precision_problem(model: Path) -> str | None:
     """The fault of the int8 twin of a model; None if it has passed its check."""
     try:
-        prove_model(model, precision="int8")
+        check_in_sandbox(model, precision="int8")
     except ModelError as error:
         return str(error)
     return None
@@ -181,10 +180,11 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[DoctorResult]:
         do = "the driver does not answer although there is a GPU: see nvidia-smi" if has_nodes else ""
         yield DoctorResult(check="gpu", level=lost, says=f"none can be used: {no_gpu}", do=do)
     try:
-        sha256 = prove_model(model).sha256
+        sha256 = check_in_sandbox(model).sha256
         precision_problem = _precision_problem(model) if precision == "int8" else None
         wanted: Precision = "float32" if precision_problem else precision
         loaded = load_model(model, device, settings.threads if settings else None, precision=wanted)
+        preparation = PreparationOnDevice(loaded)
         where = loaded.placement.describe(loaded.warm_up())
     except ModelError as error:
         yield DoctorResult(
@@ -201,7 +201,7 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[DoctorResult]:
             "warning",
             "there is a GPU and the model does not use it: CUDA's libraries may be missing; pip install 'frazil[cuda]'",
         )
-    elif loaded.preparation_problem is not None:
+    elif preparation.problem is not None:
         level, do = "warning", "the model runs on the GPU and picks are right, only slower: frazil bench measures it"
     precision_problem = precision_problem or loaded.precision_problem
     if precision_problem:
@@ -215,6 +215,6 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[DoctorResult]:
     yield DoctorResult(
         check="model",
         level=level,
-        says=f"{says}: {where}, {loaded.preparation}",
+        says=f"{says}: {where}, {preparation.describe()}",
         do=do,
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from frazil.errors import FrazilError
-from frazil.picking import Picker, PickingSettings, Picks, load_model, match_picks, read_micrograph
+from frazil.model import load_model
+from frazil.picking import Picker, PickingSettings, Picks, match_picks, read_micrograph
 
 __all__ = ["PickComparison", "compare_picks", "pick_on_cpu"]
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frazil.errors import FrazilError
-from frazil.picking import Picker, PickingSettings, load_model, match_picks, read_micrograph, read_star
-from frazil.settings import Device, ServeSettings, default_model_path
+from frazil.model import Device, load_model
+from frazil.picking import Picker, PickingSettings, PreparationOnDevice, match_picks, read_micrograph, read_star
+from frazil.settings import ServeSettings, default_model_path
 
 __all__ = ["KNOWN_DIAMETER_ANGSTROM", "KNOWN_MICROGRAPH", "Outcome", "run_selftest"]
 
@@ -84,10 +85,12 @@ def run_selftest(settings: ServeSettings | None = None, *, model: Path | None = 
         require_gpu=settings is not None and settings.require_gpu,
         precision=settings.precision if settings else "float32",
     )
+    device_preparation = PreparationOnDevice(loaded)
     loaded.warm_up()
     ready = time.perf_counter()
     micrograph = read_micrograph(KNOWN_MICROGRAPH)
-    picks = Picker(loaded, PickingSettings(diameter_angstrom=KNOWN_DIAMETER_ANGSTROM)).pick(micrograph)
+    picking = PickingSettings(diameter_angstrom=KNOWN_DIAMETER_ANGSTROM)
+    picks = Picker(loaded, picking, device=device_preparation).pick(micrograph)
     done = time.perf_counter()
     truth = read_star(_KNOWN / "truth.star")
     pixel_size = micrograph.resolve_pixel_size(None)

@@ -1,6 +1,6 @@
 """The page: what the operator looks at, at the HTTP address, with /metrics, /healthz and /readyz beside it.
 
-It reads the ledger through a connection of its own and the metrics' registry, and nothing of the daemon waits for it.
+It reads the ledger through a connection of its own and the daemon's state, and nothing of the daemon waits for it.
 
 - `Application` answers requests.
 - `PageServer` serves it from a thread with an event loop of its own.

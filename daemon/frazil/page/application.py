@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
+from frazil.health.state import DaemonState
 from frazil.page.answers import REFUSALS
 from frazil.page.files import file_routes
 from frazil.page.gate import Gate, HostNames, Token
@@ -33,10 +34,9 @@ class Application:
 
     Args:
         registry: of the metrics.
+        state: what the daemon is doing now; answers at once.
         ledger: its file; it need not be there as yet.
         read: reads a micrograph, within limits of memory and time.
-        unwell: why the daemon is not alive, in a few words; empty where it is.
-        unready: why it is not ready to pick; likewise.
         names: of this machine besides its own.
         token_file: holds the token with which settings may be changed.
 
@@ -50,23 +50,22 @@ class Application:
     def __init__(
         self,
         registry: CollectorRegistry,
+        state: Callable[[], DaemonState],
         ledger: Path,
         read: Callable[[Path], Micrograph],
         *,
-        unwell: Callable[[], str],
-        unready: Callable[[], str],
         names: list[str],
         token_file: Path,
     ) -> None:
         self._session = Session(ledger)
         self._worker = Worker("frazil-page-ledger", _LEDGER_CALLS)
-        self._overview = Overview(self._session, self._worker, registry, unready, token_file)
+        self._overview = Overview(self._session, self._worker, state, token_file)
         self._results = Results(self._session, self._worker, read)
         tuning = TuningDesk(self._session, self._worker, ledger)
         self._loop: asyncio.AbstractEventLoop | None = None
         # Of its own: Prometheus must get an answer though the ledger gives none.
         self._collector = Worker("frazil-page-metrics", _SCRAPES)
-        probes = Probes(registry, unwell, unready, self._collector)
+        probes = Probes(registry, state, self._collector)
         self.app = Starlette(
             routes=[*file_routes(), *probes.routes, *self._overview.routes, *self._results.routes, *tuning.routes],
             middleware=[Middleware(Gate, names=HostNames(names), token=Token(token_file))],

@@ -9,16 +9,15 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import msgspec
-from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 import frazil
 from frazil.errors import OutputError
+from frazil.health.state import DaemonState, SessionState
 from frazil.page.answers import json_answer
 from frazil.page.live import Live
-from frazil.page.probes import read_samples
 from frazil.page.series import Series
 from frazil.page.session import Session, Standing, rate_per_minute
 from frazil.page.troubles import Facts, Trouble, find_troubles
@@ -30,7 +29,6 @@ _LATEST = 9
 _MOST_BROWSERS = 400
 _SERIES_SECONDS = 0.2
 _JUDGED_SECONDS = 60.0
-_QUEUES = ("incomplete", "read", "pick", "write")
 
 
 class Now(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,8 +59,7 @@ class Overview:
     Args:
         session: the ledger; used in the worker alone.
         worker: asks it.
-        registry: of the metrics.
-        unready: why the daemon is not ready to pick; empty where it is.
+        state: what the daemon is doing now.
         token_file: holds the token with which settings may be changed.
 
     Attributes:
@@ -73,15 +70,13 @@ class Overview:
         self,
         session: Session,
         worker: Worker,
-        registry: CollectorRegistry,
-        unready: Callable[[], str],
+        state: Callable[[], DaemonState],
         token_file: Path,
     ) -> None:
         self._token_file = token_file
         self._session = session
         self._worker = worker
-        self._registry = registry
-        self._unready = unready
+        self._state = state
         self._standing: tuple[tuple[int, int], tuple[Standing, Facts]] | None = None
         self._series = Series()
         self._plot: tuple[int, bytes] | None = None
@@ -101,8 +96,7 @@ class Overview:
         return await self._worker.run(lambda: msgspec.json.encode(self._look()))
 
     def _look(self) -> Now:
-        now = time.time()
-        samples = read_samples(self._registry)
+        now, state = time.time(), self._state()
         standing, facts = None, None
         with contextlib.suppress(OutputError):
             standing, facts = self._current_standing()
@@ -110,13 +104,13 @@ class Overview:
         return Now(
             version=frazil.__version__,
             host=socket.gethostname(),
-            unready=self._unready(),
+            unready=state.unready,
             model=daemon.model if daemon else "",
             provider=daemon.provider if daemon else "",
             precision=daemon.precision if daemon else "",
-            queues={queue: int(samples.get(f"frazil_queue_depth{{queue={queue}}}", 0)) for queue in _QUEUES},
+            queues=(state.session or SessionState()).queues,
             rate_per_minute=round(rate_per_minute(standing.picked_at, now), 1) if standing else 0.0,
-            troubles=find_troubles(samples, facts, now),
+            troubles=find_troubles(state, facts, now),
             token_file=str(self._token_file),
             standing=standing,
         )

@@ -1,18 +1,24 @@
-"""What programs ask for: /metrics for Prometheus, /healthz and /readyz for whatever keeps the daemon running."""
+"""What programs ask for: /metrics for Prometheus, /healthz and /readyz for whatever keeps the daemon running.
+
+And /api/state for ``frazil status``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from frazil.health.state import DaemonState
+from frazil.page.answers import json_answer
 from frazil.page.worker import Worker
 
-__all__ = ["Probes", "read_samples"]
+__all__ = ["Probes"]
 
 
 class Probes:
@@ -20,22 +26,19 @@ class Probes:
 
     Args:
         registry: of the metrics.
-        unwell: why the daemon is not alive, in a few words; empty where it is.
-        unready: why it is not ready to pick; likewise.
+        state: what the daemon is doing now; answers at once.
         worker: collects the metrics.
     """
 
-    def __init__(
-        self, registry: CollectorRegistry, unwell: Callable[[], str], unready: Callable[[], str], worker: Worker
-    ) -> None:
+    def __init__(self, registry: CollectorRegistry, state: Callable[[], DaemonState], worker: Worker) -> None:
         self._registry = registry
-        self._unwell = unwell
-        self._unready = unready
+        self._state = state
         self._worker = worker
         self.routes = [
             Route("/metrics", self._metrics),
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
+            Route("/api/state", self._tell_state),
         ]
 
     async def _metrics(self, request: Request) -> Response:
@@ -43,20 +46,14 @@ class Probes:
         return Response(await self._worker.run(lambda: encode(self._registry)), headers={"content-type": kind})
 
     async def _healthz(self, _: Request) -> Response:
-        return _verdict(self._unwell())
+        return _verdict(self._state().unwell)
 
     async def _readyz(self, _: Request) -> Response:
-        return _verdict(self._unwell() or self._unready())
+        state = self._state()
+        return _verdict(state.unwell or state.unready)
 
-
-def read_samples(registry: CollectorRegistry) -> dict[str, float]:
-    """The metrics now, as ``name{label=value}``."""
-    samples = {}
-    for family in registry.collect():
-        for sample in family.samples:
-            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
-            samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
-    return samples
+    async def _tell_state(self, _: Request) -> Response:
+        return json_answer(msgspec.json.encode(self._state()))
 
 
 def _verdict(trouble: str) -> Response:

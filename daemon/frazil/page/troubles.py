@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from frazil.documents import ModelDocument
+from frazil.health.state import DaemonState, Doubt, IntakeState, SessionState
 from frazil.session.intake.passed_over import Inventory
 from frazil.session.outbox.ledger import DRIFT_KEY, INVENTORY_KEY, LedgerReader
 from frazil.session.pick.drift import Drift
@@ -35,13 +36,14 @@ FREE_SHARE = 0.05
 
 _LATEST = 9
 
+_DISKS = {"out": "results", "ledger": "ledger"}
 _DRIFTS = {
     ("picks", "down"): ("FrazilPicksCollapsed", "Fewer picks per micrograph than when the session began"),
     ("picks", "up"): ("FrazilPicksRisen", "More picks per micrograph than when the session began"),
     ("score", "down"): ("FrazilScoresDrifted", "Lower scores than when the session began"),
     ("score", "up"): ("FrazilScoresDrifted", "Higher scores than when the session began"),
 }
-_DOUBTS = {
+_DOUBTS: dict[Doubt, tuple[str, str]] = {
     "blank": (
         "Much of the newest micrograph holds no data",
         "Nothing is picked there. Padding, a mask or film? Else see to the beam, the beam stop and the aperture.",
@@ -134,52 +136,49 @@ def gather_facts(reader: LedgerReader, counts: Mapping[str, int], now: float) ->
     )
 
 
-def find_troubles(samples: Mapping[str, float], facts: Facts | None, now: float) -> list[Trouble]:
+def find_troubles(state: DaemonState, facts: Facts | None, now: float) -> list[Trouble]:
     """What is wrong now, worst first.
 
     Args:
-        samples: the daemon's metrics, as ``name{label=value}``; none while it does not run.
+        state: of the daemon; without a session while it does not run.
         facts: what the ledger says; None where it cannot be read.
         now: in seconds of Unix time.
     """
-    troubles = [*_of_the_machine(samples)]
+    session = state.session
+    troubles = [*_of_the_machine(state, session or SessionState())]
     if facts is None:
         troubles.append(Trouble(level="fault", says="The ledger cannot be read", todo="Look at the log."))
     else:
-        troubles += [*_of_the_session(samples, facts, now), *_of_the_picks(facts), *_of_the_model(facts)]
-        troubles += _of_the_settings(samples)
+        troubles += [*_of_the_session(session, facts, now), *_of_the_picks(facts), *_of_the_model(facts)]
+        troubles += _of_the_settings(session or SessionState())
     return sorted(troubles, key=lambda trouble: trouble.level != "fault")
 
 
-def _of_the_machine(samples: Mapping[str, float]) -> Iterable[Trouble]:
-    if samples.get("frazil_watch_fault"):
+def _of_the_machine(state: DaemonState, session: SessionState) -> Iterable[Trouble]:
+    if session.watch.fault:
         yield Trouble(
             level="fault",
             says="The watched directory cannot be seen",
             todo="Look whether its mount is there. Picking goes on by itself.",
             alert="FrazilWatchFault",
         )
-    if samples.get("frazil_output_blocked"):
+    if session.blocked:
         yield Trouble(
             level="fault",
             says="Results cannot be written, and picking waits",
             todo="Make room on the disk of the output directory, or mend its permissions. Picking goes on by itself.",
             alert="FrazilOutputBlocked",
         )
-    for disk in ("out", "ledger"):
-        size = samples.get(f"frazil_disk_size_bytes{{disk={disk}}}", 0.0)
-        free = samples.get(f"frazil_disk_free_bytes{{disk={disk}}}", 0.0)
-        inodes = samples.get(f"frazil_disk_free_inodes_ratio{{disk={disk}}}", 1.0)
-        share = min(free / size if size else 1.0, inodes)  # NaN, while it cannot be seen, is never less
-        if share < FREE_SHARE:
+    for name, disk in session.disks.items():
+        if disk.free < FREE_SHARE:
             yield Trouble(
                 level="warning",
-                says=f"The disk of the {'results' if disk == 'out' else 'ledger'} is nearly full: {share:.0%} is free",
+                says=f"The disk of the {_DISKS.get(name, name)} is nearly full: {disk.free:.0%} is free",
                 todo="Make room: when it is full, picking waits.",
                 alert="FrazilDiskNearlyFull",
             )
-            return
-    if samples.get("frazil_model_on_cpu") and samples.get("frazil_gpu_expected"):
+            break
+    if state.gpu_expected and state.model is not None and state.model.on_cpu:
         yield Trouble(
             level="warning",
             says="The model runs on the CPU, though there is a GPU",
@@ -188,7 +187,7 @@ def _of_the_machine(samples: Mapping[str, float]) -> Iterable[Trouble]:
         )
 
 
-def _of_the_session(samples: Mapping[str, float], facts: Facts, now: float) -> Iterable[Trouble]:
+def _of_the_session(session: SessionState | None, facts: Facts, now: float) -> Iterable[Trouble]:
     inventory = facts.inventory
     if inventory.nothing_fits:
         yield Trouble(
@@ -197,17 +196,17 @@ def _of_the_session(samples: Mapping[str, float], facts: Facts, now: float) -> I
             todo=f"Passed over: {inventory.describe_passed_over()}. {inventory.advice}",
             alert="FrazilNothingFits",
         )
-    waiting = samples.get("frazil_backlog_micrographs", 0)
-    if waiting > BACKLOG_MICROGRAPHS and samples.get("frazil_backlog_age_seconds", 0) > BACKLOG_SECONDS:
+    intake = IntakeState() if session is None else session.intake
+    if intake.backlog > BACKLOG_MICROGRAPHS and intake.backlog_seconds > BACKLOG_SECONDS:
         yield Trouble(
             level="warning",
-            says=f"{waiting:.0f} micrographs wait to be picked",
+            says=f"{intake.backlog} micrographs wait to be picked",
             todo="Micrographs come faster than they are picked, or lay there at the start. "
             "Where the number grows, see on what the model runs.",
             alert="FrazilBacklogGrowing",
         )
     came = facts.picked_lately + facts.failed_lately
-    if samples and not waiting and facts.last_picked_at is not None and came > QUIET_LEAST:
+    if session is not None and not intake.backlog and facts.last_picked_at is not None and came > QUIET_LEAST:
         quiet = now - facts.last_picked_at
         if quiet > QUIET_SECONDS:
             yield Trouble(
@@ -253,9 +252,9 @@ def _of_the_picks(facts: Facts) -> Iterable[Trouble]:
         )
 
 
-def _of_the_settings(samples: Mapping[str, float]) -> Iterable[Trouble]:
+def _of_the_settings(session: SessionState) -> Iterable[Trouble]:
     for about, (says, todo) in _DOUBTS.items():
-        if samples.get(f"frazil_doubt{{about={about}}}"):
+        if about in session.pick.doubts:
             yield Trouble(level="warning", says=says, todo=todo)
 
 

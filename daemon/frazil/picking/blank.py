@@ -1,7 +1,7 @@
 """Blank parts of a micrograph: those that hold no data, such as padding, a mask, a beam stop, or bare metal film.
 
-Shot noise is everywhere in a picture of electrons, so a part with hardly any noise is no picture of them. Noise is
-told by the differences between neighbouring samples, in small windows, beside that of the rest of the micrograph.
+Shot noise is everywhere in a picture of electrons, so a part with hardly any noise holds no data. Noise is measured by
+the differences between neighbouring samples, in small windows, and compared with that of the rest of the micrograph.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _NEGLIGIBLE = 0.01
 """A smaller blank fraction changes no statistic of the micrograph, if its levels are not far from those of the rest."""
 _SAMPLES_PER_DIAMETER = 12
 _NARROW, _NARROW_NOISE = 5, 0.2
-"""A window of so many samples, half a diameter, with less than this share of the usual noise is blank."""
+"""Side of a window in samples, half a diameter; and the fraction of the usual noise below which it is blank."""
 _NARROW_OF_PIXELS = 7
-"""Where every pixel is a sample: neighbouring pixels share some of their noise."""
+"""Side where every pixel is a sample: the noise of neighbouring pixels is correlated."""
 _WIDE, _WIDE_NOISE = 23, 0.5
 """The same for larger windows, whose noise is better known: film that stops most electrons, but not all."""
 _EDGE_NOISE = 0.65
-"""Narrow windows on the edge of such film have this share: half of one, half of the other."""
+"""The same fraction for narrow windows on the edge of such film: half of one, half of the other."""
 _LAG = 2
-"""Samples from one to that with which it is compared."""
+"""Distance, in samples, between two that are compared."""
 _LEAST_COUNTED = 0.5
 _USUAL_PERCENTILE = 65
-"""Of the windows' noise. Up to a third of the picture may be ice crystals or carbon that are noisier than the ice."""
+"""Of the windows' noise: up to a third of the picture may be ice crystals or carbon, noisier than the ice."""
 _LARGEST_SAMPLE = 2**14
 _STEP_PERCENTILE, _STEP_NOISE = 80, 4.0
-"""A difference of so many times this percentile is a step, from a blank part to the ice perhaps."""
+"""A difference of this many times this percentile is a step, perhaps from a blank part to the ice."""
 _ROUNDING = 1e-12
-"""Share of the largest noise that windows without any may seem to have."""
+"""Fraction of the largest noise that rounding gives to windows without noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,7 +58,7 @@ class BlankArea:
         return float(self.samples.mean())
 
     def rescaled(self, rescaling: Rescaling) -> NDArray[np.bool_]:
-        """(h', w') which pixels of the rescaled picture are blank, or average over some that are."""
+        """(h', w') whether each pixel of the rescaled picture is blank, or averages over some that are."""
         y, x = (
             np.clip(rescaling.to_micrograph(np.arange(n, dtype=np.float64), axis) / self.step, 0, count - 1)
             for axis, (n, count) in enumerate(zip(rescaling.rescaled_shape, self.samples.shape, strict=True))
@@ -106,7 +106,7 @@ def find_blank(pixels: NDArray[np.generic], diameter_px: float) -> BlankArea | N
 
 
 def _percentile(noise: NDArray[np.float32], percent: float) -> float:
-    """Of an array of any shape, without those that have no noise at all; 0 if that leaves none."""
+    """Percentile of an array of any shape without its values of no noise; 0 if none is left."""
     varied = noise[noise > _ROUNDING * noise.max(initial=0)]
     if varied.size == 0:
         return 0.0
@@ -114,7 +114,7 @@ def _percentile(noise: NDArray[np.float32], percent: float) -> float:
 
 
 def _is_far(samples: NDArray[np.float32], blank: NDArray[np.bool_]) -> bool:
-    """Whether levels of the blank part are so far from those of the rest that they would spoil what is around it."""
+    """Whether the blank part's levels are so far from the rest that they would spoil the pixels around it."""
     lowest, highest = np.percentile(samples[~blank][::4], (0.05, 99.95))
     reach = highest - lowest
     return bool(samples[blank].min() < lowest - reach or samples[blank].max() > highest + reach)
@@ -125,7 +125,7 @@ def _window_means(
 ) -> NDArray[np.float32]:
     """(h, w) → (h, w) mean in the window around each place; infinite where the window is not whole.
 
-    Places that are left out count in no window; it is infinite, too, where these are half of it or more.
+    Places in `without` count in no window; the mean is also infinite where they are half of the window or more.
     """
     h, w = values.shape
     half = side // 2
@@ -135,13 +135,13 @@ def _window_means(
         means[inside] = cv2.blur(values, (side, side))[inside]
         return means
     total = cv2.blur(np.where(without, np.float32(0), values), (side, side))[inside]
-    share = cv2.blur((~without).astype(np.float32), (side, side))[inside]
-    np.divide(total, share, out=means[inside], where=share > _LEAST_COUNTED)
+    counted = cv2.blur((~without).astype(np.float32), (side, side))[inside]
+    np.divide(total, counted, out=means[inside], where=counted > _LEAST_COUNTED)
     return means
 
 
 def _cover(centres: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
-    """(h, w) windows' centres → (h, w) what the windows cover: up to the very edge of a part that is large enough."""
+    """(h, w) windows' centres → (h, w) pixels that the windows cover, up to the very edge of a large enough part."""
     return _dilate(centres, np.ones((side, side), np.uint8))
 
 

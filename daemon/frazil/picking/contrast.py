@@ -1,8 +1,8 @@
-"""Contrast: whether particles look as the settings say.
+"""Contrast: whether particles are dark or bright, as the settings have it.
 
-A model finds something in a micrograph of the opposite contrast, too, often half of the particles. But then the places
-that it finds are lighter than what is around them where it was to find dark particles, and with the other contrast it
-finds as many or more that are not.
+A model also finds something in a micrograph of the opposite contrast, often half of the particles. But then, where it
+looks for dark particles, its picks are brighter than their surroundings; and with the other contrast it finds at least
+as many picks that are not.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _CLEAR_ERRORS = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContrastEvidence:
-    """How much what was found stands out, with particles as the settings say and the other way round; adds up."""
+    """How much picks stand out, with the contrast as set and with the opposite one; a sum over micrographs."""
 
     picks: int = 0
     as_set: float = 0.0
-    """Sum over picks of their score times how much they stand out as particles should, in standard deviations."""
+    """Sum over picks of score times how much the pick stands out, in standard deviations."""
     other_picks: int = 0
     other: float = 0.0
-    """The same of the picks that there would be if particles looked the other way round."""
+    """The same sum over the picks made with the opposite contrast."""
     other_variance: float = 0.0
-    """Of `other`, if these lay anywhere."""
+    """Variance of `other` for picks at random places."""
 
     def __add__(self, more: ContrastEvidence) -> ContrastEvidence:
         names = [field.name for field in dataclasses.fields(self)]
@@ -44,13 +44,13 @@ class ContrastEvidence:
 
     @property
     def speaks_for_other(self) -> bool:
-        """Whether particles clearly look the other way round."""
+        """Whether the opposite contrast is clearly right."""
         is_clear = self.other > _CLEAR_ERRORS * self.other_variance**0.5
         return is_clear and self.other > _CLEARLY * max(0.0, self.as_set)
 
 
 def weigh_contrast(picker: Picker, picture: Picture, score_map: ScoreMap) -> ContrastEvidence:
-    """Score a picture once more with its contrast turned round, and compare; takes as long as to score it.
+    """Score a picture again with inverted contrast, and compare; takes as long as to score it.
 
     Args:
         picker: made the score map.
@@ -61,16 +61,16 @@ def weigh_contrast(picker: Picker, picture: Picture, score_map: ScoreMap) -> Con
     stands_out = darkness(pixels, contract.diameter_px)
     stands_out -= stands_out.mean()
     stands_out *= (1 if contract.contrast == "dark" else -1) / max(float(stands_out.std()), 1e-30)
-    turned = dataclasses.replace(picture, content=np.float32(1) - pixels)
+    inverted = dataclasses.replace(picture, pixels=np.float32(1) - pixels, on_device=None)
     picks, as_set, _ = _weigh(picker, picture, score_map, stands_out)
-    other_picks, other, variance = _weigh(picker, turned, picker.score(turned), -stands_out)
+    other_picks, other, variance = _weigh(picker, inverted, picker.score(inverted), -stands_out)
     return ContrastEvidence(picks=picks, as_set=as_set, other_picks=other_picks, other=other, other_variance=variance)
 
 
 def _weigh(
     picker: Picker, picture: Picture, score_map: ScoreMap, stands_out: NDArray[np.float32]
 ) -> tuple[int, float, float]:
-    """How many picks, how much they stand out in all, and the variance of that if they lay anywhere."""
+    """Number of picks, the sum of how much they stand out, and its variance for random places."""
     picks = picker.find(score_map, picture)
     h, w = stands_out.shape
     y, x = (

@@ -1,4 +1,4 @@
-"""Limits: what makes a peak of a score map a pick. They can be set again later, on a map that was kept."""
+"""Limits that make a peak of a score map a pick. They can be applied again to a kept map."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["PickLimits", "Tuning", "find_picks"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PickLimits:
-    """What makes a peak a pick."""
+    """Limits that make a peak a pick."""
 
     threshold: float
     """Lowest figure of merit."""
@@ -25,7 +25,7 @@ class PickLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """Limits as somebody wants to have them; None leaves one as it was.
+    """Changed limits; None leaves one as it was.
 
     Raises:
         SettingsError: a value is impossible.
@@ -44,7 +44,7 @@ class Tuning:
             raise SettingsError(f"threshold: expected a number from 0 to 1, found {self.threshold:g}")
 
     def over(self, limits: PickLimits) -> PickLimits:
-        """The limits, with what is wanted otherwise."""
+        """The limits with these changes."""
         return PickLimits(
             threshold=limits.threshold if self.threshold is None else self.threshold,
             min_distance_angstrom=(

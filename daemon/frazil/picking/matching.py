@@ -23,7 +23,7 @@ def match_picks(picks: Picks, truth: Picks, max_distance_px: float) -> NDArray[n
 
 
 def hits_gained(picks: Picks, truth: Picks, max_distance_px: float) -> NDArray[np.bool_]:
-    """Tell which picks, taken one by one in their order, add a hit to what those before them have.
+    """Which picks, taken one by one in their order, add a hit to the hits of those before them.
 
     The sum over the first k is the number of hits that `match_picks` gives the first k picks alone: with picks best
     first, one call serves every threshold. Nearest pairs first is the one stable matching of picks and particles that
@@ -62,7 +62,7 @@ def _match(picks: Picks, truth: Picks, max_distance_px: float) -> tuple[NDArray[
 def _near_pairs(picks: Picks, truth: Picks, max_distance_px: float) -> NDArray[np.intp]:
     """(k, 2) pick and particle of every pair that is near enough, nearest first."""
     pairs, distances = [np.zeros((0, 2), np.intp)], [np.zeros(0, np.float64)]
-    for start in range(0, len(picks), _ROWS_AT_ONCE):  # some at a time, so that memory stays small
+    for start in range(0, len(picks), _ROWS_AT_ONCE):  # in parts, to bound memory
         part = slice(start, start + _ROWS_AT_ONCE)
         distance = np.hypot(picks.y[part, np.newaxis] - truth.y, picks.x[part, np.newaxis] - truth.x)
         i, j = np.nonzero(distance <= max_distance_px)

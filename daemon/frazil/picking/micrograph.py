@@ -15,16 +15,21 @@ from frazil.errors import MicrographError
 from frazil.files import open_regular
 from frazil.picking.formats import StoredImage, open_image
 from frazil.picking.pixel_memory import PixelMemory
-from frazil.picking.rescale import Rescaled, Rescaling, RescalingAhead
+from frazil.picking.rescale import Aside, Rescaled, Rescaling, RescalingAhead
 
 __all__ = ["LARGEST_MICROGRAPH_BYTES", "ChooseRescaling", "Micrograph", "check_complete", "read_micrograph"]
 
 LARGEST_MICROGRAPH_BYTES = 2 << 30
-"""Memory that reading one micrograph may take unless told otherwise: 16384 x 16384 pixels as float32 and as much
-again to decode them."""
+"""Default limit of the memory that reading one micrograph takes: 16384 x 16384 pixels as float32, and as much again to
+decode them."""
 
 ChooseRescaling = Callable[[tuple[int, int], float | None], Rescaling | None]
 """(h, w) and the pixel size in the header → how the micrograph will be rescaled; None where that is not known."""
+
+
+def _at_once(work: Callable[[], None]) -> Callable[[], None]:
+    work()
+    return lambda: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,13 +38,13 @@ class Micrograph:
 
     path: Path
     pixels: NDArray[np.generic]
-    """(h, w) float32, or whole numbers as stored. Row 0 is an MRC file's first row and a TIFF file's last."""
+    """(h, w) float32, or integers as stored. Row 0 is an MRC file's first row and a TIFF file's last."""
     pixel_size_angstrom: float | None
-    """What the file says; None where it does not know, or says what cannot be."""
+    """From the file; None where it is unknown or impossible."""
     pixel_size_doubt: str = ""
-    """What it says that cannot be, as the end of a sentence."""
+    """The impossible value in the file, as the end of a sentence."""
     rescaled: Rescaled | None = None
-    """What was made of the pixels while they were read."""
+    """The picture made of the pixels while they were read."""
 
     def resolve_pixel_size(self, configured_angstrom: float | None) -> float:
         """The pixel size to use: the configured one, else the file's.
@@ -80,6 +85,7 @@ def read_micrograph(
     largest_bytes: int = LARGEST_MICROGRAPH_BYTES,
     cut_off: Callable[[], bool] = lambda: False,
     rescaling: ChooseRescaling | None = None,
+    aside: Aside = _at_once,
 ) -> Micrograph:
     """Read a micrograph whole.
 
@@ -87,13 +93,14 @@ def read_micrograph(
 
     Args:
         path: an MRC file, plain or compressed, or a TIFF file; see `frazil.picking.MICROGRAPH_ENDINGS`.
-        as_stored: whether whole numbers of 8 or 16 bits stay what they are, in less memory than float32. Picking takes
-            them; whoever computes with them must think of their range.
+        as_stored: whether integers of 8 or 16 bits stay integers, in less memory than float32. Picking takes them;
+            in other computations, mind their range.
         memory: where to take memory for the pixels from. Default: from the system.
         largest_bytes: memory that reading may take.
         cut_off: asked between blocks of half a megabyte; True gives up.
-        rescaling: says how the micrograph will be rescaled, as `Picker.rescaling` does: then that is done meanwhile, in
-            another thread, if the rows come in order. Default: it is left to the picker.
+        rescaling: says how the micrograph will be rescaled, as `Picker.rescaling` does: then that is done meanwhile,
+            if the rows come in order. Default: the picker does it.
+        aside: starts each piece of that, as `frazil.reading` does in another thread. Default: at once, in this one.
 
     Raises:
         IncompleteMicrograph: the file is shorter than its header demands.
@@ -103,9 +110,9 @@ def read_micrograph(
     try:
         with open_regular(path) as file:
             image = open_image(path, file)
-            dtype = _whole_type(image.dtype) if as_stored else np.dtype(np.float32)
-            wanted = rescaling(image.shape, image.pixel_size.angstrom) if rescaling and image.rows_in_order else None
-            pixels, rescaled = _read_pixels(path, image, dtype, memory, largest_bytes, cut_off, wanted)
+            dtype = _integer_type(image.dtype) if as_stored else np.dtype(np.float32)
+            chosen = rescaling(image.shape, image.pixel_size.angstrom) if rescaling and image.rows_in_order else None
+            pixels, rescaled = _read_pixels(path, image, dtype, memory, largest_bytes, cut_off, chosen, aside)
     except OSError as error:
         raise MicrographError(path, "unreadable", f"cannot be read: {error.strerror or error}") from error
     return Micrograph(
@@ -117,8 +124,8 @@ def read_micrograph(
     )
 
 
-def _whole_type(stored: np.dtype[np.generic]) -> np.dtype[np.generic]:
-    """The type for pixels that are to stay as stored; float32 for what is no whole number: numpy is slow in float16."""
+def _integer_type(stored: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """The type of pixels that stay as stored: integers of at most 16 bits; else float32 (NumPy is slow in float16)."""
     return stored.newbyteorder("=") if stored.kind in "iu" and stored.itemsize <= 2 else np.dtype(np.float32)
 
 
@@ -130,8 +137,9 @@ def _read_pixels(
     largest_bytes: int,
     cut_off: Callable[[], bool],
     rescaling: Rescaling | None,
+    aside: Aside,
 ) -> tuple[NDArray[np.generic], Rescaled | None]:
-    """(h, w) the pixels of a stored image, checked; and rescaled, if that is wanted and no enlarging."""
+    """(h, w) the checked pixels of a stored image; rescaled too, if `rescaling` is given and does not enlarge."""
     h, w = image.shape
     needed = dtype.itemsize * h * w + image.working_bytes
     if needed > largest_bytes:
@@ -145,7 +153,7 @@ def _read_pixels(
     if rescaling is None or rescaling.enlarges:
         _fill(path, image, pixels, cut_off, None)
         return pixels, None
-    with RescalingAhead(pixels, rescaling) as ahead:
+    with RescalingAhead(pixels, rescaling, aside) as ahead:
         _fill(path, image, pixels, cut_off, ahead.advance)
         return pixels, ahead.finish()
 
@@ -157,11 +165,11 @@ def _fill(
     cut_off: Callable[[], bool],
     advance: Callable[[int], None] | None,
 ) -> None:
-    """Read the pixels of a stored image and check them; `advance` is told how many rows have come."""
+    """Read the pixels of a stored image and check them; `advance` is called with the number of rows read."""
     first: Any = None
     done, is_constant, looks_finite = 0, True, True
     for block in image.fill(pixels):
-        # While it is in the caches. NaN and infinity survive into the sum, and are all that is looked for in it.
+        # While it is in the caches. NaN and infinity survive in the sum, which is for nothing else.
         if block.size:
             if done == 0:
                 first = block.flat[0]

@@ -14,15 +14,15 @@ from frazil.picking.picks import Picks
 __all__ = ["SCORE_STEPS", "ScoreMap", "find_peaks", "in_steps"]
 
 SCORE_STEPS = 65535
-"""Scores are told apart to within one part in so many, so that a map is kept in two bytes a score and loses nothing."""
+"""Scores are rounded to this many steps, so that the kept map takes two bytes a score and loses nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScoreMap:
-    """Scores of one micrograph on a grid; kept, it can be thresholded again without the model."""
+    """Scores of one micrograph on a grid. A kept map can be thresholded again without the model."""
 
     scores: NDArray[np.float32]
-    """(gy, gx) probabilities, in whole steps (see `in_steps`)."""
+    """(gy, gx) probabilities, rounded by `in_steps`."""
     y_px: NDArray[np.float64]
     """(gy,) row of each line of scores, in pixels of the micrograph."""
     x_px: NDArray[np.float64]
@@ -30,13 +30,13 @@ class ScoreMap:
     shape: tuple[int, int]
     """(h, w) of the micrograph."""
     margin_px: float | None = None
-    """The model was asked for no scores nearer than this to an edge; None where that is not known."""
+    """Width of the border without scores; None where it is not known."""
 
 
 def in_steps(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(gy, gx) scores, each rounded to a whole number of steps.
+    """(gy, gx) scores, each rounded to a multiple of 1 / `SCORE_STEPS`.
 
-    Picks are made from scores that were rounded so: a map that was kept then gives the very same ones.
+    Picks are made from rounded scores, so a kept map gives the very same picks.
     """
     steps: NDArray[np.float32] = np.round(scores * np.float32(SCORE_STEPS))
     return steps / np.float32(SCORE_STEPS)

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.errors import FrazilError, SettingsError
+from frazil.errors import SettingsError
+from frazil.model import Contrast
+from frazil.model.model import Model
+from frazil.model.tiling import Batches, MicrographSize, Tiling
 from frazil.picking.blank import BlankArea
-from frazil.picking.device import Accelerator
+from frazil.picking.device import PreparationOnDevice
 from frazil.picking.limits import PickLimits, Tuning, find_picks
 from frazil.picking.micrograph import Micrograph
-from frazil.picking.model import Model
 from frazil.picking.peaks import ScoreMap, in_steps
 from frazil.picking.picks import Picks
 from frazil.picking.picture import LARGEST_PICTURE_PIXELS, Picture, is_possible_diameter, make_picture
 from frazil.picking.rescale import Rescaling
-from frazil.picking.tiling import Batches, Tiling, plan_tiling
-from frazil.settings import Contrast
 
 __all__ = ["Picker", "PickingSettings", "default_limits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PickingSettings:
-    """What the operator says about the particle and wants of its picks."""
+    """The operator's settings: of the particle, and of its picks."""
 
     diameter_angstrom: float
     """Diameter of the particle."""
@@ -42,7 +41,7 @@ class PickingSettings:
     contrast: Contrast = "dark"
     """How particles look in the micrographs."""
     unusual_diameter: bool = False
-    """Whether the diameter is meant though the picture becomes larger than any that holds particles to be seen."""
+    """Whether a diameter is accepted that makes the picture larger than any with visible particles."""
 
     def __post_init__(self) -> None:
         for name in ("diameter", "pixel_size"):
@@ -53,7 +52,7 @@ class PickingSettings:
 
     @property
     def tuning(self) -> Tuning:
-        """What these settings say of the limits."""
+        """The limits that are set."""
         return Tuning(
             threshold=self.threshold,
             min_distance_angstrom=self.min_distance_angstrom,
@@ -62,7 +61,7 @@ class PickingSettings:
 
 
 def default_limits(diameter_angstrom: float, threshold: float) -> PickLimits:
-    """Limits where nobody says otherwise, for a particle and the threshold of a model."""
+    """Default limits for a particle and the threshold of a model."""
     return PickLimits(
         threshold=threshold,
         min_distance_angstrom=0.5 * diameter_angstrom,
@@ -71,17 +70,31 @@ def default_limits(diameter_angstrom: float, threshold: float) -> PickLimits:
 
 
 class Picker:
-    """Picks micrographs with one model and one set of settings, of which the limits may be tuned.
+    """Picks micrographs with one model and one set of settings; limits may be tuned.
 
     ``pick`` does it all; the daemon and the benchmark call ``prepare``, ``score`` and ``find`` one by one.
+
+    Args:
+        model: scores.
+        settings: of the operator.
+        tuning: of the limits.
+        device: prepares pictures on the model's device. Default: the CPU does.
     """
 
-    def __init__(self, model: Model, settings: PickingSettings, tuning: Tuning | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        settings: PickingSettings,
+        tuning: Tuning | None = None,
+        *,
+        device: PreparationOnDevice | None = None,
+    ) -> None:
         self.model = model
         self.settings = settings
+        self.device = device
         given = settings.tuning.over(default_limits(settings.diameter_angstrom, model.contract.threshold))
         self.limits = given if tuning is None else tuning.over(given)
-        # Scores reach as far as the settings say, however the margin is tuned: it can be tuned back.
+        # Scores reach to the margin of the settings even if a wider one is tuned: it can be tuned back.
         self._scored_margin_angstrom = min(given.edge_margin_angstrom, self.limits.edge_margin_angstrom)
 
     @property
@@ -90,25 +103,22 @@ class Picker:
         return self.limits.threshold
 
     def tuned(self, tuning: Tuning) -> Picker:
-        """A picker with the same model and settings, but for what is tuned."""
-        return Picker(self.model, self.settings, tuning)
+        """A picker with the same model and settings, and tuned limits."""
+        return Picker(self.model, self.settings, tuning, device=self.device)
 
     def rescaling(self, shape: tuple[int, int], pixel_size_angstrom: float | None) -> Rescaling | None:
-        """How a micrograph will be rescaled, for `read_micrograph` to do meanwhile; None where that is not known.
+        """How a micrograph will be rescaled, for `read_micrograph`; None where that is not known.
 
         Args:
             shape: (h, w) of the micrograph.
-            pixel_size_angstrom: what its file says.
+            pixel_size_angstrom: of its file.
         """
         pixel_size = self.settings.pixel_size_angstrom or pixel_size_angstrom
-        if pixel_size is None or self.model.accelerator is not None:
+        if pixel_size is None or (self.device is not None and self.device.accelerator is not None):
             return None
-        if not is_possible_diameter(self.settings.diameter_angstrom / pixel_size, shape):
+        diameter_px = self.settings.diameter_angstrom / pixel_size
+        if not is_possible_diameter(diameter_px, shape):
             return None  # it will be refused
-        return self._rescaling(shape, pixel_size)
-
-    def _rescaling(self, shape: tuple[int, int], pixel_size_angstrom: float) -> Rescaling:
-        diameter_px = self.settings.diameter_angstrom / pixel_size_angstrom
         return Rescaling.for_diameter(shape, diameter_px, self.model.contract.diameter_px)
 
     def pick(self, micrograph: Micrograph) -> Picks:
@@ -121,23 +131,12 @@ class Picker:
         return self.find(self.score(picture), picture)
 
     def prepare(self, micrograph: Micrograph) -> Picture:
-        """Rescale to the model's grid and standardise.
+        """Rescale to the model's grid and normalise.
 
         Raises:
             MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked; or
                 next to nothing of the micrograph holds data.
         """
-        try:
-            return self._prepare(micrograph, self.model.accelerator)
-        except FrazilError:
-            raise
-        except Exception as error:
-            if self.model.accelerator is None:
-                raise
-            self.model.decelerate(str(error) or type(error).__name__)
-            return self._prepare(micrograph, None)
-
-    def _prepare(self, micrograph: Micrograph, accelerator: Accelerator | None) -> Picture:
         contract = self.model.contract
         return make_picture(
             micrograph,
@@ -146,35 +145,27 @@ class Picker:
             model_diameter_px=contract.diameter_px,
             normalisation=contract.normalisation,
             invert=self.settings.contrast != contract.contrast,
-            accelerator=accelerator,
+            prepare_on_device=None if self.device is None else self.device.prepare,
             largest_pixels=None if self.settings.unusual_diameter else LARGEST_PICTURE_PIXELS,
         )
 
     def plan(self, picture: Picture) -> Tiling | None:
         """Place the model's tiles on the picture; None where the edge margin leaves nothing of it."""
-        return self._plan(picture.rescaling, picture.pixel_size_angstrom)
+        margin_px = self._scored_margin_angstrom / picture.pixel_size_angstrom
+        of_y, of_x = picture.rescaling.factors
+        return self.model.plan(picture.rescaling.rescaled_shape, (margin_px * of_y, margin_px * of_x))
 
     def count_batches(self, picture: Picture) -> Batches:
-        """In how many batches the model scores the picture, and how full they are."""
+        """Number of batches in which the model scores the picture, and how full they are."""
         tiling = self.plan(picture)
-        if tiling is None:
-            return Batches()
-        largest = self.model.largest_batch(tiling.tile_shape)
-        return sum((part.count_batches(largest) for part in tiling.split(self.model.workers)), Batches())
+        return Batches() if tiling is None else self.model.count_batches(tiling)
 
-    def batch_shape(self, shape: tuple[int, int], pixel_size_angstrom: float) -> tuple[int, int, int] | None:
-        """(n, h, w) of one batch of a micrograph of (h, w) pixels; None where the edge margin leaves nothing of it."""
-        tiling = self._plan(self._rescaling(shape, pixel_size_angstrom), pixel_size_angstrom)
-        if tiling is None:
-            return None
-        return tiling.batch_size(self.model.largest_batch(tiling.tile_shape)), *tiling.tile_shape
-
-    def _plan(self, rescaling: Rescaling, pixel_size_angstrom: float) -> Tiling | None:
-        margin_px = self._scored_margin_angstrom / pixel_size_angstrom
-        margins = (margin_px * rescaling.factors[0], margin_px * rescaling.factors[1])
-        model = self.model
-        return plan_tiling(
-            rescaling.rescaled_shape, model.contract, margins, largest_tile_pixels=model.largest_tile_pixels
+    def size_of(self, shape: tuple[int, int], pixel_size_angstrom: float) -> MicrographSize:
+        """What the batches of a micrograph of (h, w) pixels depend on, for `Model.batch_shape`."""
+        return MicrographSize(
+            shape=shape,
+            diameter_px=self.settings.diameter_angstrom / pixel_size_angstrom,
+            margin_px=self._scored_margin_angstrom / pixel_size_angstrom,
         )
 
     def score(self, picture: Picture) -> ScoreMap:
@@ -201,25 +192,9 @@ class Picker:
 
     def _score_tiles(self, picture: Picture, tiling: Tiling) -> NDArray[np.float32]:
         """(count, g, g) scores; on the device as long as that works."""
-        if picture.on_device is not None and self.model.accelerator is not None:
-            try:
-                return self.model.score_picture(picture.on_device, tiling)
-            except FrazilError:
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, the CPU can prepare the tiles
-                self.model.decelerate(str(error) or type(error).__name__)
-        model, pixels = self.model, picture.pixels
-        largest = model.largest_batch(tiling.tile_shape)
-
-        def score(part: Tiling) -> NDArray[np.float32]:
-            return np.concatenate([model.score(batch) for batch in part.batches(pixels, largest)])
-
-        first, *others = tiling.split(model.workers)
-        if not others:
-            return score(first)
-        with ThreadPoolExecutor(len(others)) as pool:
-            scoring = [pool.submit(score, part) for part in others]
-            return np.concatenate([score(first), *(scored.result() for scored in scoring)])
+        if self.device is not None and (scored := self.device.score(picture.on_device, tiling)) is not None:
+            return scored
+        return self.model.score_picture(picture.pixels, tiling)
 
     def find(self, score_map: ScoreMap, picture: Picture) -> Picks:
         """Find the picks in a score map of the picture."""

@@ -14,7 +14,7 @@ __all__ = ["Picks"]
 class Picks:
     """Picks in one micrograph, best first where a picker made them.
 
-    Positions are in pixels of the micrograph as stored in its file; pixel centres are at whole numbers.
+    Positions are in pixels of the micrograph as stored in its file; pixel centres are at integers.
     """
 
     y: NDArray[np.float64]
@@ -32,7 +32,7 @@ class Picks:
         return self.y.size
 
     def reaching(self, threshold: float) -> NDArray[np.bool_]:
-        """(n,) which reach a threshold; in single precision, in which scores are compared when picks are made."""
+        """(n,) whether each reaches a threshold, compared in single precision as picks are."""
         reach: NDArray[np.bool_] = self.score.astype(np.float32) >= np.float32(threshold)
         return reach
 

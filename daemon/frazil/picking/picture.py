@@ -1,12 +1,12 @@
-"""The picture that a model sees: a micrograph rescaled to the model's grid and standardised.
+"""The picture that a model sees: a micrograph rescaled to the model's grid and normalised.
 
 The trainer makes its crops from the same pictures, so training and serving cannot drift apart.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from frazil.errors import MicrographError
 from frazil.picking.blank import MOST_BLANK, BlankArea, find_blank
 from frazil.picking.micrograph import Micrograph
+from frazil.picking.normalise import normalise
 from frazil.picking.rescale import Rescaling, rescale
-from frazil.picking.standardise import standardise
-
-if TYPE_CHECKING:
-    from frazil.picking.device import Accelerator, PictureOnDevice
 
 __all__ = ["LARGEST_PICTURE_PIXELS", "Picture", "is_possible_diameter", "make_picture"]
+
+PrepareOnDevice = Callable[[NDArray[np.generic], Rescaling, bool], tuple[NDArray[np.float32], object] | None]
+"""(h, w) micrograph, how to rescale it, whether to invert it → (h', w') picture in memory and on the device."""
 
 LARGEST_PICTURE_PIXELS = 2**26
 """Of a picture at the model's scale. A field of 1.5 µm full of particles of 50 Å has as many; more is a mistake, and
@@ -40,8 +40,8 @@ def is_possible_diameter(diameter_px: float, shape: tuple[int, int]) -> bool:
 class Picture:
     """A micrograph as the model sees it."""
 
-    content: NDArray[np.float32] | PictureOnDevice
-    """(h', w') rescaled and standardised; in memory, or on the device that runs the model."""
+    pixels: NDArray[np.float32]
+    """(h', w') rescaled and normalised."""
     rescaling: Rescaling
     diameter_px: float
     """Of the particle, in pixels of the micrograph."""
@@ -49,21 +49,13 @@ class Picture:
     """Of the micrograph."""
     blank: BlankArea | None = None
     """Where the micrograph holds no data; None where it does everywhere."""
+    on_device: object | None = None
+    """The same picture on the device that runs the model, if it was prepared there."""
 
     @property
     def blank_fraction(self) -> float:
         """Of the micrograph, 0 to 1."""
         return 0.0 if self.blank is None else self.blank.fraction
-
-    @property
-    def pixels(self) -> NDArray[np.float32]:
-        """(h', w') in memory; each call copies it there if it lies on a device."""
-        return self.content if isinstance(self.content, np.ndarray) else self.content.to_host()
-
-    @property
-    def on_device(self) -> PictureOnDevice | None:
-        """It, if it lies on a device."""
-        return None if isinstance(self.content, np.ndarray) else self.content
 
 
 def make_picture(
@@ -74,26 +66,25 @@ def make_picture(
     model_diameter_px: float,
     normalisation: str,
     invert: bool,
-    accelerator: Accelerator | None = None,
+    prepare_on_device: PrepareOnDevice | None = None,
     largest_pixels: int | None = LARGEST_PICTURE_PIXELS,
 ) -> Picture:
-    """Rescale a micrograph so that the particle has the model's diameter, and standardise it.
+    """Rescale a micrograph so that the particle has the model's diameter, and normalise it.
 
     Args:
         micrograph: as read.
         diameter_angstrom: of the particle.
         pixel_size_angstrom: of the micrograph; None takes the file's.
         model_diameter_px: diameter that the model was trained for.
-        normalisation: name of the standardisation.
+        normalisation: name of the normalisation.
         invert: whether particles look the other way round in the model's tiles.
-        accelerator: does it on its device, where the picture then stays; not if there are blank parts to leave out,
-            which only the CPU does.
+        prepare_on_device: is asked first; not if there are blank parts to leave out, which only the CPU does.
         largest_pixels: of the picture; None for any.
 
     Raises:
         MicrographError: the pixel size is unknown, or makes the particle too small or too large to be picked; or next
             to nothing of the micrograph holds data.
-        ModelError: the standardisation is not known here.
+        ModelError: the normalisation is not known here.
     """
     pixel_size = micrograph.resolve_pixel_size(pixel_size_angstrom)
     diameter_px = diameter_angstrom / pixel_size
@@ -123,10 +114,13 @@ def make_picture(
             "blank",
             f"expected a picture, found no data (hardly any noise) in {blank.fraction:.1%} of it",
         )
-    content: NDArray[np.float32] | PictureOnDevice
     left_out = None if blank is None or blank.is_negligible else blank.rescaled(rescaling)
-    if accelerator is not None and left_out is None:
-        content = accelerator.prepare(micrograph.pixels, rescaling, invert=invert)
+    on_device: object | None = None
+    prepared = (
+        prepare_on_device(micrograph.pixels, rescaling, invert) if prepare_on_device and left_out is None else None
+    )
+    if prepared is not None:
+        pixels, on_device = prepared
     else:
         ahead = micrograph.rescaled
         rescaled = (
@@ -134,9 +128,10 @@ def make_picture(
             if ahead is not None and ahead.rescaling == rescaling
             else rescale(micrograph.pixels, rescaling)
         )
-        content = standardise(rescaled, normalisation, model_diameter_px, invert=invert, blank=left_out)
+        pixels = normalise(rescaled, normalisation, model_diameter_px, invert=invert, blank=left_out)
     return Picture(
-        content=content,
+        pixels=pixels,
+        on_device=on_device,
         rescaling=rescaling,
         diameter_px=diameter_px,
         pixel_size_angstrom=pixel_size,

@@ -1,8 +1,8 @@
-"""Memory of micrographs that nobody holds any more, for those that come next."""
+"""Memory of micrographs, used again for the next ones."""
 
 from __future__ import annotations
 
-import sys
+import weakref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,38 +11,36 @@ __all__ = ["PixelMemory"]
 
 _MOST_KEPT = 6
 """Micrographs on their way at once: some read ahead, one being picked, one shown to another model."""
-_probe = [np.empty(0, np.uint8)]
-_IN_NO_USE = sys.getrefcount(_probe[0])
-"""References to an array that only a list holds, as counted here."""
 
 
 class PixelMemory:
-    """Gives out arrays, in memory used before where there is some.
+    """Hands out arrays, in used memory where there is some free.
 
-    To have the system find and clear 64 MB takes as long as to read as much from its cache. Belongs to one thread; the
-    arrays may go anywhere. Memory is used again once no array, and no view of one, is left that lies in it, which
-    CPython knows from their counts of references.
+    For the system to find and clear 64 MB takes as long as to read as much from its cache. Belongs to one thread; the
+    arrays may go anywhere. Memory is used again once no array, and no view of one, is left that lies in it.
     """
 
     def __init__(self) -> None:
-        self._kept: list[NDArray[np.uint8]] = []
+        self._free: list[NDArray[np.uint8]] = []
 
     def take(self, shape: tuple[int, int], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
-        """(h, w) array of a type; what it holds is no matter."""
+        """(h, w) array of a type, its values undefined."""
         size = shape[0] * shape[1] * dtype.itemsize
-        free = [i for i in range(len(self._kept)) if sys.getrefcount(self._kept[i]) == _IN_NO_USE]
-        fitting = next((i for i in free if self._kept[i].size == size), None)
+        fitting = next((i for i, memory in enumerate(self._free) if memory.size == size), None)
         if fitting is None:
+            self._free.clear()  # micrographs of another size are over
             memory = np.empty(size, np.uint8)
-            # Micrographs of another size are over; where all are in use, this one is kept by its user alone.
-            for i in reversed(free):
-                del self._kept[i]
-            if len(self._kept) < _MOST_KEPT:
-                self._kept.append(memory)
         else:
-            memory = self._kept[fitting]
-        return memory.view(dtype).reshape(shape)
+            memory = self._free.pop(fitting)
+        # Every view refers to this array, and none to the memory itself: NumPy does not look behind a buffer.
+        lent = np.asarray(memory.data)
+        weakref.finalize(lent, self._give_back, memory).atexit = False
+        return lent.view(dtype).reshape(shape)
 
     def release(self) -> None:
-        """Give back what is in no use."""
-        self._kept.clear()
+        """Return free memory to the system."""
+        self._free.clear()
+
+    def _give_back(self, memory: NDArray[np.uint8]) -> None:
+        if len(self._free) < _MOST_KEPT:
+            self._free.append(memory)

@@ -1,9 +1,8 @@
-"""The picture that a model sees: a micrograph rescaled so that the particle has the model's diameter."""
+"""Rescaling: a micrograph becomes a picture in which the particle has the model's diameter."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,20 +10,25 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Rescaled", "Rescaling", "RescalingAhead", "rescale"]
+from frazil.model.tiling import rescaled_shape
+
+__all__ = ["Aside", "Rescaled", "Rescaling", "RescalingAhead", "rescale"]
 
 _LARGEST_PRODUCT = 2**18
-"""Multiplications in one matrix product: for more, OpenBLAS takes several threads, which spin while they wait."""
+"""Multiplications in one matrix product: beyond, OpenBLAS starts several threads, which spin while they wait."""
 _STRIP_ROWS = 128
 _STEPS_AHEAD = 16
-"""Into which a micrograph that is being read is divided: what comes after the last one waits for it."""
+"""Steps in which a micrograph is rescaled while it is read; only the last one is not overlapped with reading."""
+
+Aside = Callable[[Callable[[], None]], Callable[[], None]]
+"""Starts a piece of work, in another thread or at once → waits for its end, and raises what it raised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rescaling:
-    """How positions in a micrograph and in its rescaled picture belong together.
+    """The mapping between positions in a micrograph and in its rescaled picture.
 
-    Both are counted from pixel centres, so a pixel edge, not a centre, is where the two grids coincide.
+    Both are counted from pixel centres, so the two grids coincide at a pixel edge, not at a centre.
     """
 
     shape: tuple[int, int]
@@ -35,9 +39,7 @@ class Rescaling:
     @classmethod
     def for_diameter(cls, shape: tuple[int, int], diameter_px: float, model_diameter_px: float) -> Rescaling:
         """The rescaling that makes a particle of diameter_px (in the micrograph) model_diameter_px wide."""
-        factor = model_diameter_px / diameter_px
-        h, w = shape
-        return cls(shape=shape, rescaled_shape=(max(1, round(h * factor)), max(1, round(w * factor))))
+        return cls(shape=shape, rescaled_shape=rescaled_shape(shape, diameter_px, model_diameter_px))
 
     @property
     def factors(self) -> tuple[float, float]:
@@ -78,16 +80,17 @@ def rescale(pixels: NDArray[np.generic], rescaling: Rescaling) -> NDArray[np.flo
 
 
 class RescalingAhead:
-    """Rescales a micrograph while its rows still come, in a thread of its own. Used as a context manager.
+    """Rescales a micrograph while its rows still come. Used as a context manager.
 
     Reading and averaging take about as long as each other, and what was just read is still in the caches.
 
     Args:
         pixels: (h, w) of the micrograph; filled meanwhile, first row first.
         rescaling: that does not enlarge.
+        aside: starts the work.
     """
 
-    def __init__(self, pixels: NDArray[np.generic], rescaling: Rescaling) -> None:
+    def __init__(self, pixels: NDArray[np.generic], rescaling: Rescaling, aside: Aside) -> None:
         self._pixels = pixels
         self._rescaling = rescaling
         self._blocks = _row_blocks(rescaling)
@@ -95,48 +98,51 @@ class RescalingAhead:
         self._step_rows = -(-rescaling.shape[0] // _STEPS_AHEAD)
         self._begun_rows = 0
         self._begun_blocks = 0
-        self._thread = ThreadPoolExecutor(1, "frazil-rescaling")
-        self._averaging: list[Future[None]] = []
+        self._aside = aside
+        self._waits: list[Callable[[], None]] = []
 
     def __enter__(self) -> RescalingAhead:
         return self
 
     def __exit__(self, *_: object) -> None:
         # The memory of the pixels is given to another micrograph next.
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._wait()
 
     def advance(self, rows: int) -> None:
-        """So many rows have come."""
+        """Begin with what these first rows, all read by now, make possible."""
         if rows - self._begun_rows < self._step_rows and rows < self._rescaling.shape[0]:
             return
         self._begun_rows, first = rows, self._begun_blocks
         while self._begun_blocks < len(self._blocks) and self._blocks[self._begun_blocks].pixels.stop <= rows:
             self._begun_blocks += 1
         if blocks := self._blocks[first : self._begun_blocks]:
-            self._averaging.append(self._thread.submit(_average, self._pixels, blocks, self._averages))
+            self._waits.append(self._aside(lambda: _average(self._pixels, blocks, self._averages)))
 
     def finish(self) -> Rescaled:
-        """What came of it, once all rows have come."""
-        for part in self._averaging:
-            part.result()
+        """The rescaled micrograph, once all rows have come."""
+        self._wait()
         return Rescaled(rescaling=self._rescaling, pixels=self._averages)
+
+    def _wait(self) -> None:
+        for wait in self._waits:
+            wait()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Block:
-    """Some neighbouring averages, and the pixels that they are made of."""
+    """Neighbouring averages, and their pixels."""
 
     averages: slice
     pixels: slice
     weights: NDArray[np.float32]
-    """(averages, pixels) share of each pixel in each average."""
+    """(averages, pixels) weight of each pixel in each average."""
 
 
 @lru_cache(maxsize=16)
 def _area_blocks(length: int, count: int, largest: int) -> tuple[_Block, ...]:
-    """How `length` pixels in a line are averaged to `count`, in blocks of at most so many weights, one average or more.
+    """Blocks that average a line of `length` pixels to `count`, each with at most `largest` weights or one average.
 
-    Most weights of a block are zero; products of small dense matrices still take less than half of the processor time
+    Most weights of a block are zero. Still, products of small dense matrices take less than half of the processor time
     of cv2's INTER_AREA, which gives the same.
     """
     edges = np.linspace(0, length, count + 1)  # of the averages, in pixels
@@ -147,8 +153,8 @@ def _area_blocks(length: int, count: int, largest: int) -> tuple[_Block, ...]:
         first, last = int(edges[start]), min(length, int(np.ceil(edges[stop] - 1e-9)))
         at = np.arange(first, last)
         lower, upper = edges[start:stop, np.newaxis], edges[start + 1 : stop + 1, np.newaxis]
-        shares = np.clip(np.minimum(at + 1, upper) - np.maximum(at, lower), 0, None)
-        weights = (shares / shares.sum(axis=1, keepdims=True)).astype(np.float32)
+        overlaps = np.clip(np.minimum(at + 1, upper) - np.maximum(at, lower), 0, None)
+        weights = (overlaps / overlaps.sum(axis=1, keepdims=True)).astype(np.float32)
         blocks.append(_Block(averages=slice(start, stop), pixels=slice(first, last), weights=weights))
     return tuple(blocks)
 
@@ -158,11 +164,11 @@ def _row_blocks(rescaling: Rescaling) -> tuple[_Block, ...]:
 
 
 def _average(pixels: NDArray[np.generic], blocks: Sequence[_Block], averages: NDArray[np.float32]) -> None:
-    """Write some rows of the (h, w) averages; rows first, which lie in one piece, in strips that stay in the caches."""
+    """Write some rows of the (h, w) averages: along y first, over contiguous rows, in strips that fit the caches."""
     top, bottom = blocks[0].averages.start, blocks[-1].averages.stop
     strip = np.empty((min(bottom - top, _STRIP_ROWS), pixels.shape[1]), np.float32)
     filled = 0
-    with np.errstate(over="ignore", invalid="ignore"):  # pixels are looked at by whoever reads them
+    with np.errstate(over="ignore", invalid="ignore"):  # the reader checks pixels
         for block in blocks:
             count = len(block.weights)
             if filled + count > len(strip):
@@ -180,5 +186,5 @@ def _average_columns(strip: NDArray[np.float32], averages: NDArray[np.float32]) 
 
 
 def _single(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
-    """The same in float32; no copy where they are."""
+    """The same in float32; not copied if they are."""
     return pixels.astype(np.float32, copy=False)

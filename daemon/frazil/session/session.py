@@ -12,9 +12,11 @@ from collections.abc import Callable
 from frazil.errors import OutputError
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
+from frazil.health.state import SessionState
+from frazil.model import Model
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
-from frazil.picking import Model, Picker, PickingSettings
+from frazil.picking import Picker, PickingSettings, PreparationOnDevice
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.intake import Intake
 from frazil.session.intake.selection import Selection
@@ -104,7 +106,6 @@ class Session:
         self.ledger = Ledger(self.ledger_file, self._witness)
         self._closing.callback(self.ledger.close)
         check_watch(self.ledger, self.root)
-        self._metrics.watch_ledger(lambda: self.ledger.head)
 
     def connect(self, stream: Stream) -> None:
         """Have results go out on the stream."""
@@ -116,13 +117,14 @@ class Session:
 
     def make_picker(self, model: Model) -> Picker:
         """A picker with the settings of this session, and what is tuned."""
-        return Picker(model, self.picking, self._reviser.wanted.for_model(model.identity.sha256))
+        wanted = self._reviser.wanted.for_model(model.identity.sha256)
+        return Picker(model, self.picking, wanted, device=PreparationOnDevice(model))
 
-    def start(self, model: Model) -> None:
+    def start(self, model: Model, preparation: PreparationOnDevice) -> None:
         """Watch the directory, and pick."""
         settings, metrics = self._settings, self._metrics
         self.serving = Serving(
-            Picker(model, self.picking),
+            Picker(model, self.picking, device=preparation),
             self._reviser.wanted,
             probation_micrographs=settings.probation_micrographs,
             faults_allowed=settings.probation_faults,
@@ -134,8 +136,8 @@ class Session:
             self._outbox,
             self._reviser,
             metrics,
-            DriftWatch(self.ledger, metrics.drift),
-            Doubts(settings.contrast, metrics.doubts),
+            DriftWatch(self.ledger),
+            Doubts(settings.contrast),
             self._stopping,
             self.read_micrograph,
             watch=self.watch,
@@ -199,17 +201,16 @@ class Session:
         return (ledger and ledger.fault) or self._claim_fault
 
     @property
-    def waits_for(self) -> str:
-        """Which fault of the machine holds up picking; empty where none does."""
-        if self._watcher.fault:
-            return f"cannot see {self._settings.watch}: {self._watcher.fault}"
-        return self._outbox.waits_for
-
-    @property
-    def doing(self) -> str:
-        """What it is at, in a few words."""
-        waiting = self._pipeline.waiting()
-        return (self._pipeline.doing or "waiting for micrographs") + (f"; {waiting} in line" if waiting else "")
+    def state(self) -> SessionState:
+        """What it is doing now, but for its disks; from any thread, and without waiting."""
+        return SessionState(
+            directory=str(self._settings.watch),
+            watch=self._watcher.state,
+            intake=self._intake.state,
+            pick=self._pipeline.state,
+            blocked=self._outbox.waits_for,
+            ledger_head=self.ledger.head,
+        )
 
     def dead_thread(self) -> str | None:
         """Name of a thread that has died, which none should."""

@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING, Any
 from frazil.settings.declaration import (
     COMPANIONS,
     BacklogOrder,
-    Contrast,
-    Device,
     LogLevel,
-    Precision,
     ServeSettings,
     WatchBy,
     default_model_path,
@@ -30,10 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COMPANIONS",
     "BacklogOrder",
-    "Contrast",
-    "Device",
     "LogLevel",
-    "Precision",
     "ServeSettings",
     "WatchBy",
     "default_model_path",

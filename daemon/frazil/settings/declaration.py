@@ -11,30 +11,19 @@ from typing import Annotated, Literal
 import msgspec
 
 import frazil
+from frazil.model.contract import Contrast, Device, Precision
 
 __all__ = [
     "COMPANIONS",
     "RENAMED",
     "BacklogOrder",
-    "Contrast",
-    "Device",
     "LogLevel",
     "MustBe",
-    "Precision",
     "ServeSettings",
     "WatchBy",
     "default_model_path",
     "option_of",
 ]
-
-Contrast = Literal["dark", "bright"]
-"""How particles look in a micrograph."""
-
-Device = Literal["auto", "cpu", "cuda"]
-"""Where a model runs; ``auto`` takes a CUDA device where one answers."""
-
-Precision = Literal["float32", "int8"]
-"""Precision of a model's computation; ``int8`` is used only if it picks as well and the processor has instructions."""
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 

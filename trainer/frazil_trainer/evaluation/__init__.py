@@ -1,14 +1,14 @@
-"""Evaluation: pickers scored one to one on labelled micrographs, models by the daemon's own picker.
+"""Evaluation: pickers scored on labelled micrographs, models by the daemon's own picker.
 
-- ``validation_paths(data, recipe)`` lists what to score on.
-- ``score_table(model, paths)`` scores one model; ``evaluate(...)`` any number of models and of folders with picks.
-- ``show_table(rows, console)`` and ``markdown_table(rows)`` tell the figures, ``report.html_report`` shows them.
+- ``validation_paths(data, sets)`` lists the validation micrographs.
+- ``score_table(model, paths)`` scores one model; ``evaluate(...)`` any number of models and folders with picks.
+- ``show_table(rows, console)`` and ``markdown_table(rows)`` show the figures, ``report.html_report`` as a page.
 - ``best_threshold(scored, weights)`` chooses a model's threshold.
 """
 
 from frazil_trainer.evaluation.micrographs import ScoredMicrograph, pick_labelled, score_micrographs, validation_paths
 from frazil_trainer.evaluation.records import Evaluation, ScoreRow
-from frazil_trainer.evaluation.scores import best_threshold, evaluate, score_table, tally_at
+from frazil_trainer.evaluation.scores import ValidationRecord, best_threshold, evaluate, score_table, tally_at
 from frazil_trainer.evaluation.sources import ModelSource, PickFiles, PickSource, find_pick_files, open_sources
 from frazil_trainer.evaluation.tables import flip_warnings, markdown_table, show_table
 
@@ -19,6 +19,7 @@ __all__ = [
     "PickSource",
     "ScoreRow",
     "ScoredMicrograph",
+    "ValidationRecord",
     "best_threshold",
     "evaluate",
     "find_pick_files",

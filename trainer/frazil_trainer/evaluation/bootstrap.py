@@ -1,4 +1,4 @@
-"""Bootstrap: how much figures would change with other micrographs of the same kind."""
+"""Bootstrap: confidence intervals of figures over micrographs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
-from frazil_trainer.matching import Tally
+from frazil_trainer.evaluation.ranking import Tally
 
 __all__ = ["DRAWS", "Interval", "Intervals", "best_coverage", "bootstrap"]
 
@@ -24,7 +24,7 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Intervals(msgspec.Struct, frozen=True, kw_only=True):
-    """Of the pooled figures."""
+    """Intervals of the pooled figures."""
 
     precision: Interval
     recall: Interval
@@ -34,18 +34,18 @@ class Intervals(msgspec.Struct, frozen=True, kw_only=True):
 def bootstrap(tallies: Sequence[Tally]) -> Intervals | None:
     """95 % percentile intervals of the pooled figures, from micrographs drawn with replacement.
 
-    Whole micrographs are drawn, and their picks and particles stay as they are. Micrographs differ in ice, defocus and
-    crowding, so those of one are no independent draws; drawing them one by one would take the many particles for much
-    evidence. Drawing them once more within each micrograph drawn would count their scatter twice, as it is already in
-    the differences between micrographs (Davison and Hinkley 1997, Bootstrap Methods and their Application, 3.8; Field
-    and Welsh 2007, Journal of the Royal Statistical Society B 69, 369-390). `best_coverage` tells what is left of
-    95 % where micrographs are few. The draws are the same for every picker on as many micrographs.
+    Whole micrographs are drawn, with all of their picks and particles. Micrographs differ in ice, defocus and crowding,
+    so the particles of one are not independent; drawing single particles would overestimate the evidence. Drawing
+    particles again within each drawn micrograph would count their scatter twice, since it is already in the differences
+    between micrographs (Davison and Hinkley 1997, Bootstrap Methods and their Application, 3.8; Field
+    and Welsh 2007, Journal of the Royal Statistical Society B 69, 369-390). `best_coverage` is the
+    limit for few micrographs. All pickers on equally many micrographs get the same draws.
 
     Args:
-        tallies: one of each micrograph.
+        tallies: one for each micrograph.
 
     Returns:
-        The intervals; None of a single micrograph, which says nothing of others.
+        The intervals, or None for a single micrograph.
     """
     n = len(tallies)
     if n < 2:
@@ -61,10 +61,10 @@ def bootstrap(tallies: Sequence[Tally]) -> Intervals | None:
 
 
 def best_coverage(micrographs: int) -> float:
-    """The most that an interval of so few micrographs can be worth: how probably it holds the typical micrograph.
+    """Upper bound of an interval's coverage for few micrographs.
 
-    However often micrographs are drawn, pooled figures stay between the worst and the best of them, and n independent
-    micrographs lie on both sides of their median with probability 1 - 2^(1 - n): 0.75 for three.
+    Pooled figures always lie between those of the worst and the best micrograph, and n independent micrographs lie on
+    both sides of their median with probability 1 - 2^(1 - n): 0.75 for three.
     """
     return 1.0 - 2.0 ** (1 - micrographs)
 

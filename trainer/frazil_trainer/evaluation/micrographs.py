@@ -1,4 +1,4 @@
-"""Validation micrographs with what pickers found in them and what is there."""
+"""Validation micrographs with their picks and their labels."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from frazil.picking import Model, Picks
+from frazil.model import Model
+from frazil.picking import Picks
+from frazil_trainer.data.labelled import LabelledPaths, find_labelled, inside_border, read_labelled
 from frazil_trainer.evaluation.ranking import Ranking
 from frazil_trainer.evaluation.sources import ModelSource, PickSource, printable
-from frazil_trainer.labelled import LabelledPaths, find_labelled, inside_border, read_labelled
 from frazil_trainer.recipe import TrainingSet
 
 __all__ = ["ScoredMicrograph", "labels_ending", "pick_labelled", "score_micrographs", "validation_paths"]
@@ -19,26 +20,26 @@ __all__ = ["ScoredMicrograph", "labels_ending", "pick_labelled", "score_microgra
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredMicrograph:
-    """One picker's picks in one micrograph down to a very low threshold, with one set of labels as the truth."""
+    """One picker's picks in one micrograph, down to a very low threshold, and one set of labels as the truth."""
 
     name: str
     folder: str
-    """Training set that it belongs to."""
+    """Folder of its training set."""
     picks: Picks
     truth: Picks
     diameter_px: float
     height_px: int
-    """Of the micrograph."""
+    """Height of the micrograph."""
     labels: str = ""
-    """Ending of the files with the truth: there may be more than one set of them."""
+    """Ending of the label files, of which a micrograph may have several sets."""
     picker: str = ""
 
     def rank(self, distance_diameters: float = 0.5, *, flipped: bool = False) -> Ranking:
-        """Rank the picks by what they hit within a share of the diameter.
+        """Rank the picks, and find their hits within a fraction of the diameter.
 
         Args:
-            distance_diameters: how far from a particle's centre a pick still hits it.
-            flipped: turn the picks upside down first.
+            distance_diameters: largest distance of a hit from its particle, centre to centre.
+            flipped: whether to turn the picks upside down first.
         """
         y = (self.height_px - 1) - self.picks.y if flipped else self.picks.y
         picks = Picks(y=y, x=self.picks.x, score=self.picks.score)
@@ -46,10 +47,10 @@ class ScoredMicrograph:
 
 
 def validation_paths(data: Path, sets: Sequence[TrainingSet]) -> list[LabelledPaths]:
-    """The validation micrographs of training sets, once for each set of labels to score against.
+    """The validation micrographs of training sets, once for each set of labels.
 
     Raises:
-        FrazilError: one is missing.
+        FrazilError: a micrograph is missing.
     """
     sources = [
         msgspec.structs.replace(source, labels_suffix=suffix)
@@ -62,15 +63,15 @@ def validation_paths(data: Path, sets: Sequence[TrainingSet]) -> list[LabelledPa
 def score_micrographs(
     sources: Sequence[PickSource], paths: Sequence[LabelledPaths], progress: Callable[[str], None] = lambda _: None
 ) -> list[ScoredMicrograph]:
-    """Let pickers pick labelled micrographs.
+    """Collect the picks of pickers in labelled micrographs.
 
-    Each picks a micrograph once, however many sets of labels there are. Particles and picks in the border that holds
-    no data are left out.
+    A micrograph is picked once for all of its sets of labels. Particles and picks in the border without data are left
+    out.
 
     Args:
-        sources: the pickers; where one has no say on a micrograph, there is nothing of it in the result.
+        sources: the pickers; the result lacks micrographs that a picker has no picks for.
         paths: the micrographs, once for each set of labels.
-        progress: is told each micrograph's name.
+        progress: receives each micrograph's name.
 
     Raises:
         FrazilError: a micrograph, its labels or a picker's file cannot be read.
@@ -116,5 +117,5 @@ def pick_labelled(
 
 
 def labels_ending(source: TrainingSet) -> str:
-    """Ending of the files with the labels of a training set."""
+    """Ending of a training set's label files."""
     return source.labels_suffix + source.labels

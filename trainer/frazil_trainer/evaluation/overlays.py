@@ -1,4 +1,4 @@
-"""Overlays: what each picker hit, missed and picked in vain, on pictures of the micrographs."""
+"""Overlays: hits, misses and false picks of each picker on pictures of the micrographs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.picking import Picks, grey_picture
+from frazil.picking import Picks, grey_picture, match_picks
+from frazil_trainer.data.files import read_micrograph_file
+from frazil_trainer.data.labelled import LabelledPaths
 from frazil_trainer.evaluation.micrographs import ScoredMicrograph, labels_ending
 from frazil_trainer.evaluation.sources import PickSource, printable
-from frazil_trainer.labelled import LabelledPaths
-from frazil_trainer.matching import match_picks
-from frazil_trainer.micrograph_files import read_micrograph_file
 
 __all__ = ["Marks", "Overlay", "choose_overlays", "make_overlays"]
 
@@ -30,33 +29,30 @@ class Marks:
 
     picker: str
     hits: NDArray[np.float64]
-    """Where the picks are."""
+    """Positions of the picks."""
     misses: NDArray[np.float64]
-    """Where the particles are."""
+    """Positions of the particles."""
     false_picks: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlay:
-    """A micrograph with the marks of every picker that picked it."""
+    """A micrograph with the marks of its pickers."""
 
     name: str
     folder: str
     labels: str
     jpeg_base64: str
-    """Picture of the micrograph."""
+    """The picture."""
     shape: tuple[int, int]
     """(h, w) of the picture."""
     radius_px: float
-    """Of the particle, in pixels of the picture."""
+    """Radius of the particle, in pixels of the picture."""
     marks: tuple[Marks, ...]
 
 
 def choose_overlays(paths: Sequence[LabelledPaths], count: int) -> list[LabelledPaths]:
-    """Choose micrographs to show: the first of each set, then the second of each, and so on.
-
-    Each comes with the first of its sets of labels.
-    """
+    """Choose micrographs to show: the first of each set, then the second of each, and so on."""
     of_set: dict[str, dict[str, LabelledPaths]] = {}
     for one in paths:
         of_set.setdefault(one.source.folder, {}).setdefault(one.micrograph.stem, one)
@@ -68,11 +64,11 @@ def choose_overlays(paths: Sequence[LabelledPaths], count: int) -> list[Labelled
 def make_overlays(
     chosen: Sequence[LabelledPaths], scored: Sequence[ScoredMicrograph], sources: Sequence[PickSource]
 ) -> list[Overlay]:
-    """Mark what pickers made of the chosen micrographs, at their own thresholds.
+    """Mark the picks in the chosen micrographs, at the pickers' own thresholds.
 
     Args:
         chosen: see `choose_overlays`.
-        scored: what `score_micrographs` gave.
+        scored: result of `score_micrographs`.
         sources: the pickers.
 
     Raises:

@@ -1,7 +1,7 @@
 """Plots as inline SVG, without a script, in the colours of the page's style.
 
-Pickers are told apart by colour, by dashes and by the shape of their marks, so the plots can be read in grey. All
-text from outside goes through Markup, which escapes it.
+Pickers differ in colour, dashes and the shape of their marks, so the plots can be read in grey. Markup escapes all text
+from outside.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from frazil_trainer.evaluation.records import Curve, DistanceScores, Histogram, 
 __all__ = ["STYLES", "key_plot", "marks_plot", "recall_plot", "strip_plot", "threshold_plot"]
 
 STYLES = 8
-"""Colours, dashes and shapes before they begin again; a shape begins again later than its colour."""
+"""Number of colours, dashes and shapes; shapes repeat later than colours."""
 
 _SHAPES = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
@@ -32,7 +32,7 @@ _SHAPES = (
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """Where numbers lie in a plot."""
+    """Positions of numbers in a plot."""
 
     left: float
     top: float
@@ -40,7 +40,7 @@ class _Frame:
     height: float
     low: float = 0.0
     high: float = 1.0
-    """Of the numbers along x; those along y go from 0 to 1."""
+    """Range of the numbers along x; along y it is 0 to 1."""
 
     def x(self, value: float) -> float:
         return self.left + (value - self.low) / ((self.high - self.low) or 1.0) * self.width
@@ -78,8 +78,8 @@ def recall_plot(rows: Sequence[tuple[int, DistanceScores, Curve | None]], label:
     """Precision against recall, a line for each picker and a mark at its own threshold.
 
     Args:
-        rows: for each picker its number, its scores and its curve, if it has scores to make one of.
-        label: what a screen reader says.
+        rows: number, scores and, if any, curve of each picker.
+        label: text for screen readers.
     """
     frame = _Frame(38, 14, 266, 246)
     parts = _axes(frame, "recall", "precision", [(v, f"{v:g}") for v in (0, 0.2, 0.4, 0.6, 0.8, 1)])
@@ -99,7 +99,7 @@ def recall_plot(rows: Sequence[tuple[int, DistanceScores, Curve | None]], label:
 def threshold_plot(row: ScoreRow, curve: Curve, histogram: Histogram, picker: int, label: str) -> Markup:
     """F1 against the threshold above a histogram of the scores of hits and, hatched, false picks.
 
-    The row's own threshold is a full line, the best one a dotted line with a ring.
+    The row's own threshold is a solid line, the best one a dotted line with a ring.
     """
     low, high = histogram.edges[0], histogram.edges[-1]
     upper = _Frame(38, 10, 290, 130, low, high)

@@ -1,4 +1,4 @@
-"""What an evaluation says, as it is written to JSON; docs/reference/evaluation.md tells it to readers."""
+"""The records of an evaluation, as in its JSON file; docs/reference/evaluation.md describes them."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ SCHEMA = 1
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """Each from 0 to 1."""
+    """Figures from 0 to 1."""
 
     precision: float
     recall: float
     f1: float
     average_precision: float | None
-    """None where a picker gives no scores to rank its picks by."""
+    """None for a picker without scores."""
 
 
 class DistanceScores(msgspec.Struct, frozen=True, kw_only=True):
-    """Scores with hits within one share of the diameter."""
+    """Scores with hits within one fraction of the diameter."""
 
     distance_diameters: float
     micro: Figures
-    """Of the counts of all micrographs together."""
+    """Figures of all micrographs pooled."""
     macro: Figures
-    """Means over the micrographs' own figures."""
+    """Means of the figures of the micrographs."""
     intervals: Intervals | None
-    """Of the micro figures; None of a single micrograph."""
+    """Intervals of the micro figures; None for a single micrograph."""
     best_threshold: float | None
-    """With the highest micro F1 on these very micrographs; None where there are no scores."""
+    """Threshold with the highest micro F1 on these micrographs; None without scores."""
     best_f1: float
-    """There: what the choice of a threshold could gain at most."""
+    """F1 at that threshold: the upper limit for any choice of the threshold."""
     f1_flipped: float
-    """Micro F1 of the picks turned upside down: what chance gives at this crowding."""
+    """Micro F1 of the picks turned upside down: the level of chance at this crowding."""
 
 
 class MicrographScores(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,11 +68,11 @@ class ScoreRow(msgspec.Struct, frozen=True, kw_only=True):
 
     picker: str
     folder: str
-    """Of the training set."""
+    """Folder of the training set."""
     labels: str
-    """Ending of the files with the labels scored against."""
+    """Ending of the label files."""
     threshold: float | None
-    """Lowest score of the picks counted; None where all of a picker's picks are."""
+    """Lowest score of the counted picks; None counts all picks."""
     particles: int
     picks: int
     half: DistanceScores
@@ -81,11 +81,11 @@ class ScoreRow(msgspec.Struct, frozen=True, kw_only=True):
     """Within a fifth of a diameter."""
     micrographs: tuple[MicrographScores, ...]
     missing: tuple[str, ...] = ()
-    """Validation micrographs of the set that the picker has no picks for: left out of all figures."""
+    """Validation micrographs without picks of the picker, which are left out of all figures."""
 
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
-    """Micro precision and recall at falling thresholds; of many thresholds some 200, evenly by their order."""
+    """Micro precision and recall at falling thresholds, at most some 200."""
 
     threshold: tuple[float, ...]
     precision: tuple[float, ...]
@@ -93,18 +93,18 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Histogram(msgspec.Struct, frozen=True, kw_only=True):
-    """How many picks have which score. From a bin's lower edge up, they add up to the tally at that threshold."""
+    """Numbers of picks by score. The sum from a bin upwards is the tally at its lower edge."""
 
     edges: tuple[float, ...]
-    """One more than bins."""
+    """Edges of the bins, one more than bins."""
     hits: tuple[int, ...]
-    """Picks that add a hit within half a diameter to what better picks have."""
+    """Picks that add a hit within half a diameter to those of better picks."""
     false_picks: tuple[int, ...]
-    """The others."""
+    """All other picks."""
 
 
 class RowCurves(msgspec.Struct, frozen=True, kw_only=True):
-    """What the scores of one row's picks tell beyond the row's own threshold."""
+    """Curves of one row over all thresholds."""
 
     picker: str
     folder: str
@@ -117,21 +117,21 @@ class RowCurves(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Which model it was."""
+    """The model of a picker."""
 
     name: str
     version: int
-    """0 for a lone file."""
+    """0 for a file outside a repository."""
     sha256: str
     architecture: str
 
 
 class PickerRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Who picked."""
+    """A picker."""
 
     name: str
     model: ModelRecord | None
-    """None for picks read from files."""
+    """None for picks from files."""
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,10 +139,10 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: int = SCHEMA
     frazil: str
-    """Version that wrote this."""
+    """Version of frazil."""
     recipe: str
     """Name of the recipe's file."""
     pickers: tuple[PickerRecord, ...]
     rows: tuple[ScoreRow, ...]
     curves: tuple[RowCurves, ...]
-    """Of the rows whose picks have scores."""
+    """Curves of the rows whose picks have scores."""

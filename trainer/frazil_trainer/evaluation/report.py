@@ -1,7 +1,7 @@
-"""An evaluation as one HTML page that needs nothing else: no script, no network.
+"""An evaluation as one self-contained HTML page, without scripts.
 
-Names of files, folders and pickers are escaped wherever they stand. The page's policy allows its own style, known by
-its hash, and pictures that it carries itself.
+Names of files, folders and pickers are escaped. The page's policy allows its own style, by its hash, and embedded
+pictures.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["html_report"]
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A row, with its picker's number in plots and its curves."""
+    """A row with the number of its picker in plots, and its curves."""
 
     row: ScoreRow
     picker: int
@@ -37,7 +37,7 @@ class _Entry:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """The rows against one set of labels."""
+    """The rows of one set of labels."""
 
     labels: str
     entries: list[_Entry]
@@ -63,7 +63,7 @@ class _NumberedOverlay:
 
 @dataclass(frozen=True, slots=True)
 class _Set:
-    """All about one training set."""
+    """Rows and overlays of one training set."""
 
     folder: str
     groups: list[_Group]
@@ -75,7 +75,7 @@ class _Set:
 
 
 def html_report(evaluation: Evaluation, overlays: Sequence[Overlay]) -> str:
-    """Lay out an evaluation as a page.
+    """Render an evaluation as a page.
 
     Args:
         evaluation: all figures.
@@ -100,14 +100,14 @@ def html_report(evaluation: Evaluation, overlays: Sequence[Overlay]) -> str:
         coverages=[(n, best_coverage(n)) for n in sizes],
         draws=DRAWS,
         lowest_threshold=LOWEST_THRESHOLD,
-        style=Markup(style),  # noqa: S704 it is ours, and holds numbers only
+        style=Markup(style),  # noqa: S704 our own template, with numbers only
         style_sha256=base64.b64encode(digest).decode("ascii"),
     )
     return page.strip() + "\n"
 
 
 def _sets(evaluation: Evaluation, overlays: Sequence[Overlay]) -> list[_Set]:
-    """Rows by set and labels, with what belongs to them."""
+    """Rows by set and labels."""
     numbers = {picker.name: i for i, picker in enumerate(evaluation.pickers)}
     curves = {(one.folder, one.labels, one.picker): one for one in evaluation.curves}
     best = best_rows(evaluation.rows)

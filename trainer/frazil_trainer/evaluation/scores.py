@@ -1,16 +1,18 @@
-"""Scores: from ranked picks to the figures that people compare."""
+"""Scores: precision, recall, F1 and average precision of ranked picks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 
 import frazil
-from frazil.picking import Model
+from frazil.model import Model
+from frazil_trainer.data.labelled import LabelledPaths
 from frazil_trainer.evaluation.bootstrap import bootstrap
 from frazil_trainer.evaluation.micrographs import ScoredMicrograph, score_micrographs
-from frazil_trainer.evaluation.ranking import Ranking, average_precision, sweep_thresholds
+from frazil_trainer.evaluation.ranking import Ranking, Tally, average_precision, sweep_thresholds
 from frazil_trainer.evaluation.records import (
     Curve,
     DistanceScores,
@@ -24,10 +26,8 @@ from frazil_trainer.evaluation.records import (
     ScoreRow,
 )
 from frazil_trainer.evaluation.sources import LOWEST_THRESHOLD, ModelSource, PickSource, printable
-from frazil_trainer.labelled import LabelledPaths
-from frazil_trainer.matching import Tally
 
-__all__ = ["best_threshold", "evaluate", "row_curves", "score_rows", "score_table", "tally_at"]
+__all__ = ["ValidationRecord", "best_threshold", "evaluate", "row_curves", "score_rows", "score_table", "tally_at"]
 
 HALF, FIFTH = 0.5, 0.2
 _AS_GOOD = 0.001
@@ -35,15 +35,27 @@ _CURVE_POINTS = 200
 _BINS = 40
 
 
+class ValidationRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Scores of a new model on the validation micrographs, for its card."""
+
+    threshold: float
+    rows: tuple[ScoreRow, ...]
+    crop_accuracy: dict[str, float]
+    """The training's own metric on its held out examples, by name, after the last epoch."""
+    compared_threshold: float | None = None
+    """The recipe's second threshold."""
+    compared_rows: tuple[ScoreRow, ...] = ()
+
+
 def tally_at(scored: Sequence[ScoredMicrograph], threshold: float, distance_diameters: float = HALF) -> Tally:
-    """Hits, misses and false picks over all micrographs, at one threshold, within a share of the diameter."""
+    """Hits, misses and false picks over all micrographs, at one threshold, within a fraction of the diameter."""
     return Ranking.pooled(one.rank(distance_diameters) for one in scored).tally(threshold)
 
 
 def best_threshold(scored: Sequence[ScoredMicrograph], weights: Mapping[str, float]) -> float:
     """The threshold, to 0.01, with the highest F1 averaged over training sets by their weights.
 
-    Where many do about as well, the highest is a matter of a few picks: the middle one of those within 0.001 of it is
+    Among similar thresholds the highest depends on a few picks, so the middle one of those within 0.001 of it is
     taken.
     """
     folders = sorted({one.folder for one in scored})
@@ -62,13 +74,13 @@ def best_threshold(scored: Sequence[ScoredMicrograph], weights: Mapping[str, flo
 def score_table(
     model: Model, paths: Sequence[LabelledPaths], threshold: float | None = None, *, name: str | None = None
 ) -> list[ScoreRow]:
-    """Score a model on labelled micrographs, a row for each training set and kind of labels.
+    """Score a model on labelled micrographs, with a row for each training set and set of labels.
 
     Args:
         model: loaded as the daemon loads it.
         paths: the micrographs.
         threshold: None takes the model's own.
-        name: of the picker in the rows; None takes the model's.
+        name: name of the picker in the rows; None takes the model's.
     """
     source = ModelSource(model, name=name, threshold=threshold)
     return score_rows(score_micrographs([source], paths), [source], paths)
@@ -77,13 +89,13 @@ def score_table(
 def evaluate(
     recipe: str, scored: Sequence[ScoredMicrograph], sources: Sequence[PickSource], paths: Sequence[LabelledPaths]
 ) -> Evaluation:
-    """Bring all figures of one evaluation together.
+    """Collect all figures of an evaluation.
 
     Args:
         recipe: name of the recipe's file.
-        scored: what `score_micrographs` gave.
+        scored: result of `score_micrographs`.
         sources: the pickers.
-        paths: the micrographs that they were to pick.
+        paths: the micrographs to pick.
     """
     return Evaluation(
         frazil=frazil.__version__,
@@ -97,19 +109,19 @@ def evaluate(
 def score_rows(
     scored: Sequence[ScoredMicrograph], sources: Sequence[PickSource], paths: Sequence[LabelledPaths]
 ) -> list[ScoreRow]:
-    """Score pickers, a row for each training set, kind of labels and picker, in this order.
+    """Score pickers, with a row for each training set, set of labels and picker, in this order.
 
     Args:
-        scored: what `score_micrographs` gave.
+        scored: result of `score_micrographs`.
         sources: the pickers.
-        paths: the micrographs that they were to pick.
+        paths: the micrographs to pick.
     """
     thresholds = {source.name: source.threshold for source in sources}
-    wanted: dict[str, dict[str, None]] = {}
+    expected: dict[str, dict[str, None]] = {}
     for one in paths:
-        wanted.setdefault(one.source.folder, {})[printable(one.micrograph.stem)] = None
+        expected.setdefault(one.source.folder, {})[printable(one.micrograph.stem)] = None
     return [
-        _score_row(members, thresholds[members[0].picker], list(wanted[members[0].folder]))
+        _score_row(members, thresholds[members[0].picker], list(expected[members[0].folder]))
         for members in _by_row(scored, list(thresholds))
     ]
 
@@ -136,14 +148,14 @@ def row_curves(scored: Sequence[ScoredMicrograph], sources: Sequence[PickSource]
 
 
 def _by_row(scored: Sequence[ScoredMicrograph], pickers: Sequence[str]) -> list[list[ScoredMicrograph]]:
-    """Sorted by set and labels; pickers in the order given."""
+    """Micrographs by row: sorted by set and labels, with the pickers in their given order."""
     rows: dict[tuple[str, str, int], list[ScoredMicrograph]] = {}
     for one in scored:
         rows.setdefault((one.folder, one.labels, pickers.index(one.picker)), []).append(one)
     return [rows[key] for key in sorted(rows)]
 
 
-def _score_row(members: Sequence[ScoredMicrograph], threshold: float | None, wanted: Sequence[str]) -> ScoreRow:
+def _score_row(members: Sequence[ScoredMicrograph], threshold: float | None, expected: Sequence[str]) -> ScoreRow:
     half, fifth = ([one.rank(distance).tally(threshold) for one in members] for distance in (HALF, FIFTH))
     micrographs = tuple(
         MicrographScores(
@@ -166,7 +178,7 @@ def _score_row(members: Sequence[ScoredMicrograph], threshold: float | None, wan
         half=_score_distance(members, threshold, HALF),
         fifth=_score_distance(members, threshold, FIFTH),
         micrographs=micrographs,
-        missing=tuple(name for name in wanted if name not in {m.name for m in micrographs}),
+        missing=tuple(name for name in expected if name not in {m.name for m in micrographs}),
     )
 
 
@@ -195,7 +207,7 @@ def _score_distance(
 
 
 def _figures(tallies: Sequence[Tally], rankings: Sequence[Ranking]) -> Figures:
-    """Means; without rankings there is no average precision."""
+    """Means of figures; average precision needs rankings."""
     return Figures(
         precision=_mean([tally.precision for tally in tallies]),
         recall=_mean([tally.recall for tally in tallies]),

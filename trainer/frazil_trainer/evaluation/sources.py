@@ -1,4 +1,4 @@
-"""Where picks come from: a model, run as the daemon runs it, or the files of any other picker."""
+"""Sources of picks: a model, run as in the daemon, or the files of another picker."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Protocol, get_args
 
 from frazil.errors import FrazilError, SettingsError
+from frazil.model import Model, load_model
 from frazil.picking import (
     CoordinateEnding,
     Micrograph,
-    Model,
     Picker,
     PickingSettings,
     Picks,
+    PreparationOnDevice,
     YAxis,
-    load_model,
     named_micrographs,
     read_coordinates,
 )
-from frazil_trainer.labelled import LabelledPaths
+from frazil_trainer.data.labelled import LabelledPaths
 
 __all__ = ["LOWEST_THRESHOLD", "ModelSource", "PickFiles", "PickSource", "find_pick_files", "open_sources", "printable"]
 
@@ -32,29 +32,30 @@ _TAIL = re.compile(r"(_[\w-]*)?\.[a-z]+", re.IGNORECASE)
 
 
 class PickSource(Protocol):
-    """A picker to be scored."""
+    """A picker."""
 
     @property
     def name(self) -> str:
-        """What it is called in tables."""
+        """Its name in tables."""
 
     @property
     def threshold(self) -> float | None:
-        """Lowest score of the picks that it means; None where all its picks are meant."""
+        """Lowest score of its valid picks; None if all are valid."""
 
     def pick(self, paths: LabelledPaths, micrograph: Micrograph) -> Picks | None:
-        """Its picks in a micrograph, those below the threshold too where it has them; None where it has no say."""
+        """Its picks in a micrograph, including those below the threshold; None if it has none for this micrograph."""
 
 
 class ModelSource:
     """A model under the model contract, run by the daemon's own picker.
 
-    It keeps every pick down to a figure of merit of 0.05, so that thresholds can be compared without the network; a
-    threshold only ever drops picks, since better ones are placed first.
+    It keeps every pick down to a score of 0.05, so that thresholds can be compared without running the network again: a
+    higher threshold only removes picks.
     """
 
     def __init__(self, model: Model, *, name: str | None = None, threshold: float | None = None) -> None:
         self.model = model
+        self._device = PreparationOnDevice(model)
         self.name = name or printable(model.identity.name)
         self.threshold = model.contract.threshold if threshold is None else threshold
 
@@ -67,31 +68,31 @@ class ModelSource:
         settings = PickingSettings(
             diameter_angstrom=paths.source.diameter_angstrom, threshold=min(LOWEST_THRESHOLD, self.threshold)
         )
-        return Picker(self.model, settings).pick(micrograph)
+        return Picker(self.model, settings, device=self._device).pick(micrograph)
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a micrograph's picks are."""
+    """The location of a micrograph's picks."""
 
     file: Path
     stem: str | None
-    """The micrograph's, where the file is a table of several."""
+    """Stem of the micrograph in a table of several; None in a file of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PickFiles:
-    """Files that a picker wrote; see `find_pick_files`."""
+    """Files of another picker; see `find_pick_files`."""
 
     name: str
     folder: Path
     y_axis: YAxis
     files: Mapping[Path, _Place]
-    """Of each micrograph that there are picks for."""
+    """Location of the picks by micrograph."""
     threshold: float | None = None
 
     def pick(self, paths: LabelledPaths, micrograph: Micrograph) -> Picks | None:
-        """Read the picks of a micrograph; a file without any is one of a picker that found none.
+        """Read the picks of a micrograph; an empty file means no picks.
 
         Raises:
             FrazilError: the file cannot be read.
@@ -116,19 +117,19 @@ def open_sources(
     threshold: float | None,
     paths: Sequence[LabelledPaths],
 ) -> list[PickSource]:
-    """Open pickers as the command line names them: ``NAME=PATH`` or a path, whose last part is the name then.
+    """Open pickers by their names on the command line: ``NAME=PATH``, or a path whose last part is the name.
 
     Args:
         models: see `load_model`.
         folders: see `find_pick_files`.
         y_axes: ``down`` or ``up``: none, one for all folders, or one for each.
-        threshold: of the models; None takes their own.
+        threshold: threshold of the models; None takes their own.
         paths: the micrographs.
 
     Raises:
-        SettingsError: there is no micrograph, no picker, or no such y axis; two pickers have the same name.
+        SettingsError: micrographs or pickers are missing, a y axis is unknown, or two pickers have the same name.
         ModelError: a model cannot be loaded.
-        FrazilError: a folder has no picks of the micrographs.
+        FrazilError: a folder has no picks for the micrographs.
     """
     if not paths:
         raise SettingsError("expected a recipe with validation micrographs to score on, found none in it")
@@ -159,31 +160,31 @@ def open_sources(
 
 
 def printable(name: str) -> str:
-    """A file's name with what is no UTF-8 in it spelt out."""
+    """A file's name with escapes for bytes that are not UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _split_name(text: str) -> tuple[str | None, Path]:
-    """``NAME=PATH``, where there is no file with all of this as its name."""
+    """Name and path of ``NAME=PATH``, unless a file has this whole text as its name."""
     name, equals, path = text.partition("=")
     return (name, Path(path)) if equals and name and not Path(text).exists() else (None, Path(text))
 
 
 def find_pick_files(name: str, folder: Path, y_axis: YAxis, paths: Sequence[LabelledPaths]) -> PickFiles:
-    """Find which files in a folder are the picks of which micrographs, by the micrographs' stems.
+    """Assign the files in a folder to micrographs, by the micrographs' stems.
 
     The picks of ``a.mrc`` are ``a.star``, or ``a_anything.star`` with the same ``_anything`` for all, or in one table
-    that names its micrographs; in any format that `read_coordinates` knows. Where the folder has subfolders named as
-    the recipe's sets are, the picks of such a set are looked for there alone.
+    that names its micrographs; in any format of `read_coordinates`. If the folder has a
+    subfolder with the name of a training set, the picks of that set must be in it.
 
     Args:
-        name: of the picker.
-        folder: its files.
-        y_axis: which way their y grows.
+        name: name of the picker.
+        folder: folder of its files.
+        y_axis: direction of their y axis.
         paths: the micrographs.
 
     Raises:
-        FrazilError: there is no folder, none of the micrographs has picks in it, or it is not clear which are whose.
+        FrazilError: the folder is missing, holds no picks for the micrographs, or is ambiguous.
     """
     if not folder.is_dir():
         raise FrazilError(f"{folder}: expected a folder with picks, found none")
@@ -211,7 +212,7 @@ def find_pick_files(name: str, folder: Path, y_axis: YAxis, paths: Sequence[Labe
 
 
 def _find_places(folder: Path, micrographs: Sequence[Path]) -> dict[Path, _Place]:
-    """Where the picks of micrographs are in one folder."""
+    """Locations of the picks of micrographs in one folder."""
     readable = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _ENDINGS and path.is_file()]
     by_tail: dict[str, dict[Path, _Place]] = {}
     for micrograph in dict.fromkeys(micrographs):
@@ -219,7 +220,7 @@ def _find_places(folder: Path, micrographs: Sequence[Path]) -> dict[Path, _Place
             tail = path.name.removeprefix(micrograph.stem)
             if tail != path.name and _TAIL.fullmatch(tail):
                 by_tail.setdefault(tail, {})[micrograph] = _Place(path, None)
-    # Of the picks a.star and a_b.star, the second may be those of a_b.mrc.
+    # Beside a.star, a_b.star may hold the picks of a_b.mrc.
     plain = {tail: found for tail, found in by_tail.items() if tail.startswith(".")}
     tails = plain or by_tail
     if len(tails) > 1:

@@ -16,7 +16,7 @@ _CLEARLY_BETTER = 1.4
 
 
 def show_table(rows: Sequence[ScoreRow], console: Console) -> None:
-    """Print scores as a table, the best F1 against each set of labels in bold where there are several pickers."""
+    """Print scores as a table; among several pickers, the best F1 for each set of labels is bold."""
     several = len({row.picker for row in rows}) > 1
     best = best_rows(rows) if several else []
     table = Table(padding=(0, 1, 0, 0), pad_edge=False)
@@ -53,7 +53,7 @@ def show_table(rows: Sequence[ScoreRow], console: Console) -> None:
 
 
 def markdown_table(rows: Sequence[ScoreRow]) -> str:
-    """Scores as a table in Markdown, with a line end."""
+    """Scores as a Markdown table, with a final newline."""
     titles = ["validation set", "labels", "picker", "micrographs", "particles", "picks", "precision", "recall", "F1"]
     titles += ["95 % interval", "macro F1", "AP", "F1 within 0.2 d", "AP within 0.2 d"]
     lines = [titles, ["---"] * 3 + ["---:"] * (len(titles) - 3)]
@@ -68,7 +68,7 @@ def markdown_table(rows: Sequence[ScoreRow]) -> str:
 
 
 def flip_warnings(rows: Sequence[ScoreRow]) -> list[str]:
-    """Warn of picks that fit clearly better upside down, a line for each picker and set."""
+    """Warnings of picks that fit clearly better upside down, a line for each picker and set."""
     doubtful = {
         (row.picker, row.folder): (row.half.micro.f1, row.half.f1_flipped)
         for row in rows
@@ -82,7 +82,7 @@ def flip_warnings(rows: Sequence[ScoreRow]) -> list[str]:
 
 
 def best_rows(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
-    """Of the rows on each set and kind of labels, those with the highest F1 within half a diameter."""
+    """The rows with the highest F1 within half a diameter, for each set and set of labels."""
     highest: dict[tuple[str, str], float] = {}
     for row in rows:
         key = (row.folder, row.labels)
@@ -91,7 +91,7 @@ def best_rows(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
 
 
 def _micrographs(row: ScoreRow) -> str:
-    """How many were scored, and of how many."""
+    """Number of scored micrographs, and of all if some are missing."""
     scored = len(row.micrographs)
     return f"{scored} of {scored + len(row.missing)}" if row.missing else str(scored)
 

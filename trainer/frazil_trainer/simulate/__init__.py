@@ -1,9 +1,9 @@
-"""Simulated cryo-EM micrographs, with the truth about where their particles are.
+"""Simulated cryo-EM micrographs with known particles.
 
-- `SimulationSettings` says what micrographs should be like.
+- `SimulationSettings` describes micrographs.
 - `simulate_micrograph` makes one from a seed, `simulate_series` a series of them.
 - `write_micrograph` and `write_truth` write one as an MRC and a STAR file.
-- `density_model` gives a molecule by one of `MODEL_NAMES`, `imagine_molecule` one like none.
+- `density_model` gives a molecule by one of `MODEL_NAMES`, `imagine_molecule` an imaginary one.
 
 The same settings and seed give the same pixels:
 

@@ -62,15 +62,15 @@ class ContrastTransfer:
     Δf(α) = ½ (U + V + (U − V) cos 2(α − angle)).
     Source: A. Rohou and N. Grigorieff, CTFFIND4, J. Struct. Biol. 192 (2015) 216, equations 1 to 4.
 
-    Contrast is 2 φ ⊗ CTF for a weak phase φ. Underfocus is positive, so what delays the electron more than
-    its surroundings (protein in ice) is darker than its surroundings.
+    Contrast is 2 φ ⊗ CTF for a weak phase φ. Underfocus is positive, so protein is darker
+    than the ice around it.
     """
 
     voltage_kv: float
     cs_mm: float
     """Spherical aberration."""
     amplitude_contrast: float
-    """Share A of amplitude contrast, 0 to 1."""
+    """Fraction A of amplitude contrast."""
     defocus_u_angstrom: float
     """Underfocus along the axis of astigmatism."""
     defocus_v_angstrom: float

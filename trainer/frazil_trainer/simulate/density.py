@@ -13,7 +13,7 @@ __all__ = ["DensityModel", "project", "random_rotations"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DensityModel:
-    """A molecule in ice, as pseudo-atoms that all have the same Gaussian shape."""
+    """A molecule in ice, as pseudo-atoms of one Gaussian shape."""
 
     name: str
     symmetry: str
@@ -33,7 +33,7 @@ class DensityModel:
         return rotations
 
     def fragment(self, rng: np.random.Generator) -> DensityModel:
-        """A random broken piece: what of the model lies in a ball of a third of its radius around one of its atoms.
+        """A random broken piece: the part of the model in a ball of a third of its radius around one atom.
 
         The piece is centred on its own centre of mass, and has no symmetry.
         """
@@ -73,14 +73,14 @@ def project(
     """Project a rotated model along z onto a square of pixels, as points.
 
     Each pseudo-atom falls on its four nearest pixels by bilinear weights, which keeps sum and centre of mass.
-    Its Gaussian shape is left out: whoever transforms the result multiplies by the Gaussian's transform once.
+    Its Gaussian shape is left out: a caller that transforms the result multiplies it by the Gaussian's transform.
 
     Args:
         model: the molecule.
         rotation: (3, 3) float64 rotation applied to the columns x, y, z of the positions.
         pixel_size_angstrom: side of a pixel.
         size_px: side of the square.
-        centre_px: y, x of the centre of mass in the square; pixel centres at whole numbers.
+        centre_px: y, x of the centre of mass in the square; pixel centres at integers.
 
     Returns:
         (size_px, size_px) float32 projected potential in V Å.

@@ -1,4 +1,4 @@
-"""What molecules are built of: domains, balls filled with helices, one point for each residue."""
+"""Domains of molecules: balls filled with helices, with one point for each residue."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _TRIALS = 12
 
 
 def assemble(name: str, symmetry: str, unit: Points, relative_weights: NDArray[np.float64]) -> DensityModel:
-    """The molecule that the copies of one unit make.
+    """A molecule of symmetric copies of one unit.
 
     Args:
-        name: of the molecule.
+        name: name of the molecule.
         symmetry: point group in Schoenflies notation, main axis along z.
-        unit: (n, 3) residues of the unit.
+        unit: (n, 3) residues.
         relative_weights: (n,) 1 for a residue of protein.
     """
     group = Rotation.create_group(symmetry)
@@ -74,10 +74,10 @@ def fill(rng: np.random.Generator, balls: Iterable[Ball]) -> tuple[Points, Point
 def _domain(rng: np.random.Generator, ball: Ball) -> Points:
     """(n, 3) points that fill a ball with helices in random directions, one residue each."""
     centre, radius = np.array(ball[:3]), ball[3]
-    wanted = round(4 / 3 * np.pi * radius**3 / _RESIDUE_VOLUME_A3)
+    residues = round(4 / 3 * np.pi * radius**3 / _RESIDUE_VOLUME_A3)
     pieces: list[Points] = []
     count = 0
-    while count < wanted:
+    while count < residues:
         axis = rng.standard_normal(3)
         axis /= np.linalg.norm(axis)
         length = round(rng.uniform(0.6, 1.3) * radius / _HELIX_RISE_ANGSTROM)
@@ -88,7 +88,7 @@ def _domain(rng: np.random.Generator, ball: Ball) -> Points:
         room = np.linalg.norm(middles[:, None] - filled, axis=2).min(1)
         room[np.linalg.norm(middles, axis=1) > radius - _HELIX_RADIUS_ANGSTROM] = -1
         piece = helix(rng, starts[room.argmax()], axis, length)
-        piece = piece[np.linalg.norm(piece, axis=1) < radius][: wanted - count]
+        piece = piece[np.linalg.norm(piece, axis=1) < radius][: residues - count]
         pieces.append(piece)
         count += len(piece)
     points: Points = np.concatenate(pieces) + centre

@@ -14,10 +14,10 @@ _Array = NDArray[np.float32]
 
 _FFT_WORKERS = 2
 _ICE_SIGMA_ANGSTROM = 3.0
-"""Molecules of ice move by a few Å while they are looked at, which blurs their noise
+"""Molecules of ice move by a few Å during the exposure, which blurs their noise
 (McMullan, Vinothkumar, Henderson, Ultramicroscopy 158 (2015) 26)."""
 _COARSE_SIGMA_ANGSTROM = 15.0
-"""Size of the unordered matter whose noise is coarse; by comparison with EMPIAR-10017 and apoferritin."""
+"""Size of the unordered matter that makes coarse noise; by comparison with EMPIAR-10017 and apoferritin."""
 
 
 def form_contrast(
@@ -39,12 +39,12 @@ def form_contrast(
         transfer: the microscope.
         pixel_size_angstrom: side of a pixel.
         atom_sigma_angstrom: the Gaussian shape of each point in `phase`.
-        ice_noise_rad_angstrom: strength that `noise` gets as noise of ice.
-        coarse_noise_rad_angstrom: strength that `noise` gets as noise of coarser unordered matter.
+        ice_noise_rad_angstrom: strength of `noise` as noise of ice.
+        coarse_noise_rad_angstrom: strength of `noise` as noise of coarser unordered matter.
         blur_px: the Gaussian blur of the contrast.
 
     Returns:
-        (h, w) float32 contrast; its borders are wrapped around, as those of the input are.
+        (h, w) float32 contrast; its borders wrap around like those of the input.
     """
     s2 = squared_frequencies(phase.shape, pixel_size_angstrom)
     wave = fft.rfft2(phase, workers=_FFT_WORKERS)
@@ -65,13 +65,13 @@ def form_contrast(
 def count_electrons(expected: _Array, *, spread_px: float, rng: np.random.Generator) -> _Array:
     """Draw Poisson counts and let each electron's charge spread over pixels by a Gaussian.
 
-    The spread blurs signal and shot noise alike. Blur that hits the signal alone, because an electron is counted
-    in the wrong pixel, belongs into `expected`.
+    The spread blurs signal and shot noise alike. Blur of the signal alone, by electrons counted in the wrong pixel,
+    belongs into `expected`.
 
     Args:
         expected: (h, w) float32 expected counts; below 0 counts as 0.
-        spread_px: standard deviation of the spread; 0 keeps the counts whole.
-        rng: where randomness comes from.
+        spread_px: standard deviation of the spread; 0 keeps the counts integers.
+        rng: generator.
 
     Returns:
         (h, w) float32 counts.

@@ -1,6 +1,6 @@
 """Imaginary molecules: no two alike, and none like a real one.
 
-A picker that has seen many shapes does not take the few that it knows for the only ones.
+They keep a picker from learning the few known shapes as the only ones.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from frazil_trainer.simulate.domains import Ball, assemble, fill
 __all__ = ["IMAGINARY", "imagine_molecule"]
 
 IMAGINARY = "imaginary"
-"""Name of all of them."""
+"""Name of every imaginary molecule."""
 
 _SYMMETRIES = ("C1", "C1", "C2", "C3", "C5", "D2", "D3", "D4", "D6", "T", "O", "I")
 _RIM_ANGSTROM = 5.0
@@ -28,10 +28,9 @@ _SPREAD = (4.0, 12.0)
 
 
 def imagine_molecule(diameter_angstrom: float, rng: np.random.Generator) -> DensityModel:
-    """A molecule of domains that touch one another, of any symmetry, hollow or not.
+    """A molecule of touching domains, of random symmetry, hollow or solid.
 
-    It fills the given diameter more or less, as particles do that of which people tell a picker: a training set has
-    one diameter for all of its molecules.
+    It fills the given diameter only roughly, since a training set has one diameter for all of its molecules.
     """
     symmetry = str(rng.choice(_SYMMETRIES))
     order = len(Rotation.create_group(symmetry))
@@ -55,7 +54,7 @@ def imagine_molecule(diameter_angstrom: float, rng: np.random.Generator) -> Dens
 
 
 def _direction(rng: np.random.Generator) -> NDArray[np.float64]:
-    """(3,) a unit vector, any as likely as any other."""
+    """(3,) a random unit vector, uniform on the sphere."""
     vector = rng.standard_normal(3)
     direction: NDArray[np.float64] = vector / np.linalg.norm(vector)
     return direction

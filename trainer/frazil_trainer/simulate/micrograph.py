@@ -1,4 +1,4 @@
-"""One simulated micrograph: the specimen, seen through the microscope, counted by the detector."""
+"""One simulated micrograph: specimen, microscope and detector."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ __all__ = [
 ]
 
 _DELOCALISATION_RESOLUTION_ANGSTROM = 6.0
-"""Finer detail from beyond the border of the micrograph is not followed into it."""
+"""Finer detail beyond the border of the micrograph is left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SimulatedMicrograph:
-    """A micrograph, and what is in it."""
+    """A micrograph and its contents."""
 
     pixels: NDArray[np.float32]
-    """(h, w) float32 counts; whole numbers where the detector's noise is not blurred."""
+    """(h, w) float32 counts; integers if the detector does not blur its noise."""
     truth: Picks
-    """Projected centres of mass of all particles whose centre is in the micrograph; score 1."""
+    """Projected centres of mass inside the micrograph; score 1."""
     model: str
     """Name of the molecule."""
     diameter_angstrom: float
@@ -58,7 +58,7 @@ class SimulatedMicrograph:
     dose_e_per_a2: float
     """Electrons per Å²."""
     carbon: CarbonFilm | None
-    """The film whose edge crosses the micrograph."""
+    """The carbon film, if its edge crosses the micrograph."""
     contamination: tuple[Contamination, ...]
     """Ice crystals and dirt; they may lie on the film, or partly outside."""
 
@@ -74,7 +74,7 @@ def series_seed(seed: int, index: int) -> np.random.SeedSequence:
 
 
 def simulate_series(settings: SimulationSettings, count: int, seed: int) -> Iterator[SimulatedMicrograph]:
-    """Simulate `count` micrographs, one by one; the one at `index` depends on settings, seed and index alone."""
+    """Simulate `count` micrographs, one by one; each depends on settings, seed and its index alone."""
     for index in range(count):
         yield simulate_micrograph(settings, series_seed(seed, index))
 
@@ -87,11 +87,11 @@ def simulate_micrograph(settings: SimulationSettings, seed: int | np.random.Seed
     (1 + contrast).
 
     Args:
-        settings: how it should be.
-        seed: an integer or a seed sequence, which is left as it is.
+        settings: description of the micrograph.
+        seed: an integer, or a seed sequence, which stays unchanged.
 
     Returns:
-        The micrograph, with the truth about it.
+        The micrograph with its particles.
     """
     rng = np.random.default_rng(seed)
     name = settings.model if settings.model is not None else str(rng.choice(MODEL_NAMES))
@@ -116,7 +116,7 @@ def simulate_micrograph(settings: SimulationSettings, seed: int | np.random.Seed
         atom_sigma_angstrom=model.sigma_angstrom,
         ice_noise_rad_angstrom=settings.ice_noise_rad_angstrom,
         coarse_noise_rad_angstrom=rng.uniform(*settings.coarse_noise_range_rad_angstrom),
-        # The part of the blur, in variance, that spares the noise.
+        # The part of the blur, in variance, that does not act on the noise.
         blur_px=settings.detector_blur_px * float(np.sqrt(1 - settings.noise_blur_share)),
     )
     top, left = -frame.origin[0], -frame.origin[1]
@@ -147,9 +147,9 @@ def simulate_micrograph(settings: SimulationSettings, seed: int | np.random.Seed
 
 
 def write_micrograph(path: Path, simulated: SimulatedMicrograph) -> None:
-    """Write the pixels as an MRC of mode 2 with the pixel size in its header, whole or not at all.
+    """Write the pixels as an MRC of mode 2 with the pixel size in its header, in one atomic step.
 
-    The file is written beside its place under a dot name, flushed to disk and renamed.
+    The file is written under a temporary name, flushed to disk and renamed.
 
     Raises:
         OSError: the file cannot be written.
@@ -170,7 +170,7 @@ def write_micrograph(path: Path, simulated: SimulatedMicrograph) -> None:
 
 
 def write_truth(path: Path, simulated: SimulatedMicrograph) -> None:
-    """Write the centres of the particles as a RELION coordinate STAR, whole or not at all.
+    """Write the centres of the particles as a RELION coordinate STAR, in one atomic step.
 
     Raises:
         OSError: the file cannot be written.

@@ -1,7 +1,7 @@
-"""The molecules that the simulator knows: built from domains of helices, the same in every run.
+"""The named molecules of the simulator, built from domains of helices, the same in every run.
 
-None is an atomic structure. Each has the symmetry, the size, the mass and the rough layout of domains of a
-molecule that is common in cryo-EM, which is what a picker sees.
+They are no atomic structures. Each has the symmetry, size, mass and rough layout of domains of a common molecule,
+which is all that a picker sees.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ __all__ = ["MODEL_NAMES", "density_model"]
 
 
 def density_model(name: str) -> DensityModel:
-    """The molecule of that name, built on first use and then kept.
+    """A molecule by name, built on first use and cached.
 
     Raises:
-        SettingsError: there is none; the message lists those there are.
+        SettingsError: the name is unknown; the message lists the known ones.
     """
     if name not in _BUILDERS:
         raise SettingsError(f"model: expected one of {', '.join(MODEL_NAMES)}, found {name!r}")
@@ -126,4 +126,4 @@ _BUILDERS: dict[str, tuple[str, Callable[[np.random.Generator], tuple[Points, Po
     "capsid": ("I", _capsid),
 }
 MODEL_NAMES: tuple[str, ...] = tuple(_BUILDERS)
-"""Names that `density_model` knows."""
+"""Names for `density_model`."""

@@ -1,4 +1,4 @@
-"""Where particles lie: random centres that mostly keep their distance, away from carbon and contamination."""
+"""Placement of particles: random centres, mostly at a distance from each other, away from carbon and contamination."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["place_particles"]
 _Points = NDArray[np.float64]
 
 _ATTEMPTS_PER_PARTICLE = 40
-"""A crowded micrograph gets fewer particles than wanted rather than an endless search."""
+"""Limit of the search, so that a crowded micrograph gets fewer particles."""
 
 
 def place_particles(
@@ -26,17 +26,17 @@ def place_particles(
     is_free: Callable[[_Points, _Points], NDArray[np.bool_]],
     rng: np.random.Generator,
 ) -> _Points:
-    """Draw centres of particles at random, as many as wanted inside the micrograph where there is room.
+    """Draw centres of particles at random, as many as there is room for.
 
     Args:
-        count: particles wanted within the micrograph.
+        count: largest number of particles within the micrograph.
         shape: rows and columns of the micrograph.
-        rim_px: particles are also placed, equally dense, this far beyond its borders.
+        rim_px: width of the rim around the micrograph, which gets particles of the same density.
         distance_px: least distance between centres.
-        overlap_distance_px: least distance of those that may overlap others.
-        overlap_fraction: share of those, 0 to 1.
-        is_free: tells for y and x, each (n,), which points may hold a particle.
-        rng: where randomness comes from.
+        overlap_distance_px: least distance of particles that may overlap others.
+        overlap_fraction: fraction of particles that may overlap others.
+        is_free: whether each of some points, y and x of shape (n,), may hold a particle.
+        rng: generator.
 
     Returns:
         (n, 2) float64 centres, columns y, x, in pixels of the micrograph; some lie on the rim outside it. Centres
@@ -45,9 +45,9 @@ def place_particles(
     last = np.array(shape) - 1.0
     placed = np.empty((0, 2))
 
-    def place(wanted: int, candidates: _Points) -> None:
+    def place(more: int, candidates: _Points) -> None:
         nonlocal placed
-        goal = len(placed) + wanted
+        goal = len(placed) + more
         may_overlap = rng.random(goal) < overlap_fraction
         for candidate in candidates[is_free(candidates[:, 0], candidates[:, 1])]:
             if len(placed) == goal:

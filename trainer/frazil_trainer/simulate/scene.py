@@ -1,7 +1,7 @@
-"""What lies in the beam besides the molecules: uneven ice, carbon film, contamination; and where particles are.
+"""Everything in the beam except molecules: uneven ice, carbon film, contamination.
 
-All positions are y, x in pixels of the micrograph, and may lie outside it: what is beyond the border still
-shines into the micrograph through the transfer function.
+All positions are y, x in pixels of the micrograph, and may lie outside it: the transfer function carries
+detail from beyond the border into the micrograph.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _Array = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """A grid of pixels that may reach beyond the micrograph: pixel (0, 0) of the grid is at `origin`."""
+    """A grid of pixels that may reach beyond the micrograph."""
 
     origin: tuple[int, int]
     """y, x of the grid's first pixel in the micrograph."""
@@ -54,14 +54,14 @@ class CarbonFilm:
     fraying: tuple[tuple[float, float, float], ...]
     """Waves of the edge: amplitude in pixels, waves round the hole, phase."""
     transmission: float
-    """Electrons that pass the film over those that pass ice alone."""
+    """Transmission of the film, relative to that of ice."""
     phase_rad: float
     """Mean phase of the film above that of the ice."""
     noise_ratio: float
     """Strength of the phase noise on the film over that in the hole."""
 
     def depth(self, y: NDArray[np.floating], x: NDArray[np.floating]) -> _Array:
-        """How far points lie within the film, in pixels, broadcast over y and x; negative in the hole."""
+        """Depth of points within the film, in pixels, broadcast over y and x; negative in the hole."""
         dy, dx = y - np.float32(self.hole_y), x - np.float32(self.hole_x)
         depth: _Array = np.hypot(dy, dx).astype(np.float32) - np.float32(self.hole_radius)
         near = np.abs(depth) < 3 * sum(amplitude for amplitude, _, _ in self.fraying) + 2
@@ -73,7 +73,7 @@ class CarbonFilm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contamination:
-    """One ice crystal or piece of dirt: an irregular blob that lets few electrons pass."""
+    """One ice crystal or piece of dirt: an irregular blob of low transmission."""
 
     y: float
     x: float
@@ -82,17 +82,17 @@ class Contamination:
     lobes: tuple[tuple[float, float], ...]
     """Waves 1, 2, 3, ... of the outline: amplitude in radii, phase."""
     transmission: float
-    """Electrons that pass its middle over those that pass ice alone."""
+    """Transmission of its middle, relative to that of ice."""
     phase_rad: float
     """Phase of its middle above that of the ice."""
 
     @property
     def reach_px(self) -> float:
-        """Pixels from its centre beyond which there is none of it."""
+        """Largest distance of the outline from the centre, in pixels."""
         return self.radius * (1 + sum(amplitude for amplitude, _ in self.lobes)) + 2
 
     def depth(self, y: NDArray[np.floating], x: NDArray[np.floating]) -> _Array:
-        """How far points lie within the blob, in pixels along its radii, broadcast over y and x."""
+        """Depth of points within the blob, in pixels along its radii, broadcast over y and x."""
         dy, dx = np.broadcast_arrays(y - np.float32(self.y), x - np.float32(self.x))
         angle = np.arctan2(dy, dx)
         outline = np.ones_like(angle)
@@ -109,7 +109,7 @@ class Contamination:
 
 
 def draw_carbon(shape: tuple[int, int], pixel_size_angstrom: float, rng: np.random.Generator) -> CarbonFilm:
-    """A film whose edge crosses a micrograph of that shape, from any side, and leaves most of it free."""
+    """A random film whose edge crosses the micrograph and leaves most of it free."""
     direction = rng.uniform(0, 2 * np.pi)
     dy, dx = float(np.sin(direction)), float(np.cos(direction))
     # Half the length of the micrograph in that direction, as far as a corner.
@@ -138,7 +138,7 @@ def draw_carbon(shape: tuple[int, int], pixel_size_angstrom: float, rng: np.rand
 def draw_contamination(
     count: int, shape: tuple[int, int], least_radius_px: float, rng: np.random.Generator
 ) -> tuple[Contamination, ...]:
-    """Blobs anywhere on a micrograph of that shape, each larger than `least_radius_px`."""
+    """Random blobs on the micrograph, each larger than `least_radius_px`."""
     return tuple(
         Contamination(
             y=float(rng.uniform(0, shape[0])),
@@ -155,7 +155,7 @@ def draw_contamination(
 
 
 def ice_transmission(shape: tuple[int, int], gradient: float, rng: np.random.Generator) -> _Array:
-    """(h, w) float32 share of electrons that ice of uneven thickness lets pass: mean 1, 1 ± `gradient` at most.
+    """(h, w) float32 transmission of ice of uneven thickness: mean 1, 1 ± `gradient` at most.
 
     A tilted plane and a bowl or saddle, as ice in a hole is thinnest in its middle.
     """

@@ -1,4 +1,4 @@
-"""A series of simulated micrographs on disk, with the settings it was made from."""
+"""A series of simulated micrographs on disk, with its settings."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ MANIFEST_NAME = "simulation.json"
 def write_series(
     folder: Path, settings: SimulationSettings, *, count: int, seed: int, interval_seconds: float = 0.0
 ) -> Iterator[Path]:
-    """Write micrographs 1 to `count` of a series, yielding each path once the file is whole.
+    """Write micrographs 1 to `count` of a series, yielding each path when the file is complete.
 
-    The truth is written before the micrograph, so that whoever sees the one finds the other. What a former call
-    with the same settings and seed has written is not made again.
+    The STAR file is written before its micrograph, so that every micrograph has one. Files of an earlier call with
+    the same settings and seed are kept.
 
     Args:
         folder: made if missing.
-        settings: of the simulation.
-        count: how many.
-        seed: of the series.
+        settings: settings of all micrographs.
+        count: number of micrographs.
+        seed: seed of the series.
         interval_seconds: least time from one micrograph to the next.
 
     Raises:
-        SettingsError: the folder holds a series of other settings or another seed.
+        SettingsError: the folder holds a series with other settings or another seed.
         OutputError: the folder cannot be written.
     """
     try:

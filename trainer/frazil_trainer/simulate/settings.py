@@ -1,4 +1,4 @@
-"""What a simulated micrograph should be like."""
+"""Settings of a simulation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RANGES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationSettings:
-    """How micrographs are simulated; a range is drawn from uniformly, anew for each micrograph.
+    """Settings of simulated micrographs. Ranges are drawn from uniformly, for each micrograph.
 
     Raises:
         SettingsError: a setting is impossible; the message names it, what was expected and what was found.
@@ -38,16 +38,16 @@ class SimulationSettings:
     pixel_size_angstrom: float = 1.77
     """Side of a pixel on the specimen."""
     model: str | None = None
-    """Name of the molecule; None draws one of `MODEL_NAMES` for each micrograph, `IMAGINARY` a new one like none."""
+    """Name of the molecule. For each micrograph, None draws one of `MODEL_NAMES`, and `IMAGINARY` makes a new one."""
     imaginary_diameter_angstrom: float = 180.0
-    """Diameter of the molecules, where they are imaginary."""
+    """Diameter of imaginary molecules."""
 
     voltage_kv: float = 300.0
     """Acceleration voltage."""
     cs_mm: float = 2.7
     """Spherical aberration of the objective."""
     amplitude_contrast: float = 0.1
-    """Share of amplitude contrast, 0 to 1."""
+    """Fraction of amplitude contrast."""
     defocus_range_um: _Range = (1.2, 2.8)
     """Mean underfocus."""
     astigmatism_range_um: _Range = (0.0, 0.05)
@@ -55,34 +55,34 @@ class SimulationSettings:
     b_factor_range_a2: _Range = (100.0, 500.0)
     """Decay of the envelope exp(−B s² / 4): coherence, drift, the thickness of the ice."""
     elastic_share_range: _Range = (0.5, 0.9)
-    """Share of the contrast that is left where thick ice scatters electrons inelastically too."""
+    """Fraction of the contrast that inelastic scattering in thick ice leaves."""
 
     dose_e_per_a2: float = 40.0
-    """Electrons that arrive per Å² where nothing but even ice is in the beam."""
+    """Electrons per Å² behind even ice."""
     detector_blur_px: float = 0.5
     """Standard deviation of the Gaussian by which the detector blurs the signal."""
     noise_blur_share: float = 0.2
-    """Share of that blur, in variance, that comes after electrons are counted and blurs the shot noise too."""
+    """Fraction of that blur, in variance, that also acts on the shot noise."""
 
     particles_per_micrograph: tuple[int, int] | None = None
-    """Least and greatest number of particles wanted; None takes `coverage_range` instead."""
+    """Least and greatest number of particles; None takes `coverage_range` instead."""
     coverage_range: _Range = (0.06, 0.4)
-    """Wanted area of all particles' discs over the area of the micrograph."""
+    """Area of all particles' discs over the area of the micrograph."""
     minimum_distance_diameters: float = 0.85
     """Least distance between centres, in diameters of the molecule."""
     overlap_fraction: float = 0.06
-    """Share of the particles that may be as near as a third of that to another."""
+    """Fraction of the particles whose least distance is a third of that."""
     fragments_per_particle_range: _Range = (0.0, 0.5)
-    """Broken pieces of the molecule per particle; they are no particles and not in the truth."""
+    """Broken pieces of the molecule per particle; they do not count as particles."""
 
     ice_gradient: float = 0.06
-    """Greatest departure of the mean counts from even, by thickness of the ice."""
+    """Greatest relative deviation of the mean counts by thickness of the ice."""
     ice_noise_rad_angstrom: float = 0.06
     """Strength of the phase noise of amorphous ice, in rad Å: rad per pixel of 1 Å."""
     coarse_noise_range_rad_angstrom: _Range = (0.4, 1.8)
     """Strength in rad Å of the coarser phase noise of denatured protein and other unordered matter."""
     carbon_probability: float = 0.25
-    """How often the edge of the carbon film crosses the micrograph."""
+    """Probability that the edge of the carbon film crosses the micrograph."""
     contamination_range: tuple[int, int] = (0, 4)
     """Least and greatest number of ice crystals and other dark dirt."""
 

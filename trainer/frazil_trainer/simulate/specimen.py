@@ -1,4 +1,4 @@
-"""The specimen: the phase that molecules, amorphous ice, carbon film and dirt give to the electron wave."""
+"""The specimen: the phase of molecules, amorphous ice, carbon film and dirt in the electron wave."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ __all__ = ["Specimen", "draw_specimen", "lay_noise", "lay_phase", "lay_transmiss
 _Array = NDArray[np.float32]
 
 _CLEARANCE_DIAMETERS = 0.15
-"""Particles keep their centres this far from carbon and contamination: most of each is in the clear."""
+"""Least distance of particles' centres from carbon and contamination."""
 _LEAST_DIRT_DIAMETERS = 0.6
-"""Radius of the least contamination: it is larger than a particle."""
+"""Smallest radius of contamination, larger than a particle's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Specimen:
-    """Where everything lies, in pixels of the micrograph."""
+    """Positions of everything, in pixels of the micrograph."""
 
     model: DensityModel
     centres: NDArray[np.float64]
-    """(n, 2) centres of the particles, columns y, x; some lie beyond the borders and reach in."""
+    """(n, 2) centres of the particles, columns y, x; some lie outside and reach in."""
     fragments: NDArray[np.float64]
     """(m, 2) places of broken pieces, columns y, x."""
     carbon: CarbonFilm | None
@@ -43,7 +43,7 @@ class Specimen:
 
 
 def draw_specimen(settings: SimulationSettings, model: DensityModel, rng: np.random.Generator) -> Specimen:
-    """Draw film and dirt, then particles where there is neither."""
+    """Draw film and dirt, then particles away from both."""
     diameter_px = model.diameter_angstrom / settings.pixel_size_angstrom
     has_carbon = rng.random() < settings.carbon_probability
     carbon = draw_carbon(settings.shape, settings.pixel_size_angstrom, rng) if has_carbon else None
@@ -88,14 +88,14 @@ def lay_phase(
     interaction_rad_per_volt_angstrom: float,
     rng: np.random.Generator,
 ) -> _Array:
-    """(h, w) float32 mean phase in rad on the frame: randomly turned molecules as points, film and dirt.
+    """(h, w) float32 mean phase in rad on the frame: randomly rotated molecules as points, film and dirt.
 
     Args:
-        specimen: what lies where.
-        frame: the grid; every particle must lie wholly within it.
+        specimen: all positions.
+        frame: the grid, which must contain every particle.
         pixel_size_angstrom: side of a pixel.
         interaction_rad_per_volt_angstrom: phase per projected potential.
-        rng: where orientations and the shapes of fragments come from.
+        rng: generator of orientations and fragments.
     """
     phase = np.zeros(frame.shape, np.float32)
     reach = int(np.ceil(specimen.model.diameter_angstrom / 2 / pixel_size_angstrom)) + 2
@@ -138,7 +138,7 @@ def lay_noise(specimen: Specimen, frame: Frame, *, pixel_size_angstrom: float, r
 
 
 def lay_transmission(specimen: Specimen, frame: Frame, *, ice_gradient: float, rng: np.random.Generator) -> _Array:
-    """(h, w) float32 share of electrons that come through on the frame; 1 on average in clear ice."""
+    """(h, w) float32 transmission on the frame; 1 on average in clear ice."""
     transmission = ice_transmission(frame.shape, ice_gradient, rng)
     if specimen.carbon is not None:
         transmission *= 1 - np.float32(1 - specimen.carbon.transmission) * _cover(specimen.carbon, frame)
@@ -150,7 +150,7 @@ def lay_transmission(specimen: Specimen, frame: Frame, *, ice_gradient: float, r
 
 
 def _cover(carbon: CarbonFilm, frame: Frame) -> _Array:
-    """(h, w) float32 share of each pixel that the film covers."""
+    """(h, w) float32 fraction of each pixel under the film."""
     cover = carbon.depth(*frame.coordinates())
     cover += np.float32(0.5)
     return np.clip(cover, 0, 1, out=cover)

@@ -1,10 +1,12 @@
-"""Preparation on the device that runs the model: ONNX graphs of rescaling, standardisation and tiling.
+"""Preparation on the device that runs the model: ONNX graphs of rescaling, normalisation and tiling.
 
+- ``PreparationOnDevice(model)`` is given to a picker; it leaves to the CPU what the device cannot do.
 - ``Accelerator(session, contract, threads)`` prepares, tiles and scores there, by I/O binding.
-- ``find_difference(accelerator, ...)`` compares it with the path over the CPU, which stays the one that is right.
+- ``compare_with_cpu(accelerator, model)`` compares it with the path over the CPU, which stays the one that is right.
 """
 
-from frazil.picking.device.accelerator import Accelerator, PictureOnDevice, can_prepare
-from frazil.picking.device.proof import find_difference
+from frazil.picking.device.accelerator import Accelerator, PictureOnDevice
+from frazil.picking.device.preparation import Preparation, PreparationOnDevice
+from frazil.picking.device.self_check import compare_with_cpu
 
-__all__ = ["Accelerator", "PictureOnDevice", "can_prepare", "find_difference"]
+__all__ = ["Accelerator", "PictureOnDevice", "Preparation", "PreparationOnDevice", "compare_with_cpu"]

@@ -10,19 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.picking.contract import ModelContract
+from frazil.model.contract import ModelContract
+from frazil.model.runtime import device_of, open_graph, ort
+from frazil.model.tiling import Tiling
 from frazil.picking.device.graphs import (
+    NORMALISATIONS_ON_DEVICE,
     PERCENTS,
-    STANDARDISATIONS_ON_DEVICE,
     preparation_graph,
     tiles_graph,
 )
 from frazil.picking.device.operators import blur_matrix, mirror, percentile_ranks, resampling_matrices
-from frazil.picking.onnx_runtime import ort
-from frazil.picking.provider import device_of, open_graph
+from frazil.picking.normalise import BACKGROUND_DIAMETERS, SAMPLE_STRIDE
 from frazil.picking.rescale import Rescaling
-from frazil.picking.standardise import BACKGROUND_DIAMETERS, SAMPLE_STRIDE
-from frazil.picking.tiling import Tiling
 
 __all__ = ["Accelerator", "PictureOnDevice", "can_prepare"]
 
@@ -55,7 +54,7 @@ class _Shape:
 
 def can_prepare(contract: ModelContract) -> bool:
     """Whether a model's pictures can be prepared on a device at all."""
-    return contract.normalisation in STANDARDISATIONS_ON_DEVICE
+    return contract.normalisation in NORMALISATIONS_ON_DEVICE
 
 
 class Accelerator:
@@ -83,7 +82,7 @@ class Accelerator:
         self._lock = threading.Lock()
 
     def prepare(self, pixels: NDArray[np.generic], rescaling: Rescaling, *, invert: bool) -> PictureOnDevice:
-        """(h, w) micrograph → (h', w') picture, rescaled and standardised, on the device."""
+        """(h, w) micrograph → (h', w') picture, rescaled and normalised, on the device."""
         with self._lock:
             session = self._preparation(pixels.dtype)
             kept = self._keep(rescaling, pixels.dtype)

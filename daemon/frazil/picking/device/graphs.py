@@ -1,6 +1,6 @@
 """The graphs that a device runs: from a micrograph to the picture, and from the picture to a batch of tiles.
 
-They say in ONNX's operators what `rescale`, `standardise` and `Tiling.batches` say in OpenCV's and numpy's.
+They do with ONNX's operators what `rescale`, `normalise` and `Tiling.batches` do with OpenCV and NumPy.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from frazil.picking.device.onnx_graph import OnnxGraph
-from frazil.picking.standardise import QUARTILES_PER_SIGMA, RANGE_SIGMAS, SAMPLE_STRIDE
+from frazil.picking.normalise import QUARTILES_PER_SIGMA, RANGE_SIGMAS, SAMPLE_STRIDE
 
 __all__ = [
+    "NORMALISATIONS_ON_DEVICE",
     "PERCENTS",
-    "STANDARDISATIONS_ON_DEVICE",
     "preparation_graph",
     "tiles_graph",
 ]
 
-STANDARDISATIONS_ON_DEVICE = frozenset({"flat-01"})
-"""Names of those that `preparation_graph` knows."""
+NORMALISATIONS_ON_DEVICE = frozenset({"flat-01"})
+"""The normalisations that `preparation_graph` implements."""
 PERCENTS = (0.05, 25.0, 50.0, 75.0, 99.95)
-"""Of which ranks are given to the graph."""
+"""Percentiles whose ranks are inputs of the graph."""
 _LOWEST, _LOWER, _MIDDLE, _UPPER, _HIGHEST = range(len(PERCENTS))
 
 
 def preparation_graph(dtype: DTypeLike) -> bytes:
-    """Rescale a micrograph of a type and standardise it by ``flat-01``.
+    """Rescale a micrograph of a type and normalise it by ``flat-01``.
 
     Its inputs are ``micrograph`` (h, w), the matrices ``resample_y`` (h', h), ``resample_x`` (w, w'), ``blur_y``
     (h', h') and ``blur_x`` (w', w'), the ``sign`` (1,), the ``count`` (1,) of pixels in a sample and the ranks

@@ -1,6 +1,6 @@
 """A graph of ONNX operators, written as an ONNX file without the onnx package.
 
-The counterpart of `frazil.picking.onnx_file`: protocol buffers, with the few messages of onnx.proto that graphs of
+The counterpart of `frazil.model.onnx_file`: protocol buffers, with the few messages of onnx.proto that graphs of
 standard operators need. The tests have the onnx package check what is written here.
 """
 
@@ -26,7 +26,7 @@ ELEMENT_TYPES: dict[str, int] = {
 
 _IR_VERSION, _OPSET_VERSION = 8, 17
 _INTEGER = 2
-"""Kind of attribute that is a whole number: the only one used."""
+"""Kind of an integer attribute, the only one used."""
 
 # Numbers of the fields that are written, by message.
 _MODEL_IR_VERSION, _MODEL_PRODUCER, _MODEL_GRAPH, _MODEL_OPSET = 1, 2, 7, 8

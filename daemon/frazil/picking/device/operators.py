@@ -1,6 +1,6 @@
 """Rescaling, blurring, mirroring and percentiles as arrays that a graph multiplies with or gathers by.
 
-Each is built once for a shape, on the CPU, and says the same as the function of the host's path that it stands for.
+Each is built once for a shape, on the CPU, and gives the same result as its function on the CPU.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from frazil.picking.rescale import Rescaling, rescale
 __all__ = ["Ranks", "blur_matrix", "mirror", "percentile_ranks", "resampling_matrices"]
 
 _COLUMNS = 512
-"""Of a unit matrix that are rescaled at once: it would take as much memory as the micrograph."""
+"""Columns of a unit matrix rescaled at once: all of it would take as much memory as the micrograph."""
 
 Ranks = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
-"""Of percentiles in a sorted sample: (k,) the rank below, the rank above, and the share of that above."""
+"""For percentiles in a sorted sample: (k,) the rank below, the rank above, and the weight of the one above."""
 
 
 def resampling_matrices(rescaling: Rescaling) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -53,14 +53,14 @@ def blur_matrix(size: int, side: int) -> NDArray[np.float32]:
 
 
 def mirror(origins: NDArray[np.intp], tile_px: int, size: int) -> NDArray[np.int64]:
-    """(k,) first pixels of tiles → (k, t) pixels of a line of `size` that they show, mirrored at the ends' edges."""
+    """(k,) first pixels of tiles → (k, t) their pixels in a line of `size`, mirrored at its edges."""
     places = (origins[:, np.newaxis] + np.arange(tile_px)) % (2 * size)
     mirrored: NDArray[np.int64] = np.minimum(places, 2 * size - 1 - places).astype(np.int64)
     return mirrored
 
 
 def percentile_ranks(count: int, percents: Sequence[float]) -> Ranks:
-    """Where the percentiles of `count` values lie in their order, as `numpy.percentile` has it."""
+    """Ranks of the percentiles of `count` sorted values, as in `numpy.percentile`."""
     places = np.asarray(percents, np.float64) / 100 * (count - 1)
     below = np.floor(places).astype(np.int64)
     above = np.minimum(below + 1, count - 1)

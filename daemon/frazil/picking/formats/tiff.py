@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 import zlib
 from collections.abc import Iterator
 from io import FileIO
@@ -37,7 +36,8 @@ _INPUT_BYTES = 1 << 18
 _WIDEST_PX = 1 << 20
 """That OpenCV takes."""
 
-_opencv_log = threading.Lock()
+# OpenCV would tell the terminal what a MicrographError tells in one line.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 class TiffImage:
@@ -138,15 +138,10 @@ class TiffImage:
         data_at = 8 + 2 + 12 * len(fields) + 4
         entries = (struct.pack("<HHII", tag, kind, 1, data_at if tag == 273 else n) for tag, kind, n in fields)
         wrapped = struct.pack("<2sHIH", b"II", 42, 8, len(fields)) + b"".join(entries) + bytes(4) + packed
-        with _opencv_log:
-            # OpenCV tells the terminal what the error below tells in one line.
-            level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-            try:
-                image = cv2.imdecode(np.frombuffer(wrapped, np.uint8), cv2.IMREAD_UNCHANGED)
-            except cv2.error:
-                image = None
-            finally:
-                cv2.utils.logging.setLogLevel(level)
+        try:
+            image = cv2.imdecode(np.frombuffer(wrapped, np.uint8), cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            image = None
         if image is None or image.shape != (h, w) or image.dtype != sample:
             raise self._damaged(index, f"whole {self._directory.compression.name} data", "damage or too little")
         return np.ascontiguousarray(image)

@@ -22,6 +22,7 @@ from typing import Literal
 from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.metrics import Metrics
+from frazil.health.state import IntakeState
 from frazil.session.intake.arrival import Arrival, FoundBy, Hint
 from frazil.session.intake.completeness import prove_complete
 from frazil.session.intake.notes import Notes
@@ -139,8 +140,16 @@ class Intake:
         """Keys of files that were closed by a writer while the pipeline had them. Their stamp may hide a change."""
         self._notes = Notes(ledger)
         self._next_requests = 0.0
-        metrics.watch_queue("incomplete", lambda: len(self._candidates))
-        metrics.watch_backlog(self._count_waiting, self._longest_wait_seconds)
+
+    @property
+    def state(self) -> IntakeState:
+        """The files that wait now. May be read from any thread."""
+        since = list(self._in_hand.values())  # a copy, made in one step
+        return IntakeState(
+            incomplete=len(self._candidates),
+            backlog=len(since) + self._backlog.qsize(),
+            backlog_seconds=time.monotonic() - min(since) if since else 0.0,
+        )
 
     def settle(self, seconds: float, *, shows_holes: bool) -> None:
         """Adapt to another file system, which was mounted meanwhile; arguments as for the class."""
@@ -375,14 +384,6 @@ class Intake:
             settled_at_monotonic=candidate.settled_at_monotonic,
             backlog=candidate.backlog,
         )
-
-    def _count_waiting(self) -> int:
-        """Number of micrographs without a result: those in the pipeline, and the backlog not yet looked at."""
-        return len(self._in_hand) + self._backlog.qsize()
-
-    def _longest_wait_seconds(self) -> float:
-        since = list(self._in_hand.values())  # a copy, made in one step: this is called from another thread
-        return time.monotonic() - min(since) if since else 0.0
 
     def _is_touched(self, key: str, stamp: FileStamp, fingerprint: str) -> bool:
         """Whether the file was handled before, and only its time has changed (a copy may set times last)."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
+from frazil.health.state import WatchState
 from frazil.session.intake.arrival import Hint
 from frazil.session.intake.events import Events
 from frazil.session.intake.file_system import FileSystem, check_root
@@ -46,7 +47,7 @@ class Watcher:
         root: the watched directory, an absolute path without links.
         file_system: file system of the watched directory, or of its place if it does not exist yet.
         tell: called with hints and with sightings of known files, from several threads.
-        metrics: shows the cost of scans and the inventory.
+        metrics: measures the cost of scans.
         selection: chooses micrographs by name.
         known: stamps of known files, by key; read while another thread writes it.
         missing: keys of known files that are already recorded as missing.
@@ -91,7 +92,6 @@ class Watcher:
         self._on_file_system = on_file_system
         self._on_inventory = on_inventory
         self._inventory: Inventory | None = None
-        metrics.show_inventory(0, dict.fromkeys(PASS_REASONS, 0))
         self._beat = beat
         self._scanner = Scanner(
             root,
@@ -105,15 +105,24 @@ class Watcher:
         self._events: Events | None = None
         self._watched_inode: tuple[int, int] | None = None
         self._fault = ""
-        self._scanned = False
+        self._scanned_at: float | None = None
+        self._listed = 0
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self.thread = threading.Thread(target=self._run, name="frazil-scan", daemon=True)
 
     @property
-    def fault(self) -> str:
-        """The reason why the watched directory cannot be seen at present; empty while it can."""
-        return self._fault
+    def state(self) -> WatchState:
+        """The present view of the watched directory. May be read from any thread."""
+        inventory = self._inventory or Inventory()
+        return WatchState(
+            fault=self._fault,
+            follows_events=self._events is not None,
+            scanned_at=self._scanned_at,
+            listed=self._listed,
+            taken=inventory.taken,
+            passed_over={reason: inventory.count(reason) for reason in PASS_REASONS},
+        )
 
     def start(self) -> None:
         """Start to follow events and to scan."""
@@ -150,14 +159,14 @@ class Watcher:
             self._report(error.strerror or str(error))
             return
         self._report("")
+        is_backlog = self._scanned_at is None
+        self._scanned_at, self._listed = time.time(), scan.listed
         self._note_cost(scan)
-        self._name(scan)
+        self._name(scan, is_backlog=is_backlog)
         self._take_stock(scan.inventory)
 
-    def _name(self, scan: Scan) -> None:
+    def _name(self, scan: Scan, *, is_backlog: bool) -> None:
         """Pass on the result of a scan; the backlog in its order, later files as they come."""
-        is_backlog = not self._scanned
-        self._scanned = True
         if is_backlog:
             scan.new.sort(key=_modified, reverse=self._backlog_order == "newest")
         for path in scan.new:
@@ -168,12 +177,10 @@ class Watcher:
             self._tell(Sightings(missing=scan.missing, returned=scan.returned))
 
     def _take_stock(self, inventory: Inventory) -> None:
-        """Show the inventory. Log it after the first scan, and a warning when nothing in the tree is a micrograph."""
+        """Note the inventory. Log it after the first scan, and a warning when nothing in the tree is a micrograph."""
         before, self._inventory = self._inventory, inventory
         if inventory == before:
             return
-        counts: dict[str, int] = {reason: inventory.count(reason) for reason in PASS_REASONS}
-        self._metrics.show_inventory(inventory.taken, counts)
         self._on_inventory(inventory)
         if inventory.nothing_fits and not (before and before.nothing_fits):
             log.warning(
@@ -188,8 +195,6 @@ class Watcher:
 
     def _note_cost(self, scan: Scan) -> None:
         self._metrics.scan_duration.observe(scan.seconds)
-        self._metrics.scan_listed.set(scan.listed)
-        self._metrics.last_scan.set_to_current_time()
         log.debug(
             "scanned in %.3f s: %d folders, %d names listed, %d new, %d changed, %d missing",
             scan.seconds,
@@ -213,7 +218,6 @@ class Watcher:
             self._scanner.forget()
             self._wake.set()
         self._fault = fault
-        self._metrics.watch_fault.set(bool(fault))
 
     def _look_at_file_system(self, device: int) -> None:
         """Notice another file system, which may have been mounted since the last scan."""
@@ -240,7 +244,6 @@ class Watcher:
         except OSError as error:
             # Scans still find every file, only later.
             log.warning("no events from %s (%s): files are found by scans only", self._root, error.strerror)
-        self._metrics.watching_events.set(self._events is not None)
 
     def _stop_events(self) -> None:
         if self._events is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from contextlib import closing
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import msgspec
 
 from frazil.errors import OutputError
+from frazil.health.samples import START_TIME, parse_samples
+from frazil.health.state import DaemonState
 from frazil.paths import is_same_file, path_below
 from frazil.session.outbox.ledger import DAEMON_KEY, Ledger, LedgerReader
 
@@ -56,30 +59,42 @@ class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True):
         """A copy that is stopped now."""
         return msgspec.structs.replace(self, stopped_at=time.time())
 
-    def ask(self) -> dict[str, float] | None:
-        """Ask the daemon for its metrics.
-
-        Returns:
-            Values by name, such as ``name{label=value}``; None if the daemon does not answer.
-        """
+    def ask(self) -> DaemonState | None:
+        """The daemon's present state; None if it does not answer. An earlier version gives little of it."""
         if self.stopped_at is not None:
             return None
-        import urllib.request  # here, with the parser: most commands need neither, and importing them takes time
-
-        from prometheus_client.parser import text_string_to_metric_families
-
-        try:
-            with urllib.request.urlopen(self.metrics, timeout=_ANSWER_SECONDS) as answer:  # noqa: S310 - our own URL
-                text = answer.read().decode()
-        except (OSError, ValueError):
+        answer = _get(f"{self.page}api/state") if self.page else b""
+        if answer is None:
             return None
-        samples = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
-                samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
-        # Another program, or another daemon, may have the address by now.
-        return samples if samples.get("frazil_start_time_seconds") == self.started_at else None
+        with contextlib.suppress(msgspec.DecodeError):
+            state = msgspec.json.decode(answer, type=DaemonState)
+            # Another program, or another daemon, may have the address by now.
+            return state if state.started_at == self.started_at else None
+        is_it = self.samples().get(START_TIME) == self.started_at
+        return DaemonState(started_at=self.started_at) if is_it else None
+
+    def samples(self) -> dict[str, float]:
+        """The daemon's metrics by name, such as ``name{label=value}``; empty if it does not answer."""
+        try:
+            return parse_samples((_get(self.metrics) or b"").decode())
+        except ValueError:
+            return {}
+
+
+def _get(url: str) -> bytes | None:
+    """The answer at a URL, which may be empty; None if nobody answers in HTTP."""
+    import urllib.request  # here: most commands do not need it, and importing it takes time
+    from http.client import HTTPException
+    from urllib.error import HTTPError
+
+    try:
+        with urllib.request.urlopen(url, timeout=_ANSWER_SECONDS) as answer:  # noqa: S310 - our own URL
+            return bytes(answer.read())
+    except HTTPError as error:
+        error.close()
+        return b""
+    except (OSError, ValueError, HTTPException):
+        return None
 
 
 def check_watch(ledger: Ledger, watch: Path) -> None:

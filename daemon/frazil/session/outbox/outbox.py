@@ -59,16 +59,19 @@ class Outbox:
     no document is dropped, the queues before it fill, and it goes on by itself. If only one pick file cannot be
     written, its message is sent nevertheless, since the result is committed. A second document reports the failure.
 
-    All but `waits_for` belongs to one thread.
+    All but `waits_for` and `unwritten` belongs to one thread.
 
     Args:
         ledger: keeps the documents.
         stream: sends the messages.
-        metrics: counts failed files and damaged documents, and shows when the outbox is blocked.
+        metrics: counts failed files and damaged documents.
         root: the watched directory, by the name that the user gave it.
         out: directory of the pick files.
         stop: ends every retry.
         beat: called before each document is delivered, and after each failed attempt.
+
+    Attributes:
+        unwritten: number of results in this run whose pick file could not be written.
     """
 
     def __init__(
@@ -89,7 +92,8 @@ class Outbox:
         self._given_up = False
         self._delivered = 0
         self._beat = beat
-        self._retries = Retries(metrics, stop, beat)
+        self._retries = Retries(stop, beat)
+        self.unwritten = 0
 
     @property
     def waits_for(self) -> str:
@@ -283,3 +287,4 @@ class Outbox:
             fields = event("failed", micrograph=document.path, reason=error.reason, seq=seq)
             log.warning("failed (%s), its result is number %d: %s", error.reason, seq, error, extra=fields)
             self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
+            self.unwritten += 1

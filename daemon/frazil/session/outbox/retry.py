@@ -11,7 +11,6 @@ from typing import TypeVar
 from frazil.faults import is_of_one_record, reason_of
 from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.logs import event
-from frazil.health.metrics import Metrics
 from frazil.session.outbox.ledger import is_fatal
 
 __all__ = ["Retries", "Stopped"]
@@ -31,7 +30,6 @@ class Retries:
     """Retries writing until it works. Picking waits meanwhile: the queues before it fill, and nothing is dropped.
 
     Args:
-        metrics: shows that a write is blocked.
         stop: ends the retries.
         beat: called after each failed attempt.
 
@@ -39,8 +37,7 @@ class Retries:
         waits_for: the file that cannot be written at present, and why, in one line; empty while nothing is blocked.
     """
 
-    def __init__(self, metrics: Metrics, stop: threading.Event, beat: Beat = no_heartbeat) -> None:
-        self._metrics = metrics
+    def __init__(self, stop: threading.Event, beat: Beat = no_heartbeat) -> None:
         self._stop = stop
         self._beat = beat
         self.waits_for = ""
@@ -78,7 +75,6 @@ class Retries:
                     )
                 blocked = True
                 self.waits_for = f"cannot write {what} ({reason}): picking waits until it can"
-                self._metrics.output_blocked.set(1)
                 self._beat()
                 if self._stop.wait(_RETRY_SECONDS):
                     raise Stopped from error
@@ -86,5 +82,4 @@ class Retries:
                 if blocked:
                     log.info("can write %s again: picking goes on", what, extra=event("output_free", file=what))
                     self.waits_for = ""
-                    self._metrics.output_blocked.set(0)
                 return written

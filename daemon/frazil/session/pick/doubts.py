@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from frazil.health.doubt_metrics import SHOWN_DOUBTS, DoubtMetrics
+from frazil.health.state import Doubt
+from frazil.model import Contrast
 from frazil.picking import ContrastEvidence, Picker, weigh_contrast
 from frazil.session.pick.record import Record
-from frazil.settings import Contrast
 
 __all__ = ["BLANK_REPORTED", "Doubts"]
 
 BLANK_REPORTED = 0.01
 """Smallest blank fraction of a micrograph that is reported."""
 
-About = Literal["blank", "contrast", "diameter", "picks"]
+About = Doubt | Literal["picks"]
 
 _MUCH_BLANK = 0.2
 _FEW_ACROSS = 4.0
@@ -31,17 +31,16 @@ class Doubts:
 
     Args:
         contrast: the setting of the contrast.
-        metrics: shows the present doubts; None to show none.
         report_no_picks: whether to report that nothing was picked. In the daemon `DriftWatch` does so.
+
+    Attributes:
+        state: the present doubts. May be read from any thread.
     """
 
-    def __init__(
-        self, contrast: Contrast, metrics: DoubtMetrics | None = None, *, report_no_picks: bool = False
-    ) -> None:
+    def __init__(self, contrast: Contrast, *, report_no_picks: bool = False) -> None:
         self._contrast = contrast
-        self._metrics = metrics
         self._report_no_picks = report_no_picks
-        self._standing: dict[About, bool] = {}
+        self.state: frozenset[Doubt] = frozenset()
         self._reported: set[About] = set()
         self._micrographs = self._picks = 0
         self._to_weigh: Record | None = None
@@ -108,10 +107,9 @@ class Doubts:
         return [line] if line else []
 
     def _doubt(self, about: About, is_doubtful: bool, text: str) -> str | None:
-        """Show the state of a doubt; return its text if it is new."""
-        if self._metrics is not None and about in SHOWN_DOUBTS and self._standing.get(about) != is_doubtful:
-            self._metrics.doubt.labels(about=about).set(is_doubtful)
-        self._standing[about] = is_doubtful
+        """Take note of a doubt as it stands; what to say where it is new."""
+        if about != "picks":
+            self.state = self.state | {about} if is_doubtful else self.state - {about}
         if not is_doubtful or about in self._reported:
             return None
         self._reported.add(about)

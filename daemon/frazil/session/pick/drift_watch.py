@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sqlite3
 import time
 
 import msgspec
 
 from frazil.documents import MicrographDocument
-from frazil.health.drift_metrics import DriftMetrics
+from frazil.health.state import ChartState, Departure, DriftState
 from frazil.session.outbox.ledger import BASELINE_KEY, DRIFT_KEY, Ledger
-from frazil.session.pick.drift import DIRECTIONS, QUANTITIES, Direction, Drift, Quantity
+from frazil.session.pick.drift import DIRECTIONS, Direction, Drift, Quantity
 
 __all__ = ["DriftWatch"]
 
@@ -31,17 +32,18 @@ class DriftWatch:
 
     Args:
         ledger: remembers the charts.
-        metrics: shows the charts.
+
+    Attributes:
+        state: the present charts. May be read from any thread.
     """
 
-    def __init__(self, ledger: Ledger, metrics: DriftMetrics) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._metrics = metrics
         try:
             self._drift = msgspec.json.decode(ledger.recall(DRIFT_KEY, "{}"), type=Drift)
         except msgspec.DecodeError:  # written by a later frazil, perhaps
             self._drift = Drift()
-        self._show()
+        self.state = _state_of(self._drift)
 
     def note(self, document: MicrographDocument) -> None:
         """Add a picked micrograph."""
@@ -61,7 +63,7 @@ class DriftWatch:
             self._log(quantity, direction)
         if self._drift.few and not were_few:
             log.warning("picks are few: %s", self._drift.describe_few())
-        self._show()
+        self.state = _state_of(self._drift)
         with contextlib.suppress(sqlite3.Error):  # useful after a restart, but not needed
             self._ledger.remember(DRIFT_KEY, msgspec.json.encode(self._drift).decode())
 
@@ -74,18 +76,22 @@ class DriftWatch:
         else:
             log.warning("%s are again as they were: %s", _NAMES[quantity], compared)
 
-    def _show(self) -> None:
-        metrics = self._metrics
-        metrics.few.set(self._drift.few)
-        for quantity in QUANTITIES:
-            chart = self._drift.chart(quantity)
-            metrics.baseline_micrographs.labels(quantity=quantity).set(len(chart.baseline))
-            for direction in DIRECTIONS:
-                labels = {"quantity": quantity, "direction": direction}
-                metrics.drifting.labels(**labels).set(chart.drifting[direction])
-                metrics.evidence.labels(**labels).set(chart.evidence(direction))
-        metrics.baseline_picks.set(self._drift.usual("picks"))
-        metrics.baseline_score.set(self._drift.usual("score"))
+
+def _state_of(drift: Drift) -> DriftState:
+    def chart_state(quantity: Quantity) -> ChartState:
+        chart, usual = drift.chart(quantity), drift.usual(quantity)
+        down, up = (
+            Departure(evidence=chart.evidence(direction), drifting=chart.drifting[direction])
+            for direction in DIRECTIONS
+        )
+        return ChartState(
+            baseline_micrographs=len(chart.baseline),
+            usual=None if math.isnan(usual) else usual,
+            down=down,
+            up=up,
+        )
+
+    return DriftState(few=drift.few, picks=chart_state("picks"), score=chart_state("score"))
 
 
 def _what_picks(document: MicrographDocument) -> str:

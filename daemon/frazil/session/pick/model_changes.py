@@ -10,15 +10,13 @@ from typing import Literal
 
 import msgspec
 
-from frazil.documents import ModelDocument, ModelStamp, now_rfc3339
+from frazil.documents import ModelDocument, now_rfc3339
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
-from frazil.models import Refusal, Standing
-from frazil.picking import ModelIdentity
-from frazil.picking.provider import Placement
+from frazil.model import ModelIdentity, Refusal, ServingRecord
+from frazil.model.runtime import Placement
 from frazil.session.outbox.ledger import STANDING_KEY, Ledger
 from frazil.session.outbox.outbox import Outbox
-from frazil.settings import Precision
 
 __all__ = ["Announcer", "ModelChange"]
 
@@ -34,8 +32,6 @@ class ModelChange:
     model: ModelIdentity
     placement: Placement | None = None
     """Where `model` runs, if it serves."""
-    precision: Precision = "float32"
-    """Precision in which `model` computes, if it serves."""
     withdrawn: ModelIdentity | None = None
     """The model that served until it was rolled back."""
     reason: str = ""
@@ -43,7 +39,7 @@ class ModelChange:
     message: str = ""
     """Reason of a refusal or a roll-back, in one line."""
     current: str = ""
-    """Stamp of the ``CURRENT`` that promoted the model that was refused or rolled back."""
+    """Token of the ``CURRENT`` that promoted the model that was refused or rolled back."""
 
 
 class Announcer:
@@ -62,7 +58,7 @@ class Announcer:
         self._ledger = ledger
         self._outbox = outbox
         self._metrics = metrics
-        self.standing: Standing | None = None
+        self.standing: ServingRecord | None = None
         self._lock = threading.Lock()
         """Held from reading the standing to remembering its next state."""
 
@@ -76,7 +72,7 @@ class Announcer:
         document = ModelDocument(
             epoch="",
             seq=0,
-            model=_stamp(change),
+            model=change.model,
             event=change.event,
             reason=change.message,
             at=at,
@@ -93,16 +89,16 @@ class Announcer:
 
             self._outbox.commit(document, remember=remember, on_commit=committed)
 
-    def recall_standing(self) -> Standing | None:
+    def recall_standing(self) -> ServingRecord | None:
         """The standing of an earlier run of the daemon; None if it is not known."""
         kept = self._ledger.recall(STANDING_KEY)
         try:
-            return msgspec.json.decode(kept, type=Standing) if kept else None
+            return msgspec.json.decode(kept, type=ServingRecord) if kept else None
         except ValueError as error:
             log.warning("ignored the ledger's record of the last model, which is damaged: %s", error)
             return None
 
-    def begin(self, standing: Standing) -> None:
+    def begin(self, standing: ServingRecord) -> None:
         """Remember the first standing of this run.
 
         Raises:
@@ -127,13 +123,15 @@ class Announcer:
     def _count(self, change: ModelChange) -> None:
         """Count and log a change."""
         self._metrics.model_changes.labels(event=change.event, reason=change.reason).inc()
-        if change.placement is not None:
-            self._metrics.show_model(change.model, change.placement, change.precision)
         fields = event(f"model_{change.event}", model=change.model.short, reason=change.reason)
         if change.event == "loaded":
             provider = change.placement and change.placement.provider
             log.info(
-                "model %s serves from here on, on %s in %s", change.model, provider, change.precision, extra=fields
+                "model %s serves from here on, on %s in %s",
+                change.model,
+                provider,
+                change.model.precision,
+                extra=fields,
             )
         elif change.event == "rolled_back":
             log.warning("rolled back (%s) to model %s: %s", change.reason, change.model, change.message, extra=fields)
@@ -147,7 +145,7 @@ class Announcer:
             )
 
 
-def _standing_after(change: ModelChange, standing: Standing, at: str) -> Standing:
+def _standing_after(change: ModelChange, standing: ServingRecord, at: str) -> ServingRecord:
     if change.event != "refused":
         standing = standing.serve(change.model.version, change.model.sha256, at)
     if change.event == "loaded":
@@ -163,8 +161,3 @@ def _standing_after(change: ModelChange, standing: Standing, at: str) -> Standin
             current=change.current,
         )
     )
-
-
-def _stamp(change: ModelChange) -> ModelStamp:
-    model = change.model
-    return ModelStamp(name=model.name, version=model.version, sha256=model.sha256, precision=change.precision)

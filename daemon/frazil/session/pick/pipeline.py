@@ -26,8 +26,10 @@ from frazil.faults import backoff_seconds, failure_of, is_transient
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
+from frazil.health.state import PickState
+from frazil.model import Batches
 from frazil.outputs import namesakes
-from frazil.picking import Batches, ChooseRescaling, Micrograph, PixelMemory, ScoreMap
+from frazil.picking import ChooseRescaling, Micrograph, PixelMemory, ScoreMap
 from frazil.session.intake.arrival import Arrival, PickQueue, is_utf8
 from frazil.session.outbox.file_stamp import sample, stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger
@@ -160,9 +162,8 @@ class Pipeline:
             threading.Thread(target=stage, name=f"frazil-{stage.__name__.strip('_')}", daemon=True)
             for stage in (self._reading, self._picking, self._writing)
         ]
-        metrics.watch_queue("read", lambda: len(self._queue))
-        metrics.watch_queue("pick", self._micrographs.qsize)
-        metrics.watch_queue("write", self._results.qsize)
+        self._picked = self._failed = 0
+        self._last_picked_at: float | None = None
 
     def connect(self, intake: ArrivalOwner) -> None:
         """Set the intake, to which arrivals go back. It is made after the pipeline, to which it hands them."""
@@ -201,13 +202,19 @@ class Pipeline:
         return not any(thread.is_alive() for thread in self._threads)
 
     @property
-    def doing(self) -> str:
-        """The present work of picking, or else of reading, in one line; empty while both wait."""
-        return self._heartbeats.of("frazil-picking").doing or self._heartbeats.of("frazil-reading").doing
-
-    def waiting(self) -> int:
-        """Number of micrographs that wait to be read."""
-        return len(self._queue)
+    def state(self) -> PickState:
+        """What it is at, and what it has done; from any thread."""
+        return PickState(
+            doing=self._heartbeats.of("frazil-picking").doing or self._heartbeats.of("frazil-reading").doing,
+            read=len(self._queue),
+            pick=self._micrographs.qsize(),
+            write=self._results.qsize(),
+            picked=self._picked,
+            failed=self._failed + self._outbox.unwritten,
+            last_picked_at=self._last_picked_at,
+            doubts=self._doubts.state,
+            drift=self._drift.state,
+        )
 
     def failed_stage(self) -> str | None:
         """Name of a stage whose thread has ended; None as a rule."""
@@ -358,7 +365,8 @@ class Pipeline:
         """Between two results: pass on what was asked for, and bring an earlier result to what is tuned."""
         if self._stopping.is_set() or not self._results.empty():
             return
-        is_busy = bool(self.doing) or len(self._queue) > 0 or not self._micrographs.empty()
+        state = self.state
+        is_busy = bool(state.doing or state.read or state.pick)
         try:
             if (asked := self._reviser.asked()) is not None:
                 self._serving.tune(asked)
@@ -382,6 +390,7 @@ class Pipeline:
         def committed(_seq: int) -> None:
             self._intake.finish(arrival, handled)
             # Counted before it is sent, so that a subscriber who has the document finds it in the metrics.
+            self._picked, self._last_picked_at = self._picked + 1, time.time()
             metrics.note_picked(document)
             metrics.note_batches(result.batches)
             self._drift.note(document)
@@ -448,6 +457,7 @@ class Pipeline:
             self._intake.retry(arrival, rest_seconds)
         else:
             log.warning("failed (%s) at attempt %d: %s", error.reason, attempt, error, extra=event("failed", **fields))
+            self._failed += 1
             self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
             self._intake.finish(arrival, handled)
 

@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from frazil.picking import ChooseRescaling, Micrograph, PixelMemory, read_micrograph
+from frazil.picking import ChooseRescaling, Micrograph, PixelMemory
+from frazil.reading import read_and_rescale
 
 __all__ = ["MicrographReader"]
 
@@ -24,15 +25,14 @@ class MicrographReader:
     timeout_seconds: float
 
     def __call__(
-        self, path: Path, memory: PixelMemory | None = None, rescaling: ChooseRescaling | None = None
+        self, path: Path, memory: PixelMemory | None = None, rescaling: ChooseRescaling = lambda *_: None
     ) -> Micrograph:
-        """Read a micrograph; arguments and errors are those of `read_micrograph`."""
+        """Read a micrograph; arguments and errors are those of `read_and_rescale`."""
         deadline = time.monotonic() + self.timeout_seconds
-        return read_micrograph(
+        return read_and_rescale(
             path,
-            as_stored=True,
+            rescaling,
             memory=memory,
             largest_bytes=self.largest_bytes,
             cut_off=lambda: time.monotonic() > deadline,
-            rescaling=rescaling,
         )

@@ -9,14 +9,14 @@ from pathlib import Path
 from frazil.documents import (
     FailedDocument,
     MicrographDocument,
-    ModelStamp,
     Seconds,
     columns_of,
     directory_of,
     now_rfc3339,
 )
 from frazil.errors import MicrographError
-from frazil.picking import Batches, Micrograph, Picker, Picks, Picture, ScoreMap
+from frazil.model import Batches
+from frazil.picking import Micrograph, Picker, Picks, Picture, ScoreMap
 
 __all__ = ["Record", "record_failure", "record_picks"]
 
@@ -57,7 +57,6 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
     scored = time.monotonic()
     picks = picker.find(score_map, picture)
     found = time.monotonic()
-    identity = picker.model.identity
     document = MicrographDocument(
         epoch="",
         seq=0,
@@ -66,9 +65,7 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
         shape=picture.rescaling.shape,
         pixel_size_angstrom=picture.pixel_size_angstrom,
         diameter_px=picture.diameter_px,
-        model=ModelStamp(
-            name=identity.name, version=identity.version, sha256=identity.sha256, precision=picker.model.precision
-        ),
+        model=picker.model.identity,
         threshold=picker.limits.threshold,
         min_distance_angstrom=picker.limits.min_distance_angstrom,
         edge_margin_angstrom=picker.limits.edge_margin_angstrom,

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from frazil.health.state import ModelState
 from frazil.picking import Micrograph, Picker
 from frazil.session.pick.model_changes import ModelChange
 from frazil.session.pick.probation import Probation
@@ -71,6 +72,20 @@ class Serving:
     def picker(self) -> Picker:
         """The serving picker."""
         return self._picker
+
+    @property
+    def state(self) -> ModelState:
+        """The model that serves, and where it runs; from any thread."""
+        model = self._picker.model
+        return ModelState(
+            name=model.identity.name,
+            version=model.identity.version,
+            sha256=model.identity.sha256,
+            provider=model.provider,
+            precision=model.precision,
+            on_cpu=model.placement.cpu_problem() is not None,
+            nodes=model.placement.nodes,
+        )
 
     @property
     def coming(self) -> Picker:
@@ -169,7 +184,6 @@ class Serving:
             event="loaded",
             model=model.identity,
             placement=model.placement,
-            precision=model.precision,
             current=self._current,
         )
 
@@ -183,7 +197,6 @@ class Serving:
             event="rolled_back",
             model=before.model.identity,
             placement=before.model.placement,
-            precision=before.model.precision,
             withdrawn=withdrawn,
             reason=reason,
             message=f"{withdrawn}: {message}",

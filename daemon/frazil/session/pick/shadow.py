@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from frazil.errors import ModelError
-from frazil.picking import ModelIdentity, Picks, match_picks
+from frazil.model import ModelIdentity
+from frazil.picking import Picks, match_picks
 
 __all__ = ["Canary", "CanaryBounds"]
 

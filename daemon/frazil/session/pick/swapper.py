@@ -17,13 +17,25 @@ from frazil.documents import now_rfc3339
 from frazil.errors import ModelError
 from frazil.faults import is_passing
 from frazil.health.metrics import Metrics
-from frazil.models import Refusal, Standing, current_stamp, held_bytes, post_standing, prove_model
-from frazil.picking import Micrograph, Model, ModelIdentity, Picker, has_twin, identify_model, read_current
+from frazil.model import (
+    Model,
+    ModelIdentity,
+    Precision,
+    Refusal,
+    ServingRecord,
+    check_in_sandbox,
+    current_token,
+    has_twin,
+    held_bytes,
+    identify_model,
+    post_serving_record,
+    read_current,
+)
+from frazil.picking import Micrograph, Picker
 from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.record import Record
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import Canary, CanaryBounds
-from frazil.settings import Precision
 
 __all__ = ["Swapper"]
 
@@ -86,7 +98,7 @@ class Swapper:
         self._stop = stop
         self._seen = ""
         self._put_off_for = ""
-        self._posted: Standing | None = None
+        self._posted: ServingRecord | None = None
         self._wake = threading.Event()
         self._on_decided: Callable[[], None] | None = None
 
@@ -102,7 +114,7 @@ class Swapper:
         recalled = self._announcer.recall_standing()
         if recalled is not None and recalled.folder != str(self._folder):
             recalled = None
-        stamp, model = current_stamp(self._folder), None
+        stamp, model = current_token(self._folder), None
         if recalled is not None:
             try:
                 model = self._load(self._folder / str(recalled.version), self._precision)
@@ -114,7 +126,7 @@ class Swapper:
         elif recalled is not None and any(r.current == stamp for r in (*recalled.refusals, recalled.trying) if r):
             self._seen = stamp
         self._announcer.begin(
-            Standing(
+            ServingRecord(
                 folder=str(self._folder),
                 host=platform.node(),
                 watch=str(self._watch),
@@ -189,7 +201,7 @@ class Swapper:
 
     def _look(self, serving: Serving, report: Callable[[ModelChange], None]) -> None:
         self._post()
-        stamp = current_stamp(self._folder)
+        stamp = current_token(self._folder)
         if stamp == self._seen:
             return
         self._seen = stamp
@@ -207,7 +219,7 @@ class Swapper:
         except ModelError as error:
             if is_passing(error.__cause__):
                 self._put_off(str(error))
-            elif current_stamp(self._folder) == stamp and not self._stop.is_set():
+            elif current_token(self._folder) == stamp and not self._stop.is_set():
                 report(
                     ModelChange(
                         event="refused",
@@ -218,7 +230,7 @@ class Swapper:
                     )
                 )
         else:
-            if current_stamp(self._folder) == stamp:
+            if current_token(self._folder) == stamp:
                 serving.offer(Offer(picker=picker, current=stamp))
 
     def _put_off(self, fault: str) -> None:
@@ -260,12 +272,11 @@ class Swapper:
         started = time.monotonic()
         shape = serving.last_shape
         prove = functools.partial(
-            prove_model,
+            check_in_sandbox,
             path,
             seconds=self._check_seconds,
             threads=self._threads,
-            picking=serving.picker.settings,
-            micrograph=shape,
+            micrograph=serving.picker.size_of(*shape) if shape else None,
             stop=self._stop,
         )
         proof = prove()
@@ -287,7 +298,8 @@ class Swapper:
             )
         picker = self._make_picker(model)
         loaded = time.monotonic()
-        batch_seconds = model.warm_up(picker.batch_shape(*shape) if shape else model.largest_batch_shape())
+        batch = model.batch_shape(picker.size_of(*shape)) if shape else model.largest_batch_shape()
+        batch_seconds = model.warm_up(batch)
         taken_bytes = held_bytes("VmRSS") - held_before
         if model.provider == "CPUExecutionProvider" and taken_bytes > needed_bytes + _OTHERS_BYTES:
             raise ModelError(
@@ -321,7 +333,7 @@ class Swapper:
         serving.shadow = show
         try:
             while not canary.complete:
-                if self._stop.is_set() or current_stamp(self._folder) != stamp:
+                if self._stop.is_set() or current_token(self._folder) != stamp:
                     raise ModelError(f"{picker.model.identity}: another model was promoted", "superseded")
                 if self._wake.is_set():
                     self._wake.clear()
@@ -360,7 +372,7 @@ class Swapper:
             return
         for directory in (self._folder, self._out):
             try:
-                post_standing(directory, self._name, standing)
+                post_serving_record(directory, self._name, standing)
             except OSError:
                 continue
             self._posted = standing

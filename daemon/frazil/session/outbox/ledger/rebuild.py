@@ -18,7 +18,7 @@ import msgspec
 
 from frazil.documents import FailedDocument, MicrographDocument, NumberedDocument
 from frazil.errors import MicrographError, OutputError
-from frazil.files import sync_folder
+from frazil.files import sync_path
 from frazil.session.outbox.file_stamp import stamp_of
 from frazil.session.outbox.ledger.check import Ranges
 from frazil.session.outbox.ledger.layout import State, checksum, claim, connect, transaction
@@ -292,7 +292,7 @@ def _replace(file: Path, new: Path) -> Path | None:
             old.rename(aside.with_name(aside.name + ending))
             moved = aside
     new.rename(file)
-    sync_folder(file.parent)
+    sync_path(file.parent)
     return moved
 
 

@@ -72,6 +72,8 @@ class Stream:
     Attributes:
         address, replay: the addresses really bound.
         process: that has the sockets.
+        subscribers: connections to the first one.
+        restarts: times that the process ended and was started again.
 
     Raises:
         AddressError: an address is malformed, taken, or not of this machine alone.
@@ -115,6 +117,7 @@ class Stream:
         self.address, self.replay = bound.publish, bound.replay
         self._job = msgspec.structs.replace(self._job, publish=bound.publish, replay=bound.replay)
         self._is_open, self._silent_looks = True, 0
+        self.subscribers = self.restarts = 0
         self._threads = [
             threading.Thread(target=target, name=f"frazil-stream-{name}", daemon=True)
             for name, target in (("send", self._send), ("hear", self._hear), ("look", self._look))
@@ -172,7 +175,8 @@ class Stream:
                 if self._closing:
                     return
             how = self.process.how_it_ended()
-            self._metrics.subscribers.set(0)
+            self.subscribers = 0
+            self.restarts += 1
             self._metrics.stream_restarts.inc()
             if time.monotonic() - started > _SHORT_LIFE_SECONDS:
                 rest = _REST_SECONDS
@@ -225,7 +229,7 @@ class Stream:
 
     def _count(self, report: Report) -> None:
         metrics = self._metrics
-        metrics.subscribers.set(report.subscribers)
+        self.subscribers = report.subscribers
         metrics.refused.inc(report.refused)
         metrics.overflows.inc(report.overflows)
         metrics.replayed.inc(report.replayed)

@@ -1,0 +1,197 @@
+"""The state as gauges of Prometheus: nobody sets them, they are made of the state at each scrape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from frazil.health.samples import START_TIME
+from frazil.health.state import DOUBTS, DaemonState, DriftState, ModelState, SessionState
+
+__all__ = ["StateGauges"]
+
+Values = TypeVar("Values", bound=str | tuple[str, ...])
+"""Of the labels of one sample."""
+
+
+class StateGauges(Collector):
+    """Shows the state to Prometheus.
+
+    Args:
+        state: asked at each scrape.
+    """
+
+    def __init__(self, state: Callable[[], DaemonState]) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """All gauges; those of a session are there, at 0, before there is one."""
+        state = self._state()
+        session = state.session or SessionState()
+        yield from _of_the_daemon(state)
+        yield from _of_the_model(state.model)
+        yield from _of_the_session(session)
+        yield from _of_drift(session.pick.drift)
+
+
+def _of_the_daemon(state: DaemonState) -> Iterator[GaugeMetricFamily]:
+    yield _labelled(
+        "frazil_build_info", "Version of frazil; always 1.", ["version"], {state.version: 1} if state.version else {}
+    )
+    yield _gauge(START_TIME, "When this daemon was ready, in seconds of Unix time.", state.started_at or 0)
+    yield _gauge("frazil_stream_subscribers", "Connections to the pick stream.", state.subscribers)
+    yield _gauge(
+        "frazil_gpu_expected",
+        "1 where the model should run on a GPU: one is asked for, or there to be used.",
+        state.gpu_expected,
+    )
+    gpus = {str(index): gpu for index, gpu in state.gpus.items()}
+    yield _labelled(
+        "frazil_gpu_memory_used_bytes",
+        "Memory of a GPU in use, by whatever program.",
+        ["gpu"],
+        {index: gpu.used_bytes for index, gpu in gpus.items()},
+    )
+    yield _labelled(
+        "frazil_gpu_memory_bytes", "Memory of a GPU.", ["gpu"], {index: gpu.bytes for index, gpu in gpus.items()}
+    )
+
+
+def _of_the_model(model: ModelState | None) -> Iterator[GaugeMetricFamily]:
+    yield _labelled(
+        "frazil_model_info",
+        "The serving model and the execution provider that runs it; always 1.",
+        ["name", "version", "sha256", "provider", "precision"],
+        {(model.name, str(model.version), model.sha256, model.provider, model.precision): 1} if model else {},
+    )
+    yield _gauge(
+        "frazil_model_on_cpu",
+        "1 while the CPU does most or the heaviest of the model's work.",
+        model is not None and model.on_cpu,
+    )
+    yield _labelled(
+        "frazil_model_nodes",
+        "Nodes of the serving model, by the execution provider that was seen to run them.",
+        ["provider"],
+        model.nodes if model else {},
+    )
+
+
+def _of_the_session(session: SessionState) -> Iterator[GaugeMetricFamily]:
+    watch, intake, pick = session.watch, session.intake, session.pick
+    yield _gauge("frazil_watch_fault", "1 while the watched directory cannot be seen.", watch.fault != "")
+    yield _gauge(
+        "frazil_watching_events",
+        "1 while file events are followed, 0 while only scans find files.",
+        watch.follows_events,
+    )
+    yield _gauge(
+        "frazil_last_scan_timestamp_seconds",
+        "When the last scan of the watched directory ended.",
+        watch.scanned_at or 0,
+    )
+    yield _gauge("frazil_scan_listed_names", "Names listed by the last scan of the watched directory.", watch.listed)
+    yield _gauge("frazil_taken_names", "Names in the watched directory that are taken for micrographs.", watch.taken)
+    yield _labelled(
+        "frazil_passed_over_names",
+        "Names of files and folders in the watched directory that are passed over, by reason.",
+        ["reason"],
+        watch.passed_over,
+    )
+    yield _labelled("frazil_queue_depth", "Micrographs in a queue.", ["queue"], session.queues)
+    yield _gauge("frazil_backlog_micrographs", "Complete micrographs that have no result yet.", intake.backlog)
+    yield _gauge(
+        "frazil_backlog_age_seconds", "Time that the oldest of them has waited; 0 without any.", intake.backlog_seconds
+    )
+    yield _gauge(
+        "frazil_last_micrograph_timestamp_seconds", "When the last micrograph was picked.", pick.last_picked_at or 0
+    )
+    yield _gauge("frazil_output_blocked", "1 while results cannot be written and picking waits.", session.blocked != "")
+    yield _gauge("frazil_ledger_sequence", "Sequence number of the newest document.", session.ledger_head)
+    yield _labelled(
+        "frazil_doubt",
+        "1 while the micrographs speak against the settings: much of the last one holds no data (blank), particles "
+        "look the other way round (contrast), or too few would fit and nothing was picked (diameter).",
+        ["about"],
+        {about: about in pick.doubts for about in DOUBTS},
+    )
+    disks = session.disks
+    yield _labelled(
+        "frazil_disk_free_bytes",
+        "Room that frazil may use on the disk of the results (out) and of the ledger.",
+        ["disk"],
+        {name: disk.free_bytes for name, disk in disks.items()},
+    )
+    yield _labelled(
+        "frazil_disk_size_bytes",
+        "Size of these disks.",
+        ["disk"],
+        {name: disk.size_bytes for name, disk in disks.items()},
+    )
+    yield _labelled(
+        "frazil_disk_free_inodes_ratio",
+        "Share of the disk's inodes that are free; 1 where the file system does not count them.",
+        ["disk"],
+        {name: disk.free_inodes for name, disk in disks.items()},
+    )
+
+
+def _of_drift(drift: DriftState) -> Iterator[GaugeMetricFamily]:
+    charts = {"picks": drift.picks, "score": drift.score}
+    departures = {
+        (quantity, direction): departure
+        for quantity, chart in charts.items()
+        for direction, departure in (("down", chart.down), ("up", chart.up))
+    }
+    yield _labelled(
+        "frazil_drift",
+        "1 while picks per micrograph, or their mean score, have drifted from the session's baseline.",
+        ["quantity", "direction"],
+        {which: departure.drifting for which, departure in departures.items()},
+    )
+    yield _gauge(
+        "frazil_few_picks",
+        "1 while, before there is a baseline, the last micrographs have hardly any picks beside those before.",
+        drift.few,
+    )
+    yield _labelled(
+        "frazil_drift_evidence_ratio",
+        "What has added up against the baseline, as a share of that at which drift begins.",
+        ["quantity", "direction"],
+        {which: departure.evidence for which, departure in departures.items()},
+    )
+    yield _labelled(
+        "frazil_baseline_micrographs",
+        "Micrographs in the session's baseline, which grows until drift can be told.",
+        ["quantity"],
+        {quantity: chart.baseline_micrographs for quantity, chart in charts.items()},
+    )
+    yield _gauge(
+        "frazil_baseline_picks",
+        "Median picks of the baseline's micrographs; NaN until it is complete.",
+        drift.picks.usual,
+    )
+    yield _gauge(
+        "frazil_baseline_score",
+        "Median mean score of the baseline's micrographs; NaN until it is complete.",
+        drift.score.usual,
+    )
+
+
+def _gauge(name: str, says: str, value: float | None) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, says, value=_number(value))
+
+
+def _labelled(name: str, says: str, labels: Sequence[str], values: Mapping[Values, float | None]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, says, labels=labels)
+    for given, value in values.items():
+        family.add_metric([given] if isinstance(given, str) else given, _number(value))
+    return family
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)

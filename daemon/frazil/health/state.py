@@ -1,0 +1,209 @@
+"""The state: what the daemon, and each directory that it watches, is doing now, in one frozen record.
+
+Metrics, the page, ``frazil status`` and the judgement of what is wrong read it. Each part offers its share as a small
+record, from any thread and without waiting; the daemon puts them together whenever somebody asks.
+
+Another version of frazil may read it as JSON: every field has a default, and none is ever NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import msgspec
+
+__all__ = [
+    "DOUBTS",
+    "ChartState",
+    "DaemonState",
+    "Departure",
+    "Disk",
+    "Doubt",
+    "DriftState",
+    "Gpu",
+    "IntakeState",
+    "ModelState",
+    "PickState",
+    "SessionState",
+    "WatchState",
+]
+
+Doubt = Literal["blank", "contrast", "diameter"]
+"""What the micrographs may say against the settings.
+
+``blank``: much of the last one holds no data. ``contrast``: particles look the other way round. ``diameter``: too few
+particles would fit, and nothing was picked.
+"""
+
+DOUBTS: tuple[Doubt, ...] = get_args(Doubt)
+
+
+# --- one watched directory ------------------------------------------------------------------------------------------
+
+
+class WatchState(msgspec.Struct, frozen=True, kw_only=True):
+    """What is seen of the watched directory."""
+
+    fault: str = ""
+    """Why it cannot be seen; empty while it can."""
+    follows_events: bool = False
+    """Whether file events are followed; else only scans find files."""
+    scanned_at: float | None = None
+    """When the last scan ended, in seconds of Unix time."""
+    listed: int = 0
+    """Names that the last scan listed."""
+    taken: int = 0
+    """Names taken for micrographs."""
+    passed_over: dict[str, int] = {}
+    """Names passed over, by reason."""
+
+
+class IntakeState(msgspec.Struct, frozen=True, kw_only=True):
+    """Which files wait."""
+
+    incomplete: int = 0
+    """Files that are not known to be complete."""
+    backlog: int = 0
+    """Complete micrographs without a result, and those of the start that nobody has looked at."""
+    backlog_seconds: float = 0.0
+    """For how long the oldest of them has waited."""
+
+
+class Departure(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a quantity has departed from the baseline in one direction."""
+
+    evidence: float = 0.0
+    """What has added up, as a fraction of that at which drift begins."""
+    drifting: bool = False
+
+
+class ChartState(msgspec.Struct, frozen=True, kw_only=True):
+    """How one quantity stands to the session's baseline."""
+
+    baseline_micrographs: int = 0
+    usual: float | None = None
+    """Median of the baseline; None until it is complete."""
+    down: Departure = Departure()
+    up: Departure = Departure()
+
+
+class DriftState(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether picks and scores have drifted."""
+
+    few: bool = False
+    """Whether, before there is a baseline, the last micrographs have hardly any picks beside those before."""
+    picks: ChartState = ChartState()
+    score: ChartState = ChartState()
+
+
+class PickState(msgspec.Struct, frozen=True, kw_only=True):
+    """What the pipeline is at, and what it has done in this run of the daemon."""
+
+    doing: str = ""
+    """What is picked, or read, now; empty while nothing is."""
+    read: int = 0
+    pick: int = 0
+    write: int = 0
+    """Micrographs in the queue of each stage."""
+    picked: int = 0
+    failed: int = 0
+    last_picked_at: float | None = None
+    """In seconds of Unix time."""
+    doubts: frozenset[Doubt] = frozenset()
+    drift: DriftState = DriftState()
+
+
+class Disk(msgspec.Struct, frozen=True, kw_only=True):
+    """Room on the disk that a directory lies on; None for what cannot be seen."""
+
+    free_bytes: int | None = None
+    """What frazil may use."""
+    size_bytes: int | None = None
+    free_inodes: float | None = None
+    """Fraction of the inodes that are free; 1 where the file system does not count them."""
+
+    @property
+    def free(self) -> float:
+        """Fraction of the room, or of the inodes, that is free, whichever is less; 1 where nothing can be seen."""
+        room = self.free_bytes / self.size_bytes if self.free_bytes is not None and self.size_bytes else 1.0
+        return min(room, 1.0 if self.free_inodes is None else self.free_inodes)
+
+
+class SessionState(msgspec.Struct, frozen=True, kw_only=True):
+    """One watched directory: what is done with it now."""
+
+    directory: str = ""
+    """It, as its user names it."""
+    watch: WatchState = WatchState()
+    intake: IntakeState = IntakeState()
+    pick: PickState = PickState()
+    blocked: str = ""
+    """What cannot be written, and why: picking waits for it; empty while nothing is waited for."""
+    ledger_head: int = 0
+    """Sequence number of the newest document."""
+    disks: dict[str, Disk] = {}
+    """Of the results (``out``) and of the ledger (``ledger``), once measured."""
+
+    @property
+    def queues(self) -> dict[str, int]:
+        """Micrographs in each queue, in the order in which they pass them."""
+        pick = self.pick
+        return {"incomplete": self.intake.incomplete, "read": pick.read, "pick": pick.pick, "write": pick.write}
+
+    @property
+    def waits_for(self) -> str:
+        """Which fault of the machine holds up picking; empty where none does."""
+        return f"cannot see {self.directory}: {self.watch.fault}" if self.watch.fault else self.blocked
+
+
+# --- the daemon -----------------------------------------------------------------------------------------------------
+
+
+class ModelState(msgspec.Struct, frozen=True, kw_only=True):
+    """The model that serves, and where it runs."""
+
+    name: str = ""
+    version: int = 0
+    sha256: str = ""
+    provider: str = ""
+    """The execution provider that runs most of it."""
+    precision: str = "float32"
+    on_cpu: bool = False
+    """Whether the CPU does most, or the heaviest, of its work."""
+    nodes: dict[str, int] = {}
+    """Its nodes by the execution provider that was seen to run them."""
+
+
+class Gpu(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory of a GPU."""
+
+    used_bytes: int = 0
+    """By whatever program."""
+    bytes: int = 0
+
+
+class DaemonState(msgspec.Struct, frozen=True, kw_only=True):
+    """The daemon: what its sessions share, and the sessions."""
+
+    version: str = ""
+    started_at: float | None = None
+    """When it was ready, in seconds of Unix time; None before."""
+    unwell: str = ""
+    """Why it is not alive, in a few words; empty where it is."""
+    unready: str = ""
+    """Why it is not ready to pick; likewise."""
+    model: ModelState | None = None
+    gpu_expected: bool = False
+    """Whether the model should run on a GPU: one is asked for, or there to be used."""
+    gpus: dict[int, Gpu] = {}
+    subscribers: int = 0
+    """Connections to the pick stream."""
+    stream_restarts: int = 0
+    """Times that the process of the pick stream's sockets ended and was started again."""
+    sessions: tuple[SessionState, ...] = ()
+    """None until it is ready, and none of a daemon whose version does not tell."""
+
+    @property
+    def session(self) -> SessionState | None:
+        """The only session, for whoever knows of no more than one."""
+        return self.sessions[0] if self.sessions else None

@@ -1,0 +1,89 @@
+"""The model: what it says of itself, its files, its checks, and how it runs.
+
+- ``load_model(path, device)`` loads an ONNX model and checks it against its contract and card.
+- ``ModelFolder(path)`` adds, promotes, rolls back and prunes versions, each in one atomic step.
+- ``check_in_sandbox(path)`` checks a model in a process of its own, which may crash, hang or run out of memory.
+- ``ServingRecord`` says which version of a model a daemon serves, which it has refused, and why.
+
+A name's module is loaded when the name is first asked for: whoever reads a contract or a folder needs no ONNX Runtime.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from frazil.model.card import CARD_NAME, Card, Reference, Twin, TwinScores, read_card, write_card
+    from frazil.model.contract import CONTRACT_VERSION, NORMALISATIONS, Contrast, Device, ModelContract, Precision
+    from frazil.model.files import (
+        CURRENT_NAME,
+        MODEL_NAME,
+        identify_model,
+        locate_model,
+        read_contract,
+        read_current,
+    )
+    from frazil.model.identity import ModelIdentity
+    from frazil.model.int8 import TWIN_NAME, has_twin, int8_instructions
+    from frazil.model.model import Model, load_model
+    from frazil.model.repository import ModelFolder, current_token, find_model_folders
+    from frazil.model.runtime import Placement, available_cores
+    from frazil.model.sandbox import SandboxResult, check_in_sandbox, held_bytes
+    from frazil.model.serving_record import Refusal, ServingRecord, post_serving_record, read_serving_records
+    from frazil.model.tiling import Batches, MicrographSize
+
+__all__ = [
+    "CARD_NAME",
+    "CONTRACT_VERSION",
+    "CURRENT_NAME",
+    "MODEL_NAME",
+    "NORMALISATIONS",
+    "TWIN_NAME",
+    "Batches",
+    "Card",
+    "Contrast",
+    "Device",
+    "MicrographSize",
+    "Model",
+    "ModelContract",
+    "ModelFolder",
+    "ModelIdentity",
+    "Placement",
+    "Precision",
+    "Reference",
+    "Refusal",
+    "SandboxResult",
+    "ServingRecord",
+    "Twin",
+    "TwinScores",
+    "available_cores",
+    "check_in_sandbox",
+    "current_token",
+    "find_model_folders",
+    "has_twin",
+    "held_bytes",
+    "identify_model",
+    "int8_instructions",
+    "load_model",
+    "locate_model",
+    "post_serving_record",
+    "read_card",
+    "read_contract",
+    "read_current",
+    "read_serving_records",
+    "write_card",
+]
+
+_LIGHT = ("contract", "identity", "files", "repository", "serving_record")
+_MODULES = (*_LIGHT, "card", "tiling", "runtime", "int8", "sandbox", "model")
+"""In the order in which they are looked through."""
+
+if not TYPE_CHECKING:  # where names are checked, those above are all there are
+
+    def __getattr__(name: str) -> Any:
+        """The name, from its module."""
+        if name in __all__:
+            for module in _MODULES:
+                loaded = importlib.import_module(f"frazil.model.{module}")
+                if name in loaded.__all__:
+                    return getattr(loaded, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,238 @@
+"""Models: loaded, checked against contract and card, and run."""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from math import isqrt
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from frazil.errors import ModelError
+from frazil.model.card import CARD_NAME, read_card
+from frazil.model.checks import check_file, reference_tiles, score_tiles, takes_any_side
+from frazil.model.contract import Device, ModelContract, Precision
+from frazil.model.files import identify_content, inspect_content, locate_model, read_content
+from frazil.model.identity import ModelIdentity
+from frazil.model.int8 import open_twin
+from frazil.model.runtime import Placement, available_cores, ort
+from frazil.model.tiling import Batches, MicrographSize, Tiling, plan_tiling, rescaled_shape
+
+__all__ = ["Model", "load_model"]
+
+log = logging.getLogger(__name__)
+
+_BATCH_PIXELS = 2**21
+"""Pixels in one batch of tiles: 8 MiB of float32."""
+_CONVOLVED_PIXELS = 2**17
+"""The same for convolutions on the CPU, whose features, some fifty times as much, are best kept in the caches."""
+_LARGEST_TILE_PIXELS = 2**21
+"""Pixels in one tile, where the model leaves its sides open: the fewer tiles, the less is scored twice. The features
+of the largest one are some 400 MB."""
+_WARM_UP_PIXELS = 2**19
+
+
+class Model:
+    """A model that has passed its checks and can score tiles.
+
+    Attributes:
+        identity: name, version, sha256, and the precision in which it computes.
+        contract: of its metadata.
+        placement: which execution providers were seen to run its nodes.
+        has_card: whether a card vouched for it.
+        workers: threads that share the tiles of a picture, each with batches of its own.
+        precision_problem: why it does not compute in int8 although that was requested.
+        largest_tile_pixels: most pixels in one tile, where it takes tiles of any side; 0 where it takes the contract's.
+        session: of ONNX Runtime.
+        threads: CPU threads that it was loaded with.
+    """
+
+    def __init__(
+        self,
+        identity: ModelIdentity,
+        contract: ModelContract,
+        session: ort.InferenceSession,
+        placement: Placement,
+        *,
+        has_card: bool,
+        batch_pixels: int = _BATCH_PIXELS,
+        threads: int = 1,
+        workers: int = 1,
+        precision_problem: str | None = None,
+    ) -> None:
+        self.identity = identity
+        self.contract = contract
+        self.placement = placement
+        self.has_card = has_card
+        self.precision_problem = precision_problem
+        self.largest_tile_pixels = _LARGEST_TILE_PIXELS if takes_any_side(session) else 0
+        self.session = session
+        self.threads = threads
+        self.workers = workers
+        self._batch_pixels = batch_pixels
+
+    @property
+    def precision(self) -> str:
+        """In which it computes."""
+        return self.identity.precision
+
+    @property
+    def provider(self) -> str:
+        """ONNX Runtime's name of where it runs, such as ``CPUExecutionProvider``."""
+        return self.placement.provider
+
+    def largest_batch(self, tile_shape: tuple[int, int]) -> int:
+        """Most tiles of (h, w) pixels in one batch."""
+        h, w = tile_shape
+        return max(1, self._batch_pixels // (h * w))
+
+    def plan(self, picture_shape: tuple[int, int], margins_px: tuple[float, float]) -> Tiling | None:
+        """Place tiles on a picture, as `plan_tiling` does."""
+        return plan_tiling(picture_shape, self.contract, margins_px, largest_tile_pixels=self.largest_tile_pixels)
+
+    def batch_shape(self, micrograph: MicrographSize) -> tuple[int, int, int] | None:
+        """(n, h, w) of one batch of a micrograph; None where its margin leaves nothing of it."""
+        picture = rescaled_shape(micrograph.shape, micrograph.diameter_px, self.contract.diameter_px)
+        of_y, of_x = (micrograph.margin_px * n / of for n, of in zip(picture, micrograph.shape, strict=True))
+        tiling = self.plan(picture, (of_y, of_x))
+        if tiling is None:
+            return None
+        return tiling.batch_size(self.largest_batch(tiling.tile_shape)), *tiling.tile_shape
+
+    def largest_batch_shape(self) -> tuple[int, int, int]:
+        """(n, h, w) of the largest batch that a micrograph, however large, can bring."""
+        t, step = self.contract.tile_px, self.contract.step_px
+        if self.largest_tile_pixels:
+            t = max(
+                t - round((self.contract.grid - 1) * step),
+                t + round((isqrt(self.largest_tile_pixels) - t) // step * step),
+            )
+        return self.largest_batch((t, t)), t, t
+
+    def score(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, 1, h, w) tiles → (n, gy, gx) probabilities.
+
+        Raises:
+            ModelError: the network gave other than finite scores.
+        """
+        return self.check_finite(score_tiles(self.session, tiles))
+
+    def score_picture(self, picture: NDArray[np.float32], tiling: Tiling) -> NDArray[np.float32]:
+        """(h', w') picture → (count, gy, gx) probabilities in the order of `Tiling.batches`; by `workers` threads.
+
+        Raises:
+            ModelError: the network gave other than finite scores.
+        """
+        largest = self.largest_batch(tiling.tile_shape)
+
+        def score(part: Tiling) -> NDArray[np.float32]:
+            return np.concatenate([self.score(batch) for batch in part.batches(picture, largest)])
+
+        first, *others = tiling.split(self.workers)
+        if not others:
+            return score(first)
+        with ThreadPoolExecutor(len(others)) as pool:
+            scoring = [pool.submit(score, part) for part in others]
+            return np.concatenate([score(first), *(scored.result() for scored in scoring)])
+
+    def count_batches(self, tiling: Tiling) -> Batches:
+        """In how many batches `score_picture` scores, and how full they are."""
+        largest = self.largest_batch(tiling.tile_shape)
+        return sum((part.count_batches(largest) for part in tiling.split(self.workers)), Batches())
+
+    def check_finite(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The same scores.
+
+        Raises:
+            ModelError: some are NaN or infinite.
+        """
+        if not np.isfinite(scores).all():
+            raise ModelError(
+                f"model {self.identity.short}: expected finite scores, found NaN or infinity",
+                "not_finite",
+            )
+        return scores
+
+    def warm_up(self, shape: tuple[int, int, int] | None = None) -> float:
+        """Score a batch, so that the first micrograph does not pay for what is made on first use.
+
+        Args:
+            shape: (n, h, w) of the batch. Default: a few of the contract's tiles.
+
+        Returns:
+            The seconds that it took.
+        """
+        t = self.contract.tile_px
+        n, h, w = shape or (max(1, _WARM_UP_PIXELS // t**2), t, t)
+        batch = np.zeros((n, 1, h, w), np.float32)
+        started = time.perf_counter()
+        self.score(batch)
+        return time.perf_counter() - started
+
+
+def load_model(
+    path: Path,
+    device: Device = "auto",
+    threads: int | None = None,
+    *,
+    require_gpu: bool = False,
+    precision: Precision = "float32",
+) -> Model:
+    """Load a model and check it: hash, operators, contract, shapes, reference output, and where it really runs.
+
+    Hash and reference output are in the card. All that can be checked without running the model is checked before
+    ONNX Runtime sees it.
+
+    Args:
+        path: as for `locate_model`.
+        device: where to run it.
+        threads: CPU threads of ONNX Runtime; default: every core this process may use.
+        require_gpu: whether a model that does not run on a GPU is refused.
+        precision: ``int8`` loads the model's int8 twin where possible; else `Model.precision_problem` has the reason.
+
+    Raises:
+        ModelError: the model is missing or fails a check.
+    """
+    file, name, version = locate_model(path)
+    content = read_content(file)
+    identity = identify_content(content, name, version)
+    card_file = file.parent / CARD_NAME
+    card = read_card(card_file) if version or card_file.is_file() else None
+    if card and card.sha256 != identity.sha256:
+        raise ModelError(f"{file}: expected sha256 {card.sha256} (its card), found {identity.sha256}", "hash")
+    onnx, contract = inspect_content(file, content)
+    tiles = reference_tiles(card_file, card, contract)
+    threads = threads or available_cores()
+    # Windows are shared among threads, in batches from gathering their pixels to their scores, so that none waits for
+    # another. Of a dense model, which has few tiles, operators are shared.
+    workers = threads if contract.grid == 1 else 1
+    checked = check_file(content, file, contract, tiles, device, threads // workers)
+    if card:
+        checked.check_reference(card.reference.scores, card.reference.tolerance)
+    on_cpu = checked.placement.cpu_problem()
+    if require_gpu and on_cpu:
+        raise ModelError(f"{file}: expected to run on a GPU, found {on_cpu}", "provider")
+    precision_problem = None
+    if precision == "int8":
+        try:
+            if checked.placement.on_cpu < sum(checked.placement.nodes.values()):
+                raise ModelError(f"{file}: expected to run on the CPU, found {checked.placement.provider}", "provider")
+            checked = open_twin(file, card, contract, tiles, threads // workers)
+        except ModelError as error:
+            precision, precision_problem = "float32", str(error)
+            log.warning("model %s serves in float32 although int8 is set: %s", identity.short, error)
+    return Model(
+        msgspec.structs.replace(identity, precision=precision),
+        contract,
+        checked.session,
+        checked.placement,
+        has_card=card is not None,
+        batch_pixels=_CONVOLVED_PIXELS if on_cpu and ("", "Conv") in onnx.operators else _BATCH_PIXELS,
+        threads=threads,
+        workers=workers if on_cpu else 1,
+        precision_problem=precision_problem,
+    )

@@ -1,0 +1,265 @@
+"""Labelled micrographs: pictures as in the daemon's picker, with their particles."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from msgspec import UNSET
+from numpy.typing import NDArray
+
+from frazil.errors import FrazilError, MicrographError
+from frazil.picking import Micrograph, Picks, Picture, make_picture, named_micrographs, read_coordinates
+from frazil_trainer.data.files import find_micrographs, read_micrograph_file
+from frazil_trainer.recipe import Recipe, TrainingSet
+
+__all__ = [
+    "LabelledMicrograph",
+    "LabelledPaths",
+    "check_inside",
+    "content_digest",
+    "find_labelled",
+    "inside_border",
+    "load_labelled",
+    "make_labelled",
+    "read_labelled",
+    "training_set_sha256",
+]
+
+_FEW_OUTSIDE = 5
+_SMALL_FRACTION_OUTSIDE = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledPaths:
+    """A micrograph and its labels on disk."""
+
+    micrograph: Path
+    labels: Path
+    """A file for this micrograph, or a table of several micrographs."""
+    source: TrainingSet
+
+    @property
+    def labels_are_shared(self) -> bool:
+        """Whether the labels are in a table of several micrographs."""
+        return self.labels.name != _own_labels(self.micrograph, self.source).name
+
+    @property
+    def part(self) -> str:
+        """``validation``, ``selection``, ``training``, or ``unused`` in sets that are only scored."""
+        if self.micrograph.stem in self.source.validation:
+            return "validation"
+        if self.source.only_scored:
+            return "unused"
+        return "selection" if self.micrograph.stem in self.source.selection else "training"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelledMicrograph:
+    """A picture with its particles."""
+
+    name: str
+    picture: Picture
+    centres: NDArray[np.float64]
+    """(n, 2) particle centres y, x, in pixels of the picture."""
+    border_px: float
+    """Width of the frame without data, in pixels of the picture."""
+    source: TrainingSet
+    blank: NDArray[np.bool_] | None = None
+    """(h, w) mask of further pixels without data, if any."""
+
+    def holds_data(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether positions, arrays of any shape in pixels of the picture, lie inside its border and on data."""
+        h, w = self.picture.pixels.shape
+        border = self.border_px
+        inside = (y >= border) & (y < h - border) & (x >= border) & (x < w - border)
+        if self.blank is not None:
+            rows, columns = (np.clip(np.rint(v), 0, n - 1).astype(np.intp) for v, n in ((y, h), (x, w)))
+            inside &= ~self.blank[rows, columns]
+        return np.asarray(inside, np.bool_)
+
+
+def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
+    """List the labelled micrographs of one training set, sorted by name.
+
+    Raises:
+        FrazilError: the folder holds none; the recipe names a stem that is not among them; a table of several
+            micrographs cannot be read, or there are two.
+    """
+    folder = data / source.folder
+    micrographs = find_micrographs(folder)
+    own = {path: labels for path in micrographs if (labels := _own_labels(path, source)).is_file()}
+    labels_of = own or _shared_labels(folder, micrographs, source)
+    found = [
+        LabelledPaths(micrograph=path, labels=labels_of[path], source=source)
+        for path in micrographs
+        if path in labels_of
+    ]
+    if not found:
+        raise FrazilError(
+            f"{folder}: expected micrographs (*.mrc) with labels (*{source.labels_suffix}{source.labels}), found none "
+            f"among {len(micrographs)} micrographs (TIFF, PNG and JPEG are read, too)"
+        )
+    stems = {paths.micrograph.stem for paths in found}
+    named = (*source.validation, *source.selection, *source.incomplete)
+    unknown = [stem for stem in named if stem not in stems]
+    if unknown:
+        raise FrazilError(f"{folder}: expected the micrographs {', '.join(unknown)} of the recipe, found none so named")
+    return found
+
+
+def read_labelled(paths: LabelledPaths) -> tuple[Micrograph, Picks]:
+    """Read a micrograph, with the recipe's pixel size, and all of its particles.
+
+    Raises:
+        MicrographError: the micrograph cannot be read, or its pixel size is unknown.
+        FrazilError: the labels cannot be read, or hold no particles of the micrograph.
+    """
+    source = paths.source
+    micrograph = read_micrograph_file(paths.micrograph)
+    given = source.pixel_size_angstrom
+    pixel_size = micrograph.pixel_size_angstrom if given is UNSET else given
+    if pixel_size is None:
+        raise MicrographError(
+            paths.micrograph,
+            "pixel_size",
+            f"expected a pixel size in the file, found {micrograph.pixel_size_doubt or 'none'}; "
+            f"give {source.folder} pixel_size_angstrom in the recipe",
+        )
+    particles = read_coordinates(
+        paths.labels,
+        stem=paths.micrograph.stem if paths.labels_are_shared else None,
+        y_axis=source.y_axis,
+        height_px=micrograph.pixels.shape[0],
+        pixel_size_angstrom=pixel_size,
+    )
+    return dataclasses.replace(micrograph, pixel_size_angstrom=pixel_size), particles
+
+
+def check_inside(paths: LabelledPaths, particles: Picks, shape: tuple[int, ...]) -> None:
+    """Check that the particles can belong to the micrograph.
+
+    A few may lie outside, since some pickers place particles past the edge.
+
+    Args:
+        paths: their files.
+        particles: all particles.
+        shape: (h, w) of the micrograph.
+
+    Raises:
+        FrazilError: none lies inside the micrograph's border, or more than a few outside the micrograph.
+    """
+    if len(inside_border(particles, shape, paths.source.border_px)) == 0:
+        raise FrazilError(f"{paths.labels}: expected particles inside the micrograph, found none{_hint(shape)}")
+    outside = len(particles) - len(inside_border(particles, shape, 0))
+    if outside > max(_FEW_OUTSIDE, _SMALL_FRACTION_OUTSIDE * len(particles)):
+        raise FrazilError(
+            f"{paths.labels}: expected particles inside the micrograph, found {outside} of {len(particles)} "
+            f"({outside / len(particles):.0%}) outside{_hint(shape)}"
+        )
+
+
+def load_labelled(paths: LabelledPaths, recipe: Recipe) -> LabelledMicrograph:
+    """Read a micrograph and its labels.
+
+    Raises:
+        MicrographError: the micrograph cannot be picked.
+        FrazilError: the labels cannot be read; none lies inside the micrograph's border and on data, or more than a
+            few lie outside.
+    """
+    micrograph, particles = read_labelled(paths)
+    check_inside(paths, particles, micrograph.pixels.shape)
+    labelled = make_labelled(paths, recipe, micrograph, particles)
+    if len(labelled.centres) == 0:
+        raise FrazilError(f"{paths.labels}: expected particles where the micrograph holds data, found none there")
+    return labelled
+
+
+def make_labelled(paths: LabelledPaths, recipe: Recipe, micrograph: Micrograph, particles: Picks) -> LabelledMicrograph:
+    """Make the picture of the daemon's picker, with the particles inside its border and on data.
+
+    Raises:
+        MicrographError: the micrograph cannot be picked.
+    """
+    picture = make_picture(
+        micrograph,
+        diameter_angstrom=paths.source.diameter_angstrom,
+        pixel_size_angstrom=None,
+        model_diameter_px=recipe.diameter_px,
+        normalisation=recipe.normalisation,
+        invert=False,
+    )
+    truth = inside_border(particles, micrograph.pixels.shape, paths.source.border_px)
+    rescaling = picture.rescaling
+    centres = np.stack([rescaling.to_rescaled(truth.y, 0), rescaling.to_rescaled(truth.x, 1)], axis=1)
+    area = picture.blank
+    labelled = LabelledMicrograph(
+        name=paths.micrograph.stem,
+        picture=picture,
+        centres=centres,
+        border_px=paths.source.border_px * max(rescaling.factors),
+        source=paths.source,
+        blank=None if area is None or area.is_negligible else area.rescaled(rescaling),
+    )
+    if labelled.blank is None:
+        return labelled
+    return dataclasses.replace(labelled, centres=centres[labelled.holds_data(centres[:, 0], centres[:, 1])])
+
+
+def inside_border(picks: Picks, shape: tuple[int, ...], border_px: float) -> Picks:
+    """The picks with centres inside the border."""
+    h, w = shape
+    y, x = picks.y, picks.x
+    return picks.select((y >= border_px) & (y < h - border_px) & (x >= border_px) & (x < w - border_px))
+
+
+def training_set_sha256(paths: Sequence[LabelledPaths]) -> str:
+    """SHA-256 over the content of micrographs and labels, in order."""
+    digest = hashlib.sha256()
+    for one in paths:
+        for file in (one.micrograph, one.labels):
+            digest.update(content_digest(file))
+    return digest.hexdigest()
+
+
+def content_digest(file: Path) -> bytes:
+    """SHA-256 of a file's content."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").digest()
+
+
+def _own_labels(micrograph: Path, source: TrainingSet) -> Path:
+    """The path of a label file for this micrograph alone."""
+    return micrograph.with_name(f"{micrograph.stem}{source.labels_suffix}{source.labels}")
+
+
+def _shared_labels(folder: Path, micrographs: list[Path], source: TrainingSet) -> dict[Path, Path]:
+    """The table in the folder, for each micrograph in it."""
+    pattern = f"*{source.labels_suffix}{source.labels}"
+    tables = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+    if len(tables) > 1:
+        names = ", ".join(path.name for path in tables[:3])
+        raise FrazilError(
+            f"{folder}: expected labels named after their micrographs, or one table, found {len(tables)} ({names})"
+        )
+    if not tables:
+        return {}
+    (table,) = tables
+    stems = named_micrographs(table)
+    named = {path: table for path in micrographs if path.stem in stems}
+    if stems and micrographs and not named:
+        raise FrazilError(
+            f"{table}: expected particles of micrographs such as {micrographs[0].stem}, "
+            f"found those of others such as {min(stems)}"
+        )
+    return named
+
+
+def _hint(shape: tuple[int, ...]) -> str:
+    """A hint for particles that lie outside."""
+    h, w = shape
+    return f" ({w} x {h} px); were they picked at another pixel size, or is y_axis wrong?"

@@ -1,0 +1,140 @@
+"""Patches: examples for a network that scores every cell of a tile.
+
+A patch is a piece of a labelled micrograph, rotated by any angle, mirrored or not, slightly scaled, with changed
+contrast, blur and noise. Each cell has a target score and a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from frazil_trainer.data.labelled import LabelledMicrograph
+from frazil_trainer.examples.sampling import draw_source, generators, source_probabilities
+
+__all__ = ["PatchSampler"]
+
+_NEAR_PARTICLE_FRACTION = 0.6
+_LARGEST_SCALE_STEP = 0.15
+_MILD_SCALE_STEP = 0.05
+_UNLABELLED_SCORE = 0.1
+"""A cell with a lower target score is not near a label."""
+
+
+class PatchSampler:
+    """Draws batches of patches from labelled micrographs.
+
+    Args:
+        micrographs: labelled micrographs.
+        patch_px: side of a patch, a multiple of the step.
+        step_px: side of a cell; cell (i, j) belongs to pixel (i * step, j * step).
+        diameter_px: diameter of the particle in the pictures.
+        spread_diameters: standard deviation of the Gaussian target around a particle's centre.
+        augment: whether to rotate and change the patches.
+    """
+
+    def __init__(
+        self,
+        micrographs: Sequence[LabelledMicrograph],
+        *,
+        patch_px: int,
+        step_px: int,
+        diameter_px: float,
+        spread_diameters: float,
+        augment: bool = True,
+    ) -> None:
+        self._micrographs = micrographs
+        self._patch_px = patch_px
+        self._step_px = step_px
+        self._spread_px = spread_diameters * diameter_px
+        self._augment = augment
+        self._probabilities = source_probabilities(micrographs)
+
+    def draw(
+        self, seed: int, update: int, examples: range, *, mild: bool = False
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+        """Draw some patches of an update's batch, each from a generator of its own.
+
+        Args:
+            seed: seed of the run.
+            update: number of the update.
+            examples: numbers of the patches in the batch.
+            mild: keep contrast, sharpness and noise, and nearly the scale.
+
+        Returns:
+            (n, 1, p, p) tiles; (n, g, g) target scores, g = p / step; (n, g, g) weights, 0 for cells outside the
+            micrograph, in its border or without data; (n, g, g) whether a cell may hold an unlabelled particle.
+        """
+        p, g, count = self._patch_px, self._patch_px // self._step_px, len(examples)
+        tiles = np.empty((count, 1, p, p), np.float32)
+        target = np.zeros((count, g, g), np.float32)
+        weights = np.empty((count, g, g), np.float32)
+        unlabelled = np.zeros((count, g, g), np.bool_)
+        for i, rng in enumerate(generators(seed, update, examples)):
+            micrograph = self._micrographs[draw_source(rng, self._probabilities)]
+            to_patch = self._draw_transform(rng, micrograph, _MILD_SCALE_STEP if mild else _LARGEST_SCALE_STEP)
+            pixels = cv2.warpAffine(
+                micrograph.picture.pixels, to_patch, (p, p), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+            )
+            tiles[i, 0] = pixels if mild or not self._augment else _change(rng, np.asarray(pixels, np.float32))
+            target[i] = self._target(micrograph, to_patch)
+            weights[i] = self._weights(micrograph, to_patch)
+            if not micrograph.source.labels_are_complete(micrograph.name):
+                unlabelled[i] = target[i] < _UNLABELLED_SCORE
+        return tiles, target, weights, unlabelled
+
+    def _draw_transform(
+        self, rng: np.random.Generator, micrograph: LabelledMicrograph, scale_step: float
+    ) -> NDArray[np.float64]:
+        """(2, 3) affine map from the picture to the patch, x before y as in OpenCV."""
+        h, w = micrograph.picture.pixels.shape
+        if rng.random() < _NEAR_PARTICLE_FRACTION:
+            y, x = micrograph.centres[rng.integers(len(micrograph.centres))]
+            y, x = y + rng.normal(0, self._patch_px / 6), x + rng.normal(0, self._patch_px / 6)
+        else:
+            y, x = rng.uniform(0, h), rng.uniform(0, w)
+        angle = rng.uniform(0, 2 * np.pi) if self._augment else 0.0
+        scale = float(np.exp(rng.uniform(-1, 1) * scale_step)) if self._augment else 1.0
+        mirror = -1.0 if self._augment and rng.random() < 0.5 else 1.0
+        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        turn = turn @ np.diag([mirror, 1.0])
+        middle = (self._patch_px - 1) / 2
+        shift = np.array([middle, middle]) - turn @ np.array([x, y])
+        return np.concatenate([turn, shift[:, np.newaxis]], axis=1)
+
+    def _target(self, micrograph: LabelledMicrograph, to_patch: NDArray[np.float64]) -> NDArray[np.float32]:
+        """(g, g) maximum of the Gaussians around the particles."""
+        cells = np.arange(self._patch_px // self._step_px) * self._step_px
+        centres = micrograph.centres[:, ::-1] @ to_patch[:, :2].T + to_patch[:, 2]  # x, y
+        reach = 4 * self._spread_px
+        inside = np.all((centres > -reach) & (centres < self._patch_px + reach), axis=1)
+        target = np.zeros((cells.size, cells.size), np.float32)
+        for x, y in centres[inside]:
+            along_y = np.exp(-((cells - y) ** 2) / (2 * self._spread_px**2))
+            along_x = np.exp(-((cells - x) ** 2) / (2 * self._spread_px**2))
+            np.maximum(target, np.outer(along_y, along_x), out=target)
+        return target
+
+    def _weights(self, micrograph: LabelledMicrograph, to_patch: NDArray[np.float64]) -> NDArray[np.float32]:
+        """(g, g) 1 inside the data of the micrograph, 0 outside."""
+        cells = np.arange(self._patch_px // self._step_px) * self._step_px
+        back = np.linalg.inv(to_patch[:, :2])
+        x, y = np.meshgrid(cells - to_patch[0, 2], cells - to_patch[1, 2])
+        source_x, source_y = back[0, 0] * x + back[0, 1] * y, back[1, 0] * x + back[1, 1] * y
+        return micrograph.holds_data(source_y, source_x).astype(np.float32)
+
+
+def _change(rng: np.random.Generator, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Change contrast, sharpness and noise."""
+    if rng.random() < 0.3:
+        pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.2)), np.float32)
+    gain = np.float32(np.exp(rng.uniform(-0.35, 0.35)))
+    pixels = (pixels - np.float32(0.5)) * gain + np.float32(0.5 + rng.normal(0, 0.02))
+    if rng.random() < 0.5:
+        noise = rng.standard_normal(pixels.shape, np.float32)
+        pixels = pixels + np.float32(rng.uniform(0.01, 0.08)) * noise
+    changed: NDArray[np.float32] = np.clip(pixels, 0, 1)
+    return changed
