@@ -25,13 +25,14 @@ import numpy as np
 
 from frazil.client import PickStream
 from frazil.documents import MicrographDocument, encode_document
+from frazil.limits import LimitsPatch
 from frazil.model import load_model
-from frazil.picking import Picker, PickingSettings, Tuning, read_micrograph
+from frazil.picking import Picker, PickingSettings, read_micrograph
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
 from frazil.session.outbox.score_map import pack_score_map
 from frazil.session.pick.record import record_picks
-from frazil.session.retune import TUNED_KEY, Tuned, Wanted, count, preview, request_retune
+from frazil.session.retune import TUNED_KEY, LimitsChange, RevisionProgress, count, preview, request_change
 from frazil.settings import default_model_path
 from frazil_trainer.simulate import SimulationSettings
 from frazil_trainer.simulate.series import write_series
@@ -82,18 +83,20 @@ def measure(folder: Path, micrographs: int, size: int) -> dict[str, object]:
             report[f"preview_seconds_at_{threshold:g}"] = summary(
                 [
                     timed(
-                        lambda key=key, t=threshold: preview(reader, key, Tuning(threshold=t, edge_margin_angstrom=60))
+                        lambda key=key, t=threshold: preview(
+                            reader, key, LimitsPatch(threshold=t, edge_margin_angstrom=60)
+                        )
                     )
                     for key in reader.results()[:100]
                 ]
             )
-        sha256 = preview(reader, "0.mrc", Tuning()).document.model.sha256
-        wanted = Wanted(min_distance_angstrom=80.0)
+        sha256 = preview(reader, "0.mrc", LimitsPatch()).document.model.sha256
+        change = LimitsChange(min_distance_angstrom=80.0)
         report["count_seconds_per_1000"] = round(
-            timed(lambda: list(count(reader, wanted, model_sha256=sha256, thresholds=THRESHOLDS))) * 1000 / micrographs,
+            timed(lambda: list(count(reader, change, model_sha256=sha256, thresholds=THRESHOLDS))) * 1000 / micrographs,
             2,
         )
-        request_retune(reader, Tuning(threshold=0.3))
+        request_change(reader, LimitsPatch(threshold=0.3))
     return report | stream(ledger, watched, out, small, micrographs)
 
 
@@ -133,7 +136,7 @@ def stream(ledger: Path, watched: Path, out: Path, small: Path, micrographs: int
                 for turn in range(TURNS):
                     alone += latencies(picks, small, watched, f"alone{turn}")
                     with LedgerReader(ledger) as reader:
-                        request_retune(reader, Tuning(threshold=0.31 + 0.01 * turn))
+                        request_change(reader, LimitsPatch(threshold=0.31 + 0.01 * turn))
                     wait_for(lambda: not is_done(ledger))
                     beside += latencies(picks, small, watched, f"beside{turn}")
                     assert not is_done(ledger), "the session was too small: it was revised before the stream had ended"
@@ -166,9 +169,9 @@ def latencies(picks: PickStream, small: Path, watched: Path, name: str) -> list[
 
 
 def is_done(ledger: Path) -> bool:
-    """Whether all results have been brought to what is tuned."""
+    """Whether all results are within the changed limits."""
     with LedgerReader(ledger) as reader:
-        tuned = Tuned.decode(reader.meta()[TUNED_KEY])
+        tuned = RevisionProgress.decode(reader.meta()[TUNED_KEY])
     return tuned is not None and tuned.is_done
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.speed.bench import Bench
 from benchmarks.speed.floor import bare_session
 from benchmarks.speed.spread import Rounds, Spread, rounds_within
+from frazil.limits import LimitsPatch
 from frazil.model import ModelContract, locate_model
 from frazil.picking import (
     Picker,
@@ -25,7 +26,6 @@ from frazil.picking import (
     PixelMemory,
     Rescaling,
     ScoreMap,
-    Tuning,
     find_picks,
     match_picks,
     read_micrograph,
@@ -115,7 +115,7 @@ def _compare(bench: Bench, model: str) -> Comparison:
     network = WindowNetwork(locate_model(bench.models / model)[0], picker.model.contract, bench.threads)
     picture = picker.prepare(read_micrograph(micrograph, as_stored=True))
     own_map = picker.score(picture)
-    picker = picker.tuned(Tuning(threshold=float(np.quantile(own_map.scores, 1 - _COMPARED_SHARE))))
+    picker = picker.with_limits(LimitsPatch(threshold=float(np.quantile(own_map.scores, 1 - _COMPARED_SHARE))))
     own, memory = picker.find(own_map, picture), PixelMemory()
     found = straight_map = None
     for number in rounds_within(bench.scale.rounds, bench.scale.budget_seconds):

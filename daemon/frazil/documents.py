@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from frazil.limits import PickLimits, default_limits
 from frazil.model.identity import ModelIdentity
 
 if TYPE_CHECKING:
@@ -128,6 +129,17 @@ class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     """Smallest allowed distance of a pick from an edge; None from an earlier frazil, which did not record it."""
     blank_fraction: float = 0.0
     """Fraction of the micrograph without data, such as padding or a mask, where nothing is picked."""
+
+    @property
+    def limits(self) -> PickLimits:
+        """The limits within which the picks were made; the default distances where an earlier frazil gave none."""
+        if self.min_distance_angstrom is None or self.edge_margin_angstrom is None:
+            return default_limits(self.diameter_px * self.pixel_size_angstrom, self.threshold)
+        return PickLimits(
+            threshold=self.threshold,
+            min_distance_angstrom=self.min_distance_angstrom,
+            edge_margin_angstrom=self.edge_margin_angstrom,
+        )
 
 
 class FailedDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):

@@ -14,7 +14,7 @@ from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError, SettingsError, printable
 from frazil.faults import failure_of, reason_of
 from frazil.files import write_atomically
-from frazil.model import Contrast, Device, Precision, available_cores, load_model
+from frazil.model import Device, Precision, available_cores, load_model
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import (
@@ -62,15 +62,9 @@ class FilePicker:
     """Picks files with one model, and writes their pick files.
 
     Args:
+        settings: settings of picking.
         out: directory of the pick files.
-        diameter_angstrom: diameter of the particle.
         model: a model's folder, a version's folder, or an .onnx file; None for the default model.
-        pixel_size_angstrom: pixel size in place of the header's.
-        threshold: lowest score of a pick; None for the model's.
-        min_distance_angstrom: smallest distance between two picks; None for half the diameter.
-        edge_margin_angstrom: smallest distance of a pick from an edge; None for a quarter of the diameter.
-        contrast: whether particles are dark or bright.
-        unusual_diameter: whether to accept a diameter that no particle has.
         device: where the model runs.
         precision: precision in which the model computes, if it can.
         threads: CPU threads of the model; None for every core.
@@ -82,33 +76,18 @@ class FilePicker:
 
     def __init__(
         self,
+        settings: PickingSettings,
         *,
         out: Path,
-        diameter_angstrom: float,
         model: Path | None = None,
-        pixel_size_angstrom: float | None = None,
-        threshold: float | None = None,
-        min_distance_angstrom: float | None = None,
-        edge_margin_angstrom: float | None = None,
-        contrast: Contrast = "dark",
-        unusual_diameter: bool = False,
         device: Device = "auto",
         precision: Precision = "float32",
         threads: int | None = None,
         max_micrograph_bytes: int = LARGEST_MICROGRAPH_BYTES,
     ) -> None:
-        settings = PickingSettings(
-            diameter_angstrom=diameter_angstrom,
-            pixel_size_angstrom=pixel_size_angstrom,
-            threshold=threshold,
-            min_distance_angstrom=min_distance_angstrom,
-            edge_margin_angstrom=edge_margin_angstrom,
-            contrast=contrast,
-            unusual_diameter=unusual_diameter,
-        )
-        doubt = None if unusual_diameter else doubt_diameter(diameter_angstrom)
+        doubt = None if settings.unusual_diameter else doubt_diameter(settings.diameter_angstrom)
         if doubt:
-            raise SettingsError(f"--diameter: {doubt} (--unusual-diameter takes it all the same)")
+            raise SettingsError(f"--diameter: {doubt} (--unusual-diameter accepts it)")
         self._outputs = OutputFolder(out)
         self._outputs.prepare()
         threads = threads or available_cores()
@@ -117,7 +96,7 @@ class FilePicker:
         self._memory = PixelMemory()
         loaded = load_model(model or default_model_path(), device, threads, precision=precision)
         self._picker = Picker(loaded, settings, device=PreparationOnDevice(loaded))
-        self._doubts = Doubts(contrast, report_no_picks=True)
+        self._doubts = Doubts(settings.contrast, report_no_picks=True)
         self._written: dict[Path, Path] = {}
 
     def describe(self) -> str:

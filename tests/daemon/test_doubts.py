@@ -193,11 +193,10 @@ def test_nanometres_are_refused_by_the_daemon_and_what_they_are_in_angstrom_is_s
 
 def test_pick_refuses_nanometres_before_it_costs_and_takes_them_if_told_to(tmp_path: Path, blob_model: Path) -> None:
     with pytest.raises(SettingsError, match=r"--diameter: .* for 19\.1 nm, give 191"):
-        FilePicker(out=tmp_path / "out", diameter_angstrom=19.1, model=tmp_path / "is never looked at")
+        FilePicker(PickingSettings(diameter_angstrom=19.1), out=tmp_path / "out", model=tmp_path / "is never looked at")
     assert not (tmp_path / "out").exists()
-    insists = FilePicker(
-        out=tmp_path, diameter_angstrom=19.1, model=blob_model, pixel_size_angstrom=1.0, unusual_diameter=True
-    )
+    settings = PickingSettings(diameter_angstrom=19.1, pixel_size_angstrom=1.0, unusual_diameter=True)
+    insists = FilePicker(settings, out=tmp_path, model=blob_model)
     file = tmp_path / "a.mrc"
     with mrcfile.new(file) as mrc:
         mrc.set_data(np.random.default_rng(0).normal(0, 1, (200, 300)).astype(np.float32))

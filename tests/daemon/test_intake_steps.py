@@ -285,14 +285,14 @@ def test_a_file_that_goes_before_its_second_look_is_forgotten(rig: Rig, whole: b
     path = rig.put("a.mrc", whole)
     rig.tell(path)
     rig.run(0.1)
-    assert rig.shown("frazil_queue_depth", queue="incomplete") == 1
+    assert rig.intake.state.incomplete == 1
     path.unlink()
     if named:
         rig.tell(path)
         rig.run()
     else:
         rig.run(SETTLE)
-    assert rig.shown("frazil_queue_depth", queue="incomplete") == 0
+    assert rig.intake.state.incomplete == 0
     record = rig.record("a.mrc")
     assert record is not None
     assert record.state == "gone"
@@ -315,7 +315,7 @@ def test_a_file_goes_with_its_directory_even_if_that_becomes_a_file(rig: Rig, wh
         record = rig.record(key)
         assert record is not None
         assert record.state == "gone"
-    assert rig.shown("frazil_queue_depth", queue="incomplete") == 0
+    assert rig.intake.state.incomplete == 0
 
 
 def test_a_name_under_which_there_was_never_anything_leaves_no_trace(rig: Rig) -> None:
@@ -366,7 +366,7 @@ def test_a_truncated_file_is_looked_at_ever_less_often_and_refused_when_it_has_s
     ((arrival, error),) = rig.refused
     assert isinstance(error, IncompleteMicrograph)
     assert (error.reason, arrival.path, arrival.key, arrival.stamp) == ("truncated", path, "a.mrc", stamp_of(path))
-    assert rig.shown("frazil_queue_depth", queue="incomplete") == 0
+    assert rig.intake.state.incomplete == 0
     assert rig.shown("frazil_micrographs_found_total", by="scan") in (None, 0)
 
 
@@ -451,20 +451,20 @@ def test_what_can_never_be_picked_is_refused_at_the_first_proof(rig: Rig, whole:
 
 
 def test_what_waits_to_be_picked_is_shown_with_its_age(rig: Rig, whole: bytes) -> None:
-    assert (rig.shown("frazil_backlog_micrographs"), rig.shown("frazil_backlog_age_seconds")) == (0, 0)
+    assert (rig.intake.state.backlog, rig.intake.state.backlog_seconds) == (0, 0)
     first = rig.take(rig.put("a.mrc", whole), closed=True)
     rig.run(2.0)
     second = rig.take(rig.put("b.mrc", whole), closed=True)
-    assert rig.shown("frazil_backlog_micrographs") == 2
-    assert rig.shown("frazil_backlog_age_seconds") == pytest.approx(rig.clock.now - first.complete_at_monotonic)
+    assert rig.intake.state.backlog == 2
+    assert rig.intake.state.backlog_seconds == pytest.approx(rig.clock.now - first.complete_at_monotonic)
     rig.pick(first)
     rig.run()
-    assert rig.shown("frazil_backlog_age_seconds") == pytest.approx(rig.clock.now - second.complete_at_monotonic)
+    assert rig.intake.state.backlog_seconds == pytest.approx(rig.clock.now - second.complete_at_monotonic)
     rig.tell(rig.root / "old.mrc", backlog=True)
-    assert rig.shown("frazil_backlog_micrographs") == 2  # one in hand, one that nobody has looked at
+    assert rig.intake.state.backlog == 2  # one in hand, one that nobody has looked at
     rig.pick(second)
     rig.run()
-    assert (rig.shown("frazil_backlog_micrographs"), rig.shown("frazil_backlog_age_seconds")) == (0, 0)
+    assert (rig.intake.state.backlog, rig.intake.state.backlog_seconds) == (0, 0)
 
 
 def test_a_file_that_was_picked_is_not_taken_again(rig: Rig, whole: bytes) -> None:
@@ -503,7 +503,7 @@ def test_a_file_that_goes_while_it_is_picked_is_let_go(rig: Rig, whole: bytes) -
     rig.pick(arrival, fingerprint)
     rig.run(60.0)
     assert len(rig.accepted) == 1
-    assert rig.shown("frazil_queue_depth", queue="incomplete") == 0
+    assert rig.intake.state.incomplete == 0
 
 
 @pytest.mark.parametrize("written", ["other", "whole"])

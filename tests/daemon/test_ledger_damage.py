@@ -30,9 +30,9 @@ from frazil.session.outbox.ledger import (
     request_requeue,
 )
 from frazil.session.outbox.ledger.salvage import read_rows
-from frazil.session.retune.limits import Wanted
+from frazil.session.retune.limits import LimitsChange
 from frazil.session.retune.repick import read_document, recall_result
-from frazil.session.retune.request import decode_wanted
+from frazil.session.retune.request import decode_request
 
 HANDLED = Handled(stamp=FileStamp(size=10, mtime_ns=20), fingerprint="f")
 PAGE_BYTES = 4096
@@ -374,7 +374,7 @@ def test_what_is_remembered_by_name_may_be_damaged_too(
             ledger.remember(key, "\x00{")
     with closing(Ledger(tmp_path / "l")) as ledger:
         assert [seq for seq, _ in ledger.undelivered()] == [1]
-        assert decode_wanted(ledger.recall("retune")) == Wanted()
+        assert decode_request(ledger.recall("retune")) == LimitsChange()
         assert "a request to tune that is damaged" in caplog.text
         check_watch(ledger, tmp_path)
     with closing(sqlite3.connect(tmp_path / "l")) as database, database:

@@ -357,6 +357,16 @@ def test_other_limits_are_previewed_and_counted_without_a_token(
     assert json.loads(lines[-1]) == {"all": 2, "counted": 2, "before": 4, "after": 6, "untold": 0}
 
 
+def test_a_preview_keeps_a_threshold_below_the_scores_that_are_shown_as_candidates(
+    open_page: OpenPage, picked: MicrographDocument
+) -> None:
+    page = open_page()
+    seq = commit(page.ledger, msgspec.structs.replace(picked, threshold=0.01), "a.mrc", bumpy(peaks=PEAKS))
+    shown = ask(f"{page.url}/api/preview/{seq}?min_distance_angstrom=1")
+    assert [round(score, 2) for score in shown["picks"]["score"]] == [0.9, 0.7, 0.3, 0.02]
+    assert (shown["threshold"], shown["min_distance_angstrom"]) == (0.01, 1)
+
+
 def test_impossible_limits_are_refused_in_words(open_page: OpenPage, picked: MicrographDocument) -> None:
     page = open_page()
     seq = commit(page.ledger, picked, "a.mrc", bumpy(peaks=PEAKS))

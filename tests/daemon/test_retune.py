@@ -1,8 +1,7 @@
-"""Tuning: what is picked again from kept score maps is what picking gives."""
+"""Repicking: picks made again from kept score maps are those that picking gives."""
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -15,16 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frazil.documents import MicrographDocument, columns_of, encode_document
-from frazil.errors import RetuneError, SettingsError
+from frazil.errors import RetuneError
+from frazil.limits import LimitsPatch
 from frazil.model import Model, load_model
-from frazil.picking import Micrograph, Picker, PickingSettings, ScoreMap, Tuning
+from frazil.picking import Micrograph, Picker, PickingSettings, ScoreMap
 from frazil.picking.peaks import in_steps
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import RETUNE_KEY, Handled, Ledger, LedgerReader
 from frazil.session.outbox.score_map import pack_score_map
 from frazil.session.pick.record import Record, record_picks
-from frazil.session.retune import MicrographCount, Wanted, count, preview, request_retune
-from frazil.session.retune.request import decode_wanted
+from frazil.session.retune import LimitsChange, MicrographCount, count, preview, request_change
+from frazil.session.retune.request import decode_request
 
 DIAMETER_ANGSTROM = 48.0
 EDGE_ANGSTROM = DIAMETER_ANGSTROM / 4
@@ -39,8 +39,8 @@ class Session:
         self.model = model
         self._scene = scene
 
-    def pick(self, seed: int, **wanted: object) -> Record:
-        picker = Picker(self.model, PickingSettings(diameter_angstrom=DIAMETER_ANGSTROM), Tuning(**wanted))  # type: ignore[arg-type]
+    def pick(self, seed: int, **changed: object) -> Record:
+        picker = Picker(self.model, PickingSettings(diameter_angstrom=DIAMETER_ANGSTROM), LimitsPatch(**changed))  # type: ignore[arg-type]
         pixels = self._scene(seed=seed, count=25).pixels  # type: ignore[attr-defined]
         micrograph = Micrograph(path=Path(f"{seed}.mrc"), pixels=pixels, pixel_size_angstrom=2.0)
         return record_picks(picker, micrograph, read_seconds=0, since=0)
@@ -64,8 +64,8 @@ class Session:
             name, handled, lambda *_: encode_document(document), score_map=pack_score_map(score_map)
         )
 
-    def request(self) -> Wanted:
-        return decode_wanted(self.ledger.recall(RETUNE_KEY))
+    def request(self) -> LimitsChange:
+        return decode_request(self.ledger.recall(RETUNE_KEY))
 
 
 @pytest.fixture(scope="module")
@@ -99,19 +99,19 @@ tunings = st.fixed_dictionaries(
 @pytest.mark.parametrize("seed", range(6))
 def test_with_the_limits_as_they_were_the_picks_are_those_of_the_document(session: Session, seed: int) -> None:
     with LedgerReader(session.file) as reader:
-        again = preview(reader, f"{seed}.mrc", Tuning())
+        again = preview(reader, f"{seed}.mrc", LimitsPatch())
     assert len(again.picks) > 5
     assert columns_of(again.picks) == again.document.picks
 
 
 @settings(max_examples=25)
-@given(seed=st.integers(0, 5), wanted=tunings)
+@given(seed=st.integers(0, 5), changed=tunings)
 def test_tuned_picks_are_those_that_picking_with_these_limits_gives(
-    session: Session, seed: int, wanted: dict[str, float]
+    session: Session, seed: int, changed: dict[str, float]
 ) -> None:
-    fresh = session.pick(seed, **wanted)
+    fresh = session.pick(seed, **changed)
     with LedgerReader(session.file) as reader:
-        tuned = preview(reader, f"{seed}.mrc", Tuning(**wanted))
+        tuned = preview(reader, f"{seed}.mrc", LimitsPatch(**changed))
     for name in ("y", "x", "score"):
         assert np.array_equal(getattr(tuned.picks, name), getattr(fresh.picks, name))
     assert tuned.limits.threshold == fresh.document.threshold
@@ -120,30 +120,32 @@ def test_tuned_picks_are_those_that_picking_with_these_limits_gives(
 
 
 @settings(max_examples=30)
-@given(wanted=tunings, thresholds=st.lists(st.floats(0, 1), max_size=5))
-def test_counts_are_those_of_the_previews(session: Session, wanted: dict[str, float], thresholds: list[float]) -> None:
+@given(changed=tunings, thresholds=st.lists(st.floats(0, 1), max_size=5))
+def test_counts_are_those_of_the_previews(session: Session, changed: dict[str, float], thresholds: list[float]) -> None:
     sha256 = session.model.identity.sha256
     with LedgerReader(session.file) as reader:
         counted = {
-            one.path: one
-            for one in count(reader, Wanted.of(Tuning(**wanted), sha256), model_sha256=sha256, thresholds=thresholds)
+            one.key: one
+            for one in count(
+                reader, LimitsChange.of(LimitsPatch(**changed), sha256), model_sha256=sha256, thresholds=thresholds
+            )
         }
         assert len(counted) == 6
         for path, one in counted.items():
-            now = preview(reader, path, Tuning())
-            assert (one.before, one.untold) == (len(now.picks), "")
-            assert one.after == len(preview(reader, path, Tuning(**wanted)).picks)
+            now = preview(reader, path, LimitsPatch())
+            assert (one.before, one.unrevisable) == (len(now.picks), "")
+            assert one.after == len(preview(reader, path, LimitsPatch(**changed)).picks)
             for threshold, picks in zip(thresholds, one.at, strict=True):
-                there = preview(reader, path, dataclasses.replace(Tuning(**wanted), threshold=threshold))
+                there = preview(reader, path, LimitsPatch(threshold=threshold).over(LimitsPatch(**changed)))
                 assert picks == len(there.picks)
 
 
 def test_a_score_exactly_at_the_threshold_counts(session: Session) -> None:
     with LedgerReader(session.file) as reader:
-        score = float(preview(reader, "0.mrc", Tuning(threshold=0.0)).picks.score[-2])
+        score = float(preview(reader, "0.mrc", LimitsPatch(threshold=0.0)).picks.score[-2])
         assert 0 < score < 1
-        at = preview(reader, "0.mrc", Tuning(threshold=score)).picks
-        above = preview(reader, "0.mrc", Tuning(threshold=score + 1 / 65535)).picks
+        at = preview(reader, "0.mrc", LimitsPatch(threshold=score)).picks
+        above = preview(reader, "0.mrc", LimitsPatch(threshold=score + 1 / 65535)).picks
     assert at.score.min() == score
     assert above.score.min() > score
 
@@ -155,28 +157,28 @@ def test_a_margin_nearer_to_the_edge_than_the_scores_is_refused_and_one_tuned_be
     own_session.add(1, edge_margin_angstrom=100.0)  # as after a tuning
     with LedgerReader(own_session.file) as reader:
         with pytest.raises(RetuneError, match=r"at least 12 Å, where its kept scores begin, found 11.9 ") as refused:
-            preview(reader, "0.mrc", Tuning(edge_margin_angstrom=11.9))
+            preview(reader, "0.mrc", LimitsPatch(edge_margin_angstrom=11.9))
         assert refused.value.reason == "margin"
-        back = preview(reader, "1.mrc", Tuning(edge_margin_angstrom=EDGE_ANGSTROM))
+        back = preview(reader, "1.mrc", LimitsPatch(edge_margin_angstrom=EDGE_ANGSTROM))
         assert columns_of(back.picks) == own_session.pick(1).document.picks
-        wanted = Wanted(edge_margin_angstrom=11.9)
-        assert [one.untold for one in count(reader, wanted)] == ["margin", "margin"]
+        change = LimitsChange(edge_margin_angstrom=11.9)
+        assert [one.unrevisable for one in count(reader, change)] == ["margin", "margin"]
         with pytest.raises(RetuneError, match="kept scores begin"):
-            request_retune(reader, Tuning(edge_margin_angstrom=11.9))
-    assert own_session.request() == Wanted()
+            request_change(reader, LimitsPatch(edge_margin_angstrom=11.9))
+    assert own_session.request() == LimitsChange()
 
 
 def test_a_micrograph_without_map_is_named_and_keeps_its_count(own_session: Session) -> None:
     own_session.add(0, keep_map=False)
     with LedgerReader(own_session.file) as reader:
         with pytest.raises(RetuneError, match=r"^0\.mrc: expected a kept score map, found none") as refused:
-            preview(reader, "0.mrc", Tuning())
+            preview(reader, "0.mrc", LimitsPatch())
         assert refused.value.reason == "no_map"
         with pytest.raises(RetuneError, match=r"nowhere\.mrc: expected a micrograph with a result"):
-            preview(reader, "nowhere.mrc", Tuning())
-        (one,) = count(reader, Wanted(min_distance_angstrom=1.0))
+            preview(reader, "nowhere.mrc", LimitsPatch())
+        (one,) = count(reader, LimitsChange(min_distance_angstrom=1.0))
     assert one.before == one.after > 0
-    assert one == MicrographCount(path="0.mrc", before=one.before, after=one.before, untold="no_map")
+    assert one == MicrographCount(key="0.mrc", before=one.before, after=one.before, unrevisable="no_map")
 
 
 def test_a_threshold_is_for_the_model_that_it_was_tuned_with(own_session: Session) -> None:
@@ -184,56 +186,42 @@ def test_a_threshold_is_for_the_model_that_it_was_tuned_with(own_session: Sessio
     document = own_session.pick(1).document
     own_session.add(1, model=msgspec.structs.replace(document.model, version=9, sha256="other"))
     with LedgerReader(own_session.file) as reader:
-        counts = {one.path: one for one in count(reader, Wanted(thresholds={"other": 1.0}))}
+        counts = {one.key: one for one in count(reader, LimitsChange(thresholds={"other": 1.0}))}
         assert counts["0.mrc"].after == counts["0.mrc"].before > 0
         assert counts["1.mrc"].after < counts["1.mrc"].before
-        assert request_retune(reader, Tuning(threshold=0.25)) == Wanted(thresholds={"other": 0.25})
+        assert request_change(reader, LimitsPatch(threshold=0.25)) == LimitsChange(thresholds={"other": 0.25})
 
 
 def test_a_document_that_does_not_say_its_distances_has_the_usual_ones(own_session: Session) -> None:
     own_session.add(0, min_distance_angstrom=None, edge_margin_angstrom=None)
     with LedgerReader(own_session.file) as reader:
-        again = preview(reader, "0.mrc", Tuning())
+        again = preview(reader, "0.mrc", LimitsPatch())
     assert columns_of(again.picks) == again.document.picks
     assert again.limits.min_distance_angstrom == pytest.approx(DIAMETER_ANGSTROM / 2)
 
 
 def test_first_counts_come_from_all_over_the_session(session: Session) -> None:
-    paths = [f"{i % 6}.mrc" for i in range(64)]
+    keys = [f"{i % 6}.mrc" for i in range(64)]
     with LedgerReader(session.file) as reader:
-        first = [one.path for one, _ in zip(count(reader, Wanted(), paths=paths), range(4), strict=False)]
-    assert first == [paths[0], paths[16], paths[32], paths[48]]
+        first = [one.key for one, _ in zip(count(reader, LimitsChange(), keys=keys), range(4), strict=False)]
+    assert first == [keys[0], keys[16], keys[32], keys[48]]
 
 
 def test_requests_that_wait_add_up(own_session: Session) -> None:
     own_session.add(0)
     sha256 = own_session.model.identity.sha256
     with LedgerReader(own_session.file) as reader:
-        request_retune(reader, Tuning(threshold=0.7, min_distance_angstrom=30))
-        request_retune(reader, Tuning(min_distance_angstrom=20))
-        request_retune(reader, Tuning(threshold=0.2), model_sha256="other")
-    assert own_session.request() == Wanted(
+        request_change(reader, LimitsPatch(threshold=0.7, min_distance_angstrom=30))
+        request_change(reader, LimitsPatch(min_distance_angstrom=20))
+        request_change(reader, LimitsPatch(threshold=0.2), model_sha256="other")
+    assert own_session.request() == LimitsChange(
         thresholds={sha256: 0.7, "other": 0.2}, min_distance_angstrom=20, edge_margin_angstrom=None
     )
 
 
 def test_without_a_result_there_is_nothing_to_tune_by(own_session: Session) -> None:
     with LedgerReader(own_session.file) as reader, pytest.raises(RetuneError, match="expected a result to tune by"):
-        request_retune(reader, Tuning(threshold=0.5))
-
-
-@pytest.mark.parametrize(
-    ("wanted", "says"),
-    [
-        ({"threshold": 1.5}, "threshold: expected a number from 0 to 1, found 1.5"),
-        ({"threshold": float("nan")}, "threshold: expected"),
-        ({"min_distance_angstrom": -1.0}, "min-distance: expected a length in Å, found -1"),
-        ({"edge_margin_angstrom": float("inf")}, "edge-margin: expected a length in Å, found inf"),
-    ],
-)
-def test_impossible_limits_are_refused(wanted: dict[str, float], says: str) -> None:
-    with pytest.raises(SettingsError, match=says):
-        Tuning(**wanted)
+        request_change(reader, LimitsPatch(threshold=0.5))
 
 
 def test_documents_say_their_limits(session: Session) -> None:
@@ -256,6 +244,6 @@ def test_a_preview_of_a_large_map_is_quick(own_session: Session) -> None:
     with LedgerReader(own_session.file) as reader:
         for _ in range(5):
             started = time.thread_time()
-            assert len(preview(reader, "large.mrc", Tuning(threshold=0.0)).picks) > 1000
+            assert len(preview(reader, "large.mrc", LimitsPatch(threshold=0.0)).picks) > 1000
             seconds.append(time.thread_time() - started)
     assert min(seconds) < 0.2

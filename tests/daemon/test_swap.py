@@ -19,7 +19,7 @@ from frazil.session.pick.model_changes import ModelChange
 from frazil.session.pick.probation import Probation
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import Canary, CanaryBounds
-from frazil.session.retune import Asked, Wanted
+from frazil.session.retune import LimitsChange, LimitsRequest
 
 BLIND = -60.0
 """A bias with which the blob model finds nothing."""
@@ -363,13 +363,13 @@ def test_a_tuned_threshold_is_the_models_own_and_is_there_again_when_it_serves_a
     picker_of: Callable[..., Picker], make_scene: Callable[..., object], caplog: pytest.LogCaptureFixture
 ) -> None:
     serving = Serving(picker_of(), probation_micrographs=3, faults_allowed=0)
-    wanted = Wanted(
+    change = LimitsChange(
         thresholds={serving.picker.model.identity.sha256: 0.7}, min_distance_angstrom=30.0, edge_margin_angstrom=20.0
     )
-    asked, tuned = Asked(text="", wanted=wanted), serving.picker.model.identity
-    serving.tune(asked)
+    request, tuned = LimitsRequest(text="", change=change), serving.picker.model.identity
+    serving.change_limits(request)
     assert serving.picker.limits.threshold == 0.5  # not before the next micrograph
-    assert serving.advance() == [asked]
+    assert serving.advance() == [request]
     assert serving.picker.limits.threshold == 0.7
     serving.offer(Offer(picker=picker_of(2, threshold=0.6, bias=BLIND), current="c"))
     assert pick(serving, scene_of(make_scene)) == 1  # on probation, and found wanting
@@ -389,9 +389,11 @@ def test_what_is_tuned_on_probation_holds_for_the_model_before_as_well(
     serving = Serving(picker_of(), probation_micrographs=3, faults_allowed=0)
     serving.offer(Offer(picker=picker_of(2, threshold=0.6, bias=BLIND), current="c"))
     serving.advance()
-    asked = Asked(text="", wanted=Wanted(thresholds={}, min_distance_angstrom=30.0, edge_margin_angstrom=20.0))
-    serving.tune(asked)
-    assert serving.advance() == [asked]
+    request = LimitsRequest(
+        text="", change=LimitsChange(thresholds={}, min_distance_angstrom=30.0, edge_margin_angstrom=20.0)
+    )
+    serving.change_limits(request)
+    assert serving.advance() == [request]
     assert pick(serving, scene_of(make_scene)) == 1
     (change,) = serving.advance()
     assert change.event == "rolled_back"  # type: ignore[union-attr]
@@ -426,8 +428,8 @@ def test_few_picks_are_few_beside_those_of_the_last_ten_micrographs(
 
 def test_what_is_tuned_before_the_start_holds_for_the_first_micrograph(picker_of: Callable[..., Picker]) -> None:
     picker = picker_of()
-    wanted = Wanted(thresholds={picker.model.identity.sha256: 0.7, "another": 0.2})
-    assert Serving(picker, wanted, probation_micrographs=0, faults_allowed=0).picker.threshold == 0.7
+    change = LimitsChange(thresholds={picker.model.identity.sha256: 0.7, "another": 0.2})
+    assert Serving(picker, change, probation_micrographs=0, faults_allowed=0).picker.threshold == 0.7
 
 
 def test_a_model_that_is_offered_twice_is_loaded_once(picker_of: Callable[..., Picker]) -> None:

@@ -19,13 +19,14 @@ import pytest
 
 from frazil import PickStream
 from frazil.documents import MicrographDocument, encode_document
+from frazil.limits import LimitsPatch
 from frazil.model import load_model
-from frazil.picking import Micrograph, Picker, PickingSettings, Tuning, read_star
+from frazil.picking import Micrograph, Picker, PickingSettings, read_star
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
 from frazil.session.outbox.score_map import pack_score_map
 from frazil.session.pick.record import record_picks
-from frazil.session.retune import TUNED_KEY, Tuned, request_retune
+from frazil.session.retune import TUNED_KEY, RevisionProgress, request_change
 
 pytestmark = pytest.mark.system
 
@@ -106,7 +107,7 @@ def test_what_is_applied_holds_for_all_there_is_and_all_that_comes(
     drop(daemon.watched, range(6, 14))
     daemon.wait_log(r"picked m06\.mrc", PATIENCE_SECONDS)
     with LedgerReader(ledger) as reader:
-        request_retune(reader, Tuning(threshold=0.9999, min_distance_angstrom=120.0))
+        request_change(reader, LimitsPatch(threshold=0.9999, min_distance_angstrom=120.0))
     daemon.wait_log(r"tuned since .*threshold 0\.9999 .*min-distance 120 Å; \d+ results revised$", PATIENCE_SECONDS)
     for number in range(6, 14):
         daemon.wait_log(rf"picked m{number:02}\.mrc", PATIENCE_SECONDS)
@@ -179,7 +180,7 @@ def test_killed_in_the_middle_it_goes_on_and_revises_each_result_once(
         daemon.wait_log(rf"revised {at:03}\.mrc|results revised", PATIENCE_SECONDS)
         daemon.stop(signal.SIGKILL)
         with LedgerReader(out / "frazil-ledger.sqlite") as reader:
-            tuned = Tuned.decode(reader.meta()[TUNED_KEY])
+            tuned = RevisionProgress.decode(reader.meta()[TUNED_KEY])
         assert tuned is not None
         cut.append(not tuned.is_done)
     assert cut[0], "expected the first kill to come before the end"

@@ -204,12 +204,15 @@ def pick(
     status is 1.
     """
     from frazil.file_picker import FilePicker
+    from frazil.picking import PickingSettings
     from frazil.settings import doubt_diameter
 
     doubt = None if given["unusual_diameter"] else doubt_diameter(diameter)
     if doubt and sys.stdin.isatty() and sys.stderr.isatty():
         given["unusual_diameter"] = typer.confirm(f"diameter: {doubt}. Pick with it nevertheless?", err=True)
-    picker = FilePicker(out=out, diameter_angstrom=diameter, **{k: v for k, v in given.items() if v is not None})
+    chosen = {name: value for name, value in given.items() if value is not None}
+    picking = {name: chosen.pop(name) for name in PickingSettings.__struct_fields__ if name in chosen}
+    picker = FilePicker(PickingSettings(diameter_angstrom=diameter, **picking), out=out, **chosen)
     typer.echo(picker.describe(), err=True)
     failures = 0
     for micrograph in micrographs:

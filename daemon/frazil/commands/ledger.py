@@ -75,9 +75,9 @@ def status(
         facts = gather_facts(reader, counts, time.time())
     tuned = None
     if remembered := meta.get(TUNED_KEY):
-        from frazil.session.retune import Tuned  # here, since it imports all of picking, which takes time
+        from frazil.session.retune import RevisionProgress  # here, since it imports all of picking, which takes time
 
-        tuned = Tuned.decode(remembered)
+        tuned = RevisionProgress.decode(remembered)
     state = info.ask() if info else None
     troubles = find_troubles(state or DaemonState(), facts, time.time())
     if as_json:

@@ -14,7 +14,7 @@ from frazil.errors import FrazilError, printable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from frazil.picking import Tuning
+    from frazil.limits import LimitsPatch
     from frazil.session.outbox.daemon_info import DaemonInfo
     from frazil.session.outbox.ledger import LedgerReader
     from frazil.session.retune import MicrographCount
@@ -63,50 +63,49 @@ def retune(
     Without --apply nothing changes: the picks are only counted, also at other thresholds. Limits that are not given
     stay as they are. A threshold applies to the model of the newest result; picks of other models keep theirs.
     """
-    from frazil.picking import Tuning
+    from frazil.limits import LimitsPatch
     from frazil.session.outbox.daemon_info import DaemonInfo, ledger_key
     from frazil.session.outbox.ledger import DAEMON_KEY, LedgerReader, ledger_file
 
-    tuning = Tuning(threshold=threshold, min_distance_angstrom=min_distance, edge_margin_angstrom=edge_margin)
+    patch = LimitsPatch(threshold=threshold, min_distance_angstrom=min_distance, edge_margin_angstrom=edge_margin)
     if apply and micrograph is not None:
         raise FrazilError("expected --apply or --micrograph, found both: limits are applied to all micrographs")
     with LedgerReader(ledger_file(out)) as reader:
         info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
         if apply:
-            _apply(reader, tuning, info, as_json=as_json)
+            _apply(reader, patch, info, as_json=as_json)
         elif micrograph is not None:
-            _show_one(reader, ledger_key(micrograph, info), tuning, as_json=as_json)
+            _show_one(reader, ledger_key(micrograph, info), patch, as_json=as_json)
         else:
-            _show_all(reader, tuning, as_json=as_json)
+            _show_all(reader, patch, as_json=as_json)
 
 
-def _apply(reader: LedgerReader, tuning: Tuning, info: DaemonInfo | None, *, as_json: bool) -> None:
-    from frazil.session.retune import request_retune
+def _apply(reader: LedgerReader, patch: LimitsPatch, info: DaemonInfo | None, *, as_json: bool) -> None:
+    from frazil.session.retune import request_change
 
-    if tuning == type(tuning)():
+    if not patch.given():
         raise FrazilError("expected --threshold, --min-distance or --edge-margin to apply, found none")
-    wanted = request_retune(reader, tuning)
+    change = request_change(reader, patch)
     is_running = info is not None and info.ask() is not None
     if as_json:
-        _print_json({"asked": wanted, "running": is_running})
+        _print_json({"asked": change, "running": is_running})
         return
-    typer.echo(f"asked for: {wanted.describe()}")
+    typer.echo(f"asked for: {change.describe()}")
     if is_running:
         typer.echo("the daemon applies it between two micrographs and revises earlier results: see frazil status")
     else:
         typer.echo("no daemon runs: the request waits in the ledger for the next start")
 
 
-def _show_one(reader: LedgerReader, key: str, tuning: Tuning, *, as_json: bool) -> None:
+def _show_one(reader: LedgerReader, key: str, patch: LimitsPatch, *, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from frazil.documents import columns_of
     from frazil.session.retune import preview
-    from frazil.session.retune.limits import limits_of
 
-    shown = preview(reader, key, tuning)
-    before = limits_of(shown.document)
+    shown = preview(reader, key, patch)
+    before = shown.document.limits
     if as_json:
         _print_json({"path": key, "limits": shown.limits, "before": before, "picks": columns_of(shown.picks)})
         return
@@ -118,25 +117,25 @@ def _show_one(reader: LedgerReader, key: str, tuning: Tuning, *, as_json: bool) 
     Console().print(table)
 
 
-def _show_all(reader: LedgerReader, tuning: Tuning, *, as_json: bool) -> None:
+def _show_all(reader: LedgerReader, patch: LimitsPatch, *, as_json: bool) -> None:
     from rich.console import Console
     from rich.progress import track
 
-    from frazil.session.retune import Wanted, count
+    from frazil.session.retune import LimitsChange, count
     from frazil.session.retune.request import newest_model
 
     os.nice(_LAZINESS)  # picking comes first
     model = newest_model(reader)
-    thresholds = sorted({*_THRESHOLDS, *([] if tuning.threshold is None else [tuning.threshold])})
-    paths = reader.results()
-    counting = count(reader, Wanted.of(tuning, model), paths=paths, model_sha256=model, thresholds=thresholds)
+    thresholds = sorted({*_THRESHOLDS, *([] if patch.threshold is None else [patch.threshold])})
+    keys = reader.results()
+    counting = count(reader, LimitsChange.of(patch, model), keys=keys, model_sha256=model, thresholds=thresholds)
     console = Console(stderr=True)
-    counts = list(track(counting, "counting", total=len(paths), console=console, transient=True))
-    counts.sort(key=lambda one: one.path)
+    counts = list(track(counting, "counting", total=len(keys), console=console, transient=True))
+    counts.sort(key=lambda one: one.key)
     if as_json:
         _print_json(_as_record(counts, thresholds))
     else:
-        _draw(Console(), counts, thresholds, tuning)
+        _draw(Console(), counts, thresholds, patch)
 
 
 def _as_record(counts: list[MicrographCount], thresholds: list[float]) -> dict[str, Any]:
@@ -145,12 +144,12 @@ def _as_record(counts: list[MicrographCount], thresholds: list[float]) -> dict[s
         "before": sum(one.before for one in counts),
         "after": sum(one.after for one in counts),
         "at": [{"threshold": t, "picks": sum(one.at[i] for one in counts)} for i, t in enumerate(thresholds)],
-        "untold": {one.path: one.untold for one in counts if one.untold},
-        "counts": [{"path": one.path, "before": one.before, "after": one.after} for one in counts],
+        "untold": {one.key: one.unrevisable for one in counts if one.unrevisable},
+        "counts": [{"path": one.key, "before": one.before, "after": one.after} for one in counts],
     }
 
 
-def _draw(console: Console, counts: list[MicrographCount], thresholds: list[float], tuning: Tuning) -> None:
+def _draw(console: Console, counts: list[MicrographCount], thresholds: list[float], patch: LimitsPatch) -> None:
     import statistics
 
     from rich.table import Table
@@ -167,13 +166,13 @@ def _draw(console: Console, counts: list[MicrographCount], thresholds: list[floa
     longest = max(means) or 1.0
     console.print("picks per micrograph at other thresholds")
     for threshold, mean in zip(thresholds, means, strict=True):
-        mark = " ←" if threshold == tuning.threshold else ""
+        mark = " ←" if threshold == patch.threshold else ""
         console.print(f"{threshold:>8g}  {'█' * round(_BAR_WIDTH * mean / longest)} {mean:.0f}{mark}", highlight=False)
-    untold = defaultdict(list)
+    unrevisable = defaultdict(list)
     for one in counts:
-        if one.untold:
-            untold[one.untold].append(printable(one.path))
-    for reason, names in untold.items():
+        if one.unrevisable:
+            unrevisable[one.unrevisable].append(printable(one.key))
+    for reason, names in unrevisable.items():
         more = f" and {len(names) - _NAMED} more (--json names all)" if len(names) > _NAMED else ""
         console.print(
             f"{len(names)} {_CANNOT[reason]} and would stay as they are: {', '.join(names[:_NAMED])}{more}",

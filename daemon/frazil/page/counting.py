@@ -1,7 +1,7 @@
 """Counts the picks of a session within other limits, in a process of its own, so that picking does not wait for it.
 
-``python -m frazil.page.counting LEDGER SHA256 LIMITS`` prints lines of JSON, each with the sums so far. The
-first ones already speak for the whole session, since its micrographs are gone through in several passes.
+``python -m frazil.page.counting LEDGER SHA256 LIMITS`` prints lines of JSON, each with the sums so far. The first
+ones are of a sample of the whole session, since its micrographs are counted in several passes.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from frazil.picking import Tuning
+from frazil.limits import LimitsPatch
 from frazil.session.outbox.ledger import LedgerReader
-from frazil.session.retune import Wanted, count
+from frazil.session.retune import LimitsChange, count
 
 __all__ = ["Sums", "main"]
 
@@ -27,29 +27,30 @@ class Sums(msgspec.Struct, kw_only=True):
     """Sums over the micrographs that were counted so far."""
 
     all: int
-    """Micrographs with a result."""
+    """Number of micrographs with a result."""
     counted: int = 0
+    """Number of those counted so far."""
     before: int = 0
     """Their picks now."""
     after: int = 0
     """Their picks within the other limits."""
-    untold: int = 0
-    """Those of which it cannot be told: their picks stay as they are."""
+    unrevisable: int = msgspec.field(default=0, name="untold")
+    """Number of those whose picks would stay as they are."""
 
 
 def main(ledger: str, model_sha256: str, limits: str) -> None:
     """Count, and print."""
     os.nice(_NICENESS)
-    wanted = Wanted.of(msgspec.json.decode(limits, type=Tuning), model_sha256)
+    change = LimitsChange.of(msgspec.json.decode(limits, type=LimitsPatch), model_sha256)
     with LedgerReader(Path(ledger)) as reader:
-        paths = reader.results()
-        sums = Sums(all=len(paths))
+        keys = reader.results()
+        sums = Sums(all=len(keys))
         last = time.monotonic()
-        for one in count(reader, wanted, paths=paths):
+        for one in count(reader, change, keys=keys):
             sums.counted += 1
             sums.before += one.before
             sums.after += one.after
-            sums.untold += bool(one.untold)
+            sums.unrevisable += bool(one.unrevisable)
             if time.monotonic() - last > _LINE_SECONDS:
                 last = time.monotonic()
                 _print(sums)

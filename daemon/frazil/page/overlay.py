@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import msgspec
 import numpy as np
 
 from frazil.documents import PickColumns
+from frazil.limits import LimitsPatch, PickLimits
 from frazil.page.session import Result
 from frazil.picking import Picks, ScoreMap, find_picks
-from frazil.session.retune.limits import limits_of
 
 __all__ = ["LOWEST_SCORE", "Frame", "Overlay", "overlay_of", "split"]
 
@@ -30,8 +28,8 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     width: float
 
 
-class Overlay(msgspec.Struct, frozen=True, kw_only=True):
-    """A micrograph's picks, and what was nearly one."""
+class Overlay(PickLimits, frozen=True, kw_only=True):
+    """A micrograph's picks, the limits within which they were made, and its peaks below the threshold."""
 
     seq: int
     path: str
@@ -41,9 +39,6 @@ class Overlay(msgspec.Struct, frozen=True, kw_only=True):
     """(h, w)."""
     pixel_size_angstrom: float
     diameter_px: float
-    threshold: float
-    min_distance_angstrom: float
-    edge_margin_angstrom: float
     model: str
     picked_at: str
     seconds: float | None
@@ -67,10 +62,10 @@ def overlay_of(result: Result, score_map: ScoreMap | None, *, with_hidden: bool)
         with_hidden: whether peaks below the threshold are sought, too.
     """
     document = result.document
-    limits = limits_of(document)
+    limits = document.limits
     hidden = None
     if score_map is not None and with_hidden:
-        low = replace(limits, threshold=min(LOWEST_SCORE, limits.threshold))
+        low = LimitsPatch(threshold=min(LOWEST_SCORE, limits.threshold)).over(limits)
         _, hidden = split(find_picks(score_map, low, document.pixel_size_angstrom), limits.threshold)
     return Overlay(
         seq=result.seq,
@@ -79,9 +74,7 @@ def overlay_of(result: Result, score_map: ScoreMap | None, *, with_hidden: bool)
         shape=document.shape,
         pixel_size_angstrom=document.pixel_size_angstrom,
         diameter_px=document.diameter_px,
-        threshold=document.threshold,
-        min_distance_angstrom=limits.min_distance_angstrom,
-        edge_margin_angstrom=limits.edge_margin_angstrom,
+        **msgspec.structs.asdict(limits),
         model=document.model.short,
         picked_at=document.picked_at,
         seconds=document.seconds.total if document.seconds.infer else None,
@@ -94,9 +87,10 @@ def overlay_of(result: Result, score_map: ScoreMap | None, *, with_hidden: bool)
 
 
 def split(peaks: Picks, threshold: float) -> tuple[PickColumns, PickColumns]:
-    """Those that reach a threshold, and the best of those that do not.
+    """The peaks that reach a threshold, and the best of those that do not.
 
-    Only better peaks push a peak aside, so those of a lower threshold that reach a higher one are those of that.
+    A peak is suppressed by higher-scoring ones only, so filtering a low-threshold result gives exactly the
+    high-threshold result.
     """
     reach = peaks.reaching(threshold)
     return _columns_of(peaks.select(reach)), _columns_of(peaks.select(np.flatnonzero(~reach)[:_MOST_HIDDEN]))

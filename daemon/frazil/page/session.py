@@ -62,12 +62,12 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-class Tuned(msgspec.Struct, frozen=True, kw_only=True):
-    """What was tuned by eye, and how far the session has been brought to it."""
+class TuningSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The changed limits in force, and the progress of the revisions."""
 
     says: str
     share: float
-    """Of the results that it is for, 1 when all have been dealt with."""
+    """Fraction of the results that are done, 1 at the end."""
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +89,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     diameter_angstrom: float | None
     failures: list[MicrographRecord]
     changes: list[Change]
-    tuned: Tuned | None
+    tuned: TuningSummary | None
     passed_over: int
     """Names in the watched directory that are passed over."""
     passed_over_lines: list[str]
@@ -299,11 +299,12 @@ def rate_per_minute(picked_at: list[float], now: float) -> float:
     return 60 * len(within) / max(span, 1.0)
 
 
-def _tuned(remembered: str) -> Tuned | None:
-    tuned = retune.Tuned.decode(remembered)
-    if tuned is None:
+def _tuned(remembered: str) -> TuningSummary | None:
+    progress = retune.RevisionProgress.decode(remembered)
+    if progress is None:
         return None
-    return Tuned(says=tuned.describe(), share=1.0 if tuned.is_done else tuned.done_seq / tuned.until_seq)
+    fraction = 1.0 if progress.is_done else progress.done_seq / progress.until_seq
+    return TuningSummary(says=progress.describe(), share=fraction)
 
 
 def _change(stored: StoredDocument) -> Change | None:

@@ -14,45 +14,23 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from frazil.documents import PickColumns
+from frazil.limits import LimitsPatch, PickLimits
 from frazil.page.answers import NotHereError, WrongRequestError, json_answer
 from frazil.page.overlay import LOWEST_SCORE, split
 from frazil.page.session import Session
 from frazil.page.worker import BusyError, Worker
-from frazil.picking import Tuning
-from frazil.session.retune import preview, request_retune
+from frazil.session.retune import request_change
+from frazil.session.retune.repick import read_document, read_score_map, recall_result, repick
 
-__all__ = ["Limits", "TuningDesk"]
+__all__ = ["TuningDesk"]
 
 _MOST_BODY_BYTES = 4096
 _COUNTS_AT_ONCE = 2
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits that are wanted; None leaves one as it is."""
+class Previewed(PickLimits, frozen=True, kw_only=True):
+    """A micrograph's picks within other limits, and those limits."""
 
-    threshold: float | None = None
-    min_distance_angstrom: float | None = None
-    edge_margin_angstrom: float | None = None
-
-    def tuning(self) -> Tuning:
-        """The same, checked.
-
-        Raises:
-            SettingsError: a value is impossible.
-        """
-        return Tuning(
-            threshold=self.threshold,
-            min_distance_angstrom=self.min_distance_angstrom,
-            edge_margin_angstrom=self.edge_margin_angstrom,
-        )
-
-
-class Previewed(msgspec.Struct, frozen=True, kw_only=True):
-    """A micrograph's picks within other limits."""
-
-    threshold: float
-    min_distance_angstrom: float
-    edge_margin_angstrom: float
     picks: PickColumns
     hidden: PickColumns
 
@@ -78,46 +56,34 @@ class TuningDesk:
         ]
 
     async def _preview(self, request: Request) -> Response:
-        tuning = _asked(request).tuning()
+        patch = _read_patch(request)
 
         def pick() -> bytes:
             path, _ = self._micrograph(request)
-            # All peaks once, from which the threshold then takes the better ones.
-            low = Tuning(
-                threshold=min(LOWEST_SCORE, 1.0 if tuning.threshold is None else tuning.threshold),
-                min_distance_angstrom=tuning.min_distance_angstrom,
-                edge_margin_angstrom=tuning.edge_margin_angstrom,
-            )
-            found = preview(self._session.reader, path, low)
-            threshold = found.document.threshold if tuning.threshold is None else tuning.threshold
-            picks, hidden = split(found.picks, threshold)
-            return msgspec.json.encode(
-                Previewed(
-                    threshold=threshold,
-                    min_distance_angstrom=found.limits.min_distance_angstrom,
-                    edge_margin_angstrom=found.limits.edge_margin_angstrom,
-                    picks=picks,
-                    hidden=hidden,
-                )
-            )
+            kept = recall_result(self._session.reader, path)
+            document = read_document(kept)
+            limits = patch.over(document.limits)
+            # All peaks once, of which the threshold then takes the better ones.
+            low = LimitsPatch(threshold=min(LOWEST_SCORE, limits.threshold)).over(limits)
+            picks, hidden = split(repick(document, read_score_map(kept), low), limits.threshold)
+            return msgspec.json.encode(Previewed(picks=picks, hidden=hidden, **msgspec.structs.asdict(limits)))
 
         return json_answer(await self._worker.run(pick))
 
     async def _count(self, request: Request) -> Response:
-        limits = _asked(request)
-        limits.tuning()
+        patch = _read_patch(request)
         _, model_sha256 = await self._worker.run(lambda: self._micrograph(request))
         if self._counting >= _COUNTS_AT_ONCE:
             raise BusyError
-        return StreamingResponse(self._run_count(limits, model_sha256), media_type="application/x-ndjson")
+        return StreamingResponse(self._run_count(patch, model_sha256), media_type="application/x-ndjson")
 
-    async def _run_count(self, limits: Limits, model_sha256: str) -> AsyncIterator[bytes]:
+    async def _run_count(self, patch: LimitsPatch, model_sha256: str) -> AsyncIterator[bytes]:
         """Lines of a process of its own, which ends with whoever reads them."""
         self._counting += 1
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "frazil.page.counting", str(self._ledger), model_sha256),
-                msgspec.json.encode(limits).decode(),
+                msgspec.json.encode(patch).decode(),
                 stdout=asyncio.subprocess.PIPE,
             )
             try:
@@ -138,16 +104,16 @@ class TuningDesk:
             if len(body) > _MOST_BODY_BYTES:
                 raise WrongRequestError(f"expected at most {_MOST_BODY_BYTES} bytes")
         try:
-            tuning = msgspec.json.decode(body, type=Limits).tuning()
+            patch = msgspec.json.decode(body, type=LimitsPatch)
         except msgspec.MsgspecError as error:
             raise WrongRequestError(f"expected limits as JSON: {error}") from error
 
         def ask() -> str:
             _, model_sha256 = self._micrograph(request)
-            return request_retune(self._session.reader, tuning, model_sha256=model_sha256).describe()
+            return request_change(self._session.reader, patch, model_sha256=model_sha256).describe()
 
-        wanted = await self._worker.run(ask)
-        return json_answer(msgspec.json.encode({"asked": wanted}), 202)
+        requested = await self._worker.run(ask)
+        return json_answer(msgspec.json.encode({"asked": requested}), 202)
 
     def _micrograph(self, request: Request) -> tuple[str, str]:
         """Ledger's name of a result's micrograph, and the sha256 of the model that picked it."""
@@ -157,8 +123,8 @@ class TuningDesk:
         return result.path, result.document.model.sha256
 
 
-def _asked(request: Request) -> Limits:
+def _read_patch(request: Request) -> LimitsPatch:
     try:
-        return msgspec.convert(dict(request.query_params), Limits, strict=False)
+        return msgspec.convert(dict(request.query_params), LimitsPatch, strict=False)
     except msgspec.ValidationError as error:
         raise WrongRequestError(f"expected limits: {error}") from error

@@ -32,7 +32,6 @@ from frazil.picking.coordinates import (
 )
 from frazil.picking.device import PreparationOnDevice
 from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
-from frazil.picking.limits import PickLimits, Tuning, find_picks
 from frazil.picking.matching import hits_gained, match_picks
 from frazil.picking.micrograph import (
     LARGEST_MICROGRAPH_BYTES,
@@ -42,8 +41,8 @@ from frazil.picking.micrograph import (
     read_micrograph,
 )
 from frazil.picking.overlay import draw_picks, grey_picture
-from frazil.picking.peaks import SCORE_STEPS, ScoreMap, find_peaks
-from frazil.picking.picker import Picker, PickingSettings, default_limits
+from frazil.picking.peaks import SCORE_STEPS, ScoreMap, find_peaks, find_picks
+from frazil.picking.picker import Picker, PickingSettings
 from frazil.picking.picks import Picks
 from frazil.picking.picture import Picture, make_picture
 from frazil.picking.pixel_memory import PixelMemory
@@ -59,7 +58,6 @@ __all__ = [
     "CoordinateEnding",
     "GrowingStar",
     "Micrograph",
-    "PickLimits",
     "Picker",
     "PickingSettings",
     "Picks",
@@ -68,12 +66,10 @@ __all__ = [
     "PreparationOnDevice",
     "Rescaling",
     "ScoreMap",
-    "Tuning",
     "YAxis",
     "check_complete",
     "coordinate_list",
     "darkness",
-    "default_limits",
     "draw_picks",
     "find_blank",
     "find_peaks",

@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from frazil.limits import PickLimits
 from frazil.picking.picks import Picks
 
-__all__ = ["SCORE_STEPS", "ScoreMap", "find_peaks", "in_steps"]
+__all__ = ["SCORE_STEPS", "ScoreMap", "find_peaks", "find_picks", "in_steps"]
 
 SCORE_STEPS = 65535
 """Scores are rounded to this many steps, so that the kept map takes two bytes a score and loses nothing."""
@@ -40,6 +41,16 @@ def in_steps(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     steps: NDArray[np.float32] = np.round(scores * np.float32(SCORE_STEPS))
     return steps / np.float32(SCORE_STEPS)
+
+
+def find_picks(score_map: ScoreMap, limits: PickLimits, pixel_size_angstrom: float) -> Picks:
+    """The picks of a score map within the limits, best first."""
+    return find_peaks(
+        score_map,
+        threshold=limits.threshold,
+        min_distance_px=limits.min_distance_angstrom / pixel_size_angstrom,
+        edge_margin_px=limits.edge_margin_angstrom / pixel_size_angstrom,
+    )
 
 
 def find_peaks(score_map: ScoreMap, *, threshold: float, min_distance_px: float, edge_margin_px: float) -> Picks:

@@ -2,75 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import SettingsError
+from frazil.limits import LimitsPatch, default_limits
 from frazil.model import Contrast
 from frazil.model.model import Model
 from frazil.model.tiling import Batches, MicrographSize, Tiling
 from frazil.picking.blank import BlankArea
 from frazil.picking.device import PreparationOnDevice
-from frazil.picking.limits import PickLimits, Tuning, find_picks
 from frazil.picking.micrograph import Micrograph
-from frazil.picking.peaks import ScoreMap, in_steps
+from frazil.picking.peaks import ScoreMap, find_picks, in_steps
 from frazil.picking.picks import Picks
 from frazil.picking.picture import LARGEST_PICTURE_PIXELS, Picture, is_possible_diameter, make_picture
 from frazil.picking.rescale import Rescaling
 
-__all__ = ["Picker", "PickingSettings", "default_limits"]
+__all__ = ["Picker", "PickingSettings"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PickingSettings:
-    """The operator's settings: of the particle, and of its picks."""
+class PickingSettings(LimitsPatch, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """The operator's settings: of the particle, and of its picks' limits.
+
+    Limits that are not set are the model's threshold, half the diameter, and a quarter of it.
+    """
 
     diameter_angstrom: float
     """Diameter of the particle."""
     pixel_size_angstrom: float | None = None
     """Of the micrographs; None takes each file's own."""
-    threshold: float | None = None
-    """Lowest figure of merit; None takes the model's."""
-    min_distance_angstrom: float | None = None
-    """No two picks are closer; None takes half the diameter."""
-    edge_margin_angstrom: float | None = None
-    """No pick is closer to an edge; None takes a quarter of the diameter."""
     contrast: Contrast = "dark"
     """How particles look in the micrographs."""
     unusual_diameter: bool = False
     """Whether a diameter is accepted that makes the picture larger than any with visible particles."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("diameter", "pixel_size"):
             value = getattr(self, f"{name}_angstrom")
             if value is not None and not 0 < value < float("inf"):
                 raise SettingsError(f"{name.replace('_', '-')}: expected a positive length in Å, found {value:g}")
-        self.tuning  # noqa: B018 - refuses what is impossible
-
-    @property
-    def tuning(self) -> Tuning:
-        """The limits that are set."""
-        return Tuning(
-            threshold=self.threshold,
-            min_distance_angstrom=self.min_distance_angstrom,
-            edge_margin_angstrom=self.edge_margin_angstrom,
-        )
-
-
-def default_limits(diameter_angstrom: float, threshold: float) -> PickLimits:
-    """Default limits for a particle and the threshold of a model."""
-    return PickLimits(
-        threshold=threshold,
-        min_distance_angstrom=0.5 * diameter_angstrom,
-        edge_margin_angstrom=0.25 * diameter_angstrom,
-    )
 
 
 class Picker:
-    """Picks micrographs with one model and one set of settings; limits may be tuned.
+    """Picks micrographs with one model and one set of settings, of which the limits may be changed.
 
     ``pick`` does it all; the daemon and the benchmark call ``prepare``, ``score`` and ``find`` one by one.
 
@@ -85,16 +61,16 @@ class Picker:
         self,
         model: Model,
         settings: PickingSettings,
-        tuning: Tuning | None = None,
+        change: LimitsPatch | None = None,
         *,
         device: PreparationOnDevice | None = None,
     ) -> None:
         self.model = model
         self.settings = settings
         self.device = device
-        given = settings.tuning.over(default_limits(settings.diameter_angstrom, model.contract.threshold))
-        self.limits = given if tuning is None else tuning.over(given)
-        # Scores reach to the margin of the settings even if a wider one is tuned: it can be tuned back.
+        given = settings.over(default_limits(settings.diameter_angstrom, model.contract.threshold))
+        self.limits = given if change is None else change.over(given)
+        # Scores reach to the margin of the settings even if a wider one holds now: the change can be taken back.
         self._scored_margin_angstrom = min(given.edge_margin_angstrom, self.limits.edge_margin_angstrom)
 
     @property
@@ -102,9 +78,9 @@ class Picker:
         """Lowest figure of merit of a pick."""
         return self.limits.threshold
 
-    def tuned(self, tuning: Tuning) -> Picker:
-        """A picker with the same model and settings, and tuned limits."""
-        return Picker(self.model, self.settings, tuning, device=self.device)
+    def with_limits(self, change: LimitsPatch) -> Picker:
+        """A picker with the same model and settings, and changed limits."""
+        return Picker(self.model, self.settings, change, device=self.device)
 
     def rescaling(self, shape: tuple[int, int], pixel_size_angstrom: float | None) -> Rescaling | None:
         """How a micrograph will be rescaled, for `read_micrograph`; None where that is not known.

@@ -84,10 +84,8 @@ class Session:
             diameter_angstrom=settings.diameter_angstrom,
             pixel_size_angstrom=settings.pixel_size_angstrom,
             unusual_diameter=settings.unusual_diameter,
-            threshold=settings.threshold,
-            min_distance_angstrom=settings.min_distance_angstrom,
-            edge_margin_angstrom=settings.edge_margin_angstrom,
             contrast=settings.contrast,
+            **settings.limits.given(),
         )
         self.read_micrograph = MicrographReader(
             largest_bytes=settings.max_micrograph_bytes, timeout_seconds=settings.read_timeout_seconds
@@ -116,16 +114,16 @@ class Session:
         self.announcer = Announcer(self.ledger, self._outbox, self._metrics)
 
     def make_picker(self, model: Model) -> Picker:
-        """A picker with the settings of this session, and what is tuned."""
-        wanted = self._reviser.wanted.for_model(model.identity.sha256)
-        return Picker(model, self.picking, wanted, device=PreparationOnDevice(model))
+        """A picker with the settings of this session, and the limits in force."""
+        change = self._reviser.change.for_model(model.identity.sha256)
+        return Picker(model, self.picking, change, device=PreparationOnDevice(model))
 
     def start(self, model: Model, preparation: PreparationOnDevice) -> None:
         """Watch the directory, and pick."""
         settings, metrics = self._settings, self._metrics
         self.serving = Serving(
             Picker(model, self.picking, device=preparation),
-            self._reviser.wanted,
+            self._reviser.change,
             probation_micrographs=settings.probation_micrographs,
             faults_allowed=settings.probation_faults,
         )

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 import frazil
+from frazil.limits import LARGEST_DISTANCE_ANGSTROM, LARGEST_THRESHOLD, LimitsPatch
 from frazil.model.contract import Contrast, Device, Precision
 
 __all__ = [
@@ -51,7 +52,8 @@ COMPANIONS = (
 
 _Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Angstrom = Annotated[float, msgspec.Meta(gt=0, le=100_000)]
-_AngstromOrZero = Annotated[float, msgspec.Meta(ge=0, le=100_000)]
+_Threshold = Annotated[float, msgspec.Meta(ge=0, le=LARGEST_THRESHOLD)]
+_Distance = Annotated[float, msgspec.Meta(ge=0, le=LARGEST_DISTANCE_ANGSTROM)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
@@ -134,14 +136,13 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _setting("Pixel size of the micrographs, in Å; beats the header's. Default: the header's.", "Picking"),
     ] = None
     threshold: Annotated[
-        _Fraction | None, _setting("Lowest figure of merit, 0 to 1. Default: the model's.", "Picking")
+        _Threshold | None, _setting("Lowest figure of merit, 0 to 1. Default: the model's.", "Picking")
     ] = None
     min_distance_angstrom: Annotated[
-        _AngstromOrZero | None,
-        _setting("No two picks are closer than this, in Å. Default: half the diameter.", "Picking"),
+        _Distance | None, _setting("No two picks are closer than this, in Å. Default: half the diameter.", "Picking")
     ] = None
     edge_margin_angstrom: Annotated[
-        _AngstromOrZero | None,
+        _Distance | None,
         _setting("No pick is closer to an edge than this, in Å. Default: a quarter of the diameter.", "Picking"),
     ] = None
     contrast: Annotated[Contrast, _setting("How particles look in the micrographs.", "Picking")] = "dark"
@@ -294,3 +295,12 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def ledger_file(self) -> Path:
         """Path of the ledger."""
         return self.ledger or self.out / "frazil-ledger.sqlite"
+
+    @property
+    def limits(self) -> LimitsPatch:
+        """The limits that are set."""
+        return LimitsPatch(
+            threshold=self.threshold,
+            min_distance_angstrom=self.min_distance_angstrom,
+            edge_margin_angstrom=self.edge_margin_angstrom,
+        )

@@ -131,7 +131,7 @@ export function tune(form, viewer, overlay, tokenFile) {
   function showCount({ all, counted: so, before, after, untold }) {
     const change = before ? ` (${after < before ? "−" : "+"}${Math.abs((100 * (after - before)) / before).toFixed(1)} %)` : "";
     const far = so < all ? ` So far ${grouped(so)} of ${grouped(all)} micrographs.` : ` All ${grouped(all)} micrographs.`;
-    const not = untold ? ` Of ${grouped(untold)} it cannot be told.` : "";
+    const not = untold ? ` Of these, ${grouped(untold)} cannot be revised and stay as they are.` : "";
     say(counted, `${grouped(after)} picks instead of ${grouped(before)}${change}.${far}${not}`);
   }
 

@@ -41,7 +41,7 @@ from frazil.session.pick.drift_watch import DriftWatch
 from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.record import record_failure
 from frazil.session.pick.serving import Serving
-from frazil.session.retune import Asked, Reviser
+from frazil.session.retune import LimitsRequest, Reviser
 
 __all__ = ["Pipeline"]
 
@@ -78,7 +78,7 @@ class _Failed:
     error: MicrographError
 
 
-_Result = _Picked | _Failed | ModelChange | Asked
+_Result = _Picked | _Failed | ModelChange | LimitsRequest
 
 
 class ArrivalOwner(Protocol):
@@ -102,7 +102,7 @@ class Pipeline:
         announcer: commits changes of models.
         ledger: the ledger, which is stopped if it turns out to be damaged.
         outbox: commits and delivers results.
-        reviser: revises earlier results while there are no new ones to write.
+        reviser: revises earlier results within other limits, while there are no new ones to write.
         metrics: counts micrographs and measures the stages.
         drift: watches the picks for drift.
         doubts: compares the picks with the settings.
@@ -203,7 +203,7 @@ class Pipeline:
 
     @property
     def state(self) -> PickState:
-        """What it is at, and what it has done; from any thread."""
+        """The present work, and the counts so far. May be read from any thread."""
         return PickState(
             doing=self._heartbeats.of("frazil-picking").doing or self._heartbeats.of("frazil-reading").doing,
             read=len(self._queue),
@@ -348,7 +348,7 @@ class Pipeline:
         match result:
             case ModelChange():
                 self._announcer.announce(result)
-            case Asked():
+            case LimitsRequest():
                 # It comes through the queue of results: all picks within earlier limits are committed by now.
                 self._reviser.grant(result)
             case _Failed():
@@ -362,14 +362,14 @@ class Pipeline:
                     self._write_failed(_Failed(arrival=result.arrival, error=failure))
 
     def _retune(self) -> None:
-        """Between two results: pass on what was asked for, and bring an earlier result to what is tuned."""
+        """Between two results: pass on a request for other limits, and revise an earlier result."""
         if self._stopping.is_set() or not self._results.empty():
             return
         state = self.state
         is_busy = bool(state.doing or state.read or state.pick)
         try:
-            if (asked := self._reviser.asked()) is not None:
-                self._serving.tune(asked)
+            if (request := self._reviser.next_request()) is not None:
+                self._serving.change_limits(request)
             self._reviser.revise_next(is_busy=is_busy)
         except LedgerDamagedError as error:
             self._ledger.stop(error)

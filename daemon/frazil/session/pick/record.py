@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from frazil.documents import (
     FailedDocument,
     MicrographDocument,
@@ -66,9 +68,7 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
         pixel_size_angstrom=picture.pixel_size_angstrom,
         diameter_px=picture.diameter_px,
         model=picker.model.identity,
-        threshold=picker.limits.threshold,
-        min_distance_angstrom=picker.limits.min_distance_angstrom,
-        edge_margin_angstrom=picker.limits.edge_margin_angstrom,
+        **msgspec.structs.asdict(picker.limits),
         picks=columns_of(picks),
         seconds=Seconds(
             read=read_seconds,

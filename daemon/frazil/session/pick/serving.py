@@ -13,7 +13,7 @@ from frazil.picking import Micrograph, Picker
 from frazil.session.pick.model_changes import ModelChange
 from frazil.session.pick.probation import Probation
 from frazil.session.pick.record import Record, record_picks
-from frazil.session.retune.limits import Asked, Wanted
+from frazil.session.retune.limits import LimitsChange, LimitsRequest
 
 __all__ = ["Offer", "Serving", "Shadow"]
 
@@ -35,14 +35,14 @@ class Offer:
 
 
 class Serving:
-    """Picks with the serving model. All but `offer`, `tune` and `shadow` belongs to the picking thread.
+    """Picks with the serving model. All but `offer`, `change_limits` and `shadow` belongs to the picking thread.
 
     A model that was swapped in is on probation: if it fails or finds almost nothing on a micrograph, the earlier model
     picks it instead. If that happens too often, the earlier model serves again.
 
     Args:
         picker: the first picker that serves.
-        wanted: what is tuned; None for nothing.
+        change: the change of limits in force. Default: none.
         probation_micrographs: length of a probation, in micrographs; 0 for none.
         faults_allowed: fraction of them on which a model may fail or find almost nothing.
 
@@ -52,17 +52,17 @@ class Serving:
     """
 
     def __init__(
-        self, picker: Picker, wanted: Wanted | None = None, *, probation_micrographs: int, faults_allowed: float
+        self, picker: Picker, change: LimitsChange | None = None, *, probation_micrographs: int, faults_allowed: float
     ) -> None:
         self.shadow: Shadow | None = None
         self.last_shape: tuple[tuple[int, int], float] | None = None
-        self._wanted = wanted or Wanted()
-        self._picker = self._tune(picker)
+        self._change = change or LimitsChange()
+        self._picker = self._with_limits(picker)
         self._probation_micrographs = probation_micrographs
         self._faults_allowed = faults_allowed
         self._lock = threading.Lock()
         self._offered: Offer | None = None
-        self._asked: Asked | None = None
+        self._requested: LimitsRequest | None = None
         self._current = ""
         self._before: Picker | None = None
         self._probation: Probation | None = None
@@ -98,14 +98,14 @@ class Serving:
         with self._lock:
             self._offered = offer
 
-    def tune(self, asked: Asked) -> None:
+    def change_limits(self, request: LimitsRequest) -> None:
         """Apply other limits from the next micrograph on. May be called from any thread."""
         with self._lock:
-            self._asked = asked
+            self._requested = request
 
-    def advance(self) -> list[ModelChange | Asked]:
-        """Between two micrographs: roll back a model that failed its probation, and take limits and models on offer."""
-        changes: list[ModelChange | Asked] = []
+    def advance(self) -> list[ModelChange | LimitsRequest]:
+        """Between two micrographs: roll back a model that failed its probation, take a new one, change the limits."""
+        changes: list[ModelChange | LimitsRequest] = []
         if self._probation is not None and self._before is not None:
             if verdict := self._probation.verdict:
                 changes.append(self._roll_back(self._before, *verdict))
@@ -114,12 +114,12 @@ class Serving:
                 self._before = self._probation = None
         with self._lock:
             offered = self._offered
-            asked, self._asked = self._asked, None
-        if asked is not None:
-            self._wanted = asked.wanted
-            self._picker = self._tune(self._picker)
-            self._before = self._before and self._tune(self._before)
-            changes.append(asked)
+            request, self._requested = self._requested, None
+        if request is not None:
+            self._change = request.change
+            self._picker = self._with_limits(self._picker)
+            self._before = self._before and self._with_limits(self._before)
+            changes.append(request)
         if offered is not None:
             if offered.picker.model.identity != self._picker.model.identity:
                 changes.append(self._take(offered))
@@ -170,8 +170,8 @@ class Serving:
             self._before = self._before or self._picker
             usual_picks = sum(self._recent) / len(self._recent) if self._recent else 0.0
             self._probation = Probation(self._probation_micrographs, self._faults_allowed, usual_picks)
-        before, self._picker, self._current = self._picker, self._tune(offered.picker), offered.current
-        model, thresholds = self._picker.model, self._wanted.thresholds
+        before, self._picker, self._current = self._picker, self._with_limits(offered.picker), offered.current
+        model, thresholds = self._picker.model, self._change.thresholds
         if before.model.identity.sha256 in thresholds and model.identity.sha256 not in thresholds:
             log.warning(
                 "the threshold of %g was tuned for model %s: %s goes back to %g",
@@ -187,8 +187,8 @@ class Serving:
             current=self._current,
         )
 
-    def _tune(self, picker: Picker) -> Picker:
-        return picker.tuned(self._wanted.for_model(picker.model.identity.sha256))
+    def _with_limits(self, picker: Picker) -> Picker:
+        return picker.with_limits(self._change.for_model(picker.model.identity.sha256))
 
     def _roll_back(self, before: Picker, reason: str, message: str) -> ModelChange:
         withdrawn = self._picker.model.identity

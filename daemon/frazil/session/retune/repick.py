@@ -1,4 +1,4 @@
-"""What was kept of a micrograph: its newest document and score map, from which its picks are made again."""
+"""Repicking: a micrograph's picks are made again from its newest document and kept score map."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from frazil.documents import MicrographDocument, decode_document
 from frazil.errors import RetuneError
-from frazil.picking import PickLimits, Picks, ScoreMap, Tuning, find_picks
+from frazil.limits import LimitsPatch, PickLimits
+from frazil.picking import Picks, ScoreMap, find_picks
 from frazil.session.outbox.ledger import KeptResult, LedgerReader, checksum
 from frazil.session.outbox.score_map import unpack_score_map
-from frazil.session.retune.limits import limits_of
 
-__all__ = ["Preview", "pick_again", "preview", "read_document", "read_score_map", "recall_result"]
+__all__ = ["Preview", "preview", "read_document", "read_score_map", "recall_result", "repick"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -19,43 +19,44 @@ class Preview:
     """A micrograph's picks within other limits."""
 
     document: MicrographDocument
-    """As it is now."""
+    """With the picks as they are now."""
     limits: PickLimits
+    """The other limits."""
     picks: Picks
-    """Within those limits, best first."""
+    """Within the other limits, best first."""
 
 
-def preview(reader: LedgerReader, path: str, tuning: Tuning) -> Preview:
-    """Pick a micrograph again from its kept score map.
+def preview(reader: LedgerReader, key: str, patch: LimitsPatch) -> Preview:
+    """Repick one micrograph; nothing is changed.
 
-    With limits as they were, these are the picks that the document has; with others, those that picking it with
-    them would give. A score exactly at the threshold counts. Scores are whole steps of 1/65535, so thresholds within
-    one step of each other cut alike.
+    The picks are those that the picker would give with the other limits; with an empty patch, those of the document. A
+    score equal to the threshold counts. Scores are multiples of 1/65535, so thresholds closer than that may give the
+    same picks.
 
     Args:
         reader: of the session's ledger.
-        path: of the micrograph, as the ledger has it.
-        tuning: the limits wanted. Diameter and pixel size are those with which it was picked.
+        key: of the micrograph.
+        patch: the limits to change. Diameter and pixel size are those with which it was picked.
 
     Raises:
-        RetuneError: there is no result or no score map, or there are no scores so near to the edges.
+        RetuneError: there is no result or no score map, or the score map does not reach to the edge margin.
         OutputError: the ledger cannot be read.
     """
-    kept = recall_result(reader, path)
+    kept = recall_result(reader, key)
     document = read_document(kept)
-    limits = tuning.over(limits_of(document))
-    return Preview(document=document, limits=limits, picks=pick_again(document, read_score_map(kept), limits))
+    limits = patch.over(document.limits)
+    return Preview(document=document, limits=limits, picks=repick(document, read_score_map(kept), limits))
 
 
-def recall_result(reader: LedgerReader, path: str) -> KeptResult:
+def recall_result(reader: LedgerReader, key: str) -> KeptResult:
     """The newest result of a micrograph.
 
     Raises:
         RetuneError: there is none.
     """
-    kept = reader.result(path)
+    kept = reader.result(key)
     if kept is None:
-        raise RetuneError(f"{path}: expected a micrograph with a result in {reader.file}, found none", "no_result")
+        raise RetuneError(f"{key}: expected a micrograph with a result in {reader.file}, found none", "no_result")
     return kept
 
 
@@ -63,7 +64,7 @@ def read_document(kept: KeptResult) -> MicrographDocument:
     """The document of a result.
 
     Raises:
-        RetuneError: it is none.
+        RetuneError: it is damaged, or not of picks.
     """
     if kept.checksum not in (None, checksum(kept.body)):
         raise RetuneError(f"{kept.path}: result {kept.seq}: expected the document as it was committed", "damaged")
@@ -96,15 +97,15 @@ def read_score_map(kept: KeptResult) -> ScoreMap:
         ) from error
 
 
-def pick_again(document: MicrographDocument, score_map: ScoreMap, limits: PickLimits) -> Picks:
+def repick(document: MicrographDocument, score_map: ScoreMap, limits: PickLimits) -> Picks:
     """The picks of a micrograph within other limits.
 
     Raises:
-        RetuneError: there are no scores so near to the edges.
+        RetuneError: the score map does not reach to the edge margin.
     """
     pixel_size, margin_px = document.pixel_size_angstrom, score_map.margin_px
     if margin_px is None:
-        margin_px = limits_of(document).edge_margin_angstrom / pixel_size
+        margin_px = document.limits.edge_margin_angstrom / pixel_size
     if limits.edge_margin_angstrom / pixel_size < margin_px:
         raise RetuneError(
             f"{document.path}: expected an edge margin of at least {margin_px * pixel_size:g} Å, where its kept scores "
