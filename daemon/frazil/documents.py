@@ -54,7 +54,7 @@ MODEL_TOPIC = b"model"
 HEARTBEAT_TOPIC = b"heartbeat"
 
 ModelStamp = ModelIdentity
-"""The name under which subscribers and the schema know it."""
+"""The name of `ModelIdentity` for subscribers and in the schema."""
 
 _POSITION_DECIMALS = 4
 _SCORE_DECIMALS = 6

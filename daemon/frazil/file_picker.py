@@ -62,15 +62,9 @@ class FilePicker:
     """Picks files with one model, and writes their pick files.
 
     Args:
+        settings: settings of picking.
         out: directory of the pick files.
-        diameter_angstrom: diameter of the particle.
         model: a model's folder, a version's folder, or an .onnx file; None for the default model.
-        pixel_size_angstrom: pixel size in place of the header's.
-        threshold: lowest score of a pick; None for the model's.
-        min_distance_angstrom: smallest distance between two picks; None for half the diameter.
-        edge_margin_angstrom: smallest distance of a pick from an edge; None for a quarter of the diameter.
-        contrast: whether particles are dark or bright.
-        unusual_diameter: whether to accept a diameter that no particle has.
         device: where the model runs.
         precision: precision in which the model computes, if it can.
         threads: CPU threads of the model; None for every core.

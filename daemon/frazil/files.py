@@ -74,10 +74,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def sync_path(path: Path) -> None:
-    """Flush a file or a folder to disk. A folder is flushed so that renames in it are durable.
+    """Flush a file or a folder to disk. Renames in a folder are durable once it is flushed.
 
     Raises:
-        OSError: it cannot be flushed.
+        OSError: the file or folder cannot be flushed.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -139,8 +139,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _Threshold | None, _setting("Lowest figure of merit, 0 to 1. Default: the model's.", "Picking")
     ] = None
     min_distance_angstrom: Annotated[
-        _Distance | None,
-        _setting("No two picks are closer than this, in Å. Default: half the diameter.", "Picking"),
+        _Distance | None, _setting("No two picks are closer than this, in Å. Default: half the diameter.", "Picking")
     ] = None
     edge_margin_angstrom: Annotated[
         _Distance | None,

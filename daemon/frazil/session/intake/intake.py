@@ -143,7 +143,7 @@ class Intake:
 
     @property
     def state(self) -> IntakeState:
-        """Which files wait now; from any thread."""
+        """The files that wait now. May be read from any thread."""
         since = list(self._in_hand.values())  # a copy, made in one step
         return IntakeState(
             incomplete=len(self._candidates),

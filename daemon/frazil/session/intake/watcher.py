@@ -113,7 +113,7 @@ class Watcher:
 
     @property
     def state(self) -> WatchState:
-        """What is known of the watched directory at present; from any thread."""
+        """The present view of the watched directory. May be read from any thread."""
         inventory = self._inventory or Inventory()
         return WatchState(
             fault=self._fault,

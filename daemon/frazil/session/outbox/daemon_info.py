@@ -60,11 +60,7 @@ class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, stopped_at=time.time())
 
     def ask(self) -> DaemonState | None:
-        """Ask the daemon for its state.
-
-        Returns:
-            The state; little of it from a daemon of an earlier version, and None if the daemon does not answer.
-        """
+        """The daemon's present state; None if it does not answer. An earlier version gives little of it."""
         if self.stopped_at is not None:
             return None
         answer = _get(f"{self.page}api/state") if self.page else b""
@@ -78,7 +74,7 @@ class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True):
         return DaemonState(started_at=self.started_at) if is_it else None
 
     def samples(self) -> dict[str, float]:
-        """The daemon's metrics now, as ``name{label=value}``; none when it does not answer."""
+        """The daemon's metrics by name, such as ``name{label=value}``; empty if it does not answer."""
         try:
             return parse_samples((_get(self.metrics) or b"").decode())
         except ValueError:
@@ -86,8 +82,8 @@ class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _get(url: str) -> bytes | None:
-    """What is there, which may be nothing; None when nobody answers in HTTP."""
-    import urllib.request  # here, since whoever asks no daemon need not wait for it
+    """The answer at a URL, which may be empty; None if nobody answers in HTTP."""
+    import urllib.request  # here: most commands do not need it, and importing it takes time
     from http.client import HTTPException
     from urllib.error import HTTPError
 

@@ -64,14 +64,14 @@ class Outbox:
     Args:
         ledger: keeps the documents.
         stream: sends the messages.
-        metrics: counts failed files and damaged documents, and shows when the outbox is blocked.
+        metrics: counts failed files and damaged documents.
         root: the watched directory, by the name that the user gave it.
         out: directory of the pick files.
         stop: ends every retry.
         beat: called before each document is delivered, and after each failed attempt.
 
     Attributes:
-        unwritten: number of results in this run whose files could not be written.
+        unwritten: number of results in this run whose pick file could not be written.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class Doubts:
         report_no_picks: whether to report that nothing was picked. In the daemon `DriftWatch` does so.
 
     Attributes:
-        state: the present doubts; from any thread.
+        state: the present doubts. May be read from any thread.
     """
 
     def __init__(self, contrast: Contrast, *, report_no_picks: bool = False) -> None:

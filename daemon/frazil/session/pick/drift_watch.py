@@ -34,7 +34,7 @@ class DriftWatch:
         ledger: remembers the charts.
 
     Attributes:
-        state: the charts at present; from any thread.
+        state: the present charts. May be read from any thread.
     """
 
     def __init__(self, ledger: Ledger) -> None:

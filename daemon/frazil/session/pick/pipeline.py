@@ -102,8 +102,8 @@ class Pipeline:
         announcer: commits changes of models.
         ledger: the ledger, which is stopped if it turns out to be damaged.
         outbox: commits and delivers results.
-        reviser: revises earlier results within other limits while there are no new ones to write.
-        metrics: measures the stages.
+        reviser: revises earlier results within other limits, while there are no new ones to write.
+        metrics: counts micrographs and measures the stages.
         drift: watches the picks for drift.
         doubts: compares the picks with the settings.
         stopping: event that ends the stages once the work in hand is finished.
@@ -203,7 +203,7 @@ class Pipeline:
 
     @property
     def state(self) -> PickState:
-        """The present work and what was done so far; from any thread."""
+        """The present work, and the counts so far. May be read from any thread."""
         return PickState(
             doing=self._heartbeats.of("frazil-picking").doing or self._heartbeats.of("frazil-reading").doing,
             read=len(self._queue),

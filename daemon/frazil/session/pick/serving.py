@@ -104,7 +104,7 @@ class Serving:
             self._requested = request
 
     def advance(self) -> list[ModelChange | LimitsRequest]:
-        """Between two micrographs: roll back a model that failed its probation, and take limits and models on offer."""
+        """Between two micrographs: roll back a model that failed its probation, take a new one, change the limits."""
         changes: list[ModelChange | LimitsRequest] = []
         if self._probation is not None and self._before is not None:
             if verdict := self._probation.verdict:
