@@ -301,8 +301,10 @@ def page(scores: dict[str, Score]) -> str:
             "| module | seen by a test | harmless | not seen | untried | seen |",
             "| --- | ---: | ---: | ---: | ---: | ---: |",
             *rows,
-            f"| all | {whole.killed} | {whole.harmless} | {len(whole.survivors)} | {whole.untried} | "
-            f"{whole.fraction:.0%} |",
+            (
+                f"| all | {whole.killed} | {whole.harmless} | {len(whole.survivors)} | {whole.untried} | "
+                f"{whole.fraction:.0%} |"
+            ),
             "",
         )
     )
