@@ -74,8 +74,8 @@ def test_the_drop_in_lets_it_write_its_results_and_waits_for_its_mounts(plan: Pl
     (wants,), (after,) = (re.findall(rf"(?m)^{name}=(.*)$", drop_in) for name in ("Wants", "After"))
     assert wants == after
     above = str(tmp_path)[1:].replace("-", r"\x2d").replace("/", "-")
-    top = tmp_path.parts[1]
-    for name in (rf"{above}-watch\x20me.mount", rf"{above}-picks\x20100\x25.mount", f"{above}.mount", f"{top}.mount"):
+    top = f"{tmp_path.parts[1]}.mount"
+    for name in (rf"{above}-watch\x20me.mount", rf"{above}-picks\x20100\x25.mount", f"{above}.mount", top):
         assert name in wants.split()
     assert "LoadCredential" not in drop_in
 

@@ -721,15 +721,8 @@ def test_a_strip_that_opencv_cannot_hold_is_refused(tmp_path: Path) -> None:
     assert refused.value.reason == "corrupt"
 
 
-def test_opencv_says_nothing_of_damage_and_goes_on_to_say_the_rest(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_opencv_says_nothing_of_damage(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = craft(tmp_path / "a.tif", {259: (SHORT, [LZW])}, data=b"\xff" * 35)
-    before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_WARNING)
-    try:
-        with pytest.raises(MicrographError, match="whole LZW data"):
-            read_micrograph(path)
-        assert cv2.utils.logging.getLogLevel() == cv2.utils.logging.LOG_LEVEL_WARNING
-    finally:
-        cv2.utils.logging.setLogLevel(before)
+    with pytest.raises(MicrographError, match="whole LZW data"):
+        read_micrograph(path)
     assert capfd.readouterr() == ("", "")

@@ -53,7 +53,7 @@ class Picker:
     Args:
         model: scores.
         settings: of the operator.
-        tuning: of the limits.
+        change: of the limits.
         device: prepares pictures on the model's device. Default: the CPU does.
     """
 
