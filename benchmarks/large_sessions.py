@@ -242,7 +242,7 @@ def commit(ledger: Ledger, i: int) -> None:
             msgspec.structs.replace(document(i), epoch=epoch, seq=seq, supersedes=supersedes)
         ),
         score_map=b"\x55" * 100_000,
-        complete_at=time.time(),
+        complete_at_unix=time.time(),
     )
     ledger.mark_delivered(seq)
 

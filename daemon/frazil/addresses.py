@@ -1,4 +1,4 @@
-"""Addresses of the stream's sockets and of the page: how they are written, and which of them others reach."""
+"""Addresses of the stream's sockets and of the page: their syntax, and whether other machines can reach them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def check_address(address: str, *, allow_others: bool) -> None:
     """Check an address before it is bound.
 
     Args:
-        address: such as ``tcp://127.0.0.1:5556`` or ``ipc:///run/frazil/stream``.
+        address: an address such as ``tcp://127.0.0.1:5556`` or ``ipc:///run/frazil/stream``.
         allow_others: whether other machines may reach it.
 
     Raises:
-        AddressError: it is malformed, or others reach it and may not.
+        AddressError: the address is malformed, or other machines could reach it and may not.
     """
     if address.startswith(_IPC) and len(address) > len(_IPC):
         return
@@ -40,14 +40,14 @@ def check_page_address(address: str, *, allow_others: bool) -> tuple[str, int]:
     """Check the address of the page before it is bound.
 
     Args:
-        address: such as ``127.0.0.1:9457`` or ``[::1]:9457``.
+        address: an address such as ``127.0.0.1:9457`` or ``[::1]:9457``.
         allow_others: whether other machines may reach it.
 
     Returns:
         Host and port.
 
     Raises:
-        AddressError: it is malformed, or others reach it and may not.
+        AddressError: the address is malformed, or other machines could reach it and may not.
     """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
@@ -62,7 +62,7 @@ def check_page_address(address: str, *, allow_others: bool) -> tuple[str, int]:
 
 
 def _is_local(host: str) -> bool:
-    """Whether only this machine reaches it."""
+    """Whether only this machine can reach a host name or address."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -70,7 +70,7 @@ def _is_local(host: str) -> bool:
 
 
 def replay_address(publish: str) -> str:
-    """Where replays are asked for, unless told otherwise: the port after the stream's; a free one if that is."""
+    """The default address for replays: the port after the stream's, or port 0 if that is 0 or ``*``."""
     parts = _TCP.fullmatch(publish)
     if parts is None:
         return f"{publish}-replay"

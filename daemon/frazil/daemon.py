@@ -20,7 +20,7 @@ import prometheus_client
 
 import frazil
 from frazil.errors import FrazilError, LedgerDamagedError, OutputError
-from frazil.health.heartbeat import Pulses
+from frazil.health.heartbeat import Heartbeats
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.health.resources import Resources, count_nvidia_gpus, give_back_large_blocks
@@ -33,8 +33,8 @@ from frazil.page.application import Application
 from frazil.page.gate import TOKEN_NAME
 from frazil.page.server import PageServer
 from frazil.picking import PreparationOnDevice
-from frazil.session.outbox.daemon_info import PRESENCE_KEY, Presence
-from frazil.session.outbox.ledger import explain
+from frazil.session.outbox.daemon_info import DaemonInfo
+from frazil.session.outbox.ledger import DAEMON_KEY, explain
 from frazil.session.outbox.stream import Access, Stream
 from frazil.session.pick.shadow import CanaryBounds
 from frazil.session.pick.swapper import Swapper
@@ -46,34 +46,34 @@ __all__ = ["Daemon"]
 log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 4.5
-"""All of a stop; a service manager that waits 5 s has no need to kill."""
+"""Longest time of a stop. A service manager that waits 5 s need not kill the daemon."""
 _CHECK_SECONDS = 0.5
 _OUTPUT_SECONDS = 60.0
-"""For how long the service manager need not hear again while the output directory is waited for."""
+"""Time that the service manager is told to wait for the next report, while the output directory is missing."""
 _LEDGER_SECONDS = 600.0
-"""Longest time for the ledger to open: one of an earlier version is rewritten."""
+"""Longest time to open the ledger. A ledger of an earlier version is rewritten."""
 _MODEL_SECONDS = 600.0
-"""Longest time for the model to load and warm up, on a GPU that is slow to wake."""
+"""Longest time to load the model and warm it up, on a GPU that is slow to wake."""
 
 
 class _Part(Protocol):
     """A part with threads of its own."""
 
     def dead_thread(self) -> str | None:
-        """Name of a thread that has died, which none should."""
+        """Name of a thread that has ended unexpectedly; None as a rule."""
 
 
 class Daemon:
-    """``frazil serve``: `run` starts it, stays until SIGTERM or SIGINT, and stops it.
+    """``frazil serve``: `run` starts every part, waits for SIGTERM or SIGINT, and stops every part.
 
     Args:
-        settings: the whole of its settings.
+        settings: all settings.
     """
 
     _page: PageServer
     _stream: Stream
     _swapper: Swapper | None
-    _info: Presence
+    _info: DaemonInfo
     _resources: Resources
 
     def __init__(self, settings: ServeSettings) -> None:
@@ -82,8 +82,8 @@ class Daemon:
         self._stop_signal = ""
         self._reload = threading.Event()
         self._notifier = Notifier()
-        self._pulses = Pulses(settings.hang_timeout_seconds)
-        self._supervision = Supervision(self._notifier, self._pulses)
+        self._heartbeats = Heartbeats(settings.hang_timeout_seconds)
+        self._supervision = Supervision(self._notifier, self._heartbeats)
         self._stopping = threading.Event()
         self._ready = threading.Event()
         self._parts = contextlib.ExitStack()
@@ -92,13 +92,13 @@ class Daemon:
         prometheus_client.ProcessCollector(registry=self._metrics.registry)
         self._model = settings.model.expanduser()
         self._gpu_expected = settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0)
-        self._sessions = [Session(settings, self._metrics, self._pulses, self._stopping)]
+        self._sessions = [Session(settings, self._metrics, self._heartbeats, self._stopping)]
 
     def run(self) -> None:
         """Start, serve, stop.
 
         Raises:
-            FrazilError: it cannot start, or a stage died.
+            FrazilError: the daemon cannot start, or a thread died.
         """
         with contextlib.closing(self):
             self.capture_signals()
@@ -108,7 +108,7 @@ class Daemon:
             finally:
                 finished = self.shutdown()
             if not finished:
-                # A thread that cannot end must not keep the process, nor see its ledger closed under it.
+                # A thread that does not end must not keep the process alive, nor use a ledger that was closed.
                 logging.shutdown()
                 os._exit(0)
 
@@ -123,31 +123,31 @@ class Daemon:
             raise self._fault() or explain(self._session.ledger_file, error) from error
 
     def capture_signals(self) -> None:
-        """Let SIGTERM and SIGINT end the main loop, and SIGHUP have it look at the model again."""
+        """Make SIGTERM and SIGINT end the main loop, and SIGHUP look at the promoted model again."""
 
         def request_stop(number: int, _frame: FrameType | None) -> None:
             self._stop_signal = signal.Signals(number).name
             self._stop.set()
 
         def request_reload(_number: int, _frame: FrameType | None) -> None:
-            # At once: systemctl reload waits for the end of a reload that it was told of in time.
+            # At once: systemctl reload waits for the end of a reload only if its beginning is reported in time.
             self._notifier.reloading()
             self._reload.set()
 
         handlers = {
             signal.SIGTERM: request_stop,
             signal.SIGINT: request_stop,
-            # From a terminal it means that the terminal is gone.
+            # In a terminal, SIGHUP means that the terminal was closed.
             signal.SIGHUP: request_stop if os.isatty(0) else request_reload,
         }
         for number, handler in handlers.items():
             self._parts.callback(signal.signal, number, signal.signal(number, handler))
 
     def startup(self) -> None:
-        """Start every part; ready only once the model is warm.
+        """Start every part. The daemon is ready once the model is warm.
 
         Raises:
-            FrazilError: a part cannot start. What had started is closed again.
+            FrazilError: a part cannot start. The parts that had started are closed by `run`.
         """
         started = time.monotonic()
         give_back_large_blocks()
@@ -171,8 +171,8 @@ class Daemon:
         preparation = self._warm_up(model)
         session.start(model, preparation)
         self._info = self._make_info(model)
-        session.remember(PRESENCE_KEY, self._info.encode())
-        self._parts.callback(lambda: session.remember(PRESENCE_KEY, self._info.stopped().encode()))
+        session.remember(DAEMON_KEY, self._info.encode())
+        self._parts.callback(lambda: session.remember(DAEMON_KEY, self._info.stopped().encode()))
         if self._swapper:
             self._swapper.start(session.serving, session.report)
         self._ready.set()
@@ -185,10 +185,10 @@ class Daemon:
         self._supervision.ready(self._describe)
 
     def _wait_for(self, outputs: OutputFolder) -> None:
-        """Make sure that the output directory can be written; where it may be mounted later, wait for it.
+        """Check that the output directory can be written; wait for it if it may be mounted later.
 
-        In systemd's sandbox every file system is read only, but for what `ReadWritePaths=` names. So it does not make
-        a directory where none is mounted yet, and cannot tell that from one that was left out of `ReadWritePaths=`.
+        In systemd's sandbox every file system is read-only, except for the paths in `ReadWritePaths=`. So the daemon
+        cannot make a directory that is not mounted yet, and cannot tell it from one that `ReadWritePaths=` lacks.
         """
         waits = False
         while not self._stop.is_set():
@@ -241,7 +241,7 @@ class Daemon:
         )
 
     def _make_swapper(self) -> Swapper | None:
-        """Only a model's folder has versions to swap; one version's folder, or a lone file, serves for good."""
+        """The swapper of a model's folder; None for one version's folder or a single file, which serve for good."""
         settings, session = self._settings, self._session
         if not (self._model / CURRENT_NAME).exists():
             return None
@@ -255,7 +255,7 @@ class Daemon:
             out=session.outputs.path,
             name=session.ledger.epoch,
             precision=settings.precision,
-            proof_seconds=settings.model_check_seconds,
+            check_seconds=settings.model_check_seconds,
             threads=settings.threads,
             bounds=CanaryBounds(
                 micrographs=settings.canary_micrographs,
@@ -282,8 +282,8 @@ class Daemon:
             log.warning("model %s has no card: its reference output could not be checked", model.identity.name)
         return preparation
 
-    def _make_info(self, model: Model) -> Presence:
-        return Presence(
+    def _make_info(self, model: Model) -> DaemonInfo:
+        return DaemonInfo(
             pid=os.getpid(),
             started_at=time.time(),
             watch=str(self._session.root),
@@ -296,7 +296,7 @@ class Daemon:
             precision=model.precision,
         )
 
-    # --- how it is ------------------------------------------------------------------------------------------------
+    # --- its state ------------------------------------------------------------------------------------------------
 
     def state(self) -> DaemonState:
         """What it is doing now; from any thread, and without waiting."""
@@ -319,7 +319,7 @@ class Daemon:
         if not self._ready.is_set() or self._stopping.is_set():
             return ""
         dead = self._dead_thread()
-        return f"the thread {dead} died" if dead else self._pulses.hanging(time.monotonic()) or ""
+        return f"the thread {dead} died" if dead else self._heartbeats.hanging(time.monotonic()) or ""
 
     def _why_unready(self) -> str:
         if self._stopping.is_set():
@@ -331,20 +331,20 @@ class Daemon:
 
     @property
     def _session(self) -> Session:
-        """The only one, so far."""
+        """The only session, so far."""
         return self._sessions[0]
 
     def _fault(self) -> OutputError | None:
-        """Why a ledger, or an output directory, is no longer ours to write; None while all are."""
+        """The reason why a ledger or an output directory must no longer be written; None as a rule."""
         return next((fault for session in self._sessions if (fault := session.fault)), None)
 
     def _dead_thread(self) -> str | None:
-        """Name of a thread that has died, which none should."""
+        """Name of a thread that has ended unexpectedly; None as a rule."""
         parts: list[_Part] = [*self._sessions, self._stream, self._page]
         return next((dead for part in parts if (dead := part.dead_thread())), None)
 
     def _describe(self) -> str:
-        """What it is at, in one line."""
+        """The daemon's state in one line, for the service manager."""
         model, state = self._session.serving.picker.model, self._session.state
         pick = state.pick
         parts = [
@@ -357,36 +357,36 @@ class Daemon:
         return "; ".join(part for part in parts if part)
 
     def _show_model(self) -> None:
-        """Have ``frazil status`` say which model serves, once that has changed."""
+        """Update the daemon's info in the ledger when the serving model has changed."""
         model = self._session.serving.picker.model
         if model.identity.short != self._info.model:
             self._info = msgspec.structs.replace(
                 self._info, model=model.identity.short, provider=model.provider, precision=model.precision
             )
-            self._session.remember(PRESENCE_KEY, self._info.encode())
+            self._session.remember(DAEMON_KEY, self._info.encode())
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
     def main_loop(self) -> None:
-        """Stay until a signal.
+        """Run until a signal ends it.
 
         Raises:
             LedgerDamagedError: the ledger is damaged.
-            OutputError: the ledger was deleted or replaced, or the output directory is another daemon's by now.
-            FrazilError: a stage died, which is a fault in frazil.
+            OutputError: the ledger was deleted or replaced, or another daemon has taken the output directory.
+            FrazilError: a thread died, which is a fault in frazil.
         """
         while not self._stop.wait(self._supervision.longest_rest(_CHECK_SECONDS)):
             self.turn(time.monotonic())
         log.info("%s: finishing the work in hand", self._stop_signal, extra=event("stopping"))
 
     def turn(self, now: float) -> None:
-        """One turn of the main loop.
+        """Take one step of the main loop.
 
         Args:
-            now: on the monotonic clock.
+            now: the time on the monotonic clock.
 
         Raises:
-            as `main_loop`.
+            FrazilError: as in `main_loop`.
         """
         if self._reload.is_set():
             self._reload.clear()
@@ -399,17 +399,17 @@ class Daemon:
             raise FrazilError(f"the thread {dead} died; see the log above, and please report it")
 
     def _end_without_ledger(self, fault: OutputError) -> NoReturn:
-        """End before anything goes into a ledger that is damaged, or that nobody will find again."""
+        """End before anything is written to a ledger that is damaged, deleted or replaced."""
         self._notifier.status(f"ENDS: {fault}")
         if isinstance(fault, LedgerDamagedError):
             log.critical("%s", fault, extra=event("ledger_damaged"))
             raise fault
-        log.critical("%s; no number is given out any more", fault, extra=event("ledger_lost"))
+        log.critical("%s; no more documents are numbered", fault, extra=event("ledger_lost"))
         saved = self._session.ledger.rescue(lambda: self._supervision.look(time.monotonic()))
-        raise OutputError(f"{fault}; {saved or 'nothing that was in it is lost'}")
+        raise OutputError(f"{fault}; {saved or 'none of its content is lost'}")
 
     def reload(self) -> None:
-        """Look at the promoted model again, also at one that was refused before; settings stay as they are."""
+        """Look at the promoted model again, even if it was refused. Settings stay as they are."""
         log.info("SIGHUP: looking at the promoted model", extra=event("reload"))
         if self._swapper is None:
             self._notifier.ready()
@@ -417,20 +417,24 @@ class Daemon:
             self._swapper.reload(self._notifier.ready)
 
     def shutdown(self) -> bool:
-        """End the stages in order; whether what was in hand could be finished within the time limit."""
+        """End the stages in order.
+
+        Returns:
+            Whether the work in hand was finished within the time limit.
+        """
         self._notifier.stopping()
         started = time.monotonic()
         deadline = started + _STOP_SECONDS
         self._stopping.set()
         if self._swapper is not None:
-            self._swapper.stop_trying()
+            self._swapper.forget_check()
         finished = self._session.stop(deadline)
         self._show_model()
         if finished:
             log.info("stopped after %.2f s", time.monotonic() - started, extra=event("stopped"))
             return True
         log.warning(
-            "stopped after %.1f s with work unfinished; it is taken up at the next start",
+            "stopped after %.1f s with work unfinished; the next start takes it up",
             _STOP_SECONDS,
             extra=event("stopped"),
         )

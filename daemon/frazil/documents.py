@@ -54,7 +54,7 @@ MODEL_TOPIC = b"model"
 HEARTBEAT_TOPIC = b"heartbeat"
 
 ModelStamp = ModelIdentity
-"""The name under which subscribers and the schema know it."""
+"""The name of `ModelIdentity` for subscribers and in the schema."""
 
 _POSITION_DECIMALS = 4
 _SCORE_DECIMALS = 6
@@ -64,15 +64,15 @@ class PickColumns(msgspec.Struct, frozen=True, kw_only=True):
     """Picks as lists of equal length, best first."""
 
     y: list[float]
-    """Rows, in pixels of the micrograph as stored, from an MRC's first or a TIFF's last; centres at whole numbers."""
+    """Rows, in pixels of the micrograph as stored, from an MRC's first or a TIFF's last; pixel centres are integers."""
     x: list[float]
-    """Columns, likewise."""
+    """Columns, in pixels of the micrograph; pixel centres are integers."""
     score: list[float]
     """Figures of merit, 0 to 1."""
 
     def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Rows, columns and figures of merit as arrays y (n,), x (n,), score (n,)."""
-        import numpy as np  # here, since whoever only counts picks need not wait for it
+        import numpy as np  # here, since programs that only count picks need not wait for it
 
         return np.array(self.y, np.float64), np.array(self.x, np.float64), np.array(self.score, np.float64)
 
@@ -89,7 +89,8 @@ class Seconds(msgspec.Struct, frozen=True, kw_only=True):
     peaks: float
     """From scores to picks."""
     total: float
-    """From the file known to be complete, or from the start of reading where nobody waited, to the picks."""
+    """From the time when the file was known to be complete, or from the start of reading in `frazil pick`, to the
+    picks."""
 
 
 class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="micrograph"):
@@ -98,9 +99,9 @@ class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     schema: int = SCHEMA_VERSION
     """Version of this record."""
     epoch: str
-    """Identity of the ledger that counts `seq`; empty where there is none."""
+    """Identity of the ledger that numbers the documents; empty if there is none."""
     seq: int
-    """Place in the stream, from 1, without gaps; 0 where there is no stream."""
+    """Sequence number, from 1, without gaps; 0 if there is no stream."""
     micrograph: str
     """File name."""
     path: str
@@ -112,21 +113,22 @@ class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     """Particle diameter in pixels of the micrograph."""
     model: ModelIdentity
     threshold: float
-    """Lowest figure of merit that counted as a pick."""
+    """Lowest figure of merit of a pick."""
     picks: PickColumns
     seconds: Seconds
     picked_at: str = ""
     """UTC time in RFC 3339."""
     supersedes: int = 0
-    """Place of the result that this one replaces: the file was written again, or picks tuned; 0 where there is none."""
+    """Sequence number of the result that this one replaces, after the file was written again or picks were revised; 0
+    if there is none."""
     directory: str = ""
-    """Of the micrograph, below the watched one; empty for that itself."""
+    """Directory of the micrograph, below the watched one; empty for the watched directory itself."""
     min_distance_angstrom: float | None = None
-    """No two picks are closer; None where an earlier frazil did not say."""
+    """Smallest allowed distance between two picks; None from an earlier frazil, which did not record it."""
     edge_margin_angstrom: float | None = None
-    """No pick is closer to an edge; None likewise."""
+    """Smallest allowed distance of a pick from an edge; None from an earlier frazil, which did not record it."""
     blank_fraction: float = 0.0
-    """Of the micrograph that holds no data, such as padding or a mask: nothing is picked there."""
+    """Fraction of the micrograph without data, such as padding or a mask, where nothing is picked."""
 
     @property
     def limits(self) -> PickLimits:
@@ -151,13 +153,13 @@ class FailedDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
     path: str
     directory: str = ""
     reason: str
-    """One word (``truncated``, ``not_mrc``, ``stack``, ...)."""
+    """Reason in one word (``truncated``, ``not_mrc``, ``stack``, ...)."""
     message: str
-    """What was expected and what was found, in one line."""
+    """Reason in one line: what was expected and what was found."""
     kind: Literal["transient", "permanent"]
-    """Whether it is tried again by itself, or only when the file has changed."""
+    """Whether the daemon retries it by itself, or only when the file has changed."""
     attempts: int = 1
-    """Attempts so far."""
+    """Number of attempts so far."""
     failed_at: str
     """UTC time in RFC 3339."""
 
@@ -173,7 +175,7 @@ class ModelDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
     event: Literal["loaded", "refused", "rolled_back"]
     """``loaded`` and ``rolled_back``: this model serves from here on. ``refused``: it does not, the old one goes on."""
     reason: str = ""
-    """Of a refusal or a roll-back, in one line."""
+    """Reason of a refusal or a roll-back, in one line."""
     at: str
     """UTC time in RFC 3339."""
 
@@ -184,15 +186,15 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
     schema: int = SCHEMA_VERSION
     epoch: str
     seq: int
-    """Place of the newest document that was published; 0 before the first."""
+    """Sequence number of the newest document that was published; 0 before the first."""
     replay: str = ""
-    """Where to ask for earlier documents, such as ``tcp://*:5557``; * is the host that published this."""
+    """Address for requests of earlier documents, such as ``tcp://*:5557``; * is the host that published this."""
     generation: str = ""
-    """Identity of this run of the ledger: where it changes, earlier documents may have been lost; empty: not known."""
+    """Identity of this run of the ledger. When it changes, earlier documents may have been lost. Empty: not known."""
 
 
 NumberedDocument = MicrographDocument | FailedDocument | ModelDocument
-"""Documents that have a place in the stream."""
+"""Documents with a sequence number."""
 
 Document = NumberedDocument | Heartbeat
 
@@ -201,12 +203,12 @@ _DECODER: msgspec.json.Decoder[Document] = msgspec.json.Decoder(Document)
 
 
 def encode_document(document: Document) -> bytes:
-    """A document as JSON."""
+    """Encode a document as JSON."""
     return _ENCODER.encode(document)
 
 
 def decode_document(body: bytes) -> Document:
-    """A document from JSON.
+    """Decode a document from JSON.
 
     Raises:
         ValueError: the bytes are no document of a known type, or its schema is newer than this program knows.
@@ -225,12 +227,12 @@ _PUBLISHED = msgspec.json.Decoder(_Published)
 
 
 def add_generation(body: bytes, generation: str) -> bytes:
-    """A document as it is published: it says the generation of the ledger, which is the message's and not its own."""
+    """Add the ledger's generation to an encoded document. It belongs to the message, and not to the document."""
     return body[:-1] + b',"generation":"' + generation.encode() + b'"}' if generation else body
 
 
 def read_generation(body: bytes) -> str:
-    """The generation that a published document says; empty where it says none.
+    """Read the generation from a published document; empty if it has none.
 
     Raises:
         ValueError: the bytes are no document.
@@ -239,10 +241,10 @@ def read_generation(body: bytes) -> str:
 
 
 def directory_topic(topic: bytes, directory: str) -> bytes:
-    """The topic of a directory below the watched one, as a prefix: it takes in all directories below that.
+    """The topic of a directory below the watched one, as a prefix that includes all directories below it.
 
-    Names are percent-encoded, so that a topic is printable ASCII whatever a directory is called; the slash at the
-    end keeps ``a`` from taking in ``ab``.
+    Names are percent-encoded, so that a topic is always printable ASCII. The slash at the end keeps ``a`` from
+    including ``ab``.
 
     >>> directory_topic(b"picks", "grid 1/square")
     b'picks/grid%201/square/'
@@ -282,7 +284,7 @@ def document_schema() -> dict[str, Any]:
 
 
 class _Picks(Protocol):
-    """``frazil.picking.Picks``, which whoever only reads documents need not load."""
+    """``frazil.picking.Picks``, which programs that only read documents need not load."""
 
     @property
     def y(self) -> NDArray[np.float64]:
@@ -298,7 +300,7 @@ class _Picks(Protocol):
 
 
 def columns_of(picks: _Picks) -> PickColumns:
-    """Picks as documents have them."""
+    """Convert picks to the columns of a document."""
     return PickColumns(
         y=[round(v, _POSITION_DECIMALS) for v in picks.y.tolist()],
         x=[round(v, _POSITION_DECIMALS) for v in picks.x.tolist()],
@@ -307,11 +309,11 @@ def columns_of(picks: _Picks) -> PickColumns:
 
 
 def directory_of(key: str) -> str:
-    """Directory of a micrograph below the watched one, from the ledger's name of it; empty for that itself."""
+    """The directory of a micrograph below the watched one, from its key; empty for the watched directory itself."""
     parent = str(PurePosixPath(key).parent)
     return "" if parent == "." else parent
 
 
 def now_rfc3339() -> str:
-    """The time in UTC as documents have it."""
+    """The present time in UTC, in RFC 3339 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

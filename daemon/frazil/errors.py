@@ -2,14 +2,14 @@
 
 ::
 
-    FrazilError              anything a user can be told in one line
-    ├── MicrographError      one file cannot be picked; the next one can
-    │   └── IncompleteMicrograph   ... as yet: it is not all there
+    FrazilError              an error with a message of one line for the user
+    ├── MicrographError      one file cannot be picked; others can
+    │   └── IncompleteMicrograph   ... because it is not complete yet
     ├── ModelError           a model cannot serve
     ├── SettingsError        a setting is unknown, of the wrong type, or impossible
-    ├── RetuneError          a micrograph's picks cannot be made again from what was kept of it
-    ├── OutputError          results cannot be written where they should go
-    │   └── LedgerDamagedError     ... since the ledger is damaged, which no retry mends
+    ├── RetuneError          picks cannot be made again from the kept score map
+    ├── OutputError          results cannot be written
+    │   └── LedgerDamagedError     ... because the ledger is damaged, which no retry repairs
     └── AddressError         a socket cannot be bound or reached
 
 A message names the file, what was expected and what was found.
@@ -41,10 +41,10 @@ MICROGRAPH_REASONS = (
     "model",
     "internal",
 )
-"""Every reason for which a micrograph cannot be picked."""
+"""All reasons of a `MicrographError`."""
 
 TRANSIENT_REASONS = frozenset({"unreadable", "memory", "internal"})
-"""Those of them that another moment may change."""
+"""The reasons for which a retry may succeed."""
 
 MODEL_REASONS = (
     "missing",
@@ -65,36 +65,36 @@ MODEL_REASONS = (
     "provider",
     "canary",
 )
-"""Every reason for which a model is refused."""
+"""All reasons to refuse a model."""
 
 
 _OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "cudaerrormemoryallocation")
-"""How ONNX Runtime and OpenCV say it; they have no class of their own for it."""
+"""Words in the messages of ONNX Runtime and OpenCV, which have no class of their own for this error."""
 
 
 class FrazilError(Exception):
-    """Base of all errors with a message for the user."""
+    """Base class of all errors with a message for the user."""
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an exception, of whatever library, means that there was too little memory."""
+    """Whether an exception of any library means that there was too little memory."""
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 def printable(text: str) -> str:
-    """Text as one line without control characters: a file name, which may hold any, then moves no terminal's cursor."""
+    """Escape control characters, which a file name may contain, so that text cannot move a terminal's cursor."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def error_lines(program: str, error: FrazilError) -> list[str]:
-    """An error as its user sees it: a line, or one for each fault of the settings."""
+    """The lines that a user sees of an error: one, or one for each fault of the settings."""
     if isinstance(error, SettingsError):
         return [error_line(program, FrazilError(fault)) for fault in error.faults]
     return [error_line(program, error)]
 
 
 def error_line(program: str, error: FrazilError) -> str:
-    """An error as the one line that a user sees, whatever characters a file name in it holds."""
+    """An error as one printable line."""
     return printable(f"{program}: error: {' '.join(str(error).split())}")
 
 
@@ -102,8 +102,8 @@ class MicrographError(FrazilError):
     """A micrograph cannot be picked.
 
     Attributes:
-        path: the file.
-        reason: one word for counters, among `MICROGRAPH_REASONS`.
+        path: path of the micrograph.
+        reason: one of `MICROGRAPH_REASONS`, for counters.
     """
 
     def __init__(self, path: Path, reason: str, message: str) -> None:
@@ -113,14 +113,14 @@ class MicrographError(FrazilError):
 
 
 class IncompleteMicrograph(MicrographError):
-    """A micrograph is not what its own header demands, as yet: still being written, or truncated."""
+    """A micrograph is shorter than its own header demands: it is still being written, or truncated."""
 
 
 class ModelError(FrazilError):
     """A model is missing, lacks the contract, or does not reproduce its reference output.
 
     Attributes:
-        reason: one word for counters, among `MODEL_REASONS` where the model was to serve.
+        reason: one word for counters; one of `MODEL_REASONS` if the model is refused for serving.
     """
 
     def __init__(self, message: str, reason: str = "unfit") -> None:
@@ -132,7 +132,7 @@ class SettingsError(FrazilError):
     """Settings are unknown, of the wrong type, or impossible.
 
     Attributes:
-        faults: every one of them, a line for each.
+        faults: all faults, in one line each.
     """
 
     def __init__(self, *faults: str) -> None:
@@ -141,7 +141,7 @@ class SettingsError(FrazilError):
 
 
 class RetuneError(FrazilError):
-    """A micrograph's picks cannot be made again from what was kept of it.
+    """Picks cannot be made again from the score map that was kept, or none was kept.
 
     Attributes:
         reason: one word for counters (``no_map``, ``margin``, ``no_result``, ``damaged``).
@@ -153,11 +153,11 @@ class RetuneError(FrazilError):
 
 
 class OutputError(FrazilError):
-    """Results cannot be written where they should go."""
+    """Results cannot be written."""
 
 
 class LedgerDamagedError(OutputError):
-    """A ledger is damaged: neither waiting nor another start mends it."""
+    """A ledger is damaged. Neither waiting nor another start repairs it."""
 
 
 class AddressError(FrazilError):

@@ -1,10 +1,9 @@
-"""Faults: whose they are, which of them waiting can cure, and when to try again.
+"""Faults: whether they belong to a file, to a session or to the machine, and when to retry.
 
-A fault belongs to a file, to a session or to the machine, and only the machine's is waited for. This is the one place
-that tells them apart.
+Only the machine's faults are waited for. This module alone tells the kinds apart.
 
-Of one micrograph, transient is what another moment may change: the file could not be read, memory ran out, or something
-unforeseen happened. All else is the file's own and permanent.
+A micrograph's fault is transient if a retry may succeed: the file could not be read, memory ran out, or something
+unforeseen happened. Every other fault is the file's own and permanent.
 """
 
 from __future__ import annotations
@@ -39,12 +38,11 @@ _PASSING = frozenset(
         *(errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO),
         *(errno.ENETDOWN, errno.ENETUNREACH, errno.ENETRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ESHUTDOWN),
         *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOLCK),
-        # a process or machine short of something
+        # a shortage in the process or the machine
         *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN, errno.EINTR),
     }
 )
-"""Errors of the machine. All others (a name too long, a file where a folder must go ...) stay, however long one waits.
-"""
+"""Errors of the machine. All others (a name too long, a file in the place of a folder ...) are permanent."""
 
 _OF_ONE_RECORD = (sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
 
@@ -55,21 +53,21 @@ _LONGEST_SECONDS = 300.0
 
 
 def is_passing(error: BaseException | None) -> bool:
-    """Whether an error is the machine's, which may be over in a moment or an hour."""
+    """Whether an error is the machine's, and may end by itself."""
     return isinstance(error, OSError) and error.errno in _PASSING
 
 
 def is_of_one_record(error: Exception) -> bool:
-    """Whether an error of the ledger is that of the record to be written: others can be."""
+    """Whether an error of the ledger is caused by the record, so that other records can be written."""
     code: int = getattr(error, "sqlite_errorcode", None) or 0
     return code & 0xFF in _OF_ONE_RECORD
 
 
 def is_waited_for(error: OSError, folder: Path) -> bool:
-    """Whether waiting may cure an error of writing below a folder: it is the machine's, or that of the whole folder.
+    """Whether to wait for the end of an error of writing below a folder: it is the machine's or the whole folder's.
 
-    No permission, a read-only file system and a missing directory may be either: then it is tried whether the folder
-    itself can be written.
+    A missing permission, a read-only file system or a missing directory may concern one file or the whole folder. A
+    test file then shows whether the folder can be written.
     """
     if is_passing(error):
         return True
@@ -81,10 +79,10 @@ def is_waited_for(error: OSError, folder: Path) -> bool:
 
 
 def prove_writable(folder: Path) -> None:
-    """Make a folder if it is missing, and prove that files can be written there.
+    """Make a folder if it is missing, and write a test file in it.
 
     Raises:
-        OSError: it cannot be made or written.
+        OSError: the folder cannot be made or written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / _PROBE_NAME
@@ -96,12 +94,12 @@ def prove_writable(folder: Path) -> None:
 
 
 def reason_of(error: OSError) -> str:
-    """What the system says of an error, in a few words."""
+    """The system's message for an error."""
     return error.strerror or str(error) or type(error).__name__
 
 
 def failure_of(path: Path, stage: str, error: Exception) -> MicrographError:
-    """What an exception in one stage means for a micrograph; one that nobody foresaw is logged whole."""
+    """The `MicrographError` for an exception in a stage. An unforeseen exception is logged with its traceback."""
     if isinstance(error, MicrographError):
         return error
     if isinstance(error, ModelError):
@@ -116,11 +114,15 @@ def failure_of(path: Path, stage: str, error: Exception) -> MicrographError:
 
 
 def is_transient(failure: MicrographError) -> bool:
-    """Whether another try may succeed though the file stays as it is."""
+    """Whether a retry may succeed although the file does not change."""
     return failure.reason in TRANSIENT_REASONS
 
 
 def backoff_seconds(attempt: int) -> float:
-    """Time to wait after so many failed attempts: twice as long each time, and never in step with others."""
+    """Time to wait before the next attempt: twice as long each time, with jitter.
+
+    Args:
+        attempt: number of failed attempts so far.
+    """
     longest = min(_LONGEST_SECONDS, _FIRST_SECONDS * 2.0 ** min(attempt - 1, 32))
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter

@@ -1,4 +1,4 @@
-"""Picking given files, one after the other: what ``frazil pick`` does."""
+"""Picking of given files, one after the other, for ``frazil pick``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import cv2
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError, SettingsError, printable
 from frazil.faults import failure_of, reason_of
-from frazil.files import write_whole
+from frazil.files import write_atomically
 from frazil.model import Device, Precision, available_cores, load_model
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
@@ -27,7 +27,7 @@ from frazil.picking import (
     write_star,
 )
 from frazil.reading import read_and_rescale
-from frazil.session.pick.doubts import BLANK_TOLD, Doubts
+from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.session.pick.record import record_picks
 from frazil.settings import default_model_path, doubt_diameter
 
@@ -41,25 +41,34 @@ class PickedFile:
     document: MicrographDocument
     star: Path
     doubts: Sequence[str] = ()
-    """What there is to say against the settings, a line each."""
+    """New doubts about the settings, in one line each."""
 
     def as_line(self) -> str:
-        """For people."""
+        """The result as a line for people."""
         picks, seconds, blank = (
             len(self.document.picks.score),
             self.document.seconds.total,
             self.document.blank_fraction,
         )
-        where = f", {blank:.0%} of it blank" if blank >= BLANK_TOLD else ""
+        where = f", {blank:.0%} of it blank" if blank >= BLANK_REPORTED else ""
         return printable(f"{self.document.micrograph}: {picks} picks in {seconds:.2f} s{where} -> {self.star}")
 
     def as_json(self) -> str:
-        """For programs."""
+        """The document as JSON, for programs."""
         return encode_document(self.document).decode()
 
 
 class FilePicker:
-    """A loaded picker and a place for its results.
+    """Picks files with one model, and writes their pick files.
+
+    Args:
+        settings: settings of picking.
+        out: directory of the pick files.
+        model: a model's folder, a version's folder, or an .onnx file; None for the default model.
+        device: where the model runs.
+        precision: precision in which the model computes, if it can.
+        threads: CPU threads of the model; None for every core.
+        max_micrograph_bytes: largest size of one micrograph in memory.
 
     Raises:
         FrazilError: a setting is impossible, the model cannot serve, or the directory cannot be written.
@@ -78,7 +87,7 @@ class FilePicker:
     ) -> None:
         doubt = None if settings.unusual_diameter else doubt_diameter(settings.diameter_angstrom)
         if doubt:
-            raise SettingsError(f"--diameter: {doubt} (--unusual-diameter takes it all the same)")
+            raise SettingsError(f"--diameter: {doubt} (--unusual-diameter accepts it)")
         self._outputs = OutputFolder(out)
         self._outputs.prepare()
         threads = threads or available_cores()
@@ -87,11 +96,11 @@ class FilePicker:
         self._memory = PixelMemory()
         loaded = load_model(model or default_model_path(), device, threads, precision=precision)
         self._picker = Picker(loaded, settings, device=PreparationOnDevice(loaded))
-        self._doubts = Doubts(settings.contrast, say_empty=True)
+        self._doubts = Doubts(settings.contrast, report_no_picks=True)
         self._written: dict[Path, Path] = {}
 
     def describe(self) -> str:
-        """Which model runs where."""
+        """The model, its device and its threshold, in one line."""
         model = self._picker.model
         return (
             f"model {model.identity.short} on {model.provider} in {model.precision}, "
@@ -99,15 +108,19 @@ class FilePicker:
         )
 
     def pick(self, path: Path, *, with_picture: bool = False) -> PickedFile:
-        """Pick one file and write its STAR file, and its picture if wanted.
+        """Pick one file and write its STAR file.
+
+        Args:
+            path: the micrograph.
+            with_picture: whether to write a picture with the picks as well, as PNG.
 
         Raises:
-            MicrographError: the file cannot be picked, its results would overwrite another's, or only they cannot be
+            MicrographError: the file cannot be picked, its results would overwrite another file's, or they can never be
                 written.
             OutputError: no results can be written at present.
         """
-        self._outputs.check_name(path, Path(path.name))
-        star = self._outputs.file_of(Path(path.name))
+        self._outputs.check_name(path, path.name)
+        star = self._outputs.file_of(path.name)
         if star in self._written:
             raise MicrographError(path, "name", f"expected a name of its own, found the name of {self._written[star]}")
         try:
@@ -131,7 +144,7 @@ class FilePicker:
         if with_picture:
             drawn = draw_picks(micrograph.pixels, record.picks, record.document.diameter_px)
             content = cv2.imencode(".png", drawn)[1].tobytes()
-            self._write(path, star.with_suffix(".png"), lambda file: write_whole(file, content))
+            self._write(path, star.with_suffix(".png"), lambda file: write_atomically(file, content))
         return PickedFile(document=record.document, star=star, doubts=self._doubts.note(record))
 
     def _write(self, micrograph: Path, file: Path, write: Callable[[Path], None]) -> None:
@@ -141,5 +154,5 @@ class FilePicker:
             raise OutputError(f"{file}: cannot be written: {reason_of(error)}") from error
 
     def weigh_doubts(self) -> list[str]:
-        """After a micrograph: what the first ones say against the contrast, a line each; takes as long as picking."""
+        """After a micrograph: doubts about the contrast, in one line each. This takes as long as picking."""
         return self._doubts.weigh(self._picker) if self._doubts.is_due(is_idle=True) else []

@@ -1,4 +1,4 @@
-"""Files: opened where they are regular ones, and written so that they appear whole or not at all."""
+"""Files: opening of regular files only, and atomic writing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from frazil.errors import MicrographError
 
-__all__ = ["open_regular", "sync_path", "write_text", "write_whole"]
+__all__ = ["open_regular", "sync_path", "write_atomically"]
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -23,14 +23,14 @@ _KINDS = {
 
 
 def open_regular(path: Path) -> FileIO:
-    """Open a file for reading; a named pipe or a device, on which that may block for ever, is not opened.
+    """Open a regular file for reading. A named pipe or a device, which may block, is not opened.
 
     Raises:
-        MicrographError: it is not a regular file.
-        OSError: it cannot be opened.
+        MicrographError: the path is no regular file.
+        OSError: the file cannot be opened.
     """
     _check_regular(path, path.stat().st_mode)
-    # It may have been replaced since: opening never waits, and what was opened is looked at again.
+    # The file may have been replaced since: it is opened without blocking, and checked again.
     file = FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK | os.O_NOCTTY))
     try:
         _check_regular(path, os.fstat(file.fileno()).st_mode)
@@ -46,25 +46,23 @@ def _check_regular(path: Path, mode: int) -> None:
         raise MicrographError(path, "not_a_file", f"expected a regular file, found {kind}")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text as `write_whole` does, in UTF-8.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees all of the new content or none of it, also after a crash.
+
+    The content is written to another file beside it, flushed to disk, and renamed; then the folder is flushed.
+
+    Args:
+        path: the file.
+        content: bytes, or a text that is written in UTF-8.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; nothing of the new content is left.
     """
-    write_whole(path, text.encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write beside the file's place, flush it to disk and rename it, so that a reader never sees half of it.
-
-    Raises:
-        OSError: the file cannot be written; nothing of it is left.
-    """
+    data = content.encode() if isinstance(content, str) else content
     aside = path.with_name(_aside_name(path.name))
     try:
         with aside.open("wb") as file:
-            file.write(content)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
@@ -76,10 +74,10 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def sync_path(path: Path) -> None:
-    """Flush a file or a folder to disk; a folder's flush makes durable what was renamed in it.
+    """Flush a file or a folder to disk. Renames in a folder are durable once it is flushed.
 
     Raises:
-        OSError: it cannot be.
+        OSError: the file or folder cannot be flushed.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -89,5 +87,5 @@ def sync_path(path: Path) -> None:
 
 
 def _aside_name(name: str) -> str:
-    """A name for the time being: always the same for a file, and short, so that it is possible where the file's is."""
+    """The temporary name of a file: always the same, and short enough to be allowed wherever the file's name is."""
     return f".{zlib.crc32(os.fsencode(name)) & 0xFFFFFF:06x}.tmp"

@@ -1,6 +1,6 @@
 """CURVE keys: a pair of files for each daemon and each client, in the format of ZeroMQ's own certificates.
 
-``NAME.key`` may be given to anybody; ``NAME.key_secret`` holds both halves and is for its owner alone.
+``NAME.key`` is public; ``NAME.key_secret`` holds both halves and is for its owner alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from frazil.errors import SettingsError
 __all__ = ["PUBLIC_ENDING", "SECRET_ENDING", "KeyPair", "new_keys", "read_key_pair", "read_public_key"]
 
 PUBLIC_ENDING = ".key"
-SECRET_ENDING = ".key_secret"  # noqa: S105 - no password, but how such files end
+SECRET_ENDING = ".key_secret"  # noqa: S105 - no password, but the ending of such files
 
 _MAX_BYTES = 4096
 _Z85 = r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}"
@@ -33,17 +33,17 @@ class KeyPair:
 
 
 def new_keys(directory: Path, name: str = "frazil") -> tuple[Path, Path]:
-    """Make a pair of keys and write each to a file of its own; the secret one only its owner may read.
+    """Make a pair of keys, and write each to a file of its own. Only its owner may read the secret one.
 
     Args:
-        directory: made if missing.
-        name: of the files, before their endings.
+        directory: directory of the files, made if missing.
+        name: name of the files, before their endings.
 
     Returns:
         The files of the public and of the secret key.
 
     Raises:
-        SettingsError: the name is none for a file, a file is there already, or cannot be written.
+        SettingsError: the name cannot be a file's, a file exists already, or cannot be written.
     """
     if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise SettingsError(f"{name!r}: expected a name of letters, digits, '.', '_' and '-'")
@@ -61,7 +61,7 @@ def new_keys(directory: Path, name: str = "frazil") -> tuple[Path, Path]:
             raise SettingsError(f"{taken}: expected a new file, found one (keys are never overwritten)")
         for file, text, mode in zip(files, texts, (0o644, 0o600), strict=True):
             with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="ascii") as out:
-                os.fchmod(out.fileno(), mode)  # whatever the umask says: a daemon of another user reads public ones
+                os.fchmod(out.fileno(), mode)  # despite the umask: a daemon of another user reads public keys
                 out.write(text)
     except OSError as error:
         raise SettingsError(f"{directory}: keys cannot be written there: {error.strerror}") from error
@@ -69,10 +69,10 @@ def new_keys(directory: Path, name: str = "frazil") -> tuple[Path, Path]:
 
 
 def read_key_pair(file: Path) -> KeyPair:
-    """Both halves from a ``.key_secret`` file.
+    """Read both halves of a key from a ``.key_secret`` file.
 
     Raises:
-        SettingsError: it cannot be read, others may read it, or it holds no pair.
+        SettingsError: the file cannot be read, others may read it, or it holds no pair.
     """
     found = _read(file)
     if set(found) != {"public", "secret"}:
@@ -83,10 +83,10 @@ def read_key_pair(file: Path) -> KeyPair:
 
 
 def read_public_key(file: Path) -> bytes:
-    """The public half from a ``.key`` file.
+    """Read the public half of a key from a ``.key`` file.
 
     Raises:
-        SettingsError: it cannot be read, or holds none.
+        SettingsError: the file cannot be read, or holds no public key.
     """
     found = _read(file)
     if "public" not in found:
@@ -95,7 +95,7 @@ def read_public_key(file: Path) -> bytes:
 
 
 def _is_credential(file: Path) -> bool:
-    """Whether systemd keeps a file for this service alone; it does so by an ACL, whatever the mode seems to say."""
+    """Whether systemd keeps a file for this service alone. It does so by an ACL, which the mode does not show."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     return bool(folder) and file.parent == Path(str(folder))
 

@@ -1,8 +1,8 @@
-"""Outputs: a folder of files, each named after a micrograph; which name that is, and who is at fault if it cannot be.
+"""Outputs: a folder of files, each named after a micrograph, and the faults of writing them.
 
-The one rule for these names, for the daemon, ``frazil pick`` and ``frazil listen --to``: the tree below the folder
-mirrors the watched one, and a file is called after its micrograph without the ending, so ``a.mrc``, ``a.MRC`` and
-``a.tif`` have one name between them.
+The daemon, ``frazil pick`` and ``frazil listen --to`` name files by one rule: the tree below the folder mirrors the
+watched one, and a file is named after its micrograph without the ending. So ``a.mrc``, ``a.MRC`` and ``a.tif`` share
+one name.
 """
 
 from __future__ import annotations
@@ -11,12 +11,25 @@ import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from frazil.errors import MicrographError, OutputError, printable
 from frazil.faults import is_waited_for, prove_writable, reason_of
 from frazil.picking import MICROGRAPH_ENDINGS, micrograph_stem
 
-__all__ = ["OutputFolder", "namesakes"]
+__all__ = ["PICK_FILE_ENDINGS", "OutputFolder", "PickFileFormat", "namesakes"]
+
+PickFileFormat = Literal["star", "relion", "cryosparc", "box", "cbox", "csv", "json"]
+
+PICK_FILE_ENDINGS: dict[PickFileFormat, str] = {
+    "star": "_picks.star",
+    "relion": "_autopick.star",
+    "box": ".box",
+    "cbox": ".cbox",
+    "csv": ".csv",
+    "json": ".json",
+}
+"""Ending of the pick file of a micrograph, after the micrograph's stem. ``cryosparc`` has one file for all."""
 
 _LONGEST_NAME_BYTES = 255
 _LONGEST_PATH_BYTES = 4095
@@ -26,46 +39,51 @@ class OutputFolder:
     """A folder for files of one kind.
 
     Args:
-        path: the folder; made when the first file is written.
-        ending: of the files, after the micrograph's name.
+        path: the folder. It is made when the first file is written.
+        ending: ending of the files, after the micrograph's stem.
     """
 
-    def __init__(self, path: Path, ending: str = "_picks.star") -> None:
+    def __init__(self, path: Path, ending: str = PICK_FILE_ENDINGS["star"]) -> None:
         self.path = path
         self._ending = ending
 
     def prepare(self) -> None:
-        """Make the folder and prove that it can be written.
+        """Make the folder, and check that it can be written.
 
         Raises:
-            OutputError: it cannot.
+            OutputError: the folder cannot be made or written.
         """
         try:
             prove_writable(self.path)
         except OSError as error:
             raise OutputError(f"{self.path}: expected a directory that can be written: {reason_of(error)}") from error
 
-    def file_of(self, relative: Path) -> Path:
-        """The file of a micrograph, given its path below the watched directory."""
-        return self.path / relative.with_name(f"{micrograph_stem(relative.name)}{self._ending}")
-
-    def check_name(self, micrograph: Path, relative: Path) -> None:
-        """Check that a micrograph's file can have its name, before any work is done for it.
+    def file_of(self, key: str) -> Path:
+        """The pick file of a micrograph.
 
         Args:
-            micrograph: for the message.
-            relative: its path below the watched directory.
+            key: path of the micrograph below the watched directory.
+        """
+        below = Path(key)
+        return self.path / below.with_name(f"{micrograph_stem(below.name)}{self._ending}")
+
+    def check_name(self, micrograph: Path, key: str) -> None:
+        """Check, before a micrograph is picked, that a file with the name of its pick file can exist.
+
+        Args:
+            micrograph: full path of the micrograph, for the message.
+            key: path of the micrograph below the watched directory.
 
         Raises:
-            MicrographError: it cannot.
+            MicrographError: the key is no file name in UTF-8, or too long.
         """
-        if not relative.name:
+        if not Path(key).name:
             raise MicrographError(micrograph, "not_a_file", "expected a file, found a directory")
         try:
-            str(relative).encode()
+            key.encode()
         except UnicodeEncodeError:
             raise MicrographError(micrograph, "name", "expected a file name in UTF-8") from None
-        file = self.file_of(relative)
+        file = self.file_of(key)
         limit = _longest_name_bytes(self.path)
         longest = max(len(os.fsencode(part)) for part in file.relative_to(self.path).parts)
         if longest > limit:
@@ -83,15 +101,15 @@ class OutputFolder:
             )
 
     def write(self, micrograph: Path, file: Path, write: Callable[[Path], None]) -> None:
-        """Write the file of a micrograph; folders above it are made.
+        """Write the file of a micrograph, and make the folders above it.
 
         Args:
-            micrograph: for the message.
-            file: from `file_of`, or another file of that micrograph.
-            write: writes it, whole or not at all.
+            micrograph: full path of the micrograph, for the message.
+            file: path from `file_of`, or another file of that micrograph.
+            write: writes the file atomically.
 
         Raises:
-            MicrographError: this file cannot be written, however long one waits; others can.
+            MicrographError: this file can never be written, but others can.
             OSError: no file can be written at present.
         """
         try:
@@ -118,7 +136,7 @@ class OutputFolder:
 
 
 def namesakes(key: str) -> list[str]:
-    """The names of all micrographs that would have the same file, but for this one itself.
+    """The keys of all other micrographs that would have the same pick file.
 
     Args:
         key: path of the micrograph below the watched directory.
@@ -151,7 +169,7 @@ def _describe(error: OSError, file: Path) -> str:
 
 
 def _taken_for(file: Path) -> str | None:
-    """Name of another file that a file system which knows no capitals takes for this one; None as a rule."""
+    """Name of another file that a case-insensitive file system takes for this one; None as a rule."""
     if not file.exists() or not file.with_name(file.name.swapcase()).exists():
         return None
     same = [name for name in os.listdir(file.parent) if name.casefold() == file.name.casefold()]  # noqa: PTH208

@@ -1,4 +1,4 @@
-"""Paths as their user knows them: links keep their own names, since RELION compares names letter by letter."""
+"""Paths as the user gives them: links are not resolved, since RELION compares names letter by letter."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ __all__ = ["absolute_path", "is_same_file", "path_below"]
 
 
 def absolute_path(path: Path) -> Path:
-    """A path from the root, by the name under which it was given: no link in it is followed."""
+    """The absolute path, with links not resolved."""
     return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - resolve() would follow links
 
 
 def path_below(folder: Path, path: Path) -> Path | None:
-    """A path as seen from a folder, by whichever names either is reached; None where it does not lie below.
+    """The path relative to a folder, under whatever names both are reached; None if it is not below the folder.
 
-    Links below the folder keep their names.
+    Links below the folder are not resolved.
     """
     absolute, folder = absolute_path(path), absolute_path(folder)
     if absolute.is_relative_to(folder):
@@ -28,7 +28,7 @@ def path_below(folder: Path, path: Path) -> Path | None:
 
 
 def is_same_file(one: Path, other: Path) -> bool:
-    """Whether two paths lead to the same file or directory; not if either leads nowhere."""
+    """Whether two paths lead to the same file or directory; False if either leads nowhere."""
     try:
         return one.samefile(other)
     except OSError:

@@ -1,17 +1,16 @@
-"""Files beside the stream: picks as RELION, cryoSPARC, EMAN, crYOLO and plain programs read them."""
+"""Pick files written from the stream, in the formats of RELION, cryoSPARC, EMAN, crYOLO and plain programs."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
-from typing import Literal
 
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError
 from frazil.faults import reason_of
-from frazil.files import write_text
-from frazil.outputs import OutputFolder
+from frazil.files import write_atomically
+from frazil.outputs import PICK_FILE_ENDINGS, OutputFolder, PickFileFormat
 from frazil.paths import absolute_path, path_below
 from frazil.picking import (
     GrowingStar,
@@ -24,43 +23,31 @@ from frazil.picking import (
     write_star,
 )
 
-__all__ = ["PickFiles"]
-
-Format = Literal["star", "relion", "cryosparc", "box", "cbox", "csv", "json"]
-
-_ENDINGS: dict[str, str] = {
-    "star": "_picks.star",
-    "relion": "_autopick.star",
-    "box": ".box",
-    "cbox": ".cbox",
-    "csv": ".csv",
-    "json": ".json",
-}
-
+__all__ = ["PickFileWriter"]
 
 _JOB = re.compile(r"^.+?/job\d{3}[^/]*/")
 
 
-class PickFiles:
-    """A directory with one file for each micrograph; the tree below it mirrors the watched one.
+class PickFileWriter:
+    """Writes one pick file for each micrograph into a directory; the tree below it mirrors the watched one.
 
-    In the format ``relion`` it is an AutoPick job: ``autopick.star`` lists each micrograph and its coordinate file,
-    which lies where RELION's own would: below the directory as the micrograph below its job, or below the project. In
-    ``cryosparc`` there is one file only, ``particles.star``, with the particles of all micrographs. Names in both are
-    seen from the working directory, which is the project's, as in RELION itself.
+    In the format ``relion`` the directory is an AutoPick job: ``autopick.star`` lists each micrograph and its
+    coordinate file. That file is where RELION would put it: its path below the directory is the micrograph's path below
+    its job, or below the project. In ``cryosparc`` there is one file only, ``particles.star``, with the particles of
+    all micrographs. Names in both tables are relative to the working directory, which is the project's, as in RELION.
 
     Args:
-        directory: made if missing.
-        file_format: what is written.
-        box_size_px: of boxes; the particle's diameter if not given.
+        directory: the directory, made if missing.
+        file_format: the format of the files.
+        box_size_px: size of boxes; None for the particle's diameter.
 
     Raises:
-        FrazilError: the directory cannot be made, or holds a table of that name that is no STAR file.
+        FrazilError: the directory cannot be made, or its table of that name is no STAR file.
     """
 
-    def __init__(self, directory: Path, file_format: Format, *, box_size_px: int | None = None) -> None:
+    def __init__(self, directory: Path, file_format: PickFileFormat, *, box_size_px: int | None = None) -> None:
         self._directory = directory
-        self._outputs = OutputFolder(directory, _ENDINGS.get(file_format, ""))
+        self._outputs = OutputFolder(directory, PICK_FILE_ENDINGS.get(file_format, ""))
         self._format = file_format
         self._box_size_px = box_size_px
         self._outputs.prepare()
@@ -71,11 +58,11 @@ class PickFiles:
             self._table = particles_star(directory / "particles.star")
 
     def write(self, document: MicrographDocument) -> None:
-        """Write the picks of one micrograph, whole or not at all; those of an earlier result are replaced.
+        """Write the picks of one micrograph, in place of those of an earlier result.
 
         Raises:
-            MicrographError: these alone cannot be written, however long one waits: the file cannot be, or the
-                micrograph's name cannot stand in the table that RELION or cryoSPARC reads.
+            MicrographError: this file can never be written, or the micrograph's name cannot stand in the table that
+                RELION or cryoSPARC reads; others can.
             OutputError: nothing can be written at present.
         """
         y, x, score = document.picks.arrays()
@@ -92,12 +79,12 @@ class PickFiles:
             raise OutputError(f"{self._directory}: cannot be written: {reason_of(error)}") from error
 
     def _file(self, document: MicrographDocument) -> Path:
-        # Names come over the network: whatever they hold, nothing is written outside the directory.
+        # Names come over the network: no name may lead to a file outside the directory.
         folder = document.directory
-        if self._format == "relion":  # RELION looks under the micrograph's name as it knows it, less the job's folder
+        if self._format == "relion":  # RELION looks for it under the micrograph's name without the job's folder
             folder = str(Path(_JOB.sub("", _seen_from_project(document.path))).parent)
         parts = [part for part in Path(folder).parts if part not in ("..", "/")]
-        return self._outputs.file_of(Path(*parts, Path(document.micrograph).name or "_"))
+        return self._outputs.file_of(str(Path(*parts, Path(document.micrograph).name or "_")))
 
     def _write(self, file: Path, document: MicrographDocument, picks: Picks) -> None:
         box_size_px = self._box_size_px or max(1, round(document.diameter_px))
@@ -109,10 +96,10 @@ class PickFiles:
             case "csv":
                 write_csv(file, picks)
             case "json":
-                write_text(file, encode_document(document).decode() + "\n")
+                write_atomically(file, encode_document(document).decode() + "\n")
             case "star":
                 write_star(file, picks, micrograph=document.micrograph)
-            case _:  # RELION knows of which micrograph it is
+            case _:  # RELION knows the micrograph from its table
                 write_star(file, picks)
 
     def _put(self, document: MicrographDocument, rows: list[tuple[str, ...]]) -> None:
@@ -122,7 +109,7 @@ class PickFiles:
             self._table.put(_seen_from_project(document.path), rows)
         except ValueError as error:
             raise MicrographError(Path(document.path), "name", f"{self._table.path}: {error}") from None
-        except OSError as error:  # whatever it is, no micrograph can be put there
+        except OSError as error:  # the table cannot be written for any micrograph
             raise OutputError(f"{self._table.path}: cannot be written: {reason_of(error)}") from error
 
 
@@ -131,7 +118,7 @@ def _rows(picks: Picks) -> zip[tuple[float, float, float]]:
 
 
 def _seen_from_project(path: str) -> str:
-    """A path as RELION writes it: relative to the working directory where it lies below that, and by a job's number.
+    """A path as RELION writes it: relative to the working directory if it is below that, and by a job's number.
 
     RELION makes a job's alias as a link beside it: ``MotionCorr/good`` to ``../MotionCorr/job002/``.
     """

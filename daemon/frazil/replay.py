@@ -1,7 +1,7 @@
-"""Replay: how to ask a daemon for documents from a sequence number on, and what it answers.
+"""Replay: the request to a daemon for documents from a sequence number on, and the answer.
 
-A request is one frame of JSON. The answer is a page, one frame of JSON that says what it holds, followed by that many
-documents, one a frame, or an error.
+A request is one frame of JSON. The answer is an error, or a page: one frame of JSON that describes it, and one frame
+for each of its documents.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
 MAX_REQUEST_BYTES = 4096
 MAX_PAGE_DOCUMENTS = 100
 MAX_PAGE_BYTES = 256 * 1024
-"""A page ends with the document that reaches this."""
+"""A page ends with the document that reaches this size."""
 
 _LAST = 2**63 - 1
 _Place = Annotated[int, msgspec.Meta(ge=0, le=_LAST)]
@@ -34,52 +34,52 @@ _Topics = Annotated[tuple[Annotated[str, msgspec.Meta(max_length=1024)], ...], m
 
 
 class ReplayRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Documents wanted."""
+    """A request for documents."""
 
     first: _Place = msgspec.field(name="from")
-    """Sequence number of the first one."""
+    """Sequence number of the first document."""
     until: _Place = _LAST
     """Sequence number before which to end."""
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_PAGE_DOCUMENTS)] = MAX_PAGE_DOCUMENTS
-    """Documents at most."""
+    """Largest number of documents."""
     topics: _Topics = ("",)
-    """Beginnings of the topics wanted, as in a subscription."""
+    """Prefixes of the topics, as in a subscription."""
     generation: Annotated[str, msgspec.Meta(max_length=64)] | None = None
-    """During which everything before `first` was read, empty where that is not known: the answer says how much of it
-    still holds. None: no such question."""
+    """Generation during which everything before `first` was read; empty if that is not known. The answer then gives, in
+    `common`, how much of it is still valid. None: `common` is not requested."""
 
 
 class ReplayPage(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="page"):
-    """What follows in the other frames: every document wanted from `first` on, up to but without `next`."""
+    """The head of a page. The other frames hold every requested document from `first` on, up to but without `next`."""
 
     schema: int = SCHEMA_VERSION
     epoch: str
-    """Identity of the ledger that counts."""
+    """Identity of the ledger that numbers the documents."""
     first: int = msgspec.field(name="from")
-    """As asked."""
+    """Sequence number from the request."""
     next: int
-    """Where to ask on."""
+    """Sequence number for the next request."""
     head: int
-    """Place of the newest document that was published."""
+    """Sequence number of the newest document that was published."""
     oldest: int
-    """Place of the oldest document that the ledger still holds; 0 where it holds none."""
+    """Sequence number of the oldest document that the ledger still holds; 0 if it holds none."""
     documents: int
     """Number of frames that follow."""
     generation: str = ""
     """Identity of this run of the ledger."""
     common: int | None = None
-    """Asked with a generation: up to this place, what was read then is what the ledger has. Where that is before
-    `first` - 1, no documents follow: ask again from behind it."""
+    """Answer to a request with a generation: up to this sequence number, the documents that were read then are still in
+    the ledger. If it is smaller than `first` - 1, no documents follow: request again from the number after it."""
     missing: tuple[tuple[int, int], ...] | None = None
-    """First and last of the places from `first` on, before `next`, of which the ledger has no readable document of
-    any topic any more; None from a frazil that does not say."""
+    """Ranges, first and last, of sequence numbers from `first` on, before `next`, whose documents the ledger no longer
+    has in readable form, whatever their topic; None from an earlier frazil, which does not report them."""
 
 
 class ReplayError(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="error"):
     """The request cannot be answered."""
 
     error: str
-    """What was expected and what was found."""
+    """The reason: what was expected and what was found."""
 
 
 _REQUESTS = msgspec.json.Decoder(ReplayRequest)
@@ -87,18 +87,18 @@ _ANSWERS: msgspec.json.Decoder[ReplayPage | ReplayError] = msgspec.json.Decoder(
 
 
 def decode_request(body: bytes) -> ReplayRequest:
-    """A request from JSON.
+    """Decode a request.
 
     Raises:
-        ValueError: the bytes are none.
+        ValueError: the bytes are no request.
     """
     return _REQUESTS.decode(body)
 
 
 def decode_answer(body: bytes) -> ReplayPage | ReplayError:
-    """The first frame of an answer from JSON.
+    """Decode the first frame of an answer.
 
     Raises:
-        ValueError: the bytes are none.
+        ValueError: the bytes are no answer.
     """
     return _ANSWERS.decode(body)

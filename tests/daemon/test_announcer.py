@@ -20,14 +20,14 @@ from frazil.model.runtime import Placement
 from frazil.session.outbox.ledger import Ledger
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
-from frazil.session.pick.model_changes import Announcer, Change
+from frazil.session.pick.model_changes import Announcer, ModelChange
 
 OLD = ModelIdentity(name="blob", version=1, sha256="1a" * 32)
 NEW = ModelIdentity(name="blob", version=2, sha256="2b" * 32, precision="int8")
 ON_CPU = Placement(nodes={"CPUExecutionProvider": 7}, heavy_on_cpu=frozenset({"Conv"}))
-LOADED = Change(event="loaded", model=NEW, placement=ON_CPU, current="c")
-REFUSED = Change(event="refused", model=NEW, reason="hash", message="it is another", current="c")
-ROLLED_BACK = Change(
+LOADED = ModelChange(event="loaded", model=NEW, placement=ON_CPU, current="c")
+REFUSED = ModelChange(event="refused", model=NEW, reason="hash", message="it is another", current="c")
+ROLLED_BACK = ModelChange(
     event="rolled_back",
     model=OLD,
     placement=ON_CPU,
@@ -114,10 +114,10 @@ def test_a_change_that_cannot_be_committed_waits_and_the_ledger_is_named(
     ("change", "version", "refused"), [(LOADED, 2, None), (REFUSED, 1, "hash"), (ROLLED_BACK, 1, "few_picks")]
 )
 def test_the_standing_after_a_change_is_what_the_next_start_recalls(
-    rig: Rig, change: Change, version: int, refused: str | None
+    rig: Rig, change: ModelChange, version: int, refused: str | None
 ) -> None:
     rig.announcer.begin(STANDING)
-    rig.announcer.note_trial(TRYING)
+    rig.announcer.note_check(TRYING)
     rig.announcer.announce(change)
     standing = rig.announcer.standing
     assert standing is not None
@@ -141,7 +141,7 @@ def test_the_standing_after_a_change_is_what_the_next_start_recalls(
     ],
 )
 def test_each_change_is_said_and_counted(
-    rig: Rig, caplog: pytest.LogCaptureFixture, change: Change, level: str, says: str
+    rig: Rig, caplog: pytest.LogCaptureFixture, change: ModelChange, level: str, says: str
 ) -> None:
     caplog.set_level(logging.INFO)
     rig.announcer.announce(change)
@@ -157,22 +157,20 @@ def test_each_change_is_said_and_counted(
 
 
 def test_a_trial_is_noted_before_it_begins_and_forgotten_after_it(rig: Rig) -> None:
-    rig.announcer.note_trial(TRYING)
+    rig.announcer.note_check(TRYING)
     assert rig.recalled() is None  # models cannot be swapped
     rig.announcer.begin(STANDING)
     assert rig.recalled() == STANDING
-    rig.announcer.note_trial(TRYING)
+    rig.announcer.note_check(TRYING)
     recalled = rig.recalled()
     assert recalled is not None
     assert recalled.trying == TRYING
-    rig.announcer.note_trial(None)
+    rig.announcer.note_check(None)
     assert rig.recalled() == STANDING
 
 
 def test_a_standing_that_is_damaged_is_passed_over_and_said(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     rig.ledger.remember("standing", "{")
     assert rig.recalled() is None
-    assert (
-        "passed over what the ledger knows of the last model, which is damaged: Input data was truncated" in caplog.text
-    )
+    assert "ignored the ledger's record of the last model, which is damaged: Input data was truncated" in caplog.text
     assert "None" not in caplog.text

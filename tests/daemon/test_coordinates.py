@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from frazil.errors import FrazilError
-from frazil.files import write_text
+from frazil.files import write_atomically
 from frazil.picking import Picks, named_micrographs, read_coordinates, read_star, write_star
 from frazil.picking.coordinates import coordinate_list, particles_star
 from frazil.picking.coordinates.star import read_star_table
@@ -763,7 +763,7 @@ def test_files_of_one_folder_are_written_aside_under_short_names_of_their_own(
     monkeypatch.setattr(os, "fsync", look_and_fsync)
     names = ["a.star", "b.star", "c.star", f"{'d' * 250}.star"]
     for name in names:
-        write_text(tmp_path / name, name)
+        write_atomically(tmp_path / name, name)
     assert len(aside) == len(names)
     assert max(map(len, aside)) <= len("a.star") + 5
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
@@ -773,9 +773,9 @@ def test_what_cannot_be_written_is_the_systems_own_error_and_leaves_nothing(tmp_
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     with pytest.raises(NotADirectoryError):
-        write_text(tmp_path / "file" / "a.star", "")
+        write_atomically(tmp_path / "file" / "a.star", "")
     with pytest.raises(IsADirectoryError):
-        write_text(tmp_path / "folder", "")
+        write_atomically(tmp_path / "folder", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 

@@ -14,8 +14,8 @@ import pytest
 from frazil.daemon import Daemon
 from frazil.errors import OutputError
 from frazil.picking import read_star
-from frazil.session.outbox.daemon_info import PRESENCE_KEY, Presence
-from frazil.session.outbox.ledger import LedgerReader
+from frazil.session.outbox.daemon_info import DaemonInfo
+from frazil.session.outbox.ledger import DAEMON_KEY, LedgerReader
 from frazil.settings import ServeSettings, load_settings
 
 HANGS = 1000.0
@@ -84,9 +84,9 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.01)
 
 
-def info(settings: ServeSettings) -> Presence:
+def info(settings: ServeSettings) -> DaemonInfo:
     with LedgerReader(settings.ledger_file) as reader:
-        found = Presence.decode(reader.meta()[PRESENCE_KEY])
+        found = DaemonInfo.decode(reader.meta()[DAEMON_KEY])
     assert found is not None
     return found
 

@@ -30,7 +30,7 @@ from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
 from frazil.model import ModelContract, ModelIdentity
 from frazil.replay import ReplayPage, ReplayRequest
 from frazil.session.intake.passed_over import PASS_REASONS
-from frazil.session.pick.model_changes import Change
+from frazil.session.pick.model_changes import ModelChange
 from frazil.settings import COMPANIONS, ServeSettings
 
 
@@ -103,7 +103,7 @@ def test_every_event_of_the_journal_is_documented(repository: Path) -> None:
     events = set()
     for source in (repository / "daemon" / "frazil").rglob("*.py"):
         events |= set(re.findall(r'extra=event\("(\w+)"', source.read_text("utf-8")))
-    events |= {f"model_{event}" for event in get_args(get_type_hints(Change)["event"])}
+    events |= {f"model_{event}" for event in get_args(get_type_hints(ModelChange)["event"])}
     assert {"picked", "failed", "hangs", "model_refused"} <= events
     assert [event for event in events if f"`{event}`" not in text] == []
 

@@ -156,17 +156,17 @@ def test_a_diameter_of_which_few_fit_is_told_at_once_and_an_honest_one_with_pick
     virus[np.hypot(rows - 288, columns - 384) < 135] -= 3
     record = record_of(absurd, virus)
     assert len(record.picks) > 0
-    assert Doubts("dark", say_empty=True).note(record) == []
+    assert Doubts("dark", report_no_picks=True).note(record) == []
 
 
-@pytest.mark.parametrize("say_empty", [True, False])
-def test_pick_is_not_silent_when_it_finds_nothing(say_empty: bool) -> None:
+@pytest.mark.parametrize("report_no_picks", [True, False])
+def test_pick_is_not_silent_when_it_finds_nothing(report_no_picks: bool) -> None:
     settings = PickingSettings(diameter_angstrom=KNOWN_DIAMETER_ANGSTROM, contrast="bright", threshold=1.0)
-    doubts = Doubts("bright", say_empty=say_empty)
+    doubts = Doubts("bright", report_no_picks=report_no_picks)
     empty = record_of(Picker(default_model(), settings), KNOWN.pixels)
     assert len(empty.picks) == 0
     said = [line for _ in range(3) for line in doubts.note(empty)]
-    assert len(said) == say_empty
+    assert len(said) == report_no_picks
     assert all(line.startswith("no picks so far: are diameter (a particle of 172 Å is 24.29 px)") for line in said)
 
 
@@ -184,9 +184,7 @@ def test_what_no_particle_has_is_doubted(angstrom: float) -> None:
 
 def test_nanometres_are_refused_by_the_daemon_and_what_they_are_in_angstrom_is_said(tmp_path: Path) -> None:
     needed = {"watch": tmp_path, "out": tmp_path / "out"}
-    with pytest.raises(
-        SettingsError, match=r"found 19\.1 Å; if 19\.1 nm were meant, give 191 \(unusual_diameter takes"
-    ):
+    with pytest.raises(SettingsError, match=r"found 19\.1 Å; for 19\.1 nm, give 191 \(unusual_diameter accepts"):
         load_settings({**needed, "diameter_angstrom": 19.1}, None)
     assert (
         load_settings({**needed, "diameter_angstrom": 19.1, "unusual_diameter": True}, None).diameter_angstrom == 19.1
@@ -194,7 +192,7 @@ def test_nanometres_are_refused_by_the_daemon_and_what_they_are_in_angstrom_is_s
 
 
 def test_pick_refuses_nanometres_before_it_costs_and_takes_them_if_told_to(tmp_path: Path, blob_model: Path) -> None:
-    with pytest.raises(SettingsError, match=r"--diameter: .* if 19\.1 nm were meant, give 191"):
+    with pytest.raises(SettingsError, match=r"--diameter: .* for 19\.1 nm, give 191"):
         FilePicker(PickingSettings(diameter_angstrom=19.1), out=tmp_path / "out", model=tmp_path / "is never looked at")
     assert not (tmp_path / "out").exists()
     settings = PickingSettings(diameter_angstrom=19.1, pixel_size_angstrom=1.0, unusual_diameter=True)
@@ -223,7 +221,7 @@ def test_pick_asks_whoever_sits_at_a_terminal(blob_model: Path, tmp_path: Path, 
         shown = b""
         while b"[y/N]" not in shown:
             shown += keyboard.read(1000)
-        assert "found 19.1 Å; if 19.1 nm were meant, give 191. Pick with it all the same?" in shown.decode()
+        assert "found 19.1 Å; for 19.1 nm, give 191. Pick with it nevertheless?" in shown.decode()
         keyboard.write(f"{answer}\n".encode())
         assert running.wait(60) == status
 

@@ -218,7 +218,7 @@ def test_what_cannot_be_understood_is_passed_over_and_said(
     follower.hear(beat(2))
     follower.read_answer(page(1, spoiled, body(2), head=2))
     assert taken(follower) == [(OURS, 2)]
-    assert f"passed over a document that cannot be read: {why}" in caplog.text
+    assert f"ignored a document that cannot be read: {why}" in caplog.text
     assert follower.replayed == 1
 
 
@@ -370,10 +370,10 @@ def test_what_was_held_of_one_generation_is_not_released_into_another(body: Call
 @pytest.mark.parametrize(
     ("common", "goes_on", "said"),
     [
-        (4, 5, "no longer has documents 5 to 5 as they were read; going on behind number 4"),
-        (3, 4, "no longer has documents 4 to 5 as they were read; going on behind number 3"),
-        (1, 2, "no longer has documents 2 to 5 as they were read; going on behind number 1"),
-        (0, 1, "no longer has what was read from it: starting over at its first document"),
+        (4, 5, "no longer has documents 5 to 5 as they were read; going on after number 4"),
+        (3, 4, "no longer has documents 4 to 5 as they were read; going on after number 3"),
+        (1, 2, "no longer has documents 2 to 5 as they were read; going on after number 1"),
+        (0, 1, "no longer has the documents read from it: starting over at its first document"),
     ],
 )
 def test_where_less_still_holds_than_was_read_it_goes_back_that_far(

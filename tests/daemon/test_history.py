@@ -174,7 +174,7 @@ class Client:
                     self.renounced.update((seq, name) for seq, name in self.server.committed if seq in said)
                 document = self.follower.take()
             if document is not None:
-                warned = sum("starting over" in line or "going on behind" in line for line in self.said)
+                warned = sum("starting over" in line or "going on after" in line for line in self.said)
                 self.received.append((document.seq, document.micrograph, warned + self.kills))  # type: ignore[union-attr]
                 self.cursor.advance(Place(document.epoch, document.seq, self.follower.generation))
 
@@ -338,7 +338,7 @@ def test_a_cursor_beyond_the_head_is_noticed_though_it_knows_no_generation(
     client = Client(server, tmp_path, quiet)
     client.drain()
     assert [seq for seq, _, _ in client.received] == [1, 2, 3]
-    assert "no longer has what was read" in client.said[0]
+    assert "no longer has the documents read" in client.said[0]
     client.cursor.close()
 
 

@@ -156,7 +156,7 @@ def test_a_bad_twin_leaves_float32_serving_with_one_warning(
     assert model.precision_problem is not None
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.message.startswith("model blob/1 serves in float32 although int8 is wanted: ")
+    assert record.message.startswith("model blob/1 serves in float32 although int8 is set: ")
     assert re.search(why, record.message)
     assert load_model(version, "cpu").score(np.zeros((1, 1, 32, 32), np.float32)).shape == (1, 1, 1)
 

@@ -16,7 +16,7 @@ import pytest
 from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.health.metrics import Metrics
 from frazil.outputs import OutputFolder
-from frazil.session.intake.arrival import Arrival, Hint, Line
+from frazil.session.intake.arrival import Arrival, Hint, PickQueue
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.intake import Intake
 from frazil.session.intake.selection import Selection
@@ -404,12 +404,14 @@ def test_new_files_do_not_wait_behind_a_backlog(run: Callable[..., Running], roo
     assert old == [f"old{i:03}.mrc" for i in reversed(range(60))]
 
 
-def test_in_line_what_is_new_comes_first_and_each_part_keeps_its_order() -> None:
+def test_in_the_queue_new_arrivals_come_first_and_each_part_keeps_its_order() -> None:
     def arrival(name: str, *, backlog: bool) -> Arrival:
         stamp = FileStamp(size=0, mtime_ns=0)
-        return Arrival(path=Path(name), key=name, stamp=stamp, closed_at=0.0, complete_at=0.0, backlog=backlog)
+        return Arrival(
+            path=Path(name), key=name, stamp=stamp, closed_at_monotonic=0.0, complete_at_monotonic=0.0, backlog=backlog
+        )
 
-    line = Line()
+    line = PickQueue()
     assert line.take(0.0) is None
     for name in ("a", "b", "c"):
         line.put(arrival(name, backlog=True))

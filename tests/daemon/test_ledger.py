@@ -16,7 +16,16 @@ import pytest
 
 from frazil.errors import OutputError
 from frazil.session.outbox.file_stamp import FileStamp
-from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader, Note, archive, request_requeue
+from frazil.session.outbox.ledger import (
+    LEDGER_NAME,
+    Handled,
+    Ledger,
+    LedgerReader,
+    Note,
+    archive,
+    meta_keys,
+    request_requeue,
+)
 
 HANDLED = Handled(stamp=FileStamp(size=10, mtime_ns=20), fingerprint="f")
 
@@ -155,7 +164,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def note(path: str, state: str = "seen", size: int = 10) -> Note:
-    return Note(path=path, stamp=FileStamp(size=size, mtime_ns=20), state=state)  # type: ignore[arg-type]
+    return Note(key=path, stamp=FileStamp(size=size, mtime_ns=20), state=state)  # type: ignore[arg-type]
 
 
 def states(ledger: Ledger) -> dict[str, str]:
@@ -252,7 +261,7 @@ def test_a_file_that_was_touched_while_it_was_gone_is_known_again(ledger: Ledger
 def test_times_are_recorded(ledger: Ledger) -> None:
     before = time.time()
     ledger.note([note("a")])
-    seq, _ = ledger.commit_picked("a", HANDLED, body, complete_at=before)
+    seq, _ = ledger.commit_picked("a", HANDLED, body, complete_at_unix=before)
     ledger.mark_delivered(seq)
     with LedgerReader(ledger.file) as reader:
         record = reader.micrograph("a")
@@ -372,7 +381,7 @@ def test_what_is_asked_again_and_again_looks_at_no_whole_table(ledger: Ledger, m
         return b'{"seq":%d,"supersedes":%d}' % (seq, supersedes)
 
     for i in range(300):
-        ledger.commit_picked(f"{i}.mrc", HANDLED, made, complete_at=1.0)
+        ledger.commit_picked(f"{i}.mrc", HANDLED, made, complete_at_unix=1.0)
     ledger.commit_document("model", made)
     statements: list[str] = []
     ledger._database.set_trace_callback(statements.append)
@@ -587,3 +596,15 @@ def test_opening_a_large_ledger_costs_a_fraction_of_making_it(tmp_path: Path) ->
     opened_seconds = time.process_time() - started
     ledger.close()
     assert opened_seconds < max(2 * made_seconds, 2.0)
+
+
+def test_every_key_that_the_ledger_remembers_is_listed_and_documented(repository: Path) -> None:
+    recorded = repository / "tests" / "golden" / "recorded" / "ledger" / LEDGER_NAME
+    listed = {getattr(meta_keys, name) for name in meta_keys.__all__}
+    with closing(sqlite3.connect(f"{recorded.as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+        remembered = {key for (key,) in database.execute("SELECT key FROM meta")}
+    assert {"epoch", "daemon"} < remembered <= listed
+    (row,) = re.findall(r"^\| `meta` .*", (repository / "docs/reference/ledger.md").read_text(), re.MULTILINE)
+    assert listed <= set(re.findall(r"`(\w+)`", row))
+    for source in (repository / "daemon" / "frazil").rglob("*.py"):
+        assert not re.search(r"""\b(recall|remember|meta\(\)\.get)\(["']""", source.read_text()), source

@@ -16,9 +16,18 @@ from pathlib import Path
 import pytest
 
 from frazil.errors import LedgerDamagedError, OutputError
-from frazil.session.outbox.daemon_info import PRESENCE_KEY, Presence, check_watch, move_watch
+from frazil.session.outbox.daemon_info import DaemonInfo, check_watch, move_watch
 from frazil.session.outbox.file_stamp import FileStamp
-from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader, Witness, check, is_fatal, read_witness
+from frazil.session.outbox.ledger import (
+    DAEMON_KEY,
+    Handled,
+    Ledger,
+    LedgerReader,
+    Witness,
+    check,
+    is_fatal,
+    read_witness,
+)
 from frazil.session.outbox.ledger.witness import Generation, outputs_of
 
 HANDLED = Handled(stamp=FileStamp(size=10, mtime_ns=20), fingerprint="f")
@@ -189,8 +198,8 @@ def test_a_witness_that_ended_or_is_of_this_host_is_not_watched_for_a_sign_of_li
 
 def test_the_output_directory_is_where_the_daemon_said_or_where_the_ledger_lies(tmp_path: Path) -> None:
     assert outputs_of(tmp_path / "l", '{"out":"/results"}') == Path("/results")
-    for presence in ("", "{", "[]", '{"out":5}'):
-        assert outputs_of(tmp_path / "l", presence) == tmp_path
+    for info in ("", "{", "[]", '{"out":5}'):
+        assert outputs_of(tmp_path / "l", info) == tmp_path
     assert read_witness(tmp_path) == ("", 0)
 
 
@@ -361,10 +370,8 @@ def test_a_ledger_that_was_told_to_stop_takes_nothing_more_and_says_why(ledger: 
 
 
 def leave_presence(ledger: Ledger, watch: Path) -> None:
-    presence = Presence(
-        pid=1, started_at=0.0, watch=str(watch), out="/out", stream="", metrics="", model="", provider=""
-    )
-    ledger.remember(PRESENCE_KEY, presence.encode())
+    info = DaemonInfo(pid=1, started_at=0.0, watch=str(watch), out="/out", stream="", metrics="", model="", provider="")
+    ledger.remember(DAEMON_KEY, info.encode())
 
 
 def test_a_ledger_is_of_one_watched_directory(ledger: Ledger, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_micrographs_are_found_by_words_states_and_place(ledger: Ledger, reader:
     for path in ("grid1/Foil_1.mrc", "grid1/foil_2.mrc", "grid2/foil_3.mrc"):
         ledger.commit_picked(path, HANDLED, made)
     ledger.commit_failed("grid2/bad.mrc", HANDLED, "not_mrc", "is text", "quarantined", made)
-    ledger.note([Note(path="grid2/new.mrc", stamp=HANDLED.stamp, state="seen")])
+    ledger.note([Note(key="grid2/new.mrc", stamp=HANDLED.stamp, state="seen")])
 
     def found(*arguments: object, **options: object) -> tuple[int, list[str]]:
         count, records = reader.search(*arguments, **options)  # type: ignore[arg-type]
@@ -105,10 +105,10 @@ def test_micrographs_are_found_by_words_states_and_place(ledger: Ledger, reader:
 
 def test_documents_are_found_by_number_topic_and_time(ledger: Ledger, reader: LedgerReader) -> None:
     for path in ("a", "b", "c"):
-        ledger.commit_picked(path, HANDLED, made, complete_at=3.5)
+        ledger.commit_picked(path, HANDLED, made, complete_at_unix=3.5)
     ledger.commit_document("model", made)
     ledger.commit_failed("d", HANDLED, "not_mrc", "", "quarantined", made)
-    ledger.commit_picked("a", HANDLED, made, complete_at=4.5)
+    ledger.commit_picked("a", HANDLED, made, complete_at_unix=4.5)
     ledger.commit_document("model", made)
     for path, at in (("b", 10.0), ("c", 20.0), ("a", 30.0)):
         change(ledger.file, "UPDATE micrographs SET picked_at = ?, seen_at = ? WHERE path = ?", at, at, path)
@@ -274,7 +274,7 @@ def test_a_check_counts_what_there_is_and_names_what_is_lacking(
             HANDLED,
             lambda epoch, seq, _: encode_document(msgspec.structs.replace(one, epoch=epoch, seq=seq)),
         )
-    ledger.note([Note(path="new", stamp=HANDLED.stamp, state="seen")])
+    ledger.note([Note(key="new", stamp=HANDLED.stamp, state="seen")])
     found = check(ledger.file)
     assert (found.documents, found.head, found.generations, found.missing.all, found.faults) == (8, 8, 1, [], [])
     assert found.counts == {"picked": 8, "seen": 1}

@@ -44,7 +44,7 @@ class Session:
                 msgspec.structs.replace(one, epoch=epoch, seq=seq, supersedes=older)
             ),
             score_map=score_map,
-            complete_at=7.5,
+            complete_at_unix=7.5,
         )[0]
 
     def fail(self, path: str) -> int:
@@ -85,7 +85,7 @@ def test_a_whole_ledger_is_rebuilt_as_it_was(session: Session) -> None:
     for path in ("a.mrc", "grid/b.mrc", "a.mrc", "c.mrc"):
         session.pick(path, score_map=path.encode() * 3)
     session.fail("grid/d.mrc")
-    session.ledger.note([Note(path="e.mrc", stamp=HANDLED.stamp, state="waiting", reason="short", message="e: short")])
+    session.ledger.note([Note(key="e.mrc", stamp=HANDLED.stamp, state="waiting", reason="short", message="e: short")])
     session.ledger.note_gone(["c.mrc"])
     session.ledger.mark_delivered(2)
     session.ledger.remember("tuned", "something")

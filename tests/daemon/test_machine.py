@@ -15,8 +15,7 @@ import pytest
 
 from frazil.errors import FrazilError
 from frazil.machine import compare_picks, examine, run_selftest
-from frazil.machine.finding import Finding
-from frazil.machine.places import examine_watched
+from frazil.machine.places import DoctorResult, examine_watched
 from frazil.model import int8_instructions
 from frazil.picking import Picks
 from frazil.settings import load_settings
@@ -52,8 +51,8 @@ def settings(tmp_path: Path, blob_model: Path) -> Callable[..., Path]:
     return write
 
 
-def look(file: Path) -> dict[str, list[Finding]]:
-    found: dict[str, list[Finding]] = {}
+def look(file: Path) -> dict[str, list[DoctorResult]]:
+    found: dict[str, list[DoctorResult]] = {}
     for finding in examine(load_settings({}, file)):
         found.setdefault(finding.check, []).append(finding)
     return found
@@ -94,7 +93,7 @@ def test_a_port_in_use_is_a_fault(settings: Callable[..., Path]) -> None:
         port = taken.getsockname()[1]
         (finding,) = look(settings(http_address=f"127.0.0.1:{port}"))["ports"]
     assert finding.level == "fault"
-    assert f"127.0.0.1:{port} cannot be had" in finding.says
+    assert f"127.0.0.1:{port} cannot be used" in finding.says
     assert f":{port}" in finding.do
 
 
@@ -156,7 +155,7 @@ def test_an_int8_twin_that_cannot_serve_is_a_warning(
     folder = make_blob_model(tmp_path / "twins" / "blob")
     warning, fit = look(settings(model=str(folder), precision="int8"))["model"]
     assert warning.level == "warning"
-    assert "it serves in float32 although int8 is wanted: " in warning.says
+    assert "it serves in float32 although int8 is set: " in warning.says
     assert "found none" in warning.says
     assert "in float32: " in fit.says
     if int8_instructions() is not None:
@@ -249,7 +248,7 @@ def test_install_service_into_etc_needs_root(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert done.stdout.startswith("# /etc/frazil/titan1.toml\n")
-    assert done.stderr.startswith("frazil: error: /etc: expected to be root, found user ")
+    assert done.stderr.startswith("frazil: error: /etc: expected to run as root, found user ")
     assert done.stderr.count("\n") == 1
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from frazil.health.heartbeat import Pulses
+from frazil.health.heartbeat import Heartbeats
 from frazil.health.systemd import Notifier
 from frazil.health.watchdog import Supervision
 
@@ -69,19 +69,19 @@ def test_a_watchdog_that_watches_another_is_not_fed(watched: dict[str, str]) -> 
 
 
 def test_a_thread_that_does_not_beat_is_named_with_what_it_is_at() -> None:
-    pulses = Pulses(limit_seconds=30)
-    reading, picking = pulses.of("reading"), pulses.of("picking")
+    heartbeats = Heartbeats(limit_seconds=30)
+    reading, picking = heartbeats.of("reading"), heartbeats.of("picking")
     reading.beat("reading b.mrc", more_seconds=60)
     picking.beat("picking a.mrc")
     now = time.monotonic()
-    assert pulses.hanging(now) is None
-    hangs = pulses.hanging(now + 31)
+    assert heartbeats.hanging(now) is None
+    hangs = heartbeats.hanging(now + 31)
     assert hangs is not None
     assert re.fullmatch(r"picking at picking a\.mrc for 31 s", hangs)
     assert picking.doing == "picking a.mrc"
     picking.beat()
-    assert pulses.hanging(now + 29) is None
-    hangs = pulses.hanging(now + 91)
+    assert heartbeats.hanging(now + 29) is None
+    hangs = heartbeats.hanging(now + 91)
     assert hangs is not None
     assert hangs.startswith("reading at reading b.mrc")
 
@@ -91,9 +91,9 @@ def test_the_watchdog_hears_nothing_while_a_thread_hangs(tmp_path: Path) -> None
         bound.bind(str(tmp_path / "notify"))
         bound.settimeout(10)
         notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000"})
-        pulses = Pulses(limit_seconds=30)
-        supervision = Supervision(notifier, pulses)
-        picking = pulses.of("picking")
+        heartbeats = Heartbeats(limit_seconds=30)
+        supervision = Supervision(notifier, heartbeats)
+        picking = heartbeats.of("picking")
         supervision.ready(lambda: "fine")
         assert [heard(bound) for _ in range(3)] == [["READY=1"], ["WATCHDOG=1"], ["STATUS=fine"]]
         now = time.monotonic()

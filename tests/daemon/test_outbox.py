@@ -227,14 +227,14 @@ def test_the_witness_knows_each_number_that_was_sent(
             assert read_witness(tmp_path / "out") == (rig.ledger.epoch, seq)
 
 
-def test_a_delivery_that_cannot_be_noted_is_repeated_after_a_restart_only(
+def test_a_delivery_that_cannot_be_recorded_is_repeated_after_a_restart_only(
     rig: Rig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     refuse = "CREATE TRIGGER t BEFORE UPDATE ON meta BEGIN SELECT RAISE(ABORT, 'not now'); END"
     with closing(sqlite3.connect(rig.ledger.file)) as database:
         database.execute(refuse)
     assert rig.deliver("/watched/a.mrc")
-    assert "delivery of 1 cannot be noted (not now): after a restart it may be repeated" in caplog.text
+    assert "delivery of 1 cannot be recorded (not now): after a restart it may be repeated" in caplog.text
     (tmp_path / "out" / "a_picks.star").unlink()
     assert rig.catch_up()
     assert rig.deliver("/watched/b.mrc")

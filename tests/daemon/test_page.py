@@ -127,7 +127,7 @@ def commit(ledger: Ledger, document: MicrographDocument, key: str, score_map: Sc
             msgspec.structs.replace(document, epoch=epoch, seq=seq, supersedes=older)
         ),
         score_map=None if score_map is None else pack_score_map(score_map),
-        complete_at=time.time() - 0.5,
+        complete_at_unix=time.time() - 0.5,
     )
     return seq
 
@@ -309,7 +309,7 @@ def test_the_list_is_searched_filtered_and_paged(open_page: OpenPage, picked: Mi
     for k in range(3):
         commit(page.ledger, picked, f"square_1/Hole_{k}%.mrc")
     stamp = FileStamp(size=1, mtime_ns=1)
-    page.ledger.note([Note(path=f"late_{k:03}.mrc", stamp=stamp, state="seen") for k in range(150)])
+    page.ledger.note([Note(key=f"late_{k:03}.mrc", stamp=stamp, state="seen") for k in range(150)])
     found = ask(f"{page.url}/api/micrographs")
     assert (found["count"], found["offset"], len(found["rows"])) == (153, 0, 100)
     assert found["rows"][0] | {"at": 0} == {
@@ -585,7 +585,7 @@ def test_pages_hold_no_script_or_style_of_their_own_and_no_foreign_address(
 
 def test_paths_that_climb_out_lead_nowhere(open_page: OpenPage) -> None:
     page = open_page()
-    page.ledger.note([Note(path="a.mrc", stamp=FileStamp(size=1, mtime_ns=1), state="seen")])
+    page.ledger.note([Note(key="a.mrc", stamp=FileStamp(size=1, mtime_ns=1), state="seen")])
     for path in (
         "/static/../server.py",
         "/static/%2e%2e/server.py",

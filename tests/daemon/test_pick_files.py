@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from frazil.documents import MicrographDocument, PickColumns, decode_document
 from frazil.errors import FrazilError, MicrographError, OutputError
-from frazil.pick_files import PickFiles
+from frazil.pick_files import PickFileWriter
 from frazil.picking import read_coordinates, read_star
 from frazil.picking.coordinates.syntax import read_tables
 
@@ -109,7 +109,7 @@ def picked(
 @pytest.mark.parametrize("file_format", GOLDEN)
 def test_a_file_is_what_its_format_asks_for(picked: Callable[..., MicrographDocument], file_format: str) -> None:
     name, text = GOLDEN[file_format]
-    PickFiles(Path("out"), file_format).write(picked())  # type: ignore[arg-type]
+    PickFileWriter(Path("out"), file_format).write(picked())  # type: ignore[arg-type]
     assert [f.name for f in Path("out/Movies").iterdir()] == [name]
     assert Path("out/Movies", name).read_text() == text
     read = read_coordinates(Path("out/Movies", name))
@@ -118,7 +118,7 @@ def test_a_file_is_what_its_format_asks_for(picked: Callable[..., MicrographDocu
 
 
 def test_a_relion_job_lists_micrographs_and_coordinate_files(picked: Callable[..., MicrographDocument]) -> None:
-    PickFiles(Path("AutoPick/job006"), "relion").write(picked())
+    PickFileWriter(Path("AutoPick/job006"), "relion").write(picked())
     assert Path("AutoPick/job006/autopick.star").read_text() == AUTOPICK
     assert Path("AutoPick/job006/Movies/m.17_autopick.star").read_text() == RELIONS
 
@@ -130,7 +130,7 @@ def test_by_an_alias_of_a_job_it_is_known_by_the_jobs_number(
     Path("MotionCorr/job002/Movies").mkdir(parents=True)
     Path("MotionCorr/good").symlink_to(target.format(tmp_path))
     document = msgspec.structs.replace(picked(), path=f"{tmp_path}/MotionCorr/good/Movies/m.17.mrc")
-    PickFiles(Path("AutoPick/job006"), "relion").write(document)
+    PickFileWriter(Path("AutoPick/job006"), "relion").write(document)
     assert Path("AutoPick/job006/autopick.star").read_text() == AUTOPICK
 
 
@@ -139,18 +139,18 @@ def test_a_link_that_is_no_alias_keeps_its_name(picked: Callable[..., Micrograph
     Path("MotionCorr").mkdir()
     Path("MotionCorr/job003").symlink_to(tmp_path / "elsewhere/job002")
     document = msgspec.structs.replace(picked(), path=f"{tmp_path}/MotionCorr/job003/m.17.mrc")
-    PickFiles(Path("AutoPick/job006"), "relion").write(document)
+    PickFileWriter(Path("AutoPick/job006"), "relion").write(document)
     assert names_in(Path("AutoPick/job006/autopick.star")) == ["MotionCorr/job003/m.17.mrc"]
 
 
 def test_cryosparc_gets_one_table_of_all_particles(picked: Callable[..., MicrographDocument]) -> None:
-    PickFiles(Path("out"), "cryosparc").write(picked())
+    PickFileWriter(Path("out"), "cryosparc").write(picked())
     assert Path("out/particles.star").read_text() == PARTICLES
     assert read_coordinates(Path("out/particles.star"), stem="m.17").x.tolist() == [420.0, 33.0, 455.0]
 
 
 def test_a_document_can_be_kept_as_it_is(picked: Callable[..., MicrographDocument]) -> None:
-    PickFiles(Path("out"), "json").write(picked())
+    PickFileWriter(Path("out"), "json").write(picked())
     assert decode_document(Path("out/Movies/m.17.json").read_bytes()) == picked()
 
 
@@ -158,11 +158,11 @@ def test_a_document_can_be_kept_as_it_is(picked: Callable[..., MicrographDocumen
 def test_a_table_goes_on_after_a_restart_and_holds_nothing_twice(
     picked: Callable[..., MicrographDocument], file_format: str, table: str
 ) -> None:
-    PickFiles(Path("out"), file_format).write(picked("a.mrc"))  # type: ignore[arg-type]
+    PickFileWriter(Path("out"), file_format).write(picked("a.mrc"))  # type: ignore[arg-type]
     path = Path("out", table)
     with path.open("a") as file:
         file.write("MotionCorr/job002/Movies/b.mrc to")  # the power went here
-    again = PickFiles(Path("out"), file_format)  # type: ignore[arg-type]
+    again = PickFileWriter(Path("out"), file_format)  # type: ignore[arg-type]
     for name, places in (("b.mrc", PLACES), ("a b.mrc", PLACES[:1]), ("a.mrc", PLACES[:2])):
         again.write(picked(name, places))
     names = names_in(path)
@@ -200,7 +200,7 @@ def test_a_table_of_hard_names_goes_on_after_each_of_them(
     table = Path("out", "autopick.star" if file_format == "relion" else "particles.star")
     for name in [*HARD_NAMES, *HARD_NAMES]:
         # Made anew, as after a restart; the second time each replaces its rows.
-        PickFiles(Path("out"), file_format).write(make_document(f"{tmp_path}/{name}"))  # type: ignore[arg-type]
+        PickFileWriter(Path("out"), file_format).write(make_document(f"{tmp_path}/{name}"))  # type: ignore[arg-type]
     found = [name for (table_,) in [read_tables(table)] for name in table_.columns["rlnMicrographName"]]
     assert len(found) == len(set(found)) * len(make_document("a.mrc").picks.score) ** (file_format == "cryosparc")
     assert {os.path.normpath(name) for name in found} == set(HARD_NAMES)
@@ -225,7 +225,7 @@ def test_any_name_is_found_again_after_a_restart_or_refused(
     written = set()
     with contextlib.chdir(project):
         for path in [*names, *(f"folder/{name}.mrc" for name in names), *names]:  # what comes again replaces its row
-            files = PickFiles(Path("out"), file_format)  # type: ignore[arg-type]
+            files = PickFileWriter(Path("out"), file_format)  # type: ignore[arg-type]
             with contextlib.suppress(MicrographError):
                 files.write(make_document(f"{project}/{path}"))
                 written.add(path)
@@ -239,7 +239,7 @@ def test_names_for_cryosparc_need_no_quotes_where_a_folder_before_them_helps(
 ) -> None:
     """Its reader knows no quotes, and CIF's keeps these words for itself."""
     monkeypatch.chdir(tmp_path)
-    files = PickFiles(Path("out"), "cryosparc")
+    files = PickFileWriter(Path("out"), "cryosparc")
     names = ["data_1/m.mrc", "_m.mrc", "$m.mrc", "'m'.mrc"]
     for name in names:
         files.write(make_document(f"{tmp_path}/{name}"))
@@ -253,7 +253,7 @@ def test_names_for_cryosparc_need_no_quotes_where_a_folder_before_them_helps(
 def test_a_name_that_relion_cannot_read_is_refused_alone(
     make_document: Callable[..., MicrographDocument], tmp_path: Path, file_format: str, table: str, name: str
 ) -> None:
-    files = PickFiles(tmp_path / "out", file_format)  # type: ignore[arg-type]
+    files = PickFileWriter(tmp_path / "out", file_format)  # type: ignore[arg-type]
     files.write(make_document("/w/a.mrc"))
     with pytest.raises(MicrographError, match=rf"{table}: expected a name that can stand in a STAR file"):
         files.write(make_document(f"/w/{name}"))
@@ -266,7 +266,7 @@ def test_a_table_that_frazil_did_not_write_is_not_touched(tmp_path: Path) -> Non
     table.write_text(PARTICLES.replace("_rlnCoordinateX #2", "_rlnVoltage #2"))
     before = table.read_bytes()
     with pytest.raises(FrazilError, match=r"particles\.star: expected a table .*, found one with .*rlnVoltage"):
-        PickFiles(tmp_path, "cryosparc")
+        PickFileWriter(tmp_path, "cryosparc")
     assert table.read_bytes() == before
 
 
@@ -274,7 +274,7 @@ def test_a_table_that_frazil_did_not_write_is_not_touched(tmp_path: Path) -> Non
 def test_a_table_that_is_taken_away_begins_anew(
     make_document: Callable[..., MicrographDocument], tmp_path: Path, left: str | None
 ) -> None:
-    files = PickFiles(tmp_path, "cryosparc")
+    files = PickFileWriter(tmp_path, "cryosparc")
     files.write(make_document("/w/a.mrc"))
     table = tmp_path / "particles.star"
     table.unlink() if left is None else table.write_text(left)
@@ -286,23 +286,23 @@ def test_names_from_the_network_stay_inside_the_directory(
     picked: Callable[..., MicrographDocument], tmp_path: Path
 ) -> None:
     evil = msgspec.structs.replace(picked(), directory="/../../etc/..", micrograph="../../passwd.mrc")
-    PickFiles(Path("out"), "star").write(evil)
+    PickFileWriter(Path("out"), "star").write(evil)
     assert read_star(tmp_path / "out" / "etc" / "passwd_picks.star").x[0] == 420
 
 
 def test_box_sizes_may_be_given(picked: Callable[..., MicrographDocument]) -> None:
-    PickFiles(Path("out"), "box", box_size_px=100).write(picked())
+    PickFileWriter(Path("out"), "box", box_size_px=100).write(picked())
     assert Path("out/Movies/m.17.box").read_text().startswith("370\t-40\t100\t100\t")
 
 
 def test_places_that_cannot_be_written_are_refused_by_name(picked: Callable[..., MicrographDocument]) -> None:
     Path("file").write_text("")
     with pytest.raises(OutputError, match="file/out: expected a directory that can be written"):
-        PickFiles(Path("file/out"), "star")
+        PickFileWriter(Path("file/out"), "star")
     Path("out").mkdir()
     Path("out/autopick.star").write_text("data_x loop_ _a _b 1 2 3\n" * 20)
     with pytest.raises(FrazilError, match=r"autopick\.star: cannot be read as a STAR file"):
-        PickFiles(Path("out"), "relion")
+        PickFileWriter(Path("out"), "relion")
 
 
 @pytest.mark.parametrize("file_format", ["star", "relion", "cryosparc"])
@@ -310,7 +310,7 @@ def test_a_full_disk_is_no_fault_of_a_file(
     picked: Callable[..., MicrographDocument], small_disk: Callable[..., Path], file_format: str
 ) -> None:
     disk = small_disk("disk", 64)
-    files = PickFiles(disk / "out", file_format)  # type: ignore[arg-type]
+    files = PickFileWriter(disk / "out", file_format)  # type: ignore[arg-type]
     files.write(picked("a.mrc"))
     with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
         while True:
@@ -318,14 +318,14 @@ def test_a_full_disk_is_no_fault_of_a_file(
     with pytest.raises(OutputError, match=r"out(/particles\.star)?: cannot be written: No space left on device"):
         files.write(picked("b.mrc", PLACES * 100))
     (disk / "filler").unlink()
-    files = PickFiles(disk / "out", file_format)  # type: ignore[arg-type]
+    files = PickFileWriter(disk / "out", file_format)  # type: ignore[arg-type]
     files.write(picked("b.mrc", PLACES))
     if file_format == "cryosparc":
         assert len(read_coordinates(disk / "out/particles.star", stem="b")) == 3
 
 
 def test_a_file_that_cannot_be_written_is_one_micrographs_fault(picked: Callable[..., MicrographDocument]) -> None:
-    files = PickFiles(Path("out"), "star")
+    files = PickFileWriter(Path("out"), "star")
     Path("out/Movies/m.17_picks.star").mkdir(parents=True)
     with pytest.raises(MicrographError, match=r"m\.17_picks\.star: Is a directory") as refused:
         files.write(picked())
@@ -342,4 +342,4 @@ def test_a_table_that_cannot_be_written_is_no_fault_of_a_micrograph(
 ) -> None:
     Path("out", table).mkdir(parents=True)
     with pytest.raises(OutputError, match=f"out/{re.escape(table)}: cannot be written: Is a directory"):
-        PickFiles(Path("out"), file_format).write(picked())  # type: ignore[arg-type]
+        PickFileWriter(Path("out"), file_format).write(picked())  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ import pytest
 
 from frazil.documents import FailedDocument, MicrographDocument, decode_document
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.health.heartbeat import Pulses
+from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
 from frazil.model import load_model
 from frazil.picking import Picker, PickingSettings, read_star
@@ -86,7 +86,7 @@ class Rig:
             watch=self.watch,
             max_attempts=2,
             keep_score_maps=True,
-            pulses=Pulses(30),
+            heartbeats=Heartbeats(30),
             read_seconds=60,
             clock=lambda: self.now,
         )
@@ -96,7 +96,13 @@ class Rig:
         path = self.watch / key
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write_mrc(path, pixels)
-        return Arrival(path=path, key=key, stamp=stamp_of(path), closed_at=self.now - 2, complete_at=self.now - 1)
+        return Arrival(
+            path=path,
+            key=key,
+            stamp=stamp_of(path),
+            closed_at_monotonic=self.now - 2,
+            complete_at_monotonic=self.now - 1,
+        )
 
     def turn(self) -> None:
         for stage in (self.pipeline.read_one, self.pipeline.pick_one, self.pipeline.write_one):

@@ -20,11 +20,11 @@ from frazil.model import Model, load_model
 from frazil.picking import Micrograph, Picker, PickingSettings, ScoreMap
 from frazil.picking.peaks import in_steps
 from frazil.session.outbox.file_stamp import FileStamp
-from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
+from frazil.session.outbox.ledger import RETUNE_KEY, Handled, Ledger, LedgerReader
 from frazil.session.outbox.score_map import pack_score_map
 from frazil.session.pick.record import Record, record_picks
 from frazil.session.retune import LimitsChange, MicrographCount, count, preview, request_change
-from frazil.session.retune.request import REQUEST_KEY, decode_request
+from frazil.session.retune.request import decode_request
 
 DIAMETER_ANGSTROM = 48.0
 EDGE_ANGSTROM = DIAMETER_ANGSTROM / 4
@@ -65,7 +65,7 @@ class Session:
         )
 
     def request(self) -> LimitsChange:
-        return decode_request(self.ledger.recall(REQUEST_KEY))
+        return decode_request(self.ledger.recall(RETUNE_KEY))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from frazil.errors import SettingsError
 from frazil.settings import ServeSettings, default_model_path, load_settings
-from frazil.settings.statements import read_statements
+from frazil.settings.toml_lines import read_statements
 
 NEEDED = {"watch": Path("/"), "out": Path("/o"), "diameter_angstrom": 191.0}
 
@@ -117,7 +117,7 @@ def test_a_name_of_frazil_0_1_is_understood_and_the_new_one_is_said(
     old = load_settings(named, write(tmp_path, 'diameter = 191\nscan = 2\nhttp = "127.0.0.1:1"\n'))
     assert (old.diameter_angstrom, old.scan_seconds, old.http_address) == (191, 2, "127.0.0.1:1")
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
-        f"{name} is now called {now}; the old name is understood until frazil 0.3"
+        f"{name} is now called {now}; the old name is accepted until frazil 0.3"
         for name, now in (("diameter", "diameter_angstrom"), ("scan", "scan_seconds"), ("http", "http_address"))
     ]
     with pytest.raises(SettingsError, match=r"toml:2: diameter_angstrom: expected once, found it in line 1 already"):

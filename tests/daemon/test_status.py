@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from frazil.health.state import DaemonState, Disk, Gpu, IntakeState, ModelState, PickState, SessionState
-from frazil.session.outbox.daemon_info import Presence
+from frazil.session.outbox.daemon_info import DaemonInfo
 from frazil.session.outbox.ledger import Ledger
 
 STARTED_AT = 1_795_816_338.043902
@@ -37,8 +37,8 @@ RUNNING = DaemonState(
 METRICS = f'frazil_start_time_seconds {STARTED_AT!r}\nfrazil_queue_depth{{queue="read"}} 2.0\n'
 
 
-def presence(url: str, **changes: object) -> Presence:
-    named = Presence(
+def presence(url: str, **changes: object) -> DaemonInfo:
+    named = DaemonInfo(
         pid=1,
         started_at=STARTED_AT,
         watch="/data",

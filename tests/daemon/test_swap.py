@@ -15,7 +15,7 @@ import pytest
 from frazil.errors import MicrographError, ModelError
 from frazil.model import ModelIdentity, load_model
 from frazil.picking import Micrograph, Picker, PickingSettings, Picks
-from frazil.session.pick.model_changes import Change
+from frazil.session.pick.model_changes import ModelChange
 from frazil.session.pick.probation import Probation
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import Canary, CanaryBounds
@@ -85,7 +85,7 @@ def test_who_serves_after_a_change_is_said_with_where_and_in_which_precision(
     changes = serving.advance()
     pick(serving, scene_of(make_scene))
     changes += serving.advance()
-    loaded, back = (change for change in changes if isinstance(change, Change))
+    loaded, back = (change for change in changes if isinstance(change, ModelChange))
     assert (loaded.model, loaded.placement, loaded.current) == (new.model.identity, new.model.placement, "c")
     assert loaded.model.precision == "int8"
     assert (back.model, back.placement) == (old.model.identity, old.model.placement)

@@ -25,7 +25,7 @@ from frazil.picking import Micrograph, Picker, PickingSettings
 from frazil.session.outbox.ledger import Ledger
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
-from frazil.session.pick.model_changes import Announcer, Change
+from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import CanaryBounds
 from frazil.session.pick.swapper import Swapper
@@ -71,7 +71,7 @@ class Rig:
             out=self.out,
             name="daemon",
             precision="float32",
-            proof_seconds=60.0,
+            check_seconds=60.0,
             threads=1,
             bounds=CanaryBounds(micrographs=0, agreement=0.5, picks_ratio=3.0),
             stop=self.stop,
@@ -86,14 +86,14 @@ class Rig:
         picker = Picker(self.swapper.load_first(), PickingSettings(diameter_angstrom=48))
         return Serving(picker, probation_micrographs=0, faults_allowed=0)
 
-    def look(self, serving: Serving) -> list[Change]:
+    def look(self, serving: Serving) -> list[ModelChange]:
         """Look once, as it does each second; what was reported."""
-        reported: list[Change] = []
+        reported: list[ModelChange] = []
         self.stop.clear()
         self.swapper.run(serving, reported.append)
         return reported
 
-    def look_again(self, serving: Serving, on_decided: Callable[[], None] = lambda: None) -> list[Change]:
+    def look_again(self, serving: Serving, on_decided: Callable[[], None] = lambda: None) -> list[ModelChange]:
         """Look on a reload."""
         self.swapper.reload(on_decided)
         return self.look(serving)
@@ -219,7 +219,7 @@ def test_where_what_served_cannot_serve_again_what_is_promoted_is_loaded_and_sai
     (folder / "1" / "model.onnx").unlink()
     serving = start().start()
     assert serving.picker.model.identity.version == 2
-    assert "the model that served last cannot serve again, what is promoted is loaded: " in caplog.text
+    assert "the model that served last cannot serve again, the promoted one is loaded: " in caplog.text
 
 
 def test_what_was_refused_is_not_tried_again_by_itself_and_is_on_a_reload(
@@ -246,7 +246,7 @@ def test_a_version_whose_trial_the_last_run_did_not_live_to_end_is_refused(
     first.start()
     ModelFolder(folder).promote(2)
     trying = refusal(folder, reason="interrupted", message="killed")
-    first.announcer.note_trial(trying)
+    first.announcer.note_check(trying)
     rig = start()
     serving = rig.start()
     (refused,) = rig.look(serving)
@@ -287,7 +287,7 @@ def test_a_note_says_what_is_tried_while_it_is_tried(
     assert note is not None
     assert (note.version, note.reason, note.current) == (2, "interrupted", current_token(folder))
     assert note.sha256 == load_model(folder / "2", "cpu").identity.sha256
-    assert note.message.startswith(f"{folder / '2'}: expected the daemon to outlive its trial")
+    assert note.message.startswith(f"{folder / '2'}: expected the daemon to survive the check of this model")
     assert rig.standing.trying is None
 
 
@@ -300,7 +300,7 @@ def test_a_model_that_changes_between_its_trial_and_its_loading_is_refused(
     monkeypatch.setattr(rig.swapper, "_load", lambda path, precision: load_model(folder / "1", "cpu"))
     (refused,) = rig.look(serving)
     assert refused.reason == "hash"
-    assert "as it was tried" in refused.message
+    assert "as in its check" in refused.message
 
 
 def test_a_ledger_that_cannot_be_written_puts_a_model_off_and_says_so_once(
@@ -535,7 +535,7 @@ def test_a_model_that_takes_far_more_memory_than_in_its_trial_is_refused(
     (refused,) = rig.look(serving)
     assert refused.reason == "memory"
     assert refused.message.startswith(f"{folder / '2'}: expected to take ")
-    assert refused.message.endswith(f" MiB of memory, as in its trial, found that it takes {5 * 2**20} MiB")
+    assert refused.message.endswith(f" MiB of memory, as in its check, found that it takes {5 * 2**20} MiB")
     assert offered(serving) is None
 
 
@@ -551,7 +551,7 @@ def test_where_the_int8_twin_is_bad_the_model_serves_in_float32(
     ModelFolder(folder).promote(2)
     assert rig.look(serving) == []
     assert rig.loaded[-1] == (folder / "2", "float32" if twin == "bad" else "int8")
-    said = f"{folder / '2'} is to serve in float32 although int8 is wanted: "
+    said = f"{folder / '2'} serves in float32 although int8 is set: "
     assert caplog.text.count(said) == (twin == "bad")
     assert offered(serving) == 2
 

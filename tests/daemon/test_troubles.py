@@ -27,10 +27,10 @@ from frazil.health.state import (
 from frazil.model import ModelIdentity
 from frazil.page import troubles
 from frazil.page.troubles import Facts, Trouble, find_troubles, gather_facts
-from frazil.session.intake.passed_over import INVENTORY_KEY, Inventory, Passed
+from frazil.session.intake.passed_over import Inventory, Passed
 from frazil.session.outbox.file_stamp import FileStamp
-from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
-from frazil.session.pick.drift import DRIFT_KEY, Drift
+from frazil.session.outbox.ledger import DRIFT_KEY, INVENTORY_KEY, Handled, Ledger, LedgerReader
+from frazil.session.pick.drift import Drift
 
 NOW = 1_000_000.0
 WELL = Facts(picked=500, picked_lately=100, last_picked_at=NOW - 10, pictures=("4096 × 4096 pixels of 1.77 Å",))
@@ -208,7 +208,7 @@ def test_facts_come_from_the_ledger(tmp_path: Path, make_document: Callable[...,
                 msgspec.structs.replace(document, epoch=epoch, seq=seq)
             ),
             score_map=None,
-            complete_at=time.time(),
+            complete_at_unix=time.time(),
         )
     ledger.remember(DRIFT_KEY, msgspec.json.encode(few()).decode())
     ledger.remember(INVENTORY_KEY, NOTHING_FITS.encode())

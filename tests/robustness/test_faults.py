@@ -311,7 +311,7 @@ def test_input_output_errors_are_waited_for(
     daemon = start(env=faulty)
     drop(daemon.watched, "bad_sector.mrc", "good.mrc")
     daemon.wait_log("picked good")
-    daemon.wait_log("bad_sector.mrc: cannot be read: Input/output error; it is looked at until it can")
+    daemon.wait_log("bad_sector.mrc: cannot be read: Input/output error; it is retried until it can be read")
     ledger = daemon.out / "frazil-ledger.sqlite"
 
     def is_waiting() -> bool:
@@ -374,7 +374,7 @@ def test_errors_in_the_middle_of_reading_are_tried_again_and_then_given_up(
     used = 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmSize")))
     resource.prlimit(pid, resource.RLIMIT_AS, (used + (100 << 20), resource.RLIM_INFINITY))
     large.rename(daemon.watched / "large.mrc")
-    daemon.wait_log(r"failed \(memory\), tried again in")
+    daemon.wait_log(r"failed \(memory\), retried in")
     daemon.wait_log(r"failed \(memory\) at attempt 2")
     drop(daemon.watched, "small.mrc")
     daemon.wait_log("picked small")

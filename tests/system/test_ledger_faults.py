@@ -230,4 +230,4 @@ def test_one_damaged_document_neither_ends_the_daemon_nor_holds_up_what_follows(
     )
     assert shown.returncode == 0
     assert len(shown.stdout.splitlines()) == 1
-    assert "passed over document 1, which is damaged" in shown.stderr
+    assert "skipped document 1, which is damaged" in shown.stderr

@@ -63,9 +63,9 @@ def test_each_model_serves_in_int8_if_it_can_and_documents_say_in_which_precisio
     pick("a")
     assert 'precision="int8"' in urllib.request.urlopen(daemon.metrics, timeout=300).read().decode()
     for version, name, precision, why in (
-        (2, "b", "float32", r"model blob/2 serves in float32 although int8 is wanted: .* found none"),
+        (2, "b", "float32", r"model blob/2 serves in float32 although int8 is set: .* found none"),
         (3, "c", "int8", None),
-        (4, "d", "float32", r"4 is to serve in float32 although int8 is wanted: .* expected sha256"),
+        (4, "d", "float32", r"4 serves in float32 although int8 is set: .* expected sha256"),
     ):
         promote(version, precision)
         if why:

@@ -367,8 +367,8 @@ def test_a_failure_that_is_tried_again_stands_in_the_ledger_while_it_rests(
     resource.prlimit(pid, resource.RLIMIT_AS, (used + (50 << 20), resource.RLIM_INFINITY))
     aside = write_mrc(tmp_path / "aside.tmp", np.random.default_rng(0).random((5000, 5000), np.float32), 0.3)
     aside.rename(daemon.watched / "large.mrc")
-    daemon.wait_log(r"failed \(memory\), tried again in .*large\.mrc")
-    daemon.wait_log(r"failed \(memory\), tried again in [2-9] s")
+    daemon.wait_log(r"failed \(memory\), retried in .*large\.mrc")
+    daemon.wait_log(r"failed \(memory\), retried in [2-9] s")
     with LedgerReader(daemon.out / "frazil-ledger.sqlite") as reader:
         record = reader.micrograph("large.mrc")
     assert record is not None

@@ -23,7 +23,7 @@ import pytest
 import frazil
 from frazil.documents import MicrographDocument, PickColumns, encode_document
 from frazil.keys import new_keys
-from frazil.pick_files import PickFiles
+from frazil.pick_files import PickFileWriter
 from frazil.picking.coordinates.syntax import read_tables
 
 pytestmark = pytest.mark.system
@@ -390,7 +390,7 @@ def test_relion_extracts_particles_where_we_picked_them(project: RelionProject, 
         # RELION cannot write into a folder with a blank or a quote, nor read a micrograph with # in its name.
         *(("data_20230101", "m.mrc"), ("raw", "m é 1.mrc"), ("mics", "m\u00a01.mrc"), ("save_", "1/it's.mrc")),
     ]
-    files = PickFiles(Path("AutoPick/job006"), "relion")
+    files = PickFileWriter(Path("AutoPick/job006"), "relion")
     names = [f"{watch}/{key}".removeprefix("./") for watch, key in micrographs]
     for (watch, key), name in zip(micrographs, names, strict=True):
         project.add_micrograph(Path(name))
@@ -404,7 +404,7 @@ def test_relion_extracts_particles_where_we_picked_them(project: RelionProject, 
 
 def test_relion_reads_star_files_that_name_their_micrograph(project: RelionProject, picked: Picked) -> None:
     project.add_micrograph(Path("m.mrc"))
-    PickFiles(Path("AutoPick/job006"), "star").write(picked(".", "m.mrc"))
+    PickFileWriter(Path("AutoPick/job006"), "star").write(picked(".", "m.mrc"))
     assert "_rlnMicrographName" in Path("AutoPick/job006/m_picks.star").read_text()
     project.extract(["m.mrc"], "_picks.star")
 

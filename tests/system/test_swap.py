@@ -278,12 +278,13 @@ def test_a_model_whose_trial_ends_the_daemon_is_refused_by_the_next_start(
     assert standing_of(daemon.out)["trying"] is None
     daemon = serve(*options)
     wait_until_tried(daemon.out, 2)
-    # Killed, as by the kernel for want of memory, it does not.
+    # Killed, as by the kernel for lack of memory, it does not.
     daemon.process.kill()
     daemon.process.wait()
     daemon = serve(*options)
     daemon.wait_log(
-        r"refused \(interrupted\) model blob/2 .*expected the daemon to outlive its trial", PATIENCE_SECONDS
+        r"refused \(interrupted\) model blob/2 .*expected the daemon to survive the check of this model",
+        PATIENCE_SECONDS,
     )
     assert daemon.stop() == 0
     daemon = serve(*options)
@@ -305,7 +306,7 @@ def test_a_model_that_takes_more_than_in_its_trial_does_not_serve(
     )
     daemon = serve("--diameter", str(DIAMETER), "--model", folder, env={"PYTHONPATH": str(tmp_path)})
     point_current_at(folder, 2)
-    daemon.wait_log(r"refused \(memory\) model blob/2 .*expected to take \d+ MiB .*, as in its trial", PATIENCE_SECONDS)
+    daemon.wait_log(r"refused \(memory\) model blob/2 .*expected to take \d+ MiB .*, as in its check", PATIENCE_SECONDS)
     assert daemon.stop() == 0
 
 

@@ -1,7 +1,7 @@
-"""What a program downstream imports: the pick stream as an iterator of typed documents.
+"""The client for subscribers: the pick stream as an iterator of typed documents.
 
-It loads without ONNX Runtime and OpenCV. Every document comes once, in order, and none is missed, whether the
-subscriber was late, slow, or cut off: what it lacks, it asks the daemon for.
+It loads without ONNX Runtime and OpenCV. Every document comes once, in order, and none is missed, even if the
+subscriber was late, slow, or cut off: it requests the documents that it lacks from the daemon.
 
     import frazil
 

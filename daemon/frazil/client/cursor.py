@@ -1,4 +1,4 @@
-"""The cursor: a small file that remembers how far a program has come in the stream."""
+"""The cursor: a small file that remembers a program's place in the stream."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from frazil.faults import reason_of
 __all__ = ["Cursor", "Place"]
 
 _RECORD_BYTES = 128
-"""Less than a disk's sector, so that no write of it can be torn."""
+"""Size of the record. It is smaller than a disk's sector, so that a write is never torn."""
 _SYNC_SECONDS = 1.0
 
 
@@ -29,24 +29,24 @@ class Place:
     epoch: str
     seq: int
     generation: str = ""
-    """Of the ledger, when it had been read up to here; empty where an earlier frazil, or daemon, did not say."""
+    """Generation of the ledger when it had been read up to here; empty if an earlier frazil, or daemon, wrote it."""
 
 
 class Cursor:
-    """An open cursor file; one program at a time holds it.
+    """An open cursor file, which one program at a time holds.
 
-    Each advance is written over the last one at once, in one piece, so a program that is killed finds it. It is
-    flushed to disk at most once a second and at the end: after a loss of power the cursor may be a second old, and that
-    second's documents come once more.
+    Each advance overwrites the last one at once, in one piece, so that it is not lost if the program is killed. It is
+    flushed to disk at most once a second and at the end. After a loss of power the cursor may be a second old; then the
+    documents of that second come again.
 
     Args:
-        file: made if missing.
+        file: path of the file, made if missing.
 
     Attributes:
-        place: of the last document that was dealt with; None before the first.
+        place: place of the last document that was handled; None before the first.
 
     Raises:
-        OutputError: the file cannot be written, holds something else, or another program holds it.
+        OutputError: the file cannot be written, is no cursor, or another program holds it.
     """
 
     def __init__(self, file: Path) -> None:
@@ -67,17 +67,17 @@ class Cursor:
         self._synced_at = 0.0
 
     def advance(self, place: Place) -> None:
-        """Remember that everything up to this place was dealt with.
+        """Remember that every document up to this place was handled.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
         if place == self.place:
             return
         record = msgspec.json.encode(place).ljust(_RECORD_BYTES - 1) + b"\n"
         now = time.monotonic()
         try:
-            if os.pwrite(self._descriptor, record, 0) != len(record):  # the first one, on a disk that is full
+            if os.pwrite(self._descriptor, record, 0) != len(record):  # the first record, on a full disk
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if now - self._synced_at >= _SYNC_SECONDS:
                 os.fsync(self._descriptor)
@@ -88,10 +88,10 @@ class Cursor:
         self.place = place
 
     def close(self) -> None:
-        """Flush the file and let others have it.
+        """Flush the file and release it.
 
         Raises:
-            OutputError: it cannot be flushed: after a loss of power it may be where it was before.
+            OutputError: the file cannot be flushed: after a loss of power the cursor may be at an earlier place.
         """
         try:
             os.fsync(self._descriptor)
@@ -101,7 +101,7 @@ class Cursor:
             os.close(self._descriptor)
 
     def _drop_torn_record(self) -> None:
-        """Leave no half of a first record, which the next start would take for something else."""
+        """Remove the half of a first record, which the next start would not take for a cursor."""
         if self.place is None:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, 0)

@@ -1,6 +1,6 @@
-"""The follower: from messages that come late, twice or not at all to every document once and in order.
+"""The follower: turns messages that come late, twice or not at all into every document, once and in order.
 
-It knows nothing of sockets and clocks. What was published while it listened it hears; what it lacks, it asks for.
+It uses neither sockets nor clocks. It takes published documents, and requests those that it lacks.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ __all__ = ["Follower"]
 log = logging.getLogger(__name__)
 
 _MOST_HELD = 1000
-"""Documents kept that came before an earlier one; what is beyond is asked for when its turn comes."""
+"""Largest number of documents that are held until an earlier one arrives. Others are requested later."""
 
 
 class Follower:
-    """The order of one stream.
+    """Puts the documents of one stream in order.
 
     Args:
-        topics: beginnings of the topics wanted.
-        since: sequence number of the first document wanted; None for those published from now on.
-        place: of the last document dealt with, where known; beats `since`.
+        topics: prefixes of the topics.
+        since: sequence number of the first document; None for those published from now on.
+        place: place of the last document that was handled, if known; it takes precedence over `since`.
 
     Attributes:
         epoch: identity of the ledger that is followed; empty until it is known.
-        generation: of that ledger, during which everything up to here was read, or found to be as it was read before.
-        replay: where to ask for what is lacking, as the publisher says it; empty until it is known.
-        connected: whether anything has been heard.
-        replayed: documents that came on request.
-        missing: first and last sequence numbers of what the daemon said it no longer has.
+        generation: generation of that ledger during which every document up to here was read, or found unchanged.
+        replay: address for requests, as the publisher gives it; empty until it is known.
+        connected: whether a message has arrived.
+        replayed: number of documents that came on request.
+        missing: ranges, first and last, of sequence numbers that the daemon no longer has.
     """
 
     def __init__(self, topics: Sequence[bytes], since: int | None = None, place: Place | None = None) -> None:
@@ -55,7 +55,7 @@ class Follower:
         self.connected = False
         self.replayed = 0
         self.missing: list[tuple[int, int]] = []
-        self._serving: str | None = None  # the generation that the daemon is in, None until it is known
+        self._serving: str | None = None  # the daemon's present generation, None until it is known
         self._topics = tuple(topics)
         self._next = place.seq + 1 if place else since
         self._head = 0
@@ -63,7 +63,7 @@ class Follower:
         self._held: dict[int, NumberedDocument] = {}
 
     def hear(self, body: bytes) -> None:
-        """Take a message from the publisher; what is no document is passed over."""
+        """Take a message from the publisher. A message that is no document is ignored."""
         try:
             document: Document = decode_document(body)
         except ValueError as error:
@@ -77,10 +77,10 @@ class Follower:
             self._take_live(document, read_generation(body))
 
     def read_answer(self, frames: list[bytes]) -> None:
-        """Take the answer to a request; one to an older request is passed over.
+        """Take the answer to a request. An answer to an older request is ignored.
 
         Raises:
-            AddressError: the daemon cannot answer, or in a way that this program does not understand.
+            AddressError: the daemon refuses the request, or its answer cannot be understood.
         """
         try:
             page = decode_answer(frames[0])
@@ -99,7 +99,7 @@ class Follower:
         if page.common is not None:
             self.generation = page.generation
         if not self._is_verified:
-            return  # the daemon was started anew meanwhile: first it is asked what still holds
+            return  # the daemon was restarted meanwhile: first a request verifies the documents read so far
         self._note_missing(page)
         for body in frames[1:]:
             self._take_replayed(body)
@@ -107,7 +107,7 @@ class Follower:
         self._release_held()
 
     def request(self) -> bytes | None:
-        """What to ask for now; None while nothing is lacking, or what there is has not been taken."""
+        """The request to send now; None while no document is lacking, or documents wait to be taken."""
         if self._ready or self._next is None or self._serving is None or not self.epoch:
             return None
         if self._head < self._next and self._is_verified:
@@ -129,7 +129,7 @@ class Follower:
             self.epoch, self._next = document.epoch, document.seq
             self.generation = self._serving = generation
         if document.epoch != self.epoch:
-            return  # a heartbeat will say which ledger counts now, and a replay bring what was passed over
+            return  # a heartbeat will give the present ledger, and a replay bring this document
         if generation != self._serving:
             self._note_generation(generation)
         self._head = max(self._head, document.seq)
@@ -139,10 +139,10 @@ class Follower:
 
     def _note_generation(self, generation: str) -> None:
         self._serving = generation
-        self._held.clear()  # of an earlier one; a replay brings what counts
+        self._held.clear()  # these are of an earlier generation; a replay brings the valid ones
 
     def _release_held(self) -> None:
-        """Make ready what is held and follows without a gap; forget what has come another way."""
+        """Make ready the held documents that follow without a gap. Drop those that have come another way."""
         for seq in sorted(self._held):
             if self._next is None or seq > self._next:
                 break
@@ -153,11 +153,11 @@ class Follower:
 
     @property
     def _is_verified(self) -> bool:
-        """Whether what was read so far is known to be what the ledger has."""
+        """Whether the documents read so far are known to be in the ledger."""
         return self.generation == self._serving
 
     def _follow(self, epoch: str, head: int, generation: str) -> None:
-        """Take note of the ledger that counts, of its generation, and of its newest document."""
+        """Note the present ledger, its generation, and its newest document."""
         is_first = self._serving is None
         if generation != self._serving:
             self._note_generation(generation)
@@ -169,30 +169,30 @@ class Follower:
             log.warning("expected a stream of %d documents or more, found %d: starting over", self._next - 1, head)
             self._next = 1
         if epoch != self.epoch or not generation:
-            # Nothing of this ledger was read as yet, or an earlier frazil serves it, which cannot be asked.
+            # Nothing of this ledger was read yet, or an earlier frazil serves it, which cannot verify it.
             self.epoch, self.generation = epoch, generation
         if self._next is None:
             self._next = head + 1
         self._head = max(self._head, head)
 
     def _go_back(self, page: ReplayPage) -> None:
-        """Go on behind what is common to the ledger and to what was read from it."""
+        """Go on after the last document that the ledger has as it was read."""
         common = page.common or 0
         if common > 0:
             log.warning(
                 "the ledger was restored to an earlier state: it no longer has documents %d to %d as they were read; "
-                "going on behind number %d",
+                "going on after number %d",
                 common + 1,
                 page.first - 1,
                 common,
             )
         else:
-            log.warning("the ledger no longer has what was read from it: starting over at its first document")
+            log.warning("the ledger no longer has the documents read from it: starting over at its first document")
         self.generation, self._next, self._head = page.generation, common + 1, page.head
 
     def _note_missing(self, page: ReplayPage) -> None:
         missing = page.missing
-        if missing is None:  # an earlier frazil says only where its ledger begins
+        if missing is None:  # an earlier frazil gives only the beginning of its ledger
             missing = ((page.first, page.oldest - 1),) if page.oldest > page.first > 0 else ()
         for first, last in missing:
             log.warning("documents %d to %d are no longer in the ledger", first, last)
@@ -202,7 +202,7 @@ class Follower:
         try:
             document = decode_document(body)
         except ValueError as error:
-            log.warning("passed over a document that cannot be read: %s", error)
+            log.warning("ignored a document that cannot be read: %s", error)
             return
         if not isinstance(document, Heartbeat) and self._next is not None and document.seq >= self._next:
             self._ready.append(document)

@@ -28,19 +28,20 @@ D = TypeVar("D", bound=NumberedDocument)
 _HIGH_WATER_MARK = 1000
 _POLL_SECONDS = 0.2
 _ANSWER_SECONDS = 3.0
-"""Before an answer that does not come is asked for again, on a new connection; doubled each time ..."""
+"""Time after which a request without an answer is repeated on a new connection; doubled each time ..."""
 _MOST_ANSWER_SECONDS = 30.0
+"""... up to this time."""
 _SILENCE_SECONDS = 5.0
-"""Heartbeats come once a second; after so long without any, nobody answers."""
+"""Time without a heartbeat, which comes once a second, after which nobody answers."""
 _RENEWAL_SECONDS = 15.0
-"""Of silence, before another connection is tried."""
+"""Time of silence after which another connection is tried."""
 # The kernel finds a dead daemon. libzmq's own heartbeats end a program that reads slowly (its issues 3937, 4767).
 _KEEPALIVE_IDLE_SECONDS, _KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 2, 3
 _RECONNECT_MS, _MOST_RECONNECT_MS = 100, 2000
 
 
 class StreamOptions(TypedDict, total=False):
-    """What a stream can be told; see `PickStream`."""
+    """Options of a stream; see `PickStream`."""
 
     since: int | None
     resume: str | Path | None
@@ -52,9 +53,9 @@ class StreamOptions(TypedDict, total=False):
 
 
 class _Connection(Generic[D]):
-    """Both sockets of a subscriber, the order of what they bring, and the cursor; it never waits.
+    """Both sockets of a subscriber, its follower and its cursor. It never waits.
 
-    Without topics, documents are those of picked micrographs.
+    Without topics, it brings the documents of picked micrographs.
     """
 
     def __init__(self, address: str, *, topics: Sequence[Topic] = ("picks",), **options: Unpack[StreamOptions]) -> None:
@@ -62,10 +63,10 @@ class _Connection(Generic[D]):
         self._keys = _read_keys(options.get("key"), options.get("server_key"))
         self._cursor = Cursor(Path(resume)) if resume is not None else None
         place = self._cursor.place if self._cursor else None
-        wanted = [t.encode() if t == "model" else directory_topic(t.encode(), directory) for t in topics]
+        topic_prefixes = [t.encode() if t == "model" else directory_topic(t.encode(), directory) for t in topics]
         if self._cursor is not None and since is None:
             since = 1
-        self._follower = Follower(wanted, since, place)
+        self._follower = Follower(topic_prefixes, since, place)
         self._address = address
         self._replay = options.get("replay")
         self._timeout_seconds = options.get("timeout_seconds")
@@ -77,7 +78,7 @@ class _Connection(Generic[D]):
         self._poller = self._new_poller()
         self._heard_at = self._renewed_at = float("-inf")
         self._is_silent = False
-        self._subscriptions = (*wanted, HEARTBEAT_TOPIC)
+        self._subscriptions = (*topic_prefixes, HEARTBEAT_TOPIC)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
         try:
@@ -88,28 +89,28 @@ class _Connection(Generic[D]):
 
     @property
     def connected(self) -> bool:
-        """Whether anything, a heartbeat at least, has arrived."""
+        """Whether a message, at least a heartbeat, has arrived."""
         return self._follower.connected
 
     @property
     def epoch(self) -> str:
-        """Identity of the ledger whose documents come; empty until it is known."""
+        """Identity of the ledger that numbers the documents; empty until it is known."""
         return self._follower.epoch
 
     @property
     def replayed(self) -> int:
-        """Documents that came on request: they were published before, or got lost on the way."""
+        """Number of documents that came on request: they were published before, or got lost on the way."""
         return self._follower.replayed
 
     @property
     def missing(self) -> list[tuple[int, int]]:
-        """First and last sequence numbers of what the daemon said it no longer has: archived, damaged or lost."""
+        """Ranges, first and last, of sequence numbers that the daemon no longer has: archived, damaged or lost."""
         return self._follower.missing
 
     def acknowledge(self) -> None:
-        """Move the cursor past the last document: after a restart it does not come again.
+        """Move the cursor past the last document, so that it does not come again after a restart.
 
-        Asking for the next document does it, too.
+        A call for the next document does the same.
 
         Raises:
             OutputError: the cursor cannot be written.
@@ -118,7 +119,7 @@ class _Connection(Generic[D]):
             self._cursor.advance(self._handed_out)
 
     def close(self) -> None:
-        """Close the sockets and the cursor, where it stands."""
+        """Close the sockets and the cursor, which keeps its place."""
         if self._context.closed:
             return
         self._socket.close(linger=0)
@@ -138,7 +139,7 @@ class _Connection(Generic[D]):
         self._poller.register(self._socket, zmq.POLLIN)
 
     def _look_for_silence(self, waiting_since: float) -> None:
-        """Say, once, when nobody answers, and try another connection from time to time."""
+        """Log once when nobody answers, and try another connection from time to time."""
         now = time.monotonic()
         silent_since = max(self._heard_at, waiting_since)
         if now - silent_since < _SILENCE_SECONDS:
@@ -155,14 +156,14 @@ class _Connection(Generic[D]):
 
     def _nobody(self) -> str:
         if self.connected:
-            return f"{self._address}: the daemon answers no more"
+            return f"{self._address}: the daemon no longer answers"
         return (
-            f"{self._address}: expected a frazil daemon, found that nobody answers: is it running, and is this where "
-            "it says that it publishes? One that has keys answers only to those that it knows"
+            f"{self._address}: expected a frazil daemon, found that nobody answers: is it running, and is this the "
+            "address in its log? A daemon with keys answers only to clients that it knows"
         )
 
     def _check_answered(self) -> None:
-        """Tell an empty stream from none at all, when waiting has come to its end.
+        """At the end of waiting, check that a daemon has answered: then the stream is only empty.
 
         Raises:
             AddressError: nobody ever answered.
@@ -186,7 +187,7 @@ class _Connection(Generic[D]):
             raise AddressError(f"{address}: expected an address such as tcp://127.0.0.1:5556 ({error})") from error
 
     def _receive_now(self) -> D | None:
-        """The next document if it is here."""
+        """The next document if it has arrived, else None."""
         document = self._follower.take()
         while document is None and self._read_one():
             document = self._follower.take()
@@ -197,7 +198,7 @@ class _Connection(Generic[D]):
         return cast("D | None", document)
 
     def _read_one(self) -> bool:
-        """Read one message, if there is one, of either socket."""
+        """Read one message from either socket; return whether there was one."""
         try:
             frames = self._socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
@@ -221,12 +222,12 @@ class _Connection(Generic[D]):
         return True
 
     def _ask(self) -> None:
-        """Ask for what is lacking, and again when no answer comes."""
+        """Send a request for lacking documents, and repeat it if no answer comes."""
         now = time.monotonic()
         if self._waiting:
             if now - self._asked_at < self._patience_seconds:
                 return
-            # Whatever was under way is lost, or will find nobody: nothing of it can be taken for the next answer.
+            # An answer to the earlier request must not be taken for the next one: its socket is closed.
             self._drop_asker()
             self._patience_seconds = min(2 * self._patience_seconds, _MOST_ANSWER_SECONDS)
         request = self._follower.request()
@@ -241,11 +242,11 @@ class _Connection(Generic[D]):
         self._waiting, self._asked_at = True, now
 
     def _replay_address(self) -> str | None:
-        said = self._follower.replay
-        if self._replay or not said:
+        published = self._follower.replay
+        if self._replay or not published:
             return self._replay
         host = re.match(r"tcp://(\[[^\]]+\]|[^:/]+):", self._address)
-        return said.replace("*", host[1], 1) if host else said
+        return published.replace("*", host[1], 1) if host else published
 
     def _drop_asker(self) -> None:
         if self._asker is not None:
@@ -258,32 +259,30 @@ class _Connection(Generic[D]):
 class PickStream(_Connection[D]):
     """Documents of a daemon's stream: each once, in order, none missed.
 
-    Iteration ends only when `timeout_seconds` pass without a document. It is used from one thread.
+    Iteration ends only when `timeout_seconds` pass without a document. A stream is used from one thread.
 
     Args:
-        address: of the stream, such as ``tcp://127.0.0.1:5556``.
-        since: sequence number of the first document wanted, 1 for everything; those published from now on if not given.
-        resume: cursor file. Where it has been used before, the stream goes on after the last document that was dealt
-            with, whatever `since` says; else it begins at `since`, or with the first document. A document counts as
-            dealt with when the next one is asked for, or with `acknowledge`; one in hand when the program dies comes
-            once more.
-        topics: the kinds of documents wanted: ``picks`` if not given, ``failed``, ``model``.
-        directory: only micrographs in this directory below the watched one, and in those below it.
-        replay: address for earlier documents, where it is not the one that the daemon tells (behind a proxy).
-        key, server_key: own ``.key_secret`` file and the daemon's ``.key`` file, where the daemon asks for keys.
-        timeout_seconds: how long iteration waits for a document; for ever if not given.
+        address: address of the stream, such as ``tcp://127.0.0.1:5556``.
+        since: sequence number of the first document, 1 for everything. Default: the documents published from now on.
+        resume: cursor file. If it has been used before, the stream goes on after the last document that was handled,
+            whatever `since` is; else it begins at `since`, or with the first document. A document counts as handled
+            when the next one is requested, or with `acknowledge`. If the program dies before, the document comes again.
+        topics: kinds of documents: ``picks`` (the default), ``failed``, ``model``.
+        directory: directory below the watched one; only its micrographs, and those of directories below it, come.
+        replay: address for earlier documents, if it is not the one that the daemon gives (behind a proxy).
+        key, server_key: own ``.key_secret`` file and the daemon's ``.key`` file, if the daemon requires keys.
+        timeout_seconds: longest time that iteration waits for a document. Default: no limit.
 
-    When the daemon's ledger is another one than before, its sequence numbers mean something else: the stream starts
-    over at the new ledger's first document, and `epoch` says so, as does every document. When the ledger was restored
-    to an earlier state, the stream goes back to the last document that is still what it was, and logs a warning:
-    numbers behind that come again, with other documents. What the ledger no longer has stands in `missing`, and is
-    logged too.
+    If the daemon has another ledger than before, its sequence numbers have another meaning: the stream starts over at
+    the new ledger's first document, and `epoch` changes, as in every document. If the ledger was restored to an earlier
+    state, the stream goes back to the last document that is unchanged, and logs a warning: later numbers come again,
+    with other documents. Documents that the ledger no longer has are listed in `missing`, and logged too.
 
-    While nobody answers it goes on waiting, and logs that once as a warning (logger ``frazil.client``), and once more
-    when the daemon is there.
+    While nobody answers, the stream goes on waiting. It logs a warning once (logger ``frazil.client``), and another
+    when the daemon answers.
 
     Raises:
-        AddressError: an address is malformed, what answers there is no daemon that this version understands, or
+        AddressError: an address is malformed, the answer is not that of a daemon which this version understands, or
             iteration ended by `timeout_seconds` and nobody ever answered.
         SettingsError: a key cannot be used.
         OutputError: the cursor file cannot be used.
@@ -323,7 +322,7 @@ class PickStream(_Connection[D]):
         return document
 
     def receive(self, timeout_seconds: float | None = None) -> D | None:
-        """The next document; None when the time has passed without one."""
+        """Wait for the next document and return it; None if none comes within the time."""
         self.acknowledge()
         started = time.monotonic()
         deadline = started + (float("inf") if timeout_seconds is None else timeout_seconds)
@@ -336,9 +335,12 @@ class PickStream(_Connection[D]):
         return document
 
     def wait_connected(self, timeout_seconds: float) -> bool:
-        """Wait for the first message, a heartbeat as a rule; documents among them are kept for `receive`.
+        """Wait for the first message, usually a heartbeat. Documents that arrive meanwhile are kept for `receive`.
 
-        A publisher sends nothing to a subscriber it does not know yet: after this, it knows this one.
+        A publisher sends nothing to a subscriber that it does not know yet. After this, it knows this one.
+
+        Returns:
+            Whether a message has arrived in time.
         """
         deadline = time.monotonic() + timeout_seconds
         while not self.connected and (left := deadline - time.monotonic()) > 0:
@@ -348,7 +350,7 @@ class PickStream(_Connection[D]):
 
 
 class AsyncPickStream(_Connection[D]):
-    """`PickStream` for asyncio: ``async for document in stream``. Takes and raises the same."""
+    """`PickStream` for asyncio: ``async for document in stream``. It takes and raises the same."""
 
     @overload
     def __init__(self: AsyncPickStream[MicrographDocument], address: str, **options: Unpack[StreamOptions]) -> None: ...
@@ -366,7 +368,7 @@ class AsyncPickStream(_Connection[D]):
         super().__init__(address, **options)
 
     def _new_poller(self) -> Any:
-        from zmq.asyncio import Poller  # here, since asyncio takes longer to load than all the rest
+        from zmq.asyncio import Poller  # here, since loading asyncio takes longer than all the rest
 
         return Poller()
 
@@ -389,7 +391,7 @@ class AsyncPickStream(_Connection[D]):
         return document
 
     async def receive(self, timeout_seconds: float | None = None) -> D | None:
-        """The next document; None when the time has passed without one."""
+        """Wait for the next document and return it; None if none comes within the time."""
         self.acknowledge()
         started = time.monotonic()
         deadline = started + (float("inf") if timeout_seconds is None else timeout_seconds)

@@ -1,4 +1,4 @@
-"""``frazil``: the command line of the daemon and of whoever listens to it.
+"""``frazil``: the command line of the daemon and of its subscribers.
 
 Heavy modules are imported by the command that needs them, so that ``--help`` answers at once.
 """
@@ -40,14 +40,14 @@ app.add_typer(models_app)
 
 
 def main() -> None:
-    """Run the command line; a `FrazilError`, or what the system refuses, becomes one line and exit status 1."""
+    """Run the command line. An expected error becomes one line, and exit status 1 or the status of its class."""
     try:
         app()
     except FrazilError as error:
         _complain(error)
-        # The unit does not start again what another start cannot mend.
+        # The unit does not restart frazil after these statuses, since a restart would not help.
         sys.exit(next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 1))
-    except OSError as error:  # of a path or a socket that the command was given
+    except OSError as error:  # caused by a path or a socket that the command was given
         _complain(FrazilError(f"{error.filename or 'the system'}: {reason_of(error)}"))
         sys.exit(1)
     except KeyboardInterrupt:
@@ -59,8 +59,8 @@ def _complain(error: FrazilError) -> None:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(is_given: bool) -> None:
+    if is_given:
         typer.echo(f"frazil {frazil.__version__}")
         raise typer.Exit
 
@@ -78,7 +78,7 @@ def _common(
 
 
 def _settings_options(*names: str) -> list[inspect.Parameter]:
-    """Options made from the settings, so that each is declared once. All are optional here: a file may give them."""
+    """Make options of the settings, so that each is declared once. All are optional, since a file may give them."""
     import typing
 
     import msgspec
@@ -92,15 +92,15 @@ def _settings_options(*names: str) -> list[inspect.Parameter]:
         if names and field.name not in names:
             continue
         kind, meta = kinds[field.name], descriptions[field.name].__metadata__[-1]
-        says = meta.description
+        description = meta.description
         if field.default is not msgspec.NODEFAULT and field.default is not None:
-            says = f"{says} Default: {field.default}."
+            description = f"{description} Default: {field.default}."
         flag = f"--{option_of(field.name)}"
-        # Long words beside an option leave no room for what it means.
+        # Long words beside an option would leave no room for its description.
         option = typer.Option(
             None,
             f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
-            help=says,
+            help=description,
             show_default=False,
             metavar=_metavar(kind),
             rich_help_panel=None if names else meta.extra["group"],
@@ -115,7 +115,7 @@ _METAVARS = {float: "NUMBER", int: "COUNT", Path: "PATH", bool: ""}
 
 
 def _metavar(kind: Any) -> str:
-    """One short word for what an option takes; the words to choose from, where there are such."""
+    """One short word for an option's value, or the words to choose from."""
     import typing
 
     if typing.get_origin(kind) is typing.Literal:
@@ -161,7 +161,7 @@ def serve(
     from frazil.daemon import Daemon
     from frazil.health.logs import configure_logging
 
-    faulthandler.enable()  # a watchdog that ends it has it show where each thread is
+    faulthandler.enable()  # if the watchdog ends the daemon, the log shows where each thread was
     configure_logging(settings.log_level)
     Daemon(settings).run()
 
@@ -200,7 +200,8 @@ def pick(
 ) -> None:
     """Pick the given micrographs and write a STAR file for each.
 
-    A bad one gets one line that says why; the others are picked all the same, and the exit status is 1.
+    A micrograph that cannot be picked gets one line with the reason. The others are picked nevertheless, and the exit
+    status is 1.
     """
     from frazil.file_picker import FilePicker
     from frazil.picking import PickingSettings
@@ -208,7 +209,7 @@ def pick(
 
     doubt = None if given["unusual_diameter"] else doubt_diameter(diameter)
     if doubt and sys.stdin.isatty() and sys.stderr.isatty():
-        given["unusual_diameter"] = typer.confirm(f"diameter: {doubt}. Pick with it all the same?", err=True)
+        given["unusual_diameter"] = typer.confirm(f"diameter: {doubt}. Pick with it nevertheless?", err=True)
     chosen = {name: value for name, value in given.items() if value is not None}
     picking = {name: chosen.pop(name) for name in PickingSettings.__struct_fields__ if name in chosen}
     picker = FilePicker(PickingSettings(diameter_angstrom=diameter, **picking), out=out, **chosen)

@@ -1,4 +1,4 @@
-"""``frazil status``, ``requeue`` and ``ledger ...``: read and mend a ledger, also while its daemon runs."""
+"""``frazil status``, ``requeue`` and ``ledger ...``: read and repair a ledger, also while its daemon runs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from frazil.errors import FrazilError, printable
 
 if TYPE_CHECKING:
     from frazil.health.state import DaemonState
-    from frazil.session.outbox.daemon_info import Presence
+    from frazil.session.outbox.daemon_info import DaemonInfo
     from frazil.session.outbox.ledger import LedgerReader, MicrographRecord
 
 __all__ = ["ledger_app", "requeue", "status"]
 
 ledger_app = typer.Typer(
-    name="ledger", help="Read, check, mend and archive what frazil knows of every micrograph.", no_args_is_help=True
+    name="ledger", help="Read, check, repair and archive the records of all micrographs.", no_args_is_help=True
 )
 
 Where = Annotated[
@@ -32,7 +32,7 @@ Where = Annotated[
 
 
 class StateName(StrEnum):
-    """States to choose from."""
+    """States of a micrograph, as the command line takes them."""
 
     SEEN = "seen"
     WAITING = "waiting"
@@ -43,7 +43,7 @@ class StateName(StrEnum):
 
 
 class Format(StrEnum):
-    """Formats to export to."""
+    """Formats of an export, as the command line takes them."""
 
     JSONL = "jsonl"
     CSV = "csv"
@@ -52,7 +52,7 @@ class Format(StrEnum):
 States = Annotated[
     list[StateName] | None, typer.Option("--state", help="Only micrographs in this state; may be given again.")
 ]
-Below = Annotated[str, typer.Option("--below", metavar="PREFIX", help="Only paths that begin so.")]
+Below = Annotated[str, typer.Option("--below", metavar="PREFIX", help="Only paths with this beginning.")]
 _HERE = Path()
 
 
@@ -60,43 +60,43 @@ def status(
     where: Where = _HERE,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print it as one line of JSON.")] = False,
 ) -> None:
-    """Say what the daemon does, and how many micrographs are in which state; the daemon need not run."""
+    """Show the daemon's present work, and the number of micrographs in each state. The daemon need not run."""
     import msgspec
 
     from frazil.health.state import DaemonState
     from frazil.page.troubles import find_troubles, gather_facts
-    from frazil.session.outbox.daemon_info import Presence
-    from frazil.session.outbox.ledger import TUNED_KEY
+    from frazil.session.outbox.daemon_info import DaemonInfo
+    from frazil.session.outbox.ledger import DAEMON_KEY, TUNED_KEY
 
     with _open(where) as reader:
         meta, counts, last = reader.meta(), reader.counts(), reader.last_picked()
         not_picked = [*reader.newest_failures(5), *reader.micrographs(["waiting"], limit=5)]
-        presence = Presence.decode(meta.get("daemon", ""))
+        info = DaemonInfo.decode(meta.get(DAEMON_KEY, ""))
         facts = gather_facts(reader, counts, time.time())
     tuned = None
     if remembered := meta.get(TUNED_KEY):
-        from frazil.session.retune import RevisionProgress  # with all of picking, which others need not wait for
+        from frazil.session.retune import RevisionProgress  # here, since it imports all of picking, which takes time
 
         tuned = RevisionProgress.decode(remembered)
-    state = presence.ask() if presence else None
+    state = info.ask() if info else None
     troubles = find_troubles(state or DaemonState(), facts, time.time())
     if as_json:
         typer.echo(
             msgspec.json.encode(
                 {
                     "running": state is not None,
-                    "daemon": presence,
+                    "daemon": info,
                     "micrographs": counts,
                     "last_picked": last,
                     "tuned": tuned,
                     "troubles": troubles,
                     "inventory": facts.inventory,
-                    "metrics": presence.samples() if presence and state else None,
+                    "metrics": info.samples() if info and state else None,
                 }
             )
         )
         return
-    typer.echo(_describe_daemon(presence, state))
+    typer.echo(_describe_daemon(info, state))
     for trouble in troubles:
         word = "TROUBLE" if trouble.level == "fault" else "look"
         typer.echo(f"{word}: {printable(trouble.says)}. {printable(trouble.todo)}")
@@ -126,15 +126,15 @@ def requeue(
     failed: Annotated[bool, typer.Option("--failed", metavar="", help="All that failed or are in quarantine.")] = False,
     where: Where = _HERE,
 ) -> None:
-    """Have micrographs picked again. A running daemon does it within seconds, another at its next start."""
-    from frazil.session.outbox.daemon_info import Presence, ledger_key
-    from frazil.session.outbox.ledger import ledger_file, request_requeue
+    """Request that micrographs are picked again: within seconds if the daemon runs, else at its next start."""
+    from frazil.session.outbox.daemon_info import DaemonInfo, ledger_key
+    from frazil.session.outbox.ledger import DAEMON_KEY, ledger_file, request_requeue
 
     if not paths and not failed:
         raise FrazilError("expected a micrograph or --failed, found neither")
     with _open(where) as reader:
-        presence = Presence.decode(reader.meta().get("daemon", ""))
-    keys = [ledger_key(path, presence) for path in paths or []]
+        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+    keys = [ledger_key(path, info) for path in paths or []]
     count = request_requeue(ledger_file(where), keys, ["failed", "quarantined"] if failed else [])
     typer.echo(f"{count} to be picked again")
 
@@ -144,15 +144,15 @@ def list_micrographs(
     where: Where = _HERE,
     states: States = None,
     below: Below = "",
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Largest number of micrographs.")] = None,
 ) -> None:
-    """List micrographs with their state, one a line."""
+    """List micrographs with their state, one in each line."""
     with _open(where) as reader:
         for record in reader.micrographs([s.value for s in states or []], below=below, limit=limit):
             seq = "" if record.seq is None else str(record.seq)
             when = _when(record.picked_at or record.seen_at)
-            says = f"  {record.reason}" if record.reason else ""
-            typer.echo(f"{record.state:<11}  {seq:>7}  {when:<19}  {printable(record.path)}{says}")
+            reason = f"  {record.reason}" if record.reason else ""
+            typer.echo(f"{record.state:<11}  {seq:>7}  {when:<19}  {printable(record.path)}{reason}")
 
 
 @ledger_app.command()
@@ -160,13 +160,14 @@ def show(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A micrograph, by full path or as the ledger has it.")],
     where: Where = _HERE,
 ) -> None:
-    """Say all that the ledger knows of one micrograph, with every result it ever had."""
+    """Show the ledger's record of one micrograph, and all its results."""
     from frazil.documents import MicrographDocument
-    from frazil.session.outbox.daemon_info import Presence, ledger_key
+    from frazil.session.outbox.daemon_info import DaemonInfo, ledger_key
+    from frazil.session.outbox.ledger import DAEMON_KEY
 
     with _open(where) as reader:
-        presence = Presence.decode(reader.meta().get("daemon", ""))
-        key = ledger_key(path, presence)
+        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+        key = ledger_key(path, info)
         record = reader.micrograph(key)
         if record is None:
             raise FrazilError(f"{key}: expected a micrograph that {reader.file} knows, found none")
@@ -193,11 +194,11 @@ def export(
     where: Where = _HERE,
     states: States = None,
     below: Below = "",
-    form: Annotated[Format, typer.Option("--format", help="Of the lines.")] = Format.JSONL,
+    form: Annotated[Format, typer.Option("--format", help="Format of the records.")] = Format.JSONL,
     documents: Annotated[
         bool,
         typer.Option(
-            "--documents", metavar="", help="The documents with the picks instead of the records, as JSON lines."
+            "--documents", metavar="", help="Print the documents with the picks, as JSON lines, instead of the records."
         ),
     ] = False,
 ) -> None:
@@ -210,7 +211,7 @@ def export(
         if documents:
             for stored in reader.documents():
                 if stored.decode() is None:
-                    typer.echo(f"passed over document {stored.seq}, which is damaged", err=True)
+                    typer.echo(f"skipped document {stored.seq}, which is damaged", err=True)
                 else:
                     typer.echo(stored.body)
             return
@@ -224,7 +225,7 @@ def export(
 
 @ledger_app.command()
 def baseline(where: Where = _HERE) -> None:
-    """Begin a new baseline: the next micrographs become what picks and scores are compared with."""
+    """Begin a new baseline: later picks and scores are compared with those of the next micrographs."""
     from frazil.session.outbox.ledger import ledger_file, request_baseline
 
     request_baseline(ledger_file(where))
@@ -233,14 +234,19 @@ def baseline(where: Where = _HERE) -> None:
 
 @ledger_app.command()
 def archive(
-    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="The archive: a ledger too, added to if it exists.")],
+    to: Annotated[
+        Path,
+        typer.Option("--to", metavar="FILE", help="The archive, a ledger as well; results are added if it exists."),
+    ],
     where: Where = _HERE,
-    older_than: Annotated[float, typer.Option("--older-than", min=0, help="Only results older than so many days.")] = 0,
+    older_than: Annotated[
+        float, typer.Option("--older-than", min=0, metavar="DAYS", help="Only results older than this number of days.")
+    ] = 0,
     below: Below = "",
 ) -> None:
     """Move old results into another file, also while the daemon runs.
 
-    Records of micrographs that are still there stay, so that these are not picked again.
+    The records of existing micrographs stay in the ledger, so that these are not picked again.
     """
     from frazil.session.outbox.ledger import archive as move
     from frazil.session.outbox.ledger import ledger_file
@@ -251,7 +257,7 @@ def archive(
 
 @ledger_app.command()
 def check(where: Where = _HERE) -> None:
-    """Read all of the ledger, and say what is damaged in it; the daemon may run meanwhile."""
+    """Read all of the ledger, and report any damage. The daemon may run meanwhile."""
     from frazil.session.outbox.ledger import check as read_all
     from frazil.session.outbox.ledger import ledger_file
 
@@ -276,10 +282,10 @@ def rebuild(
     where: Where = _HERE,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="The output directory, if it is not the one that the ledger says."),
+        typer.Option("--out", metavar="DIR", help="The output directory, if it is not the one in the ledger."),
     ] = None,
 ) -> None:
-    """Make a whole ledger from all that can be read of a damaged one, and of .bak copies beside it. No daemon may run.
+    """Make a new ledger from the readable parts of a damaged one and of .bak copies beside it. No daemon may run.
 
     Nothing is deleted: the damaged file is kept. A micrograph whose result is lost is picked again at the next start.
     """
@@ -292,22 +298,22 @@ def rebuild(
     if built.from_copies:
         typer.echo(f"{built.from_copies} of these documents were only in a copy")
     if built.lost.all:
-        typer.echo(f"lost: documents {built.lost}; subscribers are told so")
+        typer.echo(f"lost: documents {built.lost}; subscribers are informed")
     if built.again:
         typer.echo(f"{len(built.again)} micrographs are picked again, such as {printable(built.again[0])}")
     if built.aside is not None:
-        typer.echo(f"what it was made from is kept: {built.aside}")
+        typer.echo(f"the damaged ledger is kept: {built.aside}")
 
 
 @ledger_app.command("set-watch")
 def set_watch(
-    watch: Annotated[Path, typer.Argument(metavar="DIR", help="The watched directory, as it is called now.")],
+    watch: Annotated[Path, typer.Argument(metavar="DIR", help="The present path of the watched directory.")],
     where: Where = _HERE,
     force: Annotated[
-        bool, typer.Option("--force", metavar="", help="Also where none of its micrographs is there.")
+        bool, typer.Option("--force", metavar="", help="Even if none of its micrographs is there.")
     ] = False,
 ) -> None:
-    """Tell a ledger that its watched directory was moved, renamed or mounted elsewhere. No daemon may run."""
+    """Change the watched directory of a ledger after it was moved, renamed or mounted elsewhere. No daemon may run."""
     from frazil.session.outbox.daemon_info import move_watch
     from frazil.session.outbox.ledger import ledger_file
 
@@ -331,20 +337,20 @@ def _open(where: Path) -> LedgerReader:
     return LedgerReader(ledger_file(where))
 
 
-def _describe_daemon(presence: Presence | None, state: DaemonState | None) -> str:
-    if presence is None:
+def _describe_daemon(info: DaemonInfo | None, state: DaemonState | None) -> str:
+    if info is None:
         return "no daemon has used this ledger yet"
     if state is not None:
         return (
-            f"running since {_when(presence.started_at)} (process {presence.pid}): watching {presence.watch}, "
-            f"{presence.model} on {presence.provider} in {presence.precision}, "
-            f"publishing on {presence.stream}; the page is {presence.page}"
+            f"running since {_when(info.started_at)} (process {info.pid}): watching {info.watch}, "
+            f"{info.model} on {info.provider} in {info.precision}, "
+            f"publishing on {info.stream}; the page is {info.page}"
         )
-    if presence.stopped_at is not None:
-        return f"not running: stopped {_when(presence.stopped_at)}"
-    if Path(f"/proc/{presence.pid}/comm").is_file():
-        return f"process {presence.pid}, started {_when(presence.started_at)}, does not answer at {presence.metrics}"
-    return f"not running: it was started {_when(presence.started_at)} and did not end in order"
+    if info.stopped_at is not None:
+        return f"not running: stopped {_when(info.stopped_at)}"
+    if Path(f"/proc/{info.pid}/comm").is_file():
+        return f"process {info.pid}, started {_when(info.started_at)}, does not answer at {info.metrics}"
+    return f"not running: it was started {_when(info.started_at)} and did not end in order"
 
 
 def _write_csv(columns: Iterable[str], records: Iterable[MicrographRecord]) -> None:

@@ -1,4 +1,4 @@
-"""``frazil doctor``, ``selftest``, ``bench``, ``check-settings`` and ``install-service``: frazil and its machine."""
+"""``frazil doctor``, ``selftest``, ``bench``, ``check-settings`` and ``install-service``: commands for the machine."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["bench", "check_settings", "doctor", "install_service", "selftest"]
 
 Config = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="Settings of the daemon that is to run here.", show_default=False),
+    typer.Option("--config", metavar="FILE", help="Settings file of the daemon on this machine.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as one line of JSON.", metavar="")]
 
 
 def doctor(config: Config = None, as_json: AsJson = False) -> None:
-    """Look at this machine and say what is wrong for frazil, each with what to do.
+    """Check this machine for frazil, and list each fault with advice.
 
-    The exit status is 1 if anything keeps frazil from running.
+    The exit status is 1 if a fault keeps frazil from running.
     """
     import msgspec
 
@@ -55,11 +55,11 @@ def selftest(
     model: Annotated[
         Path | None,
         typer.Option(
-            "--model", metavar="PATH", help="The model to try. Default: that of the settings, or the wheel's."
+            "--model", metavar="PATH", help="The model to test. Default: that of the settings, or the wheel's."
         ),
     ] = None,
     least: Annotated[
-        float, typer.Option("--least", min=0, max=1, metavar="NUMBER", help="Least precision and recall that will do.")
+        float, typer.Option("--least", min=0, max=1, metavar="NUMBER", help="Lowest acceptable precision and recall.")
     ] = 0.7,
     as_json: AsJson = False,
 ) -> None:
@@ -73,8 +73,8 @@ def selftest(
 
     outcome = run_selftest(load_settings({}, config) if config else None, model=model)
     if as_json:
-        shares = {"precision": outcome.precision, "recall": outcome.recall}
-        typer.echo(msgspec.json.encode(dataclasses.asdict(outcome) | shares))
+        fractions = {"precision": outcome.precision, "recall": outcome.recall}
+        typer.echo(msgspec.json.encode(dataclasses.asdict(outcome) | fractions))
     else:
         typer.echo(
             f"{outcome.model} on {outcome.provider} in {outcome.computes_in}: {outcome.picks} picks for "
@@ -87,14 +87,17 @@ def selftest(
 def bench(
     micrograph: Annotated[
         Path | None,
-        typer.Argument(metavar="[MICROGRAPH]", help="To pick. Default: a small simulated one.", show_default=False),
+        typer.Argument(
+            metavar="[MICROGRAPH]", help="The micrograph. Default: a small simulated one.", show_default=False
+        ),
     ] = None,
     diameter: Annotated[
         float | None,
         typer.Option("--diameter", metavar="NUMBER", help="Diameter of its particle, in Å.", show_default=False),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option("--model", metavar="PATH", help="Default: the wheel's.", show_default=False)
+        Path | None,
+        typer.Option("--model", metavar="PATH", help="The model. Default: the wheel's.", show_default=False),
     ] = None,
     device: Annotated[Device, typer.Option("--device", help="Where the model runs.")] = "auto",
     threads: Annotated[
@@ -110,14 +113,15 @@ def bench(
             help="Where pictures are prepared: on the device that runs the model, or on the CPU. auto: on a GPU.",
         ),
     ] = "auto",
-    rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="NUMBER", help="How often.")] = 10,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="NUMBER", help="Number of repetitions.")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Say how fast a micrograph is picked here, stage by stage, beside the floor.
+    """Measure how fast a micrograph is picked here, stage by stage, in comparison with the floor.
 
-    The floor is what no picker with this model can avoid: reading the bytes, and the bare model on ready tiles.
+    The floor is the time that no picker with this model can avoid: reading the bytes, and the bare model on ready
+    tiles.
 
-    Picks made on a GPU are compared with the CPU's; if they are not the same, the exit status is 1.
+    Picks made on a GPU are compared with the CPU's. If they differ, the exit status is 1.
     """
     import dataclasses
 
@@ -175,7 +179,7 @@ def bench(
 
 
 def check_settings(file: Annotated[Path, typer.Argument(metavar="FILE", help="A settings file.")]) -> None:
-    """Read a settings file as the daemon would, and list every fault with its line; nothing is started."""
+    """Read a settings file as the daemon would, and list every fault with its line. Nothing is started."""
     from frazil.settings import load_settings
 
     load_settings({}, file)
@@ -183,7 +187,7 @@ def check_settings(file: Annotated[Path, typer.Argument(metavar="FILE", help="A 
 
 
 def install_service(
-    instance: Annotated[str, typer.Argument(metavar="NAME", help="Of the microscope, such as titan1.")],
+    instance: Annotated[str, typer.Argument(metavar="NAME", help="Name of the microscope, such as titan1.")],
     watch: Annotated[
         Path | None,
         typer.Option("--watch", metavar="PATH", help="Directory where micrographs appear.", show_default=False),
@@ -198,26 +202,26 @@ def install_service(
     user: Annotated[
         str | None,
         typer.Option(
-            "--user", metavar="USER", help="Runs the service. Default: who called sudo, else the owner of WATCH."
+            "--user",
+            metavar="USER",
+            help="User of the service. Default: the user who called sudo, else the owner of WATCH.",
         ),
     ] = None,
     root: Annotated[
-        Path, typer.Option("--root", metavar="DIR", help="Write below this directory, to look at or for an image.")
+        Path, typer.Option("--root", metavar="DIR", help="Write below this directory, as a test or for an image.")
     ] = Path("/"),
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", metavar="", help="Print what would be written, and write nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Print the files, and write nothing.")] = False,
 ) -> None:
     """Make frazil a systemd service on this machine, for one microscope.
 
-    Writes the unit, what it needs for this microscope's paths, and /etc/frazil/NAME.toml if there is none yet.
+    Writes the unit, a drop-in for this microscope's paths, and /etc/frazil/NAME.toml if there is none yet.
 
     Run it again, with the name alone, after a change of paths in that file.
     """
     if os.geteuid() != 0 and root == Path("/") and not dry_run:
         raise FrazilError(
-            f"/etc: expected to be root, found user {os.geteuid()}; run it with sudo {sys.argv[0]}, or see with "
-            "--dry-run what it would write"
+            f"/etc: expected to run as root, found user {os.geteuid()}; run it with sudo {sys.argv[0]}, or with "
+            "--dry-run to see the files"
         )
     from frazil.machine import plan_installation
 
@@ -248,7 +252,7 @@ def install_service(
 
 
 def _executable() -> Path:
-    """The ``frazil`` that runs now, by the name that it was called: a link to a version stays a link."""
+    """The running ``frazil`` program, by the name under which it was called: a link to a version stays a link."""
     called, beside = Path(sys.argv[0]).absolute(), Path(sys.executable).with_name("frazil")
     found = next((program for program in (called, beside) if program.name == "frazil" and program.is_file()), None)
     if found is None:

@@ -1,4 +1,4 @@
-"""``frazil models``: the commands for the model repository, all safe while daemons run."""
+"""``frazil models``: commands for the model repository, all of them safe while daemons run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ models_app = typer.Typer(
 _Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model's folder, such as exported_models/fcn.")]
 _Out = Annotated[
     list[Path],
-    typer.Option("--out", help="OUT of a daemon that may not write into the model's folder.", default_factory=list),
+    typer.Option(
+        "--out",
+        help="Output directory of a daemon that may not write into the model's folder.",
+        default_factory=list,
+    ),
 ]
 
 
@@ -35,7 +39,7 @@ def list_models(
     ],
     out: _Out,
 ) -> None:
-    """List every version of every model, what serves, and what daemons have refused."""
+    """List every version of every model, those that serve, and those that daemons have refused."""
     from rich.console import Console
     from rich.table import Table
 
@@ -67,7 +71,7 @@ def list_models(
 
 @models_app.command()
 def show(model: _Model, out: _Out) -> None:
-    """Show what a model's versions say of themselves, and where daemons stand with them."""
+    """Show the contracts of a model's versions, and the versions that daemons serve or have refused."""
     import dataclasses
 
     from frazil.model import ModelFolder, read_contract
@@ -92,7 +96,7 @@ def show(model: _Model, out: _Out) -> None:
 
 @models_app.command()
 def verify(model: _Model) -> None:
-    """Try every version of a model, or the one whose folder or file is given, as a daemon does before it serves."""
+    """Check every version of a model, or one by its folder or file, as a daemon does before it serves."""
     from frazil.model import ModelFolder, check_in_sandbox
 
     versions = [model] if model.is_file() or model.name.isdecimal() else _version_folders(ModelFolder(model))
@@ -114,7 +118,7 @@ def verify(model: _Model) -> None:
 
 @models_app.command()
 def promote(model: _Model, version: Annotated[int, typer.Argument(metavar="VERSION", min=1)]) -> None:
-    """Make a version the serving one, once it has been tried; running daemons swap without a gap."""
+    """Check a version, and promote it to be the serving one. Running daemons swap without a gap."""
     from frazil.model import ModelFolder, check_in_sandbox
 
     folder = ModelFolder(model)
@@ -126,7 +130,7 @@ def promote(model: _Model, version: Annotated[int, typer.Argument(metavar="VERSI
 
 @models_app.command()
 def rollback(model: _Model) -> None:
-    """Make the version that served before the serving one."""
+    """Promote the version that served before."""
     from frazil.model import ModelFolder
 
     typer.echo(f"{model}: rolled back to version {ModelFolder(model).rollback()}")
@@ -134,9 +138,11 @@ def rollback(model: _Model) -> None:
 
 @models_app.command()
 def prune(
-    model: _Model, keep: Annotated[int, typer.Option("--keep", min=1, help="How many of the newest stay.")], out: _Out
+    model: _Model,
+    keep: Annotated[int, typer.Option("--keep", min=1, help="Number of newest versions to keep.")],
+    out: _Out,
 ) -> None:
-    """Remove old versions; the serving one, the one to roll back to and those that daemons serve stay."""
+    """Remove old versions. The promoted one, the one to roll back to and those that daemons serve are kept."""
     from frazil.model import ModelFolder
 
     folder = ModelFolder(model)
@@ -145,14 +151,14 @@ def prune(
 
 
 def _verify_twin(path: Path) -> bool:
-    """Try the int8 twin of a model, if it has one; whether nothing is wrong with it."""
+    """Check the int8 twin of a model, if it has one; return whether no fault was found."""
     from frazil.model import check_in_sandbox, has_twin, int8_instructions
 
     twin = _read_twin(path)
     if not has_twin(path) and not (twin and twin.admitted):
         return True
     if int8_instructions() is None:
-        typer.echo(f"{path}: its int8 twin was not tried: this processor has no instructions for it")
+        typer.echo(f"{path}: its int8 twin was not checked: this processor has no instructions for it")
         return True
     try:
         check_in_sandbox(path, precision="int8")
@@ -164,7 +170,7 @@ def _verify_twin(path: Path) -> bool:
 
 
 def _read_twin(path: Path) -> Twin | None:
-    """What a model's card says of its int8 twin, if it can be read."""
+    """The int8 twin in a model's card; None if there is none, or the card cannot be read."""
     from frazil.model import CARD_NAME, locate_model, read_card
 
     try:
@@ -197,7 +203,7 @@ def _version_folders(folder: ModelFolder) -> list[Path]:
 
 
 def _describe(version: Path) -> tuple[str, str, str]:
-    """Kind, threshold and sha256, as far as they can be told without running it."""
+    """Kind, threshold and sha256 of a version, from its files; "unfit" and the reason if these are faulty."""
     from frazil.model import identify_model, read_contract
 
     try:
@@ -217,7 +223,7 @@ def _standings(folder: ModelFolder, out: list[Path]) -> list[ServingRecord]:
 
 
 def _notes(version: int, standings: list[ServingRecord]) -> list[str]:
-    """What daemons have to say of a version, each in a line."""
+    """The state of a version at each daemon that serves or has refused it, in one line each."""
     notes = []
     for standing in standings:
         where = f"{standing.host}, watching {standing.watch}"

@@ -1,4 +1,4 @@
-"""``frazil retune``: sees what other limits would pick, and has the daemon take them."""
+"""``frazil retune``: previews the picks within other limits, and requests these limits from the daemon."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from frazil.limits import LimitsPatch
-    from frazil.session.outbox.daemon_info import Presence
+    from frazil.session.outbox.daemon_info import DaemonInfo
     from frazil.session.outbox.ledger import LedgerReader
     from frazil.session.retune import MicrographCount
 
@@ -54,45 +54,45 @@ def retune(
     ] = None,
     apply: Annotated[
         bool,
-        typer.Option("--apply", metavar="", help="Have the daemon revise all results so, and pick so from now on."),
+        typer.Option("--apply", metavar="", help="Request these limits for all results and all later micrographs."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print one line of JSON.")] = False,
 ) -> None:
     """Make the picks of the whole session again with another threshold or other distances, without the model.
 
-    Nothing changes without --apply: picks are counted as they would be, and beside other thresholds. What is not given
-    stays as it was. A threshold is for the model of the newest result; what another model picked keeps its own.
+    Without --apply nothing changes: the picks are only counted, also at other thresholds. Limits that are not given
+    stay as they are. A threshold applies to the model of the newest result; picks of other models keep theirs.
     """
     from frazil.limits import LimitsPatch
-    from frazil.session.outbox.daemon_info import Presence, ledger_key
-    from frazil.session.outbox.ledger import LedgerReader, ledger_file
+    from frazil.session.outbox.daemon_info import DaemonInfo, ledger_key
+    from frazil.session.outbox.ledger import DAEMON_KEY, LedgerReader, ledger_file
 
     patch = LimitsPatch(threshold=threshold, min_distance_angstrom=min_distance, edge_margin_angstrom=edge_margin)
     if apply and micrograph is not None:
-        raise FrazilError("expected --apply or --micrograph, found both: what is applied holds for all micrographs")
+        raise FrazilError("expected --apply or --micrograph, found both: limits are applied to all micrographs")
     with LedgerReader(ledger_file(out)) as reader:
-        presence = Presence.decode(reader.meta().get("daemon", ""))
+        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
         if apply:
-            _apply(reader, patch, presence, as_json=as_json)
+            _apply(reader, patch, info, as_json=as_json)
         elif micrograph is not None:
-            _show_one(reader, ledger_key(micrograph, presence), patch, as_json=as_json)
+            _show_one(reader, ledger_key(micrograph, info), patch, as_json=as_json)
         else:
             _show_all(reader, patch, as_json=as_json)
 
 
-def _apply(reader: LedgerReader, patch: LimitsPatch, presence: Presence | None, *, as_json: bool) -> None:
+def _apply(reader: LedgerReader, patch: LimitsPatch, info: DaemonInfo | None, *, as_json: bool) -> None:
     from frazil.session.retune import request_change
 
     if not patch.given():
         raise FrazilError("expected --threshold, --min-distance or --edge-margin to apply, found none")
     change = request_change(reader, patch)
-    is_running = presence is not None and presence.ask() is not None
+    is_running = info is not None and info.ask() is not None
     if as_json:
         _print_json({"asked": change, "running": is_running})
         return
     typer.echo(f"asked for: {change.describe()}")
     if is_running:
-        typer.echo("the daemon takes it between two micrographs and revises the results there are: see frazil status")
+        typer.echo("the daemon applies it between two micrographs and revises earlier results: see frazil status")
     else:
         typer.echo("no daemon runs: the request waits in the ledger for the next start")
 
@@ -112,8 +112,8 @@ def _show_one(reader: LedgerReader, key: str, patch: LimitsPatch, *, as_json: bo
     table = Table("", "now", "then", title=printable(key), title_justify="left")
     table.add_row("picks", str(len(shown.document.picks.score)), str(len(shown.picks)))
     for name, unit in (("threshold", ""), ("min_distance_angstrom", " Å"), ("edge_margin_angstrom", " Å")):
-        says = name.removesuffix("_angstrom").replace("_", " ")
-        table.add_row(says, f"{getattr(before, name):g}{unit}", f"{getattr(shown.limits, name):g}{unit}")
+        label = name.removesuffix("_angstrom").replace("_", " ")
+        table.add_row(label, f"{getattr(before, name):g}{unit}", f"{getattr(shown.limits, name):g}{unit}")
     Console().print(table)
 
 
@@ -155,12 +155,12 @@ def _draw(console: Console, counts: list[MicrographCount], thresholds: list[floa
     from rich.table import Table
 
     if not counts:
-        console.print("no results as yet")
+        console.print("no results yet")
         return
     table = Table("", "micrographs", "picks", "median", "fewest", "most")
-    for says, picks in (("now", [one.before for one in counts]), ("then", [one.after for one in counts])):
+    for label, picks in (("now", [one.before for one in counts]), ("then", [one.after for one in counts])):
         spread = (statistics.median(picks), min(picks), max(picks))
-        table.add_row(says, str(len(picks)), str(sum(picks)), *(f"{value:g}" for value in spread))
+        table.add_row(label, str(len(picks)), str(sum(picks)), *(f"{value:g}" for value in spread))
     console.print(table)
     means = [sum(one.at[i] for one in counts) / len(counts) for i in range(len(thresholds))]
     longest = max(means) or 1.0

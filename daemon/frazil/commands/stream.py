@@ -1,4 +1,4 @@
-"""``frazil listen``, ``frazil keys`` and ``frazil schema``: what whoever listens to a daemon needs."""
+"""``frazil listen``, ``frazil keys`` and ``frazil schema``: commands for subscribers."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ def listen(
     address: Annotated[str, typer.Argument(help="ZeroMQ address of a daemon, such as tcp://127.0.0.1:5556.")],
     since: Annotated[
         int | None,
-        typer.Option("--since", min=0, help="First sequence number wanted; 1 for everything. Default: from now on."),
+        typer.Option("--since", min=0, help="First sequence number; 1 for everything. Default: from now on."),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="FILE", help="Remember there how far this got, and go on there.")
+        Path | None,
+        typer.Option("--resume", metavar="FILE", help="Remember the last document in this file, and go on after it."),
     ] = None,
     topics: Annotated[
         list[Kind] | None,
@@ -49,19 +50,24 @@ def listen(
         int | None, typer.Option("--count", min=1, help="Leave after this many documents.", show_default=False)
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=0, help="Leave after so many seconds without a document.")
+        float | None,
+        typer.Option("--timeout", min=0, metavar="SECONDS", help="Leave after this time without a document."),
     ] = None,
     to: Annotated[
         Path | None,
-        typer.Option("--to", metavar="DIR", help="Write files there, instead of lines.", show_default=False),
+        typer.Option(
+            "--to", metavar="DIR", help="Write files to this directory, instead of lines.", show_default=False
+        ),
     ] = None,
-    file_format: Annotated[Format, typer.Option("--format", help="What to write with --to.")] = "star",
+    file_format: Annotated[Format, typer.Option("--format", help="Format of the files of --to.")] = "star",
     box_size: Annotated[
-        int | None, typer.Option("--box-size", min=1, help="Of .box and .cbox, in pixels. Default: the diameter.")
+        int | None,
+        typer.Option("--box-size", min=1, help="Size of boxes in .box and .cbox, in pixels. Default: the diameter."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print each document as a line of JSON.")] = False,
     replay: Annotated[
-        str | None, typer.Option("--replay", help="Address for earlier documents, if not the one the daemon tells.")
+        str | None,
+        typer.Option("--replay", help="Address for earlier documents, if not the one that the daemon gives."),
     ] = None,
     key: Annotated[Path | None, typer.Option("--key", help="Own .key_secret file.", show_default=False)] = None,
     server_key: Annotated[
@@ -70,17 +76,17 @@ def listen(
 ) -> None:
     """Print the picks that a daemon publishes, or write them to files, each once and none missed, until Ctrl-C.
 
-    A file that cannot be written for a reason of its own gets one line that says why; the others are written all the
-    same, and the exit status is 1. When no file can be written (a full disk), it ends, and goes on there with --resume.
+    A file that can never be written gets one line with the reason. The others are written nevertheless, and the exit
+    status is 1. If no file can be written (a full disk), the command ends; with --resume the next one goes on there.
     """
     from frazil.client import PickStream
     from frazil.documents import MicrographDocument, encode_document
 
     files, unwritten = None, 0
     if to is not None:
-        from frazil.pick_files import PickFiles
+        from frazil.pick_files import PickFileWriter
 
-        files = PickFiles(to, file_format, box_size_px=box_size)
+        files = PickFileWriter(to, file_format, box_size_px=box_size)
     with PickStream(
         address,
         topics=[kind.value for kind in topics or [Kind.picks]],
@@ -96,7 +102,7 @@ def listen(
             if files is not None and isinstance(document, MicrographDocument):
                 try:
                     files.write(document)
-                except MicrographError as error:  # of this one alone
+                except MicrographError as error:  # only this file cannot be written
                     unwritten += 1
                     typer.echo(error_line("frazil", error), err=True)
             elif as_json:
@@ -122,13 +128,13 @@ def schema() -> None:
 
 @keys_app.command("new")
 def new_keys(
-    directory: Annotated[Path, typer.Argument(help="Where to write the pair; made if missing.")],
-    name: Annotated[str, typer.Option("--name", help="Of the two files.")] = "frazil",
+    directory: Annotated[Path, typer.Argument(help="Directory for the pair; made if missing.")],
+    name: Annotated[str, typer.Option("--name", help="Name of the two files.")] = "frazil",
 ) -> None:
     """Make a pair of keys, for a daemon or for one client.
 
-    NAME.key may be given to anybody; NAME.key_secret is for its owner alone. A daemon takes its own with --curve-key
-    and lets in the clients whose .key files lie in the directory given with --curve-clients.
+    NAME.key is public; NAME.key_secret is for its owner alone. A daemon takes its own with --curve-key, and admits the
+    clients whose .key files are in the directory of --curve-clients.
     """
     from frazil.keys import new_keys as make
 
@@ -142,9 +148,9 @@ def _line_of(document: NumberedDocument) -> str:
     match document:
         case MicrographDocument():
             picks, seconds = len(document.picks.score), document.seconds.total
-            said = f"{picks:>5} picks  {seconds:6.2f} s  {document.micrograph}"
+            text = f"{picks:>5} picks  {seconds:6.2f} s  {document.micrograph}"
         case FailedDocument():
-            said = f"failed ({document.reason})  {document.message}"
+            text = f"failed ({document.reason})  {document.message}"
         case ModelDocument():
-            said = f"model {document.model.name}/{document.model.version} {document.event}  {document.reason}"
-    return f"{document.seq:>6}  {printable(said)}"
+            text = f"model {document.model.name}/{document.model.version} {document.event}  {document.reason}"
+    return f"{document.seq:>6}  {printable(text)}"

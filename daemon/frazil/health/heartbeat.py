@@ -1,7 +1,7 @@
-"""Pulses: signs of life of the threads that do the work, and which of them hangs.
+"""Heartbeats: signs of life of the threads that do the work, and which of them hangs.
 
 A thread beats when it has made progress, and when it has waited in vain: for work, for room in a queue, for a disk
-that is full. One that stays in a single piece of work beyond a limit does neither: it hangs.
+that is full. A thread that stays in a single piece of work beyond a limit does neither: it hangs.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ import threading
 import time
 from typing import Protocol
 
-__all__ = ["Beat", "Pulse", "Pulses", "unwatched"]
+__all__ = ["Beat", "Heartbeat", "Heartbeats", "no_heartbeat"]
 
 
 class Beat(Protocol):
-    """`Pulse.beat`, for a part that need know no more of it."""
+    """The type of `Heartbeat.beat`, for parts that need nothing else of a heartbeat."""
 
     def __call__(self, doing: str = "", *, more_seconds: float = 0.0) -> None:
-        """Say that all is well, and what comes next."""
+        """Report that the thread is alive, and its next piece of work."""
 
 
-def unwatched(doing: str = "", *, more_seconds: float = 0.0) -> None:
-    """A beat that nobody hears."""
+def no_heartbeat(doing: str = "", *, more_seconds: float = 0.0) -> None:
+    """Do nothing: the default of parts that run without a watchdog."""
 
 
-class Pulse:
-    """The sign of life of one thread, which alone calls `beat`.
+class Heartbeat:
+    """The heartbeat of one thread. Only this thread calls `beat`.
 
     Args:
-        name: of the thread, for the log.
+        name: name of the thread, for the log.
         limit_seconds: longest time between two beats.
     """
 
@@ -39,44 +39,44 @@ class Pulse:
 
     @property
     def doing(self) -> str:
-        """What the thread is at; empty while it waits."""
+        """The thread's present work; empty while it waits."""
         return self._state[0]
 
     def beat(self, doing: str = "", *, more_seconds: float = 0.0) -> None:
-        """Say that all is well, and what comes next.
+        """Report that the thread is alive, and its next piece of work.
 
         Args:
-            doing: what comes next; empty for waiting.
-            more_seconds: time that it may take beyond the limit.
+            doing: the next piece of work; empty for waiting.
+            more_seconds: time that this work may take beyond the limit.
         """
         self._state = doing, time.monotonic(), self._limit_seconds + more_seconds
 
     def hangs(self, now: float) -> str | None:
-        """What the thread has been at for too long by `now`, on the monotonic clock; None while all is well."""
+        """The work that has exceeded its limit by `now`, on the monotonic clock, in one line; None if none has."""
         doing, since, limit_seconds = self._state
         seconds = now - since
         return f"{self.name} at {doing or 'waiting'} for {seconds:.0f} s" if seconds > limit_seconds else None
 
 
-class Pulses:
-    """The pulses of all threads.
+class Heartbeats:
+    """The heartbeats of all threads.
 
     Args:
-        limit_seconds: longest time between two beats of one.
+        limit_seconds: longest time between two beats of one thread.
     """
 
     def __init__(self, limit_seconds: float) -> None:
         self._limit_seconds = limit_seconds
-        self._pulses: dict[str, Pulse] = {}
+        self._heartbeats: dict[str, Heartbeat] = {}
         self._lock = threading.Lock()
 
-    def of(self, thread: str) -> Pulse:
-        """The pulse of a thread; from the first time that it is asked for, the thread must beat."""
+    def of(self, thread: str) -> Heartbeat:
+        """The heartbeat of a thread. The first call begins it: from then on the thread must beat."""
         with self._lock:
-            return self._pulses.setdefault(thread, Pulse(thread, self._limit_seconds))
+            return self._heartbeats.setdefault(thread, Heartbeat(thread, self._limit_seconds))
 
     def hanging(self, now: float) -> str | None:
-        """Which thread hangs by `now`, on the monotonic clock, and at what; None while all are well."""
+        """A thread that hangs by `now`, on the monotonic clock, and its work, in one line; None if none hangs."""
         with self._lock:
-            pulses = list(self._pulses.values())
-        return next((hangs for pulse in pulses if (hangs := pulse.hangs(now))), None)
+            heartbeats = list(self._heartbeats.values())
+        return next((hangs for heartbeat in heartbeats if (hangs := heartbeat.hangs(now))), None)

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from frazil.health.heartbeat import Pulses
+from frazil.health.heartbeat import Heartbeats
 from frazil.health.logs import event
 from frazil.health.systemd import Notifier
 
@@ -26,12 +26,12 @@ class Supervision:
 
     Args:
         notifier: reaches the manager.
-        pulses: of the threads that do the work.
+        heartbeats: of the threads that do the work.
     """
 
-    def __init__(self, notifier: Notifier, pulses: Pulses) -> None:
+    def __init__(self, notifier: Notifier, heartbeats: Heartbeats) -> None:
         self._notifier = notifier
-        self._pulses = pulses
+        self._heartbeats = heartbeats
         self._hanging = False
         self._fed_at = self._told_at = float("-inf")
         self._told = ""
@@ -48,7 +48,7 @@ class Supervision:
         Args:
             now: on the monotonic clock.
         """
-        hanging = self._pulses.hanging(now)
+        hanging = self._heartbeats.hanging(now)
         if hanging and not self._hanging:
             log.error(
                 "%s hangs: the watchdog is no longer fed, and systemd restarts the daemon where it watches",

@@ -1,14 +1,16 @@
-"""This machine: is it fit for frazil, does picking work on it, and how does the service start on it.
+"""This machine: checks of it, a test and a measurement of picking on it, and its systemd service.
 
-- ``doctor``: what is right and wrong here, and what to do.
-- ``selftest``: a known micrograph picked and compared with the truth.
-- ``bench``: how fast it is here, beside the floor.
-- ``service_files``: what systemd needs.
+- ``doctor``: checks of the machine, with advice.
+- ``places``: the doctor's checks of the directories in the settings.
+- ``selftest``: picks a known micrograph, and compares the picks with the truth.
+- ``bench``: measures the speed of picking, in comparison with the floor.
+- ``pick_comparison``: compares picks of a device with those of the CPU.
+- ``service_files``: the files that systemd needs.
 """
 
-from frazil.machine.agreement import Agreement, compare_picks
 from frazil.machine.bench import STAGES, Bench
-from frazil.machine.doctor import Finding, examine
+from frazil.machine.doctor import DoctorResult, examine
+from frazil.machine.pick_comparison import PickComparison, compare_picks
 from frazil.machine.selftest import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH, Outcome, run_selftest
 from frazil.machine.service_files import Installation, plan_installation
 
@@ -16,11 +18,11 @@ __all__ = [
     "KNOWN_DIAMETER_ANGSTROM",
     "KNOWN_MICROGRAPH",
     "STAGES",
-    "Agreement",
     "Bench",
-    "Finding",
+    "DoctorResult",
     "Installation",
     "Outcome",
+    "PickComparison",
     "compare_picks",
     "examine",
     "plan_installation",

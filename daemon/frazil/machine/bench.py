@@ -1,4 +1,4 @@
-"""The bench: how fast one micrograph is picked here, stage by stage, beside what no picker with the model can avoid."""
+"""The bench: how fast one micrograph is picked here, stage by stage, in comparison with the floor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from frazil.machine.agreement import Agreement, compare_picks, pick_on_cpu
+from frazil.machine.pick_comparison import PickComparison, compare_picks, pick_on_cpu
 from frazil.model import Device, Precision, available_cores, load_model
 from frazil.picking import Micrograph, Picker, PickingSettings, Picks, PixelMemory, PreparationOnDevice
 from frazil.picking.device import Preparation
@@ -28,23 +28,24 @@ T = TypeVar("T")
 STAGES = ("read", "prepare", "infer", "peaks")
 _FLOOR = ("bytes", "session")
 _READ_AHEAD = 2
-"""Micrographs, as in the daemon."""
+"""Number of micrographs that are read ahead, as in the daemon."""
 
 
 @dataclass(kw_only=True)
 class Bench:
-    """Picks one micrograph again and again; rounds of picking and of the floor are interleaved.
+    """Picks one micrograph repeatedly. Each round measures picking and the floor.
 
-    The floor is reading the file's bytes and running the bare model on tiles that lie ready: on the device, if pictures
-    are prepared there. The file is in the system's cache after the first round.
+    The floor is the time that no picker with this model can avoid: reading the file's bytes, and running the bare model
+    on ready tiles, which are on the device if pictures are prepared there. The file is in the system's cache after the
+    first round.
 
     Args:
-        micrograph: the file.
-        model: as for the daemon.
-        settings: of picking.
+        micrograph: path of the micrograph.
+        model: a model's folder, a version's folder, or an .onnx file.
+        settings: settings of picking.
         device: where the model runs.
-        threads: of the model; None for every core.
-        precision: in which the model computes, if it can.
+        threads: CPU threads of the model; None for every core.
+        precision: precision in which the model computes, if it can.
         preparation: where pictures are prepared.
 
     Raises:
@@ -59,7 +60,7 @@ class Bench:
     precision: Precision = "float32"
     preparation: Preparation = "auto"
     seconds: dict[str, list[float]] = field(default_factory=dict, init=False)
-    """Of each stage, of the two parts of the floor, and of ``whole`` and ``floor``, a value for each round."""
+    """Times of each stage, of the two parts of the floor, and of ``whole`` and ``floor``: one value for each round."""
 
     def __post_init__(self) -> None:
         threads = self.threads or available_cores()
@@ -74,11 +75,11 @@ class Bench:
 
     @property
     def prepared(self) -> str:
-        """Where pictures are prepared, in a few words."""
+        """The device on which pictures are prepared, in a few words."""
         return self._device.describe()
 
     def rounds(self, count: int) -> Iterator[int]:
-        """Measure, yielding the number of each round once it is done."""
+        """Measure; yield the number of each round when it is done."""
         picker, model = self._picker, self._picker.model
         picture = picker.prepare(self._read())
         tiling = picker.plan(picture)
@@ -106,18 +107,18 @@ class Bench:
 
     @property
     def times_the_floor(self) -> float:
-        """Median over the rounds of the whole over the floor."""
+        """Median, over the rounds, of the whole time divided by the floor."""
         return statistics.median(
             whole / floor for whole, floor in zip(self.seconds["whole"], self.seconds["floor"], strict=True)
         )
 
     @property
     def share_of_the_floor(self) -> float:
-        """How much of the time no picker with this model can avoid: 1 at the floor."""
+        """Fraction of the time that no picker with this model can avoid: 1 at the floor."""
         return 1 / self.times_the_floor
 
     def measure_throughput(self, count: int) -> float:
-        """Micrographs a second while the next ones are read, as the daemon does it with a backlog."""
+        """Micrographs per second while the next ones are read, as in the daemon with a backlog."""
         started = time.perf_counter()
         with ThreadPoolExecutor(1) as reader:
             read = deque(reader.submit(self._read) for _ in range(min(_READ_AHEAD, count)))
@@ -128,11 +129,11 @@ class Bench:
                 self._picker.pick(micrograph)
         return count / (time.perf_counter() - started)
 
-    def compare_with_cpu(self) -> Agreement | None:
-        """Compare the picks of the last round with those of the CPU alone; None if those are they.
+    def compare_with_cpu(self) -> PickComparison | None:
+        """Compare the picks of the last round with those of the CPU alone; None if the CPU made them.
 
         Raises:
-            FrazilError: the CPU cannot pick it.
+            FrazilError: the micrograph cannot be picked on the CPU.
         """
         model = self._picker.model
         all_on_cpu = model.placement.on_cpu == sum(model.placement.nodes.values())
@@ -141,7 +142,7 @@ class Bench:
         return compare_picks(self._picks, pick_on_cpu(self.micrograph, self.model, self.settings, self.threads))
 
     def _read(self) -> Micrograph:
-        """As the daemon reads: in memory used before, and rescaled meanwhile."""
+        """Read the micrograph as the daemon does: into memory used before, and rescaled meanwhile."""
         return read_and_rescale(self.micrograph, self._picker.rescaling, memory=self._memory)
 
     def _time(self, name: str, step: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""The doctor: what on this machine is right for frazil, what is not, and what to do about it."""
+"""The doctor: checks this machine for frazil, and gives advice on each fault."""
 
 from __future__ import annotations
 
@@ -16,37 +16,38 @@ from pathlib import Path
 import frazil
 from frazil.addresses import replay_address
 from frazil.errors import FrazilError, ModelError, SettingsError
-from frazil.machine.finding import Finding, Level
-from frazil.machine.places import examine_ledger, examine_output, examine_watched
+from frazil.machine.places import DoctorResult, Level, examine_ledger, examine_output, examine_watched
 from frazil.model import Precision, check_in_sandbox, load_model
 from frazil.model.runtime import available_cores, cuda_problem, ort
 from frazil.picking import PreparationOnDevice
-from frazil.session.outbox.daemon_info import Presence
-from frazil.session.outbox.ledger import LedgerReader
+from frazil.session.outbox.daemon_info import DaemonInfo
+from frazil.session.outbox.ledger import DAEMON_KEY, LedgerReader
 from frazil.settings import ServeSettings, default_model_path
 
-__all__ = ["Finding", "examine"]
+__all__ = ["DoctorResult", "examine"]
 
 _LEAST_PYTHON = (3, 11)
 _BUILT_AT = 1_790_000_000
-"""No clock of a machine that runs this version is right before then, in seconds of Unix time."""
+"""An earlier time, in seconds of Unix time, is wrong on every machine that runs this version."""
 _UNSYNCHRONISED = 5
-"""What ``adjtimex`` returns for a clock that nobody keeps."""
+"""Result of ``adjtimex`` for a clock that is not synchronised."""
 
 
-def examine(settings: ServeSettings | None, fault: SettingsError | None = None) -> Iterator[Finding]:
-    """Look at everything that ``frazil serve`` stands on.
+def examine(settings: ServeSettings | None, fault: SettingsError | None = None) -> Iterator[DoctorResult]:
+    """Check everything that ``frazil serve`` needs.
 
     Args:
-        settings: to look at, with what they name; None for the machine alone.
-        fault: what is wrong with the settings, if that is why there are none.
+        settings: settings to check, with the paths in them; None for the machine alone.
+        fault: the faults of the settings, if they cannot be used.
     """
     yield from _examine_programs()
     yield from _examine_clock()
     for said in fault.faults if fault else ():
-        yield Finding(check="settings", level="fault", says=said, do="change it; all settings: frazil serve --help")
+        yield DoctorResult(
+            check="settings", level="fault", says=said, do="change it; all settings: frazil serve --help"
+        )
     if settings is not None:
-        yield Finding(check="settings", level="ok", says="nothing wrong with them")
+        yield DoctorResult(check="settings", level="ok", says="nothing wrong with them")
         yield from examine_watched(settings)
         yield from examine_output(settings)
         yield from examine_ledger(settings)
@@ -54,16 +55,16 @@ def examine(settings: ServeSettings | None, fault: SettingsError | None = None) 
     yield from _examine_model(settings)
 
 
-def _examine_programs() -> Iterator[Finding]:
+def _examine_programs() -> Iterator[DoctorResult]:
     version = ".".join(map(str, sys.version_info[:3]))
-    yield Finding(
+    yield DoctorResult(
         check="python",
         level="ok" if sys.version_info >= _LEAST_PYTHON else "fault",
         says=f"Python {version} in {sys.prefix}, frazil {frazil.__version__}",
         do="" if sys.version_info >= _LEAST_PYTHON else "install frazil with Python 3.11 or later",
     )
     user = pwd.getpwuid(os.geteuid()).pw_name if _has_name() else str(os.geteuid())
-    yield Finding(
+    yield DoctorResult(
         check="user",
         level="ok" if os.geteuid() else "warning",
         says=f"checked as {user}, with {available_cores()} cores",
@@ -71,7 +72,7 @@ def _examine_programs() -> Iterator[Finding]:
         if os.geteuid()
         else "rights are those of root here: check again as the service's user, with sudo -u USER",
     )
-    yield Finding(
+    yield DoctorResult(
         check="providers",
         level="ok",
         says=f"ONNX Runtime {ort.__version__}: {', '.join(ort.get_available_providers())}",
@@ -84,9 +85,11 @@ def _has_name() -> bool:
     return False
 
 
-def _examine_clock() -> Iterator[Finding]:
+def _examine_clock() -> Iterator[DoctorResult]:
     if time.time() < _BUILT_AT:
-        yield Finding(check="clock", level="fault", says=f"it is said to be {time.ctime()}", do="set the clock")
+        yield DoctorResult(
+            check="clock", level="fault", says=f"the clock shows {time.ctime()}, which is too early", do="set the clock"
+        )
         return
     # An all-zero request changes nothing; the answer is the state of the clock.
     try:
@@ -94,19 +97,21 @@ def _examine_clock() -> Iterator[Finding]:
     except (OSError, AttributeError):
         state = -1
     if state == _UNSYNCHRONISED:
-        yield Finding(
+        yield DoctorResult(
             check="clock",
             level="warning",
-            says="nobody keeps it (NTP): times of results and of files drift apart",
+            says="the clock is not synchronised (NTP): times of results and of files drift apart",
             do="timedatectl set-ntp true",
         )
     else:
-        yield Finding(
-            check="clock", level="ok", says="kept by NTP" if state >= 0 else "sane; who keeps it is not known"
+        yield DoctorResult(
+            check="clock",
+            level="ok",
+            says="synchronised by NTP" if state >= 0 else "plausible; whether it is synchronised is not known",
         )
 
 
-def _examine_ports(settings: ServeSettings) -> Iterator[Finding]:
+def _examine_ports(settings: ServeSettings) -> Iterator[DoctorResult]:
     publish, replay = settings.publish_address, settings.replay_address
     addresses = [publish, replay or replay_address(publish), settings.http_address]
     running = _running(settings)
@@ -117,26 +122,28 @@ def _examine_ports(settings: ServeSettings) -> Iterator[Finding]:
         host, port = found[1].strip("[]"), int(found[2])
         problem = _bind_problem("" if host == "*" else host, port)
         if problem is None:
-            yield Finding(check="ports", level="ok", says=f"{address} is free")
+            yield DoctorResult(check="ports", level="ok", says=f"{address} is free")
         elif running is not None and address in (running.stream, running.metrics.split("/")[2]):
-            yield Finding(check="ports", level="ok", says=f"{address} is the running daemon's (process {running.pid})")
+            yield DoctorResult(
+                check="ports", level="ok", says=f"{address} is in use by the running daemon (process {running.pid})"
+            )
         elif running is not None:
-            yield Finding(check="ports", level="ok", says=f"{address} is in use, by the running daemon it seems")
+            yield DoctorResult(check="ports", level="ok", says=f"{address} is in use, probably by the running daemon")
         else:
-            yield Finding(
+            yield DoctorResult(
                 check="ports",
                 level="fault",
-                says=f"{address} cannot be had: {problem}",
-                do=f"see who has it (ss -ltnp 'sport = :{port}'), or give another port",
+                says=f"{address} cannot be used: {problem}",
+                do=f"see which program uses it (ss -ltnp 'sport = :{port}'), or give another port",
             )
 
 
-def _running(settings: ServeSettings) -> Presence | None:
-    """The daemon that uses these settings' ledger now; None where none answers."""
+def _running(settings: ServeSettings) -> DaemonInfo | None:
+    """The running daemon that uses the ledger of these settings; None if none answers."""
     with contextlib.suppress(FrazilError), LedgerReader(settings.ledger_file) as reader:
-        presence = Presence.decode(reader.meta().get("daemon", ""))
-        if presence is not None and presence.ask() is not None:
-            return presence
+        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+        if info is not None and info.ask() is not None:
+            return info
     return None
 
 
@@ -152,7 +159,7 @@ def _bind_problem(host: str, port: int) -> str | None:
 
 
 def _precision_problem(model: Path) -> str | None:
-    """What keeps a model that is fit to serve from doing so by its int8 twin."""
+    """The fault of the int8 twin of a model; None if it has passed its check."""
     try:
         check_in_sandbox(model, precision="int8")
     except ModelError as error:
@@ -160,28 +167,28 @@ def _precision_problem(model: Path) -> str | None:
     return None
 
 
-def _examine_model(settings: ServeSettings | None) -> Iterator[Finding]:
+def _examine_model(settings: ServeSettings | None) -> Iterator[DoctorResult]:
     model = settings.model if settings else default_model_path()
     device = settings.device if settings else "auto"
     precision = settings.precision if settings else "float32"
     no_gpu = cuda_problem()
     has_nodes = any(Path("/dev").glob("nvidia[0-9]*"))
     if no_gpu is None:
-        yield Finding(check="gpu", level="ok", says="the NVIDIA driver reports a device")
+        yield DoctorResult(check="gpu", level="ok", says="the NVIDIA driver reports a device")
     else:
         lost: Level = "warning" if has_nodes else "ok"
-        do = "the driver does not answer though a GPU is there: nvidia-smi tells more" if has_nodes else ""
-        yield Finding(check="gpu", level=lost, says=f"none can be used: {no_gpu}", do=do)
+        do = "the driver does not answer although there is a GPU: see nvidia-smi" if has_nodes else ""
+        yield DoctorResult(check="gpu", level=lost, says=f"none can be used: {no_gpu}", do=do)
     try:
         sha256 = check_in_sandbox(model).sha256
         precision_problem = _precision_problem(model) if precision == "int8" else None
-        wanted: Precision = "float32" if precision_problem else precision
-        loaded = load_model(model, device, settings.threads if settings else None, precision=wanted)
+        usable: Precision = "float32" if precision_problem else precision
+        loaded = load_model(model, device, settings.threads if settings else None, precision=usable)
         preparation = PreparationOnDevice(loaded)
         where = loaded.placement.describe(loaded.warm_up())
     except ModelError as error:
-        yield Finding(
-            check="model", level="fault", says=str(error), do=f"frazil models verify {model} tells of each version"
+        yield DoctorResult(
+            check="model", level="fault", says=str(error), do=f"run frazil models verify {model} to check each version"
         )
         return
     on_cpu = loaded.placement.cpu_problem()
@@ -195,17 +202,17 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[Finding]:
             "there is a GPU and the model does not use it: CUDA's libraries may be missing; pip install 'frazil[cuda]'",
         )
     elif preparation.problem is not None:
-        level, do = "warning", "the model runs on the GPU and picks are right, only slower: frazil bench says how fast"
+        level, do = "warning", "the model runs on the GPU and picks are right, only slower: frazil bench measures it"
     precision_problem = precision_problem or loaded.precision_problem
     if precision_problem:
-        yield Finding(
+        yield DoctorResult(
             check="model",
             level="warning",
-            says=f"it serves in float32 although int8 is wanted: {precision_problem}",
-            do='picks are right, only slower; see what the model\'s card says, or set precision = "float32"',
+            says=f"it serves in float32 although int8 is set: {precision_problem}",
+            do='picks are right, only slower; see the model\'s card, or set precision = "float32"',
         )
     says = f"{loaded.identity.short} is fit to serve (sha256 {sha256[:12]}) in {loaded.precision}"
-    yield Finding(
+    yield DoctorResult(
         check="model",
         level=level,
         says=f"{says}: {where}, {preparation.describe()}",

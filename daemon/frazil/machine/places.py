@@ -1,4 +1,4 @@
-"""The directories of the settings: can they be read, written, watched, and is there room."""
+"""The doctor's checks of the directories in the settings: access, events, and free space."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
-from frazil.machine.finding import Finding, Level
+import msgspec
+
 from frazil.session.intake.file_system import FileSystem
 from frazil.settings import ServeSettings
 
-__all__ = ["examine_ledger", "examine_output", "examine_watched"]
+__all__ = ["DoctorResult", "Level", "examine_ledger", "examine_output", "examine_watched"]
+
+Level = Literal["ok", "warning", "fault"]
+"""``warning``: frazil runs, but slower than it could or not for long. ``fault``: it does not run."""
 
 _LITTLE_BYTES = 5 << 30
 _TOO_LITTLE_BYTES = 200 << 20
@@ -23,33 +28,44 @@ _FOLDERS_COUNTED = 100_000
 _INOTIFY = Path("/proc/sys/fs/inotify")
 
 
-def examine_watched(settings: ServeSettings) -> Iterator[Finding]:
-    """The watched tree: rights, kind of file system, events, and the clock of whoever writes to it."""
+class DoctorResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of ``frazil doctor``."""
+
+    check: str
+    level: Level
+    says: str
+    """The result of the check, in one line."""
+    do: str = ""
+    """Advice; empty if nothing has to be done."""
+
+
+def examine_watched(settings: ServeSettings) -> Iterator[DoctorResult]:
+    """Check the watched tree: permissions, type of file system, events, and the clock of its file server."""
     root = settings.watch.resolve()
     if not os.access(root, os.R_OK | os.X_OK, effective_ids=True):
-        yield Finding(
+        yield DoctorResult(
             check="watch",
             level="fault",
             says=f"{root} cannot be listed by this user",
             do=f"chmod o+rx {root}, or run as its owner",
         )
         return
-    yield Finding(check="watch", level="ok", says=f"{root} can be listed")
+    yield DoctorResult(check="watch", level="ok", says=f"{root} can be listed")
     file_system = FileSystem.of(root)
     where = f"{root} lies on {file_system.kind} at {file_system.mount_point}"
     if file_system.is_network:
-        yield Finding(
+        yield DoctorResult(
             check="events",
             level="ok" if settings.watch_by != "events" else "warning",
             says=f"{where}: other machines' files make no events, a scan finds them within {settings.scan_seconds:g} s",
             do="" if settings.watch_by != "events" else 'set watch_by = "auto": events alone would come late',
         )
     else:
-        yield Finding(check="events", level="ok", says=f"{where}: events tell of files at once")
+        yield DoctorResult(check="events", level="ok", says=f"{where}: events report files at once")
         yield from _examine_inotify(root)
     newest = max((_modified(path) for path in _some_files(root)), default=0.0)
     if newest - time.time() > _CLOCK_SECONDS:
-        yield Finding(
+        yield DoctorResult(
             check="clocks",
             level="warning",
             says=f"a file in {root} is {newest - time.time():.0f} s younger than now",
@@ -57,18 +73,18 @@ def examine_watched(settings: ServeSettings) -> Iterator[Finding]:
         )
 
 
-def examine_output(settings: ServeSettings) -> Iterator[Finding]:
-    """Where results go."""
+def examine_output(settings: ServeSettings) -> Iterator[DoctorResult]:
+    """Check the output directory."""
     yield from _examine_writable("out", settings.out.resolve())
 
 
-def examine_ledger(settings: ServeSettings) -> Iterator[Finding]:
-    """Where the ledger lies."""
+def examine_ledger(settings: ServeSettings) -> Iterator[DoctorResult]:
+    """Check the directory of the ledger."""
     folder = settings.ledger_file.resolve().parent
     yield from _examine_writable("ledger", folder)
     file_system = FileSystem.of(folder)
     if file_system.is_network:
-        yield Finding(
+        yield DoctorResult(
             check="ledger",
             level="warning",
             says=f"{folder} lies on {file_system.kind}: SQLite cannot rely on its locks",
@@ -76,7 +92,7 @@ def examine_ledger(settings: ServeSettings) -> Iterator[Finding]:
         )
 
 
-def _examine_writable(check: str, folder: Path) -> Iterator[Finding]:
+def _examine_writable(check: str, folder: Path) -> Iterator[DoctorResult]:
     place = next(place for place in (folder, *folder.parents) if place.exists())
     try:
         if not place.is_dir():
@@ -85,7 +101,7 @@ def _examine_writable(check: str, folder: Path) -> Iterator[Finding]:
             pass
     except OSError as error:
         reason = error.strerror or "it is no directory"
-        yield Finding(
+        yield DoctorResult(
             check=check,
             level="fault",
             says=f"{place} cannot be written by this user: {reason}",
@@ -95,7 +111,7 @@ def _examine_writable(check: str, folder: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(place).free
     level: Level = "fault" if free < _TOO_LITTLE_BYTES else "warning" if free < _LITTLE_BYTES else "ok"
     missing = "" if place == folder else f" ({folder} is made at the start)"
-    yield Finding(
+    yield DoctorResult(
         check=check,
         level=level,
         says=f"{place} can be written{missing}, {free / (1 << 30):.1f} GiB free",
@@ -103,7 +119,7 @@ def _examine_writable(check: str, folder: Path) -> Iterator[Finding]:
     )
 
 
-def _examine_inotify(root: Path) -> Iterator[Finding]:
+def _examine_inotify(root: Path) -> Iterator[DoctorResult]:
     try:
         watches = int((_INOTIFY / "max_user_watches").read_text())
     except (OSError, ValueError):
@@ -114,7 +130,7 @@ def _examine_inotify(root: Path) -> Iterator[Finding]:
         if folders == _FOLDERS_COUNTED:
             break
     enough = folders < watches / 2
-    yield Finding(
+    yield DoctorResult(
         check="inotify",
         level="ok" if enough else "warning",
         says=f"{folders} folders to watch, {watches} allowed",

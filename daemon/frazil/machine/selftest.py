@@ -1,6 +1,7 @@
-"""The self-test: a micrograph whose particles are known is picked, and the picks are compared with them.
+"""The self-test: picks a micrograph with known particles, and compares the picks with them.
 
-It travels with frazil: simulated galactosidase on a picker's coarse grid, so that it is small and needs no simulator.
+The micrograph is part of frazil: simulated galactosidase on a model's coarse grid, so that it is small and needs no
+simulator.
 """
 
 from __future__ import annotations
@@ -19,40 +20,43 @@ __all__ = ["KNOWN_DIAMETER_ANGSTROM", "KNOWN_MICROGRAPH", "Outcome", "run_selfte
 _KNOWN = Path(__file__).parent / "known"
 KNOWN_MICROGRAPH = _KNOWN / "micrograph.mrc.gz"
 KNOWN_DIAMETER_ANGSTROM = 172.0
-"""Of its particles."""
+"""Diameter of the particles in the known micrograph."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How the known micrograph was picked."""
+    """Result of picking the known micrograph."""
 
     model: str
     provider: str
     computes_in: str
-    """Precision of its numbers."""
+    """Precision of the model's computation."""
     particles: int
     picks: int
     hits: int
-    """Picks within half a diameter of a particle, matched one to one."""
+    """Number of picks within half a diameter of a particle, matched one to one."""
     load_seconds: float
     pick_seconds: float
-    """Reading and picking it, with a model that is warm."""
+    """Time of reading and picking, with a warm model."""
 
     @property
     def precision(self) -> float:
-        """Share of the picks that are hits."""
+        """Fraction of the picks that are hits."""
         return self.hits / self.picks if self.picks else 0.0
 
     @property
     def recall(self) -> float:
-        """Share of the particles that were hit."""
+        """Fraction of the particles that were hit."""
         return self.hits / self.particles
 
     def check(self, least: float) -> None:
         """Check that picking works.
 
+        Args:
+            least: lowest acceptable precision and recall.
+
         Raises:
-            FrazilError: precision or recall is less than this.
+            FrazilError: precision or recall is lower.
         """
         if min(self.precision, self.recall) < least:
             raise FrazilError(
@@ -66,8 +70,8 @@ def run_selftest(settings: ServeSettings | None = None, *, model: Path | None = 
     """Pick the known micrograph.
 
     Args:
-        settings: of a daemon, whose model and device are used.
-        model: is used instead.
+        settings: settings of a daemon, whose model and device are used; None for the defaults.
+        model: model to use instead of the settings'.
 
     Raises:
         FrazilError: the model cannot serve.

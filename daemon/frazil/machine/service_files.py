@@ -1,4 +1,4 @@
-"""What systemd needs to run frazil on this machine: the unit, a drop-in for one microscope, and its settings."""
+"""The files that systemd needs to run frazil: the unit, a drop-in for one microscope, and its settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import frazil
 from frazil.errors import FrazilError, OutputError
-from frazil.files import write_text
+from frazil.files import write_atomically
 from frazil.settings import ServeSettings, load_settings
 
 __all__ = ["Installation", "plan_installation"]
@@ -22,21 +22,21 @@ __all__ = ["Installation", "plan_installation"]
 _UNIT = "frazil@.service"
 _STATE = Path("/var/lib/frazil")
 _HOMES = tuple(Path(folder) for folder in ("/home", "/root", "/run/user"))
-"""What ``ProtectHome=yes`` hides."""
+"""Folders that ``ProtectHome=yes`` hides."""
 _TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - named, not used
-"""What ``PrivateTmp=yes`` hides."""
+"""Folders that ``PrivateTmp=yes`` hides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
-    """Files to write, and what belongs to them.
+    """The plan of an installation.
 
     Attributes:
-        files: content by path, in the order of writing.
-        kept: the settings file, where there is one already; it stays as it is.
-        out: the output directory, to be made for `user` if missing.
-        user: runs the service.
-        notes: what was found, a line each.
+        files: contents of the files to write, by path, in the order of writing.
+        kept: the settings file, if it exists already; it is not changed.
+        out: the output directory, made for `user` if missing.
+        user: user of the service.
+        notes: notes on this machine, in one line each.
     """
 
     files: Mapping[Path, str]
@@ -49,13 +49,13 @@ class Installation:
         """Write the files, and make the output directory.
 
         Raises:
-            OutputError: they cannot be written.
+            OutputError: a file cannot be written, or the directory cannot be made.
         """
         place = self.out
         try:
             for place, content in self.files.items():
                 place.parent.mkdir(parents=True, exist_ok=True)
-                write_text(place, content)
+                write_atomically(place, content)
             place = self.out
             if not place.exists():
                 place.mkdir(parents=True)
@@ -71,14 +71,14 @@ def plan_installation(
     """Plan the service of one microscope.
 
     Args:
-        instance: its name, such as ``titan1``.
-        given: settings for a new settings file; with one that exists, none.
-        user: is to run the service; default: who called sudo, else the owner of the watched directory.
-        executable: the ``frazil`` to start.
-        root: of the tree to write into: ``/``, or another for a look or for an image.
+        instance: name of the microscope, such as ``titan1``.
+        given: settings for a new settings file; empty if the file exists.
+        user: user of the service; None for the user who called sudo, else the owner of the watched directory.
+        executable: the ``frazil`` program to start.
+        root: root of the tree to write to: ``/``, or another for a test or for an image.
 
     Raises:
-        FrazilError: the name is none for an instance, a setting is wrong, or there is no such user.
+        FrazilError: the name is not allowed for an instance, a setting is wrong, or the user does not exist.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", instance):
         raise FrazilError(f"{instance!r}: expected a name of letters, digits, '.', '_' and '-', such as titan1")
@@ -124,7 +124,7 @@ def _settings_text(settings: ServeSettings) -> str:
 
 
 def _unit(executable: Path) -> str:
-    """The template, for the program of this machine."""
+    """The unit's text, with the path of the program on this machine."""
     text, line = _template().read_text("utf-8"), "ExecStart=/opt/frazil/bin/frazil "
     if text.count(line) != 1:
         raise FrazilError(f"{_template()}: expected one line {line.strip()!r}, found {text.count(line)}")
@@ -132,27 +132,27 @@ def _unit(executable: Path) -> str:
 
 
 def _template() -> Path:
-    """The unit: in the wheel, or in a checkout the repository's."""
+    """Path of the unit's template: in the wheel, or in the repository of a checkout."""
     package = Path(frazil.__file__).parent
     in_wheel = package / "deploy" / "systemd" / _UNIT
     return in_wheel if in_wheel.is_file() else package.parents[1] / "deploy" / "systemd" / _UNIT
 
 
 def _drop_in(instance: str, settings: ServeSettings, user: str, executable: Path) -> str:
-    """What one microscope's settings need of systemd."""
+    """The drop-in for the settings of one microscope."""
     watch, out = settings.watch.absolute(), settings.out.absolute()
     ledger, model = settings.ledger_file.absolute(), settings.model.absolute()
     keys = [settings.curve_clients.absolute()] if settings.curve_clients else []
     state = _STATE / instance
     writable = [out] + [ledger.parent] * (ledger.parent != out and not ledger.is_relative_to(state))
     readable = [watch, model, executable.parent, Path(sys.base_prefix), *keys]
-    # What a path leads to by links must be reached as well.
+    # The targets of links must be reachable as well.
     reached = [*readable, *writable, *(path.resolve() for path in (*readable, *writable))]
     mounts = " ".join(_mount_units(watch, watch.resolve(), out, out.resolve()))
     lines = [
-        "# Written by frazil install-service from the settings; run it again once paths in them change.",
+        "# Written by frazil install-service from the settings; run it again after a change of paths in them.",
         "[Unit]",
-        "# Micrographs and results may be mounted later: the service starts without, and waits for them.",
+        "# Micrographs and results may be mounted later: the service starts without them, and waits.",
         f"Wants={mounts}",
         f"After={mounts}",
         "# Without its ledger or its model it cannot start.",
@@ -164,21 +164,24 @@ def _drop_in(instance: str, settings: ServeSettings, user: str, executable: Path
         *(f"ReadWritePaths=-{_quoted(path)}" for path in writable),
     ]
     if any(path.is_relative_to(hidden) for path in reached for hidden in _TEMPORARY):
-        lines += ["# Some of these lie in a place for temporary files: the service shares it.", "PrivateTmp=no"]
+        lines += ["# Some of these are in a folder for temporary files: the service shares it.", "PrivateTmp=no"]
     if any(path.is_relative_to(home) for path in reached for home in _HOMES):
-        lines += ["# Some of these lie in homes: other homes can be seen, and not be changed.", "ProtectHome=read-only"]
+        lines += [
+            "# Some of these are in home folders: the service can read homes, not change them.",
+            "ProtectHome=read-only",
+        ]
     if settings.curve_key:
         lines.append(f"LoadCredential={settings.curve_key.name}:{_quoted(settings.curve_key.absolute())}")
     if (modprobe := shutil.which("nvidia-modprobe")) and _gpus():
         lines += [
-            "# The service may not load drivers: a GPU's nodes must be there before.",
+            "# The service may not load drivers: a GPU's device nodes must exist before.",
             f"ExecStartPre=-+{modprobe} -c 0 -u",
         ]
     return "\n".join(lines) + "\n"
 
 
 def _mount_units(*paths: Path) -> list[str]:
-    """Names of the units that mount the file systems on which these paths lie, wherever they are mounted."""
+    """Names of all units that may mount the file systems of these paths."""
     places = dict.fromkeys(place for path in paths for place in (path, *path.parents) if place != Path("/"))
     return [f"{_escaped(place)}.mount" for place in places]
 
@@ -217,13 +220,13 @@ def _check_user(user: str) -> None:
         found = pwd.getpwnam(user)
     except KeyError:
         raise FrazilError(f"{user}: expected a user of this machine, found none; give --user") from None
-    if found.pw_uid == 0 or user == "nobody":  # of the latter systemd says that it is not safe
+    if found.pw_uid == 0 or user == "nobody":  # systemd warns that nobody is not safe
         raise FrazilError(f"{user}: expected a user with rights to the data and to nothing else; give --user")
 
 
 def _describe_watch(watch: Path) -> list[str]:
     if not watch.is_dir():
-        return [f"{watch} is not there now: the service waits for it; is the name right?"]
+        return [f"{watch} does not exist now: the service waits for it; is the name right?"]
     return [f"{watch} is a link to {watch.resolve()}"] if watch.absolute() != watch.resolve() else []
 
 

@@ -224,7 +224,7 @@ def load_model(
             checked = open_twin(file, card, contract, tiles, threads // workers)
         except ModelError as error:
             precision, precision_problem = "float32", str(error)
-            log.warning("model %s serves in float32 although int8 is wanted: %s", identity.short, error)
+            log.warning("model %s serves in float32 although int8 is set: %s", identity.short, error)
     return Model(
         msgspec.structs.replace(identity, precision=precision),
         contract,

@@ -16,7 +16,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from frazil.errors import ModelError, OutputError
-from frazil.files import sync_path, write_text
+from frazil.files import sync_path, write_atomically
 from frazil.model.files import CURRENT_NAME, read_current
 
 __all__ = ["ModelFolder", "current_token", "find_model_folders"]
@@ -149,7 +149,7 @@ class ModelFolder:
             raise ModelError(f"{self.path}: expected a version among {there}; found {version}", "missing")
 
     def _replace_current(self, versions: list[int]) -> None:
-        write_text(self.path / CURRENT_NAME, "".join(f"{version}\n" for version in versions[:_REMEMBERED]))
+        write_atomically(self.path / CURRENT_NAME, "".join(f"{version}\n" for version in versions[:_REMEMBERED]))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from frazil.files import write_whole
+from frazil.files import write_atomically
 
 __all__ = ["Refusal", "ServingRecord", "post_serving_record", "read_serving_records"]
 
@@ -81,7 +81,7 @@ def post_serving_record(directory: Path, name: str, record: ServingRecord) -> No
     """
     folder = directory / _FOLDER_NAME
     folder.mkdir(exist_ok=True)
-    write_whole(folder / f"{name}.json", msgspec.json.encode(record))
+    write_atomically(folder / f"{name}.json", msgspec.json.encode(record))
 
 
 def read_serving_records(directory: Path) -> list[ServingRecord]:

@@ -15,9 +15,16 @@ from frazil.documents import MicrographDocument, ModelDocument
 from frazil.page.troubles import Facts, gather_facts
 from frazil.picking import ScoreMap
 from frazil.session import retune
-from frazil.session.intake.passed_over import INVENTORY_KEY, Inventory
-from frazil.session.outbox.daemon_info import Presence
-from frazil.session.outbox.ledger import LedgerReader, MicrographRecord, State, StoredDocument
+from frazil.session.intake.passed_over import Inventory
+from frazil.session.outbox.daemon_info import DaemonInfo
+from frazil.session.outbox.ledger import (
+    DAEMON_KEY,
+    INVENTORY_KEY,
+    LedgerReader,
+    MicrographRecord,
+    State,
+    StoredDocument,
+)
 from frazil.session.outbox.score_map import unpack_score_map
 
 __all__ = ["Change", "Glance", "Result", "Row", "Rows", "Session", "Standing", "glance", "rate_per_minute"]
@@ -69,7 +76,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     epoch: str
     head: int
     """Number of the newest document."""
-    daemon: Presence | None
+    daemon: DaemonInfo | None
     counts: dict[str, int]
     """Micrographs in each state."""
     latest: list[Glance]
@@ -186,7 +193,7 @@ class Session:
         return Standing(
             epoch=meta["epoch"],
             head=self.reader.head(),
-            daemon=Presence.decode(meta.get("daemon", "")),
+            daemon=DaemonInfo.decode(meta.get(DAEMON_KEY, "")),
             counts=self._count_states(),
             latest=[seen for result in results if (seen := glance(result)) is not None],
             picked_at=[picked for _, picked in times],

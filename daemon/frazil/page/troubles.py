@@ -13,9 +13,9 @@ import msgspec
 
 from frazil.documents import ModelDocument
 from frazil.health.state import DaemonState, Doubt, IntakeState, SessionState
-from frazil.session.intake.passed_over import INVENTORY_KEY, Inventory
-from frazil.session.outbox.ledger import LedgerReader
-from frazil.session.pick.drift import DRIFT_KEY, Drift
+from frazil.session.intake.passed_over import Inventory
+from frazil.session.outbox.ledger import DRIFT_KEY, INVENTORY_KEY, LedgerReader
+from frazil.session.pick.drift import Drift
 
 __all__ = ["Facts", "Trouble", "find_troubles", "gather_facts"]
 

@@ -1,10 +1,10 @@
 """The daemon's settings, and the file that holds them.
 
 - ``declaration``: each setting, once.
-- ``diameter``: which diameters no particle has.
-- ``agreements``: what several of them must agree on.
-- ``statements``: a TOML file as statements with their lines.
-- ``loading``: command line, file and defaults become settings, or a list of every fault.
+- ``diameter``: diameters that no particle has.
+- ``cross_checks``: conditions on several settings together.
+- ``toml_lines``: the statements of a TOML file, with their lines.
+- ``loading``: makes settings of command line, file and defaults, or a list of every fault.
 """
 
 import importlib
@@ -38,7 +38,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Loading, when it is first asked for: whoever shows the settings need not read TOML."""
+    """Import `load_settings` when it is first used: ``--help`` needs no reading of TOML."""
     if name == "load_settings":
         return importlib.import_module("frazil.settings.loading").load_settings
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

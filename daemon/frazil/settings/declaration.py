@@ -29,16 +29,16 @@ __all__ = [
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 WatchBy = Literal["auto", "events", "poll"]
-"""How files are found beside scans; ``auto`` follows events where the file system delivers them."""
+"""How files are found in addition to scans; ``auto`` follows events if the file system delivers them."""
 
 BacklogOrder = Literal["oldest", "newest"]
-"""Which of the files that lie there at the start come first."""
+"""Which files of the backlog come first."""
 
 MustBe = Literal["directory", "directory, perhaps later", "file", "there"]
-"""What a path in the settings must lead to before anything starts."""
+"""What must exist at a path in the settings before anything starts."""
 
 COMPANIONS = (
-    # MotionCor2 and 3, RELION: without dose weighting, half sums, power spectra, what CTFFIND drew
+    # MotionCor2 and 3, RELION: without dose weighting, half sums, power spectra, images by CTFFIND
     *("*_noDW.*", "*_DWS.*", "*_EVN.*", "*_ODD.*", "*_PS.*", "*_ctf.*"),
     # EPU: images of holes and squares, the atlas, gain references
     *("FoilHoles", "GridSquares", "GridSquare_*.mrc", "Atlas", "Atlas_*.mrc", "Tile_*.mrc"),
@@ -48,9 +48,9 @@ COMPANIONS = (
     # Warp
     *("even", "odd", "deconv", "mask", "masks", "powerspectrum"),
 )
-"""What programs write beside micrographs, under names by which it is known."""
+"""Patterns of companions: files that other programs write beside micrographs."""
 
-_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Angstrom = Annotated[float, msgspec.Meta(gt=0, le=100_000)]
 _Threshold = Annotated[float, msgspec.Meta(ge=0, le=LARGEST_THRESHOLD)]
 _Distance = Annotated[float, msgspec.Meta(ge=0, le=LARGEST_DISTANCE_ANGSTROM)]
@@ -74,10 +74,11 @@ RENAMED = {
     "replay": "replay_address",
     "http": "http_address",
 }
-"""Settings by their names in frazil 0.1. Files may use these for one release, with a warning; options keep them."""
+"""New names of settings by their names in frazil 0.1. Files may use the old names for one release, with a warning;
+command-line options keep them."""
 
 
-def _says(text: str, group: str = "The service", *, must_be: MustBe | None = None) -> msgspec.Meta:
+def _setting(text: str, group: str = "The service", *, must_be: MustBe | None = None) -> msgspec.Meta:
     return msgspec.Meta(description=text, extra={"group": group, "must_be": must_be})
 
 
@@ -99,193 +100,200 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     watch: Annotated[
         Path,
-        _says(
-            "Directory, with all below it, where micrographs appear; one that is not there yet is waited for.",
+        _setting(
+            "Directory, with all below it, where micrographs appear. The daemon waits for one that does not exist yet.",
             "What is needed",
             must_be="directory, perhaps later",
         ),
     ]
-    out: Annotated[Path, _says("Directory for the STAR files; made if missing.", "What is needed")]
-    diameter_angstrom: Annotated[_Angstrom, _says("Diameter of the particle, in Å.", "What is needed")]
+    out: Annotated[Path, _setting("Directory for the STAR files; made if missing.", "What is needed")]
+    diameter_angstrom: Annotated[_Angstrom, _setting("Diameter of the particle, in Å.", "What is needed")]
     model: Annotated[
         Path,
-        _says(
+        _setting(
             "A model's folder (its CURRENT version serves), one version's folder, or an .onnx file.",
             "The model",
             must_be="there",
         ),
     ] = msgspec.field(default_factory=default_model_path)
     device: Annotated[
-        Device, _says("Where the model runs; auto takes a CUDA device where there is one.", "The model")
+        Device, _setting("Where the model runs; auto takes a CUDA device if there is one.", "The model")
     ] = "auto"
     require_gpu: Annotated[
-        bool, _says("Refuse to start, and refuse a model, that does not run on a GPU.", "The model")
+        bool, _setting("Refuse to start, and refuse a model, that does not run on a GPU.", "The model")
     ] = False
     precision: Annotated[
         Precision,
-        _says(
-            "How the model computes on the CPU; int8 is quicker, where the model has such a twin and the processor "
-            "instructions for it, else float32 serves.",
+        _setting(
+            "How the model computes on the CPU; int8 is quicker, if the model has an int8 twin and the "
+            "processor instructions for it, else float32 serves.",
             "The model",
         ),
     ] = "float32"
-    threads: Annotated[_Count | None, _says("CPU threads of the model. Default: every core.", "The model")] = None
+    threads: Annotated[_Count | None, _setting("CPU threads of the model. Default: every core.", "The model")] = None
     pixel_size_angstrom: Annotated[
         _Angstrom | None,
-        _says("Pixel size of the micrographs, in Å; beats the header's. Default: the header's.", "Picking"),
+        _setting("Pixel size of the micrographs, in Å; beats the header's. Default: the header's.", "Picking"),
     ] = None
     threshold: Annotated[
-        _Threshold | None, _says("Lowest figure of merit, 0 to 1. Default: the model's.", "Picking")
+        _Threshold | None, _setting("Lowest figure of merit, 0 to 1. Default: the model's.", "Picking")
     ] = None
     min_distance_angstrom: Annotated[
-        _Distance | None, _says("No two picks are closer than this, in Å. Default: half the diameter.", "Picking")
+        _Distance | None, _setting("No two picks are closer than this, in Å. Default: half the diameter.", "Picking")
     ] = None
     edge_margin_angstrom: Annotated[
         _Distance | None,
-        _says("No pick is closer to an edge than this, in Å. Default: a quarter of the diameter.", "Picking"),
+        _setting("No pick is closer to an edge than this, in Å. Default: a quarter of the diameter.", "Picking"),
     ] = None
-    contrast: Annotated[Contrast, _says("How particles look in the micrographs.", "Picking")] = "dark"
+    contrast: Annotated[Contrast, _setting("How particles look in the micrographs.", "Picking")] = "dark"
     unusual_diameter: Annotated[
-        bool, _says("Take a diameter that can hardly be meant, such as one in nanometres.", "Picking")
+        bool, _setting("Accept a diameter that no particle has, such as one given in nanometres.", "Picking")
     ] = False
     keep_score_maps: Annotated[
         bool,
-        _says(
-            "Keep what the model said of each micrograph in the ledger, to set thresholds again without it.", "Picking"
-        ),
+        _setting("Keep each micrograph's score map in the ledger, to make picks again without the model.", "Picking"),
     ] = True
     include: Annotated[
         list[str],
-        _says("Glob patterns of names that can be micrographs; one with a slash is for the whole path.", "Files"),
+        _setting("Glob patterns of names that can be micrographs; one with a slash is for the whole path.", "Files"),
     ] = msgspec.field(default_factory=lambda: ["*.mrc"])
     exclude: Annotated[
         list[str],
-        _says("Glob patterns of files and folders to leave alone; one with a slash is for the whole path.", "Files"),
+        _setting("Glob patterns of files and folders to pass over; one with a slash is for the whole path.", "Files"),
     ] = msgspec.field(default_factory=list)
     companions: Annotated[
         list[str],
-        _says(
-            "Glob patterns of what other programs write beside micrographs, left alone unless INCLUDE names it; "
-            "an empty list picks it all.",
+        _setting(
+            "Glob patterns of files that other programs write beside micrographs, passed over unless "
+            "INCLUDE names them; an empty list picks them all.",
             "Files",
         ),
     ] = msgspec.field(default_factory=lambda: list(COMPANIONS))
     watch_by: Annotated[
         WatchBy,
-        _says(
-            "How files are found: auto follows events where the file system delivers them, poll only scans.", "Files"
+        _setting(
+            "How files are found: auto follows events if the file system delivers them, poll only scans.", "Files"
         ),
     ] = "auto"
     scan_seconds: Annotated[
-        _Seconds, _says("Seconds between scans of the directory for files that no event told of.", "Files")
+        _Seconds, _setting("Seconds between scans of the directory for files without an event.", "Files")
     ] = 5.0
     backlog_order: Annotated[
         BacklogOrder,
-        _says("Which of the files that lie there at the start come first; new ones always come before.", "Files"),
+        _setting("Which files of the backlog come first; new files always come before them.", "Files"),
     ] = "oldest"
     stall_seconds: Annotated[
-        _Seconds, _says("Seconds without growth after which an incomplete file is reported.", "Files")
+        _Seconds, _setting("Seconds without growth after which an incomplete file is reported.", "Files")
     ] = 30.0
     read_timeout_seconds: Annotated[
-        _Seconds, _says("Seconds after which reading a micrograph is given up.", "Files")
+        _Seconds, _setting("Seconds after which reading a micrograph is given up.", "Files")
     ] = 120.0
     max_micrograph_bytes: Annotated[
-        _Count, _says("Memory that reading one micrograph may take, in bytes.", "Files")
+        _Count, _setting("Memory that reading one micrograph may take, in bytes.", "Files")
     ] = 2 << 30
     max_attempts: Annotated[
         _Count,
-        _says("Attempts to pick a micrograph that fails by no fault of its own, such as an error in reading.", "Files"),
+        _setting(
+            "Number of attempts to pick a micrograph that fails by no fault of its own, such as an error in reading.",
+            "Files",
+        ),
     ] = 8
     model_check_seconds: Annotated[
         _Seconds,
-        _says(
-            "Seconds of processor time that a newly promoted model may take to load and prove itself.",
+        _setting(
+            "Seconds of processor time that the check of a newly promoted model may take.",
             "When a model is replaced",
         ),
     ] = 60.0
     canary_micrographs: Annotated[
         _CountOrZero,
-        _says(
-            "Micrographs over which a new model runs in shadow before it may serve; 0 for none.",
+        _setting(
+            "Number of micrographs over which a new model runs in shadow before it may serve; 0 for none.",
             "When a model is replaced",
         ),
     ] = 0
     canary_agreement: Annotated[
-        _Share,
-        _says(
-            "Least share of its picks, 0 to 1, on which a model in shadow agrees with the serving one.",
+        _Fraction,
+        _setting(
+            "Smallest fraction of picks, 0 to 1, on which a model in shadow agrees with the serving one.",
             "When a model is replaced",
         ),
     ] = 0.5
     canary_picks_ratio: Annotated[
         Annotated[float, msgspec.Meta(ge=1)],
-        _says(
-            "A model in shadow makes at most so many times as many picks as the serving one, or as few.",
+        _setting(
+            "Largest ratio of the numbers of picks of a model in shadow and of the serving one, either way.",
             "When a model is replaced",
         ),
     ] = 3.0
     probation_micrographs: Annotated[
         _CountOrZero,
-        _says(
-            "Micrographs after a swap during which a failing model is rolled back; 0 for none.",
+        _setting(
+            "Number of micrographs after a swap during which a failing model is rolled back; 0 for none.",
             "When a model is replaced",
         ),
     ] = 10
     probation_faults: Annotated[
-        _Share,
-        _says(
-            "Share of them, 0 to 1, on which a model may fail or find almost nothing before it is rolled back.",
+        _Fraction,
+        _setting(
+            "Fraction of them, 0 to 1, on which a model may fail or find almost nothing before it is rolled back.",
             "When a model is replaced",
         ),
     ] = 0.2
     publish_address: Annotated[
-        str, _says("ZeroMQ address of the pick stream; port 0 takes a free one.", "The stream")
+        str, _setting("ZeroMQ address of the pick stream; port 0 takes a free one.", "The stream")
     ] = "tcp://127.0.0.1:5556"
     publish_unencrypted: Annotated[
-        bool, _says("Allow the stream on an address that other machines reach, readable by all of them.", "The stream")
+        bool,
+        _setting(
+            "Allow the stream on an address that other machines can reach, readable by all of them.", "The stream"
+        ),
     ] = False
     replay_address: Annotated[
         str | None,
-        _says("ZeroMQ address where earlier documents are asked for. Default: the port after PUBLISH.", "The stream"),
+        _setting("ZeroMQ address for requests of earlier documents. Default: the port after PUBLISH.", "The stream"),
     ] = None
     curve_key: Annotated[
         Path | None,
-        _says(
-            "Secret key of this daemon (frazil keys new): the stream is encrypted with it.",
+        _setting(
+            "Secret key of this daemon (frazil keys new), which encrypts the stream.",
             "The stream",
             must_be="file",
         ),
     ] = None
     curve_clients: Annotated[
         Path | None,
-        _says(
+        _setting(
             "Directory with the public keys of the clients that may connect; needed with CURVE_KEY.",
             "The stream",
             must_be="directory",
         ),
     ] = None
-    http_address: Annotated[str, _says("Address of the page and of /metrics; port 0 takes a free one.", "The page")] = (
-        "127.0.0.1:9457"
-    )
+    http_address: Annotated[
+        str, _setting("Address of the page and of /metrics; port 0 takes a free one.", "The page")
+    ] = "127.0.0.1:9457"
     http_unencrypted: Annotated[
-        bool, _says("Allow the page on an address that other machines reach, readable by all of them.", "The page")
+        bool,
+        _setting("Allow the page on an address that other machines can reach, readable by all of them.", "The page"),
     ] = False
     http_names: Annotated[
         list[str],
-        _says("Names besides its own under which browsers reach this machine, such as that of a proxy.", "The page"),
+        _setting("Other names under which browsers reach this machine, such as a proxy's.", "The page"),
     ] = msgspec.field(default_factory=list)
     ledger: Annotated[
-        Path | None, _says("SQLite file that remembers every micrograph. Default: frazil-ledger.sqlite in OUT.")
+        Path | None, _setting("SQLite file that remembers every micrograph. Default: frazil-ledger.sqlite in OUT.")
     ] = None
     hang_timeout_seconds: Annotated[
         _Seconds,
-        _says("Seconds at one piece of work after which a stage counts as hung, and systemd restarts the daemon."),
+        _setting(
+            "Seconds at one piece of work after which a thread counts as hanging, and systemd restarts the daemon."
+        ),
     ] = 300.0
-    log_level: Annotated[LogLevel, _says("How much the log says.")] = "info"
+    log_level: Annotated[LogLevel, _setting("Lowest level of messages in the log.")] = "info"
 
     @property
     def ledger_file(self) -> Path:
-        """Where the ledger is."""
+        """Path of the ledger."""
         return self.ledger or self.out / "frazil-ledger.sqlite"
 
     @property

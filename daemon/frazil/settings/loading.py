@@ -1,4 +1,4 @@
-"""Command line, settings file and defaults become settings, or a list of every fault.
+"""Makes settings of command line, settings file and defaults, or a list of every fault.
 
 The command line beats the file, the file beats the default. A relative path in the file is taken from the file's own
 folder.
@@ -19,9 +19,9 @@ from typing import Any
 import msgspec
 
 from frazil.errors import SettingsError
-from frazil.settings.agreements import AGREEMENTS
+from frazil.settings.cross_checks import CROSS_CHECKS
 from frazil.settings.declaration import RENAMED, MustBe, ServeSettings, option_of
-from frazil.settings.statements import read_statements
+from frazil.settings.toml_lines import read_statements
 
 __all__ = ["load_settings"]
 
@@ -29,21 +29,22 @@ log = logging.getLogger(__name__)
 
 _LARGEST_BYTES = 1 << 20
 _LAST = 1 << 30
-"""Place of what is missing among the faults: the line where it stands, misspelled, is more of a help."""
+"""Sort key that puts a missing setting last: the line of a probable misspelling is more useful."""
 _CREDENTIALS = "CREDENTIALS_DIRECTORY"
-"""Where systemd puts what a unit's ``LoadCredential=`` names."""
+"""Environment variable with the folder of the files that a unit's ``LoadCredential=`` names."""
 
 
 def load_settings(given: Mapping[str, Any], file: Path | None) -> ServeSettings:
-    """Join what the command line gave with a settings file.
+    """Merge the settings of the command line with those of a file and the defaults.
 
     Args:
-        given: settings from the command line; None means not given.
-        file: a TOML file with settings by the same names, or None.
+        given: settings from the command line by name; None means not given.
+        file: a TOML file with settings by the same names; None for no file.
 
     Raises:
-        SettingsError: the file cannot be read, or a setting is unknown, missing, of the wrong type or impossible, does
-            not agree with another, or names what is not there. It lists every fault, with its line in the file.
+        SettingsError: the file cannot be read, or a setting is unknown, missing, of the wrong type or impossible,
+            disagrees with another, or names a path that does not exist. It lists every fault, with its line in the
+            file.
     """
     draft = _Draft(file)
     if file is not None:
@@ -53,7 +54,7 @@ def load_settings(given: Mapping[str, Any], file: Path | None) -> ServeSettings:
 
 
 class _Draft:
-    """Values so far, where each came from, and every fault so far."""
+    """The values so far, the line of each in the file, and the faults so far."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
@@ -61,7 +62,7 @@ class _Draft:
         self._values: dict[str, Any] = {}
         self._lines: dict[str, int] = {}
         self._spelled: dict[str, str] = {}
-        """How the file spells a setting."""
+        """A setting's name as the file spells it."""
         self._faults: list[tuple[int, str]] = []
 
     def read(self, file: Path) -> None:
@@ -83,8 +84,8 @@ class _Draft:
                 self._add_fault(statement.line, statement.fault)
             elif name not in self._fields:
                 near = difflib.get_close_matches(name, [*self._fields, *RENAMED], n=1, cutoff=0.0)[0]
-                says = f"unknown setting {statement.key!r}; the nearest known one is {RENAMED.get(near, near)!r}"
-                self._add_fault(statement.line, says)
+                fault = f"unknown setting {statement.key!r}; the nearest known one is {RENAMED.get(near, near)!r}"
+                self._add_fault(statement.line, fault)
             elif name in self._lines:
                 self._add_fault(statement.line, f"{name}: expected once, found it in line {self._lines[name]} already")
             else:
@@ -94,7 +95,7 @@ class _Draft:
                 self._spelled[name] = spelled
                 if spelled != name:
                     log.warning(
-                        "%s:%d: %s is now called %s; the old name is understood until frazil 0.3",
+                        "%s:%d: %s is now called %s; the old name is accepted until frazil 0.3",
                         *(file, statement.line, statement.key, name),
                     )
 
@@ -110,48 +111,48 @@ class _Draft:
         for name, field in self._fields.items():
             if name not in self._values:
                 if field.required:
-                    says = f"{name}: expected a value, found none (give --{option_of(name)}, or {name} in the file)"
-                    self._faults.append((_LAST, says))
+                    fault = f"{name}: expected a value, found none (give --{option_of(name)}, or {name} in the file)"
+                    self._faults.append((_LAST, fault))
                 else:
                     good[name] = _default(field)
                 continue
             try:
                 good[name] = msgspec.convert(self._values[name], field.type, dec_hook=_decode_path)
             except msgspec.ValidationError as error:
-                self._blame((name,), _plain(error, self._values[name], hints[name]))
+                self._add_fault_of((name,), _plain(error, self._values[name], hints[name]))
         for name, value in good.items():
             must_be = _must_be(hints[name])
             if isinstance(value, Path) and must_be and (missing := _missing(value, must_be)):
-                self._blame((name,), missing)
-        for names, find_fault in AGREEMENTS:
+                self._add_fault_of((name,), missing)
+        for names, find_fault in CROSS_CHECKS:
             if all(name in good for name in names) and (disagreement := find_fault(good)):
-                self._blame(names, disagreement)
+                self._add_fault_of(names, disagreement)
         if self._faults:
             raise SettingsError(*(fault for _, fault in sorted(self._faults, key=lambda fault: fault[0])))
         return ServeSettings(**good)
 
-    def _blame(self, names: Iterable[str], says: str) -> None:
+    def _add_fault_of(self, names: Iterable[str], fault: str) -> None:
         """Add a fault of settings that were given, at the first of their lines."""
         involved = [name for name in names if name in self._values]
         line = min((self._lines[name] for name in involved if name in self._lines), default=0)
         if line:
-            self._add_fault(line, f"{', '.join(self._spelled.get(name, name) for name in involved)}: {says}")
+            self._add_fault(line, f"{', '.join(self._spelled.get(name, name) for name in involved)}: {fault}")
         else:
             flags = ", ".join(f"--{option_of(name)}" for name in involved or names)
-            self._faults.append((0, f"{flags}: {_as_flags(says)}"))
+            self._faults.append((0, f"{flags}: {_as_flags(fault)}"))
 
-    def _add_fault(self, line: int, says: str) -> None:
-        self._faults.append((line, f"{self._file}:{line}: {says}"))
+    def _add_fault(self, line: int, fault: str) -> None:
+        self._faults.append((line, f"{self._file}:{line}: {fault}"))
 
 
-def _as_flags(says: str) -> str:
-    """A message that names settings as a file has them, for whoever gave flags: `name = true` becomes --name."""
+def _as_flags(message: str) -> str:
+    """A message about settings in a file, changed for the command line: `name = true` becomes --name."""
 
     def flag(found: re.Match[str]) -> str:
         name, value = found[1].replace("_", "-"), found[2].strip('"')
         return f"--{name}" if value == "true" else f"--{name} {value}"
 
-    return re.sub(r"`(\w+) = ([^`]+)`", flag, says)
+    return re.sub(r"`(\w+) = ([^`]+)`", flag, message)
 
 
 def _default(field: msgspec.structs.FieldInfo) -> Any:
@@ -159,13 +160,13 @@ def _default(field: msgspec.structs.FieldInfo) -> Any:
 
 
 def _must_be(hint: Any) -> MustBe | None:
-    """What a setting's path must lead to; that stands in its description, the last of what annotates it."""
+    """The kind of file that a setting's path must lead to, from its description, which is its last annotation."""
     extra: dict[str, MustBe | None] = hint.__metadata__[-1].extra
     return extra["must_be"]
 
 
 def _expand(text: str, folder: Path) -> Path:
-    """A path from a file in this folder. Who is not started by systemd finds credentials in the folder itself."""
+    """A path in a settings file of this folder. Without systemd, credentials are in the folder itself."""
     if text.startswith(f"${_CREDENTIALS}/"):
         return Path(os.environ.get(_CREDENTIALS) or folder) / text.removeprefix(f"${_CREDENTIALS}/")
     return folder / Path(text).expanduser()
@@ -178,7 +179,7 @@ def _decode_path(kind: type, value: Any) -> Any:
 
 
 def _missing(path: Path, must_be: MustBe) -> str | None:
-    """What is wrong with a path; None where nothing is."""
+    """The fault of a path; None if it has none."""
     expected = {"there": "a file or folder", "file": "a file"}.get(must_be, "a directory")
     try:
         mode = path.stat().st_mode
@@ -218,7 +219,7 @@ def _plain(error: msgspec.ValidationError, value: Any, hint: Any) -> str:
 
 
 def _choices(hint: Any) -> list[str]:
-    """The words of a `Literal`, however it is annotated."""
+    """The words of a `Literal`, also of an annotated one."""
     if typing.get_origin(hint) is typing.Literal:
         return list(typing.get_args(hint))
     return [choice for part in typing.get_args(hint) if not isinstance(part, str) for choice in _choices(part)]

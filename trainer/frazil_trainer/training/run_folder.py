@@ -11,7 +11,7 @@ import msgspec
 import torch
 
 from frazil.errors import FrazilError, OutputError, SettingsError
-from frazil.files import write_whole
+from frazil.files import write_atomically
 from frazil_trainer.recipe import Recipe
 from frazil_trainer.training.loop import EpochReport
 from frazil_trainer.training.precision import Precision
@@ -154,6 +154,6 @@ def _differences(old: object, new: object, where: str) -> Iterator[str]:
 
 def _write(file: Path, content: bytes) -> None:
     try:
-        write_whole(file, content)
+        write_atomically(file, content)
     except OSError as error:
         raise OutputError(f"{file}: cannot be written: {error.strerror}") from error

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import FrazilError
-from frazil.files import write_text
+from frazil.files import write_atomically
 from frazil.picking.coordinates.syntax import read_tables
 from frazil.picking.coordinates.table import (
     CoordinateTable,
@@ -83,7 +83,7 @@ def write_box(path: Path, picks: Picks, box_size_px: int) -> None:
     """
     corners = zip(_corners(picks.x, box_size_px), _corners(picks.y, box_size_px), picks.score.tolist(), strict=True)
     rows = (f"{round(x)}\t{round(y)}\t{box_size_px}\t{box_size_px}\t{score:.6f}\n" for x, y, score in corners)
-    write_text(path, "".join(rows))
+    write_atomically(path, "".join(rows))
 
 
 def write_cbox(path: Path, picks: Picks, box_size_px: int, *, diameter_px: float) -> None:
@@ -97,7 +97,7 @@ def write_cbox(path: Path, picks: Picks, box_size_px: int, *, diameter_px: float
     size = f"{box_size_px:.1f} {box_size_px:.1f} <NA> {diameter_px:.3f} {diameter_px:.3f}"
     rows = (f"{x:.3f} {y:.3f} <NA> {size} {score:.6f} 1 <NA>\n" for x, y, score in corners)
     text = f"data_global\n\n_cbox_format_version 1.0\n\ndata_{_CBOX_BLOCK}\n\nloop_\n{names}{''.join(rows)}\n"
-    write_text(path, f"{text}data_cryolo_include\n\nloop_\n_slice_index #1\n")
+    write_atomically(path, f"{text}data_cryolo_include\n\nloop_\n_slice_index #1\n")
 
 
 def _corners(centres: NDArray[np.float64], box_size_px: int) -> list[float]:

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from frazil.errors import FrazilError
-from frazil.files import write_text
+from frazil.files import write_atomically
 from frazil.picking.coordinates.table import (
     CoordinateTable,
     parse_numbers,
@@ -58,7 +58,7 @@ def write_csv(path: Path, picks: Picks) -> None:
         OSError: it cannot be written.
     """
     rows = zip(picks.x.tolist(), picks.y.tolist(), picks.score.tolist(), strict=True)
-    write_text(path, "x,y,score\n" + "".join(f"{x:.3f},{y:.3f},{score:.6f}\n" for x, y, score in rows))
+    write_atomically(path, "x,y,score\n" + "".join(f"{x:.3f},{y:.3f},{score:.6f}\n" for x, y, score in rows))
 
 
 def _picks(path: Path, columns: dict[str, list[str]], x: str, y: str) -> Picks:

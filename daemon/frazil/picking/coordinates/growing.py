@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from frazil.errors import FrazilError
-from frazil.files import write_text
+from frazil.files import write_atomically
 from frazil.picking.coordinates.syntax import read_tables, spell, spell_without_quotes, split_row
 from frazil.picking.coordinates.table import read_text
 
@@ -64,7 +64,7 @@ class GrowingStar:
         if not self._begun():
             self._known.clear()
         if name in self._known or not self._known:
-            write_text(self.path, self._header + self._rows_of_others(name) + text)
+            write_atomically(self.path, self._header + self._rows_of_others(name) + text)
         else:
             with self.path.open("ab") as file:
                 file.write(text.encode())

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import FrazilError
-from frazil.files import write_text
+from frazil.files import write_atomically
 from frazil.picking.coordinates.syntax import StarTable, read_tables, spell
 from frazil.picking.coordinates.table import (
     CoordinateTable,
@@ -54,7 +54,7 @@ def write_star(path: Path, picks: Picks, *, micrograph: str | None = None) -> No
     header = "\n# version 30001\n\ndata_\n\nloop_\n"
     header += "".join(f"_{column} #{i}\n" for i, column in enumerate(columns, start=1))
     end = f" {name}\n" if name else "\n"
-    write_text(path, header + "".join(f"{x:12.3f} {y:12.3f} {score:12.6f}{end}" for x, y, score in rows) + "\n")
+    write_atomically(path, header + "".join(f"{x:12.3f} {y:12.3f} {score:12.6f}{end}" for x, y, score in rows) + "\n")
 
 
 def _spelt(name: str | None) -> str:

@@ -1,4 +1,5 @@
-"""Intake: events are hints, scans are the truth; a file goes on once it is complete by its own header, and new.
+"""Intake: finds new micrographs. Events are hints, scans are the truth.
 
-``Watcher`` names candidates, without opening a file. ``Intake`` proves them complete and hands them on as ``Arrival``.
+``Watcher`` names candidates and opens no file. ``Intake`` checks that a candidate is complete, by its own header, and
+new; then it hands it on as an ``Arrival``.
 """

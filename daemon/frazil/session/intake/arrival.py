@@ -1,4 +1,4 @@
-"""Hints at files that may be new, arrivals that are complete and new, and the line in which they wait to be picked."""
+"""Hints at files that may be new, arrivals that are complete and new, and the queue of arrivals."""
 
 from __future__ import annotations
 
@@ -10,47 +10,46 @@ from typing import Literal
 
 from frazil.session.outbox.file_stamp import FileStamp
 
-__all__ = ["Arrival", "FoundBy", "Hint", "Line", "is_utf8"]
+__all__ = ["Arrival", "FoundBy", "Hint", "PickQueue", "is_utf8"]
 
 FoundBy = Literal["event", "scan"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hint:
-    """A file to look at."""
+    """A file that may be a new micrograph."""
 
     path: Path
     closed: bool = False
-    """Whether its writer is known to have finished: it was closed after writing, or renamed into place."""
+    """Whether its writer is known to have finished: the file was closed after writing, or renamed into place."""
     backlog: bool = False
-    """Whether it lay there when the daemon started: such a file stands behind all that appear later."""
+    """Whether it was there when the daemon started. Files that appear later go first."""
     by: FoundBy = "scan"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """A micrograph that is whole and new."""
+    """A micrograph that is complete and new."""
 
     path: Path
     key: str
-    """Its name in the ledger: the path below the watched directory."""
+    """Path below the watched directory: the micrograph's name in the ledger."""
     stamp: FileStamp
-    closed_at: float
-    """When its writer was last known to be at it, by the monotonic clock."""
-    complete_at: float
-    """When it was known to be complete, by the monotonic clock."""
-    settled_at: float = 0.0
-    """The last look at it, after it was read, is to come no sooner, by the monotonic clock."""
+    closed_at_monotonic: float
+    """Last known activity of its writer: when the file changed or was closed."""
+    complete_at_monotonic: float
+    """When the file was known to be complete."""
+    settled_at_monotonic: float = 0.0
+    """Earliest time of the last look at the file, after it was read."""
     backlog: bool = False
-    """Whether it lay there when the daemon started."""
+    """Whether it was there when the daemon started."""
 
 
-class Line:
-    """Arrivals in the order in which they are picked.
+class PickQueue:
+    """Arrivals in the order in which they are picked: new files before the backlog.
 
-    What appears while the daemon runs comes before what lay there at the start: the microscope's operator looks at
-    the newest micrograph, a camera leaves time between two, and the backlog only shrinks. It holds names, not
-    pictures, so it need not be bounded.
+    The microscope's operator looks at the newest micrograph, a camera leaves time between two, and the backlog only
+    shrinks. The queue is not bounded, since it holds names and no pixels.
     """
 
     def __init__(self) -> None:
@@ -59,13 +58,13 @@ class Line:
         self._changed = threading.Condition()
 
     def put(self, arrival: Arrival) -> None:
-        """Add an arrival at the end of its part of the line."""
+        """Add an arrival behind the others of its kind: the new ones, or the backlog."""
         with self._changed:
             (self._backlog if arrival.backlog else self._live).append(arrival)
             self._changed.notify()
 
     def take(self, timeout_seconds: float) -> Arrival | None:
-        """The next arrival; None when none came within the time."""
+        """Take the next arrival; None if none comes within the time."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._live or self._backlog, timeout_seconds):
                 return None
@@ -76,7 +75,7 @@ class Line:
 
 
 def is_utf8(key: str) -> bool:
-    """Whether a name can stand in the ledger; one that is no UTF-8 cannot."""
+    """Whether a key is valid UTF-8. The ledger can hold no other."""
     try:
         key.encode()
     except UnicodeEncodeError:

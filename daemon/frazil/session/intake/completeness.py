@@ -1,9 +1,8 @@
-"""Completion: the proof that a file is whole, and what is the matter where there is none.
+"""Completeness: whether a file is as long as its own header demands, and free of holes.
 
-Proved: a file as long as its own header demands, without space that was set aside and never written. Not provable is
-that nobody will still write over what is there: a writer may have filled the space with zeros first, or the file
-system may not tell holes from zeros. Such a file betrays itself by blocks of nothing but zeros, which no detector
-makes; it is given more time, not refused.
+A hole is space that was allocated and never written. It cannot be proved that nobody will overwrite what is there: a
+writer may have filled the space with zeros first, or the file system may not tell holes from zeros. Such a file has
+blocks of zeros, which no detector makes. It is given more time, and not refused.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ __all__ = ["check_written", "prove_complete"]
 
 
 def prove_complete(path: Path, *, shows_holes: bool = True) -> None:
-    """Prove from its own header that a file is whole.
+    """Check that a file is complete.
 
     Args:
         path: the file.
-        shows_holes: whether the file system's holes mean "not yet written".
+        shows_holes: whether a hole on this file system means "not yet written".
 
     Raises:
-        IncompleteMicrograph: it is not, or not as yet.
-        MicrographError: it is no micrograph.
-        OSError: it cannot be read.
+        IncompleteMicrograph: the file is not complete, or not yet.
+        MicrographError: the file is no micrograph.
+        OSError: the file cannot be read.
     """
     check_complete(path)
     if shows_holes:
@@ -37,11 +36,11 @@ def prove_complete(path: Path, *, shows_holes: bool = True) -> None:
 
 
 def check_written(path: Path) -> None:
-    """Make sure that no part of a file is space set aside that nobody has written to.
+    """Check that a file has no holes.
 
     Raises:
-        IncompleteMicrograph: there is a hole.
-        OSError: it cannot be read.
+        IncompleteMicrograph: the file has a hole.
+        OSError: the file cannot be read.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -49,9 +48,9 @@ def check_written(path: Path) -> None:
             hole = os.lseek(file.fileno(), 0, os.SEEK_HOLE)
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENXIO):
-                return  # the file system cannot say, or the file is empty
+                return  # the file system does not report holes, or the file is empty
             raise
     if hole < size:
         raise IncompleteMicrograph(
-            path, "truncated", f"expected {size} bytes of data, found a hole at byte {hole} that nobody has written to"
+            path, "truncated", f"expected {size} bytes of data, found a hole at byte {hole} that was never written"
         )

@@ -1,4 +1,4 @@
-"""Events: what the kernel tells of a tree, and that it has told too little."""
+"""Events: the kernel's reports of new files in a tree, and of an overflow of its queue."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from watchdog.observers.inotify_c import InotifyEvent, InotifyFD
 
 __all__ = ["Events"]
 
-# Watchdog reports an overflow at each level of its own; we say it once.
+# Watchdog logs an overflow at several levels; frazil logs it once.
 logging.getLogger("watchdog").setLevel(logging.ERROR)
 # A folder that appears while the tree is first walked is found twice, which does no harm.
 warnings.filterwarnings("ignore", "Callback with id .* already exists", RuntimeWarning)
@@ -33,10 +33,10 @@ class Events(FileSystemEventHandler):
     """Follows one tree by inotify. The callbacks run in watchdog's threads.
 
     Args:
-        root: of the tree.
-        on_file: is told of a file, and whether its writer is known to have finished.
-        on_folder: a folder appeared; files may have come with it or before it could be watched.
-        on_overflow: the kernel dropped events, since they were not read fast enough.
+        root: root of the tree.
+        on_file: called with a file that appeared or was closed, and whether its writer is known to have finished.
+        on_folder: called when a folder appeared. Files may have come with it, or before it could be watched.
+        on_overflow: called when the kernel dropped events, because they were not read fast enough.
 
     Raises:
         OSError: the tree cannot be watched.
@@ -68,14 +68,14 @@ class Events(FileSystemEventHandler):
             raise
 
     def stop(self) -> None:
-        """Stop following."""
+        """Stop following the tree."""
         self._observer.stop()
         self._observer.join()
         self._inotify.stop()
         self._inotify.join()
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """Pass on what watchdog tells."""
+        """Pass on an event of watchdog."""
         moved = isinstance(event, FileMovedEvent | DirMovedEvent)
         name = event.dest_path if moved else event.src_path
         if not name:  # moved out of the tree
@@ -87,7 +87,7 @@ class Events(FileSystemEventHandler):
 
 
 class _Inotify(InotifyFD):
-    """Watchdog keeps the news of an overflow to itself."""
+    """Watchdog's inotify, with a callback for an overflow, which watchdog only logs."""
 
     def __init__(self, on_overflow: Callable[[], None]) -> None:
         super().__init__()

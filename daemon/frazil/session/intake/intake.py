@@ -1,8 +1,8 @@
-"""Intake: which of the files that appear are whole and new.
+"""Intake: decides which files are complete and new.
 
-A file is whole when its size is what its own header demands and two looks at it agree. One that its writer closed is
-read between the two: whoever reads it looks last. A file is new when the ledger has not seen its content under its
-name. Everything else waits, and is reported when it has waited too long.
+A file is complete when its size is what its own header demands and two looks at it agree. A file that its writer
+closed is read between the two looks: the reading stage looks last. A file is new when the ledger does not know its
+content under its key. Every other file waits, and is reported when it has waited too long.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Literal
 
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.health.heartbeat import Beat, unwatched
+from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.metrics import Metrics
 from frazil.health.state import IntakeState
 from frazil.session.intake.arrival import Arrival, FoundBy, Hint
@@ -35,22 +35,22 @@ __all__ = ["Intake", "Known"]
 log = logging.getLogger(__name__)
 
 Known = dict[str, FileStamp]
-"""Stamps of the files that need no look, by key: picked, or given up as they are."""
+"""Stamps, by key, of the files that need no look while they do not change: picked, or given up."""
 
 _CLOSED_SETTLE_SECONDS = 0.03
-"""From the first look at a file whose writer closed it to the last, after it was read."""
+"""Time from the first look at a file whose writer closed it to the last look, after it was read."""
 _CLOSED_REST_SECONDS = 0.012
-"""Before such a file is read: longer than the grain of the kernel's clock, so that whatever is written from then on
-gives the file another time."""
+"""Time before such a file is read. It is longer than the grain of the kernel's clock, so that a later write changes the
+file's time."""
 _AT_REST_SECONDS = 1.0
-"""What lay there at the start and has not changed for so long needs no second look."""
+"""A file of the backlog that has not changed for this time needs no second look."""
 _RECHECK_SECONDS = 0.5
 _LONGEST_RECHECK_SECONDS = 5.0
 _LONGEST_WAIT_SECONDS = 0.5
 _REQUESTS_SECONDS = 1.0
-"""Between looks for requests that others left in the ledger."""
+"""Time between looks for requests in the ledger."""
 _BACKLOG_SECONDS = 0.1
-"""Longest time that goes to the backlog at a stretch, while a new file may wait for its look."""
+"""Longest time spent on the backlog at a stretch, while a new file may wait for its look."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,16 +60,16 @@ class _Candidate:
     path: Path
     stamp: FileStamp
     unchanged_since: float
-    closed_at: float
-    """When its writer was last known to be at it: it changed then, or was closed."""
+    closed_at_monotonic: float
+    """Last known activity of its writer: when the file changed or was closed."""
     due: float
-    settled_at: float = 0.0
+    settled_at_monotonic: float = 0.0
     by: FoundBy
     backlog: bool
     incomplete: IncompleteMicrograph | None = None
-    """What reading found, which sees more than the header tells. It holds while the file does not change."""
+    """Found in reading, which sees more than the header shows. It holds while the file does not change."""
     noted: str = ""
-    """What the ledger was last told of it."""
+    """The last note on this file in the ledger."""
 
     def is_stalled(self, now: float, stall_seconds: float) -> bool:
         return now - self.unchanged_since >= stall_seconds
@@ -77,7 +77,7 @@ class _Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Return:
-    """An arrival that comes back from being picked."""
+    """An arrival that the pipeline gives back."""
 
     arrival: Arrival
     handled: Handled | None = None
@@ -91,17 +91,17 @@ class Intake:
     `run` belongs to one thread; `tell`, `finish`, `retry` and `await_growth` may be called from any.
 
     Args:
-        ledger: knows what was handled before.
-        known: stamps of what was handled; kept up to date here.
-        metrics: counts who found what.
+        ledger: the session's ledger, which knows the files that were handled before.
+        known: stamps of the files that were handled; kept up to date here.
+        metrics: counts files by how they were found.
         root: the watched directory.
-        settle_seconds: between the two looks at a file that nobody is known to have closed.
+        settle_seconds: time between the two looks at a file that nobody is known to have closed.
         stall_seconds: time without change after which an incomplete file is reported.
-        shows_holes: whether a hole in a file means that it is yet to be written.
-        accept: takes an arrival.
-        refuse: takes a file that cannot be picked as it is.
-        check_name: raises `MicrographError` for a file whose results could have no name of their own.
-        beat: is called with each file that is looked at.
+        shows_holes: whether a hole in a file means that this part was never written.
+        accept: called with each arrival.
+        refuse: called with each file that cannot be picked, and the error.
+        check_name: called with a file's path and key; raises `MicrographError` if its pick file cannot have its name.
+        beat: called with each file that is looked at.
     """
 
     def __init__(
@@ -116,8 +116,8 @@ class Intake:
         shows_holes: bool = True,
         accept: Callable[[Arrival], None],
         refuse: Callable[[Arrival, MicrographError], None],
-        check_name: Callable[[Path, Path], None],
-        beat: Beat = unwatched,
+        check_name: Callable[[Path, str], None],
+        beat: Beat = no_heartbeat,
     ) -> None:
         self._inbox: SimpleQueue[Hint | Sightings | _Return] = SimpleQueue()
         self._ledger = ledger
@@ -137,13 +137,13 @@ class Intake:
         self._in_backlog: set[Path] = set()
         self._in_hand: dict[str, float] = {}
         self._closed_in_hand: set[str] = set()
-        """Closed by a writer while they were in hand: their time alone does not tell whether they have changed."""
+        """Keys of files that were closed by a writer while the pipeline had them. Their stamp may hide a change."""
         self._notes = Notes(ledger)
         self._next_requests = 0.0
 
     @property
     def state(self) -> IntakeState:
-        """Which files wait now; from any thread."""
+        """The files that wait now. May be read from any thread."""
         since = list(self._in_hand.values())  # a copy, made in one step
         return IntakeState(
             incomplete=len(self._candidates),
@@ -152,11 +152,11 @@ class Intake:
         )
 
     def settle(self, seconds: float, *, shows_holes: bool) -> None:
-        """From here on go by another file system, which was mounted meanwhile; arguments as for the class."""
+        """Adapt to another file system, which was mounted meanwhile; arguments as for the class."""
         self._settle_seconds, self._shows_holes = seconds, shows_holes
 
     def run(self, stop: threading.Event) -> None:
-        """Take in files until told to stop."""
+        """Take in files until `stop` is set."""
         while not stop.is_set():
             self._beat()
             self._look_at_due()
@@ -168,41 +168,41 @@ class Intake:
                 wait = min(wait, self._looks[0][0] - time.monotonic())
             self._empty_inbox(max(0.0, wait))
 
-    def tell(self, told: Hint | Sightings) -> None:
-        """Hand over what the watcher has seen."""
-        if not isinstance(told, Hint):
-            self._inbox.put(told)
-        elif told.backlog:
-            self._in_backlog.add(told.path)
-            self._backlog.put(told)
-        elif told.by == "event" or told.path not in self._in_backlog:  # a later scan tells nothing new of the backlog
-            self._inbox.put(told)
+    def tell(self, news: Hint | Sightings) -> None:
+        """Take a hint or sightings from the watcher."""
+        if not isinstance(news, Hint):
+            self._inbox.put(news)
+        elif news.backlog:
+            self._in_backlog.add(news.path)
+            self._backlog.put(news)
+        elif news.by == "event" or news.path not in self._in_backlog:  # a later scan adds nothing to a hint that waits
+            self._inbox.put(news)
 
     def finish(self, arrival: Arrival, handled: Handled) -> None:
-        """Let go of an arrival: it was picked, or given up as it is."""
+        """Take back an arrival that was picked, or given up."""
         self._inbox.put(_Return(arrival=arrival, handled=handled))
 
     def retry(self, arrival: Arrival, rest_seconds: float = 0.0) -> None:
-        """Let go of an arrival: it is to be looked at again, after a rest."""
+        """Take back an arrival that has to be looked at again, after a rest."""
         self._inbox.put(_Return(arrival=arrival, rest_seconds=rest_seconds))
 
     def await_growth(self, arrival: Arrival, error: IncompleteMicrograph) -> None:
-        """Let go of an arrival: reading showed that it is not whole, so it waits like any other incomplete file."""
+        """Take back an arrival that reading found incomplete. It waits like any other incomplete file."""
         self._inbox.put(_Return(arrival=arrival, incomplete=error))
 
-    # --- what is told ---------------------------------------------------------------------------------------------
+    # --- the inbox ------------------------------------------------------------------------------------------------
 
     def _empty_inbox(self, timeout_seconds: float) -> None:
         try:
-            told = self._inbox.get(timeout=timeout_seconds)
+            news = self._inbox.get(timeout=timeout_seconds)
             while True:
-                if isinstance(told, _Return):
-                    self._take_back(told)
-                elif isinstance(told, Hint):
-                    self._note(told)
+                if isinstance(news, _Return):
+                    self._take_back(news)
+                elif isinstance(news, Hint):
+                    self._note(news)
                 else:
-                    self._notes.add_sightings(told)
-                told = self._inbox.get_nowait()
+                    self._notes.add_sightings(news)
+                news = self._inbox.get_nowait()
         except Empty:
             pass
 
@@ -215,11 +215,11 @@ class Intake:
             closed = not _holds(arrival.path, returned.handled.fingerprint)
         if returned.handled is not None:
             self._known[arrival.key] = returned.handled.stamp
-        # It may have changed while it was in hand, when nobody looked.
+        # It may have changed while the pipeline had it, when nobody looked.
         self._note(Hint(path=arrival.path, closed=closed, backlog=arrival.backlog), returned)
 
     def _note(self, hint: Hint, returned: _Return | None = None) -> None:
-        # Not through pathlib, which interns every part of a path: kept in their thousands, these are never let go.
+        # Not through pathlib: it interns every part of a path, so that thousands of keys would never be freed.
         key = os.path.relpath(hint.path, self._root)
         if key in self._in_hand:
             if hint.closed:
@@ -243,7 +243,7 @@ class Intake:
                 path=hint.path,
                 stamp=stamp,
                 unchanged_since=now,
-                closed_at=now,
+                closed_at_monotonic=now,
                 due=now,
                 by=hint.by,
                 backlog=hint.backlog,
@@ -263,13 +263,13 @@ class Intake:
             self._note_closed(key, known, now)
 
     def _note_closed(self, key: str, candidate: _Candidate, now: float) -> None:
-        candidate.closed_at = now
-        candidate.settled_at = now + _CLOSED_SETTLE_SECONDS
+        candidate.closed_at_monotonic = now
+        candidate.settled_at_monotonic = now + _CLOSED_SETTLE_SECONDS
         self._look_again(key, candidate, _CLOSED_REST_SECONDS)
 
     def _note_return(self, key: str, candidate: _Candidate, returned: _Return, *, closed: bool) -> None:
         as_it_was = candidate.stamp == returned.arrival.stamp
-        if closed and (returned.handled is not None or not as_it_was):  # else there is a reason to rest
+        if closed and (returned.handled is not None or not as_it_was):  # otherwise there is a reason to wait
             self._note_closed(key, candidate, time.monotonic())
             return
         if as_it_was and returned.incomplete is not None:
@@ -279,9 +279,9 @@ class Intake:
             self._look_again(key, candidate, returned.rest_seconds if as_it_was else self._settle_seconds)
 
     def _restart(self, key: str, candidate: _Candidate, stamp: FileStamp) -> None:
-        """The file has changed: what was known of it no longer holds."""
+        """Begin again with a file that has changed: earlier findings no longer hold."""
         candidate.stamp, candidate.unchanged_since = stamp, time.monotonic()
-        candidate.closed_at = candidate.unchanged_since
+        candidate.closed_at_monotonic = candidate.unchanged_since
         candidate.incomplete = None
         self._look_again(key, candidate, self._settle_seconds)
 
@@ -296,7 +296,7 @@ class Intake:
         while self._looks and self._looks[0][0] <= now:
             due, key = heapq.heappop(self._looks)
             candidate = self._candidates.get(key)
-            if candidate is not None and candidate.due == due:  # else that look was put off, or brought forward
+            if candidate is not None and candidate.due == due:  # otherwise the look was moved to another time
                 self._look(key, candidate)
 
     def _look_at_backlog(self) -> None:
@@ -307,7 +307,7 @@ class Intake:
             self._in_backlog.discard(hint.path)
 
     def _look(self, key: str, candidate: _Candidate) -> None:
-        """Look a second time at a candidate, and decide."""
+        """Look at a candidate for the second time, and decide."""
         self._beat(f"looking at {key}")
         now = time.monotonic()
         stalled = candidate.is_stalled(now, self._stall_seconds)
@@ -329,17 +329,17 @@ class Intake:
         except MicrographError as error:
             self._give_up(key, candidate, error)
         except OSError as error:
-            # The fault is the mount's or the permissions', not the file's: it is waited for without end.
+            # The fault belongs to the mount or the permissions, not to the file: it is retried without limit.
             message = f"{candidate.path}: cannot be read: {error.strerror or error}"
             if stalled and candidate.noted != message:
-                log.warning("%s; it is looked at until it can", message)
+                log.warning("%s; it is retried until it can be read", message)
                 self._tell_ledger(key, candidate, "waiting", "unreadable", message)
             self._wait(key, candidate, now)
         except sqlite3.Error:
-            self._wait(key, candidate, now)  # the ledger can be asked again once it can be read
+            self._wait(key, candidate, now)  # the ledger cannot be read at present
 
     def _prove(self, key: str, candidate: _Candidate, *, stalled: bool) -> None:
-        self._check_name(candidate.path, Path(key))
+        self._check_name(candidate.path, key)
         if candidate.incomplete is not None:
             raise candidate.incomplete
         prove_complete(candidate.path, shows_holes=self._shows_holes)
@@ -351,11 +351,11 @@ class Intake:
             self._wait(key, candidate, time.monotonic())
             return
         stamp = stamp_of(candidate.path)
-        if stamp != candidate.stamp:  # its last bytes came while it was looked at
+        if stamp != candidate.stamp:  # its last bytes were written during this look
             self._restart(key, candidate, stamp)
             return
         touched = self._is_touched(key, candidate.stamp, found.fingerprint)
-        del self._candidates[key]  # not before: a ledger that cannot be asked is asked again
+        del self._candidates[key]  # only now: if the ledger cannot be read, the look is repeated
         if touched:
             return
         self._tell_ledger(key, candidate, "seen")
@@ -365,7 +365,7 @@ class Intake:
         self._accept(arrival)
 
     def _wait(self, key: str, candidate: _Candidate, now: float) -> None:
-        """Look again, the sooner the younger the last change is."""
+        """Look again later: soon after a recent change, less often as time passes."""
         age = now - candidate.unchanged_since
         self._look_again(key, candidate, min(max(_RECHECK_SECONDS, age / 4), _LONGEST_RECHECK_SECONDS))
 
@@ -379,14 +379,14 @@ class Intake:
             path=candidate.path,
             key=key,
             stamp=candidate.stamp,
-            closed_at=candidate.closed_at,
-            complete_at=now,
-            settled_at=candidate.settled_at,
+            closed_at_monotonic=candidate.closed_at_monotonic,
+            complete_at_monotonic=now,
+            settled_at_monotonic=candidate.settled_at_monotonic,
             backlog=candidate.backlog,
         )
 
     def _is_touched(self, key: str, stamp: FileStamp, fingerprint: str) -> bool:
-        """Whether the file was handled before and only touched since (a copy that sets its times last does that)."""
+        """Whether the file was handled before, and only its time has changed (a copy may set times last)."""
         if key not in self._known or self._ledger.fingerprint(key) != fingerprint:
             return False
         self._ledger.restamp(key, stamp)
@@ -398,14 +398,14 @@ class Intake:
     def _tell_ledger(
         self, key: str, candidate: _Candidate, state: Literal["seen", "waiting"], reason: str = "", message: str = ""
     ) -> None:
-        """Have the ledger know of a candidate what it does not know yet."""
+        """Write a candidate's state to the ledger, if it is news."""
         noted = message or state
         if candidate.noted != noted:
             candidate.noted = noted
-            self._notes.add(Note(path=key, stamp=candidate.stamp, state=state, reason=reason, message=message))
+            self._notes.add(Note(key=key, stamp=candidate.stamp, state=state, reason=reason, message=message))
 
     def _take_requests(self) -> None:
-        """Grant what others have asked for in the ledger."""
+        """Grant the requests that the ledger holds."""
         now = time.monotonic()
         if now < self._next_requests:
             return
@@ -413,7 +413,7 @@ class Intake:
         try:
             keys = self._ledger.take_requests()
         except sqlite3.Error as error:
-            log.debug("requests cannot be granted (%s); it is tried again", error)
+            log.debug("requests cannot be granted (%s); this is retried", error)
             return
         for key in keys:
             self._known.pop(key, None)
@@ -423,7 +423,7 @@ class Intake:
 
 
 def _holds(path: Path, fingerprint: str) -> bool:
-    """Whether a file holds what it held, as far as can be told."""
+    """Whether a file still has the content with this fingerprint; True if that is unknown."""
     try:
         return not fingerprint or sample(path).fingerprint == fingerprint
     except (OSError, MicrographError):

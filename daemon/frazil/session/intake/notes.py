@@ -1,4 +1,4 @@
-"""Notes: what the intake tells the ledger of files that are not yet picked, written together once in a while."""
+"""Notes: the intake's records of files that are not yet picked, written to the ledger in batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Notes:
-    """Collects notes and writes them; what cannot be written is kept for the next time. Used from one thread."""
+    """Collects notes and writes them. Notes that cannot be written are kept for the next time. Used from one thread."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -24,24 +24,24 @@ class Notes:
         self._returned: set[str] = set()
 
     def add(self, note: Note) -> None:
-        """Note a file that is found, or waited for."""
-        if is_utf8(note.path):
-            self._gone.discard(note.path)
-            self._notes[note.path] = note
+        """Note a file that was found, or that waits."""
+        if is_utf8(note.key):
+            self._gone.discard(note.key)
+            self._notes[note.key] = note
 
-    def add_gone(self, path: str) -> None:
-        """Note that a file is no longer there."""
-        if is_utf8(path):
-            self._gone.add(path)
+    def add_gone(self, key: str) -> None:
+        """Note that a file is gone."""
+        if is_utf8(key):
+            self._gone.add(key)
 
     def add_sightings(self, sightings: Sightings) -> None:
-        """Note known files that went or came back."""
+        """Note known files that disappeared or came back."""
         self._gone.update(sightings.missing)
         self._gone.difference_update(sightings.returned)
         self._returned.update(sightings.returned)
 
     def write(self) -> None:
-        """Write all that was collected."""
+        """Write all notes."""
         try:
             if self._notes:
                 self._ledger.note(list(self._notes.values()))
@@ -53,4 +53,4 @@ class Notes:
                 self._ledger.note_returned(list(self._returned))
                 self._returned.clear()
         except sqlite3.Error as error:
-            log.debug("the ledger takes no notes (%s); it is tried again", error)
+            log.debug("notes cannot be written to the ledger (%s); this is retried", error)

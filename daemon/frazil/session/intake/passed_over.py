@@ -1,4 +1,4 @@
-"""The inventory: how many names in the watched tree are taken for micrographs, how many are passed over, and why."""
+"""The inventory: the number of names in the watched tree that are taken for micrographs or passed over, and why."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ import msgspec
 
 from frazil.errors import printable
 
-__all__ = ["INVENTORY_KEY", "PASS_REASONS", "Inventory", "PassReason", "Passed"]
-
-INVENTORY_KEY = "inventory"
-"""What it is called in the ledger's memory."""
+__all__ = ["PASS_REASONS", "Inventory", "PassReason", "Passed"]
 
 PassReason = Literal[
     "not_included",
@@ -26,19 +23,19 @@ PassReason = Literal[
 ]
 """Why a file or folder is passed over.
 
-``not_included``: no pattern of the setting `include` takes its name, though frazil could read it. ``other_format``: an
-image, in a format that frazil does not read. ``excluded``: a pattern of `exclude` takes it. ``companion``: what other
-programs write beside micrographs. ``link``: a link to what is found under its own name, or round in a circle.
-``broken_link``: a link to nothing. ``unreadable``: a folder that cannot be listed. ``unfinished``: a dot file, or the
-name of an unfinished copy. ``not_an_image``: any other file.
+``not_included``: no pattern of the setting `include` matches its name, though frazil could read it. ``other_format``:
+an image, in a format that frazil does not read. ``excluded``: a pattern of `exclude` matches it. ``companion``: a file
+that other programs write beside micrographs. ``link``: a link to a file that is found under its own name, or a link in
+a circle. ``broken_link``: a link to nothing. ``unreadable``: a folder that cannot be listed. ``unfinished``: a dot
+file, or the name of an unfinished copy. ``not_an_image``: any other file.
 """
 
 PASS_REASONS: tuple[PassReason, ...] = get_args(PassReason)
 
 _EVERYDAY = frozenset({"unfinished", "not_an_image"})
-"""Passed over in every session: by themselves they are no sign that something is wrong."""
+"""Reasons that occur in every session. They alone are no sign of a fault."""
 
-_SAYS: dict[PassReason, str] = {
+_DESCRIPTIONS: dict[PassReason, str] = {
     "not_included": "not named by the setting include",
     "other_format": "in a format that frazil does not read",
     "excluded": "left out by the setting exclude",
@@ -52,63 +49,63 @@ _SAYS: dict[PassReason, str] = {
 
 
 class Passed(msgspec.Struct, frozen=True):
-    """Names that are passed over for one reason; a folder counts as one."""
+    """The names that are passed over for one reason. A folder counts as one."""
 
     count: int
     example: str
-    """One of them, below the watched directory; a folder with a slash at its end."""
+    """Path of one of them below the watched directory; a folder ends in a slash."""
 
 
 class Inventory(msgspec.Struct, frozen=True, kw_only=True):
-    """What the last scan saw in the watched tree."""
+    """Count of the names that the last scan found in the watched tree."""
 
     taken: int = 0
-    """Names taken for micrographs."""
+    """Number of names taken for micrographs."""
     passed_over: dict[PassReason, Passed] = {}
     include: tuple[str, ...] = ()
-    """Patterns that names had to fit."""
+    """Patterns of the setting `include`."""
 
     @classmethod
     def decode(cls, text: str) -> Inventory | None:
-        """From the ledger's text; None where there is none."""
+        """Decode the ledger's text; None if it cannot be decoded."""
         try:
             return msgspec.json.decode(text, type=cls)
         except ValueError:
             return None
 
     def encode(self) -> str:
-        """As text for the ledger."""
+        """Encode as text for the ledger."""
         return msgspec.json.encode(self).decode()
 
     def count(self, reason: PassReason) -> int:
-        """Names passed over for a reason."""
+        """Number of names passed over for a reason."""
         return self.passed_over[reason].count if reason in self.passed_over else 0
 
     @property
     def nothing_fits(self) -> bool:
-        """Whether there are images, but none is taken for a micrograph."""
+        """Whether there are images, but no micrographs."""
         return not self.taken and any(reason not in _EVERYDAY for reason in self.passed_over)
 
     def describe(self) -> str:
-        """What was found and what not, in one line."""
+        """The inventory in one line."""
         found = f"{self.taken} {'micrograph' if self.taken == 1 else 'micrographs'} found"
         return f"{found}; passed over: {self.describe_passed_over()}" if self.passed_over else found
 
     def describe_passed_over(self) -> str:
-        """How many are passed over, and why, with an example of each, in one line."""
+        """The names that are passed over, in one line: for each reason their number and an example."""
         return ", ".join(self.passed_over_lines())
 
     def passed_over_lines(self) -> list[str]:
-        """The same, a line for each reason."""
+        """The names that are passed over, with one line for each reason."""
         return [
-            f"{passed.count} {_SAYS[reason]} (such as {printable(passed.example)})"
+            f"{passed.count} {_DESCRIPTIONS[reason]} (such as {printable(passed.example)})"
             for reason in PASS_REASONS
             if (passed := self.passed_over.get(reason)) is not None
         ]
 
     @property
     def advice(self) -> str:
-        """What to do to have these picked, in one line; empty where nothing but the everyday is passed over."""
+        """Advice on how to have these files picked, in one line; empty if only everyday names are passed over."""
         return " ".join(
             self._advise(reason, printable(passed.example))
             for reason in PASS_REASONS
@@ -132,9 +129,11 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
                     "where motion correction writes them."
                 )
             case "excluded":
-                return f"If {example} is wanted, take the pattern that fits it out of the setting exclude."
+                return f"If {example} should be picked, remove the pattern that matches it from the setting exclude."
             case "companion":
-                return f"If {example} is wanted, name it in include, or set companions = [] in the settings file."
+                return (
+                    f"If {example} should be picked, name it in include, or set companions = [] in the settings file."
+                )
             case "broken_link":
                 return f"See what {example} leads to: a mount that is away, or one that frazil may not look into."
             case "unreadable":
@@ -144,6 +143,6 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _ending(name: str) -> str:
-    """``.mrc.gz`` of ``a.b.mrc.gz``."""
+    """The ending of a name: ``.mrc.gz`` of ``a.b.mrc.gz``."""
     dot = name.rpartition(".")[0].rfind(".") if name.lower().endswith((".gz", ".bz2")) else name.rfind(".")
     return name[dot:] if dot > 0 else name

@@ -1,9 +1,8 @@
-"""Scans: every file that the tree holds, at the least cost.
+"""Scans: find every file in the tree, at the least cost.
 
-A folder whose own time has not changed holds the names that it held, so it costs one look and no listing. A known
-file costs nothing but its name in a listing: names are compared, and files are looked at only when new, or when
-the sweep, a bounded share of the known ones at each scan, comes to them. What is passed over is counted in its folder,
-by reason.
+A folder with an unchanged time holds unchanged names, so it is looked at and not listed. Names in a listing are
+compared with the known ones. A file itself is looked at only if it is new, or when the sweep reaches it; the sweep
+visits a bounded number of known files in each scan. Names that are passed over are counted for each folder, by reason.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from frazil.health.heartbeat import Beat, unwatched
+from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.session.intake.passed_over import Inventory, Passed, PassReason
 from frazil.session.intake.selection import Selection
 from frazil.session.outbox.file_stamp import FileStamp, stamp_of
@@ -26,31 +25,31 @@ __all__ = ["Scan", "Scanner"]
 log = logging.getLogger(__name__)
 
 _FOLDER_TIME_GRAIN_SECONDS = 2.0
-"""No file system keeps times more coarsely; a change within it may leave a folder's time as it was."""
+"""The coarsest time of any file system. Two changes within this time may give a folder the same time."""
 _RELIST_SECONDS = 60.0
-"""No folder's time is believed for longer: whatever went wrong, a scan soon puts it right."""
+"""A folder is listed again after this time even if its time has not changed, so that no error lasts."""
 _SWEEP_FILES = 2000
 _SWEEP_SECONDS = 0.25
 
 
 @dataclass(slots=True, kw_only=True)
 class Scan:
-    """What one scan found, and its cost."""
+    """The result of one scan, and its cost."""
 
     new: list[Path] = field(default_factory=list)
-    """Files that nobody knows yet."""
+    """Files that are not known yet."""
     changed: list[Path] = field(default_factory=list)
-    """Known files whose size or time differs from what is known."""
+    """Known files with another size or time than the known one."""
     missing: list[str] = field(default_factory=list)
-    """Known files that are no longer there, by their path below the root."""
+    """Keys of known files that are no longer there."""
     returned: list[str] = field(default_factory=list)
-    """Files once missing that are there again as they were, likewise."""
+    """Keys of files that were missing and are there again, unchanged."""
     inventory: Inventory = field(default_factory=Inventory)
-    """What the tree holds."""
+    """Count of the names in the tree."""
     folders: int = 0
-    """Folders looked at."""
+    """Number of folders looked at."""
     listed: int = 0
-    """Names listed."""
+    """Number of names listed."""
     seconds: float = 0.0
 
 
@@ -58,14 +57,14 @@ class Scan:
 class _Entered:
     """A folder to look into."""
 
-    relative: str
+    key: str
     through_link: bool
     """Whether a link leads to it, or to a folder above it."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Listing:
-    """What a folder held when it was listed."""
+    """The contents of a folder when it was listed."""
 
     subfolders: list[_Entered] = field(default_factory=list)
     taken: int = 0
@@ -78,7 +77,7 @@ class _Listing:
 
 @dataclass(slots=True, kw_only=True)
 class _Folder:
-    """What is remembered of a folder."""
+    """A folder as the scanner remembers it."""
 
     mtime_ns: int
     unchanged_since: float
@@ -86,27 +85,27 @@ class _Folder:
     listing: _Listing
 
     def needs_no_listing(self, now: float) -> bool:
-        """Whether it was listed not long ago, and when its time could no longer hide a change."""
+        """Whether the last listing is recent, and was made when the folder's time could no longer hide a change."""
         was_settled = self.listed_at - self.unchanged_since >= _FOLDER_TIME_GRAIN_SECONDS
-        # What a broken link leads to, or the right to look, may come without a trace in this folder.
+        # The target of a broken link, or the permission to list, may appear without a change in this folder.
         may_be_more = "broken_link" in self.listing.passed_over or "unreadable" in self.listing.passed_over
         return not may_be_more and was_settled and now - self.listed_at < _RELIST_SECONDS
 
 
 class Scanner:
-    """Scans one tree again and again. Used from one thread.
+    """Scans one tree repeatedly. Used from one thread.
 
-    Links are followed, also out of the tree, unless what they lead to is found without them: in the tree under its own
-    name, or through another link to a folder, by device and inode. So there are no loops. Links to one and the same
-    file outside are files of their own, as hard links are.
+    Links are followed, also out of the tree. A link is not followed if its target is found without it: in the tree
+    under its own name, or through another link to the same folder, by device and inode. So there are no loops. Several
+    links to one file outside the tree count as several files, as hard links do.
 
     Args:
-        root: absolute, without links.
-        selection: which names count.
-        known: stamps of known files, by path below the root.
-        missing: known files that are known to be missing.
-        trust_folder_times: whether an unchanged folder need not be listed; may be changed between two scans.
-        beat: is called with each folder.
+        root: root of the tree, an absolute path without links.
+        selection: chooses micrographs by name.
+        known: stamps of known files, by key.
+        missing: keys of known files that are already recorded as missing.
+        trust_folder_times: whether a folder with an unchanged time need not be listed; may be changed between scans.
+        beat: called with each folder.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class Scanner:
         *,
         missing: Iterable[str] = (),
         trust_folder_times: bool = True,
-        beat: Beat = unwatched,
+        beat: Beat = no_heartbeat,
     ) -> None:
         self._root = root
         self._selection = selection
@@ -130,9 +129,9 @@ class Scanner:
         self._sweep: Iterator[str] = iter(())
 
     def scan(self) -> Scan:
-        """Look at the whole tree.
+        """Scan the whole tree.
 
-        A folder that cannot be listed is reported, once, and passed over: its files are not gone.
+        A folder that cannot be listed is logged once and passed over. Its files do not count as missing.
         """
         started = time.monotonic()
         scan = Scan()
@@ -141,19 +140,19 @@ class Scanner:
         pending = [_Entered("", through_link=False)]
         while pending:
             entered = pending.pop()
-            relative = entered.relative
-            if relative in visited:
+            key = entered.key
+            if key in visited:
                 continue
-            self._beat(f"scanning {relative or self._root}")
+            self._beat(f"scanning {key or self._root}")
             try:
                 folder = self._look_into(entered, scan, places)
             except OSError as error:
-                self._complain(relative, error)
+                self._complain(key, error)
                 if error.errno in (errno.ENOENT, errno.ENOTDIR):
                     continue
-                folder = self._folders.get(relative) or _unlisted()
-                folder.listing.passed_over["unreadable"] = Passed(1, f"{relative}/")
-            visited[relative] = folder
+                folder = self._folders.get(key) or _unlisted()
+                folder.listing.passed_over["unreadable"] = Passed(1, f"{key}/")
+            visited[key] = folder
             pending += folder.listing.subfolders
         self._folders = visited
         self._sweep_some(scan)
@@ -166,41 +165,41 @@ class Scanner:
         """List every folder again at the next scan."""
         self._folders.clear()
 
-    def finds(self, relative: str) -> bool:
-        """Whether a file under this name, of which an event told, is one that a scan would find."""
-        if not self._selection.takes(relative) or self._selection.lies_beside(relative, self._is_there):
+    def finds(self, key: str) -> bool:
+        """Whether a scan would find a file with this key, which an event has reported."""
+        if not self._selection.takes(key) or self._selection.lies_beside(key, self._is_there):
             return False
-        path = self._root / relative
+        path = self._root / key
         real = os.path.realpath(path)
         return real == str(path) or self._why_not_followed(real) is None
 
     def _look_into(self, entered: _Entered, scan: Scan, places: set[tuple[int, int]]) -> _Folder:
-        relative = entered.relative
-        path = self._root / relative if relative else self._root
+        key = entered.key
+        path = self._root / key if key else self._root
         now = time.monotonic()
         status = path.stat()
         if entered.through_link:
             place = status.st_dev, status.st_ino
             if place in places:
                 folder = _unlisted()
-                folder.listing.pass_over(f"{relative}/", "link")
+                folder.listing.pass_over(f"{key}/", "link")
                 return folder
             places.add(place)
-        known = self._folders.get(relative)
+        known = self._folders.get(key)
         if known is not None and known.mtime_ns == status.st_mtime_ns:
-            # What a link leads to may lie on another file system, with other habits.
+            # The target of a link may be on another file system, whose folder times are not to be trusted.
             if self.trust_folder_times and not entered.through_link and known.needs_no_listing(now):
                 return known
             unchanged_since = known.unchanged_since
         else:
             unchanged_since = now
         listing = self._list(path, entered, scan)
-        self._complained.discard(relative)
+        self._complained.discard(key)
         return _Folder(mtime_ns=status.st_mtime_ns, unchanged_since=unchanged_since, listed_at=now, listing=listing)
 
     def _list(self, path: Path, entered: _Entered, scan: Scan) -> _Listing:
         listing = _Listing()
-        prefix = f"{entered.relative}/" if entered.relative else ""
+        prefix = f"{entered.key}/" if entered.key else ""
         known, selection = self._known, self._selection
         with os.scandir(path) as entries:
             for entry in entries:
@@ -232,13 +231,13 @@ class Scanner:
                     scan.new.append(Path(entry.path))
                 else:
                     listing.pass_over(key, reason)
-        # The last one is looked into first: in the order of their names, whatever order they were listed in, so that of
-        # two links to one folder the same one counts at every scan.
-        listing.subfolders.sort(key=lambda subfolder: subfolder.relative, reverse=True)
+        # The last folder of the list is entered first. Sorting makes every scan enter them in the order of their names,
+        # so that of two links to one folder the same one counts every time.
+        listing.subfolders.sort(key=lambda subfolder: subfolder.key, reverse=True)
         return listing
 
     def _why_not_followed(self, real: str) -> PassReason | None:
-        """Why a link to this place is not followed."""
+        """The reason not to follow a link with this target; None if it is followed."""
         root = str(self._root)
         if not os.path.exists(real):  # noqa: PTH110 - see above
             return "broken_link"
@@ -250,15 +249,15 @@ class Scanner:
         is_found = self._enters_all(inside) if os.path.isdir(real) else self._selection.takes(inside)  # noqa: PTH112
         return "link" if is_found else None
 
-    def _is_there(self, relative: str) -> bool:
-        return os.path.exists(self._root / relative)  # noqa: PTH110
+    def _is_there(self, key: str) -> bool:
+        return os.path.exists(self._root / key)  # noqa: PTH110
 
-    def _enters_all(self, relative: str) -> bool:
-        folders = [relative, *(relative[:i] for i, letter in enumerate(relative) if letter == "/")]
+    def _enters_all(self, key: str) -> bool:
+        folders = [key, *(key[:i] for i, letter in enumerate(key) if letter == "/")]
         return all(self._selection.why_not_entered(folder) is None for folder in folders)
 
     def _sweep_some(self, scan: Scan) -> None:
-        """Look at the known files that come next; at the end of a round stop, so that none is looked at twice."""
+        """Look at the next known files. Stop at the end of a round, so that no file is looked at twice."""
         deadline = time.monotonic() + _SWEEP_SECONDS
         for looked_at in range(_SWEEP_FILES):
             key = next(self._sweep, None)
@@ -289,19 +288,19 @@ class Scanner:
             scan.returned.append(key)
         self._missing.discard(key)
 
-    def _complain(self, relative: str, error: OSError) -> None:
-        if relative not in self._complained and error.errno != errno.ENOENT:
-            log.warning("cannot list %s: %s", self._root / relative, error.strerror)
-            self._complained.add(relative)
+    def _complain(self, key: str, error: OSError) -> None:
+        if key not in self._complained and error.errno != errno.ENOENT:
+            log.warning("cannot list %s: %s", self._root / key, error.strerror)
+            self._complained.add(key)
 
 
 def _unlisted() -> _Folder:
-    """What is remembered of a folder that was not listed; it is at the next scan, where it can be."""
+    """A folder that was not listed. The next scan tries to list it."""
     return _Folder(mtime_ns=-1, unchanged_since=0.0, listed_at=0.0, listing=_Listing())
 
 
 def _sum_up(folders: Iterable[_Folder], include: tuple[str, ...]) -> Inventory:
-    """The inventory of all folders."""
+    """Add up the inventory of all folders."""
     taken = 0
     passed_over: dict[PassReason, Passed] = {}
     for folder in folders:

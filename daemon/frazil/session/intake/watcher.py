@@ -1,4 +1,4 @@
-"""The watcher: scans on a timer and whenever events may have been missed, and says when the tree is away."""
+"""The watcher: scans on a timer and whenever events may have been missed, and reports when the tree is away."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from frazil.health.heartbeat import Beat, unwatched
+from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.health.state import WatchState
@@ -31,36 +31,36 @@ _STOP_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sightings:
-    """Known files that went or came back, by their path below the watched directory."""
+    """Keys of known files that disappeared or came back."""
 
     missing: list[str] = field(default_factory=list)
     returned: list[str] = field(default_factory=list)
 
 
 class Watcher:
-    """Names files, from events and from scans.
+    """Gives hints at files, from events and from scans.
 
-    The scans run in a thread of their own: a network mount that hangs holds up nothing else. While the directory is
-    away, nothing in it counts as deleted; that is reported, and work goes on when it returns.
+    The scans run in a thread of their own, so that a network mount that hangs blocks nothing else. While the directory
+    is away, this is reported, and nothing in it counts as deleted. Work goes on when it returns.
 
     Args:
-        root: the watched directory, absolute and without links.
-        file_system: what it lies on; where it is not there yet, what the place lies on where it will be.
-        tell: takes hints, and sightings of known files; called from several threads.
-        metrics: counts what scans cost.
-        selection: which names count.
-        known: stamps of known files, by path below the root; read while others write it.
-        missing: known files that are known to be missing.
+        root: the watched directory, an absolute path without links.
+        file_system: file system of the watched directory, or of its place if it does not exist yet.
+        tell: called with hints and with sightings of known files, from several threads.
+        metrics: measures the cost of scans.
+        selection: chooses micrographs by name.
+        known: stamps of known files, by key; read while another thread writes it.
+        missing: keys of known files that are already recorded as missing.
         scan_seconds: time between scans.
-        watch_by: whether to follow events; ``auto`` where the file system delivers them.
-        backlog_order: in which order the files that lie there at the start are named.
-        usual_mount_point: mount point of the file system that the directory lay on when it was last seen.
-        on_file_system: is told of the one that the directory lies on, at first and when that has changed.
-        on_inventory: is told what the tree holds, whenever that has changed.
-        beat: is called at each step of a scan.
+        watch_by: whether to follow events; ``auto`` follows them if the file system delivers them.
+        backlog_order: order of the backlog.
+        usual_mount_point: mount point of the directory's file system when it was last seen.
+        on_file_system: called with the directory's file system, at first and when it has changed.
+        on_inventory: called with the inventory when it has changed.
+        beat: called at each step of a scan.
 
     Attributes:
-        thread: the one that scans.
+        thread: the thread that scans.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Watcher:
         usual_mount_point: str = "",
         on_file_system: Callable[[FileSystem], None] = lambda _: None,
         on_inventory: Callable[[Inventory], None] = lambda _: None,
-        beat: Beat = unwatched,
+        beat: Beat = no_heartbeat,
     ) -> None:
         self._root = root
         self._tell = tell
@@ -113,7 +113,7 @@ class Watcher:
 
     @property
     def state(self) -> WatchState:
-        """What is seen of the watched directory now; from any thread."""
+        """The present view of the watched directory. May be read from any thread."""
         inventory = self._inventory or Inventory()
         return WatchState(
             fault=self._fault,
@@ -125,11 +125,11 @@ class Watcher:
         )
 
     def start(self) -> None:
-        """Begin to follow events and to scan."""
+        """Start to follow events and to scan."""
         self.thread.start()
 
     def stop(self) -> None:
-        """Stop; a scan that hangs on a dead mount is left behind."""
+        """Stop. A scan that hangs on a dead mount is not waited for."""
         self._stopping.set()
         self._wake.set()
         self.thread.join(_STOP_SECONDS)
@@ -142,7 +142,7 @@ class Watcher:
             started = time.monotonic()
             self._beat("scanning")
             self._scan()
-            # However often it is woken, it rests at least as long as it works.
+            # It rests at least as long as the scan took, however often it is woken.
             rest_seconds = time.monotonic() - started
             self._beat(more_seconds=rest_seconds + self._scan_seconds)
             self._stopping.wait(rest_seconds)
@@ -166,7 +166,7 @@ class Watcher:
         self._take_stock(scan.inventory)
 
     def _name(self, scan: Scan, *, is_backlog: bool) -> None:
-        """Tell of what a scan found; at the start in the order asked for, afterwards as it comes."""
+        """Pass on the result of a scan; the backlog in its order, later files as they come."""
         if is_backlog:
             scan.new.sort(key=_modified, reverse=self._backlog_order == "newest")
         for path in scan.new:
@@ -177,7 +177,7 @@ class Watcher:
             self._tell(Sightings(missing=scan.missing, returned=scan.returned))
 
     def _take_stock(self, inventory: Inventory) -> None:
-        """Note what the tree holds; say so after the first scan, and when it turns out that nothing in it fits."""
+        """Note the inventory. Log it after the first scan, and a warning when nothing in the tree is a micrograph."""
         before, self._inventory = self._inventory, inventory
         if inventory == before:
             return
@@ -220,7 +220,7 @@ class Watcher:
         self._fault = fault
 
     def _look_at_file_system(self, device: int) -> None:
-        """What was mounted since the last look may be of another kind than what lay there then."""
+        """Notice another file system, which may have been mounted since the last scan."""
         if device != self._device:
             self._device, self._file_system = device, FileSystem.of(self._root)
             self._scanner.trust_folder_times = self._file_system.has_exact_folder_times
@@ -230,7 +230,7 @@ class Watcher:
         self._on_file_system(self._file_system)
 
     def _follow_events(self, inode: tuple[int, int]) -> None:
-        """Follow events of the directory that is there now; a mount that returned is another one than before."""
+        """Follow events of the directory that is there now. After a mount has returned it is another directory."""
         if inode == self._watched_inode:
             return
         self._stop_events()
@@ -242,8 +242,8 @@ class Watcher:
                 self._root, on_file=self._hint, on_folder=self._wake.set, on_overflow=self._note_overflow
             )
         except OSError as error:
-            # Scans alone still find every file, only later.
-            log.warning("no events from %s (%s): files are found by scanning only", self._root, error.strerror)
+            # Scans still find every file, only later.
+            log.warning("no events from %s (%s): files are found by scans only", self._root, error.strerror)
 
     def _stop_events(self) -> None:
         if self._events is not None:
@@ -252,20 +252,20 @@ class Watcher:
 
     def _hint(self, path: Path, closed: bool) -> None:
         try:
-            relative = str(path.relative_to(self._root))
+            key = str(path.relative_to(self._root))
         except ValueError:
             return
-        if self._scanner.finds(relative):
+        if self._scanner.finds(key):
             self._tell(Hint(path=path, closed=closed, by="event"))
 
     def _note_overflow(self) -> None:
-        log.warning("the kernel dropped events of %s; a scan looks for what they told", self._root)
+        log.warning("the kernel dropped events of %s; a scan finds the files they reported", self._root)
         self._metrics.event_overflows.inc()
         self._wake.set()
 
 
 def _device_of(root: Path) -> int | None:
-    """Which file system a directory lies on, by the kernel's number; None where it is not there."""
+    """The kernel's number of a directory's file system; None if the directory is not there."""
     try:
         return root.stat().st_dev
     except OSError:

@@ -1,4 +1,4 @@
-"""The outbox: results are numbered, committed durably, and only then delivered, as they were committed.
+"""The outbox: numbers results, commits them durably, and only then delivers them, as they were committed.
 
 - ``outbox`` delivers, in the order of the sequence: the pick file first, then the message.
 - ``ledger`` keeps every result, in one SQLite file.

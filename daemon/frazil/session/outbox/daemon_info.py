@@ -1,4 +1,4 @@
-"""Presence: what the daemon leaves in the ledger about itself, so that ``frazil status`` finds it."""
+"""The daemon's record of itself in the ledger, from which ``frazil status`` finds it."""
 
 from __future__ import annotations
 
@@ -13,25 +13,23 @@ from frazil.errors import OutputError
 from frazil.health.samples import START_TIME, parse_samples
 from frazil.health.state import DaemonState
 from frazil.paths import is_same_file, path_below
-from frazil.session.outbox.ledger import Ledger, LedgerReader
+from frazil.session.outbox.ledger import DAEMON_KEY, Ledger, LedgerReader
 
-__all__ = ["PRESENCE_KEY", "Presence", "check_watch", "ledger_key", "move_watch"]
+__all__ = ["DaemonInfo", "check_watch", "ledger_key", "move_watch"]
 
-PRESENCE_KEY = "daemon"
-"""Under which the ledger remembers it."""
 _LOOKED_FOR = 100
 
 _ANSWER_SECONDS = 2.0
 
 
-class Presence(msgspec.Struct, frozen=True, kw_only=True):
-    """A daemon that runs, or ran."""
+class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A daemon that uses the ledger, or used it last."""
 
     pid: int
     started_at: float
     """In seconds of Unix time."""
     stopped_at: float | None = None
-    """When it ended in order; None while it runs, or where it was killed."""
+    """When it ended in order; None while it runs, or if it was killed."""
     watch: str
     out: str
     stream: str
@@ -43,26 +41,26 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     provider: str
     precision: str = "float32"
-    """In which the model computes."""
+    """Precision in which the model computes."""
 
     def encode(self) -> str:
-        """As text for the ledger."""
+        """Encode as text for the ledger."""
         return msgspec.json.encode(self).decode()
 
     @classmethod
-    def decode(cls, text: str) -> Presence | None:
-        """From the ledger's text; None where there is none."""
+    def decode(cls, text: str) -> DaemonInfo | None:
+        """Decode the ledger's text; None if it cannot be decoded."""
         try:
             return msgspec.json.decode(text, type=cls)
         except ValueError:
             return None
 
-    def stopped(self) -> Presence:
-        """The same, having ended now."""
+    def stopped(self) -> DaemonInfo:
+        """A copy that is stopped now."""
         return msgspec.structs.replace(self, stopped_at=time.time())
 
     def ask(self) -> DaemonState | None:
-        """What the daemon is doing now; None when it does not answer, and little from one of an earlier version."""
+        """The daemon's present state; None if it does not answer. An earlier version gives little of it."""
         if self.stopped_at is not None:
             return None
         answer = _get(f"{self.page}api/state") if self.page else b""
@@ -76,7 +74,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
         return DaemonState(started_at=self.started_at) if is_it else None
 
     def samples(self) -> dict[str, float]:
-        """The daemon's metrics now, as ``name{label=value}``; none when it does not answer."""
+        """The daemon's metrics by name, such as ``name{label=value}``; empty if it does not answer."""
         try:
             return parse_samples((_get(self.metrics) or b"").decode())
         except ValueError:
@@ -84,8 +82,8 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _get(url: str) -> bytes | None:
-    """What is there, which may be nothing; None when nobody answers in HTTP."""
-    import urllib.request  # here, since whoever asks no daemon need not wait for it
+    """The answer at a URL, which may be empty; None if nobody answers in HTTP."""
+    import urllib.request  # here: most commands do not need it, and importing it takes time
     from http.client import HTTPException
     from urllib.error import HTTPError
 
@@ -100,41 +98,41 @@ def _get(url: str) -> bytes | None:
 
 
 def check_watch(ledger: Ledger, watch: Path) -> None:
-    """See to it that a ledger is of the directory to be watched: it names micrographs by their paths below that.
+    """Check that a ledger belongs to the watched directory, since its keys are paths below that directory.
 
     Raises:
-        OutputError: it is of another one.
+        OutputError: the ledger belongs to another directory.
     """
-    presence = Presence.decode(ledger.recall(PRESENCE_KEY))
-    if presence is None or presence.watch == str(watch) or not ledger.knows_any():
+    info = DaemonInfo.decode(ledger.recall(DAEMON_KEY))
+    if info is None or info.watch == str(watch) or not ledger.knows_any():
         return
-    if is_same_file(Path(presence.watch), watch):
-        return  # by another name, such as that of another mount
+    if is_same_file(Path(info.watch), watch):
+        return  # the same directory under another name, such as another mount
     raise OutputError(
-        f"{ledger.file}: expected a ledger of {watch}, found that of {presence.watch}: give another --out, or another "
+        f"{ledger.file}: expected a ledger of {watch}, found that of {info.watch}: give another --out, or another "
         f"--ledger; if that directory is now called {watch}, say so with "
         f"`frazil ledger set-watch {watch} --ledger {ledger.file}`"
     )
 
 
 def move_watch(file: Path, watch: Path, *, force: bool = False) -> str:
-    """Have a ledger that no daemon uses belong to a directory that was moved, renamed or mounted elsewhere.
+    """Change the watched directory of a ledger, after it was moved, renamed or mounted elsewhere.
 
     Args:
-        file: the ledger.
-        watch: the directory, as it is called now.
-        force: also where none of the ledger's micrographs is there.
+        file: the ledger; no daemon may use it.
+        watch: present path of the directory.
+        force: whether to change it even if none of the ledger's micrographs is in the directory.
 
     Returns:
-        What it was called.
+        The earlier path of the directory.
 
     Raises:
         OutputError: no daemon has used the ledger yet, one uses it now, or its micrographs are not in that directory.
     """
     with LedgerReader(file) as reader:
-        presence = Presence.decode(reader.meta().get(PRESENCE_KEY, ""))
+        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
         known = [record.path for record in reader.micrographs(["picked", "quarantined"], limit=_LOOKED_FOR)]
-    if presence is None:
+    if info is None:
         raise OutputError(
             f"{file}: expected a ledger that a daemon has used, found one that belongs to no directory yet"
         )
@@ -142,15 +140,15 @@ def move_watch(file: Path, watch: Path, *, force: bool = False) -> str:
         raise OutputError(f"{watch}: expected the watched directory, found none")
     if known and not force and not any((watch / path).exists() for path in known):
         raise OutputError(
-            f"{watch}: expected the micrographs of {presence.watch}, found none of {len(known)} that the ledger knows, "
+            f"{watch}: expected the micrographs of {info.watch}, found none of {len(known)} that the ledger knows, "
             f"such as {known[0]} (--force if they are really gone)"
         )
     with closing(Ledger(file)) as ledger:
-        ledger.remember(PRESENCE_KEY, msgspec.structs.replace(presence, watch=str(watch)).encode())
-    return presence.watch
+        ledger.remember(DAEMON_KEY, msgspec.structs.replace(info, watch=str(watch)).encode())
+    return info.watch
 
 
-def ledger_key(path: Path, presence: Presence | None) -> str:
-    """The ledger's name of a micrograph: its path below the watched directory."""
-    below = None if presence is None else path_below(Path(presence.watch), path)
+def ledger_key(path: Path, info: DaemonInfo | None) -> str:
+    """The key of a micrograph: its path below the watched directory; the path itself if it lies elsewhere."""
+    below = None if info is None else path_below(Path(info.watch), path)
     return str(path if below is None else below)

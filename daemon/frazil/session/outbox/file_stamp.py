@@ -1,4 +1,4 @@
-"""The stamp of a file, which tells at a glance whether it has changed, and samples of what it holds."""
+"""Stamps and samples of files: a stamp shows quickly whether a file changed, a fingerprint whether its content did."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _SAMPLES = 16
 
 
 class FileStamp(NamedTuple):
-    """What tells at a glance whether a file has changed. Small and quickly made: there is one for each known file."""
+    """Size and time of a file, which show quickly whether it has changed. Small, since each known file has one."""
 
     size: int
     mtime_ns: int
 
 
 def stamp_of(path: Path) -> FileStamp:
-    """Size and time of a file.
+    """Take the stamp of a file.
 
     Raises:
-        OSError: it is gone or cannot be looked at.
+        OSError: the file is gone, or its status cannot be read.
     """
     status = path.stat()
     return FileStamp(size=status.st_size, mtime_ns=status.st_mtime_ns)
@@ -36,20 +36,20 @@ def stamp_of(path: Path) -> FileStamp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What blocks taken all over a file say."""
+    """The result of reading blocks spread over a file."""
 
     fingerprint: str
-    """Hash of the file's size and of the blocks: the same content has the same one."""
+    """Hash of the file's size and of the blocks. Equal content has an equal fingerprint."""
     has_empty_blocks: bool
-    """Whether a block behind the first is nothing but zeros, as in a file that is still to be filled."""
+    """Whether a block behind the first is all zeros, as in a file that is not yet filled."""
 
 
 def sample(path: Path) -> Sample:
-    """Look at blocks of a file from its first byte to its last.
+    """Read blocks of a file, spread evenly from its first byte to its last.
 
     Raises:
-        MicrographError: it is no regular file.
-        OSError: it cannot be read.
+        MicrographError: the path is no regular file.
+        OSError: the file cannot be read.
     """
     digest = hashlib.blake2b(digest_size=16)
     with open_regular(path) as file:

@@ -1,7 +1,7 @@
 """The outbox: a document is numbered, committed durably, and then delivered as a file and as a message, in order.
 
-What is delivered is read back from the ledger, never from memory: whatever ends the process between the two, the next
-one delivers the same. Nobody else retries, encodes documents or delivers.
+Documents are delivered from the ledger, never from memory. If the process ends between commit and delivery, the next
+process delivers the same document. No other module retries, encodes documents or delivers them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from frazil.documents import (
     topic_of,
 )
 from frazil.errors import MicrographError
-from frazil.health.heartbeat import Beat, unwatched
+from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.outputs import OutputFolder
@@ -41,8 +41,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Publisher(Protocol):
-    """The stream, as far as the outbox knows it."""
+class DocumentStream(Protocol):
+    """Sends documents: the part of the stream that the outbox uses."""
 
     def publish(self, seq: int, topic: bytes, body: bytes) -> None:
         """Send a document."""
@@ -55,34 +55,34 @@ def _ignore(_seq: int) -> None:
 class Outbox:
     """Commits documents to the ledger, then writes the pick file and sends the message of each, in their order.
 
-    The file is there before the message says so. While nothing can be written (a full disk), it retries: nothing is
-    dropped, the queues before it fill, and it goes on by itself. Where only this one file cannot be written, its
-    message goes out all the same, since the result was committed, and another document after it says what failed.
+    The pick file is written before its message is sent. While nothing can be written (a full disk), the outbox retries:
+    no document is dropped, the queues before it fill, and it goes on by itself. If only one pick file cannot be
+    written, its message is sent nevertheless, since the result is committed. A second document reports the failure.
 
     All but `waits_for` and `unwritten` belongs to one thread.
 
     Args:
         ledger: keeps the documents.
-        stream: sends them.
-        metrics: counts.
-        root: the watched directory, as its user names it.
+        stream: sends the messages.
+        metrics: counts failed files and damaged documents.
+        root: the watched directory, by the name that the user gave it.
         out: directory of the pick files.
         stop: ends every retry.
-        beat: is called with each document that is delivered, and after each failed try.
+        beat: called before each document is delivered, and after each failed attempt.
 
     Attributes:
-        unwritten: results in this run of which no file could be written.
+        unwritten: number of results in this run whose pick file could not be written.
     """
 
     def __init__(
         self,
         ledger: Ledger,
-        stream: Publisher,
+        stream: DocumentStream,
         metrics: Metrics,
         root: Path,
         out: Path,
         stop: threading.Event,
-        beat: Beat = unwatched,
+        beat: Beat = no_heartbeat,
     ) -> None:
         self._ledger = ledger
         self._stream = stream
@@ -97,7 +97,7 @@ class Outbox:
 
     @property
     def waits_for(self) -> str:
-        """What cannot be written at present, and why; empty while nothing is waited for."""
+        """The file that cannot be written at present, and why, in one line; empty while nothing is blocked."""
         return self._retries.waits_for
 
     def commit(
@@ -108,28 +108,28 @@ class Outbox:
         handled: Handled | None = None,
         revises: int = 0,
         score_map: bytes | None = None,
-        complete_at: float | None = None,
+        complete_at_unix: float | None = None,
         remember: tuple[str, str] | None = None,
         on_commit: Callable[[int], None] = _ignore,
     ) -> int:
-        """Number a document, commit it durably, and deliver it; retry until that is done or the daemon is to stop.
+        """Number a document, commit it durably and deliver it. Retry until this succeeds or the daemon stops.
 
         Args:
-            document: outside any stream so far: no epoch, and sequence number 0.
-            key: path of its micrograph below the watched directory; empty for a document about none.
-            handled: stamp and fingerprint of the file that was picked, or could not be.
-            revises: number of the result that these picks replace, made of the same scores; 0 where a file was picked.
-            score_map: what the model said of the micrograph, to be kept.
-            complete_at: when the file was known to be complete, in seconds of Unix time.
+            document: a document without epoch, with sequence number 0.
+            key: path of its micrograph below the watched directory; empty for a document about a model.
+            handled: stamp and fingerprint of the file that was picked or has failed.
+            revises: sequence number of the result that these picks replace; 0 for a file that was picked.
+            score_map: packed score map to keep with the result; None to keep none.
+            complete_at_unix: when the file was known to be complete, in seconds of Unix time.
             remember: key and value that the ledger remembers in the same transaction.
-            on_commit: is told the number once it is committed, and before it is delivered.
+            on_commit: called with the sequence number after the commit and before the delivery.
 
         Returns:
-            Its sequence number.
+            The sequence number.
 
         Raises:
-            Stopped: the daemon is to stop. What was committed is delivered after the next start.
-            sqlite3.Error: the ledger cannot take this document, though it can take others.
+            Stopped: the daemon is stopping. A committed document is delivered after the next start.
+            sqlite3.Error: the ledger cannot take this document, but can take others.
         """
         ledger = self._ledger
 
@@ -142,7 +142,9 @@ class Outbox:
         def write() -> int:
             match document:
                 case MicrographDocument() if handled is not None:
-                    return ledger.commit_picked(key, handled, numbered, score_map=score_map, complete_at=complete_at)[0]
+                    return ledger.commit_picked(
+                        key, handled, numbered, score_map=score_map, complete_at_unix=complete_at_unix
+                    )[0]
                 case MicrographDocument():
                     return ledger.commit_revision(key, revises, numbered, score_map=score_map, remember=remember)
                 case FailedDocument() if handled is not None:
@@ -160,42 +162,52 @@ class Outbox:
         return seq
 
     def remember(self, key: str, value: str) -> None:
-        """Have the ledger remember a value.
+        """Make the ledger remember a value.
 
         Raises:
-            Stopped: the daemon is to stop.
+            Stopped: the daemon is stopping.
         """
         self._retry(lambda: self._ledger.remember(key, value))
 
     def grant(self, request: tuple[str, str], remember: tuple[str, str]) -> None:
-        """Have the ledger forget a request, if it is still this one, and remember what came of it.
+        """Delete a request from the ledger, if it has not changed, and remember its result.
+
+        Args:
+            request: key and value of the request.
+            remember: key and value of the result.
 
         Raises:
-            Stopped: the daemon is to stop.
+            Stopped: the daemon is stopping.
         """
         self._retry(lambda: self._ledger.grant(request, remember))
 
     def first_with_result(self, keys: Sequence[str]) -> str | None:
-        """The first of these micrographs that has a result.
+        """The first of these micrographs that has a result; None if none has.
+
+        Args:
+            keys: paths of the micrographs below the watched directory.
 
         Raises:
-            Stopped: the daemon is to stop.
+            Stopped: the daemon is stopping.
         """
         return self._retry(lambda: self._ledger.first_with_result(keys))
 
     def attempts(self, key: str) -> int:
-        """How often picking a micrograph has failed.
+        """Number of failed attempts to pick a micrograph.
+
+        Args:
+            key: path of the micrograph below the watched directory.
 
         Raises:
-            Stopped: the daemon is to stop.
+            Stopped: the daemon is stopping.
         """
         return self._retry(lambda: self._ledger.attempts(key))
 
     def deliver(self) -> None:
-        """Deliver everything that was committed, by whichever process, and perhaps not delivered.
+        """Deliver every document that was committed, by this or an earlier process, and perhaps not delivered.
 
         Raises:
-            Stopped: the daemon is to stop. What is left is delivered after the next start.
+            Stopped: the daemon is stopping. The other documents are delivered after the next start.
         """
         if self._given_up:
             raise Stopped
@@ -203,14 +215,14 @@ class Outbox:
         if self._delivered == head:
             return
         try:
-            # Where it is out but that could not be noted, the ledger says less than is known here.
+            # The ledger may be behind: a delivery is not recorded if the ledger could not be written then.
             after = max(self._delivered, self._retry(self._ledger.delivered))
             while documents := self._retry(partial(self._ledger.documents_after, after)):
                 for stored in documents:
                     self._deliver(stored)
                     self._delivered = after = stored.seq
         except Stopped:
-            self._given_up = True  # what follows must not overtake it
+            self._given_up = True  # later documents must not overtake this one
             raise
         self._delivered = max(self._delivered, head)
 
@@ -232,14 +244,14 @@ class Outbox:
         try:
             self._ledger.mark_delivered(seq)
         except sqlite3.Error as error:
-            log.warning("delivery of %d cannot be noted (%s): after a restart it may be repeated", seq, error)
+            log.warning("delivery of %d cannot be recorded (%s): after a restart it may be repeated", seq, error)
 
     def _write_picks(self, seq: int, document: MicrographDocument) -> None:
         path = Path(document.path)
-        below = Path(document.directory, document.micrograph)  # an earlier run may have had another name for the root
-        relative = path.relative_to(self._root) if path.is_relative_to(self._root) else below
+        below = Path(document.directory, document.micrograph)  # an earlier run may have used another name of the root
+        key = str(path.relative_to(self._root) if path.is_relative_to(self._root) else below)
         y, x, score = document.picks.arrays()
-        picks, file = Picks(y=y, x=x, score=score), self._files.file_of(relative)
+        picks, file = Picks(y=y, x=x, score=score), self._files.file_of(key)
         try:
             self._retries.until_stopped(
                 str(file),
@@ -251,7 +263,7 @@ class Outbox:
             self._note_unwritten(seq, document, error)
 
     def _note_unwritten(self, seq: int, document: MicrographDocument, error: MicrographError) -> None:
-        """Commit that a result has no file, before its message goes out: so it is known whenever this process ends."""
+        """Commit the failure of a pick file before the message of its result is sent, so that it is never lost."""
         failed = FailedDocument(
             epoch="",
             seq=0,
@@ -272,7 +284,7 @@ class Outbox:
             )
         )
         if is_news:
-            told = event("failed", micrograph=document.path, reason=error.reason, seq=seq)
-            log.warning("failed (%s), its result is number %d: %s", error.reason, seq, error, extra=told)
+            fields = event("failed", micrograph=document.path, reason=error.reason, seq=seq)
+            log.warning("failed (%s), its result is number %d: %s", error.reason, seq, error, extra=fields)
             self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
             self.unwritten += 1

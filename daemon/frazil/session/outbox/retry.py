@@ -1,4 +1,4 @@
-"""Retries: what a full disk or a broken mount forbids is tried until it works, and said from the start."""
+"""Retries: a write that fails because of a full disk or a broken mount is retried until it works, with a warning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from frazil.faults import is_of_one_record, reason_of
-from frazil.health.heartbeat import Beat, unwatched
+from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.logs import event
 from frazil.session.outbox.ledger import is_fatal
 
@@ -23,21 +23,21 @@ T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """The daemon is to stop before something could be written or delivered. The next start does it."""
+    """The daemon stops before a write or a delivery succeeded. The next start makes up for it."""
 
 
 class Retries:
     """Retries writing until it works. Picking waits meanwhile: the queues before it fill, and nothing is dropped.
 
     Args:
-        stop: ends the waiting.
-        beat: is called after each failed try.
+        stop: ends the retries.
+        beat: called after each failed attempt.
 
     Attributes:
-        waits_for: what cannot be written at present, and why; empty while nothing is waited for.
+        waits_for: the file that cannot be written at present, and why, in one line; empty while nothing is blocked.
     """
 
-    def __init__(self, stop: threading.Event, beat: Beat = unwatched) -> None:
+    def __init__(self, stop: threading.Event, beat: Beat = no_heartbeat) -> None:
         self._stop = stop
         self._beat = beat
         self.waits_for = ""
@@ -46,12 +46,15 @@ class Retries:
         """Write, and retry until it works.
 
         Args:
-            what: is written, for the log.
-            write: does all of it or nothing; raises `OSError` only where waiting may help.
+            what: name of the file that is written, for the log.
+            write: writes everything or nothing; raises `OSError` only if waiting may help.
+
+        Returns:
+            The result of `write`.
 
         Raises:
-            Stopped: the daemon is to stop, or stops by itself: the ledger is damaged or gone.
-            sqlite3.Error: this record cannot be written, others can.
+            Stopped: the daemon is stopping, or must stop because the ledger is damaged or gone.
+            sqlite3.Error: this record cannot be written, but others can.
         """
         blocked = False
         while True:

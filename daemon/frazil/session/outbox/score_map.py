@@ -1,7 +1,7 @@
-"""Score maps as the ledger keeps them: small, and true enough to be thresholded again.
+"""Score maps as the ledger keeps them: small, and exact enough to make picks from them again.
 
-Scores are kept in the steps in which picks are made of them, 1/65535, high bytes before low ones, compressed. A byte a
-score would take less room, but make one of neighbouring peaks that differ by less than its step.
+Scores are rounded to steps of 1/65535, as in picking, and compressed with all high bytes before all low bytes. One byte
+for each score would take less room, but neighbouring peaks that differ by less than its step would become one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DECODER = msgspec.msgpack.Decoder(_Packed)
 
 
 def pack_score_map(score_map: ScoreMap) -> bytes:
-    """A score map as bytes."""
+    """Encode a score map as bytes."""
     steps = np.round(score_map.scores * np.float32(SCORE_STEPS)).astype("<u2")
     planes = steps.reshape(-1, 1).view(np.uint8).T[::-1]
     return msgspec.msgpack.encode(
@@ -43,10 +43,10 @@ def pack_score_map(score_map: ScoreMap) -> bytes:
 
 
 def unpack_score_map(packed: bytes) -> ScoreMap:
-    """A score map from bytes.
+    """Decode a score map from bytes.
 
     Raises:
-        ValueError: they are none.
+        ValueError: the bytes are no score map.
     """
     try:
         body = _DECODER.decode(packed)

@@ -1,4 +1,4 @@
-"""Doubts: what the micrographs themselves say against the settings, told once, while nothing else would tell it."""
+"""Doubts: evidence in the micrographs against the settings, reported once each."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from frazil.model import Contrast
 from frazil.picking import ContrastEvidence, Picker, weigh_contrast
 from frazil.session.pick.record import Record
 
-__all__ = ["BLANK_TOLD", "Doubts"]
+__all__ = ["BLANK_REPORTED", "Doubts"]
 
-BLANK_TOLD = 0.01
-"""Blank fraction of a micrograph from which on it is told."""
+BLANK_REPORTED = 0.01
+"""Smallest blank fraction of a micrograph that is reported."""
 
 About = Doubt | Literal["picks"]
 
 _MUCH_BLANK = 0.2
 _FEW_ACROSS = 4.0
 _WEIGHED = 5
-"""Micrographs on which both contrasts are scored, of those with anything to weigh."""
+"""Number of micrographs with enough picks on which both contrasts are compared."""
 _MOST_WEIGHED = 20
 _LEAST_PICKS = 5
 _AT_LATEST = 10
-"""Micrographs after which one is weighed though others wait."""
+"""Number of micrographs after which the contrasts are compared even while others wait."""
 
 
 class Doubts:
-    """Looks at what is picked, and says each doubt once. Used from one thread.
+    """Compares picks with the settings, and reports each doubt once. Used from one thread.
 
     Args:
-        contrast: as set.
-        say_empty: whether to say, too, that nothing was picked; in the daemon the watch for drift does.
+        contrast: the setting of the contrast.
+        report_no_picks: whether to report that nothing was picked. In the daemon `DriftWatch` does so.
 
     Attributes:
-        state: what there is to doubt now; from any thread.
+        state: the present doubts. May be read from any thread.
     """
 
-    def __init__(self, contrast: Contrast, *, say_empty: bool = False) -> None:
+    def __init__(self, contrast: Contrast, *, report_no_picks: bool = False) -> None:
         self._contrast = contrast
-        self._say_empty = say_empty
+        self._report_no_picks = report_no_picks
         self.state: frozenset[Doubt] = frozenset()
-        self._said: set[About] = set()
+        self._reported: set[About] = set()
         self._micrographs = self._picks = 0
         self._to_weigh: Record | None = None
         self._evidence = ContrastEvidence()
         self._weighed = self._tried = 0
 
     def note(self, record: Record) -> list[str]:
-        """Take in a micrograph that was picked; what there is to say, a line each."""
+        """Add a picked micrograph; return the new doubts, in one line each."""
         document = record.document
         self._micrographs += 1
         self._picks += len(record.picks)
@@ -70,7 +70,7 @@ class Doubts:
             ),
             self._doubt(
                 "picks",
-                self._picks == 0 and self._say_empty,
+                self._picks == 0 and self._report_no_picks,
                 f"no picks so far: are diameter ({particle}), contrast ({self._contrast}) and threshold "
                 f"({document.threshold:g}) right?",
             ),
@@ -78,15 +78,15 @@ class Doubts:
         return [line for line in lines if line]
 
     def is_due(self, *, is_idle: bool) -> bool:
-        """Whether a micrograph should be weighed now: while nothing waits, or if there was never time for one."""
+        """Whether to compare the contrasts now: while nothing waits, or if there was never time for it."""
         overdue = self._tried == 0 and self._micrographs >= _AT_LATEST
         return self._to_weigh is not None and (is_idle or overdue)
 
     def weigh(self, picker: Picker) -> list[str]:
-        """Score the last micrograph with the other contrast, too; what there is to say, a line each.
+        """Score the last micrograph with the other contrast, too; return the new doubts, in one line each.
 
         Args:
-            picker: the one that serves. What another picked is not weighed.
+            picker: the serving picker. A micrograph that another model picked is not used.
         """
         record, self._to_weigh = self._to_weigh, None
         if record is None or record.document.model.sha256 != picker.model.identity.sha256:
@@ -106,11 +106,11 @@ class Doubts:
         )
         return [line] if line else []
 
-    def _doubt(self, about: About, is_doubtful: bool, says: str) -> str | None:
+    def _doubt(self, about: About, is_doubtful: bool, text: str) -> str | None:
         """Take note of a doubt as it stands; what to say where it is new."""
         if about != "picks":
             self.state = self.state | {about} if is_doubtful else self.state - {about}
-        if not is_doubtful or about in self._said:
+        if not is_doubtful or about in self._reported:
             return None
-        self._said.add(about)
-        return says
+        self._reported.add(about)
+        return text

@@ -1,4 +1,4 @@
-"""Announcements: what happened to models goes to the ledger, and from there to subscribers, log and metrics."""
+"""Changes of models: committed to the ledger as documents, sent to subscribers, logged and counted."""
 
 from __future__ import annotations
 
@@ -15,19 +15,17 @@ from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.model import ModelIdentity, Refusal, ServingRecord
 from frazil.model.runtime import Placement
-from frazil.session.outbox.ledger import Ledger
+from frazil.session.outbox.ledger import STANDING_KEY, Ledger
 from frazil.session.outbox.outbox import Outbox
 
-__all__ = ["Announcer", "Change"]
+__all__ = ["Announcer", "ModelChange"]
 
 log = logging.getLogger(__name__)
 
-_STANDING_KEY = "standing"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """A change of models, in its place between two micrographs."""
+class ModelChange:
+    """A change of models, between two micrographs."""
 
     event: Literal["loaded", "refused", "rolled_back"]
     """``loaded`` and ``rolled_back``: `model` serves from here on. ``refused``: it does not."""
@@ -37,23 +35,23 @@ class Change:
     withdrawn: ModelIdentity | None = None
     """The model that served until it was rolled back."""
     reason: str = ""
-    """Of a refusal or a roll-back, in one word."""
+    """Reason of a refusal or a roll-back, in one word."""
     message: str = ""
-    """The same in one line."""
+    """Reason of a refusal or a roll-back, in one line."""
     current: str = ""
-    """Token of the ``CURRENT`` that asked for what was refused or rolled back."""
+    """Token of the ``CURRENT`` that promoted the model that was refused or rolled back."""
 
 
 class Announcer:
-    """Commits each change as one document, together with where the daemon then stands.
+    """Commits each change as one document, together with the daemon's new standing.
 
     Args:
-        ledger: where documents and the standing are kept.
+        ledger: keeps documents and the standing.
         outbox: commits and delivers documents.
-        metrics: counts.
+        metrics: counts changes, and shows the serving model.
 
     Attributes:
-        standing: as last committed; None where models cannot be swapped.
+        standing: the standing as last committed; None if models cannot be swapped.
     """
 
     def __init__(self, ledger: Ledger, outbox: Outbox, metrics: Metrics) -> None:
@@ -62,13 +60,13 @@ class Announcer:
         self._metrics = metrics
         self.standing: ServingRecord | None = None
         self._lock = threading.Lock()
-        """Held from where the standing is read to where what became of it is remembered."""
+        """Held from reading the standing to remembering its next state."""
 
-    def announce(self, change: Change) -> None:
-        """Commit a change and tell whoever wants to know.
+    def announce(self, change: ModelChange) -> None:
+        """Commit, deliver, count and log a change.
 
         Raises:
-            Stopped: the daemon is to stop.
+            Stopped: the daemon is stopping.
         """
         at = now_rfc3339()
         document = ModelDocument(
@@ -82,35 +80,38 @@ class Announcer:
         with contextlib.ExitStack() as held:
             held.enter_context(self._lock)
             standing = None if self.standing is None else _standing_after(change, self.standing, at)
-            remember = None if standing is None else (_STANDING_KEY, msgspec.json.encode(standing).decode())
+            remember = None if standing is None else (STANDING_KEY, msgspec.json.encode(standing).decode())
 
             def committed(_seq: int) -> None:
                 self.standing = standing
-                held.close()  # delivering may wait for a disk, and nobody for that
-                self._tell(change)
+                held.close()  # the delivery may wait for a disk, and the lock must not
+                self._count(change)
 
             self._outbox.commit(document, remember=remember, on_commit=committed)
 
     def recall_standing(self) -> ServingRecord | None:
-        """Where an earlier run of the daemon stood; None where that is not known."""
-        kept = self._ledger.recall(_STANDING_KEY)
+        """The standing of an earlier run of the daemon; None if it is not known."""
+        kept = self._ledger.recall(STANDING_KEY)
         try:
             return msgspec.json.decode(kept, type=ServingRecord) if kept else None
         except ValueError as error:
-            log.warning("passed over what the ledger knows of the last model, which is damaged: %s", error)
+            log.warning("ignored the ledger's record of the last model, which is damaged: %s", error)
             return None
 
     def begin(self, standing: ServingRecord) -> None:
-        """Remember where this run begins.
+        """Remember the first standing of this run.
 
         Raises:
             sqlite3.Error: the ledger cannot be written; the standing stays as it was.
         """
-        self._ledger.remember(_STANDING_KEY, msgspec.json.encode(standing).decode())
+        self._ledger.remember(STANDING_KEY, msgspec.json.encode(standing).decode())
         self.standing = standing
 
-    def note_trial(self, trying: Refusal | None) -> None:
-        """Remember which version is about to be tried, as it is refused if this process ends meanwhile; None after it.
+    def note_check(self, trying: Refusal | None) -> None:
+        """Remember the version that is about to be checked.
+
+        Args:
+            trying: the refusal that holds if this process ends during the check; None after the check.
 
         Raises:
             sqlite3.Error: the ledger cannot be written.
@@ -119,28 +120,32 @@ class Announcer:
             if self.standing is not None and self.standing.trying != trying:
                 self.begin(msgspec.structs.replace(self.standing, trying=trying))
 
-    def _tell(self, change: Change) -> None:
+    def _count(self, change: ModelChange) -> None:
         """Count and log a change."""
         self._metrics.model_changes.labels(event=change.event, reason=change.reason).inc()
-        told = event(f"model_{change.event}", model=change.model.short, reason=change.reason)
+        fields = event(f"model_{change.event}", model=change.model.short, reason=change.reason)
         if change.event == "loaded":
             provider = change.placement and change.placement.provider
             log.info(
-                "model %s serves from here on, on %s in %s", change.model, provider, change.model.precision, extra=told
+                "model %s serves from here on, on %s in %s",
+                change.model,
+                provider,
+                change.model.precision,
+                extra=fields,
             )
         elif change.event == "rolled_back":
-            log.warning("rolled back (%s) to model %s: %s", change.reason, change.model, change.message, extra=told)
+            log.warning("rolled back (%s) to model %s: %s", change.reason, change.model, change.message, extra=fields)
         else:
             log.warning(
                 "refused (%s) model %s, the old one goes on: %s",
                 change.reason,
                 change.model,
                 change.message,
-                extra=told,
+                extra=fields,
             )
 
 
-def _standing_after(change: Change, standing: ServingRecord, at: str) -> ServingRecord:
+def _standing_after(change: ModelChange, standing: ServingRecord, at: str) -> ServingRecord:
     if change.event != "refused":
         standing = standing.serve(change.model.version, change.model.sha256, at)
     if change.event == "loaded":

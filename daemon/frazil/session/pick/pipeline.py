@@ -1,7 +1,7 @@
 """The pipeline: reading, picking and writing overlap, each in a thread, with bounded queues between them.
 
-A full queue slows the stage before it; what waits for the first stage waits as a name. Nothing is dropped. One
-micrograph is the unit of work and of failure.
+A full queue slows the stage before it. The queue before the first stage holds names, and no pixels. Nothing is dropped.
+One micrograph is the unit of work and of failure.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ import msgspec
 from frazil.documents import MicrographDocument, directory_of
 from frazil.errors import IncompleteMicrograph, LedgerDamagedError, MicrographError, OutputError
 from frazil.faults import backoff_seconds, failure_of, is_transient
-from frazil.health.heartbeat import Pulses
+from frazil.health.heartbeat import Heartbeats
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.health.state import PickState
 from frazil.model import Batches
 from frazil.outputs import namesakes
 from frazil.picking import ChooseRescaling, Micrograph, PixelMemory, ScoreMap
-from frazil.session.intake.arrival import Arrival, Line, is_utf8
+from frazil.session.intake.arrival import Arrival, PickQueue, is_utf8
 from frazil.session.outbox.file_stamp import sample, stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.retry import Stopped
 from frazil.session.outbox.score_map import pack_score_map
-from frazil.session.pick.doubts import BLANK_TOLD, Doubts
+from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.session.pick.drift_watch import DriftWatch
-from frazil.session.pick.model_changes import Announcer, Change
+from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.record import record_failure
 from frazil.session.pick.serving import Serving
 from frazil.session.retune import LimitsRequest, Reviser
@@ -51,7 +51,7 @@ _MICROGRAPHS_QUEUED = 2
 _RESULTS_QUEUED = 8
 _STOP_CHECK_SECONDS = 0.1
 _MEMORY_KEPT_SECONDS = 10.0
-"""Memory of micrographs is kept for so long after the last one came: to find new for the next takes time."""
+"""Time for which the memory of micrographs is kept after the last one, since allocating it again takes time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,7 +68,7 @@ class _Picked:
     fingerprint: str
     document: MicrographDocument
     score_map: ScoreMap | None
-    """To be kept; packed only when it is written, so that picking does not wait for it."""
+    """Score map to keep, if any. It is packed in the writing stage, so that picking does not wait."""
     batches: Batches
 
 
@@ -78,41 +78,41 @@ class _Failed:
     error: MicrographError
 
 
-_Result = _Picked | _Failed | Change | LimitsRequest
+_Result = _Picked | _Failed | ModelChange | LimitsRequest
 
 
-class Intake(Protocol):
-    """Takes arrivals back."""
+class ArrivalOwner(Protocol):
+    """Takes arrivals back: the part of the intake that the pipeline uses."""
 
     def finish(self, arrival: Arrival, handled: Handled) -> None:
-        """It was picked, or given up as it is."""
+        """Take back an arrival that was picked, or given up."""
 
     def retry(self, arrival: Arrival, rest_seconds: float = 0.0) -> None:
-        """It is to be looked at again, after a rest."""
+        """Take back an arrival that has to be looked at again, after a rest."""
 
     def await_growth(self, arrival: Arrival, error: IncompleteMicrograph) -> None:
-        """Reading showed that it is not complete."""
+        """Take back an arrival that reading found incomplete."""
 
 
 class Pipeline:
-    """Three stages between the intake and the world.
+    """Three stages between intake and outbox: reading, picking, writing.
 
     Args:
-        serving: picks with the model that serves; used from one thread.
-        announcer: takes what happened to models.
-        ledger: is stopped where it turns out to be damaged.
+        serving: picks with the serving model; used from one thread.
+        announcer: commits changes of models.
+        ledger: the ledger, which is stopped if it turns out to be damaged.
         outbox: commits and delivers results.
-        reviser: revises earlier results within other limits, while nothing else is to be written.
-        metrics: counts.
-        drift: is shown what was picked.
-        doubts: likewise, and says what speaks against the settings.
-        stopping: set to end the stages once the work in hand is finished.
+        reviser: revises earlier results within other limits, while there are no new ones to write.
+        metrics: counts micrographs and measures the stages.
+        drift: watches the picks for drift.
+        doubts: compares the picks with the settings.
+        stopping: event that ends the stages once the work in hand is finished.
         read: reads a micrograph, within limits of memory and time.
-        watch: the watched directory by the name that its user gave it, under which documents name micrographs.
-        max_attempts: picking a micrograph that fails by no fault of its own is tried so often.
-        keep_score_maps: whether score maps go into the ledger.
-        pulses: what the stages' threads beat on.
-        read_seconds: reading is given up after so long; until then it does not hang.
+        watch: the watched directory, by the name that the user gave it. Documents name micrographs below it.
+        max_attempts: number of attempts to pick a micrograph that fails by no fault of its own.
+        keep_score_maps: whether score maps are kept in the ledger.
+        heartbeats: heartbeats of the stages' threads.
+        read_seconds: time after which reading is given up. Until then the reading stage does not count as hanging.
         clock: the monotonic clock.
     """
 
@@ -132,7 +132,7 @@ class Pipeline:
         watch: Path,
         max_attempts: int,
         keep_score_maps: bool,
-        pulses: Pulses,
+        heartbeats: Heartbeats,
         read_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -147,7 +147,7 @@ class Pipeline:
         self._watch = watch
         self._max_attempts = max_attempts
         self._keep_score_maps = keep_score_maps
-        self._line = Line()
+        self._queue = PickQueue()
         self._micrographs: Queue[_Read] = Queue(_MICROGRAPHS_QUEUED)
         self._results: Queue[_Result] = Queue()
         self._room = threading.Semaphore(_RESULTS_QUEUED)
@@ -157,7 +157,7 @@ class Pipeline:
         self._memory_kept_until = 0.0
         self._clock = clock
         self._read_seconds = read_seconds
-        self._pulses = pulses
+        self._heartbeats = heartbeats
         self._threads = [
             threading.Thread(target=stage, name=f"frazil-{stage.__name__.strip('_')}", daemon=True)
             for stage in (self._reading, self._picking, self._writing)
@@ -165,8 +165,8 @@ class Pipeline:
         self._picked = self._failed = 0
         self._last_picked_at: float | None = None
 
-    def connect(self, intake: Intake) -> None:
-        """Say whom arrivals go back to: the intake, which cannot be made before what it hands them to."""
+    def connect(self, intake: ArrivalOwner) -> None:
+        """Set the intake, to which arrivals go back. It is made after the pipeline, to which it hands them."""
         self._intake = intake
 
     def start(self) -> None:
@@ -175,25 +175,26 @@ class Pipeline:
             thread.start()
 
     def accept(self, arrival: Arrival) -> None:
-        """Put an arrival in line."""
-        self._line.put(arrival)
+        """Put an arrival in the queue."""
+        self._queue.put(arrival)
 
     def refuse(self, arrival: Arrival, error: MicrographError) -> None:
-        """Take note of a file that cannot be picked."""
+        """Record the failure of a file that cannot be picked."""
         self._results.put(_Failed(arrival=arrival, error=error))
 
-    def report(self, change: Change) -> None:
-        """Take note of what happened to a model."""
+    def report(self, change: ModelChange) -> None:
+        """Record a change of models."""
         self._results.put(change)
 
     def stop(self, deadline: float) -> bool:
-        """Finish the work in hand; what was not begun is left for the next start.
+        """Finish the work in hand. Micrographs that still wait are left for the next start.
 
         Args:
-            deadline: on the monotonic clock.
+            deadline: latest time to wait until, on the monotonic clock.
 
         Returns:
-            Whether every stage ended in time. What was cut off is in no ledger, so nothing of it is lost.
+            Whether every stage ended in time. Interrupted micrographs are not in the ledger, so the next start picks
+            them again.
         """
         self._stopping.set()
         for thread in self._threads:
@@ -202,10 +203,10 @@ class Pipeline:
 
     @property
     def state(self) -> PickState:
-        """What it is at, and what it has done; from any thread."""
+        """The present work, and the counts so far. May be read from any thread."""
         return PickState(
-            doing=self._pulses.of("frazil-picking").doing or self._pulses.of("frazil-reading").doing,
-            read=len(self._line),
+            doing=self._heartbeats.of("frazil-picking").doing or self._heartbeats.of("frazil-reading").doing,
+            read=len(self._queue),
             pick=self._micrographs.qsize(),
             write=self._results.qsize(),
             picked=self._picked,
@@ -216,10 +217,10 @@ class Pipeline:
         )
 
     def failed_stage(self) -> str | None:
-        """Name of a stage that has died, which none should."""
+        """Name of a stage whose thread has ended; None as a rule."""
         return next((t.name for t in self._threads if not t.is_alive()), None)
 
-    # --- the stages: each thread does one turn after the other ----------------------------------------------------
+    # --- the stages: each thread repeats one step -----------------------------------------------------------------
 
     def _reading(self) -> None:
         while not self._stopping.is_set():
@@ -234,10 +235,10 @@ class Pipeline:
             self.write_one()
 
     def read_one(self) -> None:
-        """Read the next arrival, if one comes within a moment, and hand it on once there is room."""
-        beat = self._pulses.of("frazil-reading").beat
+        """Read the next arrival, if there is one, and hand it on once there is room."""
+        beat = self._heartbeats.of("frazil-reading").beat
         beat()
-        arrival = self._line.take(_STOP_CHECK_SECONDS)
+        arrival = self._queue.take(_STOP_CHECK_SECONDS)
         if arrival is None:
             if self._clock() > self._memory_kept_until:
                 self._memory.release()
@@ -252,9 +253,9 @@ class Pipeline:
             return
         except Exception as error:  # noqa: BLE001 - the edge of one unit of work
             read = _Failed(arrival=arrival, error=failure_of(arrival.path, "reading", error))
-        self._stopping.wait(max(0.0, arrival.settled_at - self._clock()))
+        self._stopping.wait(max(0.0, arrival.settled_at_monotonic - self._clock()))
         if _has_changed(arrival):
-            # Whatever was read, or failed, was neither the old file nor the new one.
+            # The result, or the error, belongs neither to the old file nor to the new one.
             self._intake.retry(arrival)
         elif isinstance(read, _Failed):
             self._results.put(read)
@@ -264,7 +265,7 @@ class Pipeline:
     def _hand_on(self, read: _Read) -> None:
         """Put a micrograph in the queue for picking, once there is room."""
         while True:
-            self._pulses.of("frazil-reading").beat()
+            self._heartbeats.of("frazil-reading").beat()
             with contextlib.suppress(Full):
                 self._micrographs.put(read, timeout=_STOP_CHECK_SECONDS)
                 return
@@ -278,8 +279,8 @@ class Pipeline:
         return _Read(arrival=arrival, fingerprint=content, micrograph=micrograph, seconds=seconds)
 
     def pick_one(self) -> None:
-        """Pick the next micrograph, if one comes within a moment; before it, take changes of the model."""
-        beat = self._pulses.of("frazil-picking").beat
+        """Pick the next micrograph, if there is one, after any change of the model."""
+        beat = self._heartbeats.of("frazil-picking").beat
         beat()
         for change in self._serving.advance():
             self._results.put(change)
@@ -302,19 +303,21 @@ class Pipeline:
             self._weigh_doubts(is_idle=False)
 
     def _weigh_doubts(self, *, is_idle: bool) -> None:
-        """Between two micrographs, while none waits: whether the contrast is set the wrong way round."""
+        """Check the setting of the contrast, between two micrographs while none waits."""
         if self._stopping.is_set() or not self._doubts.is_due(is_idle=is_idle):
             return
         try:
             lines = self._doubts.weigh(self._serving.picker)
-        except Exception as error:  # noqa: BLE001 - nobody's picks depend on it
+        except Exception as error:  # noqa: BLE001 - no picks depend on it
             log.debug("the contrast was not weighed: %s", error)
             return
         for line in lines:
             log.warning("%s", line)
 
     def _pick(self, read: _Read) -> _Picked:
-        record = self._serving.pick(read.micrograph, read_seconds=read.seconds, since=read.arrival.complete_at)
+        record = self._serving.pick(
+            read.micrograph, read_seconds=read.seconds, since=read.arrival.complete_at_monotonic
+        )
         for line in self._doubts.note(record):
             log.warning("%s", line)
         return _Picked(
@@ -326,8 +329,8 @@ class Pipeline:
         )
 
     def write_one(self) -> None:
-        """Commit and deliver the next result, if one comes within a moment; earlier ones come first."""
-        beat = self._pulses.of("frazil-writing").beat
+        """Commit and deliver the next result, if there is one, after all earlier ones."""
+        beat = self._heartbeats.of("frazil-writing").beat
         beat()
         with contextlib.suppress(Stopped):
             self._outbox.deliver()
@@ -337,16 +340,16 @@ class Pipeline:
         except Empty:
             return
         beat("writing a result")
-        # What was not committed by then, the next start picks again; what was, it delivers.
+        # If the daemon stops, the next start delivers a committed result, and picks again what was not committed.
         with contextlib.suppress(Stopped):
             self._write(result)
 
     def _write(self, result: _Result) -> None:
         match result:
-            case Change():
+            case ModelChange():
                 self._announcer.announce(result)
             case LimitsRequest():
-                # It comes by way of the results: all that was picked within the limits before is committed by now.
+                # It comes through the queue of results: all picks within earlier limits are committed by now.
                 self._reviser.grant(result)
             case _Failed():
                 self._write_failed(result)
@@ -354,7 +357,7 @@ class Pipeline:
                 self._room.release()
                 try:
                     self._write_picked(result)
-                except sqlite3.Error as error:  # of this record alone: all others are waited for
+                except sqlite3.Error as error:  # the fault of this record alone; the outbox retries all others
                     failure = failure_of(result.arrival.path, "writing", error)
                     self._write_failed(_Failed(arrival=result.arrival, error=failure))
 
@@ -371,7 +374,7 @@ class Pipeline:
         except LedgerDamagedError as error:
             self._ledger.stop(error)
         except (Stopped, OutputError, sqlite3.Error):
-            pass  # it can be read later, if not now
+            pass  # it is tried again at the next step
 
     def _write_picked(self, result: _Picked) -> None:
         started = self._clock()
@@ -386,7 +389,7 @@ class Pipeline:
 
         def committed(_seq: int) -> None:
             self._intake.finish(arrival, handled)
-            # Counted before it is sent: whoever has the document finds it counted.
+            # Counted before it is sent, so that a subscriber who has the document finds it in the metrics.
             self._picked, self._last_picked_at = self._picked + 1, time.time()
             metrics.note_picked(document)
             metrics.note_batches(result.batches)
@@ -397,14 +400,14 @@ class Pipeline:
             key=arrival.key,
             handled=handled,
             score_map=None if result.score_map is None else pack_score_map(result.score_map),
-            complete_at=time.time() - (self._clock() - arrival.complete_at),
+            complete_at_unix=time.time() - (self._clock() - arrival.complete_at_monotonic),
             on_commit=committed,
         )
         now = self._clock()
-        metrics.stage.labels(stage="settle").observe(arrival.complete_at - arrival.closed_at)
+        metrics.stage.labels(stage="settle").observe(arrival.complete_at_monotonic - arrival.closed_at_monotonic)
         metrics.stage.labels(stage="deliver").observe(now - started)
         if not arrival.backlog:
-            metrics.latency.observe(now - arrival.closed_at)
+            metrics.latency.observe(now - arrival.closed_at_monotonic)
         picks = len(document.picks.score)
         log.info(
             "picked %s: %d picks in %.2f s (sequence number %d)%s",
@@ -412,7 +415,7 @@ class Pipeline:
             picks,
             document.seconds.total,
             seq,
-            f", {document.blank_fraction:.0%} of it blank" if document.blank_fraction >= BLANK_TOLD else "",
+            f", {document.blank_fraction:.0%} of it blank" if document.blank_fraction >= BLANK_REPORTED else "",
             extra=event("picked", micrograph=arrival.key, seq=seq, picks=picks),
         )
 
@@ -423,7 +426,7 @@ class Pipeline:
         except (OSError, MicrographError):
             content = ""
         handled = Handled(stamp=arrival.stamp, fingerprint=content)
-        if not is_utf8(arrival.key):  # the ledger cannot name it
+        if not is_utf8(arrival.key):  # the ledger cannot hold such a key
             self._note_failed(arrival, handled, error, attempt=1, is_retried=False)
             return
         attempt = 1 + self._outbox.attempts(arrival.key)
@@ -439,12 +442,12 @@ class Pipeline:
     def _note_failed(
         self, arrival: Arrival, handled: Handled, error: MicrographError, *, attempt: int, is_retried: bool
     ) -> None:
-        """Log and count a failure, and have the intake try the file again or let it rest."""
+        """Log and count a failure, and give the file back to the intake, for another attempt or for good."""
         fields = {"micrograph": arrival.key, "reason": error.reason, "attempt": attempt}
         if is_retried:
             rest_seconds = backoff_seconds(attempt)
             log.warning(
-                "failed (%s), tried again in %.0f s: %s",
+                "failed (%s), retried in %.0f s: %s",
                 error.reason,
                 rest_seconds,
                 error,
@@ -459,7 +462,7 @@ class Pipeline:
             self._intake.finish(arrival, handled)
 
     def _goes_on(self, before: int, queue: Queue[_Read] | Queue[_Result]) -> bool:
-        """Whether a stage has work or may still get some: the stages end in their order."""
+        """Whether a stage has work or may still get some. The stages end in their order."""
         return not self._stopping.is_set() or self._threads[before].is_alive() or not queue.empty()
 
 

@@ -1,20 +1,20 @@
-"""Probation: whether a model that has just begun to serve proves good on the first micrographs."""
+"""Probation: whether a model that has just begun to serve picks the first micrographs well."""
 
 from __future__ import annotations
 
 __all__ = ["Probation"]
 
 _COLLAPSE = 0.1
-"""A model has collapsed on a micrograph where it finds less than this share of what the one before finds."""
+"""A model has collapsed on a micrograph if it finds less than this fraction of the earlier model's picks."""
 
 
 class Probation:
-    """Counts what becomes of the first micrographs after a swap.
+    """Counts failures and collapses on the first micrographs after a swap.
 
     Args:
-        micrographs: how many it lasts.
-        faults_allowed: share of them on which the model may fail or collapse.
-        usual_picks: mean picks of the model before on its last micrographs.
+        micrographs: length of the probation, in micrographs.
+        faults_allowed: fraction of them on which the model may fail or collapse.
+        usual_picks: mean number of picks of the earlier model on its last micrographs.
     """
 
     def __init__(self, micrographs: int, faults_allowed: float, usual_picks: float) -> None:
@@ -26,19 +26,23 @@ class Probation:
         self._collapses = 0
 
     def is_suspect(self, picks: int) -> bool:
-        """Whether so few picks call for a look at what the model before finds on the same micrograph."""
+        """Whether the number of picks is so small that the earlier model should pick the same micrograph."""
         return picks <= _COLLAPSE * self._usual_picks
 
     def note_error(self) -> None:
-        """The model failed on a micrograph that the one before could pick."""
+        """Count a micrograph on which the model failed, and which the earlier model could pick."""
         self._seen += 1
         self._errors += 1
 
     def note_picks(self, picks: int, before: int | None = None) -> bool:
-        """The model picked a micrograph; where that was suspect, `before` are the picks of the model before.
+        """Count a micrograph that the model picked.
+
+        Args:
+            picks: number of its picks.
+            before: number of the earlier model's picks, if the result was suspect.
 
         Returns:
-            Whether it has collapsed on this micrograph.
+            Whether the model has collapsed on this micrograph.
         """
         self._seen += 1
         collapsed = before is not None and picks < _COLLAPSE * before
@@ -47,12 +51,12 @@ class Probation:
 
     @property
     def passed(self) -> bool:
-        """Whether it is over."""
+        """Whether the probation is over."""
         return self._seen >= self._micrographs
 
     @property
     def verdict(self) -> tuple[str, str] | None:
-        """Why the model must go, in one word and in one line; None while it may stay."""
+        """The reason to roll the model back, in one word and in one line; None while it may serve."""
         if self._errors + self._collapses <= self._most_faults:
             return None
         reason = "errors" if self._errors > self._collapses else "few_picks"

@@ -17,8 +17,8 @@ class MicrographReader:
     """Reads micrographs for the pipeline and for the page.
 
     Args:
-        largest_bytes: of one in memory.
-        timeout_seconds: after which reading is given up.
+        largest_bytes: largest size of one micrograph in memory.
+        timeout_seconds: time after which reading is given up.
     """
 
     largest_bytes: int
@@ -27,7 +27,7 @@ class MicrographReader:
     def __call__(
         self, path: Path, memory: PixelMemory | None = None, rescaling: ChooseRescaling = lambda *_: None
     ) -> Micrograph:
-        """Read one; arguments and errors are those of `read_and_rescale`."""
+        """Read a micrograph; arguments and errors are those of `read_and_rescale`."""
         deadline = time.monotonic() + self.timeout_seconds
         return read_and_rescale(
             path,

@@ -1,4 +1,4 @@
-"""From a micrograph in memory to its document, with the clock running; or to the document that says why not."""
+"""Makes the document of a picked micrograph, with the times of each step, or that of a failure."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ class Record:
     """A picked micrograph."""
 
     document: MicrographDocument
-    """Outside any stream as yet: no epoch, and sequence number 0."""
+    """The document without epoch, with sequence number 0: the outbox numbers it."""
     picks: Picks
     picture: Picture
     score_map: ScoreMap
-    """From which the picks were made."""
+    """The scores from which the picks were made."""
     batches: Batches
-    """In which the model scored it."""
+    """The batches in which the model scored the micrograph."""
 
 
 def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float, since: float) -> Record:
     """Pick a micrograph and record the picks, the model and the times.
 
     Args:
-        picker: picks.
-        micrograph: as read.
-        read_seconds: time that reading took.
-        since: when the total began, by the monotonic clock.
+        picker: the serving picker.
+        micrograph: the micrograph as it was read.
+        read_seconds: duration of reading.
+        since: beginning of the total duration, on the monotonic clock.
 
     Raises:
         MicrographError: the micrograph cannot be picked.
-        ModelError: the network gave other than finite scores.
+        ModelError: the network gave scores that are not finite.
     """
     started = time.monotonic()
     picture = picker.prepare(micrograph)
@@ -88,14 +88,14 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
 def record_failure(
     error: MicrographError, *, watch: Path, key: str, attempts: int, is_transient: bool
 ) -> FailedDocument:
-    """Record that a micrograph could not be picked; outside any stream as yet.
+    """Make the document of a micrograph that could not be picked, without epoch and with sequence number 0.
 
     Args:
-        error: says why.
-        watch: the watched directory, by the name that its user gave it.
-        key: the ledger's name of the micrograph.
-        attempts: so far, this one included.
-        is_transient: whether it is tried again by itself.
+        error: the cause.
+        watch: the watched directory, by the name that the user gave it.
+        key: path of the micrograph below the watched directory.
+        attempts: number of attempts, including this one.
+        is_transient: whether the daemon retries it by itself.
     """
     path = watch / key
     return FailedDocument(

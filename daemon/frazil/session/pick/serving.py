@@ -1,4 +1,4 @@
-"""The model that serves, and how another takes its place between two micrographs."""
+"""The serving model, and its replacement between two micrographs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from frazil.health.state import ModelState
 from frazil.picking import Micrograph, Picker
-from frazil.session.pick.model_changes import Change
+from frazil.session.pick.model_changes import ModelChange
 from frazil.session.pick.probation import Probation
 from frazil.session.pick.record import Record, record_picks
 from frazil.session.retune.limits import LimitsChange, LimitsRequest
@@ -22,32 +22,32 @@ log = logging.getLogger(__name__)
 _RECENT = 10
 
 Shadow = Callable[[Micrograph, Record], None]
-"""Is shown each micrograph that was picked, with its picks; must return at once."""
+"""Called with each micrograph that was picked, and its picks. It must return at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Offer:
-    """A model that is fit to serve."""
+    """A model that has passed its checks."""
 
     picker: Picker
     current: str
-    """Stamp of the ``CURRENT`` that asked for it."""
+    """Stamp of the ``CURRENT`` that promoted it."""
 
 
 class Serving:
     """Picks with the serving model. All but `offer`, `change_limits` and `shadow` belongs to the picking thread.
 
-    A model that was swapped in is on probation: on a micrograph where it fails or finds almost nothing, the model
-    before it picks instead, and when that happens too often the model before serves again.
+    A model that was swapped in is on probation: if it fails or finds almost nothing on a micrograph, the earlier model
+    picks it instead. If that happens too often, the earlier model serves again.
 
     Args:
-        picker: serves first.
+        picker: the first picker that serves.
         change: the change of limits in force. Default: none.
-        probation_micrographs: how long a probation lasts; 0 for none.
-        faults_allowed: share of them on which a model may fail or find almost nothing.
+        probation_micrographs: length of a probation, in micrographs; 0 for none.
+        faults_allowed: fraction of them on which a model may fail or find almost nothing.
 
     Attributes:
-        shadow: is shown what was picked; None for nobody.
+        shadow: called with each micrograph and its picks; None if no model runs in shadow.
         last_shape: (h, w) and pixel size in Å of the last micrograph; None before the first.
     """
 
@@ -70,7 +70,7 @@ class Serving:
 
     @property
     def picker(self) -> Picker:
-        """The one that serves."""
+        """The serving picker."""
         return self._picker
 
     @property
@@ -89,23 +89,23 @@ class Serving:
 
     @property
     def coming(self) -> Picker:
-        """The one that serves from the next micrograph on: what is offered, else what serves; from any thread."""
+        """The picker of the next micrograph: the offered one, else the serving one. May be read from any thread."""
         with self._lock:
             return self._picker if self._offered is None else self._offered.picker
 
     def offer(self, offer: Offer) -> None:
-        """Have a model serve from the next micrograph on; may be called from any thread."""
+        """Make a model serve from the next micrograph on. May be called from any thread."""
         with self._lock:
             self._offered = offer
 
     def change_limits(self, request: LimitsRequest) -> None:
-        """Have picks made within other limits from the next micrograph on; may be called from any thread."""
+        """Apply other limits from the next micrograph on. May be called from any thread."""
         with self._lock:
             self._requested = request
 
-    def advance(self) -> list[Change | LimitsRequest]:
+    def advance(self) -> list[ModelChange | LimitsRequest]:
         """Between two micrographs: roll back a model that failed its probation, take a new one, change the limits."""
-        changes: list[Change | LimitsRequest] = []
+        changes: list[ModelChange | LimitsRequest] = []
         if self._probation is not None and self._before is not None:
             if verdict := self._probation.verdict:
                 changes.append(self._roll_back(self._before, *verdict))
@@ -124,7 +124,7 @@ class Serving:
             if offered.picker.model.identity != self._picker.model.identity:
                 changes.append(self._take(offered))
             with self._lock:
-                if self._offered is offered:  # until it serves, it counts as coming
+                if self._offered is offered:  # kept until now, so that `coming` never returns the earlier one
                     self._offered = None
         return changes
 
@@ -147,8 +147,8 @@ class Serving:
     def _pick_on_probation(self, probation: Probation, before: Picker, pick_with: Callable[[Picker], Record]) -> Record:
         try:
             record = pick_with(self._picker)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the model before may do without
-            instead = pick_with(before)  # raises what is the micrograph's own fault
+        except Exception as error:  # noqa: BLE001 - whatever failed, the earlier model may succeed
+            instead = pick_with(before)  # raises if the fault is the micrograph's own
             log.warning(
                 "model %s failed on %s, %s picked it: %s",
                 self._picker.model.identity,
@@ -164,9 +164,9 @@ class Serving:
         instead = pick_with(before)
         return instead if probation.note_picks(len(record.picks), len(instead.picks)) else record
 
-    def _take(self, offered: Offer) -> Change:
+    def _take(self, offered: Offer) -> ModelChange:
         if self._probation_micrographs:
-            # One that is on probation itself is nothing to fall back on.
+            # A model that is itself on probation is no fallback.
             self._before = self._before or self._picker
             usual_picks = sum(self._recent) / len(self._recent) if self._recent else 0.0
             self._probation = Probation(self._probation_micrographs, self._faults_allowed, usual_picks)
@@ -180,7 +180,7 @@ class Serving:
                 model.identity,
                 self._picker.threshold,
             )
-        return Change(
+        return ModelChange(
             event="loaded",
             model=model.identity,
             placement=model.placement,
@@ -190,10 +190,10 @@ class Serving:
     def _with_limits(self, picker: Picker) -> Picker:
         return picker.with_limits(self._change.for_model(picker.model.identity.sha256))
 
-    def _roll_back(self, before: Picker, reason: str, message: str) -> Change:
+    def _roll_back(self, before: Picker, reason: str, message: str) -> ModelChange:
         withdrawn = self._picker.model.identity
         self._picker, self._before, self._probation = before, None, None
-        return Change(
+        return ModelChange(
             event="rolled_back",
             model=before.model.identity,
             placement=before.model.placement,

@@ -1,4 +1,4 @@
-"""Canary: what a new model would have picked, beside what the serving one did pick."""
+"""Canary: compares the picks of a new model with those of the serving one, on the same micrographs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Canary", "CanaryBounds"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanaryBounds:
-    """How long a new model runs in shadow, and how far it may be from the serving one."""
+    """Length of the shadow run, and the largest difference from the serving model."""
 
     micrographs: int
-    """0: it does not run in shadow."""
+    """Number of micrographs; 0 for no shadow run."""
     agreement: float
-    """Least share of agreeing picks: twice the matched pairs over the picks of both."""
+    """Smallest fraction of agreeing picks: twice the matched pairs over the picks of both models."""
     picks_ratio: float
-    """Its picks are at most so many times as many, or as few, as the serving model's."""
+    """Largest ratio of the numbers of picks of the two models, in either direction."""
 
 
 class Canary:
@@ -38,17 +38,23 @@ class Canary:
 
     @property
     def complete(self) -> bool:
-        """Whether it has seen enough."""
+        """Whether the shadow run is complete."""
         return self.micrographs >= self._bounds.micrographs
 
     @property
     def agreement(self) -> float:
-        """Twice the pairs within half a diameter, matched one to one, over the picks of both; 1 without any."""
+        """Twice the pairs within half a diameter, matched one to one, over the picks of both; 1 without picks."""
         total = sum(self._counts)
         return 2 * self._matched / total if total else 1.0
 
     def compare(self, serving: Picks, candidate: Picks, diameter_px: float) -> None:
-        """Add a micrograph."""
+        """Add a micrograph.
+
+        Args:
+            serving: picks of the serving model.
+            candidate: picks of the new model.
+            diameter_px: diameter of the particle.
+        """
         self.micrographs += 1
         self._matched += int((match_picks(serving, candidate, diameter_px / 2) >= 0).sum())
         for i, picks in enumerate((serving, candidate)):
@@ -65,18 +71,18 @@ class Canary:
         )
 
     def check(self) -> None:
-        """Check that the model keeps within its bounds.
+        """Check that the model is within its bounds.
 
         Raises:
-            ModelError: it does not.
+            ModelError: the model is not.
         """
         serving, candidate = self._counts
         bounds = self._bounds
         many, few = max(serving, candidate), min(serving, candidate)
         if many > bounds.picks_ratio * few:
-            wanted = f"at most {bounds.picks_ratio:g} times as many or as few picks as the serving model"
+            expected = f"at most {bounds.picks_ratio:g} times as many or as few picks as the serving model"
         elif self.agreement < bounds.agreement:
-            wanted = f"an agreement of at least {bounds.agreement:g} with the serving model"
+            expected = f"an agreement of at least {bounds.agreement:g} with the serving model"
         else:
             return
-        raise ModelError(f"{self._model}: expected {wanted}, found {self.describe()}", "canary")
+        raise ModelError(f"{self._model}: expected {expected}, found {self.describe()}", "canary")

@@ -1,4 +1,4 @@
-"""The swapper: sees ``CURRENT`` change, tries the model that it names, and has it serve or says why not."""
+"""The swapper: watches ``CURRENT``, checks the model that it names, and offers it for serving or reports why not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from frazil.model import (
     read_current,
 )
 from frazil.picking import Micrograph, Picker
-from frazil.session.pick.model_changes import Announcer, Change
+from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.record import Record
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import Canary, CanaryBounds
@@ -44,26 +44,26 @@ log = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
 _WAIT_SECONDS = 0.2
 _OTHERS_BYTES = 2**29
-"""What the rest of the daemon, which picks meanwhile, may come to hold while a model is loaded."""
+"""Memory that the rest of the daemon, which picks meanwhile, may take while a model is loaded."""
 
 
 class Swapper:
-    """Keeps the serving model to what a model's folder promotes, as far as that is fit to serve.
+    """Replaces the serving model by the promoted version of a model's folder, if that passes its checks.
 
     Args:
         folder: the model's folder.
-        load: loads one version's folder, in a precision.
-        make_picker: makes a picker of it with the operator's settings.
-        announcer: knows where an earlier run stood.
-        metrics: counts.
-        watch: the directory that the daemon watches, for those who read its standing.
-        out: where the standing is posted if the model's folder cannot be written.
-        name: of the daemon's ledger.
-        precision: in which models are to compute, where they can.
-        proof_seconds: time that a new model may take to prove itself.
-        threads: CPU threads that models use; None for every core.
-        bounds: of its run in shadow.
-        stop: ends it.
+        load: loads a version's folder in a precision.
+        make_picker: makes a picker of a model, with the operator's settings.
+        announcer: keeps the standing, also of an earlier run.
+        metrics: counts shadow runs, and shows the time of a batch.
+        watch: the watched directory, for readers of the standing.
+        out: directory for the standing if the model's folder cannot be written.
+        name: name of the daemon's ledger.
+        precision: precision in which models should compute, if they can.
+        check_seconds: processor time that a new model may take in its check.
+        threads: CPU threads of a model; None for every core.
+        bounds: bounds of the shadow run.
+        stop: event that ends the thread.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Swapper:
         out: Path,
         name: str,
         precision: Precision,
-        proof_seconds: float,
+        check_seconds: float,
         threads: int | None,
         bounds: CanaryBounds,
         stop: threading.Event,
@@ -92,7 +92,7 @@ class Swapper:
         self._out = out
         self._name = name
         self._precision = precision
-        self._proof_seconds = proof_seconds
+        self._check_seconds = check_seconds
         self._threads = threads
         self._bounds = bounds
         self._stop = stop
@@ -103,10 +103,10 @@ class Swapper:
         self._on_decided: Callable[[], None] | None = None
 
     def load_first(self) -> Model:
-        """Load what served when an earlier run ended, else what is promoted.
+        """Load the model that served when an earlier run ended, else the promoted one.
 
-        A model promoted since then is swapped in once the daemon runs, with all that belongs to a swap. So a restart
-        never brings back a model that was refused or rolled back.
+        A model that was promoted since then is swapped in once the daemon runs, after all the checks of a swap. So a
+        restart never brings back a model that was refused or rolled back.
 
         Raises:
             ModelError: no model can serve.
@@ -119,7 +119,7 @@ class Swapper:
             try:
                 model = self._load(self._folder / str(recalled.version), self._precision)
             except ModelError as error:
-                log.warning("the model that served last cannot serve again, what is promoted is loaded: %s", error)
+                log.warning("the model that served last cannot serve again, the promoted one is loaded: %s", error)
         if model is None:
             self._seen = stamp
             model = self._load(self._folder, self._precision)
@@ -138,28 +138,28 @@ class Swapper:
             )
         )
         if recalled is None or not recalled.refusals:
-            self._posted = self._announcer.standing  # nothing to say as yet that `CURRENT` does not
+            self._posted = self._announcer.standing  # as yet `CURRENT` shows the same
         return model
 
     def reload(self, on_decided: Callable[[], None]) -> None:
-        """Look at once, and again at a model that was refused before; may be called from any thread.
+        """Look at ``CURRENT`` at once, and check again a model that was refused. May be called from any thread.
 
         Args:
-            on_decided: is called once what is promoted serves, was refused, or begins to run in shadow.
+            on_decided: called once the promoted model serves, was refused, or begins to run in shadow.
         """
         self._on_decided = on_decided
         self._wake.set()
 
-    def start(self, serving: Serving, report: Callable[[Change], None]) -> None:
-        """Run in a thread of its own; arguments as for `run`."""
+    def start(self, serving: Serving, report: Callable[[ModelChange], None]) -> None:
+        """Start the thread of `run`; arguments as for `run`."""
         threading.Thread(target=self.run, args=(serving, report), name="frazil-swap", daemon=True).start()
 
-    def run(self, serving: Serving, report: Callable[[Change], None]) -> None:
-        """Look, again and again, until told to stop.
+    def run(self, serving: Serving, report: Callable[[ModelChange], None]) -> None:
+        """Look at ``CURRENT`` repeatedly, until `stop` is set.
 
         Args:
-            serving: is offered what is fit to serve.
-            report: takes refusals.
+            serving: takes offers of models that passed their checks.
+            report: called with each refusal.
         """
         self._report_interrupted(report)
         while not self._stop.is_set():
@@ -174,18 +174,18 @@ class Swapper:
                 self._tell_decided()
             self._wake.wait(_LOOK_SECONDS)
 
-    def stop_trying(self) -> None:
-        """Forget that a version is being tried: the trial is over, or the daemon ends in order."""
+    def forget_check(self) -> None:
+        """Forget the version under check: the check is over, or the daemon ends in order."""
         with contextlib.suppress(sqlite3.Error):
-            self._announcer.note_trial(None)
+            self._announcer.note_check(None)
 
-    def _report_interrupted(self, report: Callable[[Change], None]) -> None:
-        """Refuse the version whose trial an earlier run did not live to end, lest each restart end in the same way."""
+    def _report_interrupted(self, report: Callable[[ModelChange], None]) -> None:
+        """Refuse the version whose check ended an earlier run, so that it does not end every restart."""
         trying = self._announcer.standing and self._announcer.standing.trying
         if trying:
             model = ModelIdentity(name=self._folder.name, version=trying.version, sha256=trying.sha256)
             report(
-                Change(
+                ModelChange(
                     event="refused",
                     model=model,
                     reason=trying.reason,
@@ -199,7 +199,7 @@ class Swapper:
         if on_decided is not None:
             on_decided()
 
-    def _look(self, serving: Serving, report: Callable[[Change], None]) -> None:
+    def _look(self, serving: Serving, report: Callable[[ModelChange], None]) -> None:
         self._post()
         stamp = current_token(self._folder)
         if stamp == self._seen:
@@ -213,7 +213,7 @@ class Swapper:
                 return
             picker = self._prepare(path, serving, stamp)
             if self._bounds.micrographs:
-                self._try_in_shadow(picker, serving, stamp)
+                self._run_in_shadow(picker, serving, stamp)
         except sqlite3.Error as error:
             self._put_off(f"the ledger cannot be written: {error}")
         except ModelError as error:
@@ -221,7 +221,7 @@ class Swapper:
                 self._put_off(str(error))
             elif current_token(self._folder) == stamp and not self._stop.is_set():
                 report(
-                    Change(
+                    ModelChange(
                         event="refused",
                         model=self._identify(version),
                         reason=error.reason,
@@ -234,66 +234,67 @@ class Swapper:
                 serving.offer(Offer(picker=picker, current=stamp))
 
     def _put_off(self, fault: str) -> None:
-        """Look again at what is promoted: the fault is the machine's, and no model is refused for it."""
+        """Check the promoted model later: the fault is the machine's, and no reason to refuse a model."""
         self._seen = ""
         if fault != self._put_off_for:
             self._put_off_for = fault
             log.warning("%s: the promoted model waits, and the old one goes on: %s", self._folder, fault)
 
     def _prepare(self, path: Path, serving: Serving, stamp: str) -> Picker:
-        """Try a model, having noted first that it is refused if that ends this process.
+        """Check a model, after remembering that it is refused if the check ends this process.
 
         Raises:
-            ModelError: it is not fit to serve.
-            sqlite3.Error: the note cannot be written.
+            ModelError: the model failed a check.
+            sqlite3.Error: the ledger cannot be written.
         """
         identity = self._identify(int(path.name))
-        self._announcer.note_trial(
+        self._announcer.note_check(
             Refusal(
                 version=identity.version,
                 sha256=identity.sha256,
                 reason="interrupted",
                 message=(
-                    f"{path}: expected the daemon to outlive its trial, found that it was killed meanwhile, perhaps "
-                    "for want of memory; frazil models promote, or a reload of the service, has it tried again"
+                    f"{path}: expected the daemon to survive the check of this model, found that it was killed "
+                    "meanwhile, perhaps for lack of memory; after frazil models promote, or a reload of the service, "
+                    "the model is checked again"
                 ),
                 at=now_rfc3339(),
                 current=stamp,
             )
         )
         try:
-            return self._try(path, serving)
+            return self._check_model(path, serving)
         finally:
-            self.stop_trying()  # whatever has come of it, this process has outlived it
+            self.forget_check()  # this process has survived the check, whatever its result
 
-    def _try(self, path: Path, serving: Serving) -> Picker:
-        """Try a model in a process of its own, then load it here and run it on a batch like those to come."""
+    def _check_model(self, path: Path, serving: Serving) -> Picker:
+        """Check a model in a process of its own, then load it here and run it on a batch of the usual size."""
         started = time.monotonic()
         shape = serving.last_shape
         prove = functools.partial(
             check_in_sandbox,
             path,
-            seconds=self._proof_seconds,
+            seconds=self._check_seconds,
             threads=self._threads,
             micrograph=serving.picker.size_of(*shape) if shape else None,
             stop=self._stop,
         )
         proof = prove()
         needed_bytes, precision = proof.memory_bytes, self._precision
-        if precision == "int8" and has_twin(path):  # it may be bad though the model is good
+        if precision == "int8" and has_twin(path):  # the twin may fail though the model passes
             try:
                 needed_bytes = max(needed_bytes, prove(precision="int8").memory_bytes)
             except ModelError as error:
                 if error.reason == "stopped":
                     raise
-                log.warning("%s is to serve in float32 although int8 is wanted: %s", path, error)
+                log.warning("%s serves in float32 although int8 is set: %s", path, error)
                 precision = "float32"
         proved = time.monotonic()
         held_before = held_bytes("VmRSS")
         model = self._load(path, precision)
         if model.identity.sha256 != proof.sha256:
             raise ModelError(
-                f"{path}: expected sha256 {proof.sha256}, as it was tried, found {model.identity.sha256}", "hash"
+                f"{path}: expected sha256 {proof.sha256}, as in its check, found {model.identity.sha256}", "hash"
             )
         picker = self._make_picker(model)
         loaded = time.monotonic()
@@ -302,12 +303,12 @@ class Swapper:
         taken_bytes = held_bytes("VmRSS") - held_before
         if model.provider == "CPUExecutionProvider" and taken_bytes > needed_bytes + _OTHERS_BYTES:
             raise ModelError(
-                f"{path}: expected to take {needed_bytes >> 20} MiB of memory, as in its trial, "
+                f"{path}: expected to take {needed_bytes >> 20} MiB of memory, as in its check, "
                 f"found that it takes {taken_bytes >> 20} MiB",
                 "memory",
             )
         log.info(
-            "model %s is ready in %s: proved in %.2f s (%d MiB), loaded in %.2f s, %s",
+            "model %s is ready in %s: checked in %.2f s (%d MiB), loaded in %.2f s, %s",
             model.identity,
             model.precision,
             proved - started,
@@ -318,12 +319,12 @@ class Swapper:
         self._metrics.batch.set(batch_seconds)
         return picker
 
-    def _try_in_shadow(self, picker: Picker, serving: Serving, stamp: str) -> None:
+    def _run_in_shadow(self, picker: Picker, serving: Serving, stamp: str) -> None:
         canary = Canary(picker.model.identity, self._bounds)
         shown: Queue[tuple[Micrograph, Record]] = Queue(1)
 
         def show(micrograph: Micrograph, record: Record) -> None:
-            # One that comes while another is at it is passed over: the shadow never slows picking.
+            # A micrograph is skipped while the shadow is busy with another, so that it never slows picking.
             with contextlib.suppress(Full):
                 shown.put_nowait((micrograph, record))
 
@@ -365,7 +366,7 @@ class Swapper:
         return ModelIdentity(name=self._folder.name, version=version, sha256="")
 
     def _post(self) -> None:
-        """Let others see where this daemon stands; nothing depends on it."""
+        """Publish this daemon's standing for others to see. Nothing depends on it."""
         standing = self._announcer.standing
         if standing is None or standing is self._posted:
             return

@@ -8,16 +8,13 @@ import msgspec
 
 from frazil.errors import RetuneError, SettingsError
 from frazil.limits import LimitsPatch
-from frazil.session.outbox.ledger import LedgerReader, update_remembered
+from frazil.session.outbox.ledger import RETUNE_KEY, LedgerReader, update_remembered
 from frazil.session.retune.limits import LimitsChange
 from frazil.session.retune.repick import read_document, read_score_map, repick
 
-__all__ = ["REQUEST_KEY", "decode_request", "newest_model", "request_change"]
+__all__ = ["decode_request", "newest_model", "request_change"]
 
 log = logging.getLogger(__name__)
-
-REQUEST_KEY = "retune"
-"""Key of the requests in the ledger that were not granted yet."""
 
 
 def request_change(reader: LedgerReader, patch: LimitsPatch, *, model_sha256: str = "") -> LimitsChange:
@@ -45,7 +42,7 @@ def request_change(reader: LedgerReader, patch: LimitsPatch, *, model_sha256: st
     if kept.score_map is not None:  # a change that fails for the newest result would fail for all
         repick(document, read_score_map(kept), patch.over(document.limits))
     change = LimitsChange.of(patch, model_sha256 or document.model.sha256)
-    update_remembered(reader.file, REQUEST_KEY, lambda text: _encode(change.over(decode_request(text))))
+    update_remembered(reader.file, RETUNE_KEY, lambda text: _encode(change.over(decode_request(text))))
     return change
 
 

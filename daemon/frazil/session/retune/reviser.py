@@ -11,12 +11,12 @@ from frazil.documents import MicrographDocument, Seconds, columns_of, now_rfc333
 from frazil.errors import RetuneError
 from frazil.limits import PickLimits
 from frazil.picking import PickingSettings, Picks
-from frazil.session.outbox.ledger import KeptResult, Ledger, LedgerReader
+from frazil.session.outbox.ledger import RETUNE_KEY, KeptResult, Ledger, LedgerReader
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.retune.limits import LimitsChange, LimitsRequest
 from frazil.session.retune.progress import TUNED_KEY, RevisionProgress
 from frazil.session.retune.repick import read_document, read_score_map, repick
-from frazil.session.retune.request import REQUEST_KEY, decode_request
+from frazil.session.retune.request import decode_request
 
 __all__ = ["Reviser"]
 
@@ -77,7 +77,7 @@ class Reviser:
         if now < self._next_look:
             return None
         self._next_look = now + _LOOK_SECONDS
-        text = self._ledger.recall(REQUEST_KEY)
+        text = self._ledger.recall(RETUNE_KEY)
         if text in ("", self._passed_on):
             return None
         self._passed_on = text
@@ -91,7 +91,7 @@ class Reviser:
         """
         change, head = request.change, self._ledger.head
         begun = RevisionProgress(settings=self._progress.settings, change=change, since=now_rfc3339(), until_seq=head)
-        self._outbox.grant((REQUEST_KEY, request.text), (TUNED_KEY, begun.encode()))
+        self._outbox.grant((RETUNE_KEY, request.text), (TUNED_KEY, begun.encode()))
         if self._passed_on == request.text:
             self._passed_on = ""
         self._unrevisable = []

@@ -13,20 +13,30 @@ from frazil.session.outbox.ledger.check import Check, check
 from frazil.session.outbox.ledger.damage import explain, is_fatal
 from frazil.session.outbox.ledger.layout import LEDGER_NAME, State, checksum, ledger_file
 from frazil.session.outbox.ledger.ledger import Handled, Ledger, Note
+from frazil.session.outbox.ledger.meta_keys import (
+    BASELINE_KEY,
+    DAEMON_KEY,
+    DRIFT_KEY,
+    INVENTORY_KEY,
+    MOUNT_POINT_KEY,
+    RETUNE_KEY,
+    STANDING_KEY,
+    TUNED_KEY,
+)
 from frazil.session.outbox.ledger.reader import KeptResult, LedgerReader, MicrographRecord, StoredDocument
 from frazil.session.outbox.ledger.rebuild import Rebuilt, rebuild
-from frazil.session.outbox.ledger.requests import (
-    BASELINE_KEY,
-    TUNED_KEY,
-    request_baseline,
-    request_requeue,
-    update_remembered,
-)
+from frazil.session.outbox.ledger.requests import request_baseline, request_requeue, update_remembered
 from frazil.session.outbox.ledger.witness import WITNESS_NAME, Witness, read_witness
 
 __all__ = [
     "BASELINE_KEY",
+    "DAEMON_KEY",
+    "DRIFT_KEY",
+    "INVENTORY_KEY",
     "LEDGER_NAME",
+    "MOUNT_POINT_KEY",
+    "RETUNE_KEY",
+    "STANDING_KEY",
     "TUNED_KEY",
     "WITNESS_NAME",
     "Archived",

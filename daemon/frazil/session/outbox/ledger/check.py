@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from frazil.errors import LedgerDamagedError
+from frazil.session.outbox.ledger.meta_keys import DAEMON_KEY
 from frazil.session.outbox.ledger.reader import LedgerReader
 from frazil.session.outbox.ledger.witness import outputs_of, read_witness
 
@@ -88,7 +89,7 @@ def _look_at_documents(reader: LedgerReader, found: Check) -> None:
         found.faults.append(f"{damaged.count()} documents are damaged: {damaged}")
     if not reader.generations():
         return  # an archive knows less than its ledger
-    epoch, seq = read_witness(outputs_of(reader.file, reader.meta().get("daemon", "")))
+    epoch, seq = read_witness(outputs_of(reader.file, reader.meta().get(DAEMON_KEY, "")))
     if epoch == reader.epoch and seq > found.head:
         found.faults.append(f"numbers up to {seq} were given out, and it knows of {found.head}: it is an older copy")
 

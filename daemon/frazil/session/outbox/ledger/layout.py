@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from frazil.errors import OutputError
 from frazil.session.outbox.ledger.damage import explain
+from frazil.session.outbox.ledger.meta_keys import ARCHIVED_KEY, DELIVERED_KEY, EPOCH_KEY, LAYOUT_KEY
 
 __all__ = [
     "HEAD",
@@ -157,7 +158,7 @@ def connect(file: Path) -> sqlite3.Connection:
                     database.execute(statement)
                 database.executemany(
                     "INSERT INTO meta VALUES (?, ?)",
-                    [("layout", str(LAYOUT)), ("epoch", uuid4().hex), ("delivered", "0"), ("archived", "0")],
+                    [(LAYOUT_KEY, str(LAYOUT)), (EPOCH_KEY, uuid4().hex), (DELIVERED_KEY, "0"), (ARCHIVED_KEY, "0")],
                 )
             elif layout == 1:
                 _migrate_1(database)

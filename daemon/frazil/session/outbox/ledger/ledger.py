@@ -25,6 +25,7 @@ from frazil.errors import OutputError
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger.damage import LedgerStoppedError, explain, is_fatal
 from frazil.session.outbox.ledger.layout import HEAD, checksum, claim, connect, transaction
+from frazil.session.outbox.ledger.meta_keys import DELIVERED_KEY, EPOCH_KEY
 from frazil.session.outbox.ledger.reader import StoredDocument
 from frazil.session.outbox.ledger.witness import Generation, Witness
 
@@ -53,7 +54,7 @@ class Handled:
 class Note:
     """What the intake has to say of a micrograph that is not yet picked."""
 
-    path: str
+    key: str
     stamp: FileStamp
     state: Literal["seen", "waiting"]
     reason: str = ""
@@ -91,7 +92,7 @@ class Ledger:
             self._claim.close()
             raise
         try:
-            self.epoch = self.recall("epoch")
+            self.epoch = self.recall(EPOCH_KEY)
             if not self.epoch:
                 raise LedgerStoppedError("it does not say its epoch")
             self._head = int(self._database.execute(HEAD).fetchone()[0])
@@ -219,11 +220,11 @@ class Ledger:
     # --- what is known --------------------------------------------------------------------------------------------
 
     def known(self) -> dict[str, FileStamp]:
-        """Stamps of all micrographs that need no look as long as they are as they were, by path."""
+        """Stamps of all micrographs that need no look while they do not change, by key."""
         with self._reading():
             rows = self._database.execute(f"SELECT path, size, mtime_ns FROM micrographs WHERE {_KNOWN}")  # noqa: S608
             sizes: dict[int, int] = {}  # files of one camera are of one size: it is held once
-            return {path: FileStamp(sizes.setdefault(size, size), mtime_ns) for path, size, mtime_ns in rows}
+            return {key: FileStamp(sizes.setdefault(size, size), mtime_ns) for key, size, mtime_ns in rows}
 
     def knows_any(self) -> bool:
         """Whether it knows any micrograph."""
@@ -233,32 +234,32 @@ class Ledger:
     def missing(self) -> list[str]:
         """Paths of micrographs that are gone."""
         with self._reading():
-            return [path for (path,) in self._database.execute("SELECT path FROM micrographs WHERE state = 'gone'")]
+            return [key for (key,) in self._database.execute("SELECT path FROM micrographs WHERE state = 'gone'")]
 
-    def fingerprint(self, path: str) -> str | None:
-        """Fingerprint of what was handled under this path; None where nothing was."""
+    def fingerprint(self, key: str) -> str | None:
+        """Fingerprint of the file that was handled under this key; None if none was."""
         with self._reading():
             row = self._database.execute(
                 f"SELECT fingerprint FROM micrographs WHERE path = ? AND ({_KNOWN})",  # noqa: S608
-                (path,),
+                (key,),
             ).fetchone()
         return None if row is None else row[0]
 
-    def first_with_result(self, paths: Sequence[str]) -> str | None:
-        """The first of these paths under which there is a result; None where there is none."""
-        marks = ", ".join("?" * len(paths))
+    def first_with_result(self, keys: Sequence[str]) -> str | None:
+        """The first of these keys that has a result; None if none has."""
+        marks = ", ".join("?" * len(keys))
         with self._reading():
             row = self._database.execute(
                 f"SELECT path FROM micrographs WHERE path IN ({marks}) AND seq IS NOT NULL ORDER BY seq LIMIT 1",  # noqa: S608
-                paths,
+                keys,
             ).fetchone()
         return None if row is None else str(row[0])
 
-    def attempts(self, path: str) -> int:
+    def attempts(self, key: str) -> int:
         """How often picking a micrograph has failed since it was found."""
         with self._reading():
             row = self._database.execute(
-                "SELECT attempts FROM micrographs WHERE path = ? AND state IN ('seen', 'waiting', 'failed')", (path,)
+                "SELECT attempts FROM micrographs WHERE path = ? AND state IN ('seen', 'waiting', 'failed')", (key,)
             ).fetchone()
         return 0 if row is None else int(row[0])
 
@@ -275,51 +276,49 @@ class Ledger:
                 "mtime_ns = excluded.mtime_ns, reason = excluded.reason, message = excluded.message "
                 "WHERE state IN ('seen', 'waiting') OR (state = 'gone' AND seq IS NULL) "
                 "OR (state = 'failed' AND (size, mtime_ns) IS NOT (excluded.size, excluded.mtime_ns))",
-                [(n.path, n.state, n.stamp.size, n.stamp.mtime_ns, n.reason, n.message, now) for n in notes],
+                [(n.key, n.state, n.stamp.size, n.stamp.mtime_ns, n.reason, n.message, now) for n in notes],
             )
 
-    def note_gone(self, paths: Sequence[str]) -> None:
+    def note_gone(self, keys: Sequence[str]) -> None:
         """Note that files are no longer there."""
         with self._writing(durably=False):
-            self._database.executemany(
-                "UPDATE micrographs SET state = 'gone' WHERE path = ?", [(path,) for path in paths]
-            )
+            self._database.executemany("UPDATE micrographs SET state = 'gone' WHERE path = ?", [(key,) for key in keys])
 
-    def note_returned(self, paths: Sequence[str]) -> None:
+    def note_returned(self, keys: Sequence[str]) -> None:
         """Note that files are there again, as they were."""
         with self._writing(durably=False):
             self._database.executemany(
                 f"UPDATE micrographs SET state = {_AS_IT_WAS} WHERE path = ? AND state = 'gone' AND ({_KNOWN})",  # noqa: S608
-                [(path,) for path in paths],
+                [(key,) for key in keys],
             )
 
-    def restamp(self, path: str, stamp: FileStamp) -> None:
+    def restamp(self, key: str, stamp: FileStamp) -> None:
         """Record that a file was touched but holds what it held."""
         with self._writing(durably=False):
             self._database.execute(
                 f"UPDATE micrographs SET size = ?, mtime_ns = ?, state = {_AS_IT_WAS} WHERE path = ? AND ({_KNOWN})",  # noqa: S608
-                (stamp.size, stamp.mtime_ns, path),
+                (stamp.size, stamp.mtime_ns, key),
             )
 
     # --- results --------------------------------------------------------------------------------------------------
 
     def commit_picked(
         self,
-        path: str,
+        key: str,
         handled: Handled,
         body_at: Callable[[str, int, int], bytes],
         *,
         score_map: bytes | None = None,
-        complete_at: float | None = None,
+        complete_at_unix: float | None = None,
     ) -> tuple[int, bytes]:
         """Commit a result under the next sequence number.
 
         Args:
-            path: of the micrograph.
+            key: path of the micrograph below the watched directory.
             handled: its stamp and fingerprint.
             body_at: makes the document for an epoch, a sequence number, and that of the result it supersedes (0: none).
             score_map: what the model said of the micrograph, to be kept.
-            complete_at: when the file was known to be complete, in seconds of Unix time.
+            complete_at_unix: when the file was known to be complete, in seconds of Unix time.
 
         Returns:
             The sequence number and the document.
@@ -327,28 +326,28 @@ class Ledger:
         now = time.time()
         with self._writing():
             seq = self._head + 1
-            row = self._database.execute("SELECT seq FROM micrographs WHERE path = ?", (path,)).fetchone()
+            row = self._database.execute("SELECT seq FROM micrographs WHERE path = ?", (key,)).fetchone()
             older: int = (row[0] or 0) if row else 0
             body = body_at(self.epoch, seq, older)
             self._database.execute(
                 "INSERT INTO documents (seq, topic, path, body, committed_at, checksum) VALUES (?, ?, ?, ?, ?, ?)",
-                (seq, "picks", path, body, now, checksum(body)),
+                (seq, "picks", key, body, now, checksum(body)),
             )
             self._database.execute("UPDATE documents SET superseded_by = ? WHERE seq = ?", (seq, older))
             self._database.execute("DELETE FROM score_maps WHERE seq = ?", (older,))
             if score_map is not None:
                 self._database.execute("INSERT INTO score_maps VALUES (?, ?)", (seq, score_map))
-            self._record(path, handled, "picked", "", "")
+            self._record(key, handled, "picked", "", "")
             self._database.execute(
                 "UPDATE micrographs SET seq = ?, complete_at = ?, picked_at = ?, published_at = NULL WHERE path = ?",
-                (seq, complete_at, now, path),
+                (seq, complete_at_unix, now, key),
             )
         self._head = seq
         return seq, body
 
     def commit_revision(
         self,
-        path: str,
+        key: str,
         older: int,
         body_at: Callable[[str, int], bytes],
         *,
@@ -358,7 +357,7 @@ class Ledger:
         """Commit other picks from the same scores: all else that is known of the micrograph stays as it is.
 
         Args:
-            path: of the micrograph.
+            key: path of the micrograph below the watched directory.
             older: sequence number of its newest result, which this one supersedes.
             body_at: makes the document for an epoch and a sequence number.
             score_map: of that result; it is this one's from now on.
@@ -368,19 +367,19 @@ class Ledger:
             The sequence number.
         """
         with self._writing():
-            seq = self._insert("picks", path, body_at)
+            seq = self._insert("picks", key, body_at)
             self._database.execute("UPDATE documents SET superseded_by = ? WHERE seq = ?", (seq, older))
             self._database.execute("DELETE FROM score_maps WHERE seq = ?", (older,))
             if score_map is not None:
                 self._database.execute("INSERT INTO score_maps VALUES (?, ?)", (seq, score_map))
             self._database.execute(
-                "UPDATE micrographs SET seq = ?, published_at = NULL WHERE path = ? AND seq = ?", (seq, path, older)
+                "UPDATE micrographs SET seq = ?, published_at = NULL WHERE path = ? AND seq = ?", (seq, key, older)
             )
             # Whether its file can be written is found out anew.
             self._database.execute(
                 "UPDATE micrographs SET state = CASE state WHEN 'quarantined' THEN 'picked' ELSE state END, "
                 "reason = '', message = '' WHERE path = ? AND reason = 'output'",
-                (path,),
+                (key,),
             )
             if remember is not None:
                 self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", remember)
@@ -389,7 +388,7 @@ class Ledger:
 
     def commit_failed(
         self,
-        path: str,
+        key: str,
         handled: Handled,
         reason: str,
         message: str,
@@ -399,7 +398,7 @@ class Ledger:
         """Record that picking a micrograph failed: it is tried again (``failed``) or not (``quarantined``).
 
         Args:
-            path: of the micrograph.
+            key: path of the micrograph below the watched directory.
             handled: its stamp and fingerprint.
             reason: as one word.
             message: as a line.
@@ -410,8 +409,8 @@ class Ledger:
             The sequence number.
         """
         with self._writing():
-            seq = self._insert("failed", path, body_at)
-            self._record(path, handled, state, reason, message)
+            seq = self._insert("failed", key, body_at)
+            self._record(key, handled, state, reason, message)
         self._head = seq
         return seq
 
@@ -485,7 +484,7 @@ class Ledger:
 
     def delivered(self) -> int:
         """The sequence number up to which all is known to be out; where that is damaged, all goes out again."""
-        text = self.recall("delivered")
+        text = self.recall(DELIVERED_KEY)
         return int(text) if text.isdecimal() else 0
 
     def documents_after(self, seq: int) -> list[StoredDocument]:
@@ -501,19 +500,19 @@ class Ledger:
     # --- requests and odds ----------------------------------------------------------------------------------------
 
     def take_requests(self) -> list[str]:
-        """Grant what others asked to have picked again: their paths; each is new from now on."""
+        """Grant the requests to pick micrographs again; return their keys. Each counts as new from now on."""
         with self._reading():  # a look costs no transaction
             if self._database.execute("SELECT 1 FROM requests LIMIT 1").fetchone() is None:
                 return []
         with self._writing():
-            paths = [p for (p,) in self._database.execute("SELECT DISTINCT path FROM requests ORDER BY id")]
+            keys = [p for (p,) in self._database.execute("SELECT DISTINCT path FROM requests ORDER BY id")]
             self._database.execute("DELETE FROM requests")
             self._database.executemany(
                 "UPDATE micrographs SET state = 'seen', fingerprint = '', reason = '', message = '', attempts = 0 "
                 "WHERE path = ?",
-                [(path,) for path in paths],
+                [(key,) for key in keys],
             )
-        return paths
+        return keys
 
     def recall(self, key: str, default: str = "") -> str:
         """A value remembered under a key."""
@@ -544,12 +543,12 @@ class Ledger:
             self._named.close()
             self._claim.close()
 
-    def _insert(self, topic: str, path: str, body_at: Callable[[str, int], bytes]) -> int:
+    def _insert(self, topic: str, key: str, body_at: Callable[[str, int], bytes]) -> int:
         seq = self._head + 1
         body = body_at(self.epoch, seq)
         self._database.execute(
             "INSERT INTO documents (seq, topic, path, body, committed_at, checksum) VALUES (?, ?, ?, ?, ?, ?)",
-            (seq, topic, path, body, time.time(), checksum(body)),
+            (seq, topic, key, body, time.time(), checksum(body)),
         )
         return seq
 
@@ -578,7 +577,7 @@ class Ledger:
             with transaction(self._database):
                 yield
 
-    def _record(self, path: str, handled: Handled, state: str, reason: str, message: str) -> None:
+    def _record(self, key: str, handled: Handled, state: str, reason: str, message: str) -> None:
         self._database.execute(
             "INSERT INTO micrographs (path, state, size, mtime_ns, fingerprint, reason, message, attempts, seen_at) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT (path) DO UPDATE SET attempts = "
@@ -586,7 +585,7 @@ class Ledger:
             "state = excluded.state, size = excluded.size, mtime_ns = excluded.mtime_ns, "
             "fingerprint = excluded.fingerprint, reason = excluded.reason, message = excluded.message",
             (
-                path,
+                key,
                 state,
                 handled.stamp.size,
                 handled.stamp.mtime_ns,

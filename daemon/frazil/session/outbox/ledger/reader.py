@@ -13,6 +13,7 @@ import msgspec
 from frazil.documents import Heartbeat, NumberedDocument, decode_document
 from frazil.session.outbox.ledger.damage import explain
 from frazil.session.outbox.ledger.layout import HEAD, LAYOUT, OLDEST_READABLE, State, checksum, open_read_only
+from frazil.session.outbox.ledger.meta_keys import ARCHIVED_KEY, EPOCH_KEY, LAYOUT_KEY, MIGRATED_KEY
 from frazil.session.outbox.ledger.witness import Generation
 
 __all__ = ["KeptResult", "LedgerReader", "MicrographRecord", "StoredDocument"]
@@ -127,7 +128,7 @@ class LedgerReader:
     def __init__(self, file: Path) -> None:
         self.file = file
         self._database = open_read_only(file, oldest=OLDEST_READABLE)
-        self.layout = int(self.meta()["layout"])
+        self.layout = int(self.meta()[LAYOUT_KEY])
         self._columns = StoredDocument.columns(layout=self.layout)
 
     def __enter__(self) -> LedgerReader:
@@ -145,7 +146,7 @@ class LedgerReader:
     @property
     def epoch(self) -> str:
         """Identity of the ledger."""
-        return self.meta()["epoch"]
+        return self.meta()[EPOCH_KEY]
 
     def meta(self) -> dict[str, str]:
         """What is remembered by name: epoch, delivered, daemon ..."""
@@ -267,7 +268,7 @@ class LedgerReader:
     def ever_given_out(self) -> int:
         """The highest sequence number that was ever given out, also where its document was archived or lost."""
         if self.layout < LAYOUT:
-            return max(self.head(), int(self.meta()["archived"]))
+            return max(self.head(), int(self.meta()[ARCHIVED_KEY]))
         return int(next(self._rows(HEAD))[0])
 
     def document(self, seq: int) -> StoredDocument | None:
@@ -342,7 +343,7 @@ class LedgerReader:
 
     def history(self, path: str) -> list[tuple[int, bytes]]:
         """Sequence number and document of every result of one micrograph, oldest first."""
-        results = None if "migrated_at" in self.meta() else self._superseded_by_newest(path)
+        results = None if MIGRATED_KEY in self.meta() else self._superseded_by_newest(path)
         if results is None:
             every = "SELECT seq, body FROM documents WHERE path = ? AND topic = 'picks' ORDER BY seq"
             results = list(self._rows(every, path))

@@ -22,6 +22,7 @@ from frazil.files import sync_path
 from frazil.session.outbox.file_stamp import stamp_of
 from frazil.session.outbox.ledger.check import Ranges
 from frazil.session.outbox.ledger.layout import State, checksum, claim, connect, transaction
+from frazil.session.outbox.ledger.meta_keys import ARCHIVED_KEY, DAEMON_KEY, DELIVERED_KEY, EPOCH_KEY, LAYOUT_KEY
 from frazil.session.outbox.ledger.reader import StoredDocument
 from frazil.session.outbox.ledger.salvage import Row, read_rows
 from frazil.session.outbox.ledger.witness import Generation, outputs_of, read_witness
@@ -124,7 +125,7 @@ class _Found:
 
     def epoch(self) -> str:
         """Of the ledger; empty where nothing says it."""
-        if epoch := self.meta.get("epoch"):
+        if epoch := self.meta.get(EPOCH_KEY):
             return epoch
         epochs = Counter(document.epoch for document in self.documents.values())
         return epochs.most_common(1)[0][0] if epochs else ""
@@ -153,7 +154,7 @@ def rebuild(file: Path, *, out: Path | None = None) -> Rebuilt:
             found, rebuilt = _Found.of(read_rows(sources[0])), Rebuilt()
             for copy in sources[1:]:
                 _add(found, _Found.of(read_rows(copy)), rebuilt)
-            return _write(file, sources, found, rebuilt, out or outputs_of(file, found.meta.get("daemon", "")))
+            return _write(file, sources, found, rebuilt, out or outputs_of(file, found.meta.get(DAEMON_KEY, "")))
         except OSError as error:
             raise OutputError(f"{file}: cannot be rebuilt: {error.strerror or error}") from error
         except sqlite3.Error as error:
@@ -176,7 +177,7 @@ def _write(file: Path, sources: list[Path], found: _Found, rebuilt: Rebuilt, out
     epoch = found.epoch() or witness_epoch or uuid4().hex
     given_out = witness_seq if witness_epoch == epoch else 0
     documents = {seq: found.documents[seq] for seq in sorted(found.documents) if found.documents[seq].epoch == epoch}
-    archived = _number(found.meta.get("archived"))
+    archived = _number(found.meta.get(ARCHIVED_KEY))
     head = max(
         archived,
         given_out,
@@ -188,8 +189,8 @@ def _write(file: Path, sources: list[Path], found: _Found, rebuilt: Rebuilt, out
     superseded = {document.supersedes: seq for seq, document in documents.items()}
     current = {seq for seq, d in documents.items() if not (d.stored.superseded_by or superseded.get(seq))}
     records = _records(found.micrographs, documents, archived, rebuilt)
-    meta = {"delivered": str(given_out), "archived": "0", **found.meta, "epoch": epoch}
-    meta.pop("layout", None)
+    meta = {DELIVERED_KEY: str(given_out), ARCHIVED_KEY: "0", **found.meta, EPOCH_KEY: epoch}
+    meta.pop(LAYOUT_KEY, None)
     new = file.with_name(f"{file.name}.rebuilt")
     _remove(new)
     try:

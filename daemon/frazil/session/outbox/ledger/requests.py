@@ -10,13 +10,9 @@ from pathlib import Path
 
 from frazil.errors import OutputError
 from frazil.session.outbox.ledger.layout import State, connect, open_read_only, transaction
+from frazil.session.outbox.ledger.meta_keys import BASELINE_KEY
 
-__all__ = ["BASELINE_KEY", "TUNED_KEY", "request_baseline", "request_requeue", "update_remembered"]
-
-BASELINE_KEY = "baseline_asked"
-"""Under which the ledger remembers when a new baseline was asked for, in seconds of Unix time."""
-TUNED_KEY = "tuned"
-"""Under which it remembers what is tuned."""
+__all__ = ["request_baseline", "request_requeue", "update_remembered"]
 
 
 def request_requeue(file: Path, paths: Sequence[str] = (), states: Sequence[State] = ()) -> int:

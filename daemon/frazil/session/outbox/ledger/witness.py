@@ -230,10 +230,10 @@ class _Whereabouts(msgspec.Struct):
     out: str
 
 
-def outputs_of(ledger: Path, presence: str) -> Path:
-    """The output directory of a ledger, from what its daemon left in it; else the one that it lies in."""
+def outputs_of(ledger: Path, info: str) -> Path:
+    """The output directory of a ledger, from its daemon's info; without that, the folder of the ledger."""
     with contextlib.suppress(ValueError):
-        return Path(msgspec.json.decode(presence, type=_Whereabouts).out)
+        return Path(msgspec.json.decode(info, type=_Whereabouts).out)
     return ledger.parent
 
 

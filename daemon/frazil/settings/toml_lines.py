@@ -1,4 +1,4 @@
-"""A settings file as statements: each with its line, and a broken one does not hide those after it."""
+"""The statements of a settings file, each with its line. A broken statement does not hide those after it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 __all__ = ["Statement", "read_statements"]
 
 _GOES_ON = "at end of document"
-"""How tomllib says that a statement wants more lines, such as those of a list."""
+"""Words of tomllib's message for a statement that goes on in the next line, such as a list."""
 _MOST_LINES = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """``key = value`` in a TOML file, or what is wrong with it."""
+    """``key = value`` in a TOML file, or its fault."""
 
     line: int
     key: str = ""
@@ -29,11 +29,11 @@ def read_statements(text: str) -> Iterator[Statement]:
     """Read a TOML file without tables.
 
     Args:
-        text: of the file.
+        text: content of the file.
 
     Yields:
-        What each statement says, in the order of the file; a key given twice comes twice. A table is a fault, and ends
-        it: what follows would belong to the table.
+        Each statement, in the order of the file; a key that is given twice comes twice. A table is a fault, and the
+        last statement, since all after it would belong to the table.
     """
     lines = text.splitlines()
     if len(lines) > _MOST_LINES:
@@ -56,7 +56,7 @@ def read_statements(text: str) -> Iterator[Statement]:
 
 
 def _read_one(lines: list[str]) -> tuple[dict[str, Any], str, int]:
-    """What the first statement says, what is wrong with it, and how many lines it has."""
+    """Read the first statement: its keys and values, its fault, and the number of its lines."""
     first_fault = ""
     for length in range(1, len(lines) + 1):
         try:

@@ -1,4 +1,4 @@
-"""What several settings must agree on, each of them good by itself."""
+"""Conditions on several settings together, each of which is valid by itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from frazil.addresses import check_address, check_page_address, replay_address
 from frazil.errors import AddressError
 from frazil.settings.diameter import doubt_diameter
 
-__all__ = ["AGREEMENTS"]
+__all__ = ["CROSS_CHECKS"]
 
 Values = Mapping[str, Any]
 
@@ -21,7 +21,7 @@ def _keys(values: Values) -> str | None:
 
 def _diameter(values: Values) -> str | None:
     doubt = None if values["unusual_diameter"] else doubt_diameter(values["diameter_angstrom"])
-    return doubt and f"{doubt} (unusual_diameter takes it all the same)"
+    return doubt and f"{doubt} (unusual_diameter accepts it)"
 
 
 def _gpu(values: Values) -> str | None:
@@ -54,7 +54,7 @@ def _ports(values: Values) -> str | None:
     return None if len(ports) == len(set(ports)) else f"expected a port for each, found {', '.join(used)}"
 
 
-AGREEMENTS: tuple[tuple[tuple[str, ...], Callable[[Values], str | None]], ...] = (
+CROSS_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Values], str | None]], ...] = (
     (("curve_key", "curve_clients"), _keys),
     (("diameter_angstrom", "unusual_diameter"), _diameter),
     (("require_gpu", "device"), _gpu),
@@ -62,4 +62,4 @@ AGREEMENTS: tuple[tuple[tuple[str, ...], Callable[[Values], str | None]], ...] =
     (("http_address", "http_unencrypted"), _http),
     (("http_address", "publish_address", "replay_address"), _ports),
 )
-"""Names of settings, and what says of all values, by name, where these do not agree."""
+"""Setting names and a check of them: it takes all values by name, and returns the disagreement or None."""

@@ -1,0 +1,49 @@
+"""The keys of the ledger's `meta` table: everything that the ledger remembers by name.
+
+Values are text. Statements in SQL spell the keys out; everything else uses these names.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ARCHIVED_KEY",
+    "BASELINE_KEY",
+    "DAEMON_KEY",
+    "DELIVERED_KEY",
+    "DRIFT_KEY",
+    "EPOCH_KEY",
+    "INVENTORY_KEY",
+    "LAYOUT_KEY",
+    "MIGRATED_KEY",
+    "MOUNT_POINT_KEY",
+    "RETUNE_KEY",
+    "STANDING_KEY",
+    "TUNED_KEY",
+]
+
+LAYOUT_KEY = "layout"
+"""Number of the layout of the tables."""
+EPOCH_KEY = "epoch"
+"""Identity of the ledger, in every document that it numbers."""
+DELIVERED_KEY = "delivered"
+"""Sequence number up to which every document was delivered."""
+ARCHIVED_KEY = "archived"
+"""Highest sequence number that was moved to an archive; 0 if none was."""
+MIGRATED_KEY = "migrated_at"
+"""When the ledger was brought up to date from layout 1, in seconds of Unix time; absent otherwise."""
+DAEMON_KEY = "daemon"
+"""The daemon that uses or last used the ledger: a `DaemonInfo` as JSON."""
+MOUNT_POINT_KEY = "mount_point"
+"""Mount point of the file system on which the watched directory was last seen."""
+INVENTORY_KEY = "inventory"
+"""The last scan's count of names, taken and passed over: an `Inventory` as JSON."""
+STANDING_KEY = "standing"
+"""The model that serves and the versions that were refused, as JSON."""
+DRIFT_KEY = "drift"
+"""The session's baseline and its charts: a `Drift` as JSON."""
+BASELINE_KEY = "baseline_asked"
+"""When a new baseline was requested, in seconds of Unix time; absent if it never was."""
+RETUNE_KEY = "retune"
+"""Limits that were requested and not yet granted, as JSON; absent if there are none."""
+TUNED_KEY = "tuned"
+"""Limits in force in place of the settings', and the progress of revising earlier results, as JSON."""
