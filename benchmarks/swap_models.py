@@ -102,7 +102,7 @@ def swap_under_load(folder: Path, swaps: int, size: int) -> dict[str, object]:
         **pauses(documents),
         "memory_mib": {"settled": mib(settled), "last": mib(last)},
         "memory_ratio": round(last / settled, 3),
-        "proof": log.times(r"proved in ([\d.]+) s"),
+        "proof": log.times(r"checked in ([\d.]+) s"),
         "load": log.times(r"loaded in ([\d.]+) s"),
         "cores": len(os.sched_getaffinity(0)),
     }

@@ -128,7 +128,7 @@ def make_labelled() -> Callable[..., LabelledMicrograph]:
         return LabelledMicrograph(
             name="made",
             picture=Picture(
-                content=pixels.astype(np.float32),
+                pixels=pixels.astype(np.float32),
                 rescaling=Rescaling(shape=(h, w), rescaled_shape=(h, w)),
                 diameter_px=9.6,
                 pixel_size_angstrom=2.0,

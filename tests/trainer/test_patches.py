@@ -106,7 +106,7 @@ def test_cells_that_hold_no_data_do_not_count(discs: LabelledMicrograph) -> None
     blank[:, 100:] = True
     pixels = np.where(blank, 0.25, 0.75)  # so that every cell tells on which side it lies
     half = dataclasses.replace(
-        discs, picture=dataclasses.replace(discs.picture, content=pixels.astype(np.float32)), blank=blank
+        discs, picture=dataclasses.replace(discs.picture, pixels=pixels.astype(np.float32)), blank=blank
     )
     tiles, _, weights, _ = sampler([half], augment=False).draw(3, 0, range(40))
     at_cells = tiles[:, 0, ::4, ::4]

@@ -63,10 +63,10 @@ class _Connection(Generic[D]):
         self._keys = _read_keys(options.get("key"), options.get("server_key"))
         self._cursor = Cursor(Path(resume)) if resume is not None else None
         place = self._cursor.place if self._cursor else None
-        wanted = [t.encode() if t == "model" else directory_topic(t.encode(), directory) for t in topics]
+        topic_prefixes = [t.encode() if t == "model" else directory_topic(t.encode(), directory) for t in topics]
         if self._cursor is not None and since is None:
             since = 1
-        self._follower = Follower(wanted, since, place)
+        self._follower = Follower(topic_prefixes, since, place)
         self._address = address
         self._replay = options.get("replay")
         self._timeout_seconds = options.get("timeout_seconds")
@@ -78,7 +78,7 @@ class _Connection(Generic[D]):
         self._poller = self._new_poller()
         self._heard_at = self._renewed_at = float("-inf")
         self._is_silent = False
-        self._subscriptions = (*wanted, HEARTBEAT_TOPIC)
+        self._subscriptions = (*topic_prefixes, HEARTBEAT_TOPIC)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.SUB)
         try:

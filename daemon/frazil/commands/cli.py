@@ -59,8 +59,8 @@ def _complain(error: FrazilError) -> None:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(is_given: bool) -> None:
+    if is_given:
         typer.echo(f"frazil {frazil.__version__}")
         raise typer.Exit
 

@@ -182,8 +182,8 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[DoctorResult]:
     try:
         sha256 = check_in_sandbox(model).sha256
         precision_problem = _precision_problem(model) if precision == "int8" else None
-        wanted: Precision = "float32" if precision_problem else precision
-        loaded = load_model(model, device, settings.threads if settings else None, precision=wanted)
+        usable: Precision = "float32" if precision_problem else precision
+        loaded = load_model(model, device, settings.threads if settings else None, precision=usable)
         preparation = PreparationOnDevice(loaded)
         where = loaded.placement.describe(loaded.warm_up())
     except ModelError as error:

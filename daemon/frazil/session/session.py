@@ -1,4 +1,4 @@
-"""A session: one watched directory, with all that belongs to it and to no other."""
+"""A session: one watched directory with its ledger, outputs, limits and threads."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = ["Session"]
 
 _LEDGER_LOOK_SECONDS = 1.0
 _LOCAL_SETTLE_SECONDS = 1.0
-"""Between the two looks at a file on a local file system that nobody is known to have closed."""
+"""Time between the two looks at a file that nobody is known to have closed, on a local file system."""
 
 
 class Session:
@@ -47,20 +47,20 @@ class Session:
     `open`, `connect` and `start` are called once each, in this order; `stop`, then `close`, at the end.
 
     Args:
-        settings: the whole of its settings.
-        metrics: counts and shows.
-        heartbeats: what its threads beat on.
-        stopping: is set when the daemon stops.
+        settings: all settings.
+        metrics: metrics of the daemon.
+        heartbeats: heartbeats of the daemon's threads.
+        stopping: event that is set when the daemon stops.
 
     Attributes:
-        root: the watched directory, links resolved.
-        watch: the same, as its user names it.
+        root: the watched directory, with links resolved.
+        watch: the watched directory, by the name that the user gave it.
         outputs: directory of the pick files.
-        picking: what the operator says about the particle.
-        read_micrograph: within the limits of the settings.
-        ledger: once it is open.
-        announcer: once it is connected; takes what happens to models.
-        serving: once it is started; the model that picks.
+        picking: settings of picking.
+        read_micrograph: reads a micrograph within the limits of memory and time in the settings.
+        ledger: the ledger, after `open`.
+        announcer: commits changes of models, after `connect`.
+        serving: the serving model, after `start`.
     """
 
     ledger: Ledger
@@ -106,7 +106,7 @@ class Session:
         check_watch(self.ledger, self.root)
 
     def connect(self, stream: Stream) -> None:
-        """Have results go out on the stream."""
+        """Connect the outbox to the stream."""
         beat = self._heartbeats.of("frazil-writing").beat
         self._outbox = Outbox(self.ledger, stream, self._metrics, self.watch, self.outputs.path, self._stopping, beat)
         self._reviser = Reviser(self.ledger, self._outbox, self.picking)
@@ -114,12 +114,12 @@ class Session:
         self.announcer = Announcer(self.ledger, self._outbox, self._metrics)
 
     def make_picker(self, model: Model) -> Picker:
-        """A picker with the settings of this session, and the limits in force."""
+        """Make a picker with the settings of this session and the limits in force."""
         change = self._reviser.change.for_model(model.identity.sha256)
         return Picker(model, self.picking, change, device=PreparationOnDevice(model))
 
     def start(self, model: Model, preparation: PreparationOnDevice) -> None:
-        """Watch the directory, and pick."""
+        """Start to watch the directory and to pick."""
         settings, metrics = self._settings, self._metrics
         self.serving = Serving(
             Picker(model, self.picking, device=preparation),
@@ -194,13 +194,13 @@ class Session:
 
     @property
     def fault(self) -> OutputError | None:
-        """Why the ledger, or the output directory, is no longer ours to write; None while it is."""
-        ledger = getattr(self, "ledger", None)  # none as long as it could not be opened
+        """The reason why the ledger or the output directory must no longer be written; None as a rule."""
+        ledger = getattr(self, "ledger", None)  # none before it is open
         return (ledger and ledger.fault) or self._claim_fault
 
     @property
     def state(self) -> SessionState:
-        """What it is doing now, but for its disks; from any thread, and without waiting."""
+        """The present state, without its disks. It may be read from any thread, and does not wait."""
         return SessionState(
             directory=str(self._settings.watch),
             watch=self._watcher.state,
@@ -211,21 +211,21 @@ class Session:
         )
 
     def dead_thread(self) -> str | None:
-        """Name of a thread that has died, which none should."""
+        """Name of a thread that has ended unexpectedly; None as a rule."""
         others = (*self._threads, self._watcher.thread)
         return self._pipeline.failed_stage() or next((t.name for t in others if not t.is_alive()), None)
 
     def report(self, change: ModelChange) -> None:
-        """Take note of what happened to a model."""
+        """Record a change of models."""
         self._pipeline.report(change)
 
     def remember(self, key: str, value: str) -> None:
-        """Have the ledger remember what is good to know but not needed."""
+        """Make the ledger remember a value that is useful but not needed."""
         with contextlib.suppress(sqlite3.Error):
             self.ledger.remember(key, value)
 
     def _settle_seconds(self, file_system: FileSystem) -> float:
-        # Of a network's file system the second look comes one poll later: sooner, it may get a kept answer.
+        # On a network file system the second look comes one scan later: an earlier one may get a cached answer.
         return self._settings.scan_seconds if file_system.is_network else _LOCAL_SETTLE_SECONDS
 
     def _note_file_system(self, file_system: FileSystem) -> None:
@@ -233,14 +233,14 @@ class Session:
         self.remember(MOUNT_POINT_KEY, file_system.mount_point)
 
     def _usual_mount_point(self) -> str:
-        """Where the file system was mounted that the directory lay on when an earlier run last saw it."""
+        """Mount point of the directory's file system when an earlier run last saw it; empty if it is not known."""
         remembered = self.ledger.recall(MOUNT_POINT_KEY)
         return remembered if remembered and self.root.is_relative_to(remembered) else ""
 
     def _watch_ledger(self) -> None:
-        """Look again and again whether ledger and output directory are still ours.
+        """Check repeatedly that the ledger and the output directory were not taken or replaced.
 
-        In a thread of its own: a mount that hangs holds up nothing else.
+        This runs in a thread of its own, so that a mount that hangs blocks nothing else.
         """
         while not self._stopping.wait(_LEDGER_LOOK_SECONDS):
             try:
@@ -256,10 +256,10 @@ class Session:
         """Finish the work in hand, once the daemon stops.
 
         Args:
-            deadline: on the monotonic clock.
+            deadline: latest time to wait until, on the monotonic clock.
 
         Returns:
-            Whether all of it was finished in time. What was not is taken up at the next start.
+            Whether the work was finished in time. The next start takes up the rest.
         """
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))

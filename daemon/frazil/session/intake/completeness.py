@@ -52,5 +52,5 @@ def check_written(path: Path) -> None:
             raise
     if hole < size:
         raise IncompleteMicrograph(
-            path, "truncated", f"expected {size} bytes of data, found a hole at byte {hole} that nobody has written to"
+            path, "truncated", f"expected {size} bytes of data, found a hole at byte {hole} that was never written"
         )

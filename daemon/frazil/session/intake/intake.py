@@ -156,7 +156,7 @@ class Intake:
         self._settle_seconds, self._shows_holes = seconds, shows_holes
 
     def run(self, stop: threading.Event) -> None:
-        """Take in files until told to stop."""
+        """Take in files until `stop` is set."""
         while not stop.is_set():
             self._beat()
             self._look_at_due()
@@ -168,15 +168,15 @@ class Intake:
                 wait = min(wait, self._looks[0][0] - time.monotonic())
             self._empty_inbox(max(0.0, wait))
 
-    def tell(self, told: Hint | Sightings) -> None:
+    def tell(self, news: Hint | Sightings) -> None:
         """Take a hint or sightings from the watcher."""
-        if not isinstance(told, Hint):
-            self._inbox.put(told)
-        elif told.backlog:
-            self._in_backlog.add(told.path)
-            self._backlog.put(told)
-        elif told.by == "event" or told.path not in self._in_backlog:  # a later scan adds nothing to a hint that waits
-            self._inbox.put(told)
+        if not isinstance(news, Hint):
+            self._inbox.put(news)
+        elif news.backlog:
+            self._in_backlog.add(news.path)
+            self._backlog.put(news)
+        elif news.by == "event" or news.path not in self._in_backlog:  # a later scan adds nothing to a hint that waits
+            self._inbox.put(news)
 
     def finish(self, arrival: Arrival, handled: Handled) -> None:
         """Take back an arrival that was picked, or given up."""
@@ -194,15 +194,15 @@ class Intake:
 
     def _empty_inbox(self, timeout_seconds: float) -> None:
         try:
-            told = self._inbox.get(timeout=timeout_seconds)
+            news = self._inbox.get(timeout=timeout_seconds)
             while True:
-                if isinstance(told, _Return):
-                    self._take_back(told)
-                elif isinstance(told, Hint):
-                    self._note(told)
+                if isinstance(news, _Return):
+                    self._take_back(news)
+                elif isinstance(news, Hint):
+                    self._note(news)
                 else:
-                    self._notes.add_sightings(told)
-                told = self._inbox.get_nowait()
+                    self._notes.add_sightings(news)
+                news = self._inbox.get_nowait()
         except Empty:
             pass
 

@@ -129,9 +129,11 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
                     "where motion correction writes them."
                 )
             case "excluded":
-                return f"If {example} is wanted, take the pattern that fits it out of the setting exclude."
+                return f"If {example} should be picked, remove the pattern that matches it from the setting exclude."
             case "companion":
-                return f"If {example} is wanted, name it in include, or set companions = [] in the settings file."
+                return (
+                    f"If {example} should be picked, name it in include, or set companions = [] in the settings file."
+                )
             case "broken_link":
                 return f"See what {example} leads to: a mount that is away, or one that frazil may not look into."
             case "unreadable":
