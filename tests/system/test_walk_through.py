@@ -50,7 +50,8 @@ class Machine:
 
     def type(self, command: str) -> str:
         """Type a command of the page; what it printed."""
-        command = self.localise(command).replace("install-service ", f"install-service --root {self.root} ")
+        command = self.localise(command).replace("python3 ", f"{sys.executable} ")
+        command = command.replace("install-service ", f"install-service --root {self.root} ")
         command = command.replace("--user em", "--user daemon")
         # What pip would fetch is taken from the environment of the tests.
         environment = os.environ | {"PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
@@ -71,8 +72,8 @@ class Machine:
         assert "StateDirectory=frazil/%i\n" in unit
         state.mkdir(parents=True)
         settings = self.root / "etc/frazil/titan1.toml"
-        extra = f'publish = "tcp://127.0.0.1:{self._ports["5556"]}"\nreplay = "tcp://127.0.0.1:{self._ports["5557"]}"\n'
-        extra += f'http = "127.0.0.1:{self._ports["9457"]}"\n'
+        extra = f'publish_address = "tcp://127.0.0.1:{self._ports["5556"]}"\nreplay_address = "tcp://127.0.0.1:{self._ports["5557"]}"\n'
+        extra += f'http_address = "127.0.0.1:{self._ports["9457"]}"\n'
         settings.write_text(settings.read_text().replace("/var/lib/", f"{self.root}/var/lib/") + extra)
         (command,) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
         environment = dict(
@@ -113,7 +114,7 @@ def test_from_pip_install_to_picks(repository: Path, tmp_path: Path) -> None:
                 break
             if " doctor " in command:
                 start, environment = machine.be_systemd()
-            said = machine.type(command.replace("python3 ", f"{sys.executable} "))
+            said = machine.type(command)
             if command.endswith(" selftest"):
                 assert "precision 1.00" in said
             if " doctor " in command:
