@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import socket
@@ -28,7 +30,7 @@ from frazil.session.outbox.ledger import (
     is_fatal,
     read_witness,
 )
-from frazil.session.outbox.ledger.witness import Generation, outputs_of
+from frazil.session.outbox.ledger.witness import WITNESS_NAME, Generation, outputs_of
 
 HANDLED = Handled(stamp=FileStamp(size=10, mtime_ns=20), fingerprint="f")
 
@@ -166,6 +168,50 @@ def test_another_file_in_the_place_of_the_witness_is_not_written_to(tmp_path: Pa
 def test_a_witness_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"none/\.frazil-witness: expected a file that can be written: No such file"):
         witness_of(tmp_path / "none")
+
+
+def test_a_share_that_locks_only_what_is_open_for_writing_is_claimed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = fcntl.flock
+
+    def as_on_nfs(descriptor: int, how: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        lock(descriptor, how)
+
+    monkeypatch.setattr("frazil.session.outbox.ledger.witness.fcntl.flock", as_on_nfs)
+    with closing(witness_of(tmp_path)), pytest.raises(OutputError, match="in use by another frazil daemon"):
+        witness_of(tmp_path)
+
+
+def test_where_nothing_can_be_locked_the_log_names_the_file_and_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def cannot(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("frazil.session.outbox.ledger.witness.fcntl.flock", cannot)
+    with closing(witness_of(tmp_path)):
+        (warned,) = caplog.records
+    assert str(tmp_path / WITNESS_NAME) in warned.getMessage()
+    assert "No locks available" in warned.getMessage()
+
+
+def test_others_may_read_the_witness_and_not_write_it(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with closing(witness_of(tmp_path)):
+            assert (tmp_path / WITNESS_NAME).stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("content", [b"", b"notes of the operator", b"{}"])
+def test_a_witness_that_says_nothing_is_of_no_ledger(tmp_path: Path, content: bytes) -> None:
+    assert read_witness(tmp_path) == ("", 0)
+    (tmp_path / WITNESS_NAME).write_bytes(content)
+    assert read_witness(tmp_path) == ("", 0)
 
 
 def test_the_witness_says_who_writes_here_and_what_it_was_told(tmp_path: Path) -> None:
