@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from frazil.errors import SettingsError
 from frazil.settings import ServeSettings, default_model_path, load_settings
-from frazil.settings.toml_lines import read_statements
+from frazil.settings.loading import read_statements
 
 NEEDED = {"watch": Path("/"), "out": Path("/o"), "diameter_angstrom": 191.0}
 

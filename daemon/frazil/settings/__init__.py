@@ -3,7 +3,6 @@
 - ``declaration``: each setting, once.
 - ``diameter``: diameters that no particle has.
 - ``cross_checks``: conditions on several settings together.
-- ``toml_lines``: the statements of a TOML file, with their lines.
 - ``loading``: makes settings of command line, file and defaults, or a list of every fault.
 """
 
