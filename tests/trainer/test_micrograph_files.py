@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from frazil.errors import FrazilError, MicrographError
-from frazil_trainer.data.files import MICROGRAPH_ENDINGS, find_micrographs, read_micrograph_file
+from frazil_trainer.data.labelled import MICROGRAPH_ENDINGS, find_micrographs, read_micrograph_file
 
 # 6 rows, 10 columns, no two pixels the same.
 GOLDEN = np.arange(60).reshape(6, 10)

@@ -20,11 +20,11 @@ from scipy.spatial import cKDTree
 
 from frazil.errors import FrazilError, OutputError
 from frazil.picking import Micrograph, Picks, darkness, draw_picks
-from frazil_trainer.data.files import find_micrographs
 from frazil_trainer.data.labelled import (
     LabelledMicrograph,
     check_inside,
     find_labelled,
+    find_micrographs,
     inside_border,
     make_labelled,
     read_labelled,

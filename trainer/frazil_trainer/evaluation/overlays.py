@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.picking import Picks, grey_picture, match_picks
-from frazil_trainer.data.files import read_micrograph_file
-from frazil_trainer.data.labelled import LabelledPaths
+from frazil_trainer.data.labelled import LabelledPaths, read_micrograph_file
 from frazil_trainer.evaluation.micrographs import ScoredMicrograph, labels_ending
 from frazil_trainer.evaluation.sources import PickSource, printable
 
