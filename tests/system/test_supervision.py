@@ -110,11 +110,12 @@ def test_it_is_ready_only_once_its_model_is_warm(
     serve: Serve, manager: Manager, make_looping_model: Looping, tmp_path: Path
 ) -> None:
     """The model takes its time over the zeros with which it warms up, and over nothing else."""
-    model = make_looping_model(tmp_path / "slow", 300_000, -1.0, 0.1)
+    model = make_looping_model(tmp_path / "slow", 600_000, -1.0, 0.1)
     daemon = serve("--diameter", "48", "--model", model, env=manager.environment)
     warm_seconds = float(daemon.wait_log(r"one batch in (\S+) s")[1])
-    assert warm_seconds > 0.2
-    assert manager.wait("READY") - manager.wait("STATUS", "warming up") >= warm_seconds
+    assert warm_seconds >= 0.1
+    rounded = 0.05
+    assert manager.wait("READY") - manager.wait("STATUS", "warming up") >= warm_seconds - rounded
     assert daemon.stop() == 0
 
 
