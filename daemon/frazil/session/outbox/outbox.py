@@ -131,29 +131,23 @@ class Outbox:
             Stopped: the daemon is stopping. A committed document is delivered after the next start.
             sqlite3.Error: the ledger cannot take this document, but can take others.
         """
-        ledger = self._ledger
-
-        def numbered(epoch: str, seq: int, supersedes: int | None = None) -> bytes:
-            made: NumberedDocument = msgspec.structs.replace(document, epoch=epoch, seq=seq)
-            if supersedes is not None:
-                made = msgspec.structs.replace(made, supersedes=supersedes)
-            return encode_document(made)
+        ledger, body_at = self._ledger, _body_at(document)
 
         def write() -> int:
             match document:
                 case MicrographDocument() if handled is not None:
                     return ledger.commit_picked(
-                        key, handled, numbered, score_map=score_map, complete_at_unix=complete_at_unix
+                        key, handled, body_at, score_map=score_map, complete_at_unix=complete_at_unix
                     )[0]
                 case MicrographDocument():
-                    return ledger.commit_revision(key, revises, numbered, score_map=score_map, remember=remember)
+                    return ledger.commit_revision(key, revises, body_at, score_map=score_map, remember=remember)
                 case FailedDocument() if handled is not None:
                     state: Literal["failed", "quarantined"] = (
                         "failed" if document.kind == "transient" else "quarantined"
                     )
-                    return ledger.commit_failed(key, handled, document.reason, document.message, state, numbered)
+                    return ledger.commit_failed(key, handled, document.reason, document.message, state, body_at)
                 case _:
-                    return ledger.commit_document(topic_of(document).decode(), numbered, remember=remember)
+                    return ledger.commit_document(topic_of(document).decode(), body_at, remember=remember)
 
         seq = self._retry(write)
         log.debug("committed %s as number %d", key or "a document", seq)
@@ -275,16 +269,20 @@ class Outbox:
             kind="permanent",
             failed_at=now_rfc3339(),
         )
-        is_news = self._retry(
-            lambda: self._ledger.commit_unwritten(
-                seq,
-                error.reason,
-                str(error),
-                lambda epoch, number: encode_document(msgspec.structs.replace(failed, epoch=epoch, seq=number)),
-            )
-        )
+        body_at = _body_at(failed)
+        is_news = self._retry(lambda: self._ledger.commit_unwritten(seq, error.reason, str(error), body_at))
         if is_news:
             fields = event("failed", micrograph=document.path, reason=error.reason, seq=seq)
             log.warning("failed (%s), its result is number %d: %s", error.reason, seq, error, extra=fields)
             self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
             self.unwritten += 1
+
+
+def _body_at(document: NumberedDocument) -> Callable[..., bytes]:
+    """What encodes a document, given its epoch and sequence number, and the result that it supersedes if any does."""
+
+    def body_at(epoch: str, seq: int, supersedes: int | None = None) -> bytes:
+        given = {} if supersedes is None else {"supersedes": supersedes}
+        return encode_document(msgspec.structs.replace(document, epoch=epoch, seq=seq, **given))
+
+    return body_at
