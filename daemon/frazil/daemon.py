@@ -32,7 +32,7 @@ from frazil.outputs import OutputFolder
 from frazil.page.application import Application
 from frazil.page.gate import TOKEN_NAME
 from frazil.page.server import PageServer
-from frazil.picking import PreparationOnDevice
+from frazil.picking import Picker
 from frazil.session.outbox.daemon_info import DaemonInfo
 from frazil.session.outbox.ledger import DAEMON_KEY, explain
 from frazil.session.outbox.stream import Access, Stream
@@ -168,8 +168,9 @@ class Daemon:
         self._notifier.starting(f"loading the model {settings.model}", within_seconds=_MODEL_SECONDS)
         model = self._swapper.load_first() if self._swapper else self._load_model(self._model, settings.precision)
         self._notifier.starting(f"warming up the model {model.identity.short}", within_seconds=_MODEL_SECONDS)
-        preparation = self._warm_up(model)
-        session.start(model, preparation)
+        picker = session.make_picker(model)
+        self._warm_up(picker)
+        session.start(picker)
         self._info = self._make_info(model)
         session.remember(DAEMON_KEY, self._info.encode())
         self._parts.callback(lambda: session.remember(DAEMON_KEY, self._info.stopped().encode()))
@@ -271,16 +272,15 @@ class Daemon:
         cv2.setNumThreads(threads)
         return load_model(path, settings.device, threads, require_gpu=settings.require_gpu, precision=precision)
 
-    def _warm_up(self, model: Model) -> PreparationOnDevice:
-        preparation = PreparationOnDevice(model)
+    def _warm_up(self, picker: Picker) -> None:
+        model = picker.model
         batch_seconds = model.warm_up()
         self._metrics.batch.set(batch_seconds)
         where = model.placement.describe(batch_seconds)
         how = f"{model.provider} in {model.precision}"
-        log.info("model %s runs on %s: %s; %s", model.identity, how, where, preparation.describe())
+        log.info("model %s runs on %s: %s; %s", model.identity, how, where, picker.device.describe())
         if not model.has_card:
             log.warning("model %s has no card: its reference output could not be checked", model.identity.name)
-        return preparation
 
     def _make_info(self, model: Model) -> DaemonInfo:
         return DaemonInfo(

@@ -90,15 +90,15 @@ class Model:
         h, w = tile_shape
         return max(1, self._batch_pixels // (h * w))
 
-    def plan(self, picture_shape: tuple[int, int], margins_px: tuple[float, float]) -> Tiling | None:
-        """Place tiles on a picture, as `plan_tiling` does."""
-        return plan_tiling(picture_shape, self.contract, margins_px, largest_tile_pixels=self.largest_tile_pixels)
+    def plan(self, micrograph: MicrographSize) -> Tiling | None:
+        """Place tiles on the picture of a micrograph; None where its margin leaves nothing of it."""
+        picture = rescaled_shape(micrograph.shape, micrograph.diameter_px, self.contract.diameter_px)
+        of_y, of_x = (micrograph.margin_px * (n / of) for n, of in zip(picture, micrograph.shape, strict=True))
+        return plan_tiling(picture, self.contract, (of_y, of_x), largest_tile_pixels=self.largest_tile_pixels)
 
     def batch_shape(self, micrograph: MicrographSize) -> tuple[int, int, int] | None:
         """(n, h, w) of one batch of a micrograph; None where its margin leaves nothing of it."""
-        picture = rescaled_shape(micrograph.shape, micrograph.diameter_px, self.contract.diameter_px)
-        of_y, of_x = (micrograph.margin_px * n / of for n, of in zip(picture, micrograph.shape, strict=True))
-        tiling = self.plan(picture, (of_y, of_x))
+        tiling = self.plan(micrograph)
         if tiling is None:
             return None
         return tiling.batch_size(self.largest_batch(tiling.tile_shape)), *tiling.tile_shape

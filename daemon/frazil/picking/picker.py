@@ -67,7 +67,7 @@ class Picker:
     ) -> None:
         self.model = model
         self.settings = settings
-        self.device = device
+        self.device = device or PreparationOnDevice(model, "host")
         given = settings.over(default_limits(settings.diameter_angstrom, model.contract.threshold))
         self.limits = given if change is None else change.over(given)
         # Scores reach to the margin of the settings even if a wider one holds now: the change can be taken back.
@@ -90,7 +90,7 @@ class Picker:
             pixel_size_angstrom: of its file.
         """
         pixel_size = self.settings.pixel_size_angstrom or pixel_size_angstrom
-        if pixel_size is None or (self.device is not None and self.device.accelerator is not None):
+        if pixel_size is None or self.device.accelerator is not None:
             return None
         diameter_px = self.settings.diameter_angstrom / pixel_size
         if not is_possible_diameter(diameter_px, shape):
@@ -121,15 +121,13 @@ class Picker:
             model_diameter_px=contract.diameter_px,
             normalisation=contract.normalisation,
             invert=self.settings.contrast != contract.contrast,
-            prepare_on_device=None if self.device is None else self.device.prepare,
+            prepare_on_device=self.device.prepare,
             largest_pixels=None if self.settings.unusual_diameter else LARGEST_PICTURE_PIXELS,
         )
 
     def plan(self, picture: Picture) -> Tiling | None:
         """Place the model's tiles on the picture; None where the edge margin leaves nothing of it."""
-        margin_px = self._scored_margin_angstrom / picture.pixel_size_angstrom
-        of_y, of_x = picture.rescaling.factors
-        return self.model.plan(picture.rescaling.rescaled_shape, (margin_px * of_y, margin_px * of_x))
+        return self.model.plan(self.size_of(picture.rescaling.shape, picture.pixel_size_angstrom))
 
     def count_batches(self, picture: Picture) -> Batches:
         """Number of batches in which the model scores the picture, and how full they are."""
@@ -137,7 +135,7 @@ class Picker:
         return Batches() if tiling is None else self.model.count_batches(tiling)
 
     def size_of(self, shape: tuple[int, int], pixel_size_angstrom: float) -> MicrographSize:
-        """What the batches of a micrograph of (h, w) pixels depend on, for `Model.batch_shape`."""
+        """What the tiles of a micrograph of (h, w) pixels depend on, for `Model.plan` and `Model.batch_shape`."""
         return MicrographSize(
             shape=shape,
             diameter_px=self.settings.diameter_angstrom / pixel_size_angstrom,
@@ -150,8 +148,9 @@ class Picker:
         Raises:
             ModelError: the network gave other than finite scores.
         """
-        rescaling, tiling = picture.rescaling, self.plan(picture)
-        margin_px = self._scored_margin_angstrom / picture.pixel_size_angstrom
+        rescaling = picture.rescaling
+        size = self.size_of(rescaling.shape, picture.pixel_size_angstrom)
+        tiling, margin_px = self.model.plan(size), size.margin_px
         if tiling is None:
             none, nothing = np.zeros(0, np.float64), np.zeros((0, 0), np.float32)
             return ScoreMap(scores=nothing, y_px=none, x_px=none, shape=rescaling.shape, margin_px=margin_px)
@@ -168,9 +167,8 @@ class Picker:
 
     def _score_tiles(self, picture: Picture, tiling: Tiling) -> NDArray[np.float32]:
         """(count, g, g) scores; on the device as long as that works."""
-        if self.device is not None and (scored := self.device.score(picture.on_device, tiling)) is not None:
-            return scored
-        return self.model.score_picture(picture.pixels, tiling)
+        scored = self.device.score(picture.on_device, tiling)
+        return self.model.score_picture(picture.pixels, tiling) if scored is None else scored
 
     def find(self, score_map: ScoreMap, picture: Picture) -> Picks:
         """Find the picks in a score map of the picture."""

@@ -118,11 +118,15 @@ class Session:
         change = self._reviser.change.for_model(model.identity.sha256)
         return Picker(model, self.picking, change, device=PreparationOnDevice(model))
 
-    def start(self, model: Model, preparation: PreparationOnDevice) -> None:
-        """Start to watch the directory and to pick."""
+    def start(self, picker: Picker) -> None:
+        """Start to watch the directory and to pick.
+
+        Args:
+            picker: serves first; of `make_picker`.
+        """
         settings, metrics = self._settings, self._metrics
         self.serving = Serving(
-            Picker(model, self.picking, device=preparation),
+            picker,
             self._reviser.change,
             probation_micrographs=settings.probation_micrographs,
             faults_allowed=settings.probation_faults,
