@@ -299,12 +299,14 @@ class _Picks(Protocol):
         """Figures of merit (n,)."""
 
 
-def columns_of(picks: _Picks) -> PickColumns:
-    """Convert picks to the columns of a document."""
+def columns_of(
+    picks: _Picks, *, position_decimals: int = _POSITION_DECIMALS, score_decimals: int = _SCORE_DECIMALS
+) -> PickColumns:
+    """Make the columns of a document from picks, rounded."""
     return PickColumns(
-        y=[round(v, _POSITION_DECIMALS) for v in picks.y.tolist()],
-        x=[round(v, _POSITION_DECIMALS) for v in picks.x.tolist()],
-        score=[round(v, _SCORE_DECIMALS) for v in picks.score.tolist()],
+        y=[round(v, position_decimals) for v in picks.y.tolist()],
+        x=[round(v, position_decimals) for v in picks.x.tolist()],
+        score=[round(v, score_decimals) for v in picks.score.tolist()],
     )
 
 

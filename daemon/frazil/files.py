@@ -1,4 +1,4 @@
-"""Files: opening of regular files only, and atomic writing."""
+"""Files: opening of regular files only, atomic writing, and the formats of pick files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import stat
 import zlib
 from io import FileIO
 from pathlib import Path
+from typing import Literal
 
 from frazil.errors import MicrographError
 
-__all__ = ["open_regular", "sync_path", "write_atomically"]
+__all__ = ["PickFileFormat", "open_regular", "sync_path", "write_atomically"]
+
+PickFileFormat = Literal["star", "relion", "cryosparc", "box", "cbox", "csv", "json"]
+"""Formats of pick files. They stand here, since the command line needs them before it loads what writes such files."""
 
 _KINDS = {
     stat.S_IFDIR: "a directory",

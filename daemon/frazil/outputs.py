@@ -11,15 +11,13 @@ import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from frazil.errors import MicrographError, OutputError, printable
 from frazil.faults import is_waited_for, prove_writable, reason_of
+from frazil.files import PickFileFormat
 from frazil.picking import MICROGRAPH_ENDINGS, micrograph_stem
 
-__all__ = ["PICK_FILE_ENDINGS", "OutputFolder", "PickFileFormat", "namesakes"]
-
-PickFileFormat = Literal["star", "relion", "cryosparc", "box", "cbox", "csv", "json"]
+__all__ = ["PICK_FILE_ENDINGS", "OutputFolder", "namesakes"]
 
 PICK_FILE_ENDINGS: dict[PickFileFormat, str] = {
     "star": "_picks.star",

@@ -9,8 +9,8 @@ from pathlib import Path
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError
 from frazil.faults import reason_of
-from frazil.files import write_atomically
-from frazil.outputs import PICK_FILE_ENDINGS, OutputFolder, PickFileFormat
+from frazil.files import PickFileFormat, write_atomically
+from frazil.outputs import PICK_FILE_ENDINGS, OutputFolder
 from frazil.paths import absolute_path, path_below
 from frazil.picking import (
     GrowingStar,

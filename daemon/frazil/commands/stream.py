@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from frazil.errors import MicrographError, error_line, printable
+from frazil.files import PickFileFormat
 
 if TYPE_CHECKING:
     from frazil.documents import NumberedDocument
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["keys_app", "listen", "schema"]
 
 keys_app = typer.Typer(name="keys", help="Keys for a stream that other machines may reach.", no_args_is_help=True)
-
-Format = Literal["star", "relion", "cryosparc", "box", "cbox", "csv", "json"]
 
 
 class Kind(StrEnum):
@@ -59,7 +58,7 @@ def listen(
             "--to", metavar="DIR", help="Write files to this directory, instead of lines.", show_default=False
         ),
     ] = None,
-    file_format: Annotated[Format, typer.Option("--format", help="Format of the files of --to.")] = "star",
+    file_format: Annotated[PickFileFormat, typer.Option("--format", help="Format of the files of --to.")] = "star",
     box_size: Annotated[
         int | None,
         typer.Option("--box-size", min=1, help="Size of boxes in .box and .cbox, in pixels. Default: the diameter."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from frazil.documents import PickColumns
+from frazil.documents import PickColumns, columns_of
 from frazil.limits import LimitsPatch, PickLimits
 from frazil.page.session import Result
 from frazil.picking import Picks, ScoreMap, find_picks
@@ -97,11 +97,7 @@ def split(peaks: Picks, threshold: float) -> tuple[PickColumns, PickColumns]:
 
 
 def _columns_of(picks: Picks) -> PickColumns:
-    return PickColumns(
-        y=[round(v, 1) for v in picks.y.tolist()],
-        x=[round(v, 1) for v in picks.x.tolist()],
-        score=[round(v, 4) for v in picks.score.tolist()],
-    )
+    return columns_of(picks, position_decimals=1, score_decimals=4)
 
 
 def _frame(score_map: ScoreMap) -> Frame | None:
