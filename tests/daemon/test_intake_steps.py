@@ -137,6 +137,9 @@ class Rig:
     def shown(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
 
+    def spend(self, seconds: float) -> None:
+        self.clock.now += seconds
+
     def at(self) -> list[tuple[str, float]]:
         """What was accepted, and how long after the start."""
         return [(one.key, round(one.complete_at_monotonic - self.start, 6)) for one in self.accepted]
@@ -695,10 +698,7 @@ def test_a_backlog_is_looked_at_without_a_pause(rig: Rig, whole: bytes) -> None:
     for i in range(10):
         rig.tell(rig.put(f"{i}.mrc", whole, age=100), backlog=True)
 
-    def take_time() -> None:
-        rig.clock.now += 0.03
-
-    rig.before_look = take_time
+    rig.before_look = lambda: rig.spend(0.03)
     rig.run(5.0)
     assert rig.at() == [(f"{i}.mrc", round(0.03 * (i + 1), 6)) for i in range(10)]
 
@@ -707,10 +707,7 @@ def test_a_new_file_has_its_look_in_the_midst_of_a_backlog(rig: Rig, whole: byte
     for i in range(10):
         rig.tell(rig.put(f"old{i}.mrc", whole, age=100), backlog=True)
 
-    def take_time() -> None:
-        rig.clock.now += 0.03
-
-    rig.before_look = take_time
+    rig.before_look = lambda: rig.spend(0.03)
     rig.tell(rig.put("new.mrc", whole), closed=True, by="event")
     rig.run(5.0)
     keys = [arrival.key for arrival in rig.accepted]
@@ -738,10 +735,7 @@ def test_a_file_of_the_backlog_that_is_written_to_is_new_and_one_that_a_scan_nam
     for i in range(10):
         rig.tell(rig.put(f"{i}.mrc", whole, age=100), backlog=True)
 
-    def take_time() -> None:
-        rig.clock.now += 0.03
-
-    rig.before_look = take_time
+    rig.before_look = lambda: rig.spend(0.03)
     rig.tell(rig.root / "7.mrc")
     rig.tell(rig.root / "8.mrc", by="event", closed=True)
     rig.tell(rig.root / "9.mrc", by="event")

@@ -200,9 +200,9 @@ def show_twin(twin: Twin, console: Console) -> None:
     console.print(table)
     verdict = "admitted" if twin.admitted else "refused"
     console.print(
-        f"int8 twin {verdict}: F1 lower by {max(0.0, twin.largest_f1_drop):.4f} at most, {LARGEST_F1_DROP:g} is too "
-        "much; "
-        f"calibrated by {twin.made['calibration']}, {twin.made['layers_in_int8']} layers in int8",
+        f"int8 twin {verdict}: F1 lower by {max(0.0, twin.largest_f1_drop):.4f} at most, "
+        f"{LARGEST_F1_DROP:g} is too much; calibrated by {twin.made['calibration']}, "
+        f"{twin.made['layers_in_int8']} layers in int8",
         highlight=False,
     )
 

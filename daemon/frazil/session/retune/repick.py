@@ -109,8 +109,8 @@ def repick(document: MicrographDocument, score_map: ScoreMap, limits: PickLimits
     if limits.edge_margin_angstrom / pixel_size < margin_px:
         raise RetuneError(
             f"{document.path}: expected an edge margin of at least {margin_px * pixel_size:g} Å, where its kept scores "
-            f"begin, found {limits.edge_margin_angstrom:g} (set edge_margin in the settings and restart; frazil "
-            "requeue then picks it anew)",
+            f"begin, found {limits.edge_margin_angstrom:g} (set edge_margin_angstrom in the settings and restart; "
+            "frazil requeue then picks it anew)",
             "margin",
         )
     return find_picks(score_map, limits, pixel_size)
