@@ -150,7 +150,7 @@ class Outbox:
                     return ledger.commit_document(topic_of(document).decode(), body_at, remember=remember)
 
         seq = self._retry(write)
-        log.debug("committed %s as number %d", key or "a document", seq)
+        log.debug("committed %s", key or topic_of(document).decode())
         on_commit(seq)
         self.deliver()
         return seq
