@@ -20,25 +20,24 @@ import prometheus_client
 
 import frazil
 from frazil.errors import FrazilError, LedgerDamagedError, OutputError
-from frazil.health.heartbeat import Heartbeats
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.health.resources import Resources, count_nvidia_gpus, give_back_large_blocks
 from frazil.health.state import DaemonState
 from frazil.health.systemd import Notifier
 from frazil.health.watchdog import Supervision
-from frazil.model import CURRENT_NAME, Model, Precision, available_cores, load_model
+from frazil.model import Model, Precision, available_cores, load_model
 from frazil.outputs import OutputFolder
 from frazil.page.application import Application
 from frazil.page.gate import TOKEN_NAME
 from frazil.page.server import PageServer
-from frazil.picking import Picker
-from frazil.session.outbox.daemon_info import DaemonInfo
-from frazil.session.outbox.ledger import DAEMON_KEY, explain
+from frazil.paths import absolute_path
+from frazil.session.models import Models
+from frazil.session.outbox.ledger import explain
 from frazil.session.outbox.stream import Access, Stream
-from frazil.session.pick.shadow import CanaryBounds
-from frazil.session.pick.swapper import Swapper
+from frazil.session.pick.turns import Turns
 from frazil.session.session import Session
+from frazil.session.sessions import Sessions
 from frazil.settings import ServeSettings
 
 __all__ = ["Daemon"]
@@ -72,8 +71,6 @@ class Daemon:
 
     _page: PageServer
     _stream: Stream
-    _swapper: Swapper | None
-    _info: DaemonInfo
     _resources: Resources
 
     def __init__(self, settings: ServeSettings) -> None:
@@ -82,17 +79,17 @@ class Daemon:
         self._stop_signal = ""
         self._reload = threading.Event()
         self._notifier = Notifier()
-        self._heartbeats = Heartbeats(settings.hang_timeout_seconds)
-        self._supervision = Supervision(self._notifier, self._heartbeats)
+        self._supervision = Supervision(self._notifier, self._hanging)
         self._stopping = threading.Event()
         self._ready = threading.Event()
         self._parts = contextlib.ExitStack()
         self._parts.callback(self._notifier.close)
         self._metrics = Metrics(prometheus_client.CollectorRegistry(), self.state)
         prometheus_client.ProcessCollector(registry=self._metrics.registry)
-        self._model = settings.model.expanduser()
         self._gpu_expected = settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0)
-        self._sessions = [Session(settings, self._metrics, self._heartbeats, self._stopping)]
+        self._outputs = OutputFolder(settings.out.expanduser().resolve())
+        self._models, self._turns = Models(self._load_model), Turns()
+        self._sessions = Sessions(settings, self._make_session, self._start_session)
 
     def run(self) -> None:
         """Start, serve, stop.
@@ -120,7 +117,7 @@ class Daemon:
         try:
             self.startup()
         except sqlite3.Error as error:
-            raise self._fault() or explain(self._session.ledger_file, error) from error
+            raise self._fault() or explain(self._settings.ledger_file, error) from error
 
     def capture_signals(self) -> None:
         """Make SIGTERM and SIGINT end the main loop, and SIGHUP look at the promoted model again."""
@@ -151,39 +148,40 @@ class Daemon:
         """
         started = time.monotonic()
         give_back_large_blocks()
-        settings, session = self._settings, self._session
-        self._wait_for(session.outputs)
+        settings, sessions = self._settings, self._sessions
+        self._wait_for(self._outputs)
         self._page = self._start_page()
         self._parts.callback(self._page.close)
-        self._notifier.starting("opening the ledger", within_seconds=_LEDGER_SECONDS)
-        self._parts.callback(session.close)
-        session.open()
         self._stream = self._start_stream()
         self._parts.callback(self._stream.close)
-        session.connect(self._stream)
-        self._resources = Resources({"out": session.outputs.path, "ledger": session.ledger.file.parent})
+        ledger_folder = settings.ledger_file.expanduser().resolve().parent
+        self._resources = Resources({"out": self._outputs.path, "ledger": ledger_folder})
         self._resources.start()
         self._parts.callback(self._resources.stop)
-        self._swapper = self._make_swapper()
-        self._notifier.starting(f"loading the model {settings.model}", within_seconds=_MODEL_SECONDS)
-        model = self._swapper.load_first() if self._swapper else self._load_model(self._model, settings.precision)
-        self._notifier.starting(f"warming up the model {model.identity.short}", within_seconds=_MODEL_SECONDS)
-        picker = session.make_picker(model)
-        self._warm_up(picker)
-        session.start(picker)
-        self._info = self._make_info(model)
-        session.remember(DAEMON_KEY, self._info.encode())
-        self._parts.callback(lambda: session.remember(DAEMON_KEY, self._info.stopped().encode()))
-        if self._swapper:
-            self._swapper.start(session.serving, session.report)
+        self._parts.callback(sessions.close)
+        sessions.begin()
+        self._started_at = time.time()
         self._ready.set()
+        sessions.run_until(self._stopping)
         log.info(
             "ready after %.2f s: watching %s, writing to %s, publishing on %s, metrics on %s, page on %s",
-            *(time.monotonic() - started, session.watch, session.outputs.path),
-            *(self._info.stream, self._info.metrics, self._info.page),
-            extra=event("ready", model=model.identity.short, provider=model.provider),
+            *(time.monotonic() - started, settings.root or absolute_path(settings.watch), self._outputs.path),
+            *(self._stream.address, f"{self._page.url}metrics", self._page.url),
+            extra=event("ready", **self._describe_models()),
         )
         self._supervision.ready(self._describe)
+
+    def _make_session(self, settings: ServeSettings, name: str) -> Session:
+        return Session(settings, self._metrics, self._models, self._turns, name=name)
+
+    def _start_session(self, session: Session) -> None:
+        """Open a session, load its model, and begin to pick."""
+        session.outputs.prepare()
+        self._notifier.starting("opening the ledger", within_seconds=_LEDGER_SECONDS)
+        session.open()
+        session.connect(self._stream, self._page.url)
+        self._notifier.starting(f"loading the model {session.settings.model}", within_seconds=_MODEL_SECONDS)
+        session.start(session.load())
 
     def _wait_for(self, outputs: OutputFolder) -> None:
         """Check that the output directory can be written; wait for it if it may be mounted later.
@@ -212,58 +210,27 @@ class Daemon:
         raise SystemExit(0)
 
     def _start_page(self) -> PageServer:
-        settings, session = self._settings, self._session
+        settings = self._settings
         application = Application(
             self._metrics.registry,
             self.state,
-            session.ledger_file,
-            session.read_micrograph,
+            self._sessions,
             names=settings.http_names,
-            token_file=session.ledger_file.with_name(TOKEN_NAME),
+            token_file=settings.ledger_file.expanduser().resolve().with_name(TOKEN_NAME),
         )
         return PageServer(settings.http_address, application, allow_others=settings.http_unencrypted)
 
     def _start_stream(self) -> Stream:
-        settings, ledger = self._settings, self._session.ledger
+        settings = self._settings
         access = None
         if settings.curve_key is not None and settings.curve_clients is not None:
             access = Access(settings.curve_key.expanduser(), settings.curve_clients.expanduser())
         return Stream(
             settings.publish_address,
             replay=settings.replay_address,
-            ledger=ledger.file,
-            epoch=ledger.epoch,
-            generation=ledger.generation,
-            on_damage=ledger.stop,
-            published=next((seq - 1 for seq, _ in ledger.undelivered()), ledger.head),
             metrics=self._metrics,
             access=access,
             allow_unencrypted=settings.publish_unencrypted,
-        )
-
-    def _make_swapper(self) -> Swapper | None:
-        """The swapper of a model's folder; None for one version's folder or a single file, which serve for good."""
-        settings, session = self._settings, self._session
-        if not (self._model / CURRENT_NAME).exists():
-            return None
-        return Swapper(
-            self._model,
-            load=self._load_model,
-            make_picker=session.make_picker,
-            announcer=session.announcer,
-            metrics=self._metrics,
-            watch=session.root,
-            out=session.outputs.path,
-            name=session.ledger.epoch,
-            precision=settings.precision,
-            check_seconds=settings.model_check_seconds,
-            threads=settings.threads,
-            bounds=CanaryBounds(
-                micrographs=settings.canary_micrographs,
-                agreement=settings.canary_agreement,
-                picks_ratio=settings.canary_picks_ratio,
-            ),
-            stop=self._stopping,
         )
 
     def _load_model(self, path: Path, precision: Precision) -> Model:
@@ -272,30 +239,6 @@ class Daemon:
         cv2.setNumThreads(threads)
         return load_model(path, settings.device, threads, require_gpu=settings.require_gpu, precision=precision)
 
-    def _warm_up(self, picker: Picker) -> None:
-        model = picker.model
-        batch_seconds = model.warm_up()
-        self._metrics.batch.set(batch_seconds)
-        where = model.placement.describe(batch_seconds)
-        how = f"{model.provider} in {model.precision}"
-        log.info("model %s runs on %s: %s; %s", model.identity, how, where, picker.device.describe())
-        if not model.has_card:
-            log.warning("model %s has no card: its reference output could not be checked", model.identity.name)
-
-    def _make_info(self, model: Model) -> DaemonInfo:
-        return DaemonInfo(
-            pid=os.getpid(),
-            started_at=time.time(),
-            watch=str(self._session.root),
-            out=str(self._session.outputs.path),
-            stream=self._stream.address,
-            metrics=f"{self._page.url}metrics",
-            page=self._page.url,
-            model=model.identity.short,
-            provider=model.provider,
-            precision=model.precision,
-        )
-
     # --- its state ------------------------------------------------------------------------------------------------
 
     def state(self) -> DaemonState:
@@ -303,67 +246,72 @@ class Daemon:
         state = DaemonState(version=frazil.__version__, unwell=self._why_unwell(), unready=self._why_unready())
         if not self._ready.is_set():
             return state
-        disks = self._resources.disks
+        disks, sessions = self._resources.disks, self._sessions.states
         return msgspec.structs.replace(
             state,
-            started_at=self._info.started_at,
-            model=self._session.serving.state,
+            started_at=self._started_at,
+            model=next((session.model for session in sessions if session.model), None),
             gpu_expected=self._gpu_expected,
             gpus=self._resources.gpus,
             subscribers=self._stream.subscribers,
             stream_restarts=self._stream.restarts,
-            sessions=tuple(msgspec.structs.replace(session.state, disks=disks) for session in self._sessions),
+            root=str(self._settings.root or ""),
+            out=str(self._outputs.path),
+            sessions=tuple(msgspec.structs.replace(session, disks=disks) for session in sessions),
+            closed_sessions=self._sessions.closed_count,
         )
 
     def _why_unwell(self) -> str:
         if not self._ready.is_set() or self._stopping.is_set():
             return ""
         dead = self._dead_thread()
-        return f"the thread {dead} died" if dead else self._heartbeats.hanging(time.monotonic()) or ""
+        return f"the thread {dead} died" if dead else self._hanging(time.monotonic()) or ""
 
     def _why_unready(self) -> str:
         if self._stopping.is_set():
             return "the daemon is stopping"
         if not self._ready.is_set():
             return "the model is being loaded and warmed up"
-        session = self._session
-        return str(session.ledger.fault) if session.ledger.fault is not None else session.state.waits_for
+        if self._sessions.root_fault:
+            return self._sessions.root_fault
+        waits = (str(session.fault or session.state.waits_for) for session in self._sessions.open_sessions)
+        return next((reason for reason in waits if reason), "")
 
-    @property
-    def _session(self) -> Session:
-        """The only session, so far."""
-        return self._sessions[0]
+    def _hanging(self, now: float) -> str | None:
+        """A thread that hangs by `now`, and its work, in one line; None if none hangs."""
+        sessions = self._sessions.open_sessions
+        return next((hangs for session in sessions if (hangs := session.heartbeats.hanging(now))), None)
 
     def _fault(self) -> OutputError | None:
         """The reason why a ledger or an output directory must no longer be written; None as a rule."""
-        return next((fault for session in self._sessions if (fault := session.fault)), None)
+        return next((fault for session in self._sessions.open_sessions if (fault := session.fault)), None)
 
     def _dead_thread(self) -> str | None:
         """Name of a thread that has ended unexpectedly; None as a rule."""
-        parts: list[_Part] = [*self._sessions, self._stream, self._page]
+        parts: list[_Part] = [self._sessions, self._stream, self._page]
         return next((dead for part in parts if (dead := part.dead_thread())), None)
+
+    def _describe_models(self) -> dict[str, str]:
+        """The model of the first session, for the log."""
+        for session in self._sessions.open_sessions:
+            model = session.serving.picker.model
+            return {"model": model.identity.short, "provider": model.provider}
+        return {}
 
     def _describe(self) -> str:
         """The daemon's state in one line, for the service manager."""
-        model, state = self._session.serving.picker.model, self._session.state
-        pick = state.pick
+        states = self._sessions.states
+        is_open = [state for state in states if state.status == "open"]
+        picks = [state.pick for state in is_open]
         parts = [
-            state.waits_for,
-            pick.doing or "waiting for micrographs",
-            f"{pick.read} in line" if pick.read else "",
-            f"{pick.picked} picked, {pick.failed} failed",
-            f"{model.identity.short} on {model.provider} in {model.precision}",
+            next((state.waits_for for state in is_open if state.waits_for), ""),
+            f"{len(is_open)} sessions open" if self._sessions.is_microscope else "",
+            next((pick.doing for pick in picks if pick.doing), "waiting for micrographs"),
+            f"{waiting} in line" if (waiting := sum(pick.read for pick in picks)) else "",
+            f"{sum(pick.picked for pick in picks)} picked, {sum(pick.failed for pick in picks)} failed",
+            self._describe_models().get("model", ""),
         ]
-        return "; ".join(part for part in parts if part)
-
-    def _show_model(self) -> None:
-        """Update the daemon's info in the ledger when the serving model has changed."""
-        model = self._session.serving.picker.model
-        if model.identity.short != self._info.model:
-            self._info = msgspec.structs.replace(
-                self._info, model=model.identity.short, provider=model.provider, precision=model.precision
-            )
-            self._session.remember(DAEMON_KEY, self._info.encode())
+        return ", ".join(part for part in parts if part)
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -392,8 +340,9 @@ class Daemon:
             self._reload.clear()
             self.reload()
         self._supervision.look(now)
-        self._show_model()
-        if fault := self._fault():
+        for session in self._sessions.open_sessions:
+            session.show_model()
+        if not self._sessions.is_microscope and (fault := self._fault()):
             self._end_without_ledger(fault)
         if dead := self._dead_thread():
             raise FrazilError(f"the thread {dead} died; see the log above, and please report it")
@@ -405,16 +354,27 @@ class Daemon:
             log.critical("%s", fault, extra=event("ledger_damaged"))
             raise fault
         log.critical("%s; no more documents are numbered", fault, extra=event("ledger_lost"))
-        saved = self._session.ledger.rescue(lambda: self._supervision.look(time.monotonic()))
+        saved = self._sessions.open_sessions[0].ledger.rescue(lambda: self._supervision.look(time.monotonic()))
         raise OutputError(f"{fault}; {saved or 'none of its content is lost'}")
 
     def reload(self) -> None:
-        """Look at the promoted model again, even if it was refused. Settings stay as they are."""
+        """Look at the promoted models again, even at those that were refused. Settings stay as they are."""
         log.info("SIGHUP: looking at the promoted model", extra=event("reload"))
-        if self._swapper is None:
+        sessions = self._sessions.open_sessions
+        undecided = len(sessions)
+        lock = threading.Lock()
+
+        def decided() -> None:
+            nonlocal undecided
+            with lock:
+                undecided -= 1
+                if undecided == 0:
+                    self._notifier.ready()
+
+        for session in sessions:
+            session.reload(decided)
+        if not sessions:
             self._notifier.ready()
-        else:
-            self._swapper.reload(self._notifier.ready)
 
     def shutdown(self) -> bool:
         """End the stages in order.
@@ -426,10 +386,7 @@ class Daemon:
         started = time.monotonic()
         deadline = started + _STOP_SECONDS
         self._stopping.set()
-        if self._swapper is not None:
-            self._swapper.forget_check()
-        finished = self._session.stop(deadline)
-        self._show_model()
+        finished = self._sessions.stop(deadline)
         if finished:
             log.info("stopped after %.2f s", time.monotonic() - started, extra=event("stopped"))
             return True

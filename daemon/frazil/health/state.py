@@ -25,6 +25,7 @@ __all__ = [
     "ModelState",
     "PickState",
     "SessionState",
+    "SessionStatus",
     "WatchState",
 ]
 
@@ -129,11 +130,42 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
         return min(room, 1.0 if self.free_inodes is None else self.free_inodes)
 
 
+class ModelState(msgspec.Struct, frozen=True, kw_only=True):
+    """The model that serves, and where it runs."""
+
+    name: str = ""
+    version: int = 0
+    sha256: str = ""
+    provider: str = ""
+    """The execution provider that runs most of it."""
+    precision: str = "float32"
+    on_cpu: bool = False
+    """Whether the CPU does most, or the heaviest, of its work."""
+    nodes: dict[str, int] = {}
+    """Its nodes by the execution provider that was seen to run them."""
+
+
+SessionStatus = Literal["open", "waiting", "paused", "closed", "archived", "old"]
+"""What a session is at.
+
+``waiting``: it is to be open, and lacks something, such as its diameter. ``old``: it was never opened, since nothing
+has changed in its directory of late.
+"""
+
+
 class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     """One watched directory: what is done with it now."""
 
+    name: str = ""
+    """Of the session; empty where it is the only one."""
     directory: str = ""
     """It, as its user names it."""
+    status: SessionStatus = "open"
+    says: str = ""
+    """Why it is not open, in one line."""
+    diameter_angstrom: float | None = None
+    model: ModelState | None = None
+    """The model that serves it."""
     watch: WatchState = WatchState()
     intake: IntakeState = IntakeState()
     pick: PickState = PickState()
@@ -157,21 +189,6 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 # --- the daemon -----------------------------------------------------------------------------------------------------
-
-
-class ModelState(msgspec.Struct, frozen=True, kw_only=True):
-    """The model that serves, and where it runs."""
-
-    name: str = ""
-    version: int = 0
-    sha256: str = ""
-    provider: str = ""
-    """The execution provider that runs most of it."""
-    precision: str = "float32"
-    on_cpu: bool = False
-    """Whether the CPU does most, or the heaviest, of its work."""
-    nodes: dict[str, int] = {}
-    """Its nodes by the execution provider that was seen to run them."""
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,10 +217,21 @@ class DaemonState(msgspec.Struct, frozen=True, kw_only=True):
     """Connections to the pick stream."""
     stream_restarts: int = 0
     """Times that the process of the pick stream's sockets ended and was started again."""
+    root: str = ""
+    """Directory of the microscope; empty where there is one session and no more."""
+    out: str = ""
+    """Output directory."""
     sessions: tuple[SessionState, ...] = ()
-    """None until it is ready, and none of a daemon whose version does not tell."""
+    """Those that are open, or wait to be. None until it is ready, and none of a daemon whose version does not tell."""
+    closed_sessions: int = 0
+    """Number of the others."""
 
     @property
     def session(self) -> SessionState | None:
-        """The only session, for whoever knows of no more than one."""
+        """The first session, for whoever looks at one."""
         return self.sessions[0] if self.sessions else None
+
+    def of(self, name: str) -> DaemonState:
+        """The state with one session alone."""
+        chosen = tuple(session for session in self.sessions if session.name == name)
+        return msgspec.structs.replace(self, sessions=chosen, model=chosen[0].model if chosen else None)

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable
 
-from frazil.health.heartbeat import Heartbeats
 from frazil.health.logs import event
 from frazil.health.systemd import Notifier
 
@@ -26,12 +25,12 @@ class Supervision:
 
     Args:
         notifier: reaches the manager.
-        heartbeats: of the threads that do the work.
+        find_hanging: finds a thread that hangs by a time on the monotonic clock, and its work, in one line.
     """
 
-    def __init__(self, notifier: Notifier, heartbeats: Heartbeats) -> None:
+    def __init__(self, notifier: Notifier, find_hanging: Callable[[float], str | None]) -> None:
         self._notifier = notifier
-        self._heartbeats = heartbeats
+        self._find_hanging = find_hanging
         self._hanging = False
         self._fed_at = self._told_at = float("-inf")
         self._told = ""
@@ -48,7 +47,7 @@ class Supervision:
         Args:
             now: on the monotonic clock.
         """
-        hanging = self._heartbeats.hanging(now)
+        hanging = self._find_hanging(now)
         if hanging and not self._hanging:
             log.error(
                 "%s hangs: the watchdog is no longer fed, and systemd restarts the daemon where it watches",

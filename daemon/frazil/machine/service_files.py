@@ -116,7 +116,7 @@ def _settings_text(settings: ServeSettings) -> str:
         f"# Settings of frazil at this microscope; all of them: frazil serve --help\n"
         f"watch = {json.dumps(str(paths['watch']), ensure_ascii=False)}\n"
         f"out = {json.dumps(str(paths['out']), ensure_ascii=False)}\n"
-        f"diameter_angstrom = {settings.diameter_angstrom:g}  # of the particle, in Å\n"
+        f"diameter_angstrom = {settings.needed_diameter_angstrom:g}  # of the particle, in Å\n"
         f"# On a disk of this machine: a ledger does not belong on a network's file system.\n"
         f"ledger = {json.dumps(str(paths['ledger']), ensure_ascii=False)}\n"
         f"# require_gpu = true  # rather not start than pick on the CPU\n"

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
 
 from frazil.errors import OutputError
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
 from frazil.health.state import SessionState
-from frazil.model import Model
+from frazil.model import CURRENT_NAME, Model
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import Picker, PickingSettings, PreparationOnDevice
@@ -21,20 +26,26 @@ from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.intake import Intake
 from frazil.session.intake.selection import Selection
 from frazil.session.intake.watcher import Watcher
-from frazil.session.outbox.daemon_info import check_watch
-from frazil.session.outbox.ledger import INVENTORY_KEY, MOUNT_POINT_KEY, Ledger, Witness
+from frazil.session.models import Models
+from frazil.session.outbox.daemon_info import DaemonInfo, check_watch
+from frazil.session.outbox.ledger import DAEMON_KEY, INVENTORY_KEY, MOUNT_POINT_KEY, Ledger, Witness
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.doubts import Doubts
 from frazil.session.pick.drift_watch import DriftWatch
-from frazil.session.pick.model_changes import Announcer, ModelChange
+from frazil.session.pick.model_changes import Announcer
 from frazil.session.pick.pipeline import Pipeline
 from frazil.session.pick.reader import MicrographReader
 from frazil.session.pick.serving import Serving
+from frazil.session.pick.shadow import CanaryBounds
+from frazil.session.pick.swapper import Swapper
+from frazil.session.pick.turns import Turns
 from frazil.session.retune import Reviser
 from frazil.settings import ServeSettings
 
 __all__ = ["Session"]
+
+log = logging.getLogger(__name__)
 
 _LEDGER_LOOK_SECONDS = 1.0
 _LOCAL_SETTLE_SECONDS = 1.0
@@ -44,13 +55,14 @@ _LOCAL_SETTLE_SECONDS = 1.0
 class Session:
     """Owns the ledger, the outputs and the threads of one watched directory.
 
-    `open`, `connect` and `start` are called once each, in this order; `stop`, then `close`, at the end.
+    `open`, `connect`, `load` and `start` are called once each, in this order; `stop`, then `close`, at the end.
 
     Args:
-        settings: all settings.
+        settings: of the session.
         metrics: metrics of the daemon.
-        heartbeats: heartbeats of the daemon's threads.
-        stopping: event that is set when the daemon stops.
+        models: loads and checks models, for all sessions.
+        turns: whose turn it is to pick, among all sessions.
+        name: of the session; empty for the only session of a daemon.
 
     Attributes:
         root: the watched directory, with links resolved.
@@ -59,29 +71,32 @@ class Session:
         picking: settings of picking.
         read_micrograph: reads a micrograph within the limits of memory and time in the settings.
         ledger: the ledger, after `open`.
-        announcer: commits changes of models, after `connect`.
         serving: the serving model, after `start`.
+        heartbeats: of the session's threads.
     """
 
     ledger: Ledger
-    announcer: Announcer
     serving: Serving
 
     def __init__(
-        self, settings: ServeSettings, metrics: Metrics, heartbeats: Heartbeats, stopping: threading.Event
+        self, settings: ServeSettings, metrics: Metrics, models: Models, turns: Turns, *, name: str = ""
     ) -> None:
-        self._settings = settings
+        self.name = name
+        self.settings = settings
+        self.heartbeats = Heartbeats(settings.hang_timeout_seconds)
         self._metrics = metrics
-        self._heartbeats = heartbeats
-        self._stopping = stopping
+        self._models = models
+        self._turns = turns
+        self._stopping = threading.Event()
         self._closing = contextlib.ExitStack()
         self._claim_fault: OutputError | None = None
+        self._swapper: Swapper | None = None
         self.root = settings.watch.expanduser().resolve()
         self.watch = absolute_path(settings.watch)
         self.outputs = OutputFolder(settings.out.expanduser().resolve())
         self.ledger_file = settings.ledger_file.expanduser().resolve()
         self.picking = PickingSettings(
-            diameter_angstrom=settings.diameter_angstrom,
+            diameter_angstrom=settings.needed_diameter_angstrom,
             pixel_size_angstrom=settings.pixel_size_angstrom,
             unusual_diameter=settings.unusual_diameter,
             contrast=settings.contrast,
@@ -105,13 +120,74 @@ class Session:
         self._closing.callback(self.ledger.close)
         check_watch(self.ledger, self.root)
 
-    def connect(self, stream: Stream) -> None:
-        """Connect the outbox to the stream."""
-        beat = self._heartbeats.of("frazil-writing").beat
-        self._outbox = Outbox(self.ledger, stream, self._metrics, self.watch, self.outputs.path, self._stopping, beat)
-        self._reviser = Reviser(self.ledger, self._outbox, self.picking)
+    def connect(self, stream: Stream, page_url: str) -> None:
+        """Connect the outbox to the stream, which then answers replays out of the ledger.
+
+        Args:
+            stream: of the daemon.
+            page_url: of the daemon's page, for whoever looks for the daemon in the ledger.
+        """
+        ledger = self.ledger
+        channel = stream.add(
+            self.name,
+            ledger=ledger.file,
+            epoch=ledger.epoch,
+            generation=ledger.generation,
+            published=next((seq - 1 for seq, _ in ledger.undelivered()), ledger.head),
+            on_damage=ledger.stop,
+        )
+        self._closing.callback(channel.close)
+        self._addresses = stream.address, page_url
+        beat = self.heartbeats.of("frazil-writing").beat
+        self._outbox = Outbox(ledger, channel, self._metrics, self.watch, self.outputs.path, self._stopping, beat)
+        self._reviser = Reviser(ledger, self._outbox, self.picking)
         self._closing.callback(self._reviser.close)
-        self.announcer = Announcer(self.ledger, self._outbox, self._metrics)
+        self._announcer = Announcer(ledger, self._outbox, self._metrics)
+
+    def load(self) -> Picker:
+        """Load the model that serves first, and warm it up.
+
+        Raises:
+            ModelError: no model can serve.
+        """
+        settings = self.settings
+        path = settings.model.expanduser()
+        if (path / CURRENT_NAME).exists():  # else one version's folder, or a single file, which serves for good
+            self._swapper = self._make_swapper(path)
+            model = self._swapper.load_first()
+        else:
+            model = self._models.load(path, settings.precision)
+        picker = self.make_picker(model)
+        batch_seconds = model.warm_up()
+        self._metrics.batch.set(batch_seconds)
+        where = model.placement.describe(batch_seconds)
+        how = f"{model.provider} in {model.precision}"
+        log.info("model %s runs on %s: %s; %s", model.identity, how, where, picker.device.describe())
+        if not model.has_card:
+            log.warning("model %s has no card: its reference output could not be checked", model.identity.name)
+        return picker
+
+    def _make_swapper(self, folder: Path) -> Swapper:
+        settings = self.settings
+        return Swapper(
+            folder,
+            models=self._models,
+            make_picker=self.make_picker,
+            announcer=self._announcer,
+            metrics=self._metrics,
+            watch=self.root,
+            out=self.outputs.path,
+            name=self.ledger.epoch,
+            precision=settings.precision,
+            check_seconds=settings.model_check_seconds,
+            threads=settings.threads,
+            bounds=CanaryBounds(
+                micrographs=settings.canary_micrographs,
+                agreement=settings.canary_agreement,
+                picks_ratio=settings.canary_picks_ratio,
+            ),
+            stop=self._stopping,
+        )
 
     def make_picker(self, model: Model) -> Picker:
         """Make a picker with the settings of this session and the limits in force."""
@@ -122,9 +198,9 @@ class Session:
         """Start to watch the directory and to pick.
 
         Args:
-            picker: serves first; of `make_picker`.
+            picker: serves first; of `load`.
         """
-        settings, metrics = self._settings, self._metrics
+        settings, metrics = self.settings, self._metrics
         self.serving = Serving(
             picker,
             self._reviser.change,
@@ -133,7 +209,7 @@ class Session:
         )
         self._pipeline = Pipeline(
             self.serving,
-            self.announcer,
+            self._announcer,
             self.ledger,
             self._outbox,
             self._reviser,
@@ -145,7 +221,8 @@ class Session:
             watch=self.watch,
             max_attempts=settings.max_attempts,
             keep_score_maps=settings.keep_score_maps,
-            heartbeats=self._heartbeats,
+            heartbeats=self.heartbeats,
+            turns=self._turns,
             read_seconds=settings.read_timeout_seconds,
         )
         file_system = FileSystem.of(self.root)
@@ -162,7 +239,7 @@ class Session:
             accept=self._pipeline.accept,
             refuse=self._pipeline.refuse,
             check_name=self.outputs.check_name,
-            beat=self._heartbeats.of("frazil-intake").beat,
+            beat=self.heartbeats.of("frazil-intake").beat,
         )
         self._watcher = Watcher(
             self.root,
@@ -178,7 +255,7 @@ class Session:
             scan_seconds=settings.scan_seconds,
             watch_by=settings.watch_by,
             backlog_order=settings.backlog_order,
-            beat=self._heartbeats.of("frazil-scan").beat,
+            beat=self.heartbeats.of("frazil-scan").beat,
         )
         self._watcher.start()
         self._closing.callback(self._watcher.stop)
@@ -188,6 +265,26 @@ class Session:
             self._start_thread("frazil-intake", lambda: self._intake.run(self._stopping)),
             self._start_thread("frazil-ledger", self._watch_ledger),
         ]
+        self._info = self._make_info(picker.model)
+        self.remember(DAEMON_KEY, self._info.encode())
+        self._closing.callback(lambda: self.remember(DAEMON_KEY, self._info.stopped().encode()))
+        if self._swapper:
+            self._swapper.start(self.serving, self._pipeline.report)
+
+    def _make_info(self, model: Model) -> DaemonInfo:
+        stream, page = self._addresses
+        return DaemonInfo(
+            pid=os.getpid(),
+            started_at=time.time(),
+            watch=str(self.root),
+            out=str(self.outputs.path),
+            stream=stream,
+            metrics=f"{page}metrics",
+            page=page,
+            model=model.identity.short,
+            provider=model.provider,
+            precision=model.precision,
+        )
 
     def _start_thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=run, name=name, daemon=True)
@@ -195,6 +292,11 @@ class Session:
         return thread
 
     # --- while it runs --------------------------------------------------------------------------------------------
+
+    @property
+    def title(self) -> str:
+        """The name under which people know it."""
+        return self.name or self.watch.name or "session"
 
     @property
     def fault(self) -> OutputError | None:
@@ -206,7 +308,10 @@ class Session:
     def state(self) -> SessionState:
         """The present state, without its disks. It may be read from any thread, and does not wait."""
         return SessionState(
-            directory=str(self._settings.watch),
+            name=self.title,
+            directory=str(self.settings.watch),
+            diameter_angstrom=self.settings.diameter_angstrom,
+            model=self.serving.state,
             watch=self._watcher.state,
             intake=self._intake.state,
             pick=self._pipeline.state,
@@ -219,9 +324,25 @@ class Session:
         others = (*self._threads, self._watcher.thread)
         return self._pipeline.failed_stage() or next((t.name for t in others if not t.is_alive()), None)
 
-    def report(self, change: ModelChange) -> None:
-        """Record a change of models."""
-        self._pipeline.report(change)
+    def show_model(self) -> None:
+        """Record in the ledger when the serving model has changed."""
+        model = self.serving.picker.model
+        if model.identity.short != self._info.model:
+            self._info = msgspec.structs.replace(
+                self._info, model=model.identity.short, provider=model.provider, precision=model.precision
+            )
+            self.remember(DAEMON_KEY, self._info.encode())
+
+    def reload(self, on_decided: Callable[[], None]) -> None:
+        """Look at the promoted model again, even if it was refused.
+
+        Args:
+            on_decided: called once it serves, was refused, or begins to run in shadow.
+        """
+        if self._swapper is None:
+            on_decided()
+        else:
+            self._swapper.reload(on_decided)
 
     def remember(self, key: str, value: str) -> None:
         """Make the ledger remember a value that is useful but not needed."""
@@ -230,7 +351,7 @@ class Session:
 
     def _settle_seconds(self, file_system: FileSystem) -> float:
         # On a network file system the second look comes one scan later: an earlier one may get a cached answer.
-        return self._settings.scan_seconds if file_system.is_network else _LOCAL_SETTLE_SECONDS
+        return self.settings.scan_seconds if file_system.is_network else _LOCAL_SETTLE_SECONDS
 
     def _note_file_system(self, file_system: FileSystem) -> None:
         self._intake.settle(self._settle_seconds(file_system), shows_holes=file_system.shows_holes)
@@ -256,8 +377,12 @@ class Session:
 
     # --- end ------------------------------------------------------------------------------------------------------
 
+    def request_stop(self) -> None:
+        """Make every thread end once it has finished the work in hand."""
+        self._stopping.set()
+
     def stop(self, deadline: float) -> bool:
-        """Finish the work in hand, once the daemon stops.
+        """Stop, and finish the work in hand.
 
         Args:
             deadline: latest time to wait until, on the monotonic clock.
@@ -265,9 +390,14 @@ class Session:
         Returns:
             Whether the work was finished in time. The next start takes up the rest.
         """
+        self.request_stop()
+        if self._swapper is not None:
+            self._swapper.forget_check()
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return self._pipeline.stop(deadline)
+        finished = self._pipeline.stop(deadline)
+        self.show_model()
+        return finished
 
     def close(self) -> None:
         """Stop watching, and close the ledger."""

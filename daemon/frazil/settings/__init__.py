@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from frazil.settings.declaration import (
     COMPANIONS,
+    SESSION_SETTINGS,
     BacklogOrder,
     LogLevel,
     ServeSettings,
@@ -21,23 +22,25 @@ from frazil.settings.declaration import (
 from frazil.settings.diameter import doubt_diameter
 
 if TYPE_CHECKING:
-    from frazil.settings.loading import load_settings
+    from frazil.settings.loading import load_session_settings, load_settings
 
 __all__ = [
     "COMPANIONS",
+    "SESSION_SETTINGS",
     "BacklogOrder",
     "LogLevel",
     "ServeSettings",
     "WatchBy",
     "default_model_path",
     "doubt_diameter",
+    "load_session_settings",
     "load_settings",
     "option_of",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load_settings` when it is first used: ``--help`` needs no reading of TOML."""
-    if name == "load_settings":
-        return importlib.import_module("frazil.settings.loading").load_settings
+    """Import what loads settings when it is first used: ``--help`` needs no reading of TOML."""
+    if name in ("load_session_settings", "load_settings"):
+        return getattr(importlib.import_module("frazil.settings.loading"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from frazil.addresses import check_address, check_page_address, replay_address
@@ -20,8 +21,18 @@ def _keys(values: Values) -> str | None:
 
 
 def _diameter(values: Values) -> str | None:
-    doubt = None if values["unusual_diameter"] else doubt_diameter(values["diameter_angstrom"])
+    diameter = values["diameter_angstrom"]
+    doubt = None if values["unusual_diameter"] or diameter is None else doubt_diameter(diameter)
     return doubt and f"{doubt} (unusual_diameter accepts it)"
+
+
+def _microscope(values: Values) -> str | None:
+    pattern = PurePosixPath(values["sessions"])
+    if values["root"] is not None and values["ledger"] is not None:
+        return "expected no ledger with root, since each session has its own"
+    if not pattern.parts or pattern.is_absolute() or {"..", "**"} & set(pattern.parts):
+        return f"expected a pattern of directories below root, such as */Averages, found {values['sessions']!r}"
+    return None
 
 
 def _gpu(values: Values) -> str | None:
@@ -57,6 +68,7 @@ def _ports(values: Values) -> str | None:
 CROSS_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Values], str | None]], ...] = (
     (("curve_key", "curve_clients"), _keys),
     (("diameter_angstrom", "unusual_diameter"), _diameter),
+    (("root", "sessions", "ledger"), _microscope),
     (("require_gpu", "device"), _gpu),
     (("publish_address", "replay_address", "curve_key", "publish_unencrypted"), _addresses),
     (("http_address", "http_unencrypted"), _http),

@@ -6,17 +6,19 @@ The command line beats the settings file, the file beats the default.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_type_hints
 
 import msgspec
 
 import frazil
+from frazil.errors import SettingsError
 from frazil.limits import LARGEST_DISTANCE_ANGSTROM, LARGEST_THRESHOLD, LimitsPatch
 from frazil.model.contract import Contrast, Device, Precision
 
 __all__ = [
     "COMPANIONS",
     "RENAMED",
+    "SESSION_SETTINGS",
     "BacklogOrder",
     "LogLevel",
     "MustBe",
@@ -101,13 +103,26 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     watch: Annotated[
         Path,
         _setting(
-            "Directory, with all below it, where micrographs appear. The daemon waits for one that does not exist yet.",
+            "Directory, with all below it, where micrographs appear. The daemon waits for one that does not exist yet. "
+            "With ROOT, the sessions below it are watched instead.",
             "What is needed",
             must_be="directory, perhaps later",
         ),
+    ] = msgspec.field(default_factory=Path)
+    out: Annotated[
+        Path,
+        _setting(
+            "Directory for the STAR files; made if missing. With ROOT, each session has a folder of its name in it.",
+            "What is needed",
+        ),
     ]
-    out: Annotated[Path, _setting("Directory for the STAR files; made if missing.", "What is needed")]
-    diameter_angstrom: Annotated[_Angstrom, _setting("Diameter of the particle, in Å.", "What is needed")]
+    diameter_angstrom: Annotated[
+        _Angstrom | None,
+        _setting(
+            "Diameter of the particle, in Å. With ROOT, that of sessions that give none; without any, a session waits.",
+            "What is needed",
+        ),
+    ] = None
     model: Annotated[
         Path,
         _setting(
@@ -280,6 +295,28 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         list[str],
         _setting("Other names under which browsers reach this machine, such as a proxy's.", "The page"),
     ] = msgspec.field(default_factory=list)
+    root: Annotated[
+        Path | None,
+        _setting(
+            "Directory of a microscope, in which session directories appear. Instead of WATCH, with SESSIONS.",
+            "A microscope",
+            must_be="directory, perhaps later",
+        ),
+    ] = None
+    sessions: Annotated[
+        str,
+        _setting(
+            "Glob pattern of session directories below ROOT, such as */Averages; each is a session.", "A microscope"
+        ),
+    ] = "*"
+    recent_days: Annotated[
+        Annotated[float, msgspec.Meta(gt=0, le=36_500)],
+        _setting(
+            "A session opens by itself if its directory, or a folder in it, changed in so many days; one in which "
+            "nothing changed for so long closes by itself.",
+            "A microscope",
+        ),
+    ] = 3.0
     ledger: Annotated[
         Path | None, _setting("SQLite file that remembers every micrograph. Default: frazil-ledger.sqlite in OUT.")
     ] = None
@@ -297,6 +334,17 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return self.ledger or self.out / "frazil-ledger.sqlite"
 
     @property
+    def needed_diameter_angstrom(self) -> float:
+        """The diameter.
+
+        Raises:
+            SettingsError: it is not known, as of a session that waits for it.
+        """
+        if self.diameter_angstrom is None:
+            raise SettingsError("diameter_angstrom: expected a value, found none")
+        return self.diameter_angstrom
+
+    @property
     def limits(self) -> LimitsPatch:
         """The limits that are set."""
         return LimitsPatch(
@@ -304,3 +352,11 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             min_distance_angstrom=self.min_distance_angstrom,
             edge_margin_angstrom=self.edge_margin_angstrom,
         )
+
+
+SESSION_SETTINGS = {
+    name
+    for name, hint in get_type_hints(ServeSettings, include_extras=True).items()
+    if hint.__metadata__[-1].extra["group"] in ("Picking", "Files")
+} | {"diameter_angstrom", "model"}
+"""Names of the settings that each session of a microscope may have for itself."""

@@ -13,7 +13,7 @@ import re
 import stat
 import tomllib
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ import msgspec
 
 from frazil.errors import SettingsError
 from frazil.settings.cross_checks import CROSS_CHECKS
-from frazil.settings.declaration import RENAMED, MustBe, ServeSettings, option_of
+from frazil.settings.declaration import RENAMED, SESSION_SETTINGS, MustBe, ServeSettings, option_of
 
-__all__ = ["Statement", "load_settings", "read_statements"]
+__all__ = ["Statement", "load_session_settings", "load_settings", "read_statements"]
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,9 @@ _CREDENTIALS = "CREDENTIALS_DIRECTORY"
 _GOES_ON = "at end of document"
 """Words of tomllib's message for a statement that goes on in the next line, such as a list."""
 _MOST_LINES = 2000
+
+_NEEDED_FOR_ONE = ("watch", "diameter_angstrom")
+"""Settings that are needed unless a microscope's sessions bring their own."""
 
 
 def load_settings(given: Mapping[str, Any], file: Path | None) -> ServeSettings:
@@ -51,18 +54,49 @@ def load_settings(given: Mapping[str, Any], file: Path | None) -> ServeSettings:
             disagrees with another, or names a path that does not exist. It lists every fault, with its line in the
             file.
     """
-    draft = _Draft(file)
+    draft = _Draft(file, {field.name for field in msgspec.structs.fields(ServeSettings)})
     if file is not None:
         draft.read(file)
     draft.take(given)
     return draft.finish()
 
 
-class _Draft:
-    """The values so far, the line of each in the file, and the faults so far."""
+def load_session_settings(microscope: ServeSettings, given: Mapping[str, Any], file: Path | None) -> ServeSettings:
+    """Lay a session's settings over those of its microscope.
 
-    def __init__(self, file: Path | None) -> None:
+    Args:
+        microscope: settings of the daemon, whose `watch` and `out` are those of the session already.
+        given: settings that the operator has set for this session, by name.
+        file: ``frazil.toml`` in the session's directory; None if there is none.
+
+    Raises:
+        SettingsError: as for `load_settings`; or a setting is none that a session may have for itself, or the file
+            names a model outside the folder of the microscope's own.
+    """
+    draft = _Draft(file, SESSION_SETTINGS)
+    draft.base = microscope
+    if file is not None:
+        draft.read(file)
+        draft.confine("model", microscope.model.parent)
+    draft.take(given)
+    return draft.finish()
+
+
+class _Draft:
+    """The values so far, the line of each in the file, and the faults so far.
+
+    Args:
+        file: the settings file, for messages.
+        known: names of the settings that may be given.
+
+    Attributes:
+        base: has the values of settings that are not given; None for the defaults.
+    """
+
+    def __init__(self, file: Path | None, known: Set[str]) -> None:
         self._file = file
+        self._known = known
+        self.base: ServeSettings | None = None
         self._fields = {field.name: field for field in msgspec.structs.fields(ServeSettings)}
         self._values: dict[str, Any] = {}
         self._lines: dict[str, int] = {}
@@ -91,6 +125,9 @@ class _Draft:
                 near = difflib.get_close_matches(name, [*self._fields, *RENAMED], n=1, cutoff=0.0)[0]
                 fault = f"unknown setting {statement.key!r}; the nearest known one is {RENAMED.get(near, near)!r}"
                 self._add_fault(statement.line, fault)
+            elif name not in self._known:
+                fault = f"{name}: expected a setting of one session, found one of the daemon: set it in its own file"
+                self._add_fault(statement.line, fault)
             elif name in self._lines:
                 self._add_fault(statement.line, f"{name}: expected once, found it in line {self._lines[name]} already")
             else:
@@ -110,12 +147,26 @@ class _Draft:
                 self._values[name] = value
                 self._lines.pop(name, None)
 
+    def confine(self, name: str, folder: Path) -> None:
+        """Refuse a path of the file that leads out of a folder: others may write the file than the daemon's owner."""
+        path = self._values.get(name)
+        if isinstance(path, Path) and not path.resolve().is_relative_to(folder.resolve()):
+            self._add_fault(
+                self._lines[name], f"{name}: expected a path below {folder}, found {self._values.pop(name)}"
+            )
+
     def finish(self) -> ServeSettings:
         good: dict[str, Any] = {}
+        if "root" in self._values:
+            if "watch" in self._values:
+                self._add_fault_of(("root", "watch"), "expected one of them, found both")
+            self._values["watch"] = self._values["root"]
         hints = typing.get_type_hints(ServeSettings, include_extras=True)
         for name, field in self._fields.items():
             if name not in self._values:
-                if field.required:
+                if self.base is not None:
+                    good[name] = getattr(self.base, name)
+                elif field.required or (name in _NEEDED_FOR_ONE and "root" not in self._values):
                     fault = f"{name}: expected a value, found none (give --{option_of(name)}, or {name} in the file)"
                     self._faults.append((_LAST, fault))
                 else:
@@ -142,6 +193,8 @@ class _Draft:
         line = min((self._lines[name] for name in involved if name in self._lines), default=0)
         if line:
             self._add_fault(line, f"{', '.join(self._spelled.get(name, name) for name in involved)}: {fault}")
+        elif self.base is not None:
+            self._faults.append((0, f"{', '.join(involved or names)}: {fault}"))
         else:
             flags = ", ".join(f"--{option_of(name)}" for name in involved or names)
             self._faults.append((0, f"{flags}: {_as_flags(fault)}"))

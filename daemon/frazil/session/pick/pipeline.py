@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Full, Queue
@@ -112,6 +113,7 @@ class Pipeline:
         max_attempts: number of attempts to pick a micrograph that fails by no fault of its own.
         keep_score_maps: whether score maps are kept in the ledger.
         heartbeats: heartbeats of the stages' threads.
+        turns: held while a micrograph is picked, so that sessions take turns.
         read_seconds: time after which reading is given up. Until then the reading stage does not count as hanging.
         clock: the monotonic clock.
     """
@@ -134,6 +136,7 @@ class Pipeline:
         keep_score_maps: bool,
         heartbeats: Heartbeats,
         read_seconds: float,
+        turns: AbstractContextManager[None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._serving = serving
@@ -158,6 +161,7 @@ class Pipeline:
         self._clock = clock
         self._read_seconds = read_seconds
         self._heartbeats = heartbeats
+        self._turns = turns or contextlib.nullcontext()
         self._threads = [
             threading.Thread(target=stage, name=f"frazil-{stage.__name__.strip('_')}", daemon=True)
             for stage in (self._reading, self._picking, self._writing)
@@ -315,9 +319,10 @@ class Pipeline:
             log.warning("%s", line)
 
     def _pick(self, read: _Read) -> _Picked:
-        record = self._serving.pick(
-            read.micrograph, read_seconds=read.seconds, since=read.arrival.complete_at_monotonic
-        )
+        with self._turns:
+            record = self._serving.pick(
+                read.micrograph, read_seconds=read.seconds, since=read.arrival.complete_at_monotonic
+            )
         for line in self._doubts.note(record):
             log.warning("%s", line)
         return _Picked(

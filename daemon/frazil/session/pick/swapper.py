@@ -23,7 +23,6 @@ from frazil.model import (
     Precision,
     Refusal,
     ServingRecord,
-    check_in_sandbox,
     current_token,
     has_twin,
     held_bytes,
@@ -32,6 +31,7 @@ from frazil.model import (
     read_current,
 )
 from frazil.picking import Micrograph, Picker
+from frazil.session.models import Models
 from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.record import Record
 from frazil.session.pick.serving import Offer, Serving
@@ -52,7 +52,7 @@ class Swapper:
 
     Args:
         folder: the model's folder.
-        load: loads a version's folder in a precision.
+        models: loads and checks versions.
         make_picker: makes a picker of a model, with the operator's settings.
         announcer: keeps the standing, also of an earlier run.
         metrics: counts shadow runs, and shows the time of a batch.
@@ -70,7 +70,7 @@ class Swapper:
         self,
         folder: Path,
         *,
-        load: Callable[[Path, Precision], Model],
+        models: Models,
         make_picker: Callable[[Model], Picker],
         announcer: Announcer,
         metrics: Metrics,
@@ -84,7 +84,7 @@ class Swapper:
         stop: threading.Event,
     ) -> None:
         self._folder = folder.resolve()
-        self._load = load
+        self._models = models
         self._make_picker = make_picker
         self._announcer = announcer
         self._metrics = metrics
@@ -117,12 +117,12 @@ class Swapper:
         stamp, model = current_token(self._folder), None
         if recalled is not None:
             try:
-                model = self._load(self._folder / str(recalled.version), self._precision)
+                model = self._models.load(self._folder / str(recalled.version), self._precision)
             except ModelError as error:
                 log.warning("the model that served last cannot serve again, the promoted one is loaded: %s", error)
         if model is None:
             self._seen = stamp
-            model = self._load(self._folder, self._precision)
+            model = self._models.load(self._folder, self._precision)
         elif recalled is not None and any(r.current == stamp for r in (*recalled.refusals, recalled.trying) if r):
             self._seen = stamp
         self._announcer.begin(
@@ -272,7 +272,7 @@ class Swapper:
         started = time.monotonic()
         shape = serving.last_shape
         prove = functools.partial(
-            check_in_sandbox,
+            self._models.check,
             path,
             seconds=self._check_seconds,
             threads=self._threads,
@@ -291,7 +291,7 @@ class Swapper:
                 precision = "float32"
         proved = time.monotonic()
         held_before = held_bytes("VmRSS")
-        model = self._load(path, precision)
+        model = self._models.load(path, precision)
         if model.identity.sha256 != proof.sha256:
             raise ModelError(
                 f"{path}: expected sha256 {proof.sha256}, as in its check, found {model.identity.sha256}", "hash"

@@ -1,0 +1,140 @@
+"""The registry: what is wished of each session of a daemon, and what the operator has set for it.
+
+It is one small SQLite file beside the outputs. The command line and the page write wishes; the daemon looks every second
+and carries them out, or at its next start.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from frazil.errors import OutputError
+
+__all__ = ["REGISTRY_NAME", "Registry", "SessionRecord", "Wish"]
+
+REGISTRY_NAME = "frazil-sessions.sqlite"
+
+Wish = Literal["auto", "open", "paused", "closed", "archived"]
+"""What is wished of a session.
+
+``auto``: open while something changes in its directory. ``open``: open until told otherwise. ``paused``: nothing is
+picked until it is opened again. ``closed``: over. ``archived``: over, and no longer listed with the others.
+"""
+
+_BUSY_SECONDS = 5.0
+_TABLE = """CREATE TABLE IF NOT EXISTS sessions (
+    name TEXT PRIMARY KEY,
+    directory TEXT NOT NULL,
+    wish TEXT NOT NULL DEFAULT 'auto',
+    settings TEXT NOT NULL DEFAULT '{}',
+    opened_at REAL,
+    closed_at REAL
+) WITHOUT ROWID"""
+
+
+class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What the registry holds of one session."""
+
+    name: str
+    directory: str
+    """Absolute path of the watched directory."""
+    wish: Wish = "auto"
+    settings: dict[str, Any] = {}
+    """What the operator has set, by name."""
+    opened_at: float | None = None
+    """When it was opened first, in seconds of Unix time; None if it never was."""
+    closed_at: float | None = None
+    """When it was closed last; None while it is open, or if it never was."""
+
+
+class Registry:
+    """The registry of one daemon. Its methods may be called from any thread and any process.
+
+    All of them raise `OutputError` when the file cannot be read or written.
+
+    Args:
+        file: made with the first record.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def records(self) -> dict[str, SessionRecord]:
+        """All records, by name."""
+        if not self.file.exists():
+            return {}
+        with self._open() as database:
+            rows = database.execute("SELECT name, directory, wish, settings, opened_at, closed_at FROM sessions")
+            return {row[0]: self._decode(row) for row in rows}
+
+    def add(self, name: str, directory: Path) -> None:
+        """Begin the record of a session. One that is there already stays as it is."""
+        with self._open() as database:
+            database.execute("INSERT OR IGNORE INTO sessions (name, directory) VALUES (?, ?)", (name, str(directory)))
+
+    def wish(self, name: str, wish: Wish) -> None:
+        """Wish something of a session."""
+        self._update(name, "wish = ?", wish)
+
+    def set(self, name: str, settings: dict[str, Any]) -> None:
+        """Set settings of a session; None takes one back."""
+        with self._open() as database:
+            row = database.execute("SELECT settings FROM sessions WHERE name = ?", (name,)).fetchone()
+            merged = {**msgspec.json.decode(row[0] if row else "{}"), **settings}
+            kept = {key: value for key, value in merged.items() if value is not None}
+            self._change(database, name, "settings = ?", msgspec.json.encode(kept, enc_hook=str).decode())
+
+    def note_opened(self, name: str) -> None:
+        """Note that a session was opened."""
+        self._update(name, "opened_at = coalesce(opened_at, ?), closed_at = NULL", time.time())
+
+    def note_closed(self, name: str) -> None:
+        """Note that a session was closed."""
+        self._update(name, "closed_at = ?", time.time())
+
+    def _update(self, name: str, change: str, value: str | float) -> None:
+        with self._open() as database:
+            self._change(database, name, change, value)
+
+    def _change(self, database: sqlite3.Connection, name: str, change: str, value: str | float) -> None:
+        changed = database.execute(f"UPDATE sessions SET {change} WHERE name = ?", (value, name))  # noqa: S608 - ours
+        if changed.rowcount == 0:
+            raise OutputError(f"{self.file}: expected a session that it knows, found {name!r}")
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """One transaction."""
+        try:
+            with closing(sqlite3.connect(self.file, timeout=_BUSY_SECONDS)) as database, database:
+                database.execute(_TABLE)
+                yield database
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"{self.file}: expected the daemon's list of sessions, found otherwise: {error}"
+            ) from error
+
+    def _decode(self, row: tuple[Any, ...]) -> SessionRecord:
+        name, directory, wish, settings, opened_at, closed_at = row
+        try:
+            return msgspec.convert(
+                {
+                    "name": name,
+                    "directory": directory,
+                    "wish": wish,
+                    "settings": msgspec.json.decode(settings),
+                    "opened_at": opened_at,
+                    "closed_at": closed_at,
+                },
+                SessionRecord,
+            )
+        except (ValueError, TypeError) as error:
+            raise OutputError(
+                f"{self.file}: expected the record of session {name!r}, found otherwise: {error}"
+            ) from error

@@ -1,0 +1,367 @@
+"""The sessions of a daemon: which are open, and why the others are not.
+
+A daemon with a watched directory has one session. One with a root finds a session in each directory that matches its
+pattern, and opens those in which something changed of late.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from frazil.errors import FrazilError, SettingsError
+from frazil.health.logs import event
+from frazil.health.state import SessionState, SessionStatus
+from frazil.paths import is_same_file
+from frazil.session.discovery import find_sessions, last_change
+from frazil.session.registry import REGISTRY_NAME, Registry, SessionRecord
+from frazil.session.session import Session
+from frazil.settings import ServeSettings, load_session_settings
+
+__all__ = ["SETTINGS_FILE_NAME", "Sessions"]
+
+log = logging.getLogger(__name__)
+
+SETTINGS_FILE_NAME = "frazil.toml"
+"""Of the file with a session's own settings, in its directory."""
+
+_LOOK_SECONDS = 1.0
+_DISCOVERY_SECONDS = 3.0
+_CLOSED_LOOK_SECONDS = 60.0
+"""Time between looks for changes in a session that is not open. There may be hundreds of them."""
+_RETRY_SECONDS = 10.0
+"""Time after which a session that could not be opened is tried again, though nothing has changed."""
+_CLOSE_SECONDS = 60.0
+"""Longest time that a session gets to finish the work in hand when it is closed."""
+_DAY_SECONDS = 86_400.0
+
+
+class _Waits(Exception):
+    """A session cannot be open now.
+
+    Args:
+        status: what it is instead.
+        says: why, in one line.
+    """
+
+    def __init__(self, status: SessionStatus, says: str = "") -> None:
+        super().__init__(says)
+        self.status: SessionStatus = status
+
+
+class Sessions:
+    """Opens and closes sessions as the registry, the directories and their settings files say.
+
+    All but `state`, `open_sessions` and `dead_thread` belongs to one thread at a time.
+
+    Args:
+        settings: of the daemon.
+        make: makes a session of its settings and name.
+        start: opens a session, and starts it.
+        clock: Unix time.
+    """
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        make: Callable[[ServeSettings, str], Session],
+        start: Callable[[Session], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._make = make
+        self._start = start
+        self._clock = clock
+        self.registry = Registry(settings.out.expanduser().resolve() / REGISTRY_NAME)
+        self._open: dict[str, Session] = {}
+        self._states: dict[str, SessionState] = {}
+        """Of the sessions that are not open."""
+        self._found: dict[str, Path] = {}
+        self._found_at = float("-inf")
+        self._root_fault = ""
+        self._changes: dict[str, tuple[float, float]] = {}
+        """When each session was looked at for changes, and when it had changed last."""
+        self._failed: dict[str, tuple[float, ServeSettings, str]] = {}
+        """When opening a session failed, with which settings, and why."""
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_microscope(self) -> bool:
+        """Whether there is a root, below which sessions come and go."""
+        return self._settings.root is not None
+
+    # --- what others ask, from any thread ---------------------------------------------------------------------------
+
+    @property
+    def open_sessions(self) -> list[Session]:
+        """The sessions that are open."""
+        return list(self._open.values())
+
+    def get(self, name: str) -> Session | None:
+        """An open session by its name."""
+        return self._open.get(name)
+
+    @property
+    def states(self) -> tuple[SessionState, ...]:
+        """The open sessions, then those that wait to be opened; closed ones are only counted."""
+        waiting = [state for state in self._states.values() if state.status in ("waiting", "paused")]
+        return (*(session.state for session in self.open_sessions), *waiting)
+
+    @property
+    def closed_count(self) -> int:
+        """Number of sessions that are known, and neither open nor waiting."""
+        return sum(state.status not in ("waiting", "paused") for state in list(self._states.values()))
+
+    @property
+    def all_states(self) -> tuple[SessionState, ...]:
+        """Every session that is known, the open ones first."""
+        return (*(session.state for session in self.open_sessions), *self._states.values())
+
+    def dead_thread(self) -> str | None:
+        """Name of a thread that has ended unexpectedly; None as a rule."""
+        if self._thread is not None and not self._thread.is_alive():
+            return self._thread.name
+        return next((dead for session in self.open_sessions if (dead := session.dead_thread())), None)
+
+    # --- the life of the daemon ---------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Open the sessions that are to be open.
+
+        Raises:
+            FrazilError: the only session of a daemon without a root cannot be opened.
+        """
+        if not self.is_microscope:
+            name = self._settings.watch.name or "session"
+            self._found = {name: self._settings.watch}
+            self.registry.add(name, self._settings.watch)
+        self.look(raises=not self.is_microscope)
+
+    def run_until(self, stop: threading.Event) -> None:
+        """Begin to look each second, in a thread of its own."""
+
+        def run() -> None:
+            while not stop.wait(_LOOK_SECONDS):
+                try:
+                    self.look()
+                except FrazilError as error:  # the registry cannot be read at present
+                    log.warning("the sessions stay as they are: %s", error)
+
+        self._thread = threading.Thread(target=run, name="frazil-sessions", daemon=True)
+        self._thread.start()
+
+    def stop(self, deadline: float) -> bool:
+        """Stop every session, once the daemon stops; none of them is closed by that.
+
+        Args:
+            deadline: latest time to wait until, on the monotonic clock.
+
+        Returns:
+            Whether the work in hand was finished in time.
+        """
+        if self._thread is not None:
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+        stopping = self.open_sessions
+        for session in stopping:
+            session.request_stop()
+        return all([session.stop(deadline) for session in stopping])
+
+    def close(self) -> None:
+        """Close the ledgers."""
+        for session in self.open_sessions:
+            session.close()
+        self._open = {}
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def look(self, *, raises: bool = False) -> None:
+        """Open and close what is to be opened and closed now.
+
+        Args:
+            raises: whether a session that cannot be opened raises its fault, and is not waited for.
+
+        Raises:
+            FrazilError: the registry cannot be read.
+        """
+        self._discover()
+        records = self.registry.records()
+        for name in list(self._open):
+            if name not in records and name not in self._found:
+                self._close(name, _Waits("closed", "it is no longer known"), None)
+        for name in [*self._found, *(known for known in records if known not in self._found)]:
+            record = records.get(name)
+            try:
+                wanted = self._judge(name, record)
+            except _Waits as waits:
+                if name in self._open:
+                    self._close(name, waits, record)
+                else:
+                    self._finish_close(name, waits, record)
+                self._note_waiting(name, waits, record)
+                continue
+            session = self._open.get(name)
+            if session is not None and session.settings != wanted:
+                log.info("session %s: its settings have changed", name, extra=event("session_settings", session=name))
+                self._stop_one(name)
+                session = None
+            if session is None:
+                self._try_open(name, wanted, record, raises=raises)
+
+    def _discover(self) -> None:
+        root, now = self._settings.root, time.monotonic()
+        if root is None or now - self._found_at < _DISCOVERY_SECONDS:
+            return
+        self._found_at = now
+        try:
+            self._found = {found.name: found.directory for found in find_sessions(root, self._settings.sessions)}
+        except OSError as error:
+            fault = f"cannot see {root}: {error.strerror or error}"
+            if fault != self._root_fault:
+                log.warning("%s: the sessions stay as they are", fault, extra=event("root_fault", reason=fault))
+            self._root_fault = fault
+            return
+        if self._root_fault:
+            log.info("%s can be seen again", root)
+        self._root_fault = ""
+
+    @property
+    def root_fault(self) -> str:
+        """Why the root cannot be seen; empty while it can."""
+        return self._root_fault
+
+    def _judge(self, name: str, record: SessionRecord | None) -> ServeSettings:
+        """The settings with which a session is to be open.
+
+        Raises:
+            _Waits: it is not to be open now.
+        """
+        wish = record.wish if record else "auto"
+        if wish in ("paused", "closed", "archived"):
+            raise _Waits(wish)  # type: ignore[arg-type]
+        if self.is_microscope and wish == "auto":
+            self._check_recent(name, record)
+        directory = self._directory(name, record)
+        settings = self._settings
+        if self.is_microscope:
+            settings = msgspec.structs.replace(
+                settings, root=None, watch=directory, out=settings.out / name, ledger=None
+            )
+        file = directory / SETTINGS_FILE_NAME
+        try:
+            settings = load_session_settings(
+                settings, record.settings if record else {}, file if self.is_microscope and file.is_file() else None
+            )
+        except SettingsError as error:
+            raise _Waits("waiting", f"its settings have faults: {'; '.join(error.args)}") from error
+        if settings.diameter_angstrom is None:
+            raise _Waits("waiting", "its diameter is not known: frazil session set NAME diameter_angstrom=...")
+        for other, session in self._open.items():
+            if other != name and _is_nested(settings.watch, session.watch):
+                raise _Waits(
+                    "waiting", f"{settings.watch} and the directory of the open session {other} lie in each other"
+                )
+        return settings
+
+    def _directory(self, name: str, record: SessionRecord | None) -> Path:
+        if name in self._found:
+            return self._found[name]
+        return Path(record.directory) if record else Path()
+
+    def _check_recent(self, name: str, record: SessionRecord | None) -> None:
+        """Whether something changed in a session of late.
+
+        Raises:
+            _Waits: nothing did, or its directory is gone.
+        """
+        if name not in self._found:
+            if self._root_fault and name in self._open:
+                return
+            raise _Waits("closed", "its directory is gone")
+        now, mono = self._clock(), time.monotonic()
+        looked_at, changed_at = self._changes.get(name, (float("-inf"), 0.0))
+        if mono - looked_at > (_DISCOVERY_SECONDS if name in self._open else _CLOSED_LOOK_SECONDS):
+            changed_at = max(changed_at, last_change(self._found[name]))
+            self._changes[name] = mono, changed_at
+        session = self._open.get(name)
+        if session is not None:
+            state = session.state
+            if state.intake.backlog or state.intake.incomplete:
+                return
+            changed_at = max(changed_at, state.pick.last_picked_at or 0.0)
+        if now - changed_at > self._settings.recent_days * _DAY_SECONDS:
+            days = f"{(now - changed_at) / _DAY_SECONDS:.0f} days"
+            raise _Waits("closed" if record and record.opened_at else "old", f"nothing has changed in it for {days}")
+
+    # --- opening and closing ------------------------------------------------------------------------------------------
+
+    def _try_open(self, name: str, settings: ServeSettings, record: SessionRecord | None, *, raises: bool) -> None:
+        failed = self._failed.get(name)
+        if failed is not None and failed[1] == settings and time.monotonic() - failed[0] < _RETRY_SECONDS:
+            return
+        session = None
+        try:
+            session = self._make(settings, name if self.is_microscope else "")
+            self._start(session)
+            self.registry.add(name, settings.watch)
+            if record is None or record.opened_at is None or record.closed_at is not None:
+                self.registry.note_opened(name)
+        except (FrazilError, OSError) as error:
+            if session is not None:
+                with contextlib.suppress(FrazilError, OSError):
+                    session.stop(time.monotonic())
+                    session.close()
+            if raises:
+                raise
+            if failed is None or failed[2] != str(error):
+                log.error("session %s cannot be opened: %s", name, error, extra=event("session_fault", session=name))
+            self._failed[name] = time.monotonic(), settings, str(error)
+            self._note_waiting(name, _Waits("waiting", str(error)), record)
+            return
+        self._failed.pop(name, None)
+        self._states.pop(name, None)
+        self._open[name] = session
+        if self.is_microscope:
+            log.info("session %s is open: watching %s", name, session.watch, extra=event("session_open", session=name))
+
+    def _close(self, name: str, waits: _Waits, record: SessionRecord | None) -> None:
+        session = self._open[name]
+        log.info("session %s: %s", name, str(waits) or waits.status, extra=event("session_closed", session=name))
+        session.stop(time.monotonic() + _CLOSE_SECONDS)
+        session.announce("paused" if waits.status in ("paused", "waiting") else "closed")
+        session.close()
+        del self._open[name]
+        if waits.status not in ("paused", "waiting") and record is not None:
+            self.registry.note_closed(name)
+
+    def _finish_close(self, name: str, waits: _Waits, record: SessionRecord | None) -> None:
+        """Announce the end of a session that was open when an earlier run was killed."""
+        if record is None or record.opened_at is None or record.closed_at is not None or waits.status == "waiting":
+            return
+        if waits.status != "paused":
+            self.registry.note_closed(name)
+
+    def _stop_one(self, name: str) -> None:
+        session = self._open.pop(name)
+        session.stop(time.monotonic() + _CLOSE_SECONDS)
+        session.close()
+
+    def _note_waiting(self, name: str, waits: _Waits, record: SessionRecord | None) -> None:
+        state = SessionState(
+            name=name, directory=str(self._directory(name, record)), status=waits.status, says=str(waits)
+        )
+        before = self._states.get(name)
+        self._states[name] = state
+        if waits.status == "waiting" and (before is None or before.says != state.says):
+            log.warning("session %s waits: %s", name, waits, extra=event("session_waits", session=name))
+
+
+def _is_nested(one: Path, other: Path) -> bool:
+    """Whether one directory lies in the other, or both are the same."""
+    one, other = one.resolve(), other.resolve()
+    return one.is_relative_to(other) or other.is_relative_to(one) or is_same_file(one, other)
