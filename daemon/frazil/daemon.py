@@ -159,6 +159,9 @@ class Daemon:
         self._resources.start()
         self._parts.callback(self._resources.stop)
         self._parts.callback(sessions.close)
+        if sessions.is_microscope:
+            with contextlib.suppress(OutputError):
+                sessions.registry.note_page(self._page.url)
         sessions.begin()
         self._started_at = time.time()
         self._ready.set()

@@ -18,6 +18,7 @@ from frazil.commands.ledger import ledger_app, requeue, status
 from frazil.commands.machine import bench, check_settings, doctor, install_service, selftest
 from frazil.commands.model import models_app
 from frazil.commands.retune import retune
+from frazil.commands.session import session_app
 from frazil.commands.stream import keys_app, listen, schema
 from frazil.errors import FrazilError, LedgerDamagedError, MicrographError, SettingsError, error_lines, printable
 from frazil.faults import reason_of
@@ -239,5 +240,6 @@ app.command("check-settings", rich_help_panel=_MACHINE)(check_settings)
 app.command("install-service", rich_help_panel=_MACHINE)(install_service)
 app.command()(requeue)
 app.command()(retune)
+app.add_typer(session_app)
 app.add_typer(keys_app)
 app.add_typer(ledger_app)

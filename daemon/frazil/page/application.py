@@ -4,39 +4,48 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.routing import Mount, Router
+from starlette.types import Receive, Scope, Send
 
 from frazil.health.state import DaemonState
-from frazil.page.answers import REFUSALS
+from frazil.page.answers import REFUSALS, NotHereError
 from frazil.page.files import file_routes
 from frazil.page.gate import Gate, HostNames, Token
 from frazil.page.overview import Overview
 from frazil.page.probes import Probes
 from frazil.page.results import Results
 from frazil.page.session import Session
+from frazil.page.sessions import SessionDesk
 from frazil.page.tuning import TuningDesk
 from frazil.page.worker import Worker
 from frazil.picking import Micrograph
+from frazil.session.sessions import Sessions
 
 __all__ = ["Application"]
 
 _LEDGER_CALLS = 400
 _SCRAPES = 16
+_PAGES_KEPT = 16
+"""Sessions whose ledgers are kept open for the page, besides those that a browser looks at."""
 
 
 class Application:
     """Answers requests, in the event loop of the page's own thread.
 
+    What is asked of a session names it in the query, as ``?session=NAME``; without, the first session is meant.
+
     Args:
         registry: of the metrics.
         state: what the daemon is doing now; answers at once.
-        ledger: its file; it need not be there as yet.
-        read: reads a micrograph, within limits of memory and time.
+        sessions: of the daemon.
         names: of this machine besides its own.
         token_file: holds the token with which settings may be changed.
 
@@ -51,23 +60,22 @@ class Application:
         self,
         registry: CollectorRegistry,
         state: Callable[[], DaemonState],
-        ledger: Path,
-        read: Callable[[Path], Micrograph],
+        sessions: Sessions,
         *,
         names: list[str],
         token_file: Path,
     ) -> None:
-        self._session = Session(ledger)
-        self._worker = Worker("frazil-page-ledger", _LEDGER_CALLS)
-        self._overview = Overview(self._session, self._worker, state, token_file)
-        self._results = Results(self._session, self._worker, read)
-        tuning = TuningDesk(self._session, self._worker, ledger)
+        self._state = state
+        self._sessions = sessions
+        self._token_file = token_file
+        self._pages: OrderedDict[str, _SessionPage] = OrderedDict()
         self._loop: asyncio.AbstractEventLoop | None = None
         # Of its own: Prometheus must get an answer though the ledger gives none.
         self._collector = Worker("frazil-page-metrics", _SCRAPES)
         probes = Probes(registry, state, self._collector)
+        desk = SessionDesk(sessions)
         self.app = Starlette(
-            routes=[*file_routes(), *probes.routes, *self._overview.routes, *self._results.routes, *tuning.routes],
+            routes=[*file_routes(), *probes.routes, *desk.routes, Mount("/", app=self._ask_session)],
             middleware=[Middleware(Gate, names=HostNames(names), token=Token(token_file))],
             exception_handlers=REFUSALS,
             lifespan=self._lifespan,
@@ -77,17 +85,67 @@ class Application:
         """Tell browsers that the daemon ends; from any thread."""
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended by itself
-                self._loop.call_soon_threadsafe(self._overview.live.end)
+                self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        for page in self._pages.values():
+            page.overview.live.end()
+
+    async def _ask_session(self, scope: Scope, receive: Receive, send: Send) -> None:
+        name = Request(scope).query_params.get("session") or self._sessions.default_name
+        page = self._pages.get(name)
+        if page is None:
+            ledger = self._sessions.ledger_file(name)
+            if ledger is None:
+                raise NotHereError(f"expected a session that this daemon knows, found {name!r}")
+            page = self._pages[name] = _SessionPage(
+                ledger, lambda: self._state().of(name), self._sessions.read_micrograph, self._token_file
+            )
+        self._pages.move_to_end(name)
+        if len(self._pages) > _PAGES_KEPT:
+            for other in [n for n, kept in self._pages.items() if n != name and not kept.overview.live.viewers][:1]:
+                self._pages.pop(other).close()
+        await page.router(scope, receive, send)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         self._loop = asyncio.get_running_loop()
-        looking = asyncio.create_task(self._overview.live.run())
         try:
             yield
         finally:
-            looking.cancel()
-            self._results.close()
-            self._worker.close()
+            for page in self._pages.values():
+                page.close()
             self._collector.close()
-            self._session.close()
+
+
+class _SessionPage:
+    """What is served of one session; made in the event loop.
+
+    Args:
+        ledger: its file; it need not be there as yet.
+        state: what the daemon is doing now for this session.
+        read: reads a micrograph.
+        token_file: holds the token.
+    """
+
+    def __init__(
+        self,
+        ledger: Path,
+        state: Callable[[], DaemonState],
+        read: Callable[[Path], Micrograph],
+        token_file: Path,
+    ) -> None:
+        self._session = Session(ledger)
+        self._worker = Worker("frazil-page-ledger", _LEDGER_CALLS)
+        self.overview = Overview(self._session, self._worker, state, token_file)
+        self._results = Results(self._session, self._worker, read)
+        tuning = TuningDesk(self._session, self._worker, ledger)
+        self.router = Router([*self.overview.routes, *self._results.routes, *tuning.routes])
+        self._looking = asyncio.create_task(self.overview.live.run())
+
+    def close(self) -> None:
+        """End its threads, and close the ledger."""
+        self._looking.cancel()
+        self._results.close()
+        self._worker.close()
+        self._session.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from frazil.errors import OutputError
+from frazil.settings import RENAMED, ServeSettings, load_session_settings
 
 __all__ = ["REGISTRY_NAME", "Registry", "SessionRecord", "Wish"]
 
@@ -29,14 +30,17 @@ picked until it is opened again. ``closed``: over. ``archived``: over, and no lo
 """
 
 _BUSY_SECONDS = 5.0
-_TABLE = """CREATE TABLE IF NOT EXISTS sessions (
+_TABLES = """
+CREATE TABLE IF NOT EXISTS daemon (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sessions (
     name TEXT PRIMARY KEY,
     directory TEXT NOT NULL,
     wish TEXT NOT NULL DEFAULT 'auto',
     settings TEXT NOT NULL DEFAULT '{}',
     opened_at REAL,
     closed_at REAL
-) WITHOUT ROWID"""
+) WITHOUT ROWID;
+"""
 
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,12 +83,39 @@ class Registry:
         with self._open() as database:
             database.execute("INSERT OR IGNORE INTO sessions (name, directory) VALUES (?, ?)", (name, str(directory)))
 
-    def wish(self, name: str, wish: Wish) -> None:
-        """Wish something of a session."""
-        self._update(name, "wish = ?", wish)
+    def change(
+        self,
+        name: str,
+        directory: Path,
+        wish: Wish | None = None,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        base: ServeSettings | None = None,
+    ) -> None:
+        """Wish something of a session, and set some of its settings.
 
-    def set(self, name: str, settings: dict[str, Any]) -> None:
-        """Set settings of a session; None takes one back."""
+        Args:
+            name: of the session; its record is begun where there is none.
+            directory: the watched directory.
+            wish: None leaves it as it is.
+            settings: by name, as in a settings file; None takes one back.
+            base: settings of the daemon, with which these must agree. Default: no more than their values is checked.
+
+        Raises:
+            SettingsError: a setting is none of a session, or its value is impossible.
+            OutputError: the registry cannot be written.
+        """
+        settings = {RENAMED.get(key, key): value for key, value in (settings or {}).items()}
+        if settings:
+            base = base or ServeSettings(watch=directory, out=self.file.parent)
+            load_session_settings(base, {k: v for k, v in settings.items() if v is not None}, None)
+        self.add(name, directory)
+        if settings:
+            self._set(name, settings)
+        if wish is not None:
+            self._update(name, "wish = ?", wish)
+
+    def _set(self, name: str, settings: dict[str, Any]) -> None:
         with self._open() as database:
             row = database.execute("SELECT settings FROM sessions WHERE name = ?", (name,)).fetchone()
             merged = {**msgspec.json.decode(row[0] if row else "{}"), **settings}
@@ -98,6 +129,19 @@ class Registry:
     def note_closed(self, name: str) -> None:
         """Note that a session was closed."""
         self._update(name, "closed_at = ?", time.time())
+
+    def note_page(self, url: str) -> None:
+        """Note where the daemon's page is."""
+        with self._open() as database:
+            database.execute("INSERT OR REPLACE INTO daemon (key, value) VALUES ('page', ?)", (url,))
+
+    def page(self) -> str:
+        """URL of the page of the daemon that uses or last used this registry; empty where none has."""
+        if not self.file.exists():
+            return ""
+        with self._open() as database:
+            row = database.execute("SELECT value FROM daemon WHERE key = 'page'").fetchone()
+            return str(row[0]) if row else ""
 
     def _update(self, name: str, change: str, value: str | float) -> None:
         with self._open() as database:
@@ -113,7 +157,7 @@ class Registry:
         """One transaction."""
         try:
             with closing(sqlite3.connect(self.file, timeout=_BUSY_SECONDS)) as database, database:
-                database.execute(_TABLE)
+                database.executescript(_TABLES)
                 yield database
         except sqlite3.Error as error:
             raise OutputError(

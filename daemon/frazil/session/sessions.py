@@ -10,19 +10,22 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from frazil.errors import FrazilError, SettingsError
 from frazil.health.logs import event
 from frazil.health.state import SessionState, SessionStatus
-from frazil.paths import is_same_file
+from frazil.paths import absolute_path, is_same_file
+from frazil.picking import Micrograph
 from frazil.session.discovery import find_sessions, last_change
-from frazil.session.registry import REGISTRY_NAME, Registry, SessionRecord
+from frazil.session.pick.reader import MicrographReader
+from frazil.session.registry import REGISTRY_NAME, Registry, SessionRecord, Wish
 from frazil.session.session import Session
-from frazil.settings import ServeSettings, load_session_settings
+from frazil.settings import SESSION_SETTINGS, ServeSettings, load_session_settings
 
 __all__ = ["SETTINGS_FILE_NAME", "Sessions"]
 
@@ -78,6 +81,9 @@ class Sessions:
         self._make = make
         self._start = start
         self._clock = clock
+        self._read = MicrographReader(
+            largest_bytes=settings.max_micrograph_bytes, timeout_seconds=settings.read_timeout_seconds
+        )
         self.registry = Registry(settings.out.expanduser().resolve() / REGISTRY_NAME)
         self._open: dict[str, Session] = {}
         self._states: dict[str, SessionState] = {}
@@ -103,9 +109,39 @@ class Sessions:
         """The sessions that are open."""
         return list(self._open.values())
 
-    def get(self, name: str) -> Session | None:
-        """An open session by its name."""
-        return self._open.get(name)
+    @property
+    def default_name(self) -> str:
+        """The session that is meant where none is named; empty where there is none."""
+        if not self.is_microscope:
+            return absolute_path(self._settings.watch).name or "session"
+        return next((state.name for state in self.states), "")
+
+    def ledger_file(self, name: str) -> Path | None:
+        """The ledger of a session, open or not; None where no such session is known. It need not be there as yet."""
+        if not self.is_microscope:
+            return self._settings.ledger_file.expanduser().resolve() if name == self.default_name else None
+        if name in self._open:
+            return self._open[name].ledger_file
+        known = name in self._states
+        return msgspec.structs.replace(self._settings, out=self._settings.out / name).ledger_file if known else None
+
+    def settings_of(self, name: str) -> dict[str, Any] | None:
+        """The settings in force of an open session, by name; None where it is not open."""
+        session = self._open.get(name)
+        if session is None:
+            return None
+        return {
+            key: value for key, value in msgspec.structs.asdict(session.settings).items() if key in SESSION_SETTINGS
+        }
+
+    def change(self, name: str, wish: Wish | None, settings: Mapping[str, Any]) -> None:
+        """Wish something of a known session, and set some of its settings; arguments and errors as for the registry."""
+        directory = next((Path(state.directory) for state in self.all_states if state.name == name), Path())
+        self.registry.change(name, directory, wish, settings, base=self._settings)
+
+    def read_micrograph(self, path: Path) -> Micrograph:
+        """Read a micrograph of any session, within the limits of memory and time in the settings."""
+        return self._read(path)
 
     @property
     def states(self) -> tuple[SessionState, ...]:
@@ -138,9 +174,7 @@ class Sessions:
             FrazilError: the only session of a daemon without a root cannot be opened.
         """
         if not self.is_microscope:
-            name = self._settings.watch.name or "session"
-            self._found = {name: self._settings.watch}
-            self.registry.add(name, self._settings.watch)
+            self._found = {self.default_name: self._settings.watch}
         self.look(raises=not self.is_microscope)
 
     def run_until(self, stop: threading.Event) -> None:
@@ -243,7 +277,7 @@ class Sessions:
         """
         wish = record.wish if record else "auto"
         if wish in ("paused", "closed", "archived"):
-            raise _Waits(wish)  # type: ignore[arg-type]
+            raise _Waits(wish)
         if self.is_microscope and wish == "auto":
             self._check_recent(name, record)
         directory = self._directory(name, record)
@@ -308,9 +342,6 @@ class Sessions:
         try:
             session = self._make(settings, name if self.is_microscope else "")
             self._start(session)
-            self.registry.add(name, settings.watch)
-            if record is None or record.opened_at is None or record.closed_at is not None:
-                self.registry.note_opened(name)
         except (FrazilError, OSError) as error:
             if session is not None:
                 with contextlib.suppress(FrazilError, OSError):
@@ -327,6 +358,8 @@ class Sessions:
         self._states.pop(name, None)
         self._open[name] = session
         if self.is_microscope:
+            if record is None or record.opened_at is None or record.closed_at is not None:
+                self._record(name, session.watch, self.registry.note_opened)
             log.info("session %s is open: watching %s", name, session.watch, extra=event("session_open", session=name))
 
     def _close(self, name: str, waits: _Waits, record: SessionRecord | None) -> None:
@@ -336,8 +369,16 @@ class Sessions:
         session.announce("paused" if waits.status in ("paused", "waiting") else "closed")
         session.close()
         del self._open[name]
-        if waits.status not in ("paused", "waiting") and record is not None:
-            self.registry.note_closed(name)
+        if self.is_microscope and waits.status not in ("paused", "waiting"):
+            self._record(name, session.watch, self.registry.note_closed)
+
+    def _record(self, name: str, directory: Path, note: Callable[[str], None]) -> None:
+        """Note in the registry what became of a session. No result depends on it."""
+        try:
+            self.registry.add(name, directory)
+            note(name)
+        except FrazilError as error:
+            log.warning("%s", error)
 
     def _finish_close(self, name: str, waits: _Waits, record: SessionRecord | None) -> None:
         """Announce the end of a session that was open when an earlier run was killed."""

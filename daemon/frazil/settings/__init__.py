@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from frazil.settings.declaration import (
     COMPANIONS,
+    RENAMED,
     SESSION_SETTINGS,
     BacklogOrder,
     LogLevel,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMPANIONS",
+    "RENAMED",
     "SESSION_SETTINGS",
     "BacklogOrder",
     "LogLevel",

@@ -143,7 +143,10 @@ class _Draft:
 
     def take(self, given: Mapping[str, Any]) -> None:
         for name, value in given.items():
-            if value is not None:
+            if self.base is not None and name not in self._known:
+                near = difflib.get_close_matches(name, sorted(self._known), n=1, cutoff=0.0)[0]
+                self._faults.append((0, f"{name}: expected a setting of one session, such as {near}"))
+            elif value is not None:
                 self._values[name] = value
                 self._lines.pop(name, None)
 

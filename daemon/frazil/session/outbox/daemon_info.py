@@ -6,6 +6,7 @@ import contextlib
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -15,7 +16,9 @@ from frazil.health.state import DaemonState
 from frazil.paths import is_same_file, path_below
 from frazil.session.outbox.ledger import DAEMON_KEY, Ledger, LedgerReader
 
-__all__ = ["DaemonInfo", "check_watch", "ledger_key", "move_watch"]
+__all__ = ["DaemonInfo", "ask_page", "check_watch", "ledger_key", "move_watch"]
+
+T = TypeVar("T")
 
 _LOOKED_FOR = 100
 
@@ -79,6 +82,20 @@ class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True):
             return parse_samples((_get(self.metrics) or b"").decode())
         except ValueError:
             return {}
+
+
+def ask_page(page: str, below: str, kind: type[T]) -> T | None:
+    """What a daemon's page answers, decoded from JSON; None where it gives no such answer.
+
+    Args:
+        page: URL of the page.
+        below: path of what is asked for, below it.
+        kind: type of the answer.
+    """
+    try:
+        return msgspec.json.decode(_get(f"{page.rstrip('/')}/{below}") or b"", type=kind)
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
 
 
 def _get(url: str) -> bytes | None:

@@ -1,0 +1,68 @@
+"""The list of sessions, and what the operator wishes of them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from frazil.page.answers import NotHereError, WrongRequestError, json_answer
+from frazil.session.registry import Wish
+from frazil.session.sessions import Sessions
+
+__all__ = ["SessionDesk"]
+
+_MOST_BODY_BYTES = 64 << 10
+
+
+class _Change(msgspec.Struct, forbid_unknown_fields=True):
+    """What is wished of a session."""
+
+    wish: Wish | None = None
+    settings: dict[str, Any] = {}
+    """By name; null takes one back."""
+
+
+class SessionDesk:
+    """Answers what is asked of sessions. The gate lets no change pass without the token.
+
+    Args:
+        sessions: of the daemon.
+    """
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self.routes = [
+            Route("/api/sessions", self._list),
+            Route("/api/sessions/{name:path}", self._show),
+            Route("/api/sessions/{name:path}", self._change, methods=["POST"]),
+        ]
+
+    async def _list(self, _: Request) -> Response:
+        return json_answer(msgspec.json.encode(self._sessions.all_states))
+
+    async def _show(self, request: Request) -> Response:
+        settings = await asyncio.to_thread(self._sessions.settings_of, request.path_params["name"])
+        if settings is None:
+            raise NotHereError(f"expected a session that is open, found {request.path_params['name']!r}")
+        return json_answer(msgspec.json.encode(settings, enc_hook=str))
+
+    async def _change(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > _MOST_BODY_BYTES:
+                raise WrongRequestError(f"expected at most {_MOST_BODY_BYTES} bytes")
+        try:
+            change = msgspec.json.decode(body, type=_Change)
+        except msgspec.MsgspecError as error:
+            raise WrongRequestError(f"expected a change of a session as JSON: {error}") from error
+        if self._sessions.ledger_file(name) is None:
+            raise NotHereError(f"expected a session that this daemon knows, found {name!r}")
+        await asyncio.to_thread(self._sessions.change, name, change.wish, change.settings)
+        return json_answer(msgspec.json.encode({"session": name}), 202)
