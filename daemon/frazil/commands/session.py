@@ -122,7 +122,7 @@ class _Daemon:
         """Leave a wish, and say when it is done."""
         self.registry.change(name, self.directory(name), wish, settings)
         when = "within seconds" if self.state is not None else "when the daemon starts, which does not run"
-        what = [wish] if wish else []
+        what: list[str] = [wish] if wish else []
         what += [f"{key} = {value}" for key, value in (settings or {}).items()]
         typer.echo(printable(f"session {name}: {', '.join(what)}, {when}"))
 

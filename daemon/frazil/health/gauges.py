@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+import msgspec
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from frazil.health.samples import START_TIME
-from frazil.health.state import DOUBTS, DaemonState, DriftState, ModelState, SessionState
+from frazil.health.state import (
+    DOUBTS,
+    DaemonState,
+    DriftState,
+    IntakeState,
+    ModelState,
+    PickState,
+    SessionState,
+    WatchState,
+)
 
 __all__ = ["StateGauges"]
 
@@ -20,6 +31,9 @@ Values = TypeVar("Values", bound=str | tuple[str, ...])
 
 class StateGauges(Collector):
     """Shows the state to Prometheus.
+
+    No metric has a session as its label, since sessions come for years. Those of a session show all open ones together:
+    what is counted is added up, and of what may be wrong the worst is shown.
 
     Args:
         state: asked at each scrape.
@@ -31,8 +45,9 @@ class StateGauges(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """All gauges; those of a session are there, at 0, before there is one."""
         state = self._state()
-        session = state.session or SessionState()
+        session = _in_all(state.sessions)
         yield from _of_the_daemon(state)
+        yield from _of_the_sessions(state)
         yield from _of_the_model(state.model)
         yield from _of_the_session(session)
         yield from _of_drift(session.pick.drift)
@@ -61,6 +76,12 @@ def _of_the_daemon(state: DaemonState) -> Iterator[GaugeMetricFamily]:
     )
 
 
+def _of_the_sessions(state: DaemonState) -> Iterator[GaugeMetricFamily]:
+    counts = Counter({"open": 0, "waiting": 0, "paused": 0, "closed": state.closed_sessions})
+    counts.update(session.status for session in state.sessions)
+    yield _labelled("frazil_sessions", "Sessions, by what they are at.", ["status"], counts)
+
+
 def _of_the_model(model: ModelState | None) -> Iterator[GaugeMetricFamily]:
     yield _labelled(
         "frazil_model_info",
@@ -79,6 +100,47 @@ def _of_the_model(model: ModelState | None) -> Iterator[GaugeMetricFamily]:
         ["provider"],
         model.nodes if model else {},
     )
+
+
+def _in_all(sessions: Sequence[SessionState]) -> SessionState:
+    """The open sessions as one: sums, and the worst of what may be wrong."""
+    found = [session for session in sessions if session.status == "open"]
+    if len(found) <= 1:
+        return found[0] if found else SessionState()
+    watches, intakes, picks = ([getattr(s, part) for s in found] for part in ("watch", "intake", "pick"))
+    worst = max(found, key=lambda session: _evidence(session.pick.drift))
+    scans = [watch.scanned_at for watch in watches if watch.scanned_at is not None]
+    return SessionState(
+        watch=WatchState(
+            fault=next((watch.fault for watch in watches if watch.fault), ""),
+            follows_events=all(watch.follows_events for watch in watches),
+            scanned_at=min(scans, default=None),
+            listed=sum(watch.listed for watch in watches),
+            taken=sum(watch.taken for watch in watches),
+            passed_over=dict(sum((Counter(watch.passed_over) for watch in watches), Counter())),
+        ),
+        intake=IntakeState(
+            incomplete=sum(intake.incomplete for intake in intakes),
+            backlog=sum(intake.backlog for intake in intakes),
+            backlog_seconds=max(intake.backlog_seconds for intake in intakes),
+        ),
+        pick=PickState(
+            doing=next((pick.doing for pick in picks if pick.doing), ""),
+            read=sum(pick.read for pick in picks),
+            pick=sum(pick.pick for pick in picks),
+            write=sum(pick.write for pick in picks),
+            last_picked_at=max((pick.last_picked_at for pick in picks if pick.last_picked_at), default=None),
+            doubts=frozenset().union(*(pick.doubts for pick in picks)),
+            drift=msgspec.structs.replace(worst.pick.drift, few=any(pick.drift.few for pick in picks)),
+        ),
+        blocked=next((session.blocked for session in found if session.blocked), ""),
+        ledger_head=sum(session.ledger_head for session in found),
+        disks=found[0].disks,
+    )
+
+
+def _evidence(drift: DriftState) -> float:
+    return max(side.evidence for chart in (drift.picks, drift.score) for side in (chart.down, chart.up))
 
 
 def _of_the_session(session: SessionState) -> Iterator[GaugeMetricFamily]:

@@ -1,7 +1,7 @@
 """The registry: what is wished of each session of a daemon, and what the operator has set for it.
 
-It is one small SQLite file beside the outputs. The command line and the page write wishes; the daemon looks every second
-and carries them out, or at its next start.
+It is one small SQLite file beside the outputs. The command line and the page write wishes. The daemon looks every second
+and carries them out, or does so at its next start.
 """
 
 from __future__ import annotations

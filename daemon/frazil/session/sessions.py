@@ -204,7 +204,8 @@ class Sessions:
         stopping = self.open_sessions
         for session in stopping:
             session.request_stop()
-        return all([session.stop(deadline) for session in stopping])
+        finished = [session.stop(deadline) for session in stopping]
+        return all(finished)
 
     def close(self) -> None:
         """Close the ledgers."""
@@ -225,26 +226,28 @@ class Sessions:
         """
         self._discover()
         records = self.registry.records()
-        for name in list(self._open):
-            if name not in records and name not in self._found:
-                self._close(name, _Waits("closed", "it is no longer known"), None)
+        for name, session in list(self._open.items()):
+            if self.is_microscope and session.fault:
+                self._failed[name] = time.monotonic(), session.settings, str(session.fault)
+                self._stop_one(name)
+                self._note_waiting(name, _Waits("waiting", str(session.fault)), records.get(name))
+            elif name not in records and name not in self._found:
+                self._close(name, _Waits("closed", "it is no longer known"))
         for name in [*self._found, *(known for known in records if known not in self._found)]:
             record = records.get(name)
             try:
                 wanted = self._judge(name, record)
             except _Waits as waits:
                 if name in self._open:
-                    self._close(name, waits, record)
+                    self._close(name, waits)
                 else:
                     self._finish_close(name, waits, record)
                 self._note_waiting(name, waits, record)
                 continue
-            session = self._open.get(name)
-            if session is not None and session.settings != wanted:
+            if name in self._open and self._open[name].settings != wanted:
                 log.info("session %s: its settings have changed", name, extra=event("session_settings", session=name))
                 self._stop_one(name)
-                session = None
-            if session is None:
+            if name not in self._open:
                 self._try_open(name, wanted, record, raises=raises)
 
     def _discover(self) -> None:
@@ -350,7 +353,7 @@ class Sessions:
             if raises:
                 raise
             if failed is None or failed[2] != str(error):
-                log.error("session %s cannot be opened: %s", name, error, extra=event("session_fault", session=name))
+                log.warning("session %s cannot be opened: %s", name, error, extra=event("session_fault", session=name))
             self._failed[name] = time.monotonic(), settings, str(error)
             self._note_waiting(name, _Waits("waiting", str(error)), record)
             return
@@ -362,7 +365,7 @@ class Sessions:
                 self._record(name, session.watch, self.registry.note_opened)
             log.info("session %s is open: watching %s", name, session.watch, extra=event("session_open", session=name))
 
-    def _close(self, name: str, waits: _Waits, record: SessionRecord | None) -> None:
+    def _close(self, name: str, waits: _Waits) -> None:
         session = self._open[name]
         log.info("session %s: %s", name, str(waits) or waits.status, extra=event("session_closed", session=name))
         session.stop(time.monotonic() + _CLOSE_SECONDS)
