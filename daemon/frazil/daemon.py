@@ -184,7 +184,9 @@ class Daemon:
         session.open()
         session.connect(self._stream, self._page.url)
         self._notifier.starting(f"loading the model {session.settings.model}", within_seconds=_MODEL_SECONDS)
-        session.start(session.load())
+        model = session.load()
+        self._notifier.starting(f"warming up the model {model.identity.short}", within_seconds=_MODEL_SECONDS)
+        session.start(session.warm_up(model))
 
     def _wait_for(self, outputs: OutputFolder) -> None:
         """Check that the output directory can be written; wait for it if it may be mounted later.

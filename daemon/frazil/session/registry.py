@@ -1,6 +1,6 @@
 """The registry: what is wished of each session of a daemon, and what the operator has set for it.
 
-It is one small SQLite file beside the outputs. The command line and the page write wishes. The daemon looks every second
+It is a small SQLite file beside the outputs. The command line and the page write wishes. The daemon looks each second
 and carries them out, or does so at its next start.
 """
 

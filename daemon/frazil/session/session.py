@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
+from frazil.documents import SessionDocument, SessionEvent, now_rfc3339
 from frazil.errors import OutputError
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
@@ -28,7 +30,7 @@ from frazil.session.intake.selection import Selection
 from frazil.session.intake.watcher import Watcher
 from frazil.session.models import Models
 from frazil.session.outbox.daemon_info import DaemonInfo, check_watch
-from frazil.session.outbox.ledger import DAEMON_KEY, INVENTORY_KEY, MOUNT_POINT_KEY, Ledger, Witness
+from frazil.session.outbox.ledger import DAEMON_KEY, INVENTORY_KEY, MOUNT_POINT_KEY, SESSION_KEY, Ledger, Witness
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.doubts import Doubts
@@ -41,7 +43,7 @@ from frazil.session.pick.shadow import CanaryBounds
 from frazil.session.pick.swapper import Swapper
 from frazil.session.pick.turns import Turns
 from frazil.session.retune import Reviser
-from frazil.settings import ServeSettings
+from frazil.settings import SESSION_SETTINGS, ServeSettings
 
 __all__ = ["Session"]
 
@@ -52,10 +54,17 @@ _LOCAL_SETTLE_SECONDS = 1.0
 """Time between the two looks at a file that nobody is known to have closed, on a local file system."""
 
 
+class _Announced(msgspec.Struct, frozen=True):
+    """What was last said of a session."""
+
+    event: SessionEvent
+    settings: dict[str, Any]
+
+
 class Session:
     """Owns the ledger, the outputs and the threads of one watched directory.
 
-    `open`, `connect`, `load` and `start` are called once each, in this order; `stop`, then `close`, at the end.
+    `open`, `connect`, `load`, `warm_up` and `start` are called once each, in this order; `stop`, then `close`, at the end.
 
     Args:
         settings: of the session.
@@ -144,8 +153,8 @@ class Session:
         self._closing.callback(self._reviser.close)
         self._announcer = Announcer(ledger, self._outbox, self._metrics)
 
-    def load(self) -> Picker:
-        """Load the model that serves first, and warm it up.
+    def load(self) -> Model:
+        """Load the model that serves first.
 
         Raises:
             ModelError: no model can serve.
@@ -154,9 +163,11 @@ class Session:
         path = settings.model.expanduser()
         if (path / CURRENT_NAME).exists():  # else one version's folder, or a single file, which serves for good
             self._swapper = self._make_swapper(path)
-            model = self._swapper.load_first()
-        else:
-            model = self._models.load(path, settings.precision)
+            return self._swapper.load_first()
+        return self._models.load(path, settings.precision)
+
+    def warm_up(self, model: Model) -> Picker:
+        """Make the picker of a model, and have the model score a batch."""
         picker = self.make_picker(model)
         batch_seconds = model.warm_up()
         self._metrics.batch.set(batch_seconds)
@@ -198,9 +209,11 @@ class Session:
         """Start to watch the directory and to pick.
 
         Args:
-            picker: serves first; of `load`.
+            picker: serves first; of `warm_up`.
         """
         settings, metrics = self.settings, self._metrics
+        if self.name:
+            self._announce_begin()
         self.serving = Serving(
             picker,
             self._reviser.change,
@@ -290,6 +303,42 @@ class Session:
         thread = threading.Thread(target=run, name=name, daemon=True)
         thread.start()
         return thread
+
+    # --- what subscribers are told of it ------------------------------------------------------------------------------
+
+    def _announce_begin(self) -> None:
+        """Say that the session was opened or goes on, or that its settings have changed; nothing after a restart."""
+        last, settings = self._last_announced(), self.own_settings
+        if last is None or last.event == "closed":
+            self._announce("opened", settings, settings)
+        elif last.event == "paused":
+            self._announce("resumed", settings, settings)
+        elif changed := {key: value for key, value in settings.items() if last.settings.get(key) != value}:
+            self._announce("settings", changed, settings)
+
+    def announce_end(self, event: Literal["paused", "closed"]) -> None:
+        """Say that the session is paused or closed, unless that was said; after `stop`, or before `start`."""
+        last = self._last_announced()
+        if self.name and last is not None and last.event not in ("closed", event):
+            self._announce(event, {}, last.settings)
+
+    def _announce(self, what: SessionEvent, shown: dict[str, Any], settings: dict[str, Any]) -> None:
+        document = SessionDocument(
+            epoch="", seq=0, event=what, directory=str(self.watch), settings=shown, at=now_rfc3339()
+        )
+        announced = msgspec.json.encode(_Announced(event=what, settings=settings)).decode()
+        with contextlib.suppress(Stopped):  # it is said at the next start
+            self._outbox.commit(document, remember=(SESSION_KEY, announced))
+
+    def _last_announced(self) -> _Announced | None:
+        text = self.ledger.recall(SESSION_KEY)
+        return msgspec.json.decode(text, type=_Announced) if text else None
+
+    @property
+    def own_settings(self) -> dict[str, Any]:
+        """The settings that a session can have for itself, by name; paths as text."""
+        given = msgspec.to_builtins(self.settings, enc_hook=str)
+        return {name: given[name] for name in sorted(SESSION_SETTINGS)}
 
     # --- while it runs --------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from frazil.session.discovery import find_sessions, last_change
 from frazil.session.pick.reader import MicrographReader
 from frazil.session.registry import REGISTRY_NAME, Registry, SessionRecord, Wish
 from frazil.session.session import Session
-from frazil.settings import SESSION_SETTINGS, ServeSettings, load_session_settings
+from frazil.settings import ServeSettings, load_session_settings
 
 __all__ = ["SETTINGS_FILE_NAME", "Sessions"]
 
@@ -369,7 +369,7 @@ class Sessions:
         session = self._open[name]
         log.info("session %s: %s", name, str(waits) or waits.status, extra=event("session_closed", session=name))
         session.stop(time.monotonic() + _CLOSE_SECONDS)
-        session.announce("paused" if waits.status in ("paused", "waiting") else "closed")
+        session.announce_end("paused" if waits.status in ("paused", "waiting") else "closed")
         session.close()
         del self._open[name]
         if self.is_microscope and waits.status not in ("paused", "waiting"):
@@ -384,11 +384,23 @@ class Sessions:
             log.warning("%s", error)
 
     def _finish_close(self, name: str, waits: _Waits, record: SessionRecord | None) -> None:
-        """Announce the end of a session that was open when an earlier run was killed."""
-        if record is None or record.opened_at is None or record.closed_at is not None or waits.status == "waiting":
+        """Announce the end of a session that was open when an earlier run was killed, or that was closed meanwhile."""
+        if not self.is_microscope or record is None or record.opened_at is None or record.closed_at is not None:
             return
+        if waits.status == "waiting" or (waits.status == "paused" and name in self._states):
+            return
+        settings = msgspec.structs.replace(
+            self._settings, root=None, watch=Path(record.directory), out=self._settings.out / name, diameter_angstrom=1.0
+        )
+        with contextlib.suppress(FrazilError):
+            session = self._make(settings, name)
+            try:
+                self._reopen(session)
+                session.announce_end("paused" if waits.status == "paused" else "closed")
+            finally:
+                session.close()
         if waits.status != "paused":
-            self.registry.note_closed(name)
+            self._record(name, Path(record.directory), self.registry.note_closed)
 
     def _stop_one(self, name: str) -> None:
         session = self._open.pop(name)

@@ -20,6 +20,7 @@ from frazil.session.outbox.ledger.meta_keys import (
     INVENTORY_KEY,
     MOUNT_POINT_KEY,
     RETUNE_KEY,
+    SESSION_KEY,
     STANDING_KEY,
     TUNED_KEY,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "LEDGER_NAME",
     "MOUNT_POINT_KEY",
     "RETUNE_KEY",
+    "SESSION_KEY",
     "STANDING_KEY",
     "TUNED_KEY",
     "WITNESS_NAME",

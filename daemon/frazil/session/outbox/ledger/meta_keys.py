@@ -17,6 +17,7 @@ __all__ = [
     "MIGRATED_KEY",
     "MOUNT_POINT_KEY",
     "RETUNE_KEY",
+    "SESSION_KEY",
     "STANDING_KEY",
     "TUNED_KEY",
 ]
@@ -37,6 +38,8 @@ MOUNT_POINT_KEY = "mount_point"
 """Mount point of the file system on which the watched directory was last seen."""
 INVENTORY_KEY = "inventory"
 """The last scan's count of names, taken and passed over: an `Inventory` as JSON."""
+SESSION_KEY = "session"
+"""What was last announced of the session, and its settings then, as JSON."""
 STANDING_KEY = "standing"
 """The model that serves and the versions that were refused, as JSON."""
 DRIFT_KEY = "drift"
