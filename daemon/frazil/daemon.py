@@ -89,7 +89,7 @@ class Daemon:
         self._gpu_expected = settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0)
         self._outputs = OutputFolder(settings.out.expanduser().resolve())
         self._models, self._turns = Models(self._load_model), Turns()
-        self._sessions = Sessions(settings, self._make_session, self._start_session)
+        self._sessions = Sessions(settings, self._make_session, self._connect_session, self._start_session)
 
     def run(self) -> None:
         """Start, serve, stop.
@@ -177,12 +177,15 @@ class Daemon:
     def _make_session(self, settings: ServeSettings, name: str) -> Session:
         return Session(settings, self._metrics, self._models, self._turns, name=name)
 
-    def _start_session(self, session: Session) -> None:
-        """Open a session, load its model, and begin to pick."""
+    def _connect_session(self, session: Session) -> None:
+        """Open a session's ledger, and connect it to the stream."""
         session.outputs.prepare()
         self._notifier.starting("opening the ledger", within_seconds=_LEDGER_SECONDS)
         session.open()
         session.connect(self._stream, self._page.url)
+
+    def _start_session(self, session: Session) -> None:
+        """Load the model of a session, and begin to pick."""
         self._notifier.starting(f"loading the model {session.settings.model}", within_seconds=_MODEL_SECONDS)
         model = session.load()
         self._notifier.starting(f"warming up the model {model.identity.short}", within_seconds=_MODEL_SECONDS)

@@ -66,7 +66,8 @@ class Sessions:
     Args:
         settings: of the daemon.
         make: makes a session of its settings and name.
-        start: opens a session, and starts it.
+        connect: opens a session's ledger, and connects it to the stream.
+        start: has a connected session load its model and begin to pick.
         clock: Unix time.
     """
 
@@ -74,11 +75,13 @@ class Sessions:
         self,
         settings: ServeSettings,
         make: Callable[[ServeSettings, str], Session],
+        connect: Callable[[Session], None],
         start: Callable[[Session], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._make = make
+        self._connect = connect
         self._start = start
         self._clock = clock
         self._read = MicrographReader(
@@ -344,6 +347,7 @@ class Sessions:
         session = None
         try:
             session = self._make(settings, name if self.is_microscope else "")
+            self._connect(session)
             self._start(session)
         except (FrazilError, OSError) as error:
             if session is not None:
@@ -390,12 +394,16 @@ class Sessions:
         if waits.status == "waiting" or (waits.status == "paused" and name in self._states):
             return
         settings = msgspec.structs.replace(
-            self._settings, root=None, watch=Path(record.directory), out=self._settings.out / name, diameter_angstrom=1.0
+            self._settings,
+            root=None,
+            watch=Path(record.directory),
+            out=self._settings.out / name,
+            diameter_angstrom=1.0,
         )
         with contextlib.suppress(FrazilError):
             session = self._make(settings, name)
             try:
-                self._reopen(session)
+                self._connect(session)
                 session.announce_end("paused" if waits.status == "paused" else "closed")
             finally:
                 session.close()

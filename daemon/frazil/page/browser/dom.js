@@ -88,8 +88,25 @@ export function fileName(path) {
   return path.slice(path.lastIndexOf("/") + 1);
 }
 
+/** The session that this page shows; empty for the first one of the daemon. */
+export const session = new URLSearchParams(location.search).get("session") ?? "";
+
+/** A path of this daemon, for the session that this page shows. */
+export function at(path, of = session) {
+  if (!of) return path;
+  const url = new URL(path, location.origin);
+  url.searchParams.set("session", of);
+  return `${url.pathname}${url.search}${url.hash}`;
+}
+
+/** Links in the page's head lead to the same session. */
+export function markHead() {
+  for (const link of document.querySelectorAll("header.top a:not([data-all])")) link.href = at(link.getAttribute("href"));
+  if (session) byId("session").textContent = session;
+}
+
 export function micrographLink(path) {
-  return `/micrograph?${new URLSearchParams({ path })}`;
+  return at(`/micrograph?${new URLSearchParams({ path })}`);
 }
 
 export const STATES = {
@@ -103,7 +120,7 @@ export const STATES = {
 
 /** What the daemon answers, or an error with its own words. */
 export async function ask(url, options) {
-  const answer = await fetch(url, options);
+  const answer = await fetch(at(url), options);
   const body = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(body.error ?? `the daemon answered ${answer.status}`);
   return body;

@@ -1,6 +1,6 @@
 // The link to the daemon: what it does now, and plain words when it is gone.
 
-import { ask, byId, clock, say, setClock, span } from "/static/dom.js";
+import { ask, at, byId, clock, markHead, say, setClock, span } from "/static/dom.js";
 
 const SILENCE_SECONDS = 12; // the daemon says something every five
 const AGAIN_SECONDS = 3;
@@ -35,7 +35,7 @@ export function follow(show, tick = () => {}) {
 
   function connect() {
     events?.close();
-    events = new EventSource("/events");
+    events = new EventSource(at("/events"));
     events.addEventListener("now", (event) => {
       crowded = false;
       hear(Number(event.lastEventId));
@@ -71,6 +71,7 @@ export function follow(show, tick = () => {}) {
     if ((Date.now() - heard) / 1000 > SILENCE_SECONDS || document.body.classList.contains("is-lost")) setLost(true);
     else tick();
   }, 1000);
+  markHead();
   connect();
   addEventListener("pagehide", () => events?.close());
   addEventListener("pageshow", (event) => event.persisted && connect());

@@ -1,6 +1,6 @@
 // One micrograph: its picture, its picks, its score map, and what the ledger knows of it.
 
-import { ask, byId, clock, decimals, element, fileName, listFacts, say, STATES } from "/static/dom.js";
+import { ask, at, byId, clock, decimals, element, fileName, listFacts, say, STATES } from "/static/dom.js";
 import { follow } from "/static/live.js";
 import { histogram } from "/static/plot.js";
 import { tune } from "/static/tune.js";
@@ -81,7 +81,7 @@ function facts(record, overlay) {
 }
 
 function showNeighbours({ older, newer }) {
-  const link = (says, seq, rel) => (seq === null ? element("span", { class: "off" }, says) : element("a", { href: `/micrograph?seq=${seq}`, rel }, says));
+  const link = (says, seq, rel) => (seq === null ? element("span", { class: "off" }, says) : element("a", { href: at(`/micrograph?seq=${seq}`), rel }, says));
   byId("neighbours").replaceChildren(link("‹ older", older, "prev"), " ", link("newer ›", newer, "next"));
 }
 

@@ -1,6 +1,6 @@
 // The list of all micrographs: one page at a time, out of any number.
 
-import { ask, byId, clock, decimals, element, grouped, micrographLink, say, STATES } from "/static/dom.js";
+import { ask, at, byId, clock, decimals, element, grouped, micrographLink, say, STATES } from "/static/dom.js";
 import { follow } from "/static/live.js";
 
 const form = byId("search");
@@ -14,7 +14,7 @@ function wanted() {
 
 function go(changes) {
   const params = new URLSearchParams(Object.entries({ ...wanted(), ...changes }).filter(([, value]) => value));
-  history.pushState(null, "", params.size ? `?${params}` : location.pathname);
+  history.pushState(null, "", at(params.size ? `/micrographs?${params}` : "/micrographs"));
   load();
 }
 

@@ -223,7 +223,7 @@ function showFailures({ failures, counts }) {
         )
       : [element("li", {}, "None.")]),
   );
-  byId("all-failures").replaceChildren(...(count > failures.length ? [element("a", { href: "/micrographs?states=failed,quarantined" }, `All ${grouped(count)}`)] : []));
+  byId("all-failures").replaceChildren(...(count > failures.length ? [element("a", { href: at("/micrographs?states=failed,quarantined") }, `All ${grouped(count)}`)] : []));
 }
 
 /** A message without the path that it begins with. */

@@ -1,6 +1,6 @@
 // Plots of the session: SVG of our own, drawn to the width that there is.
 
-import { clock, drawing, element } from "/static/dom.js";
+import { at, clock, drawing, element } from "/static/dom.js";
 
 const HEIGHT = 170;
 const LEFT = 44;
@@ -93,7 +93,7 @@ export function plot(figure, { at, values, lowest, highest, seq, marks = [], nam
     cursor.setAttribute("visibility", "visible");
   });
   svg.addEventListener("pointerleave", () => cursor.setAttribute("visibility", "hidden"));
-  if (seq) svg.addEventListener("click", (event) => (location.href = `/micrograph?seq=${seq[nearest(event)]}`));
+  if (seq) svg.addEventListener("click", (event) => (location.href = at(`/micrograph?seq=${seq[nearest(event)]}`)));
   figure.append(svg);
 }
 

@@ -1,6 +1,6 @@
 // Tuning by eye: other limits are tried on one micrograph, counted on all, and applied by whoever holds the token.
 
-import { ask, element, grouped, say } from "/static/dom.js";
+import { ask, at, element, grouped, say } from "/static/dom.js";
 
 const TOKEN = "frazil-token";
 
@@ -106,7 +106,7 @@ export function tune(form, viewer, overlay, tokenFile) {
     count.disabled = true;
     const changes = wanted();
     try {
-      const answer = await fetch(`/api/count/${overlay.seq}?${new URLSearchParams(changes)}`);
+      const answer = await fetch(at(`/api/count/${overlay.seq}?${new URLSearchParams(changes)}`));
       if (!answer.ok) throw new Error((await answer.json()).error);
       const lines = answer.body.pipeThrough(new TextDecoderStream()).getReader();
       let rest = "";

@@ -1,6 +1,6 @@
 // A micrograph with what was found in it, all in pixels of the micrograph, so that nothing can lie elsewhere.
 
-import { ask, drawing, element, say } from "/static/dom.js";
+import { ask, at, drawing, element, say } from "/static/dom.js";
 
 export const CLASSES = 5;
 
@@ -50,7 +50,7 @@ export function photograph([h, w], href) {
 }
 
 export function pictureAddress(seq, epoch, size) {
-  return `/api/picture/${seq}?${new URLSearchParams({ size, epoch })}`;
+  return at(`/api/picture/${seq}?${new URLSearchParams({ size, epoch })}`);
 }
 
 /** Why a picture did not come, in the daemon's words. */
@@ -142,7 +142,7 @@ export class Viewer {
     const { picks, hidden } = this.other ?? this.overlay;
     const layers = [];
     if (this.shown.map && map) {
-      const href = `/api/score-map/${seq}?${new URLSearchParams({ epoch: this.epoch })}`;
+      const href = at(`/api/score-map/${seq}?${new URLSearchParams({ epoch: this.epoch })}`);
       layers.push(drawing("image", { ...map, href, preserveAspectRatio: "none", class: "score-map" }));
     }
     if (this.shown.hidden && hidden) layers.push(drawHidden(hidden, diameter));
