@@ -35,7 +35,7 @@ from frazil.page.server import PageServer
 from frazil.picking import Picker
 from frazil.session.outbox.daemon_info import DaemonInfo
 from frazil.session.outbox.ledger import DAEMON_KEY, explain
-from frazil.session.outbox.stream import Access, Stream
+from frazil.session.outbox.stream import Access, Channel, Stream
 from frazil.session.pick.shadow import CanaryBounds
 from frazil.session.pick.swapper import Swapper
 from frazil.session.session import Session
@@ -160,7 +160,7 @@ class Daemon:
         session.open()
         self._stream = self._start_stream()
         self._parts.callback(self._stream.close)
-        session.connect(self._stream)
+        session.connect(self._add_channel(session))
         self._resources = Resources({"out": session.outputs.path, "ledger": session.ledger.file.parent})
         self._resources.start()
         self._parts.callback(self._resources.stop)
@@ -224,21 +224,27 @@ class Daemon:
         return PageServer(settings.http_address, application, allow_others=settings.http_unencrypted)
 
     def _start_stream(self) -> Stream:
-        settings, ledger = self._settings, self._session.ledger
+        settings = self._settings
         access = None
         if settings.curve_key is not None and settings.curve_clients is not None:
             access = Access(settings.curve_key.expanduser(), settings.curve_clients.expanduser())
         return Stream(
             settings.publish_address,
             replay=settings.replay_address,
+            metrics=self._metrics,
+            access=access,
+            allow_unencrypted=settings.publish_unencrypted,
+        )
+
+    def _add_channel(self, session: Session) -> Channel:
+        ledger = session.ledger
+        return self._stream.add(
+            "",
             ledger=ledger.file,
             epoch=ledger.epoch,
             generation=ledger.generation,
             on_damage=ledger.stop,
             published=next((seq - 1 for seq, _ in ledger.undelivered()), ledger.head),
-            metrics=self._metrics,
-            access=access,
-            allow_unencrypted=settings.publish_unencrypted,
         )
 
     def _make_swapper(self) -> Swapper | None:

@@ -24,7 +24,7 @@ from frazil.session.intake.watcher import Watcher
 from frazil.session.outbox.daemon_info import check_watch
 from frazil.session.outbox.ledger import INVENTORY_KEY, MOUNT_POINT_KEY, Ledger, Witness
 from frazil.session.outbox.outbox import Outbox
-from frazil.session.outbox.stream import Stream
+from frazil.session.outbox.stream import Channel
 from frazil.session.pick.doubts import Doubts
 from frazil.session.pick.drift_watch import DriftWatch
 from frazil.session.pick.model_changes import Announcer, ModelChange
@@ -105,10 +105,19 @@ class Session:
         self._closing.callback(self.ledger.close)
         check_watch(self.ledger, self.root)
 
-    def connect(self, stream: Stream) -> None:
-        """Connect the outbox to the stream."""
+    def connect(self, channel: Channel) -> None:
+        """Connect the outbox to its channel of the stream."""
         beat = self._heartbeats.of("frazil-writing").beat
-        self._outbox = Outbox(self.ledger, stream, self._metrics, self.watch, self.outputs.path, self._stopping, beat)
+        self._outbox = Outbox(
+            self.ledger,
+            channel,
+            self._metrics,
+            self.watch,
+            self.outputs.path,
+            self._stopping,
+            beat,
+            session=channel.session,
+        )
         self._reviser = Reviser(self.ledger, self._outbox, self.picking)
         self._closing.callback(self._reviser.close)
         self.announcer = Announcer(self.ledger, self._outbox, self._metrics)
