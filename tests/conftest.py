@@ -62,6 +62,7 @@ from frazil.picking import Picks, read_micrograph
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.session.outbox.stream import Stream
+from frazil.session.outbox.stream.messages import ChannelState
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -557,6 +558,26 @@ def make_document() -> Callable[..., MicrographDocument]:
 # --- the stream -------------------------------------------------------------------------------------------------
 
 
+def channel_state(file: Path, *, epoch: str = "", generation: str = "", **changes: object) -> ChannelState:
+    state = ChannelState(
+        number=1,
+        session="",
+        ledger=bytes(file),
+        epoch=epoch,
+        generation=generation,
+        since=1,
+        published=0,
+        live=True,
+    )
+    return msgspec.structs.replace(state, **changes)
+
+
+@pytest.fixture(scope="session")
+def make_channel() -> Callable[..., ChannelState]:
+    """Makes what the process of the sockets knows of a channel, from a ledger's file."""
+    return channel_state
+
+
 class LedgerStream:
     """A real ledger and the stream that publishes it."""
 
@@ -566,16 +587,19 @@ class LedgerStream:
         try:
             self.stream = Stream(
                 str(options.pop("address", "tcp://127.0.0.1:0")),
-                ledger=self.ledger.file,
-                epoch=self.ledger.epoch,
-                generation=self.ledger.generation,
-                published=self.ledger.head,
                 metrics=self.metrics,
                 **options,  # type: ignore[arg-type]
             )
         except FrazilError:
             self.ledger.close()
             raise
+        self.channel = self.stream.add(
+            "",
+            ledger=self.ledger.file,
+            epoch=self.ledger.epoch,
+            generation=self.ledger.generation,
+            published=self.ledger.head,
+        )
 
     @property
     def address(self) -> str:
@@ -608,7 +632,7 @@ class LedgerStream:
         return made[0]
 
     def _publish(self, seq: int, body: bytes, document: NumberedDocument) -> None:
-        self.stream.publish(seq, topic_of(document), body)
+        self.channel.publish(seq, topic_of(document), body)
 
     def wait_published(self) -> None:
         """Wait until all that was committed has been sent to whoever was there."""

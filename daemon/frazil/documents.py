@@ -2,13 +2,16 @@
 
 A message has two frames: its topic, and one document as JSON. New fields get defaults; old ones never change
 their meaning.
+
+A microscope's daemon has several sessions: its documents name theirs, in schema 2. Those of a daemon with one session
+are in schema 1, without a name. So a program that knows nothing of sessions refuses to mix their numbers.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -23,9 +26,11 @@ if TYPE_CHECKING:
 __all__ = [
     "FAILED_TOPIC",
     "HEARTBEAT_TOPIC",
+    "MICROSCOPE_SCHEMA",
     "MODEL_TOPIC",
     "PICKS_TOPIC",
     "SCHEMA_VERSION",
+    "SESSION_TOPIC",
     "Document",
     "FailedDocument",
     "Heartbeat",
@@ -35,6 +40,8 @@ __all__ = [
     "NumberedDocument",
     "PickColumns",
     "Seconds",
+    "SessionDocument",
+    "SettingValue",
     "add_generation",
     "columns_of",
     "decode_document",
@@ -42,15 +49,21 @@ __all__ = [
     "directory_topic",
     "document_schema",
     "encode_document",
+    "in_session",
     "now_rfc3339",
     "read_generation",
     "topic_of",
+    "without_session",
 ]
 
 SCHEMA_VERSION = 1
+"""Of the documents of a daemon with one session."""
+MICROSCOPE_SCHEMA = 2
+"""Of the documents of a microscope: of the same records, with the name of a session."""
 PICKS_TOPIC = b"picks"
 FAILED_TOPIC = b"failed"
 MODEL_TOPIC = b"model"
+SESSION_TOPIC = b"session"
 HEARTBEAT_TOPIC = b"heartbeat"
 
 ModelStamp = ModelIdentity
@@ -129,6 +142,8 @@ class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     """Smallest allowed distance of a pick from an edge; None from an earlier frazil, which did not record it."""
     blank_fraction: float = 0.0
     """Fraction of the micrograph without data, such as padding or a mask, where nothing is picked."""
+    session: str = ""
+    """Name of the session of a microscope; left out where a daemon has one session."""
 
     @property
     def limits(self) -> PickLimits:
@@ -162,6 +177,8 @@ class FailedDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
     """Number of attempts so far."""
     failed_at: str
     """UTC time in RFC 3339."""
+    session: str = ""
+    """Name of the session of a microscope; left out where a daemon has one session."""
 
 
 class ModelDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="model"):
@@ -178,6 +195,30 @@ class ModelDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
     """Reason of a refusal or a roll-back, in one line."""
     at: str
     """UTC time in RFC 3339."""
+    session: str = ""
+    """Name of the session of a microscope; left out where a daemon has one session."""
+
+
+SettingValue = str | int | float | bool | list[str] | None
+"""Value of a setting, as in a settings file."""
+
+
+class SessionDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="session"):
+    """A session began, ended, was paused or resumed, or got other settings. Topic ``session``."""
+
+    schema: int = SCHEMA_VERSION
+    epoch: str
+    seq: int
+    """Place in the stream, shared with documents of every other kind."""
+    event: Literal["opened", "paused", "resumed", "settings", "closed"]
+    settings: dict[str, SettingValue] = {}
+    """Settings in force from here on: all of them for ``opened``, those that changed for ``settings``."""
+    directory: str
+    """Absolute path of the watched directory."""
+    at: str
+    """UTC time in RFC 3339."""
+    session: str = ""
+    """Name of the session of a microscope; left out where a daemon has one session."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="heartbeat"):
@@ -191,12 +232,19 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
     """Address for requests of earlier documents, such as ``tcp://*:5557``; * is the host that published this."""
     generation: str = ""
     """Identity of this run of the ledger. When it changes, earlier documents may have been lost. Empty: not known."""
+    session: str = ""
+    """Name of the session of a microscope that the numbers are of; without one, the heartbeat is of the microscope."""
+    catalog: str = ""
+    """Version of a microscope's catalog of sessions. It changes when a session is added or closed: request the catalog
+    then. Left out, as is `session`, where a daemon has one session."""
 
 
-NumberedDocument = MicrographDocument | FailedDocument | ModelDocument
+NumberedDocument = MicrographDocument | FailedDocument | ModelDocument | SessionDocument
 """Documents with a sequence number."""
 
 Document = NumberedDocument | Heartbeat
+
+D = TypeVar("D", bound=NumberedDocument)
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER: msgspec.json.Decoder[Document] = msgspec.json.Decoder(Document)
@@ -204,7 +252,20 @@ _DECODER: msgspec.json.Decoder[Document] = msgspec.json.Decoder(Document)
 
 def encode_document(document: Document) -> bytes:
     """Encode a document as JSON."""
-    return _ENCODER.encode(document)
+    return without_session(_ENCODER.encode(document))
+
+
+def without_session(body: bytes) -> bytes:
+    """Leave the last fields of an encoded record out if they name no session: it is then as before there were any."""
+    for nothing in (b',"session":""}', b',"session":"","catalog":""}'):
+        if body.endswith(nothing):
+            return body[: -len(nothing)] + b"}"
+    return body
+
+
+def in_session(document: D, session: str) -> D:
+    """The document of a session of this name; as it is if the daemon has only one, whose name is empty."""
+    return msgspec.structs.replace(document, schema=MICROSCOPE_SCHEMA, session=session) if session else document
 
 
 def decode_document(body: bytes) -> Document:
@@ -214,8 +275,8 @@ def decode_document(body: bytes) -> Document:
         ValueError: the bytes are no document of a known type, or its schema is newer than this program knows.
     """
     document: Document | Any = _DECODER.decode(body)
-    if document.schema > SCHEMA_VERSION:
-        raise ValueError(f"expected a document of schema {SCHEMA_VERSION} or older, found {document.schema}")
+    if document.schema > MICROSCOPE_SCHEMA:
+        raise ValueError(f"expected a document of schema {MICROSCOPE_SCHEMA} or older, found {document.schema}")
     return document
 
 
@@ -262,6 +323,8 @@ def topic_of(document: Document) -> bytes:
             return directory_topic(FAILED_TOPIC, document.directory)
         case ModelDocument():
             return MODEL_TOPIC
+        case SessionDocument():
+            return SESSION_TOPIC
         case Heartbeat():
             return HEARTBEAT_TOPIC
 
@@ -269,11 +332,11 @@ def topic_of(document: Document) -> bytes:
 def document_schema() -> dict[str, Any]:
     """The JSON Schema of every document, made from the records."""
     definition = "#/$defs/{name}"
-    kinds = (MicrographDocument, FailedDocument, ModelDocument, Heartbeat)
+    kinds = (MicrographDocument, FailedDocument, ModelDocument, SessionDocument, Heartbeat)
     references, components = msgspec.json.schema_components(kinds, ref_template=definition)
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"Documents on frazil's stream, schema {SCHEMA_VERSION}",
+        "title": f"Documents on frazil's stream, schema {SCHEMA_VERSION} and {MICROSCOPE_SCHEMA}",
         "oneOf": list(references),
         "$defs": components,
     }

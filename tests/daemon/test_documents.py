@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frazil.documents import (
+    MICROSCOPE_SCHEMA,
     SCHEMA_VERSION,
     Heartbeat,
     MicrographDocument,
@@ -118,6 +119,6 @@ def test_other_bytes_are_refused(body: bytes) -> None:
 
 
 def test_a_newer_schema_is_refused_not_misread() -> None:
-    content = json.loads(encode_document(DOCUMENT)) | {"schema": SCHEMA_VERSION + 1}
+    content = json.loads(encode_document(DOCUMENT)) | {"schema": MICROSCOPE_SCHEMA + 1}
     with pytest.raises(ValueError, match="schema"):
         decode_document(json.dumps(content).encode())

@@ -11,9 +11,15 @@ import pytest
 
 from frazil.client.cursor import Place
 from frazil.client.follower import Follower
-from frazil.documents import Heartbeat, MicrographDocument, add_generation, encode_document
-from frazil.errors import AddressError
-from frazil.replay import ReplayError, ReplayPage, ReplayRequest
+from frazil.documents import (
+    Heartbeat,
+    MicrographDocument,
+    add_generation,
+    decode_document,
+    encode_document,
+    read_generation,
+)
+from frazil.replay import ReplayPage, ReplayRequest, decode_answer
 
 MakeDocument = Callable[..., MicrographDocument]
 OURS, THEIRS = "a" * 32, "b" * 32
@@ -32,6 +38,16 @@ def beat(seq: int, epoch: str = OURS, **changes: Any) -> bytes:
 
 def taken(follower: Follower) -> list[tuple[str, int]]:
     return [(document.epoch, document.seq) for document in iter(follower.take, None)]
+
+
+def hear(follower: Follower, body: bytes) -> None:
+    follower.hear(decode_document(body), read_generation(body))
+
+
+def read_answer(follower: Follower, frames: list[bytes]) -> None:
+    answer = decode_answer(frames[0])
+    assert isinstance(answer, ReplayPage)
+    follower.read_page(answer, frames[1:])
 
 
 def asked(follower: Follower) -> tuple[int, int] | None:
@@ -54,13 +70,13 @@ def test_live_documents_of_another_epoch_are_never_taken_nor_moved_by(
     body: Callable[..., bytes], place: Place | None
 ) -> None:
     follower = Follower([b""], since=1, place=place)
-    follower.hear(beat(0))
-    follower.hear(body(1))
+    hear(follower, beat(0))
+    hear(follower, body(1))
     for seq in (1, 2, 3, 9):
-        follower.hear(body(seq, THEIRS))
+        hear(follower, body(seq, THEIRS))
     assert taken(follower) == [(OURS, 1)]
     assert asked(follower) is None  # the head of another ledger is none of ours
-    follower.hear(body(2))
+    hear(follower, body(2))
     assert taken(follower) == [(OURS, 2)]
 
 
@@ -68,47 +84,47 @@ def test_a_page_of_another_epoch_starts_over_and_its_documents_are_asked_for_aga
     body: Callable[..., bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     follower = Follower([b""], since=5, place=None)
-    follower.hear(beat(9))
+    hear(follower, beat(9))
     assert asked(follower) == (5, 10)
-    follower.read_answer(page(5, body(5, THEIRS), head=7, epoch=THEIRS))
+    read_answer(follower, page(5, body(5, THEIRS), head=7, epoch=THEIRS))
     assert taken(follower) == []
     assert follower.epoch == THEIRS
     assert "the ledger is another one: starting over at its first document" in caplog.text
     assert asked(follower) == (1, 8)
-    follower.read_answer(page(1, body(1, THEIRS), body(2, THEIRS), head=7, epoch=THEIRS))
+    read_answer(follower, page(1, body(1, THEIRS), body(2, THEIRS), head=7, epoch=THEIRS))
     assert taken(follower) == [(THEIRS, 1), (THEIRS, 2)]
 
 
 def test_nothing_is_asked_of_a_ledger_that_has_no_documents_as_yet(body: Callable[..., bytes]) -> None:
     follower = Follower([b""], since=1)
-    follower.hear(beat(0))
+    hear(follower, beat(0))
     assert asked(follower) is None
-    follower.hear(body(1))
+    hear(follower, body(1))
     assert taken(follower) == [(OURS, 1)]
-    follower.hear(beat(0, THEIRS))
+    hear(follower, beat(0, THEIRS))
     assert asked(follower) is None
-    follower.hear(body(1, THEIRS))
+    hear(follower, body(1, THEIRS))
     assert taken(follower) == [(THEIRS, 1)]
 
 
 def test_what_was_held_of_one_ledger_is_not_released_into_another(body: Callable[..., bytes]) -> None:
     follower = Follower([b""], since=1)
-    follower.hear(beat(0))
-    follower.hear(body(3))
+    hear(follower, beat(0))
+    hear(follower, body(3))
     assert asked(follower) == (1, 3)
-    follower.hear(beat(2, THEIRS))
-    follower.hear(body(1, THEIRS))
-    follower.hear(body(2, THEIRS))
+    hear(follower, beat(2, THEIRS))
+    hear(follower, body(1, THEIRS))
+    hear(follower, body(2, THEIRS))
     assert taken(follower) == [(THEIRS, 1), (THEIRS, 2)]
     assert asked(follower) is None
 
 
 def test_an_answer_to_an_older_request_is_passed_over(body: Callable[..., bytes]) -> None:
     follower = Follower([b""], since=1)
-    follower.hear(beat(4))
-    follower.read_answer(page(1, body(1), body(2), head=4))
+    hear(follower, beat(4))
+    read_answer(follower, page(1, body(1), body(2), head=4))
     assert taken(follower) == [(OURS, 1), (OURS, 2)]
-    follower.read_answer(page(1, body(1), body(2), head=4))
+    read_answer(follower, page(1, body(1), body(2), head=4))
     assert taken(follower) == []
     assert asked(follower) == (3, 5)
     assert follower.replayed == 2
@@ -116,13 +132,13 @@ def test_an_answer_to_an_older_request_is_passed_over(body: Callable[..., bytes]
 
 def test_a_gap_is_asked_for_up_to_what_is_held_and_comes_in_order(body: Callable[..., bytes]) -> None:
     follower = Follower([b""], since=1)
-    follower.hear(beat(1))
-    follower.hear(body(3))
-    follower.hear(body(4))
-    follower.hear(body(4))
+    hear(follower, beat(1))
+    hear(follower, body(3))
+    hear(follower, body(4))
+    hear(follower, body(4))
     assert taken(follower) == []
     assert asked(follower) == (1, 3)
-    follower.read_answer(page(1, body(1), body(2), head=4))
+    read_answer(follower, page(1, body(1), body(2), head=4))
     assert taken(follower) == [(OURS, seq) for seq in (1, 2, 3, 4)]
     assert asked(follower) is None
 
@@ -133,27 +149,35 @@ def test_a_gap_is_asked_for_up_to_what_is_held_and_comes_in_order(body: Callable
 def test_nothing_is_asked_for_nor_known_before_anything_was_heard() -> None:
     assert asked(Follower([b""], since=1, place=Place(OURS, 5, "g"))) is None
     follower = Follower([b""], since=1)
-    assert (follower.epoch, follower.generation, follower.replay, follower.connected) == ("", "", "", False)
+    assert (follower.epoch, follower.generation) == ("", "")
     assert asked(follower) is None
-    follower.hear(beat(3))
-    assert (follower.epoch, follower.replay, follower.connected) == (OURS, "tcp://127.0.0.1:5557", True)
-    follower.hear(beat(3, replay="tcp://*:7"))
-    assert follower.replay == "tcp://*:7"
+    hear(follower, beat(3))
+    assert follower.epoch == OURS
+
+
+def test_a_session_is_named_in_its_requests_and_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    follower = Follower([b""], since=9, session="20261101_apo %s")
+    hear(follower, beat(4))
+    request = follower.request()
+    assert request is not None
+    assert msgspec.json.decode(request, type=ReplayRequest).session == "20261101_apo %s"
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said == "20261101_apo %s: expected a stream of 8 documents or more, found 4: starting over"
 
 
 def test_from_now_on_begins_behind_the_newest_document_that_a_heartbeat_tells() -> None:
     follower = Follower([b""])
-    follower.hear(beat(5))
+    hear(follower, beat(5))
     assert asked(follower) is None
-    follower.hear(beat(7))
+    hear(follower, beat(7))
     assert asked(follower) == (6, 8)
 
 
 def test_from_now_on_begins_with_the_first_document_that_comes(body: Callable[..., bytes]) -> None:
     follower = Follower([b""])
-    follower.hear(add_generation(body(4), "g"))
-    follower.hear(add_generation(body(6), "g"))
-    assert (follower.epoch, follower.generation, follower.connected) == (OURS, "g", True)
+    hear(follower, add_generation(body(4), "g"))
+    hear(follower, add_generation(body(6), "g"))
+    assert (follower.epoch, follower.generation) == (OURS, "g")
     assert taken(follower) == [(OURS, 4)]
     assert asked(follower) == (5, 6)
 
@@ -163,8 +187,8 @@ def test_from_now_on_begins_with_the_first_document_that_comes(body: Callable[..
 )  # ten is next
 def test_since_beyond_the_next_document_starts_over(caplog: pytest.LogCaptureFixture, since: int, begins: int) -> None:
     follower = Follower([b""], since=since)
-    follower.hear(beat(9, generation="g"))
-    follower.hear(beat(20, generation="g"))
+    hear(follower, beat(9, generation="g"))
+    hear(follower, beat(20, generation="g"))
     assert asked(follower) == (begins, 21)
     assert [record.getMessage() for record in caplog.records] == (
         [] if begins == since else [f"expected a stream of {since - 1} documents or more, found 9: starting over"]
@@ -174,7 +198,7 @@ def test_since_beyond_the_next_document_starts_over(caplog: pytest.LogCaptureFix
 def test_a_place_counts_and_since_does_not_and_the_topics_are_asked_for() -> None:
     follower = Follower([b"picks/grid%201/", b"failed"], since=1, place=Place(OURS, 5, "g"))
     assert (follower.epoch, follower.generation) == (OURS, "g")
-    follower.hear(beat(7, generation="g"))
+    hear(follower, beat(7, generation="g"))
     request = follower.request()
     assert request is not None
     assert msgspec.json.decode(request, type=ReplayRequest) == ReplayRequest(
@@ -184,65 +208,24 @@ def test_a_place_counts_and_since_does_not_and_the_topics_are_asked_for() -> Non
 
 def test_a_late_heartbeat_takes_nothing_back(body: Callable[..., bytes], caplog: pytest.LogCaptureFixture) -> None:
     follower = Follower([b""], since=1)
-    follower.hear(beat(0))
+    hear(follower, beat(0))
     for seq in (1, 2, 3):
-        follower.hear(body(seq))
-    follower.hear(beat(1))
-    follower.hear(body(5))
-    follower.hear(beat(2))
+        hear(follower, body(seq))
+    hear(follower, beat(1))
+    hear(follower, body(5))
+    hear(follower, beat(2))
     assert taken(follower) == [(OURS, 1), (OURS, 2), (OURS, 3)]
     assert asked(follower) == (4, 5)
     assert not caplog.records
 
 
-# --- what is no document, and no page -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("spoiled", "why"),
-    [
-        (b"", "Input data was truncated"),
-        (b"\x80\x04", "JSON is malformed"),
-        (b"{}", "Object missing required field `type`"),
-        (b'{"type":"heartbeat"}', "Object missing required field `epoch`"),
-        (beat(9, schema=2), "expected a document of schema 1 or older, found 2"),
-    ],
-)
-def test_what_cannot_be_understood_is_passed_over_and_said(
-    body: Callable[..., bytes], caplog: pytest.LogCaptureFixture, spoiled: bytes, why: str
-) -> None:
-    follower = Follower([b""], since=1)
-    follower.hear(spoiled)
-    assert not follower.connected
-    assert f"ignored a message that is no document: {why}" in caplog.text
-    follower.hear(beat(2))
-    follower.read_answer(page(1, spoiled, body(2), head=2))
-    assert taken(follower) == [(OURS, 2)]
-    assert f"ignored a document that cannot be read: {why}" in caplog.text
-    assert follower.replayed == 1
-
-
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        (msgspec.json.encode(ReplayError(error="out of order")), "refused a replay: out of order"),
-        (page(1, head=0, schema=2)[0], "expected schema 1 or older, found 2: update frazil"),
-        (b"nonsense", "answered a replay with something else"),
-        (b"", "answered a replay with something else"),
-        (b'{"type":"page"}', "answered a replay with something else: .*`epoch`"),
-    ],
-)
-def test_an_answer_that_is_no_page_is_an_error_that_says_what_came(answer: bytes, said: str) -> None:
-    follower = Follower([b""], since=1)
-    follower.hear(beat(2))
-    with pytest.raises(AddressError, match=said):
-        follower.read_answer([answer])
+# --- what is in a page ------------------------------------------------------------------------------------------------
 
 
 def test_heartbeats_and_documents_of_before_in_a_page_are_passed_over(body: Callable[..., bytes]) -> None:
     follower = Follower([b""], since=3)
-    follower.hear(beat(4))
-    follower.read_answer(page(3, beat(3), body(2), body(3), body(4), head=4, next=5))
+    hear(follower, beat(4))
+    read_answer(follower, page(3, beat(3), body(2), body(3), body(4), head=4, next=5))
     assert taken(follower) == [(OURS, 3), (OURS, 4)]
     assert follower.replayed == 2
 
@@ -252,8 +235,8 @@ def test_heartbeats_and_documents_of_before_in_a_page_are_passed_over(body: Call
 
 def test_nothing_is_asked_for_before_all_that_is_here_was_taken(body: Callable[..., bytes]) -> None:
     follower = Follower([b""], since=1)
-    follower.hear(beat(9))
-    follower.read_answer(page(1, body(1), body(2), head=9))
+    hear(follower, beat(9))
+    read_answer(follower, page(1, body(1), body(2), head=9))
     assert asked(follower) is None
     assert len(taken(follower)) == 2
     assert asked(follower) == (3, 10)
@@ -261,32 +244,32 @@ def test_nothing_is_asked_for_before_all_that_is_here_was_taken(body: Callable[.
 
 def test_a_page_without_documents_of_the_topics_wanted_is_progress(body: Callable[..., bytes]) -> None:
     follower = Follower([b"failed"], since=1)
-    follower.hear(beat(9))
-    follower.hear(body(7))
-    follower.read_answer(page(1, head=9, next=7))
+    hear(follower, beat(9))
+    hear(follower, body(7))
+    read_answer(follower, page(1, head=9, next=7))
     assert taken(follower) == [(OURS, 7)]
     assert asked(follower) == (8, 10)
-    follower.read_answer(page(8, head=9, next=10))
+    read_answer(follower, page(8, head=9, next=10))
     assert asked(follower) is None
 
 
 def test_of_what_comes_behind_a_gap_a_thousand_are_kept_and_the_rest_asked_for(body: Callable[..., bytes]) -> None:
     follower = Follower([b""], since=1)
-    follower.hear(beat(0))
+    hear(follower, beat(0))
     for seq in range(2, 1101):
-        follower.hear(body(seq))
+        hear(follower, body(seq))
     assert asked(follower) == (1, 2)
-    follower.read_answer(page(1, body(1), head=1100))
+    read_answer(follower, page(1, body(1), head=1100))
     assert taken(follower) == [(OURS, seq) for seq in range(1, 1002)]
     assert asked(follower) == (1002, 1101)
 
 
 def test_what_a_page_brought_does_not_come_again_though_it_was_held(body: Callable[..., bytes]) -> None:
     follower = Follower([b""], since=1)
-    follower.hear(beat(0))
+    hear(follower, beat(0))
     for seq in (2, 3, 5):
-        follower.hear(body(seq))
-    follower.read_answer(page(1, body(1), body(2), head=5))
+        hear(follower, body(seq))
+    read_answer(follower, page(1, body(1), body(2), head=5))
     assert taken(follower) == [(OURS, 1), (OURS, 2), (OURS, 3)]
     assert asked(follower) == (4, 5)
 
@@ -302,8 +285,8 @@ def test_an_earlier_frazil_says_where_its_ledger_begins_and_so_what_is_missing(
     missing: list[tuple[int, int]],
 ) -> None:
     follower = Follower([b""], since=first)
-    follower.hear(beat(5))
-    follower.read_answer(page(first, body(5), head=5, oldest=oldest, next=6))
+    hear(follower, beat(5))
+    read_answer(follower, page(first, body(5), head=5, oldest=oldest, next=6))
     assert taken(follower) == [(OURS, 5)]
     assert follower.missing == missing
     assert ("no longer in the ledger" in caplog.text) == bool(missing)
@@ -313,10 +296,10 @@ def test_what_is_said_to_be_missing_is_noted_page_by_page(
     body: Callable[..., bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     follower = Follower([b""], since=1)
-    follower.hear(beat(9))
-    follower.read_answer(page(1, body(3), head=9, oldest=7, next=6, missing=((1, 2), (4, 5))))
+    hear(follower, beat(9))
+    read_answer(follower, page(1, body(3), head=9, oldest=7, next=6, missing=((1, 2), (4, 5))))
     assert taken(follower) == [(OURS, 3)]
-    follower.read_answer(page(6, body(7), head=9, next=10, missing=((6, 6),)))
+    read_answer(follower, page(6, body(7), head=9, next=10, missing=((6, 6),)))
     assert follower.missing == [(1, 2), (4, 5), (6, 6)]
     assert "documents 4 to 5 are no longer in the ledger" in caplog.text
 
@@ -328,17 +311,17 @@ def test_a_daemon_started_anew_is_asked_what_still_holds_before_anything_of_it_i
     body: Callable[..., bytes],
 ) -> None:
     follower = Follower([b""], since=1, place=Place(OURS, 2, "old"))
-    follower.hear(beat(2, generation="new"))
-    follower.hear(add_generation(body(3), "new"))
+    hear(follower, beat(2, generation="new"))
+    hear(follower, add_generation(body(3), "new"))
     assert taken(follower) == []
     request = follower.request()
     assert request is not None
     wanted = msgspec.json.decode(request, type=ReplayRequest)
     assert (wanted.first, wanted.until, wanted.generation) == (3, 4, "old")
-    follower.read_answer(page(3, body(3), head=3, generation="new", common=2))
+    read_answer(follower, page(3, body(3), head=3, generation="new", common=2))
     assert taken(follower) == [(OURS, 3)]
     assert follower.generation == "new"
-    follower.hear(add_generation(body(4), "new"))
+    hear(follower, add_generation(body(4), "new"))
     assert taken(follower) == [(OURS, 4)]
 
 
@@ -346,9 +329,9 @@ def test_an_answer_that_does_not_say_what_still_holds_is_passed_over_once_it_was
     body: Callable[..., bytes],
 ) -> None:
     follower = Follower([b""], since=1, place=Place(OURS, 2, "old"))
-    follower.hear(beat(5, generation="old"))
+    hear(follower, beat(5, generation="old"))
     assert asked(follower) == (3, 6)
-    follower.read_answer(page(3, body(3), head=5, generation="new", missing=((4, 5),)))
+    read_answer(follower, page(3, body(3), head=5, generation="new", missing=((4, 5),)))
     assert taken(follower) == []
     assert follower.missing == []
     assert follower.generation == "old"
@@ -357,13 +340,13 @@ def test_an_answer_that_does_not_say_what_still_holds_is_passed_over_once_it_was
 
 def test_what_was_held_of_one_generation_is_not_released_into_another(body: Callable[..., bytes]) -> None:
     follower = Follower([b""], since=1)
-    follower.hear(beat(0, generation="old"))
-    follower.hear(add_generation(body(1), "old"))
-    follower.hear(add_generation(body(3), "old"))
+    hear(follower, beat(0, generation="old"))
+    hear(follower, add_generation(body(1), "old"))
+    hear(follower, add_generation(body(3), "old"))
     assert taken(follower) == [(OURS, 1)]
-    follower.hear(beat(2, generation="new"))
+    hear(follower, beat(2, generation="new"))
     assert asked(follower) == (2, 4)
-    follower.read_answer(page(2, body(2), head=2, generation="new", common=1))
+    read_answer(follower, page(2, body(2), head=2, generation="new", common=1))
     assert taken(follower) == [(OURS, 2)]
 
 
@@ -380,13 +363,13 @@ def test_where_less_still_holds_than_was_read_it_goes_back_that_far(
     body: Callable[..., bytes], caplog: pytest.LogCaptureFixture, common: int, goes_on: int, said: str
 ) -> None:
     follower = Follower([b""], since=1, place=Place(OURS, 5, "old"))
-    follower.hear(beat(9, generation="new"))
+    hear(follower, beat(9, generation="new"))
     with caplog.at_level(logging.WARNING):
-        follower.read_answer(page(6, body(6), head=5, generation="new", common=common, next=6))
+        read_answer(follower, page(6, body(6), head=5, generation="new", common=common, next=6))
     assert taken(follower) == []
     assert said in caplog.text
     assert follower.generation == "new"
     assert asked(follower) == (goes_on, 6)
     rest = [body(seq) for seq in range(goes_on, 6)]
-    follower.read_answer(page(goes_on, *rest, head=5, generation="new"))
+    read_answer(follower, page(goes_on, *rest, head=5, generation="new"))
     assert taken(follower) == [(OURS, seq) for seq in range(goes_on, 6)]

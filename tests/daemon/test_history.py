@@ -17,25 +17,28 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from frazil.client.cursor import Cursor, Place
-from frazil.client.follower import Follower
+from frazil.client.followers import Followers
 from frazil.documents import Heartbeat, MicrographDocument, add_generation, encode_document
-from frazil.replay import ReplayPage, decode_answer, decode_request
+from frazil.replay import ReplayPage, ReplayRequest, decode_answer, decode_request
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader, Witness, archive
+from frazil.session.outbox.stream.messages import ChannelState
 from frazil.session.outbox.stream.pages import Pages
 from frazil.session.outbox.stream.reports import Reports
 
 HANDLED = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
 Make = Callable[..., MicrographDocument]
+MakeChannel = Callable[..., ChannelState]
 
 
 class Server:
     """A daemon's ledger and what it publishes; its history can be changed while it is down."""
 
-    def __init__(self, folder: Path, make_document: Make) -> None:
+    def __init__(self, folder: Path, make_document: Make, make_channel: MakeChannel) -> None:
         self.folder = folder
         self.file = folder / "ledger.sqlite"
         self._make = make_document
+        self._make_channel = make_channel
         self._made = 0
         self.committed: list[tuple[int, str]] = []
         self.copy: Path | None = None
@@ -46,9 +49,8 @@ class Server:
     def start(self) -> None:
         self.witness = Witness(self.folder, watch=self.folder, ledger=self.file)
         self.ledger = Ledger(self.file, self.witness)
-        self.published = self.ledger.head
-        self.pages = Pages(
-            Reports(), epoch=self.ledger.epoch, generation=self.ledger.generation, published=lambda: self.published
+        self.channel = self._make_channel(
+            self.file, epoch=self.ledger.epoch, generation=self.ledger.generation, published=self.ledger.head
         )
         self.beat()
 
@@ -59,7 +61,9 @@ class Server:
     def beat(self) -> None:
         self.sent.append(
             encode_document(
-                Heartbeat(epoch=self.ledger.epoch, seq=self.published, replay="r", generation=self.ledger.generation)
+                Heartbeat(
+                    epoch=self.ledger.epoch, seq=self.channel.published, replay="r", generation=self.ledger.generation
+                )
             )
         )
 
@@ -72,13 +76,15 @@ class Server:
         )
         self.ledger.note_given_out(seq)
         self.ledger.mark_delivered(seq)
-        self.published = seq
+        self.channel.published = seq
         self.committed.append((seq, name))
         self.sent.append(add_generation(body, self.ledger.generation))
 
     def answer(self, request: bytes) -> list[bytes]:
         with LedgerReader(self.file) as reader:
-            return self.pages.page(reader, decode_request(request))
+            wanted = decode_request(request)
+            assert isinstance(wanted, ReplayRequest)
+            return Pages(Reports(), self.channel, reader).page(wanted)
 
     def documents(self) -> dict[int, str]:
         """Names of the micrographs of all that can be read, by their numbers."""
@@ -138,7 +144,7 @@ class Client:
 
     def connect(self) -> None:
         cursor = Cursor(self.folder / "cursor")
-        self.follower = Follower([b""], 1, cursor.place)
+        self.followers = Followers([b""], 1, cursor.places)
         self.cursor = cursor
         self.server.sent.clear()  # whoever connects gets what is published from then on
         self.server.beat()
@@ -154,11 +160,11 @@ class Client:
 
     def read(self, count: int) -> None:
         for _ in range(count):
-            document = self.follower.take()
+            document = self.followers.take()
             while document is None and self.server.sent:
-                self.follower.hear(self.server.sent.pop(0))
-                document = self.follower.take()
-            if document is None and (request := self.follower.request()) is not None:
+                self.followers.hear(self.server.sent.pop(0))
+                document = self.followers.take()
+            if document is None and (request := self.followers.request()) is not None:
                 answer = self.server.answer(request)
                 page = decode_answer(answer[0])
                 assert isinstance(page, ReplayPage)
@@ -166,17 +172,19 @@ class Client:
                     assert not any(first <= seq <= last for seq in self.server.documents()), (
                         "said missing, and is there"
                     )
-                before = len(self.follower.missing)
-                self.follower.read_answer(answer)
+                before = len(self.followers.missing)
+                self.followers.read_answer(answer)
                 said = {seq for first, last in page.missing or () for seq in range(first, last + 1)}
-                if len(self.follower.missing) > before:
+                if len(self.followers.missing) > before:
                     self.missing |= said
                     self.renounced.update((seq, name) for seq, name in self.server.committed if seq in said)
-                document = self.follower.take()
+                document = self.followers.take()
             if document is not None:
                 warned = sum("starting over" in line or "going on after" in line for line in self.said)
                 self.received.append((document.seq, document.micrograph, warned + self.kills))  # type: ignore[union-attr]
-                self.cursor.advance(Place(document.epoch, document.seq, self.follower.generation))
+                assert self.followers.place is not None
+                self.generation = self.followers.place.generation
+                self.cursor.advance(self.followers.place)
 
     def drain(self) -> None:
         self.server.beat()
@@ -197,11 +205,14 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEPS, min_size=8, max_size=30))
 def test_whatever_happens_to_a_history_what_is_left_of_it_arrives_and_nothing_comes_twice_unsaid(
-    steps: list[tuple[str, int]], make_document: Make, quiet: pytest.LogCaptureFixture
+    steps: list[tuple[str, int]],
+    make_document: Make,
+    make_channel: MakeChannel,
+    quiet: pytest.LogCaptureFixture,
 ) -> None:
     quiet.clear()
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as name:
-        server = Server(Path(name), make_document)
+        server = Server(Path(name), make_document, make_channel)
         client = Client(server, Path(name), quiet)
         act = {
             "commit": server.commit,
@@ -237,8 +248,8 @@ def test_whatever_happens_to_a_history_what_is_left_of_it_arrives_and_nothing_co
 
 
 @pytest.fixture
-def server(tmp_path: Path, make_document: Make) -> Iterator[Server]:
-    made = Server(tmp_path, make_document)
+def server(tmp_path: Path, make_document: Make, make_channel: MakeChannel) -> Iterator[Server]:
+    made = Server(tmp_path, make_document, make_channel)
     yield made
     made.stop()
 
@@ -259,7 +270,7 @@ def test_a_restart_costs_one_question_and_nothing_is_said(server: Server, client
     client.drain()
     assert [seq for seq, _, _ in client.received] == [1, 2, 3, 4]
     assert not client.said
-    assert client.follower.generation == server.ledger.generation
+    assert client.generation == server.ledger.generation
 
 
 def test_a_document_of_another_generation_is_taken_only_after_it_was_asked_what_still_holds(
@@ -271,11 +282,11 @@ def test_a_document_of_another_generation_is_taken_only_after_it_was_asked_what_
     server.restart()
     client.lose()  # with the heartbeat that would say so
     server.commit()
-    client.follower.hear(server.sent.pop())
-    assert client.follower.take() is None
-    request = client.follower.request()
+    client.followers.hear(server.sent.pop())
+    assert client.followers.take() is None
+    request = client.followers.request()
     assert request is not None
-    assert decode_request(request).generation == client.follower.generation != server.ledger.generation
+    assert decode_request(request).generation == client.generation != server.ledger.generation
     client.drain()
     assert [seq for seq, _, _ in client.received] == [1, 2, 3, 4]
     assert not client.said
@@ -294,7 +305,7 @@ def test_with_its_witness_a_restored_ledger_goes_on_behind_all_numbers_and_the_h
     server.commit()
     client.drain()
     assert [seq for seq, _, _ in client.received] == [1, 2, 5]
-    assert client.follower.missing == [(3, 4)]
+    assert client.followers.missing == [(3, 4)]
     assert "documents 3 to 4 are no longer in the ledger" in client.said[-1]
 
 
@@ -359,12 +370,12 @@ def test_a_cursor_of_an_earlier_frazil_goes_on_where_it_was(
 def test_a_daemon_of_before_is_followed_and_a_place_beyond_its_head_noticed(
     make_document: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    follower = Follower([b""], 1, Place("e", 50, "abc"))
+    follower = Followers([b""], 1, {"e": Place("e", 50, "abc")})
     follower.hear(encode_document(Heartbeat(epoch="e", seq=50, replay="r")))
     assert follower.request() is None
     follower.hear(encode_document(make_document("/data/a.mrc", epoch="e", seq=51)))
     assert follower.take() is not None
-    cut = Follower([b""], 1, Place("e", 50, "abc"))
+    cut = Followers([b""], 1, {"e": Place("e", 50, "abc")})
     cut.hear(encode_document(Heartbeat(epoch="e", seq=30, replay="r")))
     request = cut.request()
     assert request is not None
@@ -380,5 +391,5 @@ def test_the_longest_place_fits_into_a_cursor(tmp_path: Path) -> None:
     cursor.close()
     assert (tmp_path / "cursor").stat().st_size == 128
     again = Cursor(tmp_path / "cursor")
-    assert again.place == place
+    assert again.places == {"f" * 32: place}
     again.close()

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from frazil.documents import MicrographDocument, encode_document
 from frazil.replay import MAX_PAGE_BYTES, ReplayPage, ReplayRequest, decode_answer, decode_request
 from frazil.session.outbox.ledger import Ledger, LedgerReader
+from frazil.session.outbox.stream.messages import ChannelState
 from frazil.session.outbox.stream.pages import Pages
 from frazil.session.outbox.stream.reports import Reports
 
 Make = Callable[..., MicrographDocument]
+MakeChannel = Callable[..., ChannelState]
 FILLED = {"picks": b"picks/", "picks of a grid": b"picks/grid/", "failed": b"failed/", "damaged": b"", "gone": b""}
 """What may be at a place in the ledger, and the topic of what can be read of it."""
 
@@ -26,7 +28,7 @@ FILLED = {"picks": b"picks/", "picks of a grid": b"picks/grid/", "failed": b"fai
 class Served:
     """A ledger, filled as no daemon would have to, and its pages."""
 
-    def __init__(self, folder: Path, make_document: Make) -> None:
+    def __init__(self, folder: Path, make_document: Make, make_channel: MakeChannel) -> None:
         self.file = folder / "ledger.sqlite"
         with closing(Ledger(self.file)) as ledger:
             self.epoch, self.generation = ledger.epoch, ledger.generation
@@ -38,9 +40,8 @@ class Served:
             b'"message":"","kind":"permanent","failed_at":""}',
             "damaged": b"{",
         }
-        self.published = 0
         self.reports = Reports()
-        self.pages = Pages(self.reports, epoch=self.epoch, generation=self.generation, published=lambda: self.published)
+        self.channel = make_channel(self.file, epoch=self.epoch, generation=self.generation)
 
     def fill(self, history: Sequence[str], sizes: Sequence[int] = ()) -> None:
         """Put documents of these kinds at the places from 1 on, of these sizes; all of them are published."""
@@ -56,14 +57,16 @@ class Served:
         with closing(sqlite3.connect(self.file)) as database, database:
             database.execute("DELETE FROM documents")
             database.executemany("INSERT INTO documents (seq, topic, path, body) VALUES (?, '', ?, ?)", rows())
-        self.published = len(history)
+        self.channel.published = len(history)
         self.reports.take()
 
     def ask(self, **request: object) -> tuple[ReplayPage, list[int]]:
         """A page and the places of its documents."""
         body = msgspec.json.encode({"from" if name == "first" else name: value for name, value in request.items()})
         with LedgerReader(self.file) as ledger:
-            header, *bodies = self.pages.page(ledger, decode_request(body))
+            request = decode_request(body)
+            assert isinstance(request, ReplayRequest)
+            header, *bodies = Pages(self.reports, self.channel, ledger).page(request)
         page = decode_answer(header)
         assert isinstance(page, ReplayPage)
         assert page.documents == len(bodies)
@@ -71,8 +74,8 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, make_document: Make) -> Served:
-    return Served(tmp_path_factory.mktemp("pages"), make_document)
+def served(tmp_path_factory: pytest.TempPathFactory, make_document: Make, make_channel: MakeChannel) -> Served:
+    return Served(tmp_path_factory.mktemp("pages"), make_document, make_channel)
 
 
 TOPICS = st.lists(st.sampled_from(["picks", "picks/grid/", "failed", "model", ""]), max_size=3)
@@ -91,8 +94,8 @@ def test_pages_together_are_all_that_was_asked_for_and_a_word_on_all_that_is_lac
     served: Served, history: list[str], committed_only: int, first: int, until: int, limit: int, topics: list[str]
 ) -> None:
     served.fill(history)
-    served.published = max(0, len(history) - committed_only)
-    end = max(first, min(until, served.published + 1))
+    served.channel.published = max(0, len(history) - committed_only)
+    end = max(first, min(until, served.channel.published + 1))
     asked = range(max(first, 1), end)
     found: list[int] = []
     missing: list[int] = []
@@ -100,7 +103,7 @@ def test_pages_together_are_all_that_was_asked_for_and_a_word_on_all_that_is_lac
     while True:
         page, documents = served.ask(first=position, until=until, limit=limit, topics=topics)
         assert (page.epoch, page.generation, page.first) == (served.epoch, served.generation, position)
-        assert page.head == served.published
+        assert page.head == served.channel.published
         assert page.oldest == next((seq for seq, kind in enumerate(history, start=1) if kind != "gone"), 0)
         assert page.common is None
         assert page.missing is not None
@@ -120,7 +123,7 @@ def test_pages_together_are_all_that_was_asked_for_and_a_word_on_all_that_is_lac
     assert missing == [seq for seq in asked if seq not in readable]
     assert all(count == limit for count in counts[:-1]), "a page that is not full ends all that there is"
     damaged = [seq for seq in asked if history[seq - 1] == "damaged"]
-    assert served.reports.take().damaged == [(seq, f"{seq}.mrc") for seq in damaged]
+    assert served.reports.take().damaged == [("", seq, f"{seq}.mrc") for seq in damaged]
 
 
 def test_a_page_ends_with_the_document_that_makes_it_large_and_what_is_not_wanted_does_not_count(
@@ -161,7 +164,7 @@ def test_places_that_are_lacking_cost_nothing_and_are_said_at_once(served: Serve
 
 
 @pytest.fixture
-def restarted(tmp_path: Path, make_document: Make) -> Iterator[tuple[Ledger, str, Pages]]:
+def restarted(tmp_path: Path, make_document: Make, make_channel: MakeChannel) -> Iterator[tuple[Ledger, str, Pages]]:
     """A ledger with three documents of a first run and two of a second; the generation of the first."""
     one = make_document("/data/a.mrc")
 
@@ -176,7 +179,9 @@ def restarted(tmp_path: Path, make_document: Make) -> Iterator[tuple[Ledger, str
     with closing(Ledger(file)) as ledger:
         for _ in range(2):
             ledger.commit_document("picks", body_at)
-        yield ledger, first, Pages(Reports(), epoch=ledger.epoch, generation=ledger.generation, published=lambda: 5)
+        channel = make_channel(file, epoch=ledger.epoch, generation=ledger.generation, published=5)
+        with LedgerReader(file) as reader:
+            yield ledger, first, Pages(Reports(), channel, reader)
 
 
 @pytest.mark.parametrize(
@@ -201,8 +206,7 @@ def test_whoever_says_when_it_read_is_told_how_much_of_that_still_holds(
 ) -> None:
     ledger, first_generation, pages = restarted
     generation = {"first": first_generation, "second": ledger.generation}.get(of or "", of)
-    with LedgerReader(ledger.file) as reader:
-        header, *bodies = pages.page(reader, ReplayRequest(first=first, generation=generation))
+    header, *bodies = pages.page(ReplayRequest(first=first, generation=generation))
     page = decode_answer(header)
     assert isinstance(page, ReplayPage)
     assert page.common == common

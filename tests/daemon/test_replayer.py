@@ -19,12 +19,14 @@ from frazil.documents import MicrographDocument, encode_document
 from frazil.replay import ReplayError, ReplayPage, decode_answer
 from frazil.session.outbox.ledger import Ledger
 from frazil.session.outbox.stream.allowance import Allowance
-from frazil.session.outbox.stream.messages import Report
+from frazil.session.outbox.stream.channels import Channels
+from frazil.session.outbox.stream.messages import ChannelState, Report
 from frazil.session.outbox.stream.publisher import Publisher
 from frazil.session.outbox.stream.replayer import PAGES_WAITING, REQUESTS_WAITING, Replayer
 from frazil.session.outbox.stream.reports import Reports
 
 Make = Callable[..., MicrographDocument]
+MakeChannel = Callable[..., ChannelState]
 ADDRESS = "inproc://replay"
 PATIENCE_SECONDS = 60.0
 ALL = b'{"from": 1}'
@@ -33,7 +35,7 @@ ALL = b'{"from": 1}'
 class Served:
     """A ledger of three documents, of which the last is damaged, and a replayer that is not yet started."""
 
-    def __init__(self, folder: Path, make_document: Make) -> None:
+    def __init__(self, folder: Path, make_document: Make, make_channel: MakeChannel) -> None:
         self.file = folder / "ledger.sqlite"
         one = make_document("/data/a.mrc")
         with closing(Ledger(self.file)) as ledger:
@@ -51,24 +53,12 @@ class Served:
         socket.bind(ADDRESS)
         self.reports = Reports()
         publishing = self._socket(zmq.XPUB)
-        self.publisher = Publisher(
-            publishing,
-            self.reports,
-            documents=-1,
-            epoch=self.epoch,
-            generation=self.generation,
-            published=3,
-            replay="",
-        )
+        self.channel = make_channel(self.file, epoch=self.epoch, generation=self.generation, published=3)
+        channels = Channels(awaited=1, is_microscope=False)
+        channels.put(self.channel)
+        self.publisher = Publisher(publishing, self.reports, frames=-1, channels=channels, replay="")
         self._sockets.append(publishing.get_monitor_socket())
-        self.replayer = Replayer(
-            socket,
-            self.reports,
-            ledger=self.file,
-            epoch=self.epoch,
-            generation=self.generation,
-            publisher=self.publisher,
-        )
+        self.replayer = Replayer(socket, self.reports, channels=channels, publisher=self.publisher)
         self._thread = threading.Thread(target=self.replayer.run, daemon=True)
 
     def start(self) -> None:
@@ -112,8 +102,8 @@ class Served:
 
 
 @pytest.fixture
-def served(tmp_path: Path, make_document: Make) -> Iterator[Served]:
-    made = Served(tmp_path, make_document)
+def served(tmp_path: Path, make_document: Make, make_channel: MakeChannel) -> Iterator[Served]:
+    made = Served(tmp_path, make_document, make_channel)
     yield made
     made.close()
 
@@ -156,16 +146,16 @@ def test_a_request_is_answered_in_the_envelope_that_it_came_in(served: Served, k
     assert (page.epoch, page.generation, page.next, page.documents) == (served.epoch, served.generation, 4, 2)
     assert [msgspec.json.decode(body)["seq"] for body in bodies] == [1, 2]
     told = served.stop()
-    assert told == Report(requests={"answered": 1}, replayed=2, damaged=[(3, "")])
+    assert told == Report(requests={"answered": 1}, replayed=2, damaged=[("", 3, "")])
 
 
 def test_only_what_was_published_is_given_out(served: Served) -> None:
     client = served.client()
-    served.publisher.published = 1
+    served.channel.published = 1
     served.start()
     client.send(ALL)
     assert len(served.answer(client)) == 2
-    served.publisher.published = 2
+    served.channel.published = 2
     client.send(ALL)
     assert len(served.answer(client)) == 3
 
@@ -203,7 +193,7 @@ def test_a_ledger_that_cannot_be_read_is_tried_again_at_the_next_request(
     assert isinstance(decode_answer(served.answer(client)[0]), ReplayPage)
     told = served.stop()
     assert told.requests == {"failed": 1, "answered": 1}
-    assert told.ledger_damage == ""
+    assert told.ledger_damage == {}
     assert "cannot answer a replay request" in caplog.text
     assert str(served.file) in caplog.text
 
@@ -226,8 +216,10 @@ def test_a_damaged_ledger_is_reported_and_does_not_end_the_replayer(
         assert error_of(served.answer(client)) == "the ledger cannot be read at present"
     told = served.stop()
     assert told.requests["failed"] == 2
-    assert str(served.file) in told.ledger_damage
-    assert told.ledger_damage in caplog.text
+    assert list(told.ledger_damage) == [served.channel.number]
+    [damage] = told.ledger_damage.values()
+    assert str(served.file) in damage
+    assert damage in caplog.text
 
 
 def test_who_reads_no_answers_costs_no_look_at_the_ledger_and_others_are_answered(served: Served) -> None:

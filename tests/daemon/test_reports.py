@@ -17,17 +17,17 @@ def test_what_happened_is_told_once_and_who_is_connected_every_time() -> None:
         reports.count_request(outcome)
     reports.set_subscribers(7)
     reports.set_subscribers(3)
-    reports.note_damaged(4, "a.mrc")
-    reports.note_damaged(9, "b.mrc")
-    reports.note_ledger_damage("torn")
+    reports.note_damaged("", 4, "a.mrc")
+    reports.note_damaged("s", 9, "b.mrc")
+    reports.note_ledger_damage(2, "torn")
     assert reports.take() == Report(
         subscribers=3,
         refused=3,
         overflows=1,
         replayed=5,
         requests={"answered": 2, "failed": 1},
-        damaged=[(4, "a.mrc"), (9, "b.mrc")],
-        ledger_damage="torn",
+        damaged=[("", 4, "a.mrc"), ("s", 9, "b.mrc")],
+        ledger_damage={2: "torn"},
     )
     assert reports.take() == Report(subscribers=3)
 

@@ -149,7 +149,7 @@ def test_late_and_live_join_without_a_gap_or_a_repeat(open_stream: Open) -> None
 
 def test_a_gap_is_filled_whatever_was_lost(open_stream: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = open_stream()
-    publish = daemon.stream.publish
+    publish = daemon.channel.publish
     lost = {2, 3, 7, 12}
     with frazil.PickStream(daemon.address) as stream:
         assert stream.wait_connected(PATIENCE_SECONDS)
@@ -157,7 +157,7 @@ def test_a_gap_is_filled_whatever_was_lost(open_stream: Open, monkeypatch: pytes
         def publish_some(seq: int, topic: bytes, body: bytes) -> None:
             publish(seq, b"nowhere" if seq in lost else topic, body)
 
-        monkeypatch.setattr(daemon.stream, "publish", publish_some)
+        monkeypatch.setattr(daemon.channel, "publish", publish_some)
         sent = [daemon.commit(f"{i}.mrc") for i in range(12)]
         assert take(stream, 12) == sent  # the last one is missed by a heartbeat
         assert stream.replayed == len(lost)
@@ -376,7 +376,7 @@ def test_what_is_no_document_is_passed_over(open_stream: Open) -> None:
     daemon = open_stream()
     with frazil.PickStream(daemon.address) as stream:
         assert stream.wait_connected(PATIENCE_SECONDS)
-        daemon.stream.publish(0, b"picks/", b"\x80\x04 no document")
+        daemon.channel.publish(0, b"picks/", b"\x80\x04 no document")
         sent = daemon.commit("a.mrc")
         assert take(stream, 1) == [sent]
 

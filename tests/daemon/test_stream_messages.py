@@ -7,43 +7,57 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frazil.session.outbox.stream.messages import (
+    END_FRAME,
     Bound,
-    Documents,
+    ChannelState,
+    Frames,
     Logged,
     Refused,
     Report,
+    SentDocument,
+    channel_frame,
     decode_line,
-    encode_document_frame,
+    document_frame,
 )
 
-DOCUMENTS = st.tuples(st.integers(0, 2**63 - 1), st.binary(max_size=40), st.binary(max_size=300)).filter(
-    lambda document: document[1] or document[2]
+NUMBERS = st.integers(0, 2**63 - 1)
+TEXTS = st.text(max_size=20)
+DOCUMENTS = st.tuples(st.integers(1, 2**32 - 1), NUMBERS, st.binary(min_size=1, max_size=40), st.binary(max_size=300))
+CHANNELS = st.builds(
+    ChannelState,
+    number=st.integers(1, 2**32 - 1),
+    session=TEXTS,
+    ledger=st.binary(max_size=30),
+    epoch=TEXTS,
+    generation=TEXTS,
+    since=NUMBERS,
+    published=NUMBERS,
+    live=st.booleans(),
 )
 
 
-@given(sent=st.lists(DOCUMENTS, max_size=6), data=st.data(), more=st.binary(max_size=40))
-def test_documents_come_out_whole_and_in_order_however_they_are_cut(
-    sent: list[tuple[int, bytes, bytes]], data: st.DataObject, more: bytes
+@given(sent=st.lists(DOCUMENTS | CHANNELS, max_size=6), data=st.data())
+def test_frames_come_out_whole_and_in_order_however_they_are_cut(
+    sent: list[SentDocument | ChannelState], data: st.DataObject
 ) -> None:
-    frames = [encode_document_frame(*document) for document in sent]
-    whole = b"".join(frames)
+    made = [channel_frame(one) if isinstance(one, ChannelState) else document_frame(*one) for one in sent]
+    whole = b"".join(made)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
-    documents, got = Documents(), []
+    frames, got = Frames(), []
     for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True):
-        got += documents.feed(whole[start:end])
+        got += frames.feed(whole[start:end])
         # What has come whole is not kept back until more comes.
-        complete = [i for i in range(len(frames)) if sum(map(len, frames[: i + 1])) <= end]
+        complete = [i for i in range(len(made)) if sum(map(len, made[: i + 1])) <= end]
         assert got == sent[: len(complete)]
-        assert not documents.ended
-    assert list(documents.feed(encode_document_frame(0, b"", b""))) == []
-    assert documents.ended
+        assert not frames.ended
+    assert list(frames.feed(END_FRAME)) == []
+    assert frames.ended
 
 
 def test_the_end_is_seen_behind_documents_that_come_with_it() -> None:
-    documents = Documents()
-    together = encode_document_frame(7, b"picks/", b"{}") + encode_document_frame(0, b"", b"")
-    assert list(documents.feed(together)) == [(7, b"picks/", b"{}")]
-    assert documents.ended
+    frames = Frames()
+    assert list(frames.feed(document_frame(1, 7, b"picks/", b"{}") + END_FRAME)) == [(1, 7, b"picks/", b"{}")]
+    assert frames.ended
 
 
 @pytest.mark.parametrize(
@@ -56,8 +70,8 @@ def test_the_end_is_seen_behind_documents_that_come_with_it() -> None:
         (b'{"type":"refused","error":"taken"}', Refused(error="taken")),
         (b'{"type":"logged","logger":"a","level":30,"message":"m"}', Logged(logger="a", level=30, message="m")),
         (
-            b'{"type":"report","subscribers":2,"requests":{"failed":3},"damaged":[[4,"a.mrc"]]}',
-            Report(subscribers=2, requests={"failed": 3}, damaged=[(4, "a.mrc")]),
+            b'{"type":"report","subscribers":2,"requests":{"failed":3},"damaged":[["s",4,"a.mrc"]],"ledger_damage":{"5":"d"}}',
+            Report(subscribers=2, requests={"failed": 3}, damaged=[("s", 4, "a.mrc")], ledger_damage={5: "d"}),
         ),
         (b"Assertion failed: check () (src/msg.cpp:414)", None),
         (b'{"type":"other"}', None),

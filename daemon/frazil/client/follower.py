@@ -1,4 +1,4 @@
-"""The follower: turns messages that come late, twice or not at all into every document, once and in order.
+"""The follower: turns messages that come late, twice or not at all into every document of a session, once, in order.
 
 It uses neither sockets nor clocks. It takes published documents, and requests those that it lacks.
 """
@@ -12,16 +12,8 @@ from collections.abc import Sequence
 import msgspec
 
 from frazil.client.cursor import Place
-from frazil.documents import (
-    SCHEMA_VERSION,
-    Document,
-    Heartbeat,
-    NumberedDocument,
-    decode_document,
-    read_generation,
-)
-from frazil.errors import AddressError
-from frazil.replay import ReplayError, ReplayPage, ReplayRequest, decode_answer
+from frazil.documents import Document, Heartbeat, NumberedDocument, decode_document
+from frazil.replay import ReplayPage, ReplayRequest
 
 __all__ = ["Follower"]
 
@@ -32,27 +24,28 @@ _MOST_HELD = 1000
 
 
 class Follower:
-    """Puts the documents of one stream in order.
+    """Puts the documents of one session in order.
 
     Args:
         topics: prefixes of the topics.
         since: sequence number of the first document; None for those published from now on.
         place: place of the last document that was handled, if known; it takes precedence over `since`.
+        session: name of the session, for requests; empty for the only one of a daemon.
 
     Attributes:
+        session: as given.
         epoch: identity of the ledger that is followed; empty until it is known.
         generation: generation of that ledger during which every document up to here was read, or found unchanged.
-        replay: address for requests, as the publisher gives it; empty until it is known.
-        connected: whether a message has arrived.
         replayed: number of documents that came on request.
         missing: ranges, first and last, of sequence numbers that the daemon no longer has.
     """
 
-    def __init__(self, topics: Sequence[bytes], since: int | None = None, place: Place | None = None) -> None:
+    def __init__(
+        self, topics: Sequence[bytes], since: int | None = None, place: Place | None = None, *, session: str = ""
+    ) -> None:
+        self.session = session
         self.epoch = place.epoch if place else ""
         self.generation = place.generation if place else ""
-        self.replay = ""
-        self.connected = False
         self.replayed = 0
         self.missing: list[tuple[int, int]] = []
         self._serving: str | None = None  # the daemon's present generation, None until it is known
@@ -62,34 +55,15 @@ class Follower:
         self._ready: deque[NumberedDocument] = deque()
         self._held: dict[int, NumberedDocument] = {}
 
-    def hear(self, body: bytes) -> None:
-        """Take a message from the publisher. A message that is no document is ignored."""
-        try:
-            document: Document = decode_document(body)
-        except ValueError as error:
-            log.warning("ignored a message that is no document: %s", error)
-            return
-        self.connected = True
+    def hear(self, document: Document, generation: str) -> None:
+        """Take a document that was published live, with the generation of its message."""
         if isinstance(document, Heartbeat):
-            self.replay = document.replay
             self._follow(document.epoch, document.seq, document.generation)
         else:
-            self._take_live(document, read_generation(body))
+            self._take_live(document, generation)
 
-    def read_answer(self, frames: list[bytes]) -> None:
-        """Take the answer to a request. An answer to an older request is ignored.
-
-        Raises:
-            AddressError: the daemon refuses the request, or its answer cannot be understood.
-        """
-        try:
-            page = decode_answer(frames[0])
-            if isinstance(page, ReplayError):
-                raise AddressError(f"the daemon refused a replay: {page.error}")
-            if page.schema > SCHEMA_VERSION:
-                raise AddressError(f"expected schema {SCHEMA_VERSION} or older, found {page.schema}: update frazil")
-        except ValueError as error:
-            raise AddressError(f"the daemon answered a replay with something else: {error}") from error
+    def read_page(self, page: ReplayPage, bodies: Sequence[bytes]) -> None:
+        """Take the answer to a request, with its documents. An answer to an older request is ignored."""
         self._follow(page.epoch, page.head, page.generation)
         if page.first != self._next or page.epoch != self.epoch:
             return
@@ -101,10 +75,15 @@ class Follower:
         if not self._is_verified:
             return  # the daemon was restarted meanwhile: first a request verifies the documents read so far
         self._note_missing(page)
-        for body in frames[1:]:
+        for body in bodies:
             self._take_replayed(body)
         self._next = max(self._next, page.next)
         self._release_held()
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether a document is there to be taken."""
+        return bool(self._ready)
 
     def request(self) -> bytes | None:
         """The request to send now; None while no document is lacking, or documents wait to be taken."""
@@ -117,6 +96,7 @@ class Follower:
             until=min(self._held, default=self._head + 1),
             topics=tuple(topic.decode("ascii") for topic in self._topics),
             generation=None if self._is_verified else self.generation,
+            session=self.session,
         )
         return msgspec.json.encode(request)
 
@@ -162,11 +142,11 @@ class Follower:
         if generation != self._serving:
             self._note_generation(generation)
         if self.epoch and epoch != self.epoch:
-            log.warning("the ledger is another one: starting over at its first document")
+            self._warn("the ledger is another one: starting over at its first document")
             self._next, self._head = 1, 0
             self._held.clear()
         elif (not self.epoch or (is_first and not generation)) and self._next is not None and self._next > head + 1:
-            log.warning("expected a stream of %d documents or more, found %d: starting over", self._next - 1, head)
+            self._warn("expected a stream of %d documents or more, found %d: starting over", self._next - 1, head)
             self._next = 1
         if epoch != self.epoch or not generation:
             # Nothing of this ledger was read yet, or an earlier frazil serves it, which cannot verify it.
@@ -179,7 +159,7 @@ class Follower:
         """Go on after the last document that the ledger has as it was read."""
         common = page.common or 0
         if common > 0:
-            log.warning(
+            self._warn(
                 "the ledger was restored to an earlier state: it no longer has documents %d to %d as they were read; "
                 "going on after number %d",
                 common + 1,
@@ -187,7 +167,7 @@ class Follower:
                 common,
             )
         else:
-            log.warning("the ledger no longer has the documents read from it: starting over at its first document")
+            self._warn("the ledger no longer has the documents read from it: starting over at its first document")
         self.generation, self._next, self._head = page.generation, common + 1, page.head
 
     def _note_missing(self, page: ReplayPage) -> None:
@@ -195,15 +175,18 @@ class Follower:
         if missing is None:  # an earlier frazil gives only the beginning of its ledger
             missing = ((page.first, page.oldest - 1),) if page.oldest > page.first > 0 else ()
         for first, last in missing:
-            log.warning("documents %d to %d are no longer in the ledger", first, last)
+            self._warn("documents %d to %d are no longer in the ledger", first, last)
         self.missing.extend(missing)
 
     def _take_replayed(self, body: bytes) -> None:
         try:
             document = decode_document(body)
         except ValueError as error:
-            log.warning("ignored a document that cannot be read: %s", error)
+            self._warn("ignored a document that cannot be read: %s", error)
             return
         if not isinstance(document, Heartbeat) and self._next is not None and document.seq >= self._next:
             self._ready.append(document)
             self.replayed += 1
+
+    def _warn(self, text: str, *values: object) -> None:
+        log.warning("%s%s", f"{self.session}: " if self.session else "", text % values)

@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, cast, over
 import zmq
 
 from frazil.client.cursor import Cursor, Place
-from frazil.client.follower import Follower
+from frazil.client.followers import Followers
 from frazil.documents import HEARTBEAT_TOPIC, MicrographDocument, NumberedDocument, directory_topic
 from frazil.errors import AddressError, SettingsError
 from frazil.keys import KeyPair, read_key_pair, read_public_key
@@ -22,9 +22,10 @@ __all__ = ["AsyncPickStream", "PickStream", "Topic"]
 
 log = logging.getLogger(__name__)
 
-Topic = Literal["picks", "failed", "model"]
+Topic = Literal["picks", "failed", "model", "session"]
 D = TypeVar("D", bound=NumberedDocument)
 
+_OF_MICROGRAPHS = ("picks", "failed")
 _HIGH_WATER_MARK = 1000
 _POLL_SECONDS = 0.2
 _ANSWER_SECONDS = 3.0
@@ -43,6 +44,7 @@ _RECONNECT_MS, _MOST_RECONNECT_MS = 100, 2000
 class StreamOptions(TypedDict, total=False):
     """Options of a stream; see `PickStream`."""
 
+    session: str | Sequence[str] | None
     since: int | None
     resume: str | Path | None
     directory: str
@@ -53,20 +55,28 @@ class StreamOptions(TypedDict, total=False):
 
 
 class _Connection(Generic[D]):
-    """Both sockets of a subscriber, its follower and its cursor. It never waits.
+    """Both sockets of a subscriber, its followers and its cursor. It never waits.
 
     Without topics, it brings the documents of picked micrographs.
     """
 
     def __init__(self, address: str, *, topics: Sequence[Topic] = ("picks",), **options: Unpack[StreamOptions]) -> None:
         since, resume, directory = options.get("since"), options.get("resume"), options.get("directory", "")
+        session = options.get("session")
         self._keys = _read_keys(options.get("key"), options.get("server_key"))
         self._cursor = Cursor(Path(resume)) if resume is not None else None
-        place = self._cursor.place if self._cursor else None
-        topic_prefixes = [t.encode() if t == "model" else directory_topic(t.encode(), directory) for t in topics]
+        topic_prefixes = [
+            directory_topic(topic.encode(), directory) if topic in _OF_MICROGRAPHS else topic.encode()
+            for topic in topics
+        ]
         if self._cursor is not None and since is None:
             since = 1
-        self._follower = Follower(topic_prefixes, since, place)
+        self._followers = Followers(
+            topic_prefixes,
+            since,
+            self._cursor.places if self._cursor else None,
+            [session] if isinstance(session, str) else session,
+        )
         self._address = address
         self._replay = options.get("replay")
         self._timeout_seconds = options.get("timeout_seconds")
@@ -90,22 +100,25 @@ class _Connection(Generic[D]):
     @property
     def connected(self) -> bool:
         """Whether a message, at least a heartbeat, has arrived."""
-        return self._follower.connected
+        return self._followers.connected
 
     @property
     def epoch(self) -> str:
-        """Identity of the ledger that numbers the documents; empty until it is known."""
-        return self._follower.epoch
+        """Identity of the ledger that numbers the documents, of a microscope the last one; empty until it is known."""
+        return self._followers.epoch
 
     @property
     def replayed(self) -> int:
         """Number of documents that came on request: they were published before, or got lost on the way."""
-        return self._follower.replayed
+        return self._followers.replayed
 
     @property
     def missing(self) -> list[tuple[int, int]]:
-        """Ranges, first and last, of sequence numbers that the daemon no longer has: archived, damaged or lost."""
-        return self._follower.missing
+        """Ranges, first and last, of sequence numbers that the daemon no longer has: archived, damaged or lost.
+
+        Those of several sessions come one after the other; the log has their names.
+        """
+        return self._followers.missing
 
     def acknowledge(self) -> None:
         """Move the cursor past the last document, so that it does not come again after a restart.
@@ -188,29 +201,20 @@ class _Connection(Generic[D]):
 
     def _receive_now(self) -> D | None:
         """The next document if it has arrived, else None."""
-        document = self._follower.take()
+        document = self._followers.take()
         while document is None and self._read_one():
-            document = self._follower.take()
-        if document is None:
-            self._ask()
-        else:
-            self._handed_out = Place(document.epoch, document.seq, self._follower.generation)
+            document = self._followers.take()
+        self._ask()  # what one session lacks, also while another one always has something
+        if document is not None:
+            self._handed_out = self._followers.place
         return cast("D | None", document)
 
     def _read_one(self) -> bool:
         """Read one message from either socket; return whether there was one."""
-        try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            pass
-        else:
-            self._heard_at = time.monotonic()
-            if self._is_silent:
-                self._is_silent = False
-                log.warning("%s: the daemon answers", self._address)
-            self._follower.hear(frames[-1])
-            return True
-        if self._asker is None:
+        return self._read_answer() or self._read_published()
+
+    def _read_answer(self) -> bool:
+        if self._asker is None or not self._waiting:
             return False
         try:
             frames = self._asker.recv_multipart(zmq.NOBLOCK)
@@ -218,7 +222,19 @@ class _Connection(Generic[D]):
             return False
         self._waiting = False
         self._patience_seconds = _ANSWER_SECONDS
-        self._follower.read_answer(frames)
+        self._followers.read_answer(frames)
+        return True
+
+    def _read_published(self) -> bool:
+        try:
+            frames = self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        self._heard_at = time.monotonic()
+        if self._is_silent:
+            self._is_silent = False
+            log.warning("%s: the daemon answers", self._address)
+        self._followers.hear(frames[-1])
         return True
 
     def _ask(self) -> None:
@@ -230,8 +246,8 @@ class _Connection(Generic[D]):
             # An answer to the earlier request must not be taken for the next one: its socket is closed.
             self._drop_asker()
             self._patience_seconds = min(2 * self._patience_seconds, _MOST_ANSWER_SECONDS)
-        request = self._follower.request()
-        address = self._replay_address()
+        request = self._followers.request()
+        address = self._replay_address() if request is not None else None
         if request is None or address is None:
             return
         if self._asker is None:
@@ -242,7 +258,7 @@ class _Connection(Generic[D]):
         self._waiting, self._asked_at = True, now
 
     def _replay_address(self) -> str | None:
-        published = self._follower.replay
+        published = self._followers.replay
         if self._replay or not published:
             return self._replay
         host = re.match(r"tcp://(\[[^\]]+\]|[^:/]+):", self._address)
@@ -263,11 +279,15 @@ class PickStream(_Connection[D]):
 
     Args:
         address: address of the stream, such as ``tcp://127.0.0.1:5556``.
-        since: sequence number of the first document, 1 for everything. Default: the documents published from now on.
-        resume: cursor file. If it has been used before, the stream goes on after the last document that was handled,
-            whatever `since` is; else it begins at `since`, or with the first document. A document counts as handled
-            when the next one is requested, or with `acknowledge`. If the program dies before, the document comes again.
-        topics: kinds of documents: ``picks`` (the default), ``failed``, ``model``.
+        session: name of a session of a microscope, or several. Default: all of them, in turn; each document has the
+            name of its own. A name may be of a session that begins later.
+        since: sequence number of the first document of each session, 1 for everything. Default: the documents published
+            from now on, and all of a session that begins later.
+        resume: cursor file. If it has been used before, the stream goes on after the last document of each session that
+            was handled, whatever `since` is, and begins with the first document of other sessions; else it begins at
+            `since`, or with the first document. A document counts as handled when the next one is requested, or with
+            `acknowledge`. If the program dies before, the document comes again.
+        topics: kinds of documents: ``picks`` (the default), ``failed``, ``model``, ``session``.
         directory: directory below the watched one; only its micrographs, and those of directories below it, come.
         replay: address for earlier documents, if it is not the one that the daemon gives (behind a proxy).
         key, server_key: own ``.key_secret`` file and the daemon's ``.key`` file, if the daemon requires keys.
@@ -282,8 +302,9 @@ class PickStream(_Connection[D]):
     when the daemon answers.
 
     Raises:
-        AddressError: an address is malformed, the answer is not that of a daemon which this version understands, or
-            iteration ended by `timeout_seconds` and nobody ever answered.
+        AddressError: an address is malformed, the answer is not that of a daemon which this version understands, a
+            session is named and the daemon has only one, or iteration ended by `timeout_seconds` and nobody ever
+            answered.
         SettingsError: a key cannot be used.
         OutputError: the cursor file cannot be used.
     """
@@ -335,18 +356,21 @@ class PickStream(_Connection[D]):
         return document
 
     def wait_connected(self, timeout_seconds: float) -> bool:
-        """Wait for the first message, usually a heartbeat. Documents that arrive meanwhile are kept for `receive`.
+        """Wait for the first message, usually a heartbeat, and for the catalog of a microscope. Documents that arrive
+        meanwhile are kept for `receive`.
 
         A publisher sends nothing to a subscriber that it does not know yet. After this, it knows this one.
 
         Returns:
-            Whether a message has arrived in time.
+            Whether they have arrived in time.
         """
         deadline = time.monotonic() + timeout_seconds
-        while not self.connected and (left := deadline - time.monotonic()) > 0:
+        while not self._followers.settled and (left := deadline - time.monotonic()) > 0:
             if not self._read_one():
+                if self.connected:
+                    self._ask()
                 self._poller.poll(1000 * min(left, _POLL_SECONDS))
-        return self.connected
+        return self._followers.settled
 
 
 class AsyncPickStream(_Connection[D]):

@@ -105,7 +105,7 @@ class Metrics:
         self.damaged = counter(
             "frazil_damaged_documents", "Documents in the ledger that are damaged and were passed over."
         )
-        self._damaged: set[int] = set()
+        self._damaged: set[tuple[str, int]] = set()
 
         # Models.
         self.batches = counter("frazil_model_batches", "Batches that the model scored.")
@@ -178,16 +178,17 @@ class Metrics:
         in_hand = seconds.read + seconds.prepare + seconds.infer + seconds.peaks
         self.stage.labels(stage="wait").observe(max(0.0, seconds.total - in_hand))
 
-    def note_damaged(self, seq: int, path: str) -> None:
-        """Count a document of the ledger that is damaged and passed over, and say so, once."""
-        if seq in self._damaged:
+    def note_damaged(self, seq: int, path: str, session: str = "") -> None:
+        """Count a document of a session's ledger that is damaged and passed over, and say so, once."""
+        if (session, seq) in self._damaged:
             return
-        self._damaged.add(seq)
+        self._damaged.add((session, seq))
         self.damaged.inc()
+        about = path or "about no micrograph"
         log.error(
             "document %d (%s) is damaged in the ledger and passed over; `frazil requeue` picks its micrograph anew",
             seq,
-            path or "about no micrograph",
+            f"{session}: {about}" if session else about,
             extra=event("damaged", seq=seq),
         )
 

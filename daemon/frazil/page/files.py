@@ -11,7 +11,12 @@ from starlette.routing import Route
 
 __all__ = ["file_routes"]
 
-_PAGES = {"/": "overview.html", "/micrographs": "micrographs.html", "/micrograph": "micrograph.html", "/sessions": "sessions.html"}
+_PAGES = {
+    "/": "overview.html",
+    "/micrographs": "micrographs.html",
+    "/micrograph": "micrograph.html",
+    "/sessions": "sessions.html",
+}
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from frazil.documents import SessionDocument, SessionEvent, now_rfc3339
+from frazil.documents import SessionDocument, now_rfc3339
 from frazil.errors import OutputError
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
@@ -32,6 +32,7 @@ from frazil.session.models import Models
 from frazil.session.outbox.daemon_info import DaemonInfo, check_watch
 from frazil.session.outbox.ledger import DAEMON_KEY, INVENTORY_KEY, MOUNT_POINT_KEY, SESSION_KEY, Ledger, Witness
 from frazil.session.outbox.outbox import Outbox
+from frazil.session.outbox.retry import Stopped
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.doubts import Doubts
 from frazil.session.pick.drift_watch import DriftWatch
@@ -48,6 +49,8 @@ from frazil.settings import SESSION_SETTINGS, ServeSettings
 __all__ = ["Session"]
 
 log = logging.getLogger(__name__)
+
+SessionEvent = Literal["opened", "paused", "resumed", "settings", "closed"]
 
 _LEDGER_LOOK_SECONDS = 1.0
 _LOCAL_SETTLE_SECONDS = 1.0
@@ -148,7 +151,9 @@ class Session:
         self._closing.callback(channel.close)
         self._addresses = stream.address, page_url
         beat = self.heartbeats.of("frazil-writing").beat
-        self._outbox = Outbox(ledger, channel, self._metrics, self.watch, self.outputs.path, self._stopping, beat)
+        self._outbox = Outbox(
+            ledger, channel, self._metrics, self.watch, self.outputs.path, self._stopping, beat, session=self.name
+        )
         self._reviser = Reviser(ledger, self._outbox, self.picking)
         self._closing.callback(self._reviser.close)
         self._announcer = Announcer(ledger, self._outbox, self._metrics)

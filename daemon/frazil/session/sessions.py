@@ -133,9 +133,7 @@ class Sessions:
         session = self._open.get(name)
         if session is None:
             return None
-        return {
-            key: value for key, value in msgspec.structs.asdict(session.settings).items() if key in SESSION_SETTINGS
-        }
+        return session.own_settings
 
     def change(self, name: str, wish: Wish | None, settings: Mapping[str, Any]) -> None:
         """Wish something of a known session, and set some of its settings; arguments and errors as for the registry."""

@@ -19,9 +19,9 @@ import msgspec
 from frazil.documents import (
     FailedDocument,
     MicrographDocument,
-    ModelDocument,
     NumberedDocument,
     encode_document,
+    in_session,
     now_rfc3339,
     topic_of,
 )
@@ -69,6 +69,7 @@ class Outbox:
         out: directory of the pick files.
         stop: ends every retry.
         beat: called before each document is delivered, and after each failed attempt.
+        session: name of the session, which its documents get; empty for the only one.
 
     Attributes:
         unwritten: number of results in this run whose pick file could not be written.
@@ -83,6 +84,7 @@ class Outbox:
         out: Path,
         stop: threading.Event,
         beat: Beat = no_heartbeat,
+        session: str = "",
     ) -> None:
         self._ledger = ledger
         self._stream = stream
@@ -92,6 +94,7 @@ class Outbox:
         self._given_up = False
         self._delivered = 0
         self._beat = beat
+        self._session = session
         self._retries = Retries(stop, beat)
         self.unwritten = 0
 
@@ -102,7 +105,7 @@ class Outbox:
 
     def commit(
         self,
-        document: MicrographDocument | FailedDocument | ModelDocument,
+        document: NumberedDocument,
         *,
         key: str = "",
         handled: Handled | None = None,
@@ -131,7 +134,7 @@ class Outbox:
             Stopped: the daemon is stopping. A committed document is delivered after the next start.
             sqlite3.Error: the ledger cannot take this document, but can take others.
         """
-        ledger, body_at = self._ledger, _body_at(document)
+        ledger, body_at = self._ledger, self._body_at(document)
 
         def write() -> int:
             match document:
@@ -269,7 +272,7 @@ class Outbox:
             kind="permanent",
             failed_at=now_rfc3339(),
         )
-        body_at = _body_at(failed)
+        body_at = self._body_at(failed)
         is_news = self._retry(lambda: self._ledger.commit_unwritten(seq, error.reason, str(error), body_at))
         if is_news:
             fields = event("failed", micrograph=document.path, reason=error.reason, seq=seq)
@@ -277,12 +280,12 @@ class Outbox:
             self._metrics.micrographs.labels(outcome="failed", reason=error.reason).inc()
             self.unwritten += 1
 
+    def _body_at(self, document: NumberedDocument) -> Callable[..., bytes]:
+        """What encodes a document, given its epoch and number, and the result that it supersedes if any does."""
+        named = in_session(document, self._session)
 
-def _body_at(document: NumberedDocument) -> Callable[..., bytes]:
-    """What encodes a document, given its epoch and sequence number, and the result that it supersedes if any does."""
+        def body_at(epoch: str, seq: int, supersedes: int | None = None) -> bytes:
+            given = {} if supersedes is None else {"supersedes": supersedes}
+            return encode_document(msgspec.structs.replace(named, epoch=epoch, seq=seq, **given))
 
-    def body_at(epoch: str, seq: int, supersedes: int | None = None) -> bytes:
-        given = {} if supersedes is None else {"supersedes": supersedes}
-        return encode_document(msgspec.structs.replace(document, epoch=epoch, seq=seq, **given))
-
-    return body_at
+        return body_at

@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import msgspec
-
-from frazil.documents import topic_of
-from frazil.replay import MAX_PAGE_BYTES, ReplayError, ReplayPage, ReplayRequest
+from frazil.documents import MICROSCOPE_SCHEMA, SCHEMA_VERSION, topic_of
+from frazil.replay import MAX_PAGE_BYTES, ReplayPage, ReplayRequest, encode_answer
 from frazil.session.outbox.ledger import LedgerReader
+from frazil.session.outbox.stream.messages import ChannelState
 from frazil.session.outbox.stream.reports import Reports
 
-__all__ = ["Pages", "encode_answer"]
+__all__ = ["Pages"]
 
 _SCANNED_AT_ONCE = 1000
 """Documents looked at for one page, wanted or not: what one request can cost."""
 
 
 class Pages:
-    """Pages of one ledger. Documents that are committed but not yet published are not in them.
+    """Pages of one channel. Documents that are committed but not yet published are not in them.
 
     Args:
         reports: are told of damaged documents.
-        epoch, generation: identity of the ledger, and of this run of it.
-        published: tells the sequence number of the newest document that was published.
+        channel: its state, as the publisher keeps it.
+        ledger: its ledger.
     """
 
-    def __init__(self, reports: Reports, *, epoch: str, generation: str, published: Callable[[], int]) -> None:
+    def __init__(self, reports: Reports, channel: ChannelState, ledger: LedgerReader) -> None:
         self._reports = reports
-        self._epoch = epoch
-        self._generation = generation
-        self._published = published
+        self._channel = channel
+        self._ledger = ledger
 
-    def page(self, ledger: LedgerReader, request: ReplayRequest) -> list[bytes]:
+    def page(self, request: ReplayRequest) -> list[bytes]:
         """The page that answers a request, and its documents, as frames."""
-        published = self._published()
+        ledger, channel = self._ledger, self._channel
+        published = channel.published
         end = max(request.first, min(request.until, published + 1))
-        common = self._common(ledger, request)
+        common = self._common(request)
         if common is not None and common < request.first - 1:
             end = request.first  # what it read is not what is here: it is to ask again from behind what is common
         topics = tuple(topic.encode() for topic in request.topics)
@@ -54,7 +51,7 @@ class Pages:
                 missing.append((max(following, 1), readable - 1))
             following = seq + 1
             if document is None:
-                self._reports.note_damaged(seq, stored.path)
+                self._reports.note_damaged(channel.session, seq, stored.path)
             elif topic_of(document).startswith(topics):
                 wanted.append(stored.body)
                 size += len(stored.body)
@@ -64,28 +61,25 @@ class Pages:
         if position > max(following, 1):
             missing.append((max(following, 1), position - 1))
         page = ReplayPage(
-            epoch=self._epoch,
+            schema=MICROSCOPE_SCHEMA if channel.session else SCHEMA_VERSION,
+            epoch=channel.epoch,
             first=request.first,
             next=position,
             head=published,
             oldest=ledger.oldest(),
             documents=len(wanted),
-            generation=self._generation,
+            generation=channel.generation,
             common=common,
             missing=tuple(missing),
+            session=channel.session,
         )
         return [encode_answer(page), *wanted]
 
-    def _common(self, ledger: LedgerReader, request: ReplayRequest) -> int | None:
+    def _common(self, request: ReplayRequest) -> int | None:
         """Up to where what the client read is what the ledger has; None where it does not ask."""
         read = request.first - 1
         if request.generation is None:
             return None
         if request.generation == "":  # all that can be told is whether it read more than there is
-            return read if read <= ledger.ever_given_out() else 0
-        return ledger.common(request.generation, read) or 0
-
-
-def encode_answer(answer: ReplayPage | ReplayError) -> bytes:
-    """The first frame of an answer."""
-    return msgspec.json.encode(answer)
+            return read if read <= self._ledger.ever_given_out() else 0
+        return self._ledger.common(request.generation, read) or 0

@@ -26,6 +26,7 @@ import zmq
 from frazil.errors import AddressError, FrazilError
 from frazil.replay import MAX_REQUEST_BYTES
 from frazil.session.outbox.stream.access import Access
+from frazil.session.outbox.stream.channels import Channels
 from frazil.session.outbox.stream.messages import Bound, Job, Logged, Refused, Report
 from frazil.session.outbox.stream.publisher import HIGH_WATER_MARK, MAX_SUBSCRIPTION_BYTES, Publisher
 from frazil.session.outbox.stream.replayer import PAGES_WAITING, REQUESTS_WAITING, Replayer
@@ -73,23 +74,9 @@ def run_process() -> None:
     port = bound.replay.rpartition(":")[2]
     announced = f"tcp://*:{port}" if bound.replay.startswith("tcp://") else bound.replay
     reports = Reports()
-    publisher = Publisher(
-        publishing,
-        reports,
-        documents=sys.stdin.fileno(),
-        epoch=job.epoch,
-        generation=job.generation,
-        published=job.published,
-        replay=announced,
-    )
-    replayer = Replayer(
-        replaying,
-        reports,
-        ledger=Path(job.ledger),
-        epoch=job.epoch,
-        generation=job.generation,
-        publisher=publisher,
-    )
+    channels = Channels(awaited=job.channels, is_microscope=job.is_microscope)
+    publisher = Publisher(publishing, reports, frames=sys.stdin.fileno(), channels=channels, replay=announced)
+    replayer = Replayer(replaying, reports, channels=channels, publisher=publisher)
     said.line(bound)
     for target in (replayer.run, lambda: _report(reports, said)):
         threading.Thread(target=_end_with, args=(target,), daemon=True).start()

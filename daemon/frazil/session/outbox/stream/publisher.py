@@ -8,8 +8,16 @@ import time
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from frazil.documents import HEARTBEAT_TOPIC, Heartbeat, add_generation, encode_document
-from frazil.session.outbox.stream.messages import Documents
+from frazil.documents import (
+    HEARTBEAT_TOPIC,
+    MICROSCOPE_SCHEMA,
+    SCHEMA_VERSION,
+    Heartbeat,
+    add_generation,
+    encode_document,
+)
+from frazil.session.outbox.stream.channels import Channels
+from frazil.session.outbox.stream.messages import ChannelState, Frames
 from frazil.session.outbox.stream.reports import Reports
 
 __all__ = ["Publisher"]
@@ -36,14 +44,12 @@ class Publisher:
     Args:
         socket: configured and bound.
         reports: counts.
-        documents: file descriptor that they are read from.
-        epoch, generation: identity of the ledger, and of this run of it.
-        published: sequence number of the newest document that was published before.
+        frames: file descriptor that they are read from.
+        channels: takes the channels that come in frames.
         replay: where replays are asked for, for the heartbeats.
 
     Attributes:
-        published: sequence number of the newest document handed to the socket, or about to be.
-        published_at: when that was, of this run's documents, by the monotonic clock.
+        published_at: when this run's newest document was handed to the socket, by the monotonic clock.
     """
 
     def __init__(
@@ -51,20 +57,16 @@ class Publisher:
         socket: zmq.Socket[bytes],
         reports: Reports,
         *,
-        documents: int,
-        epoch: str,
-        generation: str,
-        published: int,
+        frames: int,
+        channels: Channels,
         replay: str,
     ) -> None:
-        self.published = published
         self.published_at = float("-inf")
         self._socket = socket
         self._reports = reports
-        self._file = documents
-        self._documents = Documents()
-        self._epoch = epoch
-        self._generation = generation
+        self._file = frames
+        self._frames = Frames()
+        self._channels = channels
         self._replay = replay
         self._connected: set[int] = set()
         socket.setsockopt(zmq.XPUB_NODROP, 1)
@@ -83,9 +85,15 @@ class Publisher:
         while goes_on:
             now = time.monotonic()
             due = min(heartbeat_at, greeted_at + _GREETING_SECONDS) if greet else heartbeat_at
-            if now >= due:
-                self._send([HEARTBEAT_TOPIC, self._heartbeat()])
+            if now >= heartbeat_at:
+                for heartbeat in self._heartbeats():
+                    self._send([HEARTBEAT_TOPIC, heartbeat])
                 heartbeat_at, greeted_at, greet = now + _HEARTBEAT_SECONDS, now, False
+                continue
+            if now >= due:  # one message, however many sessions there are: it is sent to all subscribers
+                if greeting := self._greeting():
+                    self._send([HEARTBEAT_TOPIC, greeting])
+                greeted_at, greet = now, False
                 continue
             ready = dict(poller.poll(int((due - now) * 1000) + 1))
             if self._file in ready:
@@ -96,17 +104,23 @@ class Publisher:
                 self._count_connections()
         self._socket.disable_monitor()
         self._monitor.close()
-        return self._documents.ended
+        return self._frames.ended
 
     def _forward(self) -> bool:
         """Send what waits; False at the end."""
         data = os.read(self._file, _READ_BYTES)
-        for seq, topic, body in self._documents.feed(data):
+        for frame in self._frames.feed(data):
+            if isinstance(frame, ChannelState):
+                self._channels.put(frame)
+                continue
+            number, seq, topic, body = frame
+            if (channel := self._channels.of_number(number)) is None:
+                continue  # it was opened again while there was no process; a replay brings the document
             # First, so that whoever has a document can ask for it. After a restart, some come again.
-            self.published = max(seq, self.published)
+            channel.published = max(seq, channel.published)
             self.published_at = time.monotonic()
-            self._send([topic, add_generation(body, self._generation)])
-        return bool(data) and not self._documents.ended
+            self._send([topic, add_generation(body, channel.generation)])
+        return bool(data) and not self._frames.ended
 
     def _read_subscriptions(self) -> bool:
         """Read what subscribers want, which the socket heeds by itself; whether somebody new wants heartbeats."""
@@ -133,9 +147,30 @@ class Publisher:
                 self._connected.discard(event["value"])
         self._reports.set_subscribers(len(self._connected))
 
-    def _heartbeat(self) -> bytes:
+    def _heartbeats(self) -> list[bytes]:
+        """Those of all live channels; of a microscope without any, its own."""
+        greeting = self._greeting()
+        return [self._heartbeat(channel) for channel in self._channels.live.values()] or [greeting] * bool(greeting)
+
+    def _greeting(self) -> bytes:
+        """A heartbeat of the only session, or of the microscope; empty as long as there is neither."""
+        if catalog := self._channels.version:
+            return encode_document(
+                Heartbeat(schema=MICROSCOPE_SCHEMA, epoch="", seq=0, replay=self._replay, catalog=catalog)
+            )
+        return next((self._heartbeat(channel) for channel in self._channels.live.values()), b"")
+
+    def _heartbeat(self, channel: ChannelState) -> bytes:
         return encode_document(
-            Heartbeat(epoch=self._epoch, seq=self.published, replay=self._replay, generation=self._generation)
+            Heartbeat(
+                schema=MICROSCOPE_SCHEMA if channel.session else SCHEMA_VERSION,
+                epoch=channel.epoch,
+                seq=channel.published,
+                replay=self._replay,
+                generation=channel.generation,
+                session=channel.session,
+                catalog=self._channels.version,
+            )
         )
 
     def _send(self, frames: list[bytes]) -> None:

@@ -32,15 +32,15 @@ class Reports:
         with self._lock:
             self._now.subscribers = connections
 
-    def note_damaged(self, seq: int, path: str) -> None:
+    def note_damaged(self, session: str, seq: int, path: str) -> None:
         """Note a document that cannot be read."""
         with self._lock:
-            self._now.damaged.append((seq, path))
+            self._now.damaged.append((session, seq, path))
 
-    def note_ledger_damage(self, error: str) -> None:
-        """Note that the ledger is damaged."""
+    def note_ledger_damage(self, channel: int, error: str) -> None:
+        """Note that a channel's ledger is damaged."""
         with self._lock:
-            self._now.ledger_damage = error
+            self._now.ledger_damage[channel] = error
 
     def take(self) -> Report:
         """What happened since this was last asked for."""

@@ -1,9 +1,13 @@
-"""The stream, as the daemon sees it: a process with the two sockets, and another one when that has ended."""
+"""The stream, as the daemon sees it: a process with the two sockets, and another one when that has ended.
+
+Each session has a channel of it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -20,20 +24,23 @@ from frazil.addresses import check_address, replay_address
 from frazil.errors import AddressError, LedgerDamagedError
 from frazil.health.logs import event
 from frazil.session.outbox.stream.messages import (
+    END_FRAME,
     Bound,
+    ChannelState,
     Job,
     Logged,
     Refused,
     Report,
+    channel_frame,
     decode_line,
-    encode_document_frame,
+    document_frame,
 )
 
 if TYPE_CHECKING:
     from frazil.health.metrics import Metrics
     from frazil.session.outbox.stream.access import Access
 
-__all__ = ["Stream"]
+__all__ = ["Channel", "Stream"]
 
 log = logging.getLogger(__name__)
 
@@ -59,15 +66,11 @@ class Stream:
 
     Args:
         address: where documents are published, such as ``tcp://127.0.0.1:5556``; port 0 takes a free one.
-        ledger: file of the ledger.
-        epoch: its identity.
-        generation: of this run of it; empty where subscribers are not to ask what still holds.
-        on_damage: is told when the ledger turns out to be damaged.
-        published: sequence number of the newest document that was published before.
         metrics: counts.
         replay: where replays are asked for; the port after the other if not given.
         access: who may connect; everybody who reaches the address if not given.
         allow_unencrypted: allow an address that other machines reach though everybody may connect.
+        is_microscope: whether there are sessions with names; subscribers are told so even before the first one.
 
     Attributes:
         address, replay: the addresses really bound.
@@ -83,15 +86,11 @@ class Stream:
         self,
         address: str,
         *,
-        ledger: Path,
-        epoch: str,
-        published: int,
         metrics: Metrics,
-        generation: str = "",
-        on_damage: Callable[[LedgerDamagedError], None] = lambda _: None,
         replay: str | None = None,
         access: Access | None = None,
         allow_unencrypted: bool = False,
+        is_microscope: bool = False,
     ) -> None:
         wanted = replay or replay_address(address)
         for one in (address, wanted):
@@ -99,16 +98,19 @@ class Stream:
         self._job = Job(
             publish=address,
             replay=wanted,
-            ledger=str(ledger),
-            epoch=epoch,
-            generation=generation,
-            published=published,
+            is_microscope=is_microscope,
+            channels=0 if is_microscope else 1,
             curve_key=str(access.key) if access else "",
             curve_clients=str(access.clients) if access else "",
             patience_seconds=_PATIENCE_SECONDS,
         )
         self._metrics = metrics
-        self._on_damage = on_damage
+        self._channels: dict[int, Channel] = {}
+        self._added = 0
+        self._untold: deque[Channel] = deque()
+        """Channels that the process does not know of yet ..."""
+        self._closed: deque[Channel] = deque()
+        """... and those of which it does not know that they are closed."""
         self._documents: deque[bytes] = deque(maxlen=_WAITING)
         self._changed = threading.Condition()
         self._closing = False
@@ -125,12 +127,67 @@ class Stream:
         for thread in self._threads:
             thread.start()
 
-    def publish(self, seq: int, topic: bytes, body: bytes) -> None:
-        """Send a committed document to whoever subscribed to its topic; never waits. In order of `seq`."""
+    def add(
+        self,
+        session: str,
+        *,
+        ledger: Path,
+        epoch: str,
+        published: int,
+        generation: str = "",
+        on_damage: Callable[[LedgerDamagedError], None] = lambda _: None,
+        live: bool = True,
+    ) -> Channel:
+        """Add the channel of a session, in the place of one of this name that is closed.
+
+        Args:
+            session: its name; empty for the only session of a daemon.
+            ledger: file of the ledger.
+            epoch: its identity.
+            published: sequence number of the newest document that was published before.
+            generation: of this run of it; empty where subscribers are not to ask what still holds.
+            on_damage: is told when the ledger turns out to be damaged, while the channel is open.
+            live: whether the session is open. The documents of one that is not can be requested.
+
+        Raises:
+            ValueError: there is an open channel of this name, or one without a name beside others.
+        """
         with self._changed:
-            self._documents.append(encode_document_frame(seq, topic, body))
-            self._job = msgspec.structs.replace(self._job, published=max(seq, self._job.published))
+            for other in tuple(self._channels.values()):
+                if other.session == session and not other.state.live:
+                    del self._channels[other.state.number]
+                elif other.session == session or not (session and other.session):
+                    raise ValueError(f"expected a new name for a session, found {session!r} beside {other.session!r}")
+            self._added += 1
+            state = ChannelState(
+                number=self._added,
+                session=session,
+                ledger=os.fsencode(ledger),
+                epoch=epoch,
+                generation=generation,
+                since=published + 1,
+                published=published,
+                live=live,
+            )
+            channel = self._channels[state.number] = Channel(self, state, on_damage)
+            self._untold.append(channel)
             self._changed.notify_all()
+        return channel
+
+    def publish(self, channel: Channel, seq: int, topic: bytes, body: bytes) -> None:
+        """Send a committed document of a channel; never waits."""
+        with self._changed:
+            self._documents.append(document_frame(channel.state.number, seq, topic, body))
+            channel.state.published = max(seq, channel.state.published)
+            self._changed.notify_all()
+
+    def close_channel(self, channel: Channel) -> None:
+        """Close a channel, once its documents are sent."""
+        with self._changed:
+            if channel.state.live:
+                channel.state.live = False
+                self._closed.append(channel)
+                self._changed.notify_all()
 
     def dead_thread(self) -> str | None:
         """Name of a thread that has died, which none should."""
@@ -142,7 +199,6 @@ class Stream:
             if self._closing:
                 return
             self._closing = True
-            self._documents.append(encode_document_frame(0, b"", b""))
             self._changed.notify_all()
         self.process.wait(_CLOSE_SECONDS)
         for thread in self._threads:
@@ -152,14 +208,28 @@ class Stream:
     # --- the three threads ------------------------------------------------------------------------------------------
 
     def _send(self) -> None:
-        """Write documents to the process, whichever it is."""
+        """Write frames to the process, whichever it is."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: (self._documents and self._is_open) or self._closing)
-                if not (self._documents and self._is_open):
+                self._changed.wait_for(lambda: (self._is_open and self._has_frames) or self._closing)
+                if not self._is_open:
                     return
-                frame, process = self._documents.popleft(), self.process
+                frame, process = self._next_frame(), self.process
             process.send(frame)  # where it has just ended, a replay will bring the document
+            if frame is END_FRAME:
+                return
+
+    @property
+    def _has_frames(self) -> bool:
+        return bool(self._untold or self._documents or self._closed)
+
+    def _next_frame(self) -> bytes:
+        """A channel comes before its documents, and its end after them."""
+        if self._untold:
+            return channel_frame(self._untold.popleft().state)
+        if self._documents:
+            return self._documents.popleft()
+        return channel_frame(self._closed.popleft().state) if self._closed else END_FRAME
 
     def _hear(self) -> None:
         """Take what the process says; start another when it has ended."""
@@ -197,8 +267,10 @@ class Stream:
             with self._changed:
                 if self._changed.wait_for(lambda: self._closing, rest):
                     return False
+            with self._changed:
+                job = msgspec.structs.replace(self._job, channels=max(self._job.channels, len(self._channels)))
             try:
-                another = _Process(self._job)
+                another = _Process(job)
             except AddressError as error:
                 rest = min(2 * rest, _MOST_REST_SECONDS)
                 if str(error) != said:
@@ -207,6 +279,7 @@ class Stream:
                 continue
             with self._changed:
                 ended, self.process = self.process, another
+                self._untold, self._closed = deque(self._channels.values()), deque()
                 self._is_open, self._silent_looks = True, 0
                 self._changed.notify_all()
             ended.close()
@@ -235,10 +308,40 @@ class Stream:
         metrics.replayed.inc(report.replayed)
         for outcome, count in report.requests.items():
             metrics.replay_requests.labels(outcome=outcome).inc(count)
-        for seq, path in report.damaged:
-            metrics.note_damaged(seq, path)
-        if report.ledger_damage:
-            self._on_damage(LedgerDamagedError(report.ledger_damage))
+        for session, seq, path in report.damaged:
+            metrics.note_damaged(seq, path, session)
+        for number, error in report.ledger_damage.items():
+            with self._changed:
+                channel = self._channels.get(number)
+            if channel is not None and channel.state.live:
+                channel.on_damage(LedgerDamagedError(error))
+
+
+class Channel:
+    """The documents of one session on a stream: what an outbox publishes to. `Stream.add` makes it.
+
+    Attributes:
+        state: what the process of the sockets knows of it; changed by the stream only.
+        on_damage: is told when the ledger turns out to be damaged.
+    """
+
+    def __init__(self, stream: Stream, state: ChannelState, on_damage: Callable[[LedgerDamagedError], None]) -> None:
+        self._stream = stream
+        self.state = state
+        self.on_damage = on_damage
+
+    @property
+    def session(self) -> str:
+        """Name of the session; empty for the only one of a daemon."""
+        return self.state.session
+
+    def publish(self, seq: int, topic: bytes, body: bytes) -> None:
+        """Send a committed document to whoever subscribed to its topic; never waits. In order of `seq`."""
+        self._stream.publish(self, seq, topic, body)
+
+    def close(self) -> None:
+        """End its heartbeats, once its documents are sent. They can still be requested until the stream is closed."""
+        self._stream.close_channel(self)
 
 
 class _Process:
