@@ -41,7 +41,7 @@ def test_wishes_and_settings_are_kept_and_taken_back(registry: Registry) -> None
     ("settings", "says"),
     [
         ({"diameter_angstrom": -5}, "expected a number above 0, found -5"),
-        ({"diametre": 5}, "diametre: expected a setting of one session, such as diameter_angstrom"),
+        ({"diametre_angstrom": 5}, "diametre_angstrom: expected a setting of one session, such as diameter_angstrom"),
         ({"http_address": "0.0.0.0:1"}, "http_address: expected a setting of one session"),
         ({"contrast": "grey"}, "expected dark or bright"),
     ],

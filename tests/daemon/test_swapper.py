@@ -22,6 +22,7 @@ from frazil.errors import ModelError
 from frazil.health.metrics import Metrics
 from frazil.model import ModelFolder, Refusal, ServingRecord, current_token, load_model, read_serving_records
 from frazil.picking import Micrograph, Picker, PickingSettings
+from frazil.session.models import Models
 from frazil.session.outbox.ledger import Ledger
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
@@ -63,7 +64,7 @@ class Rig:
         self.loaded: list[tuple[Path, str]] = []
         self.swapper = Swapper(
             folder,
-            load=self.load,
+            models=Models(self.load),
             make_picker=lambda model: Picker(model, PickingSettings(diameter_angstrom=48)),
             announcer=self.announcer,
             metrics=self.metrics,
@@ -297,7 +298,7 @@ def test_a_model_that_changes_between_its_trial_and_its_loading_is_refused(
     rig = start()
     serving = rig.start()
     ModelFolder(folder).promote(2)
-    monkeypatch.setattr(rig.swapper, "_load", lambda path, precision: load_model(folder / "1", "cpu"))
+    monkeypatch.setattr(rig.swapper, "_models", Models(lambda path, precision: load_model(folder / "1", "cpu")))
     (refused,) = rig.look(serving)
     assert refused.reason == "hash"
     assert "as in its check" in refused.message

@@ -29,7 +29,7 @@ def test_whoever_waits_longest_is_next_however_often_another_comes_back() -> Non
     for thread in threads:
         thread.join(60)
     assert sorted(order) == sorted("abc" * 20)
-    for start in range(0, 57):
+    for start in range(57):
         # Among any four turns in a row all three are there: while all three have work, none comes twice before another.
         if start < 40:
             assert len(set(order[start : start + 6])) == 3, order

@@ -1,11 +1,9 @@
-"""A microscope: sessions come and go below one root, and one daemon picks them all. Real processes, disks and sockets."""
+"""A microscope: sessions come and go below one root, and one daemon picks them all. Real processes and sockets."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
-import shutil
 import signal
 import socket
 import subprocess

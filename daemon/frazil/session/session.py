@@ -67,7 +67,7 @@ class _Announced(msgspec.Struct, frozen=True):
 class Session:
     """Owns the ledger, the outputs and the threads of one watched directory.
 
-    `open`, `connect`, `load`, `warm_up` and `start` are called once each, in this order; `stop`, then `close`, at the end.
+    `open`, `connect`, `load`, `warm_up` and `start` are called once each, in this order; `stop`, then `close`, at last.
 
     Args:
         settings: of the session.
