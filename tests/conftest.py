@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import msgspec
@@ -42,7 +43,7 @@ from frazil.documents import (
 )
 from frazil.errors import FrazilError
 from frazil.health.metrics import Metrics
-from frazil.health.state import DaemonState
+from frazil.health.state import DaemonState, SessionState
 from frazil.model import (
     Card,
     ModelContract,
@@ -58,10 +59,11 @@ from frazil.model.runtime import ort
 from frazil.page.application import Application
 from frazil.page.gate import TOKEN_NAME
 from frazil.page.server import PageServer
-from frazil.picking import Picks, read_micrograph
+from frazil.picking import Micrograph, Picks, read_micrograph
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.session.outbox.stream import Stream
+from frazil.session.registry import Wish
 from frazil.session.outbox.stream.messages import ChannelState
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -954,6 +956,30 @@ class OpenPage:
         return host, int(port)
 
 
+@dataclass(frozen=True)
+class OnlySession:
+    """What a page asks of a daemon with one session."""
+
+    page: OpenPage
+    default_name: str = ""
+
+    @property
+    def all_states(self) -> tuple[SessionState, ...]:
+        return self.page.state.sessions
+
+    def ledger_file(self, name: str) -> Path | None:
+        return None if name else self.page.ledger.file
+
+    def read_micrograph(self, path: Path) -> Micrograph:
+        return read_micrograph(path)
+
+    def settings_of(self, name: str) -> dict[str, Any] | None:
+        return None if name else {}
+
+    def change(self, name: str, wish: Wish | None, settings: Mapping[str, Any]) -> None:
+        raise AssertionError("nobody wishes anything here")
+
+
 @pytest.fixture
 def open_page(tmp_path: Path) -> Iterator[Callable[..., OpenPage]]:
     """Serve the page over the ledger in a folder; it is closed when the test ends."""
@@ -965,8 +991,7 @@ def open_page(tmp_path: Path) -> Iterator[Callable[..., OpenPage]]:
             application = Application(
                 Metrics(prometheus_client.CollectorRegistry(), lambda: page.state).registry,
                 lambda: page.state,
-                page.ledger.file,
-                read_micrograph,
+                OnlySession(page),
                 names=list(names),
                 token_file=folder / TOKEN_NAME,
             )

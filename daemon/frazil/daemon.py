@@ -82,6 +82,7 @@ class Daemon:
         self._supervision = Supervision(self._notifier, self._hanging)
         self._stopping = threading.Event()
         self._ready = threading.Event()
+        self._started_at = 0.0
         self._parts = contextlib.ExitStack()
         self._parts.callback(self._notifier.close)
         self._metrics = Metrics(prometheus_client.CollectorRegistry(), self.state)
@@ -163,7 +164,7 @@ class Daemon:
             with contextlib.suppress(OutputError):
                 sessions.registry.note_page(self._page.url)
         sessions.begin()
-        self._started_at = time.time()
+        self._started_at = self._started_at or time.time()
         self._ready.set()
         sessions.run_until(self._stopping)
         log.info(
@@ -190,6 +191,8 @@ class Daemon:
         model = session.load()
         self._notifier.starting(f"warming up the model {model.identity.short}", within_seconds=_MODEL_SECONDS)
         session.start(session.warm_up(model))
+        self._started_at = self._started_at or time.time()
+        session.note_daemon(self._started_at)
 
     def _wait_for(self, outputs: OutputFolder) -> None:
         """Check that the output directory can be written; wait for it if it may be mounted later.

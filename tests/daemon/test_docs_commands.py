@@ -190,6 +190,8 @@ def load(text: str, folder: Path) -> ServeSettings:
     """Settings from a piece of the docs; what is needed and what it names is there."""
     given = tomllib.loads(text)
     needed = {"watch": str(folder), "out": str(folder / "out"), "diameter_angstrom": 191}
+    if "root" in given:
+        del needed["watch"]
     for name, value in given.items():
         kind = typing.get_type_hints(ServeSettings, include_extras=True)[name].__metadata__[-1].extra["must_be"]
         if kind is not None and isinstance(value, str):

@@ -114,6 +114,7 @@ def test_what_the_state_says_is_shown_at_each_scrape() -> None:
         for name, value in {
             "frazil_build_info{version=1.2}": 1,
             "frazil_start_time_seconds": 3.25,
+            "frazil_sessions{status=open}": 1,
             "frazil_stream_subscribers": 7,
             "frazil_gpu_expected": 1,
             "frazil_gpu_memory_used_bytes{gpu=1}": 5,
@@ -162,3 +163,47 @@ def test_a_model_that_took_the_place_of_another_is_shown_alone() -> None:
         samples = parse_samples(prometheus_client.generate_latest(registry).decode())
         (named,) = (name for name in samples if name.startswith("frazil_model_info"))
         assert f"version={version}" in named
+
+
+def test_several_sessions_are_added_up_and_the_worst_is_shown() -> None:
+    drifting = DriftState(picks=ChartState(usual=300.0, up=Departure(evidence=1.5, drifting=True)))
+    sessions = (
+        SessionState(
+            name="a",
+            watch=WatchState(follows_events=True, scanned_at=9.0, passed_over={"link": 2}),
+            intake=IntakeState(backlog=5, backlog_seconds=2.0),
+            pick=PickState(read=1, last_picked_at=3.0, drift=drifting),
+            ledger_head=10,
+        ),
+        SessionState(
+            name="b",
+            watch=WatchState(fault="away", scanned_at=4.0, passed_over={"link": 1, "excluded": 7}),
+            intake=IntakeState(backlog=1, backlog_seconds=8.0),
+            pick=PickState(read=2, last_picked_at=5.0, doubts=frozenset({"blank"})),
+            blocked="the disk is full",
+            ledger_head=4,
+        ),
+        SessionState(name="c", status="waiting", says="its diameter is not known"),
+    )
+    found = shown(DaemonState(sessions=sessions, closed_sessions=40))
+    expected = {
+        "frazil_sessions{status=open}": 2,
+        "frazil_sessions{status=waiting}": 1,
+        "frazil_sessions{status=closed}": 40,
+        "frazil_watch_fault": 1,
+        "frazil_watching_events": 0,
+        "frazil_last_scan_timestamp_seconds": 4,
+        "frazil_passed_over_names{reason=link}": 3,
+        "frazil_passed_over_names{reason=excluded}": 7,
+        "frazil_backlog_micrographs": 6,
+        "frazil_backlog_age_seconds": 8,
+        "frazil_queue_depth{queue=read}": 3,
+        "frazil_last_micrograph_timestamp_seconds": 5,
+        "frazil_output_blocked": 1,
+        "frazil_doubt{about=blank}": 1,
+        "frazil_drift{direction=up,quantity=picks}": 1,
+        "frazil_baseline_picks": 300,
+        "frazil_ledger_sequence": 14,
+    }
+    assert {name: float(found[name]) for name in expected} == expected
+    assert not any("session=" in name for name in found)

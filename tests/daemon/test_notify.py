@@ -92,7 +92,7 @@ def test_the_watchdog_hears_nothing_while_a_thread_hangs(tmp_path: Path) -> None
         bound.settimeout(10)
         notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000"})
         heartbeats = Heartbeats(limit_seconds=30)
-        supervision = Supervision(notifier, heartbeats)
+        supervision = Supervision(notifier, heartbeats.hanging)
         picking = heartbeats.of("picking")
         supervision.ready(lambda: "fine")
         assert [heard(bound) for _ in range(3)] == [["READY=1"], ["WATCHDOG=1"], ["STATUS=fine"]]

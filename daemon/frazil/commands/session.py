@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -318,6 +317,8 @@ def archive(name: Name, out: Out = None, page: Page = _PAGE) -> None:
 
 def _parse(change: str) -> tuple[str, Any]:
     """A setting's name and value: a value in TOML, or else text."""
+    import tomllib
+
     key, equals, text = change.partition("=")
     key = key.strip().replace("-", "_")
     if not equals or not key:

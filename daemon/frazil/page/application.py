@@ -23,11 +23,10 @@ from frazil.page.overview import Overview
 from frazil.page.probes import Probes
 from frazil.page.results import Results
 from frazil.page.session import Session
-from frazil.page.sessions import SessionDesk
+from frazil.page.sessions import KnownSessions, SessionDesk
 from frazil.page.tuning import TuningDesk
 from frazil.page.worker import Worker
 from frazil.picking import Micrograph
-from frazil.session.sessions import Sessions
 
 __all__ = ["Application"]
 
@@ -60,7 +59,7 @@ class Application:
         self,
         registry: CollectorRegistry,
         state: Callable[[], DaemonState],
-        sessions: Sessions,
+        sessions: KnownSessions,
         *,
         names: list[str],
         token_file: Path,

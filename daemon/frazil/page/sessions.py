@@ -3,20 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from frazil.health.state import SessionState
 from frazil.page.answers import NotHereError, WrongRequestError, json_answer
+from frazil.picking import Micrograph
 from frazil.session.registry import Wish
-from frazil.session.sessions import Sessions
 
-__all__ = ["SessionDesk"]
+__all__ = ["KnownSessions", "SessionDesk"]
 
 _MOST_BODY_BYTES = 64 << 10
+
+
+class KnownSessions(Protocol):
+    """The sessions of a daemon: what the page asks of them, and wishes."""
+
+    @property
+    def default_name(self) -> str:
+        """The session that is meant where none is named; empty where there is none."""
+
+    @property
+    def all_states(self) -> tuple[SessionState, ...]:
+        """Every session that is known, the open ones first."""
+
+    def ledger_file(self, name: str) -> Path | None:
+        """The ledger of a session, open or not; None where no such session is known. It need not be there as yet."""
+
+    def read_micrograph(self, path: Path) -> Micrograph:
+        """Read a micrograph of any session, within limits of memory and time."""
+
+    def settings_of(self, name: str) -> dict[str, Any] | None:
+        """The settings in force of an open session, by name; None where it is not open."""
+
+    def change(self, name: str, wish: Wish | None, settings: Mapping[str, Any]) -> None:
+        """Wish something of a known session, and set some of its settings."""
 
 
 class _Change(msgspec.Struct, forbid_unknown_fields=True):
@@ -34,7 +61,7 @@ class SessionDesk:
         sessions: of the daemon.
     """
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: KnownSessions) -> None:
         self._sessions = sessions
         self.routes = [
             Route("/api/sessions", self._list),

@@ -283,17 +283,19 @@ class Session:
             self._start_thread("frazil-intake", lambda: self._intake.run(self._stopping)),
             self._start_thread("frazil-ledger", self._watch_ledger),
         ]
-        self._info = self._make_info(picker.model)
-        self.remember(DAEMON_KEY, self._info.encode())
-        self._closing.callback(lambda: self.remember(DAEMON_KEY, self._info.stopped().encode()))
         if self._swapper:
             self._swapper.start(self.serving, self._pipeline.report)
 
-    def _make_info(self, model: Model) -> DaemonInfo:
-        stream, page = self._addresses
-        return DaemonInfo(
+    def note_daemon(self, started_at: float) -> None:
+        """Record in the ledger which daemon uses it.
+
+        Args:
+            started_at: when the daemon was ready, in seconds of Unix time.
+        """
+        (stream, page), model = self._addresses, self.serving.picker.model
+        self._info = DaemonInfo(
             pid=os.getpid(),
-            started_at=time.time(),
+            started_at=started_at,
             watch=str(self.root),
             out=str(self.outputs.path),
             stream=stream,
@@ -303,6 +305,8 @@ class Session:
             provider=model.provider,
             precision=model.precision,
         )
+        self.remember(DAEMON_KEY, self._info.encode())
+        self._closing.callback(lambda: self.remember(DAEMON_KEY, self._info.stopped().encode()))
 
     def _start_thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=run, name=name, daemon=True)
