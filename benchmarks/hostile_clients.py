@@ -17,8 +17,6 @@ import random
 import re
 import socket
 import statistics
-import struct
-import subprocess
 import sys
 import tempfile
 import threading
@@ -28,35 +26,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import zmq
+from crowd import crowd, give, open_daemon, parse_options, turns, write_micrographs
+from zmtp import GREETING, connect, handshake, leave, write_command, write_frame
 
 import frazil
 from frazil.session.outbox.ledger import LedgerReader
 
 PATIENCE_SECONDS = 300.0
-GREETING = b"\xff" + b"\x00" * 8 + b"\x7f\x03\x00NULL" + b"\x00" * 48
-PING = b"\x04\x07\x04PING\x00\x00"
+PING = write_command(b"\x04PING\x00\x00")
 REQUEST = b'{"from": 1}'
 _KEPT_DOCUMENTS = 60
 _PAUSE_SECONDS = 0.02
 
 
 # --- the process of the clients ---------------------------------------------------------------------------------
-
-
-def connect(address: str, kind: bytes | None = None) -> socket.socket:
-    """A bare TCP connection; with a kind of socket, after the handshake of ZMTP."""
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
-    connection = socket.create_connection((host, int(port)), timeout=5)
-    if kind is not None:
-        ready = b"\x05READY\x0bSocket-Type" + len(kind).to_bytes(4, "big") + kind
-        connection.sendall(GREETING + b"\x04" + bytes([len(ready)]) + ready)
-    return connection
-
-
-def leave(connection: socket.socket) -> None:
-    """Go without a word more: the other side gets a reset."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
 
 
 def read_pages(addresses: list[str], clients: int, _: random.Random) -> None:
@@ -81,15 +64,16 @@ def flood(addresses: list[str], clients: int, draw: random.Random) -> None:
         for number in range(clients):
             with contextlib.suppress(OSError):
                 to_replay = number % 2 == 0
-                connection = connect(addresses[to_replay], b"DEALER" if to_replay else b"SUB")
-                body = REQUEST if to_replay else b"\x01" + draw.randbytes(20)
-                connection.settimeout(0.05)
+                connection = connect(addresses[to_replay])
                 connections.append(connection)
+                connection.sendall(handshake(b"DEALER" if to_replay else b"SUB"))
+                frame = write_frame(REQUEST if to_replay else b"\x01" + draw.randbytes(20))
+                connection.settimeout(0.05)
                 with contextlib.suppress(TimeoutError):
                     for _ in range(draw.randrange(1, 200)):
-                        connection.sendall(b"\x00" + bytes([len(body)]) + body + (PING if draw.random() < 0.3 else b""))
+                        connection.sendall(frame + (PING if draw.random() < 0.3 else b""))
                     while draw.random() < 0.9:
-                        connection.sendall((b"\x00" + bytes([len(body)]) + body) * 100 + PING * 20)
+                        connection.sendall(frame * 100 + PING * 20)
         for connection in connections:
             leave(connection)
         time.sleep(_PAUSE_SECONDS)
@@ -97,7 +81,7 @@ def flood(addresses: list[str], clients: int, draw: random.Random) -> None:
 
 def come_and_go(addresses: list[str], clients: int, draw: random.Random) -> None:
     """Clients that break their connections at some moment: amid the greeting, the handshake, or a request."""
-    script = GREETING + b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER" + b"\x00\x0b" + REQUEST
+    script = handshake(b"DEALER") + write_frame(REQUEST)
     while True:
         connections = []
         for _ in range(clients):
@@ -141,8 +125,8 @@ def never_read(addresses: list[str], clients: int, _: random.Random) -> None:
     kept = []
     for _number in range(clients):
         with contextlib.suppress(OSError):
-            connection = connect(addresses[0], b"SUB")
-            connection.sendall(b"\x00\x01\x01")
+            connection = connect(addresses[0])
+            connection.sendall(handshake(b"SUB") + write_frame(b"\x01"))
             kept.append(connection)
     threading.Event().wait()
 
@@ -156,27 +140,11 @@ KINDS: dict[str, tuple[Callable[[list[str], int, random.Random], None], int]] = 
 }
 
 
-class Clients:
-    """Clients of one kind, while this is open."""
-
-    def __init__(self, kind: str, addresses: list[str], count: int) -> None:
-        self._command = [sys.executable, __file__, "--attack", kind, *addresses, str(count)]
-
-    def __enter__(self) -> Clients:
-        self._process = subprocess.Popen(["nice", "-n", "5", *self._command], stdin=subprocess.PIPE)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        assert self._process.poll() is None, "the clients ended by themselves"
-        self._process.stdin.close()
-        self._process.wait(60)
-
-
 def attack(kind: str, addresses: list[str], count: int) -> None:
     """Be those clients until standard input ends."""
     run = KINDS[kind][0]
     threading.Thread(target=run, args=(addresses, count, random.Random(1)), daemon=True).start()
+    print("here", flush=True)
     sys.stdin.read()
     os._exit(0)
 
@@ -213,73 +181,42 @@ class Honest:
 
 def measure(folder: Path, options: argparse.Namespace) -> bool:
     """Print the rates, kind by kind; whether all went well."""
-    from page_load import give, write_micrographs  # here, since the clients need nothing of it
-
-    (folder / "small").mkdir()
     sources = write_micrographs(folder, options.micrographs, options.side)
-    watched, out = folder / "watched", folder / "out"
-    watched.mkdir()
-    command = [sys.executable, "-c", "from frazil.commands.cli import main; main()", "serve"]
-    command += ["--watch", str(watched), "--out", str(out), "--diameter", "72", "--device", "cpu", "--threads", "1"]
-    command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0"]
-    command += ["--model", str(options.model)] if options.model else []
-    daemon = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
-    )
-    log: list[str] = []
-    try:
-        assert daemon.stderr is not None
-        while not (
-            found := re.search(r"publishing on ([^\s,]+), metrics on (\S+?)[,;\s]", line := daemon.stderr.readline())
-        ):
-            log.append(line)
-            assert line, "".join(log)
-        drain = threading.Thread(target=lambda: log.extend(daemon.stderr or ()))
-        drain.start()
-        publish, metrics = found[1], found[2]
-        honest = Honest(publish)
-        replay = replay_of(publish)
-        rows = []
-        given = options.portions * options.micrographs
-        with LedgerReader(out / "frazil-ledger.sqlite") as reader:
-            give(write_micrographs(folder / "small", _KEPT_DOCUMENTS, 512), watched, "warm", reader)
-            for kind in options.kinds:
-                rates: dict[bool, list[float]] = {False: [], True: []}
-                costs: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
-                for portion in range(options.portions):
-                    for under_attack in (False, True) if portion % 2 else (True, False):
-                        clients = Clients(kind, [publish, replay], KINDS[kind][1])
-                        with clients if under_attack else contextlib.nullcontext():
-                            name = f"{kind}-{portion}-{under_attack}"
-                            own, sockets = processor_seconds(daemon.pid)
-                            rates[under_attack].append(give(sources, watched, name, reader))
-                            own_then, sockets_then = processor_seconds(daemon.pid)
-                            costs[under_attack].append((own_then - own, sockets_then - sockets))
-                alone, beside = statistics.median(rates[False]), statistics.median(rates[True])
-                ratios = [b / a for a, b in zip(rates[False], rates[True], strict=True)]
-                picking = {key: sum(own for own, _ in some) / given for key, some in costs.items()}
-                rows.append(picking[False] / picking[True])
-                took = sum(sockets for _, sockets in costs[True]) / sum(len(sources) / rate for rate in rates[True])
-                print(
-                    f"{KINDS[kind][1]:>5} {kind:<12} {alone:5.2f} micrographs a second without, {beside:5.2f} with: "
-                    f"{beside / alone:.2f} (pairs {min(ratios):.2f} to {max(ratios):.2f}); processor time of one "
-                    f"{picking[False]:.2f} s, {picking[True]:.2f} s; the sockets took {100 * took:.0f} % of a core and "
-                    f"were opened again {restarts(metrics)} times so far",
-                    flush=True,
-                )
+    given = options.portions * options.micrographs
+    rows = []
+    with open_daemon(folder, options.model) as daemon:
+        honest = Honest(daemon.stream)
+        addresses = [daemon.stream, replay_of(daemon.stream)]
+        give(daemon, write_micrographs(folder, _KEPT_DOCUMENTS, 512), "warm")
+        for kind in options.kinds:
+            count = KINDS[kind][1]
+            rates: dict[bool, list[float]] = {False: [], True: []}
+            spent = {False: 0.0, True: 0.0}
+            sockets_seconds = 0.0
+            for portion, beside in turns(options.portions):
+                clients = crowd(__file__, "--attack", kind, *addresses, count)
+                with clients if beside else contextlib.nullcontext():
+                    own, sockets = daemon.processor_seconds()
+                    rates[beside].append(give(daemon, sources, f"{kind}-{portion}-{beside}"))
+                    own_then, sockets_then = daemon.processor_seconds()
+                spent[beside] += (own_then - own) / given
+                sockets_seconds += beside * (sockets_then - sockets)
+            without, with_ = statistics.median(rates[False]), statistics.median(rates[True])
+            ratios = [b / a for a, b in zip(rates[False], rates[True], strict=True)]
+            rows.append(spent[False] / spent[True])
+            took = sockets_seconds / sum(len(sources) / rate for rate in rates[True])
+            print(
+                f"{count:>5} {kind:<12} {without:5.2f} micrographs a second without, {with_:5.2f} with: "
+                f"{with_ / without:.2f} (pairs {min(ratios):.2f} to {max(ratios):.2f}); processor time of one "
+                f"{spent[False]:.2f} s, {spent[True]:.2f} s; the sockets took {100 * took:.0f} % of a core and "
+                f"were opened again {restarts(daemon.metrics)} times so far",
+                flush=True,
+            )
+        with LedgerReader(daemon.out / "frazil-ledger.sqlite") as reader:
             complete = honest.finish(reader.counts().get("picked", 0))
-        print(
-            f"the honest subscriber got {len(honest.received)} documents: {'all, in order' if complete else 'NOT ALL'}"
-        )
-        daemon.terminate()
-        print(f"the daemon ended with status {daemon.wait(30)}")
-        drain.join()
-    finally:
-        daemon.kill()
-        daemon.wait()
-        if daemon.stderr is not None:
-            daemon.stderr.close()
-    return complete and daemon.returncode == 0 and min(rows) >= options.least
+    print(f"the honest subscriber got {len(honest.received)} documents: {'all, in order' if complete else 'NOT ALL'}")
+    print(f"the daemon ended with status {daemon.process.returncode}")
+    return complete and daemon.process.returncode == 0 and min(rows) >= options.least
 
 
 def replay_of(publish: str) -> str:
@@ -291,18 +228,6 @@ def replay_of(publish: str) -> str:
     port = re.search(rb'"replay":"tcp://\*:(\d+)"', body)
     assert port is not None
     return f"{publish.rpartition(':')[0]}:{port[1].decode()}"
-
-
-def processor_seconds(daemon: int) -> tuple[float, float]:
-    """Processor time so far of the daemon itself, and of the processes that it started, those that ended included."""
-    own, children = 0.0, 0.0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            process, fields = int(stat.parent.name), stat.read_text().rpartition(")")[2].split()
-            used, waited = sum(map(int, fields[11:13])), sum(map(int, fields[13:15]))
-            own += used * (process == daemon)
-            children += waited * (process == daemon) + used * (int(fields[1]) == daemon)
-    return own / os.sysconf("SC_CLK_TCK"), children / os.sysconf("SC_CLK_TCK")
 
 
 def restarts(metrics: str) -> int:
@@ -317,10 +242,6 @@ def main() -> int:
     """Measure, and say it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--portions", type=int, default=5, help="of each kind")
-    parser.add_argument("--micrographs", type=int, default=8, help="in a portion")
-    parser.add_argument("--side", type=int, default=2048, help="of a micrograph, in pixels")
-    parser.add_argument("--model", type=Path, help="default: frazil's own")
     parser.add_argument(
         "--least",
         type=float,
@@ -328,7 +249,7 @@ def main() -> int:
         help="of a micrograph's processor time, what is without clients over what is with them (default 0.9)",
     )
     parser.add_argument("--attack", nargs=4, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = parse_options(parser, portions=5)
     if given.attack:
         kind, publish, replay, count = given.attack
         attack(kind, [publish, replay], int(count))

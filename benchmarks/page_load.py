@@ -11,27 +11,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
-import os
-import re
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
-import mrcfile
-import numpy as np
+from crowd import crowd, give, open_daemon, parse_options, turns, write_micrographs
 
-from frazil.session.outbox.ledger import LedgerReader
-
-PATIENCE_SECONDS = 300.0
 SERIES_SECONDS = 5.0
-
-
-# --- the process of the browsers --------------------------------------------------------------------------------
 
 
 async def ask(host: str, port: int, path: str) -> bytes:
@@ -81,141 +72,45 @@ async def browse_all(host: str, port: int, browsers: int) -> None:
         await asyncio.sleep(0.05)
     print("all look", flush=True)
     await asyncio.to_thread(sys.stdin.read)
-    broken = [task.exception() for task in tasks if task.done()]
+    broken = [repr(task.exception()) for task in tasks if task.done()]
     for task in tasks:
         task.cancel()
-    print(json.dumps(counts | {"broken": len(broken), "why": repr(broken[:1])}), flush=True)
-
-
-class Browsers:
-    """Browsers that look as long as this is open."""
-
-    def __init__(self, host: str, port: int, count: int) -> None:
-        self._command = [sys.executable, __file__, "--browse", f"{host}:{port}", "--browsers", str(count)]
-        self.counts: dict[str, int] = {}
-
-    def __enter__(self) -> Browsers:
-        self._process = subprocess.Popen(
-            ["nice", "-n", "5", *self._command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "all look\n"
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        output, _ = self._process.communicate("", timeout=60)
-        self.counts = json.loads(output)
-
-
-# --- the daemon and its micrographs -----------------------------------------------------------------------------
-
-
-def write_micrographs(folder: Path, count: int, side_px: int) -> list[Path]:
-    """Noise with dark discs, as MRC files."""
-    rng = np.random.default_rng(1)
-    rows, columns = np.mgrid[:side_px, :side_px]
-    files = []
-    for k in range(count):
-        pixels = rng.normal(100, 10, (side_px, side_px)).astype(np.float32)
-        for y, x in rng.uniform(40, side_px - 40, (side_px // 20, 2)):
-            top, left = int(y) - 20, int(x) - 20
-            near = (slice(top, top + 41), slice(left, left + 41))
-            pixels[near][np.hypot(rows[near] - y, columns[near] - x) < 18] -= 12
-        files.append(folder / f"noise_{k}.mrc")
-        with mrcfile.new(files[-1]) as mrc:
-            mrc.set_data(pixels)
-            mrc.voxel_size = 2.0
-    return files
-
-
-def picked_in(reader: LedgerReader) -> int:
-    """Micrographs picked so far."""
-    return reader.counts().get("picked", 0)
-
-
-def measure(folder: Path, model: Path | None, browsers: int, portions: int, micrographs: int, side_px: int) -> dict:
-    """Rates without and with browsers, in micrographs a second, and what the browsers got."""
-    sources = write_micrographs(folder, micrographs, side_px)
-    watched, out = folder / "watched", folder / "out"
-    watched.mkdir()
-    command = [sys.executable, "-c", "from frazil.commands.cli import main; main()", "serve"]
-    command += ["--watch", str(watched), "--out", str(out), "--diameter", "72", "--device", "cpu", "--threads", "1"]
-    command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0"]
-    command += ["--model", str(model)] if model else []
-    daemon = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
-    )
-    assert daemon.stderr is not None
-    try:
-        lines = []
-        while not (found := re.search(r"page on http://([^:]+):(\d+)/", line := daemon.stderr.readline())):
-            lines.append(line)
-            assert line, "".join(lines)
-        host, port = found[1], int(found[2])
-        drain = subprocess.Popen(["cat"], stdin=daemon.stderr, stdout=subprocess.DEVNULL)
-        rates: dict[int, list[float]] = {0: [], browsers: []}
-        got: dict[str, int] = {}
-        with LedgerReader(out / "frazil-ledger.sqlite") as reader:
-            give(sources, watched, "warm", reader)
-            for portion in range(portions):
-                print(f"portion {portion + 1} of {portions}", file=sys.stderr, flush=True)
-                for looking in (0, browsers) if portion % 2 else (browsers, 0):
-                    if looking:
-                        with Browsers(host, port, looking) as crowd:
-                            rates[looking].append(give(sources, watched, f"{portion}-{looking}", reader))
-                        got = {key: got.get(key, 0) + value for key, value in crowd.counts.items() if key != "why"}
-                        assert not crowd.counts["broken"], crowd.counts
-                    else:
-                        rates[looking].append(give(sources, watched, f"{portion}-{looking}", reader))
-        daemon.terminate()
-        daemon.wait(30)
-        drain.wait(30)
-    finally:
-        daemon.kill()
-        daemon.wait()
-        daemon.stderr.close()
-    return {"alone": rates[0], "watched": rates[browsers], "got": got}
-
-
-def give(sources: list[Path], watched: Path, name: str, reader: LedgerReader) -> float:
-    """Give the daemon a portion and wait for its picks: micrographs a second."""
-    before = picked_in(reader)
-    for k, source in enumerate(sources):
-        aside = watched / f".{name}-{k}.tmp"
-        shutil.copyfile(source, aside)
-    started = time.monotonic()
-    for k in range(len(sources)):
-        (watched / f".{name}-{k}.tmp").rename(watched / f"{name}-{k}.mrc")
-    while picked_in(reader) < before + len(sources):
-        assert time.monotonic() - started < PATIENCE_SECONDS
-        time.sleep(0.02)
-    return len(sources) / (time.monotonic() - started)
+    print(json.dumps(counts | {"broken": broken}), flush=True)
 
 
 def main() -> None:
     """Measure, and say it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--browsers", type=int, default=200)
-    parser.add_argument("--portions", type=int, default=6, help="of each kind")
-    parser.add_argument("--micrographs", type=int, default=8, help="in a portion")
-    parser.add_argument("--side", type=int, default=2048, help="of a micrograph, in pixels")
-    parser.add_argument("--model", type=Path, help="default: frazil's own")
     parser.add_argument("--browse", metavar="HOST:PORT", help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = parse_options(parser, portions=6)
     if given.browse:
         host, _, port = given.browse.partition(":")
         asyncio.run(browse_all(host, int(port), given.browsers))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        measured = measure(Path(folder), given.model, given.browsers, given.portions, given.micrographs, given.side)
-    alone, watched = statistics.median(measured["alone"]), statistics.median(measured["watched"])
-    ratios = [b / a for a, b in zip(measured["alone"], measured["watched"], strict=True)]
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    got: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder, open_daemon(Path(folder), given.model) as daemon:
+        sources = write_micrographs(Path(folder), given.micrographs, given.side)
+        give(daemon, sources, "warm")
+        address = daemon.page.removeprefix("http://").strip("/")
+        for portion, beside in turns(given.portions):
+            print(f"portion {portion + 1} of {given.portions}", file=sys.stderr, flush=True)
+            browsers = crowd(__file__, "--browse", address, "--browsers", given.browsers)
+            with browsers if beside else contextlib.nullcontext([]) as said:
+                rates[beside].append(give(daemon, sources, f"{portion}-{beside}"))
+            for line in said:
+                counts = json.loads(line)
+                assert not counts.pop("broken"), counts
+                got.update(counts)
+    alone, watched = statistics.median(rates[False]), statistics.median(rates[True])
+    ratios = [b / a for a, b in zip(rates[False], rates[True], strict=True)]
     print(f"alone                  {alone:.2f} micrographs a second (median of {given.portions} portions)")
     print(f"with {given.browsers:4d} browsers     {watched:.2f} micrographs a second")
     print(
         f"ratio                  {watched / alone:.2f}; of neighbouring portions {min(ratios):.2f} to {max(ratios):.2f}"
     )
-    print(f"the browsers got       {measured['got']}")
+    print(f"the browsers got       {dict(got)}")
 
 
 if __name__ == "__main__":

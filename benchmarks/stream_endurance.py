@@ -24,15 +24,11 @@ import threading
 import time
 from pathlib import Path
 
-import prometheus_client
+from published import PublishedLedger, make_document
 
 import frazil
-from frazil.documents import MicrographDocument, PickColumns, Seconds, encode_document, topic_of
-from frazil.health.metrics import Metrics
-from frazil.model import ModelIdentity
-from frazil.session.outbox.file_stamp import FileStamp
-from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
-from frazil.session.outbox.stream import Stream
+from frazil.documents import encode_document
+from frazil.session.outbox.ledger import LedgerReader
 
 PATIENCE_SECONDS = 600.0
 
@@ -40,68 +36,20 @@ PATIENCE_SECONDS = 600.0
 # --- the process that publishes ---------------------------------------------------------------------------------
 
 
-def document(draw: random.Random, epoch: str, seq: int) -> MicrographDocument:
-    """A document as of a real micrograph, with a few hundred picks."""
-    count = draw.randrange(50, 400)
-    columns = PickColumns(
-        y=[round(draw.uniform(0, 4096), 4) for _ in range(count)],
-        x=[round(draw.uniform(0, 5760), 4) for _ in range(count)],
-        score=[round(draw.random(), 6) for _ in range(count)],
-    )
-    return MicrographDocument(
-        epoch=epoch,
-        seq=seq,
-        micrograph=f"m{seq}.mrc",
-        path=f"/data/m{seq}.mrc",
-        shape=(4096, 5760),
-        pixel_size_angstrom=1.0,
-        diameter_px=150.0,
-        model=ModelIdentity(name="fcn", version=1, sha256="0" * 64),
-        threshold=0.5,
-        picks=columns,
-        seconds=Seconds(read=0.1, prepare=0.1, infer=0.2, peaks=0.1, total=0.5),
-    )
-
-
-class Source:
-    """A ledger and its stream, which documents are committed to and published from as a daemon does it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.ledger = Ledger(folder / "ledger.sqlite")
-        self.metrics = Metrics(prometheus_client.CollectorRegistry())
-        self.stream = Stream(
-            "tcp://127.0.0.1:0", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0, metrics=self.metrics
-        )
-        self._draw = random.Random(1)
-        self._handled = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
-
-    def commit(self) -> None:
-        """Commit and publish one document."""
-        made: list[MicrographDocument] = []
-
-        def body_at(epoch: str, seq: int, _: int) -> bytes:
-            made.append(document(self._draw, epoch, seq))
-            return encode_document(made[0])
-
-        seq, body = self.ledger.commit_picked(f"m{self.ledger.head + 1}.mrc", self._handled, body_at)
-        self.stream.publish(seq, topic_of(made[0]), body)
-
-    def close(self) -> None:
-        """Close both."""
-        self.stream.close()
-        self.ledger.close()
+def publish_more(source: PublishedLedger, count: int) -> None:
+    """Publish documents as of real micrographs, with a few hundred picks."""
+    for number in range(source.ledger.head, source.ledger.head + count):
+        source.publish(make_document(f"m{number}.mrc", 50 + 89 * number % 350, seed=number))
 
 
 def publish(folder: Path, count: int) -> None:
-    """Say the addresses, then publish one document for each line read, and stay until there are none."""
-    source = Source(folder)
-    print(json.dumps([source.stream.address, source.stream.replay]), flush=True)
-    for _, line in zip(range(count), sys.stdin, strict=False):
-        for _ in range(int(line)):
-            source.commit()
-        print(source.ledger.head, flush=True)
-    sys.stdin.read()
-    source.close()
+    """Say the addresses, then publish as many documents as each line read says, and stay until there are none."""
+    with PublishedLedger(folder) as source:
+        print(json.dumps(source.addresses), flush=True)
+        while source.ledger.head < count:
+            publish_more(source, int(sys.stdin.readline()))
+            print(source.ledger.head, flush=True)
+        sys.stdin.read()
 
 
 # --- the processes that subscribe -------------------------------------------------------------------------------
@@ -263,22 +211,20 @@ def endure(folder: Path, documents: int, kills: int) -> list[tuple[str, int, boo
 def stall(folder: Path, blocks: int, documents: int) -> float:
     """Time of a block of documents with a stalled subscriber over that without, medians of interleaved blocks."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
-    source = Source(folder)
-    for i in range(2 * blocks):
-        stalled = i % 2 == 1
-        sleeper = Subscriber(f"stalled{i}", folder, [source.stream.address, source.stream.replay], 10**9)
-        if stalled:
-            sleeper.start()
-            sleeper.wait_ready()
-            sleeper.process.send_signal(signal.SIGSTOP)
-        started = time.monotonic()
-        for _ in range(documents):
-            source.commit()
-        seconds[stalled].append(time.monotonic() - started)
-        if stalled:
-            sleeper.process.kill()
-            sleeper.process.wait()
-    source.close()
+    with PublishedLedger(folder) as source:
+        for i in range(2 * blocks):
+            stalled = i % 2 == 1
+            sleeper = Subscriber(f"stalled{i}", folder, source.addresses, 10**9)
+            if stalled:
+                sleeper.start()
+                sleeper.wait_ready()
+                sleeper.process.send_signal(signal.SIGSTOP)
+            started = time.monotonic()
+            publish_more(source, documents)
+            seconds[stalled].append(time.monotonic() - started)
+            if stalled:
+                sleeper.process.kill()
+                sleeper.process.wait()
     return statistics.median(seconds[True]) / statistics.median(seconds[False])
 
 

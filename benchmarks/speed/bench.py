@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 
-from benchmarks.speed.micrographs import write_micrograph
+from benchmarks.micrographs import write_micrograph
 from frazil.model import Model, load_model
 from frazil.picking import Picker, PickingSettings, PixelMemory, write_star
 from frazil.reading import read_and_rescale

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.speed.pictures import PICTURES
 from benchmarks.speed.report import Report
-from benchmarks.speed.tables import TABLES
+from benchmarks.speed.tables import make_table
 
 __all__ = ["REPORT_FILE", "make_pages"]
 
@@ -23,7 +23,9 @@ def make_pages(report: Report) -> dict[Path, str]:
     Raises:
         KeyError: the page has a place for a table that there is not.
     """
-    page = _PLACE.sub(lambda place: f"{place[1]}\n{TABLES[place[2]](report)}\n\n{place[3]}", _PAGE.read_text("utf-8"))
+    page = _PLACE.sub(
+        lambda place: f"{place[1]}\n{make_table(report, place[2])}\n\n{place[3]}", _PAGE.read_text("utf-8")
+    )
     pages = {_PAGE: page}
     if report.stages is not None:
         pages |= {REPORT_FILE.parent / name: draw(report) for name, draw in PICTURES.items()}

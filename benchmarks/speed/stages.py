@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import msgspec
 
+from benchmarks.micrographs import KINDS, drop_from_cache
 from benchmarks.speed.bench import MODELS, Bench
 from benchmarks.speed.floor import Floor, batches_of
-from benchmarks.speed.micrographs import KINDS, drop_from_cache
 from benchmarks.speed.outbox import Outbox
 from benchmarks.speed.spread import Rounds, Spread, rounds_within, spread
 from frazil.picking import read_micrograph, write_star
@@ -102,8 +102,8 @@ class _Measuring:
         time_("infer", lambda: [model.score(tiles) for tiles in self.floor.ready])
         time_("peaks", lambda: picker.find(self._record.score_map, picture))
         time_("write", lambda: write_star(self._bench.folder / "stage.star", self._record.picks))
-        time_("commit", lambda: self._outbox.commit(self._record))
-        time_("publish", self._outbox.publish)
+        time_("commit", lambda: self._outbox.commit_record(self._record))
+        time_("publish", self._outbox.publish_last)
 
     def case(self) -> Case:
         """What was found."""
