@@ -24,7 +24,6 @@ from frazil_trainer.evaluation import (
     best_threshold,
     flip_warnings,
     markdown_table,
-    pick_labelled,
     score_micrographs,
     score_table,
     show_table,
@@ -260,7 +259,7 @@ def test_threshold_given_overrules_the_models(disc_model, make_set):
 @pytest.mark.parametrize("threshold", [0.15, 0.3, 0.5])
 def test_low_picks_thresholded_later_are_the_daemons_picks_at_that_threshold(disc_model, make_set, threshold):
     paths = make_set(DISCS, contrast=4)
-    (one,) = pick_labelled(disc_model, paths)
+    (one,) = score_micrographs([ModelSource(disc_model)], paths)
     later = one.picks.select(one.picks.score >= threshold)
     at_once = Picker(
         disc_model, PickingSettings(diameter_angstrom=DIAMETER_PX * PIXEL_SIZE_ANGSTROM, threshold=threshold)
@@ -272,7 +271,7 @@ def test_low_picks_thresholded_later_are_the_daemons_picks_at_that_threshold(dis
 
 def test_progress_tells_each_micrograph(disc_model, make_set):
     told: list[str] = []
-    (one,) = pick_labelled(disc_model, make_set(DISCS), told.append)
+    (one,) = score_micrographs([ModelSource(disc_model)], make_set(DISCS), told.append)
     assert told == ["m"]
     assert (one.name, one.folder, one.diameter_px) == ("m", "set", DIAMETER_PX)
 

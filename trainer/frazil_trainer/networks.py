@@ -54,13 +54,10 @@ class Mlp(nn.Module):
         return logits.reshape(-1, 1, 1)
 
     def over_tiles(self, step_px: int) -> nn.Module:
-        """The same network as convolutions without dropout: it scores all windows of a tile at once.
+        """The same network as convolutions without dropout: it scores all windows of a tile at once, every `step_px`.
 
         The first dense layer becomes a strided convolution as large as a window, the others become convolutions of one
         pixel (Long et al., CVPR 2015).
-
-        Args:
-            step_px: distance between windows.
         """
         dense = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
         layers: list[nn.Module] = []
