@@ -96,7 +96,7 @@ class Honest:
         self.received: list[int] = []
         self._address = address
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow)
+        self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
     def _follow(self) -> None:
