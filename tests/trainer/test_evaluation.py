@@ -27,10 +27,9 @@ from frazil_trainer.evaluation import (
     score_micrographs,
     score_table,
     show_table,
-    tally_at,
     validation_paths,
 )
-from frazil_trainer.evaluation.ranking import Tally
+from frazil_trainer.evaluation.ranking import Ranking, Tally
 from frazil_trainer.evaluation.scores import score_rows
 from frazil_trainer.recipe import Recipe, TrainingSet
 
@@ -59,6 +58,10 @@ def line(scores: list[float], right: int, missed: int = 0, folder: str = "a") ->
     picks = [(0.0, 100.0 * i, score) for i, score in enumerate(scores)]
     truth = [(0.0, 100.0 * i) for i in range(right)] + [(500.0, 100.0 * i) for i in range(missed)]
     return scored(picks, truth, folder)
+
+
+def tally_at(scored: list[ScoredMicrograph], threshold: float, distance_diameters: float = 0.5) -> Tally:
+    return Ranking.pooled(one.rank(distance_diameters) for one in scored).tally(threshold)
 
 
 def test_tally_at_a_threshold_counts_picks_at_and_above_it():

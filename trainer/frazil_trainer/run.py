@@ -29,9 +29,9 @@ from frazil_trainer.evaluation import (
     score_micrographs,
     score_table,
     show_table,
-    tally_at,
     validation_paths,
 )
+from frazil_trainer.evaluation.ranking import Ranking
 from frazil_trainer.export.int8 import add_twin, load_twin_data, make_twin, show_twin
 from frazil_trainer.export.version import Scorer, export_version, make_scorer
 from frazil_trainer.networks import make_network
@@ -270,7 +270,8 @@ def _to_choose_on(found: TrainingData) -> list[LabelledPaths]:
 
 def _curve(selected: list[ScoredMicrograph]) -> dict[float, dict[str, float]]:
     """Precision, recall and F1 by threshold."""
-    tallies = {threshold: tally_at(selected, threshold) for threshold in _CURVE_THRESHOLDS}
+    ranking = Ranking.pooled(one.rank() for one in selected)
+    tallies = {threshold: ranking.tally(threshold) for threshold in _CURVE_THRESHOLDS}
     return {
         threshold: {"precision": tally.precision, "recall": tally.recall, "f1": tally.f1}
         for threshold, tally in tallies.items()

@@ -8,7 +8,7 @@
 
 from frazil_trainer.evaluation.micrographs import ScoredMicrograph, score_micrographs, validation_paths
 from frazil_trainer.evaluation.records import Evaluation, ScoreRow
-from frazil_trainer.evaluation.scores import ValidationRecord, best_threshold, evaluate, score_table, tally_at
+from frazil_trainer.evaluation.scores import ValidationRecord, best_threshold, evaluate, score_table
 from frazil_trainer.evaluation.sources import ModelSource, PickFiles, PickSource, find_pick_files, open_sources
 from frazil_trainer.evaluation.tables import flip_warnings, markdown_table, show_table
 
@@ -29,6 +29,5 @@ __all__ = [
     "score_micrographs",
     "score_table",
     "show_table",
-    "tally_at",
     "validation_paths",
 ]

@@ -27,7 +27,7 @@ from frazil_trainer.evaluation.records import (
 )
 from frazil_trainer.evaluation.sources import LOWEST_THRESHOLD, ModelSource, PickSource, printable
 
-__all__ = ["ValidationRecord", "best_threshold", "evaluate", "row_curves", "score_rows", "score_table", "tally_at"]
+__all__ = ["ValidationRecord", "best_threshold", "evaluate", "row_curves", "score_rows", "score_table"]
 
 HALF, FIFTH = 0.5, 0.2
 _AS_GOOD = 0.001
@@ -45,11 +45,6 @@ class ValidationRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     compared_threshold: float | None = None
     """The recipe's second threshold."""
     compared_rows: tuple[ScoreRow, ...] = ()
-
-
-def tally_at(scored: Sequence[ScoredMicrograph], threshold: float, distance_diameters: float = HALF) -> Tally:
-    """Hits, misses and false picks over all micrographs, at one threshold, within a fraction of the diameter."""
-    return Ranking.pooled(one.rank(distance_diameters) for one in scored).tally(threshold)
 
 
 def best_threshold(scored: Sequence[ScoredMicrograph], weights: Mapping[str, float]) -> float:
