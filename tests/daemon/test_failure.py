@@ -12,7 +12,7 @@ import pytest
 
 from frazil.errors import MicrographError, ModelError
 from frazil.faults import backoff_seconds, failure_of, is_transient
-from frazil.session.outbox.retry import Retries, Stopped
+from frazil.session.outbox.outbox import Retries, Stopped
 
 PATH = Path("/data/a.mrc")
 
@@ -83,7 +83,7 @@ def test_waiting_doubles_within_bounds_and_is_never_in_step() -> None:
 def test_what_cannot_be_written_is_retried_and_said_from_the_start(
     error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("frazil.session.outbox.retry._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("frazil.session.outbox.outbox._RETRY_SECONDS", 0.01)
     caplog.set_level(logging.INFO)
     retries, seen = Retries(threading.Event()), []
 

@@ -19,8 +19,7 @@ from frazil.outputs import OutputFolder
 from frazil.picking import read_star
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader, Witness, read_witness
-from frazil.session.outbox.outbox import Outbox
-from frazil.session.outbox.retry import Stopped
+from frazil.session.outbox.outbox import Outbox, Stopped
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.record import record_failure
 

@@ -33,8 +33,7 @@ from frazil.picking import ChooseRescaling, Micrograph, PixelMemory, ScoreMap
 from frazil.session.intake.arrival import Arrival, PickQueue, is_utf8
 from frazil.session.outbox.file_stamp import sample, stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger
-from frazil.session.outbox.outbox import Outbox
-from frazil.session.outbox.retry import Stopped
+from frazil.session.outbox.outbox import Outbox, Stopped
 from frazil.session.outbox.score_map import pack_score_map
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.session.pick.drift_watch import DriftWatch
