@@ -23,7 +23,7 @@ from frazil.session.outbox.file_stamp import stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.pick.doubts import Doubts
-from frazil.session.pick.drift_watch import DriftWatch
+from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.model_changes import Announcer
 from frazil.session.pick.pipeline import Pipeline
 from frazil.session.pick.reader import MicrographReader

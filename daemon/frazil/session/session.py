@@ -26,7 +26,7 @@ from frazil.session.outbox.ledger import INVENTORY_KEY, MOUNT_POINT_KEY, Ledger,
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.doubts import Doubts
-from frazil.session.pick.drift_watch import DriftWatch
+from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.pipeline import Pipeline
 from frazil.session.pick.reader import MicrographReader

@@ -36,7 +36,7 @@ from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.session.outbox.outbox import Outbox, Stopped
 from frazil.session.outbox.score_map import pack_score_map
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
-from frazil.session.pick.drift_watch import DriftWatch
+from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.record import record_failure
 from frazil.session.pick.serving import Serving
