@@ -17,8 +17,8 @@ from frazil.model import load_model
 from frazil.picking import BlankArea, Micrograph, Picker, PickingSettings, Picks, Rescaling, find_blank, read_micrograph
 from frazil.picking.normalise import normalise
 from frazil.session.outbox.score_map import pack_score_map, unpack_score_map
-from frazil.session.pick.record import record_picks
 from frazil.settings import default_model_path
+from frazil.steps import record_picks
 
 DIAMETER_PX = 24.0
 FILLS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {

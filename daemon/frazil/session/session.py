@@ -29,10 +29,10 @@ from frazil.session.pick.doubts import Doubts
 from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.pipeline import Pipeline
-from frazil.session.pick.reader import MicrographReader
 from frazil.session.pick.serving import Serving
 from frazil.session.retune import Reviser
 from frazil.settings import ServeSettings
+from frazil.steps import MicrographReader
 
 __all__ = ["Session"]
 

@@ -38,9 +38,9 @@ from frazil.session.outbox.score_map import pack_score_map
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.model_changes import Announcer, ModelChange
-from frazil.session.pick.record import record_failure
 from frazil.session.pick.serving import Serving
 from frazil.session.retune import LimitsRequest, Reviser
+from frazil.steps import record_failure
 
 __all__ = ["Pipeline"]
 

@@ -33,9 +33,9 @@ from frazil.model import (
 )
 from frazil.picking import Micrograph, Picker
 from frazil.session.pick.model_changes import Announcer, ModelChange
-from frazil.session.pick.record import Record
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import Canary, CanaryBounds
+from frazil.steps import Record
 
 __all__ = ["Swapper"]
 
