@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from watchdog.events import (
     DirCreatedEvent,
@@ -31,7 +32,6 @@ from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.health.state import WatchState
-from frazil.session.intake.arrival import Hint
 from frazil.session.intake.file_system import FileSystem, check_root
 from frazil.session.intake.passed_over import PASS_REASONS, Inventory
 from frazil.session.intake.scan import Scan, Scanner
@@ -39,11 +39,13 @@ from frazil.session.intake.selection import Selection
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.settings import BacklogOrder, WatchBy
 
-__all__ = ["Sightings", "Watcher"]
+__all__ = ["FoundBy", "Hint", "Sightings", "Watcher"]
 
 log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 1.0
+
+FoundBy = Literal["event", "scan"]
 
 # Watchdog logs an overflow at several levels; frazil logs it once.
 logging.getLogger("watchdog").setLevel(logging.ERROR)
@@ -119,6 +121,18 @@ class _Inotify(InotifyFD):
         super().handle_event(event)
         if event.is_queue_overflow:
             self._on_overflow()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """A file that may be a new micrograph."""
+
+    path: Path
+    closed: bool = False
+    """Whether its writer is known to have finished: the file was closed after writing, or renamed into place."""
+    backlog: bool = False
+    """Whether it was there when the daemon started. Files that appear later go first."""
+    by: FoundBy = "scan"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
