@@ -30,8 +30,8 @@ from frazil.model import load_model
 from frazil.picking import Picker, PickingSettings, read_micrograph
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
-from frazil.session.outbox.score_map import pack_score_map
 from frazil.session.retune import TUNED_KEY, LimitsChange, RevisionProgress, count, preview, request_change
+from frazil.session.retune.repick import pack_score_map
 from frazil.settings import default_model_path
 from frazil.steps import record_picks
 from frazil_trainer.simulate import SimulationSettings

@@ -13,8 +13,8 @@ from frazil.documents import encode_document, topic_of
 from frazil.health.metrics import Metrics
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger
-from frazil.session.outbox.score_map import pack_score_map
 from frazil.session.outbox.stream import Stream
+from frazil.session.retune.repick import pack_score_map
 from frazil.steps import Record
 
 __all__ = ["Outbox"]

@@ -16,7 +16,7 @@ from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
 from frazil.model import load_model
 from frazil.picking import BlankArea, Micrograph, Picker, PickingSettings, Picks, Rescaling, find_blank, read_micrograph
 from frazil.picking.normalise import normalise
-from frazil.session.outbox.score_map import pack_score_map, unpack_score_map
+from frazil.session.retune.repick import pack_score_map, unpack_score_map
 from frazil.settings import default_model_path
 from frazil.steps import record_picks
 

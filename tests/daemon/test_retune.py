@@ -21,9 +21,9 @@ from frazil.picking import Micrograph, Picker, PickingSettings, ScoreMap
 from frazil.picking.peaks import in_steps
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import RETUNE_KEY, Handled, Ledger, LedgerReader
-from frazil.session.outbox.score_map import pack_score_map
 from frazil.session.retune import LimitsChange, MicrographCount, count, preview, request_change
-from frazil.session.retune.request import decode_request
+from frazil.session.retune.limits import decode_request
+from frazil.session.retune.repick import pack_score_map
 from frazil.steps import Record, record_picks
 
 DIAMETER_ANGSTROM = 48.0

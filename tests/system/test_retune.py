@@ -24,8 +24,8 @@ from frazil.model import load_model
 from frazil.picking import Micrograph, Picker, PickingSettings, read_star
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
-from frazil.session.outbox.score_map import pack_score_map
 from frazil.session.retune import TUNED_KEY, RevisionProgress, request_change
+from frazil.session.retune.repick import pack_score_map
 from frazil.steps import record_picks
 
 pytestmark = pytest.mark.system

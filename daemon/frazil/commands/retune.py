@@ -122,7 +122,7 @@ def _show_all(reader: LedgerReader, patch: LimitsPatch, *, as_json: bool) -> Non
     from rich.progress import track
 
     from frazil.session.retune import LimitsChange, count
-    from frazil.session.retune.request import newest_model
+    from frazil.session.retune.repick import newest_model
 
     os.nice(_LAZINESS)  # picking comes first
     model = newest_model(reader)

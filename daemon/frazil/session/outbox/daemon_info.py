@@ -13,7 +13,7 @@ from frazil.errors import OutputError
 from frazil.health.samples import START_TIME, parse_samples
 from frazil.health.state import DaemonState
 from frazil.paths import is_same_file, path_below
-from frazil.session.outbox.ledger import DAEMON_KEY, Ledger, LedgerReader
+from frazil.session.outbox.ledger import DAEMON_KEY, Ledger, LedgerReader, Remembered
 
 __all__ = ["DaemonInfo", "check_watch", "ledger_key", "move_watch"]
 
@@ -22,7 +22,7 @@ _LOOKED_FOR = 100
 _ANSWER_SECONDS = 2.0
 
 
-class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True):
+class DaemonInfo(msgspec.Struct, Remembered, frozen=True, kw_only=True):
     """A daemon that uses the ledger, or used it last."""
 
     pid: int
@@ -42,18 +42,6 @@ class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True):
     provider: str
     precision: str = "float32"
     """Precision in which the model computes."""
-
-    def encode(self) -> str:
-        """Encode as text for the ledger."""
-        return msgspec.json.encode(self).decode()
-
-    @classmethod
-    def decode(cls, text: str) -> DaemonInfo | None:
-        """Decode the ledger's text; None if it cannot be decoded."""
-        try:
-            return msgspec.json.decode(text, type=cls)
-        except ValueError:
-            return None
 
     def stopped(self) -> DaemonInfo:
         """A copy that is stopped now."""

@@ -25,7 +25,7 @@ import msgspec
 
 from frazil.documents import MicrographDocument
 from frazil.health.state import ChartState, Departure, DriftState
-from frazil.session.outbox.ledger import BASELINE_KEY, DRIFT_KEY, Ledger
+from frazil.session.outbox.ledger import BASELINE_KEY, DRIFT_KEY, Ledger, Remembered
 
 __all__ = ["BASELINE_MICROGRAPHS", "LAST_MICROGRAPHS", "Drift", "DriftWatch"]
 
@@ -118,7 +118,7 @@ class Chart(msgspec.Struct, kw_only=True):
             self.spread = max(1.4826 * deviation, self.least_spread)
 
 
-class Drift(msgspec.Struct, kw_only=True):
+class Drift(msgspec.Struct, Remembered, kw_only=True):
     """The charts of one session with one model and one set of limits. The ledger keeps them over a restart."""
 
     picked_by: str = ""
@@ -209,10 +209,7 @@ class DriftWatch:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        try:
-            self._drift = msgspec.json.decode(ledger.recall(DRIFT_KEY, "{}"), type=Drift)
-        except msgspec.DecodeError:  # written by a later frazil, perhaps
-            self._drift = Drift()
+        self._drift = Drift.decode(ledger.recall(DRIFT_KEY)) or Drift()
         self.state = _state_of(self._drift)
 
     def note(self, document: MicrographDocument) -> None:
@@ -233,7 +230,7 @@ class DriftWatch:
             log.warning("picks are few: %s", self._drift.describe_few())
         self.state = _state_of(self._drift)
         with contextlib.suppress(sqlite3.Error):  # useful after a restart, but not needed
-            self._ledger.remember(DRIFT_KEY, msgspec.json.encode(self._drift).decode())
+            self._ledger.remember(DRIFT_KEY, self._drift.encode())
 
     def _log(self, quantity: Quantity, direction: Direction) -> None:
         usual, recent = self._drift.usual(quantity), self._drift.recent(quantity)

@@ -34,12 +34,12 @@ from frazil.session.intake.intake import Arrival, Intake, is_utf8
 from frazil.session.outbox.file_stamp import sample, stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.session.outbox.outbox import Outbox, Stopped
-from frazil.session.outbox.score_map import pack_score_map
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.serving import Serving
 from frazil.session.retune import LimitsRequest, Reviser
+from frazil.session.retune.repick import pack_score_map
 from frazil.steps import record_failure
 
 __all__ = ["Pipeline"]

@@ -22,6 +22,7 @@ from frazil.session.outbox.ledger.meta_keys import (
     RETUNE_KEY,
     STANDING_KEY,
     TUNED_KEY,
+    Remembered,
 )
 from frazil.session.outbox.ledger.reader import KeptResult, LedgerReader, MicrographRecord, StoredDocument
 from frazil.session.outbox.ledger.rebuild import Rebuilt, rebuild
@@ -48,6 +49,7 @@ __all__ = [
     "MicrographRecord",
     "Note",
     "Rebuilt",
+    "Remembered",
     "State",
     "StoredDocument",
     "Witness",
