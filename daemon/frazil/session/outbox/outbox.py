@@ -116,7 +116,8 @@ class Outbox:
     no document is dropped, the queues before it fill, and it goes on by itself. If only one pick file cannot be
     written, its message is sent nevertheless, since the result is committed. A second document reports the failure.
 
-    All but `waits_for` and `unwritten` belongs to one thread.
+    All but `waits_for` and `unwritten` belongs to one thread. Whatever it does with the ledger it retries; every method
+    raises `Stopped` where the daemon stops meanwhile.
 
     Args:
         ledger: keeps the documents.
@@ -213,52 +214,25 @@ class Outbox:
         return seq
 
     def remember(self, key: str, value: str) -> None:
-        """Make the ledger remember a value.
-
-        Raises:
-            Stopped: the daemon is stopping.
-        """
+        """Make the ledger remember a value."""
         self._retry(lambda: self._ledger.remember(key, value))
 
     def grant(self, request: tuple[str, str], remember: tuple[str, str]) -> None:
-        """Delete a request from the ledger, if it has not changed, and remember its result.
-
-        Args:
-            request: key and value of the request.
-            remember: key and value of the result.
-
-        Raises:
-            Stopped: the daemon is stopping.
-        """
+        """Delete a request (key and value) from the ledger, if it has not changed, and remember its result likewise."""
         self._retry(lambda: self._ledger.grant(request, remember))
 
     def first_with_result(self, keys: Sequence[str]) -> str | None:
-        """The first of these micrographs that has a result; None if none has.
-
-        Args:
-            keys: paths of the micrographs below the watched directory.
-
-        Raises:
-            Stopped: the daemon is stopping.
-        """
+        """The first of these micrographs, by their paths below the watched directory, that has a result; else None."""
         return self._retry(lambda: self._ledger.first_with_result(keys))
 
     def attempts(self, key: str) -> int:
-        """Number of failed attempts to pick a micrograph.
-
-        Args:
-            key: path of the micrograph below the watched directory.
-
-        Raises:
-            Stopped: the daemon is stopping.
-        """
+        """Number of failed attempts to pick a micrograph, by its path below the watched directory."""
         return self._retry(lambda: self._ledger.attempts(key))
 
     def deliver(self) -> None:
         """Deliver every document that was committed, by this or an earlier process, and perhaps not delivered.
 
-        Raises:
-            Stopped: the daemon is stopping. The other documents are delivered after the next start.
+        Where the daemon stops meanwhile, the others are delivered after the next start.
         """
         if self._given_up:
             raise Stopped
