@@ -37,7 +37,7 @@ from frazil.session.outbox.ledger import Handled, Ledger, StoredDocument, is_fat
 if TYPE_CHECKING:
     from frazil.session.outbox.stream import Stream
 
-__all__ = ["Outbox", "Retries", "Stopped"]
+__all__ = ["Outbox", "Stopped"]
 
 log = logging.getLogger(__name__)
 
@@ -48,65 +48,6 @@ T = TypeVar("T")
 
 class Stopped(Exception):
     """The daemon stops before a write or a delivery succeeded. The next start makes up for it."""
-
-
-class Retries:
-    """Retries writing until it works. Picking waits meanwhile: the queues before it fill, and nothing is dropped.
-
-    Args:
-        stop: ends the retries.
-        beat: called after each failed attempt.
-
-    Attributes:
-        waits_for: the file that cannot be written at present, and why, in one line; empty while nothing is blocked.
-    """
-
-    def __init__(self, stop: threading.Event, beat: Beat = no_heartbeat) -> None:
-        self._stop = stop
-        self._beat = beat
-        self.waits_for = ""
-
-    def until_stopped(self, what: str, write: Callable[[], T]) -> T:
-        """Write, and retry until it works.
-
-        Args:
-            what: name of the file that is written, for the log.
-            write: writes everything or nothing; raises `OSError` only if waiting may help.
-
-        Returns:
-            The result of `write`.
-
-        Raises:
-            Stopped: the daemon is stopping, or must stop because the ledger is damaged or gone.
-            sqlite3.Error: this record cannot be written, but others can.
-        """
-        blocked = False
-        while True:
-            try:
-                written = write()
-            except (OSError, sqlite3.Error) as error:
-                if is_fatal(error):
-                    raise Stopped from error
-                if is_of_one_record(error):
-                    raise
-                reason = reason_of(error) if isinstance(error, OSError) else str(error)
-                if not blocked:
-                    log.warning(
-                        "cannot write %s (%s): picking waits until it can",
-                        what,
-                        reason,
-                        extra=event("output_blocked", file=what, reason=reason),
-                    )
-                blocked = True
-                self.waits_for = f"cannot write {what} ({reason}): picking waits until it can"
-                self._beat()
-                if self._stop.wait(_RETRY_SECONDS):
-                    raise Stopped from error
-            else:
-                if blocked:
-                    log.info("can write %s again: picking goes on", what, extra=event("output_free", file=what))
-                    self.waits_for = ""
-                return written
 
 
 class Outbox:
@@ -129,6 +70,7 @@ class Outbox:
         beat: called before each document is delivered, and after each failed attempt.
 
     Attributes:
+        waits_for: the file that cannot be written at present, and why, in one line; empty while nothing is blocked.
         unwritten: number of results in this run whose pick file could not be written.
     """
 
@@ -150,13 +92,9 @@ class Outbox:
         self._given_up = False
         self._delivered = 0
         self._beat = beat
-        self._retries = Retries(stop, beat)
+        self._stop = stop
+        self.waits_for = ""
         self.unwritten = 0
-
-    @property
-    def waits_for(self) -> str:
-        """The file that cannot be written at present, and why, in one line; empty while nothing is blocked."""
-        return self._retries.waits_for
 
     def commit(
         self,
@@ -251,8 +189,44 @@ class Outbox:
             raise
         self._delivered = max(self._delivered, head)
 
-    def _retry(self, write: Callable[[], T]) -> T:
-        return self._retries.until_stopped(str(self._ledger.file), write)
+    def _retry(self, write: Callable[[], T], file: Path | None = None) -> T:
+        """Write, and retry until it works.
+
+        Args:
+            write: writes everything or nothing; raises `OSError` only if waiting may help.
+            file: the file that is written. Default: the ledger.
+
+        Raises:
+            Stopped: the daemon is stopping, or must stop because the ledger is damaged or gone.
+            sqlite3.Error: this record cannot be written, but others can.
+        """
+        what, blocked = str(file or self._ledger.file), False
+        while True:
+            try:
+                written = write()
+            except (OSError, sqlite3.Error) as error:
+                if is_fatal(error):
+                    raise Stopped from error
+                if is_of_one_record(error):
+                    raise
+                reason = reason_of(error) if isinstance(error, OSError) else str(error)
+                if not blocked:
+                    log.warning(
+                        "cannot write %s (%s): picking waits until it can",
+                        what,
+                        reason,
+                        extra=event("output_blocked", file=what, reason=reason),
+                    )
+                blocked = True
+                self.waits_for = f"cannot write {what} ({reason}): picking waits until it can"
+                self._beat()
+                if self._stop.wait(_RETRY_SECONDS):
+                    raise Stopped from error
+            else:
+                if blocked:
+                    log.info("can write %s again: picking goes on", what, extra=event("output_free", file=what))
+                    self.waits_for = ""
+                return written
 
     def _deliver(self, stored: StoredDocument) -> None:
         seq = stored.seq
@@ -278,11 +252,11 @@ class Outbox:
         y, x, score = document.picks.arrays()
         picks, file = Picks(y=y, x=x, score=score), self._files.file_of(key)
         try:
-            self._retries.until_stopped(
-                str(file),
+            self._retry(
                 lambda: self._files.write(
                     path, file, lambda place: write_star(place, picks, micrograph=document.micrograph)
                 ),
+                file,
             )
         except MicrographError as error:
             self._note_unwritten(seq, document, error)
