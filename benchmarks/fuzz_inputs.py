@@ -38,7 +38,7 @@ from frazil.errors import MicrographError, is_out_of_memory
 from frazil.model import load_model
 from frazil.picking import Picker, PickingSettings, PixelMemory, check_complete, read_micrograph
 from frazil.settings import default_model_path
-from frazil.steps import read_and_rescale
+from frazil.record import read_and_rescale
 
 CAP_BYTES = 32 << 20
 SLACK_BYTES = 8 << 20

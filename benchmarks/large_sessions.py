@@ -43,7 +43,7 @@ from frazil.session.intake.scan import Scanner
 from frazil.session.intake.selection import Selection
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
-from frazil.steps import record_picks
+from frazil.record import record_picks
 
 PARTS = ("scans", "ledger", "start", "backlog")
 PER_FOLDER = 500

@@ -33,7 +33,7 @@ from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
 from frazil.session.retune import TUNED_KEY, LimitsChange, RevisionProgress, count, preview, request_change
 from frazil.session.retune.repick import pack_score_map
 from frazil.settings import default_model_path
-from frazil.steps import record_picks
+from frazil.record import record_picks
 from frazil_trainer.simulate import SimulationSettings
 from frazil_trainer.simulate.series import write_series
 

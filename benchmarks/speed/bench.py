@@ -13,7 +13,7 @@ from benchmarks.speed.micrographs import write_micrograph
 from frazil.model import Model, load_model
 from frazil.picking import Picker, PickingSettings, PixelMemory, write_star
 from frazil.settings import default_model_path
-from frazil.steps import read_and_rescale
+from frazil.record import read_and_rescale
 
 __all__ = ["DIAMETER_ANGSTROM", "MODELS", "PIXEL_SIZE_ANGSTROM", "SCALES", "Bench", "Scale"]
 

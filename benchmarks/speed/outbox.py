@@ -15,7 +15,7 @@ from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.session.outbox.stream import Stream
 from frazil.session.retune.repick import pack_score_map
-from frazil.steps import Record
+from frazil.record import Record
 
 __all__ = ["Outbox"]
 

@@ -16,7 +16,7 @@ from benchmarks.speed.spread import Rounds, Spread, rounds_within, spread
 from frazil.picking import read_micrograph, write_star
 from frazil.picking.normalise import normalise
 from frazil.picking.rescale import rescale
-from frazil.steps import record_picks
+from frazil.record import record_picks
 
 __all__ = ["STAGES", "Case", "Growth", "Stages", "measure"]
 

@@ -28,7 +28,7 @@ from frazil.picking import (
 )
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.settings import default_model_path, doubt_diameter
-from frazil.steps import read_and_rescale, record_picks
+from frazil.record import read_and_rescale, record_picks
 
 __all__ = ["FilePicker", "PickedFile"]
 

@@ -18,7 +18,7 @@ from frazil.picking import BlankArea, Micrograph, Picker, PickingSettings, Picks
 from frazil.picking.normalise import normalise
 from frazil.session.retune.repick import pack_score_map, unpack_score_map
 from frazil.settings import default_model_path
-from frazil.steps import record_picks
+from frazil.record import record_picks
 
 DIAMETER_PX = 24.0
 FILLS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {

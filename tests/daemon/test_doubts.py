@@ -23,7 +23,7 @@ from frazil.model import Contrast, Model, load_model
 from frazil.picking import ContrastEvidence, Micrograph, Picker, PickingSettings, read_micrograph, weigh_contrast
 from frazil.session.pick.doubts import Doubts
 from frazil.settings import default_model_path, doubt_diameter, load_settings
-from frazil.steps import Record, record_picks
+from frazil.record import Record, record_picks
 
 KNOWN = read_micrograph(KNOWN_MICROGRAPH)
 OTHER: dict[Contrast, Contrast] = {"dark": "bright", "bright": "dark"}

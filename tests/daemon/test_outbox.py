@@ -23,7 +23,7 @@ from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader, Witness, read_witness
 from frazil.session.outbox.outbox import Outbox, Stopped
 from frazil.session.outbox.stream import Stream
-from frazil.steps import record_failure
+from frazil.record import record_failure
 
 ROOT = Path("/watched")
 

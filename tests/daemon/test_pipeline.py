@@ -28,7 +28,7 @@ from frazil.session.pick.model_changes import Announcer
 from frazil.session.pick.pipeline import Pipeline
 from frazil.session.pick.serving import Serving
 from frazil.session.retune import Reviser
-from frazil.steps import MicrographReader
+from frazil.record import MicrographReader
 
 
 @dataclass

@@ -24,7 +24,7 @@ from frazil.session.outbox.ledger import RETUNE_KEY, Handled, Ledger, LedgerRead
 from frazil.session.retune import LimitsChange, MicrographCount, count, preview, request_change
 from frazil.session.retune.limits import decode_request
 from frazil.session.retune.repick import pack_score_map
-from frazil.steps import Record, record_picks
+from frazil.record import Record, record_picks
 
 DIAMETER_ANGSTROM = 48.0
 EDGE_ANGSTROM = DIAMETER_ANGSTROM / 4

@@ -26,7 +26,7 @@ from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
 from frazil.session.retune import TUNED_KEY, RevisionProgress, request_change
 from frazil.session.retune.repick import pack_score_map
-from frazil.steps import record_picks
+from frazil.record import record_picks
 
 pytestmark = pytest.mark.system
 

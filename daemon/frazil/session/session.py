@@ -32,7 +32,7 @@ from frazil.session.pick.pipeline import Pipeline
 from frazil.session.pick.serving import Serving
 from frazil.session.retune import Reviser
 from frazil.settings import ServeSettings
-from frazil.steps import MicrographReader
+from frazil.record import MicrographReader
 
 __all__ = ["Session"]
 

@@ -40,7 +40,7 @@ from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.serving import Serving
 from frazil.session.retune import LimitsRequest, Reviser
 from frazil.session.retune.repick import pack_score_map
-from frazil.steps import record_failure
+from frazil.record import record_failure
 
 __all__ = ["Pipeline"]
 

@@ -35,7 +35,7 @@ from frazil.picking import Micrograph, Picker
 from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import Canary, CanaryBounds
-from frazil.steps import Record
+from frazil.record import Record
 
 __all__ = ["Swapper"]
 

@@ -1,4 +1,4 @@
-"""The steps of one micrograph, as the daemon and ``frazil pick`` take them: it is read, picked, and made a document."""
+"""The record of one micrograph, as the daemon and ``frazil pick`` make it: read, picked, timed, and made a document."""
 
 from __future__ import annotations
 
