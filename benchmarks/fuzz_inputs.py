@@ -37,8 +37,8 @@ from numpy.typing import NDArray
 from frazil.errors import MicrographError, is_out_of_memory
 from frazil.model import load_model
 from frazil.picking import Picker, PickingSettings, PixelMemory, check_complete, read_micrograph
-from frazil.settings import default_model_path
 from frazil.record import read_and_rescale
+from frazil.settings import default_model_path
 
 CAP_BYTES = 32 << 20
 SLACK_BYTES = 8 << 20

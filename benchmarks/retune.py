@@ -28,12 +28,12 @@ from frazil.documents import MicrographDocument, encode_document
 from frazil.limits import LimitsPatch
 from frazil.model import load_model
 from frazil.picking import Picker, PickingSettings, read_micrograph
+from frazil.record import record_picks
 from frazil.session.outbox.file_stamp import FileStamp
-from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
-from frazil.session.retune import TUNED_KEY, LimitsChange, RevisionProgress, count, preview, request_change
+from frazil.session.outbox.ledger import TUNED_KEY, Handled, Ledger, LedgerReader
+from frazil.session.retune import LimitsChange, RevisionProgress, count, preview, request_change
 from frazil.session.retune.repick import pack_score_map
 from frazil.settings import default_model_path
-from frazil.record import record_picks
 from frazil_trainer.simulate import SimulationSettings
 from frazil_trainer.simulate.series import write_series
 

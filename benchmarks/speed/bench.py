@@ -12,8 +12,8 @@ import cv2
 from benchmarks.speed.micrographs import write_micrograph
 from frazil.model import Model, load_model
 from frazil.picking import Picker, PickingSettings, PixelMemory, write_star
-from frazil.settings import default_model_path
 from frazil.record import read_and_rescale
+from frazil.settings import default_model_path
 
 __all__ = ["DIAMETER_ANGSTROM", "MODELS", "PIXEL_SIZE_ANGSTROM", "SCALES", "Bench", "Scale"]
 

@@ -11,11 +11,11 @@ import prometheus_client
 from frazil import PickStream
 from frazil.documents import encode_document, topic_of
 from frazil.health.metrics import Metrics
+from frazil.record import Record
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.session.outbox.stream import Stream
 from frazil.session.retune.repick import pack_score_map
-from frazil.record import Record
 
 __all__ = ["Outbox"]
 

@@ -26,9 +26,9 @@ from frazil.picking import (
     draw_picks,
     write_star,
 )
+from frazil.record import read_and_rescale, record_picks
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.settings import default_model_path, doubt_diameter
-from frazil.record import read_and_rescale, record_picks
 
 __all__ = ["FilePicker", "PickedFile"]
 

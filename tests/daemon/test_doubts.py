@@ -21,9 +21,9 @@ from frazil.file_picker import FilePicker
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
 from frazil.model import Contrast, Model, load_model
 from frazil.picking import ContrastEvidence, Micrograph, Picker, PickingSettings, read_micrograph, weigh_contrast
+from frazil.record import Record, record_picks
 from frazil.session.pick.doubts import Doubts
 from frazil.settings import default_model_path, doubt_diameter, load_settings
-from frazil.record import Record, record_picks
 
 KNOWN = read_micrograph(KNOWN_MICROGRAPH)
 OTHER: dict[Contrast, Contrast] = {"dark": "bright", "bright": "dark"}

@@ -19,11 +19,11 @@ from frazil.errors import MicrographError, OutputError
 from frazil.health.metrics import Metrics
 from frazil.outputs import OutputFolder
 from frazil.picking import read_star
+from frazil.record import record_failure
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader, Witness, read_witness
 from frazil.session.outbox.outbox import Outbox, Stopped
 from frazil.session.outbox.stream import Stream
-from frazil.record import record_failure
 
 ROOT = Path("/watched")
 

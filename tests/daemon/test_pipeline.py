@@ -18,6 +18,7 @@ from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
 from frazil.model import load_model
 from frazil.picking import Picker, PickingSettings, read_star
+from frazil.record import MicrographReader
 from frazil.session.intake.intake import Arrival
 from frazil.session.outbox.file_stamp import stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
@@ -28,7 +29,6 @@ from frazil.session.pick.model_changes import Announcer
 from frazil.session.pick.pipeline import Pipeline
 from frazil.session.pick.serving import Serving
 from frazil.session.retune import Reviser
-from frazil.record import MicrographReader
 
 
 @dataclass

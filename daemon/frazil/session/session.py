@@ -17,6 +17,7 @@ from frazil.model import Model
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import Picker, PickingSettings, PreparationOnDevice
+from frazil.record import MicrographReader
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.intake import Intake
 from frazil.session.intake.selection import Selection
@@ -32,7 +33,6 @@ from frazil.session.pick.pipeline import Pipeline
 from frazil.session.pick.serving import Serving
 from frazil.session.retune import Reviser
 from frazil.settings import ServeSettings
-from frazil.record import MicrographReader
 
 __all__ = ["Session"]
 

@@ -30,6 +30,7 @@ from frazil.health.state import PickState
 from frazil.model import Batches
 from frazil.outputs import namesakes
 from frazil.picking import ChooseRescaling, Micrograph, PixelMemory, ScoreMap
+from frazil.record import record_failure
 from frazil.session.intake.intake import Arrival, Intake, is_utf8
 from frazil.session.outbox.file_stamp import sample, stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger
@@ -40,7 +41,6 @@ from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.serving import Serving
 from frazil.session.retune import LimitsRequest, Reviser
 from frazil.session.retune.repick import pack_score_map
-from frazil.record import record_failure
 
 __all__ = ["Pipeline"]
 

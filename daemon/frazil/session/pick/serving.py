@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from frazil.health.state import ModelState
 from frazil.picking import Micrograph, Picker
+from frazil.record import Record, record_picks
 from frazil.session.pick.model_changes import ModelChange
 from frazil.session.retune.limits import LimitsChange, LimitsRequest
-from frazil.record import Record, record_picks
 
 __all__ = ["Offer", "Probation", "Serving", "Shadow"]
 

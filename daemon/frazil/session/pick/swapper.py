@@ -32,10 +32,10 @@ from frazil.model import (
     read_current,
 )
 from frazil.picking import Micrograph, Picker
+from frazil.record import Record
 from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import Canary, CanaryBounds
-from frazil.record import Record
 
 __all__ = ["Swapper"]
 
