@@ -15,7 +15,6 @@ from frazil.documents import (
     MicrographDocument,
     Seconds,
     columns_of,
-    directory_of,
     now_rfc3339,
 )
 from frazil.errors import MicrographError
@@ -146,24 +145,23 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
 
 
 def record_failure(
-    error: MicrographError, *, watch: Path, key: str, attempts: int, is_transient: bool
+    error: MicrographError, path: Path, directory: str, *, attempts: int = 1, is_transient: bool = False
 ) -> FailedDocument:
     """Make the document of a micrograph that could not be picked, without epoch and with sequence number 0.
 
     Args:
         error: the cause.
-        watch: the watched directory, by the name that the user gave it.
-        key: path of the micrograph below the watched directory.
+        path: of the micrograph, by the name that the user gave the watched directory.
+        directory: of the micrograph, below the watched one.
         attempts: number of attempts, including this one.
         is_transient: whether the daemon retries it by itself.
     """
-    path = watch / key
     return FailedDocument(
         epoch="",
         seq=0,
         micrograph=path.name,
         path=str(path),
-        directory=directory_of(key),
+        directory=directory,
         reason=error.reason,
         message=str(error).replace(str(error.path), str(path)),
         kind="transient" if is_transient else "permanent",

@@ -414,8 +414,8 @@ def test_a_failure_that_is_tried_again_is_not_quarantined(rig: Rig) -> None:
     for kind, attempts in (("transient", 1), ("permanent", 0)):
         failed = record_failure(
             MicrographError(ROOT / "a.mrc", "unreadable", "cannot be read"),
-            watch=ROOT,
-            key="a.mrc",
+            ROOT / "a.mrc",
+            "",
             attempts=1 + rig.outbox.attempts("a.mrc"),
             is_transient=kind == "transient",
         )

@@ -65,13 +65,13 @@ def retune(
     """
     from frazil.limits import LimitsPatch
     from frazil.session.outbox.daemon_info import DaemonInfo, ledger_key
-    from frazil.session.outbox.ledger import DAEMON_KEY, LedgerReader, ledger_file
+    from frazil.session.outbox.ledger import LedgerReader, ledger_file
 
     patch = LimitsPatch(threshold=threshold, min_distance_angstrom=min_distance, edge_margin_angstrom=edge_margin)
     if apply and micrograph is not None:
         raise FrazilError("expected --apply or --micrograph, found both: limits are applied to all micrographs")
     with LedgerReader(ledger_file(out)) as reader:
-        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+        info = DaemonInfo.of(reader)
         if apply:
             _apply(reader, patch, info, as_json=as_json)
         elif micrograph is not None:

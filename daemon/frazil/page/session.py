@@ -18,7 +18,6 @@ from frazil.session import retune
 from frazil.session.intake.passed_over import Inventory
 from frazil.session.outbox.daemon_info import DaemonInfo
 from frazil.session.outbox.ledger import (
-    DAEMON_KEY,
     INVENTORY_KEY,
     TUNED_KEY,
     LedgerReader,
@@ -194,7 +193,7 @@ class Session:
         return Standing(
             epoch=meta["epoch"],
             head=self.reader.head(),
-            daemon=DaemonInfo.decode(meta.get(DAEMON_KEY, "")),
+            daemon=DaemonInfo.of(self.reader),
             counts=self._count_states(),
             latest=[seen for result in results if (seen := glance(result)) is not None],
             picked_at=[picked for _, picked in times],

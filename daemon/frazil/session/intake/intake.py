@@ -23,12 +23,13 @@ from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.metrics import Metrics
 from frazil.health.state import IntakeState
+from frazil.paths import is_utf8
 from frazil.session.intake.completeness import prove_complete
 from frazil.session.intake.watcher import FoundBy, Hint, Sightings
 from frazil.session.outbox.file_stamp import FileStamp, sample, stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger, Note
 
-__all__ = ["Arrival", "Intake", "Known", "is_utf8"]
+__all__ = ["Arrival", "Intake", "Known"]
 
 log = logging.getLogger(__name__)
 
@@ -486,12 +487,3 @@ class _Notes:
                 self._returned.clear()
         except sqlite3.Error as error:
             log.debug("notes cannot be written to the ledger (%s); this is retried", error)
-
-
-def is_utf8(key: str) -> bool:
-    """Whether a key is valid UTF-8. The ledger can hold no other."""
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

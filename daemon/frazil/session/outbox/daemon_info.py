@@ -43,6 +43,11 @@ class DaemonInfo(msgspec.Struct, Remembered, frozen=True, kw_only=True):
     precision: str = "float32"
     """Precision in which the model computes."""
 
+    @classmethod
+    def of(cls, reader: LedgerReader) -> DaemonInfo | None:
+        """The daemon of a ledger; None if there was none yet."""
+        return cls.decode(reader.meta().get(DAEMON_KEY, ""))
+
     def stopped(self) -> DaemonInfo:
         """A copy that is stopped now."""
         return msgspec.structs.replace(self, stopped_at=time.time())
@@ -118,7 +123,7 @@ def move_watch(file: Path, watch: Path, *, force: bool = False) -> str:
         OutputError: no daemon has used the ledger yet, one uses it now, or its micrographs are not in that directory.
     """
     with LedgerReader(file) as reader:
-        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+        info = DaemonInfo.of(reader)
         known = [record.path for record in reader.micrographs(["picked", "quarantined"], limit=_LOOKED_FOR)]
     if info is None:
         raise OutputError(

@@ -22,7 +22,6 @@ from frazil.documents import (
     ModelDocument,
     NumberedDocument,
     encode_document,
-    now_rfc3339,
     topic_of,
 )
 from frazil.errors import MicrographError
@@ -32,6 +31,7 @@ from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.outputs import OutputFolder
 from frazil.picking import Picks, write_star
+from frazil.record import record_failure
 from frazil.session.outbox.ledger import Handled, Ledger, StoredDocument, is_fatal
 
 if TYPE_CHECKING:
@@ -263,18 +263,7 @@ class Outbox:
 
     def _note_unwritten(self, seq: int, document: MicrographDocument, error: MicrographError) -> None:
         """Commit the failure of a pick file before the message of its result is sent, so that it is never lost."""
-        failed = FailedDocument(
-            epoch="",
-            seq=0,
-            micrograph=document.micrograph,
-            path=document.path,
-            directory=document.directory,
-            reason=error.reason,
-            message=str(error),
-            kind="permanent",
-            failed_at=now_rfc3339(),
-        )
-        body_at = _body_at(failed)
+        body_at = _body_at(record_failure(error, Path(document.path), document.directory))
         is_news = self._retry(lambda: self._ledger.commit_unwritten(seq, error.reason, str(error), body_at))
         if is_news:
             fields = event("failed", micrograph=document.path, reason=error.reason, seq=seq)

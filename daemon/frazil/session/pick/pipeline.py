@@ -29,9 +29,10 @@ from frazil.health.metrics import Metrics
 from frazil.health.state import PickState
 from frazil.model import Batches
 from frazil.outputs import namesakes
+from frazil.paths import is_utf8
 from frazil.picking import ChooseRescaling, Micrograph, PixelMemory, ScoreMap
 from frazil.record import record_failure
-from frazil.session.intake.intake import Arrival, Intake, is_utf8
+from frazil.session.intake.intake import Arrival, Intake
 from frazil.session.outbox.file_stamp import sample, stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.session.outbox.outbox import Outbox, Stopped
@@ -422,7 +423,13 @@ class Pipeline:
             return
         attempt = 1 + self._outbox.attempts(arrival.key)
         is_retried = is_transient(error) and attempt < self._max_attempts
-        document = record_failure(error, watch=self._watch, key=arrival.key, attempts=attempt, is_transient=is_retried)
+        document = record_failure(
+            error,
+            self._watch / arrival.key,
+            directory_of(arrival.key),
+            attempts=attempt,
+            is_transient=is_retried,
+        )
         self._outbox.commit(
             document,
             key=arrival.key,
