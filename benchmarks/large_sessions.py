@@ -38,11 +38,11 @@ from frazil.model import load_model
 from frazil.page.series import Series
 from frazil.page.session import Session
 from frazil.picking import Picker, PickingSettings, read_micrograph, write_star
+from frazil.record import record_picks
 from frazil.session.intake.scan import Scanner
 from frazil.session.intake.selection import Selection
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
-from frazil.session.pick.record import record_picks
 
 PARTS = ("scans", "ledger", "start", "backlog")
 PER_FOLDER = 500

@@ -12,7 +12,7 @@ import cv2
 from benchmarks.micrographs import write_micrograph
 from frazil.model import Model, load_model
 from frazil.picking import Picker, PickingSettings, PixelMemory, write_star
-from frazil.reading import read_and_rescale
+from frazil.record import read_and_rescale
 from frazil.settings import default_model_path
 
 __all__ = ["DIAMETER_ANGSTROM", "MODELS", "PIXEL_SIZE_ANGSTROM", "SCALES", "Bench", "Scale"]

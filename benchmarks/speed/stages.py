@@ -18,8 +18,8 @@ from frazil import PickStream
 from frazil.picking import read_micrograph, write_star
 from frazil.picking.normalise import normalise
 from frazil.picking.rescale import rescale
-from frazil.session.outbox.score_map import pack_score_map
-from frazil.session.pick.record import Record, record_picks
+from frazil.record import Record, record_picks
+from frazil.session.retune.repick import pack_score_map
 
 __all__ = ["STAGES", "Case", "Growth", "Stages", "measure"]
 

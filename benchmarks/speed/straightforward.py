@@ -32,7 +32,7 @@ from frazil.picking import (
 )
 from frazil.picking.normalise import normalise
 from frazil.picking.peaks import in_steps
-from frazil.reading import read_and_rescale
+from frazil.record import read_and_rescale
 
 __all__ = ["Comparison", "Straightforward", "WindowNetwork", "measure"]
 

@@ -24,6 +24,7 @@ from frazil.model import CURRENT_NAME, Model
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import Picker, PickingSettings, PreparationOnDevice
+from frazil.record import MicrographReader
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.intake import Intake
 from frazil.session.intake.selection import Selection
@@ -31,14 +32,12 @@ from frazil.session.intake.watcher import Watcher
 from frazil.session.models import Models
 from frazil.session.outbox.daemon_info import DaemonInfo, check_watch
 from frazil.session.outbox.ledger import DAEMON_KEY, INVENTORY_KEY, MOUNT_POINT_KEY, SESSION_KEY, Ledger, Witness
-from frazil.session.outbox.outbox import Outbox
-from frazil.session.outbox.retry import Stopped
+from frazil.session.outbox.outbox import Outbox, Stopped
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.doubts import Doubts
-from frazil.session.pick.drift_watch import DriftWatch
+from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.model_changes import Announcer
 from frazil.session.pick.pipeline import Pipeline
-from frazil.session.pick.reader import MicrographReader
 from frazil.session.pick.serving import Serving
 from frazil.session.pick.shadow import CanaryBounds
 from frazil.session.pick.swapper import Swapper
