@@ -64,7 +64,7 @@ from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.session.outbox.stream import Stream
 from frazil.session.outbox.stream.messages import ChannelState
-from frazil.session.registry import Wish
+from frazil.microscope.registry import Wish
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

@@ -37,7 +37,7 @@ from frazil.session.outbox.ledger import explain
 from frazil.session.outbox.stream import Access, Stream
 from frazil.session.pick.turns import Turns
 from frazil.session.session import Session
-from frazil.session.sessions import Sessions
+from frazil.microscope.sessions import Sessions
 from frazil.settings import ServeSettings
 
 __all__ = ["Daemon"]

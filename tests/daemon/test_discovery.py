@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from frazil.session.discovery import find_sessions, last_change
+from frazil.microscope.discovery import find_sessions, last_change
 
 
 def found(root: Path, pattern: str) -> dict[str, Path]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from frazil.errors import OutputError, SettingsError
-from frazil.session.registry import REGISTRY_NAME, Registry
+from frazil.microscope.registry import REGISTRY_NAME, Registry
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from frazil.errors import FrazilError, SettingsError, printable
 
 if TYPE_CHECKING:
     from frazil.health.state import DaemonState, SessionState
-    from frazil.session.registry import SessionRecord, Wish
+    from frazil.microscope.registry import SessionRecord, Wish
 
 __all__ = ["session_app"]
 
@@ -53,7 +53,7 @@ class _Daemon:
     def __init__(self, out: Path | None, page: str) -> None:
         from frazil.session.outbox.daemon_info import ask_page
         from frazil.session.outbox.ledger import LEDGER_NAME
-        from frazil.session.registry import REGISTRY_NAME, Registry
+        from frazil.microscope.registry import REGISTRY_NAME, Registry
 
         if out is None and any(Path(name).exists() for name in (LEDGER_NAME, REGISTRY_NAME)):
             out = Path()
@@ -143,7 +143,7 @@ def _recorded_daemon(out: Path) -> Any:
 
 def _recorded_page(out: Path) -> str:
     """The page of the daemon that uses an output directory; empty where none is known."""
-    from frazil.session.registry import REGISTRY_NAME, Registry
+    from frazil.microscope.registry import REGISTRY_NAME, Registry
 
     with contextlib.suppress(FrazilError):
         if page := Registry(out / REGISTRY_NAME).page():

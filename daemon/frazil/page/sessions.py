@@ -15,7 +15,7 @@ from starlette.routing import Route
 from frazil.health.state import SessionState
 from frazil.page.answers import NotHereError, WrongRequestError, json_answer
 from frazil.picking import Micrograph
-from frazil.session.registry import Wish
+from frazil.microscope.registry import Wish
 
 __all__ = ["KnownSessions", "SessionDesk"]
 

@@ -22,8 +22,8 @@ from frazil.health.state import SessionState, SessionStatus
 from frazil.paths import absolute_path, is_same_file
 from frazil.picking import Micrograph
 from frazil.record import MicrographReader
-from frazil.session.discovery import find_sessions, last_change
-from frazil.session.registry import REGISTRY_NAME, Registry, SessionRecord, Wish
+from frazil.microscope.discovery import find_sessions, last_change
+from frazil.microscope.registry import REGISTRY_NAME, Registry, SessionRecord, Wish
 from frazil.session.session import Session
 from frazil.settings import ServeSettings, load_session_settings
 
