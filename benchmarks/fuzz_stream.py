@@ -113,6 +113,8 @@ _REQUESTS: list[Callable[[random.Random], object]] = [
     lambda draw: {"from": 1, "until": draw.choice([None, -1, "x", 2**64]), "topics": ["x" * draw.randint(0, 3000)]},
     lambda draw: {"from": 1, "topics": [str(i) for i in range(draw.randint(0, 500))]},
     lambda draw: {"from": draw.randint(0, 20)},
+    lambda draw: {"from": 1, "session": draw.choice([5, "x" * draw.randint(0, 2000), str(draw.random())])},
+    lambda draw: {"catalog": draw.choice([True, False, 1]), "after": draw.choice([None, "", str(draw.random())])},
     lambda draw: [[[{"from": draw.randint(0, 20)}]]],
 ]
 
@@ -137,9 +139,8 @@ class Target:
     def __init__(self, folder: Path) -> None:
         self.ledger = Ledger(folder / "ledger.sqlite")
         self.metrics = Metrics(prometheus_client.CollectorRegistry())
-        self.stream = Stream(
-            "tcp://127.0.0.1:0", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0, metrics=self.metrics
-        )
+        self.stream = Stream("tcp://127.0.0.1:0", metrics=self.metrics)
+        self.channel = self.stream.add("", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0)
 
     def commit(self) -> None:
         """Commit and publish one document."""
@@ -151,7 +152,7 @@ class Target:
             return encode_document(made[0])
 
         seq = self.ledger.commit_document("model", body_at)
-        self.stream.publish(seq, topic_of(made[0]), encode_document(made[0]))
+        self.channel.publish(seq, topic_of(made[0]), encode_document(made[0]))
 
     def requests(self) -> dict[str, int]:
         """Replay requests by outcome."""

@@ -69,9 +69,8 @@ class Source:
     def __init__(self, folder: Path) -> None:
         self.ledger = Ledger(folder / "ledger.sqlite")
         self.metrics = Metrics(prometheus_client.CollectorRegistry())
-        self.stream = Stream(
-            "tcp://127.0.0.1:0", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0, metrics=self.metrics
-        )
+        self.stream = Stream("tcp://127.0.0.1:0", metrics=self.metrics)
+        self.channel = self.stream.add("", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0)
         self._draw = random.Random(1)
         self._handled = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
 
@@ -84,7 +83,7 @@ class Source:
             return encode_document(made[0])
 
         seq, body = self.ledger.commit_picked(f"m{self.ledger.head + 1}.mrc", self._handled, body_at)
-        self.stream.publish(seq, topic_of(made[0]), body)
+        self.channel.publish(seq, topic_of(made[0]), body)
 
     def close(self) -> None:
         """Close both."""

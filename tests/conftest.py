@@ -38,6 +38,7 @@ from frazil.documents import (
     Seconds,
     decode_document,
     encode_document,
+    in_session,
     topic_of,
 )
 from frazil.errors import FrazilError
@@ -579,22 +580,28 @@ def make_channel() -> Callable[..., ChannelState]:
 
 
 class LedgerStream:
-    """A real ledger and the stream that publishes it."""
+    """A real ledger and the stream that publishes it: one of its own, or that of another session."""
 
-    def __init__(self, folder: Path, **options: object) -> None:
+    def __init__(
+        self, folder: Path, *, session: str = "", beside: LedgerStream | None = None, **options: object
+    ) -> None:
         self.ledger = Ledger(folder / "ledger.sqlite")
-        self.metrics = Metrics(prometheus_client.CollectorRegistry())
+        self.metrics = beside.metrics if beside else Metrics(prometheus_client.CollectorRegistry())
         try:
-            self.stream = Stream(
-                str(options.pop("address", "tcp://127.0.0.1:0")),
-                metrics=self.metrics,
-                **options,  # type: ignore[arg-type]
+            self.stream = (
+                beside.stream
+                if beside
+                else Stream(
+                    str(options.pop("address", "tcp://127.0.0.1:0")),
+                    metrics=self.metrics,
+                    **options,  # type: ignore[arg-type]
+                )
             )
         except FrazilError:
             self.ledger.close()
             raise
         self.channel = self.stream.add(
-            "",
+            session,
             ledger=self.ledger.file,
             epoch=self.ledger.epoch,
             generation=self.ledger.generation,
@@ -610,7 +617,7 @@ class LedgerStream:
         made: list[NumberedDocument] = []
 
         def body_at(epoch: str, seq: int, _: int) -> bytes:
-            one = document(f"/data/{name}", epoch=epoch, seq=seq)
+            one = in_session(document(f"/data/{name}", epoch=epoch, seq=seq), self.channel.session)
             made.append(msgspec.structs.replace(one, **changes))
             return encode_document(made[0])
 
@@ -642,7 +649,7 @@ class LedgerStream:
             deadline = time.monotonic() + 30
             while socket.poll(1000 * max(0.0, deadline - time.monotonic())):
                 heartbeat = decode_document(socket.recv_multipart()[1])
-                if heartbeat.seq == self.ledger.head:
+                if (heartbeat.epoch, heartbeat.seq) == (self.ledger.epoch, self.ledger.head):
                     return
         pytest.fail("not everything was published")
 

@@ -29,12 +29,9 @@ class Outbox:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
         self._ledger = Ledger(folder / "ledger.sqlite")
-        self._stream = Stream(
-            "tcp://127.0.0.1:0",
-            ledger=self._ledger.file,
-            epoch=self._ledger.epoch,
-            published=self._ledger.head,
-            metrics=Metrics(prometheus_client.CollectorRegistry()),
+        self._stream = Stream("tcp://127.0.0.1:0", metrics=Metrics(prometheus_client.CollectorRegistry()))
+        self._channel = self._stream.add(
+            "", ledger=self._ledger.file, epoch=self._ledger.epoch, published=self._ledger.head
         )
         self._subscriber = PickStream(self._stream.address)
         self._last: tuple[int, bytes, bytes] = (0, b"", b"")
@@ -63,5 +60,5 @@ class Outbox:
 
     def publish(self) -> None:
         """Send what was committed last, and wait until the subscriber has it."""
-        self._stream.publish(*self._last)
+        self._channel.publish(*self._last)
         assert self._subscriber.receive(_PATIENCE_SECONDS) is not None
