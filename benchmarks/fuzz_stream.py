@@ -67,7 +67,7 @@ def _send_messages(
                 # Large frames go alone: libzmq aborts a sender that closes amid frames (its issue 3442).
                 frames = draw.choice([1, 1, 1, 2, 3, 9])
                 sender.send_multipart([_body(draw)[: 10**6 if frames == 1 else 400] for _ in range(frames)])
-    if kind == zmq.DEALER:
+    if kind in (zmq.DEALER, zmq.REQ):
         sender.poll(20)
     sender.close()
 
