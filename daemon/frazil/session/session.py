@@ -108,16 +108,7 @@ class Session:
     def connect(self, channel: Channel) -> None:
         """Connect the outbox to its channel of the stream."""
         beat = self._heartbeats.of("frazil-writing").beat
-        self._outbox = Outbox(
-            self.ledger,
-            channel,
-            self._metrics,
-            self.watch,
-            self.outputs.path,
-            self._stopping,
-            beat,
-            session=channel.session,
-        )
+        self._outbox = Outbox(self.ledger, channel, self._metrics, self.watch, self.outputs.path, self._stopping, beat)
         self._reviser = Reviser(self.ledger, self._outbox, self.picking)
         self._closing.callback(self._reviser.close)
         self.announcer = Announcer(self.ledger, self._outbox, self._metrics)
