@@ -59,7 +59,7 @@ def _send_messages(
                 # Large frames go alone: libzmq aborts a sender that closes amid frames (its issue 3442).
                 frames = draw.choice([1, 1, 1, 2, 3, 9])
                 sender.send_multipart([_body(draw)[: 10**6 if frames == 1 else 400] for _ in range(frames)])
-    if kind == zmq.DEALER:
+    if kind in (zmq.DEALER, zmq.REQ):
         sender.poll(20)
     sender.close()
 
@@ -93,6 +93,8 @@ _REQUESTS: list[Callable[[random.Random], object]] = [
     lambda draw: {"from": 1, "until": draw.choice([None, -1, "x", 2**64]), "topics": ["x" * draw.randint(0, 3000)]},
     lambda draw: {"from": 1, "topics": [str(i) for i in range(draw.randint(0, 500))]},
     lambda draw: {"from": draw.randint(0, 20)},
+    lambda draw: {"from": 1, "session": draw.choice([5, "x" * draw.randint(0, 2000), str(draw.random())])},
+    lambda draw: {"catalog": draw.choice([True, False, 1]), "after": draw.choice([None, "", str(draw.random())])},
     lambda draw: [[[{"from": draw.randint(0, 20)}]]],
 ]
 

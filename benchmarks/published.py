@@ -50,9 +50,8 @@ class PublishedLedger:
     def __init__(self, folder: Path) -> None:
         self.ledger = Ledger(folder / "ledger.sqlite")
         self.metrics = Metrics(prometheus_client.CollectorRegistry())
-        self.stream = Stream(
-            "tcp://127.0.0.1:0", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0, metrics=self.metrics
-        )
+        self.stream = Stream("tcp://127.0.0.1:0", metrics=self.metrics)
+        self.channel = self.stream.add("", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0)
         self.addresses = [self.stream.address, self.stream.replay]
 
     def __enter__(self) -> Self:
@@ -63,7 +62,7 @@ class PublishedLedger:
         self.ledger.close()
 
     def commit(self, document: MicrographDocument, score_map: bytes | None = None) -> tuple[int, bytes, bytes]:
-        """Commit a document; it is on the disk when this returns what `Stream.publish` needs."""
+        """Commit a document; it is on the disk when this returns what `Channel.publish` needs."""
 
         def body_at(epoch: str, seq: int, supersedes: int) -> bytes:
             return encode_document(msgspec.structs.replace(document, epoch=epoch, seq=seq, supersedes=supersedes))
@@ -74,4 +73,4 @@ class PublishedLedger:
 
     def publish(self, document: MicrographDocument) -> None:
         """Commit and publish a document."""
-        self.stream.publish(*self.commit(document))
+        self.channel.publish(*self.commit(document))

@@ -39,11 +39,13 @@ from frazil.documents import (
     Seconds,
     decode_document,
     encode_document,
+    in_session,
     topic_of,
 )
 from frazil.errors import FrazilError
 from frazil.health.metrics import Metrics
 from frazil.health.state import DaemonState, SessionState
+from frazil.microscope.registry import Wish
 from frazil.model import (
     Card,
     ModelContract,
@@ -64,7 +66,6 @@ from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.session.outbox.stream import Stream
 from frazil.session.outbox.stream.messages import ChannelState
-from frazil.microscope.registry import Wish
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -581,22 +582,28 @@ def make_channel() -> Callable[..., ChannelState]:
 
 
 class LedgerStream:
-    """A real ledger and the stream that publishes it."""
+    """A real ledger and the stream that publishes it: one of its own, or that of another session."""
 
-    def __init__(self, folder: Path, **options: object) -> None:
+    def __init__(
+        self, folder: Path, *, session: str = "", beside: LedgerStream | None = None, **options: object
+    ) -> None:
         self.ledger = Ledger(folder / "ledger.sqlite")
-        self.metrics = Metrics(prometheus_client.CollectorRegistry())
+        self.metrics = beside.metrics if beside else Metrics(prometheus_client.CollectorRegistry())
         try:
-            self.stream = Stream(
-                str(options.pop("address", "tcp://127.0.0.1:0")),
-                metrics=self.metrics,
-                **options,  # type: ignore[arg-type]
+            self.stream = (
+                beside.stream
+                if beside
+                else Stream(
+                    str(options.pop("address", "tcp://127.0.0.1:0")),
+                    metrics=self.metrics,
+                    **options,  # type: ignore[arg-type]
+                )
             )
         except FrazilError:
             self.ledger.close()
             raise
         self.channel = self.stream.add(
-            "",
+            session,
             ledger=self.ledger.file,
             epoch=self.ledger.epoch,
             generation=self.ledger.generation,
@@ -612,7 +619,7 @@ class LedgerStream:
         made: list[NumberedDocument] = []
 
         def body_at(epoch: str, seq: int, _: int) -> bytes:
-            one = document(f"/data/{name}", epoch=epoch, seq=seq)
+            one = in_session(document(f"/data/{name}", epoch=epoch, seq=seq), self.channel.session)
             made.append(msgspec.structs.replace(one, **changes))
             return encode_document(made[0])
 
@@ -644,7 +651,7 @@ class LedgerStream:
             deadline = time.monotonic() + 30
             while socket.poll(1000 * max(0.0, deadline - time.monotonic())):
                 heartbeat = decode_document(socket.recv_multipart()[1])
-                if heartbeat.seq == self.ledger.head:
+                if (heartbeat.epoch, heartbeat.seq) == (self.ledger.epoch, self.ledger.head):
                     return
         pytest.fail("not everything was published")
 

@@ -91,7 +91,7 @@ class _Outbox(PublishedLedger):
 
     def publish_last(self) -> None:
         """Send what was committed last, and wait until the subscriber has it."""
-        self.stream.publish(*self._last)
+        self.channel.publish(*self._last)
         assert self._subscriber.receive(_PATIENCE_SECONDS) is not None
 
 

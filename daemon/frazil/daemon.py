@@ -26,6 +26,7 @@ from frazil.health.resources import Resources, count_nvidia_gpus, give_back_larg
 from frazil.health.state import DaemonState
 from frazil.health.systemd import Notifier
 from frazil.health.watchdog import Supervision
+from frazil.microscope.sessions import Sessions
 from frazil.model import Model, Precision, available_cores, load_model
 from frazil.outputs import OutputFolder
 from frazil.page.application import Application
@@ -35,9 +36,6 @@ from frazil.paths import absolute_path
 from frazil.session.models import Models
 from frazil.session.outbox.ledger import explain
 from frazil.session.outbox.stream import Access, Stream
-from frazil.session.pick.turns import Turns
-from frazil.session.session import Session
-from frazil.microscope.sessions import Sessions
 from frazil.settings import ServeSettings
 
 __all__ = ["Daemon"]
@@ -49,10 +47,6 @@ _STOP_SECONDS = 4.5
 _CHECK_SECONDS = 0.5
 _OUTPUT_SECONDS = 60.0
 """Time that the service manager is told to wait for the next report, while the output directory is missing."""
-_LEDGER_SECONDS = 600.0
-"""Longest time to open the ledger. A ledger of an earlier version is rewritten."""
-_MODEL_SECONDS = 600.0
-"""Longest time to load the model and warm it up, on a GPU that is slow to wake."""
 
 
 class _Part(Protocol):
@@ -82,15 +76,13 @@ class Daemon:
         self._supervision = Supervision(self._notifier, self._hanging)
         self._stopping = threading.Event()
         self._ready = threading.Event()
-        self._started_at = 0.0
         self._parts = contextlib.ExitStack()
         self._parts.callback(self._notifier.close)
         self._metrics = Metrics(prometheus_client.CollectorRegistry(), self.state)
         prometheus_client.ProcessCollector(registry=self._metrics.registry)
         self._gpu_expected = settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0)
         self._outputs = OutputFolder(settings.out.expanduser().resolve())
-        self._models, self._turns = Models(self._load_model), Turns()
-        self._sessions = Sessions(settings, self._make_session, self._connect_session, self._start_session)
+        self._sessions = Sessions(settings, self._metrics, Models(self._load_model), self._tell_step)
 
     def run(self) -> None:
         """Start, serve, stop.
@@ -160,11 +152,7 @@ class Daemon:
         self._resources.start()
         self._parts.callback(self._resources.stop)
         self._parts.callback(sessions.close)
-        if sessions.is_microscope:
-            with contextlib.suppress(OutputError):
-                sessions.registry.note_page(self._page.url)
-        sessions.begin()
-        self._started_at = self._started_at or time.time()
+        sessions.begin(self._stream, self._page.url)
         self._ready.set()
         sessions.run_until(self._stopping)
         log.info(
@@ -175,24 +163,9 @@ class Daemon:
         )
         self._supervision.ready(self._describe)
 
-    def _make_session(self, settings: ServeSettings, name: str) -> Session:
-        return Session(settings, self._metrics, self._models, self._turns, name=name)
-
-    def _connect_session(self, session: Session) -> None:
-        """Open a session's ledger, and connect it to the stream."""
-        session.outputs.prepare()
-        self._notifier.starting("opening the ledger", within_seconds=_LEDGER_SECONDS)
-        session.open()
-        session.connect(self._stream, self._page.url)
-
-    def _start_session(self, session: Session) -> None:
-        """Load the model of a session, and begin to pick."""
-        self._notifier.starting(f"loading the model {session.settings.model}", within_seconds=_MODEL_SECONDS)
-        model = session.load()
-        self._notifier.starting(f"warming up the model {model.identity.short}", within_seconds=_MODEL_SECONDS)
-        session.start(session.warm_up(model))
-        self._started_at = self._started_at or time.time()
-        session.note_daemon(self._started_at)
+    def _tell_step(self, step: str, seconds: float) -> None:
+        if not self._ready.is_set():
+            self._notifier.starting(step, within_seconds=seconds)
 
     def _wait_for(self, outputs: OutputFolder) -> None:
         """Check that the output directory can be written; wait for it if it may be mounted later.
@@ -260,7 +233,7 @@ class Daemon:
         disks, sessions = self._resources.disks, self._sessions.states
         return msgspec.structs.replace(
             state,
-            started_at=self._started_at,
+            started_at=self._sessions.started_at,
             model=next((session.model for session in sessions if session.model), None),
             gpu_expected=self._gpu_expected,
             gpus=self._resources.gpus,

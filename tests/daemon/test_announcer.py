@@ -45,10 +45,9 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         self.ledger = Ledger(folder / "ledger")
         self.metrics = Metrics(prometheus_client.CollectorRegistry())
-        self.stream = Stream(
-            "tcp://127.0.0.1:0", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0, metrics=self.metrics
-        )
-        self.outbox = Outbox(self.ledger, self.stream, self.metrics, folder, folder / "out", threading.Event())
+        self.stream = Stream("tcp://127.0.0.1:0", metrics=self.metrics)
+        channel = self.stream.add("", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0)
+        self.outbox = Outbox(self.ledger, channel, self.metrics, folder, folder / "out", threading.Event())
         self.announcer = Announcer(self.ledger, self.outbox, self.metrics)
 
     def announced(self) -> list[ModelDocument]:

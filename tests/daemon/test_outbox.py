@@ -39,12 +39,11 @@ class Rig:
         self.make_document = make_document
         self.ledger = Ledger(ledger_file, witness)
         self.metrics = Metrics(prometheus_client.CollectorRegistry())
-        self.stream = Stream(
-            "tcp://127.0.0.1:0", ledger=ledger_file, epoch=self.ledger.epoch, published=0, metrics=self.metrics
-        )
+        self.stream = Stream("tcp://127.0.0.1:0", metrics=self.metrics)
+        channel = self.stream.add("", ledger=ledger_file, epoch=self.ledger.epoch, published=0)
         self.stop = threading.Event()
         self.beats: list[str] = []
-        self.outbox = Outbox(self.ledger, self.stream, self.metrics, ROOT, out, self.stop, self._note_beat)
+        self.outbox = Outbox(self.ledger, channel, self.metrics, ROOT, out, self.stop, self._note_beat)
 
     def _note_beat(self, doing: str = "") -> None:
         self.beats.append(doing)

@@ -55,11 +55,10 @@ class Rig:
         self.out.mkdir(exist_ok=True)
         self.ledger = Ledger(tmp_path / "ledger")
         self.metrics = Metrics(prometheus_client.CollectorRegistry())
-        self.stream = Stream(
-            "tcp://127.0.0.1:0", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0, metrics=self.metrics
-        )
+        self.stream = Stream("tcp://127.0.0.1:0", metrics=self.metrics)
+        channel = self.stream.add("", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0)
         self.stop = threading.Event()
-        outbox = Outbox(self.ledger, self.stream, self.metrics, tmp_path, self.out, self.stop)
+        outbox = Outbox(self.ledger, channel, self.metrics, tmp_path, self.out, self.stop)
         self.announcer = Announcer(self.ledger, outbox, self.metrics)
         self.loaded: list[tuple[Path, str]] = []
         self.swapper = Swapper(

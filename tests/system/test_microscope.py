@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -20,7 +22,7 @@ from typing import Any
 import pytest
 
 from frazil import PickStream
-from frazil.documents import MicrographDocument, NumberedDocument
+from frazil.documents import MicrographDocument, NumberedDocument, SessionDocument
 from frazil.picking import read_star
 from frazil.session.outbox.ledger import LedgerReader
 
@@ -246,3 +248,171 @@ def test_three_days_of_sessions_with_kills_end_with_one_result_for_each_microgra
     assert {d.session for d in picked(one)} == {"1102_80S"}
     assert {d.threshold for d in stored["1101_apo"]} == {0.5, 0.6}
     assert {round(d.diameter_px * d.pixel_size_angstrom) for d in stored["1103_trpv1"]} == {30}
+
+
+def status_of(microscope: Microscope, name: str) -> str:
+    return str(microscope.sessions().get(name, {}).get("status", ""))
+
+
+def says(microscope: Microscope, name: str) -> str:
+    return str(microscope.sessions().get(name, {}).get("says", ""))
+
+
+def picked_names(microscope: Microscope, name: str) -> list[str]:
+    return [document.micrograph for document in microscope.results(name)]
+
+
+def test_a_session_with_faults_stops_alone_and_each_trouble_ends_when_it_is_mended(
+    make_microscope: Callable[..., Microscope], make_scene: Scene, write_mrc: Write, tmp_path: Path
+) -> None:
+    microscope = make_microscope(diameter_angstrom=48.0)
+    scene = make_scene(diameter_px=16.0)
+    good = microscope.session_folder("good")
+    bad = microscope.session_folder("bad", 'contrast = "grey"\ndiameter = -3\nhttp_address = "0.0.0.0:80"\n')
+    write_mrc(good / "a.mrc", scene.pixels, 3.0)
+    write_mrc(bad / "a.mrc", scene.pixels, 3.0)
+    microscope.start()
+    until(lambda: picked_names(microscope, "good") == ["a.mrc"], microscope.log.read_text)
+    said = says(microscope, "bad")
+    for fault in ("expected dark or bright", "expected a number above 0, found -3", "one of the daemon"):
+        assert fault in said
+        assert fault in microscope.log.read_text()
+    assert not (microscope.out / "bad").exists()
+
+    (bad / "frazil.toml").write_text("diameter = 48\n")
+    until(lambda: picked_names(microscope, "bad") == ["a.mrc"], microscope.log.read_text)
+
+    # A link from another session's directory would have each micrograph picked twice.
+    (microscope.root / "again").mkdir()
+    (microscope.root / "again" / "Averages").symlink_to(good)
+    until(lambda: "lie in each other" in says(microscope, "again"), microscope.log.read_text)
+    assert status_of(microscope, "good") == "open"
+    (microscope.root / "again" / "Averages").unlink()
+
+    # An output folder that another daemon has.
+    write_mrc(good / "b.mrc", scene.pixels, 3.0)
+    until(lambda: len(picked_names(microscope, "good")) == 2)
+    taken = subprocess.run(
+        [
+            *(BIN / "frazil", "serve", "--watch", tmp_path, "--out", microscope.out / "good", "--diameter", "48"),
+            *("--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0", "--model", tmp_path / "nowhere"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert taken.returncode != 0
+    assert microscope.stop() == 0
+
+
+def test_sessions_are_paused_opened_closed_and_found_again(
+    make_microscope: Callable[..., Microscope], make_scene: Scene, write_mrc: Write, tmp_path: Path
+) -> None:
+    microscope = make_microscope(diameter_angstrom=48.0)
+    scene = make_scene(diameter_px=16.0)
+    folder = microscope.session_folder("1101")
+    write_mrc(folder / "a.mrc", scene.pixels, 3.0)
+    microscope.start()
+    until(lambda: picked_names(microscope, "1101") == ["a.mrc"], microscope.log.read_text)
+
+    microscope.frazil("session", "pause", "1101")
+    until(lambda: status_of(microscope, "1101") == "paused")
+    write_mrc(folder / "b.mrc", scene.pixels, 3.0)
+    microscope.kill()
+    microscope.start()
+    assert status_of(microscope, "1101") == "paused"
+    assert picked_names(microscope, "1101") == ["a.mrc"]
+    microscope.frazil("session", "open", "1101")
+    until(lambda: picked_names(microscope, "1101") == ["a.mrc", "b.mrc"], microscope.log.read_text)
+
+    # Renamed, it is another session; the old one's results stay.
+    (microscope.root / "1101").rename(microscope.root / "1101_renamed")
+    until(lambda: len(picked_names(microscope, "1101_renamed")) == 2, microscope.log.read_text)
+    until(lambda: status_of(microscope, "1101") in ("open", "closed"))
+    assert len(picked_names(microscope, "1101")) == 2
+
+    # The root goes away, as a mount does, and comes back.
+    microscope.root.rename(tmp_path / "away")
+    until(lambda: not microscope.is_ready(), microscope.log.read_text)
+    assert "cannot see" in microscope.log.read_text()
+    (tmp_path / "away").rename(microscope.root)
+    write_mrc(microscope.root / "1101_renamed" / "Averages" / "c.mrc", scene.pixels, 3.0)
+    until(lambda: len(picked_names(microscope, "1101_renamed")) == 3, microscope.log.read_text)
+    until(microscope.is_ready)
+
+    # Closed while the daemon is down: it is said at the next start, and its results are still given out.
+    assert microscope.stop() == 0
+    microscope.frazil("session", "close", "1101_renamed")
+    microscope.start()
+    until(lambda: status_of(microscope, "1101_renamed") == "closed")
+    with PickStream(microscope.stream, session="1101_renamed", since=1, topics=("picks", "session")) as stream:
+        found: list[NumberedDocument] = []
+        until(lambda: (document := stream.receive(0.5)) is None or found.append(document) or is_end(document))
+    events = [document.event for document in found if isinstance(document, SessionDocument)]
+    assert events == ["opened", "closed"]
+    assert sum(isinstance(document, MicrographDocument) for document in found) == 3
+    shown = json.loads(microscope.frazil("session", "show", "1101_renamed", "--json").stdout)
+    assert shown["micrographs"]["picked"] == 3
+    assert microscope.frazil("session", "set", "nobody", "diameter=3", check=False).returncode == 1
+    assert microscope.frazil("session", "set", "1101", "diametre=3", check=False).returncode == 78
+
+
+def is_end(document: NumberedDocument | None) -> bool:
+    return isinstance(document, SessionDocument) and document.event == "closed"
+
+
+def test_among_hundreds_of_old_sessions_the_daemon_starts_at_once_and_opens_recent_ones_alone(
+    make_microscope: Callable[..., Microscope], make_scene: Scene, write_mrc: Write
+) -> None:
+    microscope = make_microscope(diameter_angstrom=48.0)
+    scene = make_scene(diameter_px=16.0)
+    write_mrc(microscope.session_folder("0001") / "a.mrc", scene.pixels, 3.0)
+
+    def seconds_to_start() -> float:
+        microscope.start()
+        found = re.findall(r"ready after ([\d.]+) s", microscope.log.read_text())
+        return float(found[-1])
+
+    alone = seconds_to_start()
+    assert microscope.stop() == 0
+    for number in range(500):
+        folder = microscope.session_folder(f"old_{number:03d}")
+        write_mrc(folder / "a.mrc", scene.pixels[:64, :64], 3.0)
+        for changed in (folder, folder.parent):
+            os.utime(changed, (1e9, 1e9))
+    assert seconds_to_start() < 2 * alone + 3
+    sessions = microscope.sessions()
+    assert len(sessions) == 501
+    assert Counter(session["status"] for session in sessions.values()) == {"open": 1, "old": 500}
+    assert not (microscope.out / "old_007").exists()
+    state = json.loads(urllib.request.urlopen(f"{microscope.page}api/state").read())
+    assert state["closed_sessions"] == 500
+    assert len(state["sessions"]) == 1
+
+    # One of them is wished for, another is written to again.
+    microscope.frazil("session", "open", str(microscope.root / "old_007" / "Averages"))
+    until(lambda: status_of(microscope, "old_007") == "open")
+    write_mrc(microscope.root / "old_009" / "Averages" / "b.mrc", scene.pixels, 3.0)
+    until(lambda: "b.mrc" in picked_names(microscope, "old_009"), microscope.log.read_text)
+
+
+def test_a_backlog_in_one_session_does_not_hold_up_another(
+    make_microscope: Callable[..., Microscope], make_scene: Scene, write_mrc: Write
+) -> None:
+    microscope = make_microscope(diameter_angstrom=48.0)
+    scene = make_scene(shape=(640, 896), diameter_px=16.0)
+    backlog = microscope.session_folder("backlog")
+    count = 60
+    for number in range(count):
+        write_mrc(backlog / f"mic_{number:03d}.mrc", scene.pixels, 3.0)
+    live = microscope.session_folder("live")
+    microscope.start()
+    until(lambda: microscope.results("backlog"))
+    few = 5
+    for number in range(few):
+        write_mrc(live / f"mic_{number:03d}.mrc", scene.pixels, 3.0)
+    until(lambda: len(picked_names(microscope, "live")) == few, microscope.log.read_text)
+    last = max(document.picked_at for document in microscope.results("live"))
+    until(lambda: len(picked_names(microscope, "backlog")) == count, microscope.log.read_text)
+    before = sum(document.picked_at < last for document in microscope.results("backlog"))
+    assert before < count, "the live session came after the whole backlog of the other"

@@ -44,7 +44,6 @@ _RECONNECT_MS, _MOST_RECONNECT_MS = 100, 2000
 class StreamOptions(TypedDict, total=False):
     """Options of a stream; see `PickStream`."""
 
-    session: str | Sequence[str] | None
     since: int | None
     resume: str | Path | None
     directory: str
@@ -60,9 +59,15 @@ class _Connection(Generic[D]):
     Without topics, it brings the documents of picked micrographs.
     """
 
-    def __init__(self, address: str, *, topics: Sequence[Topic] = ("picks",), **options: Unpack[StreamOptions]) -> None:
+    def __init__(
+        self,
+        address: str,
+        session: str | Sequence[str] | None = None,
+        *,
+        topics: Sequence[Topic] = ("picks",),
+        **options: Unpack[StreamOptions],
+    ) -> None:
         since, resume, directory = options.get("since"), options.get("resume"), options.get("directory", "")
-        session = options.get("session")
         self._keys = _read_keys(options.get("key"), options.get("server_key"))
         self._cursor = Cursor(Path(resume)) if resume is not None else None
         topic_prefixes = [
@@ -310,19 +315,25 @@ class PickStream(_Connection[D]):
     """
 
     @overload
-    def __init__(self: PickStream[MicrographDocument], address: str, **options: Unpack[StreamOptions]) -> None: ...
+    def __init__(
+        self: PickStream[MicrographDocument],
+        address: str,
+        session: str | Sequence[str] | None = None,
+        **options: Unpack[StreamOptions],
+    ) -> None: ...
 
     @overload
     def __init__(
         self: PickStream[NumberedDocument],
         address: str,
+        session: str | Sequence[str] | None = None,
         *,
         topics: Sequence[Topic],
         **options: Unpack[StreamOptions],
     ) -> None: ...
 
-    def __init__(self, address: str, **options: Any) -> None:
-        super().__init__(address, **options)
+    def __init__(self, address: str, session: str | Sequence[str] | None = None, **options: Any) -> None:
+        super().__init__(address, session, **options)
 
     def __enter__(self) -> PickStream[D]:
         return self
@@ -377,19 +388,25 @@ class AsyncPickStream(_Connection[D]):
     """`PickStream` for asyncio: ``async for document in stream``. It takes and raises the same."""
 
     @overload
-    def __init__(self: AsyncPickStream[MicrographDocument], address: str, **options: Unpack[StreamOptions]) -> None: ...
+    def __init__(
+        self: AsyncPickStream[MicrographDocument],
+        address: str,
+        session: str | Sequence[str] | None = None,
+        **options: Unpack[StreamOptions],
+    ) -> None: ...
 
     @overload
     def __init__(
         self: AsyncPickStream[NumberedDocument],
         address: str,
+        session: str | Sequence[str] | None = None,
         *,
         topics: Sequence[Topic],
         **options: Unpack[StreamOptions],
     ) -> None: ...
 
-    def __init__(self, address: str, **options: Any) -> None:
-        super().__init__(address, **options)
+    def __init__(self, address: str, session: str | Sequence[str] | None = None, **options: Any) -> None:
+        super().__init__(address, session, **options)
 
     def _new_poller(self) -> Any:
         from zmq.asyncio import Poller  # here, since loading asyncio takes longer than all the rest

@@ -51,9 +51,9 @@ class _Daemon:
     """
 
     def __init__(self, out: Path | None, page: str) -> None:
+        from frazil.microscope.registry import REGISTRY_NAME, Registry
         from frazil.session.outbox.daemon_info import ask_page
         from frazil.session.outbox.ledger import LEDGER_NAME
-        from frazil.microscope.registry import REGISTRY_NAME, Registry
 
         if out is None and any(Path(name).exists() for name in (LEDGER_NAME, REGISTRY_NAME)):
             out = Path()

@@ -13,7 +13,8 @@ from frazil.errors import MicrographError, error_line, printable
 from frazil.files import PickFileFormat
 
 if TYPE_CHECKING:
-    from frazil.documents import NumberedDocument
+    from frazil.documents import MicrographDocument, NumberedDocument
+    from frazil.pick_files import PickFileWriter
 
 __all__ = ["keys_app", "listen", "schema"]
 
@@ -26,10 +27,20 @@ class Kind(StrEnum):
     picks = "picks"
     failed = "failed"
     model = "model"
+    session = "session"
 
 
 def listen(
     address: Annotated[str, typer.Argument(help="ZeroMQ address of a daemon, such as tcp://127.0.0.1:5556.")],
+    session: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--session",
+            metavar="NAME",
+            help="Session of a microscope; may be given again. Default: all of them.",
+            show_default=False,
+        ),
+    ] = None,
     since: Annotated[
         int | None,
         typer.Option("--since", min=0, help="First sequence number; 1 for everything. Default: from now on."),
@@ -55,7 +66,10 @@ def listen(
     to: Annotated[
         Path | None,
         typer.Option(
-            "--to", metavar="DIR", help="Write files to this directory, instead of lines.", show_default=False
+            "--to",
+            metavar="DIR",
+            help="Write files to this directory, instead of lines; those of a microscope below it, by session.",
+            show_default=False,
         ),
     ] = None,
     file_format: Annotated[PickFileFormat, typer.Option("--format", help="Format of the files of --to.")] = "star",
@@ -81,13 +95,11 @@ def listen(
     from frazil.client import PickStream
     from frazil.documents import MicrographDocument, encode_document
 
-    files, unwritten = None, 0
-    if to is not None:
-        from frazil.pick_files import PickFileWriter
-
-        files = PickFileWriter(to, file_format, box_size_px=box_size)
+    files = None if to is None else _Files(to, file_format, box_size)
+    unwritten = 0
     with PickStream(
         address,
+        session,
         topics=[kind.value for kind in topics or [Kind.picks]],
         since=since,
         resume=resume,
@@ -141,8 +153,31 @@ def new_keys(
         typer.echo(str(file))
 
 
+class _Files:
+    """Pick files below a directory, in a directory for each session of a microscope."""
+
+    def __init__(self, directory: Path, file_format: PickFileFormat, box_size_px: int | None) -> None:
+        self._directory, self._format, self._box_size_px = directory, file_format, box_size_px
+        self._writers: dict[str, PickFileWriter] = {}
+        self._writer("")  # that the directory cannot be made is known at once
+
+    def write(self, document: MicrographDocument) -> None:
+        """Write the picks of one micrograph."""
+        self._writer(document.session).write(document)
+
+    def _writer(self, session: str) -> PickFileWriter:
+        from frazil.pick_files import PickFileWriter
+
+        if session not in self._writers:
+            # Names come over the network: no name may lead to a directory outside.
+            parts = [part for part in Path(session).parts if part not in ("..", "/")]
+            directory = self._directory.joinpath(*parts)
+            self._writers[session] = PickFileWriter(directory, self._format, box_size_px=self._box_size_px)
+        return self._writers[session]
+
+
 def _line_of(document: NumberedDocument) -> str:
-    from frazil.documents import FailedDocument, MicrographDocument, ModelDocument
+    from frazil.documents import FailedDocument, MicrographDocument, ModelDocument, SessionDocument
 
     match document:
         case MicrographDocument():
@@ -152,4 +187,6 @@ def _line_of(document: NumberedDocument) -> str:
             text = f"failed ({document.reason})  {document.message}"
         case ModelDocument():
             text = f"model {document.model.name}/{document.model.version} {document.event}  {document.reason}"
-    return f"{document.seq:>6}  {printable(text)}"
+        case SessionDocument():
+            text = f"session {document.event}  {document.directory}"
+    return f"{document.seq:>6}  {printable(f'{document.session}  {text}' if document.session else text)}"

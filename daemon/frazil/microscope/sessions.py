@@ -18,12 +18,17 @@ import msgspec
 
 from frazil.errors import FrazilError, SettingsError
 from frazil.health.logs import event
+from frazil.health.metrics import Metrics
 from frazil.health.state import SessionState, SessionStatus
+from frazil.microscope.discovery import find_sessions, last_change
+from frazil.microscope.registry import REGISTRY_NAME, Registry, SessionRecord, Wish
 from frazil.paths import absolute_path, is_same_file
 from frazil.picking import Micrograph
 from frazil.record import MicrographReader
-from frazil.microscope.discovery import find_sessions, last_change
-from frazil.microscope.registry import REGISTRY_NAME, Registry, SessionRecord, Wish
+from frazil.session.models import Models
+from frazil.session.outbox.ledger import LedgerReader
+from frazil.session.outbox.stream import Stream
+from frazil.session.pick.turns import Turns
 from frazil.session.session import Session
 from frazil.settings import ServeSettings, load_session_settings
 
@@ -35,6 +40,10 @@ SETTINGS_FILE_NAME = "frazil.toml"
 """Of the file with a session's own settings, in its directory."""
 
 _LOOK_SECONDS = 1.0
+_LEDGER_SECONDS = 600.0
+"""Longest time to open a ledger. One of an earlier version is rewritten."""
+_MODEL_SECONDS = 600.0
+"""Longest time to load a model and warm it up, on a GPU that is slow to wake."""
 _DISCOVERY_SECONDS = 3.0
 _CLOSED_LOOK_SECONDS = 60.0
 """Time between looks for changes in a session that is not open. There may be hundreds of them."""
@@ -65,24 +74,31 @@ class Sessions:
 
     Args:
         settings: of the daemon.
-        make: makes a session of its settings and name.
-        connect: opens a session's ledger, and connects it to the stream.
-        start: has a connected session load its model and begin to pick.
+        metrics: of the daemon.
+        models: loads and checks models, for all sessions.
+        tell: is told what is begun, and how many seconds that may take.
         clock: Unix time.
+
+    Attributes:
+        started_at: when the first session had started, or none was to be opened, in seconds of Unix time; 0 before.
+        root_fault: why the root cannot be seen; empty while it can.
     """
 
     def __init__(
         self,
         settings: ServeSettings,
-        make: Callable[[ServeSettings, str], Session],
-        connect: Callable[[Session], None],
-        start: Callable[[Session], None],
+        metrics: Metrics,
+        models: Models,
+        tell: Callable[[str, float], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.started_at = 0.0
+        self.root_fault = ""
         self._settings = settings
-        self._make = make
-        self._connect = connect
-        self._start = start
+        self._metrics = metrics
+        self._models = models
+        self._turns = Turns()
+        self._tell = tell
         self._clock = clock
         self._read = MicrographReader(
             largest_bytes=settings.max_micrograph_bytes, timeout_seconds=settings.read_timeout_seconds
@@ -93,7 +109,6 @@ class Sessions:
         """Of the sessions that are not open."""
         self._found: dict[str, Path] = {}
         self._found_at = float("-inf")
-        self._root_fault = ""
         self._changes: dict[str, tuple[float, float]] = {}
         """When each session was looked at for changes, and when it had changed last."""
         self._failed: dict[str, tuple[float, ServeSettings, str]] = {}
@@ -168,20 +183,30 @@ class Sessions:
 
     # --- the life of the daemon ---------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
+    def begin(self, stream: Stream, page_url: str) -> None:
         """Open the sessions that are to be open.
+
+        Args:
+            stream: of the daemon; has a channel for each session.
+            page_url: of the daemon's page.
 
         Raises:
             FrazilError: the only session of a daemon without a root cannot be opened.
         """
-        if not self.is_microscope:
+        self._stream, self._page_url = stream, page_url
+        if self.is_microscope:
+            with contextlib.suppress(FrazilError):  # it is for the command line alone
+                self.registry.note_page(page_url)
+        else:
             self._found = {self.default_name: self._settings.watch}
         self.look(raises=not self.is_microscope)
+        self.started_at = self.started_at or self._clock()
 
     def run_until(self, stop: threading.Event) -> None:
         """Begin to look each second, in a thread of its own."""
 
         def run() -> None:
+            self._keep_readable()
             while not stop.wait(_LOOK_SECONDS):
                 try:
                     self.look()
@@ -190,6 +215,27 @@ class Sessions:
 
         self._thread = threading.Thread(target=run, name="frazil-sessions", daemon=True)
         self._thread.start()
+
+    def _keep_readable(self) -> None:
+        """Have the stream answer for the sessions of earlier runs, for subscribers that were away when they ended."""
+        with contextlib.suppress(FrazilError):
+            for name, record in self.registry.records().items():
+                if record.opened_at is not None and name not in self._open:
+                    self._keep_one_readable(name)
+
+    def _keep_one_readable(self, name: str) -> None:
+        file = self.ledger_file(name)
+        if file is None or name in self._open:
+            return
+        with contextlib.suppress(FrazilError, ValueError), LedgerReader(file) as reader:
+            self._stream.add(
+                name,
+                ledger=file,
+                epoch=reader.epoch,
+                generation=next((generation.id for generation in reversed(reader.generations())), ""),
+                published=reader.head(),
+                live=False,
+            )
 
     def stop(self, deadline: float) -> bool:
         """Stop every session, once the daemon stops; none of them is closed by that.
@@ -260,18 +306,13 @@ class Sessions:
             self._found = {found.name: found.directory for found in find_sessions(root, self._settings.sessions)}
         except OSError as error:
             fault = f"cannot see {root}: {error.strerror or error}"
-            if fault != self._root_fault:
+            if fault != self.root_fault:
                 log.warning("%s: the sessions stay as they are", fault, extra=event("root_fault", reason=fault))
-            self._root_fault = fault
+            self.root_fault = fault
             return
-        if self._root_fault:
+        if self.root_fault:
             log.info("%s can be seen again", root)
-        self._root_fault = ""
-
-    @property
-    def root_fault(self) -> str:
-        """Why the root cannot be seen; empty while it can."""
-        return self._root_fault
+        self.root_fault = ""
 
     def _judge(self, name: str, record: SessionRecord | None) -> ServeSettings:
         """The settings with which a session is to be open.
@@ -318,7 +359,7 @@ class Sessions:
             _Waits: nothing did, or its directory is gone.
         """
         if name not in self._found:
-            if self._root_fault and name in self._open:
+            if self.root_fault and name in self._open:
                 return
             raise _Waits("closed", "its directory is gone")
         now, mono = self._clock(), time.monotonic()
@@ -366,6 +407,25 @@ class Sessions:
             if record is None or record.opened_at is None or record.closed_at is not None:
                 self._record(name, session.watch, self.registry.note_opened)
             log.info("session %s is open: watching %s", name, session.watch, extra=event("session_open", session=name))
+
+    def _make(self, settings: ServeSettings, name: str) -> Session:
+        return Session(settings, self._metrics, self._models, self._turns, name=name)
+
+    def _connect(self, session: Session) -> None:
+        """Open a session's ledger, and connect it to the stream."""
+        session.outputs.prepare()
+        self._tell("opening the ledger", _LEDGER_SECONDS)
+        session.open()
+        session.connect(self._stream, self._page_url)
+
+    def _start(self, session: Session) -> None:
+        """Load the model of a session, and begin to pick."""
+        self._tell(f"loading the model {session.settings.model}", _MODEL_SECONDS)
+        model = session.load()
+        self._tell(f"warming up the model {model.identity.short}", _MODEL_SECONDS)
+        session.start(session.warm_up(model))
+        self.started_at = self.started_at or self._clock()
+        session.note_daemon(self.started_at)
 
     def _close(self, name: str, waits: _Waits) -> None:
         session = self._open[name]

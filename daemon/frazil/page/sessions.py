@@ -13,9 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from frazil.health.state import SessionState
+from frazil.microscope.registry import Wish
 from frazil.page.answers import NotHereError, WrongRequestError, json_answer
 from frazil.picking import Micrograph
-from frazil.microscope.registry import Wish
 
 __all__ = ["KnownSessions", "SessionDesk"]
 

@@ -150,9 +150,7 @@ class Session:
         self._closing.callback(channel.close)
         self._addresses = stream.address, page_url
         beat = self.heartbeats.of("frazil-writing").beat
-        self._outbox = Outbox(
-            ledger, channel, self._metrics, self.watch, self.outputs.path, self._stopping, beat, session=self.name
-        )
+        self._outbox = Outbox(ledger, channel, self._metrics, self.watch, self.outputs.path, self._stopping, beat)
         self._reviser = Reviser(ledger, self._outbox, self.picking)
         self._closing.callback(self._reviser.close)
         self._announcer = Announcer(ledger, self._outbox, self._metrics)

@@ -62,13 +62,12 @@ class Outbox:
 
     Args:
         ledger: keeps the documents.
-        stream: sends the messages.
+        channel: sends the messages, and names the session, if it has a name.
         metrics: counts failed files and damaged documents.
         root: the watched directory, by the name that the user gave it.
         out: directory of the pick files.
         stop: ends every retry.
         beat: called before each document is delivered, and after each failed attempt.
-        session: name of the session, which its documents get; empty for the only one.
 
     Attributes:
         waits_for: the file that cannot be written at present, and why, in one line; empty while nothing is blocked.
@@ -78,23 +77,21 @@ class Outbox:
     def __init__(
         self,
         ledger: Ledger,
-        stream: Channel,
+        channel: Channel,
         metrics: Metrics,
         root: Path,
         out: Path,
         stop: threading.Event,
         beat: Beat = no_heartbeat,
-        session: str = "",
     ) -> None:
         self._ledger = ledger
-        self._stream = stream
+        self._channel = channel
         self._metrics = metrics
         self._root = root
         self._files = OutputFolder(out)
         self._given_up = False
         self._delivered = 0
         self._beat = beat
-        self._session = session
         self._stop = stop
         self.waits_for = ""
         self.unwritten = 0
@@ -242,7 +239,7 @@ class Outbox:
                 self._write_picks(seq, document)
             log.debug("sending %d", seq)
             self._ledger.note_given_out(seq)
-            self._stream.publish(seq, topic_of(document), stored.body)
+            self._channel.publish(seq, topic_of(document), stored.body)
         try:
             self._ledger.mark_delivered(seq)
         except sqlite3.Error as error:
@@ -276,7 +273,7 @@ class Outbox:
 
     def _body_at(self, document: NumberedDocument) -> Callable[..., bytes]:
         """What encodes a document, given its epoch and number, and the result that it supersedes if any does."""
-        named = in_session(document, self._session)
+        named = in_session(document, self._channel.session)
 
         def body_at(epoch: str, seq: int, supersedes: int | None = None) -> bytes:
             given = {} if supersedes is None else {"supersedes": supersedes}

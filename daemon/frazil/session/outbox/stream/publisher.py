@@ -27,7 +27,7 @@ HIGH_WATER_MARK = 1000
 MAX_SUBSCRIPTION_BYTES = 4096
 _HEARTBEAT_SECONDS = 1.0
 _GREETING_SECONDS = 0.05
-"""Between the heartbeats that greet new subscribers, however many come."""
+"""Between the heartbeats that greet new subscribers, or tell of a new session, however many come."""
 _READ_AT_ONCE = 100
 _READ_BYTES = 1 << 16
 _HANDSHAKE_FAILED = (
@@ -68,6 +68,7 @@ class Publisher:
         self._frames = Frames()
         self._channels = channels
         self._replay = replay
+        self._greet = False
         self._connected: set[int] = set()
         socket.setsockopt(zmq.XPUB_NODROP, 1)
         self._monitor = socket.get_monitor_socket(
@@ -80,26 +81,25 @@ class Publisher:
         for source in (self._file, self._socket, self._monitor):
             poller.register(source, zmq.POLLIN)
         heartbeat_at = greeted_at = 0.0
-        greet = False
         goes_on = True
         while goes_on:
             now = time.monotonic()
-            due = min(heartbeat_at, greeted_at + _GREETING_SECONDS) if greet else heartbeat_at
+            due = min(heartbeat_at, greeted_at + _GREETING_SECONDS) if self._greet else heartbeat_at
             if now >= heartbeat_at:
                 for heartbeat in self._heartbeats():
                     self._send([HEARTBEAT_TOPIC, heartbeat])
-                heartbeat_at, greeted_at, greet = now + _HEARTBEAT_SECONDS, now, False
+                heartbeat_at, greeted_at, self._greet = now + _HEARTBEAT_SECONDS, now, False
                 continue
             if now >= due:  # one message, however many sessions there are: it is sent to all subscribers
                 if greeting := self._greeting():
                     self._send([HEARTBEAT_TOPIC, greeting])
-                greeted_at, greet = now, False
+                greeted_at, self._greet = now, False
                 continue
             ready = dict(poller.poll(int((due - now) * 1000) + 1))
             if self._file in ready:
                 goes_on = self._forward()
             if self._socket in ready:
-                greet = self._read_subscriptions() or greet
+                self._read_subscriptions()
             if self._monitor in ready:
                 self._count_connections()
         self._socket.disable_monitor()
@@ -112,6 +112,7 @@ class Publisher:
         for frame in self._frames.feed(data):
             if isinstance(frame, ChannelState):
                 self._channels.put(frame)
+                self._greet = True
                 continue
             number, seq, topic, body = frame
             if (channel := self._channels.of_number(number)) is None:
@@ -122,16 +123,15 @@ class Publisher:
             self._send([topic, add_generation(body, channel.generation)])
         return bool(data) and not self._frames.ended
 
-    def _read_subscriptions(self) -> bool:
-        """Read what subscribers want, which the socket heeds by itself; whether somebody new wants heartbeats."""
-        greet = False
+    def _read_subscriptions(self) -> None:
+        """Read what subscribers want, which the socket heeds by itself; greet whoever wants heartbeats."""
         for _ in range(_READ_AT_ONCE):
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            greet = greet or any(f[:1] == b"\x01" and HEARTBEAT_TOPIC.startswith(f[1:]) for f in frames)
-        return greet
+            if any(f[:1] == b"\x01" and HEARTBEAT_TOPIC.startswith(f[1:]) for f in frames):
+                self._greet = True
 
     def _count_connections(self) -> None:
         for _ in range(_READ_AT_ONCE):
