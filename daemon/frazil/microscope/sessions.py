@@ -326,6 +326,8 @@ class Sessions:
         if self.is_microscope and wish == "auto":
             self._check_recent(name, record)
         directory = self._directory(name, record)
+        if self.is_microscope and not self.root_fault and not directory.is_dir():
+            raise _Waits("waiting", f"{directory} is not there")
         settings = self._settings
         if self.is_microscope:
             settings = msgspec.structs.replace(
