@@ -54,10 +54,7 @@ GROUPS = {
     ),
     "formats": Group(
         ("picking/formats/*.py",),
-        tuple(
-            f"daemon/test_{name}.py"
-            for name in ("mrc", "tiff", "compressed", "formats", "pixel_size", "source", "micrograph")
-        ),
+        tuple(f"daemon/test_{name}.py" for name in ("mrc", "tiff", "compressed", "formats", "micrograph")),
     ),
     "coordinates": Group(
         ("picking/coordinates/*.py",),

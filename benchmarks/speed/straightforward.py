@@ -32,7 +32,6 @@ from frazil.picking import (
 )
 from frazil.picking.normalise import normalise
 from frazil.picking.peaks import in_steps
-from frazil.reading import read_and_rescale
 
 __all__ = ["Comparison", "Straightforward", "WindowNetwork", "measure"]
 
@@ -140,7 +139,7 @@ def _compare(bench: Bench, model: str) -> Comparison:
 
 
 def _pick_as_frazil_does(picker: Picker, micrograph: Path, memory: PixelMemory) -> Picks:
-    return picker.pick(read_and_rescale(micrograph, picker.rescaling, memory=memory))
+    return picker.pick(read_micrograph(micrograph, as_stored=True, memory=memory, rescaling=picker.rescaling))
 
 
 def _pick(network: WindowNetwork, picker: Picker, micrograph: Path, like: ScoreMap) -> tuple[ScoreMap, Picks]:

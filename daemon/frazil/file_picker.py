@@ -24,9 +24,9 @@ from frazil.picking import (
     PixelMemory,
     PreparationOnDevice,
     draw_picks,
+    read_micrograph,
     write_star,
 )
-from frazil.reading import read_and_rescale
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.session.pick.record import record_picks
 from frazil.settings import default_model_path, doubt_diameter
@@ -134,8 +134,12 @@ class FilePicker:
 
     def _pick(self, path: Path, star: Path, *, with_picture: bool) -> PickedFile:
         started = time.monotonic()
-        micrograph = read_and_rescale(
-            path, self._picker.rescaling, memory=self._memory, largest_bytes=self._largest_bytes
+        micrograph = read_micrograph(
+            path,
+            as_stored=True,
+            memory=self._memory,
+            largest_bytes=self._largest_bytes,
+            rescaling=self._picker.rescaling,
         )
         micrograph = dataclasses.replace(micrograph, path=absolute_path(path))
         read_seconds = time.monotonic() - started

@@ -17,9 +17,8 @@ import numpy as np
 
 from frazil.machine.pick_comparison import PickComparison, compare_picks, pick_on_cpu
 from frazil.model import Device, Precision, available_cores, load_model
-from frazil.picking import Micrograph, Picker, PickingSettings, Picks, PixelMemory, PreparationOnDevice
+from frazil.picking import Micrograph, Picker, PickingSettings, Picks, PixelMemory, PreparationOnDevice, read_micrograph
 from frazil.picking.device import Preparation
-from frazil.reading import read_and_rescale
 
 __all__ = ["STAGES", "Bench"]
 
@@ -143,7 +142,7 @@ class Bench:
 
     def _read(self) -> Micrograph:
         """Read the micrograph as the daemon does: into memory used before, and rescaled meanwhile."""
-        return read_and_rescale(self.micrograph, self._picker.rescaling, memory=self._memory)
+        return read_micrograph(self.micrograph, as_stored=True, memory=self._memory, rescaling=self._picker.rescaling)
 
     def _time(self, name: str, step: Callable[[], T]) -> T:
         started = time.perf_counter()

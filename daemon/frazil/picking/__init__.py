@@ -1,4 +1,4 @@
-"""Pure picking: a micrograph in, picks out. No threads, no sockets, no clock.
+"""Pure picking: a micrograph in, picks out. No sockets, no clock; one thread, which rescales what is being read.
 
 - ``read_micrograph(path)`` reads and checks an MRC or TIFF file.
 - ``Picker(model, settings).pick(micrograph)`` returns ``Picks``: arrays y, x, score.
@@ -37,6 +37,7 @@ from frazil.picking.micrograph import (
     LARGEST_MICROGRAPH_BYTES,
     ChooseRescaling,
     Micrograph,
+    PixelMemory,
     check_complete,
     read_micrograph,
 )
@@ -45,7 +46,6 @@ from frazil.picking.peaks import SCORE_STEPS, ScoreMap, find_peaks, find_picks
 from frazil.picking.picker import Picker, PickingSettings
 from frazil.picking.picks import Picks
 from frazil.picking.picture import Picture, make_picture
-from frazil.picking.pixel_memory import PixelMemory
 from frazil.picking.rescale import Rescaling
 
 __all__ = [

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import IncompleteMicrograph, MicrographError
+from frazil.picking.formats import BLOCK_BYTES, file_size, read_into
 from frazil.picking.formats.mrc import HEADER_BYTES, MrcHeader, check_single, fill_rows, parse_header
-from frazil.picking.formats.source import BLOCK_BYTES, file_size, read_into
 
 __all__ = ["CompressedMrcImage", "open_compressed_mrc"]
 

@@ -16,8 +16,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking.formats.pixel_size import PixelSize, judge_pixel_size
-from frazil.picking.formats.source import BLOCK_BYTES, Source, file_size, read_into
+from frazil.picking.formats import BLOCK_BYTES, PixelSize, Source, file_size, judge_pixel_size, read_into
 
 __all__ = ["HEADER_BYTES", "MrcHeader", "MrcImage", "fill_rows", "open_mrc", "parse_header"]
 

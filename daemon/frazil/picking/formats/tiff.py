@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking.formats.source import BLOCK_BYTES, read_into
+from frazil.picking.formats import BLOCK_BYTES, read_into
 from frazil.picking.formats.tiff_directory import Compression, TiffDirectory, read_directory
 
 __all__ = ["TiffImage", "open_tiff"]

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking.formats.pixel_size import PixelSize, judge_pixel_size
-from frazil.picking.formats.source import file_size
+from frazil.picking.formats import PixelSize, file_size, judge_pixel_size
 
 __all__ = ["Compression", "TiffDirectory", "read_directory"]
 

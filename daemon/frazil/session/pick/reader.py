@@ -6,8 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from frazil.picking import ChooseRescaling, Micrograph, PixelMemory
-from frazil.reading import read_and_rescale
+from frazil.picking import ChooseRescaling, Micrograph, PixelMemory, read_micrograph
 
 __all__ = ["MicrographReader"]
 
@@ -27,12 +26,13 @@ class MicrographReader:
     def __call__(
         self, path: Path, memory: PixelMemory | None = None, rescaling: ChooseRescaling = lambda *_: None
     ) -> Micrograph:
-        """Read a micrograph; arguments and errors are those of `read_and_rescale`."""
+        """Read a micrograph; arguments and errors are those of `read_micrograph`."""
         deadline = time.monotonic() + self.timeout_seconds
-        return read_and_rescale(
+        return read_micrograph(
             path,
-            rescaling,
+            as_stored=True,
             memory=memory,
             largest_bytes=self.largest_bytes,
             cut_off=lambda: time.monotonic() > deadline,
+            rescaling=rescaling,
         )
