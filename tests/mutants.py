@@ -49,8 +49,8 @@ class Group:
 
 GROUPS = {
     "picking": Group(
-        ("picking/peaks.py", "model/tiling.py", "picking/rescale.py"),
-        ("daemon/test_peaks.py", "daemon/test_tiling.py", "daemon/test_rescale.py", "daemon/test_picker.py"),
+        ("picking/picks.py", "model/tiling.py", "picking/rescale.py"),
+        ("daemon/test_picks.py", "daemon/test_tiling.py", "daemon/test_rescale.py", "daemon/test_picker.py"),
     ),
     "formats": Group(
         ("picking/formats/*.py",),
@@ -254,7 +254,7 @@ def read_harmless() -> list[dict[str, Any]]:
 
 
 def function_of(mutant: str) -> str:
-    """``frazil.picking.peaks.x_find_peaks__mutmut_3`` → ``frazil.picking.peaks.find_peaks``."""
+    """``frazil.picking.picks.x_find_peaks__mutmut_3`` → ``frazil.picking.picks.find_peaks``."""
     module, _, name = mutant.partition("__mutmut_")[0].rpartition(".")
     return f"{module}.{name.removeprefix('x_').removeprefix('xǁ').replace('ǁ', '.')}"
 

@@ -31,7 +31,7 @@ from frazil.picking import (
     read_micrograph,
 )
 from frazil.picking.normalise import normalise
-from frazil.picking.peaks import in_steps
+from frazil.picking.picks import in_steps
 
 __all__ = ["Comparison", "Straightforward", "WindowNetwork", "measure"]
 

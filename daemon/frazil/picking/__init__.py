@@ -42,9 +42,8 @@ from frazil.picking.micrograph import (
     read_micrograph,
 )
 from frazil.picking.overlay import draw_picks, grey_picture
-from frazil.picking.peaks import SCORE_STEPS, ScoreMap, find_peaks, find_picks
 from frazil.picking.picker import Picker, PickingSettings
-from frazil.picking.picks import Picks
+from frazil.picking.picks import SCORE_STEPS, Picks, ScoreMap, find_peaks, find_picks
 from frazil.picking.picture import Picture, make_picture
 from frazil.picking.rescale import Rescaling
 

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.picking.peaks import ScoreMap
 from frazil.picking.picker import Picker
+from frazil.picking.picks import ScoreMap
 from frazil.picking.picture import Picture
 
 __all__ = ["ContrastEvidence", "darkness", "weigh_contrast"]
