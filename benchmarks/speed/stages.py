@@ -14,7 +14,7 @@ from benchmarks.speed.micrographs import KINDS, drop_from_cache
 from benchmarks.speed.outbox import Outbox
 from benchmarks.speed.spread import Rounds, Spread, rounds_within, spread
 from frazil.picking import read_micrograph, write_star
-from frazil.picking.normalise import normalise
+from frazil.picking.picture import normalise
 from frazil.picking.rescale import rescale
 from frazil.session.pick.record import record_picks
 

@@ -30,8 +30,8 @@ from frazil.picking import (
     match_picks,
     read_micrograph,
 )
-from frazil.picking.normalise import normalise
 from frazil.picking.picks import in_steps
+from frazil.picking.picture import normalise
 
 __all__ = ["Comparison", "Straightforward", "WindowNetwork", "measure"]
 

@@ -28,7 +28,7 @@ Precision = Literal["float32", "int8"]
 
 CONTRACT_VERSION = 1
 NORMALISATIONS = ("flat-01",)
-"""Names that a contract may state; ``frazil.picking.normalise`` implements them. A name never changes its meaning."""
+"""Names that a contract may state; ``frazil.picking.picture`` implements them. A name never changes its meaning."""
 _PREFIX = "frazil."
 
 

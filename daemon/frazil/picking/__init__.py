@@ -14,7 +14,6 @@
 'fcn'
 """
 
-from frazil.picking.blank import BlankArea, find_blank
 from frazil.picking.contrast import ContrastEvidence, darkness, weigh_contrast
 from frazil.picking.coordinates import (
     CoordinateEnding,
@@ -44,7 +43,7 @@ from frazil.picking.micrograph import (
 from frazil.picking.overlay import draw_picks, grey_picture
 from frazil.picking.picker import Picker, PickingSettings
 from frazil.picking.picks import SCORE_STEPS, Picks, ScoreMap, find_peaks, find_picks
-from frazil.picking.picture import Picture, make_picture
+from frazil.picking.picture import BlankArea, Picture, find_blank, make_picture
 from frazil.picking.rescale import Rescaling
 
 __all__ = [

@@ -20,7 +20,7 @@ from frazil.picking.device.graphs import (
     tiles_graph,
 )
 from frazil.picking.device.operators import blur_matrix, mirror, percentile_ranks, resampling_matrices
-from frazil.picking.normalise import BACKGROUND_DIAMETERS, SAMPLE_STRIDE
+from frazil.picking.picture import BACKGROUND_DIAMETERS, SAMPLE_STRIDE
 from frazil.picking.rescale import Rescaling
 
 __all__ = ["Accelerator", "PictureOnDevice", "can_prepare"]

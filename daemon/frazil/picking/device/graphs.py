@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from frazil.picking.device.onnx_graph import OnnxGraph
-from frazil.picking.normalise import QUARTILES_PER_SIGMA, RANGE_SIGMAS, SAMPLE_STRIDE
+from frazil.picking.picture import QUARTILES_PER_SIGMA, RANGE_SIGMAS, SAMPLE_STRIDE
 
 __all__ = [
     "NORMALISATIONS_ON_DEVICE",
