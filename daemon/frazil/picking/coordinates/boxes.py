@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from frazil.errors import FrazilError
 from frazil.files import write_atomically
-from frazil.picking.coordinates.syntax import read_tables
+from frazil.picking.coordinates.star import read_tables
 from frazil.picking.coordinates.table import (
     CoordinateTable,
     parse_numbers,
