@@ -14,7 +14,7 @@ from urllib.parse import quote
 import msgspec
 
 from frazil.limits import PickLimits, default_limits
-from frazil.model.identity import ModelIdentity
+from frazil.model.contract import ModelIdentity
 
 if TYPE_CHECKING:
     import numpy as np

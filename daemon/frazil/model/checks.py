@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
-from frazil.model.card import Card
-from frazil.model.contract import Device, ModelContract
+from frazil.model.contract import Card, Device, ModelContract
 from frazil.model.runtime import RUNTIME_ERRORS, Placement, open_session, ort, read_placement
 
 __all__ = ["CheckedFile", "check_file", "reference_tiles", "score_tiles", "takes_any_side"]

@@ -6,8 +6,7 @@ import hashlib
 from pathlib import Path
 
 from frazil.errors import ModelError
-from frazil.model.contract import NORMALISATIONS, ModelContract
-from frazil.model.identity import ModelIdentity
+from frazil.model.contract import NORMALISATIONS, ModelContract, ModelIdentity
 from frazil.model.onnx_file import OnnxFile, parse_onnx
 
 __all__ = [

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
-from frazil.model.card import Card, Twin
 from frazil.model.checks import CheckedFile, check_file
-from frazil.model.contract import ModelContract
+from frazil.model.contract import Card, ModelContract, Twin
 from frazil.model.files import inspect_content, locate_model, read_content
 
 __all__ = ["TWIN_NAME", "has_twin", "int8_instructions", "open_twin"]

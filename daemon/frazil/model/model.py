@@ -13,11 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
-from frazil.model.card import CARD_NAME, read_card
 from frazil.model.checks import check_file, reference_tiles, score_tiles, takes_any_side
-from frazil.model.contract import Device, ModelContract, Precision
+from frazil.model.contract import CARD_NAME, Device, ModelContract, ModelIdentity, Precision, read_card
 from frazil.model.files import identify_content, inspect_content, locate_model, read_content
-from frazil.model.identity import ModelIdentity
 from frazil.model.int8 import open_twin
 from frazil.model.runtime import Placement, available_cores, ort
 from frazil.model.tiling import Batches, MicrographSize, Tiling, plan_tiling, rescaled_shape
