@@ -249,7 +249,7 @@ def test_without_instructions_no_twin_is_tried(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("frazil.model.int8._CPU_INFO", tmp_path / "none")
+    monkeypatch.setattr("frazil.model.checks._CPU_INFO", tmp_path / "none")
     with pytest.raises(FrazilError, match="expected instructions for int8 to try a twin with, found none"):
         make_twin(write_model(disc_finder(contract)), twin_data)
 

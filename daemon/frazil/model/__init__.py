@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from frazil.model.checks import TWIN_NAME, has_twin, int8_instructions, load_model
     from frazil.model.contract import (
         CARD_NAME,
         CONTRACT_VERSION,
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
         read_contract,
         read_current,
     )
-    from frazil.model.int8 import TWIN_NAME, has_twin, int8_instructions
-    from frazil.model.model import Model, load_model
+    from frazil.model.model import Model
     from frazil.model.repository import ModelFolder, current_token, find_model_folders
     from frazil.model.runtime import Placement, available_cores
     from frazil.model.sandbox import SandboxResult, check_in_sandbox, held_bytes
@@ -86,7 +86,7 @@ __all__ = [
     "write_card",
 ]
 
-_MODULES = ("contract", "files", "repository", "serving_record", "tiling", "runtime", "int8", "sandbox", "model")
+_MODULES = ("contract", "files", "repository", "serving_record", "tiling", "runtime", "sandbox", "model", "checks")
 """In the order in which they are looked through: the light ones first."""
 
 if not TYPE_CHECKING:  # where names are checked, those above are all there are
