@@ -62,13 +62,8 @@ class FilePicker:
     """Picks files with one model, and writes their pick files.
 
     Args:
-        settings: settings of picking.
-        out: directory of the pick files.
         model: a model's folder, a version's folder, or an .onnx file; None for the default model.
-        device: where the model runs.
-        precision: precision in which the model computes, if it can.
         threads: CPU threads of the model; None for every core.
-        max_micrograph_bytes: largest size of one micrograph in memory.
 
     Raises:
         FrazilError: a setting is impossible, the model cannot serve, or the directory cannot be written.
@@ -109,10 +104,6 @@ class FilePicker:
 
     def pick(self, path: Path, *, with_picture: bool = False) -> PickedFile:
         """Pick one file and write its STAR file.
-
-        Args:
-            path: the micrograph.
-            with_picture: whether to write a picture with the picks as well, as PNG.
 
         Raises:
             MicrographError: the file cannot be picked, its results would overwrite another file's, or they can never be

@@ -21,8 +21,8 @@ from frazil.model.runtime import ort
 from frazil.model.tiling import plan_tiling
 from frazil.picking import Micrograph, Picker, PickingSettings, Picks, read_micrograph, weigh_contrast
 from frazil.picking.device import Accelerator, PictureOnDevice, PreparationOnDevice, accelerator, graphs
+from frazil.picking.device.graphs import blur_matrix, mirror, percentile_ranks, resampling_matrices
 from frazil.picking.device.onnx_graph import ELEMENT_TYPES
-from frazil.picking.device.operators import blur_matrix, mirror, percentile_ranks, resampling_matrices
 from frazil.picking.picture import NORMALISERS, normalise
 from frazil.picking.rescale import Rescaling, rescale
 from frazil.settings import default_model_path

@@ -143,14 +143,6 @@ def _check_file(
 ) -> _CheckedFile:
     """Open a model and run it on (n, 1, t, t) tiles.
 
-    Args:
-        content: of the ONNX file.
-        file: its name, for messages.
-        contract: of the model.
-        tiles: to run it on.
-        device: where it runs.
-        threads: threads of ONNX Runtime's pool on the CPU.
-
     Raises:
         ModelError: it cannot be opened or run, or its inputs and outputs are not those of the contract.
     """
@@ -242,13 +234,6 @@ def _open_twin(
     file: Path, card: Card | None, contract: ModelContract, tiles: NDArray[np.float32], threads: int
 ) -> _CheckedFile:
     """Open the int8 twin of a model on the CPU and check it as the model itself is checked.
-
-    Args:
-        file: the model's.
-        card: the model's.
-        contract: the model's.
-        tiles: (n, 1, t, t) of the card's reference.
-        threads: threads of ONNX Runtime's pool.
 
     Raises:
         ModelError: there is none, the card does not admit it, this processor has no instructions for it, or it fails

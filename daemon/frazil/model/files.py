@@ -157,9 +157,6 @@ def inspect_content(file: Path, content: bytes) -> tuple[OnnxFile, ModelContract
 class OnnxFile:
     """What an ONNX file holds.
 
-    Args:
-        content: of the file.
-
     Attributes:
         metadata: its ``metadata_props``.
         operators: (domain, type) of every node, those in subgraphs and functions too.

@@ -223,10 +223,6 @@ def available_bytes(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int | None:
     """Bytes that this process can still take before the system or its control group kills; None if unknown.
 
     What a service may take is bounded by its control group before the machine's memory is.
-
-    Args:
-        proc: where the kernel's process information is mounted.
-        cgroups: where the control groups (version 2) are mounted.
     """
     return min((*_left_of_machine(proc), *_left_of_groups(proc, cgroups)), default=None)
 

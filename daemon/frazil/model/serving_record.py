@@ -69,12 +69,7 @@ class ServingRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def post_serving_record(directory: Path, name: str, record: ServingRecord) -> None:
-    """Write a copy for others, whole or not at all.
-
-    Args:
-        directory: the model's folder, or that of the daemon's results.
-        name: of the daemon's ledger, so that it replaces its own copy alone.
-        record: to write.
+    """Write a copy for others, whole or not at all, under the name of the daemon's ledger: it replaces its own alone.
 
     Raises:
         OSError: the directory cannot be written.

@@ -34,13 +34,7 @@ _FOR_A_DAY = "private, max-age=86400, immutable"
 
 
 class Results:
-    """Answers what is asked of micrographs.
-
-    Args:
-        session: the ledger; used in the worker alone.
-        worker: asks it.
-        read: reads a micrograph, within limits of memory and time.
-    """
+    """Answers what is asked of micrographs."""
 
     def __init__(self, session: Session, worker: Worker, read: Callable[[Path], Micrograph]) -> None:
         self._session = session

@@ -29,8 +29,6 @@ class PageServer:
 
     Args:
         address: ``host:port``; port 0 takes a free one.
-        application: what is served.
-        allow_others: whether other machines may reach it.
 
     Attributes:
         url: of the page.

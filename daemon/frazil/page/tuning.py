@@ -36,13 +36,7 @@ class Previewed(PickLimits, frozen=True, kw_only=True):
 
 
 class TuningDesk:
-    """Answers what is asked when somebody tunes. Trying needs no token, and the gate lets no change pass without.
-
-    Args:
-        session: the ledger; used in the worker alone.
-        worker: asks it.
-        ledger: its file, for those who count in a process of their own.
-    """
+    """Answers what is asked when somebody tunes. Trying needs no token, and the gate lets no change pass without."""
 
     def __init__(self, session: Session, worker: Worker, ledger: Path) -> None:
         self._session = session

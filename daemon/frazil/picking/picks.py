@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -41,6 +42,10 @@ class Picks:
 
     def __len__(self) -> int:
         return self.y.size
+
+    def rows(self) -> Iterator[tuple[float, float, float]]:
+        """x, y and score of each, in the order in which files have them."""
+        return zip(self.x.tolist(), self.y.tolist(), self.score.tolist(), strict=True)
 
     def reaching(self, threshold: float) -> NDArray[np.bool_]:
         """(n,) whether each reaches a threshold, compared in single precision as picks are."""
@@ -95,14 +100,9 @@ def find_peaks(score_map: ScoreMap, *, threshold: float, min_distance_px: float,
     """Find particles in a score map.
 
     A pick is a local maximum of the map (among its eight neighbours) at or above the threshold, moved to the
-    centroid of the scores around it. Of two picks nearer than the minimum distance, the better one stays. Where the
-    score is zero, as in blank parts of a micrograph, there is no pick, whatever the threshold.
-
-    Args:
-        score_map: scores on a grid.
-        threshold: lowest figure of merit.
-        min_distance_px: no two picks are closer than this, in pixels of the micrograph.
-        edge_margin_px: no pick is closer than this to an edge, in pixels of the micrograph.
+    centroid of the scores around it. Of two picks nearer than the minimum distance, the better one stays; none stays
+    that is nearer to an edge than the margin. Where the score is zero, as in blank parts of a micrograph, there is no
+    pick, whatever the threshold.
 
     Returns:
         Picks, best first.

@@ -247,9 +247,6 @@ class Statement:
 def read_statements(text: str) -> Iterator[Statement]:
     """Read a TOML file without tables.
 
-    Args:
-        text: content of the file.
-
     Yields:
         Each statement, in the order of the file; a key that is given twice comes twice. A table is a fault, and the
         last statement, since all after it would belong to the table.

@@ -72,21 +72,19 @@ _FOUND_LETTERS = 60
 def write_star(path: Path, picks: Picks, *, micrograph: str | None = None) -> None:
     """Write picks as a RELION coordinate STAR, whole or not at all.
 
-    Args:
-        path: the file.
-        picks: of one micrograph.
-        micrograph: its file name, for programs that want it in each row (Topaz); left out where it cannot be written.
+    The file name of the micrograph stands in each row, for programs that want it (Topaz), if RELION can read it.
 
     Raises:
         OSError: the file cannot be written.
     """
     name = _spelt(micrograph)
     columns = (_X, _Y, _SCORE, _MICROGRAPH) if name else (_X, _Y, _SCORE)
-    rows = zip(picks.x.tolist(), picks.y.tolist(), picks.score.tolist(), strict=True)
     header = "\n# version 30001\n\ndata_\n\nloop_\n"
     header += "".join(f"_{column} #{i}\n" for i, column in enumerate(columns, start=1))
     end = f" {name}\n" if name else "\n"
-    write_atomically(path, header + "".join(f"{x:12.3f} {y:12.3f} {score:12.6f}{end}" for x, y, score in rows) + "\n")
+    write_atomically(
+        path, header + "".join(f"{x:12.3f} {y:12.3f} {score:12.6f}{end}" for x, y, score in picks.rows()) + "\n"
+    )
 
 
 def _spelt(name: str | None) -> str:
@@ -203,11 +201,7 @@ class StarTable:
 
 
 def read_tables(path: Path, kind: str = "STAR") -> list[StarTable]:
-    """Read every table of a STAR file.
-
-    Args:
-        path: the file.
-        kind: what it should be, for messages.
+    """Read every table of a STAR file, which is called by its kind in messages.
 
     Raises:
         FrazilError: it cannot be read; a line is no part of a table, or a row has too many values or too few.

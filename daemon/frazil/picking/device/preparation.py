@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from frazil.model.model import Model
 from frazil.model.runtime import RUNTIME_ERRORS, device_of
 from frazil.model.tiling import Tiling
-from frazil.picking.device.accelerator import Accelerator, PictureOnDevice, can_prepare
+from frazil.picking.device.accelerator import Accelerator, PictureOnDevice
+from frazil.picking.device.graphs import NORMALISATIONS_ON_DEVICE
 from frazil.picking.device.self_check import compare_with_cpu
 from frazil.picking.rescale import Rescaling
 
@@ -76,7 +77,7 @@ class PreparationOnDevice:
 
     def _start(self) -> None:
         model = self._model
-        if not can_prepare(model.contract):
+        if model.contract.normalisation not in NORMALISATIONS_ON_DEVICE:
             self._give_up(f"the normalisation {model.contract.normalisation} is not known there")
             return
         try:

@@ -67,11 +67,7 @@ class MrcHeader:
 
 
 def parse_header(path: Path, head: bytes) -> MrcHeader:
-    """Parse the first 1024 bytes of a file.
-
-    Args:
-        path: the file, for messages.
-        head: its first bytes, up to 1024.
+    """Parse the first 1024 bytes of a file, of which there may be fewer.
 
     Raises:
         IncompleteMicrograph: there are fewer than 1024 bytes, or only zeros (space set aside, not yet written).
