@@ -127,11 +127,12 @@ def namesakes(key: str) -> list[str]:
     return [other for ending in _ENDINGS if (other := f"{above}{slash}{stem}{ending}") != key]
 
 
-def _in_every_case(ending: str) -> list[str]:
-    return ["".join(letters) for letters in itertools.product(*({c, c.upper()} for c in ending))]
-
-
-_ENDINGS = tuple(written for ending in MICROGRAPH_ENDINGS for written in _in_every_case(ending))
+_ENDINGS = tuple(
+    "".join(letters)
+    for ending in MICROGRAPH_ENDINGS
+    for letters in itertools.product(*({c, c.upper()} for c in ending))
+)
+"""In every mixture of small letters and capitals."""
 
 
 def _longest_name_bytes(folder: Path) -> int:

@@ -383,6 +383,6 @@ def test_scores_that_are_no_numbers_are_the_models_fault_on_the_device_too(
 def test_a_normalisation_that_the_device_does_not_know_is_left_to_the_cpu(
     blob_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accelerator, "NORMALISATIONS_ON_DEVICE", frozenset())
+    monkeypatch.setattr("frazil.picking.device.preparation.NORMALISATIONS_ON_DEVICE", frozenset())
     found = prepare_on_device(blob_model).preparation.describe()
     assert found == "pictures prepared on the CPU: the normalisation flat-01 is not known there"

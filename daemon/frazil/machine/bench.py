@@ -32,13 +32,7 @@ from frazil.picking import (
 )
 from frazil.picking.device import Preparation
 
-__all__ = [
-    "STAGES",
-    "Bench",
-    "PickComparison",
-    "compare_picks",
-    "pick_on_cpu",
-]
+__all__ = ["STAGES", "Bench", "PickComparison", "compare_picks"]
 
 _SAME_WITHIN_PX = 1.0
 _LEAST_FRACTION = 0.99
@@ -93,15 +87,6 @@ def compare_picks(picks: Picks, cpu_picks: Picks) -> PickComparison:
         largest_distance_px=float(np.hypot(ours.y - theirs.y, ours.x - theirs.x).max(initial=0.0)),
         largest_difference=float(np.abs(ours.score - theirs.score).max(initial=0.0)),
     )
-
-
-def pick_on_cpu(micrograph: Path, model: Path, settings: PickingSettings, threads: int | None) -> Picks:
-    """Pick a file on the CPU alone.
-
-    Raises:
-        FrazilError: the model cannot serve, or the micrograph cannot be picked.
-    """
-    return Picker(load_model(model, "cpu", threads), settings).pick(read_micrograph(micrograph))
 
 
 T = TypeVar("T")
@@ -215,7 +200,8 @@ class Bench:
         all_on_cpu = model.placement.on_cpu == sum(model.placement.nodes.values())
         if self._picks is None or (self._device.accelerator is None and all_on_cpu):
             return None
-        return compare_picks(self._picks, pick_on_cpu(self.micrograph, self.model, self.settings, self.threads))
+        on_cpu = Picker(load_model(self.model, "cpu", self.threads), self.settings)
+        return compare_picks(self._picks, on_cpu.pick(read_micrograph(self.micrograph)))
 
     def _read(self) -> Micrograph:
         """Read the micrograph as the daemon does: into memory used before, and rescaled meanwhile."""

@@ -72,7 +72,7 @@ def examine(settings: ServeSettings | None, fault: SettingsError | None = None) 
     if settings is not None:
         yield DoctorResult("settings", "ok", "nothing wrong with them")
         yield from examine_watched(settings)
-        yield from _examine_output(settings)
+        yield from _examine_writable("out", settings.out.resolve())
         yield from _examine_ledger(settings)
         yield from _examine_ports(settings)
     yield from _examine_model(settings)
@@ -253,11 +253,6 @@ def examine_watched(settings: ServeSettings) -> Iterator[DoctorResult]:
             f"a file in {root} is {newest - time.time():.0f} s younger than now",
             "set the clocks of this machine and of the file server by NTP",
         )
-
-
-def _examine_output(settings: ServeSettings) -> Iterator[DoctorResult]:
-    """Check the output directory."""
-    yield from _examine_writable("out", settings.out.resolve())
 
 
 def _examine_ledger(settings: ServeSettings) -> Iterator[DoctorResult]:

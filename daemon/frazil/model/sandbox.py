@@ -224,7 +224,8 @@ def available_bytes(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int | None:
 
     What a service may take is bounded by its control group before the machine's memory is.
     """
-    return min((*_left_of_machine(proc), *_left_of_groups(proc, cgroups)), default=None)
+    available = _kibibytes(proc / "meminfo", "MemAvailable")
+    return min((*([] if available is None else [available]), *_left_of_groups(proc, cgroups)), default=None)
 
 
 def held_bytes(field: str) -> int:
@@ -235,12 +236,6 @@ def held_bytes(field: str) -> int:
             allocated.
     """
     return _kibibytes(_PROC / "self" / "status", field) or 0
-
-
-def _left_of_machine(proc: Path) -> Iterator[int]:
-    available = _kibibytes(proc / "meminfo", "MemAvailable")
-    if available is not None:
-        yield available
 
 
 def _left_of_groups(proc: Path, cgroups: Path) -> Iterator[int]:

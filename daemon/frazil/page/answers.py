@@ -12,7 +12,7 @@ from frazil.errors import FrazilError, RetuneError, SettingsError
 from frazil.page.live import CrowdedError
 from frazil.page.worker import BusyError
 
-__all__ = ["REFUSALS", "NotHereError", "WrongRequestError", "json_answer"]
+__all__ = ["REFUSALS", "NotHereError", "WrongRequestError", "asked_seq", "json_answer"]
 
 
 class NotHereError(FrazilError):
@@ -26,6 +26,12 @@ class WrongRequestError(FrazilError):
 def json_answer(body: bytes, status: int = 200) -> Response:
     """JSON that is already encoded."""
     return Response(body, status, media_type="application/json")
+
+
+def asked_seq(request: Request) -> int:
+    """The number of a result in the path of a request; one that SQLite can hold."""
+    seq: int = request.path_params["seq"]
+    return min(seq, 2**63 - 1)
 
 
 def _refusal(

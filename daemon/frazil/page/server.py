@@ -7,7 +7,6 @@ import logging
 import resource
 import socket
 import threading
-from collections.abc import Sequence
 
 import uvicorn
 
@@ -60,7 +59,9 @@ class PageServer:
                 timeout_graceful_shutdown=1,
             )
         )
-        self._thread = threading.Thread(target=self._serve, args=([listening],), name="frazil-page", daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._server.serve([listening])), name="frazil-page", daemon=True
+        )
         self._thread.start()
 
     def dead_thread(self) -> str | None:
@@ -76,9 +77,6 @@ class PageServer:
         self._application.stop()
         self._server.should_exit = True
         self._thread.join(_CLOSE_SECONDS)
-
-    def _serve(self, sockets: Sequence[socket.socket]) -> None:
-        asyncio.run(self._server.serve(list(sockets)))
 
 
 def _is_fault(record: logging.LogRecord) -> bool:

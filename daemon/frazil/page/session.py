@@ -229,10 +229,6 @@ class Session:
             score=None if short is None else short.score,
         )
 
-    def record(self, path: str) -> MicrographRecord | None:
-        """What the ledger knows of a micrograph."""
-        return self.reader.micrograph(path)
-
     def result(self, seq: int) -> Result | None:
         """A micrograph's picks; None where there is no result of that number."""
         stored = self.reader.document(seq)

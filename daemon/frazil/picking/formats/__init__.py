@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "BLOCK_BYTES",
+    "LARGEST_SIDE_PX",
     "MICROGRAPH_ENDINGS",
     "PixelSize",
     "Source",
@@ -112,6 +113,9 @@ def judge_pixel_size(x_angstrom: float, y_angstrom: float) -> PixelSize:
         return PixelSize(doubt=f"{x_angstrom:g} Å along x and {y_angstrom:g} Å along y, which must be equal within 1 %")
     return PixelSize(round(x_angstrom, 6))
 
+
+LARGEST_SIDE_PX = 65_536
+"""No camera comes near; a file that claims more is no micrograph."""
 
 BLOCK_BYTES = 1 << 19
 """Pixels are read in blocks of about this size: small enough to be looked at while they are in the caches."""

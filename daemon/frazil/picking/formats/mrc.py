@@ -16,13 +16,19 @@ from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking.formats import BLOCK_BYTES, PixelSize, Source, file_size, judge_pixel_size, read_into
+from frazil.picking.formats import (
+    BLOCK_BYTES,
+    LARGEST_SIDE_PX,
+    PixelSize,
+    Source,
+    file_size,
+    judge_pixel_size,
+    read_into,
+)
 
 __all__ = ["HEADER_BYTES", "MrcHeader", "MrcImage", "fill_rows", "open_mrc", "parse_header"]
 
 HEADER_BYTES = 1024
-LARGEST_SIDE_PX = 65_536
-"""No camera comes near; a header that claims more is no micrograph."""
 
 _DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _REFUSED_MODES = {

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking.formats import PixelSize, file_size, judge_pixel_size
+from frazil.picking.formats import LARGEST_SIDE_PX, PixelSize, file_size, judge_pixel_size
 
 __all__ = ["Compression", "TiffDirectory", "read_directory"]
 
-LARGEST_SIDE_PX = 65_536
 _MOST_ENTRIES = 4096
 _MOST_CHUNKS = 1 << 20
 _MOST_FRAMES = 100_000
