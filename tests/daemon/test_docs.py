@@ -112,8 +112,8 @@ def test_every_check_of_the_doctor_is_documented(repository: Path) -> None:
     text = read(repository, "doctor.md")
     checks = set()
     for source in (repository / "daemon" / "frazil" / "machine").rglob("*.py"):
-        checks |= set(re.findall(r'check="(\w+)"', source.read_text("utf-8")))
-    assert {"python", "clock", "model"} <= checks
+        checks |= set(re.findall(r'(?:DoctorResult|_examine_writable)\(\s*"(\w+)"', source.read_text("utf-8")))
+    assert {"python", "clock", "model", "watch", "out", "ledger"} <= checks
     assert [check for check in checks if f"`{check}`" not in text] == []
 
 

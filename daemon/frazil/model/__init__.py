@@ -38,10 +38,17 @@ if TYPE_CHECKING:
         read_current,
     )
     from frazil.model.model import Model
-    from frazil.model.repository import ModelFolder, current_token, find_model_folders
+    from frazil.model.repository import (
+        ModelFolder,
+        Refusal,
+        ServingRecord,
+        current_token,
+        find_model_folders,
+        post_serving_record,
+        read_serving_records,
+    )
     from frazil.model.runtime import Placement, available_cores
     from frazil.model.sandbox import SandboxResult, check_in_sandbox, held_bytes
-    from frazil.model.serving_record import Refusal, ServingRecord, post_serving_record, read_serving_records
     from frazil.model.tiling import Batches, MicrographSize
 
 __all__ = [
@@ -86,7 +93,7 @@ __all__ = [
     "write_card",
 ]
 
-_MODULES = ("contract", "files", "repository", "serving_record", "tiling", "runtime", "sandbox", "model", "checks")
+_MODULES = ("contract", "files", "repository", "tiling", "runtime", "sandbox", "model", "checks")
 """In the order in which they are looked through: the light ones first."""
 
 if not TYPE_CHECKING:  # where names are checked, those above are all there are
