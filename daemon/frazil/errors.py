@@ -40,7 +40,6 @@ MODEL_REASONS = (
 )
 """All reasons to refuse a model."""
 
-
 _OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "cudaerrormemoryallocation")
 """Words in the messages of ONNX Runtime and OpenCV, which have no class of their own for this error."""
 

@@ -74,11 +74,6 @@ class TiffDirectory:
     pixel_size: PixelSize
     """From the resolution, where that is one of an image and not of a printer."""
 
-    @property
-    def chunks_across(self) -> int:
-        """Strips or tiles side by side."""
-        return -(-self.shape[1] // self.chunk_shape[1])
-
 
 def read_directory(path: Path, file: FileIO) -> TiffDirectory:
     """Read the directory of the one image in a TIFF file.
