@@ -59,11 +59,6 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     largest_score_difference: float
     """Between the two score maps."""
 
-    @property
-    def has_same_picks(self) -> bool:
-        """Whether both found the same."""
-        return self.picks == self.picks_in_common and not self.picks_by_frazil_alone
-
 
 class Straightforward(msgspec.Struct, frozen=True, kw_only=True):
     """The window models."""

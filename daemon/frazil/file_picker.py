@@ -27,8 +27,8 @@ from frazil.picking import (
     read_micrograph,
     write_star,
 )
+from frazil.record import record_picks
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
-from frazil.session.pick.record import record_picks
 from frazil.settings import default_model_path, doubt_diameter
 
 __all__ = ["FilePicker", "PickedFile"]

@@ -58,12 +58,12 @@ def status(
     from frazil.health.state import DaemonState
     from frazil.page.troubles import find_troubles, gather_facts
     from frazil.session.outbox.daemon_info import DaemonInfo
-    from frazil.session.outbox.ledger import DAEMON_KEY, TUNED_KEY
+    from frazil.session.outbox.ledger import TUNED_KEY
 
     with _open(where) as reader:
         meta, counts, last = reader.meta(), reader.counts(), reader.last_picked()
         not_picked = [*reader.newest_failures(5), *reader.micrographs(["waiting"], limit=5)]
-        info = DaemonInfo.decode(meta.get(DAEMON_KEY, ""))
+        info = DaemonInfo.of(reader)
         facts = gather_facts(reader, counts, time.time())
     tuned = None
     if remembered := meta.get(TUNED_KEY):
@@ -120,12 +120,12 @@ def requeue(
 ) -> None:
     """Request that micrographs are picked again: within seconds if the daemon runs, else at its next start."""
     from frazil.session.outbox.daemon_info import DaemonInfo, ledger_key
-    from frazil.session.outbox.ledger import DAEMON_KEY, ledger_file, request_requeue
+    from frazil.session.outbox.ledger import ledger_file, request_requeue
 
     if not paths and not failed:
         raise FrazilError("expected a micrograph or --failed, found neither")
     with _open(where) as reader:
-        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+        info = DaemonInfo.of(reader)
     keys = [ledger_key(path, info) for path in paths or []]
     count = request_requeue(ledger_file(where), keys, ["failed", "quarantined"] if failed else [])
     typer.echo(f"{count} to be picked again")
@@ -155,10 +155,9 @@ def show(
     """Show the ledger's record of one micrograph, and all its results."""
     from frazil.documents import MicrographDocument
     from frazil.session.outbox.daemon_info import DaemonInfo, ledger_key
-    from frazil.session.outbox.ledger import DAEMON_KEY
 
     with _open(where) as reader:
-        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+        info = DaemonInfo.of(reader)
         key = ledger_key(path, info)
         record = reader.micrograph(key)
         if record is None:
