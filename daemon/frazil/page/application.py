@@ -6,18 +6,20 @@ import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
+from hashlib import sha256
+from importlib.resources import files
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.routing import Mount, Router
+from starlette.responses import Response
+from starlette.routing import Mount, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from frazil.health.state import DaemonState
 from frazil.page.answers import REFUSALS, NotHereError
-from frazil.page.files import file_routes
 from frazil.page.gate import Gate, HostNames, Token
 from frazil.page.overview import Overview
 from frazil.page.probes import Probes
@@ -34,6 +36,23 @@ _LEDGER_CALLS = 400
 _SCRAPES = 16
 _PAGES_KEPT = 16
 """Sessions whose ledgers are kept open for the page, besides those that a browser looks at."""
+_PAGES = {
+    "/": "overview.html",
+    "/micrographs": "micrographs.html",
+    "/micrograph": "micrograph.html",
+    "/sessions": "sessions.html",
+}
+    "/": "overview.html",
+    "/micrographs": "micrographs.html",
+    "/micrograph": "micrograph.html",
+    "/sessions": "sessions.html",
+}
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 
 
 class Application:
@@ -74,7 +93,7 @@ class Application:
         probes = Probes(registry, state, self._collector)
         desk = SessionDesk(sessions)
         self.app = Starlette(
-            routes=[*file_routes(), *probes.routes, *desk.routes, Mount("/", app=self._ask_session)],
+            routes=[*_file_routes(), *probes.routes, *desk.routes, Mount("/", app=self._ask_session)],
             middleware=[Middleware(Gate, names=HostNames(names), token=Token(token_file))],
             exception_handlers=REFUSALS,
             lifespan=self._lifespan,
@@ -148,3 +167,24 @@ class _SessionPage:
         self._results.close()
         self._worker.close()
         self._session.close()
+
+
+def _file_routes() -> list[Route]:
+    """A route for each page, and one below ``/static/`` for each file: no name in a request becomes a path."""
+    folder = files("frazil.page") / "browser"
+    contents = {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
+    static = [_route(f"/static/{name}", name, content) for name, content in contents.items()]
+    return [*(_route(path, name, contents[name]) for path, name in _PAGES.items()), *static]
+
+
+def _route(path: str, name: str, content: bytes) -> Route:
+    kind = _TYPES[name[name.rindex(".") :]]
+    tag = f'"{sha256(content).hexdigest()[:16]}"'
+    headers = {"etag": tag, "cache-control": "no-cache"}
+
+    async def answer(request: Request) -> Response:
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=kind, headers=headers)
+
+    return Route(path, answer, name=path)
