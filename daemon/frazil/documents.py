@@ -211,7 +211,7 @@ class SessionDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     seq: int
     """Place in the stream, shared with documents of every other kind."""
     event: Literal["opened", "paused", "resumed", "settings", "closed"]
-    settings: dict[str, SettingValue] = {}
+    settings: dict[str, SettingValue]
     """Settings in force from here on: all of them for ``opened``, those that changed for ``settings``."""
     directory: str
     """Absolute path of the watched directory."""

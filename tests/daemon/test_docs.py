@@ -24,11 +24,12 @@ from frazil.documents import (
     ModelDocument,
     PickColumns,
     Seconds,
+    SessionDocument,
     document_schema,
 )
 from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
 from frazil.model import ModelContract, ModelIdentity
-from frazil.replay import ReplayPage, ReplayRequest
+from frazil.replay import CatalogEntry, CatalogPage, CatalogRequest, ReplayPage, ReplayRequest
 from frazil.session.intake.passed_over import PASS_REASONS
 from frazil.session.pick.model_changes import ModelChange
 from frazil.settings import COMPANIONS, ServeSettings
@@ -55,14 +56,15 @@ def test_the_companions_and_the_reasons_to_pass_over_are_documented(repository: 
 
 def test_every_field_on_the_wire_is_documented(repository: Path) -> None:
     text = read(repository, "documents.md")
-    for record in (MicrographDocument, FailedDocument, ModelDocument, Heartbeat, ModelIdentity, PickColumns, Seconds):
+    documents = (MicrographDocument, FailedDocument, ModelDocument, SessionDocument, Heartbeat)
+    for record in (*documents, ModelIdentity, PickColumns, Seconds):
         missing = [f.encode_name for f in msgspec.structs.fields(record) if f"`{f.encode_name}`" not in text]
         assert missing == []
 
 
 def test_every_field_of_a_replay_is_documented(repository: Path) -> None:
     text = read(repository, "stream.md")
-    for record in (ReplayRequest, ReplayPage):
+    for record in (ReplayRequest, ReplayPage, CatalogRequest, CatalogPage, CatalogEntry):
         assert [f.encode_name for f in msgspec.structs.fields(record) if f'"{f.encode_name}"' not in text] == []
 
 

@@ -36,6 +36,7 @@ class Sent:
     """Where documents are published to."""
 
     numbers: list[int] = field(default_factory=list)
+    session: str = ""
 
     def publish(self, seq: int, topic: bytes, body: bytes) -> None:
         self.numbers.append(seq)

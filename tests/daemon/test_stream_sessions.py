@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -260,6 +262,45 @@ def test_a_cursor_serves_the_session_that_its_only_record_is_of(open_stream: Ope
     (tmp_path / "cursor").write_bytes(record)  # as an earlier frazil wrote it
     with frazil.PickStream(a.address, resume=tmp_path / "cursor") as stream:
         assert take(stream, 1) == {"a": sent[2:]}
+
+
+# --- frazil listen ----------------------------------------------------------------------------------------------------
+
+
+def listen(*arguments: object) -> list[str]:
+    command = [Path(sys.executable).with_name("frazil"), "listen", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS)
+    return done.stdout.splitlines()
+
+
+def test_listen_prints_all_sessions_or_those_that_are_named(open_stream: Open) -> None:
+    a = open_stream("a", session="a", is_microscope=True)
+    b = open_stream("b", session="2026/b", beside=a)
+    for daemon in (a, b, a):
+        daemon.commit("m.mrc")
+    lines = listen(a.address, "--since", 1, "--count", 3)
+    assert sorted(line.split()[:2] for line in lines) == [["1", "2026/b"], ["1", "a"], ["2", "a"]]
+    [line] = listen(a.address, "--session", "2026/b", "--since", 1, "--count", 1, "--json")
+    assert json.loads(line)["session"] == "2026/b"
+    lines = listen(a.address, "--session", "2026/b", "--session", "a", "--since", 2, "--count", 1)
+    assert [line.split()[:2] for line in lines] == [["2", "a"]]
+
+
+def test_listen_writes_each_session_to_a_directory_of_its_own_and_none_outside(
+    open_stream: Open, tmp_path: Path
+) -> None:
+    names = ["a", "2026/b", "../outside", "/absolute/c"]
+    first = open_stream("0", session=names[0], is_microscope=True)
+    others = [open_stream(f"{number}", session=name, beside=first) for number, name in enumerate(names[1:], start=1)]
+    for daemon in (first, *others):
+        daemon.commit("m.mrc")
+    listen(first.address, "--since", 1, "--count", 4, "--to", tmp_path / "out")
+    assert {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.star")} == {
+        "out/a/m_picks.star",
+        "out/2026/b/m_picks.star",
+        "out/outside/m_picks.star",
+        "out/absolute/c/m_picks.star",
+    }
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------

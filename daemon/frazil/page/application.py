@@ -42,11 +42,6 @@ _PAGES = {
     "/micrograph": "micrograph.html",
     "/sessions": "sessions.html",
 }
-    "/": "overview.html",
-    "/micrographs": "micrographs.html",
-    "/micrograph": "micrograph.html",
-    "/sessions": "sessions.html",
-}
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
