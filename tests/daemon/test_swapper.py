@@ -281,7 +281,7 @@ def test_a_note_says_what_is_tried_while_it_is_tried(
         noted.append(rig.standing.trying)
         return load(path, precision)
 
-    monkeypatch.setattr(rig.swapper, "_load", load_and_look)
+    monkeypatch.setattr(rig.swapper._models, "_load", load_and_look)
     rig.look(serving)
     (note,) = noted
     assert note is not None
@@ -342,12 +342,12 @@ def test_a_trial_that_this_process_outlives_leaves_no_note(
             raise ModelError("no space") from OSError(errno.ENOSPC, "No space left on device")
         raise ModelError("it is not fit")
 
-    monkeypatch.setattr(rig.swapper, "_load", fail)
+    monkeypatch.setattr(rig.swapper._models, "_load", fail)
     refused = [change.model.version for change in rig.look(serving)]
     assert refused == ([2] if fault == "unfit" else [])
     assert rig.standing.trying is None
     assert offered(serving) is None
-    monkeypatch.setattr(rig.swapper, "_load", rig.load)
+    monkeypatch.setattr(rig.swapper._models, "_load", rig.load)
     again = start()
     serving = again.start()
     assert again.look(serving) == []  # a start in between refuses nothing
@@ -360,11 +360,11 @@ def test_an_unforeseen_fault_ends_one_look_and_not_the_others(
     rig = start()
     serving = rig.start()
     ModelFolder(folder).promote(2)
-    monkeypatch.setattr(rig.swapper, "_load", lambda *_: 1 / 0)
+    monkeypatch.setattr(rig.swapper._models, "_load", lambda *_: 1 / 0)
     assert rig.look(serving) == []
     assert "the swap failed unexpectedly; the old model goes on" in caplog.text
     assert rig.standing.trying is None
-    monkeypatch.setattr(rig.swapper, "_load", rig.load)
+    monkeypatch.setattr(rig.swapper._models, "_load", rig.load)
     rig.look_again(serving)
     assert offered(serving) == 2
 
@@ -490,7 +490,7 @@ def test_a_model_that_is_no_longer_promoted_when_it_is_ready_is_not_offered(
         ModelFolder(folder).promote(1)
         return rig.load(path, precision)
 
-    monkeypatch.setattr(rig.swapper, "_load", load)
+    monkeypatch.setattr(rig.swapper._models, "_load", load)
     assert rig.look(serving) == []
     assert rig.loaded[-1][0] == folder / "2"
     assert offered(serving) is None
@@ -518,7 +518,7 @@ def test_each_fault_of_the_machine_is_said_once(
     def fail(*_: object) -> Any:
         raise ModelError(faults.pop(0)) from OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(rig.swapper, "_load", fail)
+    monkeypatch.setattr(rig.swapper._models, "_load", fail)
     while faults:
         assert rig.look(serving) == []
     assert [record.message.rpartition(": ")[2] for record in caplog.records] == ["no space", "too many open files"]
@@ -576,3 +576,59 @@ def test_a_reload_while_a_model_runs_in_shadow_is_told_at_once(start: Callable[[
     assert told == ["begun", "again"]
     assert serving.shadow is None
     assert offered(serving) is None
+
+
+class NotedModels(Models):
+    """Notes how models are checked."""
+
+    def __init__(self, load: Any) -> None:
+        super().__init__(load)
+        self.checks: list[dict[str, Any]] = []
+
+    def check(self, path: Path, *, stop: threading.Event, **how: Any) -> Any:
+        self.checks.append({"path": path, "stop": stop, **how})
+        return super().check(path, stop=stop, **how)
+
+
+def test_a_model_is_checked_with_the_limits_and_the_micrographs_of_the_session(
+    start: Callable[[], Rig], folder: Path, make_scene: Callable[..., Any]
+) -> None:
+    rig = start()
+    rig.swapper._models = models = NotedModels(rig.load)
+    serving = rig.start()
+    micrograph = Micrograph(path=Path("a.mrc"), pixels=make_scene().pixels, pixel_size_angstrom=2.0)
+    serving.pick(micrograph, read_seconds=0, since=0)
+    ModelFolder(folder).promote(2)
+    assert rig.look(serving) == []
+    size = serving.picker.size_of(micrograph.pixels.shape, 2.0)
+    (check,) = models.checks
+    expected = {"path": folder / "2", "stop": rig.stop, "seconds": 60.0, "threads": 1, "micrograph": size}
+    assert {name: check[name] for name in expected} == expected
+    (taken,) = serving.advance()
+    assert isinstance(taken, ModelChange)
+    assert (taken.event, taken.current) == ("loaded", current_token(folder))
+
+
+def test_it_looks_in_a_thread_of_its_own_until_it_is_told_to_stop(start: Callable[[], Rig], folder: Path) -> None:
+    rig = start()
+    serving = rig.start()
+    rig.swapper._wake = threading.Event()
+    ModelFolder(folder).promote(2)
+    reported: list[ModelChange] = []
+    before = set(threading.enumerate())
+    rig.swapper.start(serving, reported.append)
+    (thread,) = set(threading.enumerate()) - before
+    try:
+        assert (thread.name, thread.daemon) == ("frazil-swap", True)
+        deadline = threading.Event()
+        for _ in range(6000):
+            if offered(serving) == 2:
+                break
+            deadline.wait(0.01)
+        assert offered(serving) == 2
+        assert reported == []
+    finally:
+        rig.stop.set()
+        rig.swapper._wake.set()
+        thread.join(60)
+    assert not thread.is_alive()

@@ -336,7 +336,7 @@ def test_sessions_are_paused_opened_closed_and_found_again(
     # The root goes away, as a mount does, and comes back.
     microscope.root.rename(tmp_path / "away")
     until(lambda: not microscope.is_ready(), microscope.log.read_text)
-    assert "cannot see" in microscope.log.read_text()
+    until(lambda: f"cannot see {microscope.root}" in microscope.log.read_text())
     (tmp_path / "away").rename(microscope.root)
     write_mrc(microscope.root / "1101_renamed" / "Averages" / "c.mrc", scene.pixels, 3.0)
     until(lambda: len(picked_names(microscope, "1101_renamed")) == 3, microscope.log.read_text)
