@@ -16,8 +16,9 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,81 @@ def test_the_first_tutorial_prints_what_it_says(repository: Path, tmp_path: Path
             assert int(picks) == pytest.approx(int(re.findall(r"(\d+) picks", line)[0]), abs=3)
     for name in re.findall(r"`(\w+/simulated_0001\S+)`", page):
         assert (tmp_path / name).is_file(), name
+
+
+def test_a_microscope_goes_from_an_empty_machine_to_three_sessions(repository: Path, tmp_path: Path) -> None:
+    page = (repository / "docs" / "how-to" / "run-a-microscope.md").read_text("utf-8")
+    publish, replay, http = free_ports(3)
+    url = f"http://127.0.0.1:{http}/"
+    addresses = f'publish_address = "tcp://127.0.0.1:{publish}"\nreplay_address = "tcp://127.0.0.1:{replay}"\n'
+    addresses += f'http_address = "127.0.0.1:{http}"\ndevice = "cpu"\n'
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "200"}
+    daemon: subprocess.Popen[bytes] | None = None
+    log = tmp_path / "daemon.log"
+
+    def type_one(command: str) -> str:
+        nonlocal daemon
+        words = shlex.split(re.sub(r"(?<=[ =])/data/", f"{tmp_path}/data/", command))
+        if words[:2] == ["frazil", "serve"]:
+            with log.open("wb") as said:
+                daemon = subprocess.Popen(words, env=environment, stderr=said)
+            wait(lambda: answers(f"{url}readyz"))
+            return ""
+        if words[:2] == ["frazil", "session"]:
+            words += ["--page", url]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def wait(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            assert daemon is not None
+            assert daemon.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+
+    def statuses() -> dict[str, str]:
+        listed = json.loads(type_one("frazil session list --json"))
+        return {session["name"]: session["status"] for session in listed}
+
+    # What is typed, and the files that are written, in the order of the page.
+    steps = re.findall(r"`(/data/[^`\n]+\.toml)`:|^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    file = ""
+    try:
+        for named, language, block in steps:
+            if named:
+                file = named
+            elif language == "toml":
+                text = block.replace('"/data/', f'"{tmp_path}/data/')
+                is_of_the_daemon = "root" in text
+                (tmp_path / file.lstrip("/")).write_text(text + (addresses if is_of_the_daemon else ""))
+            elif not language:
+                for command in block.strip().splitlines():
+                    if command.startswith("mkdir") and "1102_80S" in command:
+                        wait(lambda: statuses().get("1101_apo") == "open")
+                        type_one(command)
+                        folder = tmp_path / "data/titan1/1102_80S/Averages"
+                        (folder / "a.tmp").write_bytes(gzip.decompress(KNOWN.read_bytes()))
+                        (folder / "a.tmp").rename(folder / "a.mrc")
+                        wait(lambda: statuses().get("1102_80S") == "waiting")
+                    elif command.startswith("frazil session close"):
+                        wait(lambda: set(statuses().values()) == {"open"})
+                        wait((tmp_path / "data/picks/1102_80S/a_picks.star").exists)
+                        type_one(command)
+                        wait(lambda: statuses()["1101_apo"] == "closed")
+                    else:
+                        type_one(command)
+    finally:
+        if daemon is not None:
+            daemon.send_signal(signal.SIGTERM)
+            daemon.wait(300)
+    assert daemon is not None
+    assert daemon.returncode == 0, log.read_text()
+
+
+def answers(url: str) -> bool:
+    try:
+        return bool(urllib.request.urlopen(url, timeout=30).status == 200)
+    except OSError:
+        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,8 @@ session_app = typer.Typer(
 )
 
 _PAGE = "http://127.0.0.1:9457/"
+_FOUND_SECONDS, _LOOK_SECONDS = 6.0, 0.5
+"""A daemon needs some seconds until it finds a new directory."""
 _NEW_PICKS = ("diameter_angstrom", "pixel_size_angstrom", "contrast", "model")
 """Settings after whose change the micrographs that were picked before have other picks."""
 
@@ -100,11 +103,15 @@ class _Daemon:
         return [SessionState(name=watch.name, directory=info.watch, status="closed", says="the daemon is not running")]
 
     def directory(self, name: str) -> Path:
-        """The watched directory of a session.
+        """The watched directory of a session. One whose directory was just made is waited for, while the daemon runs.
 
         Raises:
             FrazilError: there is no such session.
         """
+        deadline = time.monotonic() + (_FOUND_SECONDS if self.state is not None else 0)
+        while name not in self.sessions and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
+            self.sessions = {session.name: session for session in self._ask_sessions()}
         if name not in self.sessions:
             known = ", ".join(list(self.sessions)[:5]) or "none"
             raise FrazilError(f"expected a session of {self.out}, found {name!r}; there are: {known}")
