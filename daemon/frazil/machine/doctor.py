@@ -16,7 +16,7 @@ from pathlib import Path
 import frazil
 from frazil.addresses import replay_address
 from frazil.errors import FrazilError, ModelError, SettingsError
-from frazil.machine.places import DoctorResult, Level, examine_ledger, examine_output, examine_watched
+from frazil.machine.places import DoctorResult, Level, examine_ledger, examine_output, examine_tree, examine_watched
 from frazil.model import Precision, check_in_sandbox, load_model
 from frazil.model.runtime import available_cores, cuda_problem, ort
 from frazil.picking import PreparationOnDevice
@@ -33,12 +33,15 @@ _UNSYNCHRONISED = 5
 """Result of ``adjtimex`` for a clock that is not synchronised."""
 
 
-def examine(settings: ServeSettings | None, fault: SettingsError | None = None) -> Iterator[DoctorResult]:
+def examine(
+    settings: ServeSettings | None, fault: SettingsError | None = None, *, tree: Path | None = None
+) -> Iterator[DoctorResult]:
     """Check everything that ``frazil serve`` needs.
 
     Args:
         settings: settings to check, with the paths in them; None for the machine alone.
         fault: the faults of the settings, if they cannot be used.
+        tree: directory to look into; None for the one in the settings.
     """
     yield from _examine_programs()
     yield from _examine_clock()
@@ -49,6 +52,10 @@ def examine(settings: ServeSettings | None, fault: SettingsError | None = None) 
     if settings is not None:
         yield DoctorResult(check="settings", level="ok", says="nothing wrong with them")
         yield from examine_watched(settings)
+    tree = tree or (settings.watch if settings is not None and settings.watch.is_dir() else None)
+    if tree is not None:
+        yield from examine_tree(tree, settings)
+    if settings is not None:
         yield from examine_output(settings)
         yield from examine_ledger(settings)
         yield from _examine_ports(settings)

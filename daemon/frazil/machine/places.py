@@ -12,10 +12,13 @@ from typing import Literal
 
 import msgspec
 
+from frazil.errors import printable
 from frazil.session.intake.file_system import FileSystem
+from frazil.session.intake.selection import Selection
+from frazil.session.intake.survey import survey
 from frazil.settings import ServeSettings
 
-__all__ = ["DoctorResult", "Level", "examine_ledger", "examine_output", "examine_watched"]
+__all__ = ["DoctorResult", "Level", "examine_ledger", "examine_output", "examine_tree", "examine_watched"]
 
 Level = Literal["ok", "warning", "fault"]
 """``warning``: frazil runs, but slower than it could or not for long. ``fault``: it does not run."""
@@ -70,6 +73,45 @@ def examine_watched(settings: ServeSettings) -> Iterator[DoctorResult]:
             level="warning",
             says=f"a file in {root} is {newest - time.time():.0f} s younger than now",
             do="set the clocks of this machine and of the file server by NTP",
+        )
+
+
+def examine_tree(root: Path, settings: ServeSettings | None) -> Iterator[DoctorResult]:
+    """Look at what is in a tree: whose layout it has, and what each pattern takes and passes over.
+
+    Args:
+        root: the directory.
+        settings: say what is taken; None for the defaults.
+    """
+    link_roots: list[Path] = []
+    selection = Selection(layout="auto")
+    if settings is not None:
+        selection = Selection(settings.include, settings.exclude, settings.companions, settings.layout)
+        link_roots = [Path(place).expanduser() for place in settings.link_roots if place]
+    try:
+        found = survey(root, selection, link_roots)
+    except OSError as error:
+        yield DoctorResult(check="layout", level="fault", says=f"{root} cannot be looked at: {error.strerror}")
+        return
+    inventory = found.inventory
+    layout = inventory.describe_layout()
+    yield DoctorResult(
+        check="layout",
+        level="warning" if inventory.nothing_fits else "ok",
+        says=printable(
+            f"{root} looks like {layout}: {inventory.taken} micrographs"
+            if layout
+            else f"{root} looks like no layout that is known: {inventory.taken} micrographs"
+        ),
+        do=inventory.advice if inventory.nothing_fits else "",
+    )
+    for one in found.patterns:
+        what = f"passed over ({one.reason})" if one.reason else "taken"
+        pattern = f" by {one.pattern}" if one.pattern else ""
+        yield DoctorResult(
+            check="layout",
+            level="ok",
+            says=printable(f"{one.count} {what}{pattern}, such as {one.example}"),
         )
 
 

@@ -17,7 +17,14 @@ from frazil.picking.formats import StoredImage, open_image
 from frazil.picking.pixel_memory import PixelMemory
 from frazil.picking.rescale import Aside, Rescaled, Rescaling, RescalingAhead
 
-__all__ = ["LARGEST_MICROGRAPH_BYTES", "ChooseRescaling", "Micrograph", "check_complete", "read_micrograph"]
+__all__ = [
+    "LARGEST_MICROGRAPH_BYTES",
+    "ChooseRescaling",
+    "ImageClaims",
+    "Micrograph",
+    "check_complete",
+    "read_micrograph",
+]
 
 LARGEST_MICROGRAPH_BYTES = 2 << 30
 """Default limit of the memory that reading one micrograph takes: 16384 x 16384 pixels as float32, and as much again to
@@ -63,7 +70,17 @@ class Micrograph:
         return pixel_size
 
 
-def check_complete(path: Path) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageClaims:
+    """What the header of a micrograph's file claims."""
+
+    shape: tuple[int, int]
+    """(h, w)."""
+    pixel_size_angstrom: float | None
+    """None where it is unknown or impossible."""
+
+
+def check_complete(path: Path) -> ImageClaims:
     """Prove from its own header that a micrograph's file is whole; reads little of it.
 
     Of a compressed file the end is looked at; that every byte is there and right is proved when it is read.
@@ -74,7 +91,9 @@ def check_complete(path: Path) -> None:
         OSError: the file cannot be opened or read.
     """
     with open_regular(path) as file:
-        open_image(path, file).prove_complete()
+        image = open_image(path, file)
+        image.prove_complete()
+        return ImageClaims(shape=image.shape, pixel_size_angstrom=image.pixel_size.angstrom)
 
 
 def read_micrograph(

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from frazil.errors import OutputError
 from frazil.health.heartbeat import Heartbeats
@@ -19,10 +20,12 @@ from frazil.paths import absolute_path
 from frazil.picking import Picker, PickingSettings, PreparationOnDevice
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.intake import Intake
+from frazil.session.intake.likeness import Likeness
+from frazil.session.intake.passed_over import Inventory
 from frazil.session.intake.selection import Selection
 from frazil.session.intake.watcher import Watcher
 from frazil.session.outbox.daemon_info import check_watch
-from frazil.session.outbox.ledger import INVENTORY_KEY, MOUNT_POINT_KEY, Ledger, Witness
+from frazil.session.outbox.ledger import INVENTORY_KEY, LIKENESS_KEY, MOUNT_POINT_KEY, Ledger, Witness
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.doubts import Doubts
@@ -149,7 +152,14 @@ class Session:
             read_seconds=settings.read_timeout_seconds,
         )
         file_system = FileSystem.of(self.root)
-        known = self.ledger.known()
+        known, held = self.ledger.known(), set(self.ledger.held())
+        likeness = None
+        if settings.unlike == "hold":
+            likeness = Likeness(self.ledger.recall(LIKENESS_KEY), lambda text: self.remember(LIKENESS_KEY, text))
+        else:
+            for key in held:  # what an earlier run held is picked now
+                known.pop(key, None)
+            held.clear()
         gc.freeze()  # what has come by now stays: to look through the stamps of a million files takes a while
         self._intake = Intake(
             self.ledger,
@@ -162,6 +172,8 @@ class Session:
             accept=self._pipeline.accept,
             refuse=self._pipeline.refuse,
             check_name=self.outputs.check_name,
+            likeness=likeness,
+            held=held,
             beat=self._heartbeats.of("frazil-intake").beat,
         )
         self._watcher = Watcher(
@@ -169,9 +181,11 @@ class Session:
             file_system,
             self._intake.tell,
             metrics,
-            selection=Selection(settings.include, settings.exclude, settings.companions),
+            selection=self._selection(),
             known=known,
             missing=self.ledger.missing(),
+            held=held,
+            link_roots=[Path(place).expanduser() for place in settings.link_roots if place],
             usual_mount_point=self._usual_mount_point(),
             on_file_system=self._note_file_system,
             on_inventory=lambda inventory: self.remember(INVENTORY_KEY, inventory.encode()),
@@ -188,6 +202,12 @@ class Session:
             self._start_thread("frazil-intake", lambda: self._intake.run(self._stopping)),
             self._start_thread("frazil-ledger", self._watch_ledger),
         ]
+
+    def _selection(self) -> Selection:
+        """What is a micrograph here; a layout that an earlier run found holds on."""
+        settings = self._settings
+        before = Inventory.decode(self.ledger.recall(INVENTORY_KEY)) or Inventory()
+        return Selection(settings.include, settings.exclude, settings.companions, settings.layout, before.layout)
 
     def _start_thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=run, name=name, daemon=True)

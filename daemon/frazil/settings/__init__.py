@@ -2,6 +2,7 @@
 
 - ``declaration``: each setting, once.
 - ``diameter``: diameters that no particle has.
+- ``layouts``: how programs name what they write.
 - ``cross_checks``: conditions on several settings together.
 - ``loading``: makes settings of command line, file and defaults, or a list of every fault.
 """
@@ -10,24 +11,31 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from frazil.settings.declaration import (
-    COMPANIONS,
     BacklogOrder,
     LogLevel,
     ServeSettings,
+    Unlike,
     WatchBy,
     default_model_path,
     option_of,
 )
 from frazil.settings.diameter import doubt_diameter
+from frazil.settings.layouts import ANY, COMPANIONS, LAYOUTS, Layout, LayoutName, LayoutSetting
 
 if TYPE_CHECKING:
     from frazil.settings.loading import load_settings
 
 __all__ = [
+    "ANY",
     "COMPANIONS",
+    "LAYOUTS",
     "BacklogOrder",
+    "Layout",
+    "LayoutName",
+    "LayoutSetting",
     "LogLevel",
     "ServeSettings",
+    "Unlike",
     "WatchBy",
     "default_model_path",
     "doubt_diameter",

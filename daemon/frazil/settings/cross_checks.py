@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from frazil.addresses import check_address, check_page_address, replay_address
@@ -12,6 +13,11 @@ from frazil.settings.diameter import doubt_diameter
 __all__ = ["CROSS_CHECKS"]
 
 Values = Mapping[str, Any]
+
+
+def _link_roots(values: Values) -> str | None:
+    relative = [root for root in values["link_roots"] if root and not Path(root).expanduser().is_absolute()]
+    return f"expected absolute paths, found {relative[0]}" if relative else None
 
 
 def _keys(values: Values) -> str | None:
@@ -55,6 +61,7 @@ def _ports(values: Values) -> str | None:
 
 
 CROSS_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Values], str | None]], ...] = (
+    (("link_roots",), _link_roots),
     (("curve_key", "curve_clients"), _keys),
     (("diameter_angstrom", "unusual_diameter"), _diameter),
     (("require_gpu", "device"), _gpu),

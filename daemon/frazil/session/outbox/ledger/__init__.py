@@ -11,13 +11,14 @@
 from frazil.session.outbox.ledger.archive import Archived, archive
 from frazil.session.outbox.ledger.check import Check, check
 from frazil.session.outbox.ledger.damage import explain, is_fatal
-from frazil.session.outbox.ledger.layout import LEDGER_NAME, State, checksum, ledger_file
+from frazil.session.outbox.ledger.layout import LEDGER_NAME, UNLIKE, State, checksum, ledger_file
 from frazil.session.outbox.ledger.ledger import Handled, Ledger, Note
 from frazil.session.outbox.ledger.meta_keys import (
     BASELINE_KEY,
     DAEMON_KEY,
     DRIFT_KEY,
     INVENTORY_KEY,
+    LIKENESS_KEY,
     MOUNT_POINT_KEY,
     RETUNE_KEY,
     STANDING_KEY,
@@ -26,7 +27,7 @@ from frazil.session.outbox.ledger.meta_keys import (
 from frazil.session.outbox.ledger.reader import KeptResult, LedgerReader, MicrographRecord, StoredDocument
 from frazil.session.outbox.ledger.rebuild import Rebuilt, rebuild
 from frazil.session.outbox.ledger.requests import request_baseline, request_requeue, update_remembered
-from frazil.session.outbox.ledger.witness import WITNESS_NAME, Witness, read_witness
+from frazil.session.outbox.ledger.witness import WITNESS_NAME, Witness, read_witness, watched_of
 
 __all__ = [
     "BASELINE_KEY",
@@ -34,10 +35,12 @@ __all__ = [
     "DRIFT_KEY",
     "INVENTORY_KEY",
     "LEDGER_NAME",
+    "LIKENESS_KEY",
     "MOUNT_POINT_KEY",
     "RETUNE_KEY",
     "STANDING_KEY",
     "TUNED_KEY",
+    "UNLIKE",
     "WITNESS_NAME",
     "Archived",
     "Check",
@@ -62,4 +65,5 @@ __all__ = [
     "request_baseline",
     "request_requeue",
     "update_remembered",
+    "watched_of",
 ]

@@ -14,6 +14,7 @@ __all__ = [
     "EPOCH_KEY",
     "INVENTORY_KEY",
     "LAYOUT_KEY",
+    "LIKENESS_KEY",
     "MIGRATED_KEY",
     "MOUNT_POINT_KEY",
     "RETUNE_KEY",
@@ -37,6 +38,8 @@ MOUNT_POINT_KEY = "mount_point"
 """Mount point of the file system on which the watched directory was last seen."""
 INVENTORY_KEY = "inventory"
 """The last scan's count of names, taken and passed over: an `Inventory` as JSON."""
+LIKENESS_KEY = "likeness"
+"""Shapes and pixel sizes that the session's micrographs have, as JSON."""
 STANDING_KEY = "standing"
 """The model that serves and the versions that were refused, as JSON."""
 DRIFT_KEY = "drift"
