@@ -139,7 +139,7 @@ class FilePicker:
         return picked
 
     def _check_claim(self, path: Path, star: Path) -> None:
-        """Check that the pick file is not that of another micrograph of the same name, of this run or an earlier one."""
+        """Check that the pick file is not that of another micrograph, of this run or an earlier one."""
         earlier, micrograph = star_source(star), absolute_path(path)
         if earlier is None or str(earlier) == printable(str(micrograph)) or is_same_file(earlier, micrograph):
             return

@@ -29,7 +29,7 @@ PassReason = Literal[
 """Why a file or folder is passed over.
 
 ``not_included``: no pattern of the setting `include` matches its name, though frazil could read it. ``layout``:
-likewise, no pattern of the tree's layout. ``unlike``: it is held, since its shape or pixel size is unlike its session's.
+likewise, no pattern of the tree's layout. ``unlike``: held, since its shape or pixel size is unlike its session's.
 ``movie``: frames that were not averaged. ``other_format``: another image in a format that frazil does not read.
 ``excluded``: a pattern of `exclude` matches it. ``companion``: a file that other programs write beside micrographs.
 ``link``: a link to a file that is found under its own name, or a link in a circle. ``link_outside``: a link to a place
