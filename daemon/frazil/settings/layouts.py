@@ -66,7 +66,8 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         name="warp",
         program="Warp",
-        signs=("**/powerspectrum/*.mrc", "**/deconv/*.mrc", *(f"**/average/{f}/*.mrc" for f in ("even", "denoised"))),
+        # Folders: what is in them is passed over unseen.
+        signs=("powerspectrum", *(f"**/average/{folder}" for folder in ("even", "odd", "denoised"))),
         takes=("**/average/*.mrc",),
         companions=("even", "odd", "deconv", "denoised", "mask", "masks", "powerspectrum"),
     ),
