@@ -106,7 +106,11 @@ class Session:
         self._closing.callback(self._witness.close)
         self.ledger = Ledger(self.ledger_file, self._witness)
         self._closing.callback(self.ledger.close)
-        check_watch(self.ledger, self.root)
+        try:
+            check_watch(self.ledger, self.root)
+        except OutputError:
+            self._witness.disown()
+            raise
 
     def connect(self, stream: Stream) -> None:
         """Connect the outbox to the stream."""

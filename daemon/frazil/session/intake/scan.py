@@ -131,6 +131,8 @@ class Scanner:
         self._link_roots = [os.path.realpath(place) for place in link_roots]
         self._on_name = on_name
         self._on_restart = on_restart
+        self._layout_came = False
+        """Whether an event showed the layout, so that folders must be listed again."""
         self._selection = selection
         self._known = known
         self._missing = set(missing)
@@ -148,7 +150,8 @@ class Scanner:
         """
         started = time.monotonic()
         scan = self._scan()
-        if self._selection.settle():
+        if self._selection.settle() or self._layout_came:
+            self._layout_came = False
             self.forget()
             self._on_restart()
             scan = self._scan()
@@ -189,6 +192,8 @@ class Scanner:
     def finds(self, key: str) -> bool:
         """Whether a scan would find a file with this key, which an event has reported."""
         self._selection.look(key)
+        if self._selection.settle():  # at once: the next event may be of a file that the layout does not take
+            self._layout_came = True
         if not self._selection.takes(key) or self._selection.lies_beside(key, self._is_there):
             return False
         path = self._root / key

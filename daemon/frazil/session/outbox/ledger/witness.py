@@ -94,6 +94,7 @@ class Witness:
                     f"documents in the ledger {owner.ledger}: give another --out"
                 )
             )
+        self._watched_before = owner.watch if owner else str(watch)
         self.epoch, self.seq = (place.epoch, place.seq) if place else ("", 0)
         self.generations = owner.generations if owner else ()
         try:
@@ -101,6 +102,10 @@ class Witness:
         except OSError as error:
             os.close(self._lock)
             raise OutputError(f"{self.file}: cannot be written: {error.strerror}") from error
+
+    def disown(self) -> None:
+        """Name the watched directory of before again: the results stay those of that one."""
+        self._owner = msgspec.structs.replace(self._owner, watch=self._watched_before)
 
     def begin(self, epoch: str, seq: int, generations: tuple[Generation, ...]) -> None:
         """Take down whose numbers are given out from now on.
