@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from frazil.errors import MicrographError, is_out_of_memory
 from frazil.model import load_model
 from frazil.picking import Picker, PickingSettings, PixelMemory, check_complete, read_micrograph
-from frazil.reading import read_and_rescale
+from frazil.record import read_and_rescale
 from frazil.settings import default_model_path
 
 CAP_BYTES = 32 << 20

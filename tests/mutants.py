@@ -92,7 +92,7 @@ GROUPS = {
         ),
     ),
     "swap": Group(
-        tuple(f"session/pick/{name}.py" for name in ("model_changes", "shadow", "probation", "serving", "swapper")),
+        tuple(f"session/pick/{name}.py" for name in ("model_changes", "shadow", "serving", "swapper")),
         ("daemon/test_swap.py", "daemon/test_announcer.py", "daemon/test_swapper.py"),
     ),
 }

@@ -32,7 +32,7 @@ from frazil.picking import (
 )
 from frazil.picking.normalise import normalise
 from frazil.picking.peaks import in_steps
-from frazil.reading import read_and_rescale
+from frazil.record import read_and_rescale
 
 __all__ = ["Comparison", "Straightforward", "WindowNetwork", "measure"]
 
@@ -59,11 +59,6 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     picks_by_frazil_alone: int
     largest_score_difference: float
     """Between the two score maps."""
-
-    @property
-    def has_same_picks(self) -> bool:
-        """Whether both found the same."""
-        return self.picks == self.picks_in_common and not self.picks_by_frazil_alone
 
 
 class Straightforward(msgspec.Struct, frozen=True, kw_only=True):

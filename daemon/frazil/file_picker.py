@@ -27,10 +27,9 @@ from frazil.picking import (
     star_source,
     write_star,
 )
-from frazil.reading import read_and_rescale
+from frazil.record import read_and_rescale, record_picks
 from frazil.session.outbox.ledger import watched_of
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
-from frazil.session.pick.record import record_picks
 from frazil.settings import default_model_path, doubt_diameter
 
 __all__ = ["FilePicker", "PickedFile"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from frazil.errors import MicrographError, OutputError, printable
 from frazil.faults import is_waited_for, prove_writable, reason_of
 from frazil.files import PickFileFormat
+from frazil.paths import is_utf8
 from frazil.picking import MICROGRAPH_ENDINGS, micrograph_stem
 
 __all__ = ["PICK_FILE_ENDINGS", "OutputFolder", "namesakes"]
@@ -77,10 +78,8 @@ class OutputFolder:
         """
         if not Path(key).name:
             raise MicrographError(micrograph, "not_a_file", "expected a file, found a directory")
-        try:
-            key.encode()
-        except UnicodeEncodeError:
-            raise MicrographError(micrograph, "name", "expected a file name in UTF-8") from None
+        if not is_utf8(key):
+            raise MicrographError(micrograph, "name", "expected a file name in UTF-8")
         file = self.file_of(key)
         limit = _longest_name_bytes(self.path)
         longest = max(len(os.fsencode(part)) for part in file.relative_to(self.path).parts)

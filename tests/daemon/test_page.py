@@ -38,7 +38,7 @@ from frazil.page.session import rate_per_minute
 from frazil.picking import ScoreMap
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, Note
-from frazil.session.outbox.score_map import pack_score_map
+from frazil.session.retune.repick import pack_score_map
 
 OpenPage = Callable[..., Any]
 MakeDocument = Callable[..., MicrographDocument]

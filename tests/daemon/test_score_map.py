@@ -9,7 +9,7 @@ import pytest
 
 from frazil.picking import ScoreMap, find_peaks
 from frazil.picking.peaks import in_steps
-from frazil.session.outbox.score_map import pack_score_map, unpack_score_map
+from frazil.session.retune.repick import pack_score_map, unpack_score_map
 
 
 def blobs(shape: tuple[int, int]) -> ScoreMap:

@@ -72,12 +72,12 @@ def status(
     from frazil.health.state import DaemonState
     from frazil.page.troubles import find_troubles, gather_facts
     from frazil.session.outbox.daemon_info import DaemonInfo
-    from frazil.session.outbox.ledger import DAEMON_KEY, TUNED_KEY
+    from frazil.session.outbox.ledger import TUNED_KEY
 
     with _open(where) as reader:
         meta, counts, last = reader.meta(), reader.counts(), reader.last_picked()
         not_picked = [*reader.newest_failures(5), *reader.micrographs(["waiting"], limit=5)]
-        info = DaemonInfo.decode(meta.get(DAEMON_KEY, ""))
+        info = DaemonInfo.of(reader)
         facts = gather_facts(reader, counts, time.time())
     if passed_over:
         _show_passed_over(facts.inventory, as_json=as_json)
@@ -169,14 +169,14 @@ def requeue(
     In a pattern, * stands for any letters, folders included: 'GridSquare_7/*', '*_0042.mrc'.
     """
     from frazil.session.outbox.daemon_info import DaemonInfo, ledger_key
-    from frazil.session.outbox.ledger import DAEMON_KEY, ledger_file, request_requeue
+    from frazil.session.outbox.ledger import ledger_file, request_requeue
 
     if not (paths or failed or held or directory or every):
         raise FrazilError(
             "expected micrographs, or one of --failed, --held, --directory and --all, found none of these"
         )
     with _open(where) as reader:
-        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+        info = DaemonInfo.of(reader)
         given = [ledger_key(Path(path), info) for path in paths or []]
         known = {key for key in given if reader.micrograph(key) is not None}
     patterns = [key for key in given if key not in known and any(sign in key for sign in "*?[")]
@@ -215,10 +215,9 @@ def show(
     """Show the ledger's record of one micrograph, and all its results."""
     from frazil.documents import MicrographDocument
     from frazil.session.outbox.daemon_info import DaemonInfo, ledger_key
-    from frazil.session.outbox.ledger import DAEMON_KEY
 
     with _open(where) as reader:
-        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+        info = DaemonInfo.of(reader)
         key = ledger_key(path, info)
         record = reader.micrograph(key)
         if record is None:

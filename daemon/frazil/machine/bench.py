@@ -19,7 +19,7 @@ from frazil.machine.pick_comparison import PickComparison, compare_picks, pick_o
 from frazil.model import Device, Precision, available_cores, load_model
 from frazil.picking import Micrograph, Picker, PickingSettings, Picks, PixelMemory, PreparationOnDevice
 from frazil.picking.device import Preparation
-from frazil.reading import read_and_rescale
+from frazil.record import read_and_rescale
 
 __all__ = ["STAGES", "Bench"]
 

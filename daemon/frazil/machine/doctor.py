@@ -21,7 +21,7 @@ from frazil.model import Precision, check_in_sandbox, load_model
 from frazil.model.runtime import available_cores, cuda_problem, ort
 from frazil.picking import PreparationOnDevice
 from frazil.session.outbox.daemon_info import DaemonInfo
-from frazil.session.outbox.ledger import DAEMON_KEY, LedgerReader
+from frazil.session.outbox.ledger import LedgerReader
 from frazil.settings import ServeSettings, default_model_path
 
 __all__ = ["DoctorResult", "examine"]
@@ -148,7 +148,7 @@ def _examine_ports(settings: ServeSettings) -> Iterator[DoctorResult]:
 def _running(settings: ServeSettings) -> DaemonInfo | None:
     """The running daemon that uses the ledger of these settings; None if none answers."""
     with contextlib.suppress(FrazilError), LedgerReader(settings.ledger_file) as reader:
-        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+        info = DaemonInfo.of(reader)
         if info is not None and info.ask() is not None:
             return info
     return None

@@ -18,14 +18,14 @@ from frazil.session import retune
 from frazil.session.intake.passed_over import Inventory
 from frazil.session.outbox.daemon_info import DaemonInfo
 from frazil.session.outbox.ledger import (
-    DAEMON_KEY,
     INVENTORY_KEY,
+    TUNED_KEY,
     LedgerReader,
     MicrographRecord,
     State,
     StoredDocument,
 )
-from frazil.session.outbox.score_map import unpack_score_map
+from frazil.session.retune.repick import unpack_score_map
 
 __all__ = ["Change", "Glance", "Result", "Row", "Rows", "Session", "Standing", "glance", "rate_per_minute"]
 
@@ -196,7 +196,7 @@ class Session:
         return Standing(
             epoch=meta["epoch"],
             head=self.reader.head(),
-            daemon=DaemonInfo.decode(meta.get(DAEMON_KEY, "")),
+            daemon=DaemonInfo.of(self.reader),
             counts=self._count_states(),
             latest=[seen for result in results if (seen := glance(result)) is not None],
             picked_at=[picked for _, picked in times],
@@ -205,7 +205,7 @@ class Session:
             diameter_angstrom=newest.document.diameter_px * newest.document.pixel_size_angstrom if newest else None,
             failures=self.reader.newest_failures(8),
             changes=[change for document in self.reader.newest_changes(8) if (change := _change(document)) is not None],
-            tuned=_tuned(meta.get(retune.TUNED_KEY, "")),
+            tuned=_tuned(meta.get(TUNED_KEY, "")),
             passed_over=sum(passed.count for passed in inventory.passed_over.values()),
             passed_over_lines=inventory.passed_over_lines(_NAMES_SHOWN),
             layout=inventory.describe_layout(),

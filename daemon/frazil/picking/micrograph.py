@@ -119,7 +119,7 @@ def read_micrograph(
         cut_off: asked between blocks of half a megabyte; True gives up.
         rescaling: says how the micrograph will be rescaled, as `Picker.rescaling` does: then that is done meanwhile,
             if the rows come in order. Default: the picker does it.
-        aside: starts each piece of that, as `frazil.reading` does in another thread. Default: at once, in this one.
+        aside: starts each piece of that, as `frazil.record` does in another thread. Default: at once, in this one.
 
     Raises:
         IncompleteMicrograph: the file is shorter than its header demands.

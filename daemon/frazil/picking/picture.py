@@ -28,7 +28,7 @@ takes minutes and gigabytes."""
 
 _SMALLEST_DIAMETER_PX = 9.0
 """Micrographs binned to this are picked nearly as well as at 24 px. In mere noise of 512 x 512 px there are 3 picks at
-9 px, 45 at 8 and 4,400 at 4 (benchmarks/blank_parts.py)."""
+9 px, 45 at 8 and 4,400 at 4 (docs/decisions/0030)."""
 
 
 def is_possible_diameter(diameter_px: float, shape: tuple[int, int]) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from frazil.errors import MicrographError
 from frazil.picking.rescale import Rescaling, rescale
-from frazil.reading import read_and_rescale
+from frazil.record import read_and_rescale
 
 PIXELS = np.random.default_rng(0).integers(0, 200, (900, 700)).astype(np.int16)
 
