@@ -1,15 +1,15 @@
 """The daemon's settings, and the file that holds them.
 
 - ``declaration``: each setting, once.
-- ``diameter``: diameters that no particle has.
+- ``cross_checks``: conditions on several settings together, and diameters that no particle has.
 - ``layouts``: how programs name what they write.
-- ``cross_checks``: conditions on several settings together.
 - ``loading``: makes settings of command line, file and defaults, or a list of every fault.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from frazil.settings.cross_checks import doubt_diameter
 from frazil.settings.declaration import (
     BacklogOrder,
     LogLevel,
@@ -19,7 +19,6 @@ from frazil.settings.declaration import (
     default_model_path,
     option_of,
 )
-from frazil.settings.diameter import doubt_diameter
 from frazil.settings.layouts import ANY, COMPANIONS, LAYOUTS, Layout, LayoutName, LayoutSetting
 
 if TYPE_CHECKING:
