@@ -16,7 +16,7 @@ from frazil.faults import failure_of, reason_of
 from frazil.files import write_atomically
 from frazil.model import Device, Precision, available_cores, load_model
 from frazil.outputs import OutputFolder
-from frazil.paths import absolute_path
+from frazil.paths import absolute_path, is_same_file
 from frazil.picking import (
     LARGEST_MICROGRAPH_BYTES,
     Picker,
@@ -25,9 +25,11 @@ from frazil.picking import (
     PreparationOnDevice,
     draw_picks,
     read_micrograph,
+    star_source,
     write_star,
 )
 from frazil.record import record_picks
+from frazil.session.outbox.ledger import watched_of
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.settings import default_model_path, doubt_diameter
 
@@ -83,6 +85,13 @@ class FilePicker:
         doubt = None if settings.unusual_diameter else doubt_diameter(settings.diameter_angstrom)
         if doubt:
             raise SettingsError(f"--diameter: {doubt} (--unusual-diameter accepts it)")
+        if watched := watched_of(out):
+            raise OutputError(
+                printable(
+                    f"{out}: expected a directory of its own, found the results of a daemon that watches {watched}: "
+                )
+                + "give another --out"
+            )
         self._outputs = OutputFolder(out)
         self._outputs.prepare()
         threads = threads or available_cores()
@@ -92,7 +101,6 @@ class FilePicker:
         loaded = load_model(model or default_model_path(), device, threads, precision=precision)
         self._picker = Picker(loaded, settings, device=PreparationOnDevice(loaded))
         self._doubts = Doubts(settings.contrast, report_no_picks=True)
-        self._written: dict[Path, Path] = {}
 
     def describe(self) -> str:
         """The model, its device and its threshold, in one line."""
@@ -112,16 +120,25 @@ class FilePicker:
         """
         self._outputs.check_name(path, path.name)
         star = self._outputs.file_of(path.name)
-        if star in self._written:
-            raise MicrographError(path, "name", f"expected a name of its own, found the name of {self._written[star]}")
+        self._check_claim(path, star)
         try:
             picked = self._pick(path, star, with_picture=with_picture)
         except OutputError:
             raise
         except Exception as error:
             raise failure_of(path, "picking", error) from error
-        self._written[star] = path
         return picked
+
+    def _check_claim(self, path: Path, star: Path) -> None:
+        """Check that the pick file is not that of another micrograph, of this run or an earlier one."""
+        earlier, micrograph = star_source(star), absolute_path(path)
+        if earlier is None or str(earlier) == printable(str(micrograph)) or is_same_file(earlier, micrograph):
+            return
+        raise MicrographError(
+            path,
+            "name",
+            f"expected a pick file of its own, found that {star} has the picks of {earlier}: give another --out",
+        )
 
     def _pick(self, path: Path, star: Path, *, with_picture: bool) -> PickedFile:
         started = time.monotonic()
@@ -135,7 +152,9 @@ class FilePicker:
         micrograph = dataclasses.replace(micrograph, path=absolute_path(path))
         read_seconds = time.monotonic() - started
         record = record_picks(self._picker, micrograph, read_seconds=read_seconds, since=started)
-        self._write(path, star, lambda file: write_star(file, record.picks, micrograph=path.name))
+        self._write(
+            path, star, lambda file: write_star(file, record.picks, micrograph=path.name, source=micrograph.path)
+        )
         if with_picture:
             drawn = draw_picks(micrograph.pixels, record.picks, record.document.diameter_px)
             content = cv2.imencode(".png", drawn)[1].tobytes()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from frazil.picking import read_star
-from frazil.session.outbox.ledger import Ledger
+from frazil.session.outbox.ledger import Ledger, Witness
 
 BIN = Path(sys.executable).parent
 Write = Callable[..., Path]
@@ -181,7 +181,7 @@ def test_pick_drops_nothing_after_a_file_whose_header_or_name_or_place_is_at_fau
         "at most 255 bytes",
         "folder_picks.star: Is a directory",
         "picture_picks.png: Is a directory",
-        "found the name of",
+        "has the picks of",
         "a directory",
         "No such file",
     ]
@@ -196,8 +196,24 @@ def test_two_micrographs_of_one_name_do_not_overwrite_each_other(
     other = tmp_path / "other" / micrograph.name
     other.parent.mkdir()
     other.write_bytes(micrograph.read_bytes())
-    done = frazil("pick", micrograph, other, "--model", blob_model, "--diameter", 48, "--out", tmp_path / "out")
+    out, link = tmp_path / "out", tmp_path / "link"
+    link.symlink_to(micrograph.parent)
+    given = ("--model", blob_model, "--diameter", 48, "--out", out)
+    done = frazil("pick", micrograph, other, *given)
     assert_one_line(done, other, micrograph)
+    kept = next(out.glob("*.star")).read_bytes()
+    assert_one_line(frazil("pick", other, *given), other, micrograph)  # nor does a later run
+    assert next(out.glob("*.star")).read_bytes() == kept
+    assert frazil("pick", micrograph, link / micrograph.name, *given).returncode == 0  # it is the same one
+
+
+def test_pick_does_not_write_among_the_results_of_a_daemon(blob_model: Path, micrograph: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    Witness(out, watch=tmp_path / "titan", ledger=out / "ledger").close()
+    done = frazil("pick", micrograph, "--model", blob_model, "--diameter", 48, "--out", out)
+    assert_one_line(done, out, f"a daemon that watches {tmp_path / 'titan'}")
+    assert not list(out.glob("*.star"))
 
 
 def test_unknown_pixel_size_is_said_with_what_to_do(blob_model: Path, write_mrc: Write, tmp_path: Path) -> None:

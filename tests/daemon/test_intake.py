@@ -18,10 +18,11 @@ from frazil.health.metrics import Metrics
 from frazil.outputs import OutputFolder
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.intake import Arrival, Intake
+from frazil.session.intake.likeness import Likeness
 from frazil.session.intake.selection import Selection
 from frazil.session.intake.watcher import Hint, Watcher
 from frazil.session.outbox.file_stamp import sample
-from frazil.session.outbox.ledger import Handled, Ledger
+from frazil.session.outbox.ledger import Handled, Ledger, request_requeue
 from frazil.settings import BacklogOrder
 
 Write = Callable[..., Path]
@@ -39,6 +40,7 @@ class Running:
         stall_seconds: float = 30.0,
         backlog_order: BacklogOrder = "oldest",
         await_growth_of: str = "",
+        likeness: Likeness | None = None,
     ) -> None:
         self.root = root
         self.ledger = ledger
@@ -50,7 +52,7 @@ class Running:
         self._await_growth_of = await_growth_of
         self._changed = threading.Condition()
         self.metrics = Metrics(prometheus_client.CollectorRegistry())
-        known = ledger.known()
+        known, held = ledger.known(), set(ledger.held())
         self.intake = Intake(
             ledger,
             known,
@@ -61,6 +63,8 @@ class Running:
             accept=self._accept,
             refuse=self._refuse,
             check_name=OutputFolder(root.with_name("out")).check_name,
+            likeness=likeness,
+            held=held,
         )
         self.watcher = Watcher(
             root,
@@ -69,6 +73,8 @@ class Running:
             self.metrics,
             selection=Selection(),
             known=known,
+            missing=ledger.missing(),
+            held=held,
             scan_seconds=0.1,
             watch_by="events" if events else "poll",
             backlog_order=backlog_order,
@@ -109,6 +115,12 @@ class Running:
 
     def names(self) -> list[str]:
         return sorted(arrival.key for arrival in self.accepted)
+
+    def wait_for_state(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():  # nobody is told of it
+            assert time.monotonic() < deadline, self.watcher.state
+            time.sleep(0.02)
 
     def stop(self) -> None:
         self.stop_event.set()
@@ -450,3 +462,44 @@ def test_fingerprint_notices_a_change_at_either_end(tmp_path: Path) -> None:
     path.write_bytes(content + b"0")
     prints.add(sample(path).fingerprint)
     assert len(prints) == 4
+
+
+def test_what_is_unlike_its_session_is_held_until_somebody_wants_it(
+    run: Callable[..., Running], root: Path, whole: bytes, big: bytes
+) -> None:
+    running = run(likeness=Likeness())
+    for name in ("a.mrc", "b.mrc", "c.mrc"):
+        (root / name).write_bytes(whole)
+    running.wait(lambda: len(running.accepted) == 3)
+    (root / "overview.mrc").write_bytes(big)
+    running.wait_for_state(lambda: running.watcher.state.passed_over["unlike"] == 1)
+    assert running.watcher.state.taken == 3
+    settle(running, root, whole)
+    assert "overview.mrc" not in running.names()
+
+    # A later run still holds it, and so it does after it was away.
+    assert running.ledger.held() == ["overview.mrc"]
+    assert "overview.mrc" in running.ledger.known()
+    (root / "overview.mrc").rename(root / "away")
+    running.wait_for_state(lambda: running.watcher.state.passed_over["unlike"] == 0)
+    (root / "away").rename(root / "overview.mrc")
+    running.wait_for_state(lambda: running.watcher.state.passed_over["unlike"] == 1)
+
+    request_requeue(running.ledger.file, held=True)
+    running.wait(lambda: "overview.mrc" in running.names())
+    (root / "another.mrc").write_bytes(big)  # of a kind that somebody wants
+    running.wait(lambda: "another.mrc" in running.names())
+    assert running.ledger.held() == []
+
+
+def test_what_was_held_and_is_written_again_like_the_others_is_picked(
+    run: Callable[..., Running], root: Path, whole: bytes, big: bytes
+) -> None:
+    running = run(likeness=Likeness())
+    for name in ("a.mrc", "b.mrc", "c.mrc"):
+        (root / name).write_bytes(whole)
+    running.wait(lambda: len(running.accepted) == 3)
+    (root / "d.mrc").write_bytes(big)
+    running.wait_for_state(lambda: running.watcher.state.passed_over["unlike"] == 1)
+    (root / "d.mrc").write_bytes(whole)
+    running.wait(lambda: "d.mrc" in running.names())

@@ -176,6 +176,7 @@ def test_everything_in_the_tree_is_counted_as_taken_or_passed_over_for_a_reason(
         "c_DW.mrc",
         "m.tif",
         "m.mrcs",
+        "m.dm4",
         "x.xml",
         "h.mrc.part",
         "raw/e.mrc",
@@ -188,6 +189,7 @@ def test_everything_in_the_tree_is_counted_as_taken_or_passed_over_for_a_reason(
             "excluded": 1,
             "not_included": 1,
             "other_format": 1,
+            "movie": 1,
             "not_an_image": 1,
             "unfinished": 1,
         }

@@ -206,7 +206,8 @@ def nothing_fits(caplog: pytest.LogCaptureFixture) -> list[str]:
     [
         ("grid/a.tif", ["*.mrc"], "give --include '*.tif'"),
         ("a.mrc", ["Micrographs/*.mrc"], "** for any number"),
-        ("a.mrcs", ["*.mrc"], "in a format that frazil does not read (such as a.mrcs)"),
+        ("a.dm4", ["*.mrc"], "in a format that frazil does not read (such as a.dm4)"),
+        ("a.eer", ["*.mrc"], "movies (such as a.eer)"),
         ("a_PS.mrc", ["*.mrc"], "companions = []"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -16,8 +17,9 @@ from frazil.errors import FrazilError, printable
 
 if TYPE_CHECKING:
     from frazil.health.state import DaemonState
+    from frazil.session.intake.passed_over import Inventory
     from frazil.session.outbox.daemon_info import DaemonInfo
-    from frazil.session.outbox.ledger import LedgerReader
+    from frazil.session.outbox.ledger import LedgerReader, State
 
 __all__ = ["ledger_app", "requeue", "status"]
 
@@ -51,6 +53,10 @@ _HERE = Path()
 def status(
     where: Where = _HERE,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print it as one line of JSON.")] = False,
+    passed_over: Annotated[
+        bool,
+        typer.Option("--passed-over", metavar="", help="Show only what is passed over: by reason, with some names."),
+    ] = False,
 ) -> None:
     """Show the daemon's present work, and the number of micrographs in each state. The daemon need not run."""
     import msgspec
@@ -65,6 +71,9 @@ def status(
         not_picked = [*reader.newest_failures(5), *reader.micrographs(["waiting"], limit=5)]
         info = DaemonInfo.of(reader)
         facts = gather_facts(reader, counts, time.time())
+    if passed_over:
+        _show_passed_over(facts.inventory, as_json=as_json)
+        return
     tuned = None
     if remembered := meta.get(TUNED_KEY):
         from frazil.session.retune import RevisionProgress  # here, since it imports all of picking, which takes time
@@ -100,6 +109,8 @@ def status(
         queues = state.session.queues
         typer.echo("now: " + ", ".join(f"{queues[queue]} {says}" for queue, says in _QUEUES))
     typer.echo("micrographs: " + (", ".join(f"{counts[s]} {s}" for s in StateName if counts.get(s)) or "none"))
+    if layout := facts.inventory.describe_layout():
+        typer.echo(f"layout: {layout}")
     if facts.inventory.passed_over:
         typer.echo(f"passed over: {facts.inventory.describe_passed_over()}")
     if last is not None:
@@ -110,24 +121,65 @@ def status(
         typer.echo(f"{record.state}: {printable(record.path)}: {record.reason or 'incomplete'}")
 
 
+def _show_passed_over(inventory: Inventory, *, as_json: bool) -> None:
+    if as_json:
+        import msgspec
+
+        typer.echo(msgspec.json.encode(inventory))
+        return
+    typer.echo(
+        f"layout: {inventory.describe_layout() or 'any'}; micrographs are {', '.join(inventory.include) or 'none'}"
+    )
+    typer.echo(f"{inventory.taken} taken")
+    for (reason, passed), line in zip(inventory.by_reason(), inventory.passed_over_lines(0), strict=True):
+        typer.echo(f"{reason}: {line}")
+        for name in passed.names:
+            typer.echo(f"  {printable(name)}")
+    if inventory.advice:
+        typer.echo(inventory.advice)
+
+
 def requeue(
     paths: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="PATH", help="Micrographs, by full path or as the ledger has them."),
+        list[str] | None,
+        typer.Argument(
+            metavar="PATH", help="Micrographs, by full path, as the ledger has them, or as a pattern in quotes."
+        ),
     ] = None,
     failed: Annotated[bool, typer.Option("--failed", metavar="", help="All that failed or are in quarantine.")] = False,
+    held: Annotated[
+        bool, typer.Option("--held", metavar="", help="All that are held, being unlike the session's.")
+    ] = False,
+    directory: Annotated[
+        Path | None, typer.Option("--directory", metavar="DIR", help="All in this directory and below it.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", metavar="", help="All of the session.")] = False,
     where: Where = _HERE,
 ) -> None:
-    """Request that micrographs are picked again: within seconds if the daemon runs, else at its next start."""
+    """Request that micrographs are picked again: within seconds if the daemon runs, else at its next start.
+
+    In a pattern, * stands for any letters, folders included: 'GridSquare_7/*', '*_0042.mrc'.
+    """
     from frazil.session.outbox.daemon_info import DaemonInfo, ledger_key
     from frazil.session.outbox.ledger import ledger_file, request_requeue
 
-    if not paths and not failed:
-        raise FrazilError("expected a micrograph or --failed, found neither")
+    if not (paths or failed or held or directory or every):
+        raise FrazilError(
+            "expected micrographs, or one of --failed, --held, --directory and --all, found none of these"
+        )
     with _open(where) as reader:
         info = DaemonInfo.of(reader)
-    keys = [ledger_key(path, info) for path in paths or []]
-    count = request_requeue(ledger_file(where), keys, ["failed", "quarantined"] if failed else [])
+        given = [ledger_key(Path(path), info) for path in paths or []]
+        known = {key for key in given if reader.micrograph(key) is not None}
+    patterns = [key for key in given if key not in known and any(sign in key for sign in "*?[")]
+    if directory is not None:
+        below = ledger_key(directory, info)
+        patterns.append("*" if below == "." else f"{glob.escape(below)}/*")
+    if every:
+        patterns.append("*")
+    keys = [key for key in given if key not in patterns]
+    states: list[State] = ["failed", "quarantined"] if failed else []
+    count = request_requeue(ledger_file(where), keys, states, patterns=patterns, held=held)
     typer.echo(f"{count} to be picked again")
 
 

@@ -21,7 +21,19 @@ Config = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as one line of JSON.", metavar="")]
 
 
-def doctor(config: Config = None, as_json: AsJson = False) -> None:
+def doctor(
+    config: Config = None,
+    watch: Annotated[
+        Path | None,
+        typer.Option(
+            "--watch",
+            metavar="DIR",
+            help="Look into this directory: whose layout it has, and what each pattern takes and passes over.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Check this machine for frazil, and list each fault with advice.
 
     The exit status is 1 if a fault keeps frazil from running.
@@ -38,7 +50,7 @@ def doctor(config: Config = None, as_json: AsJson = False) -> None:
         except SettingsError as error:
             fault = error
     findings = []
-    for finding in examine(settings, fault):
+    for finding in examine(settings, fault, tree=watch):
         findings.append(finding)
         if not as_json:
             typer.echo(f"{finding.level:<8} {finding.check:<10} {finding.says}")

@@ -53,6 +53,8 @@ class WatchState(msgspec.Struct, frozen=True, kw_only=True):
     """When the last scan ended, in seconds of Unix time."""
     listed: int = 0
     """Names that the last scan listed."""
+    layout: str = "any"
+    """The layout of the tree, by name."""
     taken: int = 0
     """Names taken for micrographs."""
     passed_over: dict[str, int] = {}

@@ -20,11 +20,13 @@ import msgspec
 
 import frazil
 from frazil.addresses import replay_address
-from frazil.errors import FrazilError, ModelError, SettingsError
+from frazil.errors import FrazilError, ModelError, SettingsError, printable
 from frazil.model import Precision, check_in_sandbox, load_model
 from frazil.model.runtime import available_cores, cuda_problem, ort
 from frazil.picking import PreparationOnDevice
 from frazil.session.intake.file_system import FileSystem
+from frazil.session.intake.selection import Selection
+from frazil.session.intake.survey import survey
 from frazil.session.outbox.daemon_info import DaemonInfo
 from frazil.session.outbox.ledger import LedgerReader
 from frazil.settings import ServeSettings, default_model_path
@@ -58,12 +60,15 @@ class DoctorResult(msgspec.Struct, frozen=True):
     """Advice; empty if nothing has to be done."""
 
 
-def examine(settings: ServeSettings | None, fault: SettingsError | None = None) -> Iterator[DoctorResult]:
+def examine(
+    settings: ServeSettings | None, fault: SettingsError | None = None, *, tree: Path | None = None
+) -> Iterator[DoctorResult]:
     """Check everything that ``frazil serve`` needs.
 
     Args:
         settings: settings to check, with the paths in them; None for the machine alone.
         fault: the faults of the settings, if they cannot be used.
+        tree: directory to look into; None for the one in the settings.
     """
     yield from _examine_programs()
     yield from _examine_clock()
@@ -72,6 +77,10 @@ def examine(settings: ServeSettings | None, fault: SettingsError | None = None) 
     if settings is not None:
         yield DoctorResult("settings", "ok", "nothing wrong with them")
         yield from examine_watched(settings)
+    tree = tree or (settings.watch if settings is not None and settings.watch.is_dir() else None)
+    if tree is not None:
+        yield from _examine_tree(tree, settings)
+    if settings is not None:
         yield from _examine_writable("out", settings.out.resolve())
         yield from _examine_ledger(settings)
         yield from _examine_ports(settings)
@@ -332,3 +341,42 @@ def _modified(path: Path) -> float:
         return path.lstat().st_mtime
     except OSError:
         return 0.0
+
+
+def _examine_tree(root: Path, settings: ServeSettings | None) -> Iterator[DoctorResult]:
+    """Look at what is in a tree: whose layout it has, and what each pattern takes and passes over.
+
+    Args:
+        root: the directory.
+        settings: say what is taken; None for the defaults.
+    """
+    link_roots: list[Path] = []
+    selection = Selection(layout="auto")
+    if settings is not None:
+        selection = Selection(settings.include, settings.exclude, settings.companions, settings.layout)
+        link_roots = [Path(place).expanduser() for place in settings.link_roots if place]
+    try:
+        found = survey(root, selection, link_roots)
+    except OSError as error:
+        yield DoctorResult(check="layout", level="fault", says=f"{root} cannot be looked at: {error.strerror}")
+        return
+    inventory = found.inventory
+    layout = inventory.describe_layout()
+    yield DoctorResult(
+        check="layout",
+        level="warning" if inventory.nothing_fits else "ok",
+        says=printable(
+            f"{root} looks like {layout}: {inventory.taken} micrographs"
+            if layout
+            else f"{root} looks like no layout that is known: {inventory.taken} micrographs"
+        ),
+        do=inventory.advice if inventory.nothing_fits else "",
+    )
+    for one in found.patterns:
+        what = f"passed over ({one.reason})" if one.reason else "taken"
+        pattern = f" by {one.pattern}" if one.pattern else ""
+        yield DoctorResult(
+            check="layout",
+            level="ok",
+            says=printable(f"{one.count} {what}{pattern}, such as {one.example}"),
+        )

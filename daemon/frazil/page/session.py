@@ -33,6 +33,7 @@ _RATE_RESULTS = 60
 _RATE_SECONDS = 600.0
 _COUNT_REST = 20.0
 """Counting the states is followed by a rest of so many times its own time: of a million files it takes a while."""
+_NAMES_SHOWN = 3
 
 
 class Glance(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +95,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """Names in the watched directory that are passed over."""
     passed_over_lines: list[str]
     """Why, a line for each reason."""
+    layout: str
+    """The layout of the watched directory, in some words; empty where none is known."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,7 +199,8 @@ class Session:
             changes=[change for document in self.reader.newest_changes(8) if (change := _change(document)) is not None],
             tuned=_tuned(meta.get(TUNED_KEY, "")),
             passed_over=sum(passed.count for passed in inventory.passed_over.values()),
-            passed_over_lines=inventory.passed_over_lines(),
+            passed_over_lines=inventory.passed_over_lines(_NAMES_SHOWN),
+            layout=inventory.describe_layout(),
         )
 
     def facts(self) -> Facts:

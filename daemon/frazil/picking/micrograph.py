@@ -24,6 +24,7 @@ from frazil.picking.rescale import Rescaled, Rescaling, RescalingAhead
 __all__ = [
     "LARGEST_MICROGRAPH_BYTES",
     "ChooseRescaling",
+    "ImageClaims",
     "Micrograph",
     "PixelMemory",
     "check_complete",
@@ -123,7 +124,17 @@ def open_image(path: Path, file: FileIO) -> StoredImage:
             return open_mrc(path, file)
 
 
-def check_complete(path: Path) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageClaims:
+    """What the header of a micrograph's file claims."""
+
+    shape: tuple[int, int]
+    """(h, w)."""
+    pixel_size_angstrom: float | None
+    """None where it is unknown or impossible."""
+
+
+def check_complete(path: Path) -> ImageClaims:
     """Prove from its own header that a micrograph's file is whole; reads little of it.
 
     Of a compressed file the end is looked at; that every byte is there and right is proved when it is read.
@@ -134,7 +145,9 @@ def check_complete(path: Path) -> None:
         OSError: the file cannot be opened or read.
     """
     with open_regular(path) as file:
-        open_image(path, file).prove_complete()
+        image = open_image(path, file)
+        image.prove_complete()
+        return ImageClaims(shape=image.shape, pixel_size_angstrom=image.pixel_size.angstrom)
 
 
 def read_micrograph(

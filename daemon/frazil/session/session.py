@@ -27,11 +27,21 @@ from frazil.picking import Picker, PickingSettings, PreparationOnDevice
 from frazil.record import MicrographReader
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.intake import Intake
+from frazil.session.intake.likeness import Likeness
+from frazil.session.intake.passed_over import Inventory
 from frazil.session.intake.selection import Selection
 from frazil.session.intake.watcher import Watcher
 from frazil.session.models import Models
 from frazil.session.outbox.daemon_info import DaemonInfo, check_watch
-from frazil.session.outbox.ledger import DAEMON_KEY, INVENTORY_KEY, MOUNT_POINT_KEY, SESSION_KEY, Ledger, Witness
+from frazil.session.outbox.ledger import (
+    DAEMON_KEY,
+    INVENTORY_KEY,
+    LIKENESS_KEY,
+    MOUNT_POINT_KEY,
+    SESSION_KEY,
+    Ledger,
+    Witness,
+)
 from frazil.session.outbox.outbox import Outbox, Stopped
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.doubts import Doubts
@@ -129,7 +139,11 @@ class Session:
         self._closing.callback(self._witness.close)
         self.ledger = Ledger(self.ledger_file, self._witness)
         self._closing.callback(self.ledger.close)
-        check_watch(self.ledger, self.root)
+        try:
+            check_watch(self.ledger, self.root)
+        except OutputError:
+            self._witness.disown()
+            raise
 
     def connect(self, stream: Stream, page_url: str) -> None:
         """Connect the outbox to the stream, which then answers replays out of the ledger.
@@ -241,7 +255,14 @@ class Session:
             read_seconds=settings.read_timeout_seconds,
         )
         file_system = FileSystem.of(self.root)
-        known = self.ledger.known()
+        known, held = self.ledger.known(), set(self.ledger.held())
+        likeness = None
+        if settings.unlike == "hold":
+            likeness = Likeness(self.ledger.recall(LIKENESS_KEY), lambda text: self.remember(LIKENESS_KEY, text))
+        else:
+            for key in held:  # what an earlier run held is picked now
+                known.pop(key, None)
+            held.clear()
         gc.freeze()  # what has come by now stays: to look through the stamps of a million files takes a while
         self._intake = Intake(
             self.ledger,
@@ -254,6 +275,8 @@ class Session:
             accept=self._pipeline.accept,
             refuse=self._pipeline.refuse,
             check_name=self.outputs.check_name,
+            likeness=likeness,
+            held=held,
             beat=self.heartbeats.of("frazil-intake").beat,
         )
         self._watcher = Watcher(
@@ -261,9 +284,11 @@ class Session:
             file_system,
             self._intake.tell,
             metrics,
-            selection=Selection(settings.include, settings.exclude, settings.companions),
+            selection=self._selection(),
             known=known,
             missing=self.ledger.missing(),
+            held=held,
+            link_roots=[Path(place).expanduser() for place in settings.link_roots if place],
             usual_mount_point=self._usual_mount_point(),
             on_file_system=self._note_file_system,
             on_inventory=lambda inventory: self.remember(INVENTORY_KEY, inventory.encode()),
@@ -304,6 +329,12 @@ class Session:
         )
         self.remember(DAEMON_KEY, self._info.encode())
         self._closing.callback(lambda: self.remember(DAEMON_KEY, self._info.stopped().encode()))
+
+    def _selection(self) -> Selection:
+        """What is a micrograph here; a layout that an earlier run found holds on."""
+        settings = self.settings
+        before = Inventory.decode(self.ledger.recall(INVENTORY_KEY)) or Inventory()
+        return Selection(settings.include, settings.exclude, settings.companions, settings.layout, before.layout)
 
     def _start_thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=run, name=name, daemon=True)

@@ -2,6 +2,7 @@
 
 - ``declaration``: each setting, once.
 - ``cross_checks``: conditions on several settings together, and diameters that no particle has.
+- ``layouts``: how programs name what they write.
 - ``loading``: makes settings of command line, file and defaults, or a list of every fault.
 """
 
@@ -10,27 +11,34 @@ from typing import TYPE_CHECKING, Any
 
 from frazil.settings.cross_checks import doubt_diameter
 from frazil.settings.declaration import (
-    COMPANIONS,
     RENAMED,
     SESSION_SETTINGS,
     BacklogOrder,
     LogLevel,
     ServeSettings,
+    Unlike,
     WatchBy,
     default_model_path,
     option_of,
 )
+from frazil.settings.layouts import ANY, COMPANIONS, LAYOUTS, Layout, LayoutName, LayoutSetting
 
 if TYPE_CHECKING:
     from frazil.settings.loading import load_session_settings, load_settings
 
 __all__ = [
+    "ANY",
     "COMPANIONS",
+    "LAYOUTS",
     "RENAMED",
     "SESSION_SETTINGS",
     "BacklogOrder",
+    "Layout",
+    "LayoutName",
+    "LayoutSetting",
     "LogLevel",
     "ServeSettings",
+    "Unlike",
     "WatchBy",
     "default_model_path",
     "doubt_diameter",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from frazil.addresses import check_address, check_page_address, replay_address
@@ -32,6 +32,11 @@ def doubt_diameter(angstrom: float) -> str | None:
 
 
 Values = Mapping[str, Any]
+
+
+def _link_roots(values: Values) -> str | None:
+    relative = [root for root in values["link_roots"] if root and not Path(root).expanduser().is_absolute()]
+    return f"expected absolute paths, found {relative[0]}" if relative else None
 
 
 def _keys(values: Values) -> str | None:
@@ -85,6 +90,7 @@ def _ports(values: Values) -> str | None:
 
 
 CROSS_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Values], str | None]], ...] = (
+    (("link_roots",), _link_roots),
     (("curve_key", "curve_clients"), _keys),
     (("diameter_angstrom", "unusual_diameter"), _diameter),
     (("root", "sessions", "ledger"), _microscope),

@@ -14,15 +14,16 @@ import frazil
 from frazil.errors import SettingsError
 from frazil.limits import LARGEST_DISTANCE_ANGSTROM, LARGEST_THRESHOLD, LimitsPatch
 from frazil.model.contract import Contrast, Device, Precision
+from frazil.settings.layouts import COMPANIONS, LayoutSetting
 
 __all__ = [
-    "COMPANIONS",
     "RENAMED",
     "SESSION_SETTINGS",
     "BacklogOrder",
     "LogLevel",
     "MustBe",
     "ServeSettings",
+    "Unlike",
     "WatchBy",
     "default_model_path",
     "option_of",
@@ -36,21 +37,11 @@ WatchBy = Literal["auto", "events", "poll"]
 BacklogOrder = Literal["oldest", "newest"]
 """Which files of the backlog come first."""
 
+Unlike = Literal["hold", "pick"]
+"""What becomes of a micrograph whose shape or pixel size is unlike its session's."""
+
 MustBe = Literal["directory", "directory, perhaps later", "file", "there"]
 """What must exist at a path in the settings before anything starts."""
-
-COMPANIONS = (
-    # MotionCor2 and 3, RELION: without dose weighting, half sums, power spectra, images by CTFFIND
-    *("*_noDW.*", "*_DWS.*", "*_EVN.*", "*_ODD.*", "*_PS.*", "*_ctf.*"),
-    # EPU: images of holes and squares, the atlas, gain references
-    *("FoilHoles", "GridSquares", "GridSquare_*.mrc", "Atlas", "Atlas_*.mrc", "Tile_*.mrc"),
-    *("gain.mrc", "gain_*.mrc", "*_gain.mrc", "*gainref*", "gain.tif*", "gain_*.tif*", "*_gain.tif*"),
-    # cryoSPARC
-    *("*_background.mrc", "*_background_estimate.mrc", "*_ctf_diag_*", "thumbnails"),
-    # Warp
-    *("even", "odd", "deconv", "mask", "masks", "powerspectrum"),
-)
-"""Patterns of companions: files that other programs write beside micrographs."""
 
 _Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Angstrom = Annotated[float, msgspec.Meta(gt=0, le=100_000)]
@@ -170,8 +161,12 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ] = True
     include: Annotated[
         list[str],
-        _setting("Glob patterns of names that can be micrographs; one with a slash is for the whole path.", "Files"),
-    ] = msgspec.field(default_factory=lambda: ["*.mrc"])
+        _setting(
+            "Glob patterns of names that can be micrographs; one with a slash is for the whole path. "
+            "Default: those of LAYOUT.",
+            "Files",
+        ),
+    ] = msgspec.field(default_factory=list)
     exclude: Annotated[
         list[str],
         _setting("Glob patterns of files and folders to pass over; one with a slash is for the whole path.", "Files"),
@@ -184,6 +179,28 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             "Files",
         ),
     ] = msgspec.field(default_factory=lambda: list(COMPANIONS))
+    layout: Annotated[
+        LayoutSetting,
+        _setting(
+            "Whose tree it is, which says what is a micrograph there; auto finds it by looking, any takes every MRC.",
+            "Files",
+        ),
+    ] = "auto"
+    unlike: Annotated[
+        Unlike,
+        _setting(
+            "What becomes of a micrograph whose shape or pixel size is unlike its session's: hold it until it is "
+            "requeued, or pick it.",
+            "Files",
+        ),
+    ] = "hold"
+    link_roots: Annotated[
+        list[str],
+        _setting(
+            "Directories that links in WATCH may lead to; a link to another place is passed over. Default: anywhere.",
+            "Files",
+        ),
+    ] = msgspec.field(default_factory=list)
     watch_by: Annotated[
         WatchBy,
         _setting(

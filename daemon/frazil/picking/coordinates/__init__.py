@@ -21,7 +21,7 @@ from frazil.errors import FrazilError
 from frazil.picking.coordinates.boxes import read_box, read_cbox, write_box, write_cbox
 from frazil.picking.coordinates.delimited import read_csv, read_topaz, write_csv
 from frazil.picking.coordinates.growing import GrowingStar, coordinate_list, particles_star
-from frazil.picking.coordinates.star import read_star, read_star_table, write_star
+from frazil.picking.coordinates.star import read_star, read_star_table, star_source, write_star
 from frazil.picking.coordinates.table import CoordinateTable
 from frazil.picking.picks import Picks
 
@@ -34,6 +34,7 @@ __all__ = [
     "particles_star",
     "read_coordinates",
     "read_star",
+    "star_source",
     "write_box",
     "write_cbox",
     "write_csv",

@@ -40,6 +40,7 @@ __all__ = [
     "spell",
     "spell_without_quotes",
     "split_row",
+    "star_source",
     "write_star",
 ]
 
@@ -47,6 +48,8 @@ _X, _Y, _Z = "rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ"
 _SCORE = "rlnAutopickFigureOfMerit"
 _MICROGRAPH = "rlnMicrographName"
 _OPTICS_GROUP = "rlnOpticsGroup"
+_SOURCE = "# picked from "
+_SOURCE_BYTES = 1 << 14
 _HARMLESS = re.compile(
     r"rlnCoordinate[XYZ]|rlnOrigin[XYZ](Prior)?(Angst)?|rlnPhaseShift|rlnMicrographCoordinates", re.IGNORECASE
 )
@@ -69,22 +72,41 @@ _PLAIN = re.compile(r'[!"$-~]+')  # printable ASCII; a # within a value is a com
 _FOUND_LETTERS = 60
 
 
-def write_star(path: Path, picks: Picks, *, micrograph: str | None = None) -> None:
+def write_star(path: Path, picks: Picks, *, micrograph: str | None = None, source: Path | None = None) -> None:
     """Write picks as a RELION coordinate STAR, whole or not at all.
 
     The file name of the micrograph stands in each row, for programs that want it (Topaz), if RELION can read it.
+
+    Args:
+        path: the file.
+        picks: of one micrograph.
+        micrograph: its file name.
+        source: full path of the micrograph, for `star_source`; readers of STAR files see a comment.
 
     Raises:
         OSError: the file cannot be written.
     """
     name = _spelt(micrograph)
     columns = (_X, _Y, _SCORE, _MICROGRAPH) if name else (_X, _Y, _SCORE)
-    header = "\n# version 30001\n\ndata_\n\nloop_\n"
+    header = "\n# version 30001\n"
+    header += f"{_SOURCE}{printable(str(source))}\n" if source is not None else ""
+    header += "\ndata_\n\nloop_\n"
     header += "".join(f"_{column} #{i}\n" for i, column in enumerate(columns, start=1))
     end = f" {name}\n" if name else "\n"
     write_atomically(
         path, header + "".join(f"{x:12.3f} {y:12.3f} {score:12.6f}{end}" for x, y, score in picks.rows()) + "\n"
     )
+
+
+def star_source(path: Path) -> Path | None:
+    """The micrograph that a STAR file says it was picked from; None if it does not, or there is no such file."""
+    try:
+        with path.open("rb") as file:
+            lines = file.read(_SOURCE_BYTES).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return None
+    found = next((line.removeprefix(_SOURCE) for line in lines if line.startswith(_SOURCE)), "")
+    return Path(found) if found else None
 
 
 def _spelt(name: str | None) -> str:

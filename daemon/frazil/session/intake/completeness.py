@@ -13,13 +13,13 @@ from pathlib import Path
 
 from frazil.errors import IncompleteMicrograph
 from frazil.files import open_regular
-from frazil.picking import check_complete
+from frazil.picking import ImageClaims, check_complete
 
 __all__ = ["check_written", "prove_complete"]
 
 
-def prove_complete(path: Path, *, shows_holes: bool = True) -> None:
-    """Check that a file is complete.
+def prove_complete(path: Path, *, shows_holes: bool = True) -> ImageClaims:
+    """Check that a file is complete, and return what its header claims.
 
     Args:
         path: the file.
@@ -30,9 +30,10 @@ def prove_complete(path: Path, *, shows_holes: bool = True) -> None:
         MicrographError: the file is no micrograph.
         OSError: the file cannot be read.
     """
-    check_complete(path)
+    claims = check_complete(path)
     if shows_holes:
         check_written(path)
+    return claims
 
 
 def check_written(path: Path) -> None:

@@ -2,7 +2,8 @@
 
 A file is complete when its size is what its own header demands and two looks at it agree. A file that its writer
 closed is read between the two looks: the reading stage looks last. A file is new when the ledger does not know its
-content under its key. Every other file waits, and is reported when it has waited too long.
+content under its key. Every other file waits, and is reported when it has waited too long. One that is unlike its
+session's is held until it is requested.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from frazil.health.metrics import Metrics
 from frazil.health.state import IntakeState
 from frazil.paths import is_utf8
 from frazil.session.intake.completeness import prove_complete
+from frazil.session.intake.likeness import Likeness
 from frazil.session.intake.watcher import FoundBy, Hint, Sightings
 from frazil.session.outbox.file_stamp import FileStamp, sample, stamp_of
-from frazil.session.outbox.ledger import Handled, Ledger, Note
+from frazil.session.outbox.ledger import UNLIKE, Handled, Ledger, Note
 
 __all__ = ["Arrival", "Intake", "Known"]
 
@@ -118,6 +120,8 @@ class Intake:
         accept: called with each arrival.
         refuse: called with each file that cannot be picked, and the error.
         check_name: called with a file's path and key; raises `MicrographError` if its pick file cannot have its name.
+        likeness: knows the kinds of micrograph that the session has; None holds none.
+        held: keys of the files that are held; kept up to date here.
         beat: called with each file that is looked at.
     """
 
@@ -134,6 +138,8 @@ class Intake:
         accept: Callable[[Arrival], None],
         refuse: Callable[[Arrival, MicrographError], None],
         check_name: Callable[[Path, str], None],
+        likeness: Likeness | None = None,
+        held: set[str] | None = None,
         beat: Beat = no_heartbeat,
     ) -> None:
         self._inbox: SimpleQueue[Hint | Sightings | _Return] = SimpleQueue()
@@ -147,6 +153,9 @@ class Intake:
         self._accept = accept
         self._refuse = refuse
         self._check_name = check_name
+        self._likeness = likeness
+        self._held = set() if held is None else held
+        self._requested: set[str] = set()
         self._beat = beat
         self._candidates: dict[str, _Candidate] = {}
         self._looks: list[tuple[float, str]] = []
@@ -359,7 +368,7 @@ class Intake:
         self._check_name(candidate.path, key)
         if candidate.incomplete is not None:
             raise candidate.incomplete
-        prove_complete(candidate.path, shows_holes=self._shows_holes)
+        claims = prove_complete(candidate.path, shows_holes=self._shows_holes)
         found = sample(candidate.path)
         if found.has_empty_blocks and not stalled:
             self._tell_ledger(
@@ -372,8 +381,14 @@ class Intake:
             self._restart(key, candidate, stamp)
             return
         touched = self._is_touched(key, candidate.stamp, found.fingerprint)
+        unlike = ""
+        if self._likeness is not None and not touched:
+            unlike = self._likeness.judge(key, claims, requested=key in self._requested)
         del self._candidates[key]  # only now: if the ledger cannot be read, the look is repeated
         if touched:
+            return
+        if unlike:
+            self._hold(key, candidate, unlike)
             return
         self._tell_ledger(key, candidate, "seen")
         self._metrics.found.labels(by=candidate.by).inc()
@@ -386,11 +401,18 @@ class Intake:
         age = now - candidate.unchanged_since
         self._look_again(key, candidate, min(max(_RECHECK_SECONDS, age / 4), _LONGEST_RECHECK_SECONDS))
 
+    def _hold(self, key: str, candidate: _Candidate, why: str) -> None:
+        self._known[key] = candidate.stamp
+        self._held.add(key)
+        self._tell_ledger(key, candidate, "waiting", UNLIKE, why)
+
     def _give_up(self, key: str, candidate: _Candidate, error: MicrographError) -> None:
         del self._candidates[key]
         self._refuse(self._take_in_hand(key, candidate), error)
 
     def _take_in_hand(self, key: str, candidate: _Candidate) -> Arrival:
+        self._held.discard(key)
+        self._requested.discard(key)
         now = self._in_hand[key] = time.monotonic()
         return Arrival(
             path=candidate.path,
@@ -434,6 +456,8 @@ class Intake:
             return
         for key in keys:
             self._known.pop(key, None)
+            self._held.discard(key)
+            self._requested.add(key)
             self._note(Hint(path=self._root / key))
             if key not in self._candidates and key not in self._in_hand:
                 self._notes.add_gone(key)

@@ -8,15 +8,20 @@ import msgspec
 
 from frazil.errors import printable
 from frazil.session.outbox.ledger import Remembered
+from frazil.settings import ANY, LAYOUTS, LayoutName
 
 __all__ = ["PASS_REASONS", "Inventory", "PassReason", "Passed"]
 
 PassReason = Literal[
     "not_included",
+    "layout",
+    "unlike",
+    "movie",
     "other_format",
     "excluded",
     "companion",
     "link",
+    "link_outside",
     "broken_link",
     "unreadable",
     "unfinished",
@@ -24,11 +29,13 @@ PassReason = Literal[
 ]
 """Why a file or folder is passed over.
 
-``not_included``: no pattern of the setting `include` matches its name, though frazil could read it. ``other_format``:
-an image, in a format that frazil does not read. ``excluded``: a pattern of `exclude` matches it. ``companion``: a file
-that other programs write beside micrographs. ``link``: a link to a file that is found under its own name, or a link in
-a circle. ``broken_link``: a link to nothing. ``unreadable``: a folder that cannot be listed. ``unfinished``: a dot
-file, or the name of an unfinished copy. ``not_an_image``: any other file.
+``not_included``: no pattern of the setting `include` matches its name, though frazil could read it. ``layout``:
+likewise, no pattern of the tree's layout. ``unlike``: held, since its shape or pixel size is unlike its session's.
+``movie``: frames that were not averaged. ``other_format``: another image in a format that frazil does not read.
+``excluded``: a pattern of `exclude` matches it. ``companion``: a file that other programs write beside micrographs.
+``link``: a link to a file that is found under its own name, or a link in a circle. ``link_outside``: a link to a place
+that `link_roots` does not name. ``broken_link``: a link to nothing. ``unreadable``: a folder that cannot be listed.
+``unfinished``: a dot file, or the name of an unfinished copy. ``not_an_image``: any other file.
 """
 
 PASS_REASONS: tuple[PassReason, ...] = get_args(PassReason)
@@ -38,15 +45,23 @@ _EVERYDAY = frozenset({"unfinished", "not_an_image"})
 
 _DESCRIPTIONS: dict[PassReason, str] = {
     "not_included": "not named by the setting include",
+    "layout": "no micrographs in this layout",
+    "unlike": "held, since their shape or pixel size is unlike the session's",
+    "movie": "movies",
     "other_format": "in a format that frazil does not read",
     "excluded": "left out by the setting exclude",
     "companion": "written beside micrographs by other programs",
     "link": "linked to what is found under its own name",
+    "link_outside": "linked to a place that the setting link_roots does not name",
     "broken_link": "linked to nothing",
     "unreadable": "folders that cannot be listed",
     "unfinished": "dot files or unfinished copies",
     "not_an_image": "no images",
 }
+
+
+_NAMES = 5
+"""For each reason so many names are kept; the others are only counted."""
 
 
 class Passed(msgspec.Struct, frozen=True):
@@ -55,6 +70,18 @@ class Passed(msgspec.Struct, frozen=True):
     count: int
     example: str
     """Path of one of them below the watched directory; a folder ends in a slash."""
+    others: tuple[str, ...] = ()
+    """Paths of some more of them."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Paths of some of them."""
+        return (self.example, *self.others)
+
+    def and_more(self, other: Passed) -> Passed:
+        """These and others that are passed over for the same reason."""
+        names = (*self.others, *other.names)[: _NAMES - 1]
+        return Passed(self.count + other.count, self.example, names)
 
 
 class Inventory(msgspec.Struct, Remembered, frozen=True, kw_only=True):
@@ -64,7 +91,9 @@ class Inventory(msgspec.Struct, Remembered, frozen=True, kw_only=True):
     """Number of names taken for micrographs."""
     passed_over: dict[PassReason, Passed] = {}
     include: tuple[str, ...] = ()
-    """Patterns of the setting `include`."""
+    """Patterns of micrographs: the operator's, else the layout's."""
+    layout: LayoutName = "any"
+    """The layout that holds in the tree."""
 
     def count(self, reason: PassReason) -> int:
         """Number of names passed over for a reason."""
@@ -80,25 +109,38 @@ class Inventory(msgspec.Struct, Remembered, frozen=True, kw_only=True):
         found = f"{self.taken} {'micrograph' if self.taken == 1 else 'micrographs'} found"
         return f"{found}; passed over: {self.describe_passed_over()}" if self.passed_over else found
 
+    def describe_layout(self) -> str:
+        """The layout in some words; empty where none is known."""
+        known = next((layout for layout in LAYOUTS if layout.name == self.layout), ANY)
+        return "" if known is ANY else f"{known.name}, the layout of {known.program}"
+
     def describe_passed_over(self) -> str:
         """The names that are passed over, in one line: for each reason their number and an example."""
         return ", ".join(self.passed_over_lines())
 
-    def passed_over_lines(self) -> list[str]:
-        """The names that are passed over, with one line for each reason."""
+    def passed_over_lines(self, names: int = 1) -> list[str]:
+        """The names that are passed over, with one line for each reason.
+
+        Args:
+            names: so many examples at most are in each line.
+        """
         return [
-            f"{passed.count} {_DESCRIPTIONS[reason]} (such as {printable(passed.example)})"
-            for reason in PASS_REASONS
-            if (passed := self.passed_over.get(reason)) is not None
+            f"{passed.count} {_DESCRIPTIONS[reason]}"
+            + (f" (such as {printable(', '.join(passed.names[:names]))})" if names else "")
+            for reason, passed in self.by_reason()
         ]
+
+    def by_reason(self) -> list[tuple[PassReason, Passed]]:
+        """The names that are passed over, by reason, in the order of `PASS_REASONS`."""
+        return [(reason, self.passed_over[reason]) for reason in PASS_REASONS if reason in self.passed_over]
 
     @property
     def advice(self) -> str:
         """Advice on how to have these files picked, in one line; empty if only everyday names are passed over."""
         return " ".join(
             self._advise(reason, printable(passed.example))
-            for reason in PASS_REASONS
-            if reason not in _EVERYDAY and (passed := self.passed_over.get(reason)) is not None
+            for reason, passed in self.by_reason()
+            if reason not in _EVERYDAY
         )
 
     def _advise(self, reason: PassReason, example: str) -> str:
@@ -112,7 +154,17 @@ class Inventory(msgspec.Struct, Remembered, frozen=True, kw_only=True):
                     f"If {name} is a micrograph, give --include '{pattern}', or include = [\"{pattern}\"] in the "
                     f"settings file.{hint}"
                 )
-            case "other_format":
+            case "layout":
+                return (
+                    f"If {example} is a micrograph, name it in include, or set another layout than {self.layout}, "
+                    'such as layout = "any".'
+                )
+            case "unlike":
+                return (
+                    f"If {example} should be picked: frazil requeue {example}, and others of its kind are picked as "
+                    'they come. To hold none: unlike = "pick".'
+                )
+            case "movie" | "other_format":
                 return (
                     f"frazil picks motion-corrected averages in MRC or TIFF, and {name} is none: watch the folder "
                     "where motion correction writes them."
@@ -123,6 +175,8 @@ class Inventory(msgspec.Struct, Remembered, frozen=True, kw_only=True):
                 return (
                     f"If {example} should be picked, name it in include, or set companions = [] in the settings file."
                 )
+            case "link_outside":
+                return f"If {example} should be picked, add the directory that it leads to to link_roots."
             case "broken_link":
                 return f"See what {example} leads to: a mount that is away, or one that frazil may not look into."
             case "unreadable":

@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,8 +71,7 @@ class _Listing:
     passed_over: dict[PassReason, Passed] = field(default_factory=dict)
 
     def pass_over(self, key: str, reason: PassReason) -> None:
-        before = self.passed_over.get(reason)
-        self.passed_over[reason] = Passed(1, key) if before is None else Passed(before.count + 1, before.example)
+        _add(self.passed_over, reason, Passed(1, key))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,7 +103,12 @@ class Scanner:
         selection: chooses micrographs by name.
         known: stamps of known files, by key.
         missing: keys of known files that are already recorded as missing.
+        held: keys of known files that are held, since they are unlike their session's.
+        link_roots: directories that links may lead to; without any, they may lead anywhere.
         trust_folder_times: whether a folder with an unchanged time need not be listed; may be changed between scans.
+        on_name: called with the key of each name that is listed, and the reason to pass over it. A folder's key ends in
+            a slash.
+        on_restart: called when a scan begins anew, since the layout was found.
         beat: called with each folder.
     """
 
@@ -115,10 +119,20 @@ class Scanner:
         known: Mapping[str, FileStamp],
         *,
         missing: Iterable[str] = (),
+        held: Collection[str] = (),
+        link_roots: Iterable[Path] = (),
         trust_folder_times: bool = True,
+        on_name: Callable[[str, PassReason | None], None] = lambda _key, _reason: None,
+        on_restart: Callable[[], None] = lambda: None,
         beat: Beat = no_heartbeat,
     ) -> None:
         self._root = root
+        self._held = held
+        self._link_roots = [os.path.realpath(place) for place in link_roots]
+        self._on_name = on_name
+        self._on_restart = on_restart
+        self._layout_came = False
+        """Whether an event showed the layout, so that folders must be listed again."""
         self._selection = selection
         self._known = known
         self._missing = set(missing)
@@ -131,9 +145,22 @@ class Scanner:
     def scan(self) -> Scan:
         """Scan the whole tree.
 
-        A folder that cannot be listed is logged once and passed over. Its files do not count as missing.
+        A folder that cannot be listed is logged once and passed over. Its files do not count as missing. Where a scan
+        finds the layout of the tree, the tree is scanned again, so that nothing is found that the layout does not take.
         """
         started = time.monotonic()
+        scan = self._scan()
+        if self._selection.settle() or self._layout_came:
+            self._layout_came = False
+            self.forget()
+            self._on_restart()
+            scan = self._scan()
+        scan.inventory = self._sum_up()
+        self._sweep_some(scan)
+        scan.seconds = time.monotonic() - started
+        return scan
+
+    def _scan(self) -> Scan:
         scan = Scan()
         visited: dict[str, _Folder] = {}
         places: set[tuple[int, int]] = set()
@@ -155,10 +182,7 @@ class Scanner:
             visited[key] = folder
             pending += folder.listing.subfolders
         self._folders = visited
-        self._sweep_some(scan)
-        scan.inventory = _sum_up(visited.values(), self._selection.include)
         scan.folders = len(visited)
-        scan.seconds = time.monotonic() - started
         return scan
 
     def forget(self) -> None:
@@ -167,6 +191,9 @@ class Scanner:
 
     def finds(self, key: str) -> bool:
         """Whether a scan would find a file with this key, which an event has reported."""
+        self._selection.look(key)
+        if self._selection.settle():  # at once: the next event may be of a file that the layout does not take
+            self._layout_came = True
         if not self._selection.takes(key) or self._selection.lies_beside(key, self._is_there):
             return False
         path = self._root / key
@@ -216,8 +243,10 @@ class Scanner:
                     is_folder = os.path.isdir(real)  # noqa: PTH112 - a Path for each name would double the cost
                 else:
                     is_folder = entry.is_dir(follow_symlinks=False)
+                selection.look(key)
                 if is_folder:
                     reason = selection.why_not_entered(key) or reason
+                    self._on_name(f"{key}/", reason)
                     if reason is None:
                         listing.subfolders.append(_Entered(key, through_link=is_link or entered.through_link))
                     else:
@@ -226,6 +255,7 @@ class Scanner:
                 reason = selection.why_not(key) or reason
                 if reason is None and selection.lies_beside(key, self._is_there):
                     reason = "companion"
+                self._on_name(key, reason)
                 if reason is None:
                     listing.taken += 1
                     scan.new.append(Path(entry.path))
@@ -244,7 +274,10 @@ class Scanner:
         if root == real or root.startswith(f"{real.rstrip('/')}/"):
             return "link"
         if not real.startswith(f"{root}/"):
-            return None
+            may = not self._link_roots or any(
+                f"{real}/".startswith(f"{place.rstrip('/')}/") for place in self._link_roots
+            )
+            return None if may else "link_outside"
         inside = os.path.relpath(real, root)
         is_found = self._enters_all(inside) if os.path.isdir(real) else self._selection.takes(inside)  # noqa: PTH112
         return "link" if is_found else None
@@ -288,6 +321,22 @@ class Scanner:
             scan.returned.append(key)
         self._missing.discard(key)
 
+    def _sum_up(self) -> Inventory:
+        """Add up the inventory of all folders. A file that is held was listed as one that is known."""
+        held = [key for key in list(self._held) if key not in self._missing]
+        taken = -len(held)
+        passed_over: dict[PassReason, Passed] = {}
+        for key in held:
+            _add(passed_over, "unlike", Passed(1, key))
+        for folder in self._folders.values():
+            taken += folder.listing.taken
+            for reason, passed in folder.listing.passed_over.items():
+                _add(passed_over, reason, passed)
+        selection = self._selection
+        return Inventory(
+            taken=max(0, taken), passed_over=passed_over, include=selection.include, layout=selection.layout.name
+        )
+
     def _complain(self, key: str, error: OSError) -> None:
         if key not in self._complained and error.errno != errno.ENOENT:
             log.warning("cannot list %s: %s", self._root / key, error.strerror)
@@ -299,13 +348,6 @@ def _unlisted() -> _Folder:
     return _Folder(mtime_ns=-1, unchanged_since=0.0, listed_at=0.0, listing=_Listing())
 
 
-def _sum_up(folders: Iterable[_Folder], include: tuple[str, ...]) -> Inventory:
-    """Add up the inventory of all folders."""
-    taken = 0
-    passed_over: dict[PassReason, Passed] = {}
-    for folder in folders:
-        taken += folder.listing.taken
-        for reason, passed in folder.listing.passed_over.items():
-            before = passed_over.get(reason)
-            passed_over[reason] = passed if before is None else Passed(before.count + passed.count, before.example)
-    return Inventory(taken=taken, passed_over=passed_over, include=include)
+def _add(passed_over: dict[PassReason, Passed], reason: PassReason, more: Passed) -> None:
+    before = passed_over.get(reason)
+    passed_over[reason] = more if before is None else before.and_more(more)

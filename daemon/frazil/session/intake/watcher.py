@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -157,6 +157,8 @@ class Watcher:
         selection: chooses micrographs by name.
         known: stamps of known files, by key; read while another thread writes it.
         missing: keys of known files that are already recorded as missing.
+        held: keys of known files that are held, since they are unlike their session's.
+        link_roots: directories that links may lead to; without any, they may lead anywhere.
         scan_seconds: time between scans.
         watch_by: whether to follow events; ``auto`` follows them if the file system delivers them.
         backlog_order: order of the backlog.
@@ -179,6 +181,8 @@ class Watcher:
         selection: Selection,
         known: Mapping[str, FileStamp],
         missing: Iterable[str] = (),
+        held: Collection[str] = (),
+        link_roots: Iterable[Path] = (),
         scan_seconds: float,
         watch_by: WatchBy = "auto",
         backlog_order: BacklogOrder = "oldest",
@@ -204,6 +208,8 @@ class Watcher:
             selection,
             known,
             missing=missing,
+            held=held,
+            link_roots=link_roots,
             trust_folder_times=file_system.has_exact_folder_times,
             beat=beat,
         )
@@ -226,6 +232,7 @@ class Watcher:
             follows_events=self._events is not None,
             scanned_at=self._scanned_at,
             listed=self._listed,
+            layout=inventory.layout,
             taken=inventory.taken,
             passed_over={reason: inventory.count(reason) for reason in PASS_REASONS},
         )
@@ -288,6 +295,12 @@ class Watcher:
         if inventory == before:
             return
         self._on_inventory(inventory)
+        if inventory.layout != (before or Inventory()).layout:
+            log.info(
+                "%s: %s: taken for micrographs are %s",
+                *(self._root, inventory.describe_layout(), ", ".join(inventory.include)),
+                extra=event("layout", layout=inventory.layout),
+            )
         if inventory.nothing_fits and not (before and before.nothing_fits):
             log.warning(
                 "%s: nothing to pick: %s. %s",

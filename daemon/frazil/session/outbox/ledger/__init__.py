@@ -12,13 +12,14 @@
 from frazil.session.outbox.ledger.archive import Archived, archive
 from frazil.session.outbox.ledger.check import Check, check
 from frazil.session.outbox.ledger.damage import explain, is_fatal
-from frazil.session.outbox.ledger.layout import LEDGER_NAME, State, checksum, ledger_file
+from frazil.session.outbox.ledger.layout import LEDGER_NAME, UNLIKE, State, checksum, ledger_file
 from frazil.session.outbox.ledger.ledger import Handled, Ledger, Note
 from frazil.session.outbox.ledger.meta_keys import (
     BASELINE_KEY,
     DAEMON_KEY,
     DRIFT_KEY,
     INVENTORY_KEY,
+    LIKENESS_KEY,
     MOUNT_POINT_KEY,
     RETUNE_KEY,
     SESSION_KEY,
@@ -29,7 +30,7 @@ from frazil.session.outbox.ledger.meta_keys import (
 from frazil.session.outbox.ledger.reader import KeptResult, LedgerReader, MicrographRecord, StoredDocument
 from frazil.session.outbox.ledger.rebuild import Rebuilt, rebuild
 from frazil.session.outbox.ledger.requests import request_baseline, request_requeue, update_remembered
-from frazil.session.outbox.ledger.witness import WITNESS_NAME, Witness, read_witness
+from frazil.session.outbox.ledger.witness import WITNESS_NAME, Witness, read_witness, watched_of
 
 __all__ = [
     "BASELINE_KEY",
@@ -37,11 +38,13 @@ __all__ = [
     "DRIFT_KEY",
     "INVENTORY_KEY",
     "LEDGER_NAME",
+    "LIKENESS_KEY",
     "MOUNT_POINT_KEY",
     "RETUNE_KEY",
     "SESSION_KEY",
     "STANDING_KEY",
     "TUNED_KEY",
+    "UNLIKE",
     "WITNESS_NAME",
     "Archived",
     "Check",
@@ -67,4 +70,5 @@ __all__ = [
     "request_baseline",
     "request_requeue",
     "update_remembered",
+    "watched_of",
 ]

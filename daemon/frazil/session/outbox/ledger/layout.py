@@ -21,6 +21,7 @@ __all__ = [
     "LAYOUT",
     "LEDGER_NAME",
     "OLDEST_READABLE",
+    "UNLIKE",
     "State",
     "checksum",
     "claim",
@@ -43,12 +44,15 @@ HEAD = (
 BUSY_SECONDS = 5.0
 """How long one process waits for another's short transaction."""
 
+UNLIKE = "unlike"
+"""Reason of a micrograph that waits until somebody requests it, since it is unlike its session's."""
+
 State = Literal["seen", "waiting", "picked", "failed", "quarantined", "gone"]
 """What is known of a micrograph.
 
-``seen``: found, not yet picked. ``waiting``: incomplete, or it cannot be read as yet. ``picked``. ``failed``: picking
-failed, and is tried again. ``quarantined``: it is not tried again until its content changes. ``gone``: the file is no
-longer there; what was found out about it stays.
+``seen``: found, not yet picked. ``waiting``: incomplete, or it cannot be read as yet, or it is held. ``picked``.
+``failed``: picking failed, and is tried again. ``quarantined``: it is not tried again until its content changes.
+``gone``: the file is no longer there; what was found out about it stays.
 """
 
 _GENERATIONS = "CREATE TABLE generations (number INTEGER PRIMARY KEY, id TEXT NOT NULL, first INTEGER NOT NULL)"

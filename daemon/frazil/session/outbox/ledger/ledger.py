@@ -24,7 +24,7 @@ from uuid import uuid4
 from frazil.errors import OutputError
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger.damage import LedgerStoppedError, explain, is_fatal
-from frazil.session.outbox.ledger.layout import HEAD, checksum, claim, connect, transaction
+from frazil.session.outbox.ledger.layout import HEAD, UNLIKE, checksum, claim, connect, transaction
 from frazil.session.outbox.ledger.meta_keys import DELIVERED_KEY, EPOCH_KEY
 from frazil.session.outbox.ledger.reader import StoredDocument
 from frazil.session.outbox.ledger.witness import Generation, Witness
@@ -33,8 +33,11 @@ log = logging.getLogger(__name__)
 
 __all__ = ["Handled", "Ledger", "Note"]
 
-_KNOWN = "state IN ('picked', 'quarantined') OR (state = 'gone' AND (seq IS NOT NULL OR reason != ''))"
-_AS_IT_WAS = "CASE WHEN reason = '' THEN 'picked' ELSE 'quarantined' END"
+_KNOWN = (
+    "state IN ('picked', 'quarantined') OR (state = 'gone' AND (seq IS NOT NULL OR reason != '')) "
+    f"OR (state = 'waiting' AND reason = '{UNLIKE}')"
+)
+_AS_IT_WAS = f"CASE reason WHEN '' THEN 'picked' WHEN '{UNLIKE}' THEN 'waiting' ELSE 'quarantined' END"
 _AT_ONCE = 100
 _DOCUMENTS_AFTER = f"SELECT {StoredDocument.columns()} FROM documents WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
 _PAGES_AT_ONCE = 1000
@@ -239,6 +242,14 @@ class Ledger:
         """Paths of micrographs that are gone."""
         with self._reading():
             return [key for (key,) in self._database.execute("SELECT path FROM micrographs WHERE state = 'gone'")]
+
+    def held(self) -> list[str]:
+        """Keys of the micrographs that are held, since they are unlike their session's."""
+        with self._reading():
+            rows = self._database.execute(
+                "SELECT path FROM micrographs WHERE state IN ('waiting', 'gone') AND reason = ?", (UNLIKE,)
+            )
+            return [key for (key,) in rows]
 
     def fingerprint(self, key: str) -> str | None:
         """Fingerprint of the file that was handled under this key; None if none was."""

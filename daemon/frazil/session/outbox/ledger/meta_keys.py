@@ -20,6 +20,7 @@ __all__ = [
     "EPOCH_KEY",
     "INVENTORY_KEY",
     "LAYOUT_KEY",
+    "LIKENESS_KEY",
     "MIGRATED_KEY",
     "MOUNT_POINT_KEY",
     "RETUNE_KEY",
@@ -47,6 +48,8 @@ INVENTORY_KEY = "inventory"
 """The last scan's count of names, taken and passed over: an `Inventory` as JSON."""
 SESSION_KEY = "session"
 """What was last announced of the session, and its settings then, as JSON."""
+LIKENESS_KEY = "likeness"
+"""Shapes and pixel sizes that the session's micrographs have, as JSON."""
 STANDING_KEY = "standing"
 """The model that serves and the versions that were refused, as JSON."""
 DRIFT_KEY = "drift"

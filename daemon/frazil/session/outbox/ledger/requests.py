@@ -9,25 +9,34 @@ from contextlib import closing
 from pathlib import Path
 
 from frazil.errors import OutputError
-from frazil.session.outbox.ledger.layout import State, connect, open_read_only, transaction
+from frazil.session.outbox.ledger.layout import UNLIKE, State, connect, open_read_only, transaction
 from frazil.session.outbox.ledger.meta_keys import BASELINE_KEY
 
 __all__ = ["request_baseline", "request_requeue", "update_remembered"]
 
 
-def request_requeue(file: Path, paths: Sequence[str] = (), states: Sequence[State] = ()) -> int:
+def request_requeue(
+    file: Path,
+    paths: Sequence[str] = (),
+    states: Sequence[State] = (),
+    *,
+    patterns: Sequence[str] = (),
+    held: bool = False,
+) -> int:
     """Ask that micrographs be picked again. A running daemon grants it within seconds, another at its start.
 
     Args:
         file: the ledger.
         paths: as the ledger knows them.
         states: and all in these states.
+        patterns: and all whose path matches one of these, as SQLite's GLOB has it: ``*`` crosses folders.
+        held: and all that are held, since they are unlike their session's.
 
     Returns:
         The number of micrographs.
 
     Raises:
-        OutputError: a path is unknown, or the ledger cannot be written.
+        OutputError: a path is unknown, a pattern matches none, or the ledger cannot be written.
     """
     open_read_only(file).close()  # nothing is made or migrated here
     now = time.time()
@@ -41,17 +50,24 @@ def request_requeue(file: Path, paths: Sequence[str] = (), states: Sequence[Stat
             if unknown:
                 more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
                 raise OutputError(f"{file}: expected a micrograph that it knows, found {unknown[0]!r}{more}")
-            database.executemany(
-                "INSERT INTO requests (path, made_at) VALUES (?, ?)", [(path, now) for path in dict.fromkeys(paths)]
-            )
-            count = len(dict.fromkeys(paths))
+            keys = dict.fromkeys(paths)
+            for pattern in patterns:
+                found = _paths(database, "path GLOB ? AND state != 'gone'", pattern)
+                if not found:
+                    raise OutputError(f"{file}: expected micrographs that match {pattern!r}, found none")
+                keys |= dict.fromkeys(found)
             for state in states:
-                count += database.execute(
-                    "INSERT INTO requests (path, made_at) SELECT path, ? FROM micrographs WHERE state = ?", (now, state)
-                ).rowcount
+                keys |= dict.fromkeys(_paths(database, "state = ?", state))
+            if held:
+                keys |= dict.fromkeys(_paths(database, "state = 'waiting' AND reason = ?", UNLIKE))
+            database.executemany("INSERT INTO requests (path, made_at) VALUES (?, ?)", [(key, now) for key in keys])
     except sqlite3.Error as error:
         raise OutputError(f"{file}: the request cannot be left in the ledger: {error}") from error
-    return count
+    return len(keys)
+
+
+def _paths(database: sqlite3.Connection, where: str, value: str) -> list[str]:
+    return [path for (path,) in database.execute(f"SELECT path FROM micrographs WHERE {where}", (value,))]  # noqa: S608
 
 
 def request_baseline(file: Path) -> None:

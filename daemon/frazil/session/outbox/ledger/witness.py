@@ -20,8 +20,9 @@ from typing import IO
 import msgspec
 
 from frazil.errors import OutputError, printable
+from frazil.paths import is_same_file
 
-__all__ = ["WITNESS_NAME", "Generation", "Witness", "outputs_of", "read_witness"]
+__all__ = ["WITNESS_NAME", "Generation", "Witness", "outputs_of", "read_witness", "watched_of"]
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ class Witness:
         generations: of that ledger.
 
     Raises:
-        OutputError: another daemon writes to this directory, or the file cannot be made.
+        OutputError: another daemon writes to this directory, it has the results of another watched directory, or the
+            file cannot be made.
     """
 
     def __init__(self, out: Path, *, watch: Path, ledger: Path) -> None:
@@ -84,6 +86,15 @@ class Witness:
         except OSError as error:
             raise OutputError(f"{self.file}: expected a file that can be written: {error.strerror}") from error
         place, owner = _read(self._lock)
+        if place is not None and owner is not None and place.seq and self._is_of_others(owner):
+            os.close(self._lock)
+            raise OutputError(
+                printable(
+                    f"{out}: expected an output directory of {watch}, found that of {owner.watch}, with {place.seq} "
+                    f"documents in the ledger {owner.ledger}: give another --out"
+                )
+            )
+        self._watched_before = owner.watch if owner else str(watch)
         self.epoch, self.seq = (place.epoch, place.seq) if place else ("", 0)
         self.generations = owner.generations if owner else ()
         try:
@@ -91,6 +102,10 @@ class Witness:
         except OSError as error:
             os.close(self._lock)
             raise OutputError(f"{self.file}: cannot be written: {error.strerror}") from error
+
+    def disown(self) -> None:
+        """Name the watched directory of before again: the results stay those of that one."""
+        self._owner = msgspec.structs.replace(self._owner, watch=self._watched_before)
 
     def begin(self, epoch: str, seq: int, generations: tuple[Generation, ...]) -> None:
         """Take down whose numbers are given out from now on.
@@ -182,6 +197,11 @@ class Witness:
                     return True
         return False
 
+    def _is_of_others(self, owner: _Owner) -> bool:
+        """Whether the results here are of another directory. Within one ledger, the ledger knows that better."""
+        ours = self._owner
+        return owner.ledger != ours.ledger and not is_same_file(Path(owner.watch), Path(ours.watch))
+
     def _refusal(self, owner: _Owner | None) -> OutputError:
         who = "another frazil daemon"
         if owner is not None:
@@ -211,6 +231,19 @@ class Witness:
             file.write(content)
             file.truncate()
             os.fsync(file.fileno())
+
+
+def watched_of(out: Path) -> str:
+    """The watched directory whose results lie in an output directory; empty if no daemon has written there."""
+    try:
+        descriptor = os.open(out / WITNESS_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        _, owner = _read(descriptor)
+    finally:
+        os.close(descriptor)
+    return owner.watch if owner else ""
 
 
 def read_witness(out: Path) -> tuple[str, int]:
