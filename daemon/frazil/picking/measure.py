@@ -25,7 +25,6 @@ from frazil.errors import FrazilError, MicrographError
 from frazil.model import Contrast
 from frazil.model.model import Model
 from frazil.picking.micrograph import Micrograph
-from frazil.picking.peaks import find_peaks
 from frazil.picking.picker import Picker, PickingSettings
 from frazil.picking.picks import Picks
 from frazil.picking.picture import Picture
@@ -48,12 +47,14 @@ _LEAST_SCORE = 0.02
 _ERRORS = 2.0
 """Standard errors that are taken off the mean score: of a few large picks and many small ones, the many count."""
 _SUREST_DIAMETERS = 1.1
-"""Where scores of ``fcn/5`` are highest, in diameters: median of simulated molecules (benchmarks/measured_diameters.py).
-It was trained on particles that just fill their diameter, and is as sure of one that does so with some room."""
+"""Where scores of ``fcn/5`` are highest, in diameters of the particle: the median of simulated molecules
+(benchmarks/measured_diameters.py). It has seen particles that leave some of their diameter empty, as most do."""
 _REACH_DIAMETERS = 0.8
 """Radius of the mean particle, with its surroundings; the ring lies within."""
 _BLUR_DIAMETERS = 0.05
 """Standard deviation of the blur of its profile: noise has rings, too."""
+_UNSURE = 0.4
+_RIVAL = 0.95
 _RESAMPLED = 200
 _INTERVAL_PERCENT = (2.5, 97.5)
 _SCATTER = 1.1
@@ -70,8 +71,8 @@ class TriedDiameter:
     scores: NDArray[np.float64]
     """(n,) figures of merit of its picks, best first."""
     profiles: NDArray[np.float32]
-    """(n, radii) how much each pick stands out of the background, by the distance from its centre; positive where it has
-    the contrast of particles. Radii are pixels of the model's picture."""
+    """(n, radii) how much each pick stands out of the background, by the distance from its centre in pixels of the
+    model's picture; positive where it has the contrast of particles."""
     radius_angstrom: float
     """Difference between two neighbouring radii."""
 
@@ -89,8 +90,10 @@ class DiameterPeak:
     low_angstrom: float
     high_angstrom: float
     """From the lowest to the highest that either measure allows."""
+    tried_angstrom: float
+    """The tried diameter at the peak."""
     value: float
-    """Of the curve."""
+    """Of the curve, there."""
     is_at_end: bool = False
     """Whether it is no peak, but the end of the curve: the particle may be smaller or larger."""
 
@@ -108,6 +111,24 @@ class DiameterEstimate:
     def best(self) -> DiameterPeak:
         """The peak to take."""
         return self.peaks[0]
+
+    @property
+    def doubt(self) -> str | None:
+        """The reason to doubt the suggestion, in one line, with advice; None if there is none."""
+        best = self.best
+        if best.is_at_end:
+            return (
+                f"the curve has no peak from {self.curve[0][0]:.0f} to {self.curve[-1][0]:.0f} Å: the particle may be "
+                "smaller or larger, hardly visible, or of the other contrast (--contrast)"
+            )
+        if best.value < _UNSURE:
+            return (
+                f"at no diameter is the model sure of its picks ({best.value:.2f}; {_UNSURE:g} or more is usual): are "
+                "there particles to be seen, and is the contrast right (--contrast)?"
+            )
+        if len(self.peaks) > 1 and self.peaks[1].value > _RIVAL * best.value:
+            return f"{self.peaks[1].diameter_angstrom:.0f} Å is nearly as likely; look at both with --picture"
+        return None
 
 
 def try_diameters(
@@ -275,7 +296,9 @@ class _Scale:
         if not beyond.size:
             return None
         start = densest + int(beyond[0])
-        bottoms = np.flatnonzero((profile[start:-1] < profile[start - 1 : -2]) & (profile[start:-1] <= profile[start + 1 :]))
+        bottoms = np.flatnonzero(
+            (profile[start:-1] < profile[start - 1 : -2]) & (profile[start:-1] <= profile[start + 1 :])
+        )
         if not bottoms.size:
             return None
         at = start + int(bottoms[0])
@@ -305,6 +328,7 @@ def _measure_peak(scales: Sequence[_Scale], at: int, *, is_at_end: bool) -> Diam
         ring_angstrom=ring,
         low_angstrom=float(min(lengths)) / _SCATTER,
         high_angstrom=float(max(lengths)) * _SCATTER,
+        tried_angstrom=scales[at].diameter_angstrom,
         value=scales[at].value(),
         is_at_end=is_at_end,
     )

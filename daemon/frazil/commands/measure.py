@@ -1,0 +1,175 @@
+"""``frazil measure``: the diameter of the particle in some micrographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from frazil.errors import FrazilError, MicrographError, OutputError, error_lines
+
+if TYPE_CHECKING:
+    from frazil.model import Model
+    from frazil.picking import DiameterEstimate, Micrograph
+
+__all__ = ["measure"]
+
+_BAR_WIDTH = 40
+_MOST_PEAKS = 3
+
+
+def measure(
+    *,
+    micrographs: Annotated[
+        list[Path], typer.Argument(metavar="MICROGRAPH", help="MRC or TIFF files.", show_default=False)
+    ],
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print it as one line of JSON.")] = False,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            "--picture",
+            metavar="FILE",
+            help="Also write a picture, as PNG: the curve, and a micrograph with the picks for a few diameters.",
+            show_default=False,
+        ),
+    ] = None,
+    **given: Any,
+) -> None:
+    """Suggest the diameter of the particle in some micrographs, with its range.
+
+    They are picked for diameters from 60 to 600 Å. Three micrographs are enough where particles are plain to see.
+
+    A micrograph that cannot be used gets one line with the reason. The others are used nevertheless, and the exit
+    status is 1.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from frazil.faults import failure_of
+    from frazil.model import available_cores, load_model
+    from frazil.picking import TRIED_ANGSTROM, TriedDiameter, estimate_diameter, read_micrograph, try_diameters
+    from frazil.settings import default_model_path
+
+    chosen = {name: value for name, value in given.items() if value is not None}
+    _prepare(threads := chosen.pop("threads", None) or available_cores())
+    model = load_model(chosen.pop("model", None) or default_model_path(), chosen.pop("device", "auto"), threads)
+    limit = {"largest_bytes": chosen.pop("max_micrograph_bytes")} if "max_micrograph_bytes" in chosen else {}
+    tried: list[TriedDiameter] = []
+    shown: Micrograph | None = None
+    used = 0
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("Measuring", total=len(micrographs) * len(TRIED_ANGSTROM))
+        for number, path in enumerate(micrographs):
+            try:
+                micrograph = read_micrograph(path, as_stored=True, **limit)
+                tried += try_diameters(micrograph, model, progress=lambda: progress.advance(task), **chosen)
+            except Exception as error:
+                _complain(failure_of(path, "measuring", error))
+            else:
+                used += 1
+                shown = shown or micrograph
+            progress.update(task, completed=(number + 1) * len(TRIED_ANGSTROM))
+    if shown is not None:
+        estimate = estimate_diameter(tried)
+        if as_json:
+            typer.echo(_as_json(estimate, used))
+        else:
+            _draw(estimate, used)
+        if picture is not None:
+            _write_picture(picture, estimate, shown, model, chosen)
+    if used < len(micrographs):
+        raise typer.Exit(1)
+
+
+def _prepare(threads: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(threads)
+
+
+def _complain(error: FrazilError) -> None:
+    for line in error_lines("frazil", error):
+        typer.echo(line, err=True)
+
+
+def _as_json(estimate: DiameterEstimate, micrographs: int) -> bytes:
+    import dataclasses
+
+    import msgspec
+
+    best = dataclasses.asdict(estimate.best)
+    named = ("diameter_angstrom", "low_angstrom", "high_angstrom")
+    return msgspec.json.encode(
+        {
+            **{name: round(best[name], 1) for name in named},
+            "curve": [[round(diameter, 1), round(value, 4)] for diameter, value in estimate.curve],
+            "peaks": estimate.peaks,
+            "micrographs": micrographs,
+            "doubt": estimate.doubt,
+        }
+    )
+
+
+def _draw(estimate: DiameterEstimate, micrographs: int) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    best = estimate.best
+    of = "1 micrograph" if micrographs == 1 else f"{micrographs} micrographs"
+    console.print(f"how sure the model is of its best picks in {of}, by diameter")
+    highest = max(value for _, value in estimate.curve)
+    tops = {round(peak.tried_angstrom): " ← surest" if peak is best else " ←" for peak in estimate.peaks[:_MOST_PEAKS]}
+    for diameter, value in estimate.curve:
+        bar = "█" * max(0, round(_BAR_WIDTH * value / max(highest, 1e-9)))
+        console.print(f"{diameter:>5.0f} Å  {bar} {value:.2f}{tops.get(round(diameter), '')}")
+    for peak in estimate.peaks[:_MOST_PEAKS]:
+        ring = "no ring around the mean particle" if peak.ring_angstrom is None else f"ring {peak.ring_angstrom:.0f} Å"
+        console.print(
+            f"{'diameter' if peak is best else 'or':<8} {peak.diameter_angstrom:.0f} Å, "
+            f"{peak.low_angstrom:.0f} to {peak.high_angstrom:.0f} Å (scores {peak.surest_angstrom:.0f} Å, {ring})"
+        )
+    if estimate.doubt:
+        typer.echo(f"frazil: warning: {estimate.doubt}", err=True)
+    console.print(f"next: --diameter {best.diameter_angstrom:.0f}")
+
+
+def _write_picture(
+    file: Path, estimate: DiameterEstimate, micrograph: Micrograph, model: Model, chosen: dict[str, Any]
+) -> None:
+    """The curve, and the picks for the suggestion, both ends of its range, and the second best."""
+    import cv2
+    import numpy as np
+
+    from frazil.faults import reason_of
+    from frazil.files import write_atomically
+    from frazil.picking import Picker, PickingSettings, draw_curve, draw_picks
+
+    best = estimate.best
+    diameters = [best.low_angstrom, best.diameter_angstrom, best.high_angstrom]
+    diameters += [peak.diameter_angstrom for peak in estimate.peaks[1:2]]
+    pixel_size = micrograph.resolve_pixel_size(chosen.get("pixel_size_angstrom"))
+    panels = []
+    for diameter in diameters:
+        try:
+            picks = Picker(model, PickingSettings(diameter_angstrom=diameter, **chosen)).pick(micrograph)
+        except MicrographError:
+            continue  # the micrograph cannot show so small or large a particle
+        drawn = draw_picks(micrograph.pixels, picks, diameter / pixel_size, longest_side_px=640)
+        cv2.putText(
+            drawn, f"{diameter:.0f} A: {len(picks)} picks", (10, 26), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (60, 220, 255), 2
+        )
+        panels.append(drawn)
+    height = max((panel.shape[0] for panel in panels), default=480)
+    panels = [draw_curve(estimate.curve, (best.low_angstrom, best.high_angstrom), (height, 640)), *panels]
+    whole = np.concatenate([_of_height(panel, height) for panel in panels], axis=1)
+    try:
+        write_atomically(file, cv2.imencode(".png", whole)[1].tobytes())
+    except OSError as error:
+        raise OutputError(f"{file}: cannot be written: {reason_of(error)}") from error
+
+
+def _of_height(panel: Any, height: int) -> Any:
+    import numpy as np
+
+    return np.pad(panel, ((0, height - panel.shape[0]), (0, 0), (0, 0)))
