@@ -3,7 +3,7 @@
 - *sets*: folders of real micrographs, three at a time;
 - *molecules*: micrographs simulated of molecules that no model was trained on, three of each, with a pixel size, a
   voltage and defoci of their own;
-- *wrong*: F1 of the picks on the sets, against the labels beside the micrographs, with a diameter too small or too large.
+- *wrong*: F1 of the picks on the sets, against the labels beside them, with a diameter too small or too large.
 
 The molecules' folder holds ``index.csv`` (file, name, longest_side_A, median_bead_spacing_A) and, for each of them, an
 NPZ file with `positions` (n, 3) in Å and `weights` (n,) in electrons. Their diameter is the simulator's: that of the
@@ -86,20 +86,10 @@ class Row:
         ]
 
 
-HEADS = [
-    "particle",
-    "Å",
-    "longest side",
-    "Å a pixel",
-    "defocus, µm",
-    "suggested",
-    "range",
-    "ratio",
-    "by scores",
-    "by ring",
-    "peak",
-    "CPU s",
-]
+HEADS = (
+    *("particle", "Å", "longest side", "Å a pixel", "defocus, µm"),
+    *("suggested", "range", "ratio", "by scores", "by ring", "peak", "CPU s"),
+)
 
 
 def main() -> None:

@@ -10,8 +10,13 @@ import typer
 from frazil.errors import FrazilError, MicrographError, OutputError, error_lines
 
 if TYPE_CHECKING:
-    from frazil.model import Model
-    from frazil.picking import DiameterEstimate, Micrograph
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from frazil.model import Device, Model
+    from frazil.picking import DiameterEstimate, Micrograph, TriedDiameter
 
 __all__ = ["measure"]
 
@@ -46,15 +51,11 @@ def measure(
     from rich.console import Console
     from rich.progress import Progress
 
-    from frazil.faults import failure_of
-    from frazil.model import available_cores, load_model
-    from frazil.picking import TRIED_ANGSTROM, TriedDiameter, estimate_diameter, read_micrograph, try_diameters
-    from frazil.settings import default_model_path
+    from frazil.picking import TRIED_ANGSTROM, estimate_diameter
 
     chosen = {name: value for name, value in given.items() if value is not None}
-    _prepare(threads := chosen.pop("threads", None) or available_cores())
-    model = load_model(chosen.pop("model", None) or default_model_path(), chosen.pop("device", "auto"), threads)
-    limit = {"largest_bytes": chosen.pop("max_micrograph_bytes")} if "max_micrograph_bytes" in chosen else {}
+    model = _load(chosen.pop("model", None), chosen.pop("device", "auto"), chosen.pop("threads", None))
+    largest_bytes = chosen.pop("max_micrograph_bytes", None)
     tried: list[TriedDiameter] = []
     shown: Micrograph | None = None
     used = 0
@@ -62,12 +63,12 @@ def measure(
         task = progress.add_task("Measuring", total=len(micrographs) * len(TRIED_ANGSTROM))
         for number, path in enumerate(micrographs):
             try:
-                micrograph = read_micrograph(path, as_stored=True, **limit)
-                tried += try_diameters(micrograph, model, progress=lambda: progress.advance(task), **chosen)
-            except Exception as error:
-                _complain(failure_of(path, "measuring", error))
+                micrograph, found = _try(path, largest_bytes, model, chosen, lambda: progress.advance(task))
+            except MicrographError as error:
+                _complain(error)
             else:
                 used += 1
+                tried += found
                 shown = shown or micrograph
             progress.update(task, completed=(number + 1) * len(TRIED_ANGSTROM))
     if shown is not None:
@@ -82,10 +83,28 @@ def measure(
         raise typer.Exit(1)
 
 
-def _prepare(threads: int) -> None:
+def _load(path: Path | None, device: Device, threads: int | None) -> Model:
     import cv2
 
+    from frazil.model import available_cores, load_model
+    from frazil.settings import default_model_path
+
+    threads = threads or available_cores()
     cv2.setNumThreads(threads)
+    return load_model(path or default_model_path(), device, threads)
+
+
+def _try(
+    path: Path, largest_bytes: int | None, model: Model, chosen: dict[str, Any], progress: Callable[[], None]
+) -> tuple[Micrograph, list[TriedDiameter]]:
+    from frazil.faults import failure_of
+    from frazil.picking import LARGEST_MICROGRAPH_BYTES, read_micrograph, try_diameters
+
+    try:
+        micrograph = read_micrograph(path, as_stored=True, largest_bytes=largest_bytes or LARGEST_MICROGRAPH_BYTES)
+        return micrograph, try_diameters(micrograph, model, progress=progress, **chosen)
+    except Exception as error:
+        raise failure_of(path, "measuring", error) from error
 
 
 def _complain(error: FrazilError) -> None:
@@ -169,7 +188,7 @@ def _write_picture(
         raise OutputError(f"{file}: cannot be written: {reason_of(error)}") from error
 
 
-def _of_height(panel: Any, height: int) -> Any:
+def _of_height(panel: NDArray[np.uint8], height: int) -> NDArray[np.uint8]:
     import numpy as np
 
     return np.pad(panel, ((0, height - panel.shape[0]), (0, 0), (0, 0)))

@@ -292,16 +292,15 @@ class _Scale:
             self.profiles.mean(axis=0)[np.newaxis], (0, 0), _BLUR_DIAMETERS * across_px, borderType=cv2.BORDER_REPLICATE
         )[0]
         densest = int(np.argmax(profile[: round(across_px / 2)]))
-        beyond = np.flatnonzero(profile[densest:] < 0)
-        if not beyond.size:
+        outside = np.flatnonzero(profile[densest:] < 0)
+        if profile[densest] <= 0 or not outside.size:
             return None
-        start = densest + int(beyond[0])
-        bottoms = np.flatnonzero(
-            (profile[start:-1] < profile[start - 1 : -2]) & (profile[start:-1] <= profile[start + 1 :])
-        )
+        edge = densest + int(outside[0])
+        steps = np.diff(profile[edge - 1 :])
+        bottoms = np.flatnonzero((steps[:-1] < 0) & (steps[1:] >= 0))
         if not bottoms.size:
             return None
-        at = start + int(bottoms[0])
+        at = edge + int(bottoms[0])
         return 2 * self.radius_angstrom * (at + _vertex(*profile[at - 1 : at + 2].tolist()))
 
     def resampled(self, rng: np.random.Generator) -> _Scale:

@@ -73,7 +73,8 @@ def draw_curve(
     def place(at: NDArray[np.float64], height: NDArray[np.float64]) -> NDArray[np.int32]:
         fraction = np.log(at / across[0]) / np.log(across[-1] / across[0])
         rows = h - edge - np.clip(height, 0, 1) * (h - 2 * edge)
-        return np.rint(np.stack([edge + np.clip(fraction, 0, 1) * (w - 2 * edge), rows], 1)).astype(np.int32)
+        columns = edge + np.clip(fraction, 0, 1) * (w - 2 * edge)
+        return np.asarray(np.rint(np.stack([columns, rows], 1)), np.int32)
 
     (left, bottom), (right, top) = place(np.array(span), np.array([0.0, 1.0])).tolist()
     cv2.rectangle(picture, (left, top), (right, bottom), (56, 56, 56), cv2.FILLED)
