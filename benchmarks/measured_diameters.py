@@ -79,6 +79,7 @@ class Row:
             f"{best.diameter_angstrom:.0f}",
             f"{best.low_angstrom:.0f}–{best.high_angstrom:.0f}",
             f"{self.ratio:.2f}",
+            "" if self.longest_angstrom is None else f"{best.diameter_angstrom / self.longest_angstrom:.2f}",
             f"{best.surest_angstrom / self.known_angstrom:.2f}",
             ring,
             f"{best.value:.2f}",
@@ -88,7 +89,7 @@ class Row:
 
 HEADS = (
     *("particle", "Å", "longest side", "Å a pixel", "defocus, µm"),
-    *("suggested", "range", "ratio", "by scores", "by ring", "peak", "CPU s"),
+    *("suggested", "range", "ratio", "to longest side", "by scores", "by ring", "peak", "CPU s"),
 )
 
 
@@ -232,16 +233,21 @@ def print_row(cells: Sequence[str]) -> None:
 
 def summarise(rows: Sequence[Row]) -> None:
     """Medians, and how many are near."""
-    near = sum(1 / WITHIN <= row.ratio <= WITHIN for row in rows)
-    held = sum(row.estimate.best.low_angstrom <= row.known_angstrom <= row.estimate.best.high_angstrom for row in rows)
-    by_scores = statistics.median(row.estimate.best.surest_angstrom / row.known_angstrom for row in rows)
-    by_ring = statistics.median(
-        (row.estimate.best.ring_angstrom or row.known_angstrom) / row.known_angstrom for row in rows
-    )
-    print(
-        f"\n{len(rows)} measured: {near} within a factor of {WITHIN}, {held} in the range given; median ratio "
-        f"{statistics.median(row.ratio for row in rows):.2f} (by scores {by_scores:.2f}, by ring {by_ring:.2f})"
-    )
+    bests = [(row.estimate.best, row.known_angstrom) for row in rows]
+    held = sum(best.low_angstrom <= known <= best.high_angstrom for best, known in bests)
+    by_scores = statistics.median(best.surest_angstrom / known for best, known in bests)
+    by_ring = statistics.median(best.ring_angstrom / known for best, known in bests if best.ring_angstrom is not None)
+    print(f"\n{len(rows)} measured: {near([row.ratio for row in rows])}; {held} are in the range given; ", end="")
+    print(f"medians by scores {by_scores:.2f}, by ring {by_ring:.2f}")
+    if all(row.longest_angstrom for row in rows):
+        longest = [row.estimate.best.diameter_angstrom / (row.longest_angstrom or 1) for row in rows]
+        print(f"of the longest side: {near(longest)}")
+
+
+def near(ratios: Sequence[float]) -> str:
+    """How many are."""
+    count = sum(1 / WITHIN <= ratio <= WITHIN for ratio in ratios)
+    return f"{count} within a factor of {WITHIN}, median ratio {statistics.median(ratios):.2f}"
 
 
 if __name__ == "__main__":

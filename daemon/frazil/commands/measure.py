@@ -73,10 +73,13 @@ def measure(
             progress.update(task, completed=(number + 1) * len(TRIED_ANGSTROM))
     if shown is not None:
         estimate = estimate_diameter(tried)
+        doubt = _doubt_contrast(estimate, shown, model, chosen) or estimate.doubt
         if as_json:
-            typer.echo(_as_json(estimate, used))
+            typer.echo(_as_json(estimate, used, doubt))
         else:
             _draw(estimate, used)
+        if doubt:
+            typer.echo(f"frazil: warning: {doubt}", err=True)
         if picture is not None:
             _write_picture(picture, estimate, shown, model, chosen)
     if used < len(micrographs):
@@ -112,7 +115,25 @@ def _complain(error: FrazilError) -> None:
         typer.echo(line, err=True)
 
 
-def _as_json(estimate: DiameterEstimate, micrographs: int) -> bytes:
+def _doubt_contrast(
+    estimate: DiameterEstimate, micrograph: Micrograph, model: Model, chosen: dict[str, Any]
+) -> str | None:
+    """Whether the particles of a micrograph look the other way round, in one line."""
+    from frazil.picking import Picker, PickingSettings, weigh_contrast
+
+    settings = PickingSettings(diameter_angstrom=estimate.best.diameter_angstrom, **chosen)
+    picker = Picker(model, settings)
+    try:
+        picture = picker.prepare(micrograph)
+    except MicrographError:
+        return None  # this one cannot show a particle of that diameter
+    if not weigh_contrast(picker, picture, picker.score(picture)).speaks_for_other:
+        return None
+    other = "bright" if settings.contrast == "dark" else "dark"
+    return f"expected {settings.contrast} particles, found {other} ones; measure again with --contrast {other}"
+
+
+def _as_json(estimate: DiameterEstimate, micrographs: int, doubt: str | None) -> bytes:
     import dataclasses
 
     import msgspec
@@ -125,7 +146,7 @@ def _as_json(estimate: DiameterEstimate, micrographs: int) -> bytes:
             "curve": [[round(diameter, 1), round(value, 4)] for diameter, value in estimate.curve],
             "peaks": estimate.peaks,
             "micrographs": micrographs,
-            "doubt": estimate.doubt,
+            "doubt": doubt,
         }
     )
 
@@ -148,8 +169,6 @@ def _draw(estimate: DiameterEstimate, micrographs: int) -> None:
             f"{'diameter' if peak is best else 'or':<8} {peak.diameter_angstrom:.0f} Å, "
             f"{peak.low_angstrom:.0f} to {peak.high_angstrom:.0f} Å (scores {peak.surest_angstrom:.0f} Å, {ring})"
         )
-    if estimate.doubt:
-        typer.echo(f"frazil: warning: {estimate.doubt}", err=True)
     console.print(f"next: --diameter {best.diameter_angstrom:.0f}")
 
 
