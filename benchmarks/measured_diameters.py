@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="DIR=DIAMETER", help="MRC files; repeat for more")
     parser.add_argument("--molecules", type=Path, help="folder of molecules")
     parser.add_argument("--every", type=int, default=1, help="take every n-th molecule")
+    parser.add_argument("--first", type=int, default=0, help="begin with this one, counted from 0")
     parser.add_argument("--wrong", action="store_true", help="also pick the sets with wrong diameters")
     parser.add_argument("--model", type=Path, default=default_model_path(), help="default: the default model")
     args = parser.parse_args()
@@ -108,7 +109,7 @@ def main() -> None:
     if sets:
         summarise(show(row for folder, diameter in sets for row in measure_set(model, folder, diameter)))
     if args.molecules:
-        rows = show(measure_molecules(model, args.molecules, args.every))
+        rows = show(measure_molecules(model, args.molecules, args.first, args.every))
         for least in (0, 110, 130):
             print(f"\nof at least {least} Å:", end="")
             summarise([row for row in rows if row.known_angstrom >= least])
@@ -136,11 +137,11 @@ def measure_set(model: Model, folder: Path, diameter: float) -> Iterator[Row]:
         )
 
 
-def measure_molecules(model: Model, folder: Path, every: int) -> Iterator[Row]:
+def measure_molecules(model: Model, folder: Path, first: int, every: int) -> Iterator[Row]:
     """Each on micrographs of its own."""
     with (folder / "index.csv").open(newline="") as file:
         listed = list(csv.DictReader(file))
-    for index in range(0, len(listed), every):
+    for index in range(first, len(listed), every):
         row = listed[index]
         molecule = read_molecule(folder / row["file"], row["name"], float(row["median_bead_spacing_A"]))
         rng = np.random.default_rng([1, index])
