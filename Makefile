@@ -69,7 +69,7 @@ robustness: $(VENV)/.ready
 	$(VENV)/bin/python benchmarks/large_sessions.py --json docs/reference/speed/large-sessions.json --markdown docs/reference/robustness/many-files.md
 	$(VENV)/bin/python benchmarks/stream_endurance.py > docs/reference/robustness/subscribers.txt
 	$(VENV)/bin/python benchmarks/fuzz_stream.py > docs/reference/robustness/fuzzed-sockets.txt
-	$(VENV)/bin/python benchmarks/hostile_clients.py > docs/reference/robustness/hostile-clients.txt
+	$(VENV)/bin/python benchmarks/crowds.py > docs/reference/robustness/hostile-clients.txt
 	$(VENV)/bin/python benchmarks/swap_models.py --json docs/reference/robustness/swaps.json
 
 models: $(VENV)/.ready

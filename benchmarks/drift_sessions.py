@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from figures import markdown_table
 
 from frazil.session.pick.drift import BASELINE_MICROGRAPHS, Drift
 
@@ -100,27 +101,22 @@ def pool_after(change: str, kind: str) -> tuple[str, str]:
     return change, kind if kind in CHANGED_KINDS else "ordinary"
 
 
-def main() -> int:
+def main() -> None:
     """Simulate where needed, draw sessions, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sessions", type=int, default=1000, help="of each kind (default 1000)")
     parser.add_argument("--micrographs", type=int, default=300, help="in a session (default 300)")
     parser.add_argument("--in-a-pool", type=int, default=6, help="micrographs simulated of each kind (default 6)")
     parser.add_argument("--json", type=Path, help="what was found in micrographs: read if it is there, and written")
-    parser.add_argument("--markdown", type=Path, help="also write the table here")
     args = parser.parse_args()
 
     pools = json.loads(args.json.read_text())["micrographs"] if args.json and args.json.exists() else None
     if pools is None:
         pools = simulate_pools(args.in_a_pool)
     report = run(pools, args.sessions, args.micrographs)
-    table = render(report)
-    print(table)
+    print(render(report))
     if args.json:
         args.json.write_text(json.dumps({"sessions": report, "micrographs": pools}, indent=1) + "\n")
-    if args.markdown:
-        args.markdown.write_text(table)
-    return 0
 
 
 def simulate_pools(count: int) -> Pools:
@@ -176,22 +172,10 @@ def run(pools: Pools, sessions: int, micrographs: int) -> Report:
             seed = FIRST_SEED + number * sessions + index
             at = BASELINE_MICROGRAPHS + int(np.random.default_rng(seed).integers(20, micrographs // 2))
             outcomes.append(watch(draw(pools, at + 60, seed, change=change, at=at), at))
-        delays = [o.delay for o in outcomes if o.delay is not None]
-        changes[change] = {
-            "sessions": sessions,
-            "detected": len(delays),
-            "within_25": sum(delay <= 25 for delay in delays),
-            "median_micrographs": statistics.median(delays) if delays else None,
-            "slowest_micrographs": max(delays, default=None),
-        }
-    young = delays_when_young(pools, sessions)
-    changes["no particles left, before there is a baseline"] = {
-        "sessions": sessions,
-        "detected": len(young),
-        "within_25": sum(delay <= 25 for delay in young),
-        "median_micrographs": statistics.median(young) if young else None,
-        "slowest_micrographs": max(young, default=None),
-    }
+        changes[change] = count_delays(sessions, [o.delay for o in outcomes if o.delay is not None])
+    changes["no particles left, before there is a baseline"] = count_delays(
+        sessions, delays_when_young(pools, sessions)
+    )
     return {
         "micrographs": micrographs,
         "without_change": {
@@ -202,6 +186,17 @@ def run(pools: Pools, sessions: int, micrographs: int) -> Report:
             "of": {what: sum(what in o.said for o in quiet) for what in sorted({w for o in quiet for w in o.said})},
         },
         "with_change": changes,
+    }
+
+
+def count_delays(sessions: int, delays: list[int]) -> Report:
+    """The figures of one kind of change."""
+    return {
+        "sessions": sessions,
+        "detected": len(delays),
+        "within_25": sum(delay <= 25 for delay in delays),
+        "median_micrographs": statistics.median(delays) if delays else None,
+        "slowest_micrographs": max(delays, default=None),
     }
 
 
@@ -252,25 +247,19 @@ def watch(session: Iterator[tuple[int, float]], changed_at: int | None) -> Outco
 
 def render(report: Report) -> str:
     """The report as a table in Markdown."""
-    lines = [
-        "| change in mid-session | sessions | detected within 25 micrographs | detected | median | slowest |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for change, found in report["with_change"].items():
-        lines.append(
-            f"| {change} | {found['sessions']} | {found['within_25']} | {found['detected']} "
-            f"| {found['median_micrographs']:g} | {found['slowest_micrographs']} |"
-        )
+    head = ("change in mid-session", "sessions", "detected within 25 micrographs", "detected", "median", "slowest")
+    keys = ("sessions", "within_25", "detected", "median_micrographs", "slowest_micrographs")
+    rows = [(change, *(f"{found[key]:g}" for key in keys)) for change, found in report["with_change"].items()]
     quiet = report["without_change"]
     of = ", ".join(f"{what}: {count}" for what, count in quiet["of"].items()) or "none"
-    said = (
+    return (
+        f"{markdown_table(head, rows)}\n\n"
         f"Without a change, false alarms in {quiet['false_alarms_in_the_first_20']} of the first 20 sessions of "
         f"{report['micrographs']} micrographs, and in {quiet['false_alarms']} of {quiet['sessions']} ({of}). "
         f"In {quiet['few_picks_before_a_baseline']} of {quiet['sessions']} it is said for a while, before there is a "
         "baseline, that there are hardly any picks: empty holes and sparse squares."
     )
-    return "\n".join([*lines, "", said, ""])
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -11,9 +11,6 @@ import contextlib
 import json
 import os
 import random
-import re
-import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -21,17 +18,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import prometheus_client
 import zmq
+from published import PublishedLedger, make_document
+from zmtp import GREETING, connect, handshake, leave, write_command, write_frame
 
 import frazil
-from frazil.documents import ModelDocument, encode_document, topic_of
-from frazil.health.metrics import Metrics
-from frazil.model import ModelIdentity
-from frazil.session.outbox.ledger import Ledger
-from frazil.session.outbox.stream import Stream
 
-ZMTP_GREETING = b"\xff" + b"\x00" * 8 + b"\x7f\x03\x00NULL" + b"\x00" * 48
 _AT_ONCE = 200
 
 
@@ -74,32 +66,20 @@ def _send_messages(
 
 def _send_bytes(address: str, count: int, draw: random.Random) -> None:
     """Bytes that no ZeroMQ socket would send: noise, and noise after a proper greeting or a whole handshake."""
-    host, port = re.fullmatch(r"tcp://(.+):(\d+)", address).groups()  # type: ignore[union-attr]
     for _ in range(max(1, count // 10)):  # each connection carries ten
-        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=5) as connection:
+        with contextlib.suppress(OSError), connect(address) as connection:
             connection.settimeout(0.5)
-            beginning = draw.choice([b"", ZMTP_GREETING, ZMTP_GREETING + _command(draw.choice(_READY))])
+            beginning = draw.choice([b"", GREETING, handshake(draw.choice(_KINDS))])
             connection.sendall(beginning[: draw.choice([len(beginning), draw.randint(0, len(beginning))])])
             for _ in range(10):
                 body = _body(draw)
-                connection.sendall(draw.choice([body, _frame(body), _command(body[:255]), _command(_ping(draw)) * 20]))
-            if draw.random() < 0.5:  # leave with a reset, whatever is under way
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                pings = write_command(_ping(draw)) * 20
+                connection.sendall(draw.choice([body, write_frame(body), write_command(body[:255]), pings]))
+            if draw.random() < 0.5:
+                leave(connection)
 
 
-_READY = [
-    b"\x05READY\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind
-    for kind in (b"DEALER", b"REQ", b"SUB", b"XSUB", b"PUSH", b"ROUTER", b"", b"x" * 100)
-]
-
-
-def _command(body: bytes) -> bytes:
-    return b"\x04" + bytes([len(body)]) + body
-
-
-def _frame(body: bytes) -> bytes:
-    """A message, or a part of one."""
-    return (b"\x00" + bytes([len(body)]) if len(body) < 256 else b"\x02" + struct.pack(">Q", len(body))) + body
+_KINDS = (b"DEALER", b"REQ", b"SUB", b"XSUB", b"PUSH", b"ROUTER", b"", b"x" * 100)
 
 
 def _ping(draw: random.Random) -> bytes:
@@ -131,43 +111,6 @@ def _body(draw: random.Random) -> bytes:
             return json.dumps(draw.choice(_REQUESTS)(draw)).encode()
 
 
-class Target:
-    """A ledger and its stream, for messages to be thrown at."""
-
-    def __init__(self, folder: Path) -> None:
-        self.ledger = Ledger(folder / "ledger.sqlite")
-        self.metrics = Metrics(prometheus_client.CollectorRegistry())
-        self.stream = Stream(
-            "tcp://127.0.0.1:0", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0, metrics=self.metrics
-        )
-
-    def commit(self) -> None:
-        """Commit and publish one document."""
-        made: list[ModelDocument] = []
-
-        def body_at(epoch: str, seq: int) -> bytes:
-            stamp = ModelIdentity(name="m", version=1, sha256="0" * 64)
-            made.append(ModelDocument(epoch=epoch, seq=seq, model=stamp, event="loaded", at=""))
-            return encode_document(made[0])
-
-        seq = self.ledger.commit_document("model", body_at)
-        self.stream.publish(seq, topic_of(made[0]), encode_document(made[0]))
-
-    def requests(self) -> dict[str, int]:
-        """Replay requests by outcome."""
-        samples = [s for family in self.metrics.registry.collect() for s in family.samples]
-        return {s.labels["outcome"]: int(s.value) for s in samples if s.name == "frazil_replay_requests_total"}
-
-    def restarts(self) -> int:
-        """How often a client ended the process of the sockets."""
-        return int(self.metrics.registry.get_sample_value("frazil_stream_restarts_total") or 0)
-
-    def close(self) -> None:
-        """Close both."""
-        self.stream.close()
-        self.ledger.close()
-
-
 def main() -> int:
     """Fuzz a stream of one's own from another process, and say what came of it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -180,28 +123,28 @@ def main() -> int:
         return 0
 
     started, portion = time.monotonic(), args.messages // 10
-    with tempfile.TemporaryDirectory() as folder:
-        target = Target(Path(folder))
-        addresses = [target.stream.address, target.stream.replay]
-        received: list[int] = []
-        memory = []
-        with frazil.PickStream(addresses[0], topics=["model"], since=1, timeout_seconds=60) as subscriber:
+    received: list[int] = []
+    memory = []
+    with tempfile.TemporaryDirectory() as folder, PublishedLedger(Path(folder)) as target:
+        with frazil.PickStream(target.stream.address, topics=["picks"], since=1, timeout_seconds=60) as subscriber:
             for part in range(10):
-                command = [sys.executable, __file__, "--at", *addresses, "--messages", str(portion)]
+                command = [sys.executable, __file__, "--at", *target.addresses, "--messages", str(portion)]
                 subprocess.run([*command, "--seed", str(10 * args.seed + part)], check=True)
-                target.commit()
+                target.publish(make_document(f"{part}.mrc", 10, seed=part))
                 received.append(next(subscriber).seq)
                 memory.append(memory_mib(target.stream.process.pid))
                 print(f"{(part + 1) * portion:>8} messages  {memory[-1]:6.0f} MiB", flush=True)
-        with frazil.PickStream(addresses[0], topics=["model"], since=1, timeout_seconds=60) as late:
+        with frazil.PickStream(target.stream.address, topics=["picks"], since=1, timeout_seconds=60) as late:
             replayed = [next(late).seq for _ in range(10)]
         died = target.stream.dead_thread()
-        print(f"{args.messages} messages in {time.monotonic() - started:.0f} s")
-        print(f"replay requests by outcome: {target.requests()}")
-        print(f"the process of the sockets was started again {target.restarts()} times")
-        print(f"threads that died: {died or 'none'}; live {received}; replayed {replayed}")
-        print(f"memory: {memory[0]:.0f} MiB after a tenth, {memory[-1]:.0f} MiB at the end")
-        target.close()
+        samples = [s for family in target.metrics.registry.collect() for s in family.samples]
+    requests = {s.labels["outcome"]: int(s.value) for s in samples if s.name == "frazil_replay_requests_total"}
+    restarts = sum(int(s.value) for s in samples if s.name == "frazil_stream_restarts_total")
+    print(f"{args.messages} messages in {time.monotonic() - started:.0f} s")
+    print(f"replay requests by outcome: {requests}")
+    print(f"the process of the sockets was started again {restarts} times")
+    print(f"threads that died: {died or 'none'}; live {received}; replayed {replayed}")
+    print(f"memory: {memory[0]:.0f} MiB after a tenth, {memory[-1]:.0f} MiB at the end")
     return 0 if received == replayed == list(range(1, 11)) and died is None else 1
 
 

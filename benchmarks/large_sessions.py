@@ -2,8 +2,8 @@
 
 python benchmarks/large_sessions.py --json docs/reference/speed/large-sessions.json --markdown FILE
 
-Ledgers are made through the real schema, with documents that the daemon could have written (few picks each, to spare
-the disk), and asked through the classes that the daemon, its page and the commands use. Daemons are real processes.
+Ledgers are made through the real schema, with documents that the daemon could have written, and asked through the
+classes that the daemon, its page and the commands use. Daemons are real processes.
 Parts can be chosen: ``--parts scans ledger start backlog``.
 """
 
@@ -14,46 +14,45 @@ import contextlib
 import json
 import os
 import platform
-import re
 import shutil
-import signal
 import sqlite3
 import statistics
 import subprocess
-import sys
 import tempfile
-import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mrcfile
 import msgspec
 import numpy as np
+from daemon_process import FRAZIL, DaemonProcess
+from figures import markdown_table, seconds_of
+from micrographs import write_micrograph
+from published import make_document
 
 import frazil
-from frazil.documents import MicrographDocument, PickColumns, Seconds, encode_document
-from frazil.model import ModelIdentity, load_model
+from frazil.documents import encode_document
+from frazil.model import load_model
 from frazil.page.series import Series
 from frazil.page.session import Session
 from frazil.picking import Picker, PickingSettings, read_micrograph, write_star
+from frazil.record import record_picks
 from frazil.session.intake.scan import Scanner
 from frazil.session.intake.selection import Selection
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
-from frazil.session.pick.record import record_picks
 
 PARTS = ("scans", "ledger", "start", "backlog")
 PER_FOLDER = 500
-BIN = Path(sys.executable).parent
-MODELS = Path(__file__).resolve().parents[1] / "exported_models"
-SMALL = MODELS / "mlp"
+DIAMETER_ANGSTROM, PIXEL_SIZE_ANGSTROM = 191.0, 0.9
+SMALL = Path(__file__).resolve().parents[1] / "exported_models" / "mlp"
 """Picks a small micrograph in milliseconds, so that what else the daemon does for each one shows."""
 COMMITS = 200
 BEGAN = 1_750_000_000.0
-PATIENCE_SECONDS = 600.0
+PICKS = 12
+"""Few in each document, to spare the disk."""
 
 
 class Table:
@@ -75,13 +74,6 @@ class Table:
 def shown(value: float) -> str:
     """Three digits of it."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    """How long something takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def name(i: int) -> str:
@@ -122,37 +114,16 @@ def measure_scans(table: Table, files: int) -> None:
 # --- the ledger -------------------------------------------------------------------------------------------------
 
 
-def document(i: int) -> MicrographDocument:
-    """The document of a micrograph, with few picks."""
-    rng = np.random.default_rng(i % 97)
-    columns = [[round(float(v), 4) for v in rng.random(12) * scale] for scale in (4000, 4000, 1)]
-    return MicrographDocument(
-        epoch="e" * 32,
-        seq=i + 1,
-        micrograph=Path(name(i)).name,
-        path=f"/data/session/{name(i)}",
-        directory=str(Path(name(i)).parent),
-        shape=(4096, 4096),
-        pixel_size_angstrom=0.9,
-        diameter_px=212.0,
-        model=ModelIdentity(name="fcn", version=3, sha256="a" * 64),
-        threshold=0.3,
-        min_distance_angstrom=100.0,
-        edge_margin_angstrom=95.0,
-        picks=PickColumns(y=columns[0], x=columns[1], score=columns[2]),
-        seconds=Seconds(read=0.04, prepare=0.04, infer=0.2, peaks=0.01, total=0.3),
-        picked_at="2026-07-01T12:00:00.000+00:00",
-    )
-
-
 def fill(file: Path, micrographs: int, stamp: Callable[[int], FileStamp] | None = None) -> None:
     """Make a ledger of so many micrographs: all but a few hundred of them picked."""
     stamp = stamp or (lambda i: FileStamp(67109888, 1_750_000_000_000_000_000 + i))
     Ledger(file).close()
-    sample = encode_document(document(0))
+    sample = encode_document(make_document(name(0), PICKS, 0))
 
     def body(i: int) -> bytes:
-        return sample if i < micrographs - 10_000 else encode_document(document(i))
+        if i < micrographs - 10_000:
+            return sample
+        return encode_document(msgspec.structs.replace(make_document(name(i), PICKS, i % 97), seq=i + 1))
 
     def record(i: int) -> tuple[object, ...]:
         state = "quarantined" if i % 2500 == 7 else "picked"
@@ -235,11 +206,12 @@ def read_all(series: Series, session: Session) -> None:
 
 def commit(ledger: Ledger, i: int) -> None:
     """Commit one more result, with a score map of usual size, and note its delivery."""
+    document = make_document(name(i), PICKS, i % 97)
     seq, _ = ledger.commit_picked(
         name(i),
         Handled(stamp=FileStamp(67109888, i), fingerprint=f"{i:032x}"),
         lambda epoch, seq, supersedes: encode_document(
-            msgspec.structs.replace(document(i), epoch=epoch, seq=seq, supersedes=supersedes)
+            msgspec.structs.replace(document, epoch=epoch, seq=seq, supersedes=supersedes)
         ),
         score_map=b"\x55" * 100_000,
         complete_at_unix=time.time(),
@@ -249,80 +221,15 @@ def commit(ledger: Ledger, i: int) -> None:
 
 def run(*arguments: object) -> None:
     """Run a command of frazil."""
-    subprocess.run([BIN / "frazil", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([FRAZIL, *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
 
 
 # --- daemons ----------------------------------------------------------------------------------------------------
 
 
-class Served:
-    """A daemon that runs."""
-
-    def __init__(self, watch: Path, out: Path, *options: object) -> None:
-        self.started = time.perf_counter()
-        command = [BIN / "frazil", "serve", "--watch", watch, "--out", out, "--diameter", 191, "--pixel-size", 0.9]
-        command += ["--http", "127.0.0.1:0", "--publish", "tcp://127.0.0.1:0", *options]
-        # Log lines are bytes, so that no codec's time counts.
-        self.process = subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE)
-        self.lines: list[tuple[float, str]] = []
-        self._changed = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        self.ready_seconds = self.wait_for(r"ready after") - self.started
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            with self._changed:
-                self.lines.append((time.perf_counter(), line.decode(errors="replace")))
-                self._changed.notify_all()
-        with self._changed:
-            self.lines.append((time.perf_counter(), "<end>"))
-            self._changed.notify_all()
-
-    def wait_for(self, pattern: str, count: int = 1) -> float:
-        """When the line came that matches for the given time."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        seen = place = 0
-        with self._changed:
-            while True:
-                while place < len(self.lines):
-                    at, line = self.lines[place]
-                    place += 1
-                    seen += bool(re.search(pattern, line))
-                    if seen == count:
-                        return at
-                    if line == "<end>":
-                        raise RuntimeError("".join(line for _, line in self.lines[-20:]))
-                if not self._changed.wait(deadline - time.monotonic()):
-                    raise RuntimeError(f"{pattern} did not come {count} times, but {seen}")
-
-    def memory_mb(self) -> tuple[float, float]:
-        """Of the process, in memory now and at most."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        now, most = (int(re.search(rf"{key}:\s+(\d+)", status)[1]) for key in ("VmRSS", "VmHWM"))  # type: ignore[index]
-        return now / 1000, most / 1000
-
-    def processor_seconds(self) -> float:
-        """Of all its threads so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def stop(self) -> None:
-        """End it in order."""
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
-        self._reader.join()
-
-
-@contextlib.contextmanager
-def served(*arguments: object) -> Iterator[Served]:
-    """A daemon that is ready, and that is stopped at the end."""
-    daemon = Served(*arguments)  # type: ignore[arg-type]
-    try:
-        yield daemon
-    finally:
-        daemon.stop()
+def serve(watch: Path, out: Path, *options: object) -> DaemonProcess:
+    """A daemon for these micrographs."""
+    return DaemonProcess(watch, out, "--diameter", DIAMETER_ANGSTROM, "--pixel-size", PIXEL_SIZE_ANGSTROM, *options)
 
 
 def measure_start(table: Table, files: int, repeats: int = 3) -> None:
@@ -340,47 +247,30 @@ def measure_start(table: Table, files: int, repeats: int = 3) -> None:
             fill(out / "frazil-ledger.sqlite", many, stamps.__getitem__)
             ready, processor, memory = [], [], []
             for _ in range(repeats):
-                with served(watch, out) as daemon:
+                with serve(watch, out) as daemon:
                     ready.append(daemon.ready_seconds)
-                    processor.append(daemon.processor_seconds())
-                    memory.append(daemon.memory_mb()[0])
+                    processor.append(daemon.processor_seconds()[0])
+                    memory.append(daemon.memory_mib() * 2**20 / 1e6)
             table.add(part, "process started to ready, median", statistics.median(ready))
             table.add(part, "process started to ready, longest", max(ready))
             table.add(part, "processor time until ready", statistics.median(processor))
             table.add(part, "memory when ready", statistics.median(memory), "MB")
 
 
-def make_micrograph(file: Path, side: int) -> None:
-    """Noise with some discs."""
-    rng = np.random.default_rng(1)
-    pixels = rng.normal(size=(side, side)).astype(np.float32)
-    y, x = np.mgrid[:side, :side]
-    for cy, cx in rng.random((max(1, side * side // 130_000), 2)) * side:
-        pixels[np.hypot(y - cy, x - cx) < 85] -= 1.0
-    with mrcfile.new(file) as mrc:
-        mrc.set_data(pixels)
-        mrc.voxel_size = 0.9
-
-
-def picking_alone_seconds(file: Path, out: Path, repeats: int) -> float:
-    """Median time of one micrograph without a daemon: read, picked, STAR file written."""
-    picker = Picker(load_model(SMALL, "cpu"), PickingSettings(diameter_angstrom=191))
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        micrograph = read_micrograph(file)
-        record = record_picks(picker, micrograph, read_seconds=0.0, since=time.monotonic())
-        write_star(out / "alone.star", record.picks)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+def pick_alone(picker: Picker, file: Path) -> None:
+    """One micrograph without a daemon: read, picked, STAR file written."""
+    record = record_picks(picker, read_micrograph(file), read_seconds=0.0, since=time.monotonic())
+    write_star(file.with_suffix(".star"), record.picks)
 
 
 def measure_backlog(table: Table, micrographs: int, side: int, rows: int) -> None:
     """Pick a backlog of small micrographs, with an empty ledger and with one of many rows."""
     with tempfile.TemporaryDirectory() as folder:
         one = Path(folder) / "one.mrc"
-        make_micrograph(one, side)
-        alone = picking_alone_seconds(one, Path(folder), 50)
+        diameter_px = DIAMETER_ANGSTROM / PIXEL_SIZE_ANGSTROM
+        write_micrograph(one, (side, side), "float32", pixel_size_angstrom=PIXEL_SIZE_ANGSTROM, diameter_px=diameter_px)
+        picker = Picker(load_model(SMALL, "cpu"), PickingSettings(diameter_angstrom=DIAMETER_ANGSTROM))
+        alone = statistics.median(seconds_of(lambda: pick_alone(picker, one)) for _ in range(50))
         table.add(f"backlog of {micrographs:,}, {side} x {side}", "picking alone, a micrograph", 1000 * alone, "ms")
         for says, many in (("empty ledger", 0), (f"ledger of {rows:,}", rows)):
             part = f"backlog of {micrographs:,}, {side} x {side}, {says}"
@@ -390,10 +280,10 @@ def measure_backlog(table: Table, micrographs: int, side: int, rows: int) -> Non
             for i in range(micrographs):
                 shutil.copyfile(one, watch / f"new_{i:06}.mrc")
             fill(out / "frazil-ledger.sqlite", many)
-            with served(watch, out, "--model", SMALL, "--scan", 5) as daemon:
-                before = daemon.processor_seconds()
+            with serve(watch, out, "--model", SMALL, "--scan", 5) as daemon:
+                before, _ = daemon.processor_seconds()
                 daemon.wait_for("picked new_", micrographs)
-                processor = daemon.processor_seconds() - before
+                processor = daemon.processor_seconds()[0] - before
                 at = [when for when, line in daemon.lines if "picked new_" in line]
                 quarter = micrographs // 4
                 first, last = (np.diff(part_of).mean() * 1000 for part_of in (at[:quarter], at[-quarter:]))
@@ -403,16 +293,9 @@ def measure_backlog(table: Table, micrographs: int, side: int, rows: int) -> Non
                 table.add(part, "a micrograph, last quarter", last, "ms")
                 table.add(part, "last quarter / first quarter", last / first, "")
                 table.add(part, "processor time of each", 1000 * processor / micrographs, "ms")
-                table.add(part, "memory at the end", daemon.memory_mb()[0], "MB")
+                table.add(part, "memory at the end", daemon.memory_mib() * 2**20 / 1e6, "MB")
             shutil.rmtree(watch)
             shutil.rmtree(out)
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table."""
-    lines = ["| part | what | |", "| --- | --- | ---: |"]
-    lines += [f"| {row['part']} | {row['what']} | {shown(row['value'])} {row['unit']} |" for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -444,7 +327,8 @@ def main() -> None:
         about = {"frazil": frazil.__version__, "machine": machine, "sqlite": sqlite3.sqlite_version}
         arguments.json.write_text(json.dumps({**about, "rows": table.rows}, indent=1) + "\n", "utf-8")
     if arguments.markdown:
-        arguments.markdown.write_text(markdown(table.rows), "utf-8")
+        rows = [(row["part"], row["what"], f"{shown(row['value'])} {row['unit']}") for row in table.rows]
+        arguments.markdown.write_text(markdown_table(("part", "what", ""), rows, right=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

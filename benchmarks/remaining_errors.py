@@ -8,16 +8,13 @@ miss particles, the last question tells how many false picks are none.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from figures import markdown_table
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from scipy.spatial import cKDTree
 
 from frazil.model import load_model
@@ -29,21 +26,14 @@ from frazil_trainer.recipe import find_recipe, read_recipe
 HIT_DIAMETERS = 0.5
 CLOSE_DIAMETERS = 0.6
 BESIDE_DIAMETERS = 1.0
-MISSES = ("misses", "too close to another", "scored too low", "never seen", "missed by the others too")
-FALSE_PICKS = ("false picks", "beside a particle", "taken by another picker too")
+KINDS = (
+    "particles",
+    *("misses", "too close to another", "scored too low", "never seen", "missed by the others too"),
+    *("false picks", "beside a particle", "taken by another picker too"),
+)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Errors:
-    """Errors on the micrographs of one training set against one set of labels, counted by kind."""
-
-    folder: str
-    labels: str
-    particles: int
-    counts: Counter[str]
-
-
-def main() -> int:
+def main() -> None:
     """Pick, compare, print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--recipe", default="fcn", help="names the validation micrographs (default fcn)")
@@ -53,7 +43,6 @@ def main() -> int:
         "--picks", action="append", default=[], help="another picker's files, [NAME=]DIR; repeat for more"
     )
     parser.add_argument("--picks-y-axis", default="down", help="which way y grows in them: down (default) or up")
-    parser.add_argument("--markdown", type=Path, help="also write the table here, as the docs have it")
     args = parser.parse_args()
 
     paths = [
@@ -64,30 +53,18 @@ def main() -> int:
     threshold = load_model(args.model).contract.threshold
     model, *others = open_sources([f"model={args.model}"], args.picks, [args.picks_y_axis], None, paths)
     scored = score_micrographs([model, *others], paths)
-    rows = [
-        count_errors(
-            [one for one in scored if (one.folder, one.labels) == key and one.picker == model.name],
-            [one for one in scored if (one.folder, one.labels) == key and one.picker != model.name],
-            threshold,
-        )
-        for key in dict.fromkeys((one.folder, one.labels) for one in scored)
-    ]
-    heads = ("set", "labels", "particles", *MISSES, *FALSE_PICKS)
-    body = [
-        (row.folder, f"*{row.labels}", str(row.particles), *(str(row.counts[kind]) for kind in (*MISSES, *FALSE_PICKS)))
-        for row in rows
-    ]
-    table = Table(*heads)
-    for line in body:
-        table.add_row(*line)
-    Console().print(table)
-    if args.markdown:
-        lines = (heads, ("---",) * len(heads), *body)
-        args.markdown.write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
-    return 0
+    rows = []
+    for folder, labels in dict.fromkeys((one.folder, one.labels) for one in scored):
+        members = [one for one in scored if (one.folder, one.labels) == (folder, labels)]
+        own = [one for one in members if one.picker == model.name]
+        counts = count_errors(own, [one for one in members if one.picker != model.name], threshold)
+        rows.append((folder, f"*{labels}", *(str(counts[kind]) for kind in KINDS)))
+    print(markdown_table(("set", "labels", *KINDS), rows))
 
 
-def count_errors(members: Sequence[ScoredMicrograph], others: Sequence[ScoredMicrograph], threshold: float) -> Errors:
+def count_errors(
+    members: Sequence[ScoredMicrograph], others: Sequence[ScoredMicrograph], threshold: float
+) -> Counter[str]:
     """Count the model's errors on micrographs with one set of labels; `others` are other pickers' picks there."""
     counts: Counter[str] = Counter()
     for one in members:
@@ -100,6 +77,7 @@ def count_errors(members: Sequence[ScoredMicrograph], others: Sequence[ScoredMic
         elsewhere = [other.picks for other in others if other.name == one.name]
         hit_elsewhere = [hit(other, one.truth, HIT_DIAMETERS * diameter)[missed] for other in elsewhere]
         weak = distance(misses, one.picks, 1) <= HIT_DIAMETERS * diameter
+        counts["particles"] += len(one.truth)
         counts["misses"] += len(misses)
         counts["too close to another"] += int((distance(misses, one.truth, 2) < CLOSE_DIAMETERS * diameter).sum())
         counts["scored too low"] += int(weak.sum())
@@ -110,12 +88,7 @@ def count_errors(members: Sequence[ScoredMicrograph], others: Sequence[ScoredMic
             counts["taken by another picker too"] += int(np.any(taken, axis=0).sum())
         counts["false picks"] += len(false_picks)
         counts["beside a particle"] += int((distance(false_picks, one.truth, 1) < BESIDE_DIAMETERS * diameter).sum())
-    return Errors(
-        folder=members[0].folder,
-        labels=members[0].labels,
-        particles=sum(len(one.truth) for one in members),
-        counts=counts,
-    )
+    return counts
 
 
 def hit(picks: Picks, truth: Picks, max_distance_px: float) -> NDArray[np.bool_]:
@@ -136,4 +109,4 @@ def distance(places: Picks, targets: Picks, neighbour: int) -> NDArray[np.float6
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

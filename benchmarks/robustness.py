@@ -1,25 +1,24 @@
 """How well a model picks raw counts: doses, defoci, and the same micrograph given in other ways.
 
 Micrographs are simulated from a seed that no recipe uses: the truth is known, and nothing was trained on it. Each
-case goes through a file and the daemon's own reader, as at a microscope. With ``--markdown`` the tables go into docs.
+case goes through a file and the daemon's own reader, as at a microscope. Prints the tables of the docs.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import mrcfile
 import numpy as np
+from figures import markdown_table
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from frazil.model import Contrast, Model, load_model
 from frazil.picking import Picker, PickingSettings, match_picks, read_micrograph
@@ -57,14 +56,12 @@ FORMS = (
 )
 
 
-def main() -> int:
+def main() -> None:
     """Simulate, pick, score; print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, default=default_model_path(), help="default: the default model")
     parser.add_argument("--count", type=int, default=3, help="micrographs of each kind (default 3)")
     parser.add_argument("--size", type=int, default=2048, help="side of a micrograph in pixels (default 2048)")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--markdown", type=Path, help="also write the tables here, as the docs have them")
     args = parser.parse_args()
 
     model = load_model(args.model)
@@ -75,19 +72,17 @@ def main() -> int:
         for defocus in DEFOCI_UM
         if defocus != STANDARD_DEFOCUS_UM
     ]
-    console = Console(stderr=True)
-    imaging: dict[tuple[str, float, float], Tally] = {}
-    forms: dict[tuple[str, str], Tally] = {}
-    for particle, dose, defocus in track(cases, description="Picking", console=console):
+    imaging: defaultdict[tuple[str, float, float], Tally] = defaultdict(Tally)
+    forms: defaultdict[tuple[str, str], Tally] = defaultdict(Tally)
+    for particle, dose, defocus in track(cases, description="Picking", console=Console(stderr=True)):
         standard = (dose, defocus) == (STANDARD_DOSE_E_PER_A2, STANDARD_DEFOCUS_UM)
         for simulated in simulate(particle, dose, defocus, args.count, args.size):
             for form in FORMS if standard else FORMS[:1]:
                 tally = score(model, simulated, form)
                 if form is FORMS[0]:
-                    key = (particle, dose, defocus)
-                    imaging[key] = imaging.get(key, Tally()) + tally
+                    imaging[particle, dose, defocus] += tally
                 if standard:
-                    forms[particle, form.name] = forms.get((particle, form.name), Tally()) + tally
+                    forms[particle, form.name] += tally
 
     rows = [
         (particle, f"{dose:g} e/Å²", f"{defocus:g} µm", *figures(tally))
@@ -97,20 +92,9 @@ def main() -> int:
         (particle, name, *figures(tally), f"{tally.f1 - forms[particle, FORMS[0].name].f1:+.3f}")
         for (particle, name), tally in forms.items()
     ]
-    tables = (
-        (("particle", "dose", "defocus", "particles", "precision", "recall", "F1"), rows),
-        (("particle", "given as", "particles", "precision", "recall", "F1", "change"), form_rows),
-    )
-    for heads, body in tables:
-        shown = Table(*heads)
-        for row in body:
-            shown.add_row(*row)
-        Console().print(shown)
-    if args.markdown:
-        args.markdown.write_text("\n\n".join(markdown(heads, body) for heads, body in tables) + "\n")
-    if args.json:
-        args.json.write_text(json.dumps([[list(heads), body] for heads, body in tables], indent=2) + "\n")
-    return 0
+    heads = ("particles", "precision", "recall", "F1")
+    print(markdown_table(("particle", "dose", "defocus", *heads), rows), end="\n\n")
+    print(markdown_table(("particle", "given as", *heads, "change"), form_rows))
 
 
 def simulate(particle: str, dose: float, defocus_um: float, count: int, size: int) -> Iterator[SimulatedMicrograph]:
@@ -151,11 +135,5 @@ def figures(tally: Tally) -> tuple[str, str, str, str]:
     )
 
 
-def markdown(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A table as the docs have it."""
-    lines = (heads, ("---",) * len(heads), *rows)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

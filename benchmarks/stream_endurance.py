@@ -1,7 +1,7 @@
 """Subscribers that come late, sleep, are killed, or sit behind a bad network: do all end with the ledger's documents?
 
-``python benchmarks/stream_endurance.py`` publishes 5,000 documents from a process of its own, and follows them from
-five others, through real sockets. One is killed 100 times at random and started again; one is stopped while most
+``python benchmarks/stream_endurance.py`` publishes 5,000 documents, and follows them from five processes, through real
+sockets. One is killed 100 times at random and started again; one is stopped while most
 documents are published; one sits behind a proxy that drops connections. At the end each must have the ledger's
 documents, in order, byte for byte. Then it measures what a stalled subscriber costs the publisher. A short form of it
 is a test.
@@ -10,7 +10,6 @@ is a test.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import select
@@ -24,84 +23,19 @@ import threading
 import time
 from pathlib import Path
 
-import prometheus_client
+from published import PublishedLedger, make_document
 
 import frazil
-from frazil.documents import MicrographDocument, PickColumns, Seconds, encode_document, topic_of
-from frazil.health.metrics import Metrics
-from frazil.model import ModelIdentity
-from frazil.session.outbox.file_stamp import FileStamp
-from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
-from frazil.session.outbox.stream import Stream
+from frazil.documents import encode_document
+from frazil.session.outbox.ledger import LedgerReader
 
 PATIENCE_SECONDS = 600.0
 
 
-# --- the process that publishes ---------------------------------------------------------------------------------
-
-
-def document(draw: random.Random, epoch: str, seq: int) -> MicrographDocument:
-    """A document as of a real micrograph, with a few hundred picks."""
-    count = draw.randrange(50, 400)
-    columns = PickColumns(
-        y=[round(draw.uniform(0, 4096), 4) for _ in range(count)],
-        x=[round(draw.uniform(0, 5760), 4) for _ in range(count)],
-        score=[round(draw.random(), 6) for _ in range(count)],
-    )
-    return MicrographDocument(
-        epoch=epoch,
-        seq=seq,
-        micrograph=f"m{seq}.mrc",
-        path=f"/data/m{seq}.mrc",
-        shape=(4096, 5760),
-        pixel_size_angstrom=1.0,
-        diameter_px=150.0,
-        model=ModelIdentity(name="fcn", version=1, sha256="0" * 64),
-        threshold=0.5,
-        picks=columns,
-        seconds=Seconds(read=0.1, prepare=0.1, infer=0.2, peaks=0.1, total=0.5),
-    )
-
-
-class Source:
-    """A ledger and its stream, which documents are committed to and published from as a daemon does it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.ledger = Ledger(folder / "ledger.sqlite")
-        self.metrics = Metrics(prometheus_client.CollectorRegistry())
-        self.stream = Stream(
-            "tcp://127.0.0.1:0", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0, metrics=self.metrics
-        )
-        self._draw = random.Random(1)
-        self._handled = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="")
-
-    def commit(self) -> None:
-        """Commit and publish one document."""
-        made: list[MicrographDocument] = []
-
-        def body_at(epoch: str, seq: int, _: int) -> bytes:
-            made.append(document(self._draw, epoch, seq))
-            return encode_document(made[0])
-
-        seq, body = self.ledger.commit_picked(f"m{self.ledger.head + 1}.mrc", self._handled, body_at)
-        self.stream.publish(seq, topic_of(made[0]), body)
-
-    def close(self) -> None:
-        """Close both."""
-        self.stream.close()
-        self.ledger.close()
-
-
-def publish(folder: Path, count: int) -> None:
-    """Say the addresses, then publish one document for each line read, and stay until there are none."""
-    source = Source(folder)
-    print(json.dumps([source.stream.address, source.stream.replay]), flush=True)
-    for _, line in zip(range(count), sys.stdin, strict=False):
-        for _ in range(int(line)):
-            source.commit()
-        print(source.ledger.head, flush=True)
-    sys.stdin.read()
-    source.close()
+def publish(source: PublishedLedger, count: int) -> None:
+    """Publish documents as of real micrographs, with a few hundred picks."""
+    for number in range(source.ledger.head, source.ledger.head + count):
+        source.publish(make_document(f"m{number}.mrc", 50 + 89 * number % 350, seed=number))
 
 
 # --- the processes that subscribe -------------------------------------------------------------------------------
@@ -196,54 +130,43 @@ class Proxy:
 def endure(folder: Path, documents: int, kills: int) -> list[tuple[str, int, bool, str]]:
     """Publish to all of them; of each: name, documents, whether they are the ledger's, and what happened to it."""
     draw = random.Random(2)
-    source = subprocess.Popen(
-        [sys.executable, __file__, "--publish", str(folder), str(documents)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert source.stdin is not None
-    assert source.stdout is not None
-    addresses = json.loads(source.stdout.readline())
-    proxies = [Proxy(address, draw) for address in addresses]
-    names = ("present", "asleep", "killed", "proxied", "late")
-    subscribers = {
-        name: Subscriber(name, folder, [p.address for p in proxies] if name == "proxied" else addresses, documents)
-        for name in names
-    }
-    present, asleep, killed, proxied, late = subscribers.values()
-    for one in (present, asleep, killed, proxied):
-        one.start()
-        one.wait_ready()
-    asleep.process.send_signal(signal.SIGSTOP)
+    with PublishedLedger(folder) as source:
+        proxies = [Proxy(address, draw) for address in source.addresses]
+        proxied_addresses = [proxy.address for proxy in proxies]
+        names = ("present", "asleep", "killed", "proxied", "late")
+        subscribers = {
+            name: Subscriber(name, folder, proxied_addresses if name == "proxied" else source.addresses, documents)
+            for name in names
+        }
+        present, asleep, killed, proxied, late = subscribers.values()
+        for one in (present, asleep, killed, proxied):
+            one.start()
+            one.wait_ready()
+        asleep.process.send_signal(signal.SIGSTOP)
 
-    published, killed_times = 0, 0
-    portion = max(1, documents // (kills + 1))
-    while published < documents:
-        more = min(portion, documents - published)
-        print(more, file=source.stdin, flush=True)
-        published = int(source.stdout.readline())
-        if killed_times < kills:
-            killed.process.kill()
-            killed.process.wait()
-            killed_times += 1
-            killed.start()
-            if draw.random() < 0.5:  # the others are killed before they have read anything
-                killed.wait_ready()
-                time.sleep(draw.uniform(0, 0.2))
-        if late.starts == 0 and published >= documents // 2:
-            late.start()
-    asleep.process.send_signal(signal.SIGCONT)
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    for one in subscribers.values():
-        try:
-            one.process.wait(max(1.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            one.process.kill()
-    source.stdin.close()
-    source.wait()
-    for proxy in proxies:
-        proxy.close()
+        killed_times = 0
+        portion = max(1, documents // (kills + 1))
+        while (left := documents - source.ledger.head) > 0:
+            publish(source, min(portion, left))
+            if killed_times < kills:
+                killed.process.kill()
+                killed.process.wait()
+                killed_times += 1
+                killed.start()
+                if draw.random() < 0.5:  # the others are killed before they have read anything
+                    killed.wait_ready()
+                    time.sleep(draw.uniform(0, 0.2))
+            if late.starts == 0 and source.ledger.head >= documents // 2:
+                late.start()
+        asleep.process.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        for one in subscribers.values():
+            try:
+                one.process.wait(max(1.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                one.process.kill()
+        for proxy in proxies:
+            proxy.close()
 
     with LedgerReader(folder / "ledger.sqlite") as reader:
         truth = [body for _, body in reader.documents()]
@@ -263,22 +186,20 @@ def endure(folder: Path, documents: int, kills: int) -> list[tuple[str, int, boo
 def stall(folder: Path, blocks: int, documents: int) -> float:
     """Time of a block of documents with a stalled subscriber over that without, medians of interleaved blocks."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
-    source = Source(folder)
-    for i in range(2 * blocks):
-        stalled = i % 2 == 1
-        sleeper = Subscriber(f"stalled{i}", folder, [source.stream.address, source.stream.replay], 10**9)
-        if stalled:
-            sleeper.start()
-            sleeper.wait_ready()
-            sleeper.process.send_signal(signal.SIGSTOP)
-        started = time.monotonic()
-        for _ in range(documents):
-            source.commit()
-        seconds[stalled].append(time.monotonic() - started)
-        if stalled:
-            sleeper.process.kill()
-            sleeper.process.wait()
-    source.close()
+    with PublishedLedger(folder) as source:
+        for i in range(2 * blocks):
+            stalled = i % 2 == 1
+            sleeper = Subscriber(f"stalled{i}", folder, source.addresses, 10**9)
+            if stalled:
+                sleeper.start()
+                sleeper.wait_ready()
+                sleeper.process.send_signal(signal.SIGSTOP)
+            started = time.monotonic()
+            publish(source, documents)
+            seconds[stalled].append(time.monotonic() - started)
+            if stalled:
+                sleeper.process.kill()
+                sleeper.process.wait()
     return statistics.median(seconds[True]) / statistics.median(seconds[False])
 
 
@@ -288,12 +209,8 @@ def main() -> int:
     parser.add_argument("--documents", type=int, default=5000)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--blocks", type=int, default=5, help="interleaved pairs of blocks with and without a stall")
-    parser.add_argument("--publish", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--subscribe", nargs=5, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.publish:
-        publish(Path(args.publish[0]), int(args.publish[1]))
-        return 0
     if args.subscribe:
         address, replay, cursor, out, count = args.subscribe
         subscribe(address, replay, Path(cursor), Path(out), int(count))

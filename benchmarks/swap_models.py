@@ -13,18 +13,17 @@ import os
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from queue import Queue
 
 import numpy as np
+from daemon_process import DaemonProcess
+from figures import summary
 
 from frazil.client import PickStream
 from frazil.documents import MicrographDocument
@@ -34,7 +33,6 @@ from frazil.settings import default_model_path
 from frazil_trainer.simulate import SimulationSettings
 from frazil_trainer.simulate.series import write_series
 
-BIN = Path(sys.executable).parent
 MODELS = (default_model_path(), default_model_path().parent / "cnn")
 DIAMETER_ANGSTROM = 191.0
 IN_FLIGHT = 4
@@ -67,29 +65,23 @@ def swap_under_load(folder: Path, swaps: int, size: int) -> dict[str, object]:
         shutil.copytree(locate_model(model)[0].parent, repository.path / str(version))
     repository.promote(1)
     sources = list(write_series(folder / "simulated", SimulationSettings(shape=(size, size)), count=4, seed=1))
-    watched = folder / "watched"
-    watched.mkdir()
-    command = [BIN / "frazil", "serve", "--watch", watched, "--out", folder / "out", "--diameter", DIAMETER_ANGSTROM]
-    command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0", "--model", repository.path]
-    command += ["--probation-micrographs", PROBATION_MICROGRAPHS]
-    with subprocess.Popen([str(c) for c in command], stderr=subprocess.PIPE, text=True) as daemon:
-        try:
-            log = Log(daemon)
-            stream = log.wait(r"publishing on ([^\s,]+)")[1]
-            with PickStream(stream) as picks:
-                assert picks.wait_connected(PATIENCE_SECONDS)
-                load = Load(sources, watched, picks)
-                seconds, memory = [], []
-                for version in itertools.islice(itertools.cycle((2, 1)), swaps):
-                    started = time.monotonic()
-                    repository.promote(version)
-                    log.wait(rf"model pair/{version} .* serves from here on")
-                    seconds.append(time.monotonic() - started)
-                    load.wait_for_more(2 * IN_FLIGHT)
-                    memory.append(resident_bytes(daemon.pid))
-                documents = load.finish()
-        finally:
-            daemon.terminate()
+    options = ["--diameter", DIAMETER_ANGSTROM, "--model", repository.path]
+    options += ["--probation-micrographs", PROBATION_MICROGRAPHS]
+    seconds, memory = [], []
+    with (
+        DaemonProcess(folder / "watched", folder / "out", *options) as daemon,
+        PickStream(daemon.stream) as picks,
+    ):
+        assert picks.wait_connected(PATIENCE_SECONDS)
+        load = Load(sources, daemon.watched, picks)
+        for version in itertools.islice(itertools.cycle((2, 1)), swaps):
+            started = time.monotonic()
+            repository.promote(version)
+            daemon.wait_for(rf"model pair/{version} .* serves from here on")
+            seconds.append(time.monotonic() - started)
+            load.wait_for_more(2 * IN_FLIGHT)
+            memory.append(daemon.memory_mib())
+        documents = load.finish()
     names = Counter(d.micrograph for d in documents)
     settled, last = max(memory[SETTLED_SWAPS - 2 : SETTLED_SWAPS]), max(memory[-2:])
     return {
@@ -100,41 +92,17 @@ def swap_under_load(folder: Path, swaps: int, size: int) -> dict[str, object]:
         "mixed": count_mixed(documents, sources),
         "seconds_from_promoted_to_serving": summary(seconds),
         **pauses(documents),
-        "memory_mib": {"settled": mib(settled), "last": mib(last)},
+        "memory_mib": {"settled": round(settled), "last": round(last)},
         "memory_ratio": round(last / settled, 3),
-        "proof": log.times(r"checked in ([\d.]+) s"),
-        "load": log.times(r"loaded in ([\d.]+) s"),
+        "proof": logged_seconds(daemon, r"checked in ([\d.]+) s"),
+        "load": logged_seconds(daemon, r"loaded in ([\d.]+) s"),
         "cores": len(os.sched_getaffinity(0)),
     }
 
 
-class Log:
-    """The daemon's log; each line is waited for once."""
-
-    def __init__(self, daemon: subprocess.Popen[str]) -> None:
-        self.lines: list[str] = []
-        self._queue: Queue[str | None] = Queue()
-        threading.Thread(target=self._follow, args=(daemon,), daemon=True).start()
-
-    def _follow(self, daemon: subprocess.Popen[str]) -> None:
-        assert daemon.stderr is not None
-        for line in daemon.stderr:
-            self._queue.put(line)
-        self._queue.put(None)
-
-    def wait(self, pattern: str) -> re.Match[str]:
-        """The next line that matches."""
-        while (line := self._queue.get(timeout=PATIENCE_SECONDS)) is not None:
-            self.lines.append(line)
-            if "refused" in line or "rolled back" in line:
-                break
-            if found := re.search(pattern, line):
-                return found
-        raise SystemExit(f"no line matches {pattern!r} in the daemon's log:\n" + "".join(self.lines[-20:]))
-
-    def times(self, pattern: str) -> dict[str, float]:
-        """Of the lines that match."""
-        return summary([float(found[1]) for line in self.lines if (found := re.search(pattern, line))])
+def logged_seconds(daemon: DaemonProcess, pattern: str) -> dict[str, float]:
+    """Of the lines that match in a daemon's log."""
+    return summary([float(found[1]) for _, line in daemon.lines if (found := re.search(pattern, line))])
 
 
 class Load:
@@ -180,45 +148,29 @@ class Load:
         return self._documents
 
 
-@dataclass(frozen=True)
-class _Expected:
-    """What both models find in each source, by version."""
-
-    picks: dict[tuple[int, int], Picks]
-
-    def names_its_model(self, document: MicrographDocument, source: int) -> bool:
-        """Whether the picks are those of the model named, and not those of the other."""
-        version = document.model.version
-        return equal(document, self.picks[version, source]) and not equal(document, self.picks[3 - version, source])
-
-
 def count_mixed(documents: list[MicrographDocument], sources: list[Path]) -> int:
-    """Documents whose picks are not those of the model that they name."""
-    picks = {}
-    sha256 = {}
+    """Documents whose picks are not those of the model that they name, or those of the other one, too."""
+    expected, sha256 = {}, {}
     for version, path in enumerate(MODELS, start=1):
         model = load_model(path, "auto")
         settings = PickingSettings(diameter_angstrom=DIAMETER_ANGSTROM)
         picker = Picker(model, settings, device=PreparationOnDevice(model))
         sha256[version] = model.identity.sha256
-        picks.update({(version, i): picker.pick(read_micrograph(source)) for i, source in enumerate(sources)})
-    expected = _Expected(picks)
-    return sum(
-        document.model.sha256 != sha256[document.model.version]
-        or not expected.names_its_model(document, int(document.micrograph[1:7]) % len(sources))
-        for document in documents
-    )
+        expected[version] = [picker.pick(read_micrograph(source)) for source in sources]
+
+    def is_mixed(document: MicrographDocument) -> bool:
+        version, source = document.model.version, int(document.micrograph[1:7]) % len(sources)
+        own, other = expected[version][source], expected[3 - version][source]
+        return document.model.sha256 != sha256[version] or not equal(document, own) or equal(document, other)
+
+    return sum(map(is_mixed, documents))
 
 
 def equal(document: MicrographDocument, picks: Picks) -> bool:
     """Whether a document holds these picks."""
+    names = ("y", "x", "score")
     return len(document.picks.y) == len(picks) > 0 and all(
-        np.allclose(got, wanted, atol=1e-3)
-        for got, wanted in (
-            (document.picks.y, picks.y),
-            (document.picks.x, picks.x),
-            (document.picks.score, picks.score),
-        )
+        np.allclose(getattr(document.picks, name), getattr(picks, name), atol=1e-3) for name in names
     )
 
 
@@ -236,27 +188,6 @@ def pauses(documents: list[MicrographDocument]) -> dict[str, object]:
         "micrograph_seconds": round(usual, 4),
         "pause_at_swaps": summary(at_swaps),
         "pause_elsewhere": summary(elsewhere),
-    }
-
-
-def resident_bytes(pid: int) -> int:
-    """Memory of a process."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
-
-
-def mib(size: int) -> int:
-    """Bytes in MiB."""
-    return round(size / 2**20)
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    """Median and extremes."""
-    return {
-        "median": round(statistics.median(values), 3),
-        "least": round(min(values), 3),
-        "most": round(max(values), 3),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 import time
@@ -17,9 +18,16 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from benchmarks.speed import latency, memory, peers, scaling, stages, start, straightforward, throughput
 from benchmarks.speed.bench import SCALES, Bench
 from benchmarks.speed.done_when import judge
-from benchmarks.speed.pages import REPORT_FILE, make_pages
+from benchmarks.speed.pictures import PICTURES
 from benchmarks.speed.report import Circumstances, Measured, Report, read_report, write_report
+from benchmarks.speed.tables import make_table
 from frazil.model import available_cores
+
+_REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
+_PAGE = _REFERENCE / "benchmarks.md"
+_REPORT_FILE = _REFERENCE / "speed" / "speed.json"
+_PLACE = re.compile(r"(<!-- speed: ([\w-]+) -->\n).*?(<!-- speed: end -->)", re.DOTALL)
+"""What stands between two comments of the page comes from the report, the rest is prose."""
 
 SECTIONS: dict[str, Callable[[Bench], Any]] = {
     "start": start.measure,
@@ -42,7 +50,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_const", dest="scale", const="quick", help="in a few minutes, roughly")
     parser.add_argument("--scale", choices=SCALES, help="how much is measured (default full)")
     parser.add_argument("--threads", type=int, default=available_cores(), help="default: every core")
-    parser.add_argument("--json", type=Path, default=REPORT_FILE, help="the report (default: the one in the docs)")
+    parser.add_argument("--json", type=Path, default=_REPORT_FILE, help="the report (default: the one in the docs)")
     parser.add_argument("--folder", type=Path, help="where micrographs are put; default: where the system puts such")
     made = parser.add_mutually_exclusive_group()
     made.add_argument("--pages", action="store_true", help="measure nothing; make tables and pictures from the report")
@@ -53,7 +61,7 @@ def main() -> int:
     if args.pages:
         report.done_when = judge(report)
         write_report(args.json, report)
-        for file, content in make_pages(report).items():
+        for file, content in _make_pages(report).items():
             file.parent.mkdir(exist_ok=True)
             file.write_text(content, "utf-8")
         return 0
@@ -96,12 +104,27 @@ def _measure(args: argparse.Namespace, report: Report) -> None:
     console.print(f"{args.json}; tables and pictures: python -m benchmarks.speed --pages")
 
 
+def _make_pages(report: Report) -> dict[Path, str]:
+    """Every file that is made from the report, with what belongs into it.
+
+    Raises:
+        KeyError: the page has a place for a table that there is not.
+    """
+    page = _PLACE.sub(
+        lambda place: f"{place[1]}\n{make_table(report, place[2])}\n\n{place[3]}", _PAGE.read_text("utf-8")
+    )
+    pages = {_PAGE: page}
+    if report.stages is not None:
+        pages |= {_REPORT_FILE.parent / name: draw(report) for name, draw in PICTURES.items()}
+    return pages
+
+
 def _check(report: Report) -> int:
     if report.done_when != judge(report):
         sys.exit("done_when: not what the figures give; run python -m benchmarks.speed --pages")
     stale = [
         file.name
-        for file, content in make_pages(report).items()
+        for file, content in _make_pages(report).items()
         if not file.exists() or file.read_text("utf-8") != content
     ]
     if stale:

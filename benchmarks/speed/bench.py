@@ -9,10 +9,9 @@ from pathlib import Path
 
 import cv2
 
-from benchmarks.speed.micrographs import write_micrograph
+from benchmarks.micrographs import write_micrograph
 from frazil.model import Model, load_model
-from frazil.picking import Picker, PickingSettings, PixelMemory, write_star
-from frazil.reading import read_and_rescale
+from frazil.picking import Picker, PickingSettings, PixelMemory, read_micrograph, write_star
 from frazil.settings import default_model_path
 
 __all__ = ["DIAMETER_ANGSTROM", "MODELS", "PIXEL_SIZE_ANGSTROM", "SCALES", "Bench", "Scale"]
@@ -25,84 +24,62 @@ DIAMETER_ANGSTROM = 191.0
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much is measured."""
+    """How much is measured; by default, all of it."""
 
-    name: str
-    sizes_px: tuple[int, ...]
+    sizes_px: tuple[int, ...] = (2048, 4096, 8192)
     """Sides of square micrographs, growing."""
-    size_px: int
+    size_px: int = 4096
     """Side of a micrograph where there is only one."""
-    rounds: int
+    rounds: int = 15
     """At most; fewer where a round takes long."""
-    budget_seconds: float
+    budget_seconds: float = 30
     """What a group of cases measured in turns may take."""
-    portions: int
+    portions: int = 8
     """Into which a backlog is divided, the floor measured between them."""
-    portion: int
+    portion: int = 12
     """Micrographs in one, at most."""
-    streamed: int
+    streamed: int = 100
     """Micrographs that come one a second."""
-    starts: int
+    starts: int = 15
     """Processes started to see how soon they are ready."""
-    queues: tuple[int, int]
+    queues: tuple[int, int] = (200, 800)
     """A short and a long queue of small micrographs."""
-    small_px: int
+    small_px: int = 1024
     """Side of a small micrograph."""
-    peer_rounds: int
-    slow_peer_rounds: int
+    peer_rounds: int = 5
+    slow_peer_rounds: int = 2
     """Of a picker that takes half a minute."""
 
 
 SCALES = {
-    scale.name: scale
-    for scale in (
-        Scale(
-            name="full",
-            sizes_px=(2048, 4096, 8192),
-            size_px=4096,
-            rounds=15,
-            budget_seconds=30,
-            portions=8,
-            portion=12,
-            streamed=100,
-            starts=15,
-            queues=(200, 800),
-            small_px=1024,
-            peer_rounds=5,
-            slow_peer_rounds=2,
-        ),
-        Scale(
-            name="quick",
-            sizes_px=(2048, 4096),
-            size_px=4096,
-            rounds=2,
-            budget_seconds=3,
-            portions=2,
-            portion=6,
-            streamed=10,
-            starts=3,
-            queues=(10, 40),
-            small_px=1024,
-            peer_rounds=2,
-            slow_peer_rounds=1,
-        ),
-        # For the test that the suite runs at all.
-        Scale(
-            name="smoke",
-            sizes_px=(512, 768),
-            size_px=768,
-            rounds=1,
-            budget_seconds=0,
-            portions=1,
-            portion=4,
-            streamed=2,
-            starts=1,
-            queues=(4, 8),
-            small_px=512,
-            peer_rounds=1,
-            slow_peer_rounds=0,
-        ),
-    )
+    "full": Scale(),
+    "quick": Scale(
+        sizes_px=(2048, 4096),
+        rounds=2,
+        budget_seconds=3,
+        portions=2,
+        portion=6,
+        streamed=10,
+        starts=3,
+        queues=(10, 40),
+        peer_rounds=2,
+        slow_peer_rounds=1,
+    ),
+    # For the test that the suite runs at all.
+    "smoke": Scale(
+        sizes_px=(512, 768),
+        size_px=768,
+        rounds=1,
+        budget_seconds=0,
+        portions=1,
+        portion=4,
+        streamed=2,
+        starts=1,
+        queues=(4, 8),
+        small_px=512,
+        peer_rounds=1,
+        slow_peer_rounds=0,
+    ),
 }
 
 
@@ -151,5 +128,6 @@ class Bench:
 
     def pick(self, picker: Picker, micrograph: Path) -> None:
         """The whole way of one micrograph, from its file to its STAR file: as ``frazil pick`` does with many."""
-        read = read_and_rescale(micrograph, picker.rescaling, memory=self._memories[micrograph])
+        memory = self._memories[micrograph]
+        read = read_micrograph(micrograph, as_stored=True, memory=memory, rescaling=picker.rescaling)
         write_star(self.folder / "whole.star", picker.pick(read))

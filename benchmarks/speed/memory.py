@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 
+from benchmarks.daemon_process import FRAZIL
 from benchmarks.speed.bench import DIAMETER_ANGSTROM, MODELS, Bench
 from benchmarks.speed.child import run_child
-from benchmarks.speed.daemon import FRAZIL
 
 __all__ = ["Memory", "Peak", "measure"]
 
@@ -35,23 +33,10 @@ def measure(bench: Bench) -> Memory:
         for size_px in bench.scale.sizes_px:
             bench.say(f"frazil pick with {model} on {size_px} x {size_px}")
             micrograph = bench.micrograph((size_px, size_px))
-            command: list[str | Path] = [
-                FRAZIL,
-                "pick",
-                micrograph,
-                "--diameter",
-                f"{DIAMETER_ANGSTROM:g}",
-                "--device",
-                "cpu",
-            ]
+            command = [FRAZIL, "pick", micrograph, "--diameter", f"{DIAMETER_ANGSTROM:g}", "--device", "cpu"]
             command += ["--threads", str(bench.threads), "--model", bench.models / model, "--out", bench.folder / "one"]
             child = run_child(command)
-            peaks.append(
-                Peak(
-                    model=model,
-                    size_px=size_px,
-                    micrograph_mib=round(micrograph.stat().st_size / 2**20, 1),
-                    peak_mib=round(child.peak_mib),
-                )
-            )
+            micrograph_mib = round(micrograph.stat().st_size / 2**20, 1)
+            peak_mib = round(child.peak_mib)
+            peaks.append(Peak(model=model, size_px=size_px, micrograph_mib=micrograph_mib, peak_mib=peak_mib))
     return Memory(peaks=peaks)

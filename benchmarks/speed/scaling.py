@@ -66,7 +66,7 @@ def measure(bench: Bench) -> Scaling:
             for count in (short, long):
                 bench.say(f"a queue of {count} small micrographs, round {number + 1} of {_QUEUE_ROUNDS}")
                 seconds[count].append(steady_seconds(daemon.pick_backlog(sources, count, f"{count}-{number}")))
-            memory.append(daemon.memory_mib("VmRSS"))
+            memory.append(round(daemon.memory_mib()))
     return Scaling(
         windows=windows,
         small_px=bench.scale.small_px,

@@ -55,10 +55,6 @@ class Rounds:
         """Keep the sum of what the parts took in this round."""
         self.add(name, sum(self.seconds[part][-1] for part in parts))
 
-    def last(self, name: str) -> float:
-        """What it took in this round."""
-        return self.seconds[name][-1]
-
     def spread(self, name: str) -> Spread:
         """Over all rounds."""
         return spread(self.seconds[name])

@@ -5,22 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
+from benchmarks.micrographs import KINDS, drop_from_cache
+from benchmarks.published import PublishedLedger
 from benchmarks.speed.bench import MODELS, Bench
 from benchmarks.speed.floor import Floor, batches_of
-from benchmarks.speed.micrographs import KINDS, drop_from_cache
-from benchmarks.speed.outbox import Outbox
 from benchmarks.speed.spread import Rounds, Spread, rounds_within, spread
+from frazil import PickStream
 from frazil.picking import read_micrograph, write_star
-from frazil.picking.normalise import normalise
+from frazil.picking.picture import normalise
 from frazil.picking.rescale import rescale
-from frazil.session.pick.record import record_picks
+from frazil.record import Record, record_picks
+from frazil.session.retune.repick import pack_score_map
 
 __all__ = ["STAGES", "Case", "Growth", "Stages", "measure"]
 
 STAGES = ("read", "rescale", "standardise", "tile", "infer", "peaks", "write", "commit", "publish")
+_PATIENCE_SECONDS = 30.0
 _FLOOR = ("floor: read", "floor: infer")
 
 
@@ -68,10 +72,33 @@ class _Subject:
     cold: bool = False
 
 
+class _Outbox(PublishedLedger):
+    """The last two stages: the durable commit, and the message to a subscriber."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        super().__init__(folder)
+        self._subscriber = PickStream(self.stream.address)
+        assert self._subscriber.wait_connected(_PATIENCE_SECONDS)
+
+    def __exit__(self, *error: object) -> None:
+        self._subscriber.close()
+        super().__exit__(*error)
+
+    def commit_record(self, record: Record) -> None:
+        """Commit picks and score map; they are on the disk when this returns."""
+        self._last = self.commit(record.document, pack_score_map(record.score_map))
+
+    def publish_last(self) -> None:
+        """Send what was committed last, and wait until the subscriber has it."""
+        self.stream.publish(*self._last)
+        assert self._subscriber.receive(_PATIENCE_SECONDS) is not None
+
+
 class _Measuring:
     """Measures one case, a round at a time."""
 
-    def __init__(self, bench: Bench, subject: _Subject, outbox: Outbox) -> None:
+    def __init__(self, bench: Bench, subject: _Subject, outbox: _Outbox) -> None:
         self.subject, self.rounds = subject, Rounds()
         self._bench, self._outbox = bench, outbox
         self._path = bench.micrograph((subject.size_px, subject.size_px), subject.kind)
@@ -102,8 +129,8 @@ class _Measuring:
         time_("infer", lambda: [model.score(tiles) for tiles in self.floor.ready])
         time_("peaks", lambda: picker.find(self._record.score_map, picture))
         time_("write", lambda: write_star(self._bench.folder / "stage.star", self._record.picks))
-        time_("commit", lambda: self._outbox.commit(self._record))
-        time_("publish", self._outbox.publish)
+        time_("commit", lambda: self._outbox.commit_record(self._record))
+        time_("publish", self._outbox.publish_last)
 
     def case(self) -> Case:
         """What was found."""
@@ -130,7 +157,7 @@ def measure(bench: Bench) -> Stages:
     cases: list[Case] = []
     growth: list[Growth] = []
     cold_is_cold = True
-    with Outbox(bench.folder / "outbox") as outbox:
+    with _Outbox(bench.folder / "outbox") as outbox:
         for model in MODELS:
             measured = _measure_in_turns(
                 bench, outbox, [_Subject(model=model, size_px=s) for s in bench.scale.sizes_px]
@@ -147,7 +174,7 @@ def measure(bench: Bench) -> Stages:
     return Stages(cases=cases, growth=growth, cold_is_cold=cold_is_cold)
 
 
-def _measure_in_turns(bench: Bench, outbox: Outbox, subjects: Sequence[_Subject]) -> list[_Measuring]:
+def _measure_in_turns(bench: Bench, outbox: _Outbox, subjects: Sequence[_Subject]) -> list[_Measuring]:
     """Rounds over all subjects, as many as there is time for."""
     measured = [_Measuring(bench, subject, outbox) for subject in subjects]
     for number in rounds_within(bench.scale.rounds, bench.scale.budget_seconds):

@@ -7,8 +7,9 @@ import sys
 
 import msgspec
 
+from benchmarks.daemon_process import FRAZIL
 from benchmarks.speed.bench import MODELS, Bench
-from benchmarks.speed.daemon import FRAZIL, Daemon
+from benchmarks.speed.daemon import Daemon
 from benchmarks.speed.spread import Rounds, Spread, spread
 
 __all__ = ["Start", "measure"]

@@ -30,9 +30,8 @@ from frazil.picking import (
     match_picks,
     read_micrograph,
 )
-from frazil.picking.normalise import normalise
-from frazil.picking.peaks import in_steps
-from frazil.reading import read_and_rescale
+from frazil.picking.picks import in_steps
+from frazil.picking.picture import normalise
 
 __all__ = ["Comparison", "Straightforward", "WindowNetwork", "measure"]
 
@@ -59,11 +58,6 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     picks_by_frazil_alone: int
     largest_score_difference: float
     """Between the two score maps."""
-
-    @property
-    def has_same_picks(self) -> bool:
-        """Whether both found the same."""
-        return self.picks == self.picks_in_common and not self.picks_by_frazil_alone
 
 
 class Straightforward(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,7 +134,7 @@ def _compare(bench: Bench, model: str) -> Comparison:
 
 
 def _pick_as_frazil_does(picker: Picker, micrograph: Path, memory: PixelMemory) -> Picks:
-    return picker.pick(read_and_rescale(micrograph, picker.rescaling, memory=memory))
+    return picker.pick(read_micrograph(micrograph, as_stored=True, memory=memory, rescaling=picker.rescaling))
 
 
 def _pick(network: WindowNetwork, picker: Picker, micrograph: Path, like: ScoreMap) -> tuple[ScoreMap, Picks]:

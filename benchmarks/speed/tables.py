@@ -4,13 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from benchmarks.figures import markdown_table
+from benchmarks.speed.latency import Latency
+from benchmarks.speed.memory import Memory
+from benchmarks.speed.peers import Peers
 from benchmarks.speed.report import Circumstances, Report
+from benchmarks.speed.scaling import Scaling
 from benchmarks.speed.spread import Spread
-from benchmarks.speed.stages import STAGES
+from benchmarks.speed.stages import STAGES, Stages
+from benchmarks.speed.start import Start
+from benchmarks.speed.straightforward import Straightforward
+from benchmarks.speed.throughput import Throughput
 
-__all__ = ["TABLES"]
+__all__ = ["make_table"]
 
-_NOT_MEASURED = "Not measured yet."
+
+def make_table(report: Report, name: str) -> str:
+    """What belongs into a place of the page.
+
+    Raises:
+        KeyError: there is no such table.
+    """
+    if name == "done-when":
+        return _done_when(report)
+    section, render = _TABLES[name]
+    measured = getattr(report, section)
+    if measured is None:
+        return "Not measured yet."
+    by: Circumstances = measured.by
+    quick = "" if by.scale == "full" else f" A {by.scale} run: the figures are rough."
+    made = f"*{by.date}, revision {by.revision}, {by.processor}, {by.threads} threads.{quick}*"
+    more = _pickers(measured.figures) if name == "peers" else ""
+    return f"{render(measured.figures)}\n\n{made}{more}"
 
 
 def _done_when(report: Report) -> str:
@@ -26,54 +51,39 @@ def _done_when(report: Report) -> str:
     return _table(("what", "measured", "bound", "holds"), rows)
 
 
-def _stages(report: Report) -> str:
-    if (measured := report.stages) is None:
-        return _NOT_MEASURED
-    rows = []
-    for case in measured.figures.cases:
-        seconds = case.seconds
-        rows.append(
-            (
-                f"`{case.model}`",
-                f"{case.size_px}",
-                case.kind,
-                case.cache,
-                *(_ms(seconds[stage]) for stage in STAGES),
-                _ms(seconds["whole"]),
-                _ms(seconds["floor"]),
-                _times(case.times_floor),
-            )
+def _stages(figures: Stages) -> str:
+    rows = [
+        (
+            f"`{case.model}`",
+            f"{case.size_px}",
+            case.kind,
+            case.cache,
+            *(_ms(case.seconds[stage]) for stage in (*STAGES, "whole", "floor")),
+            _times(case.times_floor),
         )
+        for case in figures.cases
+    ]
     head = ("model", "side, px", "type", "cache", *STAGES, "whole", "floor", "whole / floor")
-    cold = (
-        "" if measured.figures.cold_is_cold else "\n\nThe system did not put files out of its memory: cold is not cold."
-    )
-    return f"{_table(head, rows)}{cold}\n\n{_by(measured.by)}"
+    cold = "" if figures.cold_is_cold else "\n\nThe system did not put files out of its memory: cold is not cold."
+    return f"{_table(head, rows)}{cold}"
 
 
-def _growth(report: Report) -> str:
-    if (measured := report.stages) is None:
-        return _NOT_MEASURED
+def _growth(figures: Stages) -> str:
     rows = [
         (f"`{g.model}`", f"{g.from_px} to {g.to_px} px", f"{g.times_pixels:g} ×", _times(g.times_seconds))
-        for g in measured.figures.growth
+        for g in figures.growth
     ]
-    return f"{_table(('model', 'side', 'pixels', 'time'), rows)}\n\n{_by(measured.by)}"
+    return _table(("model", "side", "pixels", "time"), rows)
 
 
-def _memory(report: Report) -> str:
-    if (measured := report.memory) is None:
-        return _NOT_MEASURED
+def _memory(figures: Memory) -> str:
     rows = [
-        (f"`{p.model}`", f"{p.size_px}", f"{p.micrograph_mib:.0f} MiB", f"{p.peak_mib:.0f} MiB")
-        for p in measured.figures.peaks
+        (f"`{p.model}`", f"{p.size_px}", f"{p.micrograph_mib:.0f} MiB", f"{p.peak_mib:.0f} MiB") for p in figures.peaks
     ]
-    return f"{_table(('model', 'side, px', 'micrograph', 'peak'), rows)}\n\n{_by(measured.by)}"
+    return _table(("model", "side, px", "micrograph", "peak"), rows)
 
 
-def _throughput(report: Report) -> str:
-    if (measured := report.throughput) is None:
-        return _NOT_MEASURED
+def _throughput(figures: Throughput) -> str:
     rows = [
         (
             f"`{f.model}`",
@@ -85,15 +95,13 @@ def _throughput(report: Report) -> str:
             _times(f.times_floor),
             f"{f.daemon_peak_mib:.0f} MiB",
         )
-        for f in measured.figures.flows
+        for f in figures.flows
     ]
     head = ("model", "side, px", "micrographs", "ms each", "a second", "floor, ms", "each / floor", "daemon's peak")
-    return f"{_table(head, rows)}\n\n{_by(measured.by)}"
+    return _table(head, rows)
 
 
-def _latency(report: Report) -> str:
-    if (measured := report.latency) is None:
-        return _NOT_MEASURED
+def _latency(figures: Latency) -> str:
     rows = [
         (
             f"`{w.model}`",
@@ -104,16 +112,14 @@ def _latency(report: Report) -> str:
             _ms(w.pick),
             f"{w.times_pick:.2f}",
         )
-        for w in measured.figures.ways
+        for w in figures.ways
     ]
-    head = ("model", "written", "files", "latency, ms", "99th percentile", "one pick, ms", "median / pick")
-    return f"{_table(head, rows)}\n\n{_by(measured.by)}"
+    return _table(
+        ("model", "written", "files", "latency, ms", "99th percentile", "one pick, ms", "median / pick"), rows
+    )
 
 
-def _peers(report: Report) -> str:
-    if (measured := report.peers) is None:
-        return _NOT_MEASURED
-    figures = measured.figures
+def _peers(figures: Peers) -> str:
     rows = [
         (
             p.picker,
@@ -124,20 +130,17 @@ def _peers(report: Report) -> str:
         for p in figures.peers
     ]
     times = [(t.peer, t.frazil, f"{t.width_px} x {t.height_px}", _times(t.times)) for t in figures.times]
+    seconds = _table(("picker", "micrograph", "seconds", "peak memory"), rows)
+    return f"{seconds}\n\n{_table(('slower', 'faster', 'micrograph', 'times as fast'), times)}"
+
+
+def _pickers(figures: Peers) -> str:
     known = ", ".join(f"{name}: {version}" for name, version in figures.versions.items())
     lacking = f" Not installed: {', '.join(figures.missing)}." if figures.missing else ""
-    return "\n\n".join(
-        (
-            _table(("picker", "micrograph", "seconds", "peak memory"), rows),
-            _table(("slower", "faster", "micrograph", "times as fast"), times),
-            f"{_by(measured.by)} {known}.{lacking}",
-        )
-    )
+    return f" {known}.{lacking}"
 
 
-def _straightforward(report: Report) -> str:
-    if (measured := report.straightforward) is None:
-        return _NOT_MEASURED
+def _straightforward(figures: Straightforward) -> str:
     rows = [
         (
             f"`{c.model}`",
@@ -148,15 +151,13 @@ def _straightforward(report: Report) -> str:
             f"{c.picks}, {c.picks_in_common} in common, {c.picks_by_frazil_alone} by frazil alone",
             f"{c.largest_score_difference:.2g}",
         )
-        for c in measured.figures.comparisons
+        for c in figures.comparisons
     ]
     head = ("model", "windows", "straightforward, s", "frazil, s", "times as fast", "picks", "largest score difference")
-    return f"{_table(head, rows)}\n\n{_by(measured.by)}"
+    return _table(head, rows)
 
 
-def _windows(report: Report) -> str:
-    if (measured := report.scaling) is None:
-        return _NOT_MEASURED
+def _windows(figures: Scaling) -> str:
     rows = [
         (
             f"`{w.model}`",
@@ -165,15 +166,12 @@ def _windows(report: Report) -> str:
             _ms_with_range(w.seconds),
             _times(w.times_seconds),
         )
-        for w in measured.figures.windows
+        for w in figures.windows
     ]
-    return f"{_table(('model', 'particle', 'windows', 'ms', 'time'), rows)}\n\n{_by(measured.by)}"
+    return _table(("model", "particle", "windows", "ms", "time"), rows)
 
 
-def _queue(report: Report) -> str:
-    if (measured := report.scaling) is None:
-        return _NOT_MEASURED
-    figures = measured.figures
+def _queue(figures: Scaling) -> str:
     rows = [(f"a queue of {q.micrographs}, ms each", _ms_with_range(q.seconds)) for q in figures.queues]
     rows += [
         ("long queue / short queue", _times(figures.long_over_short)),
@@ -181,44 +179,32 @@ def _queue(report: Report) -> str:
         ("memory after each, MiB", ", ".join(f"{mib:.0f}" for mib in figures.memory_mib)),
         ("micrographs picked in the end", f"{figures.done}"),
     ]
-    head = (f"micrographs of {figures.small_px} x {figures.small_px}, `mlp`", "")
-    return f"{_table(head, rows)}\n\n{_by(measured.by)}"
+    return _table((f"micrographs of {figures.small_px} x {figures.small_px}, `mlp`", ""), rows)
 
 
-def _start(report: Report) -> str:
-    if (measured := report.start) is None:
-        return _NOT_MEASURED
-    seconds = {"`import frazil`, without Python's own start": measured.figures.import_alone}
-    seconds |= measured.figures.seconds
+def _start(figures: Start) -> str:
+    seconds = {"`import frazil`, without Python's own start": figures.import_alone, **figures.seconds}
     rows = [(name, _ms(s), f"{1000 * s.least:.0f}–{1000 * s.most:.0f}") for name, s in seconds.items()]
-    return f"{_table(('what', 'ms', 'least to most'), rows)}\n\n{_by(measured.by)}"
+    return _table(("what", "ms", "least to most"), rows)
 
 
-TABLES: dict[str, Callable[[Report], str]] = {
-    "done-when": _done_when,
-    "stages": _stages,
-    "growth": _growth,
-    "memory": _memory,
-    "throughput": _throughput,
-    "latency": _latency,
-    "peers": _peers,
-    "straightforward": _straightforward,
-    "windows": _windows,
-    "queue": _queue,
-    "start": _start,
+_TABLES: dict[str, tuple[str, Callable[..., str]]] = {
+    "stages": ("stages", _stages),
+    "growth": ("stages", _growth),
+    "memory": ("memory", _memory),
+    "throughput": ("throughput", _throughput),
+    "latency": ("latency", _latency),
+    "peers": ("peers", _peers),
+    "straightforward": ("straightforward", _straightforward),
+    "windows": ("scaling", _windows),
+    "queue": ("scaling", _queue),
+    "start": ("start", _start),
 }
-"""Name of a place in the page → what belongs there."""
+"""Name of a place in the page → the section of the report, and what makes a table of it."""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The first column to the left, the others to the right."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
-
-
-def _by(by: Circumstances) -> str:
-    quick = "" if by.scale == "full" else f" A {by.scale} run: the figures are rough."
-    return f"*{by.date}, revision {by.revision}, {by.processor}, {by.threads} threads.{quick}*"
+    return markdown_table(head, rows, right=len(head) - 1)
 
 
 def _number(value: float) -> str:

@@ -67,7 +67,7 @@ def _measure_flow(bench: Bench, model: str) -> Flow:
             bench.say(f"{model}: portion {portion + 1} of {bench.scale.portions}, {count} micrographs")
             flows.append(steady_seconds(daemon.pick_backlog(sources, count, f"portion-{portion}")))
             floors.append(_median_seconds(floor.measure))
-        peak_mib = daemon.memory_mib()
+        peak_mib = round(daemon.memory_mib("VmHWM"))
     around = [(before + after) / 2 for before, after in itertools.pairwise(floors)]
     return Flow(
         model=model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["absolute_path", "is_same_file", "path_below"]
+__all__ = ["absolute_path", "is_same_file", "is_utf8", "path_below"]
 
 
 def absolute_path(path: Path) -> Path:
@@ -33,3 +33,12 @@ def is_same_file(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:
         return False
+
+
+def is_utf8(path: str) -> bool:
+    """Whether a path is valid UTF-8. The ledger can hold no other."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -95,7 +95,7 @@ def test_each_change_is_a_document_and_is_delivered_at_once(rig: Rig, caplog: py
 def test_a_change_that_cannot_be_committed_waits_and_the_ledger_is_named(
     rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("frazil.session.outbox.retry._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("frazil.session.outbox.outbox._RETRY_SECONDS", 0.01)
     commit, faults = rig.ledger.commit_document, [sqlite3.OperationalError("database or disk is full")]
 
     def commit_after_a_while(*arguments: Any, **named: Any) -> int:

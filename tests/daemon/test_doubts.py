@@ -21,8 +21,8 @@ from frazil.file_picker import FilePicker
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
 from frazil.model import Contrast, Model, load_model
 from frazil.picking import ContrastEvidence, Micrograph, Picker, PickingSettings, read_micrograph, weigh_contrast
+from frazil.record import Record, record_picks
 from frazil.session.pick.doubts import Doubts
-from frazil.session.pick.record import Record, record_picks
 from frazil.settings import default_model_path, doubt_diameter, load_settings
 
 KNOWN = read_micrograph(KNOWN_MICROGRAPH)

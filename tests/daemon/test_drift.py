@@ -15,8 +15,7 @@ import pytest
 from frazil.documents import MicrographDocument, PickColumns
 from frazil.health.state import DriftState
 from frazil.session.outbox.ledger import Ledger, request_baseline
-from frazil.session.pick.drift import BASELINE_MICROGRAPHS, LAST_MICROGRAPHS, Drift
-from frazil.session.pick.drift_watch import DriftWatch
+from frazil.session.pick.drift import BASELINE_MICROGRAPHS, LAST_MICROGRAPHS, Drift, DriftWatch
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +152,7 @@ def test_the_baseline_and_what_has_added_up_outlive_a_restart(
     session.restart()
     assert session.state.picks.usual == pytest.approx(500)
     assert session.state.picks.down.evidence == pytest.approx(12 / 23)
-    with caplog.at_level(logging.INFO, "frazil.session.pick.drift_watch"):
+    with caplog.at_level(logging.INFO, "frazil.session.pick.drift"):
         for _ in range(13):
             session.note(20)
         assert session.collapsed
@@ -187,7 +186,7 @@ def test_another_model_or_threshold_or_a_request_begins_a_new_baseline(
 def test_a_long_pause_ends_the_session(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     session.note(500)
     session.note(500)
-    monkeypatch.setattr("frazil.session.pick.drift_watch._PAUSE_SECONDS", -1.0)
+    monkeypatch.setattr("frazil.session.pick.drift._PAUSE_SECONDS", -1.0)
     session.note(20)
     assert session.state.picks.baseline_micrographs == 1
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import errno
-import logging
-import sqlite3
-import threading
 from pathlib import Path
 
 import pytest
 
 from frazil.errors import MicrographError, ModelError
 from frazil.faults import backoff_seconds, failure_of, is_transient
-from frazil.session.outbox.retry import Retries, Stopped
 
 PATH = Path("/data/a.mrc")
 
@@ -75,36 +71,3 @@ def test_waiting_doubles_within_bounds_and_is_never_in_step() -> None:
         waits = [backoff_seconds(attempt) for _ in range(50)]
         assert all(longest / 2 <= wait <= longest for wait in waits)
         assert len(set(waits)) > 40
-
-
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), sqlite3.OperationalError("database or disk is full")]
-)
-def test_what_cannot_be_written_is_retried_and_said_from_the_start(
-    error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("frazil.session.outbox.retry._RETRY_SECONDS", 0.01)
-    caplog.set_level(logging.INFO)
-    retries, seen = Retries(threading.Event()), []
-
-    def write() -> str:
-        seen.append(retries.waits_for != "")
-        if len(seen) < 4:
-            raise error
-        return "written"
-
-    assert retries.until_stopped("it", write) == "written"
-    assert seen == [False, True, True, True]
-    assert retries.waits_for == ""
-    assert [(r.levelname, "it" in r.message) for r in caplog.records] == [("WARNING", True), ("INFO", True)]
-
-
-def test_told_to_stop_it_gives_up() -> None:
-    stop = threading.Event()
-    stop.set()
-
-    def write() -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(Stopped):
-        Retries(stop).until_stopped("it", write)

@@ -25,7 +25,7 @@ def users(repository: Path, pattern: str, *homes: str) -> list[str]:
 @pytest.mark.parametrize(
     ("what", "pattern", "homes"),
     [
-        ("retries", r"Retries\b|until_stopped|catch_up|insist", (OUTBOX,)),
+        ("retries", r"\._retry\b|until_stopped|catch_up|insist", (OUTBOX,)),
         ("commits", r"\.commit_\w+\(|body_at", (OUTBOX,)),
         # `frazil pick --json` and `frazil listen` print documents, or write them as files.
         (

@@ -16,12 +16,11 @@ import pytest
 from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.health.metrics import Metrics
 from frazil.outputs import OutputFolder
-from frazil.session.intake.arrival import Arrival, Hint, PickQueue
 from frazil.session.intake.file_system import FileSystem
-from frazil.session.intake.intake import Intake
+from frazil.session.intake.intake import Arrival, Intake
 from frazil.session.intake.selection import Selection
-from frazil.session.intake.watcher import Watcher
-from frazil.session.outbox.file_stamp import FileStamp, sample
+from frazil.session.intake.watcher import Hint, Watcher
+from frazil.session.outbox.file_stamp import sample
 from frazil.session.outbox.ledger import Handled, Ledger
 from frazil.settings import BacklogOrder
 
@@ -402,24 +401,6 @@ def test_new_files_do_not_wait_behind_a_backlog(run: Callable[..., Running], roo
     running.wait(lambda: len(running.accepted) == 61)
     old = [a.key for a in running.accepted if a.key != "new.mrc"]
     assert old == [f"old{i:03}.mrc" for i in reversed(range(60))]
-
-
-def test_in_the_queue_new_arrivals_come_first_and_each_part_keeps_its_order() -> None:
-    def arrival(name: str, *, backlog: bool) -> Arrival:
-        stamp = FileStamp(size=0, mtime_ns=0)
-        return Arrival(
-            path=Path(name), key=name, stamp=stamp, closed_at_monotonic=0.0, complete_at_monotonic=0.0, backlog=backlog
-        )
-
-    line = PickQueue()
-    assert line.take(0.0) is None
-    for name in ("a", "b", "c"):
-        line.put(arrival(name, backlog=True))
-    first = line.take(1.0)
-    for name in ("x", "y"):
-        line.put(arrival(name, backlog=False))
-    rest = [line.take(1.0) for _ in range(len(line))]
-    assert [one.key for one in (first, *rest) if one] == ["a", "x", "y", "b", "c"]
 
 
 def test_what_is_no_micrograph_is_refused_at_once(run: Callable[..., Running], root: Path, whole: bytes) -> None:

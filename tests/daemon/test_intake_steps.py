@@ -18,9 +18,8 @@ import pytest
 from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.health.metrics import Metrics
 from frazil.outputs import OutputFolder
-from frazil.session.intake.arrival import Arrival, FoundBy, Hint
-from frazil.session.intake.intake import Intake
-from frazil.session.intake.watcher import Sightings
+from frazil.session.intake.intake import Arrival, Intake
+from frazil.session.intake.watcher import FoundBy, Hint, Sightings
 from frazil.session.outbox.file_stamp import FileStamp, sample, stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader, request_requeue
 from frazil.session.outbox.ledger.reader import MicrographRecord

@@ -30,9 +30,8 @@ from frazil.session.outbox.ledger import (
     request_requeue,
 )
 from frazil.session.outbox.ledger.salvage import read_rows
-from frazil.session.retune.limits import LimitsChange
+from frazil.session.retune.limits import LimitsChange, decode_request
 from frazil.session.retune.repick import read_document, recall_result
-from frazil.session.retune.request import decode_request
 
 HANDLED = Handled(stamp=FileStamp(size=10, mtime_ns=20), fingerprint="f")
 PAGE_BYTES = 4096

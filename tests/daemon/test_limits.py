@@ -14,7 +14,7 @@ from frazil.errors import SettingsError
 from frazil.limits import LARGEST_DISTANCE_ANGSTROM, LimitsPatch, PickLimits, default_limits
 from frazil.picking import PickingSettings
 from frazil.session.retune import LimitsChange, RevisionProgress
-from frazil.session.retune.request import decode_request
+from frazil.session.retune.limits import decode_request
 from frazil.settings import ServeSettings
 
 thresholds = st.floats(0, 1)

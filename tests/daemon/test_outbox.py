@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -17,12 +19,11 @@ from frazil.errors import MicrographError, OutputError
 from frazil.health.metrics import Metrics
 from frazil.outputs import OutputFolder
 from frazil.picking import read_star
+from frazil.record import record_failure
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader, Witness, read_witness
-from frazil.session.outbox.outbox import Outbox
-from frazil.session.outbox.retry import Stopped
+from frazil.session.outbox.outbox import Outbox, Stopped
 from frazil.session.outbox.stream import Stream
-from frazil.session.pick.record import record_failure
 
 ROOT = Path("/watched")
 
@@ -108,6 +109,41 @@ def test_while_the_file_cannot_be_written_delivery_waits_and_then_goes_on(rig: R
     assert done == [True]
     assert not rig.blocked()
     assert (tmp_path / "out" / "a_picks.star").is_file()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), sqlite3.OperationalError("database or disk is full")]
+)
+def test_what_cannot_be_written_is_retried_and_said_from_the_start(
+    rig: Rig, error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("frazil.session.outbox.outbox._RETRY_SECONDS", 0.01)
+    caplog.set_level(logging.INFO, "frazil.session.outbox.outbox")
+    remember, seen = rig.ledger.remember, []
+
+    def fail_at_first(key: str, value: str) -> None:
+        seen.append(rig.blocked())
+        if len(seen) < 4:
+            raise error
+        remember(key, value)
+
+    monkeypatch.setattr(rig.ledger, "remember", fail_at_first)
+    rig.outbox.remember("asked", "now")
+    assert rig.ledger.recall("asked") == "now"
+    assert seen == [False, True, True, True]
+    assert not rig.blocked()
+    name = str(rig.ledger.file)
+    assert [(r.levelname, name in r.message) for r in caplog.records] == [("WARNING", True), ("INFO", True)]
+
+
+def test_told_to_stop_it_gives_up(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(key: str, value: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(rig.ledger, "remember", fail)
+    rig.stop.set()
+    with pytest.raises(Stopped):
+        rig.outbox.remember("asked", "now")
 
 
 def test_told_to_stop_while_blocked_it_leaves_all_that_follows_for_the_next_start(rig: Rig, tmp_path: Path) -> None:
@@ -378,8 +414,8 @@ def test_a_failure_that_is_tried_again_is_not_quarantined(rig: Rig) -> None:
     for kind, attempts in (("transient", 1), ("permanent", 0)):
         failed = record_failure(
             MicrographError(ROOT / "a.mrc", "unreadable", "cannot be read"),
-            watch=ROOT,
-            key="a.mrc",
+            ROOT / "a.mrc",
+            "",
             attempts=1 + rig.outbox.attempts("a.mrc"),
             is_transient=kind == "transient",
         )

@@ -18,15 +18,15 @@ from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
 from frazil.model import load_model
 from frazil.picking import Picker, PickingSettings, read_star
-from frazil.session.intake.arrival import Arrival
+from frazil.record import MicrographReader
+from frazil.session.intake.intake import Arrival
 from frazil.session.outbox.file_stamp import stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.pick.doubts import Doubts
-from frazil.session.pick.drift_watch import DriftWatch
+from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.model_changes import Announcer
 from frazil.session.pick.pipeline import Pipeline
-from frazil.session.pick.reader import MicrographReader
 from frazil.session.pick.serving import Serving
 from frazil.session.retune import Reviser
 
@@ -92,7 +92,7 @@ class Rig:
         )
         self.pipeline.connect(self.intake)
 
-    def write(self, key: str, pixels: np.ndarray) -> Arrival:
+    def write(self, key: str, pixels: np.ndarray, *, backlog: bool = False) -> Arrival:
         path = self.watch / key
         path.parent.mkdir(parents=True, exist_ok=True)
         self._write_mrc(path, pixels)
@@ -102,6 +102,7 @@ class Rig:
             stamp=stamp_of(path),
             closed_at_monotonic=self.now - 2,
             complete_at_monotonic=self.now - 1,
+            backlog=backlog,
         )
 
     def turn(self) -> None:
@@ -139,6 +140,21 @@ def test_an_arrival_becomes_a_result_a_file_and_a_message(rig: Rig, make_scene: 
     assert rig.intake.told == [("finished", "square/a.mrc")]
     assert rig.states() == {"square/a.mrc": "picked"}
     assert rig.metrics.registry.get_sample_value("frazil_latency_seconds_sum") == 2.0
+
+
+def test_new_files_come_before_the_backlog_and_each_kind_keeps_its_order(
+    rig: Rig, make_scene: Callable[..., object]
+) -> None:
+    pixels = make_scene().pixels  # type: ignore[attr-defined]
+    for name in ("a", "b", "c"):
+        rig.pipeline.accept(rig.write(f"{name}.mrc", pixels, backlog=True))
+    rig.turn()
+    for name in ("x", "y"):
+        rig.pipeline.accept(rig.write(f"{name}.mrc", pixels))
+    assert rig.pipeline.state.read == 4
+    for _ in range(4):
+        rig.turn()
+    assert [key for _, key in rig.intake.told] == ["a.mrc", "x.mrc", "y.mrc", "b.mrc", "c.mrc"]
 
 
 def test_a_file_that_changed_while_it_was_read_is_looked_at_again(rig: Rig, make_scene: Callable[..., object]) -> None:

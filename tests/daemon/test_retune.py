@@ -18,13 +18,13 @@ from frazil.errors import RetuneError
 from frazil.limits import LimitsPatch
 from frazil.model import Model, load_model
 from frazil.picking import Micrograph, Picker, PickingSettings, ScoreMap
-from frazil.picking.peaks import in_steps
+from frazil.picking.picks import in_steps
+from frazil.record import Record, record_picks
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import RETUNE_KEY, Handled, Ledger, LedgerReader
-from frazil.session.outbox.score_map import pack_score_map
-from frazil.session.pick.record import Record, record_picks
 from frazil.session.retune import LimitsChange, MicrographCount, count, preview, request_change
-from frazil.session.retune.request import decode_request
+from frazil.session.retune.limits import decode_request
+from frazil.session.retune.repick import pack_score_map
 
 DIAMETER_ANGSTROM = 48.0
 EDGE_ANGSTROM = DIAMETER_ANGSTROM / 4

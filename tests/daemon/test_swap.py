@@ -16,8 +16,7 @@ from frazil.errors import MicrographError, ModelError
 from frazil.model import ModelIdentity, load_model
 from frazil.picking import Micrograph, Picker, PickingSettings, Picks
 from frazil.session.pick.model_changes import ModelChange
-from frazil.session.pick.probation import Probation
-from frazil.session.pick.serving import Offer, Serving
+from frazil.session.pick.serving import Offer, Probation, Serving
 from frazil.session.pick.shadow import Canary, CanaryBounds
 from frazil.session.retune import LimitsChange, LimitsRequest
 

@@ -16,11 +16,10 @@ import pytest
 
 from frazil.health.metrics import Metrics
 from frazil.health.state import WatchState
-from frazil.session.intake.arrival import Hint
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.passed_over import PASS_REASONS, Inventory
 from frazil.session.intake.selection import Selection
-from frazil.session.intake.watcher import Sightings, Watcher
+from frazil.session.intake.watcher import Hint, Sightings, Watcher
 from frazil.session.outbox.file_stamp import FileStamp, stamp_of
 
 LOCAL = FileSystem(kind="ext4", mount_point="/")

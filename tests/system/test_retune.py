@@ -22,11 +22,11 @@ from frazil.documents import MicrographDocument, encode_document
 from frazil.limits import LimitsPatch
 from frazil.model import load_model
 from frazil.picking import Micrograph, Picker, PickingSettings, read_star
+from frazil.record import record_picks
 from frazil.session.outbox.file_stamp import FileStamp
-from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
-from frazil.session.outbox.score_map import pack_score_map
-from frazil.session.pick.record import record_picks
-from frazil.session.retune import TUNED_KEY, RevisionProgress, request_change
+from frazil.session.outbox.ledger import TUNED_KEY, Handled, Ledger, LedgerReader
+from frazil.session.retune import RevisionProgress, request_change
+from frazil.session.retune.repick import pack_score_map
 
 pytestmark = pytest.mark.system
 

@@ -16,7 +16,8 @@ from torch.nn import functional
 from frazil.errors import FrazilError
 from frazil.model import load_model
 from frazil_trainer.data.labelled import LabelledMicrograph, find_labelled, load_labelled
-from frazil_trainer.evaluation import best_threshold, pick_labelled, tally_at
+from frazil_trainer.evaluation import ModelSource, best_threshold, score_micrographs
+from frazil_trainer.evaluation.ranking import Ranking
 from frazil_trainer.networks import Fcn, make_network
 from frazil_trainer.recipe import AdamW, FcnSettings, Patches, Recipe
 from frazil_trainer.run import run_recipe
@@ -171,6 +172,7 @@ def test_a_dense_recipe_becomes_a_model_that_the_daemons_picker_runs(
     assert (model.contract.architecture, model.contract.tile_px, model.contract.grid) == ("fcn", 128, 20)
     assert (model.contract.step_px, model.contract.offset_px) == (4.0, 24.0)
     paths = [p for source in dense_recipe.data for p in find_labelled(simulated_data, source) if p.part == "validation"]
-    scored = pick_labelled(model, paths)
+    scored = score_micrographs([ModelSource(model)], paths)
     weights = {source.folder: source.weight for source in dense_recipe.data}
-    assert tally_at(scored, best_threshold(scored, weights)).f1 > 0.7
+    ranking = Ranking.pooled(one.rank() for one in scored)
+    assert ranking.tally(best_threshold(scored, weights)).f1 > 0.7

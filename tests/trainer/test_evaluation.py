@@ -24,14 +24,12 @@ from frazil_trainer.evaluation import (
     best_threshold,
     flip_warnings,
     markdown_table,
-    pick_labelled,
     score_micrographs,
     score_table,
     show_table,
-    tally_at,
     validation_paths,
 )
-from frazil_trainer.evaluation.ranking import Tally
+from frazil_trainer.evaluation.ranking import Ranking, Tally
 from frazil_trainer.evaluation.scores import score_rows
 from frazil_trainer.recipe import Recipe, TrainingSet
 
@@ -60,6 +58,10 @@ def line(scores: list[float], right: int, missed: int = 0, folder: str = "a") ->
     picks = [(0.0, 100.0 * i, score) for i, score in enumerate(scores)]
     truth = [(0.0, 100.0 * i) for i in range(right)] + [(500.0, 100.0 * i) for i in range(missed)]
     return scored(picks, truth, folder)
+
+
+def tally_at(scored: list[ScoredMicrograph], threshold: float, distance_diameters: float = 0.5) -> Tally:
+    return Ranking.pooled(one.rank(distance_diameters) for one in scored).tally(threshold)
 
 
 def test_tally_at_a_threshold_counts_picks_at_and_above_it():
@@ -260,7 +262,7 @@ def test_threshold_given_overrules_the_models(disc_model, make_set):
 @pytest.mark.parametrize("threshold", [0.15, 0.3, 0.5])
 def test_low_picks_thresholded_later_are_the_daemons_picks_at_that_threshold(disc_model, make_set, threshold):
     paths = make_set(DISCS, contrast=4)
-    (one,) = pick_labelled(disc_model, paths)
+    (one,) = score_micrographs([ModelSource(disc_model)], paths)
     later = one.picks.select(one.picks.score >= threshold)
     at_once = Picker(
         disc_model, PickingSettings(diameter_angstrom=DIAMETER_PX * PIXEL_SIZE_ANGSTROM, threshold=threshold)
@@ -272,7 +274,7 @@ def test_low_picks_thresholded_later_are_the_daemons_picks_at_that_threshold(dis
 
 def test_progress_tells_each_micrograph(disc_model, make_set):
     told: list[str] = []
-    (one,) = pick_labelled(disc_model, make_set(DISCS), told.append)
+    (one,) = score_micrographs([ModelSource(disc_model)], make_set(DISCS), told.append)
     assert told == ["m"]
     assert (one.name, one.folder, one.diameter_px) == ("m", "set", DIAMETER_PX)
 

@@ -13,7 +13,7 @@ from frazil.model import int8_instructions, load_model, read_card
 from frazil.picking import Picker, PickingSettings, Picks, match_picks, read_micrograph, read_star
 from frazil_trainer.cli import main
 from frazil_trainer.data.labelled import find_labelled
-from frazil_trainer.evaluation import best_threshold, pick_labelled
+from frazil_trainer.evaluation import ModelSource, best_threshold, score_micrographs
 from frazil_trainer.evaluation.ranking import tally_matches
 from frazil_trainer.recipe import read_recipe
 from frazil_trainer.simulate import density_model
@@ -207,7 +207,7 @@ def test_threshold_is_chosen_on_all_but_the_validation_micrographs(data, trained
     model = load_model(trained / "1", "cpu")
     found = find_labelled(data, read_recipe(data / "recipe.toml").data[0])
     choosing = [one for one in found if one.part != "validation"]
-    assert model.contract.threshold == best_threshold(pick_labelled(model, choosing), {"sim": 1.0})
+    assert model.contract.threshold == best_threshold(score_micrographs([ModelSource(model)], choosing), {"sim": 1.0})
 
 
 @pytest.mark.trainer

@@ -16,7 +16,14 @@ from frazil.model import Device
 
 __all__ = ["app", "main"]
 
-_RECIPE_HELP = "A recipe that frazil ships, by name (mlp, cnn, fcn, ...), or a file of your own that ends in .toml."
+_RecipeName = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        help="A recipe that frazil ships, by name (mlp, cnn, fcn, ...), or a file of your own that ends in .toml.",
+    ),
+]
+_DataFolder = Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")]
 
 app = typer.Typer(
     name="frazil-train",
@@ -49,25 +56,20 @@ def main() -> None:
 @app.command()
 def simulate(
     *,
-    out: Annotated[Path, typer.Option("--out", help="Directory for the micrographs; made if missing.")],
-    count: Annotated[int, typer.Option("--count", min=1, help="How many micrographs.")],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same micrographs.")],
-    size: Annotated[int, typer.Option("--size", min=64, help="Width of a micrograph, in pixels.")] = 4096,
-    height: Annotated[
-        int | None, typer.Option("--height", min=64, help="Height, if not the same.", show_default=False)
-    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory for the micrographs; made if missing.")],
+    count: Annotated[int, typer.Option(min=1, help="How many micrographs.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same micrographs.")],
+    size: Annotated[int, typer.Option(min=64, help="Width of a micrograph, in pixels.")] = 4096,
+    height: Annotated[int | None, typer.Option(min=64, help="Height, if not the same.")] = None,
     interval: Annotated[
-        float, typer.Option("--interval", min=0, help="Seconds from one micrograph to the next, as at a microscope.")
+        float, typer.Option(min=0, help="Seconds from one micrograph to the next, as at a microscope.")
     ] = 0.0,
     particle: Annotated[
-        str,
-        typer.Option(
-            "--particle", help="Molecule to simulate, or imaginary for invented ones. A wrong name lists them."
-        ),
+        str, typer.Option(help="Molecule to simulate, or imaginary for invented ones. A wrong name lists them.")
     ] = "galactosidase",
-    diameter: Annotated[float, typer.Option("--diameter", help="Diameter of imaginary molecules, in Å.")] = 180.0,
-    pixel_size: Annotated[float, typer.Option("--pixel-size", help="Pixel size in Å.")] = 1.77,
-    dose: Annotated[float, typer.Option("--dose", help="Dose in electrons per Å².")] = 40.0,
+    diameter: Annotated[float, typer.Option(help="Diameter of imaginary molecules, in Å.")] = 180.0,
+    pixel_size: Annotated[float, typer.Option(help="Pixel size in Å.")] = 1.77,
+    dose: Annotated[float, typer.Option(help="Dose in electrons per Å².")] = 40.0,
 ) -> None:
     """Simulate micrographs with known particles.
 
@@ -96,32 +98,25 @@ def simulate(
 @app.command()
 def train(
     *,
-    recipe: Annotated[str, typer.Option("--recipe", help=_RECIPE_HELP)],
-    data: Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")],
-    out: Annotated[Path, typer.Option("--out", help="The model's folder in the repository; the next version goes in.")],
+    recipe: _RecipeName,
+    data: _DataFolder,
+    out: Annotated[Path, typer.Option(help="The model's folder in the repository; the next version goes in.")],
     run: Annotated[
         Path | None,
         typer.Option(
-            "--run-folder",
-            help="Folder for checkpoints and TensorBoard events. [default: runs/NAME of --out]",
-            show_default=False,
+            "--run-folder", help="Folder for checkpoints and TensorBoard events. [default: runs/NAME of --out]"
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in that folder, if there is one.")] = False,
     epochs: Annotated[
-        int | None,
-        typer.Option(
-            "--epochs", min=1, help="Number of epochs instead of the recipe's, for a short run.", show_default=False
-        ),
+        int | None, typer.Option(min=1, help="Number of epochs instead of the recipe's, for a short run.")
     ] = None,
     only_score: Annotated[
         list[str] | None,
         typer.Option(
-            "--only-score",
             metavar="FOLDER",
             help="Only score this training set and do not train on it, to see how well unseen particles are picked. "
             "Repeat for more.",
-            show_default=False,
         ),
     ] = None,
     int8: Annotated[
@@ -132,12 +127,10 @@ def train(
         bool, typer.Option("--force", help="Train on labels that do not seem to lie on particles.")
     ] = False,
     device: Annotated[
-        Device, typer.Option("--device", help="Device of the training; auto takes a CUDA device if there is one.")
+        Device, typer.Option(help="Device of the training; auto takes a CUDA device if there is one.")
     ] = "auto",
-    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of torch.")] = 2,
-    checkpoint_minutes: Annotated[
-        float, typer.Option("--checkpoint-minutes", min=0, help="Least time between two checkpoints.")
-    ] = 5.0,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 2,
+    checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Least time between two checkpoints.")] = 5.0,
 ) -> None:
     """Train a picker and export it as the next version of a model.
 
@@ -175,49 +168,37 @@ def train(
 @app.command()
 def evaluate(
     *,
-    recipe: Annotated[str, typer.Option("--recipe", help=_RECIPE_HELP)],
-    data: Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")],
+    recipe: _RecipeName,
+    data: _DataFolder,
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model",
             metavar="[NAME=]PATH",
             help="A model's folder, one version's folder, or an .onnx file. May be given several times.",
-            show_default=False,
         ),
     ] = None,
     picks: Annotated[
         list[str] | None,
         typer.Option(
-            "--picks",
             metavar="[NAME=]DIR",
             help="Files with another picker's picks, named after the micrographs. May be given several times.",
-            show_default=False,
         ),
     ] = None,
     picks_y_axis: Annotated[
         list[str] | None,
         typer.Option(
-            "--picks-y-axis",
             metavar="down|up",
             help="Direction of the y axis in the picks: once for all, or once for each --picks.",
             show_default="down",
         ),
     ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option("--threshold", min=0, max=1, help="Threshold instead of the models' own.", show_default=False),
-    ] = None,
-    html_file: Annotated[
-        Path | None, typer.Option("--html", help="Write an HTML report here.", show_default=False)
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures here.", show_default=False)
-    ] = None,
+    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Threshold instead of the models' own.")] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="Write an HTML report here.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
     markdown_file: Annotated[
-        Path | None, typer.Option("--markdown", help="Write the table for a document here.", show_default=False)
+        Path | None, typer.Option("--markdown", help="Write the table for a document here.")
     ] = None,
-    overlays: Annotated[int, typer.Option("--overlays", min=0, help="Number of micrographs in the report.")] = 6,
+    overlays: Annotated[int, typer.Option(min=0, help="Number of micrographs in the report.")] = 6,
 ) -> None:
     """Score models, run by the daemon's own picker, and other pickers' files on the validation micrographs."""
     import msgspec
@@ -250,12 +231,11 @@ def evaluate(
 @app.command()
 def quantise(
     *,
-    recipe: Annotated[str, typer.Option("--recipe", help=_RECIPE_HELP)],
-    data: Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")],
-    model: Annotated[Path, typer.Option("--model", help="A model's folder, or one version's folder.")],
+    recipe: _RecipeName,
+    data: _DataFolder,
+    model: Annotated[Path, typer.Option(help="A model's folder, or one version's folder.")],
     out: Annotated[
-        Path | None,
-        typer.Option("--out", help="The model's folder for the new version. Default: that of the model."),
+        Path | None, typer.Option(help="The model's folder for the new version. Default: that of the model.")
     ] = None,
 ) -> None:
     """Make an int8 twin of a model, and write both as its next version if the twin picks as well.
@@ -284,7 +264,7 @@ def quantise(
 def half(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model's folder, or one version's folder.")],
     *,
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="The new model's folder.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="The new model's folder.")],
 ) -> None:
     """Write a copy of a model in half precision, for GPUs, as the next version in a folder.
 
@@ -299,10 +279,10 @@ def half(
 @app.command("check-data")
 def check_data(
     *,
-    recipe: Annotated[str, typer.Option("--recipe", help=_RECIPE_HELP)],
-    data: Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")],
-    out: Annotated[Path, typer.Option("--out", help="Directory for pictures of the labels; made if missing.")],
-    count: Annotated[int, typer.Option("--count", min=0, help="Number of micrographs of each set to draw.")] = 3,
+    recipe: _RecipeName,
+    data: _DataFolder,
+    out: Annotated[Path, typer.Option(help="Directory for pictures of the labels; made if missing.")],
+    count: Annotated[int, typer.Option(min=0, help="Number of micrographs of each set to draw.")] = 3,
 ) -> None:
     """Read all training data as training does, and show whether the labels lie on particles."""
     from frazil_trainer.data.check import inspect_set, show_inspection

@@ -25,6 +25,15 @@ def make_network(settings: MlpSettings | CnnSettings | FcnSettings, seed: int) -
     return network
 
 
+def _he_initialise(network: nn.Module, generator: torch.Generator) -> None:
+    """Weights as in He et al. (ICCV 2015); biases zero."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 class Mlp(nn.Module):
     """The paper's first picker: 4096 inputs, two hidden layers of 256, one output; dropout before every dense layer."""
 
@@ -43,9 +52,7 @@ class Mlp(nn.Module):
             nn.Linear(settings.hidden, 1),
         )
 
-    def initialise(self, generator: torch.Generator) -> None:
-        """He initialisation; biases zero."""
-        _he_initialise(self, generator)
+    initialise = _he_initialise
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
         """(n, 1, t, t) tiles → (n, 1, 1) logits."""
@@ -54,13 +61,10 @@ class Mlp(nn.Module):
         return logits.reshape(-1, 1, 1)
 
     def over_tiles(self, step_px: int) -> nn.Module:
-        """The same network as convolutions without dropout: it scores all windows of a tile at once.
+        """The same network as convolutions without dropout: it scores all windows of a tile at once, every `step_px`.
 
         The first dense layer becomes a strided convolution as large as a window, the others become convolutions of one
         pixel (Long et al., CVPR 2015).
-
-        Args:
-            step_px: distance between windows.
         """
         dense = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
         layers: list[nn.Module] = []
@@ -82,12 +86,12 @@ class _Convolutions(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
-        """(n, 1, t, t) tiles → (n, g, g) logits."""
+        """(n, 1, t, t) tiles → (n, g, g) logits; g = 1 for tiles of a window's size."""
         logits: torch.Tensor = self.layers(tiles)  # (n, 1, g, g)
         return logits[:, 0]
 
 
-class Cnn(nn.Module):
+class Cnn(_Convolutions):
     """The paper's second picker: stages of 3x3 convolutions, each pooled 2x2, then two dense layers.
 
     The dense layers are convolutions over all features of a window. So they also score every window in a larger tile
@@ -95,8 +99,6 @@ class Cnn(nn.Module):
     """
 
     def __init__(self, settings: CnnSettings) -> None:
-        super().__init__()
-        self.settings = settings
         layers: list[nn.Module] = []
         inputs = 1
         for stage, count in enumerate(settings.convolutions):
@@ -105,32 +107,17 @@ class Cnn(nn.Module):
                 layers += [nn.Conv2d(inputs, outputs, 3, padding=int(settings.padding)), nn.ReLU(inplace=True)]
                 inputs = outputs
             layers.append(nn.MaxPool2d(2))
-        self.layers = nn.Sequential(
-            *layers,
+        layers += [
             nn.Dropout(settings.dropout),
             nn.Conv2d(inputs, settings.hidden, settings.side),
             nn.ReLU(),
             nn.Dropout(settings.dropout),
             nn.Conv2d(settings.hidden, 1, 1),
-        )
+        ]
+        super().__init__(layers)
+        self.settings = settings
 
-    def initialise(self, generator: torch.Generator) -> None:
-        """He initialisation; biases zero."""
-        _he_initialise(self, generator)
-
-    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
-        """(n, 1, t, t) tiles → (n, g, g) logits; g = 1 for tiles of a window's size."""
-        logits: torch.Tensor = self.layers(tiles)  # (n, 1, g, g)
-        return logits[:, 0]
-
-
-def _he_initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Weights as in He et al. (ICCV 2015); biases zero."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+    initialise = _he_initialise
 
 
 class Fcn(nn.Module):

@@ -83,6 +83,11 @@ class TrainingSet(_Table, frozen=True, kw_only=True):
     incomplete: tuple[str, ...] = ()
     """Stems of the micrographs whose labels miss many particles; see `Patches.doubtful_score`."""
 
+    @property
+    def labels_ending(self) -> str:
+        """How the names of the label files end, behind the micrograph's stem."""
+        return self.labels_suffix + self.labels
+
     def labels_are_complete(self, stem: str) -> bool:
         """Whether every particle of a micrograph has a label."""
         return stem not in self.incomplete

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import shutil
@@ -15,22 +16,23 @@ from rich.console import Console
 
 import frazil
 from frazil.errors import FrazilError, OutputError, SettingsError
-from frazil.model import Device, load_model
+from frazil.model import Device, int8_instructions, load_model
 from frazil.model.runtime import ort
 from frazil_trainer.data.labelled import LabelledMicrograph, LabelledPaths
 from frazil_trainer.data.load import TrainingData, load_training_data
 from frazil_trainer.evaluation import (
+    ModelSource,
     ScoredMicrograph,
     ScoreRow,
     ValidationRecord,
     best_threshold,
-    pick_labelled,
+    score_micrographs,
     score_table,
     show_table,
-    tally_at,
     validation_paths,
 )
-from frazil_trainer.export.int8 import add_twin, has_int8, load_twin_data, make_twin, show_twin
+from frazil_trainer.evaluation.ranking import Ranking
+from frazil_trainer.export.int8 import add_twin, load_twin_data, make_twin, show_twin
 from frazil_trainer.export.version import Scorer, export_version, make_scorer
 from frazil_trainer.networks import make_network
 from frazil_trainer.recipe import (
@@ -76,17 +78,8 @@ def run_recipe(
 ) -> Path | None:
     """Train, choose the threshold, score, and export the next version of a model.
 
-    Args:
-        recipe: all settings.
-        data: folder with the training sets.
-        out: the model's folder in the repository.
-        console: shows progress.
-        run: folder for checkpoints, TensorBoard events and the result.
-        resume: whether to resume the run in that folder, if there is one.
-        device: device of the training.
-        checkpoint_minutes: least time between two checkpoints.
-        force: whether to train although the labels do not seem to lie on particles.
-        int8: whether to make an int8 twin as well, which is kept if it picks as well as the model.
+    The training sets are below `data`, the model's folder in the repository is `out`, and `run` is the folder for
+    checkpoints, TensorBoard events and the result.
 
     Returns:
         The new version's folder, or None in a process that is not the main one.
@@ -98,7 +91,7 @@ def run_recipe(
     """
     _check_writable(out)
     _check_writable(run)
-    if int8 and not has_int8():
+    if int8 and int8_instructions() is None:
         console.print("warning: this processor has no instructions for int8: no twin will be made")
         int8 = False
     with join_processes(device) as processes:
@@ -126,8 +119,11 @@ def run_recipe(
             file=folder.checkpoint,
             resume_from=state,
         )
+        train_with = functools.partial(
+            train, network, examples, recipe, processes=processes, precision=precision, checkpoints=checkpoints
+        )
         if not processes.is_main:
-            train(network, examples, recipe, processes=processes, precision=precision, checkpoints=checkpoints)
+            train_with()
             return None
         done = state["done"] if state else 0
         if done:
@@ -135,15 +131,7 @@ def run_recipe(
         with EventFile(run / EVENTS_NAME, examples) as events:
             events.show_tiles(examples.draw(0, processes.shard(recipe.batch))[0][:_SHOWN_EXAMPLES].numpy())
             with ProgressBar(recipe, examples, done, console) as bar:
-                history = train(
-                    network,
-                    examples,
-                    recipe,
-                    [bar, events],
-                    processes=processes,
-                    precision=precision,
-                    checkpoints=checkpoints,
-                )
+                history = train_with([bar, events])
             scorer = make_scorer(recipe, network, examples, found.micrographs["selection"])
             validation = _score(recipe, scorer, found, out, history[-1], events, console)
         record = RunRecord(
@@ -165,11 +153,7 @@ def run_recipe(
 
 
 def make_examples(recipe: Recipe, micrographs: Mapping[str, Sequence[LabelledMicrograph]]) -> ExampleSource:
-    """The source of a recipe's examples.
-
-    Args:
-        recipe: all settings.
-        micrographs: of the parts training, selection and validation.
+    """The source of a recipe's examples, from micrographs by part: training, selection and validation.
 
     Raises:
         FrazilError: the micrographs have too little room for the examples.
@@ -199,7 +183,7 @@ def _score(
         # The picker needs a model to choose the threshold, and a model a threshold: this export has any.
         contract = scorer.contract(recipe, threshold=0.5, training_set_sha256=found.sha256)
         draft = load_model(export_version(scorer, contract, drafts), "cpu")
-        selected = pick_labelled(draft, _to_choose_on(found))
+        selected = score_micrographs([ModelSource(draft)], _to_choose_on(found))
         chosen = best_threshold(selected, {source.folder: source.weight for source in recipe.data})
         paths = validation_paths(found.folder, recipe.data)
         rows = score_table(draft, paths, threshold=chosen, name=out.name)
@@ -286,7 +270,8 @@ def _to_choose_on(found: TrainingData) -> list[LabelledPaths]:
 
 def _curve(selected: list[ScoredMicrograph]) -> dict[float, dict[str, float]]:
     """Precision, recall and F1 by threshold."""
-    tallies = {threshold: tally_at(selected, threshold) for threshold in _CURVE_THRESHOLDS}
+    ranking = Ranking.pooled(one.rank() for one in selected)
+    tallies = {threshold: ranking.tally(threshold) for threshold in _CURVE_THRESHOLDS}
     return {
         threshold: {"precision": tally.precision, "recall": tally.recall, "f1": tally.f1}
         for threshold, tally in tallies.items()

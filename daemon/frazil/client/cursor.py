@@ -39,9 +39,6 @@ class Cursor:
     flushed to disk at most once a second and at the end. After a loss of power the cursor may be a second old; then the
     documents of that second come again.
 
-    Args:
-        file: path of the file, made if missing.
-
     Attributes:
         place: place of the last document that was handled; None before the first.
 

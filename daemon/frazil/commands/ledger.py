@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 import sys
 import time
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,7 +17,7 @@ from frazil.errors import FrazilError, printable
 if TYPE_CHECKING:
     from frazil.health.state import DaemonState
     from frazil.session.outbox.daemon_info import DaemonInfo
-    from frazil.session.outbox.ledger import LedgerReader, MicrographRecord
+    from frazil.session.outbox.ledger import LedgerReader
 
 __all__ = ["ledger_app", "requeue", "status"]
 
@@ -42,13 +41,6 @@ class StateName(StrEnum):
     GONE = "gone"
 
 
-class Format(StrEnum):
-    """Formats of an export, as the command line takes them."""
-
-    JSONL = "jsonl"
-    CSV = "csv"
-
-
 States = Annotated[
     list[StateName] | None, typer.Option("--state", help="Only micrographs in this state; may be given again.")
 ]
@@ -66,12 +58,12 @@ def status(
     from frazil.health.state import DaemonState
     from frazil.page.troubles import find_troubles, gather_facts
     from frazil.session.outbox.daemon_info import DaemonInfo
-    from frazil.session.outbox.ledger import DAEMON_KEY, TUNED_KEY
+    from frazil.session.outbox.ledger import TUNED_KEY
 
     with _open(where) as reader:
         meta, counts, last = reader.meta(), reader.counts(), reader.last_picked()
         not_picked = [*reader.newest_failures(5), *reader.micrographs(["waiting"], limit=5)]
-        info = DaemonInfo.decode(meta.get(DAEMON_KEY, ""))
+        info = DaemonInfo.of(reader)
         facts = gather_facts(reader, counts, time.time())
     tuned = None
     if remembered := meta.get(TUNED_KEY):
@@ -128,12 +120,12 @@ def requeue(
 ) -> None:
     """Request that micrographs are picked again: within seconds if the daemon runs, else at its next start."""
     from frazil.session.outbox.daemon_info import DaemonInfo, ledger_key
-    from frazil.session.outbox.ledger import DAEMON_KEY, ledger_file, request_requeue
+    from frazil.session.outbox.ledger import ledger_file, request_requeue
 
     if not paths and not failed:
         raise FrazilError("expected a micrograph or --failed, found neither")
     with _open(where) as reader:
-        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+        info = DaemonInfo.of(reader)
     keys = [ledger_key(path, info) for path in paths or []]
     count = request_requeue(ledger_file(where), keys, ["failed", "quarantined"] if failed else [])
     typer.echo(f"{count} to be picked again")
@@ -163,10 +155,9 @@ def show(
     """Show the ledger's record of one micrograph, and all its results."""
     from frazil.documents import MicrographDocument
     from frazil.session.outbox.daemon_info import DaemonInfo, ledger_key
-    from frazil.session.outbox.ledger import DAEMON_KEY
 
     with _open(where) as reader:
-        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+        info = DaemonInfo.of(reader)
         key = ledger_key(path, info)
         record = reader.micrograph(key)
         if record is None:
@@ -194,7 +185,7 @@ def export(
     where: Where = _HERE,
     states: States = None,
     below: Below = "",
-    form: Annotated[Format, typer.Option("--format", help="Format of the records.")] = Format.JSONL,
+    form: Annotated[Literal["jsonl", "csv"], typer.Option("--format", help="Format of the records.")] = "jsonl",
     documents: Annotated[
         bool,
         typer.Option(
@@ -216,8 +207,10 @@ def export(
                     typer.echo(stored.body)
             return
         records = reader.micrographs([s.value for s in states or []], below=below)
-        if form is Format.CSV:
-            _write_csv(MicrographRecord.__struct_fields__, records)
+        if form == "csv":
+            writer = csv.writer(sys.stdout)
+            writer.writerow(MicrographRecord.__struct_fields__)
+            writer.writerows(msgspec.structs.astuple(record) for record in records)
         else:
             for record in records:
                 typer.echo(msgspec.json.encode(record))
@@ -351,14 +344,6 @@ def _describe_daemon(info: DaemonInfo | None, state: DaemonState | None) -> str:
     if Path(f"/proc/{info.pid}/comm").is_file():
         return f"process {info.pid}, started {_when(info.started_at)}, does not answer at {info.metrics}"
     return f"not running: it was started {_when(info.started_at)} and did not end in order"
-
-
-def _write_csv(columns: Iterable[str], records: Iterable[MicrographRecord]) -> None:
-    writer = csv.writer(sys.stdout)
-    names = list(columns)
-    writer.writerow(names)
-    for record in records:
-        writer.writerow([getattr(record, name) for name in names])
 
 
 def _when(seconds: float | None) -> str:

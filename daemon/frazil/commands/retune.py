@@ -65,13 +65,13 @@ def retune(
     """
     from frazil.limits import LimitsPatch
     from frazil.session.outbox.daemon_info import DaemonInfo, ledger_key
-    from frazil.session.outbox.ledger import DAEMON_KEY, LedgerReader, ledger_file
+    from frazil.session.outbox.ledger import LedgerReader, ledger_file
 
     patch = LimitsPatch(threshold=threshold, min_distance_angstrom=min_distance, edge_margin_angstrom=edge_margin)
     if apply and micrograph is not None:
         raise FrazilError("expected --apply or --micrograph, found both: limits are applied to all micrographs")
     with LedgerReader(ledger_file(out)) as reader:
-        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+        info = DaemonInfo.of(reader)
         if apply:
             _apply(reader, patch, info, as_json=as_json)
         elif micrograph is not None:
@@ -122,7 +122,7 @@ def _show_all(reader: LedgerReader, patch: LimitsPatch, *, as_json: bool) -> Non
     from rich.progress import track
 
     from frazil.session.retune import LimitsChange, count
-    from frazil.session.retune.request import newest_model
+    from frazil.session.retune.repick import newest_model
 
     os.nice(_LAZINESS)  # picking comes first
     model = newest_model(reader)

@@ -18,14 +18,14 @@ from frazil.session import retune
 from frazil.session.intake.passed_over import Inventory
 from frazil.session.outbox.daemon_info import DaemonInfo
 from frazil.session.outbox.ledger import (
-    DAEMON_KEY,
     INVENTORY_KEY,
+    TUNED_KEY,
     LedgerReader,
     MicrographRecord,
     State,
     StoredDocument,
 )
-from frazil.session.outbox.score_map import unpack_score_map
+from frazil.session.retune.repick import unpack_score_map
 
 __all__ = ["Change", "Glance", "Result", "Row", "Rows", "Session", "Standing", "glance", "rate_per_minute"]
 
@@ -146,11 +146,7 @@ _SHORT = msgspec.json.Decoder(_Short)
 
 
 class Session:
-    """Asks the ledger; from one thread.
-
-    Args:
-        file: the ledger.
-    """
+    """Asks the ledger; from one thread."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -180,11 +176,7 @@ class Session:
             self._reader.close()
 
     def standing(self, latest: int) -> Standing:
-        """How things stand.
-
-        Args:
-            latest: so many results.
-        """
+        """How things stand, with so many of the latest results."""
         meta = self.reader.meta()
         results, times = self.reader.last_picked_results(latest), self.reader.last_picked_times(_RATE_RESULTS)
         waits = [picked - complete for complete, picked in times[:latest] if complete is not None]
@@ -193,7 +185,7 @@ class Session:
         return Standing(
             epoch=meta["epoch"],
             head=self.reader.head(),
-            daemon=DaemonInfo.decode(meta.get(DAEMON_KEY, "")),
+            daemon=DaemonInfo.of(self.reader),
             counts=self._count_states(),
             latest=[seen for result in results if (seen := glance(result)) is not None],
             picked_at=[picked for _, picked in times],
@@ -202,7 +194,7 @@ class Session:
             diameter_angstrom=newest.document.diameter_px * newest.document.pixel_size_angstrom if newest else None,
             failures=self.reader.newest_failures(8),
             changes=[change for document in self.reader.newest_changes(8) if (change := _change(document)) is not None],
-            tuned=_tuned(meta.get(retune.TUNED_KEY, "")),
+            tuned=_tuned(meta.get(TUNED_KEY, "")),
             passed_over=sum(passed.count for passed in inventory.passed_over.values()),
             passed_over_lines=inventory.passed_over_lines(),
         )
@@ -236,10 +228,6 @@ class Session:
             picks=None if short is None else short.picks,
             score=None if short is None else short.score,
         )
-
-    def record(self, path: str) -> MicrographRecord | None:
-        """What the ledger knows of a micrograph."""
-        return self.reader.micrograph(path)
 
     def result(self, seq: int) -> Result | None:
         """A micrograph's picks; None where there is no result of that number."""
@@ -286,12 +274,7 @@ def glance(document: StoredDocument) -> Glance | None:
 
 
 def rate_per_minute(picked_at: list[float], now: float) -> float:
-    """Micrographs a minute over the last ten minutes, or over the time of those given where that is shorter.
-
-    Args:
-        picked_at: of the last ones, newest first, in seconds of Unix time.
-        now: likewise.
-    """
+    """Micrographs a minute over the last ten minutes, or over the time of those given, newest first."""
     within = [at for at in picked_at if now - at <= _RATE_SECONDS]
     if len(within) < 2:
         return len(within) / (_RATE_SECONDS / 60)

@@ -105,21 +105,12 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def gather_facts(reader: LedgerReader, counts: Mapping[str, int], now: float) -> Facts:
-    """Read what `find_troubles` needs.
-
-    Args:
-        reader: of the ledger.
-        counts: micrographs in each state.
-        now: in seconds of Unix time.
+    """Read what `find_troubles` needs, with the number of micrographs in each state; now in seconds of Unix time.
 
     Raises:
         OutputError: the ledger cannot be read.
     """
     meta = reader.meta()
-    try:
-        drift = msgspec.json.decode(meta.get(DRIFT_KEY, "{}"), type=Drift)
-    except msgspec.DecodeError:  # of another frazil
-        drift = Drift()
     picked_lately, failed_lately = reader.count_since(now - SESSION_SECONDS)
     times = reader.last_picked_times(1)
     changes = reader.newest_changes(1)
@@ -129,7 +120,7 @@ def gather_facts(reader: LedgerReader, counts: Mapping[str, int], now: float) ->
         picked_lately=picked_lately,
         failed_lately=failed_lately,
         last_picked_at=times[0][1] if times else None,
-        drift=drift,
+        drift=Drift.decode(meta.get(DRIFT_KEY, "")) or Drift(),
         inventory=Inventory.decode(meta.get(INVENTORY_KEY, "")) or Inventory(),
         pictures=_kinds_of_picture(stored.body for stored in reader.last_picked_results(_LATEST)),
         change=msgspec.json.decode(changes[0].body, type=ModelDocument) if changes else None,

@@ -17,6 +17,7 @@ from frazil.model import Model
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import Picker, PickingSettings, PreparationOnDevice
+from frazil.record import MicrographReader
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.intake import Intake
 from frazil.session.intake.selection import Selection
@@ -26,10 +27,9 @@ from frazil.session.outbox.ledger import INVENTORY_KEY, MOUNT_POINT_KEY, Ledger,
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.doubts import Doubts
-from frazil.session.pick.drift_watch import DriftWatch
+from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.pipeline import Pipeline
-from frazil.session.pick.reader import MicrographReader
 from frazil.session.pick.serving import Serving
 from frazil.session.retune import Reviser
 from frazil.settings import ServeSettings

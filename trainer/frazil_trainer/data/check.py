@@ -90,12 +90,7 @@ class LabelFit:
 
 
 def fit_labels(micrographs: Sequence[LabelledMicrograph], diameter_px: float) -> LabelFit:
-    """Measure how well labels fit their micrographs.
-
-    Args:
-        micrographs: micrographs of one training set.
-        diameter_px: diameter of the particle in their pictures.
-    """
+    """Measure how well labels fit the micrographs of one training set; `diameter_px` is in their pictures."""
     contrasts, around = [np.empty((2, 0))], [np.zeros((1, 1))]
     for one in micrographs:
         everywhere = _contrasts(one, diameter_px)
@@ -167,18 +162,11 @@ class SetInspection:
 def inspect_set(
     data: Path, source: TrainingSet, recipe: Recipe, out: Path, count: int, progress: Callable[[str], None]
 ) -> SetInspection:
-    """Read one training set as training does, and draw the labels on its first micrographs.
+    """Read one training set as training does, and draw the labels on its first micrographs, `count` of them.
 
-    Labels outside their micrograph are not an error here: they are counted and reported.
-
-    Args:
-        data: folder with the training sets.
-        source: the training set.
-        recipe: its recipe.
-        out: folder for the pictures, ``<folder of the set>/<stem>_labels.png``; made if missing. Slashes in the
-            set's folder become underscores.
-        count: number of micrographs to draw.
-        progress: receives each micrograph's name.
+    Labels outside their micrograph are not an error here: they are counted and reported. The pictures are
+    ``<folder of the set>/<stem>_labels.png`` below `out`; slashes in the set's folder become underscores. `progress`
+    receives each micrograph's name.
 
     Raises:
         FrazilError: a micrograph or its labels cannot be read.

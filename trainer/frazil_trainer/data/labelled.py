@@ -185,7 +185,7 @@ def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
     ]
     if not found:
         raise FrazilError(
-            f"{folder}: expected micrographs (*.mrc) with labels (*{source.labels_suffix}{source.labels}), found none "
+            f"{folder}: expected micrographs (*.mrc) with labels (*{source.labels_ending}), found none "
             f"among {len(micrographs)} micrographs (TIFF, PNG and JPEG are read, too)"
         )
     stems = {paths.micrograph.stem for paths in found}
@@ -225,14 +225,9 @@ def read_labelled(paths: LabelledPaths) -> tuple[Micrograph, Picks]:
 
 
 def check_inside(paths: LabelledPaths, particles: Picks, shape: tuple[int, ...]) -> None:
-    """Check that the particles can belong to the micrograph.
+    """Check that the particles can belong to their micrograph of shape (h, w).
 
     A few may lie outside, since some pickers place particles past the edge.
-
-    Args:
-        paths: their files.
-        particles: all particles.
-        shape: (h, w) of the micrograph.
 
     Raises:
         FrazilError: none lies inside the micrograph's border, or more than a few outside the micrograph.
@@ -318,12 +313,12 @@ def content_digest(file: Path) -> bytes:
 
 def _own_labels(micrograph: Path, source: TrainingSet) -> Path:
     """The path of a label file for this micrograph alone."""
-    return micrograph.with_name(f"{micrograph.stem}{source.labels_suffix}{source.labels}")
+    return micrograph.with_name(f"{micrograph.stem}{source.labels_ending}")
 
 
 def _shared_labels(folder: Path, micrographs: list[Path], source: TrainingSet) -> dict[Path, Path]:
     """The table in the folder, for each micrograph in it."""
-    pattern = f"*{source.labels_suffix}{source.labels}"
+    pattern = f"*{source.labels_ending}"
     tables = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
     if len(tables) > 1:
         names = ", ".join(path.name for path in tables[:3])

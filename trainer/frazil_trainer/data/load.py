@@ -39,12 +39,6 @@ class TrainingData:
 def load_training_data(data: Path, recipe: Recipe, console: Console, *, force: bool = False) -> TrainingData:
     """Read all training sets of a recipe, and refuse data that cannot be trained on.
 
-    Args:
-        data: folder with the training sets.
-        recipe: recipe with the training sets.
-        console: shows progress and warnings.
-        force: whether to accept labels that do not seem to lie on particles.
-
     Raises:
         FrazilError: a micrograph or its labels cannot be used; a part has no micrograph; one micrograph is in two
             parts; labels do not seem to lie on particles, and `force` is not given.

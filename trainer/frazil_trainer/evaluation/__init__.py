@@ -6,9 +6,9 @@
 - ``best_threshold(scored, weights)`` chooses a model's threshold.
 """
 
-from frazil_trainer.evaluation.micrographs import ScoredMicrograph, pick_labelled, score_micrographs, validation_paths
+from frazil_trainer.evaluation.micrographs import ScoredMicrograph, score_micrographs, validation_paths
 from frazil_trainer.evaluation.records import Evaluation, ScoreRow
-from frazil_trainer.evaluation.scores import ValidationRecord, best_threshold, evaluate, score_table, tally_at
+from frazil_trainer.evaluation.scores import ValidationRecord, best_threshold, evaluate, score_table
 from frazil_trainer.evaluation.sources import ModelSource, PickFiles, PickSource, find_pick_files, open_sources
 from frazil_trainer.evaluation.tables import flip_warnings, markdown_table, show_table
 
@@ -26,10 +26,8 @@ __all__ = [
     "flip_warnings",
     "markdown_table",
     "open_sources",
-    "pick_labelled",
     "score_micrographs",
     "score_table",
     "show_table",
-    "tally_at",
     "validation_paths",
 ]

@@ -32,7 +32,7 @@ class Intervals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def bootstrap(tallies: Sequence[Tally]) -> Intervals | None:
-    """95 % percentile intervals of the pooled figures, from micrographs drawn with replacement.
+    """95 % percentile intervals of the pooled figures, from micrographs drawn with replacement; None for a single one.
 
     Whole micrographs are drawn, with all of their picks and particles. Micrographs differ in ice, defocus and crowding,
     so the particles of one are not independent; drawing single particles would overestimate the evidence. Drawing
@@ -40,12 +40,6 @@ def bootstrap(tallies: Sequence[Tally]) -> Intervals | None:
     between micrographs (Davison and Hinkley 1997, Bootstrap Methods and their Application, 3.8; Field
     and Welsh 2007, Journal of the Royal Statistical Society B 69, 369-390). `best_coverage` is the
     limit for few micrographs. All pickers on equally many micrographs get the same draws.
-
-    Args:
-        tallies: one for each micrograph.
-
-    Returns:
-        The intervals, or None for a single micrograph.
     """
     n = len(tallies)
     if n < 2:

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from frazil.model import Model
 from frazil.picking import Picks
 from frazil_trainer.data.labelled import LabelledPaths, find_labelled, inside_border, read_labelled
 from frazil_trainer.evaluation.ranking import Ranking
-from frazil_trainer.evaluation.sources import ModelSource, PickSource, printable
+from frazil_trainer.evaluation.sources import PickSource, printable
 from frazil_trainer.recipe import TrainingSet
 
-__all__ = ["ScoredMicrograph", "labels_ending", "pick_labelled", "score_micrographs", "validation_paths"]
+__all__ = ["ScoredMicrograph", "score_micrographs", "validation_paths"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +34,9 @@ class ScoredMicrograph:
     picker: str = ""
 
     def rank(self, distance_diameters: float = 0.5, *, flipped: bool = False) -> Ranking:
-        """Rank the picks, and find their hits within a fraction of the diameter.
+        """Rank the picks, or the picks turned upside down, and find their hits.
 
-        Args:
-            distance_diameters: largest distance of a hit from its particle, centre to centre.
-            flipped: whether to turn the picks upside down first.
+        A hit lies within `distance_diameters` of its particle, centre to centre.
         """
         y = (self.height_px - 1) - self.picks.y if flipped else self.picks.y
         picks = Picks(y=y, x=self.picks.x, score=self.picks.score)
@@ -65,13 +62,9 @@ def score_micrographs(
 ) -> list[ScoredMicrograph]:
     """Collect the picks of pickers in labelled micrographs.
 
-    A micrograph is picked once for all of its sets of labels. Particles and picks in the border without data are left
-    out.
-
-    Args:
-        sources: the pickers; the result lacks micrographs that a picker has no picks for.
-        paths: the micrographs, once for each set of labels.
-        progress: receives each micrograph's name.
+    A micrograph is picked once for all of its sets of labels, for each of which it is once in `paths`. Micrographs that
+    a picker has no picks for are left out, and so are particles and picks in the border without data. `progress`
+    receives each micrograph's name.
 
     Raises:
         FrazilError: a micrograph, its labels or a picker's file cannot be read.
@@ -98,24 +91,8 @@ def score_micrographs(
                         truth=inside_border(particles, shape, one.source.border_px),
                         diameter_px=one.source.diameter_angstrom / micrograph.resolve_pixel_size(None),
                         height_px=shape[0],
-                        labels=labels_ending(one.source),
+                        labels=one.source.labels_ending,
                         picker=source.name,
                     )
                 )
     return scored
-
-
-def pick_labelled(
-    model: Model, paths: Sequence[LabelledPaths], progress: Callable[[str], None] = lambda _: None
-) -> list[ScoredMicrograph]:
-    """Pick labelled micrographs with one model and the daemon's picker; see `score_micrographs`.
-
-    Raises:
-        FrazilError: a micrograph or its labels cannot be read.
-    """
-    return score_micrographs([ModelSource(model)], paths, progress)
-
-
-def labels_ending(source: TrainingSet) -> str:
-    """Ending of a training set's label files."""
-    return source.labels_suffix + source.labels

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from frazil.picking import Picks, grey_picture, match_picks
 from frazil_trainer.data.labelled import LabelledPaths, read_micrograph_file
-from frazil_trainer.evaluation.micrographs import ScoredMicrograph, labels_ending
+from frazil_trainer.evaluation.micrographs import ScoredMicrograph
 from frazil_trainer.evaluation.sources import PickSource, printable
 
 __all__ = ["Marks", "Overlay", "choose_overlays", "make_overlays"]
@@ -65,18 +65,13 @@ def make_overlays(
 ) -> list[Overlay]:
     """Mark the picks in the chosen micrographs, at the pickers' own thresholds.
 
-    Args:
-        chosen: see `choose_overlays`.
-        scored: result of `score_micrographs`.
-        sources: the pickers.
-
     Raises:
         MicrographError: a micrograph cannot be read again.
     """
     thresholds = {source.name: source.threshold for source in sources}
     overlays = []
     for one in chosen:
-        place = (printable(one.micrograph.stem), one.source.folder, labels_ending(one.source))
+        place = (printable(one.micrograph.stem), one.source.folder, one.source.labels_ending)
         members = [s for s in scored if (s.name, s.folder, s.labels) == place]
         if not members:
             continue

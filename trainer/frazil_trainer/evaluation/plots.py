@@ -77,9 +77,7 @@ def strip_plot(row: ScoreRow, picker: int) -> Markup:
 def recall_plot(rows: Sequence[tuple[int, DistanceScores, Curve | None]], label: str) -> Markup:
     """Precision against recall, a line for each picker and a mark at its own threshold.
 
-    Args:
-        rows: number, scores and, if any, curve of each picker.
-        label: text for screen readers.
+    Rows are number, scores and, if any, curve of each picker; screen readers say the label.
     """
     frame = _Frame(38, 14, 266, 246)
     parts = _axes(frame, "recall", "precision", [(v, f"{v:g}") for v in (0, 0.2, 0.4, 0.6, 0.8, 1)])

@@ -46,19 +46,8 @@ class _Group:
     def particles(self) -> int:
         return max(entry.row.particles for entry in self.entries)
 
-    @property
-    def half_lines(self) -> list[tuple[int, DistanceScores, Curve | None]]:
-        return [(entry.picker, entry.row.half, entry.curves.half if entry.curves else None) for entry in self.entries]
-
-    @property
-    def fifth_lines(self) -> list[tuple[int, DistanceScores, Curve | None]]:
-        return [(entry.picker, entry.row.fifth, entry.curves.fifth if entry.curves else None) for entry in self.entries]
-
-
-@dataclass(frozen=True, slots=True)
-class _NumberedOverlay:
-    id: str
-    picture: Overlay
+    def lines(self, distance: str) -> list[tuple[int, DistanceScores, Curve | None]]:
+        return [(one.picker, getattr(one.row, distance), getattr(one.curves, distance, None)) for one in self.entries]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +56,8 @@ class _Set:
 
     folder: str
     groups: list[_Group]
-    overlays: list[_NumberedOverlay]
+    overlays: list[tuple[int, Overlay]]
+    """Numbered over all sets."""
 
     @property
     def pickers(self) -> set[str]:
@@ -75,12 +65,7 @@ class _Set:
 
 
 def html_report(evaluation: Evaluation, overlays: Sequence[Overlay]) -> str:
-    """Render an evaluation as a page.
-
-    Args:
-        evaluation: all figures.
-        overlays: micrographs to show.
-    """
+    """Render an evaluation as a page that shows some micrographs."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -115,12 +100,11 @@ def _sets(evaluation: Evaluation, overlays: Sequence[Overlay]) -> list[_Set]:
     for row in evaluation.rows:
         entry = _Entry(row, numbers[row.picker], curves.get((row.folder, row.labels, row.picker)), row in best)
         groups.setdefault(row.folder, {}).setdefault(row.labels, []).append(entry)
-    numbered = [_NumberedOverlay(f"overlay-{i}", overlay) for i, overlay in enumerate(overlays, start=1)]
     return [
         _Set(
             folder,
             [_Group(labels, entries) for labels, entries in of_labels.items()],
-            [one for one in numbered if one.picture.folder == folder],
+            [(i, overlay) for i, overlay in enumerate(overlays, start=1) if overlay.folder == folder],
         )
         for folder, of_labels in groups.items()
     ]

@@ -27,7 +27,7 @@ from frazil_trainer.evaluation.records import (
 )
 from frazil_trainer.evaluation.sources import LOWEST_THRESHOLD, ModelSource, PickSource, printable
 
-__all__ = ["ValidationRecord", "best_threshold", "evaluate", "row_curves", "score_rows", "score_table", "tally_at"]
+__all__ = ["ValidationRecord", "best_threshold", "evaluate", "row_curves", "score_rows", "score_table"]
 
 HALF, FIFTH = 0.5, 0.2
 _AS_GOOD = 0.001
@@ -45,11 +45,6 @@ class ValidationRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     compared_threshold: float | None = None
     """The recipe's second threshold."""
     compared_rows: tuple[ScoreRow, ...] = ()
-
-
-def tally_at(scored: Sequence[ScoredMicrograph], threshold: float, distance_diameters: float = HALF) -> Tally:
-    """Hits, misses and false picks over all micrographs, at one threshold, within a fraction of the diameter."""
-    return Ranking.pooled(one.rank(distance_diameters) for one in scored).tally(threshold)
 
 
 def best_threshold(scored: Sequence[ScoredMicrograph], weights: Mapping[str, float]) -> float:
@@ -76,11 +71,7 @@ def score_table(
 ) -> list[ScoreRow]:
     """Score a model on labelled micrographs, with a row for each training set and set of labels.
 
-    Args:
-        model: loaded as the daemon loads it.
-        paths: the micrographs.
-        threshold: None takes the model's own.
-        name: name of the picker in the rows; None takes the model's.
+    The model's own threshold and name are taken unless others are given.
     """
     source = ModelSource(model, name=name, threshold=threshold)
     return score_rows(score_micrographs([source], paths), [source], paths)
@@ -89,14 +80,7 @@ def score_table(
 def evaluate(
     recipe: str, scored: Sequence[ScoredMicrograph], sources: Sequence[PickSource], paths: Sequence[LabelledPaths]
 ) -> Evaluation:
-    """Collect all figures of an evaluation.
-
-    Args:
-        recipe: name of the recipe's file.
-        scored: result of `score_micrographs`.
-        sources: the pickers.
-        paths: the micrographs to pick.
-    """
+    """Collect all figures of an evaluation on the micrographs of `paths`; `recipe` is the name of the recipe's file."""
     return Evaluation(
         frazil=frazil.__version__,
         recipe=printable(recipe),
@@ -109,13 +93,7 @@ def evaluate(
 def score_rows(
     scored: Sequence[ScoredMicrograph], sources: Sequence[PickSource], paths: Sequence[LabelledPaths]
 ) -> list[ScoreRow]:
-    """Score pickers, with a row for each training set, set of labels and picker, in this order.
-
-    Args:
-        scored: result of `score_micrographs`.
-        sources: the pickers.
-        paths: the micrographs to pick.
-    """
+    """Score pickers, with a row for each training set, set of labels and picker, in this order."""
     thresholds = {source.name: source.threshold for source in sources}
     expected: dict[str, dict[str, None]] = {}
     for one in paths:

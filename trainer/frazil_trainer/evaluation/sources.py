@@ -119,12 +119,8 @@ def open_sources(
 ) -> list[PickSource]:
     """Open pickers by their names on the command line: ``NAME=PATH``, or a path whose last part is the name.
 
-    Args:
-        models: see `load_model`.
-        folders: see `find_pick_files`.
-        y_axes: ``down`` or ``up``: none, one for all folders, or one for each.
-        threshold: threshold of the models; None takes their own.
-        paths: the micrographs.
+    There is one y axis, ``down`` or ``up``, for all folders with picks, or one for each. The threshold is that of the
+    models; None takes their own.
 
     Raises:
         SettingsError: micrographs or pickers are missing, a y axis is unknown, or two pickers have the same name.
@@ -176,12 +172,6 @@ def find_pick_files(name: str, folder: Path, y_axis: YAxis, paths: Sequence[Labe
     The picks of ``a.mrc`` are ``a.star``, or ``a_anything.star`` with the same ``_anything`` for all, or in one table
     that names its micrographs; in any format of `read_coordinates`. If the folder has a
     subfolder with the name of a training set, the picks of that set must be in it.
-
-    Args:
-        name: name of the picker.
-        folder: folder of its files.
-        y_axis: direction of their y axis.
-        paths: the micrographs.
 
     Raises:
         FrazilError: the folder is missing, holds no picks for the micrographs, or is ambiguous.

@@ -122,14 +122,7 @@ class _Background:
 
 
 class CropSampler:
-    """Draws crops, each from a generator of its own.
-
-    Args:
-        micrographs: labelled micrographs.
-        crops: the settings.
-        tile_px: side of a crop.
-        diameter_px: diameter of the particle in the pictures.
-    """
+    """Draws crops of side `tile_px`, each from a generator of its own."""
 
     def __init__(
         self, micrographs: Sequence[LabelledMicrograph], crops: DrawnCrops, *, tile_px: int, diameter_px: float
@@ -178,15 +171,7 @@ def fixed_places(
     """Make the paper's fixed set of crops: half positive, half negative, with no negative twice.
 
     All particles are equally frequent, and a micrograph gives as many negatives as positives. Positives repeat only if
-    there are too few different ones.
-
-    Args:
-        micrographs: labelled micrographs.
-        cutter: made for the same micrographs.
-        crops: the settings.
-        diameter_px: diameter of the particle in the pictures.
-        count: number of crops.
-        rng: generator of all draws.
+    there are too few different ones. The cutter must be one of the same micrographs.
 
     Raises:
         FrazilError: a micrograph has no room for its negatives.

@@ -27,13 +27,9 @@ _UNLABELLED_SCORE = 0.1
 class PatchSampler:
     """Draws batches of patches from labelled micrographs.
 
-    Args:
-        micrographs: labelled micrographs.
-        patch_px: side of a patch, a multiple of the step.
-        step_px: side of a cell; cell (i, j) belongs to pixel (i * step, j * step).
-        diameter_px: diameter of the particle in the pictures.
-        spread_diameters: standard deviation of the Gaussian target around a particle's centre.
-        augment: whether to rotate and change the patches.
+    A patch has a side of `patch_px`, a multiple of `step_px`; its cell (i, j) belongs to pixel (i * step, j * step).
+    The target around a particle is a Gaussian with a standard deviation of `spread_diameters`. Without `augment`,
+    patches are neither rotated nor changed.
     """
 
     def __init__(
@@ -58,11 +54,7 @@ class PatchSampler:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
         """Draw some patches of an update's batch, each from a generator of its own.
 
-        Args:
-            seed: seed of the run.
-            update: number of the update.
-            examples: numbers of the patches in the batch.
-            mild: keep contrast, sharpness and noise, and nearly the scale.
+        Mild ones keep contrast, sharpness and noise, and nearly the scale.
 
         Returns:
             (n, 1, p, p) tiles; (n, g, g) target scores, g = p / step; (n, g, g) weights, 0 for cells outside the

@@ -26,13 +26,6 @@ def export_half(path: Path, folder: Path) -> Path:
     Its input and output are float32, as in the contract. Its card is that of the full model with a wider tolerance, so
     that every load compares it with the full model's scores.
 
-    Args:
-        path: the full model with its card, as for `load_model`.
-        folder: the new model's folder in the repository.
-
-    Returns:
-        The version's folder.
-
     Raises:
         ModelError: the model has no card, cannot be computed in float16, or gives other scores.
         OutputError: the folder cannot be written.

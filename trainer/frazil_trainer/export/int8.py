@@ -37,12 +37,11 @@ from frazil.model import (
 from frazil.model.runtime import ort
 from frazil_trainer.data.labelled import LabelledMicrograph, LabelledPaths, find_labelled, load_labelled
 from frazil_trainer.evaluation import ScoreRow, score_table, validation_paths
-from frazil_trainer.evaluation.micrographs import labels_ending
 from frazil_trainer.examples.sampling import generators
 from frazil_trainer.export.quantise import CALIBRATIONS, count_weighted, quantise, quantised_nodes
 from frazil_trainer.recipe import Recipe
 
-__all__ = ["LARGEST_F1_DROP", "TwinData", "add_twin", "has_int8", "load_twin_data", "make_twin", "show_twin"]
+__all__ = ["LARGEST_F1_DROP", "TwinData", "add_twin", "load_twin_data", "make_twin", "show_twin"]
 
 LARGEST_F1_DROP = 0.005
 """A twin is refused at this drop of F1 on a deciding set, or in their mean."""
@@ -87,21 +86,12 @@ def load_twin_data(data: Path, recipe: Recipe) -> TwinData:
     )
 
 
-def has_int8() -> bool:
-    """Whether this processor has instructions for int8."""
-    return int8_instructions() is not None
-
-
 def make_twin(path: Path, data: TwinData, progress: Progress = lambda _: None) -> tuple[Twin, bytes]:
-    """Quantise a model, and compare its picks with the model's, by the daemon's own picker at the same threshold.
+    """Quantise a version of a model, and compare its picks with the model's.
 
-    The calibration is the one with the nearest scores on tiles of the selection micrographs. If the twin then picks
-    worse on the validation micrographs, more layers at both ends stay in float32.
-
-    Args:
-        path: a version's folder, with a card.
-        data: micrographs to calibrate and judge on.
-        progress: receives the name of each step.
+    Both are picked by the daemon's own picker at the same threshold. The calibration is the one with the nearest scores
+    on tiles of the selection micrographs. If the twin then picks worse on the validation micrographs, more layers at
+    both ends stay in float32. `progress` receives the name of each step.
 
     Returns:
         The twin's record, admitted or not, and the content of its file.
@@ -110,7 +100,7 @@ def make_twin(path: Path, data: TwinData, progress: Progress = lambda _: None) -
         FrazilError: this processor has no instructions for int8, the network has nothing to quantise, or a micrograph
             cannot be read.
     """
-    if not has_int8():
+    if int8_instructions() is None:
         raise FrazilError("this processor: expected instructions for int8 to try a twin with, found none")
     file = locate_model(path)[0]
     model, full = onnx.load_model(file), load_model(path, "cpu")
@@ -123,7 +113,7 @@ def make_twin(path: Path, data: TwinData, progress: Progress = lambda _: None) -
     target = [full.score(tiles) for tiles in comparison]
     progress("float32 picks the validation micrographs")
     rows = score_table(full, data.validation)
-    decides = {(one.source.folder, labels_ending(one.source)): one.source.chooses_threshold for one in data.validation}
+    decides = {(one.source.folder, one.source.labels_ending): one.source.chooses_threshold for one in data.validation}
     best: tuple[Twin, bytes] | None = None
     with TemporaryDirectory(prefix="frazil-") as folder:
         candidate = Path(folder) / TWIN_NAME
@@ -163,15 +153,6 @@ def make_twin(path: Path, data: TwinData, progress: Progress = lambda _: None) -
 
 def add_twin(source: Path, folder: Path, twin: Twin, content: bytes) -> Path:
     """Write a version with its twin as the next version of a model. A refused twin is only in the card.
-
-    Args:
-        source: the version's folder, which stays unchanged.
-        folder: the model's folder in the repository.
-        twin: the twin's record.
-        content: content of the twin's file.
-
-    Returns:
-        The new version's folder.
 
     Raises:
         ModelError: the twin does not load as the daemon loads it.

@@ -65,14 +65,10 @@ def count_weighted(model: onnx.ModelProto) -> int:
 
 
 def quantised_nodes(model: onnx.ModelProto, excluded: int = 0) -> list[str]:
-    """Names of the nodes to quantise.
+    """Names of the nodes to quantise, in a model in float32.
 
     The last layer with weights stays in float32, since scores would have only 256 values otherwise, and so does every
-    layer that sums over too few features.
-
-    Args:
-        model: in float32.
-        excluded: number of further layers at either end that stay in float32.
+    layer that sums over too few features, and so do `excluded` further layers at either end.
     """
     candidates = _candidates(model)
     chosen = set(candidates[excluded : len(candidates) - excluded])
@@ -89,11 +85,7 @@ def quantise(
 ) -> onnx.ModelProto:
     """Quantise nodes of a network: weights to int8, each channel by itself, and features to uint8.
 
-    Args:
-        model: in float32, with its contract; stays unchanged.
-        nodes: names of the nodes to quantise.
-        calibration: method for the ranges.
-        batches: (n, 1, t, t) tiles for the ranges.
+    The batches are (n, 1, t, t) tiles for the ranges. The model, in float32 and with its contract, stays unchanged.
 
     Raises:
         ModelError: the result has operators that are not ONNX's own.

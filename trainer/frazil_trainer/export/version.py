@@ -55,14 +55,7 @@ class Scorer:
     def contract(
         self, recipe: Recipe, *, threshold: float, training_set_sha256: str, f1: Mapping[str, float] | None = None
     ) -> ModelContract:
-        """The contract of the exported model.
-
-        Args:
-            recipe: recipe of the training.
-            threshold: of its picks.
-            training_set_sha256: checksum of the training data.
-            f1: F1 within half a diameter, by validation set.
-        """
+        """The contract of the exported model; `f1` is F1 within half a diameter, by validation set."""
         return ModelContract(
             architecture=str(recipe.network.__struct_config__.tag),
             tile_px=self.tile_px,
@@ -83,11 +76,7 @@ def make_scorer(
 ) -> Scorer:
     """Prepare a trained network for export; one that can score many windows of a tile at once will.
 
-    Args:
-        recipe: recipe of the training.
-        network: trained.
-        examples: source of the training's examples.
-        selection: micrographs for the tiles to check on.
+    The selection micrographs give the tiles to check on, unless windows are scored one by one.
     """
     settings = recipe.network
     if isinstance(settings, FcnSettings):
@@ -147,17 +136,8 @@ def export_version(
 ) -> Path:
     """Write the next version of a model: ``<folder>/<n>/model.onnx`` and ``card.json``.
 
-    A version is added in one atomic step and never changed. `ModelFolder.promote` makes it serve.
-
-    Args:
-        scorer: network, and the real tiles on which ONNX Runtime must give torch's scores within 1e-4.
-        contract: the model's contract.
-        folder: the model's folder in the repository.
-        run: provenance for the card.
-        validation: scores for the card.
-
-    Returns:
-        The version's folder.
+    ONNX Runtime must give torch's scores within 1e-4 on the scorer's tiles. A version is added in one atomic step and
+    never changed. `ModelFolder.promote` makes it serve. Provenance and scores go into its card.
 
     Raises:
         ModelError: ONNX Runtime and torch disagree, or the result does not load as the daemon loads it.

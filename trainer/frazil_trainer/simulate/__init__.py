@@ -1,8 +1,7 @@
 """Simulated cryo-EM micrographs with known particles.
 
 - `SimulationSettings` describes micrographs.
-- `simulate_micrograph` makes one from a seed, `simulate_series` a series of them.
-- `write_micrograph` and `write_truth` write one as an MRC and a STAR file.
+- `simulate_micrograph` makes one from a seed, `write_micrograph` writes it as an MRC file.
 - `density_model` gives a molecule by one of `MODEL_NAMES`, `imagine_molecule` an imaginary one.
 
 The same settings and seed give the same pixels:
@@ -25,9 +24,7 @@ from frazil_trainer.simulate.micrograph import (
     SimulatedMicrograph,
     series_seed,
     simulate_micrograph,
-    simulate_series,
     write_micrograph,
-    write_truth,
 )
 from frazil_trainer.simulate.molecules import MODEL_NAMES, density_model
 from frazil_trainer.simulate.settings import SimulationSettings
@@ -42,7 +39,5 @@ __all__ = [
     "imagine_molecule",
     "series_seed",
     "simulate_micrograph",
-    "simulate_series",
     "write_micrograph",
-    "write_truth",
 ]

@@ -27,11 +27,6 @@ class DensityModel:
     sigma_angstrom: float
     """Standard deviation of each pseudo-atom."""
 
-    def symmetry_rotations(self) -> NDArray[np.float64]:
-        """(g, 3, 3) float64 rotations that map the model onto itself, the identity among them."""
-        rotations: NDArray[np.float64] = Rotation.create_group(self.symmetry).as_matrix()
-        return rotations
-
     def fragment(self, rng: np.random.Generator) -> DensityModel:
         """A random broken piece: the part of the model in a ball of a third of its radius around one atom.
 

@@ -29,13 +29,10 @@ _TRIALS = 12
 
 
 def assemble(name: str, symmetry: str, unit: Points, relative_weights: NDArray[np.float64]) -> DensityModel:
-    """A molecule of symmetric copies of one unit.
+    """A molecule of symmetric copies of one unit, with its main axis along z.
 
-    Args:
-        name: name of the molecule.
-        symmetry: point group in Schoenflies notation, main axis along z.
-        unit: (n, 3) residues.
-        relative_weights: (n,) 1 for a residue of protein.
+    The unit is (n, 3) residues with (n,) weights, 1 for a residue of protein. Symmetry is a point group in Schoenflies
+    notation.
     """
     group = Rotation.create_group(symmetry)
     positions = np.concatenate([element.apply(unit) for element in group])

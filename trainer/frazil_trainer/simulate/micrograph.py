@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from frazil.picking.coordinates import write_star
 from frazil.picking.picks import Picks
 from frazil_trainer.simulate.ctf import (
     ContrastTransfer,
@@ -31,9 +29,7 @@ __all__ = [
     "SimulatedMicrograph",
     "series_seed",
     "simulate_micrograph",
-    "simulate_series",
     "write_micrograph",
-    "write_truth",
 ]
 
 _DELOCALISATION_RESOLUTION_ANGSTROM = 6.0
@@ -63,21 +59,10 @@ class SimulatedMicrograph:
     contamination: tuple[Contamination, ...]
     """Ice crystals and dirt; they may lie on the film, or partly outside."""
 
-    @property
-    def has_carbon(self) -> bool:
-        """Whether the edge of the carbon film crosses the micrograph."""
-        return self.carbon is not None
-
 
 def series_seed(seed: int, index: int) -> np.random.SeedSequence:
     """The seed of micrograph `index` of the series of `seed`, as `SeedSequence(seed).spawn` would give it."""
     return np.random.SeedSequence(seed, spawn_key=(index,))
-
-
-def simulate_series(settings: SimulationSettings, count: int, seed: int) -> Iterator[SimulatedMicrograph]:
-    """Simulate `count` micrographs, one by one; each depends on settings, seed and its index alone."""
-    for index in range(count):
-        yield simulate_micrograph(settings, series_seed(seed, index))
 
 
 def simulate_micrograph(
@@ -93,9 +78,6 @@ def simulate_micrograph(
         settings: description of the micrograph.
         seed: an integer, or a seed sequence, which stays unchanged.
         molecule: of the particles. Default: that of the settings.
-
-    Returns:
-        The micrograph with its particles.
     """
     rng = np.random.default_rng(seed)
     model = molecule or _draw_molecule(settings, rng)
@@ -169,15 +151,6 @@ def write_micrograph(path: Path, simulated: SimulatedMicrograph) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-
-
-def write_truth(path: Path, simulated: SimulatedMicrograph) -> None:
-    """Write the centres of the particles as a RELION coordinate STAR, in one atomic step.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    write_star(path, simulated.truth)
 
 
 def _draw_molecule(settings: SimulationSettings, rng: np.random.Generator) -> DensityModel:

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from frazil.errors import OutputError, SettingsError
-from frazil_trainer.simulate.micrograph import series_seed, simulate_micrograph, write_micrograph, write_truth
+from frazil.picking import write_star
+from frazil_trainer.simulate.micrograph import series_seed, simulate_micrograph, write_micrograph
 from frazil_trainer.simulate.settings import SimulationSettings
 
 __all__ = ["MANIFEST_NAME", "write_series"]
@@ -25,13 +26,6 @@ def write_series(
     The STAR file is written before its micrograph, so that every micrograph has one. Files of an earlier call with
     the same settings and seed are kept.
 
-    Args:
-        folder: made if missing.
-        settings: settings of all micrographs.
-        count: number of micrographs.
-        seed: seed of the series.
-        interval_seconds: least time from one micrograph to the next.
-
     Raises:
         SettingsError: the folder holds a series with other settings or another seed.
         OutputError: the folder cannot be written.
@@ -44,7 +38,7 @@ def write_series(
             path = folder / f"simulated_{index + 1:04d}.mrc"
             if not path.exists():
                 simulated = simulate_micrograph(settings, series_seed(seed, index))
-                write_truth(path.with_suffix(".star"), simulated)
+                write_star(path.with_suffix(".star"), simulated.truth)
                 if index:
                     time.sleep(max(0.0, interval_seconds - (time.monotonic() - started)))
                 write_micrograph(path, simulated)

@@ -90,12 +90,7 @@ def lay_phase(
 ) -> _Array:
     """(h, w) float32 mean phase in rad on the frame: randomly rotated molecules as points, film and dirt.
 
-    Args:
-        specimen: all positions.
-        frame: the grid, which must contain every particle.
-        pixel_size_angstrom: side of a pixel.
-        interaction_rad_per_volt_angstrom: phase per projected potential.
-        rng: generator of orientations and fragments.
+    The frame must contain every particle.
     """
     phase = np.zeros(frame.shape, np.float32)
     reach = int(np.ceil(specimen.model.diameter_angstrom / 2 / pixel_size_angstrom)) + 2

@@ -157,19 +157,11 @@ def train(
     precision: Precision | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> list[EpochReport]:
-    """Train a network to the end, from the start or from a checkpoint.
+    """Train a network, which gives (n, g, g) logits, to the end, from the start or from a checkpoint.
 
     The recipe's seed decides every random draw: the same seed gives the same weights on the same machine, with or
-    without interruptions.
-
-    Args:
-        network: initialised; gives (n, g, g) logits.
-        examples: source of the batches.
-        recipe: seed, epochs, batch and optimiser.
-        observers: receive the figures.
-        processes: this process and the others of the training; None trains alone on the CPU.
-        precision: number format; None chooses by the recipe and the device.
-        checkpoints: None writes none.
+    without interruptions. Without `processes` it trains alone on the CPU; without `precision` the recipe and the device
+    decide.
 
     Returns:
         The figures of all epochs. The network is in evaluation mode, on the CPU.
@@ -242,13 +234,7 @@ def train(
 
 
 def make_optimiser(network: nn.Module, settings: Sgd | AdamW, updates: int) -> tuple[Optimizer, LRScheduler]:
-    """An optimiser and its learning rate schedule, which takes a step after every update.
-
-    Args:
-        network: owner of the parameters.
-        settings: kind and rates.
-        updates: number of updates in the whole training.
-    """
+    """An optimiser and its learning rate schedule, which takes a step after each of `updates` updates."""
     if isinstance(settings, Sgd):
         decay = settings.decay_per_update
         sgd = SGD(network.parameters(), lr=settings.learning_rate, momentum=settings.momentum)

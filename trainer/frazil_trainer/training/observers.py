@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 import cv2
 import numpy as np
@@ -24,14 +23,7 @@ __all__ = ["EventFile", "ProgressBar"]
 
 
 class ProgressBar:
-    """Shows epoch, loss, metric, samples per second and the time left.
-
-    Args:
-        recipe: recipe of the training.
-        examples: source of its batches.
-        done: updates before this part of the run.
-        console: terminal or log.
-    """
+    """Shows epoch, loss, metric, samples per second and the time left of a run, of which some updates are done."""
 
     def __init__(self, recipe: Recipe, examples: ExampleSource, done: int, console: Console) -> None:
         self._recipe = recipe
@@ -55,9 +47,7 @@ class ProgressBar:
         self._describe(self._last[1])
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def on_updates(self, updates: int, loss: float, metric: float, learning_rate: float) -> None:  # noqa: ARG002
@@ -85,13 +75,9 @@ class ProgressBar:
 
 
 class EventFile:
-    """Writes an event file for TensorBoard.
+    """Writes an event file for TensorBoard into a folder, one for each part of the run.
 
     The steps of figures are updates. The steps of the threshold's curve are hundredths of the threshold.
-
-    Args:
-        folder: folder of the event files, one for each part of the run.
-        examples: source of the training's batches.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -113,9 +99,7 @@ class EventFile:
     def __enter__(self) -> EventFile:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._records.close()
 
     def on_updates(self, updates: int, loss: float, metric: float, learning_rate: float) -> None:

@@ -47,10 +47,8 @@ def choose_precision(recipe: Recipe, processes: Processes) -> Precision:
 def decide_precision(asked: bool, found: str | None, others_without: int = 0) -> Precision:
     """Decide the number format.
 
-    Args:
-        asked: the recipe's ``mixed_precision``.
-        found: instructions for bfloat16 of this process's device, if any.
-        others_without: number of processes without such instructions.
+    It depends on the recipe's ``mixed_precision``, on the instructions for bfloat16 found on this process's device, and
+    on how many other processes have none.
     """
     if not asked:
         return Precision(name="float32", why="the recipe does not ask for mixed precision")

@@ -46,12 +46,7 @@ class _Finished(msgspec.Struct):
 
 
 class RunFolder:
-    """The files of a run, from which it can resume.
-
-    Args:
-        folder: made if missing.
-        recipe: recipe of the run.
-        training_set_sha256: checksum of its training data.
+    """The files of a run of a recipe on training data of some checksum, from which it can resume.
 
     Raises:
         OutputError: the folder cannot be made.

@@ -23,14 +23,13 @@ from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.metrics import Metrics
 from frazil.health.state import IntakeState
-from frazil.session.intake.arrival import Arrival, FoundBy, Hint
+from frazil.paths import is_utf8
 from frazil.session.intake.completeness import prove_complete
-from frazil.session.intake.notes import Notes
-from frazil.session.intake.watcher import Sightings
+from frazil.session.intake.watcher import FoundBy, Hint, Sightings
 from frazil.session.outbox.file_stamp import FileStamp, sample, stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger, Note
 
-__all__ = ["Intake", "Known"]
+__all__ = ["Arrival", "Intake", "Known"]
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +50,24 @@ _REQUESTS_SECONDS = 1.0
 """Time between looks for requests in the ledger."""
 _BACKLOG_SECONDS = 0.1
 """Longest time spent on the backlog at a stretch, while a new file may wait for its look."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A micrograph that is complete and new."""
+
+    path: Path
+    key: str
+    """Path below the watched directory: the micrograph's name in the ledger."""
+    stamp: FileStamp
+    closed_at_monotonic: float
+    """Last known activity of its writer: when the file changed or was closed."""
+    complete_at_monotonic: float
+    """When the file was known to be complete."""
+    settled_at_monotonic: float = 0.0
+    """Earliest time of the last look at the file, after it was read."""
+    backlog: bool = False
+    """Whether it was there when the daemon started."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -138,7 +155,7 @@ class Intake:
         self._in_hand: dict[str, float] = {}
         self._closed_in_hand: set[str] = set()
         """Keys of files that were closed by a writer while the pipeline had them. Their stamp may hide a change."""
-        self._notes = Notes(ledger)
+        self._notes = _Notes(ledger)
         self._next_requests = 0.0
 
     @property
@@ -428,3 +445,45 @@ def _holds(path: Path, fingerprint: str) -> bool:
         return not fingerprint or sample(path).fingerprint == fingerprint
     except (OSError, MicrographError):
         return True
+
+
+class _Notes:
+    """Collects notes and writes them. Notes that cannot be written are kept for the next time. Used from one thread."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._notes: dict[str, Note] = {}
+        self._gone: set[str] = set()
+        self._returned: set[str] = set()
+
+    def add(self, note: Note) -> None:
+        """Note a file that was found, or that waits."""
+        if is_utf8(note.key):
+            self._gone.discard(note.key)
+            self._notes[note.key] = note
+
+    def add_gone(self, key: str) -> None:
+        """Note that a file is gone."""
+        if is_utf8(key):
+            self._gone.add(key)
+
+    def add_sightings(self, sightings: Sightings) -> None:
+        """Note known files that disappeared or came back."""
+        self._gone.update(sightings.missing)
+        self._gone.difference_update(sightings.returned)
+        self._returned.update(sightings.returned)
+
+    def write(self) -> None:
+        """Write all notes."""
+        try:
+            if self._notes:
+                self._ledger.note(list(self._notes.values()))
+                self._notes.clear()
+            if self._gone:
+                self._ledger.note_gone(list(self._gone))
+                self._gone.clear()
+            if self._returned:
+                self._ledger.note_returned(list(self._returned))
+                self._returned.clear()
+        except sqlite3.Error as error:
+            log.debug("notes cannot be written to the ledger (%s); this is retried", error)

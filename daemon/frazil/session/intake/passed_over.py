@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import msgspec
 
 from frazil.errors import printable
+from frazil.session.outbox.ledger import Remembered
 
 __all__ = ["PASS_REASONS", "Inventory", "PassReason", "Passed"]
 
@@ -56,7 +57,7 @@ class Passed(msgspec.Struct, frozen=True):
     """Path of one of them below the watched directory; a folder ends in a slash."""
 
 
-class Inventory(msgspec.Struct, frozen=True, kw_only=True):
+class Inventory(msgspec.Struct, Remembered, frozen=True, kw_only=True):
     """Count of the names that the last scan found in the watched tree."""
 
     taken: int = 0
@@ -64,18 +65,6 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     passed_over: dict[PassReason, Passed] = {}
     include: tuple[str, ...] = ()
     """Patterns of the setting `include`."""
-
-    @classmethod
-    def decode(cls, text: str) -> Inventory | None:
-        """Decode the ledger's text; None if it cannot be decoded."""
-        try:
-            return msgspec.json.decode(text, type=cls)
-        except ValueError:
-            return None
-
-    def encode(self) -> str:
-        """Encode as text for the ledger."""
-        return msgspec.json.encode(self).decode()
 
     def count(self, reason: PassReason) -> int:
         """Number of names passed over for a reason."""

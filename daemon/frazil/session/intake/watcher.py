@@ -1,20 +1,37 @@
-"""The watcher: scans on a timer and whenever events may have been missed, and reports when the tree is away."""
+"""The watcher: follows the kernel's events of new files, scans on a timer and whenever events may have been missed.
+
+It reports when the tree is away, and when the kernel's queue overflows.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
+
+from watchdog.events import (
+    DirCreatedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers.api import BaseObserver
+from watchdog.observers.inotify import InotifyFullEmitter
+from watchdog.observers.inotify_c import InotifyEvent, InotifyFD
 
 from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.health.state import WatchState
-from frazil.session.intake.arrival import Hint
-from frazil.session.intake.events import Events
 from frazil.session.intake.file_system import FileSystem, check_root
 from frazil.session.intake.passed_over import PASS_REASONS, Inventory
 from frazil.session.intake.scan import Scan, Scanner
@@ -22,11 +39,100 @@ from frazil.session.intake.selection import Selection
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.settings import BacklogOrder, WatchBy
 
-__all__ = ["Sightings", "Watcher"]
+__all__ = ["FoundBy", "Hint", "Sightings", "Watcher"]
 
 log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 1.0
+
+FoundBy = Literal["event", "scan"]
+
+# Watchdog logs an overflow at several levels; frazil logs it once.
+logging.getLogger("watchdog").setLevel(logging.ERROR)
+# A folder that appears while the tree is first walked is found twice, which does no harm.
+warnings.filterwarnings("ignore", "Callback with id .* already exists", RuntimeWarning)
+
+
+class _Events(FileSystemEventHandler):
+    """Follows one tree by inotify. The callbacks run in watchdog's threads.
+
+    Args:
+        root: root of the tree.
+        on_file: called with a file that appeared or was closed, and whether its writer is known to have finished.
+        on_folder: called when a folder appeared. Files may have come with it, or before it could be watched.
+        on_overflow: called when the kernel dropped events, because they were not read fast enough.
+
+    Raises:
+        OSError: the tree cannot be watched.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        on_file: Callable[[Path, bool], None],
+        on_folder: Callable[[], None],
+        on_overflow: Callable[[], None],
+    ) -> None:
+        self._on_file = on_file
+        self._on_folder = on_folder
+        self._inotify = _Inotify(on_overflow)
+        self._observer = BaseObserver(InotifyFullEmitter, inotify_fd=self._inotify)
+        self._observer.schedule(
+            self,
+            str(root),
+            recursive=True,
+            event_filter=[FileCreatedEvent, FileClosedEvent, FileMovedEvent, DirCreatedEvent, DirMovedEvent],
+        )
+        self._inotify.start()
+        try:
+            self._observer.start()
+        except OSError:
+            self._inotify.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop following the tree."""
+        self._observer.stop()
+        self._observer.join()
+        self._inotify.stop()
+        self._inotify.join()
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Pass on an event of watchdog."""
+        moved = isinstance(event, FileMovedEvent | DirMovedEvent)
+        name = event.dest_path if moved else event.src_path
+        if not name:  # moved out of the tree
+            return
+        if event.is_directory:
+            self._on_folder()
+        else:
+            self._on_file(Path(os.fsdecode(name)), moved or isinstance(event, FileClosedEvent))
+
+
+class _Inotify(InotifyFD):
+    """Watchdog's inotify, with a callback for an overflow, which watchdog only logs."""
+
+    def __init__(self, on_overflow: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_overflow = on_overflow
+
+    def handle_event(self, event: InotifyEvent) -> None:
+        super().handle_event(event)
+        if event.is_queue_overflow:
+            self._on_overflow()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """A file that may be a new micrograph."""
+
+    path: Path
+    closed: bool = False
+    """Whether its writer is known to have finished: the file was closed after writing, or renamed into place."""
+    backlog: bool = False
+    """Whether it was there when the daemon started. Files that appear later go first."""
+    by: FoundBy = "scan"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +208,7 @@ class Watcher:
             beat=beat,
         )
         self._watch_by = watch_by
-        self._events: Events | None = None
+        self._events: _Events | None = None
         self._watched_inode: tuple[int, int] | None = None
         self._fault = ""
         self._scanned_at: float | None = None
@@ -238,7 +344,7 @@ class Watcher:
         if self._watch_by == "poll" or (self._watch_by == "auto" and self._file_system.is_network):
             return
         try:
-            self._events = Events(
+            self._events = _Events(
                 self._root, on_file=self._hint, on_folder=self._wake.set, on_overflow=self._note_overflow
             )
         except OSError as error:

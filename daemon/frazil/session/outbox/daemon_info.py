@@ -13,7 +13,7 @@ from frazil.errors import OutputError
 from frazil.health.samples import START_TIME, parse_samples
 from frazil.health.state import DaemonState
 from frazil.paths import is_same_file, path_below
-from frazil.session.outbox.ledger import DAEMON_KEY, Ledger, LedgerReader
+from frazil.session.outbox.ledger import DAEMON_KEY, Ledger, LedgerReader, Remembered
 
 __all__ = ["DaemonInfo", "check_watch", "ledger_key", "move_watch"]
 
@@ -22,7 +22,7 @@ _LOOKED_FOR = 100
 _ANSWER_SECONDS = 2.0
 
 
-class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True):
+class DaemonInfo(msgspec.Struct, Remembered, frozen=True, kw_only=True):
     """A daemon that uses the ledger, or used it last."""
 
     pid: int
@@ -43,17 +43,10 @@ class DaemonInfo(msgspec.Struct, frozen=True, kw_only=True):
     precision: str = "float32"
     """Precision in which the model computes."""
 
-    def encode(self) -> str:
-        """Encode as text for the ledger."""
-        return msgspec.json.encode(self).decode()
-
     @classmethod
-    def decode(cls, text: str) -> DaemonInfo | None:
-        """Decode the ledger's text; None if it cannot be decoded."""
-        try:
-            return msgspec.json.decode(text, type=cls)
-        except ValueError:
-            return None
+    def of(cls, reader: LedgerReader) -> DaemonInfo | None:
+        """The daemon of a ledger; None if there was none yet."""
+        return cls.decode(reader.meta().get(DAEMON_KEY, ""))
 
     def stopped(self) -> DaemonInfo:
         """A copy that is stopped now."""
@@ -130,7 +123,7 @@ def move_watch(file: Path, watch: Path, *, force: bool = False) -> str:
         OutputError: no daemon has used the ledger yet, one uses it now, or its micrographs are not in that directory.
     """
     with LedgerReader(file) as reader:
-        info = DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+        info = DaemonInfo.of(reader)
         known = [record.path for record in reader.micrographs(["picked", "quarantined"], limit=_LOOKED_FOR)]
     if info is None:
         raise OutputError(

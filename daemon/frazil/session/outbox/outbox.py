@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
@@ -22,34 +22,32 @@ from frazil.documents import (
     ModelDocument,
     NumberedDocument,
     encode_document,
-    now_rfc3339,
     topic_of,
 )
 from frazil.errors import MicrographError
+from frazil.faults import is_of_one_record, reason_of
 from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.outputs import OutputFolder
 from frazil.picking import Picks, write_star
-from frazil.session.outbox.ledger import Handled, Ledger, StoredDocument
-from frazil.session.outbox.retry import Retries, Stopped
+from frazil.record import record_failure
+from frazil.session.outbox.ledger import Handled, Ledger, StoredDocument, is_fatal
 
-__all__ = ["Outbox"]
+if TYPE_CHECKING:
+    from frazil.session.outbox.stream import Stream
+
+__all__ = ["Outbox", "Stopped"]
 
 log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 1.0
 
 T = TypeVar("T")
 
 
-class DocumentStream(Protocol):
-    """Sends documents: the part of the stream that the outbox uses."""
-
-    def publish(self, seq: int, topic: bytes, body: bytes) -> None:
-        """Send a document."""
-
-
-def _ignore(_seq: int) -> None:
-    pass
+class Stopped(Exception):
+    """The daemon stops before a write or a delivery succeeded. The next start makes up for it."""
 
 
 class Outbox:
@@ -59,7 +57,8 @@ class Outbox:
     no document is dropped, the queues before it fill, and it goes on by itself. If only one pick file cannot be
     written, its message is sent nevertheless, since the result is committed. A second document reports the failure.
 
-    All but `waits_for` and `unwritten` belongs to one thread.
+    All but `waits_for` and `unwritten` belongs to one thread. Whatever it does with the ledger it retries; every method
+    raises `Stopped` where the daemon stops meanwhile.
 
     Args:
         ledger: keeps the documents.
@@ -71,13 +70,14 @@ class Outbox:
         beat: called before each document is delivered, and after each failed attempt.
 
     Attributes:
+        waits_for: the file that cannot be written at present, and why, in one line; empty while nothing is blocked.
         unwritten: number of results in this run whose pick file could not be written.
     """
 
     def __init__(
         self,
         ledger: Ledger,
-        stream: DocumentStream,
+        stream: Stream,
         metrics: Metrics,
         root: Path,
         out: Path,
@@ -92,13 +92,9 @@ class Outbox:
         self._given_up = False
         self._delivered = 0
         self._beat = beat
-        self._retries = Retries(stop, beat)
+        self._stop = stop
+        self.waits_for = ""
         self.unwritten = 0
-
-    @property
-    def waits_for(self) -> str:
-        """The file that cannot be written at present, and why, in one line; empty while nothing is blocked."""
-        return self._retries.waits_for
 
     def commit(
         self,
@@ -110,7 +106,7 @@ class Outbox:
         score_map: bytes | None = None,
         complete_at_unix: float | None = None,
         remember: tuple[str, str] | None = None,
-        on_commit: Callable[[int], None] = _ignore,
+        on_commit: Callable[[int], None] = lambda _: None,
     ) -> int:
         """Number a document, commit it durably and deliver it. Retry until this succeeds or the daemon stops.
 
@@ -156,52 +152,25 @@ class Outbox:
         return seq
 
     def remember(self, key: str, value: str) -> None:
-        """Make the ledger remember a value.
-
-        Raises:
-            Stopped: the daemon is stopping.
-        """
+        """Make the ledger remember a value."""
         self._retry(lambda: self._ledger.remember(key, value))
 
     def grant(self, request: tuple[str, str], remember: tuple[str, str]) -> None:
-        """Delete a request from the ledger, if it has not changed, and remember its result.
-
-        Args:
-            request: key and value of the request.
-            remember: key and value of the result.
-
-        Raises:
-            Stopped: the daemon is stopping.
-        """
+        """Delete a request (key and value) from the ledger, if it has not changed, and remember its result likewise."""
         self._retry(lambda: self._ledger.grant(request, remember))
 
     def first_with_result(self, keys: Sequence[str]) -> str | None:
-        """The first of these micrographs that has a result; None if none has.
-
-        Args:
-            keys: paths of the micrographs below the watched directory.
-
-        Raises:
-            Stopped: the daemon is stopping.
-        """
+        """The first of these micrographs, by their paths below the watched directory, that has a result; else None."""
         return self._retry(lambda: self._ledger.first_with_result(keys))
 
     def attempts(self, key: str) -> int:
-        """Number of failed attempts to pick a micrograph.
-
-        Args:
-            key: path of the micrograph below the watched directory.
-
-        Raises:
-            Stopped: the daemon is stopping.
-        """
+        """Number of failed attempts to pick a micrograph, by its path below the watched directory."""
         return self._retry(lambda: self._ledger.attempts(key))
 
     def deliver(self) -> None:
         """Deliver every document that was committed, by this or an earlier process, and perhaps not delivered.
 
-        Raises:
-            Stopped: the daemon is stopping. The other documents are delivered after the next start.
+        Where the daemon stops meanwhile, the others are delivered after the next start.
         """
         if self._given_up:
             raise Stopped
@@ -220,8 +189,44 @@ class Outbox:
             raise
         self._delivered = max(self._delivered, head)
 
-    def _retry(self, write: Callable[[], T]) -> T:
-        return self._retries.until_stopped(str(self._ledger.file), write)
+    def _retry(self, write: Callable[[], T], file: Path | None = None) -> T:
+        """Write, and retry until it works.
+
+        Args:
+            write: writes everything or nothing; raises `OSError` only if waiting may help.
+            file: the file that is written. Default: the ledger.
+
+        Raises:
+            Stopped: the daemon is stopping, or must stop because the ledger is damaged or gone.
+            sqlite3.Error: this record cannot be written, but others can.
+        """
+        what, blocked = str(file or self._ledger.file), False
+        while True:
+            try:
+                written = write()
+            except (OSError, sqlite3.Error) as error:
+                if is_fatal(error):
+                    raise Stopped from error
+                if is_of_one_record(error):
+                    raise
+                reason = reason_of(error) if isinstance(error, OSError) else str(error)
+                if not blocked:
+                    log.warning(
+                        "cannot write %s (%s): picking waits until it can",
+                        what,
+                        reason,
+                        extra=event("output_blocked", file=what, reason=reason),
+                    )
+                blocked = True
+                self.waits_for = f"cannot write {what} ({reason}): picking waits until it can"
+                self._beat()
+                if self._stop.wait(_RETRY_SECONDS):
+                    raise Stopped from error
+            else:
+                if blocked:
+                    log.info("can write %s again: picking goes on", what, extra=event("output_free", file=what))
+                    self.waits_for = ""
+                return written
 
     def _deliver(self, stored: StoredDocument) -> None:
         seq = stored.seq
@@ -247,29 +252,18 @@ class Outbox:
         y, x, score = document.picks.arrays()
         picks, file = Picks(y=y, x=x, score=score), self._files.file_of(key)
         try:
-            self._retries.until_stopped(
-                str(file),
+            self._retry(
                 lambda: self._files.write(
                     path, file, lambda place: write_star(place, picks, micrograph=document.micrograph)
                 ),
+                file,
             )
         except MicrographError as error:
             self._note_unwritten(seq, document, error)
 
     def _note_unwritten(self, seq: int, document: MicrographDocument, error: MicrographError) -> None:
         """Commit the failure of a pick file before the message of its result is sent, so that it is never lost."""
-        failed = FailedDocument(
-            epoch="",
-            seq=0,
-            micrograph=document.micrograph,
-            path=document.path,
-            directory=document.directory,
-            reason=error.reason,
-            message=str(error),
-            kind="permanent",
-            failed_at=now_rfc3339(),
-        )
-        body_at = _body_at(failed)
+        body_at = _body_at(record_failure(error, Path(document.path), document.directory))
         is_news = self._retry(lambda: self._ledger.commit_unwritten(seq, error.reason, str(error), body_at))
         if is_news:
             fields = event("failed", micrograph=document.path, reason=error.reason, seq=seq)

@@ -7,7 +7,7 @@ from typing import Literal
 from frazil.health.state import Doubt
 from frazil.model import Contrast
 from frazil.picking import ContrastEvidence, Picker, weigh_contrast
-from frazil.session.pick.record import Record
+from frazil.record import Record
 
 __all__ = ["BLANK_REPORTED", "Doubts"]
 

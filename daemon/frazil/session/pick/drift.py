@@ -12,23 +12,24 @@ comparison with those before them, or the session has had none.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
+import sqlite3
 import statistics
+import time
 from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 
-__all__ = [
-    "BASELINE_MICROGRAPHS",
-    "DIRECTIONS",
-    "LAST_MICROGRAPHS",
-    "QUANTITIES",
-    "Chart",
-    "Direction",
-    "Drift",
-    "Quantity",
-]
+from frazil.documents import MicrographDocument
+from frazil.health.state import ChartState, Departure, DriftState
+from frazil.session.outbox.ledger import BASELINE_KEY, DRIFT_KEY, Ledger, Remembered
+
+__all__ = ["BASELINE_MICROGRAPHS", "LAST_MICROGRAPHS", "Drift", "DriftWatch"]
+
+log = logging.getLogger(__name__)
 
 _FEW_FRACTION = 0.15
 """Before there is a baseline, picks are few if they are below this fraction of the median before."""
@@ -54,12 +55,13 @@ _EPSILON = 1e-6
 """Tolerance for the rounding of sums."""
 _SCORED_PICKS = 5
 """Smallest number of picks from which a micrograph's mean score is used."""
-_RECENT = LAST_MICROGRAPHS
+_PAUSE_SECONDS = 6 * 3600.0
+"""After this time without a micrograph the next one begins another session, with a baseline of its own."""
+_NAMES = {"picks": "picks per micrograph", "score": "mean scores"}
 
 Direction = Literal["down", "up"]
 Quantity = Literal["picks", "score"]
-DIRECTIONS: tuple[Direction, ...] = ("down", "up")
-QUANTITIES: tuple[Quantity, ...] = ("picks", "score")
+_DIRECTIONS: tuple[Direction, ...] = ("down", "up")
 
 
 class Chart(msgspec.Struct, kw_only=True):
@@ -76,8 +78,8 @@ class Chart(msgspec.Struct, kw_only=True):
     """Robust standard deviation of the baseline."""
     recent: list[float] = []
     """Values of the last micrographs."""
-    sums: dict[Direction, float] = msgspec.field(default_factory=lambda: dict.fromkeys(DIRECTIONS, 0.0))
-    drifting: dict[Direction, bool] = msgspec.field(default_factory=lambda: dict.fromkeys(DIRECTIONS, False))
+    sums: dict[Direction, float] = msgspec.field(default_factory=lambda: dict.fromkeys(_DIRECTIONS, 0.0))
+    drifting: dict[Direction, bool] = msgspec.field(default_factory=lambda: dict.fromkeys(_DIRECTIONS, False))
 
     def evidence(self, direction: Direction) -> float:
         """The sum of departures, as a fraction of the limit at which drift begins."""
@@ -90,7 +92,7 @@ class Chart(msgspec.Struct, kw_only=True):
             value: value of the quantity in the micrograph.
             learn: whether the value may join the baseline.
         """
-        self.recent = [*self.recent[1 - _RECENT :], value]
+        self.recent = [*self.recent[1 - LAST_MICROGRAPHS :], value]
         # Values that may be drift are kept out of the baseline.
         if learn and len(self.baseline) < _MOST_BASELINE and max(self.sums.values()) < self.limit / 2:
             self._learn(value)
@@ -98,7 +100,7 @@ class Chart(msgspec.Struct, kw_only=True):
             return []
         departure = max(-_MOST, min(_MOST, (value - self.centre) / self.spread))
         changed = []
-        for direction in DIRECTIONS:
+        for direction in _DIRECTIONS:
             added = (departure if direction == "up" else -departure) - _SLACK
             # The sum never exceeds the limit, so that the end of drift is soon noticed.
             self.sums[direction] = max(0.0, min(self.limit, self.sums[direction] + added))
@@ -116,7 +118,7 @@ class Chart(msgspec.Struct, kw_only=True):
             self.spread = max(1.4826 * deviation, self.least_spread)
 
 
-class Drift(msgspec.Struct, kw_only=True):
+class Drift(msgspec.Struct, Remembered, kw_only=True):
     """The charts of one session with one model and one set of limits. The ledger keeps them over a restart."""
 
     picked_by: str = ""
@@ -190,3 +192,70 @@ class Drift(msgspec.Struct, kw_only=True):
 
 def _value(quantity: Quantity, charted: float) -> float:
     return math.expm1(charted) if quantity == "picks" else charted
+
+
+class DriftWatch:
+    """Keeps the charts of the running session. The ledger keeps them over a restart of the daemon.
+
+    A new baseline begins on request, after a long pause, and with another model, threshold or diameter. `note` belongs
+    to one thread.
+
+    Args:
+        ledger: remembers the charts.
+
+    Attributes:
+        state: the present charts. May be read from any thread.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._drift = Drift.decode(ledger.recall(DRIFT_KEY)) or Drift()
+        self.state = _state_of(self._drift)
+
+    def note(self, document: MicrographDocument) -> None:
+        """Add a picked micrograph."""
+        now, picked_by, asked = time.time(), _what_picks(document), self._drift.asked
+        with contextlib.suppress(sqlite3.Error):  # the request is read with the next micrograph
+            asked = self._ledger.recall(BASELINE_KEY)
+        is_other = (picked_by, asked) != (self._drift.picked_by, self._drift.asked)
+        if is_other or now > self._drift.noted_at + _PAUSE_SECONDS:
+            if self._drift.noted_at:
+                log.info("the next micrographs become the baseline: another model, setting or session, or by request")
+            self._drift = Drift(picked_by=picked_by, asked=asked)
+        self._drift.noted_at = now
+        scores, were_few = document.picks.score, self._drift.few
+        for quantity, direction in self._drift.note(len(scores), sum(scores) / len(scores) if scores else 0.0):
+            self._log(quantity, direction)
+        if self._drift.few and not were_few:
+            log.warning("picks are few: %s", self._drift.describe_few())
+        self.state = _state_of(self._drift)
+        with contextlib.suppress(sqlite3.Error):  # useful after a restart, but not needed
+            self._ledger.remember(DRIFT_KEY, self._drift.encode())
+
+    def _log(self, quantity: Quantity, direction: Direction) -> None:
+        usual, recent = self._drift.usual(quantity), self._drift.recent(quantity)
+        compared = f"median {recent:.3g} in the last micrographs, {usual:.3g} in the session's baseline"
+        if self._drift.chart(quantity).drifting[direction]:
+            fell = "have fallen" if direction == "down" else "have risen"
+            log.warning("%s %s: %s", _NAMES[quantity], fell, compared)
+        else:
+            log.warning("%s are again as they were: %s", _NAMES[quantity], compared)
+
+
+def _state_of(drift: Drift) -> DriftState:
+    def chart_state(quantity: Quantity) -> ChartState:
+        chart, usual = drift.chart(quantity), drift.usual(quantity)
+        down, up = (
+            Departure(evidence=chart.evidence(direction), drifting=chart.drifting[direction])
+            for direction in _DIRECTIONS
+        )
+        return ChartState(
+            baseline_micrographs=len(chart.baseline), usual=None if math.isnan(usual) else usual, down=down, up=up
+        )
+
+    return DriftState(few=drift.few, picks=chart_state("picks"), score=chart_state("score"))
+
+
+def _what_picks(document: MicrographDocument) -> str:
+    diameter_angstrom = document.diameter_px * document.pixel_size_angstrom
+    return f"{document.model.sha256} {document.threshold:g} {diameter_angstrom:.4g}"

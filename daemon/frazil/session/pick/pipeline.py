@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import sqlite3
 import threading
@@ -15,8 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, Full, Queue
-from typing import Protocol
+from queue import Empty, Full, PriorityQueue, Queue
 
 import msgspec
 
@@ -29,19 +29,19 @@ from frazil.health.metrics import Metrics
 from frazil.health.state import PickState
 from frazil.model import Batches
 from frazil.outputs import namesakes
+from frazil.paths import is_utf8
 from frazil.picking import ChooseRescaling, Micrograph, PixelMemory, ScoreMap
-from frazil.session.intake.arrival import Arrival, PickQueue, is_utf8
+from frazil.record import record_failure
+from frazil.session.intake.intake import Arrival, Intake
 from frazil.session.outbox.file_stamp import sample, stamp_of
 from frazil.session.outbox.ledger import Handled, Ledger
-from frazil.session.outbox.outbox import Outbox
-from frazil.session.outbox.retry import Stopped
-from frazil.session.outbox.score_map import pack_score_map
+from frazil.session.outbox.outbox import Outbox, Stopped
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
-from frazil.session.pick.drift_watch import DriftWatch
+from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.model_changes import Announcer, ModelChange
-from frazil.session.pick.record import record_failure
 from frazil.session.pick.serving import Serving
 from frazil.session.retune import LimitsRequest, Reviser
+from frazil.session.retune.repick import pack_score_map
 
 __all__ = ["Pipeline"]
 
@@ -79,19 +79,6 @@ class _Failed:
 
 
 _Result = _Picked | _Failed | ModelChange | LimitsRequest
-
-
-class ArrivalOwner(Protocol):
-    """Takes arrivals back: the part of the intake that the pipeline uses."""
-
-    def finish(self, arrival: Arrival, handled: Handled) -> None:
-        """Take back an arrival that was picked, or given up."""
-
-    def retry(self, arrival: Arrival, rest_seconds: float = 0.0) -> None:
-        """Take back an arrival that has to be looked at again, after a rest."""
-
-    def await_growth(self, arrival: Arrival, error: IncompleteMicrograph) -> None:
-        """Take back an arrival that reading found incomplete."""
 
 
 class Pipeline:
@@ -147,7 +134,8 @@ class Pipeline:
         self._watch = watch
         self._max_attempts = max_attempts
         self._keep_score_maps = keep_score_maps
-        self._queue = PickQueue()
+        self._arrivals: PriorityQueue[tuple[bool, int, Arrival]] = PriorityQueue()
+        self._arrived = itertools.count()
         self._micrographs: Queue[_Read] = Queue(_MICROGRAPHS_QUEUED)
         self._results: Queue[_Result] = Queue()
         self._room = threading.Semaphore(_RESULTS_QUEUED)
@@ -165,7 +153,7 @@ class Pipeline:
         self._picked = self._failed = 0
         self._last_picked_at: float | None = None
 
-    def connect(self, intake: ArrivalOwner) -> None:
+    def connect(self, intake: Intake) -> None:
         """Set the intake, to which arrivals go back. It is made after the pipeline, to which it hands them."""
         self._intake = intake
 
@@ -175,8 +163,11 @@ class Pipeline:
             thread.start()
 
     def accept(self, arrival: Arrival) -> None:
-        """Put an arrival in the queue."""
-        self._queue.put(arrival)
+        """Put an arrival in the queue: new files before the backlog, each in the order in which they came.
+
+        The microscope's operator looks at the newest micrograph, and the backlog only shrinks.
+        """
+        self._arrivals.put((arrival.backlog, next(self._arrived), arrival))
 
     def refuse(self, arrival: Arrival, error: MicrographError) -> None:
         """Record the failure of a file that cannot be picked."""
@@ -206,7 +197,7 @@ class Pipeline:
         """The present work, and the counts so far. May be read from any thread."""
         return PickState(
             doing=self._heartbeats.of("frazil-picking").doing or self._heartbeats.of("frazil-reading").doing,
-            read=len(self._queue),
+            read=self._arrivals.qsize(),
             pick=self._micrographs.qsize(),
             write=self._results.qsize(),
             picked=self._picked,
@@ -238,8 +229,9 @@ class Pipeline:
         """Read the next arrival, if there is one, and hand it on once there is room."""
         beat = self._heartbeats.of("frazil-reading").beat
         beat()
-        arrival = self._queue.take(_STOP_CHECK_SECONDS)
-        if arrival is None:
+        try:
+            arrival = self._arrivals.get(timeout=_STOP_CHECK_SECONDS)[2]
+        except Empty:
             if self._clock() > self._memory_kept_until:
                 self._memory.release()
             return
@@ -431,7 +423,13 @@ class Pipeline:
             return
         attempt = 1 + self._outbox.attempts(arrival.key)
         is_retried = is_transient(error) and attempt < self._max_attempts
-        document = record_failure(error, watch=self._watch, key=arrival.key, attempts=attempt, is_transient=is_retried)
+        document = record_failure(
+            error,
+            self._watch / arrival.key,
+            directory_of(arrival.key),
+            attempts=attempt,
+            is_transient=is_retried,
+        )
         self._outbox.commit(
             document,
             key=arrival.key,

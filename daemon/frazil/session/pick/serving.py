@@ -1,4 +1,4 @@
-"""The serving model, and its replacement between two micrographs."""
+"""The serving model, its replacement between two micrographs, and the probation that follows."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from dataclasses import dataclass
 
 from frazil.health.state import ModelState
 from frazil.picking import Micrograph, Picker
+from frazil.record import Record, record_picks
 from frazil.session.pick.model_changes import ModelChange
-from frazil.session.pick.probation import Probation
-from frazil.session.pick.record import Record, record_picks
 from frazil.session.retune.limits import LimitsChange, LimitsRequest
 
-__all__ = ["Offer", "Serving", "Shadow"]
+__all__ = ["Offer", "Probation", "Serving", "Shadow"]
 
 log = logging.getLogger(__name__)
 
 _RECENT = 10
+_COLLAPSE = 0.1
+"""A model has collapsed on a micrograph if it finds less than this fraction of the earlier model's picks."""
 
 Shadow = Callable[[Micrograph, Record], None]
 """Called with each micrograph that was picked, and its picks. It must return at once."""
@@ -32,6 +33,65 @@ class Offer:
     picker: Picker
     current: str
     """Stamp of the ``CURRENT`` that promoted it."""
+
+
+class Probation:
+    """Counts failures and collapses on the first micrographs after a swap.
+
+    Args:
+        micrographs: length of the probation, in micrographs.
+        faults_allowed: fraction of them on which the model may fail or collapse.
+        usual_picks: mean number of picks of the earlier model on its last micrographs.
+    """
+
+    def __init__(self, micrographs: int, faults_allowed: float, usual_picks: float) -> None:
+        self._micrographs = micrographs
+        self._most_faults = int(micrographs * faults_allowed)
+        self._usual_picks = usual_picks
+        self._seen = 0
+        self._errors = 0
+        self._collapses = 0
+
+    def is_suspect(self, picks: int) -> bool:
+        """Whether the number of picks is so small that the earlier model should pick the same micrograph."""
+        return picks <= _COLLAPSE * self._usual_picks
+
+    def note_error(self) -> None:
+        """Count a micrograph on which the model failed, and which the earlier model could pick."""
+        self._seen += 1
+        self._errors += 1
+
+    def note_picks(self, picks: int, before: int | None = None) -> bool:
+        """Count a micrograph that the model picked.
+
+        Args:
+            picks: number of its picks.
+            before: number of the earlier model's picks, if the result was suspect.
+
+        Returns:
+            Whether the model has collapsed on this micrograph.
+        """
+        self._seen += 1
+        collapsed = before is not None and picks < _COLLAPSE * before
+        self._collapses += collapsed
+        return collapsed
+
+    @property
+    def passed(self) -> bool:
+        """Whether the probation is over."""
+        return self._seen >= self._micrographs
+
+    @property
+    def verdict(self) -> tuple[str, str] | None:
+        """The reason to roll the model back, in one word and in one line; None while it may serve."""
+        if self._errors + self._collapses <= self._most_faults:
+            return None
+        reason = "errors" if self._errors > self._collapses else "few_picks"
+        return reason, (
+            f"expected at most {self._most_faults} of the first {self._micrographs} micrographs with faults, found "
+            f"{self._errors} on which it failed and {self._collapses} on which it found almost nothing, "
+            f"of {self._seen}"
+        )
 
 
 class Serving:

@@ -32,8 +32,8 @@ from frazil.model import (
     read_current,
 )
 from frazil.picking import Micrograph, Picker
+from frazil.record import Record
 from frazil.session.pick.model_changes import Announcer, ModelChange
-from frazil.session.pick.record import Record
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import Canary, CanaryBounds
 

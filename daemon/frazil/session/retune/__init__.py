@@ -6,15 +6,11 @@
 - ``Reviser`` is the daemon's part: it revises the results one at a time.
 """
 
-from frazil.session.retune.counts import MicrographCount, count
-from frazil.session.retune.limits import LimitsChange, LimitsRequest
-from frazil.session.retune.progress import TUNED_KEY, RevisionProgress
-from frazil.session.retune.repick import Preview, preview
-from frazil.session.retune.request import request_change
+from frazil.session.retune.limits import LimitsChange, LimitsRequest, RevisionProgress
+from frazil.session.retune.repick import MicrographCount, Preview, count, preview, request_change
 from frazil.session.retune.reviser import Reviser
 
 __all__ = [
-    "TUNED_KEY",
     "LimitsChange",
     "LimitsRequest",
     "MicrographCount",

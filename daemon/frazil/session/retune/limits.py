@@ -1,17 +1,26 @@
-"""Changed limits of a session: a threshold for each model, and distances for all."""
+"""Changed limits of a session: a threshold for each model, and distances for all.
+
+The ledger remembers those that are requested, and those in force with the progress of the revisions.
+"""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import msgspec
 
+from frazil.errors import SettingsError
 from frazil.limits import LimitsPatch
+from frazil.picking import PickingSettings
+from frazil.session.outbox.ledger import Remembered
 
-__all__ = ["LimitsChange", "LimitsRequest"]
+__all__ = ["LimitsChange", "LimitsRequest", "RevisionProgress", "decode_request"]
+
+log = logging.getLogger(__name__)
 
 
-class LimitsChange(msgspec.Struct, frozen=True, kw_only=True):
+class LimitsChange(msgspec.Struct, Remembered, frozen=True, kw_only=True):
     """A change of limits; those that are not given stay as they are.
 
     Raises:
@@ -65,3 +74,47 @@ class LimitsRequest:
     """As it stands in the ledger."""
     change: LimitsChange
     """The change asked for, merged with the one that holds already."""
+
+
+class RevisionProgress(msgspec.Struct, Remembered, frozen=True, kw_only=True):
+    """A change of limits and how many results were revised, kept in the ledger so that a restart goes on with it.
+
+    Two fields keep the names that they have had in ledgers and in ``frazil status --json`` since 0.1.
+    """
+
+    settings: PickingSettings
+    """The settings that the change overrides; it ends when they are changed."""
+    change: LimitsChange = msgspec.field(name="wanted")
+    """The limits in force."""
+    since: str
+    """UTC time in RFC 3339."""
+    until_seq: int
+    """Results up to this sequence number may be older than the change; later ones were picked within its limits."""
+    done_seq: int = 0
+    """Results up to this sequence number are done."""
+    revised: int = 0
+    """Number of results that were revised."""
+    unrevisable: int = msgspec.field(default=0, name="untold")
+    """Number of results without a score map, or with one that ends too far from the edges."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all results are done."""
+        return self.done_seq >= self.until_seq
+
+    def describe(self) -> str:
+        """The limits in force and the progress, in one line."""
+        since = f"{self.since[:19].replace('T', ' ')} UTC"
+        line = f"tuned since {since}: {self.change.describe()}; {self.revised} results revised"
+        if self.unrevisable:
+            line += f", {self.unrevisable} cannot be"
+        return line if self.is_done else f"{line}, going on (at {self.done_seq} of {self.until_seq})"
+
+
+def decode_request(text: str) -> LimitsChange:
+    """The requested change, from the ledger's text; an empty change where there is none, or it is damaged."""
+    try:
+        return msgspec.json.decode(text, type=LimitsChange) if text else LimitsChange()
+    except (ValueError, SettingsError) as error:
+        log.warning("passed over a request to tune that is damaged in the ledger: %s", error)
+        return LimitsChange()

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from msgspec.structs import replace
 
 from frazil.documents import MicrographDocument, decode_document
 from frazil.errors import RetuneError
 from frazil.limits import LimitsPatch, PickLimits
-from frazil.picking import Picks, ScoreMap, find_picks
-from frazil.session.outbox.ledger import KeptResult, LedgerReader, checksum
-from frazil.session.outbox.score_map import unpack_score_map
+from frazil.picking import SCORE_STEPS, Picks, ScoreMap, find_picks
+from frazil.session.outbox.ledger import RETUNE_KEY, KeptResult, LedgerReader, checksum, update_remembered
+from frazil.session.retune.limits import LimitsChange, decode_request
 
-__all__ = ["Preview", "preview", "read_document", "read_score_map", "recall_result", "repick"]
+__all__ = [
+    "MicrographCount",
+    "Preview",
+    "count",
+    "newest_model",
+    "pack_score_map",
+    "preview",
+    "read_document",
+    "read_score_map",
+    "recall_result",
+    "repick",
+    "request_change",
+    "unpack_score_map",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -114,3 +133,161 @@ def repick(document: MicrographDocument, score_map: ScoreMap, limits: PickLimits
             "margin",
         )
     return find_picks(score_map, limits, pixel_size)
+
+
+_PASSES = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicrographCount:
+    """Number of picks of one micrograph, now and within other limits."""
+
+    key: str
+    before: int
+    """Now."""
+    after: int
+    """Within the other limits; as now where the result is unrevisable."""
+    at: tuple[int, ...] = ()
+    """Within the other limits, but with each of the requested thresholds."""
+    unrevisable: str = ""
+    """Why there is no other number, as one word: ``no_map``, ``margin``, ``damaged``; empty where there is one."""
+
+
+def count(
+    reader: LedgerReader,
+    change: LimitsChange,
+    *,
+    keys: Sequence[str] | None = None,
+    model_sha256: str = "",
+    thresholds: Sequence[float] = (),
+) -> Iterator[MicrographCount]:
+    """Count picks within other limits, one micrograph after the other.
+
+    The micrographs are counted in several passes over the session, so that the first results are a sample of all of
+    it. No lock is held between two results, so the caller may stop at any time. A micrograph takes some ten
+    milliseconds of processor time; beside a daemon, count in another process.
+
+    Args:
+        reader: of the session's ledger; not used elsewhere meanwhile.
+        change: the other limits.
+        keys: of the micrographs. Default: all that have a result.
+        model_sha256: of the model whose picks are also counted with other thresholds.
+        thresholds: the other thresholds. They cost next to nothing.
+
+    Raises:
+        OutputError: the ledger cannot be read.
+    """
+    every = reader.results() if keys is None else list(keys)
+    for begin in range(_PASSES):
+        for key in every[begin::_PASSES]:
+            try:
+                yield _count_one(reader, key, change, model_sha256, thresholds)
+            except RetuneError as error:  # it went while others were counted
+                yield MicrographCount(key=key, before=0, after=0, at=(0,) * len(thresholds), unrevisable=error.reason)
+
+
+def _count_one(
+    reader: LedgerReader, key: str, change: LimitsChange, model_sha256: str, thresholds: Sequence[float]
+) -> MicrographCount:
+    kept = recall_result(reader, key)
+    document = read_document(kept)
+    before = len(document.picks.score)
+    limits = change.for_model(document.model.sha256).over(document.limits)
+    others = thresholds if document.model.sha256 == model_sha256 else (limits.threshold,) * len(thresholds)
+    # A peak is suppressed by higher-scoring ones only, so filtering the lowest threshold's picks gives each other's.
+    lowest = replace(limits, threshold=min((limits.threshold, *others)))
+    try:
+        picks = repick(document, read_score_map(kept), lowest)
+    except RetuneError as error:
+        return MicrographCount(
+            key=key, before=before, after=before, at=(before,) * len(others), unrevisable=error.reason
+        )
+    return MicrographCount(
+        key=key,
+        before=before,
+        after=int(picks.reaching(limits.threshold).sum()),
+        at=tuple(int(picks.reaching(threshold).sum()) for threshold in others),
+    )
+
+
+def request_change(reader: LedgerReader, patch: LimitsPatch, *, model_sha256: str = "") -> LimitsChange:
+    """Request other limits for all micrographs of a session: results are revised, and new ones picked so.
+
+    A running daemon grants the request within a second or so; else the next one does when it starts. The request is
+    merged with earlier ones that were not granted yet.
+
+    Args:
+        reader: of the session's ledger.
+        patch: the limits to change.
+        model_sha256: of the model that the threshold is for. Default: that of the newest result.
+
+    Returns:
+        The requested change.
+
+    Raises:
+        RetuneError: there is no result yet, or its score map does not reach to the edge margin.
+        OutputError: the ledger cannot be written.
+    """
+    kept = reader.newest_result()
+    if kept is None:
+        raise RetuneError(f"{reader.file}: expected a result to tune by, found none as yet", "no_result")
+    document = read_document(kept)
+    if kept.score_map is not None:  # a change that fails for the newest result would fail for all
+        repick(document, read_score_map(kept), patch.over(document.limits))
+    change = LimitsChange.of(patch, model_sha256 or document.model.sha256)
+    update_remembered(reader.file, RETUNE_KEY, lambda text: change.over(decode_request(text)).encode())
+    return change
+
+
+def newest_model(reader: LedgerReader) -> str:
+    """The sha256 of the model that made the newest result; empty where there is none."""
+    kept = reader.newest_result()
+    return "" if kept is None else read_document(kept).model.sha256
+
+
+class _Packed(msgspec.Struct, frozen=True, kw_only=True):
+    shape: tuple[int, int]
+    y_px: bytes
+    x_px: bytes
+    scores: bytes
+    margin_px: float | None = None
+
+
+_DECODER = msgspec.msgpack.Decoder(_Packed)
+
+
+def pack_score_map(score_map: ScoreMap) -> bytes:
+    """Encode a score map as bytes."""
+    steps = np.round(score_map.scores * np.float32(SCORE_STEPS)).astype("<u2")
+    planes = steps.reshape(-1, 1).view(np.uint8).T[::-1]
+    return msgspec.msgpack.encode(
+        _Packed(
+            shape=score_map.shape,
+            y_px=score_map.y_px.astype("<f8").tobytes(),
+            x_px=score_map.x_px.astype("<f8").tobytes(),
+            scores=zlib.compress(planes.tobytes(), 1),
+            margin_px=score_map.margin_px,
+        )
+    )
+
+
+def unpack_score_map(packed: bytes) -> ScoreMap:
+    """Decode a score map from bytes.
+
+    Raises:
+        ValueError: the bytes are no score map.
+    """
+    try:
+        body = _DECODER.decode(packed)
+        y_px, x_px = np.frombuffer(body.y_px, "<f8"), np.frombuffer(body.x_px, "<f8")
+        planes = np.frombuffer(zlib.decompress(body.scores), np.uint8).reshape(2, y_px.size * x_px.size)
+    except (msgspec.DecodeError, zlib.error) as error:
+        raise ValueError(f"expected a score map: {error}") from error
+    steps = planes[0].astype(np.float32) * 256 + planes[1]
+    return ScoreMap(
+        scores=(steps / np.float32(SCORE_STEPS)).reshape(y_px.size, x_px.size),
+        y_px=y_px.astype(np.float64),
+        x_px=x_px.astype(np.float64),
+        shape=body.shape,
+        margin_px=body.margin_px,
+    )

@@ -13,10 +13,8 @@ from frazil.limits import PickLimits
 from frazil.picking import PickingSettings, Picks
 from frazil.session.outbox.ledger import RETUNE_KEY, TUNED_KEY, KeptResult, Ledger, LedgerReader
 from frazil.session.outbox.outbox import Outbox
-from frazil.session.retune.limits import LimitsChange, LimitsRequest
-from frazil.session.retune.progress import RevisionProgress
+from frazil.session.retune.limits import LimitsChange, LimitsRequest, RevisionProgress, decode_request
 from frazil.session.retune.repick import read_document, read_score_map, repick
-from frazil.session.retune.request import decode_request
 
 __all__ = ["Reviser"]
 

@@ -3,6 +3,7 @@
 - `Ledger` is the daemon's: it alone writes results.
 - `LedgerReader` reads while the daemon runs, or when none does.
 - `request_requeue`, `request_baseline` and `update_remembered` leave a request in the ledger, which the daemon grants.
+- `Remembered` is what records have in common that the ledger remembers under a key.
 - `Witness` knows outside the ledger how far it had come.
 - `check` reads all of it, and `rebuild` makes a whole one from what can be read.
 - `archive` moves old results into another file.
@@ -22,6 +23,7 @@ from frazil.session.outbox.ledger.meta_keys import (
     RETUNE_KEY,
     STANDING_KEY,
     TUNED_KEY,
+    Remembered,
 )
 from frazil.session.outbox.ledger.reader import KeptResult, LedgerReader, MicrographRecord, StoredDocument
 from frazil.session.outbox.ledger.rebuild import Rebuilt, rebuild
@@ -48,6 +50,7 @@ __all__ = [
     "MicrographRecord",
     "Note",
     "Rebuilt",
+    "Remembered",
     "State",
     "StoredDocument",
     "Witness",

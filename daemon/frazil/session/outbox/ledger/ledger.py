@@ -66,6 +66,10 @@ class Ledger:
 
     All of them raise `sqlite3.Error` when the ledger cannot be written; then nothing of the call is in it.
 
+    A commit gives a document the next sequence number, which it returns. To every commit, `key` is the path of a
+    micrograph below the watched directory, `handled` the stamp and fingerprint of its file, `body_at` makes the
+    document for an epoch and a sequence number, and `remember` is a key and value to remember in the same transaction.
+
     Args:
         file: made if missing.
         witness: knows from elsewhere how far the ledger had come; numbers that it knows are not given out again.
@@ -311,17 +315,10 @@ class Ledger:
         score_map: bytes | None = None,
         complete_at_unix: float | None = None,
     ) -> tuple[int, bytes]:
-        """Commit a result under the next sequence number.
+        """Commit a result; returns its sequence number and the document.
 
-        Args:
-            key: path of the micrograph below the watched directory.
-            handled: its stamp and fingerprint.
-            body_at: makes the document for an epoch, a sequence number, and that of the result it supersedes (0: none).
-            score_map: what the model said of the micrograph, to be kept.
-            complete_at_unix: when the file was known to be complete, in seconds of Unix time.
-
-        Returns:
-            The sequence number and the document.
+        `body_at` is told also the number of the result that this one supersedes (0: none). The score map, what the
+        model said of the micrograph, is kept, and when the file was known to be complete, in seconds of Unix time.
         """
         now = time.time()
         with self._writing():
@@ -333,10 +330,7 @@ class Ledger:
                 "INSERT INTO documents (seq, topic, path, body, committed_at, checksum) VALUES (?, ?, ?, ?, ?, ?)",
                 (seq, "picks", key, body, now, checksum(body)),
             )
-            self._database.execute("UPDATE documents SET superseded_by = ? WHERE seq = ?", (seq, older))
-            self._database.execute("DELETE FROM score_maps WHERE seq = ?", (older,))
-            if score_map is not None:
-                self._database.execute("INSERT INTO score_maps VALUES (?, ?)", (seq, score_map))
+            self._supersede(older, seq, score_map)
             self._record(key, handled, "picked", "", "")
             self._database.execute(
                 "UPDATE micrographs SET seq = ?, complete_at = ?, picked_at = ?, published_at = NULL WHERE path = ?",
@@ -356,22 +350,11 @@ class Ledger:
     ) -> int:
         """Commit other picks from the same scores: all else that is known of the micrograph stays as it is.
 
-        Args:
-            key: path of the micrograph below the watched directory.
-            older: sequence number of its newest result, which this one supersedes.
-            body_at: makes the document for an epoch and a sequence number.
-            score_map: of that result; it is this one's from now on.
-            remember: key and value to remember in the same transaction.
-
-        Returns:
-            The sequence number.
+        The result supersedes the one with the number `older`, and has its score map from now on.
         """
         with self._writing():
             seq = self._insert("picks", key, body_at)
-            self._database.execute("UPDATE documents SET superseded_by = ? WHERE seq = ?", (seq, older))
-            self._database.execute("DELETE FROM score_maps WHERE seq = ?", (older,))
-            if score_map is not None:
-                self._database.execute("INSERT INTO score_maps VALUES (?, ?)", (seq, score_map))
+            self._supersede(older, seq, score_map)
             self._database.execute(
                 "UPDATE micrographs SET seq = ?, published_at = NULL WHERE path = ? AND seq = ?", (seq, key, older)
             )
@@ -395,18 +378,9 @@ class Ledger:
         state: Literal["failed", "quarantined"],
         body_at: Callable[[str, int], bytes],
     ) -> int:
-        """Record that picking a micrograph failed: it is tried again (``failed``) or not (``quarantined``).
+        """Record that picking a micrograph failed, for a reason in a word and a message in a line.
 
-        Args:
-            key: path of the micrograph below the watched directory.
-            handled: its stamp and fingerprint.
-            reason: as one word.
-            message: as a line.
-            state: what becomes of it.
-            body_at: makes the document that says so for an epoch and a sequence number.
-
-        Returns:
-            The sequence number.
+        It is tried again (``failed``) or not (``quarantined``).
         """
         with self._writing():
             seq = self._insert("failed", key, body_at)
@@ -416,12 +390,6 @@ class Ledger:
 
     def commit_unwritten(self, seq: int, reason: str, message: str, body_at: Callable[[str, int], bytes]) -> bool:
         """Record that a result cannot be written as a file: its micrograph is quarantined, its picks stay.
-
-        Args:
-            seq: of the result.
-            reason: as one word.
-            message: as a line.
-            body_at: makes the document that says so for an epoch and a sequence number.
 
         Returns:
             False where there is nothing to say: it was recorded before, or another result has come, or is to come.
@@ -446,13 +414,7 @@ class Ledger:
     def commit_document(
         self, topic: str, body_at: Callable[[str, int], bytes], *, remember: tuple[str, str] | None = None
     ) -> int:
-        """Commit a document that is about no micrograph under the next sequence number, which it returns.
-
-        Args:
-            topic: of the stream.
-            body_at: makes the document for an epoch and a sequence number.
-            remember: key and value to remember in the same transaction.
-        """
+        """Commit a document that is about no micrograph, under a topic of the stream."""
         with self._writing():
             seq = self._insert(topic, "", body_at)
             if remember is not None:
@@ -514,11 +476,11 @@ class Ledger:
             )
         return keys
 
-    def recall(self, key: str, default: str = "") -> str:
-        """A value remembered under a key."""
+    def recall(self, key: str) -> str:
+        """The value remembered under a key; empty if there is none."""
         with self._reading():
             row = self._database.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return default if row is None else str(row[0])
+        return "" if row is None else str(row[0])
 
     def remember(self, key: str, value: str) -> None:
         """Remember a value under a key."""
@@ -526,12 +488,7 @@ class Ledger:
             self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def grant(self, request: tuple[str, str], remember: tuple[str, str]) -> None:
-        """Remember what was made of a request, and forget the request, unless it was added to meanwhile.
-
-        Args:
-            request: key and value under which it was found.
-            remember: key and value.
-        """
+        """Remember what was made of a request, and forget the request, unless it was added to meanwhile."""
         with self._writing():
             self._database.execute("DELETE FROM meta WHERE key = ? AND value = ?", request)
             self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", remember)
@@ -551,6 +508,12 @@ class Ledger:
             (seq, topic, key, body, time.time(), checksum(body)),
         )
         return seq
+
+    def _supersede(self, older: int, seq: int, score_map: bytes | None) -> None:
+        self._database.execute("UPDATE documents SET superseded_by = ? WHERE seq = ?", (seq, older))
+        self._database.execute("DELETE FROM score_maps WHERE seq = ?", (older,))
+        if score_map is not None:
+            self._database.execute("INSERT INTO score_maps VALUES (?, ?)", (seq, score_map))
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -584,16 +547,7 @@ class Ledger:
             "CASE WHEN state IN ('seen', 'waiting', 'failed') THEN attempts + 1 ELSE 1 END, "
             "state = excluded.state, size = excluded.size, mtime_ns = excluded.mtime_ns, "
             "fingerprint = excluded.fingerprint, reason = excluded.reason, message = excluded.message",
-            (
-                key,
-                state,
-                handled.stamp.size,
-                handled.stamp.mtime_ns,
-                handled.fingerprint,
-                reason,
-                message,
-                time.time(),
-            ),
+            (key, state, *handled.stamp, handled.fingerprint, reason, message, time.time()),
         )
 
 

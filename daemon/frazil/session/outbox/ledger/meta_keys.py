@@ -1,9 +1,15 @@
 """The keys of the ledger's `meta` table: everything that the ledger remembers by name.
 
-Values are text. Statements in SQL spell the keys out; everything else uses these names.
+Values are text, some of them a record as JSON. Statements in SQL spell the keys out; everything else uses these names.
 """
 
 from __future__ import annotations
+
+from typing import Self
+
+import msgspec
+
+from frazil.errors import SettingsError
 
 __all__ = [
     "ARCHIVED_KEY",
@@ -19,6 +25,7 @@ __all__ = [
     "RETUNE_KEY",
     "STANDING_KEY",
     "TUNED_KEY",
+    "Remembered",
 ]
 
 LAYOUT_KEY = "layout"
@@ -47,3 +54,21 @@ RETUNE_KEY = "retune"
 """Limits that were requested and not yet granted, as JSON; absent if there are none."""
 TUNED_KEY = "tuned"
 """Limits in force in place of the settings', and the progress of revising earlier results, as JSON."""
+
+
+class Remembered:
+    """What a record has more than its fields when the ledger remembers it under one of these keys, as JSON."""
+
+    __slots__ = ()
+
+    def encode(self) -> str:
+        """Encode as text for the ledger."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def decode(cls, text: str) -> Self | None:
+        """Decode the ledger's text; None if there is none, or it is damaged or of another version."""
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except (ValueError, SettingsError):
+            return None

@@ -1,4 +1,4 @@
-"""Makes the document of a picked micrograph, with the times of each step, or that of a failure."""
+"""The record of one micrograph, as the daemon and ``frazil pick`` make it: read, picked, timed, and made a document."""
 
 from __future__ import annotations
 
@@ -13,16 +13,49 @@ from frazil.documents import (
     MicrographDocument,
     Seconds,
     columns_of,
-    directory_of,
     now_rfc3339,
 )
 from frazil.errors import MicrographError
 from frazil.model import Batches
-from frazil.picking import Micrograph, Picker, Picks, Picture, ScoreMap
+from frazil.picking import (
+    ChooseRescaling,
+    Micrograph,
+    Picker,
+    Picks,
+    Picture,
+    PixelMemory,
+    ScoreMap,
+    read_micrograph,
+)
 
-__all__ = ["Record", "record_failure", "record_picks"]
+__all__ = ["MicrographReader", "Record", "record_failure", "record_picks"]
 
-_FRACTION_DECIMALS = 4
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicrographReader:
+    """Reads micrographs within limits, for the pipeline and for the page.
+
+    Args:
+        largest_bytes: largest size of one micrograph in memory.
+        timeout_seconds: time after which reading is given up.
+    """
+
+    largest_bytes: int
+    timeout_seconds: float
+
+    def __call__(
+        self, path: Path, memory: PixelMemory | None = None, rescaling: ChooseRescaling = lambda *_: None
+    ) -> Micrograph:
+        """Read a micrograph; arguments and errors are those of `read_micrograph`."""
+        deadline = time.monotonic() + self.timeout_seconds
+        return read_micrograph(
+            path,
+            as_stored=True,
+            memory=memory,
+            largest_bytes=self.largest_bytes,
+            cut_off=lambda: time.monotonic() > deadline,
+            rescaling=rescaling,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,7 +111,7 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
             total=found - since,
         ),
         picked_at=now_rfc3339(),
-        blank_fraction=round(picture.blank_fraction, _FRACTION_DECIMALS),
+        blank_fraction=round(picture.blank_fraction, 4),
     )
     return Record(
         document=document, picks=picks, picture=picture, score_map=score_map, batches=picker.count_batches(picture)
@@ -86,24 +119,23 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
 
 
 def record_failure(
-    error: MicrographError, *, watch: Path, key: str, attempts: int, is_transient: bool
+    error: MicrographError, path: Path, directory: str, *, attempts: int = 1, is_transient: bool = False
 ) -> FailedDocument:
     """Make the document of a micrograph that could not be picked, without epoch and with sequence number 0.
 
     Args:
         error: the cause.
-        watch: the watched directory, by the name that the user gave it.
-        key: path of the micrograph below the watched directory.
+        path: of the micrograph, by the name that the user gave the watched directory.
+        directory: of the micrograph, below the watched one.
         attempts: number of attempts, including this one.
         is_transient: whether the daemon retries it by itself.
     """
-    path = watch / key
     return FailedDocument(
         epoch="",
         seq=0,
         micrograph=path.name,
         path=str(path),
-        directory=directory_of(key),
+        directory=directory,
         reason=error.reason,
         message=str(error).replace(str(error.path), str(path)),
         kind="transient" if is_transient else "permanent",
