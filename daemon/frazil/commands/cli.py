@@ -16,6 +16,7 @@ import typer
 import frazil
 from frazil.commands.ledger import ledger_app, requeue, status
 from frazil.commands.machine import bench, check_settings, doctor, install_service, selftest
+from frazil.commands.measure import measure
 from frazil.commands.model import models_app
 from frazil.commands.retune import retune
 from frazil.commands.session import session_app
@@ -230,6 +231,9 @@ def pick(
         raise typer.Exit(1)
 
 
+app.command()(
+    _with_settings("model", "pixel_size_angstrom", "contrast", "device", "threads", "max_micrograph_bytes")(measure)
+)
 app.command()(listen)
 app.command()(schema)
 app.command()(status)

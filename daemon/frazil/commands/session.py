@@ -182,7 +182,10 @@ def list_sessions(
 
 def _describe(session: SessionState) -> str:
     if session.status != "open":
-        return session.says or session.directory
+        found = session.suggested
+        looks = f"; its particles look like {found.diameter_angstrom:g} Å" if found else ""
+        range_ = f" ({found.low_angstrom:g} to {found.high_angstrom:g})" if found else ""
+        return (session.says or session.directory) + looks + range_
     pick, diameter = session.pick, session.diameter_angstrom
     parts = [
         f"{diameter:g} Å" if diameter else "",

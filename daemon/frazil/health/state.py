@@ -26,6 +26,7 @@ __all__ = [
     "PickState",
     "SessionState",
     "SessionStatus",
+    "SuggestedDiameter",
     "WatchState",
 ]
 
@@ -155,6 +156,17 @@ has changed in its directory of late.
 """
 
 
+class SuggestedDiameter(msgspec.Struct, frozen=True, kw_only=True):
+    """The particle's diameter as measured on a session's micrographs."""
+
+    diameter_angstrom: float
+    low_angstrom: float
+    high_angstrom: float
+    micrographs: int
+    doubt: str = ""
+    """The reason to doubt it, in one line."""
+
+
 class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     """One watched directory: what is done with it now."""
 
@@ -166,6 +178,8 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     says: str = ""
     """Why it is not open, in one line."""
     diameter_angstrom: float | None = None
+    suggested: SuggestedDiameter | None = None
+    """For a session that waits for its diameter, once it was measured."""
     model: ModelState | None = None
     """The model that serves it."""
     watch: WatchState = WatchState()

@@ -22,6 +22,7 @@ from frazil.health.metrics import Metrics
 from frazil.health.state import SessionState, SessionStatus
 from frazil.microscope.discovery import find_sessions, last_change
 from frazil.microscope.registry import REGISTRY_NAME, Registry, SessionRecord, Wish
+from frazil.microscope.suggestions import Suggestions
 from frazil.paths import absolute_path, is_same_file
 from frazil.picking import Micrograph
 from frazil.record import MicrographReader
@@ -60,11 +61,13 @@ class _Waits(Exception):
     Args:
         status: what it is instead.
         says: why, in one line.
+        without_diameter: its settings, where they lack nothing but the diameter.
     """
 
-    def __init__(self, status: SessionStatus, says: str = "") -> None:
+    def __init__(self, status: SessionStatus, says: str = "", without_diameter: ServeSettings | None = None) -> None:
         super().__init__(says)
         self.status: SessionStatus = status
+        self.without_diameter = without_diameter
 
 
 class Sessions:
@@ -103,6 +106,7 @@ class Sessions:
         self._read = MicrographReader(
             largest_bytes=settings.max_micrograph_bytes, timeout_seconds=settings.read_timeout_seconds
         )
+        self._suggestions = Suggestions(models, self._turns, self.read_micrograph)
         self.registry = Registry(settings.out.expanduser().resolve() / REGISTRY_NAME)
         self._open: dict[str, Session] = {}
         self._states: dict[str, SessionState] = {}
@@ -215,6 +219,11 @@ class Sessions:
 
         self._thread = threading.Thread(target=run, name="frazil-sessions", daemon=True)
         self._thread.start()
+        if self.is_microscope:
+            measuring = threading.Thread(
+                target=self._suggestions.run, args=(stop,), name="frazil-suggestions", daemon=True
+            )
+            measuring.start()
 
     def _keep_readable(self) -> None:
         """Have the stream answer for the sessions of earlier runs, for subscribers that were away when they ended."""
@@ -273,6 +282,7 @@ class Sessions:
         """
         self._discover()
         records = self.registry.records()
+        lacking: dict[str, ServeSettings] = {}
         for name, session in list(self._open.items()):
             if self.is_microscope and session.fault:
                 self._failed[name] = time.monotonic(), session.settings, str(session.fault)
@@ -290,12 +300,15 @@ class Sessions:
                 else:
                     self._finish_close(name, waits, record)
                 self._note_waiting(name, waits, record)
+                if waits.without_diameter is not None:
+                    lacking[name] = waits.without_diameter
                 continue
             if name in self._open and self._open[name].settings != wanted:
                 log.info("session %s: its settings have changed", name, extra=event("session_settings", session=name))
                 self._stop_one(name)
             if name not in self._open:
                 self._try_open(name, wanted, record, raises=raises)
+        self._suggestions.want(lacking)
 
     def _discover(self) -> None:
         root, now = self._settings.root, time.monotonic()
@@ -341,7 +354,9 @@ class Sessions:
         except SettingsError as error:
             raise _Waits("waiting", f"its settings have faults: {'; '.join(error.args)}") from error
         if settings.diameter_angstrom is None:
-            raise _Waits("waiting", "its diameter is not known: frazil session set NAME diameter_angstrom=...")
+            raise _Waits(
+                "waiting", f"its diameter is not known: frazil session set {name} diameter_angstrom=...", settings
+            )
         for other, session in self._open.items():
             if other != name and _is_nested(settings.watch, session.watch):
                 raise _Waits(
@@ -477,7 +492,11 @@ class Sessions:
 
     def _note_waiting(self, name: str, waits: _Waits, record: SessionRecord | None) -> None:
         state = SessionState(
-            name=name, directory=str(self._directory(name, record)), status=waits.status, says=str(waits)
+            name=name,
+            directory=str(self._directory(name, record)),
+            status=waits.status,
+            says=str(waits),
+            suggested=self._suggestions.of(name),
         )
         before = self._states.get(name)
         self._states[name] = state

@@ -4,6 +4,7 @@
 - ``Picker(model, settings).pick(micrograph)`` returns ``Picks``: arrays y, x, score.
 - ``write_star(path, picks)`` and ``read_star(path)`` speak RELION.
 - ``read_coordinates(path)`` reads what RELION, EMAN, crYOLO and Topaz write, and plain CSV.
+- ``try_diameters(micrograph, model)`` and ``estimate_diameter(tried)`` measure the particle's diameter.
 - ``draw_picks(pixels, picks, diameter_px)`` makes a picture of it.
 
 >>> from frazil.model import load_model
@@ -33,6 +34,14 @@ from frazil.picking.coordinates import (
 from frazil.picking.device import PreparationOnDevice
 from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
 from frazil.picking.matching import hits_gained, match_picks
+from frazil.picking.measure import (
+    TRIED_ANGSTROM,
+    DiameterEstimate,
+    DiameterPeak,
+    TriedDiameter,
+    estimate_diameter,
+    try_diameters,
+)
 from frazil.picking.micrograph import (
     LARGEST_MICROGRAPH_BYTES,
     ChooseRescaling,
@@ -42,7 +51,7 @@ from frazil.picking.micrograph import (
     check_complete,
     read_micrograph,
 )
-from frazil.picking.overlay import draw_picks, grey_picture
+from frazil.picking.overlay import draw_curve, draw_picks, grey_picture
 from frazil.picking.picker import Picker, PickingSettings
 from frazil.picking.picks import SCORE_STEPS, Picks, ScoreMap, find_peaks, find_picks
 from frazil.picking.picture import BlankArea, Picture, find_blank, make_picture
@@ -52,10 +61,13 @@ __all__ = [
     "LARGEST_MICROGRAPH_BYTES",
     "MICROGRAPH_ENDINGS",
     "SCORE_STEPS",
+    "TRIED_ANGSTROM",
     "BlankArea",
     "ChooseRescaling",
     "ContrastEvidence",
     "CoordinateEnding",
+    "DiameterEstimate",
+    "DiameterPeak",
     "GrowingStar",
     "ImageClaims",
     "Micrograph",
@@ -67,11 +79,14 @@ __all__ = [
     "PreparationOnDevice",
     "Rescaling",
     "ScoreMap",
+    "TriedDiameter",
     "YAxis",
     "check_complete",
     "coordinate_list",
     "darkness",
+    "draw_curve",
     "draw_picks",
+    "estimate_diameter",
     "find_blank",
     "find_peaks",
     "find_picks",
@@ -86,6 +101,7 @@ __all__ = [
     "read_micrograph",
     "read_star",
     "star_source",
+    "try_diameters",
     "weigh_contrast",
     "write_box",
     "write_cbox",

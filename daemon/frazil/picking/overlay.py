@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from frazil.picking.picks import Picks
 from frazil.picking.rescale import Rescaling, rescale
 
-__all__ = ["draw_picks", "grey_picture"]
+__all__ = ["draw_curve", "draw_picks", "grey_picture"]
 
 _CIRCLE_BGR = (60, 220, 255)
 _CROSS_BGR = (255, 160, 60)
@@ -50,6 +50,39 @@ def draw_picks(
         for y, x in _positions(other, factor):
             cv2.drawMarker(picture, (round(x), round(y)), _CROSS_BGR, cv2.MARKER_CROSS, max(5, round(radius * 0.7)))
     return np.asarray(picture, np.uint8)
+
+
+def draw_curve(
+    points: Sequence[tuple[float, float]], span: tuple[float, float], shape: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Draw a curve over the logarithm of its abscissa.
+
+    Args:
+        points: abscissa above 0 and ordinate from 0 to 1, at least two.
+        span: part of the abscissa that is shaded.
+        shape: (h, w) of the picture.
+
+    Returns:
+        (h, w, 3) uint8 picture, channels in OpenCV's order (blue, green, red).
+    """
+    h, w = shape
+    edge = 40
+    picture = np.full((h, w, 3), 24, np.uint8)
+    across, up = (np.array(values, np.float64) for values in zip(*points, strict=True))
+
+    def place(at: NDArray[np.float64], height: NDArray[np.float64]) -> NDArray[np.int32]:
+        fraction = np.log(at / across[0]) / np.log(across[-1] / across[0])
+        rows = h - edge - np.clip(height, 0, 1) * (h - 2 * edge)
+        columns = edge + np.clip(fraction, 0, 1) * (w - 2 * edge)
+        return np.asarray(np.rint(np.stack([columns, rows], 1)), np.int32)
+
+    (left, bottom), (right, top) = place(np.array(span), np.array([0.0, 1.0])).tolist()
+    cv2.rectangle(picture, (left, top), (right, bottom), (56, 56, 56), cv2.FILLED)
+    cv2.rectangle(picture, (edge, edge), (w - edge, h - edge), (160, 160, 160), 1)
+    cv2.polylines(picture, [place(across, up)], False, _CIRCLE_BGR, 2, cv2.LINE_AA)
+    for label, (x, y) in zip(across[::2], place(across, np.zeros_like(across))[::2].tolist(), strict=True):
+        cv2.putText(picture, f"{label:.0f}", (x - 14, y + 20), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (220, 220, 220), 1)
+    return picture
 
 
 def grey_picture(pixels: NDArray[np.generic], diameter_px: float, *, longest_side_px: int = 1024) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from frazil_trainer.simulate.ctf import (
     interaction_rad_per_volt_angstrom,
     wavelength_angstrom,
 )
+from frazil_trainer.simulate.density import DensityModel
 from frazil_trainer.simulate.exposure import count_electrons, form_contrast
 from frazil_trainer.simulate.imaginary import IMAGINARY, imagine_molecule
 from frazil_trainer.simulate.molecules import MODEL_NAMES, density_model
@@ -64,17 +65,22 @@ def series_seed(seed: int, index: int) -> np.random.SeedSequence:
     return np.random.SeedSequence(seed, spawn_key=(index,))
 
 
-def simulate_micrograph(settings: SimulationSettings, seed: int | np.random.SeedSequence) -> SimulatedMicrograph:
+def simulate_micrograph(
+    settings: SimulationSettings, seed: int | np.random.SeedSequence, molecule: DensityModel | None = None
+) -> SimulatedMicrograph:
     """Simulate one micrograph; the same settings and seed always give the same one.
 
     Projected potentials of molecules, film and dirt and the noise of amorphous matter add up to the phase φ of
     the specimen. Contrast is 2 φ ⊗ CTF (weak phase). Counts are Poisson around dose · transmission ·
     (1 + contrast).
+
+    Args:
+        settings: description of the micrograph.
+        seed: an integer, or a seed sequence, which stays unchanged.
+        molecule: of the particles. Default: that of the settings.
     """
     rng = np.random.default_rng(seed)
-    name = settings.model if settings.model is not None else str(rng.choice(MODEL_NAMES))
-    diameter = settings.imaginary_diameter_angstrom
-    model = imagine_molecule(diameter, rng) if name == IMAGINARY else density_model(name)
+    model = molecule or _draw_molecule(settings, rng)
     pixel_size = settings.pixel_size_angstrom
     transfer = _draw_transfer(settings, rng)
     specimen = draw_specimen(settings, model, rng)
@@ -114,7 +120,7 @@ def simulate_micrograph(settings: SimulationSettings, seed: int | np.random.Seed
     return SimulatedMicrograph(
         pixels=pixels,
         truth=Picks(y=centres[seen, 0], x=centres[seen, 1], score=np.ones(np.count_nonzero(seen))),
-        model=name,
+        model=model.name,
         diameter_angstrom=model.diameter_angstrom,
         pixel_size_angstrom=pixel_size,
         defocus_um=(transfer.defocus_u_angstrom + transfer.defocus_v_angstrom) / 2e4,
@@ -145,6 +151,11 @@ def write_micrograph(path: Path, simulated: SimulatedMicrograph) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _draw_molecule(settings: SimulationSettings, rng: np.random.Generator) -> DensityModel:
+    name = settings.model if settings.model is not None else str(rng.choice(MODEL_NAMES))
+    return imagine_molecule(settings.imaginary_diameter_angstrom, rng) if name == IMAGINARY else density_model(name)
 
 
 def _draw_transfer(settings: SimulationSettings, rng: np.random.Generator) -> ContrastTransfer:
