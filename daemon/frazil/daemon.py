@@ -145,13 +145,13 @@ class Daemon:
         self._wait_for(self._outputs)
         self._page = self._start_page()
         self._parts.callback(self._page.close)
+        self._parts.callback(sessions.close)  # after the stream, which reads the ledgers
         self._stream = self._start_stream()
         self._parts.callback(self._stream.close)
         ledger_folder = settings.ledger_file.expanduser().resolve().parent
         self._resources = Resources({"out": self._outputs.path, "ledger": ledger_folder})
         self._resources.start()
         self._parts.callback(self._resources.stop)
-        self._parts.callback(sessions.close)
         sessions.begin(self._stream, self._page.url)
         self._ready.set()
         sessions.run_until(self._stopping)
@@ -215,6 +215,7 @@ class Daemon:
             metrics=self._metrics,
             access=access,
             allow_unencrypted=settings.publish_unencrypted,
+            is_microscope=settings.root is not None,
         )
 
     def _load_model(self, path: Path, precision: Precision) -> Model:

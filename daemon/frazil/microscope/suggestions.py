@@ -134,6 +134,6 @@ def _micrographs_of(settings: ServeSettings) -> list[Path]:
         if reason is None and not key.endswith("/") and len(names) < _MOST_NAMES:
             names.append(key)
 
-    links = [Path(place).expanduser() for place in settings.link_roots]
+    links = [Path(place).expanduser() for place in settings.link_roots if place]
     Scanner(root, selection, {}, link_roots=links, on_name=note, on_restart=names.clear).scan()
     return [root / name for name in names]
