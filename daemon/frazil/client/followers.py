@@ -158,6 +158,11 @@ class Followers:
                 asked.read_page(answer, frames[1:])
                 self._give_turn(asked)
 
+    @property
+    def lacks(self) -> bool:
+        """Whether there may be something to request."""
+        return bool(self._lacking) or self._heard_catalog != self._read_catalog
+
     def request(self) -> bytes | None:
         """The request to send now; None while nothing is lacking. Without an answer, call it again."""
         if self._asked is not None:
