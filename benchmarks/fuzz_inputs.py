@@ -37,7 +37,6 @@ from numpy.typing import NDArray
 from frazil.errors import MicrographError, is_out_of_memory
 from frazil.model import load_model
 from frazil.picking import Picker, PickingSettings, PixelMemory, check_complete, read_micrograph
-from frazil.record import read_and_rescale
 from frazil.settings import default_model_path
 
 CAP_BYTES = 32 << 20
@@ -352,7 +351,10 @@ def judge(path: Path, picker: Picker) -> Outcome:
 def pick(path: Path, picker: Picker) -> str:
     """Pick one input as the daemon does: what came of it."""
     try:
-        picker.pick(read_and_rescale(path, picker.rescaling, memory=PixelMemory(), largest_bytes=CAP_BYTES))
+        micrograph = read_micrograph(
+            path, as_stored=True, memory=PixelMemory(), largest_bytes=CAP_BYTES, rescaling=picker.rescaling
+        )
+        picker.pick(micrograph)
     except MicrographError as error:
         return error.reason
     except Exception as error:  # noqa: BLE001 - that is what this looks for

@@ -49,15 +49,12 @@ class Group:
 
 GROUPS = {
     "picking": Group(
-        ("picking/peaks.py", "model/tiling.py", "picking/rescale.py"),
-        ("daemon/test_peaks.py", "daemon/test_tiling.py", "daemon/test_rescale.py", "daemon/test_picker.py"),
+        ("picking/picks.py", "model/tiling.py", "picking/rescale.py"),
+        ("daemon/test_picks.py", "daemon/test_tiling.py", "daemon/test_rescale.py", "daemon/test_picker.py"),
     ),
     "formats": Group(
         ("picking/formats/*.py",),
-        tuple(
-            f"daemon/test_{name}.py"
-            for name in ("mrc", "tiff", "compressed", "formats", "pixel_size", "source", "micrograph")
-        ),
+        tuple(f"daemon/test_{name}.py" for name in ("mrc", "tiff", "compressed", "formats", "micrograph")),
     ),
     "coordinates": Group(
         ("picking/coordinates/*.py",),
@@ -257,7 +254,7 @@ def read_harmless() -> list[dict[str, Any]]:
 
 
 def function_of(mutant: str) -> str:
-    """``frazil.picking.peaks.x_find_peaks__mutmut_3`` → ``frazil.picking.peaks.find_peaks``."""
+    """``frazil.picking.picks.x_find_peaks__mutmut_3`` → ``frazil.picking.picks.find_peaks``."""
     module, _, name = mutant.partition("__mutmut_")[0].rpartition(".")
     return f"{module}.{name.removeprefix('x_').removeprefix('xǁ').replace('ǁ', '.')}"
 

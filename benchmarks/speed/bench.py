@@ -11,8 +11,7 @@ import cv2
 
 from benchmarks.micrographs import write_micrograph
 from frazil.model import Model, load_model
-from frazil.picking import Picker, PickingSettings, PixelMemory, write_star
-from frazil.record import read_and_rescale
+from frazil.picking import Picker, PickingSettings, PixelMemory, read_micrograph, write_star
 from frazil.settings import default_model_path
 
 __all__ = ["DIAMETER_ANGSTROM", "MODELS", "PIXEL_SIZE_ANGSTROM", "SCALES", "Bench", "Scale"]
@@ -129,5 +128,6 @@ class Bench:
 
     def pick(self, picker: Picker, micrograph: Path) -> None:
         """The whole way of one micrograph, from its file to its STAR file: as ``frazil pick`` does with many."""
-        read = read_and_rescale(micrograph, picker.rescaling, memory=self._memories[micrograph])
+        memory = self._memories[micrograph]
+        read = read_micrograph(micrograph, as_stored=True, memory=memory, rescaling=picker.rescaling)
         write_star(self.folder / "whole.star", picker.pick(read))

@@ -16,7 +16,7 @@ from benchmarks.speed.floor import Floor, batches_of
 from benchmarks.speed.spread import Rounds, Spread, rounds_within, spread
 from frazil import PickStream
 from frazil.picking import read_micrograph, write_star
-from frazil.picking.normalise import normalise
+from frazil.picking.picture import normalise
 from frazil.picking.rescale import rescale
 from frazil.record import Record, record_picks
 from frazil.session.retune.repick import pack_score_map

@@ -30,9 +30,8 @@ from frazil.picking import (
     match_picks,
     read_micrograph,
 )
-from frazil.picking.normalise import normalise
-from frazil.picking.peaks import in_steps
-from frazil.record import read_and_rescale
+from frazil.picking.picks import in_steps
+from frazil.picking.picture import normalise
 
 __all__ = ["Comparison", "Straightforward", "WindowNetwork", "measure"]
 
@@ -135,7 +134,7 @@ def _compare(bench: Bench, model: str) -> Comparison:
 
 
 def _pick_as_frazil_does(picker: Picker, micrograph: Path, memory: PixelMemory) -> Picks:
-    return picker.pick(read_and_rescale(micrograph, picker.rescaling, memory=memory))
+    return picker.pick(read_micrograph(micrograph, as_stored=True, memory=memory, rescaling=picker.rescaling))
 
 
 def _pick(network: WindowNetwork, picker: Picker, micrograph: Path, like: ScoreMap) -> tuple[ScoreMap, Picks]:

@@ -16,10 +16,6 @@ _IPC = "ipc://"
 def check_address(address: str, *, allow_others: bool) -> None:
     """Check an address before it is bound.
 
-    Args:
-        address: an address such as ``tcp://127.0.0.1:5556`` or ``ipc:///run/frazil/stream``.
-        allow_others: whether other machines may reach it.
-
     Raises:
         AddressError: the address is malformed, or other machines could reach it and may not.
     """
@@ -38,10 +34,6 @@ def check_address(address: str, *, allow_others: bool) -> None:
 
 def check_page_address(address: str, *, allow_others: bool) -> tuple[str, int]:
     """Check the address of the page before it is bound.
-
-    Args:
-        address: an address such as ``127.0.0.1:9457`` or ``[::1]:9457``.
-        allow_others: whether other machines may reach it.
 
     Returns:
         Host and port.

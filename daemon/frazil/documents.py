@@ -17,7 +17,7 @@ from urllib.parse import quote
 import msgspec
 
 from frazil.limits import PickLimits, default_limits
-from frazil.model.identity import ModelIdentity
+from frazil.model.contract import ModelIdentity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -350,16 +350,11 @@ class _Picks(Protocol):
     """``frazil.picking.Picks``, which programs that only read documents need not load."""
 
     @property
-    def y(self) -> NDArray[np.float64]:
-        """Rows (n,)."""
-
+    def y(self) -> NDArray[np.float64]: ...
     @property
-    def x(self) -> NDArray[np.float64]:
-        """Columns (n,)."""
-
+    def x(self) -> NDArray[np.float64]: ...
     @property
-    def score(self) -> NDArray[np.floating[Any]]:
-        """Figures of merit (n,)."""
+    def score(self) -> NDArray[np.floating[Any]]: ...
 
 
 def columns_of(

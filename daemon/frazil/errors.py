@@ -20,26 +20,12 @@ from __future__ import annotations
 from pathlib import Path
 
 MICROGRAPH_REASONS = (
-    "truncated",
-    "not_mrc",
-    "not_tiff",
-    "corrupt",
-    "unsupported",
-    "stack",
-    "too_large",
-    "too_slow",
-    "not_a_file",
-    "not_finite",
-    "constant",
-    "blank",
-    "pixel_size",
-    "diameter",
-    "unreadable",
-    "memory",
-    "name",
-    "output",
-    "model",
-    "internal",
+    # the file
+    *("truncated", "not_mrc", "not_tiff", "corrupt", "unsupported", "stack", "too_large", "too_slow", "not_a_file"),
+    # its picture
+    *("not_finite", "constant", "blank", "pixel_size", "diameter"),
+    # what is around it
+    *("unreadable", "memory", "name", "output", "model", "internal"),
 )
 """All reasons of a `MicrographError`."""
 
@@ -47,26 +33,12 @@ TRANSIENT_REASONS = frozenset({"unreadable", "memory", "internal"})
 """The reasons for which a retry may succeed."""
 
 MODEL_REASONS = (
-    "missing",
-    "card",
-    "hash",
-    "not_onnx",
-    "external_data",
-    "operators",
-    "contract",
-    "shapes",
-    "reference",
-    "not_finite",
-    "unfit",
-    "memory",
-    "crash",
-    "hang",
-    "interrupted",
-    "provider",
-    "canary",
+    # its files, before it is run
+    *("missing", "card", "hash", "not_onnx", "external_data", "operators", "contract"),
+    # how it runs
+    *("shapes", "reference", "not_finite", "unfit", "memory", "crash", "hang", "interrupted", "provider", "canary"),
 )
 """All reasons to refuse a model."""
-
 
 _OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "cudaerrormemoryallocation")
 """Words in the messages of ONNX Runtime and OpenCV, which have no class of their own for this error."""

@@ -24,9 +24,10 @@ from frazil.picking import (
     PixelMemory,
     PreparationOnDevice,
     draw_picks,
+    read_micrograph,
     write_star,
 )
-from frazil.record import read_and_rescale, record_picks
+from frazil.record import record_picks
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.settings import default_model_path, doubt_diameter
 
@@ -61,13 +62,8 @@ class FilePicker:
     """Picks files with one model, and writes their pick files.
 
     Args:
-        settings: settings of picking.
-        out: directory of the pick files.
         model: a model's folder, a version's folder, or an .onnx file; None for the default model.
-        device: where the model runs.
-        precision: precision in which the model computes, if it can.
         threads: CPU threads of the model; None for every core.
-        max_micrograph_bytes: largest size of one micrograph in memory.
 
     Raises:
         FrazilError: a setting is impossible, the model cannot serve, or the directory cannot be written.
@@ -109,10 +105,6 @@ class FilePicker:
     def pick(self, path: Path, *, with_picture: bool = False) -> PickedFile:
         """Pick one file and write its STAR file.
 
-        Args:
-            path: the micrograph.
-            with_picture: whether to write a picture with the picks as well, as PNG.
-
         Raises:
             MicrographError: the file cannot be picked, its results would overwrite another file's, or they can never be
                 written.
@@ -133,8 +125,12 @@ class FilePicker:
 
     def _pick(self, path: Path, star: Path, *, with_picture: bool) -> PickedFile:
         started = time.monotonic()
-        micrograph = read_and_rescale(
-            path, self._picker.rescaling, memory=self._memory, largest_bytes=self._largest_bytes
+        micrograph = read_micrograph(
+            path,
+            as_stored=True,
+            memory=self._memory,
+            largest_bytes=self._largest_bytes,
+            rescaling=self._picker.rescaling,
         )
         micrograph = dataclasses.replace(micrograph, path=absolute_path(path))
         read_seconds = time.monotonic() - started

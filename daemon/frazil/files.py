@@ -55,10 +55,6 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
     The content is written to another file beside it, flushed to disk, and renamed; then the folder is flushed.
 
-    Args:
-        path: the file.
-        content: bytes, or a text that is written in UTF-8.
-
     Raises:
         OSError: the file cannot be written; nothing of the new content is left.
     """

@@ -35,7 +35,7 @@ _LONGEST_PATH_BYTES = 4095
 
 
 class OutputFolder:
-    """A folder for files of one kind.
+    """A folder for files of one kind. A micrograph is named by its key, its path below the watched directory.
 
     Args:
         path: the folder. It is made when the first file is written.
@@ -58,20 +58,12 @@ class OutputFolder:
             raise OutputError(f"{self.path}: expected a directory that can be written: {reason_of(error)}") from error
 
     def file_of(self, key: str) -> Path:
-        """The pick file of a micrograph.
-
-        Args:
-            key: path of the micrograph below the watched directory.
-        """
+        """The pick file of a micrograph."""
         below = Path(key)
         return self.path / below.with_name(f"{micrograph_stem(below.name)}{self._ending}")
 
     def check_name(self, micrograph: Path, key: str) -> None:
         """Check, before a micrograph is picked, that a file with the name of its pick file can exist.
-
-        Args:
-            micrograph: full path of the micrograph, for the message.
-            key: path of the micrograph below the watched directory.
 
         Raises:
             MicrographError: the key is no file name in UTF-8, or too long.
@@ -99,11 +91,6 @@ class OutputFolder:
 
     def write(self, micrograph: Path, file: Path, write: Callable[[Path], None]) -> None:
         """Write the file of a micrograph, and make the folders above it.
-
-        Args:
-            micrograph: full path of the micrograph, for the message.
-            file: path from `file_of`, or another file of that micrograph.
-            write: writes the file atomically.
 
         Raises:
             MicrographError: this file can never be written, but others can.
@@ -133,21 +120,18 @@ class OutputFolder:
 
 
 def namesakes(key: str) -> list[str]:
-    """The keys of all other micrographs that would have the same pick file.
-
-    Args:
-        key: path of the micrograph below the watched directory.
-    """
+    """The keys of all other micrographs that would have the same pick file."""
     above, slash, name = key.rpartition("/")
     stem = micrograph_stem(name)
     return [other for ending in _ENDINGS if (other := f"{above}{slash}{stem}{ending}") != key]
 
 
-def _in_every_case(ending: str) -> list[str]:
-    return ["".join(letters) for letters in itertools.product(*({c, c.upper()} for c in ending))]
-
-
-_ENDINGS = tuple(written for ending in MICROGRAPH_ENDINGS for written in _in_every_case(ending))
+_ENDINGS = tuple(
+    "".join(letters)
+    for ending in MICROGRAPH_ENDINGS
+    for letters in itertools.product(*({c, c.upper()} for c in ending))
+)
+"""In every mixture of small letters and capitals."""
 
 
 def _longest_name_bytes(folder: Path) -> int:

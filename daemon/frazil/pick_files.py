@@ -69,7 +69,7 @@ class PickFileWriter:
         picks = Picks(y=y, x=x, score=score)
         try:
             if self._format == "cryosparc":
-                self._put(document, [(f"{x:.3f}", f"{y:.3f}", f"{score:.6f}") for x, y, score in _rows(picks)])
+                self._put(document, [(f"{x:.3f}", f"{y:.3f}", f"{score:.6f}") for x, y, score in picks.rows()])
                 return
             micrograph, file = Path(document.path), self._file(document)
             self._outputs.write(micrograph, file, lambda place: self._write(place, document, picks))
@@ -111,10 +111,6 @@ class PickFileWriter:
             raise MicrographError(Path(document.path), "name", f"{self._table.path}: {error}") from None
         except OSError as error:  # the table cannot be written for any micrograph
             raise OutputError(f"{self._table.path}: cannot be written: {reason_of(error)}") from error
-
-
-def _rows(picks: Picks) -> zip[tuple[float, float, float]]:
-    return zip(picks.x.tolist(), picks.y.tolist(), picks.score.tolist(), strict=True)
 
 
 def _seen_from_project(path: str) -> str:

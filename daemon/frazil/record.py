@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +18,6 @@ from frazil.documents import (
 from frazil.errors import MicrographError
 from frazil.model import Batches
 from frazil.picking import (
-    LARGEST_MICROGRAPH_BYTES,
     ChooseRescaling,
     Micrograph,
     Picker,
@@ -31,31 +28,7 @@ from frazil.picking import (
     read_micrograph,
 )
 
-__all__ = ["MicrographReader", "Record", "read_and_rescale", "record_failure", "record_picks"]
-
-
-def read_and_rescale(
-    path: Path,
-    rescaling: ChooseRescaling,
-    *,
-    memory: PixelMemory | None = None,
-    largest_bytes: int = LARGEST_MICROGRAPH_BYTES,
-    cut_off: Callable[[], bool] = lambda: False,
-) -> Micrograph:
-    """Read a micrograph as `read_micrograph` does, its pixels as they are stored, and rescale it meanwhile.
-
-    Reading and rescaling take about as long as each other: together some 10 ms less a micrograph (decision 0026).
-    """
-    with ThreadPoolExecutor(1, "frazil-rescaling") as thread:
-        return read_micrograph(
-            path,
-            as_stored=True,
-            memory=memory,
-            largest_bytes=largest_bytes,
-            cut_off=cut_off,
-            rescaling=rescaling,
-            aside=lambda work: thread.submit(work).result,
-        )
+__all__ = ["MicrographReader", "Record", "record_failure", "record_picks"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,14 +46,15 @@ class MicrographReader:
     def __call__(
         self, path: Path, memory: PixelMemory | None = None, rescaling: ChooseRescaling = lambda *_: None
     ) -> Micrograph:
-        """Read a micrograph; arguments and errors are those of `read_and_rescale`."""
+        """Read a micrograph; arguments and errors are those of `read_micrograph`."""
         deadline = time.monotonic() + self.timeout_seconds
-        return read_and_rescale(
+        return read_micrograph(
             path,
-            rescaling,
+            as_stored=True,
             memory=memory,
             largest_bytes=self.largest_bytes,
             cut_off=lambda: time.monotonic() > deadline,
+            rescaling=rescaling,
         )
 
 

@@ -15,7 +15,7 @@ from frazil.errors import MicrographError
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
 from frazil.model import load_model
 from frazil.picking import BlankArea, Micrograph, Picker, PickingSettings, Picks, Rescaling, find_blank, read_micrograph
-from frazil.picking.normalise import normalise
+from frazil.picking.picture import normalise
 from frazil.record import record_picks
 from frazil.session.retune.repick import pack_score_map, unpack_score_map
 from frazil.settings import default_model_path

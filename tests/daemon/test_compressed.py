@@ -15,8 +15,7 @@ import pytest
 
 from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.picking import check_complete, read_micrograph
-from frazil.picking.formats import compressed
-from frazil.picking.formats.source import BLOCK_BYTES
+from frazil.picking.formats import BLOCK_BYTES, compressed
 
 Pack = Callable[[bytes], bytes]
 PACKS: dict[str, Pack] = {".mrc.gz": gzip.compress, ".mrc.bz2": bz2.compress}

@@ -16,8 +16,7 @@ from frazil.errors import FrazilError
 from frazil.files import write_atomically
 from frazil.picking import Picks, named_micrographs, read_coordinates, read_star, write_star
 from frazil.picking.coordinates import coordinate_list, particles_star
-from frazil.picking.coordinates.star import read_star_table
-from frazil.picking.coordinates.syntax import read_tables, spell, spell_without_quotes, split_row
+from frazil.picking.coordinates.star import read_star_table, read_tables, spell, spell_without_quotes, split_row
 from frazil.picking.coordinates.table import stem_of
 
 

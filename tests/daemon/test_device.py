@@ -21,9 +21,9 @@ from frazil.model.runtime import ort
 from frazil.model.tiling import plan_tiling
 from frazil.picking import Micrograph, Picker, PickingSettings, Picks, read_micrograph, weigh_contrast
 from frazil.picking.device import Accelerator, PictureOnDevice, PreparationOnDevice, accelerator, graphs
+from frazil.picking.device.graphs import blur_matrix, mirror, percentile_ranks, resampling_matrices
 from frazil.picking.device.onnx_graph import ELEMENT_TYPES
-from frazil.picking.device.operators import blur_matrix, mirror, percentile_ranks, resampling_matrices
-from frazil.picking.normalise import NORMALISERS, normalise
+from frazil.picking.picture import NORMALISERS, normalise
 from frazil.picking.rescale import Rescaling, rescale
 from frazil.settings import default_model_path
 
@@ -383,6 +383,6 @@ def test_scores_that_are_no_numbers_are_the_models_fault_on_the_device_too(
 def test_a_normalisation_that_the_device_does_not_know_is_left_to_the_cpu(
     blob_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accelerator, "NORMALISATIONS_ON_DEVICE", frozenset())
+    monkeypatch.setattr("frazil.picking.device.preparation.NORMALISATIONS_ON_DEVICE", frozenset())
     found = prepare_on_device(blob_model).preparation.describe()
     assert found == "pictures prepared on the CPU: the normalisation flat-01 is not known there"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import math
+import os
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
@@ -11,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from frazil.errors import MicrographError
+from frazil.files import open_regular
 from frazil.picking import MICROGRAPH_ENDINGS, check_complete, micrograph_stem, read_micrograph
-from frazil.picking.formats import open_image
-from frazil.picking.formats.source import BLOCK_BYTES
+from frazil.picking.formats import BLOCK_BYTES, PixelSize, file_size, judge_pixel_size, read_into
+from frazil.picking.micrograph import open_image
 
 # Row 0 of an MRC is the bottom of the picture; the mark stands at the bottom left, in row 1 and column 2.
 GOLDEN = np.add.outer(np.arange(5), np.zeros(9)).astype(np.float32)
@@ -127,3 +132,100 @@ def test_the_name_says_what_is_expected(tmp_path: Path, name: str, expected: str
     with pytest.raises(MicrographError, match=f"expected {expected}, found n") as refused:
         check_complete(path)
     assert str(refused.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "angstrom"),
+    [
+        (0.01, 0.01, 0.01),
+        (1000.0, 1000.0, 1000.0),
+        (1.5, 0.0, 1.5),
+        (100.0, 101.0, 100.0),
+        (100.0, 99.0, 100.0),
+        (1.23456789, 1.23456789, 1.234568),
+        (0.0, 0.0, None),
+        (0.0, 5.0, None),
+    ],
+)
+def test_a_pixel_size_that_can_be_is_that_of_x(x: float, y: float, angstrom: float | None) -> None:
+    assert judge_pixel_size(x, y) == PixelSize(angstrom)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "doubt"),
+    [
+        (0.0099, 0.0099, "0.0099 Å, which is no pixel size of a micrograph"),
+        (1000.1, 1000.1, "1000.1 Å, which is no pixel size of a micrograph"),
+        (-2.0, -2.0, "-2 Å, which is no pixel size of a micrograph"),
+        (math.nan, 2.0, "nan Å, which is no pixel size of a micrograph"),
+        (2.0, 2.021, "2 Å along x and 2.021 Å along y, which must be equal within 1 %"),
+        (2.0, 1.979, "2 Å along x and 1.979 Å along y, which must be equal within 1 %"),
+        (2.0, -2.0, "2 Å along x and -2 Å along y, which must be equal within 1 %"),
+        (2.0, math.nan, "2 Å along x and nan Å along y, which must be equal within 1 %"),
+    ],
+)
+def test_one_that_cannot_be_is_told_in_a_doubt(x: float, y: float, doubt: str) -> None:
+    assert judge_pixel_size(x, y) == PixelSize(None, doubt)
+
+
+@given(st.floats(), st.floats())
+def test_whatever_a_file_says_a_size_is_one_of_a_micrograph_or_none(x: float, y: float) -> None:
+    found = judge_pixel_size(x, y)
+    assert found.angstrom is None or 0.01 <= found.angstrom <= 1000
+    assert (found.angstrom is None) >= bool(found.doubt)
+    assert found == PixelSize() or bool(found.doubt) == (found.angstrom is None)
+
+
+class Dripping:
+    """Gives so many bytes at a time."""
+
+    def __init__(self, content: bytes, steps: list[int], end: int | None) -> None:
+        self._content = content
+        self._steps = iter(steps)
+        self._end = end
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        part = self._content[: min(len(buffer), next(self._steps, len(buffer)))]
+        self._content = self._content[len(part) :]
+        buffer[: len(part)] = part
+        return len(part) or self._end
+
+
+@given(st.binary(max_size=60), st.lists(st.integers(1, 9)), st.integers(0, 60), st.sampled_from([0, None]))
+def test_a_buffer_is_filled_however_little_comes_at_a_time(
+    content: bytes, steps: list[int], wanted: int, end: int | None
+) -> None:
+    buffer = bytearray(wanted)
+    found = read_into(Dripping(content, steps, end), memoryview(buffer))
+    assert found == min(wanted, len(content))
+    assert buffer == content[:found] + bytes(wanted - found)
+
+
+def test_a_regular_file_is_opened_to_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"some bytes")
+    with open_regular(path) as file:
+        assert file_size(file) == 10
+        assert file.read() == b"some bytes"
+        assert not file.writable()
+
+
+class Replaced(type(Path())):  # type: ignore[misc]
+    """The path of a file that a named pipe takes the place of, right after it was looked at."""
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        found: os.stat_result = super().stat(follow_symlinks=follow_symlinks)
+        self.unlink()
+        os.mkfifo(self)
+        return found
+
+
+def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    path = Replaced(tmp_path / "a.mrc")
+    path.touch()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(MicrographError, match="expected a regular file, found a named pipe") as refused:
+        open_regular(path)
+    assert refused.value.reason == "not_a_file"
+    assert str(refused.value).startswith(f"{path}: ")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

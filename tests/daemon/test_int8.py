@@ -41,7 +41,7 @@ def set_cpu_info(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[s
 
     def write(text: str) -> None:
         (tmp_path / "cpuinfo").write_text(text)
-        monkeypatch.setattr("frazil.model.int8._CPU_INFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr("frazil.model.checks._CPU_INFO", tmp_path / "cpuinfo")
 
     write(X86.format(flag="avx512_vnni"))
     return write
@@ -83,7 +83,7 @@ def test_instructions_are_read_from_the_processors_flags(
 def test_where_the_system_tells_nothing_of_the_processor_there_are_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("frazil.model.int8._CPU_INFO", tmp_path / "nothing")
+    monkeypatch.setattr("frazil.model.checks._CPU_INFO", tmp_path / "nothing")
     assert int8_instructions() is None
 
 

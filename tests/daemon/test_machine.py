@@ -15,7 +15,7 @@ import pytest
 
 from frazil.errors import FrazilError
 from frazil.machine import compare_picks, examine, run_selftest
-from frazil.machine.places import DoctorResult, examine_watched
+from frazil.machine.doctor import DoctorResult, examine_watched
 from frazil.model import int8_instructions
 from frazil.picking import Picks
 from frazil.settings import load_settings

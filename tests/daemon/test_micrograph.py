@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import gzip
 import os
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +15,11 @@ import mrcfile
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking import check_complete, read_micrograph
+from frazil.picking import Micrograph, PixelMemory, check_complete, read_micrograph
 from frazil.picking.rescale import Rescaling, rescale
 
 Write = Callable[..., Path]
@@ -271,3 +275,104 @@ def test_configured_pixel_size_beats_the_header(tmp_path: Path, write_mrc: Write
     micrograph = read_micrograph(write_mrc(tmp_path / "a.mrc", ASYMMETRIC, 2.0))
     assert micrograph.resolve_pixel_size(None) == 2.0
     assert micrograph.resolve_pixel_size(1.5) == 1.5
+
+
+PIXELS = np.random.default_rng(0).integers(0, 200, (900, 700)).astype(np.int16)
+
+
+def halve(shape: tuple[int, int], _: float | None) -> Rescaling:
+    return Rescaling.for_diameter(shape, 20.0, 10.0)
+
+
+def read_halved(path: Path, cut_off: Callable[[], bool] = lambda: False) -> Micrograph:
+    return read_micrograph(path, as_stored=True, rescaling=halve, cut_off=cut_off)
+
+
+def test_it_comes_as_it_is_stored_and_rescaled(tmp_path: Path, write_mrc: Callable[..., Path]) -> None:
+    path = write_mrc(tmp_path / "a.mrc", PIXELS)
+    seen: list[str] = []
+
+    def look() -> bool:
+        seen.extend(thread.name for thread in threading.enumerate())
+        return False
+
+    micrograph = read_halved(path, look)
+    np.testing.assert_array_equal(micrograph.pixels, PIXELS)
+    assert micrograph.pixels.dtype == np.int16
+    assert micrograph.rescaled is not None
+    np.testing.assert_allclose(micrograph.rescaled.pixels, rescale(PIXELS, halve(PIXELS.shape, None)), rtol=1e-5)
+    assert any(name.startswith("frazil-rescaling") for name in seen)
+
+
+@pytest.mark.parametrize("given_up", [True, False])
+def test_no_thread_is_left(tmp_path: Path, write_mrc: Callable[..., Path], given_up: bool) -> None:
+    path = write_mrc(tmp_path / "a.mrc", PIXELS)
+    if given_up:
+        with pytest.raises(MicrographError, match="read_timeout_seconds"):
+            read_halved(path, lambda: True)
+    else:
+        read_halved(path)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("frazil-rescaling")]
+
+
+FLOAT32 = np.dtype(np.float32)
+
+
+def place(array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def test_memory_that_nobody_holds_is_used_again() -> None:
+    memory = PixelMemory()
+    first = memory.take((30, 40), FLOAT32)
+    was = place(first)
+    del first
+    again = memory.take((40, 30), FLOAT32)
+    assert (place(again), again.shape) == (was, (40, 30))
+    assert place(memory.take((30, 40), FLOAT32)) != was
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda array: array,
+        lambda array: array[5:7, ::3],
+        lambda array: array.T.view(np.uint32)[1:],
+        lambda array: memoryview(array),
+        lambda array: Micrograph(path=Path("a.mrc"), pixels=array, pixel_size_angstrom=None),
+    ],
+    ids=["itself", "a view", "a view of a view", "a buffer", "a micrograph"],
+)
+def test_memory_that_somebody_holds_is_left_alone(hold) -> None:
+    memory = PixelMemory()
+    array = memory.take((30, 40), FLOAT32)
+    was, held = place(array), hold(array)
+    del array
+    assert place(memory.take((30, 40), FLOAT32)) != was
+    memory.release()
+    del held
+
+
+@given(st.lists(st.tuples(st.sampled_from([(8, 16), (16, 8), (4, 4)]), st.integers(0, 9)), max_size=60))
+def test_no_two_arrays_in_use_share_memory(steps: list[tuple[tuple[int, int], int]]) -> None:
+    memory = PixelMemory()
+    held: list[tuple[np.ndarray, int]] = []
+    for number, (shape, drop) in enumerate(steps):
+        array = memory.take(shape, FLOAT32)
+        array[:] = number
+        held.append((array, number))
+        del array
+        if drop < len(held):
+            del held[drop]
+        assert all((kept == wrote).all() for kept, wrote in held)
+
+
+def test_memory_of_another_size_is_given_back() -> None:
+    memory = PixelMemory()
+    for side in range(1, 200):
+        array = memory.take((side, 1000), FLOAT32)
+        del array
+    gc.collect()
+    assert len(memory._free) <= 2
+    memory.release()
+    assert not memory._free

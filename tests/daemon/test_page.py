@@ -31,9 +31,8 @@ from hypothesis import strategies as st
 from frazil.documents import MicrographDocument, PickColumns, encode_document
 from frazil.errors import AddressError, FrazilError, OutputError
 from frazil.health.state import DaemonState, IntakeState, ModelState, PickState, SessionState
-from frazil.page.connection import Connection
 from frazil.page.gate import Gate, HostNames, Token
-from frazil.page.server import PageServer
+from frazil.page.server import Connection, PageServer
 from frazil.page.session import rate_per_minute
 from frazil.picking import ScoreMap
 from frazil.session.outbox.file_stamp import FileStamp

@@ -18,7 +18,7 @@ from frazil.documents import MicrographDocument, PickColumns, decode_document
 from frazil.errors import FrazilError, MicrographError, OutputError
 from frazil.pick_files import PickFileWriter
 from frazil.picking import read_coordinates, read_star
-from frazil.picking.coordinates.syntax import read_tables
+from frazil.picking.coordinates.star import read_tables
 
 # 300 rows and 460 columns; nothing in it can be swapped or flipped unseen.
 SHAPE = (300, 460)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
 
 import cv2
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frazil.picking.rescale import Aside, Rescaling, RescalingAhead, rescale
+from frazil.picking.rescale import Rescaling, RescalingAhead, rescale
 
 
 def spot(shape: tuple[int, int], y: float, x: float, sigma: float) -> np.ndarray:
@@ -53,10 +52,6 @@ def test_averages_are_those_of_opencv(h: int, w: int, factor: float, seed: int) 
     np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-5, atol=1e-4)
 
 
-def in_threads(pool: ThreadPoolExecutor) -> Aside:
-    return lambda work: pool.submit(work).result
-
-
 @given(
     h=st.integers(1, 400),
     w=st.integers(1, 400),
@@ -70,7 +65,7 @@ def test_what_is_rescaled_while_its_rows_come_is_what_is_rescaled_at_once(
     rescaling = Rescaling.for_diameter((h, w), 1.0, factor)
     whole = np.random.default_rng(0).normal(100, 10, (h, w)).astype(dtype)
     pixels = np.full((h, w), 77, dtype)
-    with ThreadPoolExecutor(2) as pool, RescalingAhead(pixels, rescaling, in_threads(pool)) as ahead:
+    with RescalingAhead(pixels, rescaling) as ahead:
         rows = 0
         for more in (*steps, h):
             pixels[rows : rows + more] = whole[rows : rows + more]
@@ -89,7 +84,7 @@ def test_rows_are_rescaled_a_sixteenth_at_a_time_while_the_others_come(h: int) -
     whole = np.random.default_rng(0).integers(1, 200, (h, w), np.uint8)
     expected = rescale(whole, rescaling)
     pixels = np.zeros_like(whole)
-    with ThreadPoolExecutor(1) as pool, RescalingAhead(pixels, rescaling, in_threads(pool)) as ahead:
+    with RescalingAhead(pixels, rescaling) as ahead:
         for first in range(0, h, step):
             last = min(first + step, h)
             ahead.advance(last - 1)
@@ -103,18 +98,12 @@ def test_rows_are_rescaled_a_sixteenth_at_a_time_while_the_others_come(h: int) -
 def test_a_micrograph_that_is_given_up_is_left_alone_at_once() -> None:
     """Its memory is given to another one next."""
     pixels = np.zeros((2000, 3000), np.float32)
-    done = []
-
-    def aside(work: Callable[[], None]) -> Callable[[], None]:
-        future = pool.submit(work)
-        future.add_done_callback(done.append)
-        return future.result
-
-    with ThreadPoolExecutor(1) as pool:
-        with RescalingAhead(pixels, Rescaling.for_diameter((2000, 3000), 2, 1), aside) as ahead:
-            ahead.advance(1000)
-            ahead.advance(len(pixels))
-        assert len(done) == 2
+    with RescalingAhead(pixels, Rescaling.for_diameter((2000, 3000), 2, 1)) as ahead:
+        ahead.advance(1000)
+        ahead.advance(len(pixels))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("frazil-rescaling")]
+    pixels[:] = 1  # seen by nobody
+    assert ahead.finish().pixels.max() == 0
 
 
 @pytest.mark.parametrize("values", [(1e300, 1e300), (np.inf, -np.inf), (np.nan, 1)])

@@ -18,7 +18,7 @@ from frazil.errors import RetuneError
 from frazil.limits import LimitsPatch
 from frazil.model import Model, load_model
 from frazil.picking import Micrograph, Picker, PickingSettings, ScoreMap
-from frazil.picking.peaks import in_steps
+from frazil.picking.picks import in_steps
 from frazil.record import Record, record_picks
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import RETUNE_KEY, Handled, Ledger, LedgerReader

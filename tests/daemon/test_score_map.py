@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from frazil.picking import ScoreMap, find_peaks
-from frazil.picking.peaks import in_steps
+from frazil.picking.picks import in_steps
 from frazil.session.retune.repick import pack_score_map, unpack_score_map
 
 

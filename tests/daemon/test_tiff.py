@@ -17,7 +17,8 @@ import tifffile
 
 from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.picking import check_complete, read_micrograph
-from frazil.picking.formats import open_image, tiff_directory
+from frazil.picking.formats import tiff_directory
+from frazil.picking.micrograph import open_image
 
 DTYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "f2", "f4")
 

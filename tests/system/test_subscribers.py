@@ -24,7 +24,7 @@ import frazil
 from frazil.documents import MicrographDocument, PickColumns, encode_document
 from frazil.keys import new_keys
 from frazil.pick_files import PickFileWriter
-from frazil.picking.coordinates.syntax import read_tables
+from frazil.picking.coordinates.star import read_tables
 
 pytestmark = pytest.mark.system
 

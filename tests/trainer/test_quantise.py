@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from frazil.errors import FrazilError, ModelError
 from frazil.model import Card, ModelContract, Reference, int8_instructions, load_model, read_card, write_card
-from frazil.model.onnx_file import parse_onnx
+from frazil.model.files import OnnxFile
 from frazil.model.runtime import ort
 from frazil_trainer.cli import main
 from frazil_trainer.export.int8 import TwinData, add_twin, load_twin_data, make_twin
@@ -148,7 +148,7 @@ def test_what_is_quantised_needs_no_operators_but_onnx_own_and_scores_alike(
     assert model.SerializeToString() == before
     assert capsys.readouterr() == ("", "")
     content = quantised.SerializeToString()
-    parse_onnx(content).check_safe()
+    OnnxFile(content).check_safe()
     assert sum(node.op_type == "QuantizeLinear" for node in quantised.graph.node) >= 3
     assert [w.data_type for w in quantised.graph.initializer if w.name == "w1_quantized"] == [TensorProto.INT8]
     assert list(quantised.metadata_props) == list(model.metadata_props)
@@ -249,7 +249,7 @@ def test_without_instructions_no_twin_is_tried(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("frazil.model.int8._CPU_INFO", tmp_path / "none")
+    monkeypatch.setattr("frazil.model.checks._CPU_INFO", tmp_path / "none")
     with pytest.raises(FrazilError, match="expected instructions for int8 to try a twin with, found none"):
         make_twin(write_model(disc_finder(contract)), twin_data)
 

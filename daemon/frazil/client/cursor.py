@@ -40,9 +40,6 @@ class Cursor:
     It is flushed to disk at most once a second and at the end. After a loss of power the cursor may be a second old;
     then the documents of that second come again.
 
-    Args:
-        file: path of the file, made if missing.
-
     Attributes:
         places: place of the last document that was handled, by the epoch of its ledger; empty before the first.
 

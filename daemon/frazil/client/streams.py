@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
 import zmq
@@ -339,9 +338,7 @@ class PickStream(_Connection[D]):
     def __enter__(self) -> PickStream[D]:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __iter__(self) -> PickStream[D]:
@@ -417,9 +414,7 @@ class AsyncPickStream(_Connection[D]):
     async def __aenter__(self) -> AsyncPickStream[D]:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.close()
 
     def __aiter__(self) -> AsyncPickStream[D]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 import sys
 import time
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,7 +17,7 @@ from frazil.errors import FrazilError, printable
 if TYPE_CHECKING:
     from frazil.health.state import DaemonState
     from frazil.session.outbox.daemon_info import DaemonInfo
-    from frazil.session.outbox.ledger import LedgerReader, MicrographRecord
+    from frazil.session.outbox.ledger import LedgerReader
 
 __all__ = ["ledger_app", "requeue", "status"]
 
@@ -40,13 +39,6 @@ class StateName(StrEnum):
     FAILED = "failed"
     QUARANTINED = "quarantined"
     GONE = "gone"
-
-
-class Format(StrEnum):
-    """Formats of an export, as the command line takes them."""
-
-    JSONL = "jsonl"
-    CSV = "csv"
 
 
 States = Annotated[
@@ -193,7 +185,7 @@ def export(
     where: Where = _HERE,
     states: States = None,
     below: Below = "",
-    form: Annotated[Format, typer.Option("--format", help="Format of the records.")] = Format.JSONL,
+    form: Annotated[Literal["jsonl", "csv"], typer.Option("--format", help="Format of the records.")] = "jsonl",
     documents: Annotated[
         bool,
         typer.Option(
@@ -215,8 +207,10 @@ def export(
                     typer.echo(stored.body)
             return
         records = reader.micrographs([s.value for s in states or []], below=below)
-        if form is Format.CSV:
-            _write_csv(MicrographRecord.__struct_fields__, records)
+        if form == "csv":
+            writer = csv.writer(sys.stdout)
+            writer.writerow(MicrographRecord.__struct_fields__)
+            writer.writerows(msgspec.structs.astuple(record) for record in records)
         else:
             for record in records:
                 typer.echo(msgspec.json.encode(record))
@@ -350,14 +344,6 @@ def _describe_daemon(info: DaemonInfo | None, state: DaemonState | None) -> str:
     if Path(f"/proc/{info.pid}/comm").is_file():
         return f"process {info.pid}, started {_when(info.started_at)}, does not answer at {info.metrics}"
     return f"not running: it was started {_when(info.started_at)} and did not end in order"
-
-
-def _write_csv(columns: Iterable[str], records: Iterable[MicrographRecord]) -> None:
-    writer = csv.writer(sys.stdout)
-    names = list(columns)
-    writer.writerow(names)
-    for record in records:
-        writer.writerow([getattr(record, name) for name in names])
 
 
 def _when(seconds: float | None) -> str:

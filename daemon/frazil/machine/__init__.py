@@ -1,16 +1,13 @@
 """This machine: checks of it, a test and a measurement of picking on it, and its systemd service.
 
-- ``doctor``: checks of the machine, with advice.
-- ``places``: the doctor's checks of the directories in the settings.
+- ``doctor``: checks of the machine and of the directories in the settings, with advice.
 - ``selftest``: picks a known micrograph, and compares the picks with the truth.
-- ``bench``: measures the speed of picking, in comparison with the floor.
-- ``pick_comparison``: compares picks of a device with those of the CPU.
+- ``bench``: measures the speed of picking, in comparison with the floor, and compares picks with the CPU's.
 - ``service_files``: the files that systemd needs.
 """
 
-from frazil.machine.bench import STAGES, Bench
+from frazil.machine.bench import STAGES, Bench, PickComparison, compare_picks
 from frazil.machine.doctor import DoctorResult, examine
-from frazil.machine.pick_comparison import PickComparison, compare_picks
 from frazil.machine.selftest import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH, Outcome, run_selftest
 from frazil.machine.service_files import Installation, plan_installation
 

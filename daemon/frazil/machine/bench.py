@@ -1,4 +1,7 @@
-"""The bench: how fast one micrograph is picked here, stage by stage, in comparison with the floor."""
+"""The bench: how fast one micrograph is picked here, stage by stage, in comparison with the floor.
+
+Picks that were made on a device are compared with those of the CPU.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,76 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from frazil.machine.pick_comparison import PickComparison, compare_picks, pick_on_cpu
+from frazil.errors import FrazilError
 from frazil.model import Device, Precision, available_cores, load_model
-from frazil.picking import Micrograph, Picker, PickingSettings, Picks, PixelMemory, PreparationOnDevice
+from frazil.picking import (
+    Micrograph,
+    Picker,
+    PickingSettings,
+    Picks,
+    PixelMemory,
+    PreparationOnDevice,
+    match_picks,
+    read_micrograph,
+)
 from frazil.picking.device import Preparation
-from frazil.record import read_and_rescale
 
-__all__ = ["STAGES", "Bench"]
+__all__ = ["STAGES", "Bench", "PickComparison", "compare_picks"]
+
+_SAME_WITHIN_PX = 1.0
+_LEAST_FRACTION = 0.99
+_LARGEST_DIFFERENCE = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickComparison:
+    """Two sets of picks of one micrograph, one from a device and one from the CPU."""
+
+    picks: int
+    cpu_picks: int
+    matched: int
+    """Number of pairs, matched one to one, within a pixel of the micrograph."""
+    largest_distance_px: float
+    """Largest distance between matched picks."""
+    largest_difference: float
+    """Largest difference between the scores of matched picks."""
+
+    @property
+    def matched_fraction(self) -> float:
+        """Fraction of the larger set that has a match in the other."""
+        return self.matched / largest if (largest := max(self.picks, self.cpu_picks)) else 1.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.matched} of {self.picks} picks are among the CPU's {self.cpu_picks}, within "
+            f"{self.largest_distance_px:.2g} px and {self.largest_difference:.2g} in their scores"
+        )
+
+    def check(self) -> None:
+        """Check that the picks are equal except for rounding, which may move a pick across the threshold.
+
+        Raises:
+            FrazilError: the picks differ.
+        """
+        if self.matched_fraction < _LEAST_FRACTION or self.largest_difference > _LARGEST_DIFFERENCE:
+            raise FrazilError(
+                f"expected {_LEAST_FRACTION:.0%} of the picks on the CPU and here to be the same within "
+                f"{_SAME_WITHIN_PX:g} px, and their scores within {_LARGEST_DIFFERENCE:g}; found that {self}"
+            )
+
+
+def compare_picks(picks: Picks, cpu_picks: Picks) -> PickComparison:
+    """Compare the picks of a device with those of the CPU."""
+    partner = match_picks(picks, cpu_picks, _SAME_WITHIN_PX)
+    ours, theirs = picks.select(partner >= 0), cpu_picks.select(partner[partner >= 0])
+    return PickComparison(
+        picks=len(picks),
+        cpu_picks=len(cpu_picks),
+        matched=len(ours),
+        largest_distance_px=float(np.hypot(ours.y - theirs.y, ours.x - theirs.x).max(initial=0.0)),
+        largest_difference=float(np.abs(ours.score - theirs.score).max(initial=0.0)),
+    )
+
 
 T = TypeVar("T")
 
@@ -40,13 +106,8 @@ class Bench:
     first round.
 
     Args:
-        micrograph: path of the micrograph.
         model: a model's folder, a version's folder, or an .onnx file.
-        settings: settings of picking.
-        device: where the model runs.
         threads: CPU threads of the model; None for every core.
-        precision: precision in which the model computes, if it can.
-        preparation: where pictures are prepared.
 
     Raises:
         FrazilError: the model cannot serve, or the micrograph cannot be picked.
@@ -139,11 +200,12 @@ class Bench:
         all_on_cpu = model.placement.on_cpu == sum(model.placement.nodes.values())
         if self._picks is None or (self._device.accelerator is None and all_on_cpu):
             return None
-        return compare_picks(self._picks, pick_on_cpu(self.micrograph, self.model, self.settings, self.threads))
+        on_cpu = Picker(load_model(self.model, "cpu", self.threads), self.settings)
+        return compare_picks(self._picks, on_cpu.pick(read_micrograph(self.micrograph)))
 
     def _read(self) -> Micrograph:
         """Read the micrograph as the daemon does: into memory used before, and rescaled meanwhile."""
-        return read_and_rescale(self.micrograph, self._picker.rescaling, memory=self._memory)
+        return read_micrograph(self.micrograph, as_stored=True, memory=self._memory, rescaling=self._picker.rescaling)
 
     def _time(self, name: str, step: Callable[[], T]) -> T:
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The doctor: checks this machine for frazil, and gives advice on each fault."""
+"""The doctor: checks this machine, and the directories in the settings, for frazil, and gives advice on each fault."""
 
 from __future__ import annotations
 
@@ -7,30 +7,55 @@ import ctypes
 import os
 import pwd
 import re
+import shutil
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
+
+import msgspec
 
 import frazil
 from frazil.addresses import replay_address
 from frazil.errors import FrazilError, ModelError, SettingsError
-from frazil.machine.places import DoctorResult, Level, examine_ledger, examine_output, examine_watched
 from frazil.model import Precision, check_in_sandbox, load_model
 from frazil.model.runtime import available_cores, cuda_problem, ort
 from frazil.picking import PreparationOnDevice
+from frazil.session.intake.file_system import FileSystem
 from frazil.session.outbox.daemon_info import DaemonInfo
 from frazil.session.outbox.ledger import LedgerReader
 from frazil.settings import ServeSettings, default_model_path
 
-__all__ = ["DoctorResult", "examine"]
+__all__ = ["DoctorResult", "examine", "examine_watched"]
 
 _LEAST_PYTHON = (3, 11)
 _BUILT_AT = 1_790_000_000
 """An earlier time, in seconds of Unix time, is wrong on every machine that runs this version."""
 _UNSYNCHRONISED = 5
 """Result of ``adjtimex`` for a clock that is not synchronised."""
+Level = Literal["ok", "warning", "fault"]
+"""``warning``: frazil runs, but slower than it could or not for long. ``fault``: it does not run."""
+
+_LITTLE_BYTES = 5 << 30
+_TOO_LITTLE_BYTES = 200 << 20
+_CLOCK_SECONDS = 60.0
+_FILES_LOOKED_AT = 1000
+_FOLDERS_COUNTED = 100_000
+_INOTIFY = Path("/proc/sys/fs/inotify")
+
+
+class DoctorResult(msgspec.Struct, frozen=True):
+    """One line of ``frazil doctor``."""
+
+    check: str
+    level: Level
+    says: str
+    """The result of the check, in one line."""
+    do: str = ""
+    """Advice; empty if nothing has to be done."""
 
 
 def examine(settings: ServeSettings | None, fault: SettingsError | None = None) -> Iterator[DoctorResult]:
@@ -43,14 +68,12 @@ def examine(settings: ServeSettings | None, fault: SettingsError | None = None) 
     yield from _examine_programs()
     yield from _examine_clock()
     for said in fault.faults if fault else ():
-        yield DoctorResult(
-            check="settings", level="fault", says=said, do="change it; all settings: frazil serve --help"
-        )
+        yield DoctorResult("settings", "fault", said, "change it; all settings: frazil serve --help")
     if settings is not None:
-        yield DoctorResult(check="settings", level="ok", says="nothing wrong with them")
+        yield DoctorResult("settings", "ok", "nothing wrong with them")
         yield from examine_watched(settings)
-        yield from examine_output(settings)
-        yield from examine_ledger(settings)
+        yield from _examine_writable("out", settings.out.resolve())
+        yield from _examine_ledger(settings)
         yield from _examine_ports(settings)
     yield from _examine_model(settings)
 
@@ -58,25 +81,19 @@ def examine(settings: ServeSettings | None, fault: SettingsError | None = None) 
 def _examine_programs() -> Iterator[DoctorResult]:
     version = ".".join(map(str, sys.version_info[:3]))
     yield DoctorResult(
-        check="python",
-        level="ok" if sys.version_info >= _LEAST_PYTHON else "fault",
-        says=f"Python {version} in {sys.prefix}, frazil {frazil.__version__}",
-        do="" if sys.version_info >= _LEAST_PYTHON else "install frazil with Python 3.11 or later",
+        "python",
+        "ok" if sys.version_info >= _LEAST_PYTHON else "fault",
+        f"Python {version} in {sys.prefix}, frazil {frazil.__version__}",
+        "" if sys.version_info >= _LEAST_PYTHON else "install frazil with Python 3.11 or later",
     )
     user = pwd.getpwuid(os.geteuid()).pw_name if _has_name() else str(os.geteuid())
     yield DoctorResult(
-        check="user",
-        level="ok" if os.geteuid() else "warning",
-        says=f"checked as {user}, with {available_cores()} cores",
-        do=""
-        if os.geteuid()
-        else "rights are those of root here: check again as the service's user, with sudo -u USER",
+        "user",
+        "ok" if os.geteuid() else "warning",
+        f"checked as {user}, with {available_cores()} cores",
+        "" if os.geteuid() else "rights are those of root here: check again as the service's user, with sudo -u USER",
     )
-    yield DoctorResult(
-        check="providers",
-        level="ok",
-        says=f"ONNX Runtime {ort.__version__}: {', '.join(ort.get_available_providers())}",
-    )
+    yield DoctorResult("providers", "ok", f"ONNX Runtime {ort.__version__}: {', '.join(ort.get_available_providers())}")
 
 
 def _has_name() -> bool:
@@ -87,9 +104,7 @@ def _has_name() -> bool:
 
 def _examine_clock() -> Iterator[DoctorResult]:
     if time.time() < _BUILT_AT:
-        yield DoctorResult(
-            check="clock", level="fault", says=f"the clock shows {time.ctime()}, which is too early", do="set the clock"
-        )
+        yield DoctorResult("clock", "fault", f"the clock shows {time.ctime()}, which is too early", "set the clock")
         return
     # An all-zero request changes nothing; the answer is the state of the clock.
     try:
@@ -98,16 +113,14 @@ def _examine_clock() -> Iterator[DoctorResult]:
         state = -1
     if state == _UNSYNCHRONISED:
         yield DoctorResult(
-            check="clock",
-            level="warning",
-            says="the clock is not synchronised (NTP): times of results and of files drift apart",
-            do="timedatectl set-ntp true",
+            "clock",
+            "warning",
+            "the clock is not synchronised (NTP): times of results and of files drift apart",
+            "timedatectl set-ntp true",
         )
     else:
         yield DoctorResult(
-            check="clock",
-            level="ok",
-            says="synchronised by NTP" if state >= 0 else "plausible; whether it is synchronised is not known",
+            "clock", "ok", "synchronised by NTP" if state >= 0 else "plausible; whether it is synchronised is not known"
         )
 
 
@@ -122,19 +135,17 @@ def _examine_ports(settings: ServeSettings) -> Iterator[DoctorResult]:
         host, port = found[1].strip("[]"), int(found[2])
         problem = _bind_problem("" if host == "*" else host, port)
         if problem is None:
-            yield DoctorResult(check="ports", level="ok", says=f"{address} is free")
+            yield DoctorResult("ports", "ok", f"{address} is free")
         elif running is not None and address in (running.stream, running.metrics.split("/")[2]):
-            yield DoctorResult(
-                check="ports", level="ok", says=f"{address} is in use by the running daemon (process {running.pid})"
-            )
+            yield DoctorResult("ports", "ok", f"{address} is in use by the running daemon (process {running.pid})")
         elif running is not None:
-            yield DoctorResult(check="ports", level="ok", says=f"{address} is in use, probably by the running daemon")
+            yield DoctorResult("ports", "ok", f"{address} is in use, probably by the running daemon")
         else:
             yield DoctorResult(
-                check="ports",
-                level="fault",
-                says=f"{address} cannot be used: {problem}",
-                do=f"see which program uses it (ss -ltnp 'sport = :{port}'), or give another port",
+                "ports",
+                "fault",
+                f"{address} cannot be used: {problem}",
+                f"see which program uses it (ss -ltnp 'sport = :{port}'), or give another port",
             )
 
 
@@ -174,11 +185,11 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[DoctorResult]:
     no_gpu = cuda_problem()
     has_nodes = any(Path("/dev").glob("nvidia[0-9]*"))
     if no_gpu is None:
-        yield DoctorResult(check="gpu", level="ok", says="the NVIDIA driver reports a device")
+        yield DoctorResult("gpu", "ok", "the NVIDIA driver reports a device")
     else:
         lost: Level = "warning" if has_nodes else "ok"
         do = "the driver does not answer although there is a GPU: see nvidia-smi" if has_nodes else ""
-        yield DoctorResult(check="gpu", level=lost, says=f"none can be used: {no_gpu}", do=do)
+        yield DoctorResult("gpu", lost, f"none can be used: {no_gpu}", do)
     try:
         sha256 = check_in_sandbox(model).sha256
         precision_problem = _precision_problem(model) if precision == "int8" else None
@@ -187,9 +198,7 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[DoctorResult]:
         preparation = PreparationOnDevice(loaded)
         where = loaded.placement.describe(loaded.warm_up())
     except ModelError as error:
-        yield DoctorResult(
-            check="model", level="fault", says=str(error), do=f"run frazil models verify {model} to check each version"
-        )
+        yield DoctorResult("model", "fault", str(error), f"run frazil models verify {model} to check each version")
         return
     on_cpu = loaded.placement.cpu_problem()
     level: Level = "ok"
@@ -206,15 +215,120 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[DoctorResult]:
     precision_problem = precision_problem or loaded.precision_problem
     if precision_problem:
         yield DoctorResult(
-            check="model",
-            level="warning",
-            says=f"it serves in float32 although int8 is set: {precision_problem}",
-            do='picks are right, only slower; see the model\'s card, or set precision = "float32"',
+            "model",
+            "warning",
+            f"it serves in float32 although int8 is set: {precision_problem}",
+            'picks are right, only slower; see the model\'s card, or set precision = "float32"',
         )
     says = f"{loaded.identity.short} is fit to serve (sha256 {sha256[:12]}) in {loaded.precision}"
+    yield DoctorResult("model", level, f"{says}: {where}, {preparation.describe()}", do)
+
+
+def examine_watched(settings: ServeSettings) -> Iterator[DoctorResult]:
+    """Check the watched tree: permissions, type of file system, events, and the clock of its file server."""
+    root = settings.watch.resolve()
+    if not os.access(root, os.R_OK | os.X_OK, effective_ids=True):
+        yield DoctorResult(
+            "watch", "fault", f"{root} cannot be listed by this user", f"chmod o+rx {root}, or run as its owner"
+        )
+        return
+    yield DoctorResult("watch", "ok", f"{root} can be listed")
+    file_system = FileSystem.of(root)
+    where = f"{root} lies on {file_system.kind} at {file_system.mount_point}"
+    if file_system.is_network:
+        yield DoctorResult(
+            "events",
+            "ok" if settings.watch_by != "events" else "warning",
+            f"{where}: other machines' files make no events, a scan finds them within {settings.scan_seconds:g} s",
+            "" if settings.watch_by != "events" else 'set watch_by = "auto": events alone would come late',
+        )
+    else:
+        yield DoctorResult("events", "ok", f"{where}: events report files at once")
+        yield from _examine_inotify(root)
+    newest = max((_modified(path) for path in _some_files(root)), default=0.0)
+    if newest - time.time() > _CLOCK_SECONDS:
+        yield DoctorResult(
+            "clocks",
+            "warning",
+            f"a file in {root} is {newest - time.time():.0f} s younger than now",
+            "set the clocks of this machine and of the file server by NTP",
+        )
+
+
+def _examine_ledger(settings: ServeSettings) -> Iterator[DoctorResult]:
+    """Check the directory of the ledger."""
+    folder = settings.ledger_file.resolve().parent
+    yield from _examine_writable("ledger", folder)
+    file_system = FileSystem.of(folder)
+    if file_system.is_network:
+        yield DoctorResult(
+            "ledger",
+            "warning",
+            f"{folder} lies on {file_system.kind}: SQLite cannot rely on its locks",
+            'put it on a disk of this machine: ledger = "/var/lib/frazil/titan1/ledger.sqlite"',
+        )
+
+
+def _examine_writable(check: str, folder: Path) -> Iterator[DoctorResult]:
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        if not place.is_dir():
+            raise NotADirectoryError
+        with tempfile.NamedTemporaryFile(prefix=".frazil-doctor-", dir=place):
+            pass
+    except OSError as error:
+        reason = error.strerror or "it is no directory"
+        yield DoctorResult(
+            check,
+            "fault",
+            f"{place} cannot be written by this user: {reason}",
+            f"let the service's user write there: chown USER {place}",
+        )
+        return
+    free = shutil.disk_usage(place).free
+    level: Level = "fault" if free < _TOO_LITTLE_BYTES else "warning" if free < _LITTLE_BYTES else "ok"
+    missing = "" if place == folder else f" ({folder} is made at the start)"
     yield DoctorResult(
-        check="model",
-        level=level,
-        says=f"{says}: {where}, {preparation.describe()}",
-        do=do,
+        check,
+        level,
+        f"{place} can be written{missing}, {free / (1 << 30):.1f} GiB free",
+        "" if level == "ok" else "make room: while nothing can be written, picking waits",
     )
+
+
+def _examine_inotify(root: Path) -> Iterator[DoctorResult]:
+    try:
+        watches = int((_INOTIFY / "max_user_watches").read_text())
+    except (OSError, ValueError):
+        return
+    folders = 0
+    for _ in os.walk(root):
+        folders += 1
+        if folders == _FOLDERS_COUNTED:
+            break
+    enough = folders < watches / 2
+    yield DoctorResult(
+        "inotify",
+        "ok" if enough else "warning",
+        f"{folders} folders to watch, {watches} allowed",
+        ""
+        if enough
+        else f"sysctl fs.inotify.max_user_watches={max(4 * folders, 2 * watches)}; until then scans find files",
+    )
+
+
+def _some_files(root: Path) -> Iterator[Path]:
+    seen = 0
+    for folder, _, names in os.walk(root):
+        for name in names:
+            yield Path(folder, name)
+            seen += 1
+            if seen == _FILES_LOOKED_AT:
+                return
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0

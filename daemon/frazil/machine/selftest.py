@@ -50,10 +50,7 @@ class Outcome:
         return self.hits / self.particles
 
     def check(self, least: float) -> None:
-        """Check that picking works.
-
-        Args:
-            least: lowest acceptable precision and recall.
+        """Check that precision and recall are high enough.
 
         Raises:
             FrazilError: precision or recall is lower.

@@ -12,8 +12,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from frazil.model.card import CARD_NAME, Card, Reference, Twin, TwinScores, read_card, write_card
-    from frazil.model.contract import CONTRACT_VERSION, NORMALISATIONS, Contrast, Device, ModelContract, Precision
+    from frazil.model.checks import TWIN_NAME, has_twin, int8_instructions, load_model
+    from frazil.model.contract import (
+        CARD_NAME,
+        CONTRACT_VERSION,
+        NORMALISATIONS,
+        Card,
+        Contrast,
+        Device,
+        ModelContract,
+        ModelIdentity,
+        Precision,
+        Reference,
+        Twin,
+        TwinScores,
+        read_card,
+        write_card,
+    )
     from frazil.model.files import (
         CURRENT_NAME,
         MODEL_NAME,
@@ -22,13 +37,18 @@ if TYPE_CHECKING:
         read_contract,
         read_current,
     )
-    from frazil.model.identity import ModelIdentity
-    from frazil.model.int8 import TWIN_NAME, has_twin, int8_instructions
-    from frazil.model.model import Model, load_model
-    from frazil.model.repository import ModelFolder, current_token, find_model_folders
+    from frazil.model.model import Model
+    from frazil.model.repository import (
+        ModelFolder,
+        Refusal,
+        ServingRecord,
+        current_token,
+        find_model_folders,
+        post_serving_record,
+        read_serving_records,
+    )
     from frazil.model.runtime import Placement, available_cores
     from frazil.model.sandbox import SandboxResult, check_in_sandbox, held_bytes
-    from frazil.model.serving_record import Refusal, ServingRecord, post_serving_record, read_serving_records
     from frazil.model.tiling import Batches, MicrographSize
 
 __all__ = [
@@ -73,9 +93,8 @@ __all__ = [
     "write_card",
 ]
 
-_LIGHT = ("contract", "identity", "files", "repository", "serving_record")
-_MODULES = (*_LIGHT, "card", "tiling", "runtime", "int8", "sandbox", "model")
-"""In the order in which they are looked through."""
+_MODULES = ("contract", "files", "repository", "tiling", "runtime", "sandbox", "model", "checks")
+"""In the order in which they are looked through: the light ones first."""
 
 if not TYPE_CHECKING:  # where names are checked, those above are all there are
 

@@ -1,4 +1,4 @@
-"""The model contract: the metadata in which a ``model.onnx`` describes itself.
+"""What a model says of itself: its identity, the contract in its metadata, and the card beside it.
 
 A model takes ``tiles`` float32 (n, 1, t, t) and gives ``scores`` float32 (n, g, g), probabilities. The score at
 (i, j) of a tile belongs to the tile's pixel (offset + i * step, offset + j * step). A *window* model has g = 1:
@@ -8,14 +8,39 @@ halo around it. The daemon treats both alike.
 
 from __future__ import annotations
 
+import base64
 import json
+import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import msgspec
 
 from frazil.errors import ModelError
 
-__all__ = ["CONTRACT_VERSION", "NORMALISATIONS", "Contrast", "Device", "ModelContract", "Precision"]
+if TYPE_CHECKING:  # whoever names a model in a document, or reads a setting, loads no NumPy
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "CARD_NAME",
+    "CONTRACT_VERSION",
+    "NORMALISATIONS",
+    "Card",
+    "Contrast",
+    "Device",
+    "ModelContract",
+    "ModelIdentity",
+    "Precision",
+    "Reference",
+    "Twin",
+    "TwinScores",
+    "read_card",
+    "write_card",
+]
 
 Contrast = Literal["dark", "bright"]
 """How particles look in a micrograph."""
@@ -28,8 +53,31 @@ Precision = Literal["float32", "int8"]
 
 CONTRACT_VERSION = 1
 NORMALISATIONS = ("flat-01",)
-"""Names that a contract may state; ``frazil.picking.normalise`` implements them. A name never changes its meaning."""
+"""Names that a contract may state; ``frazil.picking.picture`` implements them. A name never changes its meaning."""
 _PREFIX = "frazil."
+CARD_NAME = "card.json"
+_LARGEST_CARD_BYTES = 128 * 2**20
+_LARGEST_REFERENCE_BYTES = 64 * 2**20
+
+
+class ModelIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """Which model made the picks."""
+
+    name: str
+    version: int
+    """Number of its version folder; 0 for a lone file."""
+    sha256: str
+    """Of its ONNX file."""
+    precision: str = "float32"
+    """In which it computed: ``float32``, or ``int8`` by its twin."""
+
+    @property
+    def short(self) -> str:
+        """Name and version; of a lone file, the name alone."""
+        return f"{self.name}/{self.version}" if self.version else self.name
+
+    def __str__(self) -> str:
+        return f"{self.short} (sha256 {self.sha256[:12]})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,3 +173,148 @@ class ModelContract:
                 f"expected {_PREFIX}validation to be JSON, found {contract.validation!r}", "contract"
             ) from None
         return contract
+
+
+class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Tiles and the scores that the model gave for them when it was exported."""
+
+    shape: tuple[int, int, int, int]
+    """(n, 1, t, t) of the tiles."""
+    tiles_float16: str
+    """The tiles as little-endian float16, deflated, in base64; exact, since they were rounded before scoring."""
+    scores: list[float]
+    """n * g * g scores, flattened."""
+    tolerance: float
+    """Largest absolute difference allowed."""
+
+    @classmethod
+    def make(cls, tiles: NDArray[np.float16], scores: NDArray[np.float32], tolerance: float) -> Reference:
+        """Build a reference from (n, 1, t, t) tiles and their (n, g, g) scores."""
+        n, channels, h, w = tiles.shape
+        return cls(
+            shape=(n, channels, h, w),
+            tiles_float16=_pack(tiles),
+            scores=[float(s) for s in scores.ravel()],
+            tolerance=tolerance,
+        )
+
+    def tiles(self) -> NDArray[np.float32]:
+        """The (n, 1, t, t) tiles.
+
+        Raises:
+            ModelError: they cannot be decoded to the stated shape.
+        """
+        try:
+            return _unpack(self.tiles_float16, math.prod(self.shape)).reshape(self.shape)
+        except (ValueError, zlib.error) as error:
+            raise ModelError(f"expected reference tiles of shape {self.shape}, found {error}", "card") from error
+
+
+class TwinScores(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """F1 of a model and its int8 twin on one validation set, by the same picker and threshold."""
+
+    folder: str
+    """Name of the set."""
+    labels: str
+    """Ending of the files with the labels."""
+    decides: bool
+    """Whether a low F1 here refuses the twin: not if the particles are unlike those to be picked."""
+    float32: float
+    int8: float
+
+    @property
+    def f1_drop(self) -> float:
+        """F1 of the model less that of the twin."""
+        return self.float32 - self.int8
+
+
+class Twin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model's int8 twin, or the record of a failed attempt to make one."""
+
+    sha256: str
+    """Of ``model.int8.onnx``."""
+    admitted: bool
+    """Whether it picks as well as the model; the file is there only if it does."""
+    made: dict[str, Any]
+    """How it was made: calibration, its tiles, what stays in float32."""
+    scores_float16: str
+    """Its scores of the reference tiles, n * g * g, flattened, as little-endian float16, deflated, in base64."""
+    tolerance: float
+    """Largest absolute difference allowed: processors differ in rounding."""
+    f1: tuple[TwinScores, ...]
+    """On each validation set."""
+
+    @staticmethod
+    def pack_scores(scores: NDArray[np.float32]) -> str:
+        """(n, g, g) scores as the card holds them."""
+        return _pack(scores)
+
+    def scores(self, count: int) -> NDArray[np.float32]:
+        """(count,) scores of the reference tiles.
+
+        Raises:
+            ModelError: they cannot be decoded to `count` scores.
+        """
+        try:
+            return _unpack(self.scores_float16, count)
+        except (ValueError, zlib.error) as error:
+            raise ModelError(f"expected {count} reference scores of the int8 twin, found {error}", "card") from error
+
+    @property
+    def largest_f1_drop(self) -> float:
+        """Largest F1 drop: that of the worst deciding set, or the mean of all deciding sets, whichever is larger."""
+        drops = [scores.f1_drop for scores in self.f1 if scores.decides]
+        return max([*drops, sum(drops) / len(drops)]) if drops else 0.0
+
+
+class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """``card.json``: where a model came from, and a reference that it must reproduce before it serves."""
+
+    sha256: str
+    """Of ``model.onnx``."""
+    reference: Reference
+    run: dict[str, Any]
+    """Settings, seed, data and versions of the training run."""
+    validation: dict[str, Any]
+    """Scores on the validation set."""
+    int8: Twin | None = None
+    """The model's int8 twin; not written where there is none."""
+
+
+def _pack(values: NDArray[np.float16] | NDArray[np.float32]) -> str:
+    return base64.b64encode(zlib.compress(values.astype("<f2").tobytes(), 9)).decode("ascii")
+
+
+def _unpack(text: str, count: int) -> NDArray[np.float32]:
+    expected = 2 * count
+    if not 0 < expected <= _LARGEST_REFERENCE_BYTES:
+        raise ValueError(f"{expected} bytes")
+    import numpy as np
+
+    raw = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), expected + 1)
+    if len(raw) != expected:
+        raise ValueError(f"{len(raw)} bytes")
+    return np.frombuffer(raw, "<f2").astype(np.float32)
+
+
+def read_card(path: Path) -> Card:
+    """Read a card.
+
+    Raises:
+        ModelError: it is missing or malformed.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_CARD_BYTES + 1)
+        if len(content) > _LARGEST_CARD_BYTES:
+            raise ModelError(f"{path}: expected a card of at most {_LARGEST_CARD_BYTES} bytes, found more", "card")
+        return msgspec.json.decode(content, type=Card)
+    except OSError as error:
+        raise ModelError(f"{path}: expected the model's card, found none ({error.strerror})", "card") from error
+    except msgspec.MsgspecError as error:
+        raise ModelError(f"{path}: expected a model card, found otherwise: {error}", "card") from error
+
+
+def write_card(path: Path, card: Card) -> None:
+    """Write a card as indented JSON."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")

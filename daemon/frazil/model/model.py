@@ -1,39 +1,38 @@
-"""Models: loaded, checked against contract and card, and run."""
+"""A model that was loaded, as it runs: tiles to scores."""
 
 from __future__ import annotations
 
-import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from math import isqrt
-from pathlib import Path
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
-from frazil.model.card import CARD_NAME, read_card
-from frazil.model.checks import check_file, reference_tiles, score_tiles, takes_any_side
-from frazil.model.contract import Device, ModelContract, Precision
-from frazil.model.files import identify_content, inspect_content, locate_model, read_content
-from frazil.model.identity import ModelIdentity
-from frazil.model.int8 import open_twin
-from frazil.model.runtime import Placement, available_cores, ort
+from frazil.model.contract import ModelContract, ModelIdentity
+from frazil.model.runtime import Placement, ort
 from frazil.model.tiling import Batches, MicrographSize, Tiling, plan_tiling, rescaled_shape
 
-__all__ = ["Model", "load_model"]
+__all__ = ["BATCH_PIXELS", "Model", "score_tiles", "takes_any_side"]
 
-log = logging.getLogger(__name__)
-
-_BATCH_PIXELS = 2**21
+BATCH_PIXELS = 2**21
 """Pixels in one batch of tiles: 8 MiB of float32."""
-_CONVOLVED_PIXELS = 2**17
-"""The same for convolutions on the CPU, whose features, some fifty times as much, are best kept in the caches."""
 _LARGEST_TILE_PIXELS = 2**21
 """Pixels in one tile, where the model leaves its sides open: the fewer tiles, the less is scored twice. The features
 of the largest one are some 400 MB."""
 _WARM_UP_PIXELS = 2**19
+
+
+def score_tiles(session: ort.InferenceSession, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, 1, h, w) tiles → (n, gy, gx) scores."""
+    return np.asarray(session.run(["scores"], {"tiles": tiles})[0], np.float32)
+
+
+def takes_any_side(session: ort.InferenceSession) -> bool:
+    """Whether a model leaves the sides of its tiles open."""
+    sides = session.get_inputs()[0].shape[2:]
+    return len(sides) == 2 and not any(isinstance(side, int) for side in sides)
 
 
 class Model:
@@ -59,7 +58,7 @@ class Model:
         placement: Placement,
         *,
         has_card: bool,
-        batch_pixels: int = _BATCH_PIXELS,
+        batch_pixels: int = BATCH_PIXELS,
         threads: int = 1,
         workers: int = 1,
         precision_problem: str | None = None,
@@ -172,67 +171,3 @@ class Model:
         started = time.perf_counter()
         self.score(batch)
         return time.perf_counter() - started
-
-
-def load_model(
-    path: Path,
-    device: Device = "auto",
-    threads: int | None = None,
-    *,
-    require_gpu: bool = False,
-    precision: Precision = "float32",
-) -> Model:
-    """Load a model and check it: hash, operators, contract, shapes, reference output, and where it really runs.
-
-    Hash and reference output are in the card. All that can be checked without running the model is checked before
-    ONNX Runtime sees it.
-
-    Args:
-        path: as for `locate_model`.
-        device: where to run it.
-        threads: CPU threads of ONNX Runtime; default: every core this process may use.
-        require_gpu: whether a model that does not run on a GPU is refused.
-        precision: ``int8`` loads the model's int8 twin where possible; else `Model.precision_problem` has the reason.
-
-    Raises:
-        ModelError: the model is missing or fails a check.
-    """
-    file, name, version = locate_model(path)
-    content = read_content(file)
-    identity = identify_content(content, name, version)
-    card_file = file.parent / CARD_NAME
-    card = read_card(card_file) if version or card_file.is_file() else None
-    if card and card.sha256 != identity.sha256:
-        raise ModelError(f"{file}: expected sha256 {card.sha256} (its card), found {identity.sha256}", "hash")
-    onnx, contract = inspect_content(file, content)
-    tiles = reference_tiles(card_file, card, contract)
-    threads = threads or available_cores()
-    # Windows are shared among threads, in batches from gathering their pixels to their scores, so that none waits for
-    # another. Of a dense model, which has few tiles, operators are shared.
-    workers = threads if contract.grid == 1 else 1
-    checked = check_file(content, file, contract, tiles, device, threads // workers)
-    if card:
-        checked.check_reference(card.reference.scores, card.reference.tolerance)
-    on_cpu = checked.placement.cpu_problem()
-    if require_gpu and on_cpu:
-        raise ModelError(f"{file}: expected to run on a GPU, found {on_cpu}", "provider")
-    precision_problem = None
-    if precision == "int8":
-        try:
-            if checked.placement.on_cpu < sum(checked.placement.nodes.values()):
-                raise ModelError(f"{file}: expected to run on the CPU, found {checked.placement.provider}", "provider")
-            checked = open_twin(file, card, contract, tiles, threads // workers)
-        except ModelError as error:
-            precision, precision_problem = "float32", str(error)
-            log.warning("model %s serves in float32 although int8 is set: %s", identity.short, error)
-    return Model(
-        msgspec.structs.replace(identity, precision=precision),
-        contract,
-        checked.session,
-        checked.placement,
-        has_card=card is not None,
-        batch_pixels=_CONVOLVED_PIXELS if on_cpu and ("", "Conv") in onnx.operators else _BATCH_PIXELS,
-        threads=threads,
-        workers=workers if on_cpu else 1,
-        precision_problem=precision_problem,
-    )

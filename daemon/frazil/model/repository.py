@@ -3,6 +3,9 @@
 The layout is the one of Triton's repositories. A version is never changed once it is there. ``CURRENT`` names the
 version that serves, and below it, line by line, those that served before, latest first; it is replaced by rename, and
 nothing but that means a swap. Whoever changes a model's folder holds its lock; whoever reads needs none.
+
+Each daemon posts its serving record there, one file for each, for whoever promotes and prunes: which version it serves,
+which it has refused, and why. Where it may not write there, it does so beside its results.
 """
 
 from __future__ import annotations
@@ -15,11 +18,21 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import msgspec
+
 from frazil.errors import ModelError, OutputError
 from frazil.files import sync_path, write_atomically
 from frazil.model.files import CURRENT_NAME, read_current
 
-__all__ = ["ModelFolder", "current_token", "find_model_folders"]
+__all__ = [
+    "ModelFolder",
+    "Refusal",
+    "ServingRecord",
+    "current_token",
+    "find_model_folders",
+    "post_serving_record",
+    "read_serving_records",
+]
 
 _LOCK_NAME = ".lock"
 _LOCK_SECONDS = 10.0
@@ -27,6 +40,10 @@ _LOCK_CHECK_SECONDS = 0.05
 _REMOVED_PREFIX = ".removed-"
 _REMEMBERED = 20
 """Versions in ``CURRENT``, so that it stays small however often models change."""
+
+_RECORDS_NAME = ".serving"
+_LARGEST_RECORD_BYTES = 2**18
+_MOST_REFUSALS = 20
 
 
 class ModelFolder:
@@ -201,3 +218,71 @@ def current_token(folder: Path) -> str:
 def _is_version(path: Path) -> bool:
     name = path.name
     return name.isascii() and name.isdecimal() and not name.startswith("0") and path.is_dir()
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A version that was promoted and that a daemon does not serve."""
+
+    version: int
+    """0 where it could not be told."""
+    sha256: str
+    """Of its ONNX file; empty where it could not be read."""
+    reason: str
+    """In one word."""
+    message: str
+    at: str
+    """UTC time in RFC 3339."""
+    current: str
+    """Token of the ``CURRENT`` that asked for it (`current_token`); after another one it is tried again."""
+
+
+class ServingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The version that one daemon serves from a model's folder, and those that it has refused."""
+
+    folder: str
+    """Absolute path of the model's folder."""
+    host: str
+    watch: str
+    """The directory that the daemon watches."""
+    version: int
+    """Number of the version that serves."""
+    sha256: str
+    since: str
+    """UTC time in RFC 3339."""
+    refusals: tuple[Refusal, ...] = ()
+    """Oldest first, one for each version."""
+    trying: Refusal | None = None
+    """The version that is being checked, as a refusal: it holds if the daemon dies meanwhile."""
+
+    def serve(self, version: int, sha256: str, at: str) -> ServingRecord:
+        """The record once another version serves."""
+        return msgspec.structs.replace(self, version=version, sha256=sha256, since=at, trying=None)
+
+    def refuse(self, refusal: Refusal) -> ServingRecord:
+        """The record once a version was refused."""
+        others = [r for r in self.refusals if r.version != refusal.version]
+        return msgspec.structs.replace(self, refusals=(*others, refusal)[-_MOST_REFUSALS:], trying=None)
+
+    def refusal_of(self, version: int) -> Refusal | None:
+        """The last refusal of a version."""
+        return next((r for r in self.refusals if r.version == version), None)
+
+
+def post_serving_record(directory: Path, name: str, record: ServingRecord) -> None:
+    """Write a copy for others, whole or not at all, under the name of the daemon's ledger: it replaces its own alone.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    folder = directory / _RECORDS_NAME
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / f"{name}.json", msgspec.json.encode(record))
+
+
+def read_serving_records(directory: Path) -> list[ServingRecord]:
+    """The records of all daemons in a directory; what cannot be read is skipped."""
+    records = []
+    for file in sorted((directory / _RECORDS_NAME).glob("*.json")):
+        with contextlib.suppress(OSError, msgspec.MsgspecError), file.open("rb") as opened:
+            records.append(msgspec.json.decode(opened.read(_LARGEST_RECORD_BYTES), type=ServingRecord))
+    return records

@@ -94,14 +94,8 @@ def available_cores() -> int:
 def open_session(model: bytes, path: Path, device: Device, threads: int, *, profile: Path) -> ort.InferenceSession:
     """Open a session and make sure that it runs where it was asked to.
 
-    Its first runs are profiled, for `read_placement`, which must be called to end that.
-
-    Args:
-        model: content of the ONNX file.
-        path: its name, for messages.
-        device: ``auto`` takes a CUDA device where one answers.
-        threads: threads of ONNX Runtime's pool on the CPU.
-        profile: how the name of the profile's file is to begin.
+    Its first runs are profiled, for `read_placement`, which must be called to end that; the name of the profile's file
+    begins with `profile`.
 
     Raises:
         ModelError: ONNX Runtime refuses the model, or CUDA was asked for and cannot be had.

@@ -27,7 +27,7 @@ from frazil.errors import ModelError, is_out_of_memory
 from frazil.model.contract import Precision
 from frazil.model.tiling import MicrographSize
 
-__all__ = ["SANDBOX_SECONDS", "SandboxResult", "available_bytes", "check_in_sandbox", "held_bytes", "run_sandbox"]
+__all__ = ["SANDBOX_SECONDS", "SandboxResult", "available_bytes", "check_in_sandbox", "held_bytes"]
 
 SANDBOX_SECONDS = 60.0
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -103,7 +103,7 @@ def check_in_sandbox(
         threads=threads,
         micrograph=micrograph,
     )
-    command = [sys.executable, "-P", "-m", "frazil.model", msgspec.json.encode(job).decode()]
+    command = [sys.executable, "-P", "-m", "frazil.model.sandbox", msgspec.json.encode(job).decode()]
     deadline = time.monotonic() + _BUSY_MACHINE * seconds
     stop = stop or threading.Event()
     # The process ends itself when its stdin does, so that it cannot outlive a parent that was killed.
@@ -147,7 +147,7 @@ def check_in_sandbox(
     return verdict.result
 
 
-def run_sandbox() -> None:
+def _run() -> None:
     """The process: limits itself, checks the model that its argument names, and prints a verdict."""
     job = msgspec.json.decode(sys.argv[1], type=_Job)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -170,7 +170,7 @@ def _check(job: _Job) -> SandboxResult:
     Raises:
         ModelError: it is not fit to serve.
     """
-    from frazil.model.model import load_model
+    from frazil.model.checks import load_model
 
     path = Path(job.path)
     before = held_bytes("VmRSS")
@@ -223,12 +223,9 @@ def available_bytes(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int | None:
     """Bytes that this process can still take before the system or its control group kills; None if unknown.
 
     What a service may take is bounded by its control group before the machine's memory is.
-
-    Args:
-        proc: where the kernel's process information is mounted.
-        cgroups: where the control groups (version 2) are mounted.
     """
-    return min((*_left_of_machine(proc), *_left_of_groups(proc, cgroups)), default=None)
+    available = _kibibytes(proc / "meminfo", "MemAvailable")
+    return min((*([] if available is None else [available]), *_left_of_groups(proc, cgroups)), default=None)
 
 
 def held_bytes(field: str) -> int:
@@ -239,12 +236,6 @@ def held_bytes(field: str) -> int:
             allocated.
     """
     return _kibibytes(_PROC / "self" / "status", field) or 0
-
-
-def _left_of_machine(proc: Path) -> Iterator[int]:
-    available = _kibibytes(proc / "meminfo", "MemAvailable")
-    if available is not None:
-        yield available
 
 
 def _left_of_groups(proc: Path, cgroups: Path) -> Iterator[int]:
@@ -272,3 +263,7 @@ def _kibibytes(file: Path, field: str) -> int | None:
             if name == field:
                 return int(value.split()[0]) * 1024
     return None
+
+
+if __name__ == "__main__":
+    _run()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,7 +12,7 @@ from frazil.errors import FrazilError, RetuneError, SettingsError
 from frazil.page.live import CrowdedError
 from frazil.page.worker import BusyError
 
-__all__ = ["REFUSALS", "NotHereError", "WrongRequestError", "json_answer"]
+__all__ = ["REFUSALS", "NotHereError", "WrongRequestError", "asked_seq", "json_answer"]
 
 
 class NotHereError(FrazilError):
@@ -26,44 +28,33 @@ def json_answer(body: bytes, status: int = 200) -> Response:
     return Response(body, status, media_type="application/json")
 
 
-def _refuse(status: int, says: str, retry_seconds: int = 0) -> Response:
-    answer = json_answer(msgspec.json.encode({"error": says}), status)
-    if retry_seconds:
-        answer.headers["retry-after"] = str(retry_seconds)
-    return answer
+def asked_seq(request: Request) -> int:
+    """The number of a result in the path of a request; one that SQLite can hold."""
+    seq: int = request.path_params["seq"]
+    return min(seq, 2**63 - 1)
 
 
-async def _not_here(_: Request, error: Exception) -> Response:
-    return _refuse(404, str(error))
+def _refusal(
+    status: int, says: str = "", retry_seconds: int = 0
+) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """What answers an exception: a status, and its own words or others."""
 
+    async def refuse(_: Request, error: Exception) -> Response:
+        answer = json_answer(msgspec.json.encode({"error": says or str(error)}), status)
+        if retry_seconds:
+            answer.headers["retry-after"] = str(retry_seconds)
+        return answer
 
-async def _wrong(_: Request, error: Exception) -> Response:
-    return _refuse(400, str(error))
-
-
-async def _conflict(_: Request, error: Exception) -> Response:
-    return _refuse(409, str(error))
-
-
-async def _busy(_: Request, error: Exception) -> Response:  # noqa: ARG001
-    return _refuse(503, "too much is asked at once; try again in a moment", 2)
-
-
-async def _crowded(_: Request, error: Exception) -> Response:  # noqa: ARG001
-    return _refuse(503, "as many browsers look as may; try again later", 30)
-
-
-async def _unavailable(_: Request, error: Exception) -> Response:
-    return _refuse(503, str(error), 5)
+    return refuse
 
 
 REFUSALS = {
-    NotHereError: _not_here,
-    WrongRequestError: _wrong,
-    SettingsError: _wrong,
-    RetuneError: _conflict,
-    BusyError: _busy,
-    CrowdedError: _crowded,
-    FrazilError: _unavailable,
+    NotHereError: _refusal(404),
+    WrongRequestError: _refusal(400),
+    SettingsError: _refusal(400),
+    RetuneError: _refusal(409),
+    BusyError: _refusal(503, "too much is asked at once; try again in a moment", 2),
+    CrowdedError: _refusal(503, "as many browsers look as may; try again later", 30),
+    FrazilError: _refusal(503, retry_seconds=5),
 }
 """What answers which exception."""

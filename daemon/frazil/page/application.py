@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from hashlib import sha256
+from importlib.resources import files
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from frazil.health.state import DaemonState
 from frazil.page.answers import REFUSALS
-from frazil.page.files import file_routes
 from frazil.page.gate import Gate, HostNames, Token
 from frazil.page.overview import Overview
 from frazil.page.probes import Probes
@@ -27,6 +31,13 @@ __all__ = ["Application"]
 
 _LEDGER_CALLS = 400
 _SCRAPES = 16
+_PAGES = {"/": "overview.html", "/micrographs": "micrographs.html", "/micrograph": "micrograph.html"}
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 
 
 class Application:
@@ -67,7 +78,7 @@ class Application:
         self._collector = Worker("frazil-page-metrics", _SCRAPES)
         probes = Probes(registry, state, self._collector)
         self.app = Starlette(
-            routes=[*file_routes(), *probes.routes, *self._overview.routes, *self._results.routes, *tuning.routes],
+            routes=[*_file_routes(), *probes.routes, *self._overview.routes, *self._results.routes, *tuning.routes],
             middleware=[Middleware(Gate, names=HostNames(names), token=Token(token_file))],
             exception_handlers=REFUSALS,
             lifespan=self._lifespan,
@@ -91,3 +102,24 @@ class Application:
             self._worker.close()
             self._collector.close()
             self._session.close()
+
+
+def _file_routes() -> list[Route]:
+    """A route for each page, and one below ``/static/`` for each file: no name in a request becomes a path."""
+    folder = files("frazil.page") / "browser"
+    contents = {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
+    static = [_route(f"/static/{name}", name, content) for name, content in contents.items()]
+    return [*(_route(path, name, contents[name]) for path, name in _PAGES.items()), *static]
+
+
+def _route(path: str, name: str, content: bytes) -> Route:
+    kind = _TYPES[name[name.rindex(".") :]]
+    tag = f'"{sha256(content).hexdigest()[:16]}"'
+    headers = {"etag": tag, "cache-control": "no-cache"}
+
+    async def answer(request: Request) -> Response:
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=kind, headers=headers)
+
+    return Route(path, answer, name=path)

@@ -158,11 +158,6 @@ class Gate:
     - The Host header must name this machine, and how long a request is must be said in one way.
     - Only GET and HEAD may come from anywhere. A POST must come from the page itself (Origin), carry JSON, which no
       form of another page can send, and the token.
-
-    Args:
-        app: behind the gate.
-        names: of this machine.
-        token: opens it for changes.
     """
 
     def __init__(self, app: ASGIApp, names: HostNames, token: Token) -> None:

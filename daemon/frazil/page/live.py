@@ -24,10 +24,6 @@ class Live:
 
     A browser that is slow to read gets the newest state when it is ready, and never a queue of old ones. Every few
     seconds there is a beat, by whose absence a browser knows that the daemon is gone.
-
-    Args:
-        look: gives the state as JSON.
-        most: browsers at a time.
     """
 
     def __init__(self, look: Callable[[], Awaitable[bytes]], most: int) -> None:

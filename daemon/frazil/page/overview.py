@@ -56,12 +56,6 @@ class Now(msgspec.Struct, frozen=True, kw_only=True):
 class Overview:
     """Answers what the overview asks.
 
-    Args:
-        session: the ledger; used in the worker alone.
-        worker: asks it.
-        state: what the daemon is doing now.
-        token_file: holds the token with which settings may be changed.
-
     Attributes:
         live: tells browsers what changes.
     """

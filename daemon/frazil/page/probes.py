@@ -22,13 +22,7 @@ __all__ = ["Probes"]
 
 
 class Probes:
-    """Answers them.
-
-    Args:
-        registry: of the metrics.
-        state: what the daemon is doing now; answers at once.
-        worker: collects the metrics.
-    """
+    """Answers them; metrics are collected in the worker."""
 
     def __init__(self, registry: CollectorRegistry, state: Callable[[], DaemonState], worker: Worker) -> None:
         self._registry = registry

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from frazil.page.answers import NotHereError, WrongRequestError, json_answer
+from frazil.page.answers import NotHereError, WrongRequestError, asked_seq, json_answer
 from frazil.page.overlay import overlay_of
 from frazil.page.pictures import Picture, PictureError, Pictures, draw_score_map
 from frazil.page.session import Result, Session
@@ -34,13 +34,7 @@ _FOR_A_DAY = "private, max-age=86400, immutable"
 
 
 class Results:
-    """Answers what is asked of micrographs.
-
-    Args:
-        session: the ledger; used in the worker alone.
-        worker: asks it.
-        read: reads a micrograph, within limits of memory and time.
-    """
+    """Answers what is asked of micrographs."""
 
     def __init__(self, session: Session, worker: Worker, read: Callable[[Path], Micrograph]) -> None:
         self._session = session
@@ -75,7 +69,7 @@ class Results:
 
     async def _record(self, request: Request) -> Response:
         path = request.query_params.get("path", "")
-        record = await self._worker.run(lambda: self._session.record(path))
+        record = await self._worker.run(lambda: self._session.reader.micrograph(path))
         if record is None:
             raise NotHereError("expected a micrograph that the ledger knows")
         return json_answer(msgspec.json.encode(record))
@@ -86,13 +80,13 @@ class Results:
             with_hidden = request.query_params.get("hidden") == "1"
             return msgspec.json.encode(overlay_of(result, score_map, with_hidden=with_hidden))
 
-        return json_answer(await self._worker.run(lambda: draw(_seq(request))))
+        return json_answer(await self._worker.run(lambda: draw(asked_seq(request))))
 
     async def _picture(self, request: Request) -> Response:
         size = request.query_params.get("size", "large")
         if size not in ("large", "small"):
             raise WrongRequestError(f"expected large or small as size, found {size[:20]!r}")
-        seq = _seq(request)
+        seq = asked_seq(request)
         making = self._being_made.get(seq)
         if making is None:
             epoch = request.query_params.get("epoch", "")
@@ -125,7 +119,7 @@ class Results:
             score_map = self._session.score_map(seq)
             return None if score_map is None or score_map.scores.size == 0 else draw_score_map(score_map)
 
-        picture = await self._worker.run(lambda: draw(_seq(request)))
+        picture = await self._worker.run(lambda: draw(asked_seq(request)))
         if picture is None:
             raise NotHereError("expected a result whose score map was kept")
         return Response(picture, media_type="image/png", headers={"cache-control": _FOR_A_DAY})
@@ -136,12 +130,6 @@ class Results:
         if result is None:
             raise NotHereError(f"expected the number of a result, found {seq}")
         return result
-
-
-def _seq(request: Request) -> int:
-    """The number in the path, which SQLite can hold."""
-    seq: int = request.path_params["seq"]
-    return min(seq, 2**63 - 1)
 
 
 def _is_number(text: str) -> bool:

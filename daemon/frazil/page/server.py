@@ -1,4 +1,4 @@
-"""The HTTP server: a socket, a thread, and an event loop of its own."""
+"""The HTTP server: a socket, a thread, an event loop of its own, and limits on what a client may make it wait for."""
 
 from __future__ import annotations
 
@@ -7,21 +7,87 @@ import logging
 import resource
 import socket
 import threading
-from collections.abc import Sequence
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from frazil.addresses import check_page_address
 from frazil.errors import AddressError
 from frazil.page.application import Application
-from frazil.page.connection import Connection
 
-__all__ = ["PageServer"]
-
+__all__ = [
+    "Connection",
+    "PageServer",
+]
 _HEADER_BYTES = 16 << 10
 _KEEP_ALIVE_SECONDS = 5
 _CLOSE_SECONDS = 2.0
 _FILES_WANTED = 4096
+
+
+class Connection(H11Protocol):
+    """uvicorn's connection, which is cut off when its client is slow, and refused when there are too many.
+
+    uvicorn limits the time between two requests, but neither that of sending one (slowloris) nor that of reading the
+    answer. Both would hold a file descriptor, of which the daemon has only so many, for ever.
+    """
+
+    request_seconds = 10.0
+    """In which a request's line, headers and body must come."""
+    unread_seconds = 30.0
+    """For which a client may leave an answer unread."""
+    most = 1000
+    """Connections at a time; one more is answered 503."""
+
+    _deadline: asyncio.TimerHandle | None = None
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin: the first request is awaited."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # whatever is left unread counts
+        if len(self.connections) > self.most:
+            transport.write(b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\n\r\n")
+            transport.close()
+        else:
+            self._await_request()
+
+    def data_received(self, data: bytes) -> None:
+        """Take a piece of a request."""
+        super().data_received(data)
+        if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
+            self._await_request()
+        else:
+            self._cancel_deadline()
+
+    def pause_writing(self) -> None:
+        """Note that the client does not read."""
+        super().pause_writing()
+        self._patience = self.loop.call_later(self.unread_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Note that the client has read."""
+        super().resume_writing()
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._cancel_deadline()
+        super().connection_lost(exc)
+        if self._patience is not None:
+            self._patience.cancel()
+
+    def _await_request(self) -> None:
+        """Let the time run in which a request must be whole; a trickle of bytes does not extend it."""
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(self.request_seconds, self.transport.abort)
+
+    def _cancel_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class PageServer:
@@ -29,8 +95,6 @@ class PageServer:
 
     Args:
         address: ``host:port``; port 0 takes a free one.
-        application: what is served.
-        allow_others: whether other machines may reach it.
 
     Attributes:
         url: of the page.
@@ -62,7 +126,9 @@ class PageServer:
                 timeout_graceful_shutdown=1,
             )
         )
-        self._thread = threading.Thread(target=self._serve, args=([listening],), name="frazil-page", daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._server.serve([listening])), name="frazil-page", daemon=True
+        )
         self._thread.start()
 
     def dead_thread(self) -> str | None:
@@ -78,9 +144,6 @@ class PageServer:
         self._application.stop()
         self._server.should_exit = True
         self._thread.join(_CLOSE_SECONDS)
-
-    def _serve(self, sockets: Sequence[socket.socket]) -> None:
-        asyncio.run(self._server.serve(list(sockets)))
 
 
 def _is_fault(record: logging.LogRecord) -> bool:

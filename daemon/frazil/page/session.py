@@ -146,11 +146,7 @@ _SHORT = msgspec.json.Decoder(_Short)
 
 
 class Session:
-    """Asks the ledger; from one thread.
-
-    Args:
-        file: the ledger.
-    """
+    """Asks the ledger; from one thread."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -180,11 +176,7 @@ class Session:
             self._reader.close()
 
     def standing(self, latest: int) -> Standing:
-        """How things stand.
-
-        Args:
-            latest: so many results.
-        """
+        """How things stand, with so many of the latest results."""
         meta = self.reader.meta()
         results, times = self.reader.last_picked_results(latest), self.reader.last_picked_times(_RATE_RESULTS)
         waits = [picked - complete for complete, picked in times[:latest] if complete is not None]
@@ -237,10 +229,6 @@ class Session:
             score=None if short is None else short.score,
         )
 
-    def record(self, path: str) -> MicrographRecord | None:
-        """What the ledger knows of a micrograph."""
-        return self.reader.micrograph(path)
-
     def result(self, seq: int) -> Result | None:
         """A micrograph's picks; None where there is no result of that number."""
         stored = self.reader.document(seq)
@@ -286,12 +274,7 @@ def glance(document: StoredDocument) -> Glance | None:
 
 
 def rate_per_minute(picked_at: list[float], now: float) -> float:
-    """Micrographs a minute over the last ten minutes, or over the time of those given where that is shorter.
-
-    Args:
-        picked_at: of the last ones, newest first, in seconds of Unix time.
-        now: likewise.
-    """
+    """Micrographs a minute over the last ten minutes, or over the time of those given, newest first."""
     within = [at for at in picked_at if now - at <= _RATE_SECONDS]
     if len(within) < 2:
         return len(within) / (_RATE_SECONDS / 60)

@@ -105,12 +105,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def gather_facts(reader: LedgerReader, counts: Mapping[str, int], now: float) -> Facts:
-    """Read what `find_troubles` needs.
-
-    Args:
-        reader: of the ledger.
-        counts: micrographs in each state.
-        now: in seconds of Unix time.
+    """Read what `find_troubles` needs, with the number of micrographs in each state; now in seconds of Unix time.
 
     Raises:
         OutputError: the ledger cannot be read.

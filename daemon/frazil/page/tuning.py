@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from frazil.documents import PickColumns
 from frazil.limits import LimitsPatch, PickLimits
-from frazil.page.answers import NotHereError, WrongRequestError, json_answer
+from frazil.page.answers import NotHereError, WrongRequestError, asked_seq, json_answer
 from frazil.page.overlay import LOWEST_SCORE, split
 from frazil.page.session import Session
 from frazil.page.worker import BusyError, Worker
@@ -36,13 +36,7 @@ class Previewed(PickLimits, frozen=True, kw_only=True):
 
 
 class TuningDesk:
-    """Answers what is asked when somebody tunes. Trying needs no token, and the gate lets no change pass without.
-
-    Args:
-        session: the ledger; used in the worker alone.
-        worker: asks it.
-        ledger: its file, for those who count in a process of their own.
-    """
+    """Answers what is asked when somebody tunes. Trying needs no token, and the gate lets no change pass without."""
 
     def __init__(self, session: Session, worker: Worker, ledger: Path) -> None:
         self._session = session
@@ -117,7 +111,7 @@ class TuningDesk:
 
     def _micrograph(self, request: Request) -> tuple[str, str]:
         """Ledger's name of a result's micrograph, and the sha256 of the model that picked it."""
-        result = self._session.result(min(request.path_params["seq"], 2**63 - 1))
+        result = self._session.result(asked_seq(request))
         if result is None:
             raise NotHereError("expected the number of a result")
         return result.path, result.document.model.sha256

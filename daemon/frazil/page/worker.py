@@ -26,7 +26,6 @@ class Worker:
     The thread does not keep the process: a read that hangs on a network mount must not hold up the daemon's end.
 
     Args:
-        name: of the thread.
         most_waiting: calls that may wait; one more raises `BusyError`.
     """
 

@@ -1,4 +1,4 @@
-"""Pure picking: a micrograph in, picks out. No threads, no sockets, no clock.
+"""Pure picking: a micrograph in, picks out. No sockets, no clock; one thread, which rescales what is being read.
 
 - ``read_micrograph(path)`` reads and checks an MRC or TIFF file.
 - ``Picker(model, settings).pick(micrograph)`` returns ``Picks``: arrays y, x, score.
@@ -14,7 +14,6 @@
 'fcn'
 """
 
-from frazil.picking.blank import BlankArea, find_blank
 from frazil.picking.contrast import ContrastEvidence, darkness, weigh_contrast
 from frazil.picking.coordinates import (
     CoordinateEnding,
@@ -37,15 +36,14 @@ from frazil.picking.micrograph import (
     LARGEST_MICROGRAPH_BYTES,
     ChooseRescaling,
     Micrograph,
+    PixelMemory,
     check_complete,
     read_micrograph,
 )
 from frazil.picking.overlay import draw_picks, grey_picture
-from frazil.picking.peaks import SCORE_STEPS, ScoreMap, find_peaks, find_picks
 from frazil.picking.picker import Picker, PickingSettings
-from frazil.picking.picks import Picks
-from frazil.picking.picture import Picture, make_picture
-from frazil.picking.pixel_memory import PixelMemory
+from frazil.picking.picks import SCORE_STEPS, Picks, ScoreMap, find_peaks, find_picks
+from frazil.picking.picture import BlankArea, Picture, find_blank, make_picture
 from frazil.picking.rescale import Rescaling
 
 __all__ = [

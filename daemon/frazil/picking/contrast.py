@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.picking.peaks import ScoreMap
 from frazil.picking.picker import Picker
+from frazil.picking.picks import ScoreMap
 from frazil.picking.picture import Picture
 
 __all__ = ["ContrastEvidence", "darkness", "weigh_contrast"]
@@ -50,13 +50,7 @@ class ContrastEvidence:
 
 
 def weigh_contrast(picker: Picker, picture: Picture, score_map: ScoreMap) -> ContrastEvidence:
-    """Score a picture again with inverted contrast, and compare; takes as long as to score it.
-
-    Args:
-        picker: made the score map.
-        picture: of a micrograph.
-        score_map: of the picture.
-    """
+    """Score a picture again with inverted contrast, and compare; takes as long as to score it."""
     pixels, contract = picture.pixels, picker.model.contract
     stands_out = darkness(pixels, contract.diameter_px)
     stands_out -= stands_out.mean()
@@ -81,12 +75,7 @@ def _weigh(
 
 
 def darkness(pixels: NDArray[np.float32], diameter_px: float) -> NDArray[np.float32]:
-    """(h, w) picture → (h, w) how much darker a particle's disc around each place is than the ring around the disc.
-
-    Args:
-        pixels: the picture.
-        diameter_px: of the particle in it.
-    """
+    """(h, w) picture → (h, w) how much darker a particle's disc around each place is than the ring around the disc."""
     inner, outer = (diameters * diameter_px / 2 for diameters in _RING_DIAMETERS)
     half = int(np.ceil(outer))
     r = np.hypot(*np.mgrid[-half : half + 1, -half : half + 1])

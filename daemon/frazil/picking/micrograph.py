@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +15,31 @@ from numpy.typing import NDArray
 
 from frazil.errors import MicrographError
 from frazil.files import open_regular
-from frazil.picking.formats import StoredImage, open_image
-from frazil.picking.pixel_memory import PixelMemory
-from frazil.picking.rescale import Aside, Rescaled, Rescaling, RescalingAhead
+from frazil.picking.formats import StoredImage
+from frazil.picking.formats.compressed import open_compressed_mrc
+from frazil.picking.formats.mrc import open_mrc
+from frazil.picking.formats.tiff import open_tiff
+from frazil.picking.rescale import Rescaled, Rescaling, RescalingAhead
 
-__all__ = ["LARGEST_MICROGRAPH_BYTES", "ChooseRescaling", "Micrograph", "check_complete", "read_micrograph"]
+__all__ = [
+    "LARGEST_MICROGRAPH_BYTES",
+    "ChooseRescaling",
+    "Micrograph",
+    "PixelMemory",
+    "check_complete",
+    "open_image",
+    "read_micrograph",
+]
 
 LARGEST_MICROGRAPH_BYTES = 2 << 30
 """Default limit of the memory that reading one micrograph takes: 16384 x 16384 pixels as float32, and as much again to
 decode them."""
 
+_MOST_KEPT = 6
+"""Micrographs in memory at once: some read ahead, one being picked, one shown to another model."""
+
 ChooseRescaling = Callable[[tuple[int, int], float | None], Rescaling | None]
 """(h, w) and the pixel size in the header → how the micrograph will be rescaled; None where that is not known."""
-
-
-def _at_once(work: Callable[[], None]) -> Callable[[], None]:
-    work()
-    return lambda: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,6 +73,56 @@ class Micrograph:
         return pixel_size
 
 
+class PixelMemory:
+    """Memory of micrographs, used again for the next ones.
+
+    For the system to find and clear 64 MB takes as long as to read as much from its cache. Belongs to one thread; the
+    arrays may go anywhere. Memory is used again once no array, and no view of one, is left that lies in it.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[NDArray[np.uint8]] = []
+
+    def take(self, shape: tuple[int, int], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+        """(h, w) array of a type, its values undefined."""
+        size = shape[0] * shape[1] * dtype.itemsize
+        fitting = next((i for i, memory in enumerate(self._free) if memory.size == size), None)
+        if fitting is None:
+            self._free.clear()  # micrographs of another size are over
+            memory = np.empty(size, np.uint8)
+        else:
+            memory = self._free.pop(fitting)
+        # Every view refers to this array, and none to the memory itself: NumPy does not look behind a buffer.
+        lent = np.asarray(memory.data)
+        weakref.finalize(lent, self._give_back, memory).atexit = False
+        return lent.view(dtype).reshape(shape)
+
+    def release(self) -> None:
+        """Return free memory to the system."""
+        self._free.clear()
+
+    def _give_back(self, memory: NDArray[np.uint8]) -> None:
+        if len(self._free) < _MOST_KEPT:
+            self._free.append(memory)
+
+
+def open_image(path: Path, file: FileIO) -> StoredImage:
+    """Read the header of an open file, in the format that its name asks for; without a known ending, MRC.
+
+    Raises:
+        IncompleteMicrograph: the file is shorter than its header demands.
+        MicrographError: it is not of that format, or no single grey image.
+        OSError: it cannot be read.
+    """
+    match path.suffix.lower():
+        case ".gz" | ".bz2":
+            return open_compressed_mrc(path, file)
+        case ".tif" | ".tiff" | ".eer":
+            return open_tiff(path, file)
+        case _:
+            return open_mrc(path, file)
+
+
 def check_complete(path: Path) -> None:
     """Prove from its own header that a micrograph's file is whole; reads little of it.
 
@@ -84,8 +144,7 @@ def read_micrograph(
     memory: PixelMemory | None = None,
     largest_bytes: int = LARGEST_MICROGRAPH_BYTES,
     cut_off: Callable[[], bool] = lambda: False,
-    rescaling: ChooseRescaling | None = None,
-    aside: Aside = _at_once,
+    rescaling: ChooseRescaling = lambda *_: None,
 ) -> Micrograph:
     """Read a micrograph whole.
 
@@ -98,21 +157,36 @@ def read_micrograph(
         memory: where to take memory for the pixels from. Default: from the system.
         largest_bytes: memory that reading may take.
         cut_off: asked between blocks of half a megabyte; True gives up.
-        rescaling: says how the micrograph will be rescaled, as `Picker.rescaling` does: then that is done meanwhile,
-            if the rows come in order. Default: the picker does it.
-        aside: starts each piece of that, as `frazil.record` does in another thread. Default: at once, in this one.
+        rescaling: says how the micrograph will be rescaled, as `Picker.rescaling` does: then a thread does that
+            meanwhile, if the rows come in order. Default: the picker does it.
 
     Raises:
         IncompleteMicrograph: the file is shorter than its header demands.
         MicrographError: the file is missing, damaged, of no known format, a stack or volume, or too large; its pixels
             are not finite or all the same; or reading it was given up.
     """
+    rescaled = None
     try:
         with open_regular(path) as file:
             image = open_image(path, file)
             dtype = _integer_type(image.dtype) if as_stored else np.dtype(np.float32)
-            chosen = rescaling(image.shape, image.pixel_size.angstrom) if rescaling and image.rows_in_order else None
-            pixels, rescaled = _read_pixels(path, image, dtype, memory, largest_bytes, cut_off, chosen, aside)
+            h, w = image.shape
+            needed = dtype.itemsize * h * w + image.working_bytes
+            if needed > largest_bytes:
+                raise MicrographError(
+                    path,
+                    "too_large",
+                    f"expected a micrograph that takes at most {largest_bytes} bytes of memory to read "
+                    f"(max_micrograph_bytes), found {w} x {h} pixels, which take {needed}",
+                )
+            chosen = rescaling(image.shape, image.pixel_size.angstrom) if image.rows_in_order else None
+            pixels = memory.take(image.shape, dtype) if memory else np.empty(image.shape, dtype)
+            if chosen is None or chosen.enlarges:
+                _fill(path, image, pixels, cut_off)
+            else:
+                with RescalingAhead(pixels, chosen) as ahead:
+                    _fill(path, image, pixels, cut_off, ahead.advance)
+                    rescaled = ahead.finish()
     except OSError as error:
         raise MicrographError(path, "unreadable", f"cannot be read: {error.strerror or error}") from error
     return Micrograph(
@@ -129,41 +203,12 @@ def _integer_type(stored: np.dtype[np.generic]) -> np.dtype[np.generic]:
     return stored.newbyteorder("=") if stored.kind in "iu" and stored.itemsize <= 2 else np.dtype(np.float32)
 
 
-def _read_pixels(
-    path: Path,
-    image: StoredImage,
-    dtype: np.dtype[np.generic],
-    memory: PixelMemory | None,
-    largest_bytes: int,
-    cut_off: Callable[[], bool],
-    rescaling: Rescaling | None,
-    aside: Aside,
-) -> tuple[NDArray[np.generic], Rescaled | None]:
-    """(h, w) the checked pixels of a stored image; rescaled too, if `rescaling` is given and does not enlarge."""
-    h, w = image.shape
-    needed = dtype.itemsize * h * w + image.working_bytes
-    if needed > largest_bytes:
-        raise MicrographError(
-            path,
-            "too_large",
-            f"expected a micrograph that takes at most {largest_bytes} bytes of memory to read (max_micrograph_bytes), "
-            f"found {w} x {h} pixels, which take {needed}",
-        )
-    pixels = memory.take(image.shape, dtype) if memory else np.empty(image.shape, dtype)
-    if rescaling is None or rescaling.enlarges:
-        _fill(path, image, pixels, cut_off, None)
-        return pixels, None
-    with RescalingAhead(pixels, rescaling, aside) as ahead:
-        _fill(path, image, pixels, cut_off, ahead.advance)
-        return pixels, ahead.finish()
-
-
 def _fill(
     path: Path,
     image: StoredImage,
     pixels: NDArray[np.generic],
     cut_off: Callable[[], bool],
-    advance: Callable[[int], None] | None,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Read the pixels of a stored image and check them; `advance` is called with the number of rows read."""
     first: Any = None
@@ -176,8 +221,7 @@ def _fill(
             is_constant = is_constant and bool((block == first).all())
             looks_finite = looks_finite and _has_finite_sum(block)
         done += block.size
-        if advance is not None:
-            advance(done // pixels.shape[1])
+        advance(done // pixels.shape[1])
         if done < pixels.size and cut_off():
             raise MicrographError(
                 path,

@@ -39,7 +39,7 @@ def draw_picks(
     Returns:
         (h', w', 3) uint8 picture, channels in OpenCV's order (blue, green, red).
     """
-    factor = _shrinking(pixels.shape, longest_side_px)
+    factor = min(1.0, longest_side_px / max(pixels.shape))
     picture = cv2.cvtColor(grey_picture(pixels, diameter_px, longest_side_px=longest_side_px), cv2.COLOR_GRAY2BGR)
     bits = 4  # fixed-point fraction, so that circles sit at sub-pixel centres
     radius = max(2.0, diameter_px * factor / 2)
@@ -64,7 +64,7 @@ def grey_picture(pixels: NDArray[np.generic], diameter_px: float, *, longest_sid
         (h', w') uint8 picture.
     """
     h, w = pixels.shape
-    factor = _shrinking((h, w), longest_side_px)
+    factor = min(1.0, longest_side_px / max(h, w))
     size = max(1, round(h * factor)), max(1, round(w * factor))
     small = rescale(pixels, Rescaling(shape=(h, w), rescaled_shape=size))
     small = np.asarray(cv2.GaussianBlur(small, (0, 0), max(0.3, diameter_px * factor / 25)), np.float32)
@@ -73,11 +73,6 @@ def grey_picture(pixels: NDArray[np.generic], diameter_px: float, *, longest_sid
     reach = _STRETCH * max(np.median(np.abs(small - middle)), 1e-30)
     low, high = middle - reach, middle + reach
     return np.asarray(np.clip((small - low) * (255 / max(high - low, 1e-30)), 0, 255), np.uint8)
-
-
-def _shrinking(shape: tuple[int, ...], longest_side_px: int) -> float:
-    """From pixels of the micrograph to those of its picture."""
-    return min(1.0, longest_side_px / max(shape))
 
 
 def _positions(picks: Picks, factor: float) -> Iterator[tuple[float, float]]:

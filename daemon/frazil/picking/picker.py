@@ -11,12 +11,10 @@ from frazil.limits import LimitsPatch, default_limits
 from frazil.model import Contrast
 from frazil.model.model import Model
 from frazil.model.tiling import Batches, MicrographSize, Tiling
-from frazil.picking.blank import BlankArea
 from frazil.picking.device import PreparationOnDevice
 from frazil.picking.micrograph import Micrograph
-from frazil.picking.peaks import ScoreMap, find_picks, in_steps
-from frazil.picking.picks import Picks
-from frazil.picking.picture import LARGEST_PICTURE_PIXELS, Picture, is_possible_diameter, make_picture
+from frazil.picking.picks import Picks, ScoreMap, find_picks, in_steps
+from frazil.picking.picture import LARGEST_PICTURE_PIXELS, BlankArea, Picture, is_possible_diameter, make_picture
 from frazil.picking.rescale import Rescaling
 
 __all__ = ["Picker", "PickingSettings"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,16 +13,13 @@ from numpy.typing import NDArray
 
 from frazil.model.tiling import rescaled_shape
 
-__all__ = ["Aside", "Rescaled", "Rescaling", "RescalingAhead", "rescale"]
+__all__ = ["Rescaled", "Rescaling", "RescalingAhead", "rescale"]
 
 _LARGEST_PRODUCT = 2**18
 """Multiplications in one matrix product: beyond, OpenBLAS starts several threads, which spin while they wait."""
 _STRIP_ROWS = 128
 _STEPS_AHEAD = 16
 """Steps in which a micrograph is rescaled while it is read; only the last one is not overlapped with reading."""
-
-Aside = Callable[[Callable[[], None]], Callable[[], None]]
-"""Starts a piece of work, in another thread or at once → waits for its end, and raises what it raised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,17 +78,17 @@ def rescale(pixels: NDArray[np.generic], rescaling: Rescaling) -> NDArray[np.flo
 
 
 class RescalingAhead:
-    """Rescales a micrograph while its rows still come. Used as a context manager.
+    """Rescales a micrograph in a thread while its rows still come. Used as a context manager.
 
-    Reading and averaging take about as long as each other, and what was just read is still in the caches.
+    Reading and averaging take about as long as each other, and what was just read is still in the caches: together
+    some 10 ms less a micrograph (decision 0026).
 
     Args:
         pixels: (h, w) of the micrograph; filled meanwhile, first row first.
         rescaling: that does not enlarge.
-        aside: starts the work.
     """
 
-    def __init__(self, pixels: NDArray[np.generic], rescaling: Rescaling, aside: Aside) -> None:
+    def __init__(self, pixels: NDArray[np.generic], rescaling: Rescaling) -> None:
         self._pixels = pixels
         self._rescaling = rescaling
         self._blocks = _row_blocks(rescaling)
@@ -98,15 +96,15 @@ class RescalingAhead:
         self._step_rows = -(-rescaling.shape[0] // _STEPS_AHEAD)
         self._begun_rows = 0
         self._begun_blocks = 0
-        self._aside = aside
-        self._waits: list[Callable[[], None]] = []
+        self._thread = ThreadPoolExecutor(1, "frazil-rescaling")
+        self._begun: list[Future[None]] = []
 
     def __enter__(self) -> RescalingAhead:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # The memory of the pixels is given to another micrograph next.
-        self._wait()
+        # Waits: the memory of the pixels is given to another micrograph next.
+        self._thread.shutdown()
 
     def advance(self, rows: int) -> None:
         """Begin with what these first rows, all read by now, make possible."""
@@ -116,16 +114,13 @@ class RescalingAhead:
         while self._begun_blocks < len(self._blocks) and self._blocks[self._begun_blocks].pixels.stop <= rows:
             self._begun_blocks += 1
         if blocks := self._blocks[first : self._begun_blocks]:
-            self._waits.append(self._aside(lambda: _average(self._pixels, blocks, self._averages)))
+            self._begun.append(self._thread.submit(_average, self._pixels, blocks, self._averages))
 
     def finish(self) -> Rescaled:
         """The rescaled micrograph, once all rows have come."""
-        self._wait()
+        for part in self._begun:
+            part.result()
         return Rescaled(rescaling=self._rescaling, pixels=self._averages)
-
-    def _wait(self) -> None:
-        for wait in self._waits:
-            wait()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

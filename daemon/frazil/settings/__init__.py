@@ -1,14 +1,14 @@
 """The daemon's settings, and the file that holds them.
 
 - ``declaration``: each setting, once.
-- ``diameter``: diameters that no particle has.
-- ``cross_checks``: conditions on several settings together.
+- ``cross_checks``: conditions on several settings together, and diameters that no particle has.
 - ``loading``: makes settings of command line, file and defaults, or a list of every fault.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from frazil.settings.cross_checks import doubt_diameter
 from frazil.settings.declaration import (
     COMPANIONS,
     BacklogOrder,
@@ -18,7 +18,6 @@ from frazil.settings.declaration import (
     default_model_path,
     option_of,
 )
-from frazil.settings.diameter import doubt_diameter
 
 if TYPE_CHECKING:
     from frazil.settings.loading import load_settings

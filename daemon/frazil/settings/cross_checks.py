@@ -1,4 +1,4 @@
-"""Conditions on several settings together, each of which is valid by itself."""
+"""Conditions on several settings together, each of which is valid by itself; and diameters that no particle has."""
 
 from __future__ import annotations
 
@@ -7,9 +7,28 @@ from typing import Any
 
 from frazil.addresses import check_address, check_page_address, replay_address
 from frazil.errors import AddressError
-from frazil.settings.diameter import doubt_diameter
 
-__all__ = ["CROSS_CHECKS"]
+__all__ = [
+    "CROSS_CHECKS",
+    "doubt_diameter",
+]
+
+_SMALLEST_ANGSTROM = 30.0
+"""About the size of lysozyme (14 kDa), which is too small to be seen."""
+_LARGEST_ANGSTROM = 10_000.0
+"""The largest viruses."""
+_PER_NANOMETRE = 10
+
+
+def doubt_diameter(angstrom: float) -> str | None:
+    """The reason to doubt a diameter, whatever the micrographs are, with advice; None if there is none."""
+    if _SMALLEST_ANGSTROM <= angstrom <= _LARGEST_ANGSTROM:
+        return None
+    found = f"expected {_SMALLEST_ANGSTROM:g} to {_LARGEST_ANGSTROM:g} Å, found {angstrom:g} Å"
+    if _SMALLEST_ANGSTROM <= _PER_NANOMETRE * angstrom <= _LARGEST_ANGSTROM:
+        return f"{found}; for {angstrom:g} nm, give {_PER_NANOMETRE * angstrom:g}"
+    return found
+
 
 Values = Mapping[str, Any]
 

@@ -119,7 +119,9 @@ class _Draft:
                     fault = f"{name}: expected a value, found none (give --{option_of(name)}, or {name} in the file)"
                     self._faults.append((_LAST, fault))
                 else:
-                    good[name] = _default(field)
+                    good[name] = (
+                        field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+                    )
                 continue
             try:
                 good[name] = msgspec.convert(self._values[name], field.type, dec_hook=_decode_path)
@@ -158,10 +160,6 @@ def _as_flags(message: str) -> str:
         return f"--{name}" if value == "true" else f"--{name} {value}"
 
     return re.sub(r"`(\w+) = ([^`]+)`", flag, message)
-
-
-def _default(field: msgspec.structs.FieldInfo) -> Any:
-    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
 
 
 def _must_be(hint: Any) -> MustBe | None:
@@ -246,9 +244,6 @@ class Statement:
 
 def read_statements(text: str) -> Iterator[Statement]:
     """Read a TOML file without tables.
-
-    Args:
-        text: content of the file.
 
     Yields:
         Each statement, in the order of the file; a key that is given twice comes twice. A table is a fault, and the

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from frazil.errors import FrazilError
 from frazil.files import write_atomically
-from frazil.picking.coordinates.syntax import read_tables
+from frazil.picking.coordinates.star import read_tables
 from frazil.picking.coordinates.table import (
     CoordinateTable,
     parse_numbers,
@@ -81,8 +78,10 @@ def write_box(path: Path, picks: Picks, box_size_px: int) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    corners = zip(_corners(picks.x, box_size_px), _corners(picks.y, box_size_px), picks.score.tolist(), strict=True)
-    rows = (f"{round(x)}\t{round(y)}\t{box_size_px}\t{box_size_px}\t{score:.6f}\n" for x, y, score in corners)
+    rows = (
+        f"{round(x)}\t{round(y)}\t{box_size_px}\t{box_size_px}\t{score:.6f}\n"
+        for x, y, score in _corners(picks, box_size_px).rows()
+    )
     write_atomically(path, "".join(rows))
 
 
@@ -93,16 +92,14 @@ def write_cbox(path: Path, picks: Picks, box_size_px: int, *, diameter_px: float
         OSError: it cannot be written.
     """
     names = "".join(f"_{name} #{i}\n" for i, name in enumerate(_CBOX_WRITTEN, start=1))
-    corners = zip(_corners(picks.x, box_size_px), _corners(picks.y, box_size_px), picks.score.tolist(), strict=True)
     size = f"{box_size_px:.1f} {box_size_px:.1f} <NA> {diameter_px:.3f} {diameter_px:.3f}"
-    rows = (f"{x:.3f} {y:.3f} <NA> {size} {score:.6f} 1 <NA>\n" for x, y, score in corners)
+    rows = (f"{x:.3f} {y:.3f} <NA> {size} {score:.6f} 1 <NA>\n" for x, y, score in _corners(picks, box_size_px).rows())
     text = f"data_global\n\n_cbox_format_version 1.0\n\ndata_{_CBOX_BLOCK}\n\nloop_\n{names}{''.join(rows)}\n"
     write_atomically(path, f"{text}data_cryolo_include\n\nloop_\n_slice_index #1\n")
 
 
-def _corners(centres: NDArray[np.float64], box_size_px: int) -> list[float]:
-    corners: list[float] = (centres - box_size_px / 2).tolist()
-    return corners
+def _corners(picks: Picks, box_size_px: int) -> Picks:
+    return Picks(y=picks.y - box_size_px / 2, x=picks.x - box_size_px / 2, score=picks.score)
 
 
 def _centres(path: Path, columns: list[list[str]], scores: list[str]) -> Picks:

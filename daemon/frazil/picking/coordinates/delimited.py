@@ -57,8 +57,7 @@ def write_csv(path: Path, picks: Picks) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    rows = zip(picks.x.tolist(), picks.y.tolist(), picks.score.tolist(), strict=True)
-    write_atomically(path, "x,y,score\n" + "".join(f"{x:.3f},{y:.3f},{score:.6f}\n" for x, y, score in rows))
+    write_atomically(path, "x,y,score\n" + "".join(f"{x:.3f},{y:.3f},{score:.6f}\n" for x, y, score in picks.rows()))
 
 
 def _picks(path: Path, columns: dict[str, list[str]], x: str, y: str) -> Picks:

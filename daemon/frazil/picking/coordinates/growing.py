@@ -9,7 +9,7 @@ from pathlib import Path
 
 from frazil.errors import FrazilError
 from frazil.files import write_atomically
-from frazil.picking.coordinates.syntax import read_tables, spell, spell_without_quotes, split_row
+from frazil.picking.coordinates.star import read_tables, spell, spell_without_quotes, split_row
 from frazil.picking.coordinates.table import read_text
 
 __all__ = ["GrowingStar", "coordinate_list", "particles_star"]

@@ -86,11 +86,6 @@ class CoordinateTable:
     def placed(self, path: Path, rows: NDArray[np.intp], pixel_size_angstrom: float | None = None) -> Picks:
         """Particles of one micrograph, at their centres.
 
-        Args:
-            path: the file, for messages.
-            rows: which.
-            pixel_size_angstrom: of the micrograph; what the file says of it is taken where this is None.
-
         Raises:
             FrazilError: the coordinates are in pixels of another size; there are origins, and no pixel size is known.
         """
@@ -132,13 +127,7 @@ def refuse_movers(path: Path, columns: Iterable[str]) -> None:
 
 
 def refuse_volume(path: Path, marks: Sequence[str], name: str, heights: Iterable[str]) -> None:
-    """Refuse positions in a tomogram.
-
-    Args:
-        path: the file, for messages.
-        marks: columns that only tomograms have.
-        name: of the column with the third coordinate.
-        heights: its values.
+    """Refuse positions in a tomogram: marks are columns that only tomograms have, heights a third coordinate.
 
     Raises:
         FrazilError: there is such a mark, or a third coordinate other than 0.

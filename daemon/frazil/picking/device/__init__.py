@@ -6,7 +6,6 @@
 """
 
 from frazil.picking.device.accelerator import Accelerator, PictureOnDevice
-from frazil.picking.device.preparation import Preparation, PreparationOnDevice
-from frazil.picking.device.self_check import compare_with_cpu
+from frazil.picking.device.preparation import Preparation, PreparationOnDevice, compare_with_cpu
 
 __all__ = ["Accelerator", "PictureOnDevice", "Preparation", "PreparationOnDevice", "compare_with_cpu"]

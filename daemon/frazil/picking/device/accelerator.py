@@ -14,16 +14,18 @@ from frazil.model.contract import ModelContract
 from frazil.model.runtime import device_of, open_graph, ort
 from frazil.model.tiling import Tiling
 from frazil.picking.device.graphs import (
-    NORMALISATIONS_ON_DEVICE,
     PERCENTS,
+    blur_matrix,
+    mirror,
+    percentile_ranks,
     preparation_graph,
+    resampling_matrices,
     tiles_graph,
 )
-from frazil.picking.device.operators import blur_matrix, mirror, percentile_ranks, resampling_matrices
-from frazil.picking.normalise import BACKGROUND_DIAMETERS, SAMPLE_STRIDE
+from frazil.picking.picture import BACKGROUND_DIAMETERS, SAMPLE_STRIDE
 from frazil.picking.rescale import Rescaling
 
-__all__ = ["Accelerator", "PictureOnDevice", "can_prepare"]
+__all__ = ["Accelerator", "PictureOnDevice"]
 
 _SHAPES_KEPT = 2
 """Micrographs of one session have one shape, or two. What is kept for one of 4096 x 4096 takes some 100 MiB."""
@@ -50,11 +52,6 @@ class _Shape:
     matrices: dict[str, ort.OrtValue]
     arrays: dict[str, NDArray[np.generic]]
     """Small inputs that ONNX Runtime takes from memory."""
-
-
-def can_prepare(contract: ModelContract) -> bool:
-    """Whether a model's pictures can be prepared on a device at all."""
-    return contract.normalisation in NORMALISATIONS_ON_DEVICE
 
 
 class Accelerator:
@@ -100,11 +97,6 @@ class Accelerator:
 
     def score(self, picture: PictureOnDevice, tiling: Tiling, largest: int) -> NDArray[np.float32]:
         """Run the model over a picture; every batch is full, the last one with tiles whose scores are dropped.
-
-        Args:
-            picture: as prepared.
-            tiling: of the picture.
-            largest: most tiles in a batch.
 
         Returns:
             (count, gy, gx) scores in the order of `Tiling.batches`.

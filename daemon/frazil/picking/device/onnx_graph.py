@@ -1,6 +1,6 @@
 """A graph of ONNX operators, written as an ONNX file without the onnx package.
 
-The counterpart of `frazil.model.onnx_file`: protocol buffers, with the few messages of onnx.proto that graphs of
+The counterpart of `frazil.model.files`: protocol buffers, with the few messages of onnx.proto that graphs of
 standard operators need. The tests have the onnx package check what is written here.
 """
 

@@ -1,12 +1,13 @@
-"""The formats that micrographs come in: what a file claims, whether it is whole, and its pixels.
+"""The formats that micrographs come in, a module for each, and what these have in common.
 
-Each format has one module. `open_image` takes the one that the file's name asks for and checks the claims of the
-header against the size of the file; nothing is allocated for pixels before that.
+Nothing is allocated for pixels before the claims of the header were checked against the size of the file.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Protocol
@@ -14,12 +15,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.picking.formats.compressed import open_compressed_mrc
-from frazil.picking.formats.mrc import open_mrc
-from frazil.picking.formats.pixel_size import PixelSize
-from frazil.picking.formats.tiff import open_tiff
-
-__all__ = ["MICROGRAPH_ENDINGS", "StoredImage", "micrograph_stem", "open_image"]
+__all__ = [
+    "BLOCK_BYTES",
+    "LARGEST_SIDE_PX",
+    "MICROGRAPH_ENDINGS",
+    "PixelSize",
+    "Source",
+    "StoredImage",
+    "file_size",
+    "judge_pixel_size",
+    "micrograph_stem",
+    "read_into",
+]
 
 MICROGRAPH_ENDINGS = (".mrc", ".mrc.gz", ".mrc.bz2", ".tif", ".tiff")
 """How the names of files end that can be read, in small letters or capitals."""
@@ -71,26 +78,67 @@ class StoredImage(Protocol):
         """
 
 
-def open_image(path: Path, file: FileIO) -> StoredImage:
-    """Read the header of an open file, in the format that its name asks for; without a known ending, MRC.
-
-    Raises:
-        IncompleteMicrograph: the file is shorter than its header demands.
-        MicrographError: it is not of that format, or no single grey image.
-        OSError: it cannot be read.
-    """
-    match path.suffix.lower():
-        case ".gz" | ".bz2":
-            return open_compressed_mrc(path, file)
-        case ".tif" | ".tiff" | ".eer":
-            return open_tiff(path, file)
-        case _:
-            return open_mrc(path, file)
-
-
 def micrograph_stem(name: str) -> str:
     """The name of a micrograph's file without its ending: ``a.b`` of ``a.b.mrc.gz``."""
     for ending in MICROGRAPH_ENDINGS:
         if name.lower().endswith(ending) and len(name) > len(ending):
             return name[: -len(ending)]
     return Path(name).stem
+
+
+_LEAST_ANGSTROM, _MOST_ANGSTROM = 0.01, 1000.0
+"""Metres, nanometres and the dots per inch of a printer lie far outside."""
+_MOST_DIFFERENCE = 0.01
+"""Between x and y, as a fraction: picks have one pixel size."""
+
+
+@dataclass(frozen=True, slots=True)
+class PixelSize:
+    """The pixel size that a file tells of."""
+
+    angstrom: float | None = None
+    """None where the file tells of none, or of none that can be used."""
+    doubt: str = ""
+    """Why it cannot be used, as the end of a sentence; empty where it can, and where the file tells of none."""
+
+
+def judge_pixel_size(x_angstrom: float, y_angstrom: float) -> PixelSize:
+    """Judge what a file says of its pixels' width and height; 0 where it says nothing."""
+    if x_angstrom == 0:
+        return PixelSize()
+    if not _LEAST_ANGSTROM <= x_angstrom <= _MOST_ANGSTROM:
+        return PixelSize(doubt=f"{x_angstrom:g} Å, which is no pixel size of a micrograph")
+    # Negated, since nothing compares with what is no number.
+    if y_angstrom != 0 and not abs(y_angstrom - x_angstrom) <= _MOST_DIFFERENCE * x_angstrom:
+        return PixelSize(doubt=f"{x_angstrom:g} Å along x and {y_angstrom:g} Å along y, which must be equal within 1 %")
+    return PixelSize(round(x_angstrom, 6))
+
+
+LARGEST_SIDE_PX = 65_536
+"""No camera comes near; a file that claims more is no micrograph."""
+
+BLOCK_BYTES = 1 << 19
+"""Pixels are read in blocks of about this size: small enough to be looked at while they are in the caches."""
+
+
+class Source(Protocol):
+    """Something that bytes are read from."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Read into the front of a buffer; how many bytes, 0 at the end."""
+
+
+def file_size(file: FileIO) -> int:
+    """Size of an open file in bytes."""
+    return os.fstat(file.fileno()).st_size
+
+
+def read_into(file: Source, buffer: memoryview) -> int:
+    """Fill a buffer of bytes; how many there were, fewer only at the end of the file."""
+    filled = 0
+    while filled < len(buffer):
+        count = file.readinto(buffer[filled:])
+        if not count:
+            break
+        filled += count
+    return filled

@@ -12,14 +12,13 @@ import zlib
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import IncompleteMicrograph, MicrographError
+from frazil.picking.formats import BLOCK_BYTES, file_size, read_into
 from frazil.picking.formats.mrc import HEADER_BYTES, MrcHeader, check_single, fill_rows, parse_header
-from frazil.picking.formats.source import BLOCK_BYTES, file_size, read_into
 
 __all__ = ["CompressedMrcImage", "open_compressed_mrc"]
 
@@ -31,20 +30,8 @@ _BZIP2_FOOTER_BYTES = 11
 """The end mark has 48 bits, the checksum 32, and 0 to 7 more fill the last byte."""
 
 
-class _Member(Protocol):
-    """One member of a compressed file, as `bz2.BZ2Decompressor` has it."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    @property
-    def needs_input(self) -> bool: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
-
-
 class _GzipMember:
-    """One member of a gzip file."""
+    """One member of a gzip file, in the shape of `bz2.BZ2Decompressor`."""
 
     def __init__(self) -> None:
         self._inflate = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
@@ -65,7 +52,7 @@ class _GzipMember:
         return self._inflate.decompress(self._inflate.unconsumed_tail + data, max_length)
 
 
-_FORMATS: dict[str, tuple[str, bytes, type[_Member]]] = {
+_FORMATS: dict[str, tuple[str, bytes, type[_GzipMember | bz2.BZ2Decompressor]]] = {
     ".gz": ("gzip", b"\x1f\x8b", _GzipMember),
     ".bz2": ("bzip2", b"BZh", bz2.BZ2Decompressor),
 }

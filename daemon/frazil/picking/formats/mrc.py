@@ -16,14 +16,19 @@ from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking.formats.pixel_size import PixelSize, judge_pixel_size
-from frazil.picking.formats.source import BLOCK_BYTES, Source, file_size, read_into
+from frazil.picking.formats import (
+    BLOCK_BYTES,
+    LARGEST_SIDE_PX,
+    PixelSize,
+    Source,
+    file_size,
+    judge_pixel_size,
+    read_into,
+)
 
 __all__ = ["HEADER_BYTES", "MrcHeader", "MrcImage", "fill_rows", "open_mrc", "parse_header"]
 
 HEADER_BYTES = 1024
-LARGEST_SIDE_PX = 65_536
-"""No camera comes near; a header that claims more is no micrograph."""
 
 _DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _REFUSED_MODES = {
@@ -68,11 +73,7 @@ class MrcHeader:
 
 
 def parse_header(path: Path, head: bytes) -> MrcHeader:
-    """Parse the first 1024 bytes of a file.
-
-    Args:
-        path: the file, for messages.
-        head: its first bytes, up to 1024.
+    """Parse the first 1024 bytes of a file, of which there may be fewer.
 
     Raises:
         IncompleteMicrograph: there are fewer than 1024 bytes, or only zeros (space set aside, not yet written).

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking.formats.source import BLOCK_BYTES, read_into
+from frazil.picking.formats import BLOCK_BYTES, read_into
 from frazil.picking.formats.tiff_directory import Compression, TiffDirectory, read_directory
 
 __all__ = ["TiffImage", "open_tiff"]
@@ -72,7 +72,7 @@ class TiffImage:
         (h, w), (chunk_h, chunk_w) = directory.shape, directory.chunk_shape
         turned = pixels[::-1]
         for index in range(len(directory.offsets)):
-            row, column = divmod(index, directory.chunks_across)
+            row, column = divmod(index, -(-w // chunk_w))
             top, left = row * chunk_h, column * chunk_w
             rows = chunk_h if directory.is_tiled else min(chunk_h, h - top)
             wanted = turned[top : min(top + chunk_h, h), left : min(left + chunk_w, w)]

@@ -16,12 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import IncompleteMicrograph, MicrographError
-from frazil.picking.formats.pixel_size import PixelSize, judge_pixel_size
-from frazil.picking.formats.source import file_size
+from frazil.picking.formats import LARGEST_SIDE_PX, PixelSize, file_size, judge_pixel_size
 
 __all__ = ["Compression", "TiffDirectory", "read_directory"]
 
-LARGEST_SIDE_PX = 65_536
 _MOST_ENTRIES = 4096
 _MOST_CHUNKS = 1 << 20
 _MOST_FRAMES = 100_000
@@ -75,11 +73,6 @@ class TiffDirectory:
     byte_counts: NDArray[np.int64]
     pixel_size: PixelSize
     """From the resolution, where that is one of an image and not of a printer."""
-
-    @property
-    def chunks_across(self) -> int:
-        """Strips or tiles side by side."""
-        return -(-self.shape[1] // self.chunk_shape[1])
 
 
 def read_directory(path: Path, file: FileIO) -> TiffDirectory:

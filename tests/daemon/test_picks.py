@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from frazil.picking import SCORE_STEPS, ScoreMap, find_peaks
-from frazil.picking.peaks import in_steps
+from frazil.picking.picks import in_steps
 
 
 def score_map(scores: np.ndarray, step: float = 10.0) -> ScoreMap:

@@ -7,7 +7,7 @@ import pytest
 
 from frazil.errors import ModelError
 from frazil.model.contract import NORMALISATIONS
-from frazil.picking.normalise import NORMALISERS, normalise
+from frazil.picking.picture import NORMALISERS, normalise
 
 RNG = np.random.default_rng(3)
 PICTURE = RNG.normal(0, 1, (200, 260)).astype(np.float32)
