@@ -58,6 +58,7 @@ class Microscope:
         self._make = make_document
         self._make_channel = make_channel
         self._numbers = 0
+        self._since: dict[str, int] = {}  # of this run
         self.names: list[str] = []
         self.open: dict[str, OpenSession] = {}
         self.sent: list[bytes] = []
@@ -83,13 +84,14 @@ class Microscope:
             return
         ledger = Ledger(self.file(name))
         self._numbers += 1
+        since = self._since.setdefault(name, ledger.head + 1)
         channel = self._make_channel(
             self.file(name),
             number=self._numbers,
             session=name,
             epoch=ledger.epoch,
             generation=ledger.generation,
-            since=ledger.head + 1,
+            since=since,
             published=ledger.head,
         )
         self.channels.put(channel)
@@ -107,13 +109,14 @@ class Microscope:
         for name in was_open:
             self.open.pop(name).ledger.close()
         before, self.channels = self.channels, Channels(awaited=0, is_microscope=True)
+        self._since.clear()
         for name in self.names:
             if name in was_open:
                 self.start(name)
             else:
                 self._numbers += 1
                 old = before.of_session(name)
-                since = old.published + 1
+                self._since[name] = since = old.published + 1
                 self.channels.put(msgspec.structs.replace(old, number=self._numbers, live=False, since=since))
 
     def stop(self) -> None:

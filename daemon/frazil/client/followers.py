@@ -74,6 +74,7 @@ class Followers:
         self._asked: Follower | None = None
         self._heard_catalog = self._read_catalog = ""  # versions
         self._page_catalog = self._after = ""  # of the catalog that is being read
+        self._first_run = ""  # of the daemon, as the first catalog has it
         self._beats = 0
         self._refused: dict[str, _Refusal] = {}
 
@@ -158,6 +159,11 @@ class Followers:
                 asked.read_page(answer, frames[1:])
                 self._give_turn(asked)
 
+    @property
+    def lacks(self) -> bool:
+        """Whether there may be something to request."""
+        return bool(self._lacking) or self._heard_catalog != self._read_catalog
+
     def request(self) -> bytes | None:
         """The request to send now; None while nothing is lacking. Without an answer, call it again."""
         if self._asked is not None:
@@ -229,17 +235,26 @@ class Followers:
         if self._after:
             return
         is_first = not self._read_catalog
+        if is_first:
+            self._first_run = self._page_catalog.partition("-")[0]
         self._heard_catalog = self._read_catalog = self._page_catalog  # a heartbeat brings what changed since
         if is_first:
             for session in sorted((self._sessions or frozenset()) - self._followers.keys()):
                 log.warning("%s: there is no session of this name as yet; waiting for it", session)
 
+    def _begins(self, entry: CatalogEntry) -> int | None:
+        """Where a session begins of which the catalog did not know before, for who wants what comes from now on."""
+        if not self._read_catalog:
+            return None  # it was there already
+        run = self._page_catalog.partition("-")[0]
+        # A daemon that has just started adds its old sessions one by one; those that another run has are new.
+        return entry.since if run == self._first_run else 1
+
     def _find(self, entry: CatalogEntry) -> None:
         """Take what the catalog knows of a session."""
         follower = self._followers.get(entry.session)
         if follower is None:
-            # A session that is in the first catalog is there already; of a later one, nothing was missed.
-            follower = self._follow(entry.session, entry.epoch, entry.since if self._read_catalog else None)
+            follower = self._follow(entry.session, entry.epoch, self._begins(entry))
         self._refused.pop(entry.session, None)
         beat = Heartbeat(epoch=entry.epoch, seq=entry.head, generation=entry.generation)
         follower.hear(beat, entry.generation)

@@ -208,7 +208,8 @@ class _Connection(Generic[D]):
         document = self._followers.take()
         while document is None and self._read_one():
             document = self._followers.take()
-        self._ask()  # what one session lacks, also while another one always has something
+        if document is None or self._waiting or self._followers.lacks:
+            self._ask()  # what one session lacks, also while another one always has something
         if document is not None:
             self._handed_out = self._followers.place
         return cast("D | None", document)

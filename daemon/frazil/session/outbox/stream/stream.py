@@ -152,10 +152,13 @@ class Stream:
         Raises:
             ValueError: there is an open channel of this name, or one without a name beside others.
         """
+        since = published + 1
         with self._changed:
             for other in tuple(self._channels.values()):
                 if other.session == session and not other.state.live:
                     del self._channels[other.state.number]
+                    if other.state.epoch == epoch:  # opened again
+                        since = min(since, other.state.since)
                 elif other.session == session or not (session and other.session):
                     raise ValueError(f"expected a new name for a session, found {session!r} beside {other.session!r}")
             self._added += 1
@@ -165,7 +168,7 @@ class Stream:
                 ledger=os.fsencode(ledger),
                 epoch=epoch,
                 generation=generation,
-                since=published + 1,
+                since=since,
                 published=published,
                 live=live,
             )
