@@ -40,6 +40,7 @@ from frazil.session.outbox.ledger import (
     MOUNT_POINT_KEY,
     SESSION_KEY,
     Ledger,
+    LedgerReader,
     Witness,
 )
 from frazil.session.outbox.outbox import Outbox, Stopped
@@ -112,6 +113,7 @@ class Session:
         self._closing = contextlib.ExitStack()
         self._claim_fault: OutputError | None = None
         self._swapper: Swapper | None = None
+        self._is_started = False
         self.root = settings.watch.expanduser().resolve()
         self.watch = absolute_path(settings.watch)
         self.outputs = OutputFolder(settings.out.expanduser().resolve())
@@ -135,7 +137,10 @@ class Session:
         Raises:
             OutputError: another daemon has them, they cannot be written, or the ledger is of another directory.
         """
-        self._witness = Witness(self.outputs.path, watch=self.root, ledger=self.ledger_file)
+        epoch = ""
+        with contextlib.suppress(OutputError), LedgerReader(self.ledger_file) as reader:
+            epoch = reader.epoch
+        self._witness = Witness(self.outputs.path, watch=self.root, ledger=self.ledger_file, ledger_epoch=epoch)
         self._closing.callback(self._witness.close)
         self.ledger = Ledger(self.ledger_file, self._witness)
         self._closing.callback(self.ledger.close)
@@ -301,6 +306,7 @@ class Session:
         self._closing.callback(self._watcher.stop)
         self._pipeline.connect(self._intake)
         self._pipeline.start()
+        self._is_started = True
         self._threads = [
             self._start_thread("frazil-intake", lambda: self._intake.run(self._stopping)),
             self._start_thread("frazil-ledger", self._watch_ledger),
@@ -477,6 +483,8 @@ class Session:
             Whether the work was finished in time. The next start takes up the rest.
         """
         self.request_stop()
+        if not self._is_started:
+            return True
         if self._swapper is not None:
             self._swapper.forget_check()
         for thread in self._threads:

@@ -508,7 +508,9 @@ class Ledger:
         """Close the database and let others have it."""
         with self._lock:
             if self.fault is None:
-                with contextlib.suppress(sqlite3.Error):  # of what others read at present, it stays in the log beside it
+                with contextlib.suppress(
+                    sqlite3.Error
+                ):  # of what others read at present, it stays in the log beside it
                     self._database.execute("PRAGMA wal_checkpoint(PASSIVE)")
             self._database.close()
             self._named.close()

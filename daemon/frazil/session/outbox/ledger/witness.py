@@ -64,6 +64,7 @@ class Witness:
         out: the output directory.
         watch: the watched directory, for whoever is refused.
         ledger: the ledger, likewise.
+        ledger_epoch: its identity; empty if it is not there yet. Its results are its own, wherever it was moved.
 
     Attributes:
         epoch: of the ledger whose numbers were given out last; empty without any.
@@ -75,7 +76,7 @@ class Witness:
             file cannot be made.
     """
 
-    def __init__(self, out: Path, *, watch: Path, ledger: Path) -> None:
+    def __init__(self, out: Path, *, watch: Path, ledger: Path, ledger_epoch: str = "") -> None:
         self.file = out / WITNESS_NAME
         self._out = out
         self._owner = _Owner(host=socket.gethostname(), pid=os.getpid(), watch=str(watch), ledger=str(ledger))
@@ -86,7 +87,13 @@ class Witness:
         except OSError as error:
             raise OutputError(f"{self.file}: expected a file that can be written: {error.strerror}") from error
         place, owner = _read(self._lock)
-        if place is not None and owner is not None and place.seq and self._is_of_others(owner):
+        if (
+            place is not None
+            and owner is not None
+            and place.seq
+            and place.epoch != ledger_epoch
+            and self._is_of_others(owner)
+        ):
             os.close(self._lock)
             raise OutputError(
                 printable(
@@ -198,9 +205,9 @@ class Witness:
         return False
 
     def _is_of_others(self, owner: _Owner) -> bool:
-        """Whether the results here are of another directory. Within one ledger, the ledger knows that better."""
-        ours = self._owner
-        return owner.ledger != ours.ledger and not is_same_file(Path(owner.watch), Path(ours.watch))
+        """Whether the results here are of another watched directory."""
+        watch = self._owner.watch
+        return owner.watch != watch and not is_same_file(Path(owner.watch), Path(watch))
 
     def _refusal(self, owner: _Owner | None) -> OutputError:
         who = "another frazil daemon"
