@@ -185,7 +185,8 @@ def _describe(session: SessionState) -> str:
         found = session.suggested
         looks = f"; its particles look like {found.diameter_angstrom:g} Å" if found else ""
         range_ = f" ({found.low_angstrom:g} to {found.high_angstrom:g})" if found else ""
-        return (session.says or session.directory) + looks + range_
+        todo = f" (frazil session set {session.name} diameter_angstrom=...)" if session.needs_diameter else ""
+        return (session.says or session.directory) + looks + range_ + todo
     pick, diameter = session.pick, session.diameter_angstrom
     parts = [
         f"{diameter:g} Å" if diameter else "",

@@ -178,6 +178,8 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     says: str = ""
     """Why it is not open, in one line."""
     diameter_angstrom: float | None = None
+    needs_diameter: bool = False
+    """Whether it waits for nothing but its diameter."""
     suggested: SuggestedDiameter | None = None
     """For a session that waits for its diameter, once it was measured."""
     model: ModelState | None = None

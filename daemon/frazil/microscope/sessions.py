@@ -496,6 +496,7 @@ class Sessions:
             directory=str(self._directory(name, record)),
             status=waits.status,
             says=str(waits),
+            needs_diameter=waits.without_diameter is not None,
             suggested=self._suggestions.of(name),
         )
         before = self._states.get(name)

@@ -137,9 +137,13 @@ def find_troubles(state: DaemonState, facts: Facts | None, now: float) -> list[T
     """
     session = state.session
     troubles = [*_of_the_machine(state, session or SessionState())]
-    if facts is None:
+    if session is not None and session.status != "open":
+        troubles.append(
+            Trouble(level="warning", says=f"The session is {session.status}: {session.says}", todo="See Sessions.")
+        )
+    elif facts is None:
         troubles.append(Trouble(level="fault", says="The ledger cannot be read", todo="Look at the log."))
-    else:
+    if facts is not None:
         troubles += [*_of_the_session(session, facts, now), *_of_the_picks(facts), *_of_the_model(facts)]
         troubles += _of_the_settings(session or SessionState())
     return sorted(troubles, key=lambda trouble: trouble.level != "fault")

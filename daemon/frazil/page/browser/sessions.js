@@ -55,10 +55,10 @@ function card(session) {
     { class: `session-${status}` },
     element("h2", {}, result && status !== "old" ? element("a", { href: at("/", name) }, name) : name, " ", element("span", { class: `badge badge-${fault ? "fault" : status}` }, WORDS[status])),
     element("p", {}, facts.filter(Boolean).join(" · ")),
-    fault || says ? element("p", { class: "says" }, fault || says) : null,
+    ...(fault || says).split("; ").filter(Boolean).map((line) => element("p", { class: "says" }, line.replace(`${directory}/`, ""))),
     suggestion(session),
     element("p", { class: "hint" }, directory),
-    status === "waiting" ? diameter(session) : null,
+    session.needs_diameter ? diameter(session) : null,
     element("p", { class: "buttons" }, ...wishes(status).map(([wish, word]) => element("button", { type: "button", onclick: () => change(name, { wish }) }, word))),
   );
 }
@@ -66,7 +66,7 @@ function card(session) {
 function suggestion({ suggested }) {
   if (!suggested) return null;
   const { diameter_angstrom: d, low_angstrom: low, high_angstrom: high } = suggested;
-  return element("p", { class: "says" }, `Its micrographs look like ${Math.round(d)} Å (${Math.round(low)} to ${Math.round(high)}).`);
+  return element("p", { class: "says" }, `Its particles look like ${Math.round(d)} Å (${Math.round(low)} to ${Math.round(high)}).`);
 }
 
 function diameter({ name, suggested }) {
