@@ -159,9 +159,15 @@ class Daemon:
             "ready after %.2f s: watching %s, writing to %s, publishing on %s, metrics on %s, page on %s",
             *(time.monotonic() - started, settings.root or absolute_path(settings.watch), self._outputs.path),
             *(self._stream.address, f"{self._page.url}metrics", self._page.url),
-            extra=event("ready", **self._describe_models()),
+            extra=event("ready", **self._first_model()),
         )
         self._supervision.ready(self._describe)
+
+    def _first_model(self) -> dict[str, str]:
+        """The model of the first session, for the log; nothing if no session is open."""
+        sessions = self._sessions.open_sessions
+        model = sessions[0].serving.picker.model if sessions else None
+        return {"model": model.identity.short, "provider": model.provider} if model else {}
 
     def _tell_step(self, step: str, seconds: float) -> None:
         if not self._ready.is_set():
@@ -276,27 +282,20 @@ class Daemon:
         parts: list[_Part] = [self._sessions, self._stream, self._page]
         return next((dead for part in parts if (dead := part.dead_thread())), None)
 
-    def _describe_models(self) -> dict[str, str]:
-        """The model of the first session, for the log."""
-        for session in self._sessions.open_sessions:
-            model = session.serving.picker.model
-            return {"model": model.identity.short, "provider": model.provider}
-        return {}
-
     def _describe(self) -> str:
         """The daemon's state in one line, for the service manager."""
-        states = self._sessions.states
-        is_open = [state for state in states if state.status == "open"]
-        picks = [state.pick for state in is_open]
+        states = [state for state in self._sessions.states if state.status == "open"]
+        picks = [state.pick for state in states]
+        models = {state.model.describe() for state in states if state.model}
         parts = [
-            next((state.waits_for for state in is_open if state.waits_for), ""),
-            f"{len(is_open)} sessions open" if self._sessions.is_microscope else "",
+            next((state.waits_for for state in states if state.waits_for), ""),
+            f"{len(states)} sessions open" if self._sessions.is_microscope else "",
             next((pick.doing for pick in picks if pick.doing), "waiting for micrographs"),
             f"{waiting} in line" if (waiting := sum(pick.read for pick in picks)) else "",
             f"{sum(pick.picked for pick in picks)} picked, {sum(pick.failed for pick in picks)} failed",
-            self._describe_models().get("model", ""),
+            *sorted(models),
         ]
-        return ", ".join(part for part in parts if part)
+        return "; ".join(part for part in parts if part)
 
     # --- the loop -------------------------------------------------------------------------------------------------
 

@@ -418,3 +418,28 @@ def test_a_backlog_in_one_session_does_not_hold_up_another(
     until(lambda: len(picked_names(microscope, "backlog")) == count, microscope.log.read_text)
     before = sum(document.picked_at < last for document in microscope.results("backlog"))
     assert before < count, "the live session came after the whole backlog of the other"
+
+
+def test_another_diameter_has_earlier_micrographs_picked_again_the_newest_first_and_new_ones_before_them(
+    make_microscope: Callable[..., Microscope], make_scene: Scene, write_mrc: Write
+) -> None:
+    microscope = make_microscope()
+    folder = microscope.session_folder("1101", "diameter = 60\n")
+    scene = make_scene(shape=(640, 896), diameter_px=16.0)
+    names = [f"mic_{number:03d}.mrc" for number in range(30)]
+    for name in names:
+        write_mrc(folder / name, scene.pixels, 3.0)
+    microscope.start()
+    until(lambda: len(microscope.results("1101")) == len(names), microscope.log.read_text)
+    first = microscope.results("1101")
+    said = microscope.frazil("session", "set", "1101", "diameter=48", "--repick").stdout
+    assert "30 to be picked again, the newest first" in said
+    until(lambda: len(microscope.results("1101")) > len(names))
+    write_mrc(folder / "new.mrc", scene.pixels, 3.0)
+    until(lambda: len(microscope.results("1101")) == 2 * len(names) + 1, microscope.log.read_text)
+    later = microscope.results("1101")[len(names) :]
+    assert {round(document.diameter_px * document.pixel_size_angstrom) for document in later} == {48}
+    again = [document for document in later if document.micrograph != "new.mrc"]
+    assert {document.micrograph: document.supersedes for document in again} == {d.micrograph: d.seq for d in first}
+    assert [document.supersedes for document in again] == sorted((d.seq for d in first), reverse=True)
+    assert later[-1].micrograph != "new.mrc"

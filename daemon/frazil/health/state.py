@@ -147,6 +147,11 @@ class ModelState(msgspec.Struct, frozen=True, kw_only=True):
     nodes: dict[str, int] = {}
     """Its nodes by the execution provider that was seen to run them."""
 
+    def describe(self) -> str:
+        """Which it is, and where it runs, in a few words."""
+        short = f"{self.name}/{self.version}" if self.version else self.name
+        return f"{short} on {self.provider} in {self.precision}"
+
 
 SessionStatus = Literal["open", "waiting", "paused", "closed", "archived", "old"]
 """What a session is at.

@@ -50,6 +50,8 @@ _LONGEST_RECHECK_SECONDS = 5.0
 _LONGEST_WAIT_SECONDS = 0.5
 _REQUESTS_SECONDS = 1.0
 """Time between looks for requests in the ledger."""
+_FEW_REQUESTED = 20
+"""So many requests at once are granted before all else, since somebody waits for them. More come after new files."""
 _BACKLOG_SECONDS = 0.1
 """Longest time spent on the backlog at a stretch, while a new file may wait for its look."""
 
@@ -331,6 +333,9 @@ class Intake:
             hint = self._backlog.get()
             self._note(hint)
             self._in_backlog.discard(hint.path)
+            key = os.path.relpath(hint.path, self._root)
+            if key in self._requested:
+                self._note_if_gone(key)
 
     def _look(self, key: str, candidate: _Candidate) -> None:
         """Look at a candidate for the second time, and decide."""
@@ -454,13 +459,22 @@ class Intake:
         except sqlite3.Error as error:
             log.debug("requests cannot be granted (%s); this is retried", error)
             return
+        in_background = len(keys) > _FEW_REQUESTED
         for key in keys:
             self._known.pop(key, None)
             self._held.discard(key)
             self._requested.add(key)
-            self._note(Hint(path=self._root / key))
-            if key not in self._candidates and key not in self._in_hand:
-                self._notes.add_gone(key)
+            hint = Hint(path=self._root / key, backlog=in_background)
+            if in_background:
+                self.tell(hint)
+            else:
+                self._note(hint)
+                self._note_if_gone(key)
+
+    def _note_if_gone(self, key: str) -> None:
+        """Note that the file of a request is no longer there, unless it was found."""
+        if key not in self._candidates and key not in self._in_hand:
+            self._notes.add_gone(key)
 
 
 def _holds(path: Path, fingerprint: str) -> bool:

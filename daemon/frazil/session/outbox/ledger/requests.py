@@ -67,7 +67,9 @@ def request_requeue(
 
 
 def _paths(database: sqlite3.Connection, where: str, value: str) -> list[str]:
-    return [path for (path,) in database.execute(f"SELECT path FROM micrographs WHERE {where}", (value,))]  # noqa: S608
+    """Paths of micrographs, those that were picked last first."""
+    order = "ORDER BY picked_at DESC, seen_at DESC"
+    return [path for (path,) in database.execute(f"SELECT path FROM micrographs WHERE {where} {order}", (value,))]  # noqa: S608
 
 
 def request_baseline(file: Path) -> None:
