@@ -144,7 +144,8 @@ class Subscriber:
 
     def __init__(self, address: str, cursor: Path, session: str | None = None) -> None:
         self.documents: list[NumberedDocument] = []
-        self._stream = PickStream(address, session=session, since=1, cursor=cursor)
+        topics = ("picks", "failed", "model", "session")
+        self._stream = PickStream(address, session=session, since=1, cursor=cursor, topics=topics)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._collect)
         self._thread.start()
@@ -182,10 +183,11 @@ def test_three_days_of_sessions_with_kills_end_with_one_result_for_each_microgra
     chance = random.Random(14)
     count = 12 if is_long else 6
     # A particle of 16 pixels of 3 Å, of 24 pixels of 2 Å, of 20 pixels of 1.5 Å.
-    days = {"1101_apo": (16.0, 3.0), "1102_80S": (24.0, 2.0), "1103_trpv1": (20.0, 1.5)}
+    days = {"1101_apo": (16.0, 3.0), "1102_80S": (24.0, 2.0), "1103_trpv1": (20.0, 1.5), "1104_epu": (24.0, 2.0)}
     folders = {
         "1101_apo": microscope.session_folder("1101_apo", "diameter = 48\npixel_size = 3.0\n"),
         "1102_80S": microscope.session_folder("1102_80S", "diameter_angstrom = 48\n"),
+        "1104_epu": microscope.session_folder("1104_epu", "diameter_angstrom = 48\n"),
     }
     scenes = {
         name: [make_scene(diameter_px=diameter_px, seed=number) for number in range(count)]
@@ -193,7 +195,19 @@ def test_three_days_of_sessions_with_kills_end_with_one_result_for_each_microgra
     }
 
     def collect(name: str, number: int) -> None:
-        write_mrc(folders[name] / f"mic_{number:04d}.mrc", scenes[name][number].pixels, days[name][1])
+        pixels, folder = scenes[name][number].pixels, folders[name]
+        if name == "1104_epu":  # with an overview of the square, an image of the hole, and the frames
+            folder = folder / "Images-Disc1" / "GridSquare_1"
+            for place in ("Data", "FoilHoles"):
+                (folder / place).mkdir(parents=True, exist_ok=True)
+            write_mrc(folder / f"GridSquare_{number}.mrc", pixels[:256, :256], 330.0)
+            write_mrc(folder / "FoilHoles" / f"FoilHole_{number}.mrc", pixels[:256, :256], 24.0)
+            write_mrc(folder / "Data" / f"FoilHole_{number}_Data_1_Fractions.mrc", pixels, 2.0)
+            folder = folder / "Data"
+        write_mrc(folder / file_name(name, number), pixels, days[name][1])
+
+    def file_name(name: str, number: int) -> str:
+        return f"FoilHole_{number}_Data_1.mrc" if name == "1104_epu" else f"mic_{number:04d}.mrc"
 
     microscope.start()
     with (
@@ -219,10 +233,10 @@ def test_three_days_of_sessions_with_kills_end_with_one_result_for_each_microgra
                     microscope.start()
                     kills += 1
         assert kills == 10
-        names = {f"mic_{number:04d}.mrc" for number in range(count)}
+        names = {name: {file_name(name, number) for number in range(count)} for name in days}
         for name in days:
             until(
-                lambda name=name: {d.micrograph for d in microscope.results(name)} == names,  # type: ignore[misc]
+                lambda name=name: {d.micrograph for d in microscope.results(name)} == names[name],  # type: ignore[misc]
                 lambda: microscope.log.read_text(),
             )
         stored = {name: microscope.results(name) for name in days}
@@ -236,16 +250,20 @@ def test_three_days_of_sessions_with_kills_end_with_one_result_for_each_microgra
         assert microscope.stop() == 0
 
     for name, results in stored.items():
-        assert sorted(d.micrograph for d in results) == sorted(names), name
+        assert sorted(d.micrograph for d in results) == sorted(names[name]), name
         assert {d.session for d in results} == {name}
         for document in results:
-            assert document.path == str(folders[name] / document.micrograph)
-            picks = read_star(microscope.out / name / f"{Path(document.micrograph).stem}_picks.star")
+            assert document.path == str(folders[name] / document.directory / document.micrograph)
+            stars = microscope.out / name / document.directory
+            picks = read_star(stars / f"{Path(document.micrograph).stem}_picks.star")
             assert len(picks) == len(document.picks.score) > 5
         sent = [(d.seq, d.micrograph) for d in picked(everything) if d.session == name]
         assert sent == [(d.seq, d.micrograph) for d in results]
     assert [d.seq for d in picked(one)] == [d.seq for d in stored["1102_80S"]]
     assert {d.session for d in picked(one)} == {"1102_80S"}
+    events = [d for d in everything.documents if isinstance(d, SessionDocument)]
+    said = {name: [d.event for d in events if d.session == name] for name in days}
+    assert said == {name: ["opened", "settings"] if name == "1101_apo" else ["opened"] for name in days}
     assert {d.threshold for d in stored["1101_apo"]} == {0.5, 0.6}
     assert {round(d.diameter_px * d.pixel_size_angstrom) for d in stored["1103_trpv1"]} == {30}
 

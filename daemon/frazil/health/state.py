@@ -8,6 +8,7 @@ Another version of frazil may read it as JSON: every field has a default, and no
 
 from __future__ import annotations
 
+import os
 from typing import Literal, get_args
 
 import msgspec
@@ -255,6 +256,15 @@ class DaemonState(msgspec.Struct, frozen=True, kw_only=True):
         return self.sessions[0] if self.sessions else None
 
     def of(self, name: str) -> DaemonState:
-        """The state with one session alone."""
-        chosen = tuple(session for session in self.sessions if session.name == name)
+        """The state with one session alone, by its name."""
+        return self._with(tuple(session for session in self.sessions if session.name == name))
+
+    def of_directory(self, directory: str) -> DaemonState:
+        """The state with the session of a directory alone; as it is, if it has no more than one."""
+        if len(self.sessions) <= 1:
+            return self
+        path = os.path.realpath(directory)
+        return self._with(tuple(s for s in self.sessions if os.path.realpath(s.directory) == path))
+
+    def _with(self, chosen: tuple[SessionState, ...]) -> DaemonState:
         return msgspec.structs.replace(self, sessions=chosen, model=chosen[0].model if chosen else None)

@@ -56,7 +56,10 @@ class DaemonInfo(msgspec.Struct, Remembered, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, stopped_at=time.time())
 
     def ask(self) -> DaemonState | None:
-        """The daemon's present state; None if it does not answer. An earlier version gives little of it."""
+        """The daemon's present state, with the session of this ledger; None if it does not answer.
+
+        An earlier version gives little of it.
+        """
         if self.stopped_at is not None:
             return None
         answer = _get(f"{self.page}api/state") if self.page else b""
@@ -65,7 +68,7 @@ class DaemonInfo(msgspec.Struct, Remembered, frozen=True, kw_only=True):
         with contextlib.suppress(msgspec.DecodeError):
             state = msgspec.json.decode(answer, type=DaemonState)
             # Another program, or another daemon, may have the address by now.
-            return state if state.started_at == self.started_at else None
+            return state.of_directory(self.watch) if state.started_at == self.started_at else None
         is_it = self.samples().get(START_TIME) == self.started_at
         return DaemonState(started_at=self.started_at) if is_it else None
 
