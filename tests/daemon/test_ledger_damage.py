@@ -197,7 +197,7 @@ def survive(seed: int, original: Original, copied: Path) -> None:
             assert record.seq == original.records[path].seq  # a record has no checksum: a bit of its times may differ
     assert newest.keys() <= records.keys(), "a result is there, and its micrograph unknown"
     with (
-        closing(Witness(copied.parent, watch=copied, ledger=copied)) as witness,
+        closing(Witness(copied.parent, watch=original.file.parent, ledger=copied)) as witness,
         closing(Ledger(copied, witness)) as new,
     ):
         assert new.commit_document("model", lambda *_: b"{}") > original.head

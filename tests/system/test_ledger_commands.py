@@ -119,7 +119,7 @@ def test_requeue_of_all_that_failed_gives_each_another_chance(
 def test_what_cannot_be_done_is_said_in_one_line(tmp_path: Path) -> None:
     for arguments, says in (
         (["status", "--ledger", tmp_path], "expected a ledger, found none"),
-        (["requeue", "--ledger", tmp_path], "expected a micrograph or --failed, found neither"),
+        (["requeue", "--ledger", tmp_path], "expected micrographs, or one of --failed, --held, --directory and --all"),
         (["ledger", "show", "a", "--ledger", tmp_path / "l"], "expected a ledger, found none"),
     ):
         done = subprocess.run([BIN / "frazil", *arguments], capture_output=True, text=True, timeout=300, check=False)

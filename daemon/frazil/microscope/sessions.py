@@ -7,6 +7,7 @@ pattern, and opens those in which something changed of late.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import threading
 import time
@@ -316,13 +317,16 @@ class Sessions:
             return
         self._found_at = now
         try:
-            self._found = {found.name: found.directory for found in find_sessions(root, self._settings.sessions)}
+            found = {found.name: found.directory for found in find_sessions(root, self._settings.sessions)}
+            if self._found and not found and not any(root.iterdir()):
+                raise OSError(errno.ENOENT, "it is empty, and is there a mount that is away?")
         except OSError as error:
             fault = f"cannot see {root}: {error.strerror or error}"
             if fault != self.root_fault:
                 log.warning("%s: the sessions stay as they are", fault, extra=event("root_fault", reason=fault))
             self.root_fault = fault
             return
+        self._found = found
         if self.root_fault:
             log.info("%s can be seen again", root)
         self.root_fault = ""
@@ -339,8 +343,12 @@ class Sessions:
         if self.is_microscope and wish == "auto":
             self._check_recent(name, record)
         directory = self._directory(name, record)
-        if self.is_microscope and not self.root_fault and not directory.is_dir():
-            raise _Waits("waiting", f"{directory} is not there")
+        if self._settings.root is not None and not directory.is_dir():
+            if not self.root_fault and self._settings.root.is_dir():
+                raise _Waits("waiting", f"{directory} is not there")
+            if name in self._open:
+                return self._open[name].settings
+            raise _Waits("waiting", f"cannot see {self._settings.root}")
         settings = self._settings
         if self.is_microscope:
             settings = msgspec.structs.replace(
@@ -445,12 +453,11 @@ class Sessions:
         session.note_daemon(self.started_at)
 
     def _close(self, name: str, waits: _Waits) -> None:
-        session = self._open[name]
+        session = self._open.pop(name)  # first: its threads end now, and that is no fault
         log.info("session %s: %s", name, str(waits) or waits.status, extra=event("session_closed", session=name))
         session.stop(time.monotonic() + _CLOSE_SECONDS)
         session.announce_end("paused" if waits.status in ("paused", "waiting") else "closed")
         session.close()
-        del self._open[name]
         if self.is_microscope and waits.status not in ("paused", "waiting"):
             self._record(name, session.watch, self.registry.note_closed)
 
