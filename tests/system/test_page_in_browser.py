@@ -228,6 +228,33 @@ def test_below_the_threshold_and_score_map_can_be_shown_and_zoomed(
     (blob_daemon.watched / "a.mrc").rename(blob_daemon.out / "elsewhere.mrc")
 
 
+def test_a_circle_drawn_over_a_particle_gives_its_diameter(
+    blob_daemon: Any, write_mrc: Write, make_scene: Callable[..., Any], look: Looker
+) -> None:
+    scene = make_scene()
+    write_mrc(blob_daemon.watched / "a.mrc", scene.pixels, 2.0)
+    blob_daemon.wait_log("picked a.mrc")
+    page = look.open(f"{blob_daemon.page}micrograph?path=a.mrc")
+    page.locator("#viewer .picks .pick").first.wait_for(state="attached")
+    shown = page.locator("#viewer svg.canvas")
+    page.get_by_label("Measure a particle").check()
+    box = shown.bounding_box()
+    assert box is not None
+    scale = box["width"] / scene.pixels.shape[1]
+    y, x, radius = scene.truth.y[0], scene.truth.x[0], scene.diameter_px / 2
+    left, right, row = (x - radius + 0.5) * scale, (x + radius + 0.5) * scale, (y + 0.5) * scale
+    page.mouse.move(box["x"] + left, box["y"] + row)
+    page.mouse.down()
+    page.mouse.move(box["x"] + right, box["y"] + row, steps=4)
+    page.mouse.up()
+    said = page.locator("#viewer .reading").inner_text()
+    assert float(said.split(" Å")[0]) == pytest.approx(2.0 * scene.diameter_px, abs=3)
+    assert page.locator("circle.measured").count() == 1
+    look.keep(page, "measured")
+    page.get_by_label("Measure a particle").uncheck()
+    assert page.locator("circle.measured").count() == 0
+
+
 def test_limits_are_tried_counted_and_applied_with_the_token(
     blob_daemon: Any, make_scene: Callable[..., Any], write_mrc: Write, look: Looker
 ) -> None:

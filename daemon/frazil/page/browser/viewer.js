@@ -67,7 +67,7 @@ export async function whyNoPicture(address) {
 export class Viewer {
   constructor(where, epoch) {
     this.epoch = epoch;
-    this.shown = { picks: true, hidden: false, map: false };
+    this.shown = { picks: true, hidden: false, map: false, ruler: false };
     this.stage = element("div", { class: "stage" });
     this.reading = element("output", { class: "reading" }, "");
     this.note = element("p", { class: "note", role: "status", hidden: true });
@@ -76,6 +76,7 @@ export class Viewer {
       picks: this.#switch("picks", "Picks", "p"),
       hidden: this.#switch("hidden", "Below the threshold", "b"),
       map: this.#switch("map", "Score map", "m"),
+      ruler: this.#switch("ruler", "Measure a particle", "c"),
     };
     const zooms = element(
       "span",
@@ -101,7 +102,7 @@ export class Viewer {
   /** Shows a result; keeps switches. */
   async show(seq) {
     this.wanted = seq;
-    this.other = null;
+    this.other = this.measured = null;
     const overlay = await ask(`/api/overlay/${seq}?hidden=1`);
     if (this.wanted !== seq) return null;
     this.overlay = overlay;
@@ -147,6 +148,7 @@ export class Viewer {
     }
     if (this.shown.hidden && hidden) layers.push(drawHidden(hidden, diameter));
     if (this.shown.picks) layers.push(drawPicks(picks, this.other?.threshold ?? threshold, diameter));
+    if (this.shown.ruler && this.measured) layers.push(drawing("circle", { ...this.measured, class: "measured" }));
     this.layers.replaceChildren(...layers);
     this.switches.hidden.box.disabled = !this.overlay.hidden;
     this.switches.map.box.disabled = !map;
@@ -180,11 +182,22 @@ export class Viewer {
       },
       { passive: false },
     );
+    let edge = null;
     svg.addEventListener("pointerdown", (event) => {
+      if (this.shown.ruler) {
+        edge = this.#place(event);
+        svg.setPointerCapture(event.pointerId);
+        event.preventDefault();
+        return;
+      }
       held.set(event.pointerId, event);
       if (this.#scale() > 1 || held.size > 1) svg.setPointerCapture(event.pointerId);
     });
     svg.addEventListener("pointermove", (event) => {
+      if (edge) {
+        this.#measure(edge, this.#place(event));
+        return;
+      }
       const before = held.get(event.pointerId);
       if (!before) {
         this.#read(this.#place(event));
@@ -203,9 +216,12 @@ export class Viewer {
       held.set(event.pointerId, event);
     });
     for (const over of ["pointerup", "pointercancel", "pointerleave"]) {
-      svg.addEventListener(over, (event) => held.delete(event.pointerId));
+      svg.addEventListener(over, (event) => {
+        held.delete(event.pointerId);
+        edge = null;
+      });
     }
-    svg.addEventListener("click", (event) => this.#read(this.#place(event)));
+    svg.addEventListener("click", (event) => this.shown.ruler || this.#read(this.#place(event)));
     svg.addEventListener("dblclick", (event) => this.zoom(2, this.#place(event)));
     svg.addEventListener("keydown", (event) => {
       const step = this.box.width / 8;
@@ -225,6 +241,14 @@ export class Viewer {
       else return;
       event.preventDefault();
     });
+  }
+
+  /** Draws the circle from one edge of a particle to the other, and says its diameter. */
+  #measure(from, to) {
+    const px = Math.hypot(to.x - from.x, to.y - from.y);
+    this.measured = { cx: (from.x + to.x) / 2, cy: (from.y + to.y) / 2, r: px / 2 };
+    this.#draw();
+    say(this.reading, `${(px * this.overlay.pixel_size_angstrom).toFixed(0)} Å, ${px.toFixed(1)} px`);
   }
 
   #scale() {
