@@ -983,7 +983,7 @@ class OnlySession:
     def settings_of(self, name: str) -> dict[str, Any] | None:
         return None if name else {}
 
-    def change(self, name: str, wish: Wish | None, settings: Mapping[str, Any]) -> None:
+    def change(self, name: str, wish: Wish | None, settings: Mapping[str, Any], *, repick: bool = False) -> None:
         raise AssertionError("nobody wishes anything here")
 
 

@@ -124,9 +124,11 @@ class _Daemon:
         below = self.out / name / LEDGER_NAME
         return below if below.exists() or not (self.out / LEDGER_NAME).exists() else self.out / LEDGER_NAME
 
-    def change(self, name: str, wish: Wish | None, settings: dict[str, Any] | None = None) -> None:
+    def change(
+        self, name: str, wish: Wish | None, settings: dict[str, Any] | None = None, *, repick: bool = False
+    ) -> None:
         """Leave a wish, and say when it is done."""
-        self.registry.change(name, self.directory(name), wish, settings)
+        self.registry.change(name, self.directory(name), wish, settings, repick=repick)
         when = "within seconds" if self.state is not None else "when the daemon starts, which does not run"
         what: list[str] = [wish] if wish else []
         what += [f"{key} = {value}" for key, value in (settings or {}).items()]
@@ -286,22 +288,20 @@ def set_settings(
     page: Page = _PAGE,
 ) -> None:
     """Set settings of a session, such as diameter_angstrom=180. They win over every file."""
-    from frazil.session.outbox.ledger import LedgerReader, request_requeue
+    from frazil.session.outbox.ledger import LedgerReader
 
     daemon = _Daemon(out, page)
     settings = dict(_parse(change) for change in changes)
-    daemon.change(name, None, settings)
     picked = 0
-    with contextlib.suppress(FrazilError), LedgerReader(daemon.ledger(name)) as reader:
-        picked = reader.counts().get("picked", 0)
-    if not picked or not any(key in _NEW_PICKS or f"{key}_angstrom" in _NEW_PICKS for key in settings):
-        return
-    if repick is None and sys.stdin.isatty():
+    if any(key in _NEW_PICKS or f"{key}_angstrom" in _NEW_PICKS for key in settings) and name in daemon.sessions:
+        with contextlib.suppress(FrazilError), LedgerReader(daemon.ledger(name)) as reader:
+            picked = reader.counts().get("picked", 0)
+    if picked and repick is None and sys.stdin.isatty():
         repick = typer.confirm(f"{picked} micrographs were picked before. Pick them again?")
-    if repick:
-        count = request_requeue(daemon.ledger(name), states=["picked"])
-        typer.echo(f"{count} to be picked again, the newest first")
-    else:
+    daemon.change(name, None, settings, repick=bool(picked and repick))
+    if picked and repick:
+        typer.echo(f"{picked} to be picked again, the newest first")
+    elif picked:
         typer.echo(
             f"{picked} micrographs were picked with the earlier settings and stay so; to pick them again: "
             f"frazil requeue --all --ledger {daemon.ledger(name)}"

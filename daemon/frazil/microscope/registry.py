@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS sessions (
     directory TEXT NOT NULL,
     wish TEXT NOT NULL DEFAULT 'auto',
     settings TEXT NOT NULL DEFAULT '{}',
+    repick INTEGER NOT NULL DEFAULT 0,
     opened_at REAL,
     closed_at REAL
 ) WITHOUT ROWID;
@@ -52,6 +53,8 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     wish: Wish = "auto"
     settings: dict[str, Any] = {}
     """What the operator has set, by name."""
+    repick: bool = False
+    """Whether what was picked is to be picked again with these settings."""
     opened_at: float | None = None
     """When it was opened first, in seconds of Unix time; None if it never was."""
     closed_at: float | None = None
@@ -75,7 +78,9 @@ class Registry:
         if not self.file.exists():
             return {}
         with self._open() as database:
-            rows = database.execute("SELECT name, directory, wish, settings, opened_at, closed_at FROM sessions")
+            rows = database.execute(
+                "SELECT name, directory, wish, settings, repick, opened_at, closed_at FROM sessions"
+            )
             return {row[0]: self._decode(row) for row in rows}
 
     def add(self, name: str, directory: Path) -> None:
@@ -90,6 +95,7 @@ class Registry:
         wish: Wish | None = None,
         settings: Mapping[str, Any] | None = None,
         *,
+        repick: bool = False,
         base: ServeSettings | None = None,
     ) -> None:
         """Wish something of a session, and set some of its settings.
@@ -99,6 +105,7 @@ class Registry:
             directory: the watched directory.
             wish: None leaves it as it is.
             settings: by name, as in a settings file; None takes one back.
+            repick: whether to pick again, with these settings, what was picked before.
             base: settings of the daemon, with which these must agree. Default: no more than their values is checked.
 
         Raises:
@@ -110,17 +117,22 @@ class Registry:
             base = base or ServeSettings(watch=directory, out=self.file.parent)
             load_session_settings(base, {k: v for k, v in settings.items() if v is not None}, None)
         self.add(name, directory)
-        if settings:
-            self._set(name, settings)
+        if settings or repick:
+            self._set(name, settings, repick=repick)
         if wish is not None:
             self._update(name, "wish = ?", wish)
 
-    def _set(self, name: str, settings: dict[str, Any]) -> None:
+    def note_repicked(self, name: str) -> None:
+        """Note that it was asked of the session to pick again what was picked."""
+        self._update(name, "repick = ?", 0)
+
+    def _set(self, name: str, settings: dict[str, Any], *, repick: bool) -> None:
         with self._open() as database:
             row = database.execute("SELECT settings FROM sessions WHERE name = ?", (name,)).fetchone()
             merged = {**msgspec.json.decode(row[0] if row else "{}"), **settings}
             kept = {key: value for key, value in merged.items() if value is not None}
-            self._change(database, name, "settings = ?", msgspec.json.encode(kept, enc_hook=str).decode())
+            change = "settings = ?, repick = 1" if repick else "settings = ?"  # at once: it is for these settings
+            self._change(database, name, change, msgspec.json.encode(kept, enc_hook=str).decode())
 
     def note_opened(self, name: str) -> None:
         """Note that a session was opened."""
@@ -165,7 +177,7 @@ class Registry:
             ) from error
 
     def _decode(self, row: tuple[Any, ...]) -> SessionRecord:
-        name, directory, wish, settings, opened_at, closed_at = row
+        name, directory, wish, settings, repick, opened_at, closed_at = row
         try:
             return msgspec.convert(
                 {
@@ -173,6 +185,7 @@ class Registry:
                     "directory": directory,
                     "wish": wish,
                     "settings": msgspec.json.decode(settings),
+                    "repick": bool(repick),
                     "opened_at": opened_at,
                     "closed_at": closed_at,
                 },

@@ -28,7 +28,7 @@ from frazil.paths import absolute_path, is_same_file
 from frazil.picking import Micrograph
 from frazil.record import MicrographReader
 from frazil.session.models import Models
-from frazil.session.outbox.ledger import LedgerReader
+from frazil.session.outbox.ledger import LedgerReader, request_requeue
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.turns import Turns
 from frazil.session.session import Session
@@ -98,6 +98,10 @@ class Sessions:
     ) -> None:
         self.started_at = 0.0
         self.root_fault = ""
+        if settings.root is not None:  # names and records hold wherever a command is typed
+            settings = msgspec.structs.replace(
+                settings, root=absolute_path(settings.root), out=absolute_path(settings.out)
+            )
         self._settings = settings
         self._metrics = metrics
         self._models = models
@@ -155,10 +159,10 @@ class Sessions:
             return None
         return session.own_settings
 
-    def change(self, name: str, wish: Wish | None, settings: Mapping[str, Any]) -> None:
+    def change(self, name: str, wish: Wish | None, settings: Mapping[str, Any], *, repick: bool = False) -> None:
         """Wish something of a known session, and set some of its settings; arguments and errors as for the registry."""
         directory = next((Path(state.directory) for state in self.all_states if state.name == name), Path())
-        self.registry.change(name, directory, wish, settings, base=self._settings)
+        self.registry.change(name, directory, wish, settings, repick=repick, base=self._settings)
 
     def read_micrograph(self, path: Path) -> Micrograph:
         """Read a micrograph of any session, within the limits of memory and time in the settings."""
@@ -167,18 +171,22 @@ class Sessions:
     @property
     def states(self) -> tuple[SessionState, ...]:
         """The open sessions, then those that wait to be opened; closed ones are only counted."""
-        waiting = [state for state in self._states.values() if state.status in ("waiting", "paused")]
+        waiting = [state for state in self._not_open if state.status in ("waiting", "paused")]
         return (*(session.state for session in self.open_sessions), *waiting)
 
     @property
     def closed_count(self) -> int:
         """Number of sessions that are known, and neither open nor waiting."""
-        return sum(state.status not in ("waiting", "paused") for state in list(self._states.values()))
+        return sum(state.status not in ("waiting", "paused") for state in self._not_open)
 
     @property
     def all_states(self) -> tuple[SessionState, ...]:
         """Every session that is known, the open ones first."""
-        return (*(session.state for session in self.open_sessions), *self._states.values())
+        return (*(session.state for session in self.open_sessions), *self._not_open)
+
+    @property
+    def _not_open(self) -> list[SessionState]:
+        return [state for name, state in list(self._states.items()) if name not in self._open]
 
     def dead_thread(self) -> str | None:
         """Name of a thread that has ended unexpectedly; None as a rule."""
@@ -296,19 +304,24 @@ class Sessions:
             try:
                 wanted = self._judge(name, record)
             except _Waits as waits:
+                self._note_waiting(name, waits, record)
                 if name in self._open:
                     self._close(name, waits)
                 else:
                     self._finish_close(name, waits, record)
-                self._note_waiting(name, waits, record)
                 if waits.without_diameter is not None:
                     lacking[name] = waits.without_diameter
                 continue
             if name in self._open and self._open[name].settings != wanted:
                 log.info("session %s: its settings have changed", name, extra=event("session_settings", session=name))
+                self._states[name] = SessionState(
+                    name=name, directory=str(wanted.watch), status="waiting", says="it opens again with other settings"
+                )
                 self._stop_one(name)
             if name not in self._open:
                 self._try_open(name, wanted, record, raises=raises)
+            elif record is not None and record.repick:
+                self._repick(name, self._open[name])
         self._suggestions.want(lacking)
 
     def _discover(self) -> None:
@@ -412,6 +425,8 @@ class Sessions:
         try:
             session = self._make(settings, name if self.is_microscope else "")
             self._connect(session)
+            if record is not None and record.repick:
+                self._repick(name, session)
             self._start(session)
         except (FrazilError, OSError) as error:
             if session is not None:
@@ -426,8 +441,8 @@ class Sessions:
             self._note_waiting(name, _Waits("waiting", str(error)), record)
             return
         self._failed.pop(name, None)
-        self._states.pop(name, None)
         self._open[name] = session
+        self._states.pop(name, None)
         if self.is_microscope:
             if record is None or record.opened_at is None or record.closed_at is not None:
                 self._record(name, session.watch, self.registry.note_opened)
@@ -451,6 +466,12 @@ class Sessions:
         session.start(session.warm_up(model))
         self.started_at = self.started_at or self._clock()
         session.note_daemon(self.started_at)
+
+    def _repick(self, name: str, session: Session) -> None:
+        """Ask of a session that runs, or is about to, to pick again what was picked."""
+        count = request_requeue(session.ledger_file, states=["picked"])
+        self.registry.note_repicked(name)
+        log.info("session %s: %d micrographs are picked again, the newest first", name, count)
 
     def _close(self, name: str, waits: _Waits) -> None:
         session = self._open.pop(name)  # first: its threads end now, and that is no fault

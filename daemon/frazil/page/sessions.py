@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,7 +43,7 @@ class KnownSessions(Protocol):
     def settings_of(self, name: str) -> dict[str, Any] | None:
         """The settings in force of an open session, by name; None where it is not open."""
 
-    def change(self, name: str, wish: Wish | None, settings: Mapping[str, Any]) -> None:
+    def change(self, name: str, wish: Wish | None, settings: Mapping[str, Any], *, repick: bool = False) -> None:
         """Wish something of a known session, and set some of its settings."""
 
 
@@ -52,6 +53,8 @@ class _Change(msgspec.Struct, forbid_unknown_fields=True):
     wish: Wish | None = None
     settings: dict[str, Any] = {}
     """By name; null takes one back."""
+    repick: bool = False
+    """Whether to pick again what was picked before."""
 
 
 class SessionDesk:
@@ -91,5 +94,6 @@ class SessionDesk:
             raise WrongRequestError(f"expected a change of a session as JSON: {error}") from error
         if self._sessions.ledger_file(name) is None:
             raise NotHereError(f"expected a session that this daemon knows, found {name!r}")
-        await asyncio.to_thread(self._sessions.change, name, change.wish, change.settings)
+        change_it = partial(self._sessions.change, name, change.wish, change.settings, repick=change.repick)
+        await asyncio.to_thread(change_it)
         return json_answer(msgspec.json.encode({"session": name}), 202)
