@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -74,7 +75,7 @@ class _Waits(Exception):
 class Sessions:
     """Opens and closes sessions as the registry, the directories and their settings files say.
 
-    All but `state`, `open_sessions` and `dead_thread` belongs to one thread at a time.
+    All but `states`, `open_sessions`, `change` and `dead_thread` belongs to one thread at a time.
 
     Args:
         settings: of the daemon.
@@ -225,6 +226,8 @@ class Sessions:
                     self.look()
                 except FrazilError as error:  # the registry cannot be read at present
                     log.warning("the sessions stay as they are: %s", error)
+                except Exception:  # the edge of one look
+                    log.exception("the sessions stay as they are")
 
         self._thread = threading.Thread(target=run, name="frazil-sessions", daemon=True)
         self._thread.start()
@@ -304,10 +307,11 @@ class Sessions:
             try:
                 wanted = self._judge(name, record)
             except _Waits as waits:
+                is_news = name not in self._states
                 self._note_waiting(name, waits, record)
                 if name in self._open:
                     self._close(name, waits)
-                else:
+                elif is_news and record is not None:
                     self._finish_close(name, waits, record)
                 if waits.without_diameter is not None:
                     lacking[name] = waits.without_diameter
@@ -428,9 +432,9 @@ class Sessions:
             if record is not None and record.repick:
                 self._repick(name, session)
             self._start(session)
-        except (FrazilError, OSError) as error:
+        except (FrazilError, OSError, sqlite3.Error) as error:
             if session is not None:
-                with contextlib.suppress(FrazilError, OSError):
+                with contextlib.suppress(FrazilError, OSError, sqlite3.Error):
                     session.stop(time.monotonic())
                     session.close()
             if raises:
@@ -469,14 +473,19 @@ class Sessions:
 
     def _repick(self, name: str, session: Session) -> None:
         """Ask of a session that runs, or is about to, to pick again what was picked."""
-        count = request_requeue(session.ledger_file, states=["picked"])
-        self.registry.note_repicked(name)
+        try:
+            count = request_requeue(session.ledger_file, states=["picked"])
+            self.registry.note_repicked(name)
+        except FrazilError as error:  # it is tried again at the next look
+            log.warning("session %s: what was picked cannot be picked again as yet: %s", name, error)
+            return
         log.info("session %s: %d micrographs are picked again, the newest first", name, count)
 
     def _close(self, name: str, waits: _Waits) -> None:
         session = self._open.pop(name)  # first: its threads end now, and that is no fault
         log.info("session %s: %s", name, str(waits) or waits.status, extra=event("session_closed", session=name))
-        session.stop(time.monotonic() + _CLOSE_SECONDS)
+        if not self._finish_work(name, session):
+            return
         session.announce_end("paused" if waits.status in ("paused", "waiting") else "closed")
         session.close()
         if self.is_microscope and waits.status not in ("paused", "waiting"):
@@ -490,11 +499,11 @@ class Sessions:
         except FrazilError as error:
             log.warning("%s", error)
 
-    def _finish_close(self, name: str, waits: _Waits, record: SessionRecord | None) -> None:
+    def _finish_close(self, name: str, waits: _Waits, record: SessionRecord) -> None:
         """Announce the end of a session that was open when an earlier run was killed, or that was closed meanwhile."""
-        if not self.is_microscope or record is None or record.opened_at is None or record.closed_at is not None:
+        if not self.is_microscope or record.opened_at is None or record.closed_at is not None:
             return
-        if waits.status == "waiting" or (waits.status == "paused" and name in self._states):
+        if waits.status == "waiting":
             return
         settings = msgspec.structs.replace(
             self._settings,
@@ -503,7 +512,7 @@ class Sessions:
             out=self._settings.out / name,
             diameter_angstrom=1.0,
         )
-        with contextlib.suppress(FrazilError):
+        with contextlib.suppress(FrazilError, sqlite3.Error):
             session = self._make(settings, name)
             try:
                 self._connect(session)
@@ -515,8 +524,20 @@ class Sessions:
 
     def _stop_one(self, name: str) -> None:
         session = self._open.pop(name)
-        session.stop(time.monotonic() + _CLOSE_SECONDS)
-        session.close()
+        if self._finish_work(name, session):
+            session.close()
+
+    def _finish_work(self, name: str, session: Session) -> bool:
+        """Stop a session. One that does not end hangs: it stays, so that the watchdog sees it.
+
+        Returns:
+            Whether it has ended.
+        """
+        if session.stop(time.monotonic() + _CLOSE_SECONDS):
+            return True
+        log.error("session %s does not end within %.0f s", name, _CLOSE_SECONDS)
+        self._open[name] = session
+        return False
 
     def _note_waiting(self, name: str, waits: _Waits, record: SessionRecord | None) -> None:
         state = SessionState(
