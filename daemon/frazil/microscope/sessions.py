@@ -379,9 +379,7 @@ class Sessions:
         except SettingsError as error:
             raise _Waits("waiting", f"its settings have faults: {'; '.join(error.args)}") from error
         if settings.diameter_angstrom is None:
-            raise _Waits(
-                "waiting", f"its diameter is not known: frazil session set {name} diameter_angstrom=...", settings
-            )
+            raise _Waits("waiting", "its diameter is not known", settings)
         for other, session in self._open.items():
             if other != name and _is_nested(settings.watch, session.watch):
                 raise _Waits(
