@@ -145,7 +145,7 @@ class Subscriber:
     def __init__(self, address: str, cursor: Path, session: str | None = None) -> None:
         self.documents: list[NumberedDocument] = []
         topics = ("picks", "failed", "model", "session")
-        self._stream = PickStream(address, session=session, since=1, cursor=cursor, topics=topics)
+        self._stream = PickStream(address, session=session, since=1, resume=cursor, topics=topics)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._collect)
         self._thread.start()
@@ -262,6 +262,7 @@ def test_three_days_of_sessions_with_kills_end_with_one_result_for_each_microgra
     assert [d.seq for d in picked(one)] == [d.seq for d in stored["1102_80S"]]
     assert {d.session for d in picked(one)} == {"1102_80S"}
     events = [d for d in everything.documents if isinstance(d, SessionDocument)]
+    assert microscope.log.read_text().count("is now called") <= 3 * 11  # by the three old names, at each start alone
     said = {name: [d.event for d in events if d.session == name] for name in days}
     assert said == {name: ["opened", "settings"] if name == "1101_apo" else ["opened"] for name in days}
     assert {d.threshold for d in stored["1101_apo"]} == {0.5, 0.6}

@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from frazil.microscope.discovery import find_sessions, last_change
 from frazil.microscope.registry import REGISTRY_NAME, Registry, SessionRecord, Wish
 from frazil.microscope.suggestions import Suggestions
 from frazil.paths import absolute_path, is_same_file
-from frazil.picking import Micrograph
 from frazil.record import MicrographReader
 from frazil.session.models import Models
+from frazil.session.outbox.file_stamp import FileStamp, stamp_of
 from frazil.session.outbox.ledger import LedgerReader, request_requeue
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.turns import Turns
@@ -72,6 +73,17 @@ class _Waits(Exception):
         self.without_diameter = without_diameter
 
 
+@dataclass(frozen=True, slots=True)
+class _ReadSettings:
+    """The settings of a session as they were read."""
+
+    source: tuple[Path, FileStamp | None, dict[str, Any]]
+    """Its directory, the stamp of its settings file, and what the operator has set."""
+    outcome: ServeSettings | SettingsError
+    until: float
+    """When they are read again although nothing has changed, on the monotonic clock."""
+
+
 class Sessions:
     """Opens and closes sessions as the registry, the directories and their settings files say.
 
@@ -87,6 +99,7 @@ class Sessions:
     Attributes:
         started_at: when the first session had started, or none was to be opened, in seconds of Unix time; 0 before.
         root_fault: why the root cannot be seen; empty while it can.
+        read_micrograph: reads a micrograph of any session, within the limits of memory and time in the settings.
     """
 
     def __init__(
@@ -109,7 +122,7 @@ class Sessions:
         self._turns = Turns()
         self._tell = tell
         self._clock = clock
-        self._read = MicrographReader(
+        self.read_micrograph = MicrographReader(
             largest_bytes=settings.max_micrograph_bytes, timeout_seconds=settings.read_timeout_seconds
         )
         self._suggestions = Suggestions(models, self._turns, self.read_micrograph)
@@ -121,6 +134,7 @@ class Sessions:
         self._found_at = float("-inf")
         self._changes: dict[str, tuple[float, float]] = {}
         """When each session was looked at for changes, and when it had changed last."""
+        self._read: dict[str, _ReadSettings] = {}
         self._failed: dict[str, tuple[float, ServeSettings, str]] = {}
         """When opening a session failed, with which settings, and why."""
         self._thread: threading.Thread | None = None
@@ -164,10 +178,6 @@ class Sessions:
         """Wish something of a known session, and set some of its settings; arguments and errors as for the registry."""
         directory = next((Path(state.directory) for state in self.all_states if state.name == name), Path())
         self.registry.change(name, directory, wish, settings, repick=repick, base=self._settings)
-
-    def read_micrograph(self, path: Path) -> Micrograph:
-        """Read a micrograph of any session, within the limits of memory and time in the settings."""
-        return self._read(path)
 
     @property
     def states(self) -> tuple[SessionState, ...]:
@@ -366,16 +376,8 @@ class Sessions:
             if name in self._open:
                 return self._open[name].settings
             raise _Waits("waiting", f"cannot see {self._settings.root}")
-        settings = self._settings
-        if self.is_microscope:
-            settings = msgspec.structs.replace(
-                settings, root=None, watch=directory, out=settings.out / name, ledger=None
-            )
-        file = directory / SETTINGS_FILE_NAME
         try:
-            settings = load_session_settings(
-                settings, record.settings if record else {}, file if self.is_microscope and file.is_file() else None
-            )
+            settings = self._read_settings(name, directory, record.settings if record else {})
         except SettingsError as error:
             raise _Waits("waiting", f"its settings have faults: {'; '.join(error.args)}") from error
         if settings.diameter_angstrom is None:
@@ -386,6 +388,40 @@ class Sessions:
                     "waiting", f"{settings.watch} and the directory of the open session {other} lie in each other"
                 )
         return settings
+
+    def _read_settings(self, name: str, directory: Path, given: dict[str, Any]) -> ServeSettings:
+        """The settings of a session; read anew where something has changed, and after a while where they have faults.
+
+        Raises:
+            SettingsError: they have faults.
+        """
+        file: Path | None = directory / SETTINGS_FILE_NAME if self.is_microscope else None
+        stamp = None
+        if file is not None:
+            try:
+                stamp = stamp_of(file)
+            except OSError:
+                file = None
+        known, now = self._read.get(name), time.monotonic()
+        if known is not None and known.source == (directory, stamp, given) and now < known.until:
+            if isinstance(known.outcome, SettingsError):
+                raise known.outcome
+            return known.outcome
+        settings = self._settings
+        if self.is_microscope:
+            settings = msgspec.structs.replace(
+                settings, root=None, watch=directory, out=settings.out / name, ledger=None
+            )
+        outcome: ServeSettings | SettingsError
+        until = float("inf")
+        try:
+            outcome = load_session_settings(settings, given, file)
+        except SettingsError as error:  # a file that they name may come
+            outcome, until = error, now + _RETRY_SECONDS
+        self._read[name] = _ReadSettings((directory, stamp, given), outcome, until)
+        if isinstance(outcome, SettingsError):
+            raise outcome
+        return outcome
 
     def _directory(self, name: str, record: SessionRecord | None) -> Path:
         if name in self._found:
