@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -12,7 +13,10 @@ from frazil.errors import FrazilError, RetuneError, SettingsError
 from frazil.page.live import CrowdedError
 from frazil.page.worker import BusyError
 
-__all__ = ["REFUSALS", "NotHereError", "WrongRequestError", "asked_seq", "json_answer"]
+__all__ = ["REFUSALS", "NotHereError", "WrongRequestError", "asked_seq", "json_answer", "read_body"]
+
+
+T = TypeVar("T")
 
 
 class NotHereError(FrazilError):
@@ -32,6 +36,29 @@ def asked_seq(request: Request) -> int:
     """The number of a result in the path of a request; one that SQLite can hold."""
     seq: int = request.path_params["seq"]
     return min(seq, 2**63 - 1)
+
+
+async def read_body(request: Request, kind: type[T], what: str, *, most_bytes: int) -> T:
+    """What a request brings, decoded from JSON.
+
+    Args:
+        request: with a body.
+        kind: type of what it brings.
+        what: it is, in a few words.
+        most_bytes: beyond which it is refused unread.
+
+    Raises:
+        WrongRequestError: it is larger, or something else.
+    """
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > most_bytes:
+            raise WrongRequestError(f"expected at most {most_bytes} bytes")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise WrongRequestError(f"expected {what} as JSON: {error}") from error
 
 
 def _refusal(

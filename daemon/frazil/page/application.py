@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
+from string import Template
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
@@ -168,8 +170,17 @@ def _file_routes() -> list[Route]:
     """A route for each page, and one below ``/static/`` for each file: no name in a request becomes a path."""
     folder = files("frazil.page") / "browser"
     contents = {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
-    static = [_route(f"/static/{name}", name, content) for name, content in contents.items()]
-    return [*(_route(path, name, contents[name]) for path, name in _PAGES.items()), *static]
+    frame = contents["frame.html"].decode()
+    pages = [_route(path, name, _framed(frame, path, name, contents[name].decode())) for path, name in _PAGES.items()]
+    return [*pages, *(_route(f"/static/{name}", name, c) for name, c in contents.items() if not name.endswith(".html"))]
+
+
+def _framed(frame: str, path: str, name: str, content: str) -> bytes:
+    """A page: what is its own, in the frame of all, whose link to it is marked."""
+    stem = name.removesuffix(".html")
+    frame = re.sub(rf'(<a href="{re.escape(path)}"[^>]*)>', r'\1 aria-current="page">', frame)
+    page = Template(frame).substitute(title=stem.capitalize(), script=f"{stem}.js", content=content)
+    return page.encode()
 
 
 def _route(path: str, name: str, content: bytes) -> Route:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from frazil.health.state import SessionState
 from frazil.microscope.registry import Wish
-from frazil.page.answers import NotHereError, WrongRequestError, json_answer
+from frazil.page.answers import NotHereError, json_answer, read_body
 from frazil.picking import Micrograph
 
 __all__ = ["KnownSessions", "SessionDesk"]
@@ -83,15 +83,7 @@ class SessionDesk:
 
     async def _change(self, request: Request) -> Response:
         name = request.path_params["name"]
-        body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > _MOST_BODY_BYTES:
-                raise WrongRequestError(f"expected at most {_MOST_BODY_BYTES} bytes")
-        try:
-            change = msgspec.json.decode(body, type=_Change)
-        except msgspec.MsgspecError as error:
-            raise WrongRequestError(f"expected a change of a session as JSON: {error}") from error
+        change = await read_body(request, _Change, "a change of a session", most_bytes=_MOST_BODY_BYTES)
         if self._sessions.ledger_file(name) is None:
             raise NotHereError(f"expected a session that this daemon knows, found {name!r}")
         change_it = partial(self._sessions.change, name, change.wish, change.settings, repick=change.repick)

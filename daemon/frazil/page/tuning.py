@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from frazil.documents import PickColumns
 from frazil.limits import LimitsPatch, PickLimits
-from frazil.page.answers import NotHereError, WrongRequestError, asked_seq, json_answer
+from frazil.page.answers import NotHereError, WrongRequestError, asked_seq, json_answer, read_body
 from frazil.page.overlay import LOWEST_SCORE, split
 from frazil.page.session import Session
 from frazil.page.worker import BusyError, Worker
@@ -92,15 +92,7 @@ class TuningDesk:
             self._counting -= 1
 
     async def _retune(self, request: Request) -> Response:
-        body = bytearray()
-        async for piece in request.stream():
-            body += piece
-            if len(body) > _MOST_BODY_BYTES:
-                raise WrongRequestError(f"expected at most {_MOST_BODY_BYTES} bytes")
-        try:
-            patch = msgspec.json.decode(body, type=LimitsPatch)
-        except msgspec.MsgspecError as error:
-            raise WrongRequestError(f"expected limits as JSON: {error}") from error
+        patch = await read_body(request, LimitsPatch, "limits", most_bytes=_MOST_BODY_BYTES)
 
         def ask() -> str:
             _, model_sha256 = self._micrograph(request)
