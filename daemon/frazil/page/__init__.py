@@ -4,5 +4,6 @@ It reads the ledger through a connection of its own and the daemon's state, and 
 
 - `Application` answers requests.
 - `PageServer` serves it from a thread with an event loop of its own.
-- `browser/` holds what is sent to browsers: HTML, CSS and JavaScript, without a build step. `frame.html` stands around each page.
+- `browser/` holds what is sent to browsers: HTML, CSS and JavaScript, without a build step. `frame.html` stands
+  around each page.
 """

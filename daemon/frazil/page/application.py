@@ -172,7 +172,7 @@ def _file_routes() -> list[Route]:
     contents = {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
     frame = contents["frame.html"].decode()
     pages = [_route(path, name, _framed(frame, path, name, contents[name].decode())) for path, name in _PAGES.items()]
-    return [*pages, *(_route(f"/static/{name}", name, c) for name, c in contents.items() if not name.endswith(".html"))]
+    return [*pages, *(_route(f"/static/{name}", name, content) for name, content in contents.items())]
 
 
 def _framed(frame: str, path: str, name: str, content: str) -> bytes:
