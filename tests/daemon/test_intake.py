@@ -464,13 +464,19 @@ def test_fingerprint_notices_a_change_at_either_end(tmp_path: Path) -> None:
     assert len(prints) == 4
 
 
-def test_what_is_unlike_its_session_is_held_until_somebody_wants_it(
-    run: Callable[..., Running], root: Path, whole: bytes, big: bytes
-) -> None:
+def run_with_three(run: Callable[..., Running], root: Path, whole: bytes) -> Running:
+    """A session that knows what its micrographs are like."""
     running = run(likeness=Likeness())
     for name in ("a.mrc", "b.mrc", "c.mrc"):
         (root / name).write_bytes(whole)
     running.wait(lambda: len(running.accepted) == 3)
+    return running
+
+
+def test_what_is_unlike_its_session_is_held_until_somebody_wants_it(
+    run: Callable[..., Running], root: Path, whole: bytes, big: bytes
+) -> None:
+    running = run_with_three(run, root, whole)
     (root / "overview.mrc").write_bytes(big)
     running.wait_for_state(lambda: running.watcher.state.passed_over["unlike"] == 1)
     assert running.watcher.state.taken == 3
@@ -495,10 +501,7 @@ def test_what_is_unlike_its_session_is_held_until_somebody_wants_it(
 def test_what_was_held_and_is_written_again_like_the_others_is_picked(
     run: Callable[..., Running], root: Path, whole: bytes, big: bytes
 ) -> None:
-    running = run(likeness=Likeness())
-    for name in ("a.mrc", "b.mrc", "c.mrc"):
-        (root / name).write_bytes(whole)
-    running.wait(lambda: len(running.accepted) == 3)
+    running = run_with_three(run, root, whole)
     (root / "d.mrc").write_bytes(big)
     running.wait_for_state(lambda: running.watcher.state.passed_over["unlike"] == 1)
     (root / "d.mrc").write_bytes(whole)

@@ -69,8 +69,8 @@ class Followers:
         self._is_resumed = bool(self._places)
         self._sessions = None if sessions is None else frozenset(sessions)
         self._followers: dict[str, Follower] = {}
-        self._ready: _Turns = _Turns()
-        self._lacking: _Turns = _Turns()
+        self._ready = _Line()
+        self._lacking = _Line()
         self._asked: Follower | None = None
         self._heard_catalog = self._read_catalog = ""  # versions
         self._page_catalog = self._after = ""  # of the catalog that is being read
@@ -270,7 +270,7 @@ class _Refusal(msgspec.Struct):
     until: int = 0
 
 
-class _Turns:
+class _Line:
     """Followers in line, each once."""
 
     def __init__(self) -> None:

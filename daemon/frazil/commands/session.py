@@ -13,8 +13,9 @@ import typer
 from frazil.errors import FrazilError, SettingsError, printable
 
 if TYPE_CHECKING:
-    from frazil.health.state import DaemonState, SessionState
+    from frazil.health.state import SessionState
     from frazil.microscope.registry import SessionRecord, Wish
+    from frazil.session.outbox.daemon_info import DaemonInfo
 
 __all__ = ["session_app"]
 
@@ -54,6 +55,7 @@ class _Daemon:
     """
 
     def __init__(self, out: Path | None, page: str) -> None:
+        from frazil.health.state import DaemonState
         from frazil.microscope.registry import REGISTRY_NAME, Registry
         from frazil.session.outbox.daemon_info import ask_page
         from frazil.session.outbox.ledger import LEDGER_NAME
@@ -61,7 +63,7 @@ class _Daemon:
         if out is None and any(Path(name).exists() for name in (LEDGER_NAME, REGISTRY_NAME)):
             out = Path()
         self.page = page if out is None else _recorded_page(out) or page
-        state: DaemonState | None = ask_page(self.page, "api/state", _state_type())
+        state = ask_page(self.page, "api/state", DaemonState)
         if out is None and (state is None or not state.out):
             raise FrazilError(
                 f"expected {REGISTRY_NAME} or {LEDGER_NAME} in this directory, or a daemon at {page}, found neither: "
@@ -135,18 +137,13 @@ class _Daemon:
         typer.echo(printable(f"session {name}: {', '.join(what)}, {when}"))
 
 
-def _state_type() -> type[DaemonState]:
-    from frazil.health.state import DaemonState
-
-    return DaemonState
-
-
-def _recorded_daemon(out: Path) -> Any:
+def _recorded_daemon(out: Path) -> DaemonInfo | None:
+    """The daemon that uses the ledger in an output directory; None where none is known."""
     from frazil.session.outbox.daemon_info import DaemonInfo
-    from frazil.session.outbox.ledger import DAEMON_KEY, LEDGER_NAME, LedgerReader
+    from frazil.session.outbox.ledger import LEDGER_NAME, LedgerReader
 
     with contextlib.suppress(FrazilError), LedgerReader(out / LEDGER_NAME) as reader:
-        return DaemonInfo.decode(reader.meta().get(DAEMON_KEY, ""))
+        return DaemonInfo.of(reader)
     return None
 
 
@@ -172,7 +169,7 @@ def list_sessions(
     import msgspec
 
     daemon = _Daemon(out, page)
-    sessions = [s for s in daemon.sessions.values() if everything or s.status not in ("archived",)]
+    sessions = [s for s in daemon.sessions.values() if everything or s.status != "archived"]
     if as_json:
         typer.echo(msgspec.json.encode([_as_json(daemon, session) for session in sessions]))
         return
@@ -217,6 +214,8 @@ def _as_json(daemon: _Daemon, session: SessionState) -> dict[str, Any]:
 @session_app.command()
 def show(name: Name, as_json: AsJson = False, out: Out = None, page: Page = _PAGE) -> None:
     """Show a session: its state, its settings, and how many micrographs are in which state."""
+    from urllib.parse import quote
+
     import msgspec
 
     from frazil.session.outbox.daemon_info import ask_page
@@ -228,8 +227,7 @@ def show(name: Name, as_json: AsJson = False, out: Out = None, page: Page = _PAG
     counts: dict[str, int] = {}
     with contextlib.suppress(FrazilError), LedgerReader(daemon.ledger(name)) as reader:
         counts = reader.counts()
-    quoted = _quoted(name)
-    settings = ask_page(daemon.page, f"api/sessions/{quoted}", dict[str, Any]) if daemon.state else None
+    settings = ask_page(daemon.page, f"api/sessions/{quote(name)}", dict[str, Any]) if daemon.state else None
     shown = {**_as_json(daemon, session), "settings": settings, "micrographs": counts}
     if as_json:
         typer.echo(msgspec.json.encode(shown))
@@ -289,11 +287,12 @@ def set_settings(
 ) -> None:
     """Set settings of a session, such as diameter_angstrom=180. They win over every file."""
     from frazil.session.outbox.ledger import LedgerReader
+    from frazil.settings import RENAMED
 
     daemon = _Daemon(out, page)
     settings = dict(_parse(change) for change in changes)
     picked = 0
-    if any(key in _NEW_PICKS or f"{key}_angstrom" in _NEW_PICKS for key in settings) and name in daemon.sessions:
+    if any(RENAMED.get(key, key) in _NEW_PICKS for key in settings) and name in daemon.sessions:
         with contextlib.suppress(FrazilError), LedgerReader(daemon.ledger(name)) as reader:
             picked = reader.counts().get("picked", 0)
     if picked and repick is None and sys.stdin.isatty():
@@ -346,9 +345,3 @@ def _is_same(path: Path, directory: str) -> bool:
     from frazil.paths import is_same_file
 
     return str(path) == directory or is_same_file(path, Path(directory))
-
-
-def _quoted(name: str) -> str:
-    from urllib.parse import quote
-
-    return quote(name)

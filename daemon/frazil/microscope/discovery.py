@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from frazil.paths import is_utf8
+
 __all__ = ["FoundSession", "find_sessions", "last_change"]
 
 _DEPTH_LOOKED_AT = 2
@@ -83,12 +85,8 @@ def _is_pattern(part: str) -> bool:
 def _folders(folder: Path, *, raises: bool) -> list[str]:
     try:
         with os.scandir(folder) as entries:
-            return [entry.name for entry in entries if _is_utf8(entry.name) and entry.is_dir()]
+            return [entry.name for entry in entries if is_utf8(entry.name) and entry.is_dir()]
     except OSError:
         if raises:
             raise
         return []
-
-
-def _is_utf8(name: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in name)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -33,7 +33,7 @@ from frazil.session.outbox.file_stamp import FileStamp, stamp_of
 from frazil.session.outbox.ledger import LedgerReader, request_requeue
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.turns import Turns
-from frazil.session.session import Session
+from frazil.session.session import Session, title_of
 from frazil.settings import ServeSettings, load_session_settings
 
 __all__ = ["SETTINGS_FILE_NAME", "Sessions"]
@@ -155,7 +155,7 @@ class Sessions:
     def default_name(self) -> str:
         """The session that is meant where none is named; empty where there is none."""
         if not self.is_microscope:
-            return absolute_path(self._settings.watch).name or "session"
+            return title_of(absolute_path(self._settings.watch))
         return next((state.name for state in self.states), "")
 
     def ledger_file(self, name: str) -> Path | None:
@@ -170,9 +170,7 @@ class Sessions:
     def settings_of(self, name: str) -> dict[str, Any] | None:
         """The settings in force of an open session, by name; None where it is not open."""
         session = self._open.get(name)
-        if session is None:
-            return None
-        return session.own_settings
+        return None if session is None else session.own_settings
 
     def change(self, name: str, wish: Wish | None, settings: Mapping[str, Any], *, repick: bool = False) -> None:
         """Wish something of a known session, and set some of its settings; arguments and errors as for the registry."""
@@ -251,7 +249,7 @@ class Sessions:
         """Have the stream answer for the sessions of earlier runs, for subscribers that were away when they ended."""
         with contextlib.suppress(FrazilError):
             for name, record in self.registry.records().items():
-                if record.opened_at is not None and name not in self._open:
+                if record.opened_at is not None:
                     self._keep_one_readable(name)
 
     def _keep_one_readable(self, name: str) -> None:
@@ -516,13 +514,10 @@ class Sessions:
         log.info("session %s: %d micrographs are picked again, the newest first", name, count)
 
     def _close(self, name: str, waits: _Waits) -> None:
-        session = self._open.pop(name)  # first: its threads end now, and that is no fault
         log.info("session %s: %s", name, str(waits) or waits.status, extra=event("session_closed", session=name))
-        if not self._finish_work(name, session):
-            return
-        session.announce_end("paused" if waits.status in ("paused", "waiting") else "closed")
-        session.close()
-        if self.is_microscope and waits.status not in ("paused", "waiting"):
+        goes_on = waits.status in ("paused", "waiting")
+        session = self._stop_one(name, "paused" if goes_on else "closed")
+        if session is not None and self.is_microscope and not goes_on:
             self._record(name, session.watch, self.registry.note_closed)
 
     def _record(self, name: str, directory: Path, note: Callable[[str], None]) -> None:
@@ -556,22 +551,21 @@ class Sessions:
         if waits.status != "paused":
             self._record(name, Path(record.directory), self.registry.note_closed)
 
-    def _stop_one(self, name: str) -> None:
-        session = self._open.pop(name)
-        if self._finish_work(name, session):
-            session.close()
-
-    def _finish_work(self, name: str, session: Session) -> bool:
-        """Stop a session. One that does not end hangs: it stays, so that the watchdog sees it.
+    def _stop_one(self, name: str, announced: Literal["paused", "closed"] | None = None) -> Session | None:
+        """Stop a session, say what it is from now on, if anything, and close it.
 
         Returns:
-            Whether it has ended.
+            The session; None if it does not end. Then it hangs, and stays, so that the watchdog sees it.
         """
-        if session.stop(time.monotonic() + _CLOSE_SECONDS):
-            return True
-        log.error("session %s does not end within %.0f s", name, _CLOSE_SECONDS)
-        self._open[name] = session
-        return False
+        session = self._open.pop(name)  # first: its threads end now, and that is no fault
+        if not session.stop(time.monotonic() + _CLOSE_SECONDS):
+            log.error("session %s does not end within %.0f s", name, _CLOSE_SECONDS)
+            self._open[name] = session
+            return None
+        if announced is not None:
+            session.announce_end(announced)
+        session.close()
+        return session
 
     def _note_waiting(self, name: str, waits: _Waits, record: SessionRecord | None) -> None:
         state = SessionState(

@@ -16,6 +16,7 @@ from frazil.session.intake.completeness import prove_complete
 from frazil.session.intake.scan import Scanner
 from frazil.session.intake.selection import Selection
 from frazil.session.models import Models
+from frazil.session.outbox.file_stamp import FileStamp, stamp_of
 from frazil.session.pick.turns import Turns
 from frazil.settings import ServeSettings
 
@@ -47,11 +48,15 @@ class Suggestions:
         self._read = read
         self._wanted: dict[str, ServeSettings] = {}
         self._tried: dict[str, dict[Path, list[TriedDiameter]]] = {}
+        self._useless: dict[Path, tuple[FileStamp, ServeSettings]] = {}
+        """Files that nothing can be measured on, while neither they nor the settings change."""
         self._found: dict[str, SuggestedDiameter] = {}
 
     def want(self, wanted: dict[str, ServeSettings]) -> None:
         """Say for which sessions a diameter is wanted, by name, with their settings but for that."""
         self._wanted = wanted
+        if not wanted:
+            self._useless = {}
         for name in [name for name in self._tried if name not in wanted]:
             self._tried.pop(name, None)
             self._found.pop(name, None)
@@ -79,18 +84,25 @@ class Suggestions:
                 break
             if path in tried:
                 continue
+            found: list[TriedDiameter] = []
             try:
+                source = stamp_of(path), settings
+                if self._useless.get(path) == source:
+                    continue
                 prove_complete(path)
                 micrograph = self._read(path)
-                found: list[TriedDiameter] = []
                 for diameter in TRIED_ANGSTROM:
                     with self._turns:
                         found += _try_one(micrograph, diameter, settings, model)
-            except (MicrographError, OSError):  # not complete as yet, or none
+            except OSError:
                 continue
+            except MicrographError:  # not complete as yet, or none
+                found = []
             if found:
                 tried[path] = found
                 self._suggest(name, [one for several in tried.values() for one in several], len(tried))
+            else:
+                self._useless[path] = source
 
     def _suggest(self, name: str, tried: list[TriedDiameter], micrographs: int) -> None:
         estimate = estimate_diameter(tried)

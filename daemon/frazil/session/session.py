@@ -56,7 +56,7 @@ from frazil.session.pick.turns import Turns
 from frazil.session.retune import Reviser
 from frazil.settings import SESSION_SETTINGS, ServeSettings
 
-__all__ = ["Session"]
+__all__ = ["Session", "title_of"]
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,11 @@ SessionEvent = Literal["opened", "paused", "resumed", "settings", "closed"]
 _LEDGER_LOOK_SECONDS = 1.0
 _LOCAL_SETTLE_SECONDS = 1.0
 """Time between the two looks at a file that nobody is known to have closed, on a local file system."""
+
+
+def title_of(watch: Path) -> str:
+    """The name under which people know the only session of a daemon, from its watched directory."""
+    return watch.name or "session"
 
 
 class _Announced(msgspec.Struct, frozen=True):
@@ -388,7 +393,7 @@ class Session:
     @property
     def title(self) -> str:
         """The name under which people know it."""
-        return self.name or self.watch.name or "session"
+        return self.name or title_of(self.watch)
 
     @property
     def fault(self) -> OutputError | None:
