@@ -19,7 +19,9 @@ import zmq
 import frazil
 from frazil.documents import Heartbeat, NumberedDocument, decode_document
 from frazil.errors import AddressError
-from frazil.replay import CatalogPage, ReplayError, ReplayPage, decode_answer
+from frazil.replay import CatalogPage, CatalogRequest, ReplayError, ReplayPage, decode_answer
+from frazil.session.outbox.stream.channels import Channels
+from frazil.session.outbox.stream.messages import ChannelState
 
 PATIENCE_SECONDS = 240.0
 Open = Callable[..., "LedgerStream"]  # type: ignore[name-defined]  # noqa: F821
@@ -213,6 +215,26 @@ def test_a_session_may_be_opened_again_and_no_two_at_once_have_a_name(open_strea
         assert take(stream, 1) == {"a": sent[1:]}
         with raw_socket(zmq.REQ, a.stream.replay) as asker:
             assert catalog(asker) == {"a": (1, 2, True)}
+
+
+def test_the_end_of_an_old_channel_that_comes_late_takes_no_place_of_the_new_one() -> None:
+    channels = Channels(awaited=0, is_microscope=True)
+
+    def put(number: int, *, live: bool) -> None:
+        state = ChannelState(
+            number=number, session="a", ledger=b"", epoch="e", generation="", since=1, published=number, live=live
+        )
+        channels.put(state)
+
+    put(1, live=True)
+    put(2, live=True)
+    put(1, live=False)
+    assert channels.of_session("a").number == 2
+    assert list(channels.live) == [2]
+    (entry,) = channels.page(CatalogRequest(catalog=True)).sessions
+    assert (entry.live, entry.head) == (True, 2)
+    put(2, live=False)
+    assert not channels.of_session("a").live
 
 
 def test_another_process_of_the_sockets_knows_all_channels(open_stream: Open) -> None:

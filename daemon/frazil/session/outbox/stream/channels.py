@@ -46,9 +46,12 @@ class Channels:
             else:
                 self.live.pop(channel.number, None)
             self._is_microscope = self._is_microscope or channel.session != ""
-            if channel.session not in self._by_session:
+            newest = self._by_session.get(channel.session)
+            if newest is None:
                 self._names.insert(bisect_right(self._names, channel.session), channel.session)
-            self._by_session[channel.session] = channel
+            # A session that is opened again at once: its new channel may come before the end of its old one.
+            if newest is None or newest.number <= channel.number:
+                self._by_session[channel.session] = channel
             self._changes += 1
             self._check_complete()
 
