@@ -73,3 +73,23 @@ def test_many_may_write_at_the_same_time(registry: Registry) -> None:
     assert {name: record.settings for name, record in registry.records().items()} == {
         f"s{number}": {"max_attempts": 10} for number in range(6)
     }
+
+
+def test_what_several_set_of_one_session_at_the_same_time_is_all_kept(registry: Registry) -> None:
+    names = ["max_attempts", "stall_seconds", "scan_seconds", "threshold", "contrast", "backlog_order"]
+    values = [3, 40, 2, 0.4, "bright", "newest"]
+    registry.add("1101", Path("/data"))
+    together = threading.Barrier(len(names))
+
+    def write(name: str, value: object) -> None:
+        together.wait(60)
+        for _ in range(30):
+            Registry(registry.file).change("1101", Path("/data"), None, {name: None})
+            Registry(registry.file).change("1101", Path("/data"), None, {name: value})
+
+    threads = [threading.Thread(target=write, args=pair) for pair in zip(names, values, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert registry.records()["1101"].settings == dict(zip(names, values, strict=True))

@@ -127,12 +127,10 @@ class Registry:
         self._update(name, "repick = ?", 0)
 
     def _set(self, name: str, settings: dict[str, Any], *, repick: bool) -> None:
-        with self._open() as database:
-            row = database.execute("SELECT settings FROM sessions WHERE name = ?", (name,)).fetchone()
-            merged = {**msgspec.json.decode(row[0] if row else "{}"), **settings}
-            kept = {key: value for key, value in merged.items() if value is not None}
-            change = "settings = ?, repick = 1" if repick else "settings = ?"  # at once: it is for these settings
-            self._change(database, name, change, msgspec.json.encode(kept, enc_hook=str).decode())
+        # One statement, so that what others set at the same time is kept; null takes a setting away (RFC 7396).
+        change = "settings = json_patch(settings, ?)"
+        change += ", repick = 1" if repick else ""  # at once: it is for these settings
+        self._update(name, change, msgspec.json.encode(settings, enc_hook=str).decode())
 
     def note_opened(self, name: str) -> None:
         """Note that a session was opened."""
@@ -157,12 +155,9 @@ class Registry:
 
     def _update(self, name: str, change: str, value: str | float) -> None:
         with self._open() as database:
-            self._change(database, name, change, value)
-
-    def _change(self, database: sqlite3.Connection, name: str, change: str, value: str | float) -> None:
-        changed = database.execute(f"UPDATE sessions SET {change} WHERE name = ?", (value, name))  # noqa: S608 - ours
-        if changed.rowcount == 0:
-            raise OutputError(f"{self.file}: expected a session that it knows, found {name!r}")
+            changed = database.execute(f"UPDATE sessions SET {change} WHERE name = ?", (value, name))  # noqa: S608 - ours
+            if changed.rowcount == 0:
+                raise OutputError(f"{self.file}: expected a session that it knows, found {name!r}")
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
