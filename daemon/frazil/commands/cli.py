@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 import frazil
+from frazil.commands import complain
 from frazil.commands.ledger import ledger_app, requeue, status
 from frazil.commands.machine import bench, check_settings, doctor, install_service, selftest
 from frazil.commands.measure import measure
@@ -21,7 +22,7 @@ from frazil.commands.model import models_app
 from frazil.commands.retune import retune
 from frazil.commands.session import session_app
 from frazil.commands.stream import keys_app, listen, schema
-from frazil.errors import FrazilError, LedgerDamagedError, MicrographError, SettingsError, error_lines, printable
+from frazil.errors import FrazilError, LedgerDamagedError, MicrographError, SettingsError, printable
 from frazil.faults import reason_of
 
 __all__ = ["app", "main"]
@@ -46,19 +47,14 @@ def main() -> None:
     try:
         app()
     except FrazilError as error:
-        _complain(error)
+        complain(error)
         # The unit does not restart frazil after these statuses, since a restart would not help.
         sys.exit(next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 1))
     except OSError as error:  # caused by a path or a socket that the command was given
-        _complain(FrazilError(f"{error.filename or 'the system'}: {reason_of(error)}"))
+        complain(FrazilError(f"{error.filename or 'the system'}: {reason_of(error)}"))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _complain(error: FrazilError) -> None:
-    for line in error_lines("frazil", error):
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _show_version(is_given: bool) -> None:
@@ -222,7 +218,7 @@ def pick(
             picked = picker.pick(micrograph, with_picture=picture)
         except MicrographError as error:
             failures += 1
-            _complain(error)
+            complain(error)
         else:
             typer.echo(picked.as_json() if as_json else picked.as_line())
             for doubt in (*picked.doubts, *picker.weigh_doubts()):

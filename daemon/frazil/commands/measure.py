@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from frazil.errors import FrazilError, MicrographError, OutputError, error_lines
+from frazil.commands import complain
+from frazil.errors import MicrographError, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +66,7 @@ def measure(
             try:
                 micrograph, found = _try(path, largest_bytes, model, chosen, lambda: progress.advance(task))
             except MicrographError as error:
-                _complain(error)
+                complain(error)
             else:
                 used += 1
                 tried += found
@@ -108,11 +109,6 @@ def _try(
         return micrograph, try_diameters(micrograph, model, progress=progress, **chosen)
     except Exception as error:
         raise failure_of(path, "measuring", error) from error
-
-
-def _complain(error: FrazilError) -> None:
-    for line in error_lines("frazil", error):
-        typer.echo(line, err=True)
 
 
 def _doubt_contrast(
