@@ -7,81 +7,45 @@ pattern, and opens those in which something changed of late.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from frazil.errors import FrazilError, SettingsError
+from frazil.errors import FrazilError
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
-from frazil.health.state import SessionState, SessionStatus
-from frazil.microscope.discovery import find_sessions, last_change
+from frazil.health.state import SessionState
+from frazil.microscope.judge import Judge, NotOpen
 from frazil.microscope.registry import REGISTRY_NAME, Registry, SessionRecord, Wish
 from frazil.microscope.suggestions import Suggestions
-from frazil.paths import absolute_path, is_same_file
+from frazil.paths import absolute_path
 from frazil.record import MicrographReader
 from frazil.session.models import Models
-from frazil.session.outbox.file_stamp import FileStamp, stamp_of
 from frazil.session.outbox.ledger import LedgerReader, request_requeue
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.turns import Turns
 from frazil.session.session import Session, title_of
-from frazil.settings import ServeSettings, load_session_settings
+from frazil.settings import ServeSettings
 
-__all__ = ["SETTINGS_FILE_NAME", "Sessions"]
+__all__ = ["Sessions"]
 
 log = logging.getLogger(__name__)
-
-SETTINGS_FILE_NAME = "frazil.toml"
-"""Of the file with a session's own settings, in its directory."""
 
 _LOOK_SECONDS = 1.0
 _LEDGER_SECONDS = 600.0
 """Longest time to open a ledger. One of an earlier version is rewritten."""
 _MODEL_SECONDS = 600.0
 """Longest time to load a model and warm it up, on a GPU that is slow to wake."""
-_DISCOVERY_SECONDS = 3.0
-_CLOSED_LOOK_SECONDS = 60.0
-"""Time between looks for changes in a session that is not open. There may be hundreds of them."""
 _RETRY_SECONDS = 10.0
 """Time after which a session that could not be opened is tried again, though nothing has changed."""
 _CLOSE_SECONDS = 60.0
 """Longest time that a session gets to finish the work in hand when it is closed."""
-_DAY_SECONDS = 86_400.0
-
-
-class _Waits(Exception):
-    """A session cannot be open now.
-
-    Args:
-        status: what it is instead.
-        says: why, in one line.
-        without_diameter: its settings, where they lack nothing but the diameter.
-    """
-
-    def __init__(self, status: SessionStatus, says: str = "", without_diameter: ServeSettings | None = None) -> None:
-        super().__init__(says)
-        self.status: SessionStatus = status
-        self.without_diameter = without_diameter
-
-
-@dataclass(frozen=True, slots=True)
-class _ReadSettings:
-    """The settings of a session as they were read."""
-
-    source: tuple[Path, FileStamp | None, dict[str, Any]]
-    """Its directory, the stamp of its settings file, and what the operator has set."""
-    outcome: ServeSettings | SettingsError
-    until: float
-    """When they are read again although nothing has changed, on the monotonic clock."""
 
 
 class Sessions:
@@ -98,7 +62,6 @@ class Sessions:
 
     Attributes:
         started_at: when the first session had started, or none was to be opened, in seconds of Unix time; 0 before.
-        root_fault: why the root cannot be seen; empty while it can.
         read_micrograph: reads a micrograph of any session, within the limits of memory and time in the settings.
     """
 
@@ -111,7 +74,6 @@ class Sessions:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.started_at = 0.0
-        self.root_fault = ""
         if settings.root is not None:  # names and records hold wherever a command is typed
             settings = msgspec.structs.replace(
                 settings, root=absolute_path(settings.root), out=absolute_path(settings.out)
@@ -128,13 +90,9 @@ class Sessions:
         self._suggestions = Suggestions(models, self._turns, self.read_micrograph)
         self.registry = Registry(settings.out.expanduser().resolve() / REGISTRY_NAME)
         self._open: dict[str, Session] = {}
+        self._judge = Judge(settings, self._open, clock)
         self._states: dict[str, SessionState] = {}
         """Of the sessions that are not open."""
-        self._found: dict[str, Path] = {}
-        self._found_at = float("-inf")
-        self._changes: dict[str, tuple[float, float]] = {}
-        """When each session was looked at for changes, and when it had changed last."""
-        self._read: dict[str, _ReadSettings] = {}
         self._failed: dict[str, tuple[float, ServeSettings, str]] = {}
         """When opening a session failed, with which settings, and why."""
         self._thread: threading.Thread | None = None
@@ -143,6 +101,11 @@ class Sessions:
     def is_microscope(self) -> bool:
         """Whether there is a root, below which sessions come and go."""
         return self._settings.root is not None
+
+    @property
+    def root_fault(self) -> str:
+        """Why the root cannot be seen; empty while it can."""
+        return self._judge.root_fault
 
     # --- what others ask, from any thread ---------------------------------------------------------------------------
 
@@ -219,8 +182,6 @@ class Sessions:
         if self.is_microscope:
             with contextlib.suppress(FrazilError):  # it is for the command line alone
                 self.registry.note_page(page_url)
-        else:
-            self._found = {self.default_name: self._settings.watch}
         self.look(raises=not self.is_microscope)
         self.started_at = self.started_at or self._clock()
 
@@ -287,7 +248,7 @@ class Sessions:
         """Close the ledgers."""
         for session in self.open_sessions:
             session.close()
-        self._open = {}
+        self._open.clear()
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -300,21 +261,21 @@ class Sessions:
         Raises:
             FrazilError: the registry cannot be read.
         """
-        self._discover()
+        self._judge.discover()
         records = self.registry.records()
         lacking: dict[str, ServeSettings] = {}
         for name, session in list(self._open.items()):
             if self.is_microscope and session.fault:
                 self._failed[name] = time.monotonic(), session.settings, str(session.fault)
                 self._stop_one(name)
-                self._note_waiting(name, _Waits("waiting", str(session.fault)), records.get(name))
-            elif name not in records and name not in self._found:
-                self._close(name, _Waits("closed", "it is no longer known"))
-        for name in [*self._found, *(known for known in records if known not in self._found)]:
+                self._note_waiting(name, NotOpen("waiting", str(session.fault)), records.get(name))
+            elif name not in records and name not in self._judge.found:
+                self._close(name, NotOpen("closed", "it is no longer known"))
+        for name in dict.fromkeys([*self._judge.found, *records]):
             record = records.get(name)
             try:
-                wanted = self._judge(name, record)
-            except _Waits as waits:
+                wanted = self._judge.judge(name, record)
+            except NotOpen as waits:
                 is_news = name not in self._states
                 self._note_waiting(name, waits, record)
                 if name in self._open:
@@ -335,121 +296,6 @@ class Sessions:
             elif record is not None and record.repick:
                 self._repick(name, self._open[name])
         self._suggestions.want(lacking)
-
-    def _discover(self) -> None:
-        root, now = self._settings.root, time.monotonic()
-        if root is None or now - self._found_at < _DISCOVERY_SECONDS:
-            return
-        self._found_at = now
-        try:
-            found = {found.name: found.directory for found in find_sessions(root, self._settings.sessions)}
-            if self._found and not found and not any(root.iterdir()):
-                raise OSError(errno.ENOENT, "it is empty, and is there a mount that is away?")
-        except OSError as error:
-            fault = f"cannot see {root}: {error.strerror or error}"
-            if fault != self.root_fault:
-                log.warning("%s: the sessions stay as they are", fault, extra=event("root_fault", reason=fault))
-            self.root_fault = fault
-            return
-        self._found = found
-        if self.root_fault:
-            log.info("%s can be seen again", root)
-        self.root_fault = ""
-
-    def _judge(self, name: str, record: SessionRecord | None) -> ServeSettings:
-        """The settings with which a session is to be open.
-
-        Raises:
-            _Waits: it is not to be open now.
-        """
-        wish = record.wish if record else "auto"
-        if wish in ("paused", "closed", "archived"):
-            raise _Waits(wish)
-        if self.is_microscope and wish == "auto":
-            self._check_recent(name, record)
-        directory = self._directory(name, record)
-        if self._settings.root is not None and not directory.is_dir():
-            if not self.root_fault and self._settings.root.is_dir():
-                raise _Waits("waiting", f"{directory} is not there")
-            if name in self._open:
-                return self._open[name].settings
-            raise _Waits("waiting", f"cannot see {self._settings.root}")
-        try:
-            settings = self._read_settings(name, directory, record.settings if record else {})
-        except SettingsError as error:
-            raise _Waits("waiting", f"its settings have faults: {'; '.join(error.args)}") from error
-        if settings.diameter_angstrom is None:
-            raise _Waits("waiting", "its diameter is not known", settings)
-        for other, session in self._open.items():
-            if other != name and _is_nested(settings.watch, session.watch):
-                raise _Waits(
-                    "waiting", f"{settings.watch} and the directory of the open session {other} lie in each other"
-                )
-        return settings
-
-    def _read_settings(self, name: str, directory: Path, given: dict[str, Any]) -> ServeSettings:
-        """The settings of a session; read anew where something has changed, and after a while where they have faults.
-
-        Raises:
-            SettingsError: they have faults.
-        """
-        file: Path | None = directory / SETTINGS_FILE_NAME if self.is_microscope else None
-        stamp = None
-        if file is not None:
-            try:
-                stamp = stamp_of(file)
-            except OSError:
-                file = None
-        known, now = self._read.get(name), time.monotonic()
-        if known is not None and known.source == (directory, stamp, given) and now < known.until:
-            if isinstance(known.outcome, SettingsError):
-                raise known.outcome
-            return known.outcome
-        settings = self._settings
-        if self.is_microscope:
-            settings = msgspec.structs.replace(
-                settings, root=None, watch=directory, out=settings.out / name, ledger=None
-            )
-        outcome: ServeSettings | SettingsError
-        until = float("inf")
-        try:
-            outcome = load_session_settings(settings, given, file)
-        except SettingsError as error:  # a file that they name may come
-            outcome, until = error, now + _RETRY_SECONDS
-        self._read[name] = _ReadSettings((directory, stamp, given), outcome, until)
-        if isinstance(outcome, SettingsError):
-            raise outcome
-        return outcome
-
-    def _directory(self, name: str, record: SessionRecord | None) -> Path:
-        if name in self._found:
-            return self._found[name]
-        return Path(record.directory) if record else Path()
-
-    def _check_recent(self, name: str, record: SessionRecord | None) -> None:
-        """Whether something changed in a session of late.
-
-        Raises:
-            _Waits: nothing did, or its directory is gone.
-        """
-        if name not in self._found:
-            if self.root_fault and name in self._open:
-                return
-            raise _Waits("closed", "its directory is gone")
-        now, mono = self._clock(), time.monotonic()
-        looked_at, changed_at = self._changes.get(name, (float("-inf"), 0.0))
-        if mono - looked_at > (_DISCOVERY_SECONDS if name in self._open else _CLOSED_LOOK_SECONDS):
-            changed_at = max(changed_at, last_change(self._found[name]))
-            self._changes[name] = mono, changed_at
-        session = self._open.get(name)
-        if session is not None:
-            state = session.state
-            if state.intake.backlog or state.intake.incomplete:
-                return
-            changed_at = max(changed_at, state.pick.last_picked_at or 0.0)
-        if now - changed_at > self._settings.recent_days * _DAY_SECONDS:
-            days = f"{(now - changed_at) / _DAY_SECONDS:.0f} days"
-            raise _Waits("closed" if record and record.opened_at else "old", f"nothing has changed in it for {days}")
 
     # --- opening and closing ------------------------------------------------------------------------------------------
 
@@ -474,7 +320,7 @@ class Sessions:
             if failed is None or failed[2] != str(error):
                 log.warning("session %s cannot be opened: %s", name, error, extra=event("session_fault", session=name))
             self._failed[name] = time.monotonic(), settings, str(error)
-            self._note_waiting(name, _Waits("waiting", str(error)), record)
+            self._note_waiting(name, NotOpen("waiting", str(error)), record)
             return
         self._failed.pop(name, None)
         self._open[name] = session
@@ -513,7 +359,7 @@ class Sessions:
             return
         log.info("session %s: %d micrographs are picked again, the newest first", name, count)
 
-    def _close(self, name: str, waits: _Waits) -> None:
+    def _close(self, name: str, waits: NotOpen) -> None:
         log.info("session %s: %s", name, str(waits) or waits.status, extra=event("session_closed", session=name))
         goes_on = waits.status in ("paused", "waiting")
         session = self._stop_one(name, "paused" if goes_on else "closed")
@@ -528,7 +374,7 @@ class Sessions:
         except FrazilError as error:
             log.warning("%s", error)
 
-    def _finish_close(self, name: str, waits: _Waits, record: SessionRecord) -> None:
+    def _finish_close(self, name: str, waits: NotOpen, record: SessionRecord) -> None:
         """Announce the end of a session that was open when an earlier run was killed, or that was closed meanwhile."""
         if not self.is_microscope or record.opened_at is None or record.closed_at is not None:
             return
@@ -567,10 +413,10 @@ class Sessions:
         session.close()
         return session
 
-    def _note_waiting(self, name: str, waits: _Waits, record: SessionRecord | None) -> None:
+    def _note_waiting(self, name: str, waits: NotOpen, record: SessionRecord | None) -> None:
         state = SessionState(
             name=name,
-            directory=str(self._directory(name, record)),
+            directory=str(self._judge.directory(name, record)),
             status=waits.status,
             says=str(waits),
             needs_diameter=waits.without_diameter is not None,
@@ -580,9 +426,3 @@ class Sessions:
         self._states[name] = state
         if waits.status == "waiting" and (before is None or before.says != state.says):
             log.warning("session %s waits: %s", name, waits, extra=event("session_waits", session=name))
-
-
-def _is_nested(one: Path, other: Path) -> bool:
-    """Whether one directory lies in the other, or both are the same."""
-    one, other = one.resolve(), other.resolve()
-    return one.is_relative_to(other) or other.is_relative_to(one) or is_same_file(one, other)
