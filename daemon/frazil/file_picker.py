@@ -24,6 +24,7 @@ from frazil.faults import failure_of, reason_of
 from frazil.files import write_atomically
 from frazil.limits import ChoiceBasis, LimitsPatch
 from frazil.model import Device, Precision, available_cores, load_model
+from frazil.model.contract import read_calibration
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path, is_same_file
 from frazil.picking import (
@@ -228,7 +229,7 @@ class FilePicker:
             self._evidence,
             contract.threshold,
             target_precision=self._target_precision,
-            calibration=contract.read_calibration(),
+            calibration=read_calibration(contract.calibration),
         )
         self._picker = self._picker.with_limits(LimitsPatch(threshold=self._choice.threshold))
         if self._choice.picks_per_micrograph:

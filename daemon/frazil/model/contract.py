@@ -40,6 +40,7 @@ __all__ = [
     "Reference",
     "Twin",
     "TwinScores",
+    "read_calibration",
     "read_card",
     "write_card",
 ]
@@ -162,17 +163,6 @@ class ModelContract:
             metadata[_PREFIX + field.name] = str(getattr(self, field.name))
         return {key: value for key, value in metadata.items() if value or key not in _OPTIONAL}
 
-    def read_calibration(self) -> Calibration | None:
-        """The calibration of the scores; None where there is none.
-
-        Raises:
-            ModelError: it is damaged.
-        """
-        try:
-            return msgspec.json.decode(self.calibration, type=Calibration) if self.calibration else None
-        except ValueError as error:
-            raise ModelError(f"expected {_PREFIX}calibration as a curve in JSON: {error}", "contract") from None
-
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> ModelContract:
         """Read the contract from ONNX ``metadata_props``.
@@ -202,7 +192,7 @@ class ModelContract:
                     f"expected {_PREFIX}{field.name} to be {field.type}, found {text!r}", "contract"
                 ) from None
         contract = cls(**values)
-        contract.read_calibration()
+        read_calibration(contract.calibration)
         try:
             json.loads(contract.validation)
         except ValueError:
@@ -210,6 +200,18 @@ class ModelContract:
                 f"expected {_PREFIX}validation to be JSON, found {contract.validation!r}", "contract"
             ) from None
         return contract
+
+
+def read_calibration(text: str) -> Calibration | None:
+    """The calibration of a contract; None where it has none.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    try:
+        return msgspec.json.decode(text, type=Calibration) if text else None
+    except ValueError as error:
+        raise ModelError(f"expected {_PREFIX}calibration as a curve in JSON: {error}", "contract") from None
 
 
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

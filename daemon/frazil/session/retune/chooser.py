@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from frazil.documents import MicrographDocument
 from frazil.errors import OutputError, RetuneError
 from frazil.limits import ChosenThreshold, PickLimits
-from frazil.model import ModelContract
+from frazil.model.contract import read_calibration
 from frazil.picking import (
     SCORE_STEPS,
     PeakScores,
@@ -83,9 +83,34 @@ class ModelEvidence(msgspec.Struct, frozen=True, kw_only=True):
 
     made_with: str
     """Diameter, pixel size, contrast and distances. With others, the peaks would be others."""
+    own_threshold: float
+    """The model's own."""
+    calibration: str = ""
+    """Of the model's scores, as its contract has it."""
     micrographs: tuple[MicrographEvidence, ...] = ()
     chosen: ChosenThreshold | None = None
     """None before the first choice."""
+
+    def choose(self, target_precision: float | None, *, held_to: float | None = None) -> ChosenThreshold:
+        """Choose from the evidence.
+
+        Args:
+            target_precision: precision that the picks should have; None for the best F1.
+            held_to: threshold that stays unless the chosen one differs by more than `HYSTERESIS`.
+        """
+        peaks = list(_unpack_whole(self.micrographs))
+        calibration = read_calibration(self.calibration)
+        choice = choose_threshold(peaks, self.own_threshold, target_precision=target_precision, calibration=calibration)
+        if held_to is not None and abs(choice.threshold - held_to) <= HYSTERESIS:
+            choice = assess_threshold(peaks, held_to, calibration=calibration)
+        with_picks = sum(bool((one.scores >= np.float32(choice.threshold)).any()) for one in peaks)
+        return ChosenThreshold(
+            threshold=choice.threshold,
+            precision=choice.precision,
+            picks_per_micrograph=choice.picks_per_micrograph,
+            micrographs=choice.micrographs,
+            held=with_picks >= ENOUGH_MICROGRAPHS or len(peaks) >= MOST_MICROGRAPHS,
+        )
 
 
 class SessionChoice(msgspec.Struct, Remembered, frozen=True, kw_only=True):
@@ -153,6 +178,8 @@ class Chooser:
         """
         sha256 = picker.model.identity.sha256
         if not change.lets_choose(sha256, by_default=self.chooses):
+            if sha256 not in self._choice.models:  # whoever asks what would be chosen must know the model
+                self._keep(picker, _evidence_from(picker, made_with=""))
             return None
         evidence = self._evidence_of(picker)
         return self._choose(picker, evidence, change.chosen.get(sha256)) if evidence.micrographs else None
@@ -193,7 +220,8 @@ class Chooser:
         made_with = _made_with(picker.settings, picker.limits)
         evidence = self._choice.models.get(picker.model.identity.sha256)
         if evidence is None or evidence.made_with != made_with:
-            evidence = ModelEvidence(made_with=made_with, micrographs=tuple(self._read_kept(picker)))
+            kept = tuple(self._read_kept(picker))
+            evidence = msgspec.structs.replace(_evidence_from(picker, made_with=made_with), micrographs=kept)
             self._keep(picker, evidence)
         return evidence
 
@@ -211,7 +239,7 @@ class Chooser:
             return msgspec.structs.replace(before, threshold=in_force.threshold)
         # Without an earlier choice from this evidence, what is in force was chosen for something else.
         held_to = None if before is None or in_force is None else in_force.threshold
-        chosen = _choose(evidence.micrographs, picker.model.contract, self._choice.target_precision, held_to=held_to)
+        chosen = evidence.choose(self._choice.target_precision, held_to=held_to)
         self._keep(picker, msgspec.structs.replace(evidence, chosen=chosen))
         return chosen
 
@@ -226,12 +254,25 @@ class Chooser:
 
 
 def choose_from_kept(
-    reader: LedgerReader, document: MicrographDocument, contract: ModelContract, target_precision: float | None
-) -> ChosenThreshold | None:
-    """What frazil would choose now for the model and the limits of a document; None without kept score maps."""
+    reader: LedgerReader, document: MicrographDocument, choice: SessionChoice | None
+) -> ChosenThreshold:
+    """What frazil would choose now, from kept score maps, for the model and the distances of a result.
+
+    Args:
+        reader: of the session's ledger.
+        document: the result.
+        choice: of the session; None where the ledger knows none.
+
+    Raises:
+        RetuneError: no score map of the model is kept.
+    """
+    choice, sha256 = choice or SessionChoice(), document.model.sha256
+    known = choice.models.get(sha256) or ModelEvidence(made_with="", own_threshold=document.threshold)
     settings = PickingSettings(diameter_angstrom=document.diameter_px * document.pixel_size_angstrom)
-    kept = list(read_kept(reader, document.model.sha256, settings, document.limits))
-    return _choose(kept, contract, target_precision) if kept else None
+    kept = tuple(read_kept(reader, sha256, settings, document.limits))
+    if not kept:
+        raise RetuneError(f"{reader.file}: expected kept score maps to choose a threshold from, found none", "no_map")
+    return msgspec.structs.replace(known, micrographs=kept).choose(choice.target_precision)
 
 
 def read_kept(
@@ -293,35 +334,18 @@ def describe_threshold(document: MicrographDocument, change: LimitsChange | None
     return document.chosen.describe()
 
 
-def _choose(
-    micrographs: Iterable[MicrographEvidence],
-    contract: ModelContract,
-    target_precision: float | None,
-    *,
-    held_to: float | None = None,
-) -> ChosenThreshold:
-    """Choose from evidence; near the threshold that is held to, it stays that one."""
-    peaks = list(_unpack_whole(micrographs))
-    calibration = contract.read_calibration()
-    choice = choose_threshold(peaks, contract.threshold, target_precision=target_precision, calibration=calibration)
-    if held_to is not None and abs(choice.threshold - held_to) <= HYSTERESIS:
-        choice = assess_threshold(peaks, held_to, calibration=calibration)
-    with_picks = sum(bool((one.scores >= np.float32(choice.threshold)).any()) for one in peaks)
-    return ChosenThreshold(
-        threshold=choice.threshold,
-        precision=choice.precision,
-        picks_per_micrograph=choice.picks_per_micrograph,
-        micrographs=choice.micrographs,
-        held=with_picks >= ENOUGH_MICROGRAPHS or len(peaks) >= MOST_MICROGRAPHS,
-    )
-
-
 def _unpack_whole(micrographs: Iterable[MicrographEvidence]) -> Iterator[PeakScores]:
     for micrograph in micrographs:
         try:
             yield micrograph.unpack()
         except ValueError as error:
             log.warning("passed over what is damaged in the ledger: %s", error)
+
+
+def _evidence_from(picker: Picker, *, made_with: str) -> ModelEvidence:
+    """Evidence of a model before there is any."""
+    contract = picker.model.contract
+    return ModelEvidence(made_with=made_with, own_threshold=contract.threshold, calibration=contract.calibration)
 
 
 def _made_with(settings: PickingSettings, limits: PickLimits) -> str:
