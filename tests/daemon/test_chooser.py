@@ -26,7 +26,7 @@ from frazil.session.outbox.outbox import Outbox
 from frazil.session.pick.model_changes import ModelChange
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.retune import Chooser, LimitsRequest, Reviser, SessionChoice, preview, request_change
-from frazil.session.retune.chooser import ENOUGH_MICROGRAPHS, HYSTERESIS, describe_threshold
+from frazil.session.retune.chooser import ENOUGH_MICROGRAPHS, HYSTERESIS, LOOKS, describe_threshold
 from frazil.session.retune.repick import pack_score_map
 
 Micrographs = Callable[[int], Micrograph]
@@ -185,7 +185,7 @@ def test_what_was_picked_before_follows_from_its_kept_map_and_a_small_change_mov
         thresholds.append(session.pick(micrograph_of(number)).threshold)
         assert {document.threshold for document in session.newest().values()} == {thresholds[-1]}
     changes = [(a, b) for a, b in itertools.pairwise(thresholds) if a != b]
-    assert 1 <= len(changes) <= 5
+    assert 1 <= len(changes) <= len([look for look in LOOKS if 1 < look <= 8])
     assert all(abs(b - a) > HYSTERESIS for a, b in changes)
     # Each change revises each earlier result once at most, and nothing else does.
     assert len(session.documents()) <= 8 + 7 * len(changes)
@@ -355,11 +355,12 @@ def test_other_distances_are_chosen_for_anew_from_the_kept_maps(
     session = open_session()
     for number in range(1, 4):
         session.pick(micrograph_of(number))
+    count = len(session.documents())
     session.request(LimitsPatch(min_distance_angstrom=90.0))
     session.advance()
     assert {d.min_distance_angstrom for d in session.newest().values()} == {90.0}
     assert {d.threshold for d in session.newest().values()} == {session.serving.threshold.value}
-    assert [d.seq for d in session.documents()] == list(range(1, 7))  # each was revised once
+    assert len(session.documents()) == count + 3  # each was revised once
     assert session.pick(micrograph_of(4)).chosen.micrographs == 4  # type: ignore[union-attr]
 
 

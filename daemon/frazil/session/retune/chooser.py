@@ -1,6 +1,6 @@
 """The chooser: frazil's own threshold for a session, for each model, from the micrographs that it picks.
 
-It is chosen anew with each of the first micrographs, then held. What it rests on is remembered in the ledger, together
+It is chosen anew at some of the first micrographs, then held. What it rests on is remembered in the ledger, together
 with the results: a restart goes on where they end.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -42,11 +42,13 @@ __all__ = ["Chooser", "SessionChoice", "choose_from_kept", "describe_threshold"]
 log = logging.getLogger(__name__)
 
 HYSTERESIS = 0.02
-"""A threshold in force changes only if the chosen one differs from it by more."""
+"""A threshold in force changes only if the one that is chosen differs from it by more."""
 ENOUGH_MICROGRAPHS = 20
 """Number of micrographs with picks from which the threshold is held."""
 MOST_MICROGRAPHS = 60
 """Number of micrographs, those without picks included, from which it is held in any case."""
+LOOKS = (1, 2, 3, 5, 8, 13, 21, 34, 55)
+"""Numbers of micrographs at which it is chosen anew before it is held: each time there is much more to go by."""
 _MODELS_KEPT = 3
 
 
@@ -100,16 +102,20 @@ class ModelEvidence(msgspec.Struct, frozen=True, kw_only=True):
         """
         peaks = list(_unpack_whole(self.micrographs))
         calibration = read_calibration(self.calibration)
-        choice = choose_threshold(peaks, self.own_threshold, target_precision=target_precision, calibration=calibration)
-        if held_to is not None and abs(choice.threshold - held_to) <= HYSTERESIS:
+        if held_to is None or len(peaks) in LOOKS or _are_enough(peaks, held_to):
+            choice = choose_threshold(
+                peaks, self.own_threshold, target_precision=target_precision, calibration=calibration
+            )
+            if held_to is not None and abs(choice.threshold - held_to) <= HYSTERESIS:
+                choice = assess_threshold(peaks, held_to, calibration=calibration)
+        else:
             choice = assess_threshold(peaks, held_to, calibration=calibration)
-        with_picks = sum(bool((one.scores >= np.float32(choice.threshold)).any()) for one in peaks)
         return ChosenThreshold(
             threshold=choice.threshold,
             precision=choice.precision,
             picks_per_micrograph=choice.picks_per_micrograph,
             micrographs=choice.micrographs,
-            held=with_picks >= ENOUGH_MICROGRAPHS or len(peaks) >= MOST_MICROGRAPHS,
+            held=_are_enough(peaks, choice.threshold),
         )
 
 
@@ -332,6 +338,12 @@ def describe_threshold(document: MicrographDocument, change: LimitsChange | None
     if newest is not None and newest.threshold == document.threshold:
         return newest.describe()
     return document.chosen.describe()
+
+
+def _are_enough(peaks: Sequence[PeakScores], threshold: float) -> bool:
+    """Whether a threshold is held that was chosen from these."""
+    with_picks = sum(bool((one.scores >= np.float32(threshold)).any()) for one in peaks)
+    return with_picks >= ENOUGH_MICROGRAPHS or len(peaks) >= MOST_MICROGRAPHS
 
 
 def _unpack_whole(micrographs: Iterable[MicrographEvidence]) -> Iterator[PeakScores]:

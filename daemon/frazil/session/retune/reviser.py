@@ -186,8 +186,8 @@ class Reviser:
 
 def _without_unasked(change: LimitsChange, *, chooses: bool) -> LimitsChange:
     """A change without the choices of an earlier run that nobody wants any more."""
-    asked = {sha256: one for sha256, one in change.chosen.items() if change.lets_choose(sha256, by_default=chooses)}
-    return msgspec.structs.replace(change, chosen=asked)
+    wanted = {sha256: one for sha256, one in change.chosen.items() if chooses or sha256 in change.thresholds}
+    return msgspec.structs.replace(change, chosen=wanted)
 
 
 def _make_revision(
