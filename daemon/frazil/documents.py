@@ -31,6 +31,7 @@ __all__ = [
     "PICKS_TOPIC",
     "SCHEMA_VERSION",
     "SESSION_TOPIC",
+    "ChoiceBasis",
     "Document",
     "FailedDocument",
     "Heartbeat",

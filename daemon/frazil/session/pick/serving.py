@@ -197,6 +197,12 @@ class Serving:
         with self._lock:
             self._requested = request
 
+    def make_shadow_chooser(self, sha256: str) -> Chooser | None:
+        """What chooses for a model that runs in shadow, and remembers nothing; None where nothing is chosen for it."""
+        if self._change.lets_choose(sha256, by_default=self._chooser.chooses):
+            return self._chooser.as_new()
+        return None
+
     def advance(self) -> list[ModelChange | LimitsRequest]:
         """Between two micrographs: roll back a model that failed its probation, take a new one, change the limits.
 

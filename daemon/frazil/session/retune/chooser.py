@@ -165,6 +165,10 @@ class Chooser:
         """Whether frazil chooses where the operator has not said otherwise."""
         return self._choice.chooses
 
+    def as_new(self) -> Chooser:
+        """One with the same settings that knows nothing as yet."""
+        return Chooser(setting=self._choice.setting, target_precision=self._choice.target_precision)
+
     def news(self) -> str | None:
         """What the ledger is to remember with the next result; None where it is as it was."""
         if not self._is_news:
