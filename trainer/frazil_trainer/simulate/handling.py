@@ -80,7 +80,8 @@ def _in_eight_bits(pixels: _Array, *, equalised: bool) -> _Array:
     grey = np.clip((pixels - low) * (255 / max(float(high - low), 1e-12)), 0, 255).astype(np.uint8)
     if equalised:
         grey = np.asarray(cv2.createCLAHE(2.0, (8, 8)).apply(grey))
-    return grey.astype(np.float32)
+    levels: _Array = grey.astype(np.float32)
+    return levels
 
 
 def _padded(pixels: _Array, rng: np.random.Generator) -> _Array:
