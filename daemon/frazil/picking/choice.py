@@ -109,7 +109,7 @@ def assess_threshold(
     return ThresholdChoice(
         threshold=threshold,
         precision=round(float(_probabilities(scores, calibration)[picked].mean()), 4) if picked.any() else None,
-        picks_per_micrograph=round(np.count_nonzero(picked) / len(evidence), 2) if evidence else 0.0,
+        picks_per_micrograph=round(int(np.count_nonzero(picked)) / len(evidence), 2) if evidence else 0.0,
         micrographs=len(evidence),
     )
 
