@@ -70,8 +70,8 @@ def choose_threshold(
     """The threshold with the best F1 that is to be expected, or the lowest that keeps a precision.
 
     A calibrated score is taken for the probability that there is a particle. The expected number of hits among the
-    picks is then the sum of their probabilities, and that of all particles the sum over all peaks. Where no good F1 is to
-    be expected, as on empty ice, only sure picks are made.
+    picks is then the sum of their probabilities, and that of all particles the sum over all peaks. Where no good F1
+    is to be expected, as on empty ice, only sure picks are made.
 
     Args:
         evidence: of each micrograph.
