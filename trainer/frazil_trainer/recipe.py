@@ -33,6 +33,7 @@ __all__ = [
     "find_recipe",
     "leave_out",
     "read_recipe",
+    "skip_missing",
 ]
 
 _LARGEST = sys.float_info.max  # infinity is refused
@@ -57,12 +58,15 @@ class TrainingSet(_Table, frozen=True, kw_only=True):
     diameter_angstrom: _Positive
     """Diameter of the particle."""
     labels: CoordinateEnding = ".star"
-    """Ending of the label files, which tells their format: RELION ``.star``, EMAN ``.box``, crYOLO
-    ``.cbox``, Topaz ``.txt`` or ``.tsv``, ``.csv``."""
+    """Ending of the label files, which tells their format: RELION ``.star``, cryoSPARC ``.cs``, EMAN
+    ``.box``, crYOLO ``.cbox``, Topaz ``.txt`` or ``.tsv``, ``.csv``."""
     labels_suffix: str = ""
     """Labels of ``a.mrc`` are in ``a<suffix><labels>``, or in one table ``*<suffix><labels>`` of all micrographs."""
     y_axis: YAxis = "down"
     """Whether the labels count y from the first row of the micrograph's file, or, ``up``, from the last one."""
+    labels_binning: _Positive | UnsetType = UNSET
+    """How many times smaller the micrographs were, on each side, on which the labels were picked: 8 after
+    ``topaz preprocess -s 8``. Without it labels are in pixels of the micrographs in the folder."""
     pixel_size_angstrom: _Positive | UnsetType = UNSET
     """Pixel size of the micrographs. Without it the headers of the micrographs count; pictures have none."""
     other_labels: tuple[str, ...] = ()
@@ -350,6 +354,23 @@ def leave_out(recipe: Recipe, folders: Sequence[str]) -> Recipe:
         for source in recipe.data
     )
     return msgspec.structs.replace(recipe, data=data)
+
+
+def skip_missing(recipe: Recipe, data: Path) -> tuple[Recipe, tuple[str, ...]]:
+    """The same recipe without those training sets that are not there, and the folders of these.
+
+    If none of the others was to choose the threshold, they all do.
+
+    Raises:
+        SettingsError: none is there.
+    """
+    found = tuple(source for source in recipe.data if (data / source.folder).is_dir())
+    missing = tuple(source.folder for source in recipe.data if source not in found)
+    if not found:
+        raise SettingsError(f"{data}: expected one of the training sets {', '.join(missing)}, found none")
+    if not any(source.chooses_threshold and source.selection and not source.only_scored for source in found):
+        found = tuple(msgspec.structs.replace(source, chooses_threshold=True) for source in found)
+    return msgspec.structs.replace(recipe, data=found), missing
 
 
 def _unknown_keys(plain: Any, kind: msgspec.inspect.Type, where: str) -> list[str]:

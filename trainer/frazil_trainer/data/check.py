@@ -72,7 +72,7 @@ class LabelFit:
         elif best < _VISIBLE_ERRORS * self.contrast_error:
             doubts.append(
                 f"the labels lie on nothing that stands out ({figures}): do they belong to these micrographs, "
-                "and are pixel size and diameter right?"
+                "and are pixel size, diameter and labels_binning right?"
             )
         if not flip_fits and self.offset_diameters and np.hypot(*self.offset_diameters) > _LARGEST_OFFSET_DIAMETERS:
             y, x = (offset * source.diameter_angstrom for offset in self.offset_diameters)
@@ -84,7 +84,7 @@ class LabelFit:
         if self.overlapping > _LARGEST_OVERLAPPING_FRACTION:
             doubts.append(
                 f"{self.overlapping:.0%} of the particles lie closer than half a diameter to another one: "
-                "are pixel size and diameter right?"
+                "are pixel size, diameter and labels_binning right?"
             )
         return doubts
 
