@@ -347,4 +347,4 @@ def _shared_labels(folder: Path, micrographs: list[Path], source: TrainingSet) -
 def _hint(shape: tuple[int, ...]) -> str:
     """A hint for particles that lie outside."""
     h, w = shape
-    return f" ({w} x {h} px); were they picked on binned micrographs (labels_binning), or is y_axis wrong?"
+    return f" ({w} x {h} px); were they picked at another pixel size, or is y_axis wrong?"

@@ -122,11 +122,10 @@ class CoordinateTable:
             own = pixel_size_angstrom or (said[0] if len(said) else None)
             if own is not None and (np.abs(said / own - 1) > _LARGEST_SIZE_DIFFERENCE).any():
                 found = " and ".join(f"{size:g} Å" for size in said)
-                factor = f"{said[0] / own:.4g}" if len(said) == 1 else "some factor"
                 raise FrazilError(
                     f"{path}: expected coordinates in pixels of {own:g} Å, as the micrograph's, found "
-                    f"{self.pixel_size_name} {found}: were they picked on micrographs binned by {factor}? give that "
-                    "factor (labels_binning in a recipe), or correct the pixel size"
+                    f"{self.pixel_size_name} {found}: were they picked on binned micrographs? give their "
+                    "binning (labels_binning in a recipe), or correct the pixel size"
                 )
             pixel_size_angstrom = own
         if self.origins_angstrom is None or not self.origins_angstrom[rows].any():
