@@ -187,7 +187,9 @@ def test_picks_of_binned_micrographs_label_the_whole_ones(easy, tiny_recipe, ins
     assert right.fit.contrast == pytest.approx(inspect().fit.contrast, rel=0.01)
     assert right.outside == 0
     (*_, doubt) = left_out.fit.doubts(left_out.source)
-    said = re.fullmatch(r"no label lies beyond (\d+)% of .* binned by ([\d.]+) or so\? set labels_binning", doubt)
+    said = re.fullmatch(
+        r"no label lies beyond (\d+)% of the width: .* binned by ([\d.]+) or so\? set labels_binning", doubt
+    )
     assert said is not None
     assert 15 < int(said[1]) <= 25
     assert 4 <= float(said[2]) < 5

@@ -41,7 +41,7 @@ _LARGEST_OFFSET_DIAMETERS = 0.1
 _OVERLAP_DIAMETERS = 0.5
 _LARGEST_OVERLAPPING_FRACTION = 0.2
 _LEAST_REACH = 0.6
-"""Labels on a whole micrograph reach to near its last row and column."""
+"""Labels on a whole micrograph reach to near its last column. Which way rows count does not matter to columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ class LabelFit:
     overlapping: float
     """Fraction of the particles closer than half a diameter to another one."""
     reach: float
-    """Last row or column with a label, the farther of both, as a fraction of the micrograph's side."""
+    """Last column with a label, as a fraction of the micrograph's width."""
     offset_diameters: tuple[float, float] | None
     """Rows and columns from the labels to the middle of the contrast around them; None without contrast."""
 
@@ -92,7 +92,7 @@ class LabelFit:
             )
         if doubts and 0 < self.reach < _LEAST_REACH:
             doubts.append(
-                f"no label lies beyond {self.reach:.0%} of the rows and columns: were they picked on micrographs "
+                f"no label lies beyond {self.reach:.0%} of the width: were they picked on micrographs "
                 f"binned by {1 / self.reach:.1f} or so? set labels_binning"
             )
         return doubts
@@ -121,8 +121,8 @@ def fit_labels(micrographs: Sequence[LabelledMicrograph], diameter_px: float) ->
 
 
 def _reach(labelled: LabelledMicrograph) -> float:
-    """The last row or column with a label, as a fraction of the picture's side."""
-    return float((labelled.centres / labelled.picture.pixels.shape).max(initial=0.0))
+    """The last column with a label, as a fraction of the picture's width."""
+    return float(labelled.centres[:, 1].max(initial=0.0) / labelled.picture.pixels.shape[1])
 
 
 def _middle(around: NDArray[np.float64], clear: float, diameter_px: float) -> tuple[float, float] | None:
