@@ -243,7 +243,7 @@ def _read_records(path: Path) -> _Records:
         raise FrazilError(f"{path}: expected coordinates, cannot read them: {error.strerror}") from error
 
 
-def _read_open(path: Path, file: io.BufferedReader, size: int) -> _Records:
+def _read_open(path: Path, file: io.BufferedIOBase, size: int) -> _Records:
     if size > _LARGEST_FILE_BYTES:
         raise FrazilError(f"{path}: expected at most {_LARGEST_FILE_BYTES >> 30} GiB, found {size / 2**30:.1f} GiB")
     dtype, count = _read_header(path, file)
@@ -271,7 +271,7 @@ def _read_open(path: Path, file: io.BufferedReader, size: int) -> _Records:
     )
 
 
-def _read_header(path: Path, file: io.BufferedReader) -> tuple[np.dtype[np.void], int]:
+def _read_header(path: Path, file: io.BufferedIOBase) -> tuple[np.dtype[np.void], int]:
     """The type of a record and the number of them; the file is at the first one then.
 
     Raises:
