@@ -120,7 +120,7 @@ def test_in_a_binned_micrograph_they_are_the_same_fractions(tmp_path: Path) -> N
     # The factor of the micrographs that were picked is in the fractions already.
     binned = read_coordinates(path, stem=STEMS[0], pixel_size_angstrom=5, binning=4, **half)
     assert rows_of(binned) == [(15, 11.5), (142.5, 28.75)]
-    with pytest.raises(FrazilError, match=r"pixels of 2\.5 Å, .* found location/micrograph_psize_A 5 Å"):
+    with pytest.raises(FrazilError, match=r"pixels of 2\.5 Å, found location/micrograph_psize_A 5 Å for one of this"):
         read_coordinates(path, stem=STEMS[0], pixel_size_angstrom=2.5, **half)
     with pytest.raises(FrazilError, match=r"micrograph of 230 x 300 px, .* found those in one of 460 x 300 px$"):
         read_coordinates(path, stem=STEMS[0], height_px=HEIGHT, width_px=WIDTH // 2)
@@ -133,6 +133,11 @@ def test_without_a_size_in_the_file_the_micrographs_own_serves(tmp_path: Path) -
         assert rows_of(read) == [(30, 23), (285, 57.5)]
         with pytest.raises(FrazilError, match="expected location/micrograph_shape, of which places are fractions"):
             read_coordinates(path, stem=STEMS[0])
+    small = location(location__micrograph_shape=(1, 2), location__micrograph_psize_A=0.5)
+    assert rows_of(read_coordinates(save(path, small), stem=STEMS[0], pixel_size_angstrom=0.5)) == [
+        (0.1, 0.1),
+        (0.95, 0.25),
+    ]
     save(path, location(location__micrograph_shape=[(300, 460), (300, 460), (150, 230)]))
     with pytest.raises(FrazilError, match=r"expected one size of the micrograph, found 230 x 150 px and 460 x 300"):
         read_coordinates(path, stem=STEMS[0])
@@ -192,8 +197,14 @@ def test_a_passthrough_file_is_joined_by_uid(tmp_path: Path) -> None:
         assert named_micrographs(first, passthrough=[second]) == {STEMS[0], "a_patch_aligned"}
         read = read_coordinates(first, passthrough=[second], stem=STEMS[0])
         assert rows_of(read) == [(30, 23), (277, 57.5)]
-    with pytest.raises(FrazilError, match=r"a\.cs: expected the fields location/center_x_frac and .* give the other"):
+    with pytest.raises(FrazilError) as refused:
         read_coordinates(stats)
+    assert str(refused.value) == (
+        f"{stats}: expected the fields location/center_x_frac and location/center_y_frac, found none in it: give the "
+        "other file of the particles too, such as passthrough_particles.cs beside particles.cs"
+    )
+    with pytest.raises(FrazilError, match=r"a\.cs: .* found none in 2 files: give"):
+        read_coordinates(stats, passthrough=[stats])
 
 
 @given(st.data())
@@ -255,18 +266,20 @@ def test_names_and_sizes_may_be_in_a_file_of_the_micrographs(tmp_path: Path) -> 
             {"uid": [7], "micrograph_blob/psize_A": 2},
             r"b\.cs: expected the micrographs of a\.cs, found no uid of theirs",
         ),
-        (location(), r"expected one file with location/center_x_frac, found 2 \(a\.cs and b\.cs\)"),
+        (location(), r"a\.cs: expected one file with location/center_x_frac, found 2 \(a\.cs and b\.cs\)$"),
     ],
 )
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path, fields: Fields, says: str) -> None:
     path, other = save(tmp_path / "a.cs", location()), save(tmp_path / "b.cs", fields)
     with pytest.raises(FrazilError, match=says):
         read_coordinates(path, passthrough=[other], stem=STEMS[0])
-    if "uid" not in fields:
-        return
-    twice = save(tmp_path / "c.cs", location(uid=[11, 11, 13]))
-    with pytest.raises(FrazilError, match=r"\.cs: "):
+
+
+def test_a_particle_that_is_there_twice_cannot_be_joined(tmp_path: Path) -> None:
+    twice, other = save(tmp_path / "a.cs", location(uid=[11, 11, 13])), save(tmp_path / "b.cs", {"uid": [11, 13]})
+    with pytest.raises(FrazilError, match=r"a\.cs: expected each uid once, to join it with the other files, found"):
         read_coordinates(twice, passthrough=[other], stem=STEMS[0])
+    assert len(read_coordinates(twice, stem=STEMS[0])) == 2
 
 
 def test_only_cryosparcs_files_are_read_together(tmp_path: Path) -> None:
@@ -413,8 +426,20 @@ BAD = {
         npy(header("[('location/micrograph_path', 'S20000')]"), b"\0" * 20000),
         "expected text in location/m",
     ),
+    "no letters, many": (
+        npy(header("[('location/micrograph_path', '<U5')]", "(40,)"), b"\xff" * 800),
+        "expected text in location/micrograph_path, found something else",
+    ),
+    "no letters, other end first": (
+        npy(header("[('location/micrograph_path', '>U1')]"), b"\x00\x11\x00\x00"),
+        "expected text in location/micrograph_path, found something else",
+    ),
     "no letters": (npy(header("[('location/micrograph_path', '<U1')]"), b"\xff" * 4), "expected text in location/micr"),
     "shift": (npy(header("[('alignments3D/shift', '<f4')]"), b"\0" * 4), "expected pairs of numbers in alignments3D"),
+    "signalling": (
+        npy(header(), b"\0\0\0\0\x01\0\x80\x7f"),
+        r"expected numbers as coordinates, found location/center_y_frac nan in record 1",
+    ),
     "not finite": (
         npy(
             header("[('location/center_x_frac', '<f4'), ('location/center_y_frac', '<f4')]"),
@@ -451,9 +476,12 @@ def test_a_vast_file_is_refused_by_its_size(tmp_path: Path) -> None:
 
 
 def test_more_micrographs_than_there_can_be_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cryosparc, "_MOST_MICROGRAPHS", 2)
+    assert len(named_micrographs(save(tmp_path / "a.cs", location()))) == 4
     monkeypatch.setattr(cryosparc, "_MOST_MICROGRAPHS", 1)
+    os.utime(tmp_path / "a.cs", ns=(0, 0))
     with pytest.raises(FrazilError, match="expected at most 1 micrographs in location/micrograph_path, found more"):
-        read_coordinates(save(tmp_path / "a.cs", location()))
+        named_micrographs(tmp_path / "a.cs")
 
 
 @pytest.mark.parametrize("kind", ["missing", "directory", "pipe"])

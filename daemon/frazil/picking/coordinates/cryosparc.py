@@ -19,6 +19,7 @@ import ast
 import io
 import re
 import struct
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,13 +106,17 @@ class _Records:
             raise FrazilError(f"{self.path}: expected a field {name} to join it with the other files, found none")
         return self.columns[name].astype(np.uint64)
 
+    def _as_floats(self, name: str) -> NDArray[np.float64]:
+        with np.errstate(invalid="ignore"):  # a NaN that signals
+            return self.columns[name].astype(np.float64)
+
     def numbers(self, name: str) -> NDArray[np.float64]:
         """(n,) or (n, 2) a field's numbers.
 
         Raises:
             FrazilError: one is not finite.
         """
-        values = self.columns[name].astype(np.float64)
+        values = self._as_floats(name)
         if not np.isfinite(values).all():
             wrong = int(np.argwhere(~np.isfinite(values))[0, 0])
             found = f"{name} {values[wrong].tolist()} in record {wrong + 1}"
@@ -122,7 +127,7 @@ class _Records:
         """(n,) or (n, 2) a field's sizes, not a number where none was filled in; None without the field."""
         if name not in self.columns:
             return None
-        values = self.columns[name].astype(np.float64)
+        values = self._as_floats(name)
         return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
@@ -163,7 +168,7 @@ def _join(files: Sequence[_Records]) -> _Records:
     """The particles that are in every file, with what the files say of them, in the order of the one with places."""
     with_places = [one for one in files if _X in one.columns and _Y in one.columns]
     if not with_places:
-        where = files[0].path.name if len(files) == 1 else f"{len(files)} files"
+        where = "it" if len(files) == 1 else f"{len(files)} files"
         raise FrazilError(
             f"{files[0].path}: expected the fields {_X} and {_Y}, found none in {where}: give the other file of the "
             "particles too, such as passthrough_particles.cs beside particles.cs"
@@ -349,11 +354,13 @@ def _wanted_fields(path: Path, dtype: np.dtype[np.void]) -> dict[str, np.dtype[n
 
 def _encode(path: Path, name: str, values: NDArray[np.generic], codes: dict[bytes | str, int]) -> NDArray[np.intp]:
     """(n,) an index for each text; new texts are added to the indices."""
-    try:
-        found, inverse = np.unique(values, return_inverse=True)
-        texts: list[bytes | str] = found.tolist()
-    except (ValueError, SystemError) as error:  # a code point that there is not
-        raise FrazilError(f"{path}: expected text in {name}, found something else") from error
+    if values.dtype.kind == "U" and values.dtype.itemsize:
+        # NumPy would make strings of code points that there are not, and Python may crash on these.
+        points = np.ascontiguousarray(values).view(np.dtype(np.uint32).newbyteorder(values.dtype.byteorder))
+        if points.max(initial=0) > sys.maxunicode:
+            raise FrazilError(f"{path}: expected text in {name}, found something else")
+    found, inverse = np.unique(values, return_inverse=True)
+    texts: list[bytes | str] = found.tolist()
     index = np.array([codes.setdefault(text, len(codes)) for text in texts], np.intp)
     if len(codes) > _MOST_MICROGRAPHS:
         raise FrazilError(f"{path}: expected at most {_MOST_MICROGRAPHS} micrographs in {name}, found more")

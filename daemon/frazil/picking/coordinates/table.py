@@ -121,18 +121,24 @@ class CoordinateTable:
             said = said[np.isfinite(said)] * smaller
             own = pixel_size_angstrom or (said[0] if len(said) else None)
             if own is not None and (np.abs(said / own - 1) > _LARGEST_SIZE_DIFFERENCE).any():
-                found = " and ".join(f"{size:g} Å" for size in said)
+                found = f"{self.pixel_size_name} {' and '.join(f'{size:g} Å' for size in said)}"
+                if self.fractions_of_px is not None:
+                    raise FrazilError(
+                        f"{path}: expected a micrograph with pixels of {own:g} Å, found {found} for one of this size: "
+                        "correct the pixel size"
+                    )
                 raise FrazilError(
-                    f"{path}: expected coordinates in pixels of {own:g} Å, as the micrograph's, found "
-                    f"{self.pixel_size_name} {found}: were they picked on binned micrographs? give their "
-                    "binning (labels_binning in a recipe), or correct the pixel size"
+                    f"{path}: expected coordinates in pixels of {own:g} Å, as the micrograph's, found {found}: were "
+                    "they picked on binned micrographs? give their binning (labels_binning in a recipe), or correct "
+                    "the pixel size"
                 )
             pixel_size_angstrom = own
         if self.origins_angstrom is None or not self.origins_angstrom[rows].any():
             return picks
         if pixel_size_angstrom is None:
             raise FrazilError(
-                f"{path}: particles have origins in Å (rlnOriginXAngst); expected a pixel size to apply them"
+                f"{path}: particles have origins in Å (rlnOriginXAngst, alignments3D/shift); expected a pixel size to "
+                "apply them"
             )
         y, x = self.origins_angstrom[rows].T / pixel_size_angstrom
         return Picks(y=picks.y - y, x=picks.x - x, score=picks.score)
