@@ -3,7 +3,6 @@ import itertools
 import re
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from frazil.errors import SettingsError
@@ -20,7 +19,6 @@ from frazil_trainer.recipe import (
     find_recipe,
     leave_out,
     read_recipe,
-    skip_missing,
 )
 
 SHIPPED = ("cnn", "fcn", "mlp", "paper-cnn", "paper-mlp")
@@ -250,30 +248,6 @@ def documented_settings(source: str) -> dict[str, list[str]]:
             rows.append(f"| `{ast.unparse(setting.target)}` | {default.replace('UNSET', '')} | {sentence} |")
         tables[table.name] = rows
     return tables
-
-
-def test_training_sets_that_are_not_there_are_left_out_and_named(tiny_recipe, tmp_path):
-    with pytest.raises(SettingsError, match=r"expected one of the training sets easy, small, found none"):
-        skip_missing(tiny_recipe, tmp_path)
-    (tmp_path / "small").mkdir()
-    left, missing = skip_missing(tiny_recipe, tmp_path)
-    assert (left.data, missing) == (tiny_recipe.data[1:], ("easy",))
-    (tmp_path / "easy").mkdir()
-    assert skip_missing(tiny_recipe, tmp_path) == (tiny_recipe, ())
-
-
-def test_those_that_are_left_choose_the_threshold_if_nobody_else_does(tiny_recipe, tmp_path):
-    """Simulated sets alone, whose recipe has real ones choose it."""
-    easy, small = tiny_recipe.data
-    for chooser in (easy, msgspec.structs.replace(easy, selection=())):
-        small = msgspec.structs.replace(small, chooses_threshold=False)
-        recipe = msgspec.structs.replace(tiny_recipe, data=(chooser, small))
-        (tmp_path / "small").mkdir(exist_ok=True)
-        left, _ = skip_missing(recipe, tmp_path)
-        assert [source.chooses_threshold for source in left.data] == [True]
-    (tmp_path / "easy").mkdir()
-    left, _ = skip_missing(msgspec.structs.replace(tiny_recipe, data=(easy, small)), tmp_path)
-    assert [source.chooses_threshold for source in left.data] == [True, False]
 
 
 def test_every_setting_is_documented_with_its_default_and_sentence():

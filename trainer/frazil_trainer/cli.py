@@ -181,7 +181,8 @@ def train(
     import torch
 
     from frazil.model import ModelFolder
-    from frazil_trainer.recipe import find_recipe, leave_out, read_recipe, skip_missing
+    from frazil_trainer.data.load import skip_missing
+    from frazil_trainer.recipe import find_recipe, leave_out, read_recipe
     from frazil_trainer.run import run_recipe
 
     torch.set_num_threads(threads)

@@ -33,7 +33,6 @@ __all__ = [
     "find_recipe",
     "leave_out",
     "read_recipe",
-    "skip_missing",
 ]
 
 _LARGEST = sys.float_info.max  # infinity is refused
@@ -366,23 +365,6 @@ def leave_out(recipe: Recipe, folders: Sequence[str]) -> Recipe:
         for source in recipe.data
     )
     return msgspec.structs.replace(recipe, data=data)
-
-
-def skip_missing(recipe: Recipe, data: Path) -> tuple[Recipe, tuple[str, ...]]:
-    """The same recipe without those training sets that are not there, and the folders of these.
-
-    If none of the others was to choose the threshold, they all do.
-
-    Raises:
-        SettingsError: none is there.
-    """
-    found = tuple(source for source in recipe.data if (data / source.folder).is_dir())
-    missing = tuple(source.folder for source in recipe.data if source not in found)
-    if not found:
-        raise SettingsError(f"{data}: expected one of the training sets {', '.join(missing)}, found none")
-    if not any(source.chooses_threshold and source.selection and not source.only_scored for source in found):
-        found = tuple(msgspec.structs.replace(source, chooses_threshold=True) for source in found)
-    return msgspec.structs.replace(recipe, data=found), missing
 
 
 def _unknown_keys(plain: Any, kind: msgspec.inspect.Type, where: str) -> list[str]:
