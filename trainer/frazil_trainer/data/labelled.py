@@ -27,9 +27,9 @@ from frazil.picking import (
     read_micrograph,
 )
 from frazil_trainer.recipe import Recipe, TrainingSet
+from frazil_trainer.simulate.worlds import DIAMETERS_NAME
 
 __all__ = [
-    "DIAMETERS_NAME",
     "MICROGRAPH_ENDINGS",
     "LabelledMicrograph",
     "LabelledPaths",
@@ -44,9 +44,6 @@ __all__ = [
     "read_micrograph_file",
     "training_set_sha256",
 ]
-
-DIAMETERS_NAME = "diameters.csv"
-"""Table of micrographs in a folder: columns ``micrograph``, a stem, and ``diameter_angstrom`` of its particles."""
 
 _FEW_OUTSIDE = 5
 _SMALL_FRACTION_OUTSIDE = 0.05
@@ -145,11 +142,13 @@ class LabelledPaths:
 
     @property
     def part(self) -> str:
-        """``validation``, ``selection``, ``training``, or ``unused`` in sets that are only scored."""
+        """``validation``, ``selection``, ``training``, ``calibration``, or ``unused`` in sets that are only scored."""
         if self.micrograph.stem in self.source.validation:
             return "validation"
         if self.source.only_scored:
             return "unused"
+        if self.source.calibrates:
+            return "calibration"
         return "selection" if self.micrograph.stem in self.source.selection else "training"
 
 

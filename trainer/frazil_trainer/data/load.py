@@ -22,9 +22,12 @@ from frazil_trainer.data.labelled import (
 )
 from frazil_trainer.recipe import Recipe, TrainingSet
 
-__all__ = ["PARTS", "TrainingData", "load_training_data", "skip_missing"]
+__all__ = ["CALIBRATION", "PARTS", "TrainingData", "load_training_data", "skip_missing"]
 
 PARTS = ("training", "selection", "validation")
+"""Parts that every training needs."""
+CALIBRATION = "calibration"
+"""The part of sets that are kept for the calibration of scores."""
 _HELD_BACK = 0.05
 """Fraction of the micrographs that is taken for validation, and for selection, where a recipe names none."""
 
@@ -35,6 +38,7 @@ class TrainingData:
 
     folder: Path
     paths: Mapping[str, Sequence[LabelledPaths]]
+    """Also those for calibration, which are not read before the training."""
     micrographs: Mapping[str, Sequence[LabelledMicrograph]]
     sha256: str
     """Checksum over the content of the training micrographs and their labels, in order."""
@@ -47,22 +51,22 @@ def load_training_data(data: Path, recipe: Recipe, console: Console, *, force: b
         FrazilError: a micrograph or its labels cannot be used; a part has no micrograph; one micrograph is in two
             parts; labels do not seem to lie on particles, and `force` is not given.
     """
-    paths: dict[str, list[LabelledPaths]] = {part: [] for part in PARTS}
+    paths: dict[str, list[LabelledPaths]] = {part: [] for part in (*PARTS, CALIBRATION)}
     for source in recipe.data:
         for one in find_labelled(data, source):
             if one.part in paths:
                 paths[one.part].append(one)
-    missing = [part for part, found in paths.items() if not found]
+    missing = [part for part in PARTS if not paths[part]]
     if missing:
         raise FrazilError(f"{data}: the recipe leaves no micrograph for {', '.join(missing)}; each part needs one")
     if not any(one.source.chooses_threshold for one in paths["selection"]):
         raise FrazilError(f"{data}: the recipe leaves no micrograph for selection that chooses the threshold")
     with console.status("reading micrographs"):
         _check_parts_apart(paths)
-        micrographs = {part: [load_labelled(one, recipe) for one in found] for part, found in paths.items()}
+        micrographs = {part: [load_labelled(one, recipe) for one in paths[part]] for part in PARTS}
     sha256 = training_set_sha256(paths["training"])
     _check_fit(micrographs, recipe, console, force=force)
-    counts = ", ".join(f"{len(found)} for {part}" for part, found in paths.items())
+    counts = ", ".join(f"{len(found)} for {part}" for part, found in paths.items() if found)
     particles = sum(len(m.centres) for m in micrographs["training"])
     console.print(f"micrographs: {counts}; {particles} particles to learn from")
     return TrainingData(folder=data, paths=paths, micrographs=micrographs, sha256=sha256)
@@ -80,17 +84,20 @@ def skip_missing(recipe: Recipe, data: Path) -> tuple[Recipe, tuple[str, ...]]:
     """
     found = [source for source in recipe.data if (data / source.folder).is_dir()]
     missing = tuple(source.folder for source in recipe.data if source not in found)
-    if not found:
-        raise SettingsError(f"{data}: expected one of the training sets {', '.join(missing)}, found none")
     if not missing:
         return recipe, ()
-    if not any(source.validation for source in found):
-        found = [msgspec.structs.replace(source, validation=_first_stems(data, source)) for source in found]
-    if not any(source.selection and not source.only_scored for source in found):
-        found = [msgspec.structs.replace(source, selection=_first_stems(data, source)) for source in found]
-    if not any(source.selection and source.chooses_threshold and not source.only_scored for source in found):
-        found = [msgspec.structs.replace(source, chooses_threshold=True) for source in found]
-    return msgspec.structs.replace(recipe, data=tuple(found)), missing
+    trained = [source for source in found if not source.calibrates and not source.only_scored]
+    if not trained:
+        raise SettingsError(f"{data}: expected one of the training sets {', '.join(missing)}, found none")
+    if not any(source.validation for source in found if not source.calibrates):
+        trained = [msgspec.structs.replace(source, validation=_first_stems(data, source)) for source in trained]
+    if not any(source.selection for source in trained):
+        trained = [msgspec.structs.replace(source, selection=_first_stems(data, source)) for source in trained]
+    if not any(source.selection and source.chooses_threshold for source in trained):
+        trained = [msgspec.structs.replace(source, chooses_threshold=True) for source in trained]
+    changed = {source.folder: source for source in trained}
+    data_left = tuple(changed.get(source.folder, source) for source in found)
+    return msgspec.structs.replace(recipe, data=data_left), missing
 
 
 def _first_stems(data: Path, source: TrainingSet) -> tuple[str, ...]:
@@ -118,8 +125,8 @@ def _check_fit(
 ) -> None:
     doubts = []
     for source in recipe.data:
-        if source.diameter_angstrom is UNSET:
-            continue  # simulated, each with another particle
+        if source.diameter_angstrom is UNSET or source.calibrates:
+            continue  # simulated, each with another particle; or not read yet
         of_set = [m for part in PARTS for m in micrographs[part] if m.source == source]
         doubts += [f"{source.folder}: {doubt}" for doubt in fit_labels(of_set, recipe.diameter_px).doubts(source)]
     if doubts and not force:
