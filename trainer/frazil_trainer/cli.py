@@ -156,6 +156,10 @@ def train(
             "Repeat for more.",
         ),
     ] = None,
+    missing: Annotated[
+        bool,
+        typer.Option("--skip-missing", help="Train without those training sets whose folders are not below --data."),
+    ] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="Make an int8 twin too, and keep it if it picks as well.")
     ] = False,
@@ -177,11 +181,16 @@ def train(
     import torch
 
     from frazil.model import ModelFolder
+    from frazil_trainer.data.load import skip_missing
     from frazil_trainer.recipe import find_recipe, leave_out, read_recipe
     from frazil_trainer.run import run_recipe
 
     torch.set_num_threads(threads)
     read = leave_out(read_recipe(find_recipe(recipe)), only_score or [])
+    if missing:
+        read, skipped = skip_missing(read, data)
+        if skipped:
+            typer.echo(f"trains without {', '.join(skipped)}: not in {data}", err=True)
     version = run_recipe(
         read if epochs is None else msgspec.structs.replace(read, epochs=epochs),
         data,
@@ -229,6 +238,15 @@ def evaluate(
             show_default="down",
         ),
     ] = None,
+    picks_binning: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="FACTOR",
+            help="How many times smaller the micrographs were on which the picks were made: once for all, or once for "
+            "each --picks.",
+            show_default="1",
+        ),
+    ] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Threshold instead of the models' own.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write an HTML report here.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
@@ -245,7 +263,9 @@ def evaluate(
 
     recipe_file = find_recipe(recipe)
     paths = evaluation.validation_paths(data, read_recipe(recipe_file).data)
-    sources = evaluation.open_sources(model or (), picks or (), picks_y_axis or (), threshold, paths)
+    sources = evaluation.open_sources(
+        model or (), picks or (), picks_y_axis or (), threshold, paths, picks_binning or ()
+    )
     console = _console()
     with console.status("reading micrographs") as status:
         scored = evaluation.score_micrographs(sources, paths, status.update)

@@ -58,12 +58,15 @@ class TrainingSet(_Table, frozen=True, kw_only=True):
     """Diameter of the particle. Default: each micrograph's own, from the folder's ``diameters.csv``, as `frazil-train
     worlds` writes it; such micrographs may be without particles."""
     labels: CoordinateEnding = ".star"
-    """Ending of the label files, which tells their format: RELION ``.star``, EMAN ``.box``, crYOLO
-    ``.cbox``, Topaz ``.txt`` or ``.tsv``, ``.csv``."""
+    """Ending of the label files, which tells their format: RELION ``.star``, cryoSPARC ``.cs``, EMAN
+    ``.box``, crYOLO ``.cbox``, Topaz ``.txt`` or ``.tsv``, ``.csv``."""
     labels_suffix: str = ""
     """Labels of ``a.mrc`` are in ``a<suffix><labels>``, or in one table ``*<suffix><labels>`` of all micrographs."""
     y_axis: YAxis = "down"
     """Whether the labels count y from the first row of the micrograph's file, or, ``up``, from the last one."""
+    labels_binning: _Positive | UnsetType = UNSET
+    """How many times smaller the micrographs were, on each side, on which the labels were picked: 8 after
+    ``topaz preprocess -s 8``. Without it labels are in pixels of the micrographs in the folder."""
     pixel_size_angstrom: _Positive | UnsetType = UNSET
     """Pixel size of the micrographs. Without it the headers of the micrographs count; pictures have none."""
     other_labels: tuple[str, ...] = ()

@@ -40,6 +40,8 @@ _LARGEST_OFFSET_DIAMETERS = 0.1
 """Labels of people and pickers on real micrographs were off by at most 0.06 diameters."""
 _OVERLAP_DIAMETERS = 0.5
 _LARGEST_OVERLAPPING_FRACTION = 0.2
+_LEAST_REACH = 0.6
+"""Labels on a whole micrograph reach to near its last column. Which way rows count does not matter to columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,8 @@ class LabelFit:
     """Standard error of both."""
     overlapping: float
     """Fraction of the particles closer than half a diameter to another one."""
+    reach: float
+    """Last column with a label, as a fraction of the micrograph's width."""
     offset_diameters: tuple[float, float] | None
     """Rows and columns from the labels to the middle of the contrast around them; None without contrast."""
 
@@ -86,6 +90,11 @@ class LabelFit:
                 f"{self.overlapping:.0%} of the particles lie closer than half a diameter to another one: "
                 "are pixel size and diameter right?"
             )
+        if doubts and 0 < self.reach < _LEAST_REACH:
+            doubts.append(
+                f"no label lies beyond {self.reach:.0%} of the width: were they picked on micrographs "
+                f"binned by {1 / self.reach:.1f} or so? set labels_binning"
+            )
         return doubts
 
 
@@ -106,8 +115,14 @@ def fit_labels(micrographs: Sequence[LabelledMicrograph], diameter_px: float) ->
         contrast_flipped=float(flipped.sum() / measured),
         contrast_error=error,
         overlapping=float((np.concatenate(distances) < _OVERLAP_DIAMETERS * diameter_px).sum() / measured),
+        reach=max((_reach(one) for one in micrographs), default=0.0),
         offset_diameters=_middle(mean_around, 2 * _CLEAR_ERRORS * error, diameter_px),
     )
+
+
+def _reach(labelled: LabelledMicrograph) -> float:
+    """The last column with a label, as a fraction of the picture's width."""
+    return float(labelled.centres[:, 1].max(initial=0.0) / labelled.picture.pixels.shape[1])
 
 
 def _middle(around: NDArray[np.float64], clear: float, diameter_px: float) -> tuple[float, float] | None:

@@ -21,6 +21,7 @@ from frazil.picking import (
     Picks,
     Picture,
     make_picture,
+    may_be_together,
     named_micrographs,
     read_coordinates,
     read_micrograph,
@@ -129,6 +130,8 @@ class LabelledPaths:
     labels: Path
     """A file for this micrograph, or a table of several micrographs."""
     source: TrainingSet
+    passthrough: tuple[Path, ...] = ()
+    """Further files about the same particles; see `read_coordinates`."""
     may_be_empty: bool = False
     """Whether it may hold no particle at all."""
 
@@ -184,18 +187,18 @@ def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
     folder = data / source.folder
     micrographs = find_micrographs(folder)
     own = {path: labels for path in micrographs if (labels := _own_labels(path, source)).is_file()}
-    labels_of = own or _shared_labels(folder, micrographs, source)
-    diameters = _read_diameters(folder) if source.diameter_angstrom is UNSET else {}
-    found = [
-        LabelledPaths(
-            micrograph=path,
-            labels=labels_of[path],
-            source=msgspec.structs.replace(source, diameter_angstrom=diameters[path.stem]) if diameters else source,
-            may_be_empty=bool(diameters),
-        )
-        for path in micrographs
-        if path in labels_of and (not diameters or path.stem in diameters)
-    ]
+    found = [LabelledPaths(micrograph=path, labels=labels, source=source) for path, labels in own.items()]
+    found = found or _shared_labels(folder, micrographs, source)
+    if source.diameter_angstrom is UNSET and (diameters := _read_diameters(folder)):
+        found = [
+            dataclasses.replace(
+                one,
+                source=msgspec.structs.replace(source, diameter_angstrom=diameters[one.micrograph.stem]),
+                may_be_empty=True,
+            )
+            for one in found
+            if one.micrograph.stem in diameters
+        ]
     if not found:
         raise FrazilError(
             f"{folder}: expected micrographs (*.mrc) with labels (*{source.labels_ending}), found none "
@@ -230,8 +233,11 @@ def read_labelled(paths: LabelledPaths) -> tuple[Micrograph, Picks]:
     particles = read_coordinates(
         paths.labels,
         stem=paths.micrograph.stem if paths.labels_are_shared else None,
+        passthrough=paths.passthrough,
         y_axis=source.y_axis,
+        binning=1.0 if source.labels_binning is UNSET else source.labels_binning,
         height_px=micrograph.pixels.shape[0],
+        width_px=micrograph.pixels.shape[1],
         pixel_size_angstrom=pixel_size,
         may_be_empty=paths.may_be_empty,
     )
@@ -315,7 +321,7 @@ def training_set_sha256(paths: Sequence[LabelledPaths]) -> str:
     """SHA-256 over the content of micrographs and labels, in order."""
     digest = hashlib.sha256()
     for one in paths:
-        for file in (one.micrograph, one.labels):
+        for file in (one.micrograph, one.labels, *one.passthrough):
             digest.update(content_digest(file))
     return digest.hexdigest()
 
@@ -348,20 +354,24 @@ def _own_labels(micrograph: Path, source: TrainingSet) -> Path:
     return micrograph.with_name(f"{micrograph.stem}{source.labels_ending}")
 
 
-def _shared_labels(folder: Path, micrographs: list[Path], source: TrainingSet) -> dict[Path, Path]:
-    """The table in the folder, for each micrograph in it."""
+def _shared_labels(folder: Path, micrographs: list[Path], source: TrainingSet) -> list[LabelledPaths]:
+    """The micrographs in the folder that its table names; cryoSPARC's may be in several files."""
     pattern = f"*{source.labels_ending}"
     tables = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
-    if len(tables) > 1:
+    if len(tables) > 1 and not may_be_together(tables):
         names = ", ".join(path.name for path in tables[:3])
         raise FrazilError(
             f"{folder}: expected labels named after their micrographs, or one table, found {len(tables)} ({names})"
         )
     if not tables:
-        return {}
-    (table,) = tables
-    stems = named_micrographs(table)
-    named = {path: table for path in micrographs if path.stem in stems}
+        return []
+    table, *passthrough = tables
+    stems = named_micrographs(table, passthrough=passthrough)
+    named = [
+        LabelledPaths(micrograph=path, labels=table, source=source, passthrough=tuple(passthrough))
+        for path in micrographs
+        if path.stem in stems
+    ]
     if stems and micrographs and not named:
         raise FrazilError(
             f"{table}: expected particles of micrographs such as {micrographs[0].stem}, "
