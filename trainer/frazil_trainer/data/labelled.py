@@ -7,17 +7,21 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import cv2
+import msgspec
 import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from frazil.errors import FrazilError, MicrographError
+from frazil.errors import FrazilError, MicrographError, SettingsError
 from frazil.picking import (
+    CoordinateEnding,
     Micrograph,
     Picks,
     Picture,
+    YAxis,
     make_picture,
     named_micrographs,
     read_coordinates,
@@ -31,6 +35,7 @@ __all__ = [
     "LabelledPaths",
     "check_inside",
     "content_digest",
+    "describe_set",
     "find_labelled",
     "find_micrographs",
     "inside_border",
@@ -165,6 +170,41 @@ class LabelledMicrograph:
             rows, columns = (np.clip(np.rint(v), 0, n - 1).astype(np.intp) for v, n in ((y, h), (x, w)))
             inside &= ~self.blank[rows, columns]
         return np.asarray(inside, np.bool_)
+
+
+def describe_set(
+    folder: Path,
+    *,
+    diameter_angstrom: float,
+    labels: str,
+    y_axis: YAxis,
+    pixel_size_angstrom: float | None,
+) -> TrainingSet:
+    """A folder of labelled micrographs as a training set; `labels` is how the names of label files end.
+
+    Raises:
+        SettingsError: no label file ends so.
+    """
+    ending = next((known for known in get_args(CoordinateEnding) if labels.endswith(known)), None)
+    if ending is None:
+        raise SettingsError(
+            f"labels: expected an ending such as {', '.join(get_args(CoordinateEnding))} or _picked.star, "
+            f"found {labels!r}"
+        )
+    try:
+        return msgspec.convert(
+            {
+                "folder": folder.resolve().name,
+                "diameter_angstrom": diameter_angstrom,
+                "labels": ending,
+                "labels_suffix": labels.removesuffix(ending),
+                "y_axis": y_axis,
+            }
+            | ({} if pixel_size_angstrom is None else {"pixel_size_angstrom": pixel_size_angstrom}),
+            TrainingSet,
+        )
+    except msgspec.ValidationError as error:
+        raise SettingsError(str(error)) from error
 
 
 def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
