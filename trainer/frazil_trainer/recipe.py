@@ -54,8 +54,9 @@ class TrainingSet(_Table, frozen=True, kw_only=True):
 
     folder: str
     """Below the data folder given on the command line."""
-    diameter_angstrom: _Positive
-    """Diameter of the particle."""
+    diameter_angstrom: _Positive | UnsetType = UNSET
+    """Diameter of the particle. Default: each micrograph's own, from the folder's ``diameters.csv``, as `frazil-train
+    worlds` writes it; such micrographs may be without particles."""
     labels: CoordinateEnding = ".star"
     """Ending of the label files, which tells their format: RELION ``.star``, EMAN ``.box``, crYOLO
     ``.cbox``, Topaz ``.txt`` or ``.tsv``, ``.csv``."""
@@ -82,6 +83,17 @@ class TrainingSet(_Table, frozen=True, kw_only=True):
     """Whether only its validation micrographs are used, and none for training."""
     incomplete: tuple[str, ...] = ()
     """Stems of the micrographs whose labels miss many particles; see `Patches.doubtful_score`."""
+
+    @property
+    def known_diameter_angstrom(self) -> float:
+        """The diameter, where the recipe or the micrograph's row gives it.
+
+        Raises:
+            SettingsError: neither does.
+        """
+        if self.diameter_angstrom is UNSET:
+            raise SettingsError(f"{self.folder}: expected diameter_angstrom in the recipe, found none")
+        return self.diameter_angstrom
 
     @property
     def labels_ending(self) -> str:

@@ -75,7 +75,7 @@ class LabelFit:
                 "and are pixel size and diameter right?"
             )
         if not flip_fits and self.offset_diameters and np.hypot(*self.offset_diameters) > _LARGEST_OFFSET_DIAMETERS:
-            y, x = (offset * source.diameter_angstrom for offset in self.offset_diameters)
+            y, x = (offset * source.known_diameter_angstrom for offset in self.offset_diameters)
             y = -y if source.y_axis == "up" else y
             doubts.append(
                 f"the labels lie off the particles, whose middle is {x:+.0f} Å in x and {y:+.0f} Å in y from them: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from frazil.picking import (
 from frazil_trainer.recipe import Recipe, TrainingSet
 
 __all__ = [
+    "DIAMETERS_NAME",
     "MICROGRAPH_ENDINGS",
     "LabelledMicrograph",
     "LabelledPaths",
@@ -45,6 +47,9 @@ __all__ = [
     "read_micrograph_file",
     "training_set_sha256",
 ]
+
+DIAMETERS_NAME = "diameters.csv"
+"""Table of micrographs in a folder: columns ``micrograph``, a stem, and ``diameter_angstrom`` of its particles."""
 
 _FEW_OUTSIDE = 5
 _SMALL_FRACTION_OUTSIDE = 0.05
@@ -131,6 +136,8 @@ class LabelledPaths:
     labels: Path
     """A file for this micrograph, or a table of several micrographs."""
     source: TrainingSet
+    may_be_empty: bool = False
+    """Whether it may hold no particle at all."""
 
     @property
     def labels_are_shared(self) -> bool:
@@ -218,10 +225,16 @@ def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
     micrographs = find_micrographs(folder)
     own = {path: labels for path in micrographs if (labels := _own_labels(path, source)).is_file()}
     labels_of = own or _shared_labels(folder, micrographs, source)
+    diameters = _read_diameters(folder) if source.diameter_angstrom is UNSET else {}
     found = [
-        LabelledPaths(micrograph=path, labels=labels_of[path], source=source)
+        LabelledPaths(
+            micrograph=path,
+            labels=labels_of[path],
+            source=msgspec.structs.replace(source, diameter_angstrom=diameters[path.stem]) if diameters else source,
+            may_be_empty=bool(diameters),
+        )
         for path in micrographs
-        if path in labels_of
+        if path in labels_of and (not diameters or path.stem in diameters)
     ]
     if not found:
         raise FrazilError(
@@ -260,6 +273,7 @@ def read_labelled(paths: LabelledPaths) -> tuple[Micrograph, Picks]:
         y_axis=source.y_axis,
         height_px=micrograph.pixels.shape[0],
         pixel_size_angstrom=pixel_size,
+        may_be_empty=paths.may_be_empty,
     )
     return dataclasses.replace(micrograph, pixel_size_angstrom=pixel_size), particles
 
@@ -291,9 +305,10 @@ def load_labelled(paths: LabelledPaths, recipe: Recipe) -> LabelledMicrograph:
             few lie outside.
     """
     micrograph, particles = read_labelled(paths)
-    check_inside(paths, particles, micrograph.pixels.shape)
+    if not paths.may_be_empty:
+        check_inside(paths, particles, micrograph.pixels.shape)
     labelled = make_labelled(paths, recipe, micrograph, particles)
-    if len(labelled.centres) == 0:
+    if len(labelled.centres) == 0 and not paths.may_be_empty:
         raise FrazilError(f"{paths.labels}: expected particles where the micrograph holds data, found none there")
     return labelled
 
@@ -306,7 +321,7 @@ def make_labelled(paths: LabelledPaths, recipe: Recipe, micrograph: Micrograph, 
     """
     picture = make_picture(
         micrograph,
-        diameter_angstrom=paths.source.diameter_angstrom,
+        diameter_angstrom=paths.source.known_diameter_angstrom,
         pixel_size_angstrom=None,
         model_diameter_px=recipe.diameter_px,
         normalisation=recipe.normalisation,
@@ -349,6 +364,23 @@ def content_digest(file: Path) -> bytes:
     """SHA-256 of a file's content."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").digest()
+
+
+def _read_diameters(folder: Path) -> dict[str, float]:
+    """The particle's diameter in Å by the micrograph's stem."""
+    table = folder / DIAMETERS_NAME
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            return {row["micrograph"]: float(row["diameter_angstrom"]) for row in csv.DictReader(file)}
+    except OSError as error:
+        raise FrazilError(
+            f"{table}: expected the diameters of a set without diameter_angstrom in the recipe, "
+            f"cannot read them: {error.strerror}"
+        ) from error
+    except (KeyError, ValueError) as error:
+        raise FrazilError(
+            f"{table}: expected the columns micrograph and diameter_angstrom with a number, found {error}"
+        ) from error
 
 
 def _own_labels(micrograph: Path, source: TrainingSet) -> Path:

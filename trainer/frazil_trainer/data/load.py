@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import UNSET
 from rich.console import Console
 
 from frazil.errors import FrazilError
@@ -82,6 +83,8 @@ def _check_fit(
 ) -> None:
     doubts = []
     for source in recipe.data:
+        if source.diameter_angstrom is UNSET:
+            continue  # simulated, each with another particle
         of_set = [m for part in PARTS for m in micrographs[part] if m.source == source]
         doubts += [f"{source.folder}: {doubt}" for doubt in fit_labels(of_set, recipe.diameter_px).doubts(source)]
     if doubts and not force:

@@ -89,7 +89,7 @@ def score_micrographs(
                         folder=one.source.folder,
                         picks=inside_border(picks, shape, one.source.border_px),
                         truth=inside_border(particles, shape, one.source.border_px),
-                        diameter_px=one.source.diameter_angstrom / micrograph.resolve_pixel_size(None),
+                        diameter_px=one.source.known_diameter_angstrom / micrograph.resolve_pixel_size(None),
                         height_px=shape[0],
                         labels=one.source.labels_ending,
                         picker=source.name,

@@ -66,7 +66,7 @@ class ModelSource:
             MicrographError: the micrograph cannot be picked.
         """
         settings = PickingSettings(
-            diameter_angstrom=paths.source.diameter_angstrom, threshold=min(LOWEST_THRESHOLD, self.threshold)
+            diameter_angstrom=paths.source.known_diameter_angstrom, threshold=min(LOWEST_THRESHOLD, self.threshold)
         )
         return Picker(self.model, settings, device=self._device).pick(micrograph)
 

@@ -11,15 +11,20 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 
 from frazil_trainer.data.labelled import LabelledMicrograph
-from frazil_trainer.examples.sampling import draw_source, generators, source_probabilities
+from frazil_trainer.examples.sampling import draw_source, generators, micrograph_probabilities
 
 __all__ = ["PatchSampler"]
 
 _NEAR_PARTICLE_FRACTION = 0.6
 _LARGEST_SCALE_STEP = 0.15
 _MILD_SCALE_STEP = 0.05
+_SPECTRUM_KNOTS = np.array([0.0, 0.03, 0.08, 0.2, 0.5])
+"""Radial frequencies in cycles per pixel."""
+_SPECTRUM_SPREAD = 0.3
+"""Standard deviation of the logarithm of the amplitude's factor at each of them."""
 _UNLABELLED_SCORE = 0.1
 """A cell with a lower target score is not near a label."""
 
@@ -47,7 +52,7 @@ class PatchSampler:
         self._step_px = step_px
         self._spread_px = spread_diameters * diameter_px
         self._augment = augment
-        self._probabilities = source_probabilities(micrographs)
+        self._probabilities = micrograph_probabilities(micrographs)
 
     def draw(
         self, seed: int, update: int, examples: range, *, mild: bool = False
@@ -83,7 +88,7 @@ class PatchSampler:
     ) -> NDArray[np.float64]:
         """(2, 3) affine map from the picture to the patch, x before y as in OpenCV."""
         h, w = micrograph.picture.pixels.shape
-        if rng.random() < _NEAR_PARTICLE_FRACTION:
+        if rng.random() < _NEAR_PARTICLE_FRACTION and len(micrograph.centres):
             y, x = micrograph.centres[rng.integers(len(micrograph.centres))]
             y, x = y + rng.normal(0, self._patch_px / 6), x + rng.normal(0, self._patch_px / 6)
         else:
@@ -120,13 +125,27 @@ class PatchSampler:
 
 
 def _change(rng: np.random.Generator, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Change contrast, sharpness and noise."""
+    """Change contrast, sharpness, spectrum and noise."""
     if rng.random() < 0.3:
         pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.2)), np.float32)
     gain = np.float32(np.exp(rng.uniform(-0.35, 0.35)))
     pixels = (pixels - np.float32(0.5)) * gain + np.float32(0.5 + rng.normal(0, 0.02))
+    if rng.random() < 0.4:
+        pixels = _recoloured(rng, pixels)
     if rng.random() < 0.5:
         noise = rng.standard_normal(pixels.shape, np.float32)
         pixels = pixels + np.float32(rng.uniform(0.01, 0.08)) * noise
     changed: NDArray[np.float32] = np.clip(pixels, 0, 1)
     return changed
+
+
+def _recoloured(rng: np.random.Generator, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Multiply the amplitudes of the spectrum by a smooth random curve, of about 3 dB, over the radial frequency.
+
+    As Fourier domain adaptation (Yang and Soatto, CVPR 2020, arXiv:2004.05498) exchanges amplitudes, but at random.
+    """
+    wave = fft.rfft2(pixels - np.float32(0.5))
+    fy, fx = fft.fftfreq(pixels.shape[0])[:, None], fft.rfftfreq(pixels.shape[1])[None, :]
+    knots = rng.normal(0, _SPECTRUM_SPREAD, _SPECTRUM_KNOTS.size)
+    wave *= np.exp(np.interp(np.hypot(fy, fx), _SPECTRUM_KNOTS, knots)).astype(np.float32)
+    return np.asarray(fft.irfft2(wave, pixels.shape), np.float32) + np.float32(0.5)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from frazil_trainer.data.labelled import LabelledMicrograph
 
-__all__ = ["draw_source", "generators", "source_probabilities"]
+__all__ = ["draw_source", "generators", "micrograph_probabilities", "source_probabilities"]
 
 
 def generators(seed: int, update: int, examples: Iterable[int]) -> list[np.random.Generator]:
@@ -35,4 +35,16 @@ def source_probabilities(micrographs: Sequence[LabelledMicrograph]) -> NDArray[n
     for one in micrographs:
         particles_of_set[one.source.folder] = particles_of_set.get(one.source.folder, 0) + len(one.centres)
     weights = np.array([m.source.weight * len(m.centres) / particles_of_set[m.source.folder] for m in micrographs])
+    return np.asarray(weights / weights.sum(), np.float64)
+
+
+def micrograph_probabilities(micrographs: Sequence[LabelledMicrograph]) -> NDArray[np.float64]:
+    """(n,) probability of each micrograph, with or without particles.
+
+    All micrographs of a training set are equally likely, and sets are as likely as their weights.
+    """
+    count_of_set: dict[str, int] = {}
+    for one in micrographs:
+        count_of_set[one.source.folder] = count_of_set.get(one.source.folder, 0) + 1
+    weights = np.array([m.source.weight / count_of_set[m.source.folder] for m in micrographs])
     return np.asarray(weights / weights.sum(), np.float64)

@@ -39,7 +39,7 @@ class DensityModel:
             name=f"{self.name} fragment",
             symmetry="C1",
             diameter_angstrom=self.diameter_angstrom / 2,
-            positions=positions - np.average(positions, axis=0, weights=weights),
+            positions=positions - np.average(positions, axis=0, weights=np.abs(weights)),
             weights=weights,
             sigma_angstrom=self.sigma_angstrom,
         )

@@ -24,12 +24,14 @@ from frazil_trainer.simulate.molecules import MODEL_NAMES, density_model
 from frazil_trainer.simulate.scene import CarbonFilm, Contamination, Frame
 from frazil_trainer.simulate.settings import SimulationSettings
 from frazil_trainer.simulate.specimen import draw_specimen, lay_noise, lay_phase, lay_transmission
+from frazil_trainer.simulate.surroundings import Surroundings
 
 __all__ = [
     "SimulatedMicrograph",
     "series_seed",
     "simulate_micrograph",
     "write_micrograph",
+    "write_pixels",
 ]
 
 _DELOCALISATION_RESOLUTION_ANGSTROM = 6.0
@@ -66,7 +68,10 @@ def series_seed(seed: int, index: int) -> np.random.SeedSequence:
 
 
 def simulate_micrograph(
-    settings: SimulationSettings, seed: int | np.random.SeedSequence, molecule: DensityModel | None = None
+    settings: SimulationSettings,
+    seed: int | np.random.SeedSequence,
+    molecule: DensityModel | None = None,
+    surroundings: Surroundings | None = None,
 ) -> SimulatedMicrograph:
     """Simulate one micrograph; the same settings and seed always give the same one.
 
@@ -78,12 +83,13 @@ def simulate_micrograph(
         settings: description of the micrograph.
         seed: an integer, or a seed sequence, which stays unchanged.
         molecule: of the particles. Default: that of the settings.
+        surroundings: what lies around the particles beside film and dirt. Default: nothing.
     """
     rng = np.random.default_rng(seed)
     model = molecule or _draw_molecule(settings, rng)
     pixel_size = settings.pixel_size_angstrom
     transfer = _draw_transfer(settings, rng)
-    specimen = draw_specimen(settings, model, rng)
+    specimen = draw_specimen(settings, model, surroundings or Surroundings(), rng)
 
     frame = _padded_frame(settings, model.diameter_angstrom, transfer)
     contrast = form_contrast(
@@ -138,11 +144,16 @@ def write_micrograph(path: Path, simulated: SimulatedMicrograph) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    write_pixels(path, simulated.pixels, simulated.pixel_size_angstrom)
+
+
+def write_pixels(path: Path, pixels: NDArray[np.float32], pixel_size_angstrom: float) -> None:
+    """The same for any pixels, (h, w) float32."""
     aside = path.with_name(f".{path.name}.tmp")
     try:
         with mrcfile.new(aside, overwrite=True) as mrc:
-            mrc.set_data(simulated.pixels)
-            mrc.voxel_size = simulated.pixel_size_angstrom
+            mrc.set_data(pixels)
+            mrc.voxel_size = pixel_size_angstrom
             # mrcfile's own label holds the time: without it, the same seed gives the same bytes.
             mrc.header.nlabl = 0
             mrc.header.label[:] = b""

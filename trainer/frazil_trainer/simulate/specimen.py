@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,17 @@ from frazil_trainer.simulate.scene import (
     ice_transmission,
 )
 from frazil_trainer.simulate.settings import SimulationSettings
+from frazil_trainer.simulate.surroundings import (
+    Clump,
+    Filament,
+    Speckle,
+    Surroundings,
+    draw_clumps,
+    draw_filaments,
+    draw_speckle,
+    filament_phase,
+)
+from frazil_trainer.simulate.variety import preferred_rotations
 
 __all__ = ["Specimen", "draw_specimen", "lay_noise", "lay_phase", "lay_transmission"]
 
@@ -27,6 +39,8 @@ _CLEARANCE_DIAMETERS = 0.15
 """Least distance of particles' centres from carbon and contamination."""
 _LEAST_DIRT_DIAMETERS = 0.6
 """Smallest radius of contamination, larger than a particle's."""
+_LEAST_SPECK_DIAMETERS = 0.15
+"""Smallest radius of specks of frozen ethane, which may be as large as particles."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,18 +54,30 @@ class Specimen:
     """(m, 2) places of broken pieces, columns y, x."""
     carbon: CarbonFilm | None
     contamination: tuple[Contamination, ...]
+    surroundings: Surroundings
+    clumps: tuple[Clump, ...]
+    filaments: tuple[Filament, ...]
+    speckles: tuple[Speckle, ...]
 
 
-def draw_specimen(settings: SimulationSettings, model: DensityModel, rng: np.random.Generator) -> Specimen:
-    """Draw film and dirt, then particles away from both."""
+def draw_specimen(
+    settings: SimulationSettings, model: DensityModel, surroundings: Surroundings, rng: np.random.Generator
+) -> Specimen:
+    """Draw film, dirt and clumps, then particles away from these."""
     diameter_px = model.diameter_angstrom / settings.pixel_size_angstrom
     has_carbon = rng.random() < settings.carbon_probability
     carbon = draw_carbon(settings.shape, settings.pixel_size_angstrom, rng) if has_carbon else None
     dirt_count = int(rng.integers(*settings.contamination_range, endpoint=True))
     contamination = draw_contamination(dirt_count, settings.shape, _LEAST_DIRT_DIAMETERS * diameter_px, rng)
-    obstacles: tuple[CarbonFilm | Contamination, ...] = contamination
+    if surroundings.metal and carbon is not None:
+        carbon = replace(carbon, transmission=float(rng.uniform(0.02, 0.3)), noise_ratio=1.0)
+    if surroundings.small_dirt:
+        specks = draw_contamination(surroundings.small_dirt, settings.shape, _LEAST_SPECK_DIAMETERS * diameter_px, rng)
+        contamination += tuple(replace(speck, transmission=float(rng.uniform(0.4, 0.9))) for speck in specks)
+    clumps = draw_clumps(surroundings.clumps, settings.shape, diameter_px, rng)
+    obstacles: tuple[CarbonFilm | Contamination | Clump, ...] = (*contamination, *clumps)
     if carbon is not None:
-        obstacles = (carbon, *contamination)
+        obstacles = (carbon, *obstacles)
 
     def is_free(y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.bool_]:
         free = np.ones(y.shape, np.bool_)
@@ -77,7 +103,17 @@ def draw_specimen(settings: SimulationSettings, model: DensityModel, rng: np.ran
     )
     fragment_count = round(len(centres) * rng.uniform(*settings.fragments_per_particle_range))
     fragments = rng.uniform((0, 0), settings.shape, (fragment_count, 2))
-    return Specimen(model=model, centres=centres, fragments=fragments, carbon=carbon, contamination=contamination)
+    return Specimen(
+        model=model,
+        centres=centres,
+        fragments=fragments,
+        carbon=carbon,
+        contamination=contamination,
+        surroundings=surroundings,
+        clumps=clumps,
+        filaments=draw_filaments(surroundings.filaments, settings.shape, settings.pixel_size_angstrom, rng),
+        speckles=draw_speckle(surroundings.speckles, settings.shape, settings.pixel_size_angstrom, rng),
+    )
 
 
 def lay_phase(
@@ -93,28 +129,51 @@ def lay_phase(
     The frame must contain every particle.
     """
     phase = np.zeros(frame.shape, np.float32)
-    reach = int(np.ceil(specimen.model.diameter_angstrom / 2 / pixel_size_angstrom)) + 2
-    size = 2 * reach + 1
+    surroundings = specimen.surroundings
 
-    def add(part: DensityModel, y: float, x: float, rotation: NDArray[np.float64]) -> None:
+    def add(part: DensityModel, y: float, x: float, rotation: NDArray[np.float64], diameter: float) -> None:
+        reach = int(np.ceil(diameter / 2 / pixel_size_angstrom)) + 2
         row, column = int(np.floor(y)), int(np.floor(x))
         stamp = project(
             part,
             rotation,
             pixel_size_angstrom=pixel_size_angstrom,
-            size_px=size,
+            size_px=2 * reach + 1,
             centre_px=(reach + y - row, reach + x - column),
         )
         top, left = row - frame.origin[0] - reach, column - frame.origin[1] - reach
-        phase[top : top + size, left : left + size] += stamp
+        # What reaches beyond the frame is cut off.
+        first_row, first_column = max(0, -top), max(0, -left)
+        part_of_frame = phase[max(0, top) : top + len(stamp), max(0, left) : left + len(stamp)]
+        h, w = part_of_frame.shape
+        part_of_frame += stamp[first_row : first_row + h, first_column : first_column + w]
 
-    rotations = random_rotations(len(specimen.centres), rng)
-    for (y, x), rotation in zip(specimen.centres.tolist(), rotations, strict=True):
-        add(specimen.model, y, x, rotation)
+    def add_all(parts: Sequence[DensityModel], places: NDArray[np.float64], rotations: NDArray[np.float64]) -> None:
+        for i, ((y, x), rotation) in enumerate(zip(places.tolist(), rotations, strict=True)):
+            part = parts[i % len(parts)]
+            add(part, y, x, rotation, part.diameter_angstrom)
+
+    count, shapes = len(specimen.centres), surroundings.variants or (specimen.model,)
+    spread = surroundings.view_spread_deg
+    views = random_rotations(count, rng) if spread is None else preferred_rotations(count, spread, rng)
+    add_all(shapes, specimen.centres, views)
     rotations = random_rotations(len(specimen.fragments), rng)
     for (y, x), rotation in zip(specimen.fragments.tolist(), rotations, strict=True):
-        add(specimen.model.fragment(rng), y, x, rotation)
+        add(specimen.model.fragment(rng), y, x, rotation, specimen.model.diameter_angstrom)
+    low = np.array(frame.origin, np.float64)
+    for stranger, number in surroundings.strangers:
+        places = rng.uniform(low, low + np.array(frame.shape) - 1, (number, 2))
+        add_all([stranger], places, random_rotations(number, rng))
+    for clump in specimen.clumps:
+        add_all(shapes, clump.places(rng), random_rotations(clump.count, rng))
     phase *= np.float32(interaction_rad_per_volt_angstrom)
+    for filament in specimen.filaments:
+        phase += filament_phase(
+            filament,
+            frame,
+            pixel_size_angstrom=pixel_size_angstrom,
+            interaction_rad_per_volt_angstrom=interaction_rad_per_volt_angstrom,
+        )
     if specimen.carbon is not None:
         phase += np.float32(specimen.carbon.phase_rad) * _cover(specimen.carbon, frame)
     for dirt in specimen.contamination:
@@ -141,6 +200,8 @@ def lay_transmission(specimen: Specimen, frame: Frame, *, ice_gradient: float, r
         rows, columns, part = frame.window(dirt.y, dirt.x, dirt.reach_px)
         thickness = dirt.thickness(*part.coordinates())
         transmission[rows, columns] *= 1 - np.float32(1 - dirt.transmission) * thickness
+    for speckle in specimen.speckles:
+        transmission *= speckle.transmission(frame, rng)
     return transmission
 
 
