@@ -30,10 +30,11 @@ _PixelSize = Annotated[
     float | None, typer.Option(min=0.01, help="Pixel size in Å, if it is missing or wrong in the micrographs' headers.")
 ]
 _Labels = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="ENDING",
-        help="How the names of label files end, behind the micrograph's: .star, .box, _picked.star, ...",
+        help="How the names of label files end, behind the micrograph's: .star, .box, _picked.star, ... "
+        "[default: what is there, of several the plain one]",
     ),
 ]
 _YAxis = Annotated[
@@ -189,7 +190,7 @@ def adapt(
     diameter: _Diameter,
     out: Annotated[Path, typer.Option(help="The model's folder in the repository; the next version goes in.")],
     pixel_size: _PixelSize = None,
-    labels: _Labels = ".star",
+    labels: _Labels = None,
     y_axis: _YAxis = "down",
     minutes: Annotated[float, typer.Option(min=0.1, help="How long it may take in all.")] = 2.5,
     incomplete: Annotated[
@@ -350,6 +351,28 @@ def half(
 
     version = export_half(model, out)
     typer.echo(f"wrote {version}; evaluate it beside {model} before it is promoted")
+
+
+@app.command("new-recipe")
+def new_recipe(
+    *,
+    data: Annotated[Path, typer.Option(help="Folder of micrographs, with their labels beside them.")],
+    diameter: _Diameter,
+    pixel_size: _PixelSize = None,
+    labels: _Labels = None,
+    y_axis: _YAxis = "down",
+) -> None:
+    """Write a recipe for a folder of labelled micrographs to the standard output.
+
+    It is to be trained with --data of the same folder.
+    """
+    from frazil_trainer.data.labelled import describe_set
+    from frazil_trainer.new_recipe import write_recipe
+
+    source = describe_set(
+        data, name=".", diameter_angstrom=diameter, labels=labels, y_axis=y_axis, pixel_size_angstrom=pixel_size
+    )
+    typer.echo(write_recipe(data, source, _console()), nl=False)
 
 
 @app.command("check-data")

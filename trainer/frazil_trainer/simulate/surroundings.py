@@ -117,9 +117,7 @@ class Speckle:
         return transmission
 
 
-def draw_clumps(
-    count: int, shape: tuple[int, int], diameter_px: float, rng: np.random.Generator
-) -> tuple[Clump, ...]:
+def draw_clumps(count: int, shape: tuple[int, int], diameter_px: float, rng: np.random.Generator) -> tuple[Clump, ...]:
     """Random clumps of 6 to 40 molecules."""
     clumps = []
     for _ in range(count):
