@@ -226,7 +226,14 @@ def adapt(
     version = adapt_model(
         parent,
         data,
-        describe_set(data, diameter_angstrom=diameter, labels=labels, y_axis=y_axis, pixel_size_angstrom=pixel_size),
+        describe_set(
+            data,
+            name=data.resolve().name,
+            diameter_angstrom=diameter,
+            labels=labels,
+            y_axis=y_axis,
+            pixel_size_angstrom=pixel_size,
+        ),
         out,
         _console(),
         run=run or Path("runs") / out.name,
