@@ -194,11 +194,13 @@ def adapt(
     y_axis: _YAxis = "down",
     minutes: Annotated[float, typer.Option(min=0.1, help="How long it may take in all.")] = 2.5,
     incomplete: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--incomplete", help="Labels miss many particles. Without it, frazil judges by how many seem to be missed."
+            "--incomplete/--complete",
+            help="Whether labels miss many particles. [default: frazil judges by what it picks]",
+            show_default=False,
         ),
-    ] = False,
+    ] = None,
     promote: Annotated[bool, typer.Option("--promote", help="Make the new version the serving one.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Adapt to labels that do not seem to lie on particles.")
@@ -219,7 +221,7 @@ def adapt(
     import torch
 
     from frazil.model import ModelFolder
-    from frazil_trainer.adapt.adaptation import adapt_model
+    from frazil_trainer.adapt.adaptation import AdaptationSettings, adapt_model
     from frazil_trainer.data.labelled import describe_set
 
     torch.set_num_threads(threads)
@@ -237,11 +239,9 @@ def adapt(
         out,
         _console(),
         run=run or Path("runs") / out.name,
-        minutes=minutes,
-        device=device,
-        threads=threads,
-        incomplete=incomplete,
-        force=force,
+        settings=AdaptationSettings(
+            minutes=minutes, device=device, threads=threads, incomplete=incomplete, force=force
+        ),
     )
     typer.echo(f"wrote {version}")
     if promote:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -37,20 +38,39 @@ from frazil_trainer.training.loop import Checkpoints, train
 from frazil_trainer.training.processes import Processes, join_processes
 from frazil_trainer.training.run_folder import RunFolder
 
-__all__ = ["DEFAULT_MINUTES", "AdaptationRecord", "Comparison", "adapt_model"]
-
-DEFAULT_MINUTES = 2.5
+__all__ = ["AdaptationRecord", "AdaptationSettings", "Comparison", "adapt_model"]
 
 _SEED = 20261128
 _BATCH = 12
 _UPDATES_PER_EPOCH = 10
 _LEARNING_RATE = 3e-4
-_REPLAY_MICROGRAPHS = 40
-_CHECKPOINT_SECONDS = 10.0
 _SECONDS_AFTER = 25.0
 """To score and to export, on two older cores."""
 _FRACTION_OF_THE_REST = 0.9
-_WORSE = 0.01
+_WORSE = 0.5
+"""Largest F1 drop on n labels, times the root of n: more is no chance."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptationSettings:
+    """Settings of an adaptation, of which a user needs none."""
+
+    minutes: float = 2.5
+    """That it may take in all."""
+    device: Device = "auto"
+    threads: int = 2
+    """CPU threads."""
+    incomplete: bool | None = None
+    """Whether labels miss particles; None estimates it."""
+    force: bool = False
+    """Whether to adapt to labels that do not seem to lie on particles."""
+    replay_micrographs: int = 40
+    """That are simulated, so that nothing is forgotten."""
+    checkpoint_seconds: float = 10.0
+    """Least time between two checkpoints."""
+
+
+_DEFAULTS = AdaptationSettings()
 
 
 class AdaptationRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,11 +126,7 @@ def adapt_model(
     console: Console,
     *,
     run: Path,
-    minutes: float = DEFAULT_MINUTES,
-    device: Device = "auto",
-    threads: int = 2,
-    incomplete: bool = False,
-    force: bool = False,
+    settings: AdaptationSettings = _DEFAULTS,
 ) -> Path:
     """Adapt a model to a few labelled micrographs, and write it as the next version of a model.
 
@@ -122,11 +138,7 @@ def adapt_model(
         console: to print to.
         run: folder for checkpoints, from which the same command goes on after it was stopped; what it holds of this
             adaptation is removed at the end.
-        minutes: that it may take in all.
-        device: of the training.
-        threads: CPU threads.
-        incomplete: whether labels are known to miss particles. Else that is estimated.
-        force: whether to adapt to labels that do not seem to lie on particles.
+        settings: of the adaptation.
 
     Returns:
         The new version's folder.
@@ -138,11 +150,11 @@ def adapt_model(
     started = time.monotonic()
     check_writable(out)
     check_writable(run)
-    begun = _begin(parent_path, data, source, console, threads=threads, incomplete=incomplete, force=force)
-    run /= _key(begun, minutes)
-    with join_processes(device) as processes:
-        left = 60 * minutes - (time.monotonic() - started) - _SECONDS_AFTER
-        recipe, network, examples = _train(begun, run, left, console, processes)
+    begun = _begin(parent_path, data, source, console, settings)
+    run /= _key(begun, settings)
+    with join_processes(settings.device) as processes:
+        left = 60 * settings.minutes - (time.monotonic() - started) - _SECONDS_AFTER
+        recipe, network, examples = _train(begun, settings, run, left, console, processes)
     scorer = make_scorer(recipe, network, examples, begun.labels.whole)
     with console.status("comparing before and after"):
         comparison = _compare(begun, scorer, out)
@@ -173,18 +185,11 @@ def adapt_model(
 
 
 def _begin(
-    parent_path: Path,
-    data: Path,
-    source: TrainingSet,
-    console: Console,
-    *,
-    threads: int,
-    incomplete: bool,
-    force: bool,
+    parent_path: Path, data: Path, source: TrainingSet, console: Console, settings: AdaptationSettings
 ) -> _Beginning:
     """Read everything, and refuse what cannot be used."""
     with console.status("reading the model"):
-        parent = read_parent(parent_path, threads)
+        parent = read_parent(parent_path, settings.threads)
     contract, patches = parent.contract, Patches(per_epoch=_UPDATES_PER_EPOCH * _BATCH)
     recipe = Recipe(
         seed=_SEED,
@@ -198,9 +203,9 @@ def _begin(
         data=(source,),
     )
     with console.status("reading the labelled micrographs"):
-        labels = load_labels(data, source, recipe, console, force=force)
+        labels = load_labels(data, source, recipe, console, force=settings.force)
         picked = pick_labelled(parent.model, labels)
-    fraction = estimate_labelled_fraction(picked, incomplete=incomplete)
+    fraction = estimate_labelled_fraction(picked, settings.incomplete)
     console.print(f"{len(labels.paths)} micrographs with {labels.count} labels", highlight=False)
     if fraction < 1:
         console.print(
@@ -212,7 +217,7 @@ def _begin(
         recipe = msgspec.structs.replace(recipe, data=(labels.source,))
     with console.status("simulating others, to forget nothing") as status:
         replay = simulate_labelled(
-            _REPLAY_MICROGRAPHS,
+            settings.replay_micrographs,
             seed=_SEED,
             diameter_px=recipe.diameter_px,
             normalisation=recipe.normalisation,
@@ -223,16 +228,21 @@ def _begin(
     )
 
 
-def _key(begun: _Beginning, minutes: float) -> str:
+def _key(begun: _Beginning, settings: AdaptationSettings) -> str:
     """Of the same model, micrographs, labels and settings: what is begun with others is another adaptation."""
     digest = hashlib.sha256(msgspec.json.encode(begun.recipe))
-    for part in (begun.parent.model.identity.sha256, begun.labels.sha256, str(minutes)):
+    for part in (begun.parent.model.identity.sha256, begun.labels.sha256, repr(settings)):
         digest.update(part.encode())
     return f"adapt-{digest.hexdigest()[:12]}"
 
 
 def _train(
-    begun: _Beginning, run: Path, seconds: float, console: Console, processes: Processes
+    begun: _Beginning,
+    settings: AdaptationSettings,
+    run: Path,
+    seconds: float,
+    console: Console,
+    processes: Processes,
 ) -> tuple[Recipe, Fcn, AdaptationSource]:
     """Train for some seconds, from the beginning or from a checkpoint; the recipe, with its epochs, and the network."""
     network, patches = copy.deepcopy(begun.parent.network), begun.patches
@@ -255,7 +265,10 @@ def _train(
     if done:
         console.print(f"going on from update {done}, {folder.checkpoint}", soft_wrap=True, highlight=False)
     checkpoints = Checkpoints(
-        write=folder.write_checkpoint, every_seconds=_CHECKPOINT_SECONDS, file=folder.checkpoint, resume_from=state
+        write=folder.write_checkpoint,
+        every_seconds=settings.checkpoint_seconds,
+        file=folder.checkpoint,
+        resume_from=state,
     )
     with AdaptationBar(recipe, examples, done, _SECONDS_AFTER, console) as bar:
         train(network, examples, recipe, [bar], processes=processes, checkpoints=checkpoints)
@@ -275,7 +288,7 @@ def _compare(begun: _Beginning, scorer: Scorer, out: Path) -> Comparison:
     threshold = choose_threshold(picked, fraction, parent.contract.threshold)
     before = score_held_out(begun.picked, labels, parent.contract.threshold, fraction)
     after = score_held_out(picked, labels, threshold, fraction)
-    if after.best_f1 < before.best_f1 - _WORSE:
+    if after.best_f1 < before.best_f1 - _WORSE / math.sqrt(max(1, after.labels)):
         raise FrazilError(
             f"{parent.model.identity.short}: expected to pick the labelled particles better when adapted, found F1 "
             f"{after.best_f1:.3f} after and {before.best_f1:.3f} before, each at its best threshold; nothing is written"

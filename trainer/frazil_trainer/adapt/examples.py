@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from frazil_trainer.data.labelled import LabelledMicrograph
 from frazil_trainer.examples.patches import PatchSampler
+from frazil_trainer.examples.sampling import generators
 from frazil_trainer.networks import Fcn
 from frazil_trainer.recipe import Patches, Recipe
 from frazil_trainer.training.dense import quality_focal_loss
@@ -28,7 +31,8 @@ it the best threshold for them stays near that of the model."""
 _LEAST_LOGIT = -5.0
 """Lower logits of the replay set need not be kept: the place is no particle, however sure."""
 _LEAST_CELL_WEIGHT = 0.02
-_REPLAY_WEIGHT = 0.25
+
+_REPLAY_WEIGHT = 0.5
 
 _REPLAY = 2**20
 """Added to the seed for the replay set's random streams."""
@@ -77,7 +81,10 @@ class AdaptationSource:
         split = min(max(self._own_count, examples.start), examples.stop)
         mild = update >= self._first_mild
         own = self._own.draw(self._seed, update, range(examples.start, split), mild=mild)
-        replayed = self._replay.draw(self._seed + _REPLAY, update, range(split, examples.stop), mild=mild)
+        of_replay = range(split, examples.stop)
+        replayed = self._replay.draw(self._seed + _REPLAY, update, of_replay, mild=mild)
+        for tile, rng in zip(replayed[0], generators(self._seed + 2 * _REPLAY, update, of_replay), strict=True):
+            tile[0] = _filter(rng, tile[0])
         tiles, target, weights, unlabelled = (
             torch.from_numpy(np.concatenate(pair)) for pair in zip(own, replayed, strict=True)
         )
@@ -123,3 +130,21 @@ def _sampler(recipe: Recipe, patches: Patches, micrographs: Sequence[LabelledMic
         diameter_px=recipe.diameter_px,
         spread_diameters=patches.spread_diameters,
     )
+
+
+def _filter(rng: np.random.Generator, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Filter a picture as programs and people do before it is published: blurred and stretched, or its waves flattened.
+
+    Simulated micrographs alone are too much alike to stand for all that the model knew.
+    """
+    middle = np.float32(0.5)
+    if rng.random() < 0.5:
+        spread = max(float(pixels.std()), 1e-3)
+        blurred = np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.7, 2.2)), np.float32)
+        gain = min(spread / max(float(blurred.std()), 1e-3), 4.0) * np.exp(rng.uniform(-0.3, 0.3))
+        pixels = (blurred - blurred.mean()) * np.float32(gain) + middle
+    if rng.random() < 0.3:
+        waves = np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(3, 12)), np.float32)
+        pixels = pixels - np.float32(rng.uniform(0.2, 1)) * (waves - middle)
+    filtered: NDArray[np.float32] = np.clip(pixels, 0, 1)
+    return filtered

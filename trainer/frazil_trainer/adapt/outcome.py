@@ -22,7 +22,7 @@ _SURE_PICKS = 0.75
 _COMPLETE_FROM = 0.65
 _SHRINKING_LABELS = 30
 """Number of labels that count as much as what the model knew."""
-_AS_GOOD = 0.001
+_AS_GOOD = 0.003
 _HALF = 0.5
 
 
@@ -46,32 +46,33 @@ def pick_labelled(model: Model, labels: Labels) -> list[ScoredMicrograph]:
     return score_micrographs([ModelSource(model)], labels.paths)
 
 
-def estimate_labelled_fraction(scored: Sequence[ScoredMicrograph], *, incomplete: bool = False) -> float:
+def estimate_labelled_fraction(scored: Sequence[ScoredMicrograph], incomplete: bool | None = None) -> float:
     """The fraction of the particles that have a label, estimated from a model that knew none of these labels.
 
     It is the fraction of labelled picks among those that score as high as the better labelled ones do (Elkan and Noto,
-    KDD 2008, label frequency). If it is large, and labels are not known to be incomplete, all are taken to have one.
+    KDD 2008, label frequency). If it is large, and it is not known whether labels are `incomplete`, all are taken to
+    have one.
     """
     labelled = [match_picks(one.picks, one.truth, _HALF * one.diameter_px) >= 0 for one in scored]
     scores, has_label = np.concatenate([one.picks.score for one in scored]), np.concatenate(labelled)
-    if not has_label.any():
+    if incomplete is False or not has_label.any():
         return 1.0
     sure = scores >= np.quantile(scores[has_label], _SURE_PICKS)
     fraction = float(has_label[sure].mean())
-    return 1.0 if fraction >= _COMPLETE_FROM and not incomplete else fraction
+    return 1.0 if fraction >= _COMPLETE_FROM and incomplete is None else fraction
 
 
 def choose_threshold(scored: Sequence[ScoredMicrograph], fraction: float, former: float) -> float:
     """The threshold, to 0.01, with the highest F1, if only a fraction of the particles has a label.
 
-    Hits then are as many times more, and so is the number of particles. The fewer labels there are, the nearer it stays
-    to the former threshold.
+    Hits then are as many times more, and so is the number of particles. Of thresholds as good the one nearest to the
+    former is taken, which suits what the model knew; and the fewer labels there are, the nearer to that.
     """
     ranking = Ranking.pooled(one.rank(_HALF) for one in scored)
     candidates = np.round(np.arange(LOWEST_THRESHOLD, 0.95, 0.01), 2)
     f1 = np.array([_f1(ranking, threshold, fraction) for threshold in candidates.tolist()])
-    as_good = np.flatnonzero(f1 >= f1.max() - _AS_GOOD)
-    best = float(candidates[as_good[len(as_good) // 2]])
+    as_good = candidates[f1 >= f1.max() - _AS_GOOD]
+    best = float(as_good[np.abs(as_good - former).argmin()])
     weight = ranking.particles / (ranking.particles + _SHRINKING_LABELS)
     return round(weight * best + (1 - weight) * former, 2)
 
