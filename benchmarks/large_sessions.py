@@ -228,8 +228,9 @@ def run(*arguments: object) -> None:
 
 
 def serve(watch: Path, out: Path, *options: object) -> DaemonProcess:
-    """A daemon for these micrographs."""
-    return DaemonProcess(watch, out, "--diameter", DIAMETER_ANGSTROM, "--pixel-size", PIXEL_SIZE_ANGSTROM, *options)
+    """A daemon for these micrographs, which revises none of them."""
+    given = ("--diameter", DIAMETER_ANGSTROM, "--pixel-size", PIXEL_SIZE_ANGSTROM, "--no-choose-threshold")
+    return DaemonProcess(watch, out, *given, *options)
 
 
 def measure_start(table: Table, files: int, repeats: int = 3) -> None:

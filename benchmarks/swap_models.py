@@ -66,7 +66,7 @@ def swap_under_load(folder: Path, swaps: int, size: int) -> dict[str, object]:
     repository.promote(1)
     sources = list(write_series(folder / "simulated", SimulationSettings(shape=(size, size)), count=4, seed=1))
     options = ["--diameter", DIAMETER_ANGSTROM, "--model", repository.path]
-    options += ["--probation-micrographs", PROBATION_MICROGRAPHS]
+    options += ["--probation-micrographs", PROBATION_MICROGRAPHS, "--no-choose-threshold"]  # one document for each
     seconds, memory = [], []
     with (
         DaemonProcess(folder / "watched", folder / "out", *options) as daemon,

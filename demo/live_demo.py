@@ -144,7 +144,7 @@ def run_session(
     def subscribe() -> None:
         while not done.is_set():
             document = stream.receive(0.2)
-            if document is not None:
+            if document is not None and not document.supersedes:  # a revision is of one that was shown
                 arrived.put((document, time.monotonic()))
 
     subscriber = threading.Thread(target=subscribe)

@@ -744,7 +744,7 @@ class RunningDaemon:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
-    """Start daemons; they are stopped when the test ends."""
+    """Start daemons; they are stopped when the test ends. The model's own threshold holds, unless asked otherwise."""
     with contextlib.ExitStack() as stack:
 
         def start(
@@ -758,7 +758,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
             out = out or tmp_path / "out"
             watched.mkdir(exist_ok=True)
             command = [BIN / "frazil", "serve", "--watch", watched, "--out", out, "--device", "cpu"]
-            command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0", *options]
+            command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0", "--no-choose-threshold", *options]
             process = subprocess.Popen(
                 [str(c) for c in (*prefix, *command)],
                 stderr=subprocess.PIPE,

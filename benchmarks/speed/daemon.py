@@ -46,12 +46,13 @@ class Daemon(DaemonProcess):
         super().__exit__(*error)
 
     def receive(self) -> Arrived:
-        """The next document.
+        """The next result that is no revision of an earlier one.
 
         Raises:
             RuntimeError: none comes.
         """
-        document = self._subscriber.receive(_PATIENCE_SECONDS)
+        while (document := self._subscriber.receive(_PATIENCE_SECONDS)) is not None and document.supersedes:
+            pass
         if document is None:
             raise RuntimeError(f"no document came for {_PATIENCE_SECONDS:g} s")
         return Arrived(micrograph=document.micrograph, at=time.monotonic())

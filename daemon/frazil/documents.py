@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from frazil.limits import PickLimits, default_limits
+from frazil.limits import ChoiceBasis, PickLimits, default_limits
 from frazil.model.contract import ModelIdentity
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "PICKS_TOPIC",
     "SCHEMA_VERSION",
     "SESSION_TOPIC",
+    "ChoiceBasis",
     "Document",
     "FailedDocument",
     "Heartbeat",
@@ -142,6 +143,8 @@ class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     """Smallest allowed distance of a pick from an edge; None from an earlier frazil, which did not record it."""
     blank_fraction: float = 0.0
     """Fraction of the micrograph without data, such as padding or a mask, where nothing is picked."""
+    chosen: ChoiceBasis | msgspec.UnsetType = msgspec.UNSET
+    """How frazil chose the threshold; left out where the operator set it, or it is the model's own."""
     session: str = ""
     """Name of the session of a microscope; left out where a daemon has one session."""
 

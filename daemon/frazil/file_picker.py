@@ -1,39 +1,60 @@
-"""Picking of given files, one after the other, for ``frazil pick``."""
+"""Picking of given files for ``frazil pick``: each is scored, the threshold is chosen over all, and all are written.
+
+With a threshold that is given, each file is written as soon as it is scored.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import msgspec
+import numpy as np
 
-from frazil.documents import MicrographDocument, encode_document
+from frazil.documents import MicrographDocument, columns_of, encode_document
 from frazil.errors import MicrographError, OutputError, SettingsError, printable
 from frazil.faults import failure_of, reason_of
 from frazil.files import write_atomically
+from frazil.limits import ChoiceBasis, LimitsPatch
 from frazil.model import Device, Precision, available_cores, load_model
+from frazil.model.contract import read_calibration
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path, is_same_file
 from frazil.picking import (
     LARGEST_MICROGRAPH_BYTES,
+    Micrograph,
+    PeakScores,
     Picker,
     PickingSettings,
+    Picks,
     PixelMemory,
     PreparationOnDevice,
+    ThresholdChoice,
+    assess_threshold,
+    choose_threshold,
     draw_picks,
+    find_low_peaks,
     read_micrograph,
     star_source,
+    usable_area,
     write_star,
 )
-from frazil.record import record_picks
+from frazil.record import Record, record_picks
 from frazil.session.outbox.ledger import watched_of
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.settings import default_model_path, doubt_diameter
 
-__all__ = ["FilePicker", "PickedFile"]
+__all__ = ["FilePicker", "PickedFile", "ScoredFile"]
+
+_IN_MEMORY_BYTES = 2**26
+"""Of peaks that wait for the threshold; what is more waits in a temporary file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +81,45 @@ class PickedFile:
         return encode_document(self.document).decode()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredFile:
+    """One micrograph scored, whose picks wait for the threshold."""
+
+    path: Path
+    doubts: Sequence[str]
+    """New doubts about the settings, in one line each."""
+    at: int
+    """Where its peaks wait."""
+    size: int
+
+
+class _Waiting(msgspec.Struct, frozen=True):
+    """A scored micrograph as it waits: its document without picks, and its peaks."""
+
+    document: MicrographDocument
+    y: bytes
+    x: bytes
+    score: bytes
+
+    @classmethod
+    def of(cls, document: MicrographDocument, peaks: Picks) -> _Waiting:
+        none = columns_of(peaks.select(np.zeros(len(peaks), np.bool_)))
+        return cls(
+            msgspec.structs.replace(document, picks=none), *(a.tobytes() for a in (peaks.y, peaks.x, peaks.score))
+        )
+
+    def peaks(self) -> Picks:
+        y, x, score = (np.frombuffer(column, np.float64) for column in (self.y, self.x, self.score))
+        return Picks(y=y, x=x, score=score)
+
+
 class FilePicker:
     """Picks files with one model, and writes their pick files.
 
+    Where `chooses`, ``score`` each file, then ``choose``, then ``write`` each; else ``pick`` each.
+
     Args:
+        target_precision: precision for which the threshold is chosen. Default: that of the best F1.
         model: a model's folder, a version's folder, or an .onnx file; None for the default model.
         threads: CPU threads of the model; None for every core.
 
@@ -76,6 +132,7 @@ class FilePicker:
         settings: PickingSettings,
         *,
         out: Path,
+        target_precision: float | None = None,
         model: Path | None = None,
         device: Device = "auto",
         precision: Precision = "float32",
@@ -85,6 +142,8 @@ class FilePicker:
         doubt = None if settings.unusual_diameter else doubt_diameter(settings.diameter_angstrom)
         if doubt:
             raise SettingsError(f"--diameter: {doubt} (--unusual-diameter accepts it)")
+        if target_precision is not None and settings.threshold is not None:
+            raise SettingsError("expected --threshold or --target-precision, found both")
         if watched := watched_of(out):
             raise OutputError(
                 printable(
@@ -100,15 +159,24 @@ class FilePicker:
         self._memory = PixelMemory()
         loaded = load_model(model or default_model_path(), device, threads, precision=precision)
         self._picker = Picker(loaded, settings, device=PreparationOnDevice(loaded))
-        self._doubts = Doubts(settings.contrast, report_no_picks=True)
+        self.chooses = settings.threshold is None
+        self._doubts = Doubts(settings.contrast, report_no_picks=not self.chooses)
+        self._target_precision = target_precision
+        self._evidence: list[PeakScores] = []
+        self._choice: ThresholdChoice | None = None
+        self._claimed: dict[Path, Path] = {}
+        self._waiting = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, dir=str(out))  # noqa: SIM115
+        weakref.finalize(self, self._waiting.close)
 
     def describe(self) -> str:
         """The model, its device and its threshold, in one line."""
         model = self._picker.model
-        return (
-            f"model {model.identity.short} on {model.provider} in {model.precision}, "
-            f"threshold {self._picker.threshold:g}"
-        )
+        threshold = "chosen from the micrographs" if self.chooses else f"{self._picker.threshold:g}"
+        return f"model {model.identity.short} on {model.provider} in {model.precision}, threshold {threshold}"
+
+    def describe_choice(self) -> str:
+        """The threshold that was chosen, and how it came about, in one line; after `choose`."""
+        return f"threshold {self._picker.threshold:g}, {self._basis.describe()}"
 
     def pick(self, path: Path, *, with_picture: bool = False) -> PickedFile:
         """Pick one file and write its STAR file.
@@ -118,20 +186,105 @@ class FilePicker:
                 written.
             OutputError: no results can be written at present.
         """
-        self._outputs.check_name(path, path.name)
-        star = self._outputs.file_of(path.name)
-        self._check_claim(path, star)
+        with self._edge_of(path):
+            star = self._claim(path)
+            micrograph, record = self._record(path, self._picker)
+            pixels = micrograph if with_picture else None
+            self._write_results(path, star, record.picks, record.document, pixels)
+            return PickedFile(document=record.document, star=star, doubts=self._doubts.note(record))
+
+    def score(self, path: Path) -> ScoredFile:
+        """Score one file; its peaks wait until the threshold is chosen.
+
+        Raises:
+            MicrographError: the file cannot be picked, or its results would overwrite another file's.
+            OutputError: the peaks cannot be kept at present.
+        """
+        with self._edge_of(path):
+            self._claim(path)
+            picker = self._picker
+            _, record = self._record(path, picker)
+            document, limits = record.document, picker.limits
+            pixel_size = document.pixel_size_angstrom
+            peaks = find_low_peaks(record.score_map, limits, pixel_size)
+            area = usable_area(
+                document.shape,
+                margin_px=limits.edge_margin_angstrom / pixel_size,
+                diameter_px=document.diameter_px,
+                blank_fraction=document.blank_fraction,
+            )
+            self._evidence.append(PeakScores(scores=peaks.score.astype(np.float32), area_diameters=area))
+            packed = msgspec.msgpack.encode(_Waiting.of(document, peaks))
+            at = self._waiting.seek(0, 2)
+            try:
+                self._waiting.write(packed)
+            except OSError as error:
+                raise OutputError(f"the peaks of {path} cannot be kept: {reason_of(error)}") from error
+            return ScoredFile(path=path, doubts=self._doubts.note(record), at=at, size=len(packed))
+
+    def choose(self) -> list[str]:
+        """Choose the threshold from all files that were scored; return new doubts, in one line each."""
+        contract = self._picker.model.contract
+        self._choice = choose_threshold(
+            self._evidence,
+            contract.threshold,
+            target_precision=self._target_precision,
+            calibration=read_calibration(contract.calibration),
+        )
+        self._picker = self._picker.with_limits(LimitsPatch(threshold=self._choice.threshold))
+        if self._choice.picks_per_micrograph:
+            return []
+        diameter, contrast = self._picker.settings.diameter_angstrom, self._picker.settings.contrast
+        return [f"no picks: are diameter ({diameter:g} Å), pixel size and contrast ({contrast}) right?"]
+
+    def write(self, scored: ScoredFile, *, with_picture: bool = False) -> PickedFile:
+        """Write the STAR file of a file that was scored, after `choose`; errors are those of `pick`."""
+        with self._edge_of(scored.path):
+            star = self._claim(scored.path)
+            self._waiting.seek(scored.at)
+            waiting = msgspec.msgpack.decode(self._waiting.read(scored.size), type=_Waiting)
+            peaks, threshold = waiting.peaks(), self._picker.threshold
+            picks = peaks.select(peaks.reaching(threshold))
+            document = msgspec.structs.replace(
+                waiting.document, threshold=threshold, picks=columns_of(picks), chosen=self._basis
+            )
+            pixels = self._read(scored.path) if with_picture else None
+            self._write_results(scored.path, star, picks, document, pixels)
+            return PickedFile(document=document, star=star)
+
+    @property
+    def _basis(self) -> ChoiceBasis:
+        choice = self._choice or assess_threshold(self._evidence, self._picker.threshold)
+        return ChoiceBasis(
+            precision=choice.precision,
+            micrographs=choice.micrographs,
+            picks_per_micrograph=choice.picks_per_micrograph,
+            held=True,
+        )
+
+    @contextlib.contextmanager
+    def _edge_of(self, path: Path) -> Iterator[None]:
+        """The edge of one micrograph: whatever fails within is its failure, or that of all outputs."""
         try:
-            picked = self._pick(path, star, with_picture=with_picture)
+            yield
         except OutputError:
             raise
         except Exception as error:
             raise failure_of(path, "picking", error) from error
-        return picked
+
+    def _claim(self, path: Path) -> Path:
+        """The pick file of a micrograph, which has no other's picks."""
+        self._outputs.check_name(path, path.name)
+        star = self._outputs.file_of(path.name)
+        self._check_claim(path, star)
+        self._claimed.setdefault(star, path)
+        return star
 
     def _check_claim(self, path: Path, star: Path) -> None:
         """Check that the pick file is not that of another micrograph, of this run or an earlier one."""
-        earlier, micrograph = star_source(star), absolute_path(path)
+        micrograph = absolute_path(path)
+        claimed = self._claimed.get(star)
+        earlier = absolute_path(claimed) if claimed else star_source(star)
         if earlier is None or str(earlier) == printable(str(micrograph)) or is_same_file(earlier, micrograph):
             return
         raise MicrographError(
@@ -140,8 +293,7 @@ class FilePicker:
             f"expected a pick file of its own, found that {star} has the picks of {earlier}: give another --out",
         )
 
-    def _pick(self, path: Path, star: Path, *, with_picture: bool) -> PickedFile:
-        started = time.monotonic()
+    def _read(self, path: Path) -> Micrograph:
         micrograph = read_micrograph(
             path,
             as_stored=True,
@@ -149,17 +301,23 @@ class FilePicker:
             largest_bytes=self._largest_bytes,
             rescaling=self._picker.rescaling,
         )
-        micrograph = dataclasses.replace(micrograph, path=absolute_path(path))
+        return dataclasses.replace(micrograph, path=absolute_path(path))
+
+    def _record(self, path: Path, picker: Picker) -> tuple[Micrograph, Record]:
+        started = time.monotonic()
+        micrograph = self._read(path)
         read_seconds = time.monotonic() - started
-        record = record_picks(self._picker, micrograph, read_seconds=read_seconds, since=started)
-        self._write(
-            path, star, lambda file: write_star(file, record.picks, micrograph=path.name, source=micrograph.path)
-        )
-        if with_picture:
-            drawn = draw_picks(micrograph.pixels, record.picks, record.document.diameter_px)
+        return micrograph, record_picks(picker, micrograph, read_seconds=read_seconds, since=started)
+
+    def _write_results(
+        self, path: Path, star: Path, picks: Picks, document: MicrographDocument, pictured: Micrograph | None
+    ) -> None:
+        source = absolute_path(path)
+        self._write(path, star, lambda file: write_star(file, picks, micrograph=path.name, source=source))
+        if pictured is not None:
+            drawn = draw_picks(pictured.pixels, picks, document.diameter_px)
             content = cv2.imencode(".png", drawn)[1].tobytes()
             self._write(path, star.with_suffix(".png"), lambda file: write_atomically(file, content))
-        return PickedFile(document=record.document, star=star, doubts=self._doubts.note(record))
 
     def _write(self, micrograph: Path, file: Path, write: Callable[[Path], None]) -> None:
         try:

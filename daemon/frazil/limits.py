@@ -11,7 +11,15 @@ import msgspec
 
 from frazil.errors import SettingsError
 
-__all__ = ["LARGEST_DISTANCE_ANGSTROM", "LARGEST_THRESHOLD", "LimitsPatch", "PickLimits", "default_limits"]
+__all__ = [
+    "LARGEST_DISTANCE_ANGSTROM",
+    "LARGEST_THRESHOLD",
+    "ChoiceBasis",
+    "ChosenThreshold",
+    "LimitsPatch",
+    "PickLimits",
+    "default_limits",
+]
 
 LARGEST_THRESHOLD = 1.0
 LARGEST_DISTANCE_ANGSTROM = 100_000.0
@@ -61,6 +69,43 @@ class LimitsPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 _Limits = TypeVar("_Limits", PickLimits, LimitsPatch)
+
+
+class ChoiceBasis(msgspec.Struct, frozen=True, kw_only=True):
+    """How frazil came to the threshold that it chose."""
+
+    precision: float | None
+    """Estimated fraction of the picks that are particles; None where nothing is picked."""
+    micrographs: int
+    """Number of micrographs that the choice rests on."""
+    picks_per_micrograph: float
+    """Mean number of picks in these."""
+    held: bool = False
+    """Whether the choice is held; else further micrographs may change it."""
+
+    def describe(self) -> str:
+        """In one line."""
+        many = "1 micrograph" if self.micrographs == 1 else f"{self.micrographs} micrographs"
+        precise = "no picks" if self.precision is None else f"estimated precision {self.precision:.2f}"
+        return f"chosen from {many}{'' if self.held else ' so far'}, {precise}"
+
+
+class ChosenThreshold(ChoiceBasis, frozen=True, kw_only=True):
+    """A threshold that frazil chose.
+
+    Raises:
+        SettingsError: the threshold is impossible.
+    """
+
+    threshold: float
+
+    def __post_init__(self) -> None:
+        LimitsPatch(threshold=self.threshold)
+
+    @property
+    def basis(self) -> ChoiceBasis:
+        """How frazil came to it."""
+        return ChoiceBasis(**{name: getattr(self, name) for name in ChoiceBasis.__struct_fields__})
 
 
 def default_limits(diameter_angstrom: float, threshold: float) -> PickLimits:

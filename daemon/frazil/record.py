@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +73,14 @@ class Record:
     """The batches in which the model scored the micrograph."""
 
 
-def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float, since: float) -> Record:
+def record_picks(
+    picker: Picker,
+    micrograph: Micrograph,
+    *,
+    read_seconds: float,
+    since: float,
+    settle: Callable[[Picker, Picture, ScoreMap], Picker] = lambda picker, *_: picker,
+) -> Record:
     """Pick a micrograph and record the picks, the model and the times.
 
     Args:
@@ -80,6 +88,7 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
         micrograph: the micrograph as it was read.
         read_seconds: duration of reading.
         since: beginning of the total duration, on the monotonic clock.
+        settle: gives the picker with the limits that hold, once the scores are known.
 
     Raises:
         MicrographError: the micrograph cannot be picked.
@@ -90,6 +99,7 @@ def record_picks(picker: Picker, micrograph: Micrograph, *, read_seconds: float,
     prepared = time.monotonic()
     score_map = picker.score(picture)
     scored = time.monotonic()
+    picker = settle(picker, picture, score_map)
     picks = picker.find(score_map, picture)
     found = time.monotonic()
     document = MicrographDocument(

@@ -413,6 +413,11 @@ def test_settings_change_only_with_the_token_and_only_from_the_page_itself(
     status, answer = post(page, path, body, Content_Type=kind, Authorization=bearer, Origin=page.url)
     assert (status, "threshold 0.2" in answer["asked"]) == (202, True)
     assert "0.2" in page.ledger.recall("retune")
+    both, choose = b'{"threshold": 0.2, "choose": true}', b'{"choose": true}'
+    assert post(page, path, both, Content_Type=kind, Authorization=bearer)[0] == 400
+    status, answer = post(page, path, choose, Content_Type=kind, Authorization=bearer, Origin=page.url)
+    assert (status, "threshold chosen by frazil" in answer["asked"]) == (202, True)
+    assert "0.2" not in page.ledger.recall("retune")
 
 
 def test_no_half_token_is_left_by_a_full_disk(small_disk: Callable[..., Path]) -> None:

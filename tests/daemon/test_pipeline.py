@@ -28,7 +28,7 @@ from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.model_changes import Announcer
 from frazil.session.pick.pipeline import Pipeline
 from frazil.session.pick.serving import Serving
-from frazil.session.retune import Reviser
+from frazil.session.retune import Chooser, Reviser
 
 
 @dataclass
@@ -61,7 +61,9 @@ class Intake:
 class Rig:
     """A pipeline whose stages are turned by hand."""
 
-    def __init__(self, folder: Path, blob_model: Path, write_mrc: Callable[..., Path]) -> None:
+    def __init__(
+        self, folder: Path, blob_model: Path, write_mrc: Callable[..., Path], *, chooses: bool = False
+    ) -> None:
         self.now = 1000.0
         self.watch, self.out = folder / "watch", folder / "out"
         self.watch.mkdir()
@@ -71,10 +73,10 @@ class Rig:
         self.sent, self.intake, stopping = Sent(), Intake(), threading.Event()
         settings = PickingSettings(diameter_angstrom=48)
         outbox = Outbox(self.ledger, self.sent, self.metrics, self.watch, self.out, stopping)
-        self.reviser = Reviser(self.ledger, outbox, settings)
+        self.reviser = Reviser(self.ledger, outbox, settings, chooses=chooses)
         picker = Picker(load_model(blob_model, "cpu", 1), settings)
         self.pipeline = Pipeline(
-            Serving(picker, probation_micrographs=0, faults_allowed=0.2),
+            Serving(picker, chooser=Chooser(chooses=chooses), probation_micrographs=0, faults_allowed=0.2),
             Announcer(self.ledger, outbox, self.metrics),
             self.ledger,
             outbox,
@@ -215,3 +217,36 @@ def test_two_micrographs_whose_pick_file_would_be_one_are_not_mixed(
     rig.turn()
     assert [getattr(one, "reason", "") for one in rig.documents()] == ["", "name"]
     assert rig.states() == {"a.mrc": "picked", "a.mrcs": "quarantined"}
+
+
+def test_what_was_picked_before_a_threshold_changed_is_committed_as_it_was_picked_and_revised_after_all_that_waits(
+    tmp_path: Path, blob_model: Path, write_mrc: Callable[..., Path], make_scene: Callable[..., object]
+) -> None:
+    rig = Rig(tmp_path, blob_model, write_mrc, chooses=True)
+    try:
+        for number in range(3):
+            scene, rng = make_scene(seed=number, count=25), np.random.default_rng(number)
+            pixels = rng.normal(100, 10, (320, 448)).astype(np.float32)
+            y, x = np.mgrid[:320, :448]
+            for cy, cx, depth in zip(scene.truth.y, scene.truth.x, np.linspace(4, 9, 25), strict=True):  # type: ignore[attr-defined]
+                pixels[np.hypot(y - cy, x - cx) <= 12] -= depth if number else 30.0
+            rig.pipeline.accept(rig.write(f"{number}.mrc", pixels))
+            rig.pipeline.read_one()
+            rig.pipeline.pick_one()  # all are picked before the first is written
+        for _ in range(12):
+            rig.pipeline.write_one()
+        documents = [d for d in rig.documents() if isinstance(d, MicrographDocument)]
+        picked, revised = documents[:3], documents[3:]
+        assert [d.micrograph for d in picked] == ["0.mrc", "1.mrc", "2.mrc"]
+        thresholds = [d.threshold for d in picked]
+        assert thresholds[0] > thresholds[-1]
+        assert {d.micrograph for d in revised} == {d.micrograph for d in picked if d.threshold != thresholds[-1]}
+        assert {d.threshold for d in revised} == {thresholds[-1]}
+        assert rig.pipeline.state.threshold.value == thresholds[-1]
+        assert rig.sent.numbers == list(range(1, len(documents) + 1))
+        for document in [*picked, *revised]:
+            newest = [d for d in documents if d.micrograph == document.micrograph][-1]
+            star = read_star(rig.out / f"{Path(document.micrograph).stem}_picks.star")
+            assert len(star) == len(newest.picks.score)
+    finally:
+        rig.close()

@@ -30,6 +30,7 @@ from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import CanaryBounds
 from frazil.session.pick.swapper import Swapper
+from frazil.session.retune import Chooser
 
 LONG_AGO = "2020-01-01T00:00:00.000+00:00"
 
@@ -632,3 +633,17 @@ def test_it_looks_in_a_thread_of_its_own_until_it_is_told_to_stop(start: Callabl
         rig.swapper._wake.set()
         thread.join(60)
     assert not thread.is_alive()
+
+
+def test_a_model_in_shadow_picks_with_a_threshold_of_its_own_choice(
+    start: Callable[[], Rig], folder: Path, make_scene: Callable[..., Any], make_blob_model: Callable[..., Path]
+) -> None:
+    make_blob_model(folder, 3, bias=-14.0, threshold=1.0)  # it scores lower, and says that nothing is good enough
+    rig = start()
+    picker = Picker(rig.swapper.load_first(), PickingSettings(diameter_angstrom=48))
+    serving = Serving(picker, chooser=Chooser(), probation_micrographs=0, faults_allowed=0)
+    rig.swapper._bounds = CanaryBounds(micrographs=2, agreement=0.9, picks_ratio=1.2)
+    ModelFolder(folder).promote(3)
+    with keep_picking(serving, make_scene().pixels):
+        assert rig.look(serving) == []
+    assert offered(serving) == 3

@@ -179,7 +179,12 @@ def _describe(thing: Any) -> Any:
         if issubclass(thing, msgspec.Struct):
             fields = msgspec.structs.fields(thing)
             said["fields"] = {
-                field.name: "needed" if field.required else msgspec.to_builtins(field.default) for field in fields
+                field.name: "needed"
+                if field.required
+                else "left out"
+                if field.default is msgspec.UNSET
+                else msgspec.to_builtins(field.default)
+                for field in fields
             }
         elif overloads := typing.get_overloads(thing.__init__):
             hints = [typing.get_type_hints(overload) for overload in overloads]

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from frazil import PickStream
@@ -265,7 +266,8 @@ def test_three_days_of_sessions_with_kills_end_with_one_result_for_each_microgra
     assert microscope.log.read_text().count("is now called") <= 3 * 11  # by the three old names, at each start alone
     said = {name: [d.event for d in events if d.session == name] for name in days}
     assert said == {name: ["opened", "settings"] if name == "1101_apo" else ["opened"] for name in days}
-    assert {d.threshold for d in stored["1101_apo"]} == {0.5, 0.6}
+    assert {d.threshold for d in stored["1101_apo"] if d.chosen is msgspec.UNSET} == {0.6}
+    assert {d.threshold for d in stored["1101_apo"] if d.chosen is not msgspec.UNSET} != set()
     assert {round(d.diameter_px * d.pixel_size_angstrom) for d in stored["1103_trpv1"]} == {30}
 
 

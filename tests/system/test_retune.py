@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -201,6 +203,65 @@ def test_killed_in_the_middle_it_goes_on_and_revises_each_result_once(
     assert (one["path"], one["limits"]["threshold"], one["before"]["threshold"]) == ("001.mrc", 0.5, 0.9999)
 
 
+def test_a_threshold_that_frazil_chooses_holds_for_all_whatever_kills_it_and_the_operator_wins(
+    serve: Serve, blob_model: Path, write_mrc: Callable[..., Path], make_scene: Callable[..., object], tmp_path: Path
+) -> None:
+    options = ("--diameter", "48", "--model", blob_model, "--choose-threshold")
+    watched, ledger = tmp_path / "watched", tmp_path / "out" / "frazil-ledger.sqlite"
+
+    def put(number: int) -> None:
+        scene, rng = make_scene(seed=number, count=25), np.random.default_rng(number)
+        pixels = rng.normal(100, 10, (320, 448)).astype(np.float32)
+        y, x = np.mgrid[:320, :448]
+        for cy, cx, depth in zip(scene.truth.y, scene.truth.x, np.linspace(4, 9, 25), strict=True):  # type: ignore[attr-defined]
+            pixels[np.hypot(y - cy, x - cx) <= 12] -= depth if number else 30.0
+        write_mrc(tmp_path / "aside.tmp", pixels, 2.0).rename(watched / f"m{number:02}.mrc")
+
+    daemon = serve(*options)
+    for number in range(8):
+        put(number)
+        daemon.wait_log(rf"picked m{number:02}\.mrc", PATIENCE_SECONDS)
+        if number in (0, 1, 4):
+            daemon.stop(signal.SIGKILL)
+            daemon = serve(*options)
+    daemon.stop()  # what is left to revise, the next start revises
+    daemon = serve(*options)
+    put(8)
+    daemon.wait_log(r"picked m08\.mrc", PATIENCE_SECONDS)
+
+    def settled(threshold: float | None = None) -> dict[str, list[MicrographDocument]]:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            results = by_micrograph(receive_all(daemon.stream, ledger))
+            found = {documents[-1].threshold for documents in results.values()}
+            if len(results) == 9 and len(found) == 1 and found != {0.5} and threshold in (None, *found):
+                return results
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+
+    results = settled()
+    for documents in results.values():
+        assert_one_chain(documents, daemon.out)
+        assert all(not isinstance(document.chosen, msgspec.UnsetType) for document in documents)
+        thresholds = [document.threshold for document in documents]
+        assert all(abs(a - b) > 0.02 for a, b in itertools.pairwise(thresholds))
+        assert len(documents) <= 5
+    newest = results["m08.mrc"][-1]
+    assert newest.chosen.micrographs == 9  # type: ignore[union-attr]
+    said = json.loads(frazil("status", "--ledger", daemon.out, "--json"))["threshold"]
+    assert (said["value"], said["chosen"]["micrographs"]) == (newest.threshold, 9)
+    line = f"threshold: {newest.threshold:g}, chosen from 9 micrographs so far, estimated precision 0\\.\\d\\d"
+    assert re.search(line, frazil("status", "--ledger", daemon.out))
+    assert json.loads(frazil("retune", daemon.out, "--choose", "--json"))["micrographs"] == 9
+
+    frazil("retune", daemon.out, "--threshold", "0.9", "--apply")
+    assert {documents[-1].chosen for documents in settled(0.9).values()} == {msgspec.UNSET}
+    assert "threshold: 0.9, tuned by the operator" in frazil("status", "--ledger", daemon.out)
+    frazil("retune", daemon.out, "--choose", "--apply")
+    for documents in settled(newest.threshold).values():
+        assert_one_chain(documents, daemon.out)
+
+
 def test_what_cannot_be_done_is_said_in_one_line(tmp_path: Path) -> None:
     def complaint(*arguments: object) -> str:
         done = subprocess.run(
@@ -214,5 +275,7 @@ def test_what_cannot_be_done_is_said_in_one_line(tmp_path: Path) -> None:
         assert "threshold: expected a number from 0 to 1, found 7" in complaint(tmp_path, "--threshold", "7")
         assert "expected --threshold, --min-distance or --edge-margin" in complaint(tmp_path, "--apply")
         assert "expected a result to tune by" in complaint(tmp_path, "--threshold", "0.5", "--apply")
+        assert "expected --threshold or --choose" in complaint(tmp_path, "--threshold", "0.5", "--choose")
+        assert "expected a result to tune by" in complaint(tmp_path, "--choose")
         assert "expected --apply or --micrograph" in complaint(tmp_path, "--apply", "--micrograph", "a.mrc")
         assert "expected a micrograph with a result" in complaint(tmp_path, "--micrograph", "a.mrc")

@@ -172,7 +172,7 @@ def test_the_first_tutorial_prints_what_it_says(repository: Path, tmp_path: Path
         for block in re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
         for line in block.splitlines()
     ]
-    assert len(shown) == 3
+    assert len(shown) == 4
     for line in shown:
         # On another processor a pick more or less may reach the threshold.
         pattern = re.sub(r"\d+(?= picks)", r"(\\d+)", line.replace("…", ".+"))

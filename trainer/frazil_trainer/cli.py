@@ -113,6 +113,43 @@ def simulate(
 
 
 @app.command()
+def worlds(
+    *,
+    out: Annotated[Path, typer.Option(help="Directory for the micrographs; made if missing.")],
+    count: Annotated[int, typer.Option(min=1, help="How many micrographs.")],
+    seed: Annotated[int, typer.Option(min=0, help="The same seed and molecules give the same micrographs.")],
+    molecules: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of molecules to draw from: .npz files of pseudo-atoms, listed in index.csv. "
+            "Default: the simulator's own."
+        ),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Leave out molecules whose name begins so. Repeat for more."),
+    ] = None,
+) -> None:
+    """Simulate micrographs to train on that have nothing in common.
+
+    Molecule, density, ice, dirt, microscope and filters are drawn anew for each, and some hold no particle at all. Each
+    becomes world_NNNN.mrc with world_NNNN.star beside it; diameters.csv lists the diameters. Existing files are kept.
+    """
+    from rich.progress import track
+
+    from frazil_trainer.simulate.library import read_molecules
+    from frazil_trainer.simulate.molecules import MODEL_NAMES, density_model
+    from frazil_trainer.simulate.worlds import write_worlds
+
+    known = [density_model(name) for name in MODEL_NAMES] if molecules is None else read_molecules(molecules)
+    drawn = [one for one in known if not one.name.startswith(tuple(without or ()))]
+    typer.echo(f"{len(drawn)} molecules, and imaginary ones", err=True)
+    written = write_worlds(out, drawn, count=count, seed=seed)
+    for _ in track(written, total=count, description="Simulating", console=_console()):
+        pass
+
+
+@app.command()
 def train(
     *,
     recipe: _RecipeName,

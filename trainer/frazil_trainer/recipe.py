@@ -80,6 +80,8 @@ class TrainingSet(_Table, frozen=True, kw_only=True):
     trained on. Training micrographs with complete labels help to choose the threshold, too."""
     chooses_threshold: bool = True
     """Whether its micrographs help to choose the threshold; wrong if their particles are unlike those to be picked."""
+    calibrates: bool = False
+    """Whether its micrographs are kept out of training, and say how probable a particle is at a score."""
     only_scored: bool = False
     """Whether only its validation micrographs are used, and none for training."""
     incomplete: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ from frazil.commands.session import session_app
 from frazil.commands.stream import keys_app, listen, schema
 from frazil.errors import FrazilError, LedgerDamagedError, MicrographError, SettingsError, printable
 from frazil.faults import reason_of
+
+if TYPE_CHECKING:
+    from frazil.file_picker import FilePicker
 
 __all__ = ["app", "main"]
 
@@ -169,6 +172,7 @@ def serve(
     "model",
     "pixel_size_angstrom",
     "threshold",
+    "target_precision",
     "min_distance_angstrom",
     "edge_margin_angstrom",
     "contrast",
@@ -198,6 +202,8 @@ def pick(
 ) -> None:
     """Pick the given micrographs and write a STAR file for each.
 
+    Without --threshold, frazil scores all of them first and chooses the threshold from what it has seen.
+
     A micrograph that cannot be picked gets one line with the reason. The others are picked nevertheless, and the exit
     status is 1.
     """
@@ -212,6 +218,16 @@ def pick(
     picking = {name: chosen.pop(name) for name in PickingSettings.__struct_fields__ if name in chosen}
     picker = FilePicker(PickingSettings(diameter_angstrom=diameter, **picking), out=out, **chosen)
     typer.echo(picker.describe(), err=True)
+    if picker.chooses:
+        failures = _pick_choosing(picker, micrographs, as_json=as_json, picture=picture)
+    else:
+        failures = _pick_each(picker, micrographs, as_json=as_json, picture=picture)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _pick_each(picker: FilePicker, micrographs: list[Path], *, as_json: bool, picture: bool) -> int:
+    """Pick one micrograph after the other; return the number of failures."""
     failures = 0
     for micrograph in micrographs:
         try:
@@ -221,10 +237,41 @@ def pick(
             complain(error)
         else:
             typer.echo(picked.as_json() if as_json else picked.as_line())
-            for doubt in (*picked.doubts, *picker.weigh_doubts()):
-                typer.echo(printable(f"frazil: warning: {doubt}"), err=True)
-    if failures:
-        raise typer.Exit(1)
+            _warn([*picked.doubts, *picker.weigh_doubts()])
+    return failures
+
+
+def _pick_choosing(picker: FilePicker, micrographs: list[Path], *, as_json: bool, picture: bool) -> int:
+    """Score all micrographs, choose the threshold, and pick them within it; return the number of failures."""
+    scored, failures = [], 0
+    for number, micrograph in enumerate(micrographs, 1):
+        try:
+            scored.append(picker.score(micrograph))
+        except MicrographError as error:
+            failures += 1
+            complain(error)
+        else:
+            if len(micrographs) > 1:
+                typer.echo(printable(f"scored {number} of {len(micrographs)}: {micrograph.name}"), err=True)
+            _warn([*scored[-1].doubts, *picker.weigh_doubts()])
+    if not scored:
+        return failures
+    _warn(picker.choose())
+    typer.echo(picker.describe_choice(), err=True)
+    for one in scored:
+        try:
+            picked = picker.write(one, with_picture=picture)
+        except MicrographError as error:
+            failures += 1
+            complain(error)
+        else:
+            typer.echo(picked.as_json() if as_json else picked.as_line())
+    return failures
+
+
+def _warn(doubts: list[str]) -> None:
+    for doubt in doubts:
+        typer.echo(printable(f"frazil: warning: {doubt}"), err=True)
 
 
 app.command()(

@@ -9,11 +9,11 @@ import time
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from frazil.errors import FrazilError, printable
+from frazil.errors import FrazilError, RetuneError, printable
 
 if TYPE_CHECKING:
     from frazil.health.state import DaemonState
@@ -68,6 +68,7 @@ def status(
 
     with _open(where) as reader:
         meta, counts, last = reader.meta(), reader.counts(), reader.last_picked()
+        threshold = None if last is None else _read_threshold(reader, meta)
         not_picked = [*reader.newest_failures(5), *reader.micrographs(["waiting"], limit=5)]
         info = DaemonInfo.of(reader)
         facts = gather_facts(reader, counts, time.time())
@@ -89,6 +90,7 @@ def status(
                     "daemon": info,
                     "micrographs": counts,
                     "last_picked": last,
+                    "threshold": threshold,
                     "tuned": tuned,
                     "troubles": troubles,
                     "inventory": facts.inventory,
@@ -115,10 +117,31 @@ def status(
         typer.echo(f"passed over: {facts.inventory.describe_passed_over()}")
     if last is not None:
         typer.echo(f"last picked: {printable(last.path)}, {_when(last.picked_at)} (sequence number {last.seq})")
-    if tuned is not None:
+    if threshold is not None:
+        typer.echo(f"threshold: {threshold['value']:g}, {threshold['says']}")
+    if tuned is not None and (tuned.change.is_tuned or tuned.revised or not tuned.is_done):
         typer.echo(tuned.describe())
     for record in not_picked:
         typer.echo(f"{record.state}: {printable(record.path)}: {record.reason or 'incomplete'}")
+
+
+def _read_threshold(reader: LedgerReader, meta: dict[str, str]) -> dict[str, Any] | None:
+    """The threshold of the newest result and how it came about; None where no result is whole."""
+    import msgspec
+
+    from frazil.session.outbox.ledger import CHOICE_KEY, TUNED_KEY
+    from frazil.session.retune import RevisionProgress, SessionChoice, describe_threshold
+    from frazil.session.retune.repick import newest_document
+
+    try:
+        document = newest_document(reader)
+    except RetuneError:
+        return None
+    progress = RevisionProgress.decode(meta.get(TUNED_KEY, ""))
+    choice = SessionChoice.decode(meta.get(CHOICE_KEY, ""))
+    says = describe_threshold(document, progress.change if progress else None, choice)
+    chosen = None if isinstance(document.chosen, msgspec.UnsetType) else document.chosen
+    return {"value": document.threshold, "says": says, "chosen": chosen}
 
 
 def _show_passed_over(inventory: Inventory, *, as_json: bool) -> None:

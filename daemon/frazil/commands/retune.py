@@ -40,6 +40,10 @@ def retune(
     threshold: Annotated[
         float | None, typer.Option("--threshold", help="Lowest figure of merit, 0 to 1.", show_default=False)
     ] = None,
+    choose: Annotated[
+        bool,
+        typer.Option("--choose", metavar="", help="Let frazil choose the threshold, in place of any that was set."),
+    ] = False,
     min_distance: Annotated[
         float | None,
         typer.Option("--min-distance", help="No two picks are closer than this, in Å.", show_default=False),
@@ -68,24 +72,41 @@ def retune(
     from frazil.session.outbox.ledger import LedgerReader, ledger_file
 
     patch = LimitsPatch(threshold=threshold, min_distance_angstrom=min_distance, edge_margin_angstrom=edge_margin)
+    if choose and threshold is not None:
+        raise FrazilError("expected --threshold or --choose, found both")
     if apply and micrograph is not None:
         raise FrazilError("expected --apply or --micrograph, found both: limits are applied to all micrographs")
     with LedgerReader(ledger_file(out)) as reader:
         info = DaemonInfo.of(reader)
         if apply:
-            _apply(reader, patch, info, as_json=as_json)
-        elif micrograph is not None:
+            _apply(reader, patch, info, choose=choose, as_json=as_json)
+            return
+        if choose:
+            patch = LimitsPatch(threshold=_choose(reader)).over(patch)
+        if micrograph is not None:
             _show_one(reader, ledger_key(micrograph, info), patch, as_json=as_json)
         else:
             _show_all(reader, patch, as_json=as_json)
 
 
-def _apply(reader: LedgerReader, patch: LimitsPatch, info: DaemonInfo | None, *, as_json: bool) -> None:
+def _choose(reader: LedgerReader) -> float:
+    """What frazil would choose now, with the model of the newest result; said on the way."""
+    from frazil.session.outbox.ledger import CHOICE_KEY
+    from frazil.session.retune import SessionChoice, choose_from_kept
+    from frazil.session.retune.repick import newest_document
+
+    choice = SessionChoice.decode(reader.meta().get(CHOICE_KEY, ""))
+    chosen = choose_from_kept(reader, newest_document(reader), choice)
+    typer.echo(f"threshold {chosen.threshold:g}, {chosen.describe()}", err=True)
+    return chosen.threshold
+
+
+def _apply(reader: LedgerReader, patch: LimitsPatch, info: DaemonInfo | None, *, choose: bool, as_json: bool) -> None:
     from frazil.session.retune import request_change
 
-    if not patch.given():
+    if not patch.given() and not choose:
         raise FrazilError("expected --threshold, --min-distance or --edge-margin to apply, found none")
-    change = request_change(reader, patch)
+    change = request_change(reader, patch, choose=choose)
     is_running = info is not None and info.ask() is not None
     if as_json:
         _print_json({"asked": change, "running": is_running})

@@ -20,6 +20,7 @@ from frazil.health.state import (
     ModelState,
     PickState,
     SessionState,
+    ThresholdState,
     WatchState,
 )
 
@@ -131,12 +132,17 @@ def _in_all(sessions: Sequence[SessionState]) -> SessionState:
             write=sum(pick.write for pick in picks),
             last_picked_at=max((pick.last_picked_at for pick in picks if pick.last_picked_at), default=None),
             doubts=frozenset().union(*(pick.doubts for pick in picks)),
+            threshold=min((pick.threshold for pick in picks), key=_expected_precision),
             drift=msgspec.structs.replace(worst.pick.drift, few=any(pick.drift.few for pick in picks)),
         ),
         blocked=next((session.blocked for session in found if session.blocked), ""),
         ledger_head=sum(session.ledger_head for session in found),
         disks=found[0].disks,
     )
+
+
+def _expected_precision(threshold: ThresholdState) -> float:
+    return 1.0 if threshold.precision is None else threshold.precision
 
 
 def _evidence(drift: DriftState) -> float:
@@ -172,6 +178,19 @@ def _of_the_session(session: SessionState) -> Iterator[GaugeMetricFamily]:
     yield _gauge(
         "frazil_last_micrograph_timestamp_seconds", "When the last micrograph was picked.", pick.last_picked_at or 0
     )
+    threshold = pick.threshold
+    yield _gauge("frazil_threshold", "Lowest figure of merit of a pick, of the serving model.", threshold.value)
+    yield _gauge(
+        "frazil_estimated_precision",
+        "Estimated fraction of the picks that are particles; NaN where frazil did not choose the threshold.",
+        threshold.precision,
+    )
+    yield _gauge(
+        "frazil_threshold_micrographs",
+        "Micrographs that frazil's choice of the threshold rests on; 0 where it did not choose.",
+        threshold.micrographs,
+    )
+    yield _gauge("frazil_threshold_held", "1 while the threshold that frazil chose is held.", threshold.held)
     yield _gauge("frazil_output_blocked", "1 while results cannot be written and picking waits.", session.blocked != "")
     yield _gauge("frazil_ledger_sequence", "Sequence number of the newest document.", session.ledger_head)
     yield _labelled(

@@ -28,6 +28,7 @@ __all__ = [
     "SessionState",
     "SessionStatus",
     "SuggestedDiameter",
+    "ThresholdState",
     "WatchState",
 ]
 
@@ -101,6 +102,20 @@ class DriftState(msgspec.Struct, frozen=True, kw_only=True):
     score: ChartState = ChartState()
 
 
+class ThresholdState(msgspec.Struct, frozen=True, kw_only=True):
+    """The threshold that holds for the serving model, and how it came about."""
+
+    value: float | None = None
+    by: Literal["operator", "model", "frazil"] = "model"
+    """Who said it: the operator; the model, whose own it is; or frazil, which chose it, or is about to."""
+    precision: float | None = None
+    """Estimated fraction of the picks that are particles, where frazil chose."""
+    micrographs: int = 0
+    """Number of micrographs that frazil's choice rests on."""
+    held: bool = False
+    """Whether frazil's choice is held."""
+
+
 class PickState(msgspec.Struct, frozen=True, kw_only=True):
     """What the pipeline is at, and what it has done in this run of the daemon."""
 
@@ -116,6 +131,7 @@ class PickState(msgspec.Struct, frozen=True, kw_only=True):
     """In seconds of Unix time."""
     doubts: frozenset[Doubt] = frozenset()
     drift: DriftState = DriftState()
+    threshold: ThresholdState = ThresholdState()
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):

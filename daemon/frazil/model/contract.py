@@ -9,6 +9,7 @@ halo around it. The daemon treats both alike.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import math
 import zlib
@@ -29,6 +30,7 @@ __all__ = [
     "CARD_NAME",
     "CONTRACT_VERSION",
     "NORMALISATIONS",
+    "Calibration",
     "Card",
     "Contrast",
     "Device",
@@ -38,6 +40,7 @@ __all__ = [
     "Reference",
     "Twin",
     "TwinScores",
+    "read_calibration",
     "read_card",
     "write_card",
 ]
@@ -55,6 +58,8 @@ CONTRACT_VERSION = 1
 NORMALISATIONS = ("flat-01",)
 """Names that a contract may state; ``frazil.picking.picture`` implements them. A name never changes its meaning."""
 _PREFIX = "frazil."
+_OPTIONAL = {_PREFIX + "calibration"}
+"""Keys that a contract need not have."""
 CARD_NAME = "card.json"
 _LARGEST_CARD_BYTES = 128 * 2**20
 _LARGEST_REFERENCE_BYTES = 64 * 2**20
@@ -78,6 +83,25 @@ class ModelIdentity(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return f"{self.short} (sha256 {self.sha256[:12]})"
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How probable a particle is at a score: a curve, straight between its points."""
+
+    scores: tuple[float, ...]
+    """Rising."""
+    probabilities: tuple[float, ...]
+    """As many, none lower than the one before."""
+
+    def __post_init__(self) -> None:
+        pairs = [*zip(self.scores, self.probabilities, strict=False)]
+        sane = (
+            len(self.scores) == len(self.probabilities) > 0
+            and all(0 <= value <= 1 for pair in pairs for value in pair)
+            and all(a[0] < b[0] and a[1] <= b[1] for a, b in itertools.pairwise(pairs))
+        )
+        if not sane:
+            raise ValueError("expected rising scores, and as many probabilities that do not fall, from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +130,8 @@ class ModelContract:
     """Hash over the training micrographs and their labels."""
     validation: str
     """Scores on the validation set, as JSON."""
+    calibration: str = ""
+    """How probable a particle is at a score: a `Calibration` as JSON. Empty: a score is the probability."""
 
     def __post_init__(self) -> None:
         sane = (
@@ -135,7 +161,7 @@ class ModelContract:
         metadata = {_PREFIX + "contract": str(CONTRACT_VERSION)}
         for field in fields(self):
             metadata[_PREFIX + field.name] = str(getattr(self, field.name))
-        return metadata
+        return {key: value for key, value in metadata.items() if value or key not in _OPTIONAL}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> ModelContract:
@@ -146,7 +172,7 @@ class ModelContract:
                 message does not name the model; who loads it does.
         """
         expected = [_PREFIX + "contract", *(_PREFIX + field.name for field in fields(cls))]
-        missing = [key for key in expected if key not in metadata]
+        missing = [key for key in expected if key not in metadata and key not in _OPTIONAL]
         if missing:
             raise ModelError(f"expected the model contract in its metadata, found no {', '.join(missing)}", "contract")
         if metadata[expected[0]] != str(CONTRACT_VERSION):
@@ -158,7 +184,7 @@ class ModelContract:
         convert = {"int": int, "float": float}
         values: dict[str, Any] = {}
         for field in fields(cls):
-            text = metadata[_PREFIX + field.name]
+            text = metadata.get(_PREFIX + field.name, "")
             try:
                 values[field.name] = convert.get(str(field.type), str)(text)
             except ValueError:
@@ -166,6 +192,7 @@ class ModelContract:
                     f"expected {_PREFIX}{field.name} to be {field.type}, found {text!r}", "contract"
                 ) from None
         contract = cls(**values)
+        read_calibration(contract.calibration)
         try:
             json.loads(contract.validation)
         except ValueError:
@@ -173,6 +200,18 @@ class ModelContract:
                 f"expected {_PREFIX}validation to be JSON, found {contract.validation!r}", "contract"
             ) from None
         return contract
+
+
+def read_calibration(text: str) -> Calibration | None:
+    """The calibration of a contract; None where it has none.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    try:
+        return msgspec.json.decode(text, type=Calibration) if text else None
+    except ValueError as error:
+        raise ModelError(f"expected {_PREFIX}calibration as a curve in JSON: {error}", "contract") from None
 
 
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -40,6 +40,8 @@ class Overlay(PickLimits, frozen=True, kw_only=True):
     pixel_size_angstrom: float
     diameter_px: float
     model: str
+    threshold_says: str
+    """How the threshold came about."""
     picked_at: str
     seconds: float | None
     """From the file known to be complete to the picks; None where they were tuned, which needs no model."""
@@ -53,13 +55,14 @@ class Overlay(PickLimits, frozen=True, kw_only=True):
     score_map: Frame | None
 
 
-def overlay_of(result: Result, score_map: ScoreMap | None, *, with_hidden: bool) -> Overlay:
+def overlay_of(result: Result, score_map: ScoreMap | None, *, with_hidden: bool, threshold_says: str = "") -> Overlay:
     """What is drawn over a result's micrograph.
 
     Args:
         result: its picks.
         score_map: as kept; None where none was.
         with_hidden: whether peaks below the threshold are sought, too.
+        threshold_says: how its threshold came about.
     """
     document = result.document
     limits = document.limits
@@ -76,6 +79,7 @@ def overlay_of(result: Result, score_map: ScoreMap | None, *, with_hidden: bool)
         diameter_px=document.diameter_px,
         **msgspec.structs.asdict(limits),
         model=document.model.short,
+        threshold_says=threshold_says,
         picked_at=document.picked_at,
         seconds=document.seconds.total if document.seconds.infer else None,
         older=result.older,

@@ -78,7 +78,9 @@ class Results:
         def draw(seq: int) -> bytes:
             result, score_map = self._result(seq, ""), self._session.score_map(seq)
             with_hidden = request.query_params.get("hidden") == "1"
-            return msgspec.json.encode(overlay_of(result, score_map, with_hidden=with_hidden))
+            says = self._session.describe_threshold(result.document)
+            overlay = overlay_of(result, score_map, with_hidden=with_hidden, threshold_says=says)
+            return msgspec.json.encode(overlay)
 
         return json_answer(await self._worker.run(lambda: draw(asked_seq(request))))
 

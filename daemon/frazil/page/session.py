@@ -18,6 +18,7 @@ from frazil.session import retune
 from frazil.session.intake.passed_over import Inventory
 from frazil.session.outbox.daemon_info import DaemonInfo
 from frazil.session.outbox.ledger import (
+    CHOICE_KEY,
     INVENTORY_KEY,
     TUNED_KEY,
     LedgerReader,
@@ -87,6 +88,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None
     """Median time of the last micrographs from the file known to be complete to its picks."""
     threshold: float | None
+    threshold_says: str
+    """How it came about; empty without a result."""
     diameter_angstrom: float | None
     failures: list[MicrographRecord]
     changes: list[Change]
@@ -194,6 +197,7 @@ class Session:
             picked_at=[picked for _, picked in times],
             seconds=statistics.median(waits) if waits else None,
             threshold=newest.document.threshold if newest else None,
+            threshold_says=self.describe_threshold(newest.document, meta) if newest else "",
             diameter_angstrom=newest.document.diameter_px * newest.document.pixel_size_angstrom if newest else None,
             failures=self.reader.newest_failures(8),
             changes=[change for document in self.reader.newest_changes(8) if (change := _change(document)) is not None],
@@ -202,6 +206,13 @@ class Session:
             passed_over_lines=inventory.passed_over_lines(_NAMES_SHOWN),
             layout=inventory.describe_layout(),
         )
+
+    def describe_threshold(self, document: MicrographDocument, meta: dict[str, str] | None = None) -> str:
+        """How the threshold of a result came about, in a few words."""
+        meta = self.reader.meta() if meta is None else meta
+        progress = retune.RevisionProgress.decode(meta.get(TUNED_KEY, ""))
+        choice = retune.SessionChoice.decode(meta.get(CHOICE_KEY, ""))
+        return retune.describe_threshold(document, progress.change if progress else None, choice)
 
     def facts(self) -> Facts:
         """What the ledger says of how things stand, to be judged."""

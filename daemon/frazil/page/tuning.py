@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from frazil.documents import PickColumns
+from frazil.errors import SettingsError
 from frazil.limits import LimitsPatch, PickLimits
 from frazil.page.answers import NotHereError, WrongRequestError, asked_seq, json_answer, read_body
 from frazil.page.overlay import LOWEST_SCORE, split
@@ -33,6 +34,22 @@ class Previewed(PickLimits, frozen=True, kw_only=True):
 
     picks: PickColumns
     hidden: PickColumns
+
+
+class Asked(LimitsPatch, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits to apply."""
+
+    choose: bool = False
+    """Whether frazil is to choose the threshold, in place of any that was tuned or set.
+
+    Raises:
+        SettingsError: a threshold is given as well.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.choose and self.threshold is not None:
+            raise SettingsError("expected a threshold, or that frazil chooses it, found both")
 
 
 class TuningDesk:
@@ -92,11 +109,12 @@ class TuningDesk:
             self._counting -= 1
 
     async def _retune(self, request: Request) -> Response:
-        patch = await read_body(request, LimitsPatch, "limits", most_bytes=_MOST_BODY_BYTES)
+        asked = await read_body(request, Asked, "limits", most_bytes=_MOST_BODY_BYTES)
 
         def ask() -> str:
             _, model_sha256 = self._micrograph(request)
-            return request_change(self._session.reader, patch, model_sha256=model_sha256).describe()
+            reader = self._session.reader
+            return request_change(reader, asked, model_sha256=model_sha256, choose=asked.choose).describe()
 
         requested = await self._worker.run(ask)
         return json_answer(msgspec.json.encode({"asked": requested}), 202)

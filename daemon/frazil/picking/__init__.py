@@ -15,6 +15,15 @@
 'fcn'
 """
 
+from frazil.picking.choice import (
+    LOWEST_PEAK,
+    PeakScores,
+    ThresholdChoice,
+    assess_threshold,
+    choose_threshold,
+    find_low_peaks,
+    usable_area,
+)
 from frazil.picking.contrast import ContrastEvidence, darkness, weigh_contrast
 from frazil.picking.coordinates import (
     CoordinateEnding,
@@ -59,6 +68,7 @@ from frazil.picking.rescale import Rescaling
 
 __all__ = [
     "LARGEST_MICROGRAPH_BYTES",
+    "LOWEST_PEAK",
     "MICROGRAPH_ENDINGS",
     "SCORE_STEPS",
     "TRIED_ANGSTROM",
@@ -71,6 +81,7 @@ __all__ = [
     "GrowingStar",
     "ImageClaims",
     "Micrograph",
+    "PeakScores",
     "Picker",
     "PickingSettings",
     "Picks",
@@ -79,15 +90,19 @@ __all__ = [
     "PreparationOnDevice",
     "Rescaling",
     "ScoreMap",
+    "ThresholdChoice",
     "TriedDiameter",
     "YAxis",
+    "assess_threshold",
     "check_complete",
+    "choose_threshold",
     "coordinate_list",
     "darkness",
     "draw_curve",
     "draw_picks",
     "estimate_diameter",
     "find_blank",
+    "find_low_peaks",
     "find_peaks",
     "find_picks",
     "grey_picture",
@@ -102,6 +117,7 @@ __all__ = [
     "read_star",
     "star_source",
     "try_diameters",
+    "usable_area",
     "weigh_contrast",
     "write_box",
     "write_cbox",

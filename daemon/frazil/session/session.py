@@ -34,6 +34,7 @@ from frazil.session.intake.watcher import Watcher
 from frazil.session.models import Models
 from frazil.session.outbox.daemon_info import DaemonInfo, check_watch
 from frazil.session.outbox.ledger import (
+    CHOICE_KEY,
     DAEMON_KEY,
     INVENTORY_KEY,
     LIKENESS_KEY,
@@ -53,7 +54,7 @@ from frazil.session.pick.serving import Serving
 from frazil.session.pick.shadow import CanaryBounds
 from frazil.session.pick.swapper import Swapper
 from frazil.session.pick.turns import Turns
-from frazil.session.retune import Reviser
+from frazil.session.retune import Chooser, Reviser
 from frazil.settings import SESSION_SETTINGS, ServeSettings
 
 __all__ = ["Session", "title_of"]
@@ -175,7 +176,7 @@ class Session:
         self._addresses = stream.address, page_url
         beat = self.heartbeats.of("frazil-writing").beat
         self._outbox = Outbox(ledger, channel, self._metrics, self.watch, self.outputs.path, self._stopping, beat)
-        self._reviser = Reviser(ledger, self._outbox, self.picking)
+        self._reviser = Reviser(ledger, self._outbox, self.picking, chooses=self.settings.chooses_threshold)
         self._closing.callback(self._reviser.close)
         self._announcer = Announcer(ledger, self._outbox, self._metrics)
 
@@ -231,6 +232,19 @@ class Session:
         change = self._reviser.change.for_model(model.identity.sha256)
         return Picker(model, self.picking, change, device=PreparationOnDevice(model))
 
+    def _make_chooser(self) -> Chooser:
+        settings = self.settings
+        chooser = Chooser(
+            self.ledger.recall(CHOICE_KEY),
+            chooses=settings.chooses_threshold,
+            setting=settings.threshold,
+            target_precision=settings.target_precision,
+            ledger=self.ledger.file,
+        )
+        if (news := chooser.news()) is not None:
+            self.remember(CHOICE_KEY, news)
+        return chooser
+
     def start(self, picker: Picker) -> None:
         """Start to watch the directory and to pick.
 
@@ -243,6 +257,7 @@ class Session:
         self.serving = Serving(
             picker,
             self._reviser.change,
+            chooser=self._make_chooser(),
             probation_micrographs=settings.probation_micrographs,
             faults_allowed=settings.probation_faults,
         )

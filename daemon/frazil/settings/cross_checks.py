@@ -50,6 +50,12 @@ def _diameter(values: Values) -> str | None:
     return doubt and f"{doubt} (unusual_diameter accepts it)"
 
 
+def _target_precision(values: Values) -> str | None:
+    if values["target_precision"] is None or (values["threshold"] is None and values["choose_threshold"]):
+        return None
+    return "expected target_precision only where frazil chooses the threshold"
+
+
 def _microscope(values: Values) -> str | None:
     pattern = PurePosixPath(values["sessions"])
     if values["root"] is not None and values["ledger"] is not None:
@@ -93,6 +99,7 @@ CROSS_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Values], str | None]], ...]
     (("link_roots",), _link_roots),
     (("curve_key", "curve_clients"), _keys),
     (("diameter_angstrom", "unusual_diameter"), _diameter),
+    (("threshold", "choose_threshold", "target_precision"), _target_precision),
     (("root", "sessions", "ledger"), _microscope),
     (("require_gpu", "device"), _gpu),
     (("publish_address", "replay_address", "curve_key", "publish_unencrypted"), _addresses),

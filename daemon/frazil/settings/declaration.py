@@ -142,7 +142,22 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _setting("Pixel size of the micrographs, in Å; beats the header's. Default: the header's.", "Picking"),
     ] = None
     threshold: Annotated[
-        _Threshold | None, _setting("Lowest figure of merit, 0 to 1. Default: the model's.", "Picking")
+        _Threshold | None, _setting("Lowest figure of merit, 0 to 1. Default: what frazil chooses.", "Picking")
+    ] = None
+    choose_threshold: Annotated[
+        bool,
+        _setting(
+            "Choose the threshold from the session's micrographs if THRESHOLD is not set; else the model's own holds.",
+            "Picking",
+        ),
+    ] = True
+    target_precision: Annotated[
+        _Fraction | None,
+        _setting(
+            "Fraction of the picks that should be particles, 0 to 1: the lowest threshold that is expected to keep it "
+            "is chosen. Default: that of the best F1.",
+            "Picking",
+        ),
     ] = None
     min_distance_angstrom: Annotated[
         _Distance | None, _setting("No two picks are closer than this, in Å. Default: half the diameter.", "Picking")
@@ -360,6 +375,11 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if self.diameter_angstrom is None:
             raise SettingsError("diameter_angstrom: expected a value, found none")
         return self.diameter_angstrom
+
+    @property
+    def chooses_threshold(self) -> bool:
+        """Whether frazil chooses the threshold."""
+        return self.choose_threshold and self.threshold is None
 
     @property
     def limits(self) -> LimitsPatch:

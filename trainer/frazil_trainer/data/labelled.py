@@ -146,11 +146,13 @@ class LabelledPaths:
 
     @property
     def part(self) -> str:
-        """``validation``, ``selection``, ``training``, or ``unused`` in sets that are only scored."""
+        """``validation``, ``selection``, ``training``, ``calibration``, or ``unused`` in sets that are only scored."""
         if self.micrograph.stem in self.source.validation:
             return "validation"
         if self.source.only_scored:
             return "unused"
+        if self.source.calibrates:
+            return "calibration"
         return "selection" if self.micrograph.stem in self.source.selection else "training"
 
 

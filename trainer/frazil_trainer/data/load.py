@@ -22,9 +22,12 @@ from frazil_trainer.data.labelled import (
 from frazil_trainer.data.simulated import simulate_labelled
 from frazil_trainer.recipe import Recipe
 
-__all__ = ["PARTS", "TrainingData", "load_training_data"]
+__all__ = ["CALIBRATION", "PARTS", "TrainingData", "load_training_data"]
 
 PARTS = ("training", "selection", "validation")
+"""Parts that every training needs."""
+CALIBRATION = "calibration"
+"""The part of sets that are kept for the calibration of scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class TrainingData:
 
     folder: Path
     paths: Mapping[str, Sequence[LabelledPaths]]
+    """Also those for calibration, which are not read before the training."""
     micrographs: Mapping[str, Sequence[LabelledMicrograph]]
     sha256: str
     """Checksum over the content of the training micrographs and their labels, in order."""
@@ -45,23 +49,23 @@ def load_training_data(data: Path, recipe: Recipe, console: Console, *, force: b
         FrazilError: a micrograph or its labels cannot be used; a part has no micrograph; one micrograph is in two
             parts; labels do not seem to lie on particles, and `force` is not given.
     """
-    paths: dict[str, list[LabelledPaths]] = {part: [] for part in PARTS}
+    paths: dict[str, list[LabelledPaths]] = {part: [] for part in (*PARTS, CALIBRATION)}
     for source in recipe.data:
         for one in find_labelled(data, source):
             if one.part in paths:
                 paths[one.part].append(one)
-    missing = [part for part, found in paths.items() if not found]
+    missing = [part for part in PARTS if not paths[part]]
     if missing:
         raise FrazilError(f"{data}: the recipe leaves no micrograph for {', '.join(missing)}; each part needs one")
     if not any(one.source.chooses_threshold for one in paths["selection"]):
         raise FrazilError(f"{data}: the recipe leaves no micrograph for selection that chooses the threshold")
     with console.status("reading micrographs"):
         _check_parts_apart(paths)
-        micrographs = {part: [load_labelled(one, recipe) for one in found] for part, found in paths.items()}
+        micrographs = {part: [load_labelled(one, recipe) for one in paths[part]] for part in PARTS}
     sha256 = training_set_sha256(paths["training"])
     _check_fit(micrographs, recipe, console, force=force)
     micrographs["training"] += _simulate(recipe, console)
-    counts = ", ".join(f"{len(found)} for {part}" for part, found in paths.items())
+    counts = ", ".join(f"{len(found)} for {part}" for part, found in paths.items() if found)
     if recipe.simulated_micrographs:
         counts += f", and {recipe.simulated_micrographs} simulated for training"
     particles = sum(len(m.centres) for m in micrographs["training"])

@@ -144,7 +144,8 @@ def lay_phase(
         top, left = row - frame.origin[0] - reach, column - frame.origin[1] - reach
         # What reaches beyond the frame is cut off.
         first_row, first_column = max(0, -top), max(0, -left)
-        part_of_frame = phase[max(0, top) : top + len(stamp), max(0, left) : left + len(stamp)]
+        below, right = max(0, top + len(stamp)), max(0, left + len(stamp))
+        part_of_frame = phase[max(0, top) : below, max(0, left) : right]
         h, w = part_of_frame.shape
         part_of_frame += stamp[first_row : first_row + h, first_column : first_column + w]
 

@@ -33,7 +33,7 @@ __all__ = ["World", "simulate_world", "write_worlds"]
 _MANIFEST_NAME = "worlds.json"
 
 _SIDE_DIAMETERS = (17.0, 25.0)
-_EMPTY_SHARE = 0.14
+_EMPTY_SHARE = 0.18
 _IMAGINARY_SHARE = 0.35
 _IMAGINARY_DIAMETERS_ANGSTROM = (75.0, 420.0)
 _GIVEN_DIAMETERS = (0.82, 1.1)
@@ -144,7 +144,8 @@ def _draw_settings(side: int, pixel_size: float, rng: np.random.Generator, *, is
     crowd = rng.random()
     coverage = (0.02, 0.15) if crowd < 0.25 else (0.12, 0.45) if crowd < 0.6 else (0.4, 0.95)
     distance = rng.uniform(0.7, 1.1) if crowd < 0.6 else rng.uniform(0.5, 0.95)
-    dirt = int(rng.integers(0, 6)) if rng.random() < 0.4 else 0
+    dirt = int(rng.integers(0, 6)) if rng.random() < 0.3 else 0
+    coarse = _log_uniform(rng, 0.04, 2.0)
     return SimulationSettings(
         shape=(side, side),
         pixel_size_angstrom=pixel_size,
@@ -154,8 +155,8 @@ def _draw_settings(side: int, pixel_size: float, rng: np.random.Generator, *, is
         defocus_range_um=(0.6, 3.6),
         astigmatism_range_um=(0.0, 0.15),
         b_factor_range_a2=(40.0, 800.0),
-        elastic_share_range=(0.35, 0.95),
-        dose_e_per_a2=_log_uniform(rng, 16, 90),
+        elastic_share_range=(0.3, 0.95),
+        dose_e_per_a2=_log_uniform(rng, 12, 90),
         detector_blur_px=float(rng.uniform(0.2, 0.9)),
         noise_blur_share=float(rng.uniform(0, 0.9)),
         particles_per_micrograph=(0, 0) if is_empty else None,
@@ -163,9 +164,9 @@ def _draw_settings(side: int, pixel_size: float, rng: np.random.Generator, *, is
         minimum_distance_diameters=float(distance),
         overlap_fraction=float(rng.uniform(0, 0.2)) if rng.random() < 0.5 else 0.0,
         fragments_per_particle_range=(0.0, 0.6),
-        ice_gradient=float(rng.uniform(0, 0.3)),
+        ice_gradient=_log_uniform(rng, 0.005, 0.25),
         ice_noise_rad_angstrom=float(rng.uniform(0.03, 0.12)),
-        coarse_noise_range_rad_angstrom=(0.1, 2.0),
+        coarse_noise_range_rad_angstrom=(coarse, coarse),
         carbon_probability=0.3 if is_empty else 0.18,
         contamination_range=(dirt, dirt),
     )

@@ -70,7 +70,7 @@ function facts(record, overlay) {
   return [
     ["Picks", `${picks.y.length}, mean score ${decimals(mean, 2)}`],
     ["Below the threshold", hidden ? `${hidden.y.length} candidates` : "not kept (keep_score_maps is off)"],
-    ["Threshold", overlay.threshold.toFixed(3)],
+    ["Threshold", `${overlay.threshold.toFixed(3)}, ${overlay.threshold_says}`],
     ["Particle", `${(overlay.diameter_px * overlay.pixel_size_angstrom).toFixed(0)} Å, ${overlay.diameter_px.toFixed(1)} px`],
     ["Pixels", `${overlay.shape[1]} wide, ${overlay.shape[0]} high, ${overlay.pixel_size_angstrom.toFixed(3)} Å each`],
     ["Model", overlay.model],

@@ -89,7 +89,8 @@ function showFacts() {
     ["File complete to picks", standing?.seconds ? `${standing.seconds.toFixed(2)} s` : "–", "median of the latest"],
     ["Picked", grouped(standing?.head && counts.picked ? counts.picked + (counts.gone ?? 0) : (counts.picked ?? 0)), failed ? `${grouped(failed)} failed` : "micrographs, none failed"],
     ["Model", now.model || "–", now.provider ? `on ${device(now.provider)}, ${now.precision}` : ""],
-    ["Particle", standing?.diameter_angstrom ? `${standing.diameter_angstrom.toFixed(0)} Å` : "–", standing?.threshold != null ? `threshold ${standing.threshold.toFixed(2)}` : ""],
+    ["Particle", standing?.diameter_angstrom ? `${standing.diameter_angstrom.toFixed(0)} Å` : "–", ""],
+    ["Threshold", standing?.threshold != null ? standing.threshold.toFixed(2) : "–", standing?.threshold_says ?? ""],
     ...(standing?.layout ? [["Layout", standing.layout.split(",")[0], standing.layout.split(", ")[1]]] : []),
   ]);
 }

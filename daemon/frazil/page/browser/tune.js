@@ -20,6 +20,7 @@ export function tune(form, viewer, overlay, tokenFile) {
   const reset = element("button", { type: "button", onclick: undo }, "As it is");
   const count = element("button", { type: "button", onclick: countAll }, "Count all micrographs");
   const apply = element("button", { type: "submit", class: "apply" }, "Apply to all, and to what follows");
+  const choose = element("button", { type: "button", onclick: () => applyAll({ choose: true }) }, "Let frazil choose the threshold");
 
   for (const limit of limits) {
     const range = { min: 0, max: limit.most.toFixed(limit.digits), step: limit.step };
@@ -36,7 +37,7 @@ export function tune(form, viewer, overlay, tokenFile) {
     counted,
     element("label", { class: "token" }, "Token, to apply", token),
     element("p", { class: "hint" }, `It stands in ${tokenFile} on the daemon’s machine.`),
-    element("div", { class: "buttons" }, apply),
+    element("div", { class: "buttons" }, apply, choose),
     told,
   );
   form.onsubmit = (event) => {
@@ -135,8 +136,7 @@ export function tune(form, viewer, overlay, tokenFile) {
     say(counted, `${grouped(after)} picks instead of ${grouped(before)}${change}.${far}${not}`);
   }
 
-  async function applyAll() {
-    const changes = wanted();
+  async function applyAll(changes = wanted()) {
     if (!Object.keys(changes).length) {
       say(told, "Nothing differs from what is set.");
       return;

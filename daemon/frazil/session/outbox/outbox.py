@@ -133,7 +133,12 @@ class Outbox:
             match document:
                 case MicrographDocument() if handled is not None:
                     return ledger.commit_picked(
-                        key, handled, body_at, score_map=score_map, complete_at_unix=complete_at_unix
+                        key,
+                        handled,
+                        body_at,
+                        score_map=score_map,
+                        complete_at_unix=complete_at_unix,
+                        remember=remember,
                     )[0]
                 case MicrographDocument():
                     return ledger.commit_revision(key, revises, body_at, score_map=score_map, remember=remember)

@@ -35,7 +35,7 @@ from frazil.picking import ChooseRescaling, Micrograph, PixelMemory, ScoreMap
 from frazil.record import record_failure
 from frazil.session.intake.intake import Arrival, Intake
 from frazil.session.outbox.file_stamp import sample, stamp_of
-from frazil.session.outbox.ledger import Handled, Ledger
+from frazil.session.outbox.ledger import CHOICE_KEY, Handled, Ledger
 from frazil.session.outbox.outbox import Outbox, Stopped
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.session.pick.drift import DriftWatch
@@ -71,6 +71,8 @@ class _Picked:
     score_map: ScoreMap | None
     """Score map to keep, if any. It is packed in the writing stage, so that picking does not wait."""
     batches: Batches
+    choice: str | None
+    """What the ledger is to remember of frazil's choice of the threshold; None where that is as it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -209,6 +211,7 @@ class Pipeline:
             last_picked_at=self._last_picked_at,
             doubts=self._doubts.state,
             drift=self._drift.state,
+            threshold=self._serving.threshold,
         )
 
     def failed_stage(self) -> str | None:
@@ -293,6 +296,8 @@ class Pipeline:
             failure = failure_of(read.arrival.path, "picking", error)
             self._results.put(_Failed(arrival=read.arrival, error=failure))
         else:
+            for chosen in self._serving.take_chosen():  # earlier results follow before this one is committed
+                self._results.put(chosen)
             while not self._room.acquire(timeout=_STOP_CHECK_SECONDS):
                 beat()
             self._results.put(picked)
@@ -323,6 +328,7 @@ class Pipeline:
             document=record.document,
             score_map=record.score_map if self._keep_score_maps else None,
             batches=record.batches,
+            choice=self._serving.take_news(),
         )
 
     def write_one(self) -> None:
@@ -398,6 +404,7 @@ class Pipeline:
             handled=handled,
             score_map=None if result.score_map is None else pack_score_map(result.score_map),
             complete_at_unix=time.time() - (self._clock() - arrival.complete_at_monotonic),
+            remember=None if result.choice is None else (CHOICE_KEY, result.choice),
             on_commit=committed,
         )
         now = self._clock()

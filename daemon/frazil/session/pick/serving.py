@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from frazil.health.state import ModelState
-from frazil.picking import Micrograph, Picker
+import msgspec
+
+from frazil.health.state import ModelState, ThresholdState
+from frazil.limits import ChosenThreshold
+from frazil.picking import Micrograph, Picker, Picture, ScoreMap
 from frazil.record import Record, record_picks
 from frazil.session.pick.model_changes import ModelChange
+from frazil.session.retune.chooser import Chooser
 from frazil.session.retune.limits import LimitsChange, LimitsRequest
 
 __all__ = ["Offer", "Probation", "Serving", "Shadow"]
@@ -103,6 +108,7 @@ class Serving:
     Args:
         picker: the first picker that serves.
         change: the change of limits in force. Default: none.
+        chooser: chooses thresholds. Default: they are the operator's or the models'.
         probation_micrographs: length of a probation, in micrographs; 0 for none.
         faults_allowed: fraction of them on which a model may fail or find almost nothing.
 
@@ -112,11 +118,21 @@ class Serving:
     """
 
     def __init__(
-        self, picker: Picker, change: LimitsChange | None = None, *, probation_micrographs: int, faults_allowed: float
+        self,
+        picker: Picker,
+        change: LimitsChange | None = None,
+        *,
+        chooser: Chooser | None = None,
+        probation_micrographs: int,
+        faults_allowed: float,
     ) -> None:
         self.shadow: Shadow | None = None
         self.last_shape: tuple[tuple[int, int], float] | None = None
         self._change = change or LimitsChange()
+        self._chooser = chooser or Chooser(chooses=False)
+        self._is_reviewed = False
+        self._chosen: list[LimitsRequest] = []
+        """Choices that the writing stage does not know of as yet."""
         self._picker = self._with_limits(picker)
         self._probation_micrographs = probation_micrographs
         self._faults_allowed = faults_allowed
@@ -148,6 +164,24 @@ class Serving:
         )
 
     @property
+    def threshold(self) -> ThresholdState:
+        """The threshold that holds, and how it came about; from any thread."""
+        picker, change = self._picker, self._change
+        chosen = change.chosen_for(picker.model.identity.sha256)
+        if chosen is not None:
+            return ThresholdState(
+                value=chosen.threshold,
+                by="frazil",
+                precision=chosen.precision,
+                micrographs=chosen.micrographs,
+                held=chosen.held,
+            )
+        sha256 = picker.model.identity.sha256
+        is_set = picker.settings.threshold is not None or change.thresholds.get(sha256) is not None
+        is_open = change.lets_choose(sha256, by_default=self._chooser.chooses)
+        return ThresholdState(value=picker.threshold, by="frazil" if is_open else "operator" if is_set else "model")
+
+    @property
     def coming(self) -> Picker:
         """The picker of the next micrograph: the offered one, else the serving one. May be read from any thread."""
         with self._lock:
@@ -163,8 +197,17 @@ class Serving:
         with self._lock:
             self._requested = request
 
+    def make_shadow_chooser(self, sha256: str) -> Chooser | None:
+        """What chooses for a model that runs in shadow, and remembers nothing; None where nothing is chosen for it."""
+        if self._change.lets_choose(sha256, by_default=self._chooser.chooses):
+            return self._chooser.as_new()
+        return None
+
     def advance(self) -> list[ModelChange | LimitsRequest]:
-        """Between two micrographs: roll back a model that failed its probation, take a new one, change the limits."""
+        """Between two micrographs: roll back a model that failed its probation, take a new one, change the limits.
+
+        A threshold that frazil has chosen meanwhile is among the changes.
+        """
         changes: list[ModelChange | LimitsRequest] = []
         if self._probation is not None and self._before is not None:
             if verdict := self._probation.verdict:
@@ -176,28 +219,49 @@ class Serving:
             offered = self._offered
             request, self._requested = self._requested, None
         if request is not None:
-            self._change = request.change
-            self._picker = self._with_limits(self._picker)
-            self._before = self._before and self._with_limits(self._before)
-            changes.append(request)
+            # What frazil has chosen meanwhile is known here first.
+            self._change = msgspec.structs.replace(request.change, chosen=self._change.chosen)
+            self._renew()
+            self._review()
+            self._chosen.clear()
+            changes.append(dataclasses.replace(request, change=self._change))
         if offered is not None:
             if offered.picker.model.identity != self._picker.model.identity:
                 changes.append(self._take(offered))
+                self._is_reviewed = False
             with self._lock:
                 if self._offered is offered:  # kept until now, so that `coming` never returns the earlier one
                     self._offered = None
-        return changes
+        if not self._is_reviewed:
+            self._review()
+        return [*changes, *self.take_chosen()]
+
+    def take_chosen(self) -> list[LimitsRequest]:
+        """Choices of a threshold that earlier results must follow, since this was last asked for."""
+        chosen, self._chosen = self._chosen, []
+        return chosen
+
+    def take_news(self) -> str | None:
+        """What the ledger is to remember of the choice with the next result; None where that is as it was."""
+        return self._chooser.news()
 
     def pick(self, micrograph: Micrograph, *, read_seconds: float, since: float) -> Record:
         """Pick a micrograph; arguments and errors are those of `record_picks`."""
 
         def pick_with(picker: Picker) -> Record:
-            return record_picks(picker, micrograph, read_seconds=read_seconds, since=since)
+            return record_picks(picker, micrograph, read_seconds=read_seconds, since=since, settle=settle)
+
+        def settle(picker: Picker, picture: Picture, score_map: ScoreMap) -> Picker:
+            chosen = self._chooser.consider(picker, self._change, str(micrograph.path), picture, score_map)
+            return self._take_chosen(picker, chosen)
 
         if self._probation is not None and self._before is not None:
             record = self._pick_on_probation(self._probation, self._before, pick_with)
         else:
             record = pick_with(self._picker)
+        if (chosen := self._change.chosen_for(record.document.model.sha256)) is not None:
+            document = msgspec.structs.replace(record.document, chosen=chosen.basis)
+            record = dataclasses.replace(record, document=document)
         self._recent.append(len(record.picks))
         self.last_shape = record.document.shape, record.document.pixel_size_angstrom
         if (shadow := self.shadow) is not None:
@@ -232,7 +296,7 @@ class Serving:
             self._probation = Probation(self._probation_micrographs, self._faults_allowed, usual_picks)
         before, self._picker, self._current = self._picker, self._with_limits(offered.picker), offered.current
         model, thresholds = self._picker.model, self._change.thresholds
-        if before.model.identity.sha256 in thresholds and model.identity.sha256 not in thresholds:
+        if thresholds.get(before.model.identity.sha256) is not None and model.identity.sha256 not in thresholds:
             log.warning(
                 "the threshold of %g was tuned for model %s: %s goes back to %g",
                 before.threshold,
@@ -247,12 +311,38 @@ class Serving:
             current=self._current,
         )
 
+    def _review(self) -> None:
+        """Choose for the serving model from what is known already."""
+        self._is_reviewed = True
+        self._take_chosen(self._picker, self._chooser.review(self._picker, self._change))
+
+    def _take_chosen(self, picker: Picker, chosen: ChosenThreshold | None) -> Picker:
+        """Take a choice for a model; its picker with the limits that hold now."""
+        if chosen is None:
+            return picker
+        sha256 = picker.model.identity.sha256
+        before = self._change.chosen.get(sha256)
+        if chosen == before:
+            return picker
+        self._change = msgspec.structs.replace(self._change, chosen={**self._change.chosen, sha256: chosen})
+        if before is not None and chosen.threshold == before.threshold:
+            return picker
+        self._chosen.append(LimitsRequest(text="", change=self._change))
+        self._renew()
+        return self._with_limits(picker)
+
+    def _renew(self) -> None:
+        """Have both pickers pick within the limits that hold now."""
+        self._picker = self._with_limits(self._picker)
+        self._before = self._before and self._with_limits(self._before)
+
     def _with_limits(self, picker: Picker) -> Picker:
         return picker.with_limits(self._change.for_model(picker.model.identity.sha256))
 
     def _roll_back(self, before: Picker, reason: str, message: str) -> ModelChange:
         withdrawn = self._picker.model.identity
         self._picker, self._before, self._probation = before, None, None
+        self._is_reviewed = False
         return ModelChange(
             event="rolled_back",
             model=before.model.identity,

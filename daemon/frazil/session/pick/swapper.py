@@ -17,6 +17,7 @@ from frazil.documents import now_rfc3339
 from frazil.errors import ModelError
 from frazil.faults import is_passing
 from frazil.health.metrics import Metrics
+from frazil.limits import LimitsPatch
 from frazil.model import (
     Model,
     ModelIdentity,
@@ -30,12 +31,13 @@ from frazil.model import (
     post_serving_record,
     read_current,
 )
-from frazil.picking import Micrograph, Picker
+from frazil.picking import Micrograph, Picker, Picks, find_picks
 from frazil.record import Record
 from frazil.session.models import Models
 from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import Canary, CanaryBounds
+from frazil.session.retune import Chooser, LimitsChange
 
 __all__ = ["Swapper"]
 
@@ -321,6 +323,7 @@ class Swapper:
 
     def _run_in_shadow(self, picker: Picker, serving: Serving, stamp: str) -> None:
         canary = Canary(picker.model.identity, self._bounds)
+        chooser = serving.make_shadow_chooser(picker.model.identity.sha256)
         shown: Queue[tuple[Micrograph, Record]] = Queue(1)
 
         def show(micrograph: Micrograph, record: Record) -> None:
@@ -343,7 +346,7 @@ class Swapper:
                 except Empty:
                     continue
                 try:
-                    picks = picker.pick(micrograph)
+                    picks = self._pick_in_shadow(picker, micrograph, chooser)
                 except Exception as error:
                     found = f"{picker.model.identity}: expected to pick {micrograph.path.name}, found: {error}"
                     raise ModelError(found, "canary") from error
@@ -353,6 +356,16 @@ class Swapper:
             serving.shadow = None
         log.info("model %s in shadow: %s", picker.model.identity, canary.describe())
         canary.check()
+
+    def _pick_in_shadow(self, picker: Picker, micrograph: Micrograph, chooser: Chooser | None) -> Picks:
+        """Pick as the model would if it served: with a threshold of its own choice, where frazil chooses."""
+        if chooser is None:
+            return picker.pick(micrograph)
+        picture = picker.prepare(micrograph)
+        score_map = picker.score(picture)
+        chosen = chooser.consider(picker, LimitsChange(), str(micrograph.path), picture, score_map)
+        limits = LimitsPatch(threshold=chosen.threshold if chosen else None).over(picker.limits)
+        return find_picks(score_map, limits, picture.pixel_size_angstrom)
 
     def _is(self, identity: ModelIdentity, path: Path) -> bool:
         with contextlib.suppress(ModelError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from frazil.errors import SettingsError
-from frazil.limits import LimitsPatch
+from frazil.limits import ChosenThreshold, LimitsPatch
 from frazil.picking import PickingSettings
 from frazil.session.outbox.ledger import Remembered
 
@@ -27,10 +27,12 @@ class LimitsChange(msgspec.Struct, Remembered, frozen=True, kw_only=True):
         SettingsError: a value is impossible.
     """
 
-    thresholds: dict[str, float] = {}
-    """By the sha256 of the model: figures of merit of two models are on two scales."""
+    thresholds: dict[str, float | None] = {}
+    """By the sha256 of the model: figures of merit of two models are on two scales. None lets frazil choose it."""
     min_distance_angstrom: float | None = None
     edge_margin_angstrom: float | None = None
+    chosen: dict[str, ChosenThreshold] = {}
+    """Thresholds that frazil chose, likewise. The operator's win over them; a request has none."""
 
     def __post_init__(self) -> None:
         for sha256 in ("", *self.thresholds):
@@ -39,24 +41,55 @@ class LimitsChange(msgspec.Struct, Remembered, frozen=True, kw_only=True):
     @classmethod
     def of(cls, patch: LimitsPatch, model_sha256: str) -> LimitsChange:
         """A patch whose threshold is for one model."""
-        given = patch.given()
-        threshold = given.pop("threshold", None)
-        return cls(thresholds={} if threshold is None else {model_sha256: threshold}, **given)
+        return cls(
+            thresholds={} if patch.threshold is None else {model_sha256: patch.threshold},
+            min_distance_angstrom=patch.min_distance_angstrom,
+            edge_margin_angstrom=patch.edge_margin_angstrom,
+        )
 
     def over(self, earlier: LimitsChange) -> LimitsChange:
         """Merge with an earlier change; limits given here win."""
         distances = self._distances.over(earlier._distances)
-        return LimitsChange(thresholds={**earlier.thresholds, **self.thresholds}, **distances.given())
+        return LimitsChange(
+            thresholds={**earlier.thresholds, **self.thresholds},
+            chosen={**earlier.chosen, **self.chosen},
+            min_distance_angstrom=distances.min_distance_angstrom,
+            edge_margin_angstrom=distances.edge_margin_angstrom,
+        )
 
     def for_model(self, sha256: str) -> LimitsPatch:
         """The change for the picks of one model."""
-        return LimitsPatch(threshold=self.thresholds.get(sha256)).over(self._distances)
+        threshold, chosen = self.thresholds.get(sha256), self.chosen_for(sha256)
+        return LimitsPatch(threshold=chosen.threshold if chosen else threshold).over(self._distances)
+
+    def chosen_for(self, sha256: str) -> ChosenThreshold | None:
+        """The threshold of a model as frazil chose it; None where the operator set it, or nothing is chosen as yet."""
+        return None if self.thresholds.get(sha256) is not None else self.chosen.get(sha256)
+
+    def lets_choose(self, sha256: str, *, by_default: bool) -> bool:
+        """Whether frazil chooses the threshold of a model.
+
+        Args:
+            sha256: of the model.
+            by_default: whether it does where the operator has tuned no threshold.
+        """
+        return self.thresholds[sha256] is None if sha256 in self.thresholds else by_default
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether any of it is the operator's."""
+        return bool(self.thresholds or self._distances.given())
 
     def describe(self) -> str:
-        """In a few words."""
-        parts = [f"threshold {value:g} for model {sha256[:8]}" for sha256, value in self.thresholds.items()]
+        """In a few words; of what frazil chose only where nothing else is changed."""
+        parts = [
+            f"threshold {'chosen by frazil' if value is None else f'{value:g}'} for model {sha256[:8]}"
+            for sha256, value in self.thresholds.items()
+        ]
         for name, value in self._distances.given().items():
             parts.append(f"{name.removesuffix('_angstrom').replace('_', '-')} {value:g} Å")
+        if not parts:
+            parts = [f"threshold {one.threshold:g} for model {sha256[:8]}" for sha256, one in self.chosen.items()]
         return ", ".join(parts) or "nothing"
 
     @property
@@ -68,10 +101,10 @@ class LimitsChange(msgspec.Struct, Remembered, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitsRequest:
-    """A request on its way through the daemon."""
+    """A request on its way through the daemon, or a threshold that frazil has chosen."""
 
     text: str
-    """As it stands in the ledger."""
+    """As it stands in the ledger; empty where nobody asked."""
     change: LimitsChange
     """The change asked for, merged with the one that holds already."""
 
@@ -105,7 +138,8 @@ class RevisionProgress(msgspec.Struct, Remembered, frozen=True, kw_only=True):
     def describe(self) -> str:
         """The limits in force and the progress, in one line."""
         since = f"{self.since[:19].replace('T', ' ')} UTC"
-        line = f"tuned since {since}: {self.change.describe()}; {self.revised} results revised"
+        how = "tuned" if self.change.is_tuned else "threshold chosen"
+        line = f"{how} since {since}: {self.change.describe()}; {self.revised} results revised"
         if self.unrevisable:
             line += f", {self.unrevisable} cannot be"
         return line if self.is_done else f"{line}, going on (at {self.done_seq} of {self.until_seq})"

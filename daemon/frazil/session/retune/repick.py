@@ -21,6 +21,7 @@ __all__ = [
     "MicrographCount",
     "Preview",
     "count",
+    "newest_document",
     "newest_model",
     "pack_score_map",
     "preview",
@@ -210,7 +211,9 @@ def _count_one(
     )
 
 
-def request_change(reader: LedgerReader, patch: LimitsPatch, *, model_sha256: str = "") -> LimitsChange:
+def request_change(
+    reader: LedgerReader, patch: LimitsPatch, *, model_sha256: str = "", choose: bool = False
+) -> LimitsChange:
     """Request other limits for all micrographs of a session: results are revised, and new ones picked so.
 
     A running daemon grants the request within a second or so; else the next one does when it starts. The request is
@@ -220,6 +223,7 @@ def request_change(reader: LedgerReader, patch: LimitsPatch, *, model_sha256: st
         reader: of the session's ledger.
         patch: the limits to change.
         model_sha256: of the model that the threshold is for. Default: that of the newest result.
+        choose: whether frazil is to choose the threshold, in place of any that was tuned or set.
 
     Returns:
         The requested change.
@@ -228,13 +232,14 @@ def request_change(reader: LedgerReader, patch: LimitsPatch, *, model_sha256: st
         RetuneError: there is no result yet, or its score map does not reach to the edge margin.
         OutputError: the ledger cannot be written.
     """
-    kept = reader.newest_result()
-    if kept is None:
-        raise RetuneError(f"{reader.file}: expected a result to tune by, found none as yet", "no_result")
+    kept = _newest(reader)
     document = read_document(kept)
     if kept.score_map is not None:  # a change that fails for the newest result would fail for all
         repick(document, read_score_map(kept), patch.over(document.limits))
-    change = LimitsChange.of(patch, model_sha256 or document.model.sha256)
+    model_sha256 = model_sha256 or document.model.sha256
+    change = LimitsChange.of(patch, model_sha256)
+    if choose:
+        change = replace(change, thresholds={model_sha256: None})
     update_remembered(reader.file, RETUNE_KEY, lambda text: change.over(decode_request(text)).encode())
     return change
 
@@ -243,6 +248,22 @@ def newest_model(reader: LedgerReader) -> str:
     """The sha256 of the model that made the newest result; empty where there is none."""
     kept = reader.newest_result()
     return "" if kept is None else read_document(kept).model.sha256
+
+
+def newest_document(reader: LedgerReader) -> MicrographDocument:
+    """The newest result.
+
+    Raises:
+        RetuneError: there is none.
+    """
+    return read_document(_newest(reader))
+
+
+def _newest(reader: LedgerReader) -> KeptResult:
+    kept = reader.newest_result()
+    if kept is None:
+        raise RetuneError(f"{reader.file}: expected a result to tune by, found none as yet", "no_result")
+    return kept
 
 
 class _Packed(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from frazil.limits import PickLimits
 from frazil.picking import PickingSettings, Picks
 from frazil.session.outbox.ledger import RETUNE_KEY, TUNED_KEY, KeptResult, Ledger, LedgerReader
 from frazil.session.outbox.outbox import Outbox
+from frazil.session.retune.chooser import is_of_diameter
 from frazil.session.retune.limits import LimitsChange, LimitsRequest, RevisionProgress, decode_request
 from frazil.session.retune.repick import read_document, read_score_map, repick
 
@@ -40,12 +41,13 @@ class Reviser:
         ledger: where results are committed.
         outbox: commits and delivers them.
         settings: of the operator.
+        chooses: whether frazil chooses the threshold where the operator has not said otherwise.
 
     Attributes:
         change: the change of limits in force.
     """
 
-    def __init__(self, ledger: Ledger, outbox: Outbox, settings: PickingSettings) -> None:
+    def __init__(self, ledger: Ledger, outbox: Outbox, settings: PickingSettings, *, chooses: bool = False) -> None:
         self._ledger = ledger
         self._outbox = outbox
         self._reader = LedgerReader(ledger.file)
@@ -55,10 +57,16 @@ class Reviser:
         self._next_look = self._next_turn = 0.0
         kept = RevisionProgress.decode(ledger.recall(TUNED_KEY))
         if kept is not None and kept.settings != settings:
-            log.warning("the settings have changed: they hold again, and not what was %s", kept.describe())
+            if kept.change.is_tuned:
+                log.warning("the settings have changed: they hold again, and not what was %s", kept.describe())
+            else:
+                log.info("the settings have changed: no threshold that was chosen before holds any more")
             kept = None
         elif kept is not None:
             log.info("%s", kept.describe())
+        if kept is not None:
+            change = _without_unasked(kept.change, chooses=chooses)
+            kept = msgspec.structs.replace(kept, change=change) if change != LimitsChange() else None
         self._progress = kept or RevisionProgress(
             settings=settings, change=LimitsChange(), since=now_rfc3339(), until_seq=0
         )
@@ -95,7 +103,11 @@ class Reviser:
         self._unrevisable = []
         self._progress, self.change = begun, change
         self._next_turn = 0.0
-        log.info("tuned: %s, from here on and for the results up to number %d", change.describe(), head)
+        if request.text:
+            log.info("tuned: %s, from here on and for the results up to number %d", change.describe(), head)
+        else:
+            for sha256, chosen in change.chosen.items():
+                log.info("threshold %g for model %s, %s", chosen.threshold, sha256[:8], chosen.describe())
 
     def wait_seconds(self, longest: float) -> float:
         """Time until the next revision may begin, at most `longest`."""
@@ -126,7 +138,11 @@ class Reviser:
         after = msgspec.structs.replace(self._progress, done_seq=kept.seq)
         try:
             document = read_document(kept)
-            limits = self.change.for_model(document.model.sha256).over(document.limits)
+            patch, chosen = self.change.for_model(document.model.sha256), self.change.chosen_for(document.model.sha256)
+            if chosen is not None and not is_of_diameter(document, self._progress.settings.diameter_angstrom):
+                # It was chosen for another particle.
+                patch, chosen = msgspec.structs.replace(patch, threshold=None), None
+            limits = patch.over(document.limits)
             if limits == document.limits:
                 self._progress = after
                 return
@@ -139,6 +155,8 @@ class Reviser:
             return
         after = msgspec.structs.replace(after, revised=after.revised + 1)
         revision = _make_revision(document, limits, picks, time.monotonic() - started)
+        if patch.threshold is not None:
+            revision = msgspec.structs.replace(revision, chosen=chosen.basis if chosen else msgspec.UNSET)
 
         def committed(seq: int) -> None:
             self._progress = after
@@ -164,6 +182,12 @@ class Reviser:
                 done.unrevisable,
                 ", ".join(self._unrevisable) or "some that were met before a restart",
             )
+
+
+def _without_unasked(change: LimitsChange, *, chooses: bool) -> LimitsChange:
+    """A change without the choices of an earlier run that nobody wants any more."""
+    wanted = {sha256: one for sha256, one in change.chosen.items() if chooses or sha256 in change.thresholds}
+    return msgspec.structs.replace(change, chosen=wanted)
 
 
 def _make_revision(

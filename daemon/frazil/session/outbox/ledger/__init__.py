@@ -16,6 +16,7 @@ from frazil.session.outbox.ledger.layout import LEDGER_NAME, UNLIKE, State, chec
 from frazil.session.outbox.ledger.ledger import Handled, Ledger, Note
 from frazil.session.outbox.ledger.meta_keys import (
     BASELINE_KEY,
+    CHOICE_KEY,
     DAEMON_KEY,
     DRIFT_KEY,
     INVENTORY_KEY,
@@ -34,6 +35,7 @@ from frazil.session.outbox.ledger.witness import WITNESS_NAME, Witness, read_wit
 
 __all__ = [
     "BASELINE_KEY",
+    "CHOICE_KEY",
     "DAEMON_KEY",
     "DRIFT_KEY",
     "INVENTORY_KEY",

@@ -325,6 +325,7 @@ class Ledger:
         *,
         score_map: bytes | None = None,
         complete_at_unix: float | None = None,
+        remember: tuple[str, str] | None = None,
     ) -> tuple[int, bytes]:
         """Commit a result; returns its sequence number and the document.
 
@@ -347,6 +348,8 @@ class Ledger:
                 "UPDATE micrographs SET seq = ?, complete_at = ?, picked_at = ?, published_at = NULL WHERE path = ?",
                 (seq, complete_at_unix, now, key),
             )
+            if remember is not None:
+                self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", remember)
         self._head = seq
         return seq, body
 

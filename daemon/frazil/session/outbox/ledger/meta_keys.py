@@ -14,6 +14,7 @@ from frazil.errors import SettingsError
 __all__ = [
     "ARCHIVED_KEY",
     "BASELINE_KEY",
+    "CHOICE_KEY",
     "DAEMON_KEY",
     "DELIVERED_KEY",
     "DRIFT_KEY",
@@ -60,6 +61,9 @@ RETUNE_KEY = "retune"
 """Limits that were requested and not yet granted, as JSON; absent if there are none."""
 TUNED_KEY = "tuned"
 """Limits in force in place of the settings', and the progress of revising earlier results, as JSON."""
+
+CHOICE_KEY = "choice"
+"""How the threshold comes about, and what frazil's choice rests on: a `SessionChoice` as JSON."""
 
 
 class Remembered:

@@ -1,0 +1,151 @@
+"""The threshold of a session, chosen from the scores of its own micrographs, without labels.
+
+The choice rests on the peaks of the score maps, down to a low floor. Nothing else is known of it: who asks keeps the
+evidence, decides when it is enough, and which change is worth while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frazil.limits import LimitsPatch, PickLimits
+from frazil.model.contract import Calibration
+from frazil.picking.picks import Picks, ScoreMap, find_picks
+
+__all__ = [
+    "LOWEST_PEAK",
+    "PeakScores",
+    "ThresholdChoice",
+    "assess_threshold",
+    "choose_threshold",
+    "find_low_peaks",
+    "usable_area",
+]
+
+LOWEST_PEAK = 0.02
+"""Peaks below this are no evidence. No threshold is chosen below it."""
+_DECIMALS = 3
+"""Of a chosen threshold: people read it, and give it to others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PeakScores:
+    """All that a choice needs of one micrograph."""
+
+    scores: NDArray[np.float32]
+    """(n,) scores of its peaks down to `LOWEST_PEAK`, within distance and edge margin, best first."""
+    area_diameters: float
+    """Area in which picks can be, in squares of the particle's diameter."""
+    null_scores: NDArray[np.float32] | None = None
+    """(m,) scores of the peaks of a null of the same micrograph, likewise; None where none was made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThresholdChoice:
+    """A threshold, and what is expected of the picks that reach it."""
+
+    threshold: float
+    precision: float | None
+    """Estimated fraction of the picks that are particles; None without picks."""
+    picks_per_micrograph: float
+    micrographs: int
+    """Number of micrographs that it rests on."""
+
+
+def choose_threshold(
+    evidence: Sequence[PeakScores],
+    contract_threshold: float,
+    *,
+    target_precision: float | None = None,
+    calibration: Calibration | None = None,
+) -> ThresholdChoice:
+    """The threshold with the best F1 that is to be expected, or the lowest that keeps a precision.
+
+    A calibrated score is taken for the probability that there is a particle. The expected number of hits among the
+    picks is then the sum of their probabilities, and that of all particles the sum over all peaks.
+
+    Args:
+        evidence: of each micrograph.
+        contract_threshold: the model's own, which holds where there is no peak at all.
+        target_precision: precision that the picks should have at least. Default: that of the best F1.
+        calibration: of the model's scores. Default: they are probabilities.
+    """
+    scores = _all_scores(evidence)
+    if not scores.size:
+        return assess_threshold(evidence, contract_threshold, calibration=calibration)
+    # Equal scores are picked together: only the last of them ends a set of picks.
+    ends = np.flatnonzero(np.append(scores[:-1] > scores[1:], np.True_))
+    probabilities = _probabilities(scores, calibration)
+    hits, counts = np.cumsum(probabilities)[ends], ends + 1.0
+    if target_precision is None:
+        best = int(np.argmax(2 * hits / (counts + probabilities.sum())))
+    else:
+        precise = np.flatnonzero(hits / counts >= target_precision)
+        best = int(precise[-1]) if precise.size else 0
+    lowest = float(scores[ends[best]])
+    below = float(scores[ends[best + 1]]) if best + 1 < ends.size else LOWEST_PEAK
+    return assess_threshold(evidence, _between(below, lowest), calibration=calibration)
+
+
+def assess_threshold(
+    evidence: Sequence[PeakScores], threshold: float, *, calibration: Calibration | None = None
+) -> ThresholdChoice:
+    """What is expected of the picks at a threshold; arguments as for `choose_threshold`."""
+    scores = _all_scores(evidence)
+    picked = scores[scores >= np.float32(threshold)]
+    return ThresholdChoice(
+        threshold=threshold,
+        precision=round(float(_probabilities(picked, calibration).mean()), 4) if picked.size else None,
+        picks_per_micrograph=round(picked.size / len(evidence), 2) if evidence else 0.0,
+        micrographs=len(evidence),
+    )
+
+
+def find_low_peaks(score_map: ScoreMap, limits: PickLimits, pixel_size_angstrom: float) -> Picks:
+    """All peaks down to `LOWEST_PEAK`, within the distances of the limits, best first.
+
+    A peak is suppressed by better ones only: those that reach a threshold are the picks at it.
+    """
+    return find_picks(score_map, LimitsPatch(threshold=LOWEST_PEAK).over(limits), pixel_size_angstrom)
+
+
+def usable_area(shape: tuple[int, int], *, margin_px: float, diameter_px: float, blank_fraction: float) -> float:
+    """Area of a micrograph in which picks can be, in squares of the particle's diameter.
+
+    Args:
+        shape: (h, w).
+        margin_px: edge margin.
+        diameter_px: of the particle.
+        blank_fraction: fraction of the micrograph without data.
+    """
+    h, w = (max(0.0, side - 2 * margin_px) for side in shape)
+    return h * w * (1 - blank_fraction) / diameter_px**2
+
+
+def _all_scores(evidence: Sequence[PeakScores]) -> NDArray[np.float32]:
+    """(n,) scores of all micrographs, best first."""
+    if not evidence:
+        return np.zeros(0, np.float32)
+    scores = np.concatenate([micrograph.scores for micrograph in evidence])
+    ordered: NDArray[np.float32] = np.sort(scores[scores >= np.float32(LOWEST_PEAK)])[::-1]
+    return ordered
+
+
+def _probabilities(scores: NDArray[np.float32], calibration: Calibration | None) -> NDArray[np.float64]:
+    """(n,) scores → (n,) probabilities of a particle."""
+    if calibration is None:
+        return scores.astype(np.float64)
+    return np.interp(scores.astype(np.float64), calibration.scores, calibration.probabilities)
+
+
+def _between(below: float, lowest: float) -> float:
+    """A short number above the best score that is not picked, and not above the lowest one that is."""
+    for decimals in range(_DECIMALS, 7):
+        threshold = round((below + lowest) / 2, decimals)
+        if np.float32(below) < np.float32(threshold) <= np.float32(lowest):
+            return threshold
+    return lowest
