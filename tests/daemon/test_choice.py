@@ -97,3 +97,45 @@ def test_a_damaged_calibration_is_refused_with_its_model(make_contract: type[Mod
 def test_the_usable_area_is_without_margins_and_blank_parts() -> None:
     assert usable_area((100, 220), margin_px=10, diameter_px=20, blank_fraction=0.5) == 80 * 200 * 0.5 / 400
     assert usable_area((100, 220), margin_px=60, diameter_px=20, blank_fraction=0.0) == 0
+
+
+# Half of the peaks that it was fitted to were particles.
+CURVE = Calibration(scores=(0.0, 0.2, 0.5, 0.9), probabilities=(0.0, 0.1, 0.6, 1.0), prior=0.5)
+
+
+def test_where_particles_are_rare_a_score_means_less() -> None:
+    without_prior = Calibration(scores=CURVE.scores, probabilities=CURVE.probabilities)
+    rare = seen([0.8] * 20 + [0.45] * 10 + [0.2] * 400)
+
+    shifted, plain = (assess_threshold(rare, 0.4, calibration=curve) for curve in (CURVE, without_prior))
+
+    assert shifted.precision is not None
+    assert plain.precision is not None
+    assert shifted.precision < plain.precision
+    # At 0.45 the odds are 0.52 : 0.48, at 0.8 they are 0.9 : 0.1; they fall to a third where a half becomes a quarter.
+    odds = np.array([0.9 / 0.1] * 20 + [(0.1 + 0.5 * 0.25 / 0.3) / (0.9 - 0.5 * 0.25 / 0.3)] * 10) / 3
+    assert shifted.precision == pytest.approx(float(np.mean(odds / (1 + odds))), abs=1e-3)
+
+
+def test_crowds_do_not_make_a_score_mean_more() -> None:
+    crowd = seen([0.9] * 300 + [0.45] * 50)
+    without_prior = Calibration(scores=CURVE.scores, probabilities=CURVE.probabilities)
+
+    choices = [choose_threshold(crowd, 0.5, calibration=curve) for curve in (CURVE, without_prior)]
+    assert choices[0].threshold == choices[1].threshold
+
+
+def test_on_noise_alone_only_sure_picks_are_made() -> None:
+    noise = seen([0.9] + [0.25] * 300)
+
+    choice = choose_threshold(noise, 0.5, calibration=CURVE)
+
+    assert 0.25 < choice.threshold <= 0.9
+    assert choice.picks_per_micrograph == 1
+
+
+def test_on_noise_without_a_sure_pick_the_models_own_threshold_holds() -> None:
+    choice = choose_threshold(seen([0.3] * 200), 0.47, calibration=CURVE)
+
+    assert choice.threshold == 0.47
+    assert choice.picks_per_micrograph == 0

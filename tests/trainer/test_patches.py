@@ -11,7 +11,7 @@ import pytest
 
 from frazil_trainer.data.labelled import LabelledMicrograph
 from frazil_trainer.examples.patches import PatchSampler
-from frazil_trainer.examples.sampling import source_probabilities
+from frazil_trainer.examples.sampling import micrograph_probabilities, source_probabilities
 
 Make = Callable[..., LabelledMicrograph]
 SHAPE = (150, 230)
@@ -112,3 +112,27 @@ def test_cells_that_hold_no_data_do_not_count(discs: LabelledMicrograph) -> None
     at_cells = tiles[:, 0, ::4, ::4]
     assert (weights > 0).any()
     assert at_cells[weights > 0].min() > 0.25
+
+
+def test_a_micrograph_without_particles_is_drawn_as_often_as_one_with_many(make_labelled: Make) -> None:
+    crowded, empty = make_labelled(np.zeros(SHAPE), CENTRES), make_labelled(np.ones(SHAPE), [])
+
+    np.testing.assert_allclose(micrograph_probabilities([crowded, empty]), [0.5, 0.5])
+    tiles, target, weights, _ = sampler([crowded, empty], augment=False).draw(1, 0, range(40))
+    of_empty = tiles[:, 0].mean(axis=(1, 2)) > 0.5
+    assert 8 < of_empty.sum() < 32
+    assert target[of_empty].max() == 0
+    assert weights[of_empty].max() == 1
+
+
+def test_the_spectrum_of_some_patches_is_changed_without_moving_particles(discs: LabelledMicrograph) -> None:
+    tiles, target, _, _ = sampler([discs]).draw(5, 0, range(60))
+    on_particle, off = target > 0.8, target < 0.01
+    cells = tiles[:, 0, ::4, ::4]
+
+    darker = [
+        cells[i][off[i]].mean() - cells[i][on_particle[i]].mean()
+        for i in range(60)
+        if on_particle[i].any() and off[i].any()
+    ]
+    assert np.mean(np.array(darker) > 0.2) > 0.9

@@ -10,6 +10,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+from msgspec import UNSET
 from msgspec.structs import replace
 from rich.console import Console
 
@@ -124,3 +125,50 @@ def test_somebody_must_choose_the_threshold(one_set: tuple[Path, Recipe]) -> Non
     mute = replace(recipe, data=(replace(recipe.data[0], chooses_threshold=False),))
     with pytest.raises(FrazilError, match="leaves no micrograph for selection that chooses the threshold"):
         load((data, mute))
+
+
+def test_a_set_with_a_table_of_diameters_has_one_for_each_micrograph_and_may_hold_empty_ones(
+    one_set: tuple[Path, Recipe],
+) -> None:
+    folder, recipe = one_set
+    stems = sorted(path.stem for path in (folder / "easy").glob("*.mrc"))
+    worlds = replace(recipe.data[0], folder="worlds", diameter_angstrom=UNSET, validation=(), selection=())
+    shutil.copytree(folder / "easy", folder / "worlds")
+    write_star(folder / "worlds" / f"{stems[-1]}.star", Picks(y=np.zeros(0), x=np.zeros(0), score=np.zeros(0)))
+    for path in (folder / "worlds").glob("*.mrc"):  # the parts must differ
+        with mrcfile.open(path, mode="r+") as mrc:
+            mrc.data[0, 0] += 1
+    rows = [f"{stem},{100 + 10 * i},made,1\n" for i, stem in enumerate(stems)]
+    (folder / "worlds" / "diameters.csv").write_text(
+        "micrograph,diameter_angstrom,molecule,particles\n" + "".join(rows), "utf-8"
+    )
+    found, _ = load((folder, replace(recipe, data=(*recipe.data, worlds))))
+
+    of_worlds = [one for one in found.micrographs["training"] if one.source.folder == "worlds"]
+    assert [one.source.diameter_angstrom for one in of_worlds] == [100 + 10 * i for i in range(len(stems))]
+    assert len(of_worlds[-1].centres) == 0
+
+
+def test_a_set_that_calibrates_is_not_trained_on(one_set: tuple[Path, Recipe]) -> None:
+    folder, recipe = one_set
+    shutil.copytree(folder / "easy", folder / "kept")
+    for path in (folder / "kept").glob("*.mrc"):
+        with mrcfile.open(path, mode="r+") as mrc:
+            mrc.data[0, 0] += 1
+    kept = replace(recipe.data[0], folder="kept", validation=(), selection=(), calibrates=True)
+
+    found, shown = load((folder, replace(recipe, data=(*recipe.data, kept))))
+
+    assert len(found.paths["calibration"]) == 4
+    assert all(one.source.folder != "kept" for one in found.micrographs["training"])
+    assert "4 for calibration" in shown
+
+
+def test_a_set_without_a_diameter_needs_its_table(one_set: tuple[Path, Recipe]) -> None:
+    folder, recipe = one_set
+    without = replace(recipe.data[0], diameter_angstrom=UNSET)
+    with pytest.raises(FrazilError, match=r"diameters.csv: expected the diameters of a set without diameter_angstrom"):
+        load((folder, replace(recipe, data=(without,))))
+    (folder / "easy" / "diameters.csv").write_text("micrograph\nx\n", "utf-8")
+    with pytest.raises(FrazilError, match="expected the columns micrograph and diameter_angstrom"):
+        load((folder, replace(recipe, data=(without,))))

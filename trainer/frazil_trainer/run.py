@@ -19,7 +19,7 @@ from frazil.errors import FrazilError, OutputError, SettingsError
 from frazil.model import Device, int8_instructions, load_model
 from frazil.model.runtime import ort
 from frazil_trainer.data.labelled import LabelledMicrograph, LabelledPaths
-from frazil_trainer.data.load import TrainingData, load_training_data
+from frazil_trainer.data.load import CALIBRATION, TrainingData, load_training_data
 from frazil_trainer.evaluation import (
     ModelSource,
     ScoredMicrograph,
@@ -31,6 +31,7 @@ from frazil_trainer.evaluation import (
     show_table,
     validation_paths,
 )
+from frazil_trainer.evaluation.calibration import fit_calibration
 from frazil_trainer.evaluation.ranking import Ranking
 from frazil_trainer.export.int8 import add_twin, load_twin_data, make_twin, show_twin
 from frazil_trainer.export.version import Scorer, export_version, make_scorer
@@ -184,6 +185,7 @@ def _score(
         contract = scorer.contract(recipe, threshold=0.5, training_set_sha256=found.sha256)
         draft = load_model(export_version(scorer, contract, drafts), "cpu")
         selected = score_micrographs([ModelSource(draft)], _to_choose_on(found))
+        calibration = fit_calibration(score_micrographs([ModelSource(draft)], found.paths[CALIBRATION]))
         chosen = best_threshold(selected, {source.folder: source.weight for source in recipe.data})
         paths = validation_paths(found.folder, recipe.data)
         rows = score_table(draft, paths, threshold=chosen, name=out.name)
@@ -199,6 +201,7 @@ def _score(
         threshold=chosen,
         rows=tuple(rows),
         crop_accuracy=last_epoch.held_out,
+        calibration=calibration,
         compared_threshold=recipe.compare_threshold,
         compared_rows=tuple(compared),
     )
@@ -220,6 +223,7 @@ def _export(
         recipe,
         threshold=validation.threshold,
         training_set_sha256=found.sha256,
+        calibration=validation.calibration,
         f1={f"{row.folder}/*{row.labels}": round(row.half.micro.f1, 3) for row in validation.rows},
     )
     if int8:

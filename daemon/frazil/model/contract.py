@@ -92,6 +92,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Rising."""
     probabilities: tuple[float, ...]
     """As many, none lower than the one before."""
+    prior: float | None = None
+    """Fraction of particles among the peaks that the curve was fitted to; None where it is not known."""
 
     def __post_init__(self) -> None:
         pairs = [*zip(self.scores, self.probabilities, strict=False)]
@@ -99,9 +101,12 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             len(self.scores) == len(self.probabilities) > 0
             and all(0 <= value <= 1 for pair in pairs for value in pair)
             and all(a[0] < b[0] and a[1] <= b[1] for a, b in itertools.pairwise(pairs))
+            and (self.prior is None or 0 < self.prior < 1)
         )
         if not sane:
-            raise ValueError("expected rising scores, and as many probabilities that do not fall, from 0 to 1")
+            raise ValueError(
+                "expected rising scores, as many probabilities that do not fall, from 0 to 1, and a prior between"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,12 @@ __all__ = [
 
 LOWEST_PEAK = 0.02
 """Peaks below this are no evidence. No threshold is chosen below it."""
+_LEAST_F1 = 0.5
+"""Where no better F1 is to be expected, only picks that are sure are made, as where there are no particles at all."""
+_SURE_PRECISION = 0.9
+_LEAST_OF_PRIOR = 0.5
+_EM_STEPS = 30
+_LEAST_DOUBT = 1e-4
 _DECIMALS = 3
 """Of a chosen threshold: people read it, and give it to others."""
 
@@ -40,8 +46,6 @@ class PeakScores:
     """(n,) scores of its peaks down to `LOWEST_PEAK`, within distance and edge margin, best first."""
     area_diameters: float
     """Area in which picks can be, in squares of the particle's diameter."""
-    null_scores: NDArray[np.float32] | None = None
-    """(m,) scores of the peaks of a null of the same micrograph, likewise; None where none was made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +70,12 @@ def choose_threshold(
     """The threshold with the best F1 that is to be expected, or the lowest that keeps a precision.
 
     A calibrated score is taken for the probability that there is a particle. The expected number of hits among the
-    picks is then the sum of their probabilities, and that of all particles the sum over all peaks.
+    picks is then the sum of their probabilities, and that of all particles the sum over all peaks. Where no good F1
+    is to be expected, as on empty ice, only sure picks are made.
 
     Args:
         evidence: of each micrograph.
-        contract_threshold: the model's own, which holds where there is no peak at all.
+        contract_threshold: the model's own, which holds where there is no peak at all, or none sure enough.
         target_precision: precision that the picks should have at least. Default: that of the best F1.
         calibration: of the model's scores. Default: they are probabilities.
     """
@@ -81,11 +86,15 @@ def choose_threshold(
     ends = np.flatnonzero(np.append(scores[:-1] > scores[1:], np.True_))
     probabilities = _probabilities(scores, calibration)
     hits, counts = np.cumsum(probabilities)[ends], ends + 1.0
-    if target_precision is None:
-        best = int(np.argmax(2 * hits / (counts + probabilities.sum())))
-    else:
+    f1 = 2 * hits / (counts + probabilities.sum())
+    best = int(np.argmax(f1))
+    if target_precision is None and calibration is not None and f1[best] < _LEAST_F1:
+        target_precision = _SURE_PRECISION
+    if target_precision is not None:
         precise = np.flatnonzero(hits / counts >= target_precision)
-        best = int(precise[-1]) if precise.size else 0
+        if not precise.size:
+            return assess_threshold(evidence, contract_threshold, calibration=calibration)
+        best = int(precise[-1])
     lowest = float(scores[ends[best]])
     below = float(scores[ends[best + 1]]) if best + 1 < ends.size else LOWEST_PEAK
     return assess_threshold(evidence, _between(below, lowest), calibration=calibration)
@@ -96,11 +105,11 @@ def assess_threshold(
 ) -> ThresholdChoice:
     """What is expected of the picks at a threshold; arguments as for `choose_threshold`."""
     scores = _all_scores(evidence)
-    picked = scores[scores >= np.float32(threshold)]
+    picked = scores >= np.float32(threshold)
     return ThresholdChoice(
         threshold=threshold,
-        precision=round(float(_probabilities(picked, calibration).mean()), 4) if picked.size else None,
-        picks_per_micrograph=round(picked.size / len(evidence), 2) if evidence else 0.0,
+        precision=round(float(_probabilities(scores, calibration)[picked].mean()), 4) if picked.any() else None,
+        picks_per_micrograph=round(int(np.count_nonzero(picked)) / len(evidence), 2) if evidence else 0.0,
         micrographs=len(evidence),
     )
 
@@ -136,10 +145,25 @@ def _all_scores(evidence: Sequence[PeakScores]) -> NDArray[np.float32]:
 
 
 def _probabilities(scores: NDArray[np.float32], calibration: Calibration | None) -> NDArray[np.float64]:
-    """(n,) scores → (n,) probabilities of a particle."""
+    """(n,) scores of a session → (n,) probabilities of a particle.
+
+    Where particles are rare, a score means less than where the calibration was made: the session's own fraction of
+    particles among its peaks is found by expectation maximisation (Saerens, Latinne and Decaestecker, Neural
+    Computation 14 (2002) 21), but never taken for less than half of the calibration's, nor for more than it.
+    """
     if calibration is None:
         return scores.astype(np.float64)
-    return np.interp(scores.astype(np.float64), calibration.scores, calibration.probabilities)
+    calibrated = np.interp(scores.astype(np.float64), calibration.scores, calibration.probabilities)
+    if calibration.prior is None or not scores.size:
+        return calibrated
+    prior = calibration.prior
+    odds = calibrated / np.maximum(1 - calibrated, _LEAST_DOUBT)
+    fraction, probabilities = prior, calibrated
+    for _ in range(_EM_STEPS):
+        shifted = odds * (fraction / (1 - fraction)) * ((1 - prior) / prior)
+        probabilities = shifted / (1 + shifted)
+        fraction = float(np.clip(probabilities.mean(), _LEAST_OF_PRIOR * prior, prior))
+    return probabilities
 
 
 def _between(below: float, lowest: float) -> float:

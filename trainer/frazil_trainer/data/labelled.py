@@ -29,9 +29,9 @@ from frazil.picking import (
     read_micrograph,
 )
 from frazil_trainer.recipe import Recipe, TrainingSet
+from frazil_trainer.simulate.worlds import DIAMETERS_NAME
 
 __all__ = [
-    "DIAMETERS_NAME",
     "MICROGRAPH_ENDINGS",
     "LabelledMicrograph",
     "LabelledPaths",
@@ -47,9 +47,6 @@ __all__ = [
     "read_micrograph_file",
     "training_set_sha256",
 ]
-
-DIAMETERS_NAME = "diameters.csv"
-"""Table of micrographs in a folder: columns ``micrograph``, a stem, and ``diameter_angstrom`` of its particles."""
 
 _FEW_OUTSIDE = 5
 _SMALL_FRACTION_OUTSIDE = 0.05

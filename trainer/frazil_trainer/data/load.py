@@ -106,8 +106,8 @@ def _check_fit(
 ) -> None:
     doubts = []
     for source in recipe.data:
-        if source.diameter_angstrom is UNSET:
-            continue  # simulated, each with another particle
+        if source.diameter_angstrom is UNSET or source.calibrates:
+            continue  # simulated, each with another particle; or not read yet
         of_set = [m for part in PARTS for m in micrographs[part] if m.source == source]
         doubts += [f"{source.folder}: {doubt}" for doubt in fit_labels(of_set, recipe.diameter_px).doubts(source)]
     if doubts and not force:

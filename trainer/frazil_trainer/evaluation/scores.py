@@ -9,6 +9,7 @@ import numpy as np
 
 import frazil
 from frazil.model import Model
+from frazil.model.contract import Calibration
 from frazil_trainer.data.labelled import LabelledPaths
 from frazil_trainer.evaluation.bootstrap import bootstrap
 from frazil_trainer.evaluation.micrographs import ScoredMicrograph, score_micrographs
@@ -42,6 +43,8 @@ class ValidationRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     rows: tuple[ScoreRow, ...]
     crop_accuracy: dict[str, float]
     """The training's own metric on its held out examples, by name, after the last epoch."""
+    calibration: Calibration | None = None
+    """How probable a particle is at a score; None where the recipe has no sets for that."""
     compared_threshold: float | None = None
     """The recipe's second threshold."""
     compared_rows: tuple[ScoreRow, ...] = ()

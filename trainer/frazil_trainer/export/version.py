@@ -19,6 +19,7 @@ from torch import nn
 
 from frazil.errors import ModelError
 from frazil.model import CARD_NAME, MODEL_NAME, Card, ModelContract, ModelFolder, Reference, load_model, write_card
+from frazil.model.contract import Calibration
 from frazil_trainer.data.labelled import LabelledMicrograph
 from frazil_trainer.examples.patches import PatchSampler
 from frazil_trainer.networks import Fcn, Mlp
@@ -53,7 +54,13 @@ class Scorer:
     """(n, 1, t, t)."""
 
     def contract(
-        self, recipe: Recipe, *, threshold: float, training_set_sha256: str, f1: Mapping[str, float] | None = None
+        self,
+        recipe: Recipe,
+        *,
+        threshold: float,
+        training_set_sha256: str,
+        f1: Mapping[str, float] | None = None,
+        calibration: Calibration | None = None,
     ) -> ModelContract:
         """The contract of the exported model; `f1` is F1 within half a diameter, by validation set."""
         return ModelContract(
@@ -68,6 +75,7 @@ class Scorer:
             threshold=threshold,
             training_set_sha256=training_set_sha256,
             validation=msgspec.json.encode({"f1_within_half_a_diameter": f1 or {}}).decode(),
+            calibration=msgspec.json.encode(calibration).decode() if calibration else "",
         )
 
 

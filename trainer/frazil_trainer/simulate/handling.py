@@ -15,8 +15,9 @@ _Array = NDArray[np.float32]
 
 
 def draw_handling(pixels: _Array, diameter_px: float, rng: np.random.Generator) -> tuple[_Array, float]:
-    """Handle a micrograph as some programs and people do: most are left alone, some are filtered, binned or cut to eight
-    bits, some have bad pixels or padding.
+    """Handle a micrograph as some programs and people do.
+
+    Most are left alone; some are filtered, binned or cut to eight bits, some have bad pixels or padding.
 
     Args:
         pixels: counts.
@@ -67,8 +68,10 @@ def _filtered(pixels: _Array, diameter_px: float, rng: np.random.Generator) -> _
         sigma = diameter_px * float(np.exp(rng.uniform(np.log(0.02), np.log(0.09))))
         pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), sigma), np.float32)
     if which != 0:
-        pixels = pixels - np.asarray(cv2.GaussianBlur(pixels, (0, 0), diameter_px * rng.uniform(0.8, 3.0)), np.float32)
-    return np.asarray(pixels, np.float32)
+        coarse = np.asarray(cv2.GaussianBlur(pixels, (0, 0), diameter_px * rng.uniform(0.8, 3.0)), np.float32)
+        pixels = pixels - coarse
+    filtered: _Array = pixels
+    return filtered
 
 
 def _in_eight_bits(pixels: _Array, *, equalised: bool) -> _Array:
@@ -77,7 +80,8 @@ def _in_eight_bits(pixels: _Array, *, equalised: bool) -> _Array:
     grey = np.clip((pixels - low) * (255 / max(float(high - low), 1e-12)), 0, 255).astype(np.uint8)
     if equalised:
         grey = np.asarray(cv2.createCLAHE(2.0, (8, 8)).apply(grey))
-    return grey.astype(np.float32)
+    levels: _Array = grey.astype(np.float32)
+    return levels
 
 
 def _padded(pixels: _Array, rng: np.random.Generator) -> _Array:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from frazil.errors import OutputError, SettingsError
 from frazil.picking import write_star
 from frazil.picking.picks import Picks
-from frazil_trainer.data.labelled import DIAMETERS_NAME
 from frazil_trainer.simulate.density import DensityModel
 from frazil_trainer.simulate.handling import draw_handling
 from frazil_trainer.simulate.imaginary import imagine_molecule
@@ -28,8 +27,10 @@ from frazil_trainer.simulate.settings import SimulationSettings
 from frazil_trainer.simulate.surroundings import Surroundings
 from frazil_trainer.simulate.variety import bend, embed, empty_disc
 
-__all__ = ["World", "simulate_world", "write_worlds"]
+__all__ = ["DIAMETERS_NAME", "World", "simulate_world", "write_worlds"]
 
+DIAMETERS_NAME = "diameters.csv"
+"""Table of the micrographs in a folder: ``micrograph``, a stem, ``diameter_angstrom``, ``molecule``, ``particles``."""
 _MANIFEST_NAME = "worlds.json"
 
 _SIDE_DIAMETERS = (17.0, 25.0)
