@@ -16,10 +16,12 @@ from rich.console import Console
 
 from frazil.errors import FrazilError
 from frazil.model import Device, ModelIdentity, load_model
+from frazil.model.contract import Calibration, read_calibration
 from frazil_trainer.adapt.examples import AdaptationSource
 from frazil_trainer.adapt.labels import Labels, load_labels
 from frazil_trainer.adapt.outcome import (
     Outcome,
+    calibrate,
     choose_threshold,
     estimate_labelled_fraction,
     pick_labelled,
@@ -98,6 +100,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float
     held_out: bool
     """Whether they are on labels that were not learnt from."""
+    calibration: Calibration | None
+    """From these labels; the parent's where there are few."""
     before: Outcome
     after: Outcome
 
@@ -176,6 +180,7 @@ def adapt_model(
         recipe,
         threshold=comparison.threshold,
         training_set_sha256=begun.labels.sha256,
+        calibration=comparison.calibration,
         f1={f"{source.folder}/*{source.labels_ending}": comparison.after.f1},
     )
     with console.status("exporting"):
@@ -293,7 +298,13 @@ def _compare(begun: _Beginning, scorer: Scorer, out: Path) -> Comparison:
             f"{parent.model.identity.short}: expected to pick the labelled particles better when adapted, found F1 "
             f"{after.best_f1:.3f} after and {before.best_f1:.3f} before, each at its best threshold; nothing is written"
         )
-    return Comparison(threshold=threshold, held_out=any(labels.held_out), before=before, after=after)
+    return Comparison(
+        threshold=threshold,
+        held_out=any(labels.held_out),
+        calibration=calibrate(picked, fraction) or read_calibration(parent.contract.calibration),
+        before=before,
+        after=after,
+    )
 
 
 def _report(comparison: Comparison, parent: Parent, console: Console) -> None:
