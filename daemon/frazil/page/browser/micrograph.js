@@ -74,7 +74,7 @@ function facts(record, overlay) {
     ["Particle", `${(overlay.diameter_px * overlay.pixel_size_angstrom).toFixed(0)} Å, ${overlay.diameter_px.toFixed(1)} px`],
     ["Pixels", `${overlay.shape[1]} wide, ${overlay.shape[0]} high, ${overlay.pixel_size_angstrom.toFixed(3)} Å each`],
     ["Model", overlay.model],
-    [overlay.seconds === null ? "Tuned" : "Picked", clock(Date.parse(overlay.picked_at) / 1000) + after(overlay.seconds)],
+    [overlay.seconds === null ? "Revised" : "Picked", clock(Date.parse(overlay.picked_at) / 1000) + after(overlay.seconds)],
     ...known,
     ["Sequence number", overlay.seq],
   ];
