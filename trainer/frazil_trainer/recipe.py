@@ -42,6 +42,7 @@ _NotNegative = Annotated[float, Meta(ge=0, le=_LARGEST)]
 _Fraction = Annotated[float, Meta(ge=0, le=1)]
 _BelowOne = Annotated[float, Meta(ge=0, lt=1)]
 
+_LIKE = "like"
 _RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -294,6 +295,9 @@ class Recipe(_Table, frozen=True, kw_only=True):
     """The optimiser."""
     data: tuple[TrainingSet, ...]
     """The training sets."""
+    simulated_micrographs: Annotated[int, Meta(ge=0)] = 0
+    """Micrographs, each of another molecule, that are simulated when the run begins and trained on as often as all
+    training sets together. They need no files."""
 
 
 def find_recipe(name: str) -> Path:
@@ -316,12 +320,17 @@ def find_recipe(name: str) -> Path:
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe.
 
+    With ``like``, a file takes from the recipe of that name whatever it does not say itself, but not its training sets.
+
     Raises:
         SettingsError: the file is missing or no TOML; a key is unknown, or a value of the wrong type or size; the
             network cannot learn from the examples.
     """
     try:
         plain = msgspec.toml.decode(path.read_bytes())
+        if _LIKE in plain:
+            like = msgspec.toml.decode(find_recipe(_shipped_name(path, plain.pop(_LIKE))).read_bytes())
+            plain = {**like, "data": [], **plain}
         unknown = _unknown_keys(plain, msgspec.inspect.type_info(Recipe), "")
         if unknown:
             raise SettingsError(f"{path}: {'; '.join(unknown)}")
@@ -350,6 +359,12 @@ def read_recipe(path: Path) -> Recipe:
             f"found {type(recipe.examples).__struct_config__.tag}"
         )
     return recipe
+
+
+def _shipped_name(path: Path, name: object) -> str:
+    if not isinstance(name, str) or name.endswith(".toml"):
+        raise SettingsError(f"{path}: like: expected the name of a recipe that frazil ships, found {name!r}")
+    return name
 
 
 def leave_out(recipe: Recipe, folders: Sequence[str]) -> Recipe:

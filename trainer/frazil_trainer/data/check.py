@@ -61,15 +61,15 @@ class LabelFit:
     offset_diameters: tuple[float, float] | None
     """Rows and columns from the labels to the middle of the contrast around them; None without contrast."""
 
-    def doubts(self, source: TrainingSet) -> list[str]:
-        """Doubts about the labels of a training set, a line each."""
+    def doubts(self, source: TrainingSet, y_axis_remedy: str = 'set y_axis = "{}"') -> list[str]:
+        """Doubts about the labels of a training set, a line each, with the remedy for a wrong y axis."""
         clear = _CLEAR_ERRORS * self.contrast_error
         figures = f"contrast {self.contrast:.2f}, with y flipped {self.contrast_flipped:.2f}"
         flip_fits = abs(self.contrast_flipped) > max(abs(self.contrast) + clear, 2 * abs(self.contrast))
         doubts = []
         if flip_fits:
             other = "down" if source.y_axis == "up" else "up"
-            doubts.append(f'the labels fit much better with y flipped ({figures}): set y_axis = "{other}"')
+            doubts.append(f"the labels fit much better with y flipped ({figures}): {y_axis_remedy.format(other)}")
         best = self.contrast_flipped if flip_fits else self.contrast
         if best < -clear:
             doubts.append(f"particles are brighter than what is around them ({figures}): invert the micrographs")

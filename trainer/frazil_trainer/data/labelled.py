@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import msgspec
@@ -15,11 +16,13 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from frazil.errors import FrazilError, MicrographError
+from frazil.errors import FrazilError, MicrographError, SettingsError
 from frazil.picking import (
+    CoordinateEnding,
     Micrograph,
     Picks,
     Picture,
+    YAxis,
     make_picture,
     may_be_together,
     named_micrographs,
@@ -35,6 +38,7 @@ __all__ = [
     "LabelledPaths",
     "check_inside",
     "content_digest",
+    "describe_set",
     "find_labelled",
     "find_micrographs",
     "inside_border",
@@ -175,6 +179,81 @@ class LabelledMicrograph:
             rows, columns = (np.clip(np.rint(v), 0, n - 1).astype(np.intp) for v, n in ((y, h), (x, w)))
             inside &= ~self.blank[rows, columns]
         return np.asarray(inside, np.bool_)
+
+
+def describe_set(
+    folder: Path,
+    *,
+    name: str,
+    diameter_angstrom: float,
+    labels: str | None,
+    y_axis: YAxis,
+    pixel_size_angstrom: float | None,
+) -> TrainingSet:
+    """A folder of labelled micrographs as a training set.
+
+    Args:
+        folder: of the micrographs, with the labels beside them.
+        name: the folder's, as the recipe has it.
+        diameter_angstrom: of the particle.
+        labels: how the names of the label files end, behind the micrograph's stem; None looks.
+        y_axis: of the labels.
+        pixel_size_angstrom: of the micrographs; None takes the headers'.
+
+    Raises:
+        SettingsError: labels cannot end so; or there are several kinds of label files, or a value is impossible.
+        FrazilError: there are no labels.
+    """
+    labels = labels or _find_ending(folder)
+    ending = next((known for known in get_args(CoordinateEnding) if labels.endswith(known)), None)
+    if ending is None:
+        raise SettingsError(
+            f"labels: expected an ending such as {', '.join(get_args(CoordinateEnding))} or _picked.star, "
+            f"found {labels!r}"
+        )
+    described = {
+        "folder": name,
+        "diameter_angstrom": diameter_angstrom,
+        "labels": ending,
+        "labels_suffix": labels.removesuffix(ending),
+        "y_axis": y_axis,
+    }
+    if pixel_size_angstrom is not None:
+        described["pixel_size_angstrom"] = pixel_size_angstrom
+    try:
+        return msgspec.convert(described, TrainingSet)
+    except msgspec.ValidationError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _find_ending(folder: Path) -> str:
+    """How the names of the label files in a folder end: the ending that most micrographs have, a plain one if several.
+
+    Where no micrograph has a file of its own, it is that of the one table.
+    """
+    micrographs, known = find_micrographs(folder), get_args(CoordinateEnding)
+    stems = sorted((path.stem for path in micrographs), key=len, reverse=True)
+    files = [path.name for path in sorted(folder.glob("[!.]*")) if path.suffix in known and path.name != DIAMETERS_NAME]
+    counts: dict[str, int] = {}
+    for name in files:
+        stem = next((stem for stem in stems if name.startswith(stem)), None)  # the longest: a_b.star is not of a.mrc
+        if stem is not None:
+            counts[name.removeprefix(stem)] = counts.get(name.removeprefix(stem), 0) + 1
+    most = [ending for ending, count in counts.items() if count == max(counts.values())]
+    plain = [ending for ending in most if ending in known]
+    if not counts and len(files) == 1:
+        return Path(files[0]).suffix
+    if not counts:
+        raise FrazilError(
+            f"{folder}: expected micrographs with labels named after them (*{', *'.join(known)}), or one table, "
+            f"found {len(micrographs)} micrographs and {len(files)} files of coordinates"
+        )
+    if len(most) > 1 and len(plain) != 1:
+        raise SettingsError(
+            f"{folder}: expected one kind of labels, found files ending in {' and '.join(sorted(most))}; "
+            "give --labels with one of them"
+        )
+    return plain[0] if len(plain) == 1 else most[0]
 
 
 def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:

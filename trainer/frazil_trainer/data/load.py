@@ -20,6 +20,7 @@ from frazil_trainer.data.labelled import (
     load_labelled,
     training_set_sha256,
 )
+from frazil_trainer.data.simulated import simulate_labelled
 from frazil_trainer.recipe import Recipe, TrainingSet
 
 __all__ = ["CALIBRATION", "PARTS", "TrainingData", "load_training_data", "skip_missing"]
@@ -66,7 +67,10 @@ def load_training_data(data: Path, recipe: Recipe, console: Console, *, force: b
         micrographs = {part: [load_labelled(one, recipe) for one in paths[part]] for part in PARTS}
     sha256 = training_set_sha256(paths["training"])
     _check_fit(micrographs, recipe, console, force=force)
+    micrographs["training"] += _simulate(recipe, console)
     counts = ", ".join(f"{len(found)} for {part}" for part, found in paths.items() if found)
+    if recipe.simulated_micrographs:
+        counts += f", and {recipe.simulated_micrographs} simulated for training"
     particles = sum(len(m.centres) for m in micrographs["training"])
     console.print(f"micrographs: {counts}; {particles} particles to learn from")
     return TrainingData(folder=data, paths=paths, micrographs=micrographs, sha256=sha256)
@@ -105,6 +109,21 @@ def _first_stems(data: Path, source: TrainingSet) -> tuple[str, ...]:
     stems = [one.micrograph.stem for one in find_labelled(data, source)]
     free = [stem for stem in stems if stem not in (*source.validation, *source.selection)]
     return tuple(free[: max(1, round(_HELD_BACK * len(stems)))])
+
+
+def _simulate(recipe: Recipe, console: Console) -> list[LabelledMicrograph]:
+    """The simulated micrographs of a recipe, as likely to be drawn as all training sets together."""
+    if not recipe.simulated_micrographs:
+        return []
+    with console.status("simulating micrographs") as status:
+        return simulate_labelled(
+            recipe.simulated_micrographs,
+            seed=recipe.seed,
+            diameter_px=recipe.diameter_px,
+            normalisation=recipe.normalisation,
+            weight=sum(source.weight for source in recipe.data if not source.only_scored),
+            progress=status.update,
+        )
 
 
 def _check_parts_apart(paths: Mapping[str, Sequence[LabelledPaths]]) -> None:
