@@ -22,7 +22,7 @@ help:
 	@echo "make fuzz    ten thousand broken and hostile micrographs"
 	@echo "make mutants faults planted one by one: which do the tests not see? (two hours)"
 	@echo "make machine the service on a Debian that boots, in an emulator; needs root and Linux (quarter of an hour)"
-	@echo "make models  train the models again (needs the labelled micrographs in $(SHARED)); once stopped, it goes on"
+	@echo "make models  train the models again, without the labelled micrographs if $(SHARED) has none; once stopped, it goes on"
 	@echo "make unseen  after make models: how well is picked what was never trained on"
 	@echo "make robustness  the long proofs that nothing is lost, into docs/reference/robustness"
 
@@ -72,8 +72,11 @@ robustness: $(VENV)/.ready
 	$(VENV)/bin/python benchmarks/crowds.py > docs/reference/robustness/hostile-clients.txt
 	$(VENV)/bin/python benchmarks/swap_models.py --json docs/reference/robustness/swaps.json
 
+# Without the labelled micrographs the models learn from simulated ones alone.
+models: prepare = $(wildcard $(SHARED)/prepare.py)
 models: $(VENV)/.ready
-	$(VENV)/bin/python $(SHARED)/prepare.py $(DATA)
+	$(if $(prepare),$(VENV)/bin/python $(prepare) $(DATA),@echo "No labelled micrographs: there is no $(SHARED)/prepare.py. \
+		The models are trained on simulated ones alone." >&2)
 	seed=1; for particle in galactosidase apoferritin proteasome channel polymerase ribosome capsid; do \
 		$(VENV)/bin/frazil-train simulate --out $(DATA)/simulated/$$particle --particle $$particle \
 			--count 8 --seed $$seed >/dev/null && seed=$$((seed + 1)) || exit 1; \
@@ -84,7 +87,7 @@ models: $(VENV)/.ready
 	done
 	for model in mlp:mlp cnn:cnn fcn:fcn; do \
 		$(VENV)/bin/frazil-train train --recipe $${model#*:} --data $(DATA) --out exported_models/$${model%:*} \
-			--run-folder $(DATA)/runs/$${model%:*} --resume --int8 || exit 1; \
+			--run-folder $(DATA)/runs/$${model%:*} --resume --int8 $(if $(prepare),,--skip-missing) || exit 1; \
 	done
 
 # What the models pick of a protein that they never saw, real or simulated: short runs, one without each protein.

@@ -58,7 +58,12 @@ GROUPS = {
     ),
     "coordinates": Group(
         ("picking/coordinates/*.py",),
-        ("daemon/test_coordinates.py", "daemon/test_pick_files.py", "trainer/test_labelled.py"),
+        (
+            "daemon/test_coordinates.py",
+            "daemon/test_cryosparc_files.py",
+            "daemon/test_pick_files.py",
+            "trainer/test_labelled.py",
+        ),
     ),
     "completion": Group(
         ("session/intake/completeness.py", "session/outbox/file_stamp.py", "faults.py"),

@@ -14,7 +14,7 @@ from frazil.errors import MicrographError
 
 __all__ = ["PickFileFormat", "open_regular", "sync_path", "write_atomically"]
 
-PickFileFormat = Literal["star", "relion", "cryosparc", "box", "cbox", "csv", "json"]
+PickFileFormat = Literal["star", "relion", "cryosparc", "box", "cbox", "topaz", "csv", "json"]
 """Formats of pick files. They stand here, since the command line needs them before it loads what writes such files."""
 
 _KINDS = {

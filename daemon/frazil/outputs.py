@@ -25,6 +25,7 @@ PICK_FILE_ENDINGS: dict[PickFileFormat, str] = {
     "relion": "_autopick.star",
     "box": ".box",
     "cbox": ".cbox",
+    "topaz": ".txt",
     "csv": ".csv",
     "json": ".json",
 }

@@ -1,4 +1,4 @@
-"""Pick files written from the stream, in the formats of RELION, cryoSPARC, EMAN, crYOLO and plain programs."""
+"""Pick files written from the stream, in the formats of RELION, cryoSPARC, EMAN, crYOLO, Topaz and plain programs."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from frazil.picking import (
     write_cbox,
     write_csv,
     write_star,
+    write_topaz,
 )
 
 __all__ = ["PickFileWriter"]
@@ -62,7 +63,7 @@ class PickFileWriter:
 
         Raises:
             MicrographError: this file can never be written, or the micrograph's name cannot stand in the table that
-                RELION or cryoSPARC reads; others can.
+                RELION, cryoSPARC or Topaz reads; others can.
             OutputError: nothing can be written at present.
         """
         y, x, score = document.picks.arrays()
@@ -93,6 +94,11 @@ class PickFileWriter:
                 write_box(file, picks, box_size_px)
             case "cbox":
                 write_cbox(file, picks, box_size_px, diameter_px=document.diameter_px)
+            case "topaz":
+                try:
+                    write_topaz(file, picks, document.micrograph)
+                except ValueError as error:
+                    raise MicrographError(Path(document.path), "name", f"{file}: {error}") from None
             case "csv":
                 write_csv(file, picks)
             case "json":

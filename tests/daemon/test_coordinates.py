@@ -181,6 +181,63 @@ def test_first_and_last_row_change_places_when_y_grows_upwards(tmp_path: Path) -
         read_coordinates(tmp_path / "a.csv", y_axis="up")
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_coordinates_of_binned_micrographs_are_multiplied_by_the_binning(tmp_path: Path, name: str) -> None:
+    """As ``topaz convert --up-scale`` does; boxes are taken by their corner and size first."""
+    (tmp_path / name).write_text(FORMATS[name])
+    read = read_coordinates(tmp_path / name, stem="m.17", binning=8)
+    assert rows_of(read) == [(8 * y, 8 * x, score) for y, x, score in PLACES]
+
+
+@given(
+    y=st.integers(0, 299),
+    binning=st.sampled_from([0.5, 1, 1.6, 2, 8]),
+    height_px=st.integers(2000, 5000),
+    up=st.booleans(),
+)
+def test_scaled_rows_are_turned_round_in_the_micrograph_that_was_picked(
+    tmp_path_factory: pytest.TempPathFactory, y: int, binning: float, height_px: int, up: bool
+) -> None:
+    path = tmp_path_factory.mktemp("binned") / "a.csv"
+    path.write_text(f"x,y\n7,{y}\n")
+    read = read_coordinates(path, y_axis="up" if up else "down", binning=binning, height_px=height_px)
+    assert read.x.tolist() == [7 * binning]
+    assert read.y[0] == pytest.approx(height_px - binning * (1 + y) if up else binning * y)
+
+
+@pytest.mark.parametrize("binning", [0, -1, float("nan"), float("inf")])
+def test_a_binning_that_cannot_be_is_refused(tmp_path: Path, binning: float) -> None:
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n")
+    with pytest.raises(ValueError, match="expected a binning above 0, found"):
+        read_coordinates(tmp_path / "a.csv", binning=binning)
+
+
+def test_sizes_and_origins_in_a_binned_micrographs_table_are_of_its_pixels(tmp_path: Path) -> None:
+    path = star_of(tmp_path / "a.star", "CoordinateX CoordinateY OriginXAngst MicrographPixelSize", "9 8 10 5")
+    assert rows_of(read_coordinates(path, pixel_size_angstrom=2.5, binning=2)) == [(16, 14, 1)]
+    with pytest.raises(FrazilError, match=r"pixels of 10 Å, .* found rlnMicrographPixelSize 5 Å"):
+        read_coordinates(path, pixel_size_angstrom=2.5, binning=4)
+
+
+def test_a_name_with_cryosparcs_prefix_is_found_without_it(tmp_path: Path) -> None:
+    uids = ("014810031491354839884", "010952247516538852012")
+    path = star_of(
+        tmp_path / "a.star",
+        "CoordinateX CoordinateY MicrographName",
+        *(
+            f"1 2 J1/imported/{uids[0]}_a.mrc",
+            f"3 4 J1/imported/{uids[1]}_b.mrc",
+            "5 6 b.mrc",
+            "7 8 01481003149135483988_c.mrc",
+        ),
+    )
+    assert named_micrographs(path) == {f"{uids[0]}_a", "a", f"{uids[1]}_b", "b", "01481003149135483988_c"}
+    assert rows_of(read_coordinates(path, stem="a")) == [(2, 1, 1)]
+    assert rows_of(read_coordinates(path, stem="b")) == [(6, 5, 1)]  # the name as it stands goes first
+    with pytest.raises(FrazilError, match=r"of the micrograph c, found those of"):
+        read_coordinates(path, stem="c")
+
+
 def test_published_boxes_come_out_within_a_pixel_of_their_readmes_rule(shared_data: Path) -> None:
     # The rule is y = 4096 - (corner + 90). Ours is (4096 - 1) - (corner + 90): rows 0 and 4095 change places.
     path = next((shared_data / "beta-galactosidase" / "peer-picks" / "cryolo").glob("*.box"))
@@ -228,7 +285,7 @@ def test_a_file_of_one_micrograph_names_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.json", "{}", r"ending in \.star, \.box, \.cbox, \.txt, \.tsv, \.csv; found '\.json'"),
+        ("a.json", "{}", r"ending in \.star, \.cs, \.box, \.cbox, \.txt, \.tsv, \.csv; found '\.json'"),
         ("a", "1 2", "expected coordinates in a file ending in .*; found ''"),
         ("a.box", "1 2 3\n", "expected corner x, corner y, width, height in each row, found '1 2 3'"),
         ("a.box", "1 2 40 40\n1 two 40 40\n", "expected numbers as coordinates, found corner y 'two' in row 2"),
@@ -628,7 +685,8 @@ def test_what_is_refused_is_said_with_what_to_do(tmp_path: Path) -> None:
         read_coordinates(path, pixel_size_angstrom=2.5)
     assert str(refused.value) == (
         f"{path}: expected coordinates in pixels of 2.5 Å, as the micrograph's, found rlnMicrographPixelSize 5 Å and "
-        "10 Å: were they picked on binned micrographs? scale them, or correct the pixel size"
+        "10 Å: were they picked on binned micrographs? give their binning (labels_binning in a recipe), or correct the "
+        "pixel size"
     )
     star_of(path, "CoordinateX CoordinateY ShiftX", "1 2 3")
     with pytest.raises(FrazilError) as refused:

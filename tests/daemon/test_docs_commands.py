@@ -11,6 +11,7 @@ import importlib
 import json
 import re
 import shlex
+import subprocess
 import tomllib
 import typing
 import urllib.error
@@ -145,6 +146,21 @@ def test_the_check_of_commands_finds_faults() -> None:
     assert "Missing" in fault_of(["frazil", "pick"], complete=True)
     assert "is not one of" in fault_of(["frazil", "ledger", "list", "--state", "lost"])
     assert fault_of(["frazil", "listen", "--to", "DIR", "--format", "..."]) == ""
+
+
+@pytest.mark.parametrize("has_labelled", [False, True])
+def test_models_can_be_made_without_the_labelled_micrographs(
+    repository: Path, tmp_path: Path, has_labelled: bool
+) -> None:
+    if has_labelled:
+        (tmp_path / "prepare.py").touch()
+    make = ["make", "--dry-run", "models", f"SHARED={tmp_path}", "DATA=here", "VENV=/nowhere"]
+    done = subprocess.run([*make, "-o", "/nowhere/.ready"], cwd=repository, capture_output=True, text=True, check=False)
+    commands = done.stdout
+    assert (f"/nowhere/bin/python {tmp_path}/prepare.py here" in commands) is has_labelled
+    assert ("No labelled micrographs: there is no " in commands) is not has_labelled
+    assert ("--skip-missing" in commands) is not has_labelled
+    assert "frazil-train train" in commands
 
 
 def test_every_make_target_and_script_in_the_docs_is_there(repository: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from gemmi import cif
 from hypothesis import given, settings
@@ -17,8 +18,9 @@ from hypothesis import strategies as st
 from frazil.documents import MicrographDocument, PickColumns, decode_document
 from frazil.errors import FrazilError, MicrographError, OutputError
 from frazil.pick_files import PickFileWriter
-from frazil.picking import read_coordinates, read_star
+from frazil.picking import Picks, named_micrographs, read_coordinates, read_star, write_topaz
 from frazil.picking.coordinates.star import read_tables
+from frazil.picking.coordinates.table import stem_of
 
 # 300 rows and 460 columns; nothing in it can be swapped or flipped unseen.
 SHAPE = (300, 460)
@@ -48,6 +50,13 @@ GOLDEN = {
             "13.000 180.250 <NA> 40.0 40.0 <NA> 40.200 40.200 0.500000 1 <NA>\n"
             "435.000 270.000 <NA> 40.0 40.0 <NA> 40.200 40.200 0.250000 1 <NA>\n"
             "\ndata_cryolo_include\n\nloop_\n_slice_index #1\n"
+        ),
+    ),
+    "topaz": (
+        "m.17.txt",
+        (
+            "image_name\tx_coord\ty_coord\tscore\nm.17\t420\t10\t0.750000\nm.17\t33\t200\t0.500000\n"
+            "m.17\t455\t290\t0.250000\n"
         ),
     ),
     "csv": ("m.17.csv", "x,y,score\n420.000,10.000,0.750000\n33.000,200.250,0.500000\n455.000,290.000,0.250000\n"),
@@ -113,8 +122,36 @@ def test_a_file_is_what_its_format_asks_for(picked: Callable[..., MicrographDocu
     assert [f.name for f in Path("out/Movies").iterdir()] == [name]
     assert Path("out/Movies", name).read_text() == text
     read = read_coordinates(Path("out/Movies", name))
-    rounded = [(round(y), x, s) for y, x, s in PLACES] if file_format == "box" else PLACES
+    rounded = [(round(y), x, s) for y, x, s in PLACES] if file_format in ("box", "topaz") else PLACES
     assert list(zip(read.y.tolist(), read.x.tolist(), read.score.tolist(), strict=True)) == rounded
+
+
+@pytest.mark.parametrize("name", ["a\tb.mrc", "a\nb.mrc", 'a"b.mrc', "a\x85b.mrc"])
+def test_a_name_that_would_part_topazs_line_is_refused(picked: Callable[..., MicrographDocument], name: str) -> None:
+    with pytest.raises(MicrographError, match=r"expected a name that can stand in Topaz's table, found 'a") as refused:
+        PickFileWriter(Path("out"), "topaz").write(picked(name))
+    assert refused.value.reason == "name"
+    assert not list(Path("out/Movies").iterdir())
+
+
+@given(
+    st.lists(st.tuples(*[st.floats(0, 9999)] * 2, st.floats(0, 1)), max_size=5),
+    st.text(st.characters(exclude_characters='/"', exclude_categories=["C", "Z"]), min_size=1, max_size=20),
+)
+@settings(deadline=None)
+def test_topazs_table_names_its_micrograph(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, float, float]], name: str
+) -> None:
+    path = tmp_path_factory.mktemp("topaz") / "a.txt"
+    y, x, score = (np.array(values, np.float64) for values in (zip(*rows, strict=True) if rows else ((), (), ())))
+    write_topaz(path, Picks(y=y, x=x, score=score), f"{name}.mrc")
+    if not rows:
+        assert len(read_coordinates(path, may_be_empty=True)) == 0
+        return
+    assert named_micrographs(path) == {stem_of(name)}
+    read = read_coordinates(path, stem=stem_of(name))
+    np.testing.assert_allclose((read.y, read.x), (y, x), atol=0.5)
+    np.testing.assert_allclose(read.score, score, atol=1e-6)
 
 
 def test_a_relion_job_lists_micrographs_and_coordinate_files(picked: Callable[..., MicrographDocument]) -> None:

@@ -18,6 +18,7 @@ from frazil_trainer.simulate.series import write_series
 
 if importlib.util.find_spec("torch") is None:
     collect_ignore = [
+        "test_adapt.py",
         "test_training.py",
         "test_dense_training.py",
         "test_export.py",

@@ -16,7 +16,7 @@ from frazil.errors import FrazilError, MicrographError, SettingsError
 from frazil.picking import Picks, match_picks, read_coordinates, read_micrograph, read_star, write_star
 from frazil_trainer.cli import main
 from frazil_trainer.data.check import SetInspection, inspect_set
-from frazil_trainer.data.labelled import find_labelled, load_labelled, read_labelled
+from frazil_trainer.data.labelled import find_labelled, load_labelled, read_labelled, training_set_sha256
 from frazil_trainer.evaluation.ranking import tally_matches
 from frazil_trainer.recipe import Recipe, TrainingSet, read_recipe
 
@@ -78,12 +78,17 @@ def test_recipe_says_how_labels_are_to_be_read(tmp_path):
     path.write_text(SMALLEST)
     (source,) = read_recipe(path).data
     assert (source.labels, source.y_axis, source.pixel_size_angstrom) == (".star", "down", msgspec.UNSET)
-    path.write_text(SMALLEST + 'labels = ".box"\ny_axis = "up"\npixel_size_angstrom = 1.77\n')
+    assert source.labels_binning is msgspec.UNSET
+    path.write_text(SMALLEST + 'labels = ".cs"\ny_axis = "up"\npixel_size_angstrom = 1.77\nlabels_binning = 8\n')
     (source,) = read_recipe(path).data
-    assert (source.labels, source.y_axis, source.pixel_size_angstrom) == (".box", "up", 1.77)
+    assert (source.labels, source.y_axis, source.pixel_size_angstrom) == (".cs", "up", 1.77)
+    assert source.labels_binning == 8
 
 
-@pytest.mark.parametrize("line", ['labels = ".json"', 'y_axis = "left"', "pixel_size_angstrom = 0"])
+@pytest.mark.parametrize(
+    "line",
+    ['labels = ".json"', 'y_axis = "left"', "pixel_size_angstrom = 0", "labels_binning = 0", "labels_binning = inf"],
+)
 def test_what_no_reader_knows_is_refused_by_key(tmp_path, line):
     path = tmp_path / "recipe.toml"
     path.write_text(f"{SMALLEST}{line}\n")
@@ -124,6 +129,70 @@ def test_a_relion_table_of_all_particles_serves_its_micrographs(easy, tiny_recip
     (easy / "particles.star").write_text("\n".join(lines) + "\n")
     found = find_labelled(easy.parent, tiny_recipe.data[0])
     assert [len(read_labelled(paths)[1]) for paths in found] == expected
+
+
+def save_records(path: Path, types: dict[str, object], *records: tuple[object, ...]) -> None:
+    """Write an array of records, as a job of cryoSPARC's does."""
+    with path.open("wb") as file:
+        np.save(file, np.array(list(records), list(types.items())), allow_pickle=False)
+
+
+def test_cryosparcs_particles_and_what_passed_through_label_together(easy, tiny_recipe):
+    """After a 2D classification: shifts in one file; places, micrographs and their size in the other."""
+    places = [(stem, y, x) for stem in STEMS[:3] for x, y, _ in truth(easy, stem).rows()]
+    location = {"uid": "<u8", "location/micrograph_path": "S99", "location/micrograph_shape": ("<u4", (2,))}
+    save_records(
+        easy / "J7_passthrough_particles_selected.cs",
+        location | {"location/center_x_frac": "<f4", "location/center_y_frac": "<f4"},
+        *(
+            (i, f"J2/imported/{9**20 + i:021d}_{stem}.mrc", SHAPE, (x + 2) / SHAPE[1], (y - 4) / SHAPE[0])
+            for i, (stem, y, x) in enumerate(places)
+        ),
+    )
+    save_records(
+        easy / "J7_particles_selected.cs",
+        {"uid": "<u8", "alignments2D/shift": ("<f4", (2,)), "alignments2D/psize_A": "<f4"},
+        *((i, (1, -2), 7.0) for i in reversed(range(len(places)))),
+    )
+    source = msgspec.structs.replace(tiny_recipe.data[0], labels=".cs")
+    with pytest.raises(FrazilError, match=r"stands for J2/imported/\d{21}_simulated_0001\.mrc and"):
+        load_labelled(find_labelled(easy.parent, source)[0], tiny_recipe)
+    save_records(
+        easy / "J7_passthrough_particles_selected.cs",
+        location | {"location/center_x_frac": "<f4", "location/center_y_frac": "<f4"},
+        *(
+            (i, f"J2/imported/{9**20 + int(stem[-1]):021d}_{stem}.mrc", SHAPE, (x + 2) / SHAPE[1], (y - 4) / SHAPE[0])
+            for i, (stem, y, x) in enumerate(places)
+        ),
+    )
+    found = find_labelled(easy.parent, source)
+    assert [paths.micrograph.stem for paths in found] == STEMS[:3]
+    before = training_set_sha256(found)
+    for by_cs, by_star in zip(found, find_labelled(easy.parent, tiny_recipe.data[0]), strict=False):
+        np.testing.assert_allclose(
+            load_labelled(by_cs, tiny_recipe).centres, load_labelled(by_star, tiny_recipe).centres, atol=0.01
+        )
+    (easy / "J7_particles_selected.cs").unlink()
+    assert training_set_sha256(find_labelled(easy.parent, source)) != before
+
+
+def test_picks_of_binned_micrographs_label_the_whole_ones(easy, tiny_recipe, inspect):
+    """Topaz picks micrographs that were made smaller, and writes where in these."""
+    lines = ["image_name\tx_coord\ty_coord\tscore"]
+    for stem in STEMS:
+        lines += [f"{stem}\t{x / 4:.3f}\t{y / 4:.3f}\t1" for x, y, _ in truth(easy, stem).rows()]
+    (easy / "picks_s4.txt").write_text("\n".join(lines))
+    right, left_out = inspect(labels=".txt", labels_binning=4.0), inspect(labels=".txt")
+    assert right.fit.doubts(right.source) == []
+    assert right.fit.contrast == pytest.approx(inspect().fit.contrast, rel=0.01)
+    assert right.outside == 0
+    (*_, doubt) = left_out.fit.doubts(left_out.source)
+    said = re.fullmatch(
+        r"no label lies beyond (\d+)% of the width: .* binned by ([\d.]+) or so\? set labels_binning", doubt
+    )
+    assert said is not None
+    assert 15 < int(said[1]) <= 25
+    assert 4 <= float(said[2]) < 5
 
 
 def test_table_of_other_micrographs_is_refused_by_name(easy, tiny_recipe):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from frazil.errors import FrazilError, SettingsError
-from frazil.picking import Picks, write_star
+from frazil.picking import Picks, write_star, write_topaz
 from frazil_trainer.data.labelled import LabelledPaths
 from frazil_trainer.evaluation import find_pick_files, flip_warnings, score_micrographs, validation_paths
 from frazil_trainer.evaluation.scores import row_curves, score_rows
@@ -244,6 +244,45 @@ def test_each_folder_may_have_a_y_axis_of_its_own(data):
     sources = open_sources((), [f"{data}/up", f"{data}/down"], ["up", "down"], None, paths)
     rows = score_rows(score_micrographs(sources, paths), sources, paths)
     assert [(row.picker, row.half.micro.f1) for row in rows] == [("up", 1), ("down", 1)]
+
+
+def test_each_folder_may_have_a_binning_of_its_own(data):
+    paths = paths_of(data, a=("m1",))
+    whole = truth_of(paths[0])
+    binned = Picks(y=whole.y / 8, x=whole.x / 8, score=whole.score)
+    for name, picks in (("whole", whole), ("binned", binned)):
+        (data / name).mkdir()
+        write_topaz(data / name / "m1.txt", picks, "m1.mrc")
+    folders = [f"{data}/whole", f"{data}/binned"]
+    for binnings, f1 in (([1.0, 8.0], [1, 1]), ([], [1, 0]), ([8.0], [0, 1])):
+        sources = open_sources((), folders, ["down"], None, paths, binnings)
+        assert [row.half.micro.f1 for row in score_rows(score_micrographs(sources, paths), sources, paths)] == f1
+    with pytest.raises(SettingsError, match=r"picks-binning: expected a number above 0, .* 2 --picks, found 0"):
+        open_sources((), folders, ["down"], None, paths, [0.0])
+    with pytest.raises(SettingsError, match=r"picks-binning: .* each of 2 --picks, found 8 8 8"):
+        open_sources((), folders, ["down"], None, paths, [8.0] * 3)
+
+
+def test_cryosparcs_two_files_of_picks_are_found_together(data):
+    paths = paths_of(data, a=("m1", "m2"))
+    truths = {one.micrograph.stem: truth_of(one) for one in paths}
+    places = [(stem, x / SHAPE[1], y / SHAPE[0]) for stem, truth in truths.items() for x, y, _ in truth.rows()]
+    (data / "picks").mkdir()
+    parts = {
+        "particles": (
+            [("uid", "<u8"), ("location/center_x_frac", "<f4"), ("location/center_y_frac", "<f4")],
+            [(i, x, y) for i, (_, x, y) in enumerate(places)],
+        ),
+        "passthrough": (
+            [("uid", "<u8"), ("location/micrograph_path", "S30")],
+            [(i, f"J1/{stem}.mrc") for i, (stem, _, _) in enumerate(places)][::-1],
+        ),
+    }
+    for name, (types, rows) in parts.items():
+        with (data / "picks" / f"{name}.cs").open("wb") as file:
+            np.save(file, np.array(rows, types), allow_pickle=False)
+    row = row_of(find_pick_files("cryosparc", data / "picks", "down", paths), paths)
+    assert (len(row.micrographs), row.half.micro.f1) == (2, 1)
 
 
 # --- published picks ---------------------------------------------------------------------------------------------

@@ -241,6 +241,26 @@ def test_same_recipe_and_data_give_the_same_model_as_the_next_version(monkeypatc
     assert first.contract == second.contract
 
 
+@pytest.mark.trainer
+def test_training_sets_that_are_not_there_are_skipped_if_told_to(monkeypatch, capsys, data, tmp_path):
+    """As by make models, where the labelled micrographs are not: simulated ones alone choose the threshold, too."""
+    real = RECIPE[RECIPE.index("[[data]]") :].replace('"sim"', '"real"')
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f"{RECIPE.replace('[[data]]', '[[data]]' + chr(10) + 'chooses_threshold = false')}{real}")
+    arguments = ["train", "--recipe", recipe, "--data", data, "--out", tmp_path / "mlp", "--epochs", 1, "--threads", 1]
+    status, error = error_of(monkeypatch, capsys, *arguments)
+    assert status == 1
+    one_line(error, "real: expected micrographs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["frazil-train", *(str(a) for a in arguments), "--skip-missing"])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main()
+    said = capsys.readouterr()
+    assert said.out == f"wrote {tmp_path / 'mlp' / '1'}\n"
+    assert said.err.startswith(f"trains without real: not in {data}\n")
+    assert (tmp_path / "mlp" / "1" / "card.json").is_file()
+
+
 # --- errors ------------------------------------------------------------------------------------------------------
 
 

@@ -14,9 +14,9 @@ from msgspec import UNSET
 from msgspec.structs import replace
 from rich.console import Console
 
-from frazil.errors import FrazilError
+from frazil.errors import FrazilError, SettingsError
 from frazil.picking import Picks, read_star, write_star
-from frazil_trainer.data.load import TrainingData, load_training_data
+from frazil_trainer.data.load import TrainingData, load_training_data, skip_missing
 from frazil_trainer.recipe import Recipe
 
 SHAPE = (384, 512)
@@ -172,3 +172,55 @@ def test_a_set_without_a_diameter_needs_its_table(one_set: tuple[Path, Recipe]) 
     (folder / "easy" / "diameters.csv").write_text("micrograph\nx\n", "utf-8")
     with pytest.raises(FrazilError, match="expected the columns micrograph and diameter_angstrom"):
         load((folder, replace(recipe, data=(without,))))
+
+
+# --- training sets that are not there ------------------------------------------------------------------------------
+
+
+def test_sets_that_are_not_there_are_left_out_and_named(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"expected one of the training sets easy, small, found none"):
+        skip_missing(tiny_recipe, tmp_path)
+    (tmp_path / "small").mkdir()
+    left, missing = skip_missing(tiny_recipe, tmp_path)
+    assert (left.data, missing) == (tiny_recipe.data[1:], ("easy",))
+    (tmp_path / "easy").mkdir()
+    assert skip_missing(tiny_recipe, tmp_path) == (tiny_recipe, ())
+
+
+def test_those_that_are_left_choose_the_threshold_if_nobody_else_does(tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """Simulated sets alone, in whose recipe real ones choose it."""
+    easy, small = tiny_recipe.data
+    (tmp_path / "small").mkdir()
+    recipe = replace(tiny_recipe, data=(easy, replace(small, chooses_threshold=False)))
+    left, _ = skip_missing(recipe, tmp_path)
+    assert [source.chooses_threshold for source in left.data] == [True]
+
+
+@pytest.mark.parametrize(
+    ("kept", "validation", "selection"),
+    [
+        ({"validation": (), "selection": ()}, "simulated_0001", "simulated_0002"),
+        ({"validation": ("simulated_0002",), "selection": ()}, "simulated_0002", "simulated_0001"),
+        ({"validation": (), "selection": ("simulated_0001",)}, "simulated_0002", "simulated_0001"),
+    ],
+)
+def test_those_that_are_left_hold_micrographs_back_if_nobody_else_does(
+    tiny_recipe: Recipe,
+    simulated_data: Path,
+    tmp_path: Path,
+    kept: dict[str, tuple[str, ...]],
+    validation: str,
+    selection: str,
+) -> None:
+    (tmp_path / "easy").symlink_to(simulated_data / "easy")
+    easy, small = tiny_recipe.data
+    (tmp_path / "calibration").symlink_to(simulated_data / "small")
+    calibration = replace(small, folder="calibration", validation=(), selection=(), calibrates=True)
+    recipe = replace(tiny_recipe, data=(small, replace(easy, chooses_threshold=False, **kept), calibration))
+    left, missing = skip_missing(recipe, tmp_path)
+    assert missing == ("small",)
+    source, same = left.data
+    assert same == calibration
+    assert (source.validation, source.selection, source.chooses_threshold) == ((validation,), (selection,), True)
+    loaded, _ = load((tmp_path, left))
+    assert {part: len(m) for part, m in loaded.micrographs.items()} == {"training": 2, "selection": 1, "validation": 1}

@@ -13,6 +13,7 @@ import typer
 
 from frazil.errors import FrazilError, OutputError, error_line
 from frazil.model import Device
+from frazil.picking import YAxis
 
 __all__ = ["app", "main"]
 
@@ -24,6 +25,22 @@ _RecipeName = Annotated[
     ),
 ]
 _DataFolder = Annotated[Path, typer.Option("--data", help="Folder that holds the recipe's training sets.")]
+_Diameter = Annotated[float, typer.Option(min=1, help="Diameter of the particle, in Å.")]
+_PixelSize = Annotated[
+    float | None, typer.Option(min=0.01, help="Pixel size in Å, if it is missing or wrong in the micrographs' headers.")
+]
+_Labels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ENDING",
+        help="How the names of label files end, behind the micrograph's: .star, .box, _picked.star, ... "
+        "[default: what is there, of several the plain one]",
+    ),
+]
+_YAxis = Annotated[
+    YAxis,
+    typer.Option(help="Whether labels count y from the first row of the micrograph's file, or, up, from the last."),
+]
 
 app = typer.Typer(
     name="frazil-train",
@@ -156,6 +173,10 @@ def train(
             "Repeat for more.",
         ),
     ] = None,
+    missing: Annotated[
+        bool,
+        typer.Option("--skip-missing", help="Train without those training sets whose folders are not below --data."),
+    ] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="Make an int8 twin too, and keep it if it picks as well.")
     ] = False,
@@ -177,11 +198,16 @@ def train(
     import torch
 
     from frazil.model import ModelFolder
+    from frazil_trainer.data.load import skip_missing
     from frazil_trainer.recipe import find_recipe, leave_out, read_recipe
     from frazil_trainer.run import run_recipe
 
     torch.set_num_threads(threads)
     read = leave_out(read_recipe(find_recipe(recipe)), only_score or [])
+    if missing:
+        read, skipped = skip_missing(read, data)
+        if skipped:
+            typer.echo(f"trains without {', '.join(skipped)}: not in {data}", err=True)
     version = run_recipe(
         read if epochs is None else msgspec.structs.replace(read, epochs=epochs),
         data,
@@ -196,6 +222,73 @@ def train(
     )
     if version is None:
         return
+    typer.echo(f"wrote {version}")
+    if promote:
+        ModelFolder(out).promote(int(version.name))
+        typer.echo(f"{out} now serves version {version.name}")
+
+
+@app.command()
+def adapt(
+    *,
+    parent: Annotated[Path, typer.Option("--from", help="The model to adapt: its folder, or one version's folder.")],
+    data: Annotated[Path, typer.Option(help="Folder of a few micrographs, with their labels beside them.")],
+    diameter: _Diameter,
+    out: Annotated[Path, typer.Option(help="The model's folder in the repository; the next version goes in.")],
+    pixel_size: _PixelSize = None,
+    labels: _Labels = None,
+    y_axis: _YAxis = "down",
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long it may take in all.")] = 2.5,
+    incomplete: Annotated[
+        bool | None,
+        typer.Option(
+            "--incomplete/--complete",
+            help="Whether labels miss many particles. [default: frazil judges by what it picks]",
+            show_default=False,
+        ),
+    ] = None,
+    promote: Annotated[bool, typer.Option("--promote", help="Make the new version the serving one.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Adapt to labels that do not seem to lie on particles.")
+    ] = False,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run-folder", help="Folder for what is needed to go on when stopped. [default: runs/NAME of --out]"
+        ),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Device; auto takes a CUDA device if there is one.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 2,
+) -> None:
+    """Adapt a model to a particle, from a few labelled micrographs, within minutes.
+
+    The result is the next version of a model. Stopped and started again with the same arguments, it goes on.
+    """
+    import torch
+
+    from frazil.model import ModelFolder
+    from frazil_trainer.adapt.adaptation import AdaptationSettings, adapt_model
+    from frazil_trainer.data.labelled import describe_set
+
+    torch.set_num_threads(threads)
+    version = adapt_model(
+        parent,
+        data,
+        describe_set(
+            data,
+            name=data.resolve().name,
+            diameter_angstrom=diameter,
+            labels=labels,
+            y_axis=y_axis,
+            pixel_size_angstrom=pixel_size,
+        ),
+        out,
+        _console(),
+        run=run or Path("runs") / out.name,
+        settings=AdaptationSettings(
+            minutes=minutes, device=device, threads=threads, incomplete=incomplete, force=force
+        ),
+    )
     typer.echo(f"wrote {version}")
     if promote:
         ModelFolder(out).promote(int(version.name))
@@ -229,6 +322,15 @@ def evaluate(
             show_default="down",
         ),
     ] = None,
+    picks_binning: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="FACTOR",
+            help="How many times smaller the micrographs were on which the picks were made: once for all, or once for "
+            "each --picks.",
+            show_default="1",
+        ),
+    ] = None,
     threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Threshold instead of the models' own.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write an HTML report here.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
@@ -245,7 +347,9 @@ def evaluate(
 
     recipe_file = find_recipe(recipe)
     paths = evaluation.validation_paths(data, read_recipe(recipe_file).data)
-    sources = evaluation.open_sources(model or (), picks or (), picks_y_axis or (), threshold, paths)
+    sources = evaluation.open_sources(
+        model or (), picks or (), picks_y_axis or (), threshold, paths, picks_binning or ()
+    )
     console = _console()
     with console.status("reading micrographs") as status:
         scored = evaluation.score_micrographs(sources, paths, status.update)
@@ -311,6 +415,28 @@ def half(
 
     version = export_half(model, out)
     typer.echo(f"wrote {version}; evaluate it beside {model} before it is promoted")
+
+
+@app.command("new-recipe")
+def new_recipe(
+    *,
+    data: Annotated[Path, typer.Option(help="Folder of micrographs, with their labels beside them.")],
+    diameter: _Diameter,
+    pixel_size: _PixelSize = None,
+    labels: _Labels = None,
+    y_axis: _YAxis = "down",
+) -> None:
+    """Write a recipe for a folder of labelled micrographs to the standard output.
+
+    It is to be trained with --data of the same folder.
+    """
+    from frazil_trainer.data.labelled import describe_set
+    from frazil_trainer.new_recipe import write_recipe
+
+    source = describe_set(
+        data, name=".", diameter_angstrom=diameter, labels=labels, y_axis=y_axis, pixel_size_angstrom=pixel_size
+    )
+    typer.echo(write_recipe(data, source, _console()), nl=False)
 
 
 @app.command("check-data")

@@ -125,21 +125,26 @@ class Fcn(nn.Module):
 
     Two strided convolutions, then residual blocks (He et al., CVPR 2016) with growing dilation (Yu and Koltun, ICLR
     2016). Score (i, j) before the halo is cut belongs to pixel (4 i, 4 j), since every convolution is centred.
+
+    With `folded`, convolutions have a bias instead of batch normalisation, as in an exported model, whose statistics
+    are folded into the weights.
     """
 
     step_px = 4
     """Distance between scores."""
 
-    def __init__(self, settings: FcnSettings, *, cut_halo: bool = True) -> None:
+    def __init__(self, settings: FcnSettings, *, cut_halo: bool = True, folded: bool = False) -> None:
         super().__init__()
+        self.settings = settings
+        self.folded = folded
         self._halo_cells = settings.halo_cells if cut_halo else 0
         full, half, quarter = settings.widths
         self.body = nn.Sequential(
-            *_convolution(1, full),
-            *_convolution(full, half, stride=2),
-            _Residual(half, 1),
-            *_convolution(half, quarter, stride=2),
-            *(_Residual(quarter, dilation) for dilation in settings.dilations),
+            *_convolution(1, full, folded=folded),
+            *_convolution(full, half, stride=2, folded=folded),
+            _Residual(half, 1, folded=folded),
+            *_convolution(half, quarter, stride=2, folded=folded),
+            *(_Residual(quarter, dilation, folded=folded) for dilation in settings.dilations),
         )
         self.head = nn.Conv2d(quarter, 1, 1)
 
@@ -160,18 +165,21 @@ class Fcn(nn.Module):
         return logits[:, 0, inner, inner]
 
 
-def _convolution(inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1) -> tuple[nn.Module, ...]:
-    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation, bias=False)
-    return convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+def _convolution(
+    inputs: int, outputs: int, *, stride: int = 1, dilation: int = 1, folded: bool = False
+) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation, bias=folded)
+    return convolution, nn.Identity() if folded else nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
 
 
 class _Residual(nn.Module):
     """Two convolutions, the second one dilated, and a shortcut over both."""
 
-    def __init__(self, channels: int, dilation: int) -> None:
+    def __init__(self, channels: int, dilation: int, *, folded: bool = False) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            *_convolution(channels, channels), *_convolution(channels, channels, dilation=dilation)[:2]
+            *_convolution(channels, channels, folded=folded),
+            *_convolution(channels, channels, dilation=dilation, folded=folded)[:2],
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

@@ -42,6 +42,7 @@ _NotNegative = Annotated[float, Meta(ge=0, le=_LARGEST)]
 _Fraction = Annotated[float, Meta(ge=0, le=1)]
 _BelowOne = Annotated[float, Meta(ge=0, lt=1)]
 
+_LIKE = "like"
 _RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -58,12 +59,15 @@ class TrainingSet(_Table, frozen=True, kw_only=True):
     """Diameter of the particle. Default: each micrograph's own, from the folder's ``diameters.csv``, as `frazil-train
     worlds` writes it; such micrographs may be without particles."""
     labels: CoordinateEnding = ".star"
-    """Ending of the label files, which tells their format: RELION ``.star``, EMAN ``.box``, crYOLO
-    ``.cbox``, Topaz ``.txt`` or ``.tsv``, ``.csv``."""
+    """Ending of the label files, which tells their format: RELION ``.star``, cryoSPARC ``.cs``, EMAN
+    ``.box``, crYOLO ``.cbox``, Topaz ``.txt`` or ``.tsv``, ``.csv``."""
     labels_suffix: str = ""
     """Labels of ``a.mrc`` are in ``a<suffix><labels>``, or in one table ``*<suffix><labels>`` of all micrographs."""
     y_axis: YAxis = "down"
     """Whether the labels count y from the first row of the micrograph's file, or, ``up``, from the last one."""
+    labels_binning: _Positive | UnsetType = UNSET
+    """How many times smaller the micrographs were, on each side, on which the labels were picked: 8 after
+    ``topaz preprocess -s 8``. Without it labels are in pixels of the micrographs in the folder."""
     pixel_size_angstrom: _Positive | UnsetType = UNSET
     """Pixel size of the micrographs. Without it the headers of the micrographs count; pictures have none."""
     other_labels: tuple[str, ...] = ()
@@ -291,6 +295,9 @@ class Recipe(_Table, frozen=True, kw_only=True):
     """The optimiser."""
     data: tuple[TrainingSet, ...]
     """The training sets."""
+    simulated_micrographs: Annotated[int, Meta(ge=0)] = 0
+    """Micrographs, each of another molecule, that are simulated when the run begins and trained on as often as all
+    training sets together. They need no files."""
 
 
 def find_recipe(name: str) -> Path:
@@ -313,12 +320,17 @@ def find_recipe(name: str) -> Path:
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe.
 
+    With ``like``, a file takes from the recipe of that name whatever it does not say itself, but not its training sets.
+
     Raises:
         SettingsError: the file is missing or no TOML; a key is unknown, or a value of the wrong type or size; the
             network cannot learn from the examples.
     """
     try:
         plain = msgspec.toml.decode(path.read_bytes())
+        if _LIKE in plain:
+            like = msgspec.toml.decode(find_recipe(_shipped_name(path, plain.pop(_LIKE))).read_bytes())
+            plain = {**like, "data": [], **plain}
         unknown = _unknown_keys(plain, msgspec.inspect.type_info(Recipe), "")
         if unknown:
             raise SettingsError(f"{path}: {'; '.join(unknown)}")
@@ -347,6 +359,12 @@ def read_recipe(path: Path) -> Recipe:
             f"found {type(recipe.examples).__struct_config__.tag}"
         )
     return recipe
+
+
+def _shipped_name(path: Path, name: object) -> str:
+    if not isinstance(name, str) or name.endswith(".toml"):
+        raise SettingsError(f"{path}: like: expected the name of a recipe that frazil ships, found {name!r}")
+    return name
 
 
 def leave_out(recipe: Recipe, folders: Sequence[str]) -> Recipe:

@@ -54,7 +54,7 @@ from frazil_trainer.training.processes import join_processes
 from frazil_trainer.training.run_folder import EVENTS_NAME, RunFolder, RunRecord
 from frazil_trainer.training.windows import DrawnCropSource, FixedCropSource
 
-__all__ = ["make_examples", "run_recipe"]
+__all__ = ["check_writable", "draft_folder", "make_examples", "program_versions", "run_recipe"]
 
 _SHOWN_EXAMPLES = 16
 _HOW_CHOSEN = (
@@ -90,8 +90,8 @@ def run_recipe(
         FrazilError: the data cannot be used, the loss is not finite, or the export fails its checks.
         OutputError: a file of the run cannot be written.
     """
-    _check_writable(out)
-    _check_writable(run)
+    check_writable(out)
+    check_writable(run)
     if int8 and int8_instructions() is None:
         console.print("warning: this processor has no instructions for int8: no twin will be made")
         int8 = False
@@ -145,7 +145,7 @@ def run_recipe(
             device=processes.device.type,
             processes=processes.count,
             precision=precision,
-            versions=_versions(),
+            versions=program_versions(),
             threshold=f"{validation.threshold}: {_HOW_CHOSEN}",
         )
         version = _export(recipe, scorer, found, out, record, validation, console, int8=int8)
@@ -180,7 +180,7 @@ def _score(
     console: Console,
 ) -> ValidationRecord:
     """Choose the threshold, and score the validation micrographs at it, with the daemon's picker."""
-    with _draft_folder(out) as drafts:
+    with draft_folder(out) as drafts:
         # The picker needs a model to choose the threshold, and a model a threshold: this export has any.
         contract = scorer.contract(recipe, threshold=0.5, training_set_sha256=found.sha256)
         draft = load_model(export_version(scorer, contract, drafts), "cpu")
@@ -228,7 +228,7 @@ def _export(
     )
     if int8:
         try:
-            with _draft_folder(out) as drafts:
+            with draft_folder(out) as drafts:
                 draft = export_version(scorer, contract, drafts, run=record, validation=validation)
                 with console.status("making the int8 twin") as status:
                     twin, content = make_twin(draft, load_twin_data(found.folder, recipe), status.update)
@@ -242,7 +242,7 @@ def _export(
 
 
 @contextlib.contextmanager
-def _draft_folder(out: Path) -> Iterator[Path]:
+def draft_folder(out: Path) -> Iterator[Path]:
     """A temporary folder for versions of a model that are not kept."""
     folder = out.parent / f".{out.name}-draft"
     try:
@@ -251,7 +251,8 @@ def _draft_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _versions() -> dict[str, str]:
+def program_versions() -> dict[str, str]:
+    """Versions of the programs that a model depends on, for its card."""
     return {
         "frazil": frazil.__version__,
         "python": platform.python_version(),
@@ -282,8 +283,12 @@ def _curve(selected: list[ScoredMicrograph]) -> dict[float, dict[str, float]]:
     }
 
 
-def _check_writable(out: Path) -> None:
-    """Refuse a folder that cannot be written before the training rather than after it."""
+def check_writable(out: Path) -> None:
+    """Refuse a folder that cannot be written before the training rather than after it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     nearest = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
         raise OutputError(f"{out}: expected a folder that can be written, found {nearest} in the way")

@@ -3,7 +3,7 @@
 - ``read_micrograph(path)`` reads and checks an MRC or TIFF file.
 - ``Picker(model, settings).pick(micrograph)`` returns ``Picks``: arrays y, x, score.
 - ``write_star(path, picks)`` and ``read_star(path)`` speak RELION.
-- ``read_coordinates(path)`` reads what RELION, EMAN, crYOLO and Topaz write, and plain CSV.
+- ``read_coordinates(path)`` reads what RELION, cryoSPARC, EMAN, crYOLO and Topaz write, and plain CSV.
 - ``try_diameters(micrograph, model)`` and ``estimate_diameter(tried)`` measure the particle's diameter.
 - ``draw_picks(pixels, picks, diameter_px)`` makes a picture of it.
 
@@ -30,6 +30,7 @@ from frazil.picking.coordinates import (
     GrowingStar,
     YAxis,
     coordinate_list,
+    may_be_together,
     named_micrographs,
     particles_star,
     read_coordinates,
@@ -39,6 +40,7 @@ from frazil.picking.coordinates import (
     write_cbox,
     write_csv,
     write_star,
+    write_topaz,
 )
 from frazil.picking.device import PreparationOnDevice
 from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
@@ -109,6 +111,7 @@ __all__ = [
     "hits_gained",
     "make_picture",
     "match_picks",
+    "may_be_together",
     "micrograph_stem",
     "named_micrographs",
     "particles_star",
@@ -123,4 +126,5 @@ __all__ = [
     "write_cbox",
     "write_csv",
     "write_star",
+    "write_topaz",
 ]

@@ -28,7 +28,7 @@ __all__ = [
 
 LOWEST_PEAK = 0.02
 """Peaks below this are no evidence. No threshold is chosen below it."""
-_LEAST_F1 = 0.5
+_LEAST_F1 = 0.65
 """Where no better F1 is to be expected, only picks that are sure are made, as where there are no particles at all."""
 _SURE_PRECISION = 0.9
 _LEAST_OF_PRIOR = 0.5

@@ -40,6 +40,8 @@ _LARGEST_OFFSET_DIAMETERS = 0.1
 """Labels of people and pickers on real micrographs were off by at most 0.06 diameters."""
 _OVERLAP_DIAMETERS = 0.5
 _LARGEST_OVERLAPPING_FRACTION = 0.2
+_LEAST_REACH = 0.6
+"""Labels on a whole micrograph reach to near its last column. Which way rows count does not matter to columns."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,18 +56,20 @@ class LabelFit:
     """Standard error of both."""
     overlapping: float
     """Fraction of the particles closer than half a diameter to another one."""
+    reach: float
+    """Last column with a label, as a fraction of the micrograph's width."""
     offset_diameters: tuple[float, float] | None
     """Rows and columns from the labels to the middle of the contrast around them; None without contrast."""
 
-    def doubts(self, source: TrainingSet) -> list[str]:
-        """Doubts about the labels of a training set, a line each."""
+    def doubts(self, source: TrainingSet, y_axis_remedy: str = 'set y_axis = "{}"') -> list[str]:
+        """Doubts about the labels of a training set, a line each, with the remedy for a wrong y axis."""
         clear = _CLEAR_ERRORS * self.contrast_error
         figures = f"contrast {self.contrast:.2f}, with y flipped {self.contrast_flipped:.2f}"
         flip_fits = abs(self.contrast_flipped) > max(abs(self.contrast) + clear, 2 * abs(self.contrast))
         doubts = []
         if flip_fits:
             other = "down" if source.y_axis == "up" else "up"
-            doubts.append(f'the labels fit much better with y flipped ({figures}): set y_axis = "{other}"')
+            doubts.append(f"the labels fit much better with y flipped ({figures}): {y_axis_remedy.format(other)}")
         best = self.contrast_flipped if flip_fits else self.contrast
         if best < -clear:
             doubts.append(f"particles are brighter than what is around them ({figures}): invert the micrographs")
@@ -85,6 +89,11 @@ class LabelFit:
             doubts.append(
                 f"{self.overlapping:.0%} of the particles lie closer than half a diameter to another one: "
                 "are pixel size and diameter right?"
+            )
+        if doubts and 0 < self.reach < _LEAST_REACH:
+            doubts.append(
+                f"no label lies beyond {self.reach:.0%} of the width: were they picked on micrographs "
+                f"binned by {1 / self.reach:.1f} or so? set labels_binning"
             )
         return doubts
 
@@ -106,8 +115,14 @@ def fit_labels(micrographs: Sequence[LabelledMicrograph], diameter_px: float) ->
         contrast_flipped=float(flipped.sum() / measured),
         contrast_error=error,
         overlapping=float((np.concatenate(distances) < _OVERLAP_DIAMETERS * diameter_px).sum() / measured),
+        reach=max((_reach(one) for one in micrographs), default=0.0),
         offset_diameters=_middle(mean_around, 2 * _CLEAR_ERRORS * error, diameter_px),
     )
+
+
+def _reach(labelled: LabelledMicrograph) -> float:
+    """The last column with a label, as a fraction of the picture's width."""
+    return float(labelled.centres[:, 1].max(initial=0.0) / labelled.picture.pixels.shape[1])
 
 
 def _middle(around: NDArray[np.float64], clear: float, diameter_px: float) -> tuple[float, float] | None:

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import msgspec
@@ -15,12 +16,15 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from frazil.errors import FrazilError, MicrographError
+from frazil.errors import FrazilError, MicrographError, SettingsError
 from frazil.picking import (
+    CoordinateEnding,
     Micrograph,
     Picks,
     Picture,
+    YAxis,
     make_picture,
+    may_be_together,
     named_micrographs,
     read_coordinates,
     read_micrograph,
@@ -34,6 +38,7 @@ __all__ = [
     "LabelledPaths",
     "check_inside",
     "content_digest",
+    "describe_set",
     "find_labelled",
     "find_micrographs",
     "inside_border",
@@ -129,6 +134,8 @@ class LabelledPaths:
     labels: Path
     """A file for this micrograph, or a table of several micrographs."""
     source: TrainingSet
+    passthrough: tuple[Path, ...] = ()
+    """Further files about the same particles; see `read_coordinates`."""
     may_be_empty: bool = False
     """Whether it may hold no particle at all."""
 
@@ -174,6 +181,81 @@ class LabelledMicrograph:
         return np.asarray(inside, np.bool_)
 
 
+def describe_set(
+    folder: Path,
+    *,
+    name: str,
+    diameter_angstrom: float,
+    labels: str | None,
+    y_axis: YAxis,
+    pixel_size_angstrom: float | None,
+) -> TrainingSet:
+    """A folder of labelled micrographs as a training set.
+
+    Args:
+        folder: of the micrographs, with the labels beside them.
+        name: the folder's, as the recipe has it.
+        diameter_angstrom: of the particle.
+        labels: how the names of the label files end, behind the micrograph's stem; None looks.
+        y_axis: of the labels.
+        pixel_size_angstrom: of the micrographs; None takes the headers'.
+
+    Raises:
+        SettingsError: labels cannot end so; or there are several kinds of label files, or a value is impossible.
+        FrazilError: there are no labels.
+    """
+    labels = labels or _find_ending(folder)
+    ending = next((known for known in get_args(CoordinateEnding) if labels.endswith(known)), None)
+    if ending is None:
+        raise SettingsError(
+            f"labels: expected an ending such as {', '.join(get_args(CoordinateEnding))} or _picked.star, "
+            f"found {labels!r}"
+        )
+    described = {
+        "folder": name,
+        "diameter_angstrom": diameter_angstrom,
+        "labels": ending,
+        "labels_suffix": labels.removesuffix(ending),
+        "y_axis": y_axis,
+    }
+    if pixel_size_angstrom is not None:
+        described["pixel_size_angstrom"] = pixel_size_angstrom
+    try:
+        return msgspec.convert(described, TrainingSet)
+    except msgspec.ValidationError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _find_ending(folder: Path) -> str:
+    """How the names of the label files in a folder end: the ending that most micrographs have, a plain one if several.
+
+    Where no micrograph has a file of its own, it is that of the one table.
+    """
+    micrographs, known = find_micrographs(folder), get_args(CoordinateEnding)
+    stems = sorted((path.stem for path in micrographs), key=len, reverse=True)
+    files = [path.name for path in sorted(folder.glob("[!.]*")) if path.suffix in known and path.name != DIAMETERS_NAME]
+    counts: dict[str, int] = {}
+    for name in files:
+        stem = next((stem for stem in stems if name.startswith(stem)), None)  # the longest: a_b.star is not of a.mrc
+        if stem is not None:
+            counts[name.removeprefix(stem)] = counts.get(name.removeprefix(stem), 0) + 1
+    most = [ending for ending, count in counts.items() if count == max(counts.values())]
+    plain = [ending for ending in most if ending in known]
+    if not counts and len(files) == 1:
+        return Path(files[0]).suffix
+    if not counts:
+        raise FrazilError(
+            f"{folder}: expected micrographs with labels named after them (*{', *'.join(known)}), or one table, "
+            f"found {len(micrographs)} micrographs and {len(files)} files of coordinates"
+        )
+    if len(most) > 1 and len(plain) != 1:
+        raise SettingsError(
+            f"{folder}: expected one kind of labels, found files ending in {' and '.join(sorted(most))}; "
+            "give --labels with one of them"
+        )
+    return plain[0] if len(plain) == 1 else most[0]
+
+
 def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
     """List the labelled micrographs of one training set, sorted by name.
 
@@ -184,18 +266,18 @@ def find_labelled(data: Path, source: TrainingSet) -> list[LabelledPaths]:
     folder = data / source.folder
     micrographs = find_micrographs(folder)
     own = {path: labels for path in micrographs if (labels := _own_labels(path, source)).is_file()}
-    labels_of = own or _shared_labels(folder, micrographs, source)
-    diameters = _read_diameters(folder) if source.diameter_angstrom is UNSET else {}
-    found = [
-        LabelledPaths(
-            micrograph=path,
-            labels=labels_of[path],
-            source=msgspec.structs.replace(source, diameter_angstrom=diameters[path.stem]) if diameters else source,
-            may_be_empty=bool(diameters),
-        )
-        for path in micrographs
-        if path in labels_of and (not diameters or path.stem in diameters)
-    ]
+    found = [LabelledPaths(micrograph=path, labels=labels, source=source) for path, labels in own.items()]
+    found = found or _shared_labels(folder, micrographs, source)
+    if source.diameter_angstrom is UNSET and (diameters := _read_diameters(folder)):
+        found = [
+            dataclasses.replace(
+                one,
+                source=msgspec.structs.replace(source, diameter_angstrom=diameters[one.micrograph.stem]),
+                may_be_empty=True,
+            )
+            for one in found
+            if one.micrograph.stem in diameters
+        ]
     if not found:
         raise FrazilError(
             f"{folder}: expected micrographs (*.mrc) with labels (*{source.labels_ending}), found none "
@@ -230,8 +312,11 @@ def read_labelled(paths: LabelledPaths) -> tuple[Micrograph, Picks]:
     particles = read_coordinates(
         paths.labels,
         stem=paths.micrograph.stem if paths.labels_are_shared else None,
+        passthrough=paths.passthrough,
         y_axis=source.y_axis,
+        binning=1.0 if source.labels_binning is UNSET else source.labels_binning,
         height_px=micrograph.pixels.shape[0],
+        width_px=micrograph.pixels.shape[1],
         pixel_size_angstrom=pixel_size,
         may_be_empty=paths.may_be_empty,
     )
@@ -315,7 +400,7 @@ def training_set_sha256(paths: Sequence[LabelledPaths]) -> str:
     """SHA-256 over the content of micrographs and labels, in order."""
     digest = hashlib.sha256()
     for one in paths:
-        for file in (one.micrograph, one.labels):
+        for file in (one.micrograph, one.labels, *one.passthrough):
             digest.update(content_digest(file))
     return digest.hexdigest()
 
@@ -348,20 +433,24 @@ def _own_labels(micrograph: Path, source: TrainingSet) -> Path:
     return micrograph.with_name(f"{micrograph.stem}{source.labels_ending}")
 
 
-def _shared_labels(folder: Path, micrographs: list[Path], source: TrainingSet) -> dict[Path, Path]:
-    """The table in the folder, for each micrograph in it."""
+def _shared_labels(folder: Path, micrographs: list[Path], source: TrainingSet) -> list[LabelledPaths]:
+    """The micrographs in the folder that its table names; cryoSPARC's may be in several files."""
     pattern = f"*{source.labels_ending}"
     tables = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
-    if len(tables) > 1:
+    if len(tables) > 1 and not may_be_together(tables):
         names = ", ".join(path.name for path in tables[:3])
         raise FrazilError(
             f"{folder}: expected labels named after their micrographs, or one table, found {len(tables)} ({names})"
         )
     if not tables:
-        return {}
-    (table,) = tables
-    stems = named_micrographs(table)
-    named = {path: table for path in micrographs if path.stem in stems}
+        return []
+    table, *passthrough = tables
+    stems = named_micrographs(table, passthrough=passthrough)
+    named = [
+        LabelledPaths(micrograph=path, labels=table, source=source, passthrough=tuple(passthrough))
+        for path in micrographs
+        if path.stem in stems
+    ]
     if stems and micrographs and not named:
         raise FrazilError(
             f"{table}: expected particles of micrographs such as {micrographs[0].stem}, "

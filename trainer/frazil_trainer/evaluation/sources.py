@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from frazil.picking import (
     Picks,
     PreparationOnDevice,
     YAxis,
+    may_be_together,
     named_micrographs,
     read_coordinates,
 )
@@ -78,6 +80,8 @@ class _Place:
     file: Path
     stem: str | None
     """Stem of the micrograph in a table of several; None in a file of its own."""
+    passthrough: tuple[Path, ...] = ()
+    """Further files about the same picks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +93,8 @@ class PickFiles:
     y_axis: YAxis
     files: Mapping[Path, _Place]
     """Location of the picks by micrograph."""
+    binning: float = 1.0
+    """How many times smaller the micrographs were, on each side, on which they were picked."""
     threshold: float | None = None
 
     def pick(self, paths: LabelledPaths, micrograph: Micrograph) -> Picks | None:
@@ -103,8 +109,11 @@ class PickFiles:
         return read_coordinates(
             place.file,
             stem=place.stem,
+            passthrough=place.passthrough,
             y_axis=self.y_axis,
+            binning=self.binning,
             height_px=micrograph.pixels.shape[0],
+            width_px=micrograph.pixels.shape[1],
             pixel_size_angstrom=micrograph.pixel_size_angstrom,
             may_be_empty=True,
         )
@@ -116,14 +125,16 @@ def open_sources(
     y_axes: Sequence[str],
     threshold: float | None,
     paths: Sequence[LabelledPaths],
+    binnings: Sequence[float] = (),
 ) -> list[PickSource]:
     """Open pickers by their names on the command line: ``NAME=PATH``, or a path whose last part is the name.
 
-    There is one y axis, ``down`` or ``up``, for all folders with picks, or one for each. The threshold is that of the
-    models; None takes their own.
+    There is one y axis, ``down`` or ``up``, for all folders with picks, or one for each, and one binning of the
+    micrographs that were picked, 1 if none is given. The threshold is that of the models; None takes their own.
 
     Raises:
-        SettingsError: micrographs or pickers are missing, a y axis is unknown, or two pickers have the same name.
+        SettingsError: micrographs or pickers are missing, a y axis is unknown or a binning impossible, or two pickers
+            have the same name.
         ModelError: a model cannot be loaded.
         FrazilError: a folder has no picks for the micrographs.
     """
@@ -140,14 +151,21 @@ def open_sources(
             f"picks-y-axis: expected down or up, once or once for each of {len(folders)} --picks, "
             f"found {' '.join(y_axes)}"
         )
+    factors = list(binnings) or [1.0]
+    factors = factors * len(folders) if len(factors) == 1 else factors
+    if len(factors) != len(folders) or not all(factor > 0 and math.isfinite(factor) for factor in factors):
+        raise SettingsError(
+            f"picks-binning: expected a number above 0, once or once for each of {len(folders)} --picks, "
+            f"found {' '.join(f'{factor:g}' for factor in factors)}"
+        )
     sources: list[PickSource] = []
     for text in models:
         name, path = _split_name(text)
         sources.append(ModelSource(load_model(path), name=name and printable(name), threshold=threshold))
-    for text, axis in zip(folders, axes, strict=True):
+    for text, axis, factor in zip(folders, axes, factors, strict=True):
         name, path = _split_name(text)
         name = printable(name or path.resolve().name)
-        sources.append(find_pick_files(name, path, "up" if axis == "up" else "down", paths))
+        sources.append(find_pick_files(name, path, "up" if axis == "up" else "down", paths, binning=factor))
     names = [source.name for source in sources]
     for name in names:
         if names.count(name) > 1:
@@ -166,12 +184,14 @@ def _split_name(text: str) -> tuple[str | None, Path]:
     return (name, Path(path)) if equals and name and not Path(text).exists() else (None, Path(text))
 
 
-def find_pick_files(name: str, folder: Path, y_axis: YAxis, paths: Sequence[LabelledPaths]) -> PickFiles:
+def find_pick_files(
+    name: str, folder: Path, y_axis: YAxis, paths: Sequence[LabelledPaths], *, binning: float = 1.0
+) -> PickFiles:
     """Assign the files in a folder to micrographs, by the micrographs' stems.
 
     The picks of ``a.mrc`` are ``a.star``, or ``a_anything.star`` with the same ``_anything`` for all, or in one table
-    that names its micrographs; in any format of `read_coordinates`. If the folder has a
-    subfolder with the name of a training set, the picks of that set must be in it.
+    that names its micrographs (cryoSPARC's may be in several files); in any format of `read_coordinates`. If the folder
+    has a subfolder with the name of a training set, the picks of that set must be in it.
 
     Raises:
         FrazilError: the folder is missing, holds no picks for the micrographs, or is ambiguous.
@@ -198,7 +218,7 @@ def find_pick_files(name: str, folder: Path, y_axis: YAxis, paths: Sequence[Labe
             f"{folder}: expected picks named after validation micrographs, such as {paths[0].micrograph.stem}.star, "
             f"found none (read are {', '.join(_ENDINGS)})"
         )
-    return PickFiles(name=name, folder=folder, y_axis=y_axis, files=places)
+    return PickFiles(name=name, folder=folder, y_axis=y_axis, files=places, binning=binning)
 
 
 def _find_places(folder: Path, micrographs: Sequence[Path]) -> dict[Path, _Place]:
@@ -220,7 +240,8 @@ def _find_places(folder: Path, micrographs: Sequence[Path]) -> dict[Path, _Place
         )
     if tails:
         return next(iter(tails.values()))
-    if len(readable) != 1:
+    if not readable or (len(readable) > 1 and not may_be_together(readable)):
         return {}
-    stems = named_micrographs(readable[0])
-    return {path: _Place(readable[0], path.stem) for path in micrographs if path.stem in stems}
+    table, *passthrough = readable
+    stems = named_micrographs(table, passthrough=passthrough)
+    return {path: _Place(table, path.stem, tuple(passthrough)) for path in micrographs if path.stem in stems}

@@ -88,7 +88,7 @@ def make_scorer(
     """
     settings = recipe.network
     if isinstance(settings, FcnSettings):
-        with_halo = Fcn(settings)
+        with_halo = Fcn(settings, folded=isinstance(network, Fcn) and network.folded)
         with_halo.load_state_dict(network.state_dict())
         return Scorer(
             network=with_halo.eval(),

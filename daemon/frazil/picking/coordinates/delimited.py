@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from frazil.errors import FrazilError
+from frazil.errors import FrazilError, printable
 from frazil.files import write_atomically
 from frazil.picking.coordinates.table import (
     CoordinateTable,
@@ -14,10 +14,11 @@ from frazil.picking.coordinates.table import (
     read_text,
     refuse_movers,
     refuse_volume,
+    stem_of,
 )
 from frazil.picking.picks import Picks
 
-__all__ = ["read_csv", "read_topaz", "write_csv"]
+__all__ = ["read_csv", "read_topaz", "write_csv", "write_topaz"]
 
 _MICROGRAPH = ("micrograph", "micrograph_name", "micrographname", "image_name", "image", "filename", "file")
 """How plain tables call the column with the micrograph's name."""
@@ -58,6 +59,30 @@ def write_csv(path: Path, picks: Picks) -> None:
         OSError: it cannot be written.
     """
     write_atomically(path, "x,y,score\n" + "".join(f"{x:.3f},{y:.3f},{score:.6f}\n" for x, y, score in picks.rows()))
+
+
+def write_topaz(path: Path, picks: Picks, micrograph: str) -> None:
+    """Write Topaz's table, whole or not at all: image_name, x_coord, y_coord, score, between tabs.
+
+    Coordinates are whole pixels, as Topaz's own are. Topaz calls an image by its file's name without the ending.
+
+    Args:
+        path: the file.
+        picks: of one micrograph.
+        micrograph: its file name.
+
+    Raises:
+        OSError: it cannot be written.
+        ValueError: the name cannot stand in a line of Topaz's table.
+    """
+    name = stem_of(micrograph)
+    if not name.isprintable() or '"' in name:
+        raise ValueError(
+            f"expected a name that can stand in Topaz's table, found '{printable(name)}': tabs, other control "
+            "characters and double quotes part its values"
+        )
+    rows = (f"{name}\t{round(x)}\t{round(y)}\t{score:.6f}\n" for x, y, score in picks.rows())
+    write_atomically(path, "image_name\tx_coord\ty_coord\tscore\n" + "".join(rows))
 
 
 def _picks(path: Path, columns: dict[str, list[str]], x: str, y: str) -> Picks:

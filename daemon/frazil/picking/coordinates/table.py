@@ -31,6 +31,10 @@ _MOVER = re.compile(r"coordinate|origin(?!al)|shift|offset|translation|recent(er
 """In the name of a column that may say where particles lie, or in which unit."""
 _LARGEST_SIZE_DIFFERENCE = 0.05
 """Pixel sizes that differ by less are the same pixels, measured twice."""
+_LARGEST_PROPORTION_DIFFERENCE = 0.01
+"""Sides of a binned micrograph are rounded to whole pixels."""
+_CRYOSPARC_UID = re.compile(r"\d{21}_(?=.)")
+"""Before the name of a micrograph that cryoSPARC imported or made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,19 +49,32 @@ class CoordinateTable:
     """(n, 2) y, x to take from the coordinates of each particle to get its centre."""
     pixel_sizes_angstrom: NDArray[np.float64] | None = None
     """(n,) pixel size of each particle's micrograph, as the file says; not a number where it does not."""
+    pixel_size_name: str = "rlnMicrographPixelSize"
+    """How the file calls it."""
+    fractions_of_px: NDArray[np.float64] | None = None
+    """(n, 2) h, w of each particle's micrograph, if `picks` are fractions of them; not a number where the file does
+    not say. None if `picks` are in pixels."""
 
     @property
     def stems(self) -> frozenset[str]:
-        """The stems of the micrographs that are named."""
-        return frozenset(map(stem_of, set(self.micrographs or ())))
+        """The stems of the micrographs that are named; those with cryoSPARC's prefix also without it."""
+        stems = frozenset(map(stem_of, set(self.micrographs or ())))
+        return stems | frozenset(map(_without_uid, stems))
 
-    def of_micrograph(self, path: Path, stem: str | None, pixel_size_angstrom: float | None = None) -> Picks:
+    def of_micrograph(
+        self,
+        path: Path,
+        stem: str | None,
+        pixel_size_angstrom: float | None = None,
+        shape: tuple[float, float] | None = None,
+    ) -> Picks:
         """The particles of one micrograph; of the only one, where no stem is given.
 
         Args:
             path: the file, for messages.
             stem: name of the micrograph without its ending.
             pixel_size_angstrom: of the micrograph.
+            shape: h, w of the micrograph.
 
         Raises:
             FrazilError: there is no particle, or it is not clear whose they are, or where they lie in the micrograph.
@@ -66,14 +83,16 @@ class CoordinateTable:
             raise FrazilError(f"{path}: expected particles inside the micrograph, found none (the table is empty)")
         rows = np.arange(len(self.picks))
         if self.micrographs is not None:
-            stems = sorted(self.stems)
-            if stem is None and len(stems) > 1:
-                raise FrazilError(f"{path}: expected particles of one micrograph, found those of {_listed(stems)}")
-            stem = stems[0] if stem is None else stem
-            of_stem = {name for name in set(self.micrographs) if stem_of(name) == stem}
+            stems = {name: stem_of(name) for name in set(self.micrographs)}
+            own = sorted(set(stems.values()))
+            if stem is None and len(own) > 1:
+                raise FrazilError(f"{path}: expected particles of one micrograph, found those of {_listed(own)}")
+            stem = own[0] if stem is None else stem
+            of_stem = {name for name, its in stems.items() if its == stem}
+            of_stem = of_stem or {name for name, its in stems.items() if _without_uid(its) == stem}
             rows = np.flatnonzero([name in of_stem for name in self.micrographs])
             if len(rows) == 0:
-                found = _listed(stems)
+                found = _listed(own)
                 raise FrazilError(f"{path}: expected particles of the micrograph {stem}, found those of {found}")
             names = sorted(set(map(posixpath.normpath, of_stem)))
             if len(names) > 1:
@@ -81,35 +100,73 @@ class CoordinateTable:
                     f"{path}: {stem} stands for {' and '.join(names[:3])}; keep the particles of one of them, or give "
                     "each micrograph a name and labels of its own"
                 )
-        return self.placed(path, rows, pixel_size_angstrom)
+        return self.placed(path, rows, pixel_size_angstrom, shape)
 
-    def placed(self, path: Path, rows: NDArray[np.intp], pixel_size_angstrom: float | None = None) -> Picks:
-        """Particles of one micrograph, at their centres.
+    def placed(
+        self,
+        path: Path,
+        rows: NDArray[np.intp],
+        pixel_size_angstrom: float | None = None,
+        shape: tuple[float, float] | None = None,
+    ) -> Picks:
+        """Particles of one micrograph, at their centres, in its pixels.
 
         Raises:
-            FrazilError: the coordinates are in pixels of another size; there are origins, and no pixel size is known.
+            FrazilError: the coordinates are in pixels of another size, or fractions of a micrograph of other
+                proportions, or of unknown size; there are origins, and no pixel size is known.
         """
-        picks = self.picks.select(rows)
+        picks, smaller = self._in_pixels(path, rows, shape)
         if self.pixel_sizes_angstrom is not None:
             said = np.unique(self.pixel_sizes_angstrom[rows])
-            said = said[np.isfinite(said)]
+            said = said[np.isfinite(said)] * smaller
             own = pixel_size_angstrom or (said[0] if len(said) else None)
             if own is not None and (np.abs(said / own - 1) > _LARGEST_SIZE_DIFFERENCE).any():
-                found = " and ".join(f"{size:g} Å" for size in said)
+                found = f"{self.pixel_size_name} {' and '.join(f'{size:g} Å' for size in said)}"
+                if self.fractions_of_px is not None:
+                    raise FrazilError(
+                        f"{path}: expected a micrograph with pixels of {own:g} Å, found {found} for one of this size: "
+                        "correct the pixel size"
+                    )
                 raise FrazilError(
-                    f"{path}: expected coordinates in pixels of {own:g} Å, as the micrograph's, found "
-                    f"rlnMicrographPixelSize {found}: were they picked on binned micrographs? scale them, or "
-                    "correct the pixel size"
+                    f"{path}: expected coordinates in pixels of {own:g} Å, as the micrograph's, found {found}: were "
+                    "they picked on binned micrographs? give their binning (labels_binning in a recipe), or correct "
+                    "the pixel size"
                 )
             pixel_size_angstrom = own
         if self.origins_angstrom is None or not self.origins_angstrom[rows].any():
             return picks
         if pixel_size_angstrom is None:
             raise FrazilError(
-                f"{path}: particles have origins in Å (rlnOriginXAngst); expected a pixel size to apply them"
+                f"{path}: particles have origins in Å (rlnOriginXAngst, alignments3D/shift); expected a pixel size to "
+                "apply them"
             )
         y, x = self.origins_angstrom[rows].T / pixel_size_angstrom
         return Picks(y=picks.y - y, x=picks.x - x, score=picks.score)
+
+    def _in_pixels(self, path: Path, rows: NDArray[np.intp], shape: tuple[float, float] | None) -> tuple[Picks, float]:
+        """Particles in pixels of a micrograph, and how many times smaller it is than what the file says of its size."""
+        picks = self.picks.select(rows)
+        if self.fractions_of_px is None:
+            return picks, 1.0
+        sizes = self.fractions_of_px[rows]
+        said = np.unique(sizes[np.isfinite(sizes).all(axis=1)], axis=0)
+        if len(said) > 1:
+            raise FrazilError(
+                f"{path}: expected one size of the micrograph, found {_size(said[0])} and {_size(said[1])}"
+            )
+        if shape is None and len(said) == 0:
+            raise FrazilError(f"{path}: expected location/micrograph_shape, of which places are fractions, found none")
+        h, w = said[0] if shape is None else shape
+        smaller = 1.0
+        if len(said):
+            by_rows, by_columns = said[0] / (h, w)
+            if abs(by_rows / by_columns - 1) > _LARGEST_PROPORTION_DIFFERENCE:
+                raise FrazilError(
+                    f"{path}: expected places in a micrograph of {_size(np.array((h, w)))}, or of one binned from the "
+                    f"same, found those in one of {_size(said[0])}"
+                )
+            smaller = float(np.sqrt(by_rows * by_columns))
+        return Picks(y=picks.y * h, x=picks.x * w, score=picks.score), smaller
 
 
 def refuse_movers(path: Path, columns: Iterable[str]) -> None:
@@ -183,6 +240,16 @@ def stem_of(name: str) -> str:
     """A micrograph's name without its folder and, if it has that of an image, its ending (a stem may hold dots)."""
     name = posixpath.basename(name)
     return micrograph_stem(name) if name.lower().endswith(_IMAGE_ENDINGS) else name
+
+
+def _without_uid(stem: str) -> str:
+    """A stem without the identifier that cryoSPARC puts before the names of micrographs."""
+    return stem[found.end() :] if (found := _CRYOSPARC_UID.match(stem)) else stem
+
+
+def _size(shape: NDArray[np.float64]) -> str:
+    h, w = shape
+    return f"{w:g} x {h:g} px"
 
 
 def _listed(names: Sequence[str]) -> str:
