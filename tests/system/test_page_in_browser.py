@@ -279,7 +279,7 @@ def test_limits_are_tried_counted_and_applied_with_the_token(
     page.get_by_text("Apply to all, and to what follows").click()
     page.get_by_text("Asked for:").wait_for()
     page.locator("#facts", has_text=f"{shown}, mean score").wait_for()  # the revised result, without a reload
-    assert "Tuned" in (page.locator("#facts").text_content() or "")
+    assert "Revised" in (page.locator("#facts").text_content() or "")
     assert "after the file was complete" not in (page.locator("#facts").text_content() or "")
     assert newest_result(blob_daemon.out, "m1.mrc").edge_margin_angstrom == 90
     for k in range(3):
