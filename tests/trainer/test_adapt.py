@@ -157,7 +157,7 @@ def test_an_adapted_model_is_the_next_version_and_its_card_says_from_what(
     assert card.run["adapted_from"]["name"] == "tiny"
     assert card.run["adapted_from"]["sha256"] == read_card(parent / "card.json").sha256
     assert card.run["micrographs"] == ["simulated_0001.mrc", "simulated_0002.mrc"]
-    assert card.run["replay"].startswith("40 simulated micrographs")
+    assert card.run["replay"].startswith("4 simulated micrographs")
     assert card.validation["after"]["best_f1"] >= card.validation["before"]["best_f1"] - 0.01
     model = load_model(tmp_path / "mine", "cpu")  # promoted
     assert model.contract.threshold == card.validation["threshold"]

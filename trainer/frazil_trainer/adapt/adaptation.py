@@ -49,6 +49,8 @@ _LEARNING_RATE = 3e-4
 _SECONDS_AFTER = 25.0
 """To score and to export, on two older cores."""
 _FRACTION_OF_THE_REST = 0.9
+_REPLAY_PER_MINUTE, _FEWEST_REPLAY, _MOST_REPLAY = 16, 4, 40
+"""Simulated micrographs; each takes a third of a second."""
 _WORSE = 0.5
 """Largest F1 drop on n labels, times the root of n: more is no chance."""
 
@@ -66,8 +68,8 @@ class AdaptationSettings:
     """Whether labels miss particles; None estimates it."""
     force: bool = False
     """Whether to adapt to labels that do not seem to lie on particles."""
-    replay_micrographs: int = 40
-    """That are simulated, so that nothing is forgotten."""
+    replay_micrographs: int | None = None
+    """That are simulated, so that nothing is forgotten; None makes 40, or fewer if there is less time than usual."""
     checkpoint_seconds: float = 10.0
     """Least time between two checkpoints."""
 
@@ -222,7 +224,7 @@ def _begin(
         recipe = msgspec.structs.replace(recipe, data=(labels.source,))
     with console.status("simulating others, to forget nothing") as status:
         replay = simulate_labelled(
-            settings.replay_micrographs,
+            _count_replay(settings),
             seed=_SEED,
             diameter_px=recipe.diameter_px,
             normalisation=recipe.normalisation,
@@ -231,6 +233,12 @@ def _begin(
     return _Beginning(
         parent=parent, labels=labels, fraction=fraction, picked=picked, replay=replay, patches=patches, recipe=recipe
     )
+
+
+def _count_replay(settings: AdaptationSettings) -> int:
+    if settings.replay_micrographs is not None:
+        return settings.replay_micrographs
+    return min(max(_FEWEST_REPLAY, round(_REPLAY_PER_MINUTE * settings.minutes)), _MOST_REPLAY)
 
 
 def _key(begun: _Beginning, settings: AdaptationSettings) -> str:
