@@ -215,7 +215,7 @@ def test_the_same_is_picked_whatever_lies_beside_the_picture(
     record = record_picks(picker, with_pixels(pixels), read_seconds=0, since=0)
     picks, (top, left) = record.picks, (pad[0][0], pad[1][0])
     moved = Picks(y=picks.y - top, x=picks.x - left, score=picks.score)
-    assert len(expected) == 333
+    assert len(expected) > 300
     assert found_again(moved, expected) >= 0.97 * len(expected)
     assert len(picks) <= 1.04 * len(expected)
     assert inside[np.rint(picks.y).astype(int), np.rint(picks.x).astype(int)].all()

@@ -134,8 +134,8 @@ def test_on_noise_alone_only_sure_picks_are_made() -> None:
     assert choice.picks_per_micrograph == 1
 
 
-def test_on_noise_without_a_sure_pick_the_models_own_threshold_holds() -> None:
-    choice = choose_threshold(seen([0.3] * 200), 0.47, calibration=CURVE)
+def test_on_noise_without_a_sure_pick_none_is_made() -> None:
+    choice = choose_threshold(seen([0.3] * 200), 0.25, calibration=CURVE)
 
-    assert choice.threshold == 0.47
+    assert choice.threshold == 0.9  # where a single peak would be sure
     assert choice.picks_per_micrograph == 0

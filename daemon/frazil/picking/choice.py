@@ -75,7 +75,8 @@ def choose_threshold(
 
     Args:
         evidence: of each micrograph.
-        contract_threshold: the model's own, which holds where there is no peak at all, or none sure enough.
+        contract_threshold: the model's own, which holds where there is no peak at all. Where none is sure enough, the
+            score at which one would be holds, if it is higher.
         target_precision: precision that the picks should have at least. Default: that of the best F1.
         calibration: of the model's scores. Default: they are probabilities.
     """
@@ -93,7 +94,8 @@ def choose_threshold(
     if target_precision is not None:
         precise = np.flatnonzero(hits / counts >= target_precision)
         if not precise.size:
-            return assess_threshold(evidence, contract_threshold, calibration=calibration)
+            certain = _certain_score(calibration, target_precision)
+            return assess_threshold(evidence, max(contract_threshold, certain), calibration=calibration)
         best = int(precise[-1])
     lowest = float(scores[ends[best]])
     below = float(scores[ends[best + 1]]) if best + 1 < ends.size else LOWEST_PEAK
@@ -164,6 +166,16 @@ def _probabilities(scores: NDArray[np.float32], calibration: Calibration | None)
         probabilities = shifted / (1 + shifted)
         fraction = float(np.clip(probabilities.mean(), _LEAST_OF_PRIOR * prior, prior))
     return probabilities
+
+
+def _certain_score(calibration: Calibration | None, precision: float) -> float:
+    """The lowest score at which a single peak has this probability."""
+    if calibration is None:
+        return precision
+    certain = [
+        score for score, value in zip(calibration.scores, calibration.probabilities, strict=True) if value >= precision
+    ]
+    return certain[0] if certain else 1.0
 
 
 def _between(below: float, lowest: float) -> float:
