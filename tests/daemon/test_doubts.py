@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +21,19 @@ from frazil.errors import MicrographError, SettingsError
 from frazil.file_picker import FilePicker
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
 from frazil.model import Contrast, Model, load_model
-from frazil.picking import ContrastEvidence, Micrograph, Picker, PickingSettings, read_micrograph, weigh_contrast
+from frazil.model.contract import read_calibration
+from frazil.picking import (
+    ContrastEvidence,
+    Micrograph,
+    PeakScores,
+    Picker,
+    PickingSettings,
+    Picks,
+    choose_threshold,
+    find_low_peaks,
+    read_micrograph,
+    weigh_contrast,
+)
 from frazil.record import Record, record_picks
 from frazil.session.pick.doubts import Doubts
 from frazil.settings import default_model_path, doubt_diameter, load_settings
@@ -239,9 +251,20 @@ def test_a_picture_larger_than_any_of_particles_is_refused_before_it_is_made(blo
     assert told.value.reason == "diameter"
 
 
+def picks_at_the_chosen_threshold(model: Model, read: Micrograph, *, diameter_angstrom: float) -> Picks:
+    """As `frazil pick` makes them of one micrograph."""
+    serving = Picker(model, PickingSettings(diameter_angstrom=diameter_angstrom))
+    picture = serving.prepare(read)
+    peaks = find_low_peaks(serving.score(picture), serving.limits, picture.pixel_size_angstrom)
+    seen = PeakScores(scores=peaks.score.astype(np.float32), area_diameters=1.0)
+    contract = model.contract
+    choice = choose_threshold([seen], contract.threshold, calibration=read_calibration(contract.calibration))
+    return peaks.select(peaks.reaching(choice.threshold))
+
+
 def test_pure_noise_is_not_full_of_particles_at_the_smallest_diameter() -> None:
     noise = np.random.default_rng(0).normal(500, 30, (512, 512)).astype(np.float32)
     read = Micrograph(path=Path("a.mrc"), pixels=noise, pixel_size_angstrom=1.0)
-    assert len(Picker(default_model(), PickingSettings(diameter_angstrom=9.0)).pick(read)) < 10
+    assert len(picks_at_the_chosen_threshold(default_model(), read, diameter_angstrom=9.0)) < 10
     with pytest.raises(MicrographError, match=r"expected a particle of 9 to 512 px, found 8\.2 px"):
         Picker(default_model(), PickingSettings(diameter_angstrom=8.2)).pick(read)
