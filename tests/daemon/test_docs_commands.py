@@ -234,7 +234,7 @@ def test_every_toml_block_is_settings_or_a_recipe_that_loads(repository: Path, t
             load(block.text, folder)
             kinds.append("settings")
         else:
-            known = {field.encode_name for field in msgspec.structs.fields(Recipe)}
+            known = {"like", *(field.encode_name for field in msgspec.structs.fields(Recipe))}
             assert set(found) <= known, (block.page, set(found) - known)
             for field in msgspec.structs.fields(Recipe):
                 if field.encode_name in found:
