@@ -58,18 +58,22 @@ class World:
     molecule: str
 
 
-def simulate_world(seed: int | np.random.SeedSequence, molecules: Sequence[DensityModel] = ()) -> World:
+def simulate_world(
+    seed: int | np.random.SeedSequence, molecules: Sequence[DensityModel] = (), *, is_empty: bool | None = None
+) -> World:
     """Simulate a micrograph of which everything is drawn from wide ranges, also whether it holds particles.
 
     Args:
         seed: decides everything.
         molecules: real ones to draw from, beside imaginary ones. Default: the simulator's own.
+        is_empty: whether it holds no particles, only all else. Default: drawn.
     """
     rng = np.random.default_rng(seed)
     known = molecules or [density_model(name) for name in MODEL_NAMES]
     particles = [molecule for molecule in known if not molecule.name.startswith(_NO_PARTICLES)]
     molecule = _draw_molecule(particles, rng)
-    is_empty = rng.random() < _EMPTY_SHARE
+    drawn_empty = rng.random() < _EMPTY_SHARE
+    is_empty = drawn_empty if is_empty is None else is_empty
     diameter_px = _log_uniform(rng, 26, 58)
     pixel_size = molecule.diameter_angstrom / diameter_px
     side = round(rng.uniform(*_SIDE_DIAMETERS) * diameter_px)
