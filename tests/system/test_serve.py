@@ -380,7 +380,7 @@ def test_a_session_with_the_wrong_contrast_is_told_so_after_its_picks(serve: Ser
     daemon = serve("--diameter", "172", "--contrast", "bright")
     with gzip.open(KNOWN_MICROGRAPH) as known:
         (daemon.watched / "a.mrc").write_bytes(known.read())
-    daemon.wait_log("picked a.mrc: 1[0-9]{2} picks")
-    daemon.wait_log("WARNING particles look dark here, and contrast is bright: 33[0-9] picks instead of 1[0-9]{2} ")
+    daemon.wait_log("picked a.mrc: [0-9]+ picks")
+    daemon.wait_log("WARNING particles look dark here, and contrast is bright: 3[0-9]{2} picks instead of [0-9]+ ")
     assert sample(daemon.metrics, 'frazil_doubt{about="contrast"}') == 1
     assert sample(daemon.metrics, 'frazil_doubt{about="diameter"}') == 0
