@@ -138,7 +138,9 @@ def run_recipe(
         record = RunRecord(
             recipe=recipe,
             data={
-                part: [str(one.micrograph.relative_to(data)) for one in paths] for part, paths in found.paths.items()
+                part: [str(one.micrograph.relative_to(data)) for one in paths]
+                for part, paths in found.paths.items()
+                if paths
             },
             learnt_from=counts,
             last_epoch=history[-1],
