@@ -25,7 +25,7 @@ from frazil.picking import Picks, read_star, write_star
 from frazil_trainer.adapt.adaptation import AdaptationSettings, adapt_model
 from frazil_trainer.adapt.examples import AdaptationSource
 from frazil_trainer.adapt.labels import load_labels
-from frazil_trainer.adapt.outcome import calibrate, choose_threshold, estimate_labelled_fraction
+from frazil_trainer.adapt.outcome import choose_threshold, estimate_labelled_fraction
 from frazil_trainer.adapt.parent import read_parent
 from frazil_trainer.cli import main
 from frazil_trainer.data.labelled import LabelledMicrograph, describe_set
@@ -349,19 +349,6 @@ def test_the_threshold_is_the_same_however_many_particles_have_a_label() -> None
         assert choose_threshold(few, labelled, former=0.5) == pytest.approx(complete, abs=0.06)
         # Taken for complete, they would ask for fewer picks.
         assert choose_threshold(few, 1.0, former=0.5) > complete
-
-
-def test_how_probable_a_particle_is_at_a_score_does_not_depend_on_how_many_have_a_label() -> None:
-    complete, few = calibrate(scored(0.9, 1.0), 1.0), calibrate(scored(0.9, 0.3), 0.3)
-    assert complete is not None
-    assert few is not None
-    scores = np.linspace(0.2, 0.95, 20)
-    curves = [np.interp(scores, one.scores, one.probabilities) for one in (complete, few)]
-    assert np.abs(curves[0] - curves[1]).mean() < 0.1
-    assert curves[1][0] < 0.4 < 0.9 < curves[1][-1]
-    assert few.prior == pytest.approx(complete.prior, abs=0.06)
-    assert calibrate(scored(0.9, 0.01), 0.01) is None
-    assert calibrate(scored(0.0, 1.0), 1.0) is None
 
 
 def test_with_few_labels_the_threshold_stays_near_the_former_one() -> None:

@@ -16,12 +16,11 @@ from rich.console import Console
 
 from frazil.errors import FrazilError
 from frazil.model import Device, ModelIdentity, load_model
-from frazil.model.contract import Calibration, read_calibration
+from frazil.model.contract import read_calibration
 from frazil_trainer.adapt.examples import AdaptationSource
 from frazil_trainer.adapt.labels import Labels, load_labels
 from frazil_trainer.adapt.outcome import (
     Outcome,
-    calibrate,
     choose_threshold,
     estimate_labelled_fraction,
     pick_labelled,
@@ -102,8 +101,6 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float
     held_out: bool
     """Whether they are on labels that were not learnt from."""
-    calibration: Calibration | None
-    """From these labels; the parent's where there are few."""
     before: Outcome
     after: Outcome
 
@@ -182,7 +179,8 @@ def adapt_model(
         recipe,
         threshold=comparison.threshold,
         training_set_sha256=begun.labels.sha256,
-        calibration=comparison.calibration,
+        # The labels are of one particle, and a session may hold any; replay keeps the height of scores.
+        calibration=read_calibration(begun.parent.contract.calibration),
         f1={f"{source.folder}/*{source.labels_ending}": comparison.after.f1},
     )
     with console.status("exporting"):
@@ -309,7 +307,6 @@ def _compare(begun: _Beginning, scorer: Scorer, out: Path) -> Comparison:
     return Comparison(
         threshold=threshold,
         held_out=any(labels.held_out),
-        calibration=calibrate(picked, fraction) or read_calibration(parent.contract.calibration),
         before=before,
         after=after,
     )

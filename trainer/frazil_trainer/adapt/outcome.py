@@ -9,15 +9,13 @@ import msgspec
 import numpy as np
 
 from frazil.model import Model
-from frazil.model.contract import Calibration
 from frazil.picking import match_picks
 from frazil_trainer.adapt.labels import Labels, Strip
 from frazil_trainer.evaluation import ModelSource, ScoredMicrograph, score_micrographs
-from frazil_trainer.evaluation.calibration import fit_calibration
 from frazil_trainer.evaluation.ranking import Ranking
 from frazil_trainer.evaluation.sources import LOWEST_THRESHOLD
 
-__all__ = ["Outcome", "calibrate", "choose_threshold", "estimate_labelled_fraction", "pick_labelled", "score_held_out"]
+__all__ = ["Outcome", "choose_threshold", "estimate_labelled_fraction", "pick_labelled", "score_held_out"]
 
 _SURE_PICKS = 0.75
 """Quantile of the scores at labels above which a pick is taken for a particle, labelled or not."""
@@ -26,8 +24,6 @@ _SHRINKING_LABELS = 30
 """Number of labels that count as much as what the model knew."""
 _AS_GOOD = 0.003
 _HALF = 0.5
-_CALIBRATING_LABELS = 100
-_LARGEST_PRIOR = 0.99
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,25 +75,6 @@ def choose_threshold(scored: Sequence[ScoredMicrograph], fraction: float, former
     best = float(as_good[np.abs(as_good - former).argmin()])
     weight = ranking.particles / (ranking.particles + _SHRINKING_LABELS)
     return round(weight * best + (1 - weight) * former, 2)
-
-
-def calibrate(scored: Sequence[ScoredMicrograph], fraction: float) -> Calibration | None:
-    """How probable a particle is at a score, where only a fraction of the particles has a label; None of few labels."""
-    is_hit = np.concatenate([one.rank(_HALF).gained for one in scored])
-    known = sum(len(one.truth) for one in scored) >= _CALIBRATING_LABELS and is_hit.any() and not is_hit.all()
-    fitted = fit_calibration(scored) if known else None
-    if fitted is None:
-        return None
-    return Calibration(
-        scores=fitted.scores,
-        probabilities=tuple(_corrected(one, fraction) for one in fitted.probabilities),
-        prior=None if fitted.prior is None else _corrected(fitted.prior, fraction, _LARGEST_PRIOR),
-    )
-
-
-def _corrected(labelled: float, fraction: float, largest: float = 1.0) -> float:
-    """The probability of a particle, from that of a labelled one."""
-    return round(min(largest, labelled / fraction), 4)
 
 
 def _f1(ranking: Ranking, threshold: float, fraction: float) -> float:
