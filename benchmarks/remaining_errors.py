@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from figures import markdown_table
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from benchmarks.figures import markdown_table
 from frazil.model import load_model
 from frazil.picking import Picks, match_picks
 from frazil.settings import default_model_path

@@ -4,20 +4,20 @@
 
 `make unseen` trains the models, each without one of the recipe's real proteins (``without-PROTEIN``), and runs this.
 All micrographs of the protein that was left out are picked as one session: at the threshold that frazil chooses without
-labels, as ``frazil pick`` does, and at the best one. RELION's Laplacian of Gaussian runs beside it, where it is
-installed, with the diameter as a person gives it and else its defaults. The shipped model is scored on the validation
-micrographs. Empty micrographs are simulated worlds without particles, each a session of its own.
+labels, as ``frazil pick`` does, at the model's own, and at the best one. RELION's Laplacian of Gaussian and Topaz run
+beside it, where they are installed. The shipped model is scored on the validation micrographs. Empty micrographs are
+simulated worlds without particles, each a session of its own; and false picks are counted in the places of the real
+ones that lie farther than a diameter from every labelled particle.
 
-``--pages`` writes the tables into docs/reference/unseen.md, and a map of hits, misses and false picks of one
-micrograph of each protein into docs/images; ``--overlays`` draws the same on the micrographs.
+``--pages`` writes the figures into docs/reference/unseen.json, the tables into docs/reference/unseen.md, and a map of
+hits, misses and false picks of one micrograph of each protein into docs/images; ``--overlays`` draws the same on the
+micrographs. ``--check`` measures nothing: are the tables what the figures give?
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
-import subprocess
-import tempfile
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from benchmarks.remaining_errors import hit
+from benchmarks.figures import markdown_table
+from benchmarks.remaining_errors import distance, hit
+from benchmarks.unseen_peers import Sample, missing_peers, pick_with_relion, pick_with_topaz
 from frazil.model import Model, load_model
 from frazil.model.contract import read_calibration
 from frazil.picking import (
@@ -52,9 +54,12 @@ from frazil_trainer.simulate.worlds import simulate_world
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = REPOSITORY / "docs" / "reference" / "unseen.md"
+FIGURES = PAGE.with_suffix(".json")
 IMAGES = REPOSITORY / "docs" / "images"
 EMPTY_SEED = 20261129
 HALF = 0.5
+CLEAR_DIAMETERS = 1.0
+"""A place that is farther than this from every labelled particle holds none."""
 _MAP_PX = 480
 _DRAWN_DIAMETERS = 18.0
 """Side of the part of a micrograph that a map shows."""
@@ -85,29 +90,82 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     best_f1: float
     best_threshold: float
     average_precision: float
+    own_threshold: float
+    """That of the model's contract."""
+    own_f1: float
     relion_f1: float | None = None
+    """At its defaults; None where it is not installed, and so for Topaz."""
+    topaz_f1: float | None = None
+    topaz_best_f1: float | None = None
+
+
+class Clear(msgspec.Struct, frozen=True, kw_only=True):
+    """Places of real micrographs without a labelled particle, and the picks in them."""
+
+    protein: str
+    area_diameters: float
+    """In squares of the diameter."""
+    picks: int
+    rate: float
+    """Picks per 100 squares of the diameter."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """All figures."""
+
+    left_out: list[Row]
+    shipped: list[Row]
+    empty: list[float]
+    """False picks per 100 squares of the diameter, for each empty micrograph."""
+    clear: list[Clear]
+
+
+_STALE = f"{PAGE.name}: not what the figures give; run python -m benchmarks.unseen with --pages"
 
 
 def main() -> None:
     """Measure, print, and write what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with the recipe's training sets")
-    parser.add_argument("--models", type=Path, required=True, help="folder with the models without-PROTEIN")
+    parser.add_argument("--data", type=Path, help="folder with the recipe's training sets")
+    parser.add_argument("--models", type=Path, help="folder with the models without-PROTEIN")
     parser.add_argument("--shipped", type=Path, default=default_model_path(), help="a model that saw all proteins")
     parser.add_argument("--empty", type=int, default=40, metavar="N", help="empty micrographs to simulate")
     parser.add_argument("--overlays", type=Path, help="draw hits, misses and false picks on the micrographs, in here")
-    parser.add_argument("--pages", action="store_true", help="write docs/reference/unseen.md and its pictures")
+    made = parser.add_mutually_exclusive_group()
+    made.add_argument("--pages", action="store_true", help="write the figures, the page and its pictures")
+    made.add_argument("--check", action="store_true", help="measure nothing; is the page what the figures give?")
+    parser.add_argument("--json", type=Path, default=FIGURES, help="the figures (default: those in the docs)")
     args = parser.parse_args()
-    console = Console(stderr=True)
+    if args.check:
+        page = PAGE.read_text("utf-8")
+        is_stale = fill(page, msgspec.json.decode(args.json.read_bytes(), type=Report)) != page
+        sys.exit(_STALE if is_stale else 0)
+    if args.data is None or args.models is None:
+        parser.error("expected --data and --models, or --check")
+    report = measure(args, Console(stderr=True))
+    for text in tables_of(report).values():
+        print(text, end="\n\n")
+    if args.pages:
+        args.json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+        PAGE.write_text(fill(PAGE.read_text("utf-8"), report), "utf-8")
+
+
+def measure(args: argparse.Namespace, console: Console) -> Report:
+    """Pick and score everything, and draw what is asked for."""
+    for peer in missing_peers():
+        console.print(f"{peer} is not installed: its column stays empty (benchmarks/install_peers.sh installs it)")
     proteins = [one for one in read_recipe(find_recipe("fcn")).data if one.validation]
     left_out: list[Row] = []
+    clear: list[Clear] = []
     for protein in proteins:
         folder = args.models / f"without-{protein.folder}"
         console.print(f"{protein.folder}: {folder}")
         model = load_model(newest_version(folder), "cpu")
         picked = [pick(model, paths) for paths in find_labelled(args.data, protein)]
-        rows = score(model, protein, picked, relion=pick_with_relion(picked))
+        samples = [sample_of(one) for one in picked]
+        rows = score(model, protein, picked, relion=pick_with_relion(samples), topaz=pick_with_topaz(samples))
         left_out += rows
+        clear.append(picks_far_from_labels(protein, picked, rows[0].threshold))
         draw(protein, picked[0], rows[0].threshold, args.overlays, IMAGES if args.pages else None)
     shipped = load_model(args.shipped, "cpu")
     validation: list[Row] = []
@@ -115,15 +173,7 @@ def main() -> None:
         paths = [one for one in find_labelled(args.data, protein) if one.part == "validation"]
         validation += score(shipped, protein, [pick(shipped, one) for one in paths])
     empty = [false_picks(shipped, index) for index in range(args.empty)]
-    tables = {
-        "left-out": table(left_out, with_relion=True),
-        "shipped": table(validation),
-        "empty": empty_table(empty),
-    }
-    for text in tables.values():
-        print(text, end="\n\n")
-    if args.pages:
-        write_pages(tables)
+    return Report(left_out=left_out, shipped=validation, empty=empty, clear=clear)
 
 
 def newest_version(folder: Path) -> Path:
@@ -145,7 +195,7 @@ def peaks_of(model: Model, micrograph: Micrograph, diameter_angstrom: float) -> 
     pixel_size = picture.pixel_size_angstrom
     peaks = find_low_peaks(picker.score(picture), picker.limits, pixel_size)
     area = usable_area(
-        micrograph.pixels.shape,  # type: ignore[arg-type]
+        micrograph.pixels.shape,
         margin_px=picker.limits.edge_margin_angstrom / pixel_size,
         diameter_px=picture.diameter_px,
         blank_fraction=picture.blank_fraction,
@@ -154,7 +204,12 @@ def peaks_of(model: Model, micrograph: Micrograph, diameter_angstrom: float) -> 
 
 
 def score(
-    model: Model, protein: TrainingSet, picked: Sequence[Picked], *, relion: Sequence[Picks | None] = ()
+    model: Model,
+    protein: TrainingSet,
+    picked: Sequence[Picked],
+    *,
+    relion: Sequence[Picks] | None = None,
+    topaz: Sequence[Picks] | None = None,
 ) -> list[Row]:
     """Choose the threshold over all micrographs, and score with each set of labels."""
     contract = model.contract
@@ -166,7 +221,7 @@ def score(
         ranking = Ranking.pooled(rank(one, one.peaks, suffix) for one in picked)
         sweep, tally = sweep_thresholds(ranking), ranking.tally(choice.threshold)
         best = int(np.argmax(sweep.f1))
-        theirs = [rank(one, picks, suffix) for one, picks in zip(picked, relion, strict=False) if picks is not None]
+        log, general = (pooled(picked, theirs, suffix) for theirs in (relion, topaz))
         rows.append(
             Row(
                 protein=protein.folder,
@@ -181,43 +236,73 @@ def score(
                 best_f1=float(sweep.f1[best]),
                 best_threshold=float(sweep.threshold[best]),
                 average_precision=average_precision(ranking),
-                relion_f1=Ranking.pooled(theirs).tally(None).f1 if len(theirs) == len(picked) else None,
+                own_threshold=contract.threshold,
+                own_f1=ranking.tally(contract.threshold).f1,
+                relion_f1=None if log is None else log.tally(None).f1,
+                topaz_f1=None if general is None else general.tally(None).f1,
+                topaz_best_f1=None if general is None else float(sweep_thresholds(general).f1.max()),
             )
         )
     return rows
 
 
+def pooled(picked: Sequence[Picked], theirs: Sequence[Picks] | None, suffix: str) -> Ranking | None:
+    """Another picker's picks against one set of labels; None where there are none."""
+    if theirs is None:
+        return None
+    return Ranking.pooled(rank(one, picks, suffix) for one, picks in zip(picked, theirs, strict=True))
+
+
 def rank(one: Picked, picks: Picks, suffix: str) -> Ranking:
     """Picks of a micrograph against one set of its labels."""
+    truth = inside(one, labelled(one, suffix))
+    return Ranking.of_micrograph(inside(one, picks), truth, HALF * diameter_px(one))
+
+
+def labelled(one: Picked, suffix: str) -> Picks:
+    """The particles of a micrograph by one set of its labels."""
     source = msgspec.structs.replace(one.paths.source, labels_suffix=suffix)
-    labels = one.paths.micrograph.with_name(f"{one.paths.micrograph.stem}{source.labels_ending}")
-    shape = one.micrograph.pixels.shape
-    truth = inside_border(read_coordinates(labels), shape, source.border_px)
-    return Ranking.of_micrograph(inside_border(picks, shape, source.border_px), truth, HALF * diameter_px(one))
+    return read_coordinates(one.paths.micrograph.with_name(f"{one.paths.micrograph.stem}{source.labels_ending}"))
+
+
+def inside(one: Picked, picks: Picks) -> Picks:
+    """Those inside the border of the micrograph."""
+    return inside_border(picks, one.micrograph.pixels.shape, one.paths.source.border_px)
+
+
+def picks_far_from_labels(protein: TrainingSet, picked: Sequence[Picked], threshold: float) -> Clear:
+    """Picks in the places of real micrographs that lie farther than a diameter from every labelled particle.
+
+    Edges are left out as far as particles beyond them reach. Labels miss particles, so not all of these picks are
+    false.
+    """
+    area, count = 0.0, 0
+    for one in picked:
+        diameter, truth = diameter_px(one), labelled(one, protein.labels_suffix)
+        h, w = one.micrograph.pixels.shape
+        elsewhere = np.ones((h, w), np.uint8)
+        rows, columns = (np.clip(np.rint(v), 0, n - 1).astype(int) for v, n in ((truth.y, h), (truth.x, w)))
+        elsewhere[rows, columns] = 0
+        is_clear = cv2.distanceTransform(elsewhere, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > CLEAR_DIAMETERS * diameter
+        frame = round(protein.border_px + CLEAR_DIAMETERS * diameter)
+        area += float(is_clear[frame : h - frame, frame : w - frame].sum()) / diameter**2
+        picks = inside_border(one.peaks.select(one.peaks.reaching(threshold)), (h, w), frame)
+        count += int((distance(picks, truth, 1) > CLEAR_DIAMETERS * diameter).sum())
+    return Clear(protein=protein.folder, area_diameters=area, picks=count, rate=100 * count / area if area else 0.0)
+
+
+def sample_of(one: Picked) -> Sample:
+    """The micrograph for other pickers."""
+    return Sample(
+        micrograph=one.paths.micrograph,
+        pixel_size_angstrom=one.micrograph.resolve_pixel_size(None),
+        diameter_angstrom=one.paths.source.known_diameter_angstrom,
+    )
 
 
 def diameter_px(one: Picked) -> float:
     """Diameter of the particle in pixels of the micrograph."""
     return one.paths.source.known_diameter_angstrom / one.micrograph.resolve_pixel_size(None)
-
-
-def pick_with_relion(picked: Sequence[Picked]) -> list[Picks | None]:
-    """The picks of RELION's Laplacian of Gaussian; nothing where it is not installed."""
-    program = shutil.which("relion_autopick")
-    if program is None:
-        return []
-    found: list[Picks | None] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for one in picked:
-            name = f"m{len(found)}"
-            (Path(folder) / f"{name}.mrc").symlink_to(one.paths.micrograph.resolve())
-            diameter = one.paths.source.known_diameter_angstrom
-            command = [program, "--i", f"{name}.mrc", "--odir", "log/", "--pickname", "log", "--LoG", "--shrink", "0"]
-            command += ["--lowpass", "20", "--angpix", f"{one.micrograph.resolve_pixel_size(None)}"]
-            command += ["--LoG_diam_min", f"{0.9 * diameter:.0f}", "--LoG_diam_max", f"{1.1 * diameter:.0f}"]
-            subprocess.run(command, cwd=folder, check=True, capture_output=True)
-            found.append(read_coordinates(Path(folder) / "log" / f"{name}_log.star", may_be_empty=True))
-    return found
 
 
 def false_picks(model: Model, index: int) -> float:
@@ -232,51 +317,89 @@ def false_picks(model: Model, index: int) -> float:
     return 100 * int(peaks.reaching(choice.threshold).sum()) / seen.area_diameters
 
 
-def table(rows: Iterable[Row], *, with_relion: bool = False) -> str:
-    """A Markdown table."""
-    relion = ("RELION LoG",) if with_relion else ()
-    heads = (
+def tables_of(report: Report) -> dict[str, str]:
+    """The tables of the page by the names of their places, in Markdown."""
+    return {
+        "left-out": table(report.left_out),
+        "peers": peer_table(report.left_out),
+        "shipped": table(report.shipped),
+        "empty": empty_table(report.empty),
+        "clear": clear_table(report.clear),
+    }
+
+
+def table(rows: Iterable[Row]) -> str:
+    """What frazil picks."""
+    head = (
         *("protein", "labels", "micrographs", "particles", "F1, chosen", "precision", "recall", "threshold"),
-        *("estimated precision", "F1, best", "at", "AP", *relion),
+        *("estimated precision", "F1, best", "at", "F1, model's own", "at", "AP"),
     )
-    lines = [f"| {' | '.join(heads)} |", f"| --- | --- |{' ---: |' * (len(heads) - 2)}"]
-    for row in rows:
-        cells = [row.protein, row.labels, f"{row.micrographs}", f"{row.particles}", f"**{row.f1:.3f}**"]
-        cells += [f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.threshold:.3f}"]
-        cells += ["-" if row.estimated_precision is None else f"{row.estimated_precision:.2f}"]
-        cells += [f"{row.best_f1:.3f}", f"{row.best_threshold:.2f}", f"{row.average_precision:.3f}"]
-        if with_relion:
-            cells.append("not installed" if row.relion_f1 is None else f"{row.relion_f1:.3f}")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return markdown_table(
+        head,
+        (
+            (
+                *(row.protein, row.labels, f"{row.micrographs}", f"{row.particles}", f"**{row.f1:.3f}**"),
+                *(f"{row.precision:.3f}", f"{row.recall:.3f}", f"{row.threshold:.3f}"),
+                "-" if row.estimated_precision is None else f"{row.estimated_precision:.2f}",
+                *(f"{row.best_f1:.3f}", f"{row.best_threshold:.2f}", f"{row.own_f1:.3f}", f"{row.own_threshold:.2f}"),
+                f"{row.average_precision:.3f}",
+            )
+            for row in rows
+        ),
+        right=len(head) - 2,
+    )
+
+
+def peer_table(rows: Iterable[Row]) -> str:
+    """What others pick of the same micrographs."""
+    head = (
+        "protein",
+        "labels",
+        "frazil, chosen",
+        "frazil, best",
+        "RELION LoG, default",
+        "Topaz, default",
+        "Topaz, best",
+    )
+    return markdown_table(
+        head,
+        (
+            (
+                *(row.protein, row.labels, f"**{row.f1:.3f}**", f"{row.best_f1:.3f}"),
+                *(
+                    "not installed" if f1 is None else f"{f1:.3f}"
+                    for f1 in (row.relion_f1, row.topaz_f1, row.topaz_best_f1)
+                ),
+            )
+            for row in rows
+        ),
+        right=len(head) - 2,
+    )
+
+
+def clear_table(rows: Iterable[Clear]) -> str:
+    """Picks far from every label."""
+    head = ("protein", "area in squares of the diameter", "picks", "per 100 squares")
+    return markdown_table(
+        head,
+        ((row.protein, f"{row.area_diameters:.0f}", f"{row.picks}", f"{row.rate:.1f}") for row in rows),
+        right=len(head) - 1,
+    )
 
 
 def empty_table(empty: Sequence[float]) -> str:
-    """A Markdown table of false picks per 100 squares of the diameter."""
+    """False picks per 100 squares of the diameter on empty micrographs."""
     rates = np.array(empty)
-    return "\n".join(
-        [
-            "| empty micrographs | mean | median | more than 2 on | worst |",
-            "| ---: | ---: | ---: | ---: | ---: |",
-            " | ".join(
-                (
-                    f"| {rates.size}",
-                    f"{rates.mean():.2f}",
-                    f"{np.median(rates):.2f}",
-                    f"{np.count_nonzero(rates > 2)}",
-                    f"{rates.max():.1f} |",
-                )
-            ),
-        ]
-    )
+    head = ("empty micrographs", "mean", "median", "more than 2 on", "worst")
+    row = (f"{rates.size}", f"{rates.mean():.2f}", f"{np.median(rates):.2f}", f"{(rates > 2).sum()}")
+    return markdown_table(head, [(*row, f"{rates.max():.1f}")], right=len(head))
 
 
 def draw(protein: TrainingSet, one: Picked, threshold: float, overlays: Path | None, maps: Path | None) -> None:
     """Draw hits (filled), misses (open) and false picks (crosses) of a part of a micrograph."""
-    labels = one.paths.micrograph.with_name(f"{one.paths.micrograph.stem}{protein.labels_ending}")
     shape = one.micrograph.pixels.shape
-    truth = inside_border(read_coordinates(labels), shape, protein.border_px)
-    picks = inside_border(one.peaks.select(one.peaks.reaching(threshold)), shape, protein.border_px)
+    truth = inside(one, labelled(one, protein.labels_suffix))
+    picks = inside(one, one.peaks.select(one.peaks.reaching(threshold)))
     matched = match_picks(picks, truth, HALF * diameter_px(one))
     is_hit, found = matched >= 0, hit(picks, truth, HALF * diameter_px(one))
     side = round(min(_DRAWN_DIAMETERS * diameter_px(one), min(shape) - 2 * protein.border_px))
@@ -312,15 +435,20 @@ def draw(protein: TrainingSet, one: Picked, threshold: float, overlays: Path | N
         cv2.imwrite(str(file), canvas)
 
 
-def write_pages(tables: dict[str, str]) -> None:
-    """Put the tables between their marks in the page."""
-    text = PAGE.read_text("utf-8")
-    for name, content in tables.items():
+def fill(text: str, report: Report) -> str:
+    """The page with the tables between their marks.
+
+    Raises:
+        ValueError: the page has no place for one of them.
+    """
+    for name, content in tables_of(report).items():
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        if start not in text or end not in text:
+            raise ValueError(f"{PAGE}: expected a place for the table {name}, found none")
         before, _, rest = text.partition(start)
         _, _, after = rest.partition(end)
         text = f"{before}{start}\n{content}\n\n{end}{after}"
-    PAGE.write_text(text, "utf-8")
+    return text
 
 
 if __name__ == "__main__":
