@@ -58,6 +58,8 @@ FIGURES = PAGE.with_suffix(".json")
 IMAGES = REPOSITORY / "docs" / "images"
 EMPTY_SEED = 20261129
 HALF = 0.5
+EVEN_ODDS = 0.0
+"""Topaz's scores are logarithms of odds. Its default threshold, -6, is a floor that people raise."""
 CLEAR_DIAMETERS = 1.0
 """A place that is farther than this from every labelled particle holds none."""
 _MAP_PX = 480
@@ -96,6 +98,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     relion_f1: float | None = None
     """At its defaults; None where it is not installed, and so for Topaz."""
     topaz_f1: float | None = None
+    """Of those of its picks that it takes for more likely than not."""
     topaz_best_f1: float | None = None
 
 
@@ -163,7 +166,8 @@ def measure(args: argparse.Namespace, console: Console) -> Report:
         model = load_model(newest_version(folder), "cpu")
         picked = [pick(model, paths) for paths in find_labelled(args.data, protein)]
         samples = [sample_of(one) for one in picked]
-        rows = score(model, protein, picked, relion=pick_with_relion(samples), topaz=pick_with_topaz(samples))
+        topaz = pick_with_topaz(samples, lambda picks: best_f1(rank(picked[0], picks, protein.labels_suffix)))  # noqa: B023
+        rows = score(model, protein, picked, relion=pick_with_relion(samples), topaz=topaz)
         left_out += rows
         clear.append(picks_far_from_labels(protein, picked, rows[0].threshold))
         draw(protein, picked[0], rows[0].threshold, args.overlays, IMAGES if args.pages else None)
@@ -239,8 +243,8 @@ def score(
                 own_threshold=contract.threshold,
                 own_f1=ranking.tally(contract.threshold).f1,
                 relion_f1=None if log is None else log.tally(None).f1,
-                topaz_f1=None if general is None else general.tally(None).f1,
-                topaz_best_f1=None if general is None else float(sweep_thresholds(general).f1.max()),
+                topaz_f1=None if general is None else general.tally(EVEN_ODDS).f1,
+                topaz_best_f1=None if general is None else best_f1(general),
             )
         )
     return rows
@@ -251,6 +255,11 @@ def pooled(picked: Sequence[Picked], theirs: Sequence[Picks] | None, suffix: str
     if theirs is None:
         return None
     return Ranking.pooled(rank(one, picks, suffix) for one, picks in zip(picked, theirs, strict=True))
+
+
+def best_f1(ranking: Ranking) -> float:
+    """F1 at the best threshold; 0 without picks."""
+    return float(sweep_thresholds(ranking).f1.max(initial=0.0))
 
 
 def rank(one: Picked, picks: Picks, suffix: str) -> Ranking:
@@ -358,7 +367,7 @@ def peer_table(rows: Iterable[Row]) -> str:
         "frazil, chosen",
         "frazil, best",
         "RELION LoG, default",
-        "Topaz, default",
+        "Topaz, at 0",
         "Topaz, best",
     )
     return markdown_table(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.unseen import Picked, picks_far_from_labels
-from benchmarks.unseen_peers import Sample, pick_with_relion, reduction_for_topaz
+from benchmarks.unseen_peers import Sample, pick_with_relion, reductions_for_topaz
 from frazil.picking import PeakScores, Picks, match_picks, write_star
 from frazil_trainer.data.labelled import find_labelled, read_labelled
 from frazil_trainer.recipe import TrainingSet
@@ -43,9 +43,17 @@ def test_a_figure_changed_by_hand_is_found_out(repository: Path, tmp_path: Path)
     assert "unseen.md: not what the figures give" in done.stderr
 
 
-@pytest.mark.parametrize(("pixel_size_angstrom", "reduction"), [(1.77, 4), (1.5, 5), (5.36, 1), (4.48, 2), (9.0, 1)])
-def test_topaz_gets_whole_reductions_close_to_seven_angstrom(pixel_size_angstrom: float, reduction: int) -> None:
-    assert reduction_for_topaz(pixel_size_angstrom) == reduction
+@pytest.mark.parametrize(
+    ("pixel_size_angstrom", "diameter_angstrom", "reductions"),
+    [(1.77, 191, [4, 6]), (1.5, 117, [3, 4]), (5.36, 300, [2, 3]), (4.48, 160, [1, 2]), (9.0, 90, [1])],
+)
+def test_topaz_gets_whole_reductions(
+    pixel_size_angstrom: float, diameter_angstrom: float, reductions: list[int]
+) -> None:
+    sample = Sample(
+        micrograph=Path("m.mrc"), pixel_size_angstrom=pixel_size_angstrom, diameter_angstrom=diameter_angstrom
+    )
+    assert reductions_for_topaz(sample) == reductions
 
 
 def test_only_picks_far_from_labels_and_edges_count_where_there_is_no_particle(tmp_path: Path) -> None:
