@@ -35,11 +35,12 @@ class DensityModel:
         middle = self.positions[rng.integers(len(self.positions))]
         near = np.linalg.norm(self.positions - middle, axis=1) < self.diameter_angstrom * rng.uniform(0.1, 0.2)
         positions, weights = self.positions[near], self.weights[near]
+        positions = positions - np.average(positions, axis=0, weights=np.abs(weights))
         return DensityModel(
             name=f"{self.name} fragment",
             symmetry="C1",
-            diameter_angstrom=self.diameter_angstrom / 2,
-            positions=positions - np.average(positions, axis=0, weights=np.abs(weights)),
+            diameter_angstrom=2 * float(np.linalg.norm(positions, axis=1).max()),
+            positions=positions,
             weights=weights,
             sigma_angstrom=self.sigma_angstrom,
         )

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from frazil_trainer.simulate.density import DensityModel
 
-__all__ = ["Ball", "Points", "assemble", "fill", "helix"]
+__all__ = ["PROTEIN_EXCESS_VOLT", "Ball", "Points", "assemble", "fill", "helix"]
 
 Points = NDArray[np.float64]
 """(n, 3) Å, columns x, y, z."""
@@ -19,7 +19,7 @@ Ball = tuple[float, float, float, float]
 
 _RESIDUE_VOLUME_A3 = 134.0
 """A residue of 110 Da at 1.21 Å³/Da (Harpaz, Gerstein, Chothia, Structure 2 (1994) 641)."""
-_EXCESS_POTENTIAL_VOLT = 2.3
+PROTEIN_EXCESS_VOLT = 2.3
 """Protein (about 7 V) above vitreous ice (about 4.7 V); Vulović et al., J. Struct. Biol. 183 (2013) 19."""
 _SIGMA_ANGSTROM = 2.5
 """Half a residue, and the blur by motion within one exposure."""
@@ -36,7 +36,7 @@ def assemble(name: str, symmetry: str, unit: Points, relative_weights: NDArray[n
     """
     group = Rotation.create_group(symmetry)
     positions = np.concatenate([element.apply(unit) for element in group])
-    weights = np.tile(relative_weights, len(group)) * _EXCESS_POTENTIAL_VOLT * _RESIDUE_VOLUME_A3
+    weights = np.tile(relative_weights, len(group)) * PROTEIN_EXCESS_VOLT * _RESIDUE_VOLUME_A3
     positions -= np.average(positions, axis=0, weights=weights)
     radius = float(np.linalg.norm(positions, axis=1).max()) + _SIGMA_ANGSTROM
     positions.setflags(write=False)

@@ -13,7 +13,7 @@ from frazil.picking import write_star
 from frazil_trainer.simulate.micrograph import series_seed, simulate_micrograph, write_micrograph
 from frazil_trainer.simulate.settings import SimulationSettings
 
-__all__ = ["MANIFEST_NAME", "write_series"]
+__all__ = ["MANIFEST_NAME", "write_manifest", "write_series"]
 
 MANIFEST_NAME = "simulation.json"
 
@@ -32,7 +32,11 @@ def write_series(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_manifest(folder / MANIFEST_NAME, {"seed": seed, "settings": asdict(settings)})
+        write_manifest(
+            folder / MANIFEST_NAME,
+            {"seed": seed, "settings": asdict(settings)},
+            "expected a series of these settings and this seed, found another; give it a folder of its own",
+        )
         for index in range(count):
             started = time.monotonic()
             path = folder / f"simulated_{index + 1:04d}.mrc"
@@ -47,11 +51,15 @@ def write_series(
         raise OutputError(f"{folder}: cannot write micrographs there: {error.strerror}") from error
 
 
-def _write_manifest(file: Path, manifest: dict[str, object]) -> None:
+def write_manifest(file: Path, manifest: dict[str, object], mismatch: str) -> None:
+    """Write what micrographs are made of, once.
+
+    Raises:
+        SettingsError: the file says otherwise; the message ends in `mismatch`.
+        OSError: the file cannot be read or written.
+    """
     text = json.dumps(manifest, indent=2) + "\n"
     if not file.exists():
         file.write_text(text, "utf-8")
     elif file.read_text("utf-8") != text:
-        raise SettingsError(
-            f"{file}: expected a series of these settings and this seed, found another; give it a folder of its own"
-        )
+        raise SettingsError(f"{file}: {mismatch}")

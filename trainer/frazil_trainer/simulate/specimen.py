@@ -131,8 +131,8 @@ def lay_phase(
     phase = np.zeros(frame.shape, np.float32)
     surroundings = specimen.surroundings
 
-    def add(part: DensityModel, y: float, x: float, rotation: NDArray[np.float64], diameter: float) -> None:
-        reach = int(np.ceil(diameter / 2 / pixel_size_angstrom)) + 2
+    def add(part: DensityModel, y: float, x: float, rotation: NDArray[np.float64]) -> None:
+        reach = int(np.ceil(part.diameter_angstrom / 2 / pixel_size_angstrom)) + 2
         row, column = int(np.floor(y)), int(np.floor(x))
         stamp = project(
             part,
@@ -151,8 +151,7 @@ def lay_phase(
 
     def add_all(parts: Sequence[DensityModel], places: NDArray[np.float64], rotations: NDArray[np.float64]) -> None:
         for i, ((y, x), rotation) in enumerate(zip(places.tolist(), rotations, strict=True)):
-            part = parts[i % len(parts)]
-            add(part, y, x, rotation, part.diameter_angstrom)
+            add(parts[i % len(parts)], y, x, rotation)
 
     count, shapes = len(specimen.centres), surroundings.variants or (specimen.model,)
     spread = surroundings.view_spread_deg
@@ -160,7 +159,7 @@ def lay_phase(
     add_all(shapes, specimen.centres, views)
     rotations = random_rotations(len(specimen.fragments), rng)
     for (y, x), rotation in zip(specimen.fragments.tolist(), rotations, strict=True):
-        add(specimen.model.fragment(rng), y, x, rotation, specimen.model.diameter_angstrom)
+        add(specimen.model.fragment(rng), y, x, rotation)
     low = np.array(frame.origin, np.float64)
     for stranger, number in surroundings.strangers:
         places = rng.uniform(low, low + np.array(frame.shape) - 1, (number, 2))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil_trainer.simulate.density import DensityModel
+from frazil_trainer.simulate.domains import PROTEIN_EXCESS_VOLT
 from frazil_trainer.simulate.scene import Frame
 
 __all__ = [
@@ -26,8 +27,6 @@ __all__ = [
 ]
 
 _Array = NDArray[np.float32]
-
-_PROTEIN_EXCESS_VOLT = 2.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -159,7 +158,7 @@ def filament_phase(
 ) -> _Array:
     """(h, w) float32 phase in rad of a filament of protein."""
     phase: _Array = filament.thickness(*frame.coordinates())
-    phase *= np.float32(pixel_size_angstrom * _PROTEIN_EXCESS_VOLT * interaction_rad_per_volt_angstrom)
+    phase *= np.float32(pixel_size_angstrom * PROTEIN_EXCESS_VOLT * interaction_rad_per_volt_angstrom)
     return phase
 
 

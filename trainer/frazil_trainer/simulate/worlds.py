@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.errors import OutputError, SettingsError
+from frazil.errors import OutputError
 from frazil.picking import write_star
 from frazil.picking.picks import Picks
 from frazil_trainer.simulate.density import DensityModel
@@ -23,6 +23,7 @@ from frazil_trainer.simulate.handling import draw_handling
 from frazil_trainer.simulate.imaginary import imagine_molecule
 from frazil_trainer.simulate.micrograph import series_seed, simulate_micrograph, write_pixels
 from frazil_trainer.simulate.molecules import MODEL_NAMES, density_model
+from frazil_trainer.simulate.series import write_manifest
 from frazil_trainer.simulate.settings import SimulationSettings
 from frazil_trainer.simulate.surroundings import Surroundings
 from frazil_trainer.simulate.variety import bend, embed, empty_disc
@@ -104,7 +105,11 @@ def write_worlds(folder: Path, molecules: Sequence[DensityModel], *, count: int,
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_manifest(folder / _MANIFEST_NAME, {"seed": seed, "molecules": [one.name for one in molecules]})
+        write_manifest(
+            folder / _MANIFEST_NAME,
+            {"seed": seed, "molecules": [one.name for one in molecules]},
+            "expected worlds of these molecules and this seed, found others; give them a folder of their own",
+        )
         rows = []
         for index in range(count):
             path = folder / f"world_{index + 1:04d}.mrc"
@@ -211,13 +216,3 @@ def _draw_surroundings(
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-
-
-def _write_manifest(file: Path, manifest: dict[str, object]) -> None:
-    text = json.dumps(manifest, indent=2) + "\n"
-    if not file.exists():
-        file.write_text(text, "utf-8")
-    elif file.read_text("utf-8") != text:
-        raise SettingsError(
-            f"{file}: expected worlds of these molecules and this seed, found others; give them a folder of their own"
-        )
