@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from frazil_trainer.data.labelled import LabelledMicrograph
-from frazil_trainer.examples.patches import PatchSampler
 from frazil_trainer.examples.sampling import generators
-from frazil_trainer.networks import Fcn
 from frazil_trainer.recipe import Patches, Recipe
-from frazil_trainer.training.dense import quality_focal_loss
+from frazil_trainer.training.dense import make_sampler, quality_focal_loss
 from frazil_trainer.training.loop import Batch, Sums
 
 __all__ = ["AdaptationSource"]
@@ -62,7 +60,9 @@ class AdaptationSource:
         self._seed = recipe.seed
         self._patches = patches
         self._own_count = recipe.batch // 2
-        self._own, self._replay = (_sampler(recipe, patches, micrographs) for micrographs in (own, replay))
+        self._own, self._replay = (
+            make_sampler(recipe, patches, micrographs, augment=True) for micrographs in (own, replay)
+        )
         self._before = before
         self.updates_per_epoch = patches.per_epoch // recipe.batch
         updates = recipe.epochs * self.updates_per_epoch
@@ -120,16 +120,6 @@ class AdaptationSource:
         distance = (logits - former.clamp(min=_LEAST_LOGIT)) ** 2
         of_replay: torch.Tensor = (distance * cells).sum() / (seen * weights).sum().clamp(min=1)
         return of_replay
-
-
-def _sampler(recipe: Recipe, patches: Patches, micrographs: Sequence[LabelledMicrograph]) -> PatchSampler:
-    return PatchSampler(
-        micrographs,
-        patch_px=patches.patch_px,
-        step_px=Fcn.step_px,
-        diameter_px=recipe.diameter_px,
-        spread_diameters=patches.spread_diameters,
-    )
 
 
 def _filter(rng: np.random.Generator, pixels: NDArray[np.float32]) -> NDArray[np.float32]:

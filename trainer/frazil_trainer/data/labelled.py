@@ -42,6 +42,7 @@ __all__ = [
     "find_labelled",
     "find_micrographs",
     "inside_border",
+    "lay_labels",
     "load_labelled",
     "make_labelled",
     "read_labelled",
@@ -364,29 +365,53 @@ def make_labelled(paths: LabelledPaths, recipe: Recipe, micrograph: Micrograph, 
     Raises:
         MicrographError: the micrograph cannot be picked.
     """
-    picture = make_picture(
+    labelled = lay_labels(
+        paths.micrograph.stem,
+        paths.source,
         micrograph,
-        diameter_angstrom=paths.source.known_diameter_angstrom,
-        pixel_size_angstrom=None,
-        model_diameter_px=recipe.diameter_px,
+        inside_border(particles, micrograph.pixels.shape, paths.source.border_px),
+        diameter_px=recipe.diameter_px,
         normalisation=recipe.normalisation,
-        invert=False,
-    )
-    truth = inside_border(particles, micrograph.pixels.shape, paths.source.border_px)
-    rescaling = picture.rescaling
-    centres = np.stack([rescaling.to_rescaled(truth.y, 0), rescaling.to_rescaled(truth.x, 1)], axis=1)
-    area = picture.blank
-    labelled = LabelledMicrograph(
-        name=paths.micrograph.stem,
-        picture=picture,
-        centres=centres,
-        border_px=paths.source.border_px * max(rescaling.factors),
-        source=paths.source,
-        blank=None if area is None or area.is_negligible else area.rescaled(rescaling),
     )
     if labelled.blank is None:
         return labelled
+    centres = labelled.centres
     return dataclasses.replace(labelled, centres=centres[labelled.holds_data(centres[:, 0], centres[:, 1])])
+
+
+def lay_labels(
+    name: str, source: TrainingSet, micrograph: Micrograph, particles: Picks, *, diameter_px: float, normalisation: str
+) -> LabelledMicrograph:
+    """Make the picture of the daemon's picker, with all the particles.
+
+    Args:
+        name: of the micrograph.
+        source: the training set that it belongs to.
+        micrograph: as read.
+        particles: in its pixels.
+        diameter_px: of the particle in the picture.
+        normalisation: of the picture, by name.
+
+    Raises:
+        MicrographError: the micrograph cannot be picked.
+    """
+    picture = make_picture(
+        micrograph,
+        diameter_angstrom=source.known_diameter_angstrom,
+        pixel_size_angstrom=None,
+        model_diameter_px=diameter_px,
+        normalisation=normalisation,
+        invert=False,
+    )
+    rescaling, area = picture.rescaling, picture.blank
+    return LabelledMicrograph(
+        name=name,
+        picture=picture,
+        centres=np.stack([rescaling.to_rescaled(particles.y, 0), rescaling.to_rescaled(particles.x, 1)], axis=1),
+        border_px=source.border_px * max(rescaling.factors),
+        source=source,
+        blank=None if area is None or area.is_negligible else area.rescaled(rescaling),
+    )
 
 
 def inside_border(picks: Picks, shape: tuple[int, ...], border_px: float) -> Picks:

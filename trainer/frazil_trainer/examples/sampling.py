@@ -31,11 +31,7 @@ def source_probabilities(micrographs: Sequence[LabelledMicrograph]) -> NDArray[n
 
     All particles of a training set are equally likely, and sets are as likely as their weights.
     """
-    particles_of_set: dict[str, int] = {}
-    for one in micrographs:
-        particles_of_set[one.source.folder] = particles_of_set.get(one.source.folder, 0) + len(one.centres)
-    weights = np.array([m.source.weight * len(m.centres) / particles_of_set[m.source.folder] for m in micrographs])
-    return np.asarray(weights / weights.sum(), np.float64)
+    return _by_weight(micrographs, [len(one.centres) for one in micrographs])
 
 
 def micrograph_probabilities(micrographs: Sequence[LabelledMicrograph]) -> NDArray[np.float64]:
@@ -43,8 +39,15 @@ def micrograph_probabilities(micrographs: Sequence[LabelledMicrograph]) -> NDArr
 
     All micrographs of a training set are equally likely, and sets are as likely as their weights.
     """
-    count_of_set: dict[str, int] = {}
-    for one in micrographs:
-        count_of_set[one.source.folder] = count_of_set.get(one.source.folder, 0) + 1
-    weights = np.array([m.source.weight / count_of_set[m.source.folder] for m in micrographs])
+    return _by_weight(micrographs, [1] * len(micrographs))
+
+
+def _by_weight(micrographs: Sequence[LabelledMicrograph], shares: Sequence[int]) -> NDArray[np.float64]:
+    """(n,) probabilities that divide the weight of each set by the shares of its micrographs."""
+    of_set: dict[str, int] = {}
+    for one, share in zip(micrographs, shares, strict=True):
+        of_set[one.source.folder] = of_set.get(one.source.folder, 0) + share
+    weights = np.array(
+        [m.source.weight * share / of_set[m.source.folder] for m, share in zip(micrographs, shares, strict=True)]
+    )
     return np.asarray(weights / weights.sum(), np.float64)

@@ -15,7 +15,7 @@ from frazil_trainer.networks import Fcn
 from frazil_trainer.recipe import Patches, Recipe
 from frazil_trainer.training.loop import Batch, Sums
 
-__all__ = ["PatchSource", "quality_focal_loss"]
+__all__ = ["PatchSource", "make_sampler", "quality_focal_loss"]
 
 _HELD_OUT_PATCHES = 32
 _HELD_OUT_BATCH = 8
@@ -38,12 +38,12 @@ class PatchSource:
     ) -> None:
         self._seed = recipe.seed
         self._patches = patches
-        self._sampler = _sampler(recipe, patches, training, augment=True)
+        self._sampler = make_sampler(recipe, patches, training, augment=True)
         self.updates_per_epoch = -(-patches.per_epoch // recipe.batch)
         updates = recipe.epochs * self.updates_per_epoch
         self._first_ignoring, self._first_mild = round(patches.doubt_from * updates), round(patches.calm_from * updates)
         self.counts: Mapping[str, int] = {}
-        held_out = _sampler(recipe, patches, selection, augment=False)
+        held_out = make_sampler(recipe, patches, selection, augment=False)
         self.held_out: Mapping[str, list[Batch]] = {
             "held_out": [
                 _tensors(held_out.draw(recipe.seed, _HELD_OUT, range(start, start + _HELD_OUT_BATCH)))
@@ -96,9 +96,10 @@ def quality_focal_loss(logits: torch.Tensor, target: torch.Tensor, weights: torc
     return (entropy * distance**focus * weights).sum()
 
 
-def _sampler(
+def make_sampler(
     recipe: Recipe, patches: Patches, micrographs: Sequence[LabelledMicrograph], *, augment: bool
 ) -> PatchSampler:
+    """What draws patches of some micrographs for a recipe's network."""
     return PatchSampler(
         micrographs,
         patch_px=patches.patch_px,
