@@ -35,15 +35,14 @@ from frazil.model import Model, load_model
 from frazil.model.contract import read_calibration
 from frazil.picking import (
     Micrograph,
-    PeakScores,
     Picker,
     PickingSettings,
     Picks,
+    ThresholdChoice,
     choose_threshold,
     find_low_peaks,
     match_picks,
     read_coordinates,
-    usable_area,
 )
 from frazil.settings import default_model_path
 from frazil_trainer.data.labelled import LabelledPaths, find_labelled, inside_border, read_labelled
@@ -74,7 +73,6 @@ class Picked:
     paths: LabelledPaths
     micrograph: Micrograph
     peaks: Picks
-    seen: PeakScores
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,23 +186,45 @@ def newest_version(folder: Path) -> Path:
 def pick(model: Model, paths: LabelledPaths) -> Picked:
     """All peaks of a labelled micrograph."""
     micrograph, _ = read_labelled(paths)
-    peaks, seen = peaks_of(model, micrograph, paths.source.known_diameter_angstrom)
-    return Picked(paths=paths, micrograph=micrograph, peaks=peaks, seen=seen)
+    peaks, _ = peaks_of(model, micrograph, paths.source.known_diameter_angstrom)
+    return Picked(paths=paths, micrograph=micrograph, peaks=peaks)
 
 
-def peaks_of(model: Model, micrograph: Micrograph, diameter_angstrom: float) -> tuple[Picks, PeakScores]:
-    """All peaks of a micrograph, and what a choice of the threshold needs of them."""
+def peaks_of(model: Model, micrograph: Micrograph, diameter_angstrom: float) -> tuple[Picks, float]:
+    """All peaks of a micrograph, and the area in which they can be."""
     picker = Picker(model, PickingSettings(diameter_angstrom=diameter_angstrom))
     picture = picker.prepare(micrograph)
     pixel_size = picture.pixel_size_angstrom
-    peaks = find_low_peaks(picker.score(picture), picker.limits, pixel_size)
     area = usable_area(
         micrograph.pixels.shape,
         margin_px=picker.limits.edge_margin_angstrom / pixel_size,
         diameter_px=picture.diameter_px,
         blank_fraction=picture.blank_fraction,
     )
-    return peaks, PeakScores(scores=peaks.score.astype(np.float32), area_diameters=area)
+    return find_low_peaks(picker.score(picture), picker.limits, pixel_size), area
+
+
+def usable_area(shape: tuple[int, ...], *, margin_px: float, diameter_px: float, blank_fraction: float) -> float:
+    """Area of a micrograph in which picks can be, in squares of the particle's diameter.
+
+    Args:
+        shape: (h, w).
+        margin_px: edge margin.
+        diameter_px: of the particle.
+        blank_fraction: fraction of the micrograph without data.
+    """
+    h, w = (max(0.0, side - 2 * margin_px) for side in shape)
+    return h * w * (1 - blank_fraction) / diameter_px**2
+
+
+def choose(model: Model, peaks: Iterable[Picks]) -> ThresholdChoice:
+    """The threshold that frazil chooses for the peaks of some micrographs, as ``frazil pick`` does."""
+    contract = model.contract
+    return choose_threshold(
+        [one.score.astype(np.float32) for one in peaks],
+        contract.threshold,
+        calibration=read_calibration(contract.calibration),
+    )
 
 
 def score(
@@ -216,10 +236,7 @@ def score(
     topaz: Sequence[Picks] | None = None,
 ) -> list[Row]:
     """Choose the threshold over all micrographs, and score with each set of labels."""
-    contract = model.contract
-    choice = choose_threshold(
-        [one.seen for one in picked], contract.threshold, calibration=read_calibration(contract.calibration)
-    )
+    own_threshold, choice = model.contract.threshold, choose(model, (one.peaks for one in picked))
     rows = []
     for suffix in (protein.labels_suffix, *protein.other_labels):
         ranking = Ranking.pooled(rank(one, one.peaks, suffix) for one in picked)
@@ -240,8 +257,8 @@ def score(
                 best_f1=float(sweep.f1[best]),
                 best_threshold=float(sweep.threshold[best]),
                 average_precision=average_precision(ranking),
-                own_threshold=contract.threshold,
-                own_f1=ranking.tally(contract.threshold).f1,
+                own_threshold=own_threshold,
+                own_f1=ranking.tally(own_threshold).f1,
                 relion_f1=None if log is None else log.tally(None).f1,
                 topaz_f1=None if general is None else general.tally(EVEN_ODDS).f1,
                 topaz_best_f1=None if general is None else best_f1(general),
@@ -320,10 +337,8 @@ def false_picks(model: Model, index: int) -> float:
     micrograph = Micrograph(
         path=Path(f"empty_{index}.mrc"), pixels=world.pixels, pixel_size_angstrom=world.pixel_size_angstrom
     )
-    peaks, seen = peaks_of(model, micrograph, world.diameter_angstrom)
-    contract = model.contract
-    choice = choose_threshold([seen], contract.threshold, calibration=read_calibration(contract.calibration))
-    return 100 * int(peaks.reaching(choice.threshold).sum()) / seen.area_diameters
+    peaks, area = peaks_of(model, micrograph, world.diameter_angstrom)
+    return 100 * int(peaks.reaching(choose(model, [peaks]).threshold).sum()) / area
 
 
 def tables_of(report: Report) -> dict[str, str]:

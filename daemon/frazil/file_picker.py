@@ -43,7 +43,6 @@ from frazil.picking import (
     find_low_peaks,
     read_micrograph,
     star_source,
-    usable_area,
     write_star,
 )
 from frazil.record import Record, record_picks
@@ -204,16 +203,9 @@ class FilePicker:
             self._claim(path)
             picker = self._picker
             _, record = self._record(path, picker)
-            document, limits = record.document, picker.limits
-            pixel_size = document.pixel_size_angstrom
-            peaks = find_low_peaks(record.score_map, limits, pixel_size)
-            area = usable_area(
-                document.shape,
-                margin_px=limits.edge_margin_angstrom / pixel_size,
-                diameter_px=document.diameter_px,
-                blank_fraction=document.blank_fraction,
-            )
-            self._evidence.append(PeakScores(scores=peaks.score.astype(np.float32), area_diameters=area))
+            document = record.document
+            peaks = find_low_peaks(record.score_map, picker.limits, document.pixel_size_angstrom)
+            self._evidence.append(peaks.score.astype(np.float32))
             packed = msgspec.msgpack.encode(_Waiting.of(document, peaks))
             at = self._waiting.seek(0, 2)
             try:

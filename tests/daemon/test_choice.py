@@ -9,15 +9,13 @@ from hypothesis import strategies as st
 
 from frazil.errors import ModelError
 from frazil.model.contract import Calibration, ModelContract
-from frazil.picking import LOWEST_PEAK, PeakScores, assess_threshold, choose_threshold, usable_area
+from frazil.picking import LOWEST_PEAK, PeakScores, assess_threshold, choose_threshold
 
 scores = st.lists(st.integers(1, 65535).map(lambda step: step / 65535), max_size=60)
 
 
 def seen(*micrographs: list[float]) -> list[PeakScores]:
-    return [
-        PeakScores(scores=np.array(sorted(one, reverse=True), np.float32), area_diameters=100.0) for one in micrographs
-    ]
+    return [np.array(sorted(one, reverse=True), np.float32) for one in micrographs]
 
 
 def best_f1(probabilities: list[float]) -> float:
@@ -53,7 +51,7 @@ def test_for_a_precision_the_lowest_threshold_that_keeps_it_is_chosen(
 ) -> None:
     evidence = seen(*micrographs)
     choice = choose_threshold(evidence, 0.5, target_precision=target)
-    peaks = sorted({float(score) for one in evidence for score in one.scores if score >= np.float32(LOWEST_PEAK)})
+    peaks = sorted({float(score) for one in evidence for score in one if score >= np.float32(LOWEST_PEAK)})
     kept = [t for t in peaks if (assess_threshold(evidence, t).precision or 0) >= target + 2e-4]
     if choice.precision is not None and kept:
         assert choice.precision >= target - 2e-4
@@ -92,11 +90,6 @@ def test_a_damaged_calibration_is_refused_with_its_model(make_contract: type[Mod
     good = '{"scores": [0, 1], "probabilities": [0, 0.5]}'
     contract = ModelContract.from_metadata({**metadata, "frazil.calibration": good})
     assert ModelContract.from_metadata(contract.to_metadata()) == contract
-
-
-def test_the_usable_area_is_without_margins_and_blank_parts() -> None:
-    assert usable_area((100, 220), margin_px=10, diameter_px=20, blank_fraction=0.5) == 80 * 200 * 0.5 / 400
-    assert usable_area((100, 220), margin_px=60, diameter_px=20, blank_fraction=0.0) == 0
 
 
 # Half of the peaks that it was fitted to were particles.

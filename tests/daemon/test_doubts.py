@@ -25,7 +25,6 @@ from frazil.model.contract import read_calibration
 from frazil.picking import (
     ContrastEvidence,
     Micrograph,
-    PeakScores,
     Picker,
     PickingSettings,
     Picks,
@@ -256,8 +255,7 @@ def picks_at_the_chosen_threshold(model: Model, read: Micrograph, *, diameter_an
     serving = Picker(model, PickingSettings(diameter_angstrom=diameter_angstrom))
     picture = serving.prepare(read)
     peaks = find_low_peaks(serving.score(picture), serving.limits, picture.pixel_size_angstrom)
-    seen = PeakScores(scores=peaks.score.astype(np.float32), area_diameters=1.0)
-    contract = model.contract
+    contract, seen = model.contract, peaks.score.astype(np.float32)
     choice = choose_threshold([seen], contract.threshold, calibration=read_calibration(contract.calibration))
     return peaks.select(peaks.reaching(choice.threshold))
 

@@ -12,9 +12,9 @@ import mrcfile
 import numpy as np
 import pytest
 
-from benchmarks.unseen import Picked, picks_far_from_labels
+from benchmarks.unseen import Picked, picks_far_from_labels, usable_area
 from benchmarks.unseen_peers import Sample, pick_with_relion, reductions_for_topaz
-from frazil.picking import PeakScores, Picks, match_picks, write_star
+from frazil.picking import Picks, match_picks, write_star
 from frazil_trainer.data.labelled import find_labelled, read_labelled
 from frazil_trainer.recipe import TrainingSet
 
@@ -68,8 +68,7 @@ def test_only_picks_far_from_labels_and_edges_count_where_there_is_no_particle(t
     near, far, at_edge, weak = (105.0, 110.0), (200.0, 300.0), (10.0, 300.0), (150.0, 400.0)
     peaks = places(near, far, at_edge, weak)
     peaks.score[3] = 0.2
-    seen = PeakScores(scores=peaks.score.astype(np.float32), area_diameters=1.0)
-    one = Picked(paths=paths, micrograph=read_labelled(paths)[0], peaks=peaks, seen=seen)
+    one = Picked(paths=paths, micrograph=read_labelled(paths)[0], peaks=peaks)
 
     clear = picks_far_from_labels(source, [one], 0.5)
 
@@ -93,3 +92,8 @@ def test_picks_of_relion_lie_on_the_discs_of_its_micrograph(tmp_path: Path) -> N
     if found is None:
         pytest.skip("RELION is not installed")
     assert sorted(match_picks(found[0], truth, 5).tolist()) == list(range(len(truth)))
+
+
+def test_the_usable_area_is_without_margins_and_blank_parts() -> None:
+    assert usable_area((100, 220), margin_px=10, diameter_px=20, blank_fraction=0.5) == 80 * 200 * 0.5 / 400
+    assert usable_area((100, 220), margin_px=60, diameter_px=20, blank_fraction=0.0) == 0

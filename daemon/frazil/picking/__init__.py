@@ -22,7 +22,6 @@ from frazil.picking.choice import (
     assess_threshold,
     choose_threshold,
     find_low_peaks,
-    usable_area,
 )
 from frazil.picking.contrast import ContrastEvidence, darkness, weigh_contrast
 from frazil.picking.coordinates import (
@@ -120,7 +119,6 @@ __all__ = [
     "read_star",
     "star_source",
     "try_diameters",
-    "usable_area",
     "weigh_contrast",
     "write_box",
     "write_cbox",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,6 @@ __all__ = [
     "assess_threshold",
     "choose_threshold",
     "find_low_peaks",
-    "usable_area",
 ]
 
 LOWEST_PEAK = 0.02
@@ -38,14 +38,9 @@ _DECIMALS = 3
 """Of a chosen threshold: people read it, and give it to others."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PeakScores:
-    """All that a choice needs of one micrograph."""
-
-    scores: NDArray[np.float32]
-    """(n,) scores of its peaks down to `LOWEST_PEAK`, within distance and edge margin, best first."""
-    area_diameters: float
-    """Area in which picks can be, in squares of the particle's diameter."""
+PeakScores: TypeAlias = NDArray[np.float32]
+"""(n,) scores of the peaks of one micrograph down to `LOWEST_PEAK`, within distance and edge margin, best first: all
+that a choice needs of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,25 +76,11 @@ def choose_threshold(
         calibration: of the model's scores. Default: they are probabilities.
     """
     scores = _all_scores(evidence)
-    if not scores.size:
-        return assess_threshold(evidence, contract_threshold, calibration=calibration)
-    # Equal scores are picked together: only the last of them ends a set of picks.
-    ends = np.flatnonzero(np.append(scores[:-1] > scores[1:], np.True_))
     probabilities = _probabilities(scores, calibration)
-    hits, counts = np.cumsum(probabilities)[ends], ends + 1.0
-    f1 = 2 * hits / (counts + probabilities.sum())
-    best = int(np.argmax(f1))
-    if target_precision is None and calibration is not None and f1[best] < _LEAST_F1:
-        target_precision = _SURE_PRECISION
-    if target_precision is not None:
-        precise = np.flatnonzero(hits / counts >= target_precision)
-        if not precise.size:
-            certain = _certain_score(calibration, target_precision)
-            return assess_threshold(evidence, max(contract_threshold, certain), calibration=calibration)
-        best = int(precise[-1])
-    lowest = float(scores[ends[best]])
-    below = float(scores[ends[best + 1]]) if best + 1 < ends.size else LOWEST_PEAK
-    return assess_threshold(evidence, _between(below, lowest), calibration=calibration)
+    threshold = contract_threshold
+    if scores.size:
+        threshold = _best_threshold(scores, probabilities, contract_threshold, target_precision, calibration)
+    return _assess(scores, probabilities, threshold, len(evidence))
 
 
 def assess_threshold(
@@ -107,13 +88,7 @@ def assess_threshold(
 ) -> ThresholdChoice:
     """What is expected of the picks at a threshold; arguments as for `choose_threshold`."""
     scores = _all_scores(evidence)
-    picked = scores >= np.float32(threshold)
-    return ThresholdChoice(
-        threshold=threshold,
-        precision=round(float(_probabilities(scores, calibration)[picked].mean()), 4) if picked.any() else None,
-        picks_per_micrograph=round(int(np.count_nonzero(picked)) / len(evidence), 2) if evidence else 0.0,
-        micrographs=len(evidence),
-    )
+    return _assess(scores, _probabilities(scores, calibration), threshold, len(evidence))
 
 
 def find_low_peaks(score_map: ScoreMap, limits: PickLimits, pixel_size_angstrom: float) -> Picks:
@@ -124,24 +99,48 @@ def find_low_peaks(score_map: ScoreMap, limits: PickLimits, pixel_size_angstrom:
     return find_picks(score_map, LimitsPatch(threshold=LOWEST_PEAK).over(limits), pixel_size_angstrom)
 
 
-def usable_area(shape: tuple[int, int], *, margin_px: float, diameter_px: float, blank_fraction: float) -> float:
-    """Area of a micrograph in which picks can be, in squares of the particle's diameter.
+def _best_threshold(
+    scores: NDArray[np.float32],
+    probabilities: NDArray[np.float64],
+    contract_threshold: float,
+    target_precision: float | None,
+    calibration: Calibration | None,
+) -> float:
+    """The threshold of `choose_threshold` for the scores of a session, best first, of which there is at least one."""
+    # Equal scores are picked together: only the last of them ends a set of picks.
+    ends = np.flatnonzero(np.append(scores[:-1] > scores[1:], np.True_))
+    hits, counts = np.cumsum(probabilities)[ends], ends + 1.0
+    f1 = 2 * hits / (counts + probabilities.sum())
+    best = int(np.argmax(f1))
+    if target_precision is None and calibration is not None and f1[best] < _LEAST_F1:
+        target_precision = _SURE_PRECISION
+    if target_precision is not None:
+        precise = np.flatnonzero(hits / counts >= target_precision)
+        if not precise.size:
+            return max(contract_threshold, _certain_score(calibration, target_precision))
+        best = int(precise[-1])
+    lowest = float(scores[ends[best]])
+    below = float(scores[ends[best + 1]]) if best + 1 < ends.size else LOWEST_PEAK
+    return _between(below, lowest)
 
-    Args:
-        shape: (h, w).
-        margin_px: edge margin.
-        diameter_px: of the particle.
-        blank_fraction: fraction of the micrograph without data.
-    """
-    h, w = (max(0.0, side - 2 * margin_px) for side in shape)
-    return h * w * (1 - blank_fraction) / diameter_px**2
+
+def _assess(
+    scores: NDArray[np.float32], probabilities: NDArray[np.float64], threshold: float, micrographs: int
+) -> ThresholdChoice:
+    picked = scores >= np.float32(threshold)
+    return ThresholdChoice(
+        threshold=threshold,
+        precision=round(float(probabilities[picked].mean()), 4) if picked.any() else None,
+        picks_per_micrograph=round(int(np.count_nonzero(picked)) / micrographs, 2) if micrographs else 0.0,
+        micrographs=micrographs,
+    )
 
 
 def _all_scores(evidence: Sequence[PeakScores]) -> NDArray[np.float32]:
     """(n,) scores of all micrographs, best first."""
     if not evidence:
         return np.zeros(0, np.float32)
-    scores = np.concatenate([micrograph.scores for micrograph in evidence])
+    scores = np.concatenate(evidence)
     ordered: NDArray[np.float32] = np.sort(scores[scores >= np.float32(LOWEST_PEAK)])[::-1]
     return ordered
 

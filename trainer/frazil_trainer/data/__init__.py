@@ -1,7 +1,7 @@
 """Training data, from files to labelled micrographs; needs no torch.
 
-- ``files`` finds and reads micrographs, pictures among them.
-- ``labelled`` joins a micrograph with its labels, as the picker will see it.
+- ``labelled`` finds micrographs and their labels, and joins them as the picker will see them.
+- ``simulated`` makes such ones in memory.
 - ``check`` measures whether the labels lie on particles.
 - ``load`` reads the data of a whole recipe, and refuses data that cannot be trained on.
 """

@@ -31,7 +31,6 @@ from frazil.picking import (
     assess_threshold,
     choose_threshold,
     find_low_peaks,
-    usable_area,
 )
 from frazil.session.outbox.ledger import KeptResult, LedgerReader, Remembered
 from frazil.session.retune.limits import LimitsChange
@@ -59,13 +58,12 @@ class MicrographEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """Of the micrograph."""
     scores: bytes
     """Of its peaks in steps of 1/65535, best first, deflated."""
-    area_diameters: float
 
     @classmethod
-    def of(cls, path: str, peaks: Picks, area_diameters: float) -> MicrographEvidence:
+    def of(cls, path: str, peaks: Picks) -> MicrographEvidence:
         """Keep the peaks of a micrograph."""
         steps = np.round(peaks.score * SCORE_STEPS).astype("<u2")
-        return cls(path=path, scores=zlib.compress(steps.tobytes(), 1), area_diameters=round(area_diameters, 3))
+        return cls(path=path, scores=zlib.compress(steps.tobytes(), 1))
 
     def unpack(self) -> PeakScores:
         """The peaks, as a choice takes them.
@@ -77,7 +75,7 @@ class MicrographEvidence(msgspec.Struct, frozen=True, kw_only=True):
             steps: NDArray[np.float32] = np.frombuffer(zlib.decompress(self.scores), "<u2").astype(np.float32)
         except zlib.error as error:
             raise ValueError(f"expected the peaks of {self.path}: {error}") from error
-        return PeakScores(scores=steps / np.float32(SCORE_STEPS), area_diameters=self.area_diameters)
+        return steps / np.float32(SCORE_STEPS)
 
 
 class ModelEvidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -214,12 +212,8 @@ class Chooser:
             return None
         evidence, in_force = self._evidence_of(picker), change.chosen.get(sha256)
         if in_force is None or evidence.chosen is None or not evidence.chosen.held:
-            pixel_size = picture.pixel_size_angstrom
-            seen = MicrographEvidence.of(
-                path,
-                find_low_peaks(score_map, picker.limits, pixel_size),
-                _area_of(picker.limits, picker.settings, score_map.shape, pixel_size, picture.blank_fraction),
-            )
+            peaks = find_low_peaks(score_map, picker.limits, picture.pixel_size_angstrom)
+            seen = MicrographEvidence.of(path, peaks)
             others = [other for other in evidence.micrographs if other.path != path]
             micrographs = (*others, seen)[-MOST_MICROGRAPHS:]
             evidence = msgspec.structs.replace(evidence, micrographs=micrographs)
@@ -308,12 +302,7 @@ def read_kept(
             continue
         if document.model.sha256 != sha256 or not is_of_diameter(document, settings.diameter_angstrom):
             continue
-        pixel_size = document.pixel_size_angstrom
-        yield MicrographEvidence.of(
-            document.path,
-            find_low_peaks(score_map, limits, pixel_size),
-            _area_of(limits, settings, document.shape, pixel_size, document.blank_fraction),
-        )
+        yield MicrographEvidence.of(document.path, find_low_peaks(score_map, limits, document.pixel_size_angstrom))
         found += 1
         if found == ENOUGH_MICROGRAPHS:
             return
@@ -346,7 +335,7 @@ def describe_threshold(document: MicrographDocument, change: LimitsChange | None
 
 def _are_enough(peaks: Sequence[PeakScores], threshold: float) -> bool:
     """Whether a threshold is held that was chosen from these."""
-    with_picks = sum(bool((one.scores >= np.float32(threshold)).any()) for one in peaks)
+    with_picks = sum(bool((one >= np.float32(threshold)).any()) for one in peaks)
     return with_picks >= ENOUGH_MICROGRAPHS or len(peaks) >= MOST_MICROGRAPHS
 
 
@@ -367,18 +356,3 @@ def _evidence_from(picker: Picker, *, made_with: str) -> ModelEvidence:
 def _made_with(settings: PickingSettings, limits: PickLimits) -> str:
     lengths = (settings.diameter_angstrom, limits.min_distance_angstrom, limits.edge_margin_angstrom)
     return " ".join([*(f"{length:g}" for length in lengths), f"{settings.pixel_size_angstrom}", settings.contrast])
-
-
-def _area_of(
-    limits: PickLimits,
-    settings: PickingSettings,
-    shape: tuple[int, int],
-    pixel_size_angstrom: float,
-    blank_fraction: float,
-) -> float:
-    return usable_area(
-        shape,
-        margin_px=limits.edge_margin_angstrom / pixel_size_angstrom,
-        diameter_px=settings.diameter_angstrom / pixel_size_angstrom,
-        blank_fraction=round(blank_fraction, 4),
-    )
