@@ -8,6 +8,14 @@ SHARED ?= ../shared/data
 # Name, number of micrographs, and seed of the simulated worlds; the last ones calibrate scores.
 WORLDS := 1:420:101 2:420:102 calibration:160:103
 WORLDS_UNSEEN := 1:420:101 2:420:102 calibration:160:909
+# How the names of molecules begin that are akin to the real proteins.
+AKIN := beta_galactosidase apoferritin ribosome mitoribosome
+define simulate_worlds
+for worlds in $(1); do \
+		set -- $$(echo $$worlds | tr : ' '); \
+		$(VENV)/bin/frazil-train worlds --out $(2)/simulated/worlds-$$1 --count $$2 --seed $$3 $(3) || exit 1; \
+	done
+endef
 # Idle OpenMP threads that spin slow everything else on a shared machine.
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -88,11 +96,7 @@ models: $(VENV)/.ready
 		$(VENV)/bin/frazil-train simulate --out $(DATA)/simulated/imaginary-$$diameter --particle imaginary \
 			--diameter $$diameter --count 20 --seed $$seed --size 2048 >/dev/null && seed=$$((seed + 1)) || exit 1; \
 	done
-	for worlds in $(WORLDS); do \
-		set -- $$(echo $$worlds | tr : ' '); \
-		$(VENV)/bin/frazil-train worlds --out $(DATA)/simulated/worlds-$$1 --count $$2 --seed $$3 \
-			$(if $(wildcard $(SHARED)/molecules),--molecules $(SHARED)/molecules) || exit 1; \
-	done
+	$(call simulate_worlds,$(WORLDS),$(DATA),$(if $(wildcard $(SHARED)/molecules),--molecules $(SHARED)/molecules))
 	for model in mlp:mlp cnn:cnn fcn:fcn; do \
 		$(VENV)/bin/frazil-train train --recipe $${model#*:} --data $(DATA) --out exported_models/$${model%:*} \
 			--run-folder $(DATA)/runs/$${model%:*} --resume --int8 $(if $(prepare),,--skip-missing) || exit 1; \
@@ -101,12 +105,7 @@ models: $(VENV)/.ready
 # What the default model picks of a protein that it never saw: trained without each of the four, two at a time, and measured.
 unseen: $(VENV)/.ready
 	$(VENV)/bin/python $(SHARED)/prepare.py $(DATA)-unseen
-	for worlds in $(WORLDS_UNSEEN); do \
-		set -- $$(echo $$worlds | tr : ' '); \
-		$(VENV)/bin/frazil-train worlds --out $(DATA)-unseen/simulated/worlds-$$1 --count $$2 --seed $$3 \
-			--molecules $(SHARED)/molecules --without beta_galactosidase --without apoferritin \
-			--without ribosome --without mitoribosome || exit 1; \
-	done
+	$(call simulate_worlds,$(WORLDS_UNSEEN),$(DATA)-unseen,--molecules $(SHARED)/molecules $(AKIN:%=--without %))
 	printf '%s\n' beta-galactosidase apoferritin ribosome-80s trpv1 | xargs -P 2 -I PROTEIN \
 		$(VENV)/bin/frazil-train train --recipe fcn --data $(DATA)-unseen --only-score PROTEIN --threads 1 --resume \
 			--out $(DATA)-unseen/models/without-PROTEIN --run-folder $(DATA)-unseen/runs/without-PROTEIN

@@ -25,7 +25,7 @@ from frazil.picking import Picks, read_star, write_star
 from frazil_trainer.adapt.adaptation import AdaptationSettings, adapt_model
 from frazil_trainer.adapt.examples import AdaptationSource
 from frazil_trainer.adapt.labels import load_labels
-from frazil_trainer.adapt.outcome import choose_threshold, estimate_labelled_fraction
+from frazil_trainer.adapt.outcome import estimate_labelled_fraction, threshold_for_labels
 from frazil_trainer.adapt.parent import read_parent
 from frazil_trainer.cli import main
 from frazil_trainer.data.labelled import LabelledMicrograph, describe_set
@@ -343,17 +343,17 @@ def test_labels_that_miss_few_are_taken_for_complete_unless_it_is_said() -> None
 
 
 def test_the_threshold_is_the_same_however_many_particles_have_a_label() -> None:
-    complete = choose_threshold(scored(0.9, 1.0), 1.0, former=0.5)
+    complete = threshold_for_labels(scored(0.9, 1.0), 1.0, former=0.5)
     for labelled in (0.5, 0.2):
         few = scored(0.9, labelled)
-        assert choose_threshold(few, labelled, former=0.5) == pytest.approx(complete, abs=0.06)
+        assert threshold_for_labels(few, labelled, former=0.5) == pytest.approx(complete, abs=0.06)
         # Taken for complete, they would ask for fewer picks.
-        assert choose_threshold(few, 1.0, former=0.5) > complete
+        assert threshold_for_labels(few, 1.0, former=0.5) > complete
 
 
 def test_with_few_labels_the_threshold_stays_near_the_former_one() -> None:
     (few,) = scored(0.9, 0.01)
     assert len(few.truth) < 30
-    assert abs(choose_threshold([few], 0.01, former=0.9) - 0.9) < 0.35
+    assert abs(threshold_for_labels([few], 0.01, former=0.9) - 0.9) < 0.35
     none = dataclasses.replace(few, truth=few.truth.select(np.zeros(0, np.intp)))
-    assert choose_threshold([none], 1.0, former=0.9) == 0.9
+    assert threshold_for_labels([none], 1.0, former=0.9) == 0.9

@@ -197,7 +197,6 @@ def train(
     import msgspec
     import torch
 
-    from frazil.model import ModelFolder
     from frazil_trainer.data.load import skip_missing
     from frazil_trainer.recipe import find_recipe, leave_out, read_recipe
     from frazil_trainer.run import run_recipe
@@ -222,10 +221,7 @@ def train(
     )
     if version is None:
         return
-    typer.echo(f"wrote {version}")
-    if promote:
-        ModelFolder(out).promote(int(version.name))
-        typer.echo(f"{out} now serves version {version.name}")
+    _end(version, out, promote=promote)
 
 
 @app.command()
@@ -266,7 +262,6 @@ def adapt(
     """
     import torch
 
-    from frazil.model import ModelFolder
     from frazil_trainer.adapt.adaptation import AdaptationSettings, adapt_model
     from frazil_trainer.data.labelled import describe_set
 
@@ -289,6 +284,13 @@ def adapt(
             minutes=minutes, device=device, threads=threads, incomplete=incomplete, force=force
         ),
     )
+    _end(version, out, promote=promote)
+
+
+def _end(version: Path, out: Path, *, promote: bool) -> None:
+    """Say which version was written, and have it serve if it is to be promoted."""
+    from frazil.model import ModelFolder
+
     typer.echo(f"wrote {version}")
     if promote:
         ModelFolder(out).promote(int(version.name))

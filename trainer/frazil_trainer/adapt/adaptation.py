@@ -21,10 +21,10 @@ from frazil_trainer.adapt.examples import AdaptationSource
 from frazil_trainer.adapt.labels import Labels, load_labels
 from frazil_trainer.adapt.outcome import (
     Outcome,
-    choose_threshold,
     estimate_labelled_fraction,
     pick_labelled,
     score_held_out,
+    threshold_for_labels,
 )
 from frazil_trainer.adapt.pace import AdaptationBar, count_epochs, remembered
 from frazil_trainer.adapt.parent import Parent, read_parent
@@ -296,7 +296,7 @@ def _compare(begun: _Beginning, scorer: Scorer, out: Path) -> Comparison:
     with draft_folder(out) as drafts:
         contract = scorer.contract(begun.recipe, threshold=parent.contract.threshold, training_set_sha256=labels.sha256)
         picked = pick_labelled(load_model(export_version(scorer, contract, drafts), "cpu"), labels)
-    threshold = choose_threshold(picked, fraction, parent.contract.threshold)
+    threshold = threshold_for_labels(picked, fraction, parent.contract.threshold)
     before = score_held_out(begun.picked, labels, parent.contract.threshold, fraction)
     after = score_held_out(picked, labels, threshold, fraction)
     if after.best_f1 < before.best_f1 - _WORSE / math.sqrt(max(1, after.labels)):

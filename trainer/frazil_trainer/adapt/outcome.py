@@ -15,7 +15,7 @@ from frazil_trainer.evaluation import ModelSource, ScoredMicrograph, score_micro
 from frazil_trainer.evaluation.ranking import Ranking
 from frazil_trainer.evaluation.sources import LOWEST_THRESHOLD
 
-__all__ = ["Outcome", "choose_threshold", "estimate_labelled_fraction", "pick_labelled", "score_held_out"]
+__all__ = ["Outcome", "estimate_labelled_fraction", "pick_labelled", "score_held_out", "threshold_for_labels"]
 
 _SURE_PICKS = 0.75
 """Quantile of the scores at labels above which a pick is taken for a particle, labelled or not."""
@@ -62,7 +62,7 @@ def estimate_labelled_fraction(scored: Sequence[ScoredMicrograph], incomplete: b
     return 1.0 if fraction >= _COMPLETE_FROM and incomplete is None else fraction
 
 
-def choose_threshold(scored: Sequence[ScoredMicrograph], fraction: float, former: float) -> float:
+def threshold_for_labels(scored: Sequence[ScoredMicrograph], fraction: float, former: float) -> float:
     """The threshold, to 0.01, with the highest F1, if only a fraction of the particles has a label.
 
     Hits then are as many times more, and so is the number of particles. Of thresholds as good the one nearest to the
