@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from benchmarks.figures import markdown_table
+from benchmarks.peers import Sample, missing_peers, pick_with_relion, pick_with_topaz
 from benchmarks.remaining_errors import distance, hit
-from benchmarks.unseen_peers import Sample, missing_peers, pick_with_relion, pick_with_topaz
 from frazil.model import Model, load_model
 from frazil.model.contract import read_calibration
 from frazil.picking import (

@@ -8,7 +8,6 @@ pixel, which it wants to have done first.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.peers import find_relion, find_topaz, relion_command
 from benchmarks.speed.bench import DIAMETER_ANGSTROM, MODELS, PIXEL_SIZE_ANGSTROM, Bench
 from benchmarks.speed.child import run_child
 from benchmarks.speed.daemon import Daemon
@@ -24,8 +24,6 @@ from benchmarks.speed.throughput import steady_seconds
 
 __all__ = ["Peer", "Peers", "Times", "measure"]
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
-_TOPAZ = _REPOSITORY / ".venv-topaz" / "bin" / "topaz"
 _TOPAZ_REDUCTION = 4
 _ISSUE_SHAPE = (3710, 3838)
 """(h, w) of a micrograph of beta-galactosidase from a K2 camera."""
@@ -89,14 +87,10 @@ def measure(bench: Bench) -> Peers:
 
 
 def _installed(bench: Bench) -> tuple[list[_Program], list[str]]:
-    relion = shutil.which("relion_autopick")
-    topaz = shutil.which(_TOPAZ) or shutil.which("topaz")
+    relion, topaz = find_relion(), find_topaz()
     programs, missing = [], []
-    least, most = (f"{DIAMETER_ANGSTROM * times:.0f}" for times in (0.9, 1.1))
     if relion:
-        command = [relion, "--i", "micrograph.mrc", "--odir", "log/", "--pickname", "log", "--LoG"]
-        command += ["--LoG_diam_min", least, "--LoG_diam_max", most, "--angpix", f"{PIXEL_SIZE_ANGSTROM}"]
-        command += ["--shrink", "0", "--lowpass", "20"]
+        command = relion_command(relion, "micrograph.mrc", DIAMETER_ANGSTROM, PIXEL_SIZE_ANGSTROM)
         version = _ask_version([relion, "--version"])
         programs.append(
             _Program(name="RELION LoG", version=version, commands=(tuple(command),), rounds=bench.scale.peer_rounds)

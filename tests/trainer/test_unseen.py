@@ -12,8 +12,8 @@ import mrcfile
 import numpy as np
 import pytest
 
+from benchmarks.peers import Sample, pick_with_relion, reductions_for_topaz
 from benchmarks.unseen import Picked, picks_far_from_labels, usable_area
-from benchmarks.unseen_peers import Sample, pick_with_relion, reductions_for_topaz
 from frazil.picking import Picks, match_picks, write_star
 from frazil_trainer.data.labelled import find_labelled, read_labelled
 from frazil_trainer.recipe import TrainingSet

@@ -1,4 +1,4 @@
-"""Other pickers on labelled micrographs, for `benchmarks.unseen`; those of them that are installed.
+"""Other pickers, those of them that are installed: how they are found and called, and their picks.
 
 RELION's Laplacian of Gaussian has the diameter as a person gives it, and else its defaults. Topaz picks with the
 detector that comes with it. How much its micrographs are reduced decides how well it picks, and no one rule is right
@@ -19,7 +19,16 @@ from pathlib import Path
 
 from frazil.picking import Picks, read_coordinates
 
-__all__ = ["Sample", "missing_peers", "pick_with_relion", "pick_with_topaz", "reductions_for_topaz"]
+__all__ = [
+    "Sample",
+    "find_relion",
+    "find_topaz",
+    "missing_peers",
+    "pick_with_relion",
+    "pick_with_topaz",
+    "reductions_for_topaz",
+    "relion_command",
+]
 
 _TOPAZ = Path(__file__).resolve().parents[1] / ".venv-topaz" / "bin" / "topaz"
 _TOPAZ_DIAMETERS_PX = (18.0, 27.0)
@@ -39,25 +48,30 @@ class Sample:
 
 def missing_peers() -> list[str]:
     """The pickers that are not installed."""
-    return [name for name, program in (("RELION", _relion()), ("Topaz", _topaz())) if program is None]
+    return [name for name, program in (("RELION", find_relion()), ("Topaz", find_topaz())) if program is None]
 
 
 def pick_with_relion(samples: Sequence[Sample]) -> list[Picks] | None:
     """The picks of RELION's Laplacian of Gaussian; None where it is not installed."""
-    program = _relion()
+    program = find_relion()
     if program is None:
         return None
     found = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for stem, one in _linked(samples, folder):
-            command = [program, "--i", f"{stem}.mrc", "--odir", "log/", "--pickname", "log", "--LoG", "--shrink", "0"]
-            command += ["--lowpass", "20", "--angpix", f"{one.pixel_size_angstrom}"]
-            command += ["--LoG_diam_min", f"{0.9 * one.diameter_angstrom:.0f}"]
-            command += ["--LoG_diam_max", f"{1.1 * one.diameter_angstrom:.0f}"]
+            command = relion_command(program, f"{stem}.mrc", one.diameter_angstrom, one.pixel_size_angstrom)
             subprocess.run(command, cwd=folder, check=True, capture_output=True)
             found.append(read_coordinates(folder / "log" / f"{stem}_log.star", may_be_empty=True))
     return found
+
+
+def relion_command(program: str, micrograph: str, diameter_angstrom: float, pixel_size_angstrom: float) -> list[str]:
+    """The call of RELION's Laplacian of Gaussian, as RELION's own window makes it, for a file in the current folder."""
+    command = [program, "--i", micrograph, "--odir", "log/", "--pickname", "log", "--LoG", "--shrink", "0"]
+    command += ["--lowpass", "20", "--angpix", f"{pixel_size_angstrom}"]
+    command += ["--LoG_diam_min", f"{0.9 * diameter_angstrom:.0f}", "--LoG_diam_max", f"{1.1 * diameter_angstrom:.0f}"]
+    return command
 
 
 def pick_with_topaz(samples: Sequence[Sample], judge: Callable[[Picks], float]) -> list[Picks] | None:
@@ -67,7 +81,7 @@ def pick_with_topaz(samples: Sequence[Sample], judge: Callable[[Picks], float]) 
         samples: micrographs of one protein.
         judge: how good picks in the first of them are. The reduction that is best there is taken for all.
     """
-    program = _topaz()
+    program = find_topaz()
     if program is None:
         return None
     with tempfile.TemporaryDirectory() as name:
@@ -112,9 +126,11 @@ def _linked(samples: Sequence[Sample], folder: Path) -> list[tuple[str, Sample]]
     return linked
 
 
-def _relion() -> str | None:
+def find_relion() -> str | None:
+    """RELION's program that picks; None where it is not installed."""
     return shutil.which("relion_autopick")
 
 
-def _topaz() -> str | None:
+def find_topaz() -> str | None:
+    """Topaz's program; None where it is not installed."""
     return shutil.which(_TOPAZ) or shutil.which("topaz")
