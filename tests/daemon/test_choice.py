@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -63,72 +66,107 @@ def test_the_order_of_the_micrographs_does_not_matter() -> None:
     assert choose_threshold(evidence, 0.5) == choose_threshold(evidence[::-1], 0.5)
 
 
+EDGES = (0.02, 0.1, 0.3, 0.5, 0.7, 1.0)
+
+
+def counted(*micrographs: tuple[list[int], list[int]]) -> Calibration:
+    """A calibration from the numbers of peaks and of particles among them, in each micrograph and bin of scores."""
+    peaks, particles = (np.array(rows) for rows in zip(*micrographs, strict=True))
+    return Calibration.make(EDGES, peaks, particles)
+
+
+FULL = ([5, 40, 60, 40, 5], [1, 30, 55, 40, 5])
+"""A field full of faint particles."""
+SPARSE = ([100, 60, 10, 20, 30], [0, 1, 4, 19, 30])
+EMPTY = ([200, 90, 5, 0, 0], [0, 0, 0, 0, 0])
+
+
 def test_a_calibration_says_how_probable_a_particle_is() -> None:
-    evidence = seen([0.6] * 10 + [0.5] * 10 + [0.4] * 10)
-    bold = Calibration(scores=(0.39, 0.45), probabilities=(0.0, 1.0))
+    evidence = seen([0.6] * 10 + [0.4] * 10 + [0.2] * 10)
+    bold = counted(([0, 100, 100, 100, 0], [0, 0, 90, 100, 0]))
     choice = choose_threshold(evidence, 0.5, calibration=bold)
-    assert (choice.threshold, choice.precision) == (0.45, 1.0)
-    assert assess_threshold(evidence, 0.3, calibration=bold).precision == pytest.approx((2 + 1 / 6) / 3, abs=1e-3)
+    assert choice.threshold == pytest.approx(0.3, abs=1e-3)
+    assert choice.precision == pytest.approx(0.95)
+    assert assess_threshold(evidence, 0.2, calibration=bold).precision == pytest.approx(1.9 / 3, abs=1e-3)
+
+
+@given(
+    rows=st.lists(st.lists(st.tuples(st.integers(0, 50), st.floats(0, 1)), min_size=5, max_size=5), min_size=1),
+    micrographs=st.lists(scores, min_size=1, max_size=3),
+)
+def test_a_better_score_never_means_a_less_probable_particle(
+    rows: list[list[tuple[int, float]]], micrographs: list[list[float]]
+) -> None:
+    peaks = [[1 + n for n, _ in row] for row in rows]
+    particles = [[round((1 + n) * fraction) for n, fraction in row] for row in rows]
+    calibration = counted(*zip(peaks, particles, strict=True))
+    evidence = seen(*micrographs)
+    precise = [assess_threshold(evidence, t, calibration=calibration).precision for t in (0.02, 0.3, 0.6, 0.9)]
+    known = [one for one in precise if one is not None]
+    assert known == sorted(known)
+    assert all(0 <= one <= 1 for one in known)
+
+
+GOOD = msgspec.json.encode(counted(FULL, EMPTY)).decode()
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "{",
-        '{"scores": [], "probabilities": []}',
-        '{"scores": [0.1, 0.1], "probabilities": [0, 1]}',
-        '{"scores": [0, 1], "probabilities": [0.5, 0.4]}',
-        '{"scores": [0, 1], "probabilities": [0]}',
-        '{"scores": [0, 1], "probabilities": [0, 2]}',
+        '{"scores": [0, 1], "probabilities": [0, 0.5]}',
+        '{"edges": [0, 1], "micrographs": 1, "peaks_uint16": "", "particles_uint16": ""}',
+        '{"edges": [0, 1], "micrographs": 99999999, "peaks_uint16": "", "particles_uint16": ""}',
+        GOOD.replace("[0.02,", "[0.5,"),
+        GOOD.replace('"micrographs":2', '"micrographs":3'),
+        GOOD.replace('"peaks', '"x').replace('"particles', '"peaks').replace('"x', '"particles'),
     ],
 )
 def test_a_damaged_calibration_is_refused_with_its_model(make_contract: type[ModelContract], text: str) -> None:
     metadata = make_contract().to_metadata()
     assert "frazil.calibration" not in metadata  # as before there was any
-    with pytest.raises(ModelError, match=r"expected frazil\.calibration as a curve in JSON"):
+    with pytest.raises(ModelError, match=r"expected frazil\.calibration as counts of peaks in JSON"):
         ModelContract.from_metadata({**metadata, "frazil.calibration": text})
-    good = '{"scores": [0, 1], "probabilities": [0, 0.5]}'
-    contract = ModelContract.from_metadata({**metadata, "frazil.calibration": good})
+    contract = ModelContract.from_metadata({**metadata, "frazil.calibration": GOOD})
     assert ModelContract.from_metadata(contract.to_metadata()) == contract
 
 
-# Half of the peaks that it was fitted to were particles.
-CURVE = Calibration(scores=(0.0, 0.2, 0.5, 0.9), probabilities=(0.0, 0.1, 0.6, 1.0), prior=0.5)
+def like(micrograph: tuple[list[int], list[int]]) -> list[PeakScores]:
+    """A session with peaks as in a micrograph of the calibration."""
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(EDGES)]
+    return seen([score for score, n in zip(middles, micrograph[0], strict=True) for _ in range(n)])
 
 
-def test_where_particles_are_rare_a_score_means_less() -> None:
-    without_prior = Calibration(scores=CURVE.scores, probabilities=CURVE.probabilities)
-    rare = seen([0.8] * 20 + [0.45] * 10 + [0.2] * 400)
+@pytest.mark.parametrize("micrograph", [FULL, SPARSE])
+def test_what_a_score_means_depends_on_how_the_scores_of_the_session_are_distributed(
+    micrograph: tuple[list[int], list[int]],
+) -> None:
+    # Nine of each kind, since several like the session count.
+    calibration = counted(*[FULL, SPARSE, EMPTY] * 9)
+    peaks, particles = (np.array(row) for row in micrograph)
 
-    shifted, plain = (assess_threshold(rare, 0.4, calibration=curve) for curve in (CURVE, without_prior))
-
-    assert shifted.precision is not None
-    assert plain.precision is not None
-    assert shifted.precision < plain.precision
-    # At 0.45 the odds are 0.52 : 0.48, at 0.8 they are 0.9 : 0.1; they fall to a third where a half becomes a quarter.
-    odds = np.array([0.9 / 0.1] * 20 + [(0.1 + 0.5 * 0.25 / 0.3) / (0.9 - 0.5 * 0.25 / 0.3)] * 10) / 3
-    assert shifted.precision == pytest.approx(float(np.mean(odds / (1 + odds))), abs=1e-3)
+    for first, threshold in enumerate(EDGES[:-1]):
+        choice = assess_threshold(like(micrograph), threshold, calibration=calibration)
+        assert choice.precision == pytest.approx(particles[first:].sum() / peaks[first:].sum(), abs=0.02)
 
 
-def test_crowds_do_not_make_a_score_mean_more() -> None:
-    crowd = seen([0.9] * 300 + [0.45] * 50)
-    without_prior = Calibration(scores=CURVE.scores, probabilities=CURVE.probabilities)
-
-    choices = [choose_threshold(crowd, 0.5, calibration=curve) for curve in (CURVE, without_prior)]
-    assert choices[0].threshold == choices[1].threshold
+def test_in_a_field_full_of_faint_particles_lower_scores_are_picked() -> None:
+    calibration = counted(*[FULL, SPARSE, EMPTY] * 9)
+    full, sparse = (choose_threshold(like(one), 0.5, calibration=calibration) for one in (FULL, SPARSE))
+    assert full.threshold < 0.2 < sparse.threshold
 
 
 def test_on_noise_alone_only_sure_picks_are_made() -> None:
-    noise = seen([0.9] + [0.25] * 300)
+    noise = seen([0.9] + [0.2] * 90 + [0.05] * 200)
 
-    choice = choose_threshold(noise, 0.5, calibration=CURVE)
+    choice = choose_threshold(noise, 0.45, calibration=counted(*[EMPTY, SPARSE] * 9))
 
-    assert 0.25 < choice.threshold <= 0.9
-    assert choice.picks_per_micrograph == 1
+    assert 0.2 < choice.threshold <= 0.9
+    assert choice.picks_per_micrograph <= 1
 
 
 def test_on_noise_without_a_sure_pick_none_is_made() -> None:
-    choice = choose_threshold(seen([0.3] * 200), 0.25, calibration=CURVE)
+    choice = choose_threshold(like(EMPTY), 0.25, calibration=counted(*[EMPTY] * 9))
 
-    assert choice.threshold == 0.9  # where a single peak would be sure
+    assert choice.threshold == 1.0  # no score is known to be sure
     assert choice.picks_per_micrograph == 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from frazil.picking import Picks
+from frazil.picking import Picks, assess_threshold
 from frazil_trainer.evaluation.calibration import fit_calibration
 from frazil_trainer.evaluation.micrographs import ScoredMicrograph
 
@@ -23,31 +23,36 @@ def scored(score: list[float], *, hits: list[bool]) -> ScoredMicrograph:
     )
 
 
-def test_probabilities_rise_with_the_score_and_are_the_fraction_of_particles_there() -> None:
+def test_peaks_and_the_particles_among_them_are_counted_by_score_in_each_micrograph() -> None:
+    few = scored([0.9, 0.5, 0.03, 0.03, 0.01], hits=[True, False, False, True, True])
+    many = scored([0.5] * 300, hits=[True] * 200 + [False] * 100)
+
+    calibration = fit_calibration([few, many])
+
+    assert calibration is not None
+    at = [int(np.searchsorted(calibration.edges, score, side="right")) - 1 for score in (0.03, 0.5, 0.9)]
+    peaks, particles = calibration.counts()
+    assert peaks[:, at].tolist() == [[2, 1, 1], [0, 300, 0]]
+    assert particles[:, at].tolist() == [[1, 0, 1], [0, 200, 0]]
+    assert (peaks.sum(), particles.sum()) == (304, 202)  # nothing else, and nothing below the lowest peak
+
+
+def test_a_choice_takes_what_was_fitted() -> None:
     rng = np.random.default_rng(1)
     score = rng.uniform(0.05, 1, 4000)
     hits = rng.random(4000) < score**2
 
-    curve = fit_calibration([scored(score.tolist(), hits=hits.tolist())])
+    calibration = fit_calibration([scored(score.tolist(), hits=hits.tolist())])
 
-    assert curve is not None
-    assert np.all(np.diff(curve.probabilities) >= 0)
-    for at in (0.3, 0.5, 0.8):
-        assert np.interp(at, curve.scores, curve.probabilities) == pytest.approx(at**2, abs=0.06)
-    assert curve.prior == pytest.approx(hits.mean(), abs=0.01)
+    for threshold in (0.3, 0.5, 0.8):
+        choice = assess_threshold([score.astype(np.float32)], threshold, calibration=calibration)
+        assert choice.precision == pytest.approx(hits[score >= threshold].mean(), abs=0.03)
 
 
-def test_micrographs_count_the_same_however_many_peaks_they_have() -> None:
-    crowded = scored([0.5] * 900 + [0.6], hits=[True] * 901)
-    sparse = scored([0.5] * 100 + [0.6], hits=[False] * 101)
-
-    curve = fit_calibration([crowded, sparse])
-
-    assert curve is not None
-    assert curve.prior == pytest.approx(0.5, abs=0.01)
-    assert curve.probabilities[0] == pytest.approx(0.5, abs=0.01)
-
-
-def test_without_peaks_there_is_no_calibration() -> None:
+def test_micrographs_without_peaks_say_nothing() -> None:
     assert fit_calibration([]) is None
-    assert fit_calibration([scored([0.01, 0.015], hits=[False, False])]) is None
+    low = scored([0.01, 0.015], hits=[False, False])
+    assert fit_calibration([low]) is None
+    both = fit_calibration([low, scored([0.5], hits=[True])])
+    assert both is not None
+    assert both.micrographs == 1

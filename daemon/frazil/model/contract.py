@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -63,6 +63,7 @@ _OPTIONAL = {_PREFIX + "calibration"}
 CARD_NAME = "card.json"
 _LARGEST_CARD_BYTES = 128 * 2**20
 _LARGEST_REFERENCE_BYTES = 64 * 2**20
+_MOST_EDGES = 256
 
 
 class ModelIdentity(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,27 +87,54 @@ class ModelIdentity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How probable a particle is at a score: a curve, straight between its points."""
+    """How probable a particle is at a score: peaks of micrographs that the model was not trained on, counted.
 
-    scores: tuple[float, ...]
-    """Rising."""
-    probabilities: tuple[float, ...]
-    """As many, none lower than the one before."""
-    prior: float | None = None
-    """Fraction of particles among the peaks that the curve was fitted to; None where it is not known."""
+    What a score means depends on the session, and shows in how the scores of its peaks are distributed. So each
+    micrograph is kept by itself.
+    """
+
+    edges: tuple[float, ...]
+    """Of b bins of scores, rising."""
+    micrographs: Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+    """Their number m."""
+    peaks_uint16: str
+    """(m, b) number of peaks, as little-endian uint16, deflated, in base64."""
+    particles_uint16: str
+    """(m, b) number of those peaks that are particles, likewise."""
 
     def __post_init__(self) -> None:
-        pairs = [*zip(self.scores, self.probabilities, strict=False)]
-        sane = (
-            len(self.scores) == len(self.probabilities) > 0
-            and all(0 <= value <= 1 for pair in pairs for value in pair)
-            and all(a[0] < b[0] and a[1] <= b[1] for a, b in itertools.pairwise(pairs))
-            and (self.prior is None or 0 < self.prior < 1)
+        rising = all(a < b for a, b in itertools.pairwise(self.edges))
+        if not (2 <= len(self.edges) <= _MOST_EDGES and rising and self.edges[0] >= 0 and self.edges[-1] <= 1):
+            raise ValueError(f"expected 2 to {_MOST_EDGES} edges of bins, rising from 0 to 1")
+        peaks, particles = self.counts()
+        if (particles > peaks).any() or not (peaks.any(axis=1)).all():
+            raise ValueError("expected peaks in every micrograph, and at most as many particles as peaks")
+
+    @classmethod
+    def make(cls, edges: tuple[float, ...], peaks: NDArray[np.integer], particles: NDArray[np.integer]) -> Calibration:
+        """Build a calibration from (m, b) numbers of peaks and of particles among them."""
+        return cls(
+            edges=edges,
+            micrographs=len(peaks),
+            peaks_uint16=_pack(peaks, "<u2"),
+            particles_uint16=_pack(particles, "<u2"),
         )
-        if not sane:
-            raise ValueError(
-                "expected rising scores, as many probabilities that do not fall, from 0 to 1, and a prior between"
+
+    def counts(self) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        """(m, b) number of peaks, and (m, b) number of particles among them.
+
+        Raises:
+            ValueError: they cannot be decoded to the stated shape.
+        """
+        shape = (self.micrographs, len(self.edges) - 1)
+        try:
+            peaks, particles = (
+                _unpack(text, math.prod(shape), "<u2").reshape(shape)
+                for text in (self.peaks_uint16, self.particles_uint16)
             )
+        except zlib.error as error:
+            raise ValueError(f"expected counts of shape {shape}, found {error}") from error
+        return peaks, particles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +244,7 @@ def read_calibration(text: str) -> Calibration | None:
     try:
         return msgspec.json.decode(text, type=Calibration) if text else None
     except ValueError as error:
-        raise ModelError(f"expected {_PREFIX}calibration as a curve in JSON: {error}", "contract") from None
+        raise ModelError(f"expected {_PREFIX}calibration as counts of peaks in JSON: {error}", "contract") from None
 
 
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -249,7 +277,7 @@ class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ModelError: they cannot be decoded to the stated shape.
         """
         try:
-            return _unpack(self.tiles_float16, math.prod(self.shape)).reshape(self.shape)
+            return _unpack(self.tiles_float16, math.prod(self.shape)).reshape(self.shape).astype("<f4")
         except (ValueError, zlib.error) as error:
             raise ModelError(f"expected reference tiles of shape {self.shape}, found {error}", "card") from error
 
@@ -300,7 +328,7 @@ class Twin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             ModelError: they cannot be decoded to `count` scores.
         """
         try:
-            return _unpack(self.scores_float16, count)
+            return _unpack(self.scores_float16, count).astype("<f4")
         except (ValueError, zlib.error) as error:
             raise ModelError(f"expected {count} reference scores of the int8 twin, found {error}", "card") from error
 
@@ -325,11 +353,11 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     """The model's int8 twin; not written where there is none."""
 
 
-def _pack(values: NDArray[np.float16] | NDArray[np.float32]) -> str:
-    return base64.b64encode(zlib.compress(values.astype("<f2").tobytes(), 9)).decode("ascii")
+def _pack(values: NDArray[Any], dtype: str = "<f2") -> str:
+    return base64.b64encode(zlib.compress(values.astype(dtype).tobytes(), 9)).decode("ascii")
 
 
-def _unpack(text: str, count: int) -> NDArray[np.float32]:
+def _unpack(text: str, count: int, dtype: str = "<f2") -> NDArray[Any]:
     expected = 2 * count
     if not 0 < expected <= _LARGEST_REFERENCE_BYTES:
         raise ValueError(f"{expected} bytes")
@@ -338,7 +366,7 @@ def _unpack(text: str, count: int) -> NDArray[np.float32]:
     raw = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), expected + 1)
     if len(raw) != expected:
         raise ValueError(f"{len(raw)} bytes")
-    return np.frombuffer(raw, "<f2").astype(np.float32)
+    return np.frombuffer(raw, dtype)
 
 
 def read_card(path: Path) -> Card:

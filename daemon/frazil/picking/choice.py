@@ -31,9 +31,12 @@ LOWEST_PEAK = 0.02
 _LEAST_F1 = 0.65
 """Where no better F1 is to be expected, only picks that are sure are made, as where there are no particles at all."""
 _SURE_PRECISION = 0.9
-_LEAST_OF_PRIOR = 0.5
-_EM_STEPS = 30
-_LEAST_DOUBT = 1e-4
+_ALIKE, _FALL = 8, 2.0
+"""As far as so many micrographs of the calibration reach, by their distance; there they count by exp(-2)."""
+_LEAST_REACH = 1e-6
+_FEW_PEAKS = 50
+"""A micrograph with fewer peaks counts by as much less; else all count the same."""
+_NO_PEAKS = 1e-12
 _DECIMALS = 3
 """Of a chosen threshold: people read it, and give it to others."""
 
@@ -41,6 +44,22 @@ _DECIMALS = 3
 PeakScores: TypeAlias = NDArray[np.float32]
 """(n,) scores of the peaks of one micrograph down to `LOWEST_PEAK`, within distance and edge margin, best first: all
 that a choice needs of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Curve:
+    """Probability of a particle over the score, straight between its points."""
+
+    scores: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+
+    def at(self, scores: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(n,) scores → (n,) probabilities."""
+        return np.interp(scores, self.scores, self.probabilities)
+
+    def score_of(self, probability: float) -> float:
+        """The lowest score with this probability; 1 where there is none."""
+        return float(np.interp(probability, self.probabilities, self.scores, right=1.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +95,12 @@ def choose_threshold(
         calibration: of the model's scores. Default: they are probabilities.
     """
     scores = _all_scores(evidence)
-    probabilities = _probabilities(scores, calibration)
+    curve = _curve(scores, calibration)
     threshold = contract_threshold
     if scores.size:
-        threshold = _best_threshold(scores, probabilities, contract_threshold, target_precision, calibration)
-    return _assess(scores, probabilities, threshold, len(evidence))
+        least_f1 = 0.0 if calibration is None else _LEAST_F1
+        threshold = _best_threshold(scores, curve, contract_threshold, target_precision, least_f1)
+    return _assess(scores, curve, threshold, len(evidence))
 
 
 def assess_threshold(
@@ -88,7 +108,7 @@ def assess_threshold(
 ) -> ThresholdChoice:
     """What is expected of the picks at a threshold; arguments as for `choose_threshold`."""
     scores = _all_scores(evidence)
-    return _assess(scores, _probabilities(scores, calibration), threshold, len(evidence))
+    return _assess(scores, _curve(scores, calibration), threshold, len(evidence))
 
 
 def find_low_peaks(score_map: ScoreMap, limits: PickLimits, pixel_size_angstrom: float) -> Picks:
@@ -101,33 +121,32 @@ def find_low_peaks(score_map: ScoreMap, limits: PickLimits, pixel_size_angstrom:
 
 def _best_threshold(
     scores: NDArray[np.float32],
-    probabilities: NDArray[np.float64],
+    curve: _Curve,
     contract_threshold: float,
     target_precision: float | None,
-    calibration: Calibration | None,
+    least_f1: float,
 ) -> float:
     """The threshold of `choose_threshold` for the scores of a session, best first, of which there is at least one."""
+    probabilities = curve.at(scores)
     # Equal scores are picked together: only the last of them ends a set of picks.
     ends = np.flatnonzero(np.append(scores[:-1] > scores[1:], np.True_))
     hits, counts = np.cumsum(probabilities)[ends], ends + 1.0
     f1 = 2 * hits / (counts + probabilities.sum())
     best = int(np.argmax(f1))
-    if target_precision is None and calibration is not None and f1[best] < _LEAST_F1:
+    if target_precision is None and f1[best] < least_f1:
         target_precision = _SURE_PRECISION
     if target_precision is not None:
         precise = np.flatnonzero(hits / counts >= target_precision)
         if not precise.size:
-            return max(contract_threshold, _certain_score(calibration, target_precision))
+            return max(contract_threshold, curve.score_of(target_precision))
         best = int(precise[-1])
     lowest = float(scores[ends[best]])
     below = float(scores[ends[best + 1]]) if best + 1 < ends.size else LOWEST_PEAK
     return _between(below, lowest)
 
 
-def _assess(
-    scores: NDArray[np.float32], probabilities: NDArray[np.float64], threshold: float, micrographs: int
-) -> ThresholdChoice:
-    picked = scores >= np.float32(threshold)
+def _assess(scores: NDArray[np.float32], curve: _Curve, threshold: float, micrographs: int) -> ThresholdChoice:
+    picked, probabilities = scores >= np.float32(threshold), curve.at(scores)
     return ThresholdChoice(
         threshold=threshold,
         precision=round(float(probabilities[picked].mean()), 4) if picked.any() else None,
@@ -145,36 +164,35 @@ def _all_scores(evidence: Sequence[PeakScores]) -> NDArray[np.float32]:
     return ordered
 
 
-def _probabilities(scores: NDArray[np.float32], calibration: Calibration | None) -> NDArray[np.float64]:
-    """(n,) scores of a session → (n,) probabilities of a particle.
+def _curve(scores: NDArray[np.float32], calibration: Calibration | None) -> _Curve:
+    """How probable a particle is at a score in the session with these (n,) scores.
 
-    Where particles are rare, a score means less than where the calibration was made: the session's own fraction of
-    particles among its peaks is found by expectation maximisation (Saerens, Latinne and Decaestecker, Neural
-    Computation 14 (2002) 21), but never taken for less than half of the calibration's, nor for more than it.
+    A score means less where there is nothing but ice, and more where particles fill the field. Those micrographs of
+    the calibration count whose scores are distributed like the session's, by the Hellinger distance, as in estimates of
+    an unknown prior (González-Castro, Alaiz-Rodríguez and Alegre, Information Sciences 218 (2013) 146).
     """
     if calibration is None:
-        return scores.astype(np.float64)
-    calibrated = np.interp(scores.astype(np.float64), calibration.scores, calibration.probabilities)
-    if calibration.prior is None or not scores.size:
-        return calibrated
-    prior = calibration.prior
-    odds = calibrated / np.maximum(1 - calibrated, _LEAST_DOUBT)
-    fraction, probabilities = prior, calibrated
-    for _ in range(_EM_STEPS):
-        shifted = odds * (fraction / (1 - fraction)) * ((1 - prior) / prior)
-        probabilities = shifted / (1 + shifted)
-        fraction = float(np.clip(probabilities.mean(), _LEAST_OF_PRIOR * prior, prior))
-    return probabilities
+        return _Curve(scores=np.array([0.0, 1.0]), probabilities=np.array([0.0, 1.0]))
+    edges, (peaks, particles) = np.array(calibration.edges), calibration.counts()
+    total = peaks.sum(axis=1)
+    seen = np.sqrt(np.histogram(scores, edges)[0] / max(1, scores.size))
+    squared = np.square(np.sqrt(peaks / total[:, np.newaxis]) - seen).sum(axis=1)
+    reach = np.sort(squared)[min(_ALIKE, squared.size) - 1]
+    weight = np.exp(-_FALL * squared / max(reach, _LEAST_REACH)) / np.maximum(total, _FEW_PEAKS)
+    return _Curve(scores=(edges[:-1] + edges[1:]) / 2, probabilities=_rising(weight @ particles, weight @ peaks))
 
 
-def _certain_score(calibration: Calibration | None, precision: float) -> float:
-    """The lowest score at which a single peak has this probability."""
-    if calibration is None:
-        return precision
-    certain = [
-        score for score, value in zip(calibration.scores, calibration.probabilities, strict=True) if value >= precision
-    ]
-    return certain[0] if certain else 1.0
+def _rising(hits: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(b,) hits of (b,) counts → (b,) fractions that never fall, with the least squared error (isotonic regression)."""
+    pools: list[tuple[float, float, int]] = []  # hits, counts, bins
+    for hit, count in zip(hits.tolist(), counts.tolist(), strict=True):
+        pool = (hit, count, 1)
+        # Adjacent bins that fall are pooled. Without peaks a bin joins the one below.
+        while pools and pools[-1][0] * pool[1] >= pool[0] * pools[-1][1]:
+            below = pools.pop()
+            pool = (below[0] + pool[0], below[1] + pool[1], below[2] + pool[2])
+        pools.append(pool)
+    return np.concatenate([np.full(bins, hit / max(count, _NO_PEAKS)) for hit, count, bins in pools])
 
 
 def _between(below: float, lowest: float) -> float:
