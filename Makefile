@@ -6,8 +6,8 @@ VENV := .venv
 DATA ?= training
 SHARED ?= ../shared/data
 # Name, number of micrographs, and seed of the simulated worlds; the last ones calibrate scores.
-WORLDS := 1:420:101 2:420:102 calibration:160:103
-WORLDS_UNSEEN := 1:420:101 2:420:102 calibration:160:909
+WORLDS := 1:420:101 2:420:102 calibration:320:103
+WORLDS_UNSEEN := 1:420:101 2:420:102 calibration:320:909
 # How the names of molecules begin that are akin to the real proteins.
 AKIN := beta_galactosidase apoferritin ribosome mitoribosome
 define simulate_worlds
