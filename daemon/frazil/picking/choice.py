@@ -28,10 +28,10 @@ __all__ = [
 
 LOWEST_PEAK = 0.02
 """Peaks below this are no evidence. No threshold is chosen below it."""
-_LEAST_F1 = 0.65
+_LEAST_F1 = 0.7
 """Where no better F1 is to be expected, only picks that are sure are made, as where there are no particles at all."""
 _SURE_PRECISION = 0.9
-_ALIKE, _FALL = 8, 2.0
+_ALIKE, _FALL = 12, 2.0
 """As far as so many micrographs of the calibration reach, by their distance; there they count by exp(-2)."""
 _LEAST_REACH = 1e-6
 _FEW_PEAKS = 50
