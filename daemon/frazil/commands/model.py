@@ -82,6 +82,7 @@ def show(model: _Model, out: _Out) -> None:
         typer.echo(f"{model.name}/{version}{' (promoted)' if [version] == current[:1] else ''}")
         try:
             contract = dataclasses.asdict(read_contract(folder.path / str(version)))
+            contract["calibration"] = _describe_calibration(contract["calibration"])
         except ModelError as error:
             contract = {"unfit": str(error)}
         for name, value in {**contract, "int8 twin": _describe_twin(_read_twin(folder.path / str(version)))}.items():
@@ -177,6 +178,13 @@ def _read_twin(path: Path) -> Twin | None:
         return read_card(locate_model(path)[0].parent / CARD_NAME).int8
     except ModelError:
         return None
+
+
+def _describe_calibration(text: str) -> str:
+    from frazil.model.contract import read_calibration
+
+    calibration = read_calibration(text)
+    return f"on {calibration.micrographs} micrographs" if calibration else "none"
 
 
 def _describe_twin(twin: Twin | None) -> str:
