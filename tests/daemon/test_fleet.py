@@ -289,7 +289,7 @@ def test_listen_names_who_sent_each_line_and_gives_each_daemon_a_directory(open_
     a.commit("m.mrc")
     named = (f"titan1={one.address}", f"krios2={a.address}", "--since", 1, "--count", 2)
     lines = listen(*named).stdout.splitlines()
-    assert sorted(line.split()[:3] for line in lines) == [["krios2", "1", "apo"], ["titan1", "1", "0"]]
+    assert sorted(line.split()[:3] for line in lines) == [["krios2", "1", "apo"], ["titan1", "1", "1"]]
     documents = [json.loads(line) for line in listen(*named, "--json").stdout.splitlines()]
     assert {(one["source"], one["session"]) for one in documents} == {("titan1", ""), ("krios2", "apo")}
     assert listen(*named, "--to", tmp_path / "out").stderr == ""
