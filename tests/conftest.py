@@ -29,7 +29,6 @@ from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from prometheus_client.core import GaugeMetricFamily
 
 from frazil.documents import (
     FailedDocument,
@@ -934,7 +933,7 @@ def exported_metrics() -> dict[str, tuple[str, list[str]]]:
     for collector in Metrics(prometheus_client.CollectorRegistry()).registry._collector_to_names:
         for family in collector.collect():
             name = family.name + ("_total" if family.type == "counter" else "")
-            source = family if isinstance(family, GaugeMetricFamily) else collector
+            source = family if hasattr(family, "_labelnames") else collector
             exported[name] = (family.type, list(source._labelnames))  # type: ignore[attr-defined]
     return exported
 

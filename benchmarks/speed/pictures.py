@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.speed.report import Report
 from benchmarks.speed.stages import STAGES, Case
 
-__all__ = ["PICTURES", "growth_picture", "where_picture"]
+__all__ = ["PICTURES", "growth_picture", "log_axis", "svg", "text", "where_picture"]
 
 _COLOURS = ("#5b8ff9", "#61c0bf", "#95d5b2", "#f6bd16", "#e8684a", "#9270ca", "#ff9d4d", "#269a99", "#ff99c3")
 _MODEL_COLOURS = {"mlp": "#5b8ff9", "cnn": "#e8684a", "fcn": "#269a99"}
@@ -25,7 +25,7 @@ def where_picture(report: Report) -> str:
     key = float(left)
     for i, stage in enumerate(STAGES):
         parts.append(f'<rect x="{key:.1f}" y="14" width="10" height="10" fill="{_COLOURS[i]}"/>')
-        parts.append(_text(key + 14, 23, stage, "start"))
+        parts.append(text(key + 14, 23, stage, "start"))
         key += 34 + 6.4 * len(stage)
     for row, case in enumerate(chosen):
         top = 50 + row * (2 * bar + gap)
@@ -44,14 +44,14 @@ def where_picture(report: Report) -> str:
         )
         for lane, (name, pieces) in enumerate(lanes):
             x, y = float(left), top + lane * bar
-            parts.append(_text(left - 8, y + 14, name, "end"))
+            parts.append(text(left - 8, y + 14, name, "end"))
             for seconds, colour in pieces:
                 parts.append(
                     f'<rect x="{x:.1f}" y="{y}" width="{seconds * per_second:.1f}" height="{bar - 4}" fill="{colour}"/>'
                 )
                 x += seconds * per_second
-            parts.append(_text(x + 6, y + 14, f"{1000 * sum(s for s, _ in pieces):.0f} ms", "start"))
-    return _svg(width, 50 + len(chosen) * (2 * bar + gap), parts)
+            parts.append(text(x + 6, y + 14, f"{1000 * sum(s for s, _ in pieces):.0f} ms", "start"))
+    return svg(width, 50 + len(chosen) * (2 * bar + gap), parts)
 
 
 def growth_picture(report: Report) -> str:
@@ -60,19 +60,19 @@ def growth_picture(report: Report) -> str:
     width, height, left, bottom, right, top = 560, 360, 64, 44, 90, 16
     megapixels = [case.size_px**2 / 1e6 for case in cases]
     seconds = [case.seconds[name].median for case in cases for name in ("whole", "floor")]
-    x_at = _log_axis(min(megapixels), max(megapixels), left, width - right)
-    y_at = _log_axis(min(seconds), max(seconds), height - bottom, top)
+    x_at = log_axis(min(megapixels), max(megapixels), left, width - right)
+    y_at = log_axis(min(seconds), max(seconds), height - bottom, top)
     parts = []
     for size_px in sorted({case.size_px for case in cases}):
         x = x_at(size_px**2 / 1e6)
         parts.append(f'<path d="M{x:.1f} {top}V{height - bottom}" stroke="#ddd"/>')
-        parts.append(_text(x, height - bottom + 16, f"{size_px}²", "middle"))
+        parts.append(text(x, height - bottom + 16, f"{size_px}²", "middle"))
     for exponent in range(-3, 3):
         for factor in (1, 2, 5):
             value = factor * 10.0**exponent
             if min(seconds) <= value <= max(seconds):
                 parts.append(f'<path d="M{left} {y_at(value):.1f}H{width - right}" stroke="#ddd"/>')
-                parts.append(_text(left - 6, y_at(value) + 4, f"{value:g} s", "end"))
+                parts.append(text(left - 6, y_at(value) + 4, f"{value:g} s", "end"))
     ends: dict[str, tuple[float, float]] = {}
     for model, colour in _MODEL_COLOURS.items():
         own = [case for case in cases if case.model == model]
@@ -86,9 +86,9 @@ def growth_picture(report: Report) -> str:
     lowest = math.inf
     for model, (x, y) in sorted(ends.items(), key=lambda end: -end[1][1]):
         lowest = min(y + 4, lowest - _LINE_HEIGHT)  # above the name before
-        parts.append(_text(x + 8, lowest, model, "start"))
-    parts.append(_text((left + width - right) / 2, height - 8, "pixels of the micrograph; dashed: the floor", "middle"))
-    return _svg(width, height, parts)
+        parts.append(text(x + 8, lowest, model, "start"))
+    parts.append(text((left + width - right) / 2, height - 8, "pixels of the micrograph; dashed: the floor", "middle"))
+    return svg(width, height, parts)
 
 
 PICTURES = {"where.svg": where_picture, "growth.svg": growth_picture}
@@ -105,17 +105,19 @@ def _usual_size(report: Report) -> int:
     return max(set(sizes), key=sizes.count)
 
 
-def _log_axis(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+def log_axis(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     """Where a number lies between two ends, by its logarithm."""
     span = math.log(high / low) or 1.0
     return lambda value: start + math.log(value / low) / span * (end - start)
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
+def text(x: float, y: float, says: str, anchor: str) -> str:
+    """Words at a place."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{says}</text>'
 
 
-def _svg(width: int, height: int, parts: Sequence[str]) -> str:
+def svg(width: int, height: int, parts: Sequence[str]) -> str:
+    """A picture of its parts."""
     body = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '

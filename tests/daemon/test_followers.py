@@ -416,7 +416,7 @@ def test_a_cursor_goes_on_in_its_ledger_and_another_is_read_from_the_beginning(
     assert asked(ours) == ReplayRequest(first=4, until=8)
     other.hear(beat(7, "c" * 32))
     assert asked(other) == ReplayRequest(first=1, until=8)
-    assert caplog.messages == ["the ledger is another one: starting over at its first document"]
+    assert caplog.messages == ["the cursor has no place in this ledger: starting at its first document"]
 
 
 def test_the_catalog_of_a_microscope_is_read_page_by_page_whenever_it_is_another(body: Callable[..., bytes]) -> None:

@@ -111,7 +111,8 @@ def test_what_the_state_says_is_shown_at_each_scrape() -> None:
         subscribers=7,
         sessions=(session,),
     )
-    assert {name: repr(value) for name, value in shown(state).items() if shown(DaemonState()).get(name) != value} == {
+    none, of_all = shown(DaemonState()), {name: v for name, v in shown(state).items() if "_session_" not in name}
+    assert {name: repr(value) for name, value in of_all.items() if none.get(name) != value} == {
         name: repr(float(value))
         for name, value in {
             "frazil_build_info{version=1.2}": 1,
@@ -219,4 +220,42 @@ def test_several_sessions_are_added_up_and_the_worst_is_shown() -> None:
         "frazil_ledger_sequence": 14,
     }
     assert {name: float(found[name]) for name in expected} == expected
-    assert not any("session=" in name for name in found)
+    assert all(name.startswith("frazil_session_") for name in found if "session=" in name)
+
+
+def test_each_session_is_shown_by_name_while_it_is_open_or_waits() -> None:
+    drifting = DriftState(score=ChartState(down=Departure(drifting=True)))
+    sessions = (
+        SessionState(name="a", pick=PickState(picked=3, failed=1, picks=900, last_picked_at=7.5, drift=drifting)),
+        SessionState(name="b", intake=IntakeState(backlog=5), blocked="the disk is full"),
+        SessionState(name="c", status="waiting"),
+        SessionState(name="d", status="paused"),
+    )
+    found = {name: value for name, value in shown(DaemonState(sessions=sessions)).items() if "_session_" in name}
+    assert found == {
+        "frazil_session_info{session=a,status=open}": 1,
+        "frazil_session_info{session=b,status=open}": 1,
+        "frazil_session_info{session=c,status=waiting}": 1,
+        "frazil_session_micrographs_total{outcome=picked,session=a}": 3,
+        "frazil_session_micrographs_total{outcome=failed,session=a}": 1,
+        "frazil_session_micrographs_total{outcome=picked,session=b}": 0,
+        "frazil_session_micrographs_total{outcome=failed,session=b}": 0,
+        "frazil_session_picks_total{session=a}": 900,
+        "frazil_session_picks_total{session=b}": 0,
+        "frazil_session_backlog_micrographs{session=a}": 0,
+        "frazil_session_backlog_micrographs{session=b}": 5,
+        "frazil_session_last_micrograph_timestamp_seconds{session=a}": 7.5,
+        "frazil_session_last_micrograph_timestamp_seconds{session=b}": 0,
+        "frazil_session_blocked{session=a}": 0,
+        "frazil_session_blocked{session=b}": 1,
+        "frazil_session_drift{session=a}": 1,
+        "frazil_session_drift{session=b}": 0,
+    }
+
+
+def test_however_many_sessions_are_open_a_hundred_are_shown_those_that_picked_last() -> None:
+    sessions = tuple(SessionState(name=f"s{n}", pick=PickState(last_picked_at=float(n))) for n in range(130))
+    found = shown(DaemonState(sessions=sessions))
+    named = {name for name in found if name.startswith("frazil_session_picks_total")}
+    assert named == {f"frazil_session_picks_total{{session=s{n}}}" for n in range(30, 130)}
+    assert found["frazil_sessions{status=open}"] == 130

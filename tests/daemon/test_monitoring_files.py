@@ -27,8 +27,20 @@ def alerts(deploy: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def dashboard(deploy: Path) -> dict[str, Any]:
-    return json.loads((deploy / "grafana" / "dashboards" / "frazil.json").read_text("utf-8"))
+def recorded(deploy: Path) -> dict[str, str]:
+    """Expressions of recording rules, by the names of their series."""
+    groups = yaml.safe_load((deploy / "prometheus" / "frazil-recording-rules.yml").read_text("utf-8"))["groups"]
+    return {rule["record"]: rule["expr"] for group in groups for rule in group["rules"]}
+
+
+def read_dashboard(deploy: Path, name: str) -> dict[str, Any]:
+    return json.loads((deploy / "grafana" / "dashboards" / f"{name}.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module", params=["frazil", "frazil-fleet"])
+def dashboard(deploy: Path, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Each of them."""
+    return read_dashboard(deploy, request.param)
 
 
 def panels(dashboard: dict[str, Any], *kinds: str) -> Iterator[dict[str, Any]]:
@@ -44,11 +56,16 @@ def expressions(dashboard: dict[str, Any], alerts: dict[str, dict[str, Any]]) ->
 
 
 @pytest.mark.parametrize(
-    "check", [("check", "config", "prometheus.yml"), ("check", "rules", "frazil-rules.yml"), ("test", "rules")]
+    "check",
+    [
+        ("check", "config", "prometheus.yml"),
+        ("check", "rules", "frazil-rules.yml", "frazil-recording-rules.yml"),
+        ("test", "rules"),
+    ],
 )
 def test_promtool_finds_nothing_wrong(find_prometheus: Find, deploy: Path, check: tuple[str, ...]) -> None:
     promtool = find_prometheus("promtool")
-    files = [] if len(check) == 3 else sorted((deploy / "prometheus" / "tests").glob("*.yml"))
+    files = [] if len(check) > 2 else sorted((deploy / "prometheus" / "tests").glob("*.yml"))
     done = subprocess.run(
         [promtool, *check, *files], cwd=deploy / "prometheus", capture_output=True, text=True, timeout=170
     )
@@ -62,7 +79,7 @@ def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not(
     fires, quiet = set(), set()
     for file in (deploy / "prometheus" / "tests").glob("*.yml"):
         for case in yaml.safe_load(file.read_text("utf-8"))["tests"]:
-            for test in case["alert_rule_test"]:
+            for test in case.get("alert_rule_test", []):
                 (fires if test["exp_alerts"] else quiet).add(test["alertname"])
     assert fires == quiet == set(alerts)
 
@@ -91,21 +108,37 @@ def test_the_runbook_has_no_section_without_an_alert(repository: Path, alerts: d
 def test_panels_and_rules_ask_for_metrics_and_labels_that_there_are(
     dashboard: dict[str, Any],
     alerts: dict[str, dict[str, Any]],
+    recorded: dict[str, str],
     exported_metrics: dict[str, tuple[str, list[str]]],
 ) -> None:
-    labels: dict[str, set[str]] = {}
+    labels = {name: set(name.partition(":")[0].split("_")) for name in recorded}
     for name, (kind, own) in exported_metrics.items():
         suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
-        labels |= {name + suffix: {*own, "instance", "job", "le"} for suffix in suffixes}
-    for expression in expressions(dashboard, alerts):
-        for name, matchers in re.findall(r"\b(frazil_\w+)(?:\{([^}]*)\})?", expression):
+        labels |= {name + suffix: {*own, "instance", "job", "microscope", "le"} for suffix in suffixes}
+    for expression in (*expressions(dashboard, alerts), *recorded.values()):
+        for name, matchers in re.findall(r"(?<![:\w])((?:\w+:)?frazil_[\w:]+)(?:\{([^}]*)\})?", expression):
             assert name in labels, expression
             assert set(re.findall(r"(\w+)\s*=", matchers)) <= labels[name], expression
 
 
-def test_the_dashboard_asks_in_the_order_in_which_people_do(dashboard: dict[str, Any]) -> None:
-    rows = [panel["title"] for panel in panels(dashboard, "row")]
-    assert rows == ["Is it working?", "Are the picks good?", "What changed?", "What to do?"]
+def test_every_figure_of_microscopes_and_sessions_has_a_case_and_is_shown(
+    deploy: Path, recorded: dict[str, str]
+) -> None:
+    cases = (deploy / "prometheus" / "tests" / "frazil-recording-rules-test.yml").read_text("utf-8")
+    shown = json.dumps(read_dashboard(deploy, "frazil-fleet"))
+    assert [name for name in recorded if f"expr: {name}\n" not in cases] == []
+    assert [name for name in recorded if name not in shown] == []
+
+
+def test_the_dashboards_ask_in_the_order_in_which_people_do(deploy: Path) -> None:
+    asked = {
+        name: [panel["title"] for panel in panels(read_dashboard(deploy, name), "row")]
+        for name in ("frazil", "frazil-fleet")
+    }
+    assert asked == {
+        "frazil": ["Is it working?", "Are the picks good?", "What changed?", "What to do?"],
+        "frazil-fleet": ["Which microscope needs a look?", "Which session?", "Since when?"],
+    }
 
 
 def test_panels_lie_side_by_side_and_say_what_they_show(dashboard: dict[str, Any]) -> None:
@@ -127,21 +160,33 @@ def test_panels_lie_side_by_side_and_say_what_they_show(dashboard: dict[str, Any
     assert len(set(ids)) == len(ids)
 
 
-def test_everything_on_the_dashboard_comes_from_the_provisioned_source_and_one_daemon(
+CHOSEN = {
+    "frazil": (["microscope"], 'microscope="$microscope"'),
+    "frazil-fleet": (["microscope", "session"], 'microscope=~"$microscope"'),
+}
+"""What the operator chooses on each dashboard, and what every expression there has of it."""
+
+
+def test_everything_on_a_dashboard_comes_from_the_provisioned_source_and_the_microscopes_that_were_chosen(
     deploy: Path, dashboard: dict[str, Any]
 ) -> None:
+    variables, matcher = CHOSEN[dashboard["uid"]]
     provisioning = deploy / "grafana" / "provisioning"
     (source,) = yaml.safe_load((provisioning / "datasources" / "frazil.yml").read_text("utf-8"))["datasources"]
     (provider,) = yaml.safe_load((provisioning / "dashboards" / "frazil.yml").read_text("utf-8"))["providers"]
     assert provider["allowUiUpdates"] is False
     assert dashboard["editable"] is False
-    assert [v["name"] for v in dashboard["templating"]["list"]] == ["instance"]
+    assert [v["name"] for v in dashboard["templating"]["list"]] == variables
     for panel in panels(dashboard):
         for target in panel.get("targets", []):
             assert target["datasource"] == panel["datasource"] == {"type": source["type"], "uid": source["uid"]}
-            selectors = re.findall(r"\b(?:frazil_\w+|up|ALERTS)(\{[^}]*\})?", target["expr"])
+            selectors = re.findall(r"(?<![:\w])([\w:]*frazil_[\w:]+|up|ALERTS)(\{[^}]*\})?", target["expr"])
             assert selectors
-            assert all('instance="$instance"' in selector for selector in selectors), target["expr"]
+            for name, chosen in selectors:
+                assert matcher in chosen, target["expr"]
+                assert (name.startswith(("microscope_session:", "frazil_session_")) and "session" in variables) == (
+                    'session=~"$session"' in chosen
+                ), target["expr"]
 
 
 SAFE = {"#0072B2", "#D55E00", "#7F7F7F", "#009E73", "#56B4E9", "#CC79A7", "#E69F00", "#999999"}

@@ -166,7 +166,7 @@ def test_a_gap_is_filled_whatever_was_lost(open_stream: Open, monkeypatch: pytes
 def test_a_reader_that_sleeps_through_more_than_the_sockets_hold_misses_nothing(
     open_stream: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("frazil.client.streams._HIGH_WATER_MARK", 10)
+    monkeypatch.setattr("frazil.client.source._HIGH_WATER_MARK", 10)
     daemon = open_stream()
     padding = {"path": "/data/" + "x" * 20_000}
     with frazil.PickStream(daemon.address) as stream:
@@ -456,8 +456,8 @@ def test_a_malformed_address_to_listen_to_is_refused() -> None:
 
 @pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("frazil.client.streams._SILENCE_SECONDS", 0.2)
-    monkeypatch.setattr("frazil.client.streams._RENEWAL_SECONDS", 0.1)
+    monkeypatch.setattr("frazil.client.source._SILENCE_SECONDS", 0.2)
+    monkeypatch.setattr("frazil.client.source._RENEWAL_SECONDS", 0.1)
     monkeypatch.setattr("frazil.client.streams._POLL_SECONDS", 0.02)
 
 

@@ -6,8 +6,6 @@ import json
 import os
 import random
 import re
-import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +13,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +22,15 @@ import pytest
 
 from frazil import PickStream
 from frazil.documents import MicrographDocument, NumberedDocument, SessionDocument
-from frazil.errors import OutputError
 from frazil.picking import read_star
-from frazil.session.outbox.ledger import LedgerReader
 
 pytestmark = pytest.mark.system
 
 BIN = Path(sys.executable).parent
 PATIENCE_SECONDS = 240.0
 Scene = Callable[..., Any]
+Microscope = Any
+"""That of conftest.py."""
 Write = Callable[..., Path]
 
 
@@ -41,103 +39,6 @@ def until(condition: Callable[[], object], why: Callable[[], object] = lambda: "
     while not condition():
         assert time.monotonic() < deadline, why()
         time.sleep(0.05)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
-    return ports
-
-
-class Microscope:
-    """A daemon with a root, which can be killed and started again at the same addresses."""
-
-    def __init__(self, folder: Path, model: Path, pattern: str = "*/Averages", **settings: object) -> None:
-        self.root, self.out = folder / "titan1", folder / "picks"
-        self.root.mkdir()
-        publish, replay, http = free_ports(3)
-        self.stream, self.page = f"tcp://127.0.0.1:{publish}", f"http://127.0.0.1:{http}/"
-        lines = {
-            "root": str(self.root),
-            "sessions": pattern,
-            "out": str(self.out),
-            "model": str(model),
-            "device": "cpu",
-            "threads": 1,
-            "scan_seconds": 0.5,
-            "publish_address": self.stream,
-            "replay_address": f"tcp://127.0.0.1:{replay}",
-            "http_address": f"127.0.0.1:{http}",
-            **settings,
-        }
-        self.config = folder / "titan1.toml"
-        self.config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items()))
-        self.log = folder / "daemon.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen([BIN / "frazil", "serve", "--config", self.config], stderr=log)
-        until(self.is_ready, lambda: self.log.read_text())
-
-    def is_ready(self) -> bool:
-        assert self.process is not None
-        assert self.process.poll() is None, self.log.read_text()
-        try:
-            return urllib.request.urlopen(f"{self.page}readyz", timeout=5).status == 200
-        except OSError:
-            return False
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def stop(self) -> int:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE_SECONDS)
-
-    def frazil(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [BIN / "frazil", *words, "--out", self.out]
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
-        assert not check or done.returncode == 0, done.stderr + self.log.read_text()
-        return done
-
-    def sessions(self) -> dict[str, dict[str, Any]]:
-        listed = json.loads(self.frazil("session", "list", "--json").stdout)
-        return {session["name"]: session for session in listed}
-
-    def session_folder(self, name: str, settings: str = "") -> Path:
-        folder = self.root / name / "Averages"
-        folder.mkdir(parents=True)
-        (folder / "frazil.toml").write_text(settings)
-        return folder
-
-    def results(self, name: str) -> list[MicrographDocument]:
-        """What the ledger of a session has."""
-        found: list[MicrographDocument] = []
-        file = self.out / name / "frazil-ledger.sqlite"
-        with suppress(OutputError), LedgerReader(file) as reader:  # not yet there, or just being made
-            documents = [stored.decode() for stored in reader.documents(after=0)]
-            found = [document for document in documents if isinstance(document, MicrographDocument)]
-        return found
-
-
-@pytest.fixture
-def make_microscope(tmp_path: Path, blob_model: Path) -> Iterator[Callable[..., Microscope]]:
-    made: list[Microscope] = []
-
-    def make(pattern: str = "*/Averages", **settings: object) -> Microscope:
-        made.append(Microscope(tmp_path, blob_model, pattern, **settings))
-        return made[-1]
-
-    yield make
-    for microscope in made:
-        if microscope.process is not None and microscope.process.poll() is None:
-            microscope.kill()
 
 
 class Subscriber:

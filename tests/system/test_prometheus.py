@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import subprocess
-import threading
 import time
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,72 +19,9 @@ pytestmark = pytest.mark.system
 PATIENCE_SECONDS = 240.0
 MICROGRAPHS = 34
 """Enough for a baseline, with some to spare."""
+Prometheus = Any
+"""That of conftest.py."""
 Serve = Callable[..., "RunningDaemon"]  # type: ignore[name-defined]  # noqa: F821
-
-
-class Prometheus:
-    """A running Prometheus with frazil's own configuration, but for the target and faster."""
-
-    def __init__(self, program: str, deploy: Path, target: str, folder: Path) -> None:
-        config = yaml.safe_load((deploy / "prometheus.yml").read_text("utf-8"))
-        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        config["rule_files"] = [str(deploy / "frazil-rules.yml")]
-        (job,) = config["scrape_configs"]
-        job["static_configs"][0]["targets"] = [target]
-        file = folder / "prometheus.yml"
-        file.write_text(yaml.safe_dump(config))
-        self._process = subprocess.Popen(
-            [
-                program,
-                f"--config.file={file}",
-                f"--storage.tsdb.path={folder / 'tsdb'}",
-                "--web.listen-address=127.0.0.1:0",
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stderr is not None
-        log = []
-        for line in self._process.stderr:
-            log.append(line)
-            if found := re.search(r'msg="Listening on" address=(\S+)', line):
-                self.url = f"http://{found[1]}"
-            if "Server is ready" in line:
-                break
-        else:
-            pytest.fail("Prometheus did not start:\n" + "".join(log))
-        self._reader = threading.Thread(target=self._process.stderr.read)
-        self._reader.start()
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(30)
-        self._reader.join()
-        assert self._process.stderr is not None
-        self._process.stderr.close()
-
-    def ask(self, path: str, **query: str) -> Any:
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=300) as answer:
-            return json.load(answer)["data"]
-
-    def has(self, expression: str) -> bool:
-        """Whether there is a result, and not only NaN."""
-        return any(result["value"][1] != "NaN" for result in self.ask("query", query=expression)["result"])
-
-
-@pytest.fixture
-def prometheus(
-    find_prometheus: Callable[[str], str], repository: Path, tmp_path: Path
-) -> Iterator[Callable[..., Prometheus]]:
-    program = find_prometheus("prometheus")
-    with contextlib.ExitStack() as stack:
-
-        def start(target: str) -> Prometheus:
-            started = Prometheus(program, repository / "deploy" / "prometheus", target, tmp_path)
-            stack.callback(started.stop)
-            return started
-
-        yield start
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -99,10 +31,10 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def panel_expressions(repository: Path, instance: str) -> list[str]:
+def panel_expressions(repository: Path, microscope: str) -> list[str]:
     dashboard = json.loads((repository / "deploy" / "grafana" / "dashboards" / "frazil.json").read_text("utf-8"))
     written = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
-    return [e.replace("$instance", instance).replace("$__rate_interval", "1m") for e in written]
+    return [e.replace("$microscope", microscope).replace("$__rate_interval", "1m") for e in written]
 
 
 def operands(repository: Path) -> set[str]:
@@ -128,7 +60,7 @@ def test_every_panel_and_every_rule_has_data(
     folder = make_blob_model(tmp_path / "models" / "blob")
     daemon = serve("--diameter", "48", "--model", folder, "--stall", "0.5")
     target = daemon.metrics.removeprefix("http://").removesuffix("/metrics")
-    server = prometheus(target)
+    server = prometheus({"titan1": target})
     wait_for(lambda: server.has("frazil_build_info"))  # what happens before the first look is no increase
     contents = [write_mrc(tmp_path / "aside.mrc", make_scene(seed=i).pixels, 2.0).read_bytes() for i in range(3)]
 
@@ -150,7 +82,7 @@ def test_every_panel_and_every_rule_has_data(
     for number in range(MICROGRAPHS):
         daemon.wait_log(rf"picked m{number}\.mrc", PATIENCE_SECONDS)
 
-    wanted = {*panel_expressions(repository, target), *operands(repository)}
+    wanted = {*panel_expressions(repository, "titan1"), *operands(repository)}
     assert len(wanted) > 40
     deadline = time.monotonic() + PATIENCE_SECONDS
     later = 0

@@ -19,7 +19,7 @@ __all__ = ["Cursor", "Place"]
 
 _RECORD_BYTES = 128
 """Size of a record. It divides a disk's sector, so that overwriting one is never torn."""
-_MOST_RECORDS = 10_000
+_MOST_RECORDS = 100_000
 _SYNC_SECONDS = 1.0
 
 

@@ -31,6 +31,7 @@ class Follower:
         since: sequence number of the first document; None for those published from now on.
         place: place of the last document that was handled, if known; it takes precedence over `since`.
         session: name of the session, for requests; empty for the only one of a daemon.
+        source: name of the daemon, for the log where there are several.
 
     Attributes:
         session: as given.
@@ -41,7 +42,13 @@ class Follower:
     """
 
     def __init__(
-        self, topics: Sequence[bytes], since: int | None = None, place: Place | None = None, *, session: str = ""
+        self,
+        topics: Sequence[bytes],
+        since: int | None = None,
+        place: Place | None = None,
+        *,
+        session: str = "",
+        source: str = "",
     ) -> None:
         self.session = session
         self.epoch = place.epoch if place else ""
@@ -49,6 +56,7 @@ class Follower:
         self.replayed = 0
         self.missing: list[tuple[int, int]] = []
         self._serving: str | None = None  # the daemon's present generation, None until it is known
+        self._names = "".join(f"{name}: " for name in (source, session) if name)
         self._topics = tuple(topics)
         self._next = place.seq + 1 if place else since
         self._head = 0
@@ -189,4 +197,4 @@ class Follower:
             self.replayed += 1
 
     def _warn(self, text: str, *values: object) -> None:
-        log.warning("%s%s", f"{self.session}: " if self.session else "", text % values)
+        log.warning("%s%s", self._names, text % values)

@@ -46,6 +46,7 @@ class Followers:
         places: place of the last document that was handled, by the epoch of its ledger. It takes precedence over
             `since`; unless it is empty at first, ledgers that are not in it are read from their first document.
         sessions: names of the sessions to follow; None for all.
+        source: name of the daemon, for the log where there are several.
 
     Attributes:
         connected: whether a message has arrived.
@@ -59,6 +60,7 @@ class Followers:
         since: int | None = None,
         places: Mapping[str, Place] | None = None,
         sessions: Collection[str] | None = None,
+        source: str = "",
     ) -> None:
         self.connected = False
         self.replay = ""
@@ -68,6 +70,7 @@ class Followers:
         self._places = {} if places is None else places
         self._is_resumed = bool(self._places)
         self._sessions = None if sessions is None else frozenset(sessions)
+        self._source = source
         self._followers: dict[str, Follower] = {}
         self._ready = _Line()
         self._lacking = _Line()
@@ -110,7 +113,7 @@ class Followers:
             document = decode_document(body)
             generation = read_generation(body)
         except ValueError as error:
-            log.warning("ignored a message that is no document: %s", error)
+            self._warn("ignored a message that is no document: %s", error)
             return
         self.connected = True
         if isinstance(document, Heartbeat):
@@ -203,10 +206,10 @@ class Followers:
         if self._is_resumed:
             since = 1
             if place is None and not session:
-                log.warning("the ledger is another one: starting over at its first document")
+                self._warn("the cursor has no place in this ledger: starting at its first document")
         elif self._since is not None:
             since = self._since
-        self._followers[session] = Follower(self._topics, since, place, session=session)
+        self._followers[session] = Follower(self._topics, since, place, session=session, source=self._source)
         return self._followers[session]
 
     def _give_turn(self, follower: Follower) -> None:
@@ -219,7 +222,7 @@ class Followers:
         """Ask for one session later, so that it does not keep the documents of others away."""
         refusal = self._refused.setdefault(follower.session, _Refusal())
         if refusal.error != error:
-            log.warning("%s: the daemon refused a replay, others go on: %s", follower.session, printable(error))
+            self._warn("%s: the daemon refused a replay, others go on: %s", follower.session, printable(error))
             refusal.error = error
         refusal.beats = min(2 * refusal.beats, _LONGEST_REST)
         refusal.until = self._beats + refusal.beats
@@ -240,7 +243,7 @@ class Followers:
         self._heard_catalog = self._read_catalog = self._page_catalog  # a heartbeat brings what changed since
         if is_first:
             for session in sorted((self._sessions or frozenset()) - self._followers.keys()):
-                log.warning("%s: there is no session of this name as yet; waiting for it", session)
+                self._warn("%s: there is no session of this name as yet; waiting for it", session)
 
     def _begins(self, entry: CatalogEntry) -> int | None:
         """Where a session begins of which the catalog did not know before, for who wants what comes from now on."""
@@ -259,6 +262,9 @@ class Followers:
         beat = Heartbeat(epoch=entry.epoch, seq=entry.head, generation=entry.generation)
         follower.hear(beat, entry.generation)
         self._give_turn(follower)
+
+    def _warn(self, text: str, *values: object) -> None:
+        log.warning("%s%s", f"{self._source}: " if self._source else "", text % values)
 
 
 class _Refusal(msgspec.Struct):

@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
 import zmq
 
-from frazil.client.cursor import Cursor, Place
+from frazil.client.cursor import Cursor
 from frazil.client.followers import Followers
-from frazil.documents import HEARTBEAT_TOPIC, MicrographDocument, NumberedDocument, directory_topic
+from frazil.client.source import Source
+from frazil.documents import MicrographDocument, NumberedDocument, directory_topic
 from frazil.errors import AddressError, SettingsError
 from frazil.keys import KeyPair, read_key_pair, read_public_key
 
-__all__ = ["AsyncPickStream", "PickStream", "Topic"]
+__all__ = ["Addresses", "AsyncPickStream", "PickStream", "Topic"]
 
 log = logging.getLogger(__name__)
 
 Topic = Literal["picks", "failed", "model", "session"]
+Addresses = str | Sequence[str] | Mapping[str, str]
+"""Of one daemon, or of several, which may have names."""
 D = TypeVar("D", bound=NumberedDocument)
+V = TypeVar("V")
 
 _OF_MICROGRAPHS = ("picks", "failed")
-_HIGH_WATER_MARK = 1000
 _POLL_SECONDS = 0.2
-_ANSWER_SECONDS = 3.0
-"""Time after which a request without an answer is repeated on a new connection; doubled each time ..."""
-_MOST_ANSWER_SECONDS = 30.0
-"""... up to this time."""
-_SILENCE_SECONDS = 5.0
-"""Time without a heartbeat, which comes once a second, after which nobody answers."""
-_RENEWAL_SECONDS = 15.0
-"""Time of silence after which another connection is tried."""
-# The kernel finds a dead daemon. libzmq's own heartbeats end a program that reads slowly (its issues 3937, 4767).
-_KEEPALIVE_IDLE_SECONDS, _KEEPALIVE_SECONDS, _KEEPALIVE_COUNT = 5, 2, 3
-_RECONNECT_MS, _MOST_RECONNECT_MS = 100, 2000
 
 
 class StreamOptions(TypedDict, total=False):
@@ -46,83 +38,96 @@ class StreamOptions(TypedDict, total=False):
     since: int | None
     resume: str | Path | None
     directory: str
-    replay: str | None
+    replay: str | Mapping[str, str | None] | None
     key: str | Path | None
-    server_key: str | Path | None
+    server_key: str | Path | Mapping[str, str | Path | None] | None
     timeout_seconds: float | None
 
 
-class _Connection(Generic[D]):
-    """Both sockets of a subscriber, its followers and its cursor. It never waits.
+class _Subscription(Generic[D]):
+    """The daemons that a subscriber follows, in turn, and its cursor. It never waits.
 
     Without topics, it brings the documents of picked micrographs.
     """
 
     def __init__(
         self,
-        address: str,
+        address: Addresses,
         session: str | Sequence[str] | None = None,
         *,
         topics: Sequence[Topic] = ("picks",),
-        **options: Unpack[StreamOptions],
+        since: int | None = None,
+        resume: str | Path | None = None,
+        directory: str = "",
+        replay: str | Mapping[str, str | None] | None = None,
+        key: str | Path | None = None,
+        server_key: str | Path | Mapping[str, str | Path | None] | None = None,
+        timeout_seconds: float | None = None,
     ) -> None:
-        since, resume, directory = options.get("since"), options.get("resume"), options.get("directory", "")
-        self._keys = _read_keys(options.get("key"), options.get("server_key"))
-        self._cursor = Cursor(Path(resume)) if resume is not None else None
-        topic_prefixes = [
+        addresses = _by_name(address)
+        replays = _of_each("replay", replay, addresses)
+        server_keys: dict[str, str | Path | None] = _of_each("server_key", server_key, addresses)
+        is_each = isinstance(server_key, Mapping)  # one without a key in it is meant to be read unencrypted
+        keys = {name: None if is_each and one is None else _read_keys(key, one) for name, one in server_keys.items()}
+        prefixes = [
             directory_topic(topic.encode(), directory) if topic in _OF_MICROGRAPHS else topic.encode()
             for topic in topics
         ]
+        sessions = [session] if isinstance(session, str) else session
+        self._timeout_seconds = timeout_seconds
+        self._cursor = Cursor(Path(resume)) if resume is not None else None
         if self._cursor is not None and since is None:
             since = 1
-        self._followers = Followers(
-            topic_prefixes,
-            since,
-            self._cursor.places if self._cursor else None,
-            [session] if isinstance(session, str) else session,
-        )
-        self._address = address
-        self._replay = options.get("replay")
-        self._timeout_seconds = options.get("timeout_seconds")
-        self._handed_out: Place | None = None
-        self._asker: zmq.Socket[bytes] | None = None
-        self._asked_at = 0.0
-        self._patience_seconds = _ANSWER_SECONDS
-        self._waiting = False
+        places = self._cursor.places if self._cursor else None
         self._poller = self._new_poller()
-        self._heard_at = self._renewed_at = float("-inf")
-        self._is_silent = False
-        self._subscriptions = (*topic_prefixes, HEARTBEAT_TOPIC)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = self._context.socket(zmq.SUB)
+        self._sources: deque[Source] = deque()  # the next one in turn is the first
+        self._last: Source | None = None
+        self._ledgers: dict[str, Source] = {}
         try:
-            self._subscribe()
+            for name, one in addresses.items():
+                followers = Followers(prefixes, since, places, sessions, source=name if len(addresses) > 1 else "")
+                self._sources.append(
+                    Source(
+                        *(name, one, followers, prefixes),
+                        replay=replays[name],
+                        keys=keys[name],
+                        context=self._context,
+                        poller=self._poller,
+                    )
+                )
         except AddressError:
             self.close()
             raise
 
     @property
     def connected(self) -> bool:
-        """Whether a message, at least a heartbeat, has arrived."""
-        return self._followers.connected
+        """Whether a message, at least a heartbeat, has arrived; of several daemons, from each."""
+        return all(source.followers.connected for source in self._sources)
+
+    @property
+    def source(self) -> str:
+        """Name, or else the address, of the daemon that sent the last document; empty before the first."""
+        return self._last.name if self._last else ""
 
     @property
     def epoch(self) -> str:
-        """Identity of the ledger that numbers the documents, of a microscope the last one; empty until it is known."""
-        return self._followers.epoch
+        """Identity of the ledger that numbers the documents, of several the last one; empty until it is known."""
+        last = self._last or self._sources[0]
+        return last.followers.epoch
 
     @property
     def replayed(self) -> int:
         """Number of documents that came on request: they were published before, or got lost on the way."""
-        return self._followers.replayed
+        return sum(source.followers.replayed for source in self._sources)
 
     @property
     def missing(self) -> list[tuple[int, int]]:
-        """Ranges, first and last, of sequence numbers that the daemon no longer has: archived, damaged or lost.
+        """Ranges, first and last, of sequence numbers that a daemon no longer has: archived, damaged or lost.
 
-        Those of several sessions come one after the other; the log has their names.
+        Those of several daemons and sessions come one after the other; the log has their names.
         """
-        return self._followers.missing
+        return [found for source in self._sources for found in source.followers.missing]
 
     def acknowledge(self) -> None:
         """Move the cursor past the last document, so that it does not come again after a restart.
@@ -132,15 +137,15 @@ class _Connection(Generic[D]):
         Raises:
             OutputError: the cursor cannot be written.
         """
-        if self._cursor is not None and self._handed_out is not None:
-            self._cursor.advance(self._handed_out)
+        if self._cursor is not None and self._last is not None and self._last.place is not None:
+            self._cursor.advance(self._last.place)
 
     def close(self) -> None:
         """Close the sockets and the cursor, which keeps its place."""
         if self._context.closed:
             return
-        self._socket.close(linger=0)
-        self._drop_asker()
+        for source in self._sources:
+            source.close()
         self._context.term()
         if self._cursor is not None:
             self._cursor.close()
@@ -148,142 +153,57 @@ class _Connection(Generic[D]):
     def _new_poller(self) -> Any:
         return zmq.Poller()
 
-    def _subscribe(self) -> None:
-        self._socket.rcvhwm = _HIGH_WATER_MARK
-        for topic in self._subscriptions:
-            self._socket.subscribe(topic)
-        self._connect(self._socket, self._address)
-        self._poller.register(self._socket, zmq.POLLIN)
-
-    def _look_for_silence(self, waiting_since: float) -> None:
-        """Log once when nobody answers, and try another connection from time to time."""
-        now = time.monotonic()
-        silent_since = max(self._heard_at, waiting_since)
-        if now - silent_since < _SILENCE_SECONDS:
-            return
-        if not self._is_silent:
-            self._is_silent = True
-            log.warning("%s; waiting for it", self._nobody())
-        if now - max(silent_since, self._renewed_at) >= _RENEWAL_SECONDS:
-            self._renewed_at = now
-            self._poller.unregister(self._socket)
-            self._socket.close(linger=0)
-            self._socket = self._context.socket(zmq.SUB)
-            self._subscribe()
-
-    def _nobody(self) -> str:
-        if self.connected:
-            return f"{self._address}: the daemon no longer answers"
-        return (
-            f"{self._address}: expected a frazil daemon, found that nobody answers: is it running, and is this the "
-            "address in its log? A daemon with keys answers only to clients that it knows"
-        )
-
     def _check_answered(self) -> None:
         """At the end of waiting, check that a daemon has answered: then the stream is only empty.
 
         Raises:
             AddressError: nobody ever answered.
         """
-        if not self.connected:
-            raise AddressError(self._nobody())
-
-    def _connect(self, socket: zmq.Socket[bytes], address: str) -> None:
-        socket.linger = 0
-        socket.tcp_keepalive = 1
-        socket.tcp_keepalive_idle = _KEEPALIVE_IDLE_SECONDS
-        socket.tcp_keepalive_intvl, socket.tcp_keepalive_cnt = _KEEPALIVE_SECONDS, _KEEPALIVE_COUNT
-        socket.reconnect_ivl, socket.reconnect_ivl_max = _RECONNECT_MS, _MOST_RECONNECT_MS
-        if self._keys is not None:
-            own, server = self._keys
-            socket.curve_serverkey = server
-            socket.curve_publickey, socket.curve_secretkey = own.public, own.secret
-        try:
-            socket.connect(address)
-        except zmq.ZMQError as error:
-            raise AddressError(f"{address}: expected an address such as tcp://127.0.0.1:5556 ({error})") from error
+        if not any(source.followers.connected for source in self._sources):
+            raise AddressError("; ".join(source.nobody() for source in self._sources))
 
     def _receive_now(self) -> D | None:
-        """The next document if it has arrived, else None."""
-        document = self._followers.take()
-        while document is None and self._read_one():
-            document = self._followers.take()
-        if document is None or self._waiting or self._followers.lacks:
-            self._ask()  # what one session lacks, also while another one always has something
-        if document is not None:
-            self._handed_out = self._followers.place
-        return cast("D | None", document)
+        """The next document if it has arrived, else None. Daemons take turns."""
+        for _ in range(len(self._sources)):
+            source = self._sources[0]
+            self._sources.rotate(-1)
+            document = self._try(source, source.receive)
+            if document is not None:
+                self._last = source
+                self._note_ledger(document.epoch, source)
+                return cast("D", document)
+        return None
 
-    def _read_one(self) -> bool:
-        """Read one message from either socket; return whether there was one."""
-        return self._read_answer() or self._read_published()
+    def _try(self, source: Source, call: Callable[[], V]) -> V | None:
+        """Call for what one daemon has; one with which something is wrong does not keep the others away.
 
-    def _read_answer(self) -> bool:
-        if self._asker is None or not self._waiting:
-            return False
+        Raises:
+            AddressError: something is wrong with each of them.
+        """
         try:
-            frames = self._asker.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        self._waiting = False
-        self._patience_seconds = _ANSWER_SECONDS
-        self._followers.read_answer(frames)
-        return True
+            return call()
+        except AddressError as error:
+            if all(other.rests for other in self._sources if other is not source):
+                raise
+            source.rest(error)
+            return None
 
-    def _read_published(self) -> bool:
-        try:
-            frames = self._socket.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            return False
-        self._heard_at = time.monotonic()
-        if self._is_silent:
-            self._is_silent = False
-            log.warning("%s: the daemon answers", self._address)
-        self._followers.hear(frames[-1])
-        return True
-
-    def _ask(self) -> None:
-        """Send a request for lacking documents, and repeat it if no answer comes."""
-        now = time.monotonic()
-        if self._waiting:
-            if now - self._asked_at < self._patience_seconds:
-                return
-            # An answer to the earlier request must not be taken for the next one: its socket is closed.
-            self._drop_asker()
-            self._patience_seconds = min(2 * self._patience_seconds, _MOST_ANSWER_SECONDS)
-        request = self._followers.request()
-        address = self._replay_address() if request is not None else None
-        if request is None or address is None:
-            return
-        if self._asker is None:
-            self._asker = self._context.socket(zmq.DEALER)
-            self._connect(self._asker, address)
-            self._poller.register(self._asker, zmq.POLLIN)
-        self._asker.send(request, zmq.NOBLOCK)
-        self._waiting, self._asked_at = True, now
-
-    def _replay_address(self) -> str | None:
-        published = self._followers.replay
-        if self._replay or not published:
-            return self._replay
-        host = re.match(r"tcp://(\[[^\]]+\]|[^:/]+):", self._address)
-        return published.replace("*", host[1], 1) if host else published
-
-    def _drop_asker(self) -> None:
-        if self._asker is not None:
-            if self._asker in self._poller:
-                self._poller.unregister(self._asker)
-            self._asker.close(linger=0)
-        self._asker, self._waiting = None, False
+    def _note_ledger(self, epoch: str, source: Source) -> None:
+        """Say once if two sources are the same daemon, or have copies of one ledger."""
+        if self._ledgers.setdefault(epoch, source) is not source:
+            first, self._ledgers[epoch] = self._ledgers[epoch], source
+            log.warning("%s: its ledger is that of %s, too: its documents may come twice", source.name, first.name)
 
 
-class PickStream(_Connection[D]):
-    """Documents of a daemon's stream: each once, in order, none missed.
+class PickStream(_Subscription[D]):
+    """Documents of a daemon's stream, or of those of several daemons: each once, in order, none missed.
 
     Iteration ends only when `timeout_seconds` pass without a document. A stream is used from one thread.
 
     Args:
-        address: address of the stream, such as ``tcp://127.0.0.1:5556``.
+        address: address of the stream, such as ``tcp://127.0.0.1:5556``. For several daemons, a list of addresses, or a
+            mapping of names to addresses: their documents come in turn, each daemon's in order, and `source` names
+            the one that sent the last. One that is down, or with which something is wrong, does not hold up the others.
         session: name of a session of a microscope, or several. Default: all of them, in turn; each document has the
             name of its own. A name may be of a session that begins later.
         since: sequence number of the first document of each session, 1 for everything. Default: the documents published
@@ -291,12 +211,14 @@ class PickStream(_Connection[D]):
         resume: cursor file. If it has been used before, the stream goes on after the last document of each session that
             was handled, whatever `since` is, and begins with the first document of other sessions; else it begins at
             `since`, or with the first document. A document counts as handled when the next one is requested, or with
-            `acknowledge`. If the program dies before, the document comes again.
+            `acknowledge`. If the program dies before, the document comes again. One file serves several daemons.
         topics: kinds of documents: ``picks`` (the default), ``failed``, ``model``, ``session``.
         directory: directory below the watched one; only its micrographs, and those of directories below it, come.
         replay: address for earlier documents, if it is not the one that the daemon gives (behind a proxy).
         key, server_key: own ``.key_secret`` file and the daemon's ``.key`` file, if the daemon requires keys.
         timeout_seconds: longest time that iteration waits for a document. Default: no limit.
+
+    For several daemons, `replay` and `server_key` may be mappings from each name (or address) to its value.
 
     If the daemon has another ledger than before, its sequence numbers have another meaning: the stream starts over at
     the new ledger's first document, and `epoch` changes, as in every document. If the ledger was restored to an earlier
@@ -309,15 +231,16 @@ class PickStream(_Connection[D]):
     Raises:
         AddressError: an address is malformed, the answer is not that of a daemon which this version understands, a
             session is named and the daemon has only one, or iteration ended by `timeout_seconds` and nobody ever
-            answered.
-        SettingsError: a key cannot be used.
+            answered. Where one of several daemons is at fault, this is logged; it is raised when all are.
+        SettingsError: a key cannot be used, or daemons are listed twice or lack a value.
         OutputError: the cursor file cannot be used.
+        TypeError: an option is not one of these.
     """
 
     @overload
     def __init__(
         self: PickStream[MicrographDocument],
-        address: str,
+        address: Addresses,
         session: str | Sequence[str] | None = None,
         **options: Unpack[StreamOptions],
     ) -> None: ...
@@ -325,14 +248,14 @@ class PickStream(_Connection[D]):
     @overload
     def __init__(
         self: PickStream[NumberedDocument],
-        address: str,
+        address: Addresses,
         session: str | Sequence[str] | None = None,
         *,
         topics: Sequence[Topic],
         **options: Unpack[StreamOptions],
     ) -> None: ...
 
-    def __init__(self, address: str, session: str | Sequence[str] | None = None, **options: Any) -> None:
+    def __init__(self, address: Addresses, session: str | Sequence[str] | None = None, **options: Any) -> None:
         super().__init__(address, session, **options)
 
     def __enter__(self) -> PickStream[D]:
@@ -354,19 +277,17 @@ class PickStream(_Connection[D]):
     def receive(self, timeout_seconds: float | None = None) -> D | None:
         """Wait for the next document and return it; None if none comes within the time."""
         self.acknowledge()
-        started = time.monotonic()
-        deadline = started + (float("inf") if timeout_seconds is None else timeout_seconds)
+        deadline = time.monotonic() + (float("inf") if timeout_seconds is None else timeout_seconds)
         while (document := self._receive_now()) is None:
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
-            self._look_for_silence(started)
             self._poller.poll(1000 * min(left, _POLL_SECONDS))
         return document
 
     def wait_connected(self, timeout_seconds: float) -> bool:
-        """Wait for the first message, usually a heartbeat, and for the catalog of a microscope. Documents that arrive
-        meanwhile are kept for `receive`.
+        """Wait for the first message, usually a heartbeat, and for the catalog of a microscope; of several daemons, for
+        those of each. Documents that arrive meanwhile are kept for `receive`.
 
         A publisher sends nothing to a subscriber that it does not know yet. After this, it knows this one.
 
@@ -374,21 +295,21 @@ class PickStream(_Connection[D]):
             Whether they have arrived in time.
         """
         deadline = time.monotonic() + timeout_seconds
-        while not self._followers.settled and (left := deadline - time.monotonic()) > 0:
-            if not self._read_one():
-                if self.connected:
-                    self._ask()
+        while (unsettled := [source for source in self._sources if not source.followers.settled]) and (
+            left := deadline - time.monotonic()
+        ) > 0:
+            if not any(self._try(source, source.read_ahead) for source in unsettled):
                 self._poller.poll(1000 * min(left, _POLL_SECONDS))
-        return self._followers.settled
+        return not unsettled
 
 
-class AsyncPickStream(_Connection[D]):
+class AsyncPickStream(_Subscription[D]):
     """`PickStream` for asyncio: ``async for document in stream``. It takes and raises the same."""
 
     @overload
     def __init__(
         self: AsyncPickStream[MicrographDocument],
-        address: str,
+        address: Addresses,
         session: str | Sequence[str] | None = None,
         **options: Unpack[StreamOptions],
     ) -> None: ...
@@ -396,14 +317,14 @@ class AsyncPickStream(_Connection[D]):
     @overload
     def __init__(
         self: AsyncPickStream[NumberedDocument],
-        address: str,
+        address: Addresses,
         session: str | Sequence[str] | None = None,
         *,
         topics: Sequence[Topic],
         **options: Unpack[StreamOptions],
     ) -> None: ...
 
-    def __init__(self, address: str, session: str | Sequence[str] | None = None, **options: Any) -> None:
+    def __init__(self, address: Addresses, session: str | Sequence[str] | None = None, **options: Any) -> None:
         super().__init__(address, session, **options)
 
     def _new_poller(self) -> Any:
@@ -430,15 +351,37 @@ class AsyncPickStream(_Connection[D]):
     async def receive(self, timeout_seconds: float | None = None) -> D | None:
         """Wait for the next document and return it; None if none comes within the time."""
         self.acknowledge()
-        started = time.monotonic()
-        deadline = started + (float("inf") if timeout_seconds is None else timeout_seconds)
+        deadline = time.monotonic() + (float("inf") if timeout_seconds is None else timeout_seconds)
         while (document := self._receive_now()) is None:
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
-            self._look_for_silence(started)
             await self._poller.poll(1000 * min(left, _POLL_SECONDS))
         return document
+
+
+def _by_name(address: Addresses) -> dict[str, str]:
+    """Addresses by what the user calls them; an address without a name is its own."""
+    if isinstance(address, str):
+        return {address: address}
+    listed = list(address.items()) if isinstance(address, Mapping) else [(one, one) for one in address]
+    if not listed:
+        raise SettingsError("address: expected the address of a daemon, found none")
+    for position in (0, 1):
+        given = [pair[position] for pair in listed]
+        if twice := next((one for one in given if given.count(one) > 1), ""):
+            raise SettingsError(f"address: expected every daemon once, found {twice} twice")
+    return dict(listed)
+
+
+def _of_each(option: str, value: V | Mapping[str, V | None] | None, names: Mapping[str, str]) -> dict[str, V | None]:
+    """What an option is for each daemon: the same for all, or as a mapping has it."""
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(names, value)
+    if value.keys() != names.keys():
+        expected, found = (", ".join(one) or "none" for one in (names, value))
+        raise SettingsError(f"{option}: expected a value for each of {expected}, found {found}")
+    return dict(value)
 
 
 def _read_keys(key: str | Path | None, server_key: str | Path | None) -> tuple[KeyPair, bytes] | None:

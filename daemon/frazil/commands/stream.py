@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from frazil.errors import MicrographError, error_line, printable
+from frazil.errors import MicrographError, SettingsError, error_line, printable
 from frazil.files import PickFileFormat
 
 if TYPE_CHECKING:
@@ -31,7 +32,13 @@ class Kind(StrEnum):
 
 
 def listen(
-    address: Annotated[str, typer.Argument(help="ZeroMQ address of a daemon, such as tcp://127.0.0.1:5556.")],
+    addresses: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]ADDRESS...",
+            help="ZeroMQ address of a daemon, such as tcp://127.0.0.1:5556; of several, names may be given: titan1=tcp://...",
+        ),
+    ],
     session: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,7 +75,7 @@ def listen(
         typer.Option(
             "--to",
             metavar="DIR",
-            help="Write files to this directory, instead of lines; those of a microscope below it, by session.",
+            help="Write files to this directory, instead of lines; below it by NAME of the daemon, and by session.",
             show_default=False,
         ),
     ] = None,
@@ -79,15 +86,26 @@ def listen(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print each document as a line of JSON.")] = False,
     replay: Annotated[
-        str | None,
-        typer.Option("--replay", help="Address for earlier documents, if not the one that the daemon gives."),
+        list[str] | None,
+        typer.Option(
+            "--replay",
+            metavar="[NAME=]ADDRESS",
+            help="Address for earlier documents, if not the one that the daemon gives.",
+            show_default=False,
+        ),
     ] = None,
     key: Annotated[Path | None, typer.Option("--key", help="Own .key_secret file.", show_default=False)] = None,
     server_key: Annotated[
-        Path | None, typer.Option("--server-key", help="The daemon's .key file.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            "--server-key",
+            metavar="[NAME=]FILE",
+            help="The daemon's .key file; may be given again, for each daemon by its name.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Print the picks that a daemon publishes, or write them to files, each once and none missed, until Ctrl-C.
+    """Print the picks that daemons publish, or write them to files, each once and none missed, until Ctrl-C.
 
     A file that can never be written gets one line with the reason. The others are written nevertheless, and the exit
     status is 1. If no file can be written (a full disk), the command ends; with --resume the next one goes on there.
@@ -95,31 +113,38 @@ def listen(
     from frazil.client import PickStream
     from frazil.documents import MicrographDocument, encode_document
 
+    names = dict(_named(one) for one in addresses)
+    if len(names) < len(addresses):
+        raise SettingsError(f"expected every daemon once, with a name of its own, found {' '.join(addresses)}")
+    is_fleet = len(names) > 1
+    if is_fleet and to is not None and "://" in "".join(names):
+        raise SettingsError("--to: expected a name for each of several daemons, such as titan1=tcp://..., found none")
     files = None if to is None else _Files(to, file_format, box_size)
     unwritten = 0
     with PickStream(
-        address,
+        names,
         session,
         topics=[kind.value for kind in topics or [Kind.picks]],
         since=since,
         resume=resume,
         directory=directory,
-        replay=replay,
+        replay=_of_each(replay, names),
         key=key,
-        server_key=server_key,
+        server_key=_of_each(server_key, names),
         timeout_seconds=timeout,
     ) as stream:
         for received, document in enumerate(stream, start=1):
             if files is not None and isinstance(document, MicrographDocument):
                 try:
-                    files.write(document)
+                    files.write(document, "" if "://" in stream.source else stream.source)
                 except MicrographError as error:  # only this file cannot be written
                     unwritten += 1
                     typer.echo(error_line("frazil", error), err=True)
             elif as_json:
-                typer.echo(encode_document(document))
+                typer.echo(_with_source(encode_document(document), stream.source if is_fleet else ""))
             else:
-                typer.echo(_line_of(document))
+                source = f"{printable(stream.source)}  " if is_fleet else ""
+                typer.echo(f"{source}{_line_of(document)}")
             sys.stdout.flush()
             if received == count:
                 stream.acknowledge()
@@ -154,26 +179,49 @@ def new_keys(
 
 
 class _Files:
-    """Pick files below a directory, in a directory for each session of a microscope."""
+    """Pick files below a directory, in a directory for each daemon that has a name, and for each of its sessions."""
 
     def __init__(self, directory: Path, file_format: PickFileFormat, box_size_px: int | None) -> None:
         self._directory, self._format, self._box_size_px = directory, file_format, box_size_px
-        self._writers: dict[str, PickFileWriter] = {}
-        self._writer("")  # that the directory cannot be made is known at once
+        self._writers: dict[tuple[str, str], PickFileWriter] = {}
+        self._writer()  # that the directory cannot be made is known at once
 
-    def write(self, document: MicrographDocument) -> None:
-        """Write the picks of one micrograph."""
-        self._writer(document.session).write(document)
+    def write(self, document: MicrographDocument, source: str) -> None:
+        """Write the picks of one micrograph, from a daemon of this name."""
+        self._writer(source, document.session).write(document)
 
-    def _writer(self, session: str) -> PickFileWriter:
+    def _writer(self, source: str = "", session: str = "") -> PickFileWriter:
         from frazil.pick_files import PickFileWriter
 
-        if session not in self._writers:
+        if (source, session) not in self._writers:
             # Names come over the network: no name may lead to a directory outside.
-            parts = [part for part in Path(session).parts if part not in ("..", "/")]
+            parts = [part for part in (*Path(source).parts, *Path(session).parts) if part not in ("..", "/")]
             directory = self._directory.joinpath(*parts)
-            self._writers[session] = PickFileWriter(directory, self._format, box_size_px=self._box_size_px)
-        return self._writers[session]
+            self._writers[source, session] = PickFileWriter(directory, self._format, box_size_px=self._box_size_px)
+        return self._writers[source, session]
+
+
+def _named(text: str) -> tuple[str, str]:
+    """Name and value of ``NAME=VALUE``; a value without a name is its own."""
+    name, equals, value = text.partition("=")
+    return (name, value) if name and equals and "/" not in name else (text, text)
+
+
+def _of_each(values: list[str] | None, names: Collection[str]) -> str | dict[str, str] | None:
+    """What an option is for each daemon, or the one value for all."""
+    if not values:
+        return None
+    if len(values) == 1 and (len(names) == 1 or _named(values[0])[0] not in names):
+        name, value = _named(values[0])
+        return value if name in names else values[0]
+    return dict(_named(value) for value in values)
+
+
+def _with_source(body: bytes, source: str) -> bytes:
+    """A document in JSON, with the daemon that sent it as its first field."""
+    import msgspec
+
+    return b'{"source":' + msgspec.json.encode(source) + b"," + body[1:] if source else body
 
 
 def _line_of(document: NumberedDocument) -> str:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from frazil.health.samples import START_TIME
 from frazil.health.state import (
     DOUBTS,
     DaemonState,
+    Departure,
     DriftState,
     IntakeState,
     ModelState,
@@ -29,12 +30,16 @@ __all__ = ["StateGauges"]
 Values = TypeVar("Values", bound=str | tuple[str, ...])
 """Of the labels of one sample."""
 
+_MOST_SESSIONS = 100
+"""Sessions that are shown by name. More can be open at a time only if somebody opened old ones."""
+
 
 class StateGauges(Collector):
     """Shows the state to Prometheus.
 
-    No metric has a session as its label, since sessions come for years. Those of a session show all open ones together:
-    what is counted is added up, and of what may be wrong the worst is shown.
+    Those of a session show all open ones together: what is counted is added up, and of what may be wrong the worst is
+    shown. A few, ``frazil_session_*``, show each by its name while it is open or waits to be, and no longer: sessions
+    come for years, and the number of series must not grow with them.
 
     Args:
         state: asked at each scrape.
@@ -43,7 +48,7 @@ class StateGauges(Collector):
     def __init__(self, state: Callable[[], DaemonState]) -> None:
         self._state = state
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """All gauges; those of a session are there, at 0, before there is one."""
         state = self._state()
         session = _in_all(state.sessions)
@@ -52,6 +57,7 @@ class StateGauges(Collector):
         yield from _of_the_model(state.model)
         yield from _of_the_session(session)
         yield from _of_drift(session.pick.drift)
+        yield from _of_each_session(state.sessions)
 
 
 def _of_the_daemon(state: DaemonState) -> Iterator[GaugeMetricFamily]:
@@ -81,6 +87,54 @@ def _of_the_sessions(state: DaemonState) -> Iterator[GaugeMetricFamily]:
     counts = Counter({"open": 0, "waiting": 0, "paused": 0, "closed": state.closed_sessions})
     counts.update(session.status for session in state.sessions)
     yield _labelled("frazil_sessions", "Sessions, by what they are at.", ["status"], counts)
+
+
+def _of_each_session(sessions: Sequence[SessionState]) -> Iterator[Metric]:
+    shown = [session for session in sessions if session.status in ("open", "waiting")]
+    shown = sorted(shown, key=lambda session: session.pick.last_picked_at or 0.0, reverse=True)[:_MOST_SESSIONS]
+    opened = {session.name: session for session in shown if session.status == "open"}
+    yield _labelled(
+        "frazil_session_info",
+        "A session that is open or waits to be, by what it is at; always 1.",
+        ["session", "status"],
+        {(session.name, session.status): 1 for session in shown},
+    )
+    micrographs = CounterMetricFamily(
+        "frazil_session_micrographs",
+        "Micrographs of an open session that were handled, by outcome (picked, failed).",
+        labels=["session", "outcome"],
+    )
+    picks = CounterMetricFamily("frazil_session_picks", "Picks made in an open session.", labels=["session"])
+    for name, session in opened.items():
+        micrographs.add_metric([name, "picked"], session.pick.picked)
+        micrographs.add_metric([name, "failed"], session.pick.failed)
+        picks.add_metric([name], session.pick.picks)
+    yield micrographs
+    yield picks
+    yield _labelled(
+        "frazil_session_backlog_micrographs",
+        "Complete micrographs of an open session that have no result yet.",
+        ["session"],
+        {name: session.intake.backlog for name, session in opened.items()},
+    )
+    yield _labelled(
+        "frazil_session_last_micrograph_timestamp_seconds",
+        "When the last micrograph of an open session was picked; 0 before the first.",
+        ["session"],
+        {name: session.pick.last_picked_at or 0 for name, session in opened.items()},
+    )
+    yield _labelled(
+        "frazil_session_blocked",
+        "1 while an open session waits since its directory cannot be seen, or its results cannot be written.",
+        ["session"],
+        {name: session.waits_for != "" for name, session in opened.items()},
+    )
+    yield _labelled(
+        "frazil_session_drift",
+        "1 while picks or scores of an open session have drifted from its baseline, or there are hardly any picks.",
+        ["session"],
+        {name: _has_drifted(session.pick.drift) for name, session in opened.items()},
+    )
 
 
 def _of_the_model(model: ModelState | None) -> Iterator[GaugeMetricFamily]:
@@ -146,7 +200,15 @@ def _expected_precision(threshold: ThresholdState) -> float:
 
 
 def _evidence(drift: DriftState) -> float:
-    return max(side.evidence for chart in (drift.picks, drift.score) for side in (chart.down, chart.up))
+    return max(side.evidence for side in _sides(drift))
+
+
+def _has_drifted(drift: DriftState) -> bool:
+    return drift.few or any(side.drifting for side in _sides(drift))
+
+
+def _sides(drift: DriftState) -> tuple[Departure, ...]:
+    return drift.picks.down, drift.picks.up, drift.score.down, drift.score.up
 
 
 def _of_the_session(session: SessionState) -> Iterator[GaugeMetricFamily]:

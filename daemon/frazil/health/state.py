@@ -127,6 +127,8 @@ class PickState(msgspec.Struct, frozen=True, kw_only=True):
     """Micrographs in the queue of each stage."""
     picked: int = 0
     failed: int = 0
+    picks: int = 0
+    """Those of all micrographs that were picked."""
     last_picked_at: float | None = None
     """In seconds of Unix time."""
     doubts: frozenset[Doubt] = frozenset()

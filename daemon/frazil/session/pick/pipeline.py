@@ -156,7 +156,7 @@ class Pipeline:
             threading.Thread(target=stage, name=f"frazil-{stage.__name__.strip('_')}", daemon=True)
             for stage in (self._reading, self._picking, self._writing)
         ]
-        self._picked = self._failed = 0
+        self._picked = self._failed = self._picks = 0
         self._last_picked_at: float | None = None
 
     def connect(self, intake: Intake) -> None:
@@ -208,6 +208,7 @@ class Pipeline:
             write=self._results.qsize(),
             picked=self._picked,
             failed=self._failed + self._outbox.unwritten,
+            picks=self._picks,
             last_picked_at=self._last_picked_at,
             doubts=self._doubts.state,
             drift=self._drift.state,
@@ -394,6 +395,7 @@ class Pipeline:
             self._intake.finish(arrival, handled)
             # Counted before it is sent, so that a subscriber who has the document finds it in the metrics.
             self._picked, self._last_picked_at = self._picked + 1, time.time()
+            self._picks += len(document.picks.score)
             metrics.note_picked(document)
             metrics.note_batches(result.batches)
             self._drift.note(document)

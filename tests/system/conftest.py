@@ -1,0 +1,206 @@
+"""What tests of the whole share: a microscope whose daemon can be killed and started again, and a Prometheus."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from frazil.documents import MicrographDocument
+from frazil.errors import OutputError
+from frazil.session.outbox.ledger import LedgerReader
+
+BIN = Path(sys.executable).parent
+PATIENCE_SECONDS = 240.0
+
+
+def until(condition: Callable[[], object], why: Callable[[], object] = lambda: "") -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, why()
+        time.sleep(0.05)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports: list[int] = [opened.getsockname()[1] for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return ports
+
+
+class Microscope:
+    """A daemon with a root, which can be killed and started again at the same addresses."""
+
+    def __init__(self, folder: Path, model: Path, pattern: str = "*/Averages", **settings: object) -> None:
+        self.root, self.out = folder / "titan1", folder / "picks"
+        self.root.mkdir()
+        publish, replay, http = free_ports(3)
+        self.stream, self.page = f"tcp://127.0.0.1:{publish}", f"http://127.0.0.1:{http}/"
+        lines = {
+            "root": str(self.root),
+            "sessions": pattern,
+            "out": str(self.out),
+            "model": str(model),
+            "device": "cpu",
+            "threads": 1,
+            "scan_seconds": 0.5,
+            "publish_address": self.stream,
+            "replay_address": f"tcp://127.0.0.1:{replay}",
+            "http_address": f"127.0.0.1:{http}",
+            **settings,
+        }
+        self.config = folder / "titan1.toml"
+        self.config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items()))
+        self.log = folder / "daemon.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([BIN / "frazil", "serve", "--config", self.config], stderr=log)
+        until(self.is_ready, lambda: self.log.read_text())
+
+    def is_ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return urllib.request.urlopen(f"{self.page}readyz", timeout=5).status == 200
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> int:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE_SECONDS)
+
+    def frazil(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        command = [BIN / "frazil", *words, "--out", self.out]
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+        assert not check or done.returncode == 0, done.stderr + self.log.read_text()
+        return done
+
+    def sessions(self) -> dict[str, dict[str, Any]]:
+        listed = json.loads(self.frazil("session", "list", "--json").stdout)
+        return {session["name"]: session for session in listed}
+
+    def session_folder(self, name: str, settings: str = "") -> Path:
+        folder = self.root / name / "Averages"
+        folder.mkdir(parents=True)
+        (folder / "frazil.toml").write_text(settings)
+        return folder
+
+    def results(self, name: str) -> list[MicrographDocument]:
+        """What the ledger of a session has."""
+        found: list[MicrographDocument] = []
+        file = self.out / name / "frazil-ledger.sqlite"
+        with suppress(OutputError), LedgerReader(file) as reader:  # not yet there, or just being made
+            documents = [stored.decode() for stored in reader.documents(after=0)]
+            found = [document for document in documents if isinstance(document, MicrographDocument)]
+        return found
+
+
+@pytest.fixture
+def make_microscope(tmp_path: Path, blob_model: Path) -> Iterator[Callable[..., Microscope]]:
+    """Make microscopes, one in each folder; their daemons are killed when the test ends."""
+    made: list[Microscope] = []
+
+    def make(pattern: str = "*/Averages", *, folder: Path = tmp_path, **settings: object) -> Microscope:
+        folder.mkdir(exist_ok=True)
+        made.append(Microscope(folder, blob_model, pattern, **settings))
+        return made[-1]
+
+    yield make
+    for microscope in made:
+        if microscope.process is not None and microscope.process.poll() is None:
+            microscope.kill()
+
+
+class Prometheus:
+    """A running Prometheus with frazil's own configuration, but for the targets and faster."""
+
+    def __init__(self, program: str, deploy: Path, targets: Mapping[str, str], folder: Path) -> None:
+        config = yaml.safe_load((deploy / "prometheus.yml").read_text("utf-8"))
+        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        config["rule_files"] = [str(deploy / name) for name in config["rule_files"]]
+        file = folder / "prometheus.yml"
+        file.write_text(yaml.safe_dump(config))
+        named = [{"targets": [address], "labels": {"microscope": name}} for name, address in targets.items()]
+        (folder / "frazil-targets.yml").write_text(yaml.safe_dump(named))
+        self._process = subprocess.Popen(
+            [
+                program,
+                f"--config.file={file}",
+                f"--storage.tsdb.path={folder / 'tsdb'}",
+                "--web.listen-address=127.0.0.1:0",
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stderr is not None
+        log = []
+        for line in self._process.stderr:
+            log.append(line)
+            if found := re.search(r'msg="Listening on" address=(\S+)', line):
+                self.url = f"http://{found[1]}"
+            if "Server is ready" in line:
+                break
+        else:
+            pytest.fail("Prometheus did not start:\n" + "".join(log))
+        self._reader = threading.Thread(target=self._process.stderr.read)
+        self._reader.start()
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(30)
+        self._reader.join()
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+
+    def ask(self, path: str, **query: str) -> Any:
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=300) as answer:
+            return json.load(answer)["data"]
+
+    def has(self, expression: str) -> bool:
+        """Whether there is a result, and not only NaN."""
+        return any(result["value"][1] != "NaN" for result in self.ask("query", query=expression)["result"])
+
+    def values(self, expression: str, *labels: str) -> dict[tuple[str, ...], float]:
+        """The results, by the values of these labels."""
+        results = self.ask("query", query=expression)["result"]
+        return {tuple(one["metric"].get(label, "") for label in labels): float(one["value"][1]) for one in results}
+
+
+@pytest.fixture
+def prometheus(
+    find_prometheus: Callable[[str], str], repository: Path, tmp_path: Path
+) -> Iterator[Callable[..., Prometheus]]:
+    """Start a Prometheus over daemons: addresses by the names of their microscopes."""
+    program = find_prometheus("prometheus")
+    with contextlib.ExitStack() as stack:
+
+        def start(targets: Mapping[str, str]) -> Prometheus:
+            started = Prometheus(program, repository / "deploy" / "prometheus", targets, tmp_path)
+            stack.callback(started.stop)
+            return started
+
+        yield start

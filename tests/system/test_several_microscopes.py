@@ -1,0 +1,133 @@
+"""Two microscopes, seen by one subscriber and one Prometheus. Real processes, killed and started again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.system
+
+BIN = Path(sys.executable).parent
+PATIENCE_SECONDS = 240.0
+Microscope = Any
+Prometheus = Any
+"""Both of conftest.py."""
+
+
+def until(condition: Callable[[], object], why: Callable[[], object] = lambda: "") -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, why()
+        time.sleep(0.05)
+
+
+class Listener:
+    """``frazil listen`` over several daemons, with a cursor, which can be killed and started again."""
+
+    def __init__(self, addresses: dict[str, str], folder: Path) -> None:
+        self._command = [BIN / "frazil", "listen", *(f"{name}={address}" for name, address in addresses.items())]
+        self._command += ["--resume", folder / "cursor", "--json"]
+        self._file = folder / "received"
+        self.start()
+
+    def start(self) -> None:
+        with self._file.open("ab") as out:
+            self._process = subprocess.Popen(self._command, stdout=out, stderr=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def received(self) -> list[dict[str, Any]]:
+        """The documents that came, in their order; the line that is being written is left out."""
+        return [json.loads(line) for line in self._file.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+    def numbers(self, source: str, session: str) -> list[int]:
+        """Sequence numbers of one session; a document that came again, as after a kill, counts once."""
+        numbers = [d["seq"] for d in self.received() if (d["source"], d["session"]) == (source, session)]
+        return [number for place, number in enumerate(numbers) if number not in numbers[:place]]
+
+
+@pytest.mark.timeout(1200)
+def test_two_microscopes_are_seen_by_one_subscriber_and_one_prometheus(
+    make_microscope: Callable[..., Microscope],
+    prometheus: Callable[..., Prometheus],
+    make_scene: Callable[..., Any],
+    write_mrc: Callable[..., Path],
+    repository: Path,
+    tmp_path: Path,
+) -> None:
+    microscopes = {
+        name: make_microscope(folder=tmp_path / name, diameter_angstrom=48.0) for name in ("titan1", "krios2")
+    }
+    sessions = {("titan1", "1101_apo"): 0, ("titan1", "1102_80S"): 0, ("krios2", "1101_apo"): 0}
+    folders = {one: microscopes[one[0]].session_folder(one[1]) for one in sessions}
+    pixels = make_scene(diameter_px=16.0).pixels
+
+    def collect(*names: str) -> None:
+        """One micrograph more in each session of these microscopes."""
+        for one in [one for one in sessions if one[0] in names]:
+            write_mrc(folders[one] / f"{sessions[one]}.mrc", pixels, 3.0)
+            sessions[one] += 1
+
+    def all_received() -> bool:
+        return all(len(listener.numbers(*one)) == count for one, count in sessions.items())
+
+    collect("titan1", "krios2")
+    for microscope in microscopes.values():
+        microscope.start()
+    server = prometheus({name: microscope.page[7:-1] for name, microscope in microscopes.items()})
+    listener = Listener({name: microscope.stream for name, microscope in microscopes.items()}, tmp_path)
+    try:
+        until(all_received, listener.received)
+        microscopes["krios2"].kill()
+        collect("titan1", "krios2")
+        until(lambda: len(listener.numbers("titan1", "1102_80S")) == 2, listener.received)  # not held up
+        until(lambda: server.values("microscope:frazil_up:min", "microscope") == {("titan1",): 1, ("krios2",): 0})
+        listener.kill()
+        collect("titan1")
+        microscopes["krios2"].start()
+        listener.start()
+        until(all_received, listener.received)
+    finally:
+        listener.kill()
+    for one, count in sessions.items():
+        assert len(stored := microscopes[one[0]].results(one[1])) == count
+        assert listener.numbers(*one) == [document.seq for document in stored], one
+    # At most the one document that was in hand at the kill came twice.
+    assert len(listener.received()) <= sum(sessions.values()) + 1
+
+    # titan1 was never killed, so its counts are those of everything; krios2 began again.
+    def picked() -> dict[tuple[str, ...], float]:
+        expression = 'sum by (microscope, session) (frazil_session_micrographs_total{outcome="picked"})'
+        return server.values(expression, "microscope", "session")
+
+    expected = {one: sessions[one] - (one[0] == "krios2") for one in sessions}
+    until(lambda: picked() == expected, picked)
+    dashboard = json.loads((repository / "deploy" / "grafana" / "dashboards" / "frazil-fleet.json").read_text("utf-8"))
+    expressions = {
+        target["expr"].replace("$microscope", "titan1|krios2").replace("$session", "1101_apo|1102_80S")
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", [])
+    }
+    missing = set(expressions)
+
+    def all_have_data() -> bool:
+        nonlocal missing
+        missing = {expression for expression in missing if not server.has(expression)}
+        if missing:
+            collect("titan1")  # rates want something to go on
+            time.sleep(1)
+        return not missing
+
+    until(all_have_data, lambda: missing)
+    until(lambda: server.values("microscope:frazil_up:min", "microscope") == {("titan1",): 1, ("krios2",): 1})
+    for microscope in microscopes.values():
+        assert microscope.stop() == 0
