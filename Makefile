@@ -110,6 +110,7 @@ unseen: $(VENV)/.ready
 		$(VENV)/bin/frazil-train train --recipe fcn --data $(DATA)-unseen --only-score PROTEIN --threads 1 --resume \
 			--out $(DATA)-unseen/models/without-PROTEIN --run-folder $(DATA)-unseen/runs/without-PROTEIN
 	$(VENV)/bin/python -m benchmarks.unseen --data $(DATA)-unseen --models $(DATA)-unseen/models --pages
+	$(VENV)/bin/python -m benchmarks.few_shot --data $(DATA)-unseen --models $(DATA)-unseen/models --pages
 
 clean:
 	rm -rf $(DEMO_VENV) $(VENV) .venv-topaz demo-output site

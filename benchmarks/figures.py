@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["markdown_table", "seconds_of", "summary"]
+__all__ = ["fill_tables", "markdown_table", "seconds_of", "summary"]
 
 
 def seconds_of(work: Callable[[], object]) -> float:
@@ -26,3 +26,19 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], right: in
     """A table whose last columns, so many, are aligned to the right."""
     rule = ["---"] * (len(head) - right) + ["---:"] * right
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def fill_tables(text: str, tables: Mapping[str, str]) -> str:
+    """A page in Markdown with each table between the marks of its name.
+
+    Raises:
+        ValueError: the page has no place for one of them.
+    """
+    for name, content in tables.items():
+        start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        if start not in text or end not in text:
+            raise ValueError(f"expected a place for the table {name}, found none")
+        before, _, rest = text.partition(start)
+        _, _, after = rest.partition(end)
+        text = f"{before}{start}\n{content}\n\n{end}{after}"
+    return text

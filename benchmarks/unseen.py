@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from benchmarks.figures import markdown_table
+from benchmarks.figures import fill_tables, markdown_table
 from benchmarks.peers import Sample, missing_peers, pick_with_relion, pick_with_topaz
 from benchmarks.remaining_errors import distance, hit
 from frazil.model import Model, load_model
@@ -139,7 +139,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.check:
         page = PAGE.read_text("utf-8")
-        is_stale = fill(page, msgspec.json.decode(args.json.read_bytes(), type=Report)) != page
+        is_stale = fill_tables(page, tables_of(msgspec.json.decode(args.json.read_bytes(), type=Report))) != page
         sys.exit(_STALE if is_stale else 0)
     if args.data is None or args.models is None:
         parser.error("expected --data and --models, or --check")
@@ -148,7 +148,7 @@ def main() -> None:
         print(text, end="\n\n")
     if args.pages:
         args.json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-        PAGE.write_text(fill(PAGE.read_text("utf-8"), report), "utf-8")
+        PAGE.write_text(fill_tables(PAGE.read_text("utf-8"), tables_of(report)), "utf-8")
 
 
 def measure(args: argparse.Namespace, console: Console) -> Report:
@@ -457,22 +457,6 @@ def draw(protein: TrainingSet, one: Picked, threshold: float, overlays: Path | N
                 cv2.circle(canvas, at(y, x), radius, (200, 120, 30), 2, cv2.LINE_AA)
         file.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(file), canvas)
-
-
-def fill(text: str, report: Report) -> str:
-    """The page with the tables between their marks.
-
-    Raises:
-        ValueError: the page has no place for one of them.
-    """
-    for name, content in tables_of(report).items():
-        start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        if start not in text or end not in text:
-            raise ValueError(f"{PAGE}: expected a place for the table {name}, found none")
-        before, _, rest = text.partition(start)
-        _, _, after = rest.partition(end)
-        text = f"{before}{start}\n{content}\n\n{end}{after}"
-    return text
 
 
 if __name__ == "__main__":

@@ -97,3 +97,9 @@ def test_picks_of_relion_lie_on_the_discs_of_its_micrograph(tmp_path: Path) -> N
 def test_the_usable_area_is_without_margins_and_blank_parts() -> None:
     assert usable_area((100, 220), margin_px=10, diameter_px=20, blank_fraction=0.5) == 80 * 200 * 0.5 / 400
     assert usable_area((100, 220), margin_px=60, diameter_px=20, blank_fraction=0.0) == 0
+
+
+def test_the_page_of_adaptations_is_what_its_figures_give(repository: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.few_shot", "--check"]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,183 @@
+"""What a few labels are worth: F1 against the number of labelled micrographs, of a protein that the model never saw.
+
+    python -m benchmarks.few_shot --data training-unseen --models training-unseen/models [--pages]
+
+`make unseen` runs this after `benchmarks.unseen`, with the same models. For the two proteins that are picked worst when
+they are left out, ``frazil-train adapt`` gets one, three, five and ten micrographs, as many as there are. It
+is scored on the validation micrographs, which it never sees, at the threshold that frazil chooses; so are those
+of the proteins that the model knew. ``--check`` measures nothing: is the page what the figures give?
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from benchmarks.figures import fill_tables, markdown_table
+from benchmarks.speed.pictures import svg, text
+from benchmarks.unseen import newest_version, pick, score
+from frazil.model import load_model
+from frazil_trainer.data.labelled import LabelledPaths, find_labelled
+from frazil_trainer.recipe import TrainingSet, find_recipe, read_recipe
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGE = REPOSITORY / "docs" / "reference" / "adaptation.md"
+FIGURES = PAGE.with_suffix(".json")
+CURVES = REPOSITORY / "docs" / "images" / "few-shot.svg"
+PROTEINS = ("trpv1", "beta-galactosidase")
+COUNTS = (1, 3, 5, 10)
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of a model, adapted or not."""
+
+    protein: str
+    micrographs: int
+    """Number of labelled micrographs; 0 before adapting."""
+    seconds: float
+    f1: float
+    """At the threshold that frazil chooses, on the validation micrographs."""
+    best_f1: float
+    old: dict[str, float]
+    """F1 of each protein that the model knew, likewise."""
+
+
+def main() -> None:
+    """Measure, print, and write what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with the recipe's training sets")
+    parser.add_argument("--models", type=Path, help="folder with the models without-PROTEIN")
+    parser.add_argument("--minutes", type=float, default=2.5, help="how long an adaptation may take (default: 2.5)")
+    made = parser.add_mutually_exclusive_group()
+    made.add_argument("--pages", action="store_true", help="write the figures, the page and its picture")
+    made.add_argument("--check", action="store_true", help="measure nothing; is the page what the figures give?")
+    args = parser.parse_args()
+    if args.check:
+        rows = msgspec.json.decode(FIGURES.read_bytes(), type=list[Row])
+        page = PAGE.read_text("utf-8")
+        is_stale = fill_tables(page, {"few-shot": table(rows)}) != page or curves(rows) != CURVES.read_text("utf-8")
+        sys.exit(f"{PAGE.name}: not what the figures give; run python -m benchmarks.few_shot with --pages" * is_stale)
+    if args.data is None or args.models is None:
+        parser.error("expected --data and --models, or --check")
+    rows = measure(args.data, args.models, args.minutes, Console(stderr=True))
+    print(table(rows))
+    if args.pages:
+        FIGURES.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
+        PAGE.write_text(fill_tables(PAGE.read_text("utf-8"), {"few-shot": table(rows)}), "utf-8")
+        CURVES.write_text(curves(rows), "utf-8")
+
+
+def measure(data: Path, models: Path, minutes: float, console: Console) -> list[Row]:
+    """Adapt the models that were trained without a protein to more and more micrographs of it."""
+    sets = [one for one in read_recipe(find_recipe("fcn")).data if one.validation]
+    validation = {one.folder: [p for p in find_labelled(data, one) if p.part == "validation"] for one in sets}
+    rows: list[Row] = []
+    for protein in (one for one in sets if one.folder in PROTEINS):
+        model = newest_version(models / f"without-{protein.folder}")
+        labelled = [paths for paths in find_labelled(data, protein) if paths.part != "validation"]
+        rows.append(figures(model, protein, 0, 0.0, sets, validation))
+        for count in sorted({min(count, len(labelled)) for count in COUNTS}):
+            console.print(f"{protein.folder}: {count} of {len(labelled)} micrographs")
+            with tempfile.TemporaryDirectory(prefix="frazil-few-shot-") as folder:
+                started = time.monotonic()
+                adapted = adapt(model, labelled[:count], minutes, Path(folder))
+                seconds = time.monotonic() - started
+                rows.append(figures(adapted, protein, count, seconds, sets, validation))
+    return rows
+
+
+def adapt(model: Path, labelled: Sequence[LabelledPaths], minutes: float, folder: Path) -> Path:
+    """The version that ``frazil-train adapt`` makes, as a user calls it."""
+    given, source = folder / "given", labelled[0].source
+    given.mkdir()
+    for paths in labelled:
+        for file in (paths.micrograph, paths.labels):
+            (given / file.name).symlink_to(file.resolve())
+    program = Path(sys.executable).with_name("frazil-train")
+    command: list[str | Path] = [program, "adapt", "--from", model, "--data", given]
+    command += ["--diameter", f"{source.known_diameter_angstrom:g}", "--labels", source.labels_ending]
+    command += ["--minutes", f"{minutes:g}", "--out", folder / "adapted"]
+    subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+    return newest_version(folder / "adapted")
+
+
+def figures(
+    version: Path,
+    protein: TrainingSet,
+    micrographs: int,
+    seconds: float,
+    sets: Sequence[TrainingSet],
+    validation: dict[str, list[LabelledPaths]],
+) -> Row:
+    """Score a version on the validation micrographs of all proteins, by the first of their sets of labels."""
+    model = load_model(version, "cpu")
+    scored = {one.folder: score(model, one, [pick(model, p) for p in validation[one.folder]])[0] for one in sets}
+    return Row(
+        protein=protein.folder,
+        micrographs=micrographs,
+        seconds=seconds,
+        f1=scored[protein.folder].f1,
+        best_f1=scored[protein.folder].best_f1,
+        old={name: row.f1 for name, row in scored.items() if name != protein.folder},
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A row for each number of micrographs; of the old proteins the one that changed worst."""
+    head = ("protein", "labelled micrographs", "seconds", "F1, chosen", "F1, best", "an old protein, at worst")
+    lines = []
+    for protein, group in groupby(rows, lambda row: row.protein):
+        before, *adapted = group
+        lines.append((protein, "none", "", f"**{before.f1:.3f}**", f"{before.best_f1:.3f}", ""))
+        for row in adapted:
+            worst = min(row.old, key=lambda name: row.old[name] - before.old[name])
+            lines.append(
+                (
+                    *(protein, f"{row.micrographs}", f"{row.seconds:.0f}", f"**{row.f1:.3f}**", f"{row.best_f1:.3f}"),
+                    f"{worst} {row.old[worst] - before.old[worst]:+.3f}",
+                )
+            )
+    return markdown_table(head, lines, right=len(head) - 1)
+
+
+def curves(rows: Sequence[Row]) -> str:
+    """F1 against the number of labelled micrographs."""
+    width, height, left, right, top, bottom = 560, 300, 56, 150, 16, 44
+    most = max(row.micrographs for row in rows)
+    low, high = 0.6, 1.0
+    parts = []
+    for tenth in range(6, 11):
+        y = height - bottom - (tenth / 10 - low) / (high - low) * (height - bottom - top)
+        parts.append(f'<path d="M{left} {y:.1f}H{width - right}" stroke="#ddd"/>')
+        parts.append(text(left - 8, y + 4, f"{tenth / 10:.1f}", "end"))
+    for count in sorted({row.micrographs for row in rows}):
+        x = left + count / most * (width - left - right)
+        parts.append(text(x, height - bottom + 16, f"{count}", "middle"))
+    parts.append(text((left + width - right) / 2, height - 8, "labelled micrographs", "middle"))
+    parts.append(text(left - 8, top - 4, "F1", "end"))
+    for colour, (protein, group) in zip(("#1f77b4", "#d62728"), groupby(rows, lambda row: row.protein), strict=True):
+        places = [
+            (
+                left + row.micrographs / most * (width - left - right),
+                height - bottom - (row.f1 - low) / (high - low) * (height - bottom - top),
+            )
+            for row in group
+        ]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in places]
+        parts.append(text(places[-1][0] + 8, places[-1][1] + 4, protein, "start"))
+    return svg(width, height, parts)
+
+
+if __name__ == "__main__":
+    main()
