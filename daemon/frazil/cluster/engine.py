@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from frazil.errors import FrazilError
+from frazil.errors import AddressError, FrazilError, SettingsError
 from frazil.model import available_cores
 from frazil.settings import ClusterSettings
 
@@ -100,7 +101,7 @@ class Engine(Generic[Call]):
         next_call: Callable[[], Call | None],
         arguments: Callable[[Call], tuple[Any, ...]],
         beat: Callable[[], None],
-    ) -> Iterator[tuple[Call, bytes | Lost]]:
+    ) -> Generator[tuple[Call, bytes | Lost], None, None]:
         """Have calls answered, in whatever order; at an answer, another call may be made.
 
         Args:
@@ -190,10 +191,12 @@ def open_engine(where: str, settings: ClusterSettings, folder: Path) -> Iterator
         folder: directory that a cluster's machines share, for certificates and the logs of jobs.
 
     Raises:
-        FrazilError: Dask is not installed, or there is no such cluster.
+        SettingsError: the cluster is none of these.
+        AddressError: nobody answers at the address.
+        FrazilError: Dask is not installed, or the cluster cannot be started.
     """
     if where not in (LOCAL, SLURM) and not where.startswith(_JOINED):
-        raise FrazilError(f"--cluster: expected local, slurm, or an address such as tcp://head:8786, found {where!r}")
+        raise SettingsError(f"--cluster: expected local, slurm, or an address such as tcp://head:8786, found {where!r}")
     _check_installed(where)
     import dask
     from distributed import Client
@@ -215,15 +218,27 @@ def open_engine(where: str, settings: ClusterSettings, folder: Path) -> Iterator
             keep = _keep_of(cluster, workers)
             security, address, description = cluster.security, cluster.scheduler_address, "Slurm"
         else:
+            _check_reachable(where)
             security, address, description = _joined_security(where, settings), where, where
         try:
             client = Client(address, timeout=_JOIN_SECONDS, security=security, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
-            raise FrazilError(
+            raise AddressError(
                 f"{where}: expected a Dask scheduler, found none that answers: {_line_of(error)}"
             ) from error
         closing.callback(_close, client)
         yield Engine(client, workers, keep, description)
+
+
+def _check_reachable(address: str) -> None:
+    """Check that somebody listens at an address: Dask would try for long."""
+    host, _, port = address.partition("://")[2].rstrip("/").rpartition(":")
+    if not host or not port.isdecimal():
+        raise AddressError(f"{address}: expected the address of a Dask scheduler, such as tcp://head:8786")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _JOIN_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise AddressError(f"{address}: expected a Dask scheduler, found none: {_line_of(error)}") from error
 
 
 def _nothing() -> None:

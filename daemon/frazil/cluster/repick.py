@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from frazil.cluster.engine import Engine, Lost
+from frazil.cluster.engine import Engine
 from frazil.cluster.names import Names, Source
-from frazil.cluster.work import Failed, Job, NotYet, Outcome, Picked, Scored, Unfit, decode_outcomes, pick_some
+from frazil.cluster.tasks import hand_out
+from frazil.cluster.work import Failed, Job, NotYet, Outcome, Picked, Scored
 from frazil.documents import now_rfc3339
 from frazil.errors import FrazilError, LedgerDamagedError, MicrographError, OutputError, SettingsError
 from frazil.faults import backoff_seconds, failure_of
@@ -59,8 +60,9 @@ __all__ = ["Repick", "RepickRun", "Tally"]
 
 _AT_ONCE = 8
 """Most micrographs in one task: so the cluster's own messages are few for each."""
-_TASKS_PER_WORKER = 4
-"""Fewest tasks for each worker, so that none is idle long before the end."""
+_TASKS_AHEAD = 4
+"""The last tasks of a small archive are smaller, so that no worker is idle long before the end: there are at least so
+many times as many as may be under way."""
 _ASKED_AT_ONCE = 256
 """Names of which the ledger is asked at once, whether they are done."""
 _SAMPLES = (20, 40)
@@ -299,13 +301,12 @@ class Repick:
             FrazilError: the cluster has gone, no worker can do the work, or the ledger can no longer be written.
         """
         self._engine = engine
-        self._unfit: set[str] = set()
         sha256 = self.model.sha256
         if self._change.lets_choose(sha256, by_default=self._settings.chooses_threshold) and self.chosen is None:
             self._choose()
         for attempt in range(1, self._settings.max_attempts + 1):
             self.tally.left = 0
-            self._hand_out(self._missing(self.tally if attempt == 1 else Tally()), self._take)
+            self._hand_out(self._missing(self.tally if attempt == 1 else Tally()), self._job, self._take)
             if not self.tally.left:
                 return
             deadline = time.monotonic() + backoff_seconds(attempt)
@@ -343,51 +344,12 @@ class Repick:
             return is_utf8(key)
         return True
 
-    def _hand_out(self, keys: Iterator[str], take: Callable[[Outcome], None]) -> None:
+    def _hand_out(self, keys: Iterator[str], job: Job, take: Callable[[Outcome], None]) -> None:
         """Have micrographs picked, some in each task, and take what comes of them."""
-        size = max(1, min(_AT_ONCE, self.tally.total // (_TASKS_PER_WORKER * max(1, self._engine.room))))
-        again: deque[list[str]] = deque()
-        suspects: deque[str] = deque()
-        under_way, alone = 0, ""
+        size = max(1, min(_AT_ONCE, self.tally.total // (_TASKS_AHEAD * self._engine.room)))
+        hand_out(self._engine, keys, job, size, take=take, give_up=self._give_up, say=self._say, beat=self._beat)
 
-        def next_some() -> list[str] | None:
-            nonlocal under_way, alone
-            some = again.popleft() if again else list(islice(keys, size))
-            if not some and suspects and not under_way:
-                alone = suspects.popleft()  # a worker that dies now dies of it, and not of what lay ready beside it
-                some = [alone]
-            under_way += bool(some)
-            return some or None
-
-        job = self._job.encode()
-        answers = self._engine.run(pick_some, next_some, lambda some: (job, msgspec.msgpack.encode(some)), self._beat)
-        with contextlib.closing(answers):
-            for some, answer in answers:
-                under_way -= 1
-                outcomes = answer if isinstance(answer, Lost) else decode_outcomes(answer)
-                match outcomes:
-                    case Lost(killed=True) if some == [alone]:
-                        self._give_up(some[0], outcomes.why)
-                    case Lost(killed=True):
-                        suspects += some
-                    case Lost():
-                        again.append(some)
-                    case Unfit():
-                        self._send_away(outcomes)
-                        again.append(some)
-                    case _:
-                        for outcome in outcomes:
-                            take(outcome)
-
-    def _send_away(self, unfit: Unfit) -> None:
-        """Do without a worker that cannot pick, as long as there are others."""
-        self._unfit.add(unfit.worker)
-        if len(self._unfit) >= self._engine.workers:
-            raise FrazilError(f"worker on {unfit.worker}: {unfit.message}")
-        self._say(f"worker on {unfit.worker}: {unfit.message}: others take its work")
-        self._engine.retire(unfit.worker)
-
-    def _beat(self, doing: str = "") -> None:  # noqa: ARG002 - an outbox says at what it is
+    def _beat(self, doing: str = "", *, more_seconds: float = 0.0) -> None:  # noqa: ARG002 - those of a `Beat`
         """Show what is so, and see each second that ledger and outputs are still this run's.
 
         Raises:
@@ -438,9 +400,8 @@ class Repick:
             if isinstance(outcome, Scored):
                 scored[outcome.key] = outcome.peaks
 
-        job, self._job = self._job, msgspec.structs.replace(self._job, only_scores=True)
-        self._hand_out((key for key in keys if is_utf8(key)), take)
-        self._job = job
+        job = msgspec.structs.replace(self._job, only_scores=True)
+        self._hand_out((key for key in keys if is_utf8(key)), job, take)
         for key in keys:
             if key in scored:
                 yield key, np.frombuffer(scored[key], np.float32)
@@ -464,11 +425,10 @@ class Repick:
                     self.tally.picked += 1
                     self.tally.picks += len(outcome.document.picks.score)
             case Failed():
-                error = outcome.error(path)
                 if outcome.handled.stamp.size < 0 and not _is_there(path):
                     self.tally.gone += 1
                 else:
-                    self._fail(error, key, outcome.handled)
+                    self._fail(outcome.error(path), key, outcome.handled)
             case NotYet():
                 self.tally.left += 1
                 self._say(f"{path}: {outcome.why}")

@@ -124,7 +124,7 @@ class Unfit(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 Outcome = Picked | Scored | Failed | NotYet
 
-_DECODER = msgspec.msgpack.Decoder(list[Outcome] | Unfit)
+_DECODER: msgspec.msgpack.Decoder[list[Outcome] | Unfit] = msgspec.msgpack.Decoder(list[Outcome] | Unfit)
 _JOBS = msgspec.msgpack.Decoder(Job)
 _KEYS = msgspec.msgpack.Decoder(list[str])
 

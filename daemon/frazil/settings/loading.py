@@ -121,7 +121,7 @@ class _Draft(Generic[_Settings]):
     def __init__(self, file: Path | None, known: Set[str], kind: type[_Settings]) -> None:
         self._file = file
         self._known = known
-        self._kind = kind
+        self._kind: type[_Settings] = kind
         self._table = _CLUSTER_TABLE if kind is ClusterSettings else ""
         self.base: _Settings | None = None
         self._fields = {field.name: field for field in msgspec.structs.fields(kind)}
@@ -221,7 +221,8 @@ class _Draft(Generic[_Settings]):
                 self._add_fault_of(names, disagreement)
         if self._faults:
             raise SettingsError(*(fault for _, fault in sorted(self._faults, key=lambda fault: fault[0])))
-        return self._kind(**good)
+        settings: _Settings = self._kind(**good)
+        return settings
 
     def _add_fault_of(self, names: Iterable[str], fault: str) -> None:
         """Add a fault of settings that were given, at the first of their lines."""
