@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from frazil.documents import FailedDocument, MicrographDocument
@@ -48,8 +49,9 @@ class Running:
             time.sleep(0.02)
 
     def workers(self) -> list[int]:
-        """Processes of its workers, without those that look after them."""
-        return [pid for pid in descendants(self.process.pid) if b"spawn_main" in command_of(pid)]
+        """Processes of its workers; one more child looks after what they share."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child.pid for child in children if "resource_tracker" not in " ".join(child.cmdline())]
 
     def kill(self) -> None:
         """End it as the system does that has no memory left."""
@@ -62,22 +64,6 @@ class Running:
         assert "Traceback" not in said, said
         assert printed.count("\n") == 1, (printed, said)
         return self.process.returncode, json.loads(printed), said
-
-
-def descendants(pid: int) -> list[int]:
-    found = []
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in map(int, (task / "children").read_text().split()):
-                found += [child, *descendants(child)]
-    return found
-
-
-def command_of(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 @pytest.fixture(scope="session")
