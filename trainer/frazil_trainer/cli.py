@@ -5,15 +5,21 @@ Only the commands that train import torch.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from frazil.errors import FrazilError, OutputError, error_line
+from frazil.errors import FrazilError, OutputError, SettingsError, error_line
 from frazil.model import Device
 from frazil.picking import YAxis
+
+if TYPE_CHECKING:
+    import rich.console
+
+    from frazil.cluster.engine import Engine
 
 __all__ = ["app", "main"]
 
@@ -41,6 +47,15 @@ _YAxis = Annotated[
     YAxis,
     typer.Option(help="Whether labels count y from the first row of the micrograph's file, or, up, from the last."),
 ]
+
+_Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of workers on the cluster. [default: a core for each thread here; 1 with Slurm]"),
+]
+_ThreadsPerWorker = Annotated[int | None, typer.Option(min=1, help="CPU threads of each worker. [default: 1]")]
+_Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings file with a table [cluster].")]
+_SHARED_FOLDER = Path(".frazil-cluster")
+"""In the current folder: certificates and logs of Slurm jobs."""
 
 app = typer.Typer(
     name="frazil-train",
@@ -340,6 +355,17 @@ def evaluate(
         Path | None, typer.Option("--markdown", help="Write the table for a document here.")
     ] = None,
     overlays: Annotated[int, typer.Option(min=0, help="Number of micrographs in the report.")] = 6,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|slurm|tcp://...",
+            help="Have workers score one micrograph each: on this machine, in jobs of Slurm, or of a Dask scheduler. "
+            "[default: one by one, in this process]",
+        ),
+    ] = None,
+    workers: _Workers = None,
+    threads_per_worker: _ThreadsPerWorker = None,
+    config: _Config = None,
 ) -> None:
     """Score models, run by the daemon's own picker, and other pickers' files on the validation micrographs."""
     import msgspec
@@ -353,8 +379,22 @@ def evaluate(
         model or (), picks or (), picks_y_axis or (), threshold, paths, picks_binning or ()
     )
     console = _console()
-    with console.status("reading micrographs") as status:
-        scored = evaluation.score_micrographs(sources, paths, status.update)
+    with contextlib.ExitStack() as closing:
+        bar = closing.enter_context(_Bar("scoring", len({one.micrograph for one in paths}), console))
+        scoring = None
+        if cluster is not None:
+            from frazil.cluster.engine import open_engine
+            from frazil.settings import load_cluster_settings
+
+            asked = {"workers": workers, "threads_per_worker": threads_per_worker}
+            settings = load_cluster_settings(asked, config)
+            engine = closing.enter_context(open_engine(cluster, settings, _SHARED_FOLDER.absolute()))
+            scoring = evaluation.score_by_workers(engine, settings.threads_per_worker, lambda: bar.look(engine))
+        elif workers or threads_per_worker or config:
+            raise SettingsError(
+                "--cluster: expected it beside --workers, --threads-per-worker and --config, found none"
+            )
+        scored = evaluation.score_micrographs(sources, paths, bar.advance, scoring)
     result = evaluation.evaluate(recipe_file.name, scored, sources, paths)
     evaluation.show_table(result.rows, console)
     for line in evaluation.flip_warnings(result.rows):
@@ -463,6 +503,32 @@ def check_data(
         raise FrazilError(f"{recipe}: expected labels to train on, found {refused} micrographs that would be refused")
 
 
+class _Bar:
+    """A bar with the number of what is done, and the time left."""
+
+    def __init__(self, doing: str, total: int, console: rich.console.Console) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        self._bar = Progress(TextColumn("{task.description}"), *columns, console=console, transient=True)
+        self._task = self._bar.add_task(doing, total=total, note="")
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, _: str) -> None:
+        """One more is done."""
+        self._bar.advance(self._task)
+
+    def look(self, engine: Engine[str]) -> None:
+        """Say it where there is no worker."""
+        self._bar.update(self._task, note="" if engine.workers else f"no worker as yet: {engine.description}")
+
+
 def _write(file: Path, content: bytes) -> None:
     try:
         file.write_bytes(content)
@@ -470,7 +536,7 @@ def _write(file: Path, content: bytes) -> None:
         raise OutputError(f"{file}: cannot be written: {error.strerror}") from error
 
 
-def _console() -> "rich.console.Console":  # type: ignore[name-defined]  # noqa: F821, UP037
+def _console() -> rich.console.Console:
     from rich.console import Console
 
     return Console(stderr=True)

@@ -111,7 +111,7 @@ class Engine(Generic[Call]):
             beat: called every second or so.
 
         Raises:
-            FrazilError: the cluster has gone.
+            FrazilError: the function has raised it, or the cluster has gone.
         """
         under_way: dict[Future, Call] = {}
         done: SimpleQueue[Future] = SimpleQueue()
@@ -174,6 +174,8 @@ class Engine(Generic[Call]):
             )
         except (CancelledError, OSError, TimeoutError) as error:  # the scheduler, or a worker with the answer, has gone
             return Lost(why=str(error), killed=False)
+        except FrazilError:
+            raise
         except Exception as error:
             raise FrazilError(
                 f"{self.description}: a worker cannot run the work: {type(error).__name__}: {error}"
