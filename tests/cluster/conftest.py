@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,14 +89,24 @@ def repick(blob_model: Path, tmp_path: Path) -> Iterator[Callable[..., Running]]
     """Start `frazil repick`; it is killed when the test ends."""
     with contextlib.ExitStack() as stack:
 
-        def start(watch: Path | str, *options: object, out: Path | None = None, workers: int = 2) -> Running:
+        def start(
+            watch: Path | str,
+            *options: object,
+            out: Path | None = None,
+            workers: int = 2,
+            env: Mapping[str, str] | None = None,
+        ) -> Running:
             out = out or tmp_path / "out"
             command: Sequence[object] = (
                 *(BIN / "frazil", "repick", "--watch", watch, "--out", out, "--diameter", DIAMETER, "--device", "cpu"),
                 *("--model", blob_model, "--no-choose-threshold", "--workers", workers, "--json", *options),
             )
             process = subprocess.Popen(
-                list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                list(map(str, command)),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, **(env or {})},
             )
 
             def end() -> None:

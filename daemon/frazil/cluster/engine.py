@@ -14,7 +14,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -164,13 +163,14 @@ class Engine(Generic[Call]):
             self._client.retire_workers([worker], close_workers=True)
 
     def _answer_of(self, future: Future) -> bytes | Lost:
-        from distributed import KilledWorker
+        from distributed import CancelledError, KilledWorker
 
         try:
             answer: bytes = future.result()
         except KilledWorker as error:
             return Lost(
-                why=f"the worker died {_DEATHS_ALLOWED + 1} times, at last {error.last_worker.address}", killed=True
+                why=f"the worker died {error.allowed_failures + 1} times, at last {error.last_worker.address}",
+                killed=True,
             )
         except (CancelledError, OSError, TimeoutError) as error:  # the scheduler, or a worker with the answer, has gone
             return Lost(why=str(error), killed=False)

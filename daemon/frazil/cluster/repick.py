@@ -307,7 +307,7 @@ class Repick:
         for attempt in range(1, self._settings.max_attempts + 1):
             self.tally.left = 0
             self._hand_out(self._missing(self.tally if attempt == 1 else Tally()), self._job, self._take)
-            if not self.tally.left:
+            if not self.tally.left or attempt == self._settings.max_attempts:
                 return
             deadline = time.monotonic() + backoff_seconds(attempt)
             while time.monotonic() < deadline:
