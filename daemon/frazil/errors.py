@@ -18,6 +18,7 @@ A message names the file, what was expected and what was found.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 MICROGRAPH_REASONS = (
     # the file
@@ -45,7 +46,17 @@ _OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc", "cu
 
 
 class FrazilError(Exception):
-    """Base class of all errors with a message for the user."""
+    """Base class of all errors with a message for the user. It can be pickled, as a worker's error is."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[FrazilError], args: tuple[Any, ...], attributes: dict[str, Any]) -> FrazilError:
+    """Make an error of its message: those who take more than that would be called with it alone."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 def is_out_of_memory(error: Exception) -> bool:

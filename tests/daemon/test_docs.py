@@ -32,7 +32,7 @@ from frazil.model import ModelContract, ModelIdentity
 from frazil.replay import CatalogEntry, CatalogPage, CatalogRequest, ReplayPage, ReplayRequest
 from frazil.session.intake.passed_over import PASS_REASONS
 from frazil.session.pick.model_changes import ModelChange
-from frazil.settings import COMPANIONS, ServeSettings
+from frazil.settings import COMPANIONS, ClusterSettings, ServeSettings
 
 
 def read(repository: Path, *parts: str) -> str:
@@ -41,10 +41,11 @@ def read(repository: Path, *parts: str) -> str:
 
 def test_every_setting_is_documented_with_its_sentence(repository: Path) -> None:
     text = read(repository, "settings.md")
-    hints = get_type_hints(ServeSettings, include_extras=True)
-    for field in msgspec.structs.fields(ServeSettings):
-        assert f"| `{field.name}` |" in text
-        assert hints[field.name].__metadata__[-1].description in text
+    for settings in (ServeSettings, ClusterSettings):
+        hints = get_type_hints(settings, include_extras=True)
+        for field in msgspec.structs.fields(settings):
+            assert f"| `{field.name}` |" in text
+            assert hints[field.name].__metadata__[-1].description in text
 
 
 def test_the_companions_and_the_reasons_to_pass_over_are_documented(repository: Path) -> None:

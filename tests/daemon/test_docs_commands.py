@@ -30,7 +30,7 @@ import yaml
 import frazil.commands.cli
 import frazil_trainer.cli
 from frazil.health.metrics import Metrics
-from frazil.settings import ServeSettings, load_settings
+from frazil.settings import ServeSettings, load_cluster_settings, load_settings
 
 PROGRAMS: dict[str, Any] = {
     "frazil": typer.main.get_command(frazil.commands.cli.app),
@@ -228,7 +228,10 @@ def test_every_toml_block_is_settings_or_a_recipe_that_loads(repository: Path, t
     kinds = []
     for k, block in enumerate(blocks(repository, "toml")):
         found = tomllib.loads(block.text)
-        if set(found) <= set(SETTINGS):
+        if set(found) == {"cluster"}:
+            load_cluster_settings(found["cluster"], None)
+            kinds.append("cluster")
+        elif set(found) <= set(SETTINGS):
             folder = tmp_path / str(k)
             folder.mkdir()
             load(block.text, folder)
@@ -240,7 +243,7 @@ def test_every_toml_block_is_settings_or_a_recipe_that_loads(repository: Path, t
                 if field.encode_name in found:
                     msgspec.convert(found[field.encode_name], field.type, strict=False, dec_hook=_as_path)
             kinds.append("recipe")
-    assert {"settings", "recipe"} <= set(kinds)
+    assert {"settings", "recipe", "cluster"} <= set(kinds)
 
 
 def _as_path(kind: type, value: Any) -> Any:

@@ -5,15 +5,24 @@ Only the commands that train import torch.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from frazil.errors import FrazilError, OutputError, error_line
+from frazil.errors import FrazilError, OutputError, SettingsError, error_line
 from frazil.model import Device
 from frazil.picking import YAxis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import rich.console
+
+    from frazil.cluster.engine import Engine
+    from frazil_trainer.recipe import Recipe
 
 __all__ = ["app", "main"]
 
@@ -41,6 +50,15 @@ _YAxis = Annotated[
     YAxis,
     typer.Option(help="Whether labels count y from the first row of the micrograph's file, or, up, from the last."),
 ]
+
+_Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of workers on the cluster. [default: a core for each thread here; 1 with Slurm]"),
+]
+_ThreadsPerWorker = Annotated[int | None, typer.Option(min=1, help="CPU threads of each worker. [default: 1]")]
+_Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings file with a table [cluster].")]
+_SHARED_FOLDER = Path(".frazil-cluster")
+"""In the current folder: certificates and logs of Slurm jobs."""
 
 app = typer.Typer(
     name="frazil-train",
@@ -151,6 +169,7 @@ def worlds(
 
 @app.command()
 def train(
+    context: typer.Context,
     *,
     recipe: _RecipeName,
     data: _DataFolder,
@@ -189,6 +208,28 @@ def train(
     ] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 2,
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Least time between two checkpoints.")] = 5.0,
+    cluster: Annotated[
+        Literal["slurm"] | None,
+        typer.Option(help="Train in a job of Slurm, by torchrun, and show its log. [default: here]"),
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes of the job.")] = 1,
+    processes_per_node: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes of the training on each node. [default: one for each GPU, or one]"),
+    ] = None,
+    gpus_per_node: Annotated[int, typer.Option(min=0, help="GPUs that the job asks for on each node.")] = 0,
+    queue: Annotated[str | None, typer.Option(help="Slurm partition. [default: the cluster's own]")] = None,
+    walltime: Annotated[
+        str | None, typer.Option(metavar="H:MM:SS", help="Longest time of the job. [default: 08:00:00]")
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory of each process, such as 8GB. [default: the cluster's own]"),
+    ] = None,
+    config: _Config = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the script of the Slurm job, and do nothing else.")
+    ] = False,
 ) -> None:
     """Train a picker and export it as the next version of a model.
 
@@ -201,18 +242,35 @@ def train(
     from frazil_trainer.recipe import find_recipe, leave_out, read_recipe
     from frazil_trainer.run import run_recipe
 
+    run = run or Path("runs") / out.name
     torch.set_num_threads(threads)
     read = leave_out(read_recipe(find_recipe(recipe)), only_score or [])
     if missing:
         read, skipped = skip_missing(read, data)
         if skipped:
             typer.echo(f"trains without {', '.join(skipped)}: not in {data}", err=True)
+    if cluster is not None:
+        from frazil.settings import load_cluster_settings
+        from frazil_trainer.slurm import Shape, batch_script
+
+        settings = load_cluster_settings({"queue": queue, "walltime": walltime, "memory": memory}, config)
+        processes = processes_per_node or gpus_per_node or 1
+        shape = Shape(nodes=nodes, processes_per_node=processes, gpus_per_node=gpus_per_node, threads=threads)
+        words = ["train", *_words(context, without=(*_OF_A_JOB, "resume")), "--resume"]
+        script = batch_script(words, run, settings, shape)
+        if dry_run:
+            typer.echo(script, nl=False)
+        else:
+            _train_by_job(script, read, data, out, run, processes=shape.processes, resume=resume)
+        return
+    if given := list(_words(context, without=set(context.params) - set(_OF_A_JOB))):
+        raise SettingsError(f"--cluster: expected it beside {given[0]}, found none")
     version = run_recipe(
         read if epochs is None else msgspec.structs.replace(read, epochs=epochs),
         data,
         out,
         _console(),
-        run=run or Path("runs") / out.name,
+        run=run,
         resume=resume,
         device=device,
         checkpoint_minutes=checkpoint_minutes,
@@ -287,6 +345,70 @@ def adapt(
     _end(version, out, promote=promote)
 
 
+_OF_A_JOB = (
+    *("cluster", "nodes", "processes_per_node", "gpus_per_node", "queue", "walltime", "memory", "config", "dry_run"),
+)
+"""Parameters of `train` for a job of Slurm."""
+
+
+def _words(context: typer.Context, without: Iterable[str]) -> Iterator[str]:
+    """The options that were given, but for some, as they can be typed again."""
+    for option in context.command.params:
+        name, value = str(option.name), context.params.get(str(option.name))
+        source = context.get_parameter_source(name)
+        if name in without or source is None or source.name == "DEFAULT":
+            continue
+        if isinstance(value, bool):
+            yield from option.opts[:1] if value else option.secondary_opts[:1]
+        else:
+            for one in value if isinstance(value, list | tuple) else [value]:
+                yield from (option.opts[0], str(one))
+
+
+def _train_by_job(
+    script: str, recipe: Recipe, data: Path, out: Path, run: Path, *, processes: int, resume: bool
+) -> None:
+    """Have a job of Slurm train, or find the one that does, show its log, and say what it made."""
+    from frazil_trainer.data.labelled import find_labelled
+    from frazil_trainer.run import check_writable
+    from frazil_trainer.slurm import Job
+    from frazil_trainer.training.processes import Processes
+    from frazil_trainer.training.run_folder import CHECKPOINT_NAME, read_version
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    # What would fail after hours in a queue fails here.
+    Processes(count=processes).shard(recipe.batch)
+    for folder in (out, run):
+        check_writable(folder)
+    for source in recipe.data:
+        find_labelled(data, source)
+    job = Job.at_work(run)
+    version = read_version(run)
+    if not resume and (job or version or (run / CHECKPOINT_NAME).exists()):
+        found = f"job {job.number} at one" if job else "one"
+        raise SettingsError(
+            f"{run}: expected a folder without a run, found {found}; "
+            "--resume goes on with it, --run-folder takes another folder"
+        )
+    if version is None:
+        if job is None:
+            job = Job.submit(script, run)
+        say(f"job {job.number}, its log is {job.log}")
+        try:
+            state = job.follow(say)
+        except KeyboardInterrupt:
+            say(
+                f"job {job.number} goes on; the same command with --resume shows it again, scancel {job.number} ends it"
+            )
+            raise
+        version = job.result(state, lambda: read_version(run))
+        if version is None:
+            raise job.failure(state)
+    typer.echo(f"wrote {version}")
+
+
 def _end(version: Path, out: Path, *, promote: bool) -> None:
     """Say which version was written, and have it serve if it is to be promoted."""
     from frazil.model import ModelFolder
@@ -340,6 +462,17 @@ def evaluate(
         Path | None, typer.Option("--markdown", help="Write the table for a document here.")
     ] = None,
     overlays: Annotated[int, typer.Option(min=0, help="Number of micrographs in the report.")] = 6,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|slurm|tcp://...",
+            help="Have workers score one micrograph each: on this machine, in jobs of Slurm, or of a Dask scheduler. "
+            "[default: one by one, in this process]",
+        ),
+    ] = None,
+    workers: _Workers = None,
+    threads_per_worker: _ThreadsPerWorker = None,
+    config: _Config = None,
 ) -> None:
     """Score models, run by the daemon's own picker, and other pickers' files on the validation micrographs."""
     import msgspec
@@ -353,8 +486,22 @@ def evaluate(
         model or (), picks or (), picks_y_axis or (), threshold, paths, picks_binning or ()
     )
     console = _console()
-    with console.status("reading micrographs") as status:
-        scored = evaluation.score_micrographs(sources, paths, status.update)
+    with contextlib.ExitStack() as closing:
+        bar = closing.enter_context(_Bar("scoring", len({one.micrograph for one in paths}), console))
+        scoring = None
+        if cluster is not None:
+            from frazil.cluster.engine import open_engine
+            from frazil.settings import load_cluster_settings
+
+            asked = {"workers": workers, "threads_per_worker": threads_per_worker}
+            settings = load_cluster_settings(asked, config)
+            engine = closing.enter_context(open_engine(cluster, settings, _SHARED_FOLDER.absolute()))
+            scoring = evaluation.score_by_workers(engine, settings.threads_per_worker, lambda: bar.look(engine))
+        elif workers or threads_per_worker or config:
+            raise SettingsError(
+                "--cluster: expected it beside --workers, --threads-per-worker and --config, found none"
+            )
+        scored = evaluation.score_micrographs(sources, paths, bar.advance, scoring)
     result = evaluation.evaluate(recipe_file.name, scored, sources, paths)
     evaluation.show_table(result.rows, console)
     for line in evaluation.flip_warnings(result.rows):
@@ -463,6 +610,32 @@ def check_data(
         raise FrazilError(f"{recipe}: expected labels to train on, found {refused} micrographs that would be refused")
 
 
+class _Bar:
+    """A bar with the number of what is done, and the time left."""
+
+    def __init__(self, doing: str, total: int, console: rich.console.Console) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+        self._bar = Progress(TextColumn("{task.description}"), *columns, console=console, transient=True)
+        self._task = self._bar.add_task(doing, total=total, note="")
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def advance(self, _: str) -> None:
+        """One more is done."""
+        self._bar.advance(self._task)
+
+    def look(self, engine: Engine[str]) -> None:
+        """Say it where there is no worker."""
+        self._bar.update(self._task, note="" if engine.workers else f"no worker as yet: {engine.description}")
+
+
 def _write(file: Path, content: bytes) -> None:
     try:
         file.write_bytes(content)
@@ -470,7 +643,7 @@ def _write(file: Path, content: bytes) -> None:
         raise OutputError(f"{file}: cannot be written: {error.strerror}") from error
 
 
-def _console() -> "rich.console.Console":  # type: ignore[name-defined]  # noqa: F821, UP037
+def _console() -> rich.console.Console:
     from rich.console import Console
 
     return Console(stderr=True)

@@ -19,6 +19,7 @@ from frazil.commands.ledger import ledger_app, requeue, status
 from frazil.commands.machine import bench, check_settings, doctor, install_service, selftest
 from frazil.commands.measure import measure
 from frazil.commands.model import models_app
+from frazil.commands.repick import repick
 from frazil.commands.retune import retune
 from frazil.commands.session import session_app
 from frazil.commands.stream import keys_app, listen, schema
@@ -276,6 +277,30 @@ def _warn(doubts: list[str]) -> None:
 
 app.command()(
     _with_settings("model", "pixel_size_angstrom", "contrast", "device", "threads", "max_micrograph_bytes")(measure)
+)
+app.command()(
+    _with_settings(
+        "out",
+        "diameter_angstrom",
+        "model",
+        "pixel_size_angstrom",
+        "threshold",
+        "choose_threshold",
+        "target_precision",
+        "min_distance_angstrom",
+        "edge_margin_angstrom",
+        "contrast",
+        "unusual_diameter",
+        "device",
+        "precision",
+        "keep_score_maps",
+        "include",
+        "exclude",
+        "layout",
+        "ledger",
+        "max_micrograph_bytes",
+        "max_attempts",
+    )(repick)
 )
 app.command()(listen)
 app.command()(schema)

@@ -32,7 +32,7 @@ from frazil.session.intake.passed_over import Inventory
 from frazil.session.intake.selection import Selection
 from frazil.session.intake.watcher import Watcher
 from frazil.session.models import Models
-from frazil.session.outbox.daemon_info import DaemonInfo, check_watch
+from frazil.session.outbox.daemon_info import DaemonInfo, open_ledger
 from frazil.session.outbox.ledger import (
     CHOICE_KEY,
     DAEMON_KEY,
@@ -41,8 +41,6 @@ from frazil.session.outbox.ledger import (
     MOUNT_POINT_KEY,
     SESSION_KEY,
     Ledger,
-    LedgerReader,
-    Witness,
 )
 from frazil.session.outbox.outbox import Outbox, Stopped
 from frazil.session.outbox.stream import Stream
@@ -143,18 +141,9 @@ class Session:
         Raises:
             OutputError: another daemon has them, they cannot be written, or the ledger is of another directory.
         """
-        epoch = ""
-        with contextlib.suppress(OutputError), LedgerReader(self.ledger_file) as reader:
-            epoch = reader.epoch
-        self._witness = Witness(self.outputs.path, watch=self.root, ledger=self.ledger_file, ledger_epoch=epoch)
+        self.ledger, self._witness = open_ledger(self.ledger_file, watch=self.root, out=self.outputs.path)
         self._closing.callback(self._witness.close)
-        self.ledger = Ledger(self.ledger_file, self._witness)
         self._closing.callback(self.ledger.close)
-        try:
-            check_watch(self.ledger, self.root)
-        except OutputError:
-            self._witness.disown()
-            raise
 
     def connect(self, stream: Stream, page_url: str) -> None:
         """Connect the outbox to the stream, which then answers replays out of the ledger.

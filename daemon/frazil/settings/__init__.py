@@ -1,6 +1,7 @@
 """The daemon's settings, and the file that holds them.
 
 - ``declaration``: each setting, once.
+- ``cluster``: those of ``frazil repick`` on a cluster.
 - ``cross_checks``: conditions on several settings together, and diameters that no particle has.
 - ``layouts``: how programs name what they write.
 - ``loading``: makes settings of command line, file and defaults, or a list of every fault.
@@ -9,6 +10,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from frazil.settings.cluster import ClusterSettings
 from frazil.settings.cross_checks import doubt_diameter
 from frazil.settings.declaration import (
     RENAMED,
@@ -24,7 +26,7 @@ from frazil.settings.declaration import (
 from frazil.settings.layouts import ANY, COMPANIONS, LAYOUTS, Layout, LayoutName, LayoutSetting
 
 if TYPE_CHECKING:
-    from frazil.settings.loading import load_session_settings, load_settings
+    from frazil.settings.loading import load_cluster_settings, load_session_settings, load_settings
 
 __all__ = [
     "ANY",
@@ -33,6 +35,7 @@ __all__ = [
     "RENAMED",
     "SESSION_SETTINGS",
     "BacklogOrder",
+    "ClusterSettings",
     "Layout",
     "LayoutName",
     "LayoutSetting",
@@ -42,6 +45,7 @@ __all__ = [
     "WatchBy",
     "default_model_path",
     "doubt_diameter",
+    "load_cluster_settings",
     "load_session_settings",
     "load_settings",
     "option_of",
@@ -50,6 +54,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what loads settings when it is first used: ``--help`` needs no reading of TOML."""
-    if name in ("load_session_settings", "load_settings"):
+    if name in ("load_cluster_settings", "load_session_settings", "load_settings"):
         return getattr(importlib.import_module("frazil.settings.loading"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

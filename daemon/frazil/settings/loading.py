@@ -1,7 +1,7 @@
 """Makes settings of command line, settings file and defaults, or a list of every fault.
 
 The command line beats the file, the file beats the default. A relative path in the file is taken from the file's own
-folder.
+folder. What a cluster is asked for stands at the end of the file, in a table of its own.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from frazil.errors import SettingsError
+from frazil.settings.cluster import ClusterSettings
 from frazil.settings.cross_checks import CROSS_CHECKS
 from frazil.settings.declaration import RENAMED, SESSION_SETTINGS, MustBe, ServeSettings, option_of
 
-__all__ = ["Statement", "load_session_settings", "load_settings", "read_statements"]
+__all__ = ["Statement", "load_cluster_settings", "load_session_settings", "load_settings", "read_statements"]
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,9 @@ _CREDENTIALS = "CREDENTIALS_DIRECTORY"
 _GOES_ON = "at end of document"
 """Words of tomllib's message for a statement that goes on in the next line, such as a list."""
 _MOST_LINES = 2000
+
+_CLUSTER_TABLE = "cluster"
+"""The only table in a settings file."""
 
 _NEEDED_FOR_ONE = ("watch", "diameter_angstrom")
 """Settings that are needed unless a microscope's sessions bring their own."""
@@ -54,7 +58,7 @@ def load_settings(given: Mapping[str, Any], file: Path | None) -> ServeSettings:
             disagrees with another, or names a path that does not exist. It lists every fault, with its line in the
             file.
     """
-    draft = _Draft(file, {field.name for field in msgspec.structs.fields(ServeSettings)})
+    draft = _Draft(file, {field.name for field in msgspec.structs.fields(ServeSettings)}, ServeSettings)
     if file is not None:
         draft.read(file)
     draft.take(given)
@@ -73,7 +77,7 @@ def load_session_settings(microscope: ServeSettings, given: Mapping[str, Any], f
         SettingsError: as for `load_settings`; or a setting is none that a session may have for itself, or the file
             names a model outside the folder of the microscope's own.
     """
-    draft = _Draft(file, SESSION_SETTINGS)
+    draft = _Draft(file, SESSION_SETTINGS, ServeSettings)
     draft.base = microscope
     if file is not None:
         draft.read(file)
@@ -82,22 +86,45 @@ def load_session_settings(microscope: ServeSettings, given: Mapping[str, Any], f
     return draft.finish()
 
 
-class _Draft:
+def load_cluster_settings(given: Mapping[str, Any], file: Path | None) -> ClusterSettings:
+    """Merge what the command line says of a cluster with the table of the settings file and the defaults.
+
+    Args:
+        given: settings from the command line by name; None means not given.
+        file: a settings file; None for no file.
+
+    Raises:
+        SettingsError: as for `load_settings`.
+    """
+    draft = _Draft(file, {field.name for field in msgspec.structs.fields(ClusterSettings)}, ClusterSettings)
+    if file is not None:
+        draft.read(file)
+    draft.take(given)
+    return draft.finish()
+
+
+_Settings = TypeVar("_Settings", ServeSettings, ClusterSettings)
+
+
+class _Draft(Generic[_Settings]):
     """The values so far, the line of each in the file, and the faults so far.
 
     Args:
         file: the settings file, for messages.
         known: names of the settings that may be given.
+        kind: the record of settings that is made.
 
     Attributes:
         base: has the values of settings that are not given; None for the defaults.
     """
 
-    def __init__(self, file: Path | None, known: Set[str]) -> None:
+    def __init__(self, file: Path | None, known: Set[str], kind: type[_Settings]) -> None:
         self._file = file
         self._known = known
-        self.base: ServeSettings | None = None
-        self._fields = {field.name: field for field in msgspec.structs.fields(ServeSettings)}
+        self._kind: type[_Settings] = kind
+        self._table = _CLUSTER_TABLE if kind is ClusterSettings else ""
+        self.base: _Settings | None = None
+        self._fields = {field.name: field for field in msgspec.structs.fields(kind)}
         self._values: dict[str, Any] = {}
         self._lines: dict[str, int] = {}
         self._spelled: dict[str, str] = {}
@@ -117,6 +144,8 @@ class _Draft:
         except UnicodeDecodeError as error:
             raise SettingsError(f"{file}: expected text in UTF-8, found otherwise") from error
         for statement in read_statements(text):
+            if statement.table != self._table:
+                continue
             spelled = statement.key.replace("-", "_")
             name = RENAMED.get(spelled, spelled)
             if statement.fault:
@@ -158,18 +187,20 @@ class _Draft:
                 self._lines[name], f"{name}: expected a path below {folder}, found {self._values.pop(name)}"
             )
 
-    def finish(self) -> ServeSettings:
+    def finish(self) -> _Settings:
         good: dict[str, Any] = {}
         if "root" in self._values:
             if "watch" in self._values:
                 self._add_fault_of(("root", "watch"), "expected one of them, found both")
             self._values["watch"] = self._values["root"]
-        hints = typing.get_type_hints(ServeSettings, include_extras=True)
+        hints = typing.get_type_hints(self._kind, include_extras=True)
         for name, field in self._fields.items():
             if name not in self._values:
                 if self.base is not None:
                     good[name] = getattr(self.base, name)
-                elif field.required or (name in _NEEDED_FOR_ONE and "root" not in self._values):
+                elif field.required or (
+                    self._kind is ServeSettings and name in _NEEDED_FOR_ONE and "root" not in self._values
+                ):
                     fault = f"{name}: expected a value, found none (give --{option_of(name)}, or {name} in the file)"
                     self._faults.append((_LAST, fault))
                 else:
@@ -190,7 +221,8 @@ class _Draft:
                 self._add_fault_of(names, disagreement)
         if self._faults:
             raise SettingsError(*(fault for _, fault in sorted(self._faults, key=lambda fault: fault[0])))
-        return ServeSettings(**good)
+        settings: _Settings = self._kind(**good)
+        return settings
 
     def _add_fault_of(self, names: Iterable[str], fault: str) -> None:
         """Add a fault of settings that were given, at the first of their lines."""
@@ -268,6 +300,8 @@ def _plain(error: msgspec.ValidationError, value: Any, hint: Any) -> str:
     text = str(error).partition(" - at `$")[0]
     if text.startswith("Invalid enum value"):
         return f"expected {' or '.join(_choices(hint))}, found {value!r}"
+    if "matching regex" in text:
+        return f"expected {hint.__metadata__[-1].extra['like']}, found {value!r}"
     if bound := re.fullmatch(r"Expected `(\w+)[^`]*` (<=?|>=?) (\S+)", text):
         kind, sign, limit = bound.groups()
         return f"expected {_KINDS[kind]} {_BOUNDS[sign]} {float(limit):g}, found {value:g}"
@@ -295,34 +329,38 @@ class Statement:
     line: int
     key: str = ""
     value: Any = None
+    table: str = ""
+    """In which it stands; empty for the settings of the daemon."""
     fault: str = ""
 
 
 def read_statements(text: str) -> Iterator[Statement]:
-    """Read a TOML file without tables.
+    """Read a TOML file without tables but that of a cluster.
 
     Yields:
-        Each statement, in the order of the file; a key that is given twice comes twice. A table is a fault, and the
-        last statement, since all after it would belong to the table.
+        Each statement, in the order of the file; a key that is given twice comes twice. Another table is a fault, and
+        the last statement, since all after it would belong to that table.
     """
     lines = text.splitlines()
     if len(lines) > _MOST_LINES:
         yield Statement(line=_MOST_LINES + 1, fault=f"expected at most {_MOST_LINES} lines, found {len(lines)}")
         return
-    start = 0
+    start, table = 0, ""
     while start < len(lines):
         parsed, fault, length = _read_one(lines[start:])
         line = start + 1
         start += length
         if fault:
-            yield Statement(line=line, fault=f"expected TOML, found otherwise: {fault}")
+            yield Statement(line=line, table=table, fault=f"expected TOML, found otherwise: {fault}")
         for key, value in parsed.items():
-            if isinstance(value, dict):
-                yield Statement(line=line, fault=f"expected settings alone, found the table {key!r}")
+            if key == _CLUSTER_TABLE and value == {} and lines[line - 1].lstrip().startswith("["):
+                table = _CLUSTER_TABLE
+            elif isinstance(value, dict):
+                yield Statement(line=line, table=table, fault=f"expected settings alone, found the table {key!r}")
                 if lines[line - 1].lstrip().startswith("["):
                     return
             else:
-                yield Statement(line=line, key=key, value=value)
+                yield Statement(line=line, key=key, value=value, table=table)
 
 
 def _read_one(lines: list[str]) -> tuple[dict[str, Any], str, int]:

@@ -2,6 +2,7 @@
 
 - ``validation_paths(data, sets)`` lists the validation micrographs.
 - ``score_table(model, paths)`` scores one model; ``evaluate(...)`` any number of models and folders with picks.
+- ``score_by_workers(engine, threads)`` has micrographs scored on a cluster, by `score_micrographs`.
 - ``show_table(rows, console)`` and ``markdown_table(rows)`` show the figures, ``report.html_report`` as a page.
 - ``best_threshold(scored, weights)`` chooses a model's threshold.
 """
@@ -11,6 +12,7 @@ from frazil_trainer.evaluation.records import Evaluation, ScoreRow
 from frazil_trainer.evaluation.scores import ValidationRecord, best_threshold, evaluate, score_table
 from frazil_trainer.evaluation.sources import ModelSource, PickFiles, PickSource, find_pick_files, open_sources
 from frazil_trainer.evaluation.tables import flip_warnings, markdown_table, show_table
+from frazil_trainer.evaluation.workers import score_by_workers
 
 __all__ = [
     "Evaluation",
@@ -26,6 +28,7 @@ __all__ = [
     "flip_warnings",
     "markdown_table",
     "open_sources",
+    "score_by_workers",
     "score_micrographs",
     "score_table",
     "show_table",

@@ -52,11 +52,14 @@ class ModelSource:
     """A model under the model contract, run by the daemon's own picker.
 
     It keeps every pick down to a score of 0.05, so that thresholds can be compared without running the network again: a
-    higher threshold only removes picks.
+    higher threshold only removes picks. It can be scored on a cluster if its path is known.
     """
 
-    def __init__(self, model: Model, *, name: str | None = None, threshold: float | None = None) -> None:
+    def __init__(
+        self, model: Model, *, name: str | None = None, threshold: float | None = None, path: Path | None = None
+    ) -> None:
         self.model = model
+        self.path = path
         self._device = PreparationOnDevice(model)
         self.name = name or printable(model.identity.name)
         self.threshold = model.contract.threshold if threshold is None else threshold
@@ -161,7 +164,7 @@ def open_sources(
     sources: list[PickSource] = []
     for text in models:
         name, path = _split_name(text)
-        sources.append(ModelSource(load_model(path), name=name and printable(name), threshold=threshold))
+        sources.append(ModelSource(load_model(path), name=name and printable(name), threshold=threshold, path=path))
     for text, axis, factor in zip(folders, axes, factors, strict=True):
         name, path = _split_name(text)
         name = printable(name or path.resolve().name)

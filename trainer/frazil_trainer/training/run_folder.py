@@ -16,7 +16,7 @@ from frazil_trainer.recipe import Recipe
 from frazil_trainer.training.loop import EpochReport
 from frazil_trainer.training.precision import Precision
 
-__all__ = ["CHECKPOINT_NAME", "EVENTS_NAME", "RESULT_NAME", "RunFolder", "RunRecord"]
+__all__ = ["CHECKPOINT_NAME", "EVENTS_NAME", "RESULT_NAME", "RunFolder", "RunRecord", "read_version"]
 
 CHECKPOINT_NAME = "checkpoint.pt"
 EVENTS_NAME = "events"
@@ -45,6 +45,21 @@ class _Finished(msgspec.Struct):
     version: str
 
 
+def read_version(run: Path) -> Path | None:
+    """The model version that the run in a folder made, or None if it has not finished.
+
+    Raises:
+        FrazilError: the file is not the result of a run.
+    """
+    file = run / RESULT_NAME
+    try:
+        return Path(msgspec.json.decode(file.read_bytes(), type=_Finished).version)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise FrazilError(f"{file}: expected the result of a run, cannot read it: {error}") from error
+
+
 class RunFolder:
     """The files of a run of a recipe on training data of some checksum, from which it can resume.
 
@@ -66,18 +81,8 @@ class RunFolder:
         return self.folder / CHECKPOINT_NAME
 
     def read_version(self) -> Path | None:
-        """The model version that the run made, or None if it has not finished.
-
-        Raises:
-            FrazilError: the file is not the result of a run.
-        """
-        file = self.folder / RESULT_NAME
-        try:
-            return Path(msgspec.json.decode(file.read_bytes(), type=_Finished).version)
-        except FileNotFoundError:
-            return None
-        except (OSError, msgspec.MsgspecError) as error:
-            raise FrazilError(f"{file}: expected the result of a run, cannot read it: {error}") from error
+        """The model version that the run made; see `read_version`."""
+        return read_version(self.folder)
 
     def write_result(
         self, version: Path, run: RunRecord, validation: msgspec.Struct, epochs: Sequence[EpochReport]

@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -155,13 +155,22 @@ class Scanner:
             self.forget()
             self._on_restart()
             scan = self._scan()
-        scan.inventory = self._sum_up()
+        scan.inventory = self.sum_up()
         self._sweep_some(scan)
         scan.seconds = time.monotonic() - started
         return scan
 
     def _scan(self) -> Scan:
         scan = Scan()
+        scan.new += self._walk(scan)
+        return scan
+
+    def walk(self) -> Iterator[Path]:
+        """Find the same new files as one pass of `scan`, one by one, folder after folder; none is held in memory."""
+        self.forget()
+        return self._walk(Scan())
+
+    def _walk(self, scan: Scan) -> Iterator[Path]:
         visited: dict[str, _Folder] = {}
         places: set[tuple[int, int]] = set()
         pending = [_Entered("", through_link=False)]
@@ -172,7 +181,7 @@ class Scanner:
                 continue
             self._beat(f"scanning {key or self._root}")
             try:
-                folder = self._look_into(entered, scan, places)
+                folder = yield from self._look_into(entered, scan, places)
             except OSError as error:
                 self._complain(key, error)
                 if error.errno in (errno.ENOENT, errno.ENOTDIR):
@@ -183,7 +192,15 @@ class Scanner:
             pending += folder.listing.subfolders
         self._folders = visited
         scan.folders = len(visited)
-        return scan
+
+    def scan_names(self) -> Inventory:
+        """Count the names in the tree, and find its layout; none is held in memory."""
+        for _ in self.walk():
+            pass
+        if self._selection.settle():
+            for _ in self.walk():
+                pass
+        return self.sum_up()
 
     def forget(self) -> None:
         """List every folder again at the next scan."""
@@ -200,7 +217,7 @@ class Scanner:
         real = os.path.realpath(path)
         return real == str(path) or self._why_not_followed(real) is None
 
-    def _look_into(self, entered: _Entered, scan: Scan, places: set[tuple[int, int]]) -> _Folder:
+    def _look_into(self, entered: _Entered, scan: Scan, places: set[tuple[int, int]]) -> Generator[Path, None, _Folder]:
         key = entered.key
         path = self._root / key if key else self._root
         now = time.monotonic()
@@ -220,11 +237,11 @@ class Scanner:
             unchanged_since = known.unchanged_since
         else:
             unchanged_since = now
-        listing = self._list(path, entered, scan)
+        listing = yield from self._list(path, entered, scan)
         self._complained.discard(key)
         return _Folder(mtime_ns=status.st_mtime_ns, unchanged_since=unchanged_since, listed_at=now, listing=listing)
 
-    def _list(self, path: Path, entered: _Entered, scan: Scan) -> _Listing:
+    def _list(self, path: Path, entered: _Entered, scan: Scan) -> Generator[Path, None, _Listing]:
         listing = _Listing()
         prefix = f"{entered.key}/" if entered.key else ""
         known, selection = self._known, self._selection
@@ -258,7 +275,7 @@ class Scanner:
                 self._on_name(key, reason)
                 if reason is None:
                     listing.taken += 1
-                    scan.new.append(Path(entry.path))
+                    yield Path(entry.path)
                 else:
                     listing.pass_over(key, reason)
         # The last folder of the list is entered first. Sorting makes every scan enter them in the order of their names,
@@ -321,8 +338,9 @@ class Scanner:
             scan.returned.append(key)
         self._missing.discard(key)
 
-    def _sum_up(self) -> Inventory:
-        """Add up the inventory of all folders. A file that is held was listed as one that is known."""
+    def sum_up(self) -> Inventory:
+        """Add up the inventory of all folders as they were last listed."""
+        # A file that is held was listed as one that is known.
         held = [key for key in list(self._held) if key not in self._missing]
         taken = -len(held)
         passed_over: dict[PassReason, Passed] = {}

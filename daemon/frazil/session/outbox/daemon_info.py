@@ -14,9 +14,9 @@ from frazil.errors import OutputError
 from frazil.health.samples import START_TIME, parse_samples
 from frazil.health.state import DaemonState
 from frazil.paths import is_same_file, path_below
-from frazil.session.outbox.ledger import DAEMON_KEY, Ledger, LedgerReader, Remembered
+from frazil.session.outbox.ledger import DAEMON_KEY, Ledger, LedgerReader, Remembered, Witness
 
-__all__ = ["DaemonInfo", "ask_page", "check_watch", "ledger_key", "move_watch"]
+__all__ = ["DaemonInfo", "ask_page", "check_watch", "ledger_key", "move_watch", "open_ledger"]
 
 T = TypeVar("T")
 
@@ -108,6 +108,36 @@ def _get(url: str) -> bytes | None:
         return b""
     except (OSError, ValueError, HTTPException):
         return None
+
+
+def open_ledger(file: Path, *, watch: Path, out: Path) -> tuple[Ledger, Witness]:
+    """Claim an output directory and open its ledger, to write to both.
+
+    Args:
+        file: the ledger; made if missing.
+        watch: the watched directory, with links resolved.
+        out: the output directory, likewise.
+
+    Raises:
+        OutputError: another process has them, they cannot be written, or the ledger is of another directory.
+    """
+    epoch = ""
+    with contextlib.suppress(OutputError), LedgerReader(file) as reader:
+        epoch = reader.epoch
+    witness = Witness(out, watch=watch, ledger=file, ledger_epoch=epoch)
+    try:
+        ledger = Ledger(file, witness)
+    except OutputError:
+        witness.close()
+        raise
+    try:
+        check_watch(ledger, watch)
+    except OutputError:
+        witness.disown()
+        ledger.close()
+        witness.close()
+        raise
+    return ledger, witness
 
 
 def check_watch(ledger: Ledger, watch: Path) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -20,24 +20,23 @@ from frazil.documents import (
     FailedDocument,
     MicrographDocument,
     NumberedDocument,
+    directory_of,
     encode_document,
     in_session,
     topic_of,
 )
 from frazil.errors import MicrographError
-from frazil.faults import is_of_one_record, reason_of
+from frazil.faults import is_of_one_record, is_transient, reason_of
 from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
-from frazil.outputs import OutputFolder
+from frazil.outputs import OutputFolder, namesakes
+from frazil.paths import is_utf8
 from frazil.picking import Picks, write_star
 from frazil.record import record_failure
 from frazil.session.outbox.ledger import Handled, Ledger, StoredDocument, is_fatal
 
-if TYPE_CHECKING:
-    from frazil.session.outbox.stream import Channel
-
-__all__ = ["Outbox", "Stopped"]
+__all__ = ["Messages", "Outbox", "Stopped"]
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +47,17 @@ T = TypeVar("T")
 
 class Stopped(Exception):
     """The daemon stops before a write or a delivery succeeded. The next start makes up for it."""
+
+
+class Messages(Protocol):
+    """Where messages go: a channel of the stream, or nowhere."""
+
+    @property
+    def session(self) -> str:
+        """Name of the session; empty for the only one of a daemon."""
+
+    def publish(self, seq: int, topic: bytes, body: bytes) -> None:
+        """Send a committed document; never waits."""
 
 
 class Outbox:
@@ -77,7 +87,7 @@ class Outbox:
     def __init__(
         self,
         ledger: Ledger,
-        channel: Channel,
+        channel: Messages,
         metrics: Metrics,
         root: Path,
         out: Path,
@@ -156,6 +166,46 @@ class Outbox:
         self.deliver()
         return seq
 
+    def commit_failure(
+        self,
+        error: MicrographError,
+        key: str,
+        handled: Handled,
+        *,
+        max_attempts: int,
+        on_commit: Callable[[int, bool], None] = lambda *_: None,
+    ) -> None:
+        """Commit that a micrograph could not be picked, as `commit` does.
+
+        Args:
+            error: the cause.
+            key: path of the micrograph below the watched directory. Of one that is no UTF-8 the ledger knows nothing.
+            handled: stamp and fingerprint of its file.
+            max_attempts: number of attempts after which it is given up, though a retry might succeed.
+            on_commit: called with the number of attempts, and whether it is retried.
+        """
+        if not is_utf8(key):
+            on_commit(1, False)
+            return
+        attempt = 1 + self.attempts(key)
+        is_retried = is_transient(error) and attempt < max_attempts
+        document = record_failure(error, self._root / key, directory_of(key), attempts=attempt, is_transient=is_retried)
+        self.commit(document, key=key, handled=handled, on_commit=lambda _: on_commit(attempt, is_retried))
+
+    def check_namesakes(self, micrograph: Path, key: str) -> None:
+        """Check that no other micrograph has a result whose pick file has the name of this one's.
+
+        Raises:
+            MicrographError: one has.
+        """
+        namesake = self._retry(lambda: self._ledger.first_with_result(namesakes(key)))
+        if namesake is not None:
+            raise MicrographError(
+                micrograph,
+                "name",
+                f"expected a name of its own, found the name of {namesake}: one STAR file cannot hold both",
+            )
+
     def remember(self, key: str, value: str) -> None:
         """Make the ledger remember a value."""
         self._retry(lambda: self._ledger.remember(key, value))
@@ -163,10 +213,6 @@ class Outbox:
     def grant(self, request: tuple[str, str], remember: tuple[str, str]) -> None:
         """Delete a request (key and value) from the ledger, if it has not changed, and remember its result likewise."""
         self._retry(lambda: self._ledger.grant(request, remember))
-
-    def first_with_result(self, keys: Sequence[str]) -> str | None:
-        """The first of these micrographs, by their paths below the watched directory, that has a result; else None."""
-        return self._retry(lambda: self._ledger.first_with_result(keys))
 
     def attempts(self, key: str) -> int:
         """Number of failed attempts to pick a micrograph, by its path below the watched directory."""

@@ -23,16 +23,13 @@ import msgspec
 
 from frazil.documents import MicrographDocument, directory_of
 from frazil.errors import IncompleteMicrograph, LedgerDamagedError, MicrographError, OutputError
-from frazil.faults import backoff_seconds, failure_of, is_transient
+from frazil.faults import backoff_seconds, failure_of
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.health.state import PickState
 from frazil.model import Batches
-from frazil.outputs import namesakes
-from frazil.paths import is_utf8
 from frazil.picking import ChooseRescaling, Micrograph, PixelMemory, ScoreMap
-from frazil.record import record_failure
 from frazil.session.intake.intake import Arrival, Intake
 from frazil.session.outbox.file_stamp import sample, stamp_of
 from frazil.session.outbox.ledger import CHOICE_KEY, Handled, Ledger
@@ -383,10 +380,10 @@ class Pipeline:
     def _write_picked(self, result: _Picked) -> None:
         started = self._clock()
         arrival, metrics = result.arrival, self._metrics
-        namesake = self._outbox.first_with_result(namesakes(arrival.key))
-        if namesake is not None:
-            message = f"expected a name of its own, found the name of {namesake}: one STAR file cannot hold both"
-            self._write_failed(_Failed(arrival=arrival, error=MicrographError(arrival.path, "name", message)))
+        try:
+            self._outbox.check_namesakes(arrival.path, arrival.key)
+        except MicrographError as error:
+            self._write_failed(_Failed(arrival=arrival, error=error))
             return
         handled = Handled(stamp=arrival.stamp, fingerprint=result.fingerprint)
         document = msgspec.structs.replace(result.document, directory=directory_of(arrival.key))
@@ -432,23 +429,14 @@ class Pipeline:
         except (OSError, MicrographError):
             content = ""
         handled = Handled(stamp=arrival.stamp, fingerprint=content)
-        if not is_utf8(arrival.key):  # the ledger cannot hold such a key
-            self._note_failed(arrival, handled, error, attempt=1, is_retried=False)
-            return
-        attempt = 1 + self._outbox.attempts(arrival.key)
-        is_retried = is_transient(error) and attempt < self._max_attempts
-        document = record_failure(
+        self._outbox.commit_failure(
             error,
-            self._watch / arrival.key,
-            directory_of(arrival.key),
-            attempts=attempt,
-            is_transient=is_retried,
-        )
-        self._outbox.commit(
-            document,
-            key=arrival.key,
-            handled=handled,
-            on_commit=lambda _: self._note_failed(arrival, handled, error, attempt=attempt, is_retried=is_retried),
+            arrival.key,
+            handled,
+            max_attempts=self._max_attempts,
+            on_commit=lambda attempt, is_retried: self._note_failed(
+                arrival, handled, error, attempt=attempt, is_retried=is_retried
+            ),
         )
 
     def _note_failed(

@@ -11,6 +11,7 @@ import logging
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,7 +26,6 @@ from frazil.picking import (
     PeakScores,
     Picker,
     PickingSettings,
-    Picks,
     Picture,
     ScoreMap,
     assess_threshold,
@@ -60,9 +60,9 @@ class MicrographEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """Of its peaks in steps of 1/65535, best first, deflated."""
 
     @classmethod
-    def of(cls, path: str, peaks: Picks) -> MicrographEvidence:
-        """Keep the peaks of a micrograph."""
-        steps = np.round(peaks.score * SCORE_STEPS).astype("<u2")
+    def of(cls, path: str, scores: NDArray[np.floating[Any]]) -> MicrographEvidence:
+        """Keep the peaks of a micrograph, of which there are (n,) scores, best first."""
+        steps = np.round(scores * SCORE_STEPS).astype("<u2")
         return cls(path=path, scores=zlib.compress(steps.tobytes(), 1))
 
     def unpack(self) -> PeakScores:
@@ -211,13 +211,27 @@ class Chooser:
         if not change.lets_choose(sha256, by_default=self.chooses):
             return None
         evidence, in_force = self._evidence_of(picker), change.chosen.get(sha256)
-        if in_force is None or evidence.chosen is None or not evidence.chosen.held:
-            peaks = find_low_peaks(score_map, picker.limits, picture.pixel_size_angstrom)
-            seen = MicrographEvidence.of(path, peaks)
-            others = [other for other in evidence.micrographs if other.path != path]
-            micrographs = (*others, seen)[-MOST_MICROGRAPHS:]
-            evidence = msgspec.structs.replace(evidence, micrographs=micrographs)
-        return self._choose(picker, evidence, in_force)
+        if in_force is not None and evidence.chosen is not None and evidence.chosen.held:
+            return self._choose(picker, evidence, in_force)
+        peaks = find_low_peaks(score_map, picker.limits, picture.pixel_size_angstrom)
+        return self.weigh(picker, change, path, peaks.score)
+
+    def weigh(
+        self, picker: Picker, change: LimitsChange, path: str, scores: NDArray[np.floating[Any]]
+    ) -> ChosenThreshold:
+        """The choice for a model, with one more micrograph, as long as it is not held.
+
+        Args:
+            picker: of the model.
+            change: of limits in force.
+            path: of the micrograph.
+            scores: (n,) of its low peaks, best first.
+        """
+        evidence = self._evidence_of(picker)
+        others = [other for other in evidence.micrographs if other.path != path]
+        micrographs = (*others, MicrographEvidence.of(path, scores))[-MOST_MICROGRAPHS:]
+        evidence = msgspec.structs.replace(evidence, micrographs=micrographs)
+        return self._choose(picker, evidence, change.chosen.get(picker.model.identity.sha256))
 
     def _evidence_of(self, picker: Picker) -> ModelEvidence:
         """The evidence of a model; what its kept score maps say where there is none as yet."""
@@ -302,7 +316,8 @@ def read_kept(
             continue
         if document.model.sha256 != sha256 or not is_of_diameter(document, settings.diameter_angstrom):
             continue
-        yield MicrographEvidence.of(document.path, find_low_peaks(score_map, limits, document.pixel_size_angstrom))
+        peaks = find_low_peaks(score_map, limits, document.pixel_size_angstrom)
+        yield MicrographEvidence.of(document.path, peaks.score)
         found += 1
         if found == ENOUGH_MICROGRAPHS:
             return

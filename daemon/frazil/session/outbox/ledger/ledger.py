@@ -270,6 +270,26 @@ class Ledger:
             ).fetchone()
         return None if row is None else str(row[0])
 
+    def results_after(self, seq: int, keys: Sequence[str]) -> set[str]:
+        """Those of these keys whose newest result has a higher sequence number."""
+        marks = ", ".join("?" * len(keys))
+        with self._reading():
+            rows = self._database.execute(
+                f"SELECT path FROM micrographs WHERE path IN ({marks}) AND seq > ?",  # noqa: S608
+                (*keys, seq),
+            )
+            return {key for (key,) in rows}
+
+    def given_up_after(self, seq: int) -> set[str]:
+        """Keys of the micrographs that were given up with a document of a higher sequence number."""
+        with self._reading():
+            rows = self._database.execute(
+                "SELECT path FROM documents d JOIN micrographs m USING (path) "
+                "WHERE d.topic = 'failed' AND d.seq > ? AND m.state = 'quarantined'",
+                (seq,),
+            )
+            return {key for (key,) in rows}
+
     def attempts(self, key: str) -> int:
         """How often picking a micrograph has failed since it was found."""
         with self._reading():

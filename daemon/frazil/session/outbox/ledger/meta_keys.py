@@ -24,6 +24,7 @@ __all__ = [
     "LIKENESS_KEY",
     "MIGRATED_KEY",
     "MOUNT_POINT_KEY",
+    "REPICK_KEY",
     "RETUNE_KEY",
     "SESSION_KEY",
     "STANDING_KEY",
@@ -55,6 +56,8 @@ STANDING_KEY = "standing"
 """The model that serves and the versions that were refused, as JSON."""
 DRIFT_KEY = "drift"
 """The session's baseline and its charts: a `Drift` as JSON."""
+REPICK_KEY = "repick"
+"""The last run of ``frazil repick``: where it began, with what, and its threshold, as JSON."""
 BASELINE_KEY = "baseline_asked"
 """When a new baseline was requested, in seconds of Unix time; absent if it never was."""
 RETUNE_KEY = "retune"

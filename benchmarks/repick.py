@@ -1,0 +1,217 @@
+"""What bulk work costs: its rate beside the daemon's, messages of the scheduler, memory of the driver.
+
+python benchmarks/repick.py --count 2000 --json FILE
+
+Both pick the same micrographs of 2048 x 2048 pixels with the default model on this machine: ``frazil repick`` with
+workers of one thread each, and a daemon with as many threads. Parts can be chosen: ``--parts rate messages memory``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+from daemon_process import FRAZIL, DaemonProcess
+from micrographs import write_micrograph
+
+from frazil.cluster.engine import open_engine
+from frazil.cluster.repick import Repick
+from frazil.cluster.work import NotYet
+from frazil.session.outbox.ledger import LedgerReader
+from frazil.settings import ClusterSettings, ServeSettings
+
+PARTS = ("rate", "messages", "memory")
+SIDE_PX = 2048
+DIAMETER_ANGSTROM, PIXEL_SIZE_ANGSTROM = 191.0, 1.77
+DIFFERENT = 8
+"""Micrographs that are different; the others are further names of these."""
+PER_FOLDER = 500
+FEW, MANY = 2_000, 200_000
+MOST_FOR_MESSAGES = 200
+_NAMES_CODE = "import sys, repick; repick.print_peak(sys.argv[1], sys.argv[2])"
+
+
+def make_archive(folder: Path, count: int) -> None:
+    """Lay out micrographs, most of them hard links."""
+    for number in range(count):
+        file = folder / f"square{number // PER_FOLDER:03}" / f"m{number:06}.mrc"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if number < DIFFERENT:
+            write_micrograph(
+                file,
+                (SIDE_PX, SIDE_PX),
+                "float32",
+                pixel_size_angstrom=PIXEL_SIZE_ANGSTROM,
+                diameter_px=DIAMETER_ANGSTROM / PIXEL_SIZE_ANGSTROM,
+                seed=number,
+            )
+        else:
+            os.link(folder / "square000" / f"m{number % DIFFERENT:06}.mrc", file)
+
+
+def per_second(out: Path, count: int) -> float:
+    """Results per second from the first to the last, by the ledger: starts of programs do not count."""
+    with LedgerReader(out / "frazil-ledger.sqlite") as reader:
+        times = [record.picked_at or 0.0 for record in reader.micrographs(["picked"])]
+    assert len(times) == count, (len(times), count)
+    return (count - 1) / (max(times) - min(times))
+
+
+def measure_rate(folder: Path, count: int, workers: int) -> dict[str, Any]:
+    """Micrographs per second of both."""
+    archive, repicked, served = folder / "archive", folder / "repicked", folder / "served"
+    make_archive(archive, count)
+    options = ["--diameter", str(DIAMETER_ANGSTROM), "--threshold", "0.4", "--device", "cpu"]
+    command = [FRAZIL, "repick", "--watch", archive, "--out", repicked, "--workers", str(workers), "--json", *options]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    with DaemonProcess(archive, served, "--threads", workers, *options):
+        while True:
+            with LedgerReader(served / "frazil-ledger.sqlite") as reader:
+                if reader.counts().get("picked", 0) == count:
+                    break
+            time.sleep(1)
+    ours, theirs = per_second(repicked, count), per_second(served, count)
+    return {
+        "micrographs": count,
+        "workers": workers,
+        "repick_per_second": round(ours, 3),
+        "daemon_per_second": round(theirs, 3),
+        "ratio": round(ours / theirs, 3),
+    }
+
+
+def make_run(archive: Path, out: Path) -> Repick:
+    """A run in this process."""
+    settings = ServeSettings(
+        watch=archive,
+        out=out,
+        diameter_angstrom=DIAMETER_ANGSTROM,
+        threshold=0.4,
+        device="cpu",
+        layout="any",
+        max_attempts=1,
+    )
+    return Repick(str(archive), settings, threads=1, resume=False, say=lambda _: None)
+
+
+def measure_messages(folder: Path, count: int, workers: int) -> dict[str, Any]:
+    """Messages that the scheduler and the client, both in this process, read and write for each micrograph.
+
+    What is said for other reasons, such as signs of life, is among them.
+    """
+    from distributed.comm.tcp import TCP
+
+    counts = {"read": 0, "written": 0}
+    read, write = TCP.read, TCP.write
+
+    async def count_read(comm: TCP, *given: Any, **named: Any) -> Any:
+        message = await read(comm, *given, **named)
+        counts["read"] += len(message) if isinstance(message, list | tuple) else 1
+        return message
+
+    async def count_written(comm: TCP, message: Any, *given: Any, **named: Any) -> Any:
+        counts["written"] += len(message) if isinstance(message, list | tuple) else 1
+        return await write(comm, message, *given, **named)
+
+    TCP.read, TCP.write = count_read, count_written
+    make_archive(folder / "archive", count)
+    run = make_run(folder / "archive", folder / "out")
+    try:
+        run.open()
+        with open_engine("local", ClusterSettings(workers=workers), folder / "cluster") as engine:
+            started = dict(counts)
+            run.run(engine)
+    finally:
+        run.close()
+        TCP.read, TCP.write = read, write
+    assert run.tally.picked == count, run.tally
+    return {"micrographs": count} | {
+        f"{name}_per_micrograph": round((counts[name] - started[name]) / count, 2) for name in counts
+    }
+
+
+class NoPixels:
+    """In place of a cluster: every call is answered at once, as if its micrographs were just being written."""
+
+    workers, room, description = 2, 4, "nowhere"
+
+    def run(self, _function: Any, next_call: Any, arguments: Any, beat: Any) -> Iterator[tuple[list[str], bytes]]:
+        """Answer each call."""
+        while (call := next_call()) is not None:
+            arguments(call)
+            beat()
+            yield call, msgspec.msgpack.encode([NotYet(key=key, why="") for key in call])
+
+
+def print_peak(archive: str, out: str) -> None:
+    """Go through an archive without pixels, and print the peak of this process's memory in MiB."""
+    run = make_run(Path(archive), Path(out))
+    try:
+        run.open()
+        run.run(NoPixels())  # type: ignore[arg-type]
+    finally:
+        run.close()
+    assert run.tally.left == run.tally.total > 0, run.tally
+    print(psutil.Process().memory_full_info().uss / 2**20, _peak_mib())
+
+
+def _peak_mib() -> float:
+    (line,) = [one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+
+def measure_memory(folder: Path, count: int) -> dict[str, Any]:
+    """Memory of the driver for so many names."""
+    archive = folder / "archive"
+    for number in range(count):
+        file = archive / f"square{number // PER_FOLDER:03}" / f"FoilHole_{number:08}_Data_fractions.mrc"
+        if number % PER_FOLDER == 0:
+            file.parent.mkdir(parents=True)
+        file.touch()
+    done = subprocess.run(
+        [sys.executable, "-c", _NAMES_CODE, str(archive), str(folder / "out")],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
+    held, peak = map(float, done.stdout.split())
+    return {"names": count, "held_mib": round(held, 1), "peak_mib": round(peak, 1)}
+
+
+def main() -> None:
+    """Measure, and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--names", type=int, nargs="+", default=[FEW, MANY])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    found: dict[str, Any] = {"cores": psutil.cpu_count(), "load": psutil.getloadavg()[0]}
+    measures = {
+        "rate": lambda folder: measure_rate(folder, given.count, given.workers),
+        "messages": lambda folder: measure_messages(folder, min(given.count, MOST_FOR_MESSAGES), given.workers),
+        "memory": lambda folder: [measure_memory(folder / str(count), count) for count in given.names],
+    }
+    for part in given.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            found[part] = measures[part](Path(folder))
+    text = json.dumps(found, indent=2)
+    print(text)
+    if given.json:
+        given.json.write_text(f"{text}\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

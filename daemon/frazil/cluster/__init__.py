@@ -1,0 +1,11 @@
+"""Bulk work: an archive picked again, or models evaluated, by workers of a Dask cluster on one machine or many.
+
+- ``names``: which micrographs there are, one by one.
+- ``work``: what a worker does with some of them.
+- ``engine``: starts a cluster, or joins one, and hands work out.
+- ``calls``: a function called for each of some names; for the trainer.
+- ``tasks``: work handed out, again where a worker died, until each micrograph has its outcome.
+- ``repick``: takes the results, and is the one who writes them.
+
+Nothing here is loaded by the daemon. Dask is imported by ``engine`` alone, when it is needed.
+"""

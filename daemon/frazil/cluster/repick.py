@@ -1,0 +1,500 @@
+"""A repick: an archive read and picked again by the workers of a cluster, and written by one process, this one.
+
+It holds the ledger and the output directory as a daemon does, and commits and delivers by the same outbox. The ledger
+remembers where the run began. So after a kill at any moment, of whatever part, the next run does what is missing: a
+micrograph has its result once its document is committed, and not before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+
+from frazil.cluster.engine import Engine
+from frazil.cluster.names import Names, Source
+from frazil.cluster.tasks import hand_out
+from frazil.cluster.work import Failed, Job, NotYet, Outcome, Picked, Scored
+from frazil.documents import now_rfc3339
+from frazil.errors import FrazilError, LedgerDamagedError, MicrographError, OutputError, SettingsError
+from frazil.faults import backoff_seconds, failure_of
+from frazil.health.metrics import Metrics
+from frazil.limits import ChoiceBasis
+from frazil.model import ModelIdentity, load_model, locate_model
+from frazil.outputs import OutputFolder
+from frazil.paths import is_utf8
+from frazil.picking import Picker, PickingSettings
+from frazil.session.intake.file_system import FileSystem
+from frazil.session.intake.passed_over import Inventory
+from frazil.session.outbox.daemon_info import DaemonInfo, open_ledger
+from frazil.session.outbox.file_stamp import FileStamp
+from frazil.session.outbox.ledger import (
+    CHOICE_KEY,
+    DAEMON_KEY,
+    INVENTORY_KEY,
+    REPICK_KEY,
+    TUNED_KEY,
+    Handled,
+    LedgerReader,
+    Remembered,
+)
+from frazil.session.outbox.outbox import Outbox
+from frazil.session.retune import Chooser, LimitsChange, RevisionProgress
+from frazil.session.retune.repick import read_document
+from frazil.settings import ServeSettings
+
+__all__ = ["Repick", "RepickRun", "Tally"]
+
+_AT_ONCE = 8
+"""Most micrographs in one task: so the cluster's own messages are few for each."""
+_TASKS_AHEAD = 4
+"""The last tasks of a small archive are smaller, so that no worker is idle long before the end: there are at least so
+many times as many as may be under way."""
+_ASKED_AT_ONCE = 256
+"""Names of which the ledger is asked at once, whether they are done."""
+_SAMPLES = (20, 40)
+"""Numbers of micrographs from which the threshold is chosen: if it is not held after the first, the others follow."""
+_LOOK_SECONDS = 1.0
+_THREAD_OF_DRIVER = 1
+
+
+class RepickRun(msgspec.Struct, Remembered, frozen=True, kw_only=True):
+    """One run over an archive, kept in the ledger so that it can be resumed."""
+
+    since: str
+    """UTC time in RFC 3339."""
+    after_seq: int
+    """What has a result, or was given up, with a higher sequence number is done."""
+    sha256: str
+    """Of the model."""
+    settings: PickingSettings
+    target_precision: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What has come of the run so far."""
+
+    total: int = 0
+    """Number of names."""
+    already: int = 0
+    """Done before, by the run that is resumed."""
+    picked: int = 0
+    picks: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    """Given up, by reason."""
+    left: int = 0
+    """Neither: they change, or are to be tried again."""
+    gone: int = 0
+    """No longer there."""
+    held: int = 0
+    """Left out, since the session's ledger holds them."""
+    waits_for: str = ""
+    """What keeps all from going on, in one line."""
+    workers: int = 0
+
+    @property
+    def done(self) -> int:
+        """Number of names that need no more work."""
+        return self.already + self.picked + self.failed.total() + self.gone + self.held
+
+
+class Repick:
+    """Picks an archive again. `open` first, then `run`, `close` at last.
+
+    Args:
+        given: a directory, a glob pattern or a STAR file.
+        settings: as of a daemon that would watch it.
+        threads: CPU threads of each worker.
+        resume: whether an earlier run goes on; else all is picked.
+        say: is told in one line what the user should know, such as a failure.
+        show: called when the tally has changed.
+
+    Attributes:
+        tally: what has come of it so far.
+        model: that picks.
+        threshold: lowest figure of merit of a pick, once it is known.
+        chosen: how frazil chose it; None where it did not.
+        inventory: names that were taken and passed over.
+    """
+
+    def __init__(
+        self,
+        given: str,
+        settings: ServeSettings,
+        *,
+        threads: int,
+        resume: bool,
+        say: Callable[[str], None],
+        show: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self._resume = resume
+        self._say = say
+        self._show = show
+        self._closing = contextlib.ExitStack()
+        self._next_look = 0.0
+        self.tally = Tally()
+        out = settings.out.expanduser().resolve()
+        self._outputs = OutputFolder(out)
+        self._ledger_file = settings.ledger_file.expanduser().resolve()
+        self.source = Source.of(given, _watched_by(self._ledger_file))
+        self._picking = PickingSettings(
+            diameter_angstrom=settings.needed_diameter_angstrom,
+            pixel_size_angstrom=settings.pixel_size_angstrom,
+            unusual_diameter=settings.unusual_diameter,
+            contrast=settings.contrast,
+            **settings.limits.given(),
+        )
+        file, _, version = locate_model(settings.model.expanduser())
+        place = file.parent if version else file  # another version may be promoted meanwhile
+        loaded = load_model(place, "cpu" if settings.device == "cpu" else "auto", _THREAD_OF_DRIVER)
+        self._picker = Picker(loaded, self._picking)
+        self._job = Job(
+            root=str(self.source.root),
+            model=str(place),
+            sha256=self.model.sha256,
+            device=settings.device,
+            precision=settings.precision,
+            threads=threads,
+            settings=self._picking,
+            change=LimitsChange().for_model(self.model.sha256),
+            shows_holes=FileSystem.of(self.source.root.resolve()).shows_holes,
+            largest_bytes=settings.max_micrograph_bytes,
+            timeout_seconds=settings.read_timeout_seconds,
+            stall_seconds=settings.stall_seconds,
+            keep_score_maps=settings.keep_score_maps,
+        )
+
+    @property
+    def model(self) -> ModelIdentity:
+        """The model that picks."""
+        return self._picker.model.identity
+
+    @property
+    def threshold(self) -> float:
+        """Lowest figure of merit of a pick."""
+        return self._picker.with_limits(self._job.change).threshold
+
+    @property
+    def chosen(self) -> ChoiceBasis | None:
+        """How frazil chose it; None where it did not."""
+        return self._job.chosen
+
+    @property
+    def inventory(self) -> Inventory:
+        """Names that were taken and passed over; empty of a STAR file."""
+        return self._names.inventory
+
+    # --- begin ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Claim the output directory and the ledger, count the names, and note where the run begins.
+
+        Raises:
+            OutputError: another process has them, or they are of another directory.
+            FrazilError: there is no such archive, or an earlier run is to go on with other settings.
+        """
+        root, out = self.source.root.resolve(), self._outputs.path
+        self._outputs.prepare()
+        try:
+            self._ledger, self._witness = open_ledger(self._ledger_file, watch=root, out=out)
+        except LedgerDamagedError:
+            raise
+        except OutputError as error:
+            raise OutputError(f"{error}; or stop that daemon while its session is picked again") from error
+        self._closing.callback(self._witness.close)
+        self._closing.callback(self._ledger.close)
+        metrics = Metrics(CollectorRegistry())
+        self._outbox = Outbox(
+            self._ledger,
+            _Nowhere(_session_of(self._ledger_file)),
+            metrics,
+            self.source.root,
+            out,
+            threading.Event(),
+            self._beat,
+        )
+        earlier = Inventory.decode(self._ledger.recall(INVENTORY_KEY)) or Inventory()
+        self._names = Names(source=self.source, settings=self._settings, earlier=earlier)
+        self.tally.total = self._names.count()
+        self._held = set(self._ledger.held()) if self._settings.unlike == "hold" else set()
+        self._begin(root, out)
+        self._outbox.deliver()  # what an earlier run committed
+        self._given_up = self._ledger.given_up_after(self._run.after_seq)
+
+    def _begin(self, root: Path, out: Path) -> None:
+        ledger, identity = self._ledger, self.model
+        run = RepickRun(
+            since=now_rfc3339(),
+            after_seq=ledger.head,
+            sha256=identity.sha256,
+            settings=self._picking,
+            target_precision=self._settings.target_precision,
+        )
+        earlier = RepickRun.decode(ledger.recall(REPICK_KEY))
+        if self._resume and earlier is not None:
+            same = msgspec.structs.replace(earlier, since=run.since, after_seq=run.after_seq)
+            if same != run:
+                raise SettingsError(
+                    f"--resume: expected model and settings of the run that began at {earlier.since}, found others: "
+                    f"give {_difference(earlier, run)} as before, or leave --resume out to pick all again"
+                )
+            run = earlier
+        if not ledger.recall(DAEMON_KEY):  # else the ledger is a daemon's, and says so
+            info = DaemonInfo(
+                pid=os.getpid(),
+                started_at=time.time(),
+                stopped_at=time.time(),
+                watch=str(root),
+                out=str(out),
+                stream="",
+                metrics="",
+                model=identity.short,
+                provider=self._picker.model.provider,
+            )
+            self._outbox.remember(DAEMON_KEY, info.encode())
+        self._outbox.remember(REPICK_KEY, run.encode())
+        self._run = run
+        kept = RevisionProgress.decode(ledger.recall(TUNED_KEY))
+        self._change = kept.change if kept is not None and kept.settings == self._picking else LimitsChange()
+        self._take_limits()
+
+    def _take_limits(self) -> None:
+        """Pick within the limits that hold: those tuned or chosen for the session, else the settings'."""
+        sha256 = self.model.sha256
+        chosen = self._change.chosen_for(sha256)
+        self._job = msgspec.structs.replace(
+            self._job, change=self._change.for_model(sha256), chosen=None if chosen is None else chosen.basis
+        )
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do; a pass over the names tells."""
+        found = Tally()
+        if next(self._missing(found), None) is not None:
+            return False
+        self.tally.already, self.tally.held = found.already, found.held
+        return True
+
+    # --- run ------------------------------------------------------------------------------------------------------
+
+    def run(self, engine: Engine[list[str]]) -> None:
+        """Pick what is missing, in as many passes over the names as it takes.
+
+        What may succeed another time is tried again in the next pass, at most `max_attempts` times.
+
+        Raises:
+            FrazilError: the cluster has gone, no worker can do the work, or the ledger can no longer be written.
+        """
+        self._engine = engine
+        sha256 = self.model.sha256
+        if self._change.lets_choose(sha256, by_default=self._settings.chooses_threshold) and self.chosen is None:
+            self._choose()
+        for attempt in range(1, self._settings.max_attempts + 1):
+            self.tally.left = 0
+            self._hand_out(self._missing(self.tally if attempt == 1 else Tally()), self._job, self._take)
+            if not self.tally.left or attempt == self._settings.max_attempts:
+                return
+            deadline = time.monotonic() + backoff_seconds(attempt)
+            while time.monotonic() < deadline:
+                time.sleep(min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
+                self._beat()
+
+    def close(self) -> None:
+        """Let others have ledger and output directory."""
+        self._closing.close()
+
+    def _missing(self, before: Tally) -> Iterator[str]:
+        """The names that are not done, asked of the ledger as they are needed. What is done counts as such."""
+        names = iter(self._names)
+        while some := list(islice(names, _ASKED_AT_ONCE)):
+            ours = [key for key in some if self._is_possible(key)]
+            done = self._ledger.results_after(self._run.after_seq, ours)
+            for key in ours:
+                if key in self._held:
+                    before.held += 1
+                elif key in done or key in self._given_up:
+                    before.already += 1
+                else:
+                    yield key
+
+    def _is_possible(self, key: str) -> bool:
+        """Whether a micrograph can have a pick file of its name; else that is its failure."""
+        if key in self._given_up:
+            return is_utf8(key)
+        path = self.source.root / key
+        try:
+            self._outputs.check_name(path, key)
+        except MicrographError as error:
+            self._fail(error, key, Handled(stamp=FileStamp(-1, 0), fingerprint=""), max_attempts=1)
+            return is_utf8(key)
+        return True
+
+    def _hand_out(self, keys: Iterator[str], job: Job, take: Callable[[Outcome], None]) -> None:
+        """Have micrographs picked, some in each task, and take what comes of them."""
+        size = max(1, min(_AT_ONCE, self.tally.total // (_TASKS_AHEAD * self._engine.room)))
+        hand_out(self._engine, keys, job, size, take=take, give_up=self._give_up, say=self._say, beat=self._beat)
+
+    def _beat(self, doing: str = "", *, more_seconds: float = 0.0) -> None:  # noqa: ARG002 - those of a `Beat`
+        """Show what is so, and see each second that ledger and outputs are still this run's.
+
+        Raises:
+            OutputError: they are not.
+        """
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_SECONDS
+        self._ledger.look()
+        self._witness.beat()
+        self.tally.waits_for = self._outbox.waits_for
+        engine = getattr(self, "_engine", None)
+        if engine is not None:
+            self.tally.workers = engine.workers
+            if not engine.workers and not self.tally.waits_for:
+                self.tally.waits_for = f"no worker as yet: {engine.description}"
+        self._show()
+
+    # --- the threshold --------------------------------------------------------------------------------------------
+
+    def _choose(self) -> None:
+        """Choose the threshold as a daemon does, from micrographs spread over the archive; the ledger remembers it."""
+        chooser = Chooser(target_precision=self._settings.target_precision)
+        sha256, most = self.model.sha256, sum(_SAMPLES)
+        picker = self._picker.with_limits(self._change.for_model(sha256))
+        spread = list(islice(self._names, 0, None, max(1, self.tally.total // most)))[:most]
+        every = most // _SAMPLES[0]
+        rounds = (spread[::every], [key for number, key in enumerate(spread) if number % every])
+        for key, scores in chain.from_iterable(map(self._score, rounds)):
+            chosen = chooser.weigh(picker, self._change, key, scores)
+            self._change = msgspec.structs.replace(self._change, chosen={**self._change.chosen, sha256: chosen})
+            if chosen.held:
+                break
+        self._take_limits()
+        if self.chosen is None:
+            return  # nothing could be read: the model's own threshold holds
+        self._say(f"threshold {self.threshold:g}, {self.chosen.describe()}")
+        self._outbox.remember(CHOICE_KEY, chooser.news() or "")
+        progress = RevisionProgress(settings=self._picking, change=self._change, since=now_rfc3339(), until_seq=0)
+        self._outbox.remember(TUNED_KEY, progress.encode())
+
+    def _score(self, keys: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """The scores of the low peaks of some micrographs, in their order; none of those that cannot be picked."""
+        scored: dict[str, bytes] = {}
+
+        def take(outcome: Outcome) -> None:
+            if isinstance(outcome, Scored):
+                scored[outcome.key] = outcome.peaks
+
+        job = msgspec.structs.replace(self._job, only_scores=True)
+        self._hand_out((key for key in keys if is_utf8(key)), job, take)
+        for key in keys:
+            if key in scored:
+                yield key, np.frombuffer(scored[key], np.float32)
+
+    # --- results --------------------------------------------------------------------------------------------------
+
+    def _take(self, outcome: Outcome) -> None:
+        """Commit and deliver what has become of a micrograph, unless it is done, as one that is named twice."""
+        key, path = outcome.key, self.source.root / outcome.key
+        if key in self._given_up or self._ledger.results_after(self._run.after_seq, [key]):
+            self.tally.already += 1
+            return
+        match outcome:
+            case Picked():
+                try:
+                    self._outbox.check_namesakes(path, key)
+                    self._outbox.commit(outcome.document, key=key, handled=outcome.handled, score_map=outcome.score_map)
+                except (MicrographError, sqlite3.Error) as error:  # this one's alone; the outbox retries all others
+                    self._fail(failure_of(path, "writing", error), key, outcome.handled)
+                else:
+                    self.tally.picked += 1
+                    self.tally.picks += len(outcome.document.picks.score)
+            case Failed():
+                if outcome.handled.stamp.size < 0 and not _is_there(path):
+                    self.tally.gone += 1
+                else:
+                    self._fail(outcome.error(path), key, outcome.handled)
+            case NotYet():
+                self.tally.left += 1
+                self._say(f"{path}: {outcome.why}")
+
+    def _give_up(self, key: str, why: str) -> None:
+        path = self.source.root / key
+        error = MicrographError(path, "internal", f"expected a worker to pick it: {why}, perhaps for too little memory")
+        self._fail(error, key, Handled(stamp=FileStamp(-1, 0), fingerprint=""), max_attempts=1)
+
+    def _fail(self, error: MicrographError, key: str, handled: Handled, max_attempts: int | None = None) -> None:
+        def committed(attempt: int, is_retried: bool) -> None:
+            if is_retried:
+                self.tally.left += 1
+                self._say(f"{error} (attempt {attempt}; it is tried again)")
+            else:
+                self.tally.failed[error.reason] += 1
+                self._given_up.add(key)
+                self._say(str(error))
+
+        self._outbox.commit_failure(
+            error, key, handled, max_attempts=max_attempts or self._settings.max_attempts, on_commit=committed
+        )
+
+
+class _Nowhere:
+    """Where messages go without a stream: subscribers get these documents out of the ledger, from the next daemon."""
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+
+    def publish(self, seq: int, topic: bytes, body: bytes) -> None:
+        """Send nothing."""
+
+
+def _watched_by(ledger: Path) -> Path | None:
+    """The watched directory of a session, by its ledger; None where there is none as yet."""
+    with contextlib.suppress(OutputError), LedgerReader(ledger) as reader:
+        info = DaemonInfo.of(reader)
+        return None if info is None else Path(info.watch)
+    return None
+
+
+def _session_of(ledger: Path) -> str:
+    """The name of a microscope's session, as its newest document has it; empty for the only one of a daemon."""
+    with contextlib.suppress(FrazilError), LedgerReader(ledger) as reader:
+        newest = reader.newest_result()
+        return "" if newest is None else read_document(newest).session
+    return ""
+
+
+def _difference(earlier: RepickRun, run: RepickRun) -> str:
+    """What differs between two runs, in a few words."""
+    if earlier.sha256 != run.sha256:
+        return f"the model {earlier.sha256[:12]}"
+    if earlier.target_precision != run.target_precision:
+        return f"target-precision {earlier.target_precision}"
+    before: dict[str, Any] = msgspec.structs.asdict(earlier.settings)
+    names = [name for name, value in msgspec.structs.asdict(run.settings).items() if before[name] != value]
+    return ", ".join(f"{name} {before[name]}" for name in names)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
