@@ -66,7 +66,7 @@ class _Subscription(Generic[D]):
     ) -> None:
         addresses = _by_name(address)
         replays = _of_each("replay", replay, addresses)
-        server_keys: dict[str, str | Path | None] = _of_each("server_key", server_key, addresses)
+        server_keys = _of_each("server_key", server_key, addresses)
         is_each = isinstance(server_key, Mapping)  # one without a key in it is meant to be read unencrypted
         keys = {name: None if is_each and one is None else _read_keys(key, one) for name, one in server_keys.items()}
         prefixes = [
@@ -374,7 +374,7 @@ def _by_name(address: Addresses) -> dict[str, str]:
     return dict(listed)
 
 
-def _of_each(option: str, value: V | Mapping[str, V | None] | None, names: Mapping[str, str]) -> dict[str, V | None]:
+def _of_each(option: str, value: object, names: Mapping[str, str]) -> dict[str, Any]:
     """What an option is for each daemon: the same for all, or as a mapping has it."""
     if not isinstance(value, Mapping):
         return dict.fromkeys(names, value)
