@@ -259,6 +259,7 @@ def test_each_daemon_may_have_keys_of_its_own(open_stream: Open, tmp_path: Path)
     ("address", "said"),
     [
         ([], "expected the address of a daemon, found none"),
+        ([f"tcp://a:{port}" for port in range(1, 202)], "expected at most 200 daemons, found 201: use two streams"),
         (["tcp://a:1", "tcp://a:1"], "expected every daemon once, found tcp://a:1 twice"),
         ({"a": "tcp://a:1", "b": "tcp://a:1"}, "expected every daemon once, found tcp://a:1 twice"),
     ],

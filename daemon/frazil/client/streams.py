@@ -30,6 +30,8 @@ V = TypeVar("V")
 
 _OF_MICROGRAPHS = ("picks", "failed")
 _POLL_SECONDS = 0.2
+_MOST_DAEMONS = 200
+"""Daemons of one stream: two sockets each, of two files, and 1,024 files are what a program may usually open."""
 
 
 class StreamOptions(TypedDict, total=False):
@@ -232,7 +234,7 @@ class PickStream(_Subscription[D]):
         AddressError: an address is malformed, the answer is not that of a daemon which this version understands, a
             session is named and the daemon has only one, or iteration ended by `timeout_seconds` and nobody ever
             answered. Where one of several daemons is at fault, this is logged; it is raised when all are.
-        SettingsError: a key cannot be used, or daemons are listed twice or lack a value.
+        SettingsError: a key cannot be used; daemons are listed twice, lack a value, or are more than 200.
         OutputError: the cursor file cannot be used.
         TypeError: an option is not one of these.
     """
@@ -367,6 +369,8 @@ def _by_name(address: Addresses) -> dict[str, str]:
     listed = list(address.items()) if isinstance(address, Mapping) else [(one, one) for one in address]
     if not listed:
         raise SettingsError("address: expected the address of a daemon, found none")
+    if len(listed) > _MOST_DAEMONS:
+        raise SettingsError(f"address: expected at most {_MOST_DAEMONS} daemons, found {len(listed)}: use two streams")
     for position in (0, 1):
         given = [pair[position] for pair in listed]
         if twice := next((one for one in given if given.count(one) > 1), ""):
