@@ -373,6 +373,7 @@ def tables_of(costs: Costs) -> dict[str, str]:
         "Send its document to one subscriber": 1000 * costs.send_seconds,
         "Send its document again, on request": 1000 * costs.replay_seconds,
         "Receive its document, in Python": 1000 * costs.receive_seconds,
+        "Look at one daemon more that has nothing, in Python": 1000 * costs.look_seconds,
     }
     sizes = {
         "The micrograph, float32": f"{SIDE_PX**2 * 4 / 1e6:.0f} MB",
@@ -461,7 +462,7 @@ def chart(costs: Costs) -> str:
         parts.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         lowest = min(points[-1][1] + 4, lowest - 14)  # above the name before
         parts.append(text(points[-1][0] + 8, lowest, name, "start"))
-    parts.append(text((left + width - right) / 2, height - 8, "workers; micrographs a second", "middle"))
+    parts.append(text((left + width - right) / 2, height - 8, "workers; upwards: micrographs a second", "middle"))
     return svg(width, height, parts)
 
 

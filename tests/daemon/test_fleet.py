@@ -259,6 +259,7 @@ def test_each_daemon_may_have_keys_of_its_own(open_stream: Open, tmp_path: Path)
     ("address", "said"),
     [
         ([], "expected the address of a daemon, found none"),
+        ([f"tcp://a:{port}" for port in range(1, 202)], "expected at most 200 daemons, found 201: use two streams"),
         (["tcp://a:1", "tcp://a:1"], "expected every daemon once, found tcp://a:1 twice"),
         ({"a": "tcp://a:1", "b": "tcp://a:1"}, "expected every daemon once, found tcp://a:1 twice"),
     ],
@@ -296,6 +297,6 @@ def test_listen_names_who_sent_each_line_and_gives_each_daemon_a_directory(open_
     written = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.star")}
     assert written == {"out/titan1/m_picks.star", "out/krios2/apo/m_picks.star"}
     unnamed = listen(one.address, a.address, "--to", tmp_path / "out")
-    assert (unnamed.returncode, unnamed.stdout) == (1, "")
+    assert (unnamed.returncode, unnamed.stdout) == (78, "")
     assert "--to: expected a name for each of several daemons" in unnamed.stderr
     assert "expected every daemon once" in listen(named[0], f"titan1={a.address}").stderr

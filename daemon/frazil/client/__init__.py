@@ -10,7 +10,7 @@ subscriber was late, slow, or cut off: it requests the documents that it lacks f
             y, x, score = document.picks.arrays()
             print(document.seq, document.micrograph, len(score))
 
-``frazil.AsyncPickStream`` is the same for asyncio.
+``frazil.AsyncPickStream`` is the same for asyncio. Both follow several daemons if they are given several addresses.
 """
 
 from frazil.client.streams import AsyncPickStream, PickStream

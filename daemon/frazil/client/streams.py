@@ -30,6 +30,8 @@ V = TypeVar("V")
 
 _OF_MICROGRAPHS = ("picks", "failed")
 _POLL_SECONDS = 0.2
+_MOST_DAEMONS = 200
+"""Daemons of one stream: two sockets each, of two files, and 1,024 files are what a program may usually open."""
 
 
 class StreamOptions(TypedDict, total=False):
@@ -66,7 +68,7 @@ class _Subscription(Generic[D]):
     ) -> None:
         addresses = _by_name(address)
         replays = _of_each("replay", replay, addresses)
-        server_keys: dict[str, str | Path | None] = _of_each("server_key", server_key, addresses)
+        server_keys = _of_each("server_key", server_key, addresses)
         is_each = isinstance(server_key, Mapping)  # one without a key in it is meant to be read unencrypted
         keys = {name: None if is_each and one is None else _read_keys(key, one) for name, one in server_keys.items()}
         prefixes = [
@@ -232,7 +234,7 @@ class PickStream(_Subscription[D]):
         AddressError: an address is malformed, the answer is not that of a daemon which this version understands, a
             session is named and the daemon has only one, or iteration ended by `timeout_seconds` and nobody ever
             answered. Where one of several daemons is at fault, this is logged; it is raised when all are.
-        SettingsError: a key cannot be used, or daemons are listed twice or lack a value.
+        SettingsError: a key cannot be used; daemons are listed twice, lack a value, or are more than 200.
         OutputError: the cursor file cannot be used.
         TypeError: an option is not one of these.
     """
@@ -367,6 +369,8 @@ def _by_name(address: Addresses) -> dict[str, str]:
     listed = list(address.items()) if isinstance(address, Mapping) else [(one, one) for one in address]
     if not listed:
         raise SettingsError("address: expected the address of a daemon, found none")
+    if len(listed) > _MOST_DAEMONS:
+        raise SettingsError(f"address: expected at most {_MOST_DAEMONS} daemons, found {len(listed)}: use two streams")
     for position in (0, 1):
         given = [pair[position] for pair in listed]
         if twice := next((one for one in given if given.count(one) > 1), ""):
@@ -374,7 +378,7 @@ def _by_name(address: Addresses) -> dict[str, str]:
     return dict(listed)
 
 
-def _of_each(option: str, value: V | Mapping[str, V | None] | None, names: Mapping[str, str]) -> dict[str, V | None]:
+def _of_each(option: str, value: object, names: Mapping[str, str]) -> dict[str, Any]:
     """What an option is for each daemon: the same for all, or as a mapping has it."""
     if not isinstance(value, Mapping):
         return dict.fromkeys(names, value)
