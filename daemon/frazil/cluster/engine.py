@@ -78,7 +78,7 @@ class Engine(Generic[Call]):
         client: of the cluster.
         workers: number of workers; None where they are somebody else's, and as many as are there.
         keep: has the cluster start what is missing of its workers.
-        describe: where the workers are.
+        description: where the workers are, for people.
 
     Attributes:
         workers: number of workers that are there, as of the last look.
