@@ -414,7 +414,7 @@ class Repick:
                 self._given_up.add(key)
                 self._say(str(error))
 
-        self._outbox.commit_failure(
+        self._outbox.fail(
             error, key, handled, max_attempts=max_attempts or self._settings.max_attempts, on_commit=committed
         )
 
