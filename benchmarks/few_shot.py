@@ -5,7 +5,8 @@
 `make unseen` runs this after `benchmarks.unseen`, with the same models. For the two proteins that are picked worst when
 they are left out, ``frazil-train adapt`` gets one, three, five and ten micrographs, as many as there are. It
 is scored on the validation micrographs, which it never sees, at the threshold that frazil chooses; so are those
-of the proteins that the model knew. ``--check`` measures nothing: is the page what the figures give?
+of the proteins that the model knew. With ``--pages`` each figure is written as soon as it is known, and a run that was
+stopped goes on. ``--check`` measures nothing: is the page what the figures give?
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterator, Sequence
+from itertools import groupby, product
 from pathlib import Path
 
 import msgspec
@@ -25,9 +26,9 @@ from rich.console import Console
 from benchmarks.figures import fill_tables, markdown_table
 from benchmarks.speed.pictures import svg, text
 from benchmarks.unseen import newest_version, pick, score
-from frazil.model import load_model
+from frazil.model import identify_model, load_model
 from frazil_trainer.data.labelled import LabelledPaths, find_labelled
-from frazil_trainer.recipe import TrainingSet, find_recipe, read_recipe
+from frazil_trainer.recipe import find_recipe, read_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = REPOSITORY / "docs" / "reference" / "adaptation.md"
@@ -41,6 +42,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of a model, adapted or not."""
 
     protein: str
+    model: str
+    """Sha256 of the model that never saw the protein."""
     micrographs: int
     """Number of labelled micrographs; 0 before adapting."""
     seconds: float
@@ -62,37 +65,57 @@ def main() -> None:
     made.add_argument("--check", action="store_true", help="measure nothing; is the page what the figures give?")
     args = parser.parse_args()
     if args.check:
-        rows = msgspec.json.decode(FIGURES.read_bytes(), type=list[Row])
+        rows = read_rows()
         page = PAGE.read_text("utf-8")
         is_stale = fill_tables(page, {"few-shot": table(rows)}) != page or curves(rows) != CURVES.read_text("utf-8")
         sys.exit(f"{PAGE.name}: not what the figures give; run python -m benchmarks.few_shot with --pages" * is_stale)
     if args.data is None or args.models is None:
         parser.error("expected --data and --models, or --check")
-    rows = measure(args.data, args.models, args.minutes, Console(stderr=True))
+    models = {identify_model(newest_version(args.models / f"without-{name}")).sha256 for name in PROTEINS}
+    rows = [row for row in read_rows() if row.model in models] if args.pages else []
+    for row in measure(args.data, args.models, args.minutes, rows, Console(stderr=True)):
+        rows = sorted([*rows, row], key=lambda row: (PROTEINS.index(row.protein), row.micrographs))
+        if args.pages:
+            FIGURES.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
+            PAGE.write_text(fill_tables(PAGE.read_text("utf-8"), {"few-shot": table(rows)}), "utf-8")
+            CURVES.write_text(curves(rows), "utf-8")
     print(table(rows))
-    if args.pages:
-        FIGURES.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1) + b"\n")
-        PAGE.write_text(fill_tables(PAGE.read_text("utf-8"), {"few-shot": table(rows)}), "utf-8")
-        CURVES.write_text(curves(rows), "utf-8")
 
 
-def measure(data: Path, models: Path, minutes: float, console: Console) -> list[Row]:
-    """Adapt the models that were trained without a protein to more and more micrographs of it."""
+def read_rows() -> list[Row]:
+    """The figures in the docs."""
+    return msgspec.json.decode(FIGURES.read_bytes(), type=list[Row]) if FIGURES.is_file() else []
+
+
+def measure(data: Path, models: Path, minutes: float, known: Sequence[Row], console: Console) -> Iterator[Row]:
+    """Adapt the models that were trained without a protein to more and more micrographs of it; not what is known."""
     sets = [one for one in read_recipe(find_recipe("fcn")).data if one.validation]
     validation = {one.folder: [p for p in find_labelled(data, one) if p.part == "validation"] for one in sets}
-    rows: list[Row] = []
-    for protein in (one for one in sets if one.folder in PROTEINS):
-        model = newest_version(models / f"without-{protein.folder}")
-        labelled = [paths for paths in find_labelled(data, protein) if paths.part != "validation"]
-        rows.append(figures(model, protein, 0, 0.0, sets, validation))
-        for count in sorted({min(count, len(labelled)) for count in COUNTS}):
-            console.print(f"{protein.folder}: {count} of {len(labelled)} micrographs")
-            with tempfile.TemporaryDirectory(prefix="frazil-few-shot-") as folder:
-                started = time.monotonic()
-                adapted = adapt(model, labelled[:count], minutes, Path(folder))
-                seconds = time.monotonic() - started
-                rows.append(figures(adapted, protein, count, seconds, sets, validation))
-    return rows
+    proteins = [one for one in sets if one.folder in PROTEINS]
+    pools = {one.folder: [p for p in find_labelled(data, one) if p.part != "validation"] for one in proteins}
+    done = {(row.protein, row.model, row.micrographs) for row in known}
+    for count, protein in product((0, *COUNTS), proteins):
+        version, labelled = newest_version(models / f"without-{protein.folder}"), pools[protein.folder][:count]
+        key = (protein.folder, identify_model(version).sha256, len(labelled))
+        if key in done:
+            continue
+        done.add(key)
+        console.print(f"{protein.folder}: {len(labelled)} labelled micrographs")
+        with tempfile.TemporaryDirectory(prefix="frazil-few-shot-") as folder:
+            started = time.monotonic()
+            adapted = adapt(version, labelled, minutes, Path(folder)) if labelled else version
+            seconds = time.monotonic() - started if labelled else 0.0
+            model = load_model(adapted, "cpu")
+        scored = {one.folder: score(model, one, [pick(model, p) for p in validation[one.folder]])[0] for one in sets}
+        yield Row(
+            protein=protein.folder,
+            model=key[1],
+            micrographs=len(labelled),
+            seconds=round(seconds, 1),
+            f1=scored[protein.folder].f1,
+            best_f1=scored[protein.folder].best_f1,
+            old={name: row.f1 for name, row in scored.items() if name != protein.folder},
+        )
 
 
 def adapt(model: Path, labelled: Sequence[LabelledPaths], minutes: float, folder: Path) -> Path:
@@ -108,27 +131,6 @@ def adapt(model: Path, labelled: Sequence[LabelledPaths], minutes: float, folder
     command += ["--minutes", f"{minutes:g}", "--out", folder / "adapted"]
     subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
     return newest_version(folder / "adapted")
-
-
-def figures(
-    version: Path,
-    protein: TrainingSet,
-    micrographs: int,
-    seconds: float,
-    sets: Sequence[TrainingSet],
-    validation: dict[str, list[LabelledPaths]],
-) -> Row:
-    """Score a version on the validation micrographs of all proteins, by the first of their sets of labels."""
-    model = load_model(version, "cpu")
-    scored = {one.folder: score(model, one, [pick(model, p) for p in validation[one.folder]])[0] for one in sets}
-    return Row(
-        protein=protein.folder,
-        micrographs=micrographs,
-        seconds=seconds,
-        f1=scored[protein.folder].f1,
-        best_f1=scored[protein.folder].best_f1,
-        old={name: row.f1 for name, row in scored.items() if name != protein.folder},
-    )
 
 
 def table(rows: Sequence[Row]) -> str:
