@@ -154,7 +154,7 @@ def table(rows: Sequence[Row]) -> str:
 def curves(rows: Sequence[Row]) -> str:
     """F1 against the number of labelled micrographs."""
     width, height, left, right, top, bottom = 560, 300, 56, 150, 16, 44
-    most = max(row.micrographs for row in rows)
+    most = max([1, *(row.micrographs for row in rows)])
     low, high = 0.6, 1.0
     parts = []
     for tenth in range(6, 11):
@@ -166,7 +166,7 @@ def curves(rows: Sequence[Row]) -> str:
         parts.append(text(x, height - bottom + 16, f"{count}", "middle"))
     parts.append(text((left + width - right) / 2, height - 8, "labelled micrographs", "middle"))
     parts.append(text(left - 8, top - 4, "F1", "end"))
-    for colour, (protein, group) in zip(("#1f77b4", "#d62728"), groupby(rows, lambda row: row.protein), strict=True):
+    for colour, (protein, group) in zip(("#1f77b4", "#d62728"), groupby(rows, lambda row: row.protein), strict=False):
         places = [
             (
                 left + row.micrographs / most * (width - left - right),
