@@ -193,6 +193,8 @@ class Repick:
         self._begin(root, out)
         self._outbox.deliver()  # what an earlier run committed
         self._given_up = self._ledger.given_up_after(self._run.after_seq)
+        self._failed: set[str] = set()
+        """Of these, those that this process has given up, and counted."""
 
     def _begin(self, root: Path, out: Path) -> None:
         ledger, identity = self._ledger, self.model
@@ -274,6 +276,8 @@ class Repick:
             self.tally.left = 0
             self._hand_out(self._missing(self.tally if attempt == 1 else Tally()), self._job, self._take)
             if not self.tally.left or attempt == self._settings.max_attempts:
+                # Where a part of the tree cannot be seen any more, as of a mount that is away, it is not done.
+                self.tally.left = max(self.tally.left, self.tally.total - self.tally.done)
                 return
             deadline = time.monotonic() + backoff_seconds(attempt)
             while time.monotonic() < deadline:
@@ -294,7 +298,7 @@ class Repick:
                 if key in self._held:
                     before.held += 1
                 elif key in done or key in self._given_up:
-                    before.already += 1
+                    before.already += key not in self._failed
                 else:
                     yield key
 
@@ -307,7 +311,7 @@ class Repick:
             self._outputs.check_name(path, key)
         except MicrographError as error:
             self._fail(error, key, Handled(stamp=FileStamp(-1, 0), fingerprint=""), max_attempts=1)
-            return is_utf8(key)
+            return False
         return True
 
     def _hand_out(self, keys: Iterator[str], job: Job, take: Callable[[Outcome], None]) -> None:
@@ -411,6 +415,7 @@ class Repick:
                 self._say(f"{error} (attempt {attempt}; it is tried again)")
             else:
                 self.tally.failed[error.reason] += 1
+                self._failed.add(key)
                 self._given_up.add(key)
                 self._say(str(error))
 
