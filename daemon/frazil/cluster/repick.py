@@ -343,14 +343,14 @@ class Repick:
 
     def _choose(self) -> None:
         """Choose the threshold as a daemon does, from micrographs spread over the archive; the ledger remembers it."""
-        chooser = Chooser(target_precision=self._settings.target_precision)
+        chooser = Chooser(self._ledger.recall(CHOICE_KEY), target_precision=self._settings.target_precision)
         sha256, most = self.model.sha256, sum(_SAMPLES)
         picker = self._picker.with_limits(self._change.for_model(sha256))
         spread = list(islice(self._names, 0, None, max(1, self.tally.total // most)))[:most]
         every = most // _SAMPLES[0]
         rounds = (spread[::every], [key for number, key in enumerate(spread) if number % every])
         for key, scores in chain.from_iterable(map(self._score, rounds)):
-            chosen = chooser.weigh(picker, self._change, key, scores)
+            chosen = chooser.weigh(picker, self._change, str(self.source.root / key), scores)
             self._change = msgspec.structs.replace(self._change, chosen={**self._change.chosen, sha256: chosen})
             if chosen.held:
                 break
@@ -358,7 +358,8 @@ class Repick:
         if self.chosen is None:
             return  # nothing could be read: the model's own threshold holds
         self._say(f"threshold {self.threshold:g}, {self.chosen.describe()}")
-        self._outbox.remember(CHOICE_KEY, chooser.news() or "")
+        if (news := chooser.news()) is not None:
+            self._outbox.remember(CHOICE_KEY, news)
         progress = RevisionProgress(settings=self._picking, change=self._change, since=now_rfc3339(), until_seq=0)
         self._outbox.remember(TUNED_KEY, progress.encode())
 
