@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ Repick = Callable[..., "Running"]  # type: ignore[name-defined]  # noqa: F821
 
 def load_slurm() -> Any:
     """The module beside this file, which is in no package."""
-    specification = importlib.util.spec_from_file_location("slurm", Path(__file__).with_name("slurm.py"))
+    specification = importlib.util.spec_from_file_location("slurm_for_tests", Path(__file__).with_name("slurm.py"))
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module  # where its data classes look for it
     specification.loader.exec_module(module)
     return module
 
