@@ -107,6 +107,9 @@ def test_a_star_file_names_them_from_the_project_up(tree: Path) -> None:
     assert names.count() == 3
     assert list(names) == ["a/1.mrc", "b/deep/3.mrc", "a/1.mrc"]
 
+    star.write_text(STAR.replace("a/1.mrc", "b/deep/3.mrc"))
+    assert list(names_of(star, session=tree / "b")) == ["deep/3.mrc"] * 3  # keys of the session, names of the project
+
     star.write_text(STAR.replace("a/1.mrc", str(tree / "a/1.mrc")).replace('"b', f'"{tree}/b'))
     assert list(names_of(star, session=tree)) == ["a/1.mrc", "b/deep/3.mrc", "a/1.mrc"]
     assert names_of(star).source.root == Path("/")

@@ -21,7 +21,7 @@ from frazil_trainer.recipe import (
     read_recipe,
 )
 
-SHIPPED = ("cnn", "fcn", "mlp", "paper-cnn", "paper-mlp")
+SHIPPED = ("cnn", "fcn", "mlp", "paper-cnn", "paper-cnn-jittered", "paper-mlp", "paper-mlp-jittered")
 SMALLEST = """\
 seed = 1
 epochs = 2
@@ -147,7 +147,7 @@ def test_a_recipe_is_found_by_name_and_a_file_by_its_path(tmp_path):
 
 def test_unknown_name_says_which_there_are_and_which_is_nearest():
     with pytest.raises(
-        SettingsError, match=r"expected one of cnn, fcn, mlp, paper-cnn, paper-mlp, .*nearest.* 'paper-cnn'"
+        SettingsError, match=r"expected one of cnn, fcn, mlp, paper-cnn, .*paper-mlp-jittered, .*nearest.* 'paper-cnn'"
     ):
         find_recipe("papercnn")
 
@@ -178,17 +178,17 @@ def test_shipped_recipe_chooses_its_threshold_on_other_micrographs_than_it_is_sc
 
 
 def test_the_papers_recipes_hold_every_number_that_the_paper_gives():
-    for name in ("paper-mlp", "paper-cnn"):
-        recipe = read_recipe(find_recipe(name))
+    centred = CentredCrops(count=70_000, negative_offset_diameters=40 / 108)
+    jittered = JitteredCrops(count=70_000, positive_offset_diameters=30 / 108, negative_offset_diameters=0.3)
+    for name, crops in itertools.product(("paper-mlp", "paper-cnn"), (centred, jittered)):
+        recipe = read_recipe(find_recipe(name if crops is centred else f"{name}-jittered"))
         assert (recipe.epochs, recipe.batch, recipe.compare_threshold) == (100, 128, 0.8)
         assert recipe.optimiser == Sgd(learning_rate=1e-3, momentum=0.9, decay_per_update=1e-4)
-        assert recipe.examples == CentredCrops(count=70_000, negative_offset_diameters=40 / 108)
+        assert recipe.examples == crops
         assert isinstance(recipe.network, MlpSettings | CnnSettings)
         assert recipe.network.tile_px / recipe.diameter_px == pytest.approx(180 / 108)
         assert recipe.network.stride_px / recipe.network.tile_px == pytest.approx(36 / 180)
         assert [source.folder for source in recipe.data] == ["beta-galactosidase", "apoferritin"]
-    assert JitteredCrops().positive_offset_diameters == pytest.approx(30 / 108)
-    assert JitteredCrops().negative_offset_diameters == 0.3
 
 
 def test_the_convolutional_network_that_shares_its_windows_keeps_the_papers_window_and_stride():

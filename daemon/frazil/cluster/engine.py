@@ -36,7 +36,9 @@ _TASKS_PER_WORKER = 2
 _TICK_SECONDS = 0.5
 _LOOK_SECONDS = 5.0
 """Between looks for workers that came or went."""
-_JOIN_SECONDS = 20.0
+_JOIN_SECONDS = 60.0
+"""Also to find one again that was lost. A machine that does much else takes its time."""
+_REACH_SECONDS = 10.0
 _CLOSE_SECONDS = 10.0
 _DEATHS_ALLOWED = 2
 """A task whose worker died more often is given back."""
@@ -55,7 +57,7 @@ _DASK: dict[str, Any] = {
     "distributed.worker.memory.pause": False,
     # A daemon's memory behaves as the system has it; to give back each freed picture at once costs time.
     "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1, "OMP_WAIT_POLICY": "PASSIVE"},
-    "distributed.comm.timeouts.connect": "20s",
+    "distributed.comm.timeouts.connect": "60s",
 }
 
 Call = TypeVar("Call")
@@ -78,7 +80,7 @@ class Engine(Generic[Call]):
         client: of the cluster.
         workers: number of workers; None where they are somebody else's, and as many as are there.
         keep: has the cluster start what is missing of its workers.
-        describe: where the workers are.
+        description: where the workers are, for people.
 
     Attributes:
         workers: number of workers that are there, as of the last look.
@@ -238,7 +240,7 @@ def _check_reachable(address: str) -> None:
     if not host or not port.isdecimal():
         raise AddressError(f"{address}: expected the address of a Dask scheduler, such as tcp://head:8786")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _JOIN_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise AddressError(f"{address}: expected a Dask scheduler, found none: {_line_of(error)}") from error
 

@@ -35,6 +35,8 @@ class Source:
     """Patterns of paths below the root; without any, the settings say what is taken."""
     star: Path | None = None
     """A STAR file that names them."""
+    project: Path = Path("/")
+    """The directory from which a STAR file's names are counted."""
 
     @classmethod
     def of(cls, given: str, session: Path | None) -> Source:
@@ -49,7 +51,8 @@ class Source:
         """
         path = absolute_path(Path(given))
         if path.suffix.lower() == ".star" and path.is_file():
-            return cls(root=session or _root_of(path), star=path)
+            project = _project_of(path)
+            return cls(root=session or project, star=path, project=project)
         if path.is_dir() or not glob.has_magic(given):
             below = None if session is None else path_below(session, path)
             if session is None or below is None or below == Path():
@@ -73,7 +76,7 @@ class Names:
     Args:
         source: where they come from.
         settings: which names are taken below a directory.
-        layout: of the tree, as an earlier scan found it.
+        earlier: what an earlier scan found in the tree, for its layout.
 
     Attributes:
         inventory: what the last pass took and passed over; empty with a STAR file.
@@ -124,7 +127,7 @@ class Names:
 
     def _of_star(self, star: Path) -> Iterator[str]:
         for name in _named_in(star):
-            below = path_below(self.source.root, self.source.root / name)
+            below = path_below(self.source.root, self.source.project / name)
             if below is None:
                 raise FrazilError(
                     printable(
@@ -139,7 +142,7 @@ def _of_folder(pattern: str) -> Iterator[str]:
     return (f"{pattern}/**/{name}" for name in ANY.takes)
 
 
-def _root_of(star: Path) -> Path:
+def _project_of(star: Path) -> Path:
     """The directory from which the names in a STAR file are counted: RELION's project, where the first one is found.
 
     Raises:

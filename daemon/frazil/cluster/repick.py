@@ -12,12 +12,9 @@ import os
 import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -26,10 +23,11 @@ from prometheus_client import CollectorRegistry
 
 from frazil.cluster.engine import Engine
 from frazil.cluster.names import Names, Source
+from frazil.cluster.run import RepickRun, Tally, session_of, watched_by
 from frazil.cluster.tasks import hand_out
 from frazil.cluster.work import Failed, Job, NotYet, Outcome, Picked, Scored
 from frazil.documents import now_rfc3339
-from frazil.errors import FrazilError, LedgerDamagedError, MicrographError, OutputError, SettingsError
+from frazil.errors import LedgerDamagedError, MicrographError, OutputError
 from frazil.faults import backoff_seconds, failure_of
 from frazil.health.metrics import Metrics
 from frazil.limits import ChoiceBasis
@@ -48,15 +46,13 @@ from frazil.session.outbox.ledger import (
     REPICK_KEY,
     TUNED_KEY,
     Handled,
-    LedgerReader,
-    Remembered,
+    explain,
 )
-from frazil.session.outbox.outbox import Outbox
+from frazil.session.outbox.outbox import Outbox, Stopped
 from frazil.session.retune import Chooser, LimitsChange, RevisionProgress
-from frazil.session.retune.repick import read_document
 from frazil.settings import ServeSettings
 
-__all__ = ["Repick", "RepickRun", "Tally"]
+__all__ = ["Repick"]
 
 _AT_ONCE = 8
 """Most micrographs in one task: so the cluster's own messages are few for each."""
@@ -68,48 +64,6 @@ _ASKED_AT_ONCE = 256
 _SAMPLES = (20, 40)
 """Numbers of micrographs from which the threshold is chosen: if it is not held after the first, the others follow."""
 _LOOK_SECONDS = 1.0
-_THREAD_OF_DRIVER = 1
-
-
-class RepickRun(msgspec.Struct, Remembered, frozen=True, kw_only=True):
-    """One run over an archive, kept in the ledger so that it can be resumed."""
-
-    since: str
-    """UTC time in RFC 3339."""
-    after_seq: int
-    """What has a result, or was given up, with a higher sequence number is done."""
-    sha256: str
-    """Of the model."""
-    settings: PickingSettings
-    target_precision: float | None = None
-
-
-@dataclass(slots=True, kw_only=True)
-class Tally:
-    """What has come of the run so far."""
-
-    total: int = 0
-    """Number of names."""
-    already: int = 0
-    """Done before, by the run that is resumed."""
-    picked: int = 0
-    picks: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    """Given up, by reason."""
-    left: int = 0
-    """Neither: they change, or are to be tried again."""
-    gone: int = 0
-    """No longer there."""
-    held: int = 0
-    """Left out, since the session's ledger holds them."""
-    waits_for: str = ""
-    """What keeps all from going on, in one line."""
-    workers: int = 0
-
-    @property
-    def done(self) -> int:
-        """Number of names that need no more work."""
-        return self.already + self.picked + self.failed.total() + self.gone + self.held
 
 
 class Repick:
@@ -151,7 +105,7 @@ class Repick:
         out = settings.out.expanduser().resolve()
         self._outputs = OutputFolder(out)
         self._ledger_file = settings.ledger_file.expanduser().resolve()
-        self.source = Source.of(given, _watched_by(self._ledger_file))
+        self.source = Source.of(given, watched_by(self._ledger_file))
         self._picking = PickingSettings(
             diameter_angstrom=settings.needed_diameter_angstrom,
             pixel_size_angstrom=settings.pixel_size_angstrom,
@@ -161,7 +115,7 @@ class Repick:
         )
         file, _, version = locate_model(settings.model.expanduser())
         place = file.parent if version else file  # another version may be promoted meanwhile
-        loaded = load_model(place, "cpu" if settings.device == "cpu" else "auto", _THREAD_OF_DRIVER)
+        loaded = load_model(place, "cpu", 1)  # to check it, and for its thresholds; it picks elsewhere
         self._picker = Picker(loaded, self._picking)
         self._job = Job(
             root=str(self.source.root),
@@ -218,10 +172,14 @@ class Repick:
             raise OutputError(f"{error}; or stop that daemon while its session is picked again") from error
         self._closing.callback(self._witness.close)
         self._closing.callback(self._ledger.close)
+        with self._faults():
+            self._open(root, out)
+
+    def _open(self, root: Path, out: Path) -> None:
         metrics = Metrics(CollectorRegistry())
         self._outbox = Outbox(
             self._ledger,
-            _Nowhere(_session_of(self._ledger_file)),
+            _Nowhere(session_of(self._ledger_file)),
             metrics,
             self.source.root,
             out,
@@ -247,13 +205,7 @@ class Repick:
         )
         earlier = RepickRun.decode(ledger.recall(REPICK_KEY))
         if self._resume and earlier is not None:
-            same = msgspec.structs.replace(earlier, since=run.since, after_seq=run.after_seq)
-            if same != run:
-                raise SettingsError(
-                    f"--resume: expected model and settings of the run that began at {earlier.since}, found others: "
-                    f"give {_difference(earlier, run)} as before, or leave --resume out to pick all again"
-                )
-            run = earlier
+            run = earlier.resume(run)
         if not ledger.recall(DAEMON_KEY):  # else the ledger is a daemon's, and says so
             info = DaemonInfo(
                 pid=os.getpid(),
@@ -281,12 +233,22 @@ class Repick:
             self._job, change=self._change.for_model(sha256), chosen=None if chosen is None else chosen.basis
         )
 
-    @property
+    @contextlib.contextmanager
+    def _faults(self) -> Iterator[None]:
+        """What an error of the ledger means for the user, where no waiting helps."""
+        try:
+            yield
+        except Stopped as error:
+            raise self._ledger.fault or OutputError(f"{self._ledger_file}: cannot be written") from error
+        except sqlite3.Error as error:
+            raise self._ledger.fault or explain(self._ledger_file, error) from error
+
     def is_done(self) -> bool:
         """Whether nothing is left to do; a pass over the names tells."""
         found = Tally()
-        if next(self._missing(found), None) is not None:
-            return False
+        with self._faults():
+            if next(self._missing(found), None) is not None:
+                return False
         self.tally.already, self.tally.held = found.already, found.held
         return True
 
@@ -301,6 +263,10 @@ class Repick:
             FrazilError: the cluster has gone, no worker can do the work, or the ledger can no longer be written.
         """
         self._engine = engine
+        with self._faults():
+            self._run_passes()
+
+    def _run_passes(self) -> None:
         sha256 = self.model.sha256
         if self._change.lets_choose(sha256, by_default=self._settings.chooses_threshold) and self.chosen is None:
             self._choose()
@@ -448,7 +414,7 @@ class Repick:
                 self._given_up.add(key)
                 self._say(str(error))
 
-        self._outbox.commit_failure(
+        self._outbox.fail(
             error, key, handled, max_attempts=max_attempts or self._settings.max_attempts, on_commit=committed
         )
 
@@ -461,33 +427,6 @@ class _Nowhere:
 
     def publish(self, seq: int, topic: bytes, body: bytes) -> None:
         """Send nothing."""
-
-
-def _watched_by(ledger: Path) -> Path | None:
-    """The watched directory of a session, by its ledger; None where there is none as yet."""
-    with contextlib.suppress(OutputError), LedgerReader(ledger) as reader:
-        info = DaemonInfo.of(reader)
-        return None if info is None else Path(info.watch)
-    return None
-
-
-def _session_of(ledger: Path) -> str:
-    """The name of a microscope's session, as its newest document has it; empty for the only one of a daemon."""
-    with contextlib.suppress(FrazilError), LedgerReader(ledger) as reader:
-        newest = reader.newest_result()
-        return "" if newest is None else read_document(newest).session
-    return ""
-
-
-def _difference(earlier: RepickRun, run: RepickRun) -> str:
-    """What differs between two runs, in a few words."""
-    if earlier.sha256 != run.sha256:
-        return f"the model {earlier.sha256[:12]}"
-    if earlier.target_precision != run.target_precision:
-        return f"target-precision {earlier.target_precision}"
-    before: dict[str, Any] = msgspec.structs.asdict(earlier.settings)
-    names = [name for name, value in msgspec.structs.asdict(run.settings).items() if before[name] != value]
-    return ", ".join(f"{name} {before[name]}" for name in names)
 
 
 def _is_there(path: Path) -> bool:

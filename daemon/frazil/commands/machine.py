@@ -192,9 +192,10 @@ def bench(
 
 def check_settings(file: Annotated[Path, typer.Argument(metavar="FILE", help="A settings file.")]) -> None:
     """Read a settings file as the daemon would, and list every fault with its line. Nothing is started."""
-    from frazil.settings import load_settings
+    from frazil.settings import load_cluster_settings, load_settings
 
     load_settings({}, file)
+    load_cluster_settings({}, file)
     typer.echo(f"{file}: nothing wrong")
 
 

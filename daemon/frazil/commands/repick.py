@@ -112,8 +112,8 @@ def repick(
         with contextlib.closing(run):
             run.open()
             shown.begin(run)
-            if not run.is_done:
-                with open_engine(cluster, cluster_settings, settings.out / _SHARED_FOLDER) as engine:
+            if not run.is_done():
+                with open_engine(cluster, cluster_settings, settings.out.resolve() / _SHARED_FOLDER) as engine:
                     run.run(engine)
     seconds = time.monotonic() - started
     if as_json:

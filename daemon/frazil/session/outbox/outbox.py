@@ -166,7 +166,7 @@ class Outbox:
         self.deliver()
         return seq
 
-    def commit_failure(
+    def fail(
         self,
         error: MicrographError,
         key: str,

@@ -427,7 +427,7 @@ class Pipeline:
         except (OSError, MicrographError):
             content = ""
         handled = Handled(stamp=arrival.stamp, fingerprint=content)
-        self._outbox.commit_failure(
+        self._outbox.fail(
             error,
             arrival.key,
             handled,
