@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with the recipe's training sets")
     parser.add_argument("--models", type=Path, help="folder with the models without-PROTEIN")
     parser.add_argument("--shipped", type=Path, default=default_model_path(), help="a model that saw all proteins")
+    parser.add_argument("--recipe", default="fcn", help="whose proteins are left out in turn (default: fcn)")
     parser.add_argument("--empty", type=int, default=40, metavar="N", help="empty micrographs to simulate")
     parser.add_argument("--overlays", type=Path, help="draw hits, misses and false picks on the micrographs, in here")
     parser.add_argument(
@@ -197,30 +198,31 @@ def call_here(function: Callable[..., bytes], calls: Mapping[str, tuple[Any, ...
         yield name, function(*arguments)
 
 
-def proteins() -> list[TrainingSet]:
-    """Those of the recipe that are real."""
-    return [one for one in read_recipe(find_recipe("fcn")).data if one.validation]
+def proteins(recipe: Path) -> list[TrainingSet]:
+    """Those of a recipe that are real."""
+    return [one for one in read_recipe(recipe).data if one.validation]
 
 
 def train(args: argparse.Namespace, threads: int | None, calls: Calls, console: Console) -> None:
     """Train without each protein, and go on with those trainings that were stopped."""
-    data, models = args.data.absolute(), args.models.absolute()
+    data, models, recipe = args.data.absolute(), args.models.absolute(), find_recipe(args.recipe).absolute()
     trainings = {
-        f"without-{one.folder}": (one.folder, data, models / f"without-{one.folder}", threads) for one in proteins()
+        f"without-{one.folder}": (recipe, one.folder, data, models / f"without-{one.folder}", threads)
+        for one in proteins(recipe)
     }
     for number, (name, _) in enumerate(calls(train_without, trainings), 1):
         console.print(f"trained {name}, {number} of {len(trainings)}")
 
 
-def train_without(protein: str, data: Path, out: Path, threads: int | None) -> bytes:
+def train_without(recipe: Path, protein: str, data: Path, out: Path, threads: int | None) -> bytes:
     """One training, as the Makefile has it: a task of a worker."""
     import torch
 
     from frazil_trainer.run import run_recipe
 
     torch.set_num_threads(threads or 1)
-    recipe = leave_out(read_recipe(find_recipe("fcn")), [protein])
-    run_recipe(recipe, data, out, Console(quiet=True), run=data / "runs" / out.name, resume=True)
+    without = leave_out(read_recipe(recipe), [protein])
+    run_recipe(without, data, out, Console(quiet=True), run=data / "runs" / out.name, resume=True)
     return b""
 
 
@@ -228,9 +230,9 @@ def measure(args: argparse.Namespace, threads: int | None, calls: Calls, console
     """Pick and score everything, and draw what is asked for."""
     for peer in missing_peers():
         console.print(f"{peer} is not installed: its column stays empty (benchmarks/install_peers.sh installs it)")
-    data, shipped = args.data.absolute(), args.shipped.absolute()
+    data, shipped, of_recipe = args.data.absolute(), args.shipped.absolute(), proteins(find_recipe(args.recipe))
     tasks: dict[str, tuple[Path, LabelledPaths, int | None]] = {}
-    for protein in proteins():
+    for protein in of_recipe:
         left_out = newest_version(args.models.absolute() / f"without-{protein.folder}")
         for one in find_labelled(data, protein):
             tasks[f"{left_out} {one.micrograph}"] = (left_out, one, threads)
@@ -243,7 +245,7 @@ def measure(args: argparse.Namespace, threads: int | None, calls: Calls, console
     rows: list[Row] = []
     validation: list[Row] = []
     clear: list[Clear] = []
-    for protein in proteins():
+    for protein in of_recipe:
         console.print(protein.folder)
         of_protein = [(name, task) for name, task in tasks.items() if task[1].source.folder == protein.folder]
         picked = [picked_of(task[1], answers[name]) for name, task in of_protein if task[0] != shipped]
