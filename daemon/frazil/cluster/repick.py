@@ -193,6 +193,8 @@ class Repick:
         self._begin(root, out)
         self._outbox.deliver()  # what an earlier run committed
         self._given_up = self._ledger.given_up_after(self._run.after_seq)
+        self._failed: set[str] = set()
+        """Of these, those that this process has given up, and counted."""
 
     def _begin(self, root: Path, out: Path) -> None:
         ledger, identity = self._ledger, self.model
@@ -274,6 +276,8 @@ class Repick:
             self.tally.left = 0
             self._hand_out(self._missing(self.tally if attempt == 1 else Tally()), self._job, self._take)
             if not self.tally.left or attempt == self._settings.max_attempts:
+                # Where a part of the tree cannot be seen any more, as of a mount that is away, it is not done.
+                self.tally.left = max(self.tally.left, self.tally.total - self.tally.done)
                 return
             deadline = time.monotonic() + backoff_seconds(attempt)
             while time.monotonic() < deadline:
@@ -294,7 +298,7 @@ class Repick:
                 if key in self._held:
                     before.held += 1
                 elif key in done or key in self._given_up:
-                    before.already += 1
+                    before.already += key not in self._failed
                 else:
                     yield key
 
@@ -307,7 +311,7 @@ class Repick:
             self._outputs.check_name(path, key)
         except MicrographError as error:
             self._fail(error, key, Handled(stamp=FileStamp(-1, 0), fingerprint=""), max_attempts=1)
-            return is_utf8(key)
+            return False
         return True
 
     def _hand_out(self, keys: Iterator[str], job: Job, take: Callable[[Outcome], None]) -> None:
@@ -339,14 +343,14 @@ class Repick:
 
     def _choose(self) -> None:
         """Choose the threshold as a daemon does, from micrographs spread over the archive; the ledger remembers it."""
-        chooser = Chooser(target_precision=self._settings.target_precision)
+        chooser = Chooser(self._ledger.recall(CHOICE_KEY), target_precision=self._settings.target_precision)
         sha256, most = self.model.sha256, sum(_SAMPLES)
         picker = self._picker.with_limits(self._change.for_model(sha256))
         spread = list(islice(self._names, 0, None, max(1, self.tally.total // most)))[:most]
         every = most // _SAMPLES[0]
         rounds = (spread[::every], [key for number, key in enumerate(spread) if number % every])
         for key, scores in chain.from_iterable(map(self._score, rounds)):
-            chosen = chooser.weigh(picker, self._change, key, scores)
+            chosen = chooser.weigh(picker, self._change, str(self.source.root / key), scores)
             self._change = msgspec.structs.replace(self._change, chosen={**self._change.chosen, sha256: chosen})
             if chosen.held:
                 break
@@ -354,7 +358,8 @@ class Repick:
         if self.chosen is None:
             return  # nothing could be read: the model's own threshold holds
         self._say(f"threshold {self.threshold:g}, {self.chosen.describe()}")
-        self._outbox.remember(CHOICE_KEY, chooser.news() or "")
+        if (news := chooser.news()) is not None:
+            self._outbox.remember(CHOICE_KEY, news)
         progress = RevisionProgress(settings=self._picking, change=self._change, since=now_rfc3339(), until_seq=0)
         self._outbox.remember(TUNED_KEY, progress.encode())
 
@@ -411,6 +416,7 @@ class Repick:
                 self._say(f"{error} (attempt {attempt}; it is tried again)")
             else:
                 self.tally.failed[error.reason] += 1
+                self._failed.add(key)
                 self._given_up.add(key)
                 self._say(str(error))
 
