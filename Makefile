@@ -103,13 +103,15 @@ models: $(VENV)/.ready
 	done
 
 # What the default model picks of a protein that it never saw: trained without each of the four, two at a time, and measured.
+# With CLUSTER=slurm, or any other, workers do both; CLUSTER_OPTIONS="--workers 4 --config FILE" says more of them.
 unseen: $(VENV)/.ready
 	$(VENV)/bin/python $(SHARED)/prepare.py $(DATA)-unseen
 	$(call simulate_worlds,$(WORLDS_UNSEEN),$(DATA)-unseen,--molecules $(SHARED)/molecules $(AKIN:%=--without %))
-	printf '%s\n' beta-galactosidase apoferritin ribosome-80s trpv1 | xargs -P 2 -I PROTEIN \
+	$(if $(CLUSTER),,printf '%s\n' beta-galactosidase apoferritin ribosome-80s trpv1 | xargs -P 2 -I PROTEIN \
 		$(VENV)/bin/frazil-train train --recipe fcn --data $(DATA)-unseen --only-score PROTEIN --threads 1 --resume \
-			--out $(DATA)-unseen/models/without-PROTEIN --run-folder $(DATA)-unseen/runs/without-PROTEIN
-	$(VENV)/bin/python -m benchmarks.unseen --data $(DATA)-unseen --models $(DATA)-unseen/models --pages
+			--out $(DATA)-unseen/models/without-PROTEIN --run-folder $(DATA)-unseen/runs/without-PROTEIN)
+	$(VENV)/bin/python -m benchmarks.unseen --data $(DATA)-unseen --models $(DATA)-unseen/models --pages$(if \
+		$(CLUSTER), --train --cluster $(CLUSTER) $(CLUSTER_OPTIONS))
 	$(VENV)/bin/python -m benchmarks.few_shot --data $(DATA)-unseen --models $(DATA)-unseen/models --pages
 
 clean:

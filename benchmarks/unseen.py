@@ -12,15 +12,21 @@ ones that lie farther than a diameter from every labelled particle.
 ``--pages`` writes the figures into docs/reference/unseen.json, the tables into docs/reference/unseen.md, and a map of
 hits, misses and false picks of one micrograph of each protein into docs/images; ``--overlays`` draws the same on the
 micrographs. ``--check`` measures nothing: are the tables what the figures give?
+
+``--cluster local|slurm|tcp://...`` has the workers of a Dask cluster do it, one micrograph in each task; with
+``--train`` they train the four models before, each of them one. `make unseen CLUSTER=slurm` does both.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -31,6 +37,9 @@ from rich.console import Console
 from benchmarks.figures import fill_tables, markdown_table
 from benchmarks.peers import Sample, missing_peers, pick_with_relion, pick_with_topaz
 from benchmarks.remaining_errors import distance, hit
+from frazil.cluster.calls import call_each
+from frazil.cluster.engine import open_engine
+from frazil.errors import FrazilError, error_line
 from frazil.model import Model, load_model
 from frazil.model.contract import read_calibration
 from frazil.picking import (
@@ -44,10 +53,10 @@ from frazil.picking import (
     match_picks,
     read_coordinates,
 )
-from frazil.settings import default_model_path
+from frazil.settings import default_model_path, load_cluster_settings
 from frazil_trainer.data.labelled import LabelledPaths, find_labelled, inside_border, read_labelled
 from frazil_trainer.evaluation.ranking import Ranking, average_precision, sweep_thresholds
-from frazil_trainer.recipe import TrainingSet, find_recipe, read_recipe
+from frazil_trainer.recipe import TrainingSet, find_recipe, leave_out, read_recipe
 from frazil_trainer.simulate.micrograph import series_seed
 from frazil_trainer.simulate.worlds import simulate_world
 
@@ -121,6 +130,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     clear: list[Clear]
 
 
+Calls = Callable[[Callable[..., bytes], Mapping[str, tuple[Any, ...]]], Iterator[tuple[str, bytes]]]
+"""Calls a function for each name with its arguments, and yields the answers in whatever order."""
+
 _STALE = f"{PAGE.name}: not what the figures give; run python -m benchmarks.unseen with --pages"
 
 
@@ -130,8 +142,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with the recipe's training sets")
     parser.add_argument("--models", type=Path, help="folder with the models without-PROTEIN")
     parser.add_argument("--shipped", type=Path, default=default_model_path(), help="a model that saw all proteins")
+    parser.add_argument("--recipe", default="fcn", help="whose proteins are left out in turn (default: fcn)")
     parser.add_argument("--empty", type=int, default=40, metavar="N", help="empty micrographs to simulate")
     parser.add_argument("--overlays", type=Path, help="draw hits, misses and false picks on the micrographs, in here")
+    parser.add_argument(
+        "--cluster", metavar="local|slurm|tcp://...", help="whose workers do it (default: this process)"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="of the cluster")
+    parser.add_argument("--threads-per-worker", type=int, metavar="N", help="CPU threads of each")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file with a table [cluster]")
+    parser.add_argument("--train", action="store_true", help="train the models before, on the cluster")
     made = parser.add_mutually_exclusive_group()
     made.add_argument("--pages", action="store_true", help="write the figures, the page and its pictures")
     made.add_argument("--check", action="store_true", help="measure nothing; is the page what the figures give?")
@@ -143,7 +163,16 @@ def main() -> None:
         sys.exit(_STALE if is_stale else 0)
     if args.data is None or args.models is None:
         parser.error("expected --data and --models, or --check")
-    report = measure(args, Console(stderr=True))
+    if args.train and args.cluster is None:
+        parser.error("expected --cluster beside --train")
+    console = Console(stderr=True)
+    try:
+        with opened(args) as (calls, threads):
+            if args.train:
+                train(args, threads, calls, console)
+            report = measure(args, threads, calls, console)
+    except FrazilError as error:
+        sys.exit(error_line("unseen", error))
     for text in tables_of(report).values():
         print(text, end="\n\n")
     if args.pages:
@@ -151,43 +180,110 @@ def main() -> None:
         PAGE.write_text(fill_tables(PAGE.read_text("utf-8"), tables_of(report)), "utf-8")
 
 
-def measure(args: argparse.Namespace, console: Console) -> Report:
+@contextlib.contextmanager
+def opened(args: argparse.Namespace) -> Iterator[tuple[Calls, int | None]]:
+    """How calls are made, and the threads of each; None: a thread for each core."""
+    if args.cluster is None:
+        yield call_here, None
+        return
+    asked = {"workers": args.workers, "threads_per_worker": args.threads_per_worker}
+    settings = load_cluster_settings(asked, args.config)
+    with open_engine(args.cluster, settings, args.data.absolute() / ".frazil-cluster") as engine:
+        yield partial(call_each, engine), settings.threads_per_worker
+
+
+def call_here(function: Callable[..., bytes], calls: Mapping[str, tuple[Any, ...]]) -> Iterator[tuple[str, bytes]]:
+    """Make calls one by one."""
+    for name, arguments in calls.items():
+        yield name, function(*arguments)
+
+
+def proteins(recipe: Path) -> list[TrainingSet]:
+    """Those of a recipe that are real."""
+    return [one for one in read_recipe(recipe).data if one.validation]
+
+
+def train(args: argparse.Namespace, threads: int | None, calls: Calls, console: Console) -> None:
+    """Train without each protein, and go on with those trainings that were stopped."""
+    data, models, recipe = args.data.absolute(), args.models.absolute(), find_recipe(args.recipe).absolute()
+    trainings = {
+        f"without-{one.folder}": (recipe, one.folder, data, models / f"without-{one.folder}", threads)
+        for one in proteins(recipe)
+    }
+    for number, (name, _) in enumerate(calls(train_without, trainings), 1):
+        console.print(f"trained {name}, {number} of {len(trainings)}")
+
+
+def train_without(recipe: Path, protein: str, data: Path, out: Path, threads: int | None) -> bytes:
+    """One training, as the Makefile has it: a task of a worker."""
+    import torch
+
+    from frazil_trainer.run import run_recipe
+
+    torch.set_num_threads(threads or 1)
+    without = leave_out(read_recipe(recipe), [protein])
+    run_recipe(without, data, out, Console(quiet=True), run=data / "runs" / out.name, resume=True)
+    return b""
+
+
+def measure(args: argparse.Namespace, threads: int | None, calls: Calls, console: Console) -> Report:
     """Pick and score everything, and draw what is asked for."""
     for peer in missing_peers():
         console.print(f"{peer} is not installed: its column stays empty (benchmarks/install_peers.sh installs it)")
-    proteins = [one for one in read_recipe(find_recipe("fcn")).data if one.validation]
-    left_out: list[Row] = []
+    data, shipped, of_recipe = args.data.absolute(), args.shipped.absolute(), proteins(find_recipe(args.recipe))
+    tasks: dict[str, tuple[Path, LabelledPaths, int | None]] = {}
+    for protein in of_recipe:
+        left_out = newest_version(args.models.absolute() / f"without-{protein.folder}")
+        for one in find_labelled(data, protein):
+            tasks[f"{left_out} {one.micrograph}"] = (left_out, one, threads)
+            if one.part == "validation":
+                tasks[f"{shipped} {one.micrograph}"] = (shipped, one, threads)
+    console.print(f"{len(tasks)} times a micrograph is picked, and {args.empty} empty ones")
+    answers = dict(calls(all_peaks, tasks))
+    emptied = {f"empty {index}": (shipped, index, threads) for index in range(args.empty)}
+    empty = dict(calls(false_picks, emptied))
+    rows: list[Row] = []
+    validation: list[Row] = []
     clear: list[Clear] = []
-    for protein in proteins:
-        folder = args.models / f"without-{protein.folder}"
-        console.print(f"{protein.folder}: {folder}")
-        model = load_model(newest_version(folder), "cpu")
-        picked = [pick(model, paths) for paths in find_labelled(args.data, protein)]
+    for protein in of_recipe:
+        console.print(protein.folder)
+        of_protein = [(name, task) for name, task in tasks.items() if task[1].source.folder == protein.folder]
+        picked = [picked_of(task[1], answers[name]) for name, task in of_protein if task[0] != shipped]
+        model = load(newest_version(args.models.absolute() / f"without-{protein.folder}"), threads)
         samples = [sample_of(one) for one in picked]
         topaz = pick_with_topaz(samples, lambda picks: best_f1(rank(picked[0], picks, protein.labels_suffix)))  # noqa: B023
-        rows = score(model, protein, picked, relion=pick_with_relion(samples), topaz=topaz)
-        left_out += rows
-        clear.append(picks_far_from_labels(protein, picked, rows[0].threshold))
-        draw(protein, picked[0], rows[0].threshold, args.overlays, IMAGES if args.pages else None)
-    shipped = load_model(args.shipped, "cpu")
-    validation: list[Row] = []
-    for protein in proteins:
-        paths = [one for one in find_labelled(args.data, protein) if one.part == "validation"]
-        validation += score(shipped, protein, [pick(shipped, one) for one in paths])
-    empty = [false_picks(shipped, index) for index in range(args.empty)]
-    return Report(left_out=left_out, shipped=validation, empty=empty, clear=clear)
+        scored = score(model, protein, picked, relion=pick_with_relion(samples), topaz=topaz)
+        rows += scored
+        clear.append(picks_far_from_labels(protein, picked, scored[0].threshold))
+        draw(protein, picked[0], scored[0].threshold, args.overlays, IMAGES if args.pages else None)
+        by_shipped = [picked_of(task[1], answers[name]) for name, task in of_protein if task[0] == shipped]
+        validation += score(load(shipped, threads), protein, by_shipped)
+    rates = [float(np.frombuffer(empty[name])[0]) for name in emptied]
+    return Report(left_out=rows, shipped=validation, empty=rates, clear=clear)
+
+
+@lru_cache
+def load(path: Path, threads: int | None) -> Model:
+    """A model on the CPU."""
+    return load_model(path, "cpu", threads)
+
+
+def all_peaks(model: Path, paths: LabelledPaths, threads: int | None) -> bytes:
+    """All peaks of a labelled micrograph, as (3, n) float64 y, x and score: a task of a worker."""
+    micrograph, _ = read_labelled(paths)
+    peaks, _ = peaks_of(load(model, threads), micrograph, paths.source.known_diameter_angstrom)
+    return np.stack([peaks.y, peaks.x, peaks.score]).astype(np.float64).tobytes()
+
+
+def picked_of(paths: LabelledPaths, answer: bytes) -> Picked:
+    """A labelled micrograph with what `all_peaks` found in it."""
+    y, x, scores = np.frombuffer(answer, np.float64).reshape(3, -1)
+    return Picked(paths=paths, micrograph=read_labelled(paths)[0], peaks=Picks(y=y, x=x, score=scores))
 
 
 def newest_version(folder: Path) -> Path:
     """The version folder with the highest number in a model's folder."""
     return max((one for one in folder.iterdir() if one.name.isdigit()), key=lambda one: int(one.name))
-
-
-def pick(model: Model, paths: LabelledPaths) -> Picked:
-    """All peaks of a labelled micrograph."""
-    micrograph, _ = read_labelled(paths)
-    peaks, _ = peaks_of(model, micrograph, paths.source.known_diameter_angstrom)
-    return Picked(paths=paths, micrograph=micrograph, peaks=peaks)
 
 
 def peaks_of(model: Model, micrograph: Micrograph, diameter_angstrom: float) -> tuple[Picks, float]:
@@ -331,14 +427,16 @@ def diameter_px(one: Picked) -> float:
     return one.paths.source.known_diameter_angstrom / one.micrograph.resolve_pixel_size(None)
 
 
-def false_picks(model: Model, index: int) -> float:
-    """Picks on an empty micrograph, a session of its own, per 100 squares of the diameter."""
+def false_picks(path: Path, index: int, threads: int | None) -> bytes:
+    """Picks on an empty micrograph, a session of its own, per 100 squares of the diameter, as one float64: a task."""
+    model = load(path, threads)
     world = simulate_world(series_seed(EMPTY_SEED, index), is_empty=True)
     micrograph = Micrograph(
         path=Path(f"empty_{index}.mrc"), pixels=world.pixels, pixel_size_angstrom=world.pixel_size_angstrom
     )
     peaks, area = peaks_of(model, micrograph, world.diameter_angstrom)
-    return 100 * int(peaks.reaching(choose(model, [peaks]).threshold).sum()) / area
+    rate = 100 * int(peaks.reaching(choose(model, [peaks]).threshold).sum()) / area
+    return np.float64(rate).tobytes()
 
 
 def tables_of(report: Report) -> dict[str, str]:
@@ -460,4 +558,7 @@ def draw(protein: TrainingSet, one: Picked, threshold: float, overlays: Path | N
 
 
 if __name__ == "__main__":
-    main()
+    # Workers import the functions that they are to call, by the module's own name.
+    from benchmarks import unseen
+
+    unseen.main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -146,3 +147,25 @@ def check_once() -> Callable[[Path, Sequence[str]], None]:
             assert int(reader.meta()["delivered"]) == len(keys)
 
     return check
+
+
+def load_slurm() -> Any:
+    """The module beside this file, which is in no package."""
+    specification = importlib.util.spec_from_file_location("slurm", Path(__file__).with_name("slurm.py"))
+    assert specification is not None
+    assert specification.loader is not None
+    module = sys.modules["slurm"] = importlib.util.module_from_spec(specification)  # dataclasses look there
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A running Slurm with two nodes."""
+    module = load_slurm()
+    if reason := module.what_is_missing():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{reason}; CI must not skip what needs it")
+        pytest.skip(reason)
+    with module.run_slurm(tmp_path_factory.mktemp("slurm")) as running:
+        yield running

@@ -94,6 +94,24 @@ def test_workers_give_the_figures_of_one_process_to_the_last_digit(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["here.json", "there.json"]
 
 
+def test_jobs_of_slurm_give_them_too(
+    slurm: Any, folder: Path, blob_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_long: bool
+) -> None:
+    if not is_long:
+        pytest.skip("a long test: --long")
+    for name, value in slurm.environment.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "cluster.toml").write_text('[cluster]\ninterface = "lo"\nmemory = "2GB"\nwalltime = "01:00:00"\n')
+    here = evaluate(folder, blob_model, "--json", "here.json", cwd=tmp_path)
+    assert here.returncode == 0, here.stderr
+    options = ("--cluster", "slurm", "--workers", "2", "--config", "cluster.toml")
+    there = evaluate(folder, blob_model, "--json", "there.json", *options, cwd=tmp_path)
+    assert there.returncode == 0, there.stderr
+    assert (tmp_path / "there.json").read_bytes() == (tmp_path / "here.json").read_bytes()
+    assert [file.name for file in (tmp_path / ".frazil-cluster").iterdir()] == ["logs"]
+    assert slurm.jobs() == []
+
+
 def test_a_killed_worker_costs_its_task_alone(folder: Path, blob_model: Path, tmp_path: Path) -> None:
     source = TrainingSet(folder="real", diameter_angstrom=DIAMETER_ANGSTROM, validation=tuple(STEMS))
     paths = validation_paths(folder, [source])
@@ -104,7 +122,7 @@ def test_a_killed_worker_costs_its_task_alone(folder: Path, blob_model: Path, tm
         done.append(name)
         if len(done) == 2:
             children = psutil.Process().children(recursive=True)
-            (worker,) = [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
+            (worker,) = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
             worker.kill()
 
     with open_engine("local", ClusterSettings(workers=1), tmp_path) as engine:

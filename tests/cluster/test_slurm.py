@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +11,6 @@ import pytest
 pytestmark = [pytest.mark.system, pytest.mark.timeout(3600)]
 
 Repick = Callable[..., "Running"]  # type: ignore[name-defined]  # noqa: F821
-
-
-def load_slurm() -> Any:
-    """The module beside this file, which is in no package."""
-    specification = importlib.util.spec_from_file_location("slurm_for_tests", Path(__file__).with_name("slurm.py"))
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module  # where its data classes look for it
-    specification.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A running Slurm with two nodes."""
-    module = load_slurm()
-    if reason := module.what_is_missing():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{reason}; CI must not skip what needs it")
-        pytest.skip(reason)
-    with module.run_slurm(tmp_path_factory.mktemp("slurm")) as running:
-        yield running
 
 
 @pytest.fixture

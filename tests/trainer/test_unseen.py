@@ -103,3 +103,38 @@ def test_the_page_of_adaptations_is_what_its_figures_give(repository: Path) -> N
     command = [sys.executable, "-m", "benchmarks.few_shot", "--check"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.system
+@pytest.mark.trainer
+def test_a_cluster_trains_and_measures_as_one_process_does(
+    repository: Path, simulated_data: Path, tiny_recipe_text: str, tmp_path: Path, is_long: bool
+) -> None:
+    if not is_long:
+        pytest.skip("a long test: --long")
+    pytest.importorskip("torch")
+    data, models = tmp_path / "data", tmp_path / "models"
+    data.mkdir()
+    for name in ("easy", "small"):
+        (data / name).symlink_to(simulated_data / name)
+    (tmp_path / "recipe.toml").write_text(tiny_recipe_text)
+
+    def unseen(*options: str) -> str:
+        command = ["--recipe", tmp_path / "recipe.toml", "--data", data, "--models", models, "--empty", "1", *options]
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.unseen", *map(str, command)],
+            cwd=repository,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    by_workers = unseen("--cluster", "local", "--workers", "1", "--train")
+    assert "| easy | all | 4 |" in by_workers
+    assert {str(file.relative_to(models).parent) for file in models.glob("*/*/model.onnx")} == {
+        "without-easy/1",
+        "without-small/1",
+    }
+    assert unseen() == by_workers

@@ -43,7 +43,7 @@ _Labels = Annotated[
     typer.Option(
         metavar="ENDING",
         help="How the names of label files end, behind the micrograph's: .star, .box, _picked.star, ... "
-        "[default: what is there, of several the plain one]",
+        "Default: what is there, of several the plain one.",
     ),
 ]
 _YAxis = Annotated[
@@ -53,10 +53,12 @@ _YAxis = Annotated[
 
 _Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Number of workers on the cluster. [default: a core for each thread here; 1 with Slurm]"),
+    typer.Option(min=1, help="Number of workers on the cluster. Default: a core for each thread here; 1 with Slurm."),
 ]
-_ThreadsPerWorker = Annotated[int | None, typer.Option(min=1, help="CPU threads of each worker. [default: 1]")]
-_Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings file with a table [cluster].")]
+_ThreadsPerWorker = Annotated[int | None, typer.Option(min=1, help="CPU threads of each worker. Default: 1.")]
+_Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings file with a table of the cluster.")
+]
 _SHARED_FOLDER = Path(".frazil-cluster")
 """In the current folder: certificates and logs of Slurm jobs."""
 
@@ -177,7 +179,7 @@ def train(
     run: Annotated[
         Path | None,
         typer.Option(
-            "--run-folder", help="Folder for checkpoints and TensorBoard events. [default: runs/NAME of --out]"
+            "--run-folder", help="Folder for checkpoints and TensorBoard events. Default: runs/NAME of --out."
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in that folder, if there is one.")] = False,
@@ -210,21 +212,21 @@ def train(
     checkpoint_minutes: Annotated[float, typer.Option(min=0, help="Least time between two checkpoints.")] = 5.0,
     cluster: Annotated[
         Literal["slurm"] | None,
-        typer.Option(help="Train in a job of Slurm, by torchrun, and show its log. [default: here]"),
+        typer.Option(help="Train in a job of Slurm, by torchrun, and show its log. Default: here."),
     ] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Nodes of the job.")] = 1,
     processes_per_node: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes of the training on each node. [default: one for each GPU, or one]"),
+        typer.Option(min=1, help="Processes of the training on each node. Default: one for each GPU, or one."),
     ] = None,
     gpus_per_node: Annotated[int, typer.Option(min=0, help="GPUs that the job asks for on each node.")] = 0,
-    queue: Annotated[str | None, typer.Option(help="Slurm partition. [default: the cluster's own]")] = None,
+    queue: Annotated[str | None, typer.Option(help="Slurm partition. Default: the cluster's own.")] = None,
     walltime: Annotated[
-        str | None, typer.Option(metavar="H:MM:SS", help="Longest time of the job. [default: 08:00:00]")
+        str | None, typer.Option(metavar="H:MM:SS", help="Longest time of the job. Default: 08:00:00.")
     ] = None,
     memory: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Memory of each process, such as 8GB. [default: the cluster's own]"),
+        typer.Option(metavar="SIZE", help="Memory of each process, such as 8GB. Default: the cluster's own."),
     ] = None,
     config: _Config = None,
     dry_run: Annotated[
@@ -297,7 +299,7 @@ def adapt(
         bool | None,
         typer.Option(
             "--incomplete/--complete",
-            help="Whether labels miss many particles. [default: frazil judges by what it picks]",
+            help="Whether labels miss many particles. Default: frazil judges by what it picks.",
             show_default=False,
         ),
     ] = None,
@@ -308,7 +310,7 @@ def adapt(
     run: Annotated[
         Path | None,
         typer.Option(
-            "--run-folder", help="Folder for what is needed to go on when stopped. [default: runs/NAME of --out]"
+            "--run-folder", help="Folder for what is needed to go on when stopped. Default: runs/NAME of --out."
         ),
     ] = None,
     device: Annotated[Device, typer.Option(help="Device; auto takes a CUDA device if there is one.")] = "auto",
@@ -467,7 +469,7 @@ def evaluate(
         typer.Option(
             metavar="local|slurm|tcp://...",
             help="Have workers score one micrograph each: on this machine, in jobs of Slurm, or of a Dask scheduler. "
-            "[default: one by one, in this process]",
+            "Default: one by one, in this process.",
         ),
     ] = None,
     workers: _Workers = None,

@@ -7,7 +7,9 @@ it may be requeued at any time.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
+import os
 import re
 import shlex
 import subprocess
@@ -70,7 +72,7 @@ def batch_script(arguments: Sequence[str], run: Path, settings: ClusterSettings,
     """
     cores = shape.processes_per_node * shape.threads
     options = {
-        "job-name": f"frazil-train-{run.name}",
+        "job-name": _job_name(run),
         "nodes": shape.nodes,
         "ntasks-per-node": 1,
         "cpus-per-task": cores,
@@ -115,6 +117,7 @@ class Job:
     def __init__(self, number: str, run: Path) -> None:
         self.number = number
         self.log = _log_of(run, number)
+        self._name = _job_name(run)
         self._shown = 0
         self._rest = b""
 
@@ -127,6 +130,7 @@ class Job:
             OutputError: the folder cannot be written.
         """
         file = run / f"{_JOB_NAME}.sh"
+        _run("sbatch", "--version")
         try:
             run.mkdir(parents=True, exist_ok=True)
             write_atomically(file, script.encode())
@@ -162,7 +166,7 @@ class Job:
             if "Invalid job id" in str(error):
                 return _FORGOTTEN, ""
             raise
-        if f"StdOut={self.log}" not in shown:  # Slurm counts jobs anew where it lost its state
+        if f"JobName={self._name} " not in shown:  # Slurm counts jobs anew where it lost its state
             return _FORGOTTEN, ""
         found = [re.search(rf"\b{name}=(\S+)", shown) for name in ("JobState", "Reason")]
         state, reason = (one[1] if one else "" for one in found)
@@ -227,6 +231,12 @@ class Job:
         if is_last and self._rest:
             lines, self._rest = [*lines, self._rest], b""
         return [printable(line.decode("utf-8", "replace")) for line in lines]
+
+
+def _job_name(run: Path) -> str:
+    """Tells the jobs of one run from those of others."""
+    digest = hashlib.sha256(os.fsencode(run.absolute())).hexdigest()
+    return f"frazil-train-{re.sub(r'[^A-Za-z0-9._-]', '_', run.name)}-{digest[:8]}"
 
 
 def _log_of(run: Path, number: str, *, percent: str = "%") -> Path:

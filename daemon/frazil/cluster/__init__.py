@@ -3,8 +3,8 @@
 - ``names``: which micrographs there are, one by one.
 - ``work``: what a worker does with some of them.
 - ``engine``: starts a cluster, or joins one, and hands work out.
-- ``run``: what is remembered of a run, and what has come of it.
 - ``calls``: a function called for each of some names; for the trainer.
+- ``run``: what is remembered of a run, and what has come of it.
 - ``tasks``: work handed out, again where a worker died, until each micrograph has its outcome.
 - ``repick``: takes the results, and is the one who writes them.
 

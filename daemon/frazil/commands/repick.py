@@ -75,7 +75,7 @@ def repick(
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print the summary as one line of JSON.")] = False,
     config: Annotated[
         Path | None,
-        typer.Option("--config", metavar="FILE", help="TOML file with settings, and a table [cluster]."),
+        typer.Option("--config", metavar="FILE", help="TOML file with settings, and a table of the cluster."),
     ] = None,
     **given: Any,
 ) -> None:
