@@ -141,8 +141,8 @@ def like(micrograph: tuple[list[int], list[int]]) -> list[PeakScores]:
 def test_what_a_score_means_depends_on_how_the_scores_of_the_session_are_distributed(
     micrograph: tuple[list[int], list[int]],
 ) -> None:
-    # Nine of each kind, since several like the session count.
-    calibration = counted(*[FULL, SPARSE, EMPTY] * 9)
+    # So many of each kind, since a dozen like the session count.
+    calibration = counted(*[FULL, SPARSE, EMPTY] * 15)
     peaks, particles = (np.array(row) for row in micrograph)
 
     for first, threshold in enumerate(EDGES[:-1]):
@@ -151,7 +151,7 @@ def test_what_a_score_means_depends_on_how_the_scores_of_the_session_are_distrib
 
 
 def test_in_a_field_full_of_faint_particles_lower_scores_are_picked() -> None:
-    calibration = counted(*[FULL, SPARSE, EMPTY] * 9)
+    calibration = counted(*[FULL, SPARSE, EMPTY] * 15)
     full, sparse = (choose_threshold(like(one), 0.5, calibration=calibration) for one in (FULL, SPARSE))
     assert full.threshold < 0.2 < sparse.threshold
 
@@ -159,14 +159,14 @@ def test_in_a_field_full_of_faint_particles_lower_scores_are_picked() -> None:
 def test_on_noise_alone_only_sure_picks_are_made() -> None:
     noise = seen([0.9] + [0.2] * 90 + [0.05] * 200)
 
-    choice = choose_threshold(noise, 0.45, calibration=counted(*[EMPTY, SPARSE] * 9))
+    choice = choose_threshold(noise, 0.45, calibration=counted(*[EMPTY, SPARSE] * 15))
 
     assert 0.2 < choice.threshold <= 0.9
     assert choice.picks_per_micrograph <= 1
 
 
 def test_on_noise_without_a_sure_pick_none_is_made() -> None:
-    choice = choose_threshold(like(EMPTY), 0.25, calibration=counted(*[EMPTY] * 9))
+    choice = choose_threshold(like(EMPTY), 0.25, calibration=counted(*[EMPTY] * 15))
 
     assert choice.threshold == 1.0  # no score is known to be sure
     assert choice.picks_per_micrograph == 0

@@ -174,12 +174,12 @@ def test_the_first_tutorial_prints_what_it_says(repository: Path, tmp_path: Path
     ]
     assert len(shown) == 4
     for line in shown:
-        # On another processor a pick more or less may reach the threshold.
+        # The threshold is chosen from one micrograph, not from three, and processors differ.
         pattern = re.sub(r"\d+(?= picks)", r"(\\d+)", line.replace("…", ".+"))
         found = re.search(f"^{pattern}$", said, re.MULTILINE)
         assert found, f"{line}\n{said}"
         for picks in found.groups():
-            assert int(picks) == pytest.approx(int(re.findall(r"(\d+) picks", line)[0]), abs=3)
+            assert int(picks) == pytest.approx(int(re.findall(r"(\d+) picks", line)[0]), rel=0.05)
     for name in re.findall(r"`(\w+/simulated_0001\S+)`", page):
         assert (tmp_path / name).is_file(), name
 
