@@ -34,7 +34,7 @@ help:
 	@echo "make mutants faults planted one by one: which do the tests not see? (two hours)"
 	@echo "make machine the service on a Debian that boots, in an emulator; needs root and Linux (quarter of an hour)"
 	@echo "make models  train the models again, without the labelled micrographs if $(SHARED) has none; once stopped, it goes on"
-	@echo "make unseen  how well is picked what was never trained on (an hour and a half; needs $(SHARED))"
+	@echo "make unseen  how well is picked what was never trained on (two hours; needs $(SHARED))"
 	@echo "make robustness  the long proofs that nothing is lost, into docs/reference/robustness"
 
 demo: $(DEMO_VENV)/.ready
