@@ -25,7 +25,7 @@ from rich.console import Console
 
 from benchmarks.figures import fill_tables, markdown_table
 from benchmarks.speed.pictures import svg, text
-from benchmarks.unseen import newest_version, pick, score
+from benchmarks.unseen import all_peaks, newest_version, picked_of, score
 from frazil.model import identify_model, load_model
 from frazil_trainer.data.labelled import LabelledPaths, find_labelled
 from frazil_trainer.recipe import find_recipe, read_recipe
@@ -36,6 +36,7 @@ FIGURES = PAGE.with_suffix(".json")
 CURVES = REPOSITORY / "docs" / "images" / "few-shot.svg"
 PROTEINS = ("trpv1", "beta-galactosidase")
 COUNTS = (1, 3, 5, 10)
+_STALE = f"{PAGE.name}: not what the figures give; run python -m benchmarks.few_shot with --pages"
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +69,7 @@ def main() -> None:
         rows = read_rows()
         page = PAGE.read_text("utf-8")
         is_stale = fill_tables(page, {"few-shot": table(rows)}) != page or curves(rows) != CURVES.read_text("utf-8")
-        sys.exit(f"{PAGE.name}: not what the figures give; run python -m benchmarks.few_shot with --pages" * is_stale)
+        sys.exit(_STALE if is_stale else 0)
     if args.data is None or args.models is None:
         parser.error("expected --data and --models, or --check")
     models = {identify_model(newest_version(args.models / f"without-{name}")).sha256 for name in PROTEINS}
@@ -105,8 +106,10 @@ def measure(data: Path, models: Path, minutes: float, known: Sequence[Row], cons
             started = time.monotonic()
             adapted = adapt(version, labelled, minutes, Path(folder)) if labelled else version
             seconds = time.monotonic() - started if labelled else 0.0
-            model = load_model(adapted, "cpu")
-        scored = {one.folder: score(model, one, [pick(model, p) for p in validation[one.folder]])[0] for one in sets}
+            model, scored = load_model(adapted, "cpu"), {}
+            for one in sets:
+                picked = [picked_of(paths, all_peaks(adapted, paths, None)) for paths in validation[one.folder]]
+                scored[one.folder] = score(model, one, picked)[0]
         yield Row(
             protein=protein.folder,
             model=key[1],
