@@ -156,7 +156,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def curves(rows: Sequence[Row]) -> str:
     """F1 against the number of labelled micrographs."""
-    width, height, left, right, top, bottom = 560, 300, 56, 150, 16, 44
+    width, height, left, right, top, bottom = 560, 300, 56, 150, 30, 44
     most = max([1, *(row.micrographs for row in rows)])
     low, high = 0.6, 1.0
     parts = []
@@ -168,7 +168,7 @@ def curves(rows: Sequence[Row]) -> str:
         x = left + count / most * (width - left - right)
         parts.append(text(x, height - bottom + 16, f"{count}", "middle"))
     parts.append(text((left + width - right) / 2, height - 8, "labelled micrographs", "middle"))
-    parts.append(text(left - 8, top - 4, "F1", "end"))
+    parts.append(text(left - 8, top - 14, "F1", "end"))
     for colour, (protein, group) in zip(("#1f77b4", "#d62728"), groupby(rows, lambda row: row.protein), strict=False):
         places = [
             (

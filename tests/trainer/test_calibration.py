@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from frazil.picking import Picks, assess_threshold
-from frazil_trainer.evaluation.calibration import fit_calibration
+from frazil_trainer.evaluation.calibration import extend_calibration, fit_calibration
 from frazil_trainer.evaluation.micrographs import ScoredMicrograph
 
 
@@ -56,3 +56,26 @@ def test_micrographs_without_peaks_say_nothing() -> None:
     both = fit_calibration([low, scored([0.5], hits=[True])])
     assert both is not None
     assert both.micrographs == 1
+
+
+def test_sessions_like_the_further_micrographs_learn_from_them_and_others_do_not() -> None:
+    rng = np.random.default_rng(2)
+
+    def session(low: float, high: float, hit: float) -> ScoredMicrograph:
+        score = rng.uniform(low, high, 300)
+        return scored(score.tolist(), hits=(rng.random(300) < hit).tolist())
+
+    worlds = fit_calibration([session(0.3, 0.9, 0.8) for _ in range(20)] + [session(0.05, 0.4, 0.1) for _ in range(20)])
+    assert worlds is not None
+    labelled = [session(0.05, 0.4, 0.7), session(0.05, 0.4, 0.7)]
+
+    extended = extend_calibration(worlds, labelled)
+
+    faint, clear = ([session(low, high, 0).picks.score.astype(np.float32)] for low, high in ((0.05, 0.4), (0.3, 0.9)))
+    before, after = (assess_threshold(faint, 0.02, calibration=one).precision for one in (worlds, extended))
+    assert before == pytest.approx(0.1, abs=0.05)
+    assert after is not None
+    assert after > 0.3
+    before, after = (assess_threshold(clear, 0.02, calibration=one).precision for one in (worlds, extended))
+    assert after == pytest.approx(before, abs=0.01)
+    assert extend_calibration(worlds, [scored([0.01], hits=[True])]) == worlds

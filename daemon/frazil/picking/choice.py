@@ -18,6 +18,7 @@ from frazil.model.contract import Calibration
 from frazil.picking.picks import Picks, ScoreMap, find_picks
 
 __all__ = [
+    "ALIKE",
     "LOWEST_PEAK",
     "PeakScores",
     "ThresholdChoice",
@@ -31,7 +32,7 @@ LOWEST_PEAK = 0.02
 _LEAST_F1 = 0.7
 """Where no better F1 is to be expected, only picks that are sure are made, as where there are no particles at all."""
 _SURE_PRECISION = 0.9
-_ALIKE, _FALL = 12, 2.0
+ALIKE, _FALL = 12, 2.0
 """As far as so many micrographs of the calibration reach, by their distance; there they count by exp(-2)."""
 _LEAST_REACH = 1e-6
 _FEW_PEAKS = 50
@@ -177,7 +178,7 @@ def _curve(scores: NDArray[np.float32], calibration: Calibration | None) -> _Cur
     total = peaks.sum(axis=1)
     seen = np.sqrt(np.histogram(scores, edges)[0] / max(1, scores.size))
     squared = np.square(np.sqrt(peaks / total[:, np.newaxis]) - seen).sum(axis=1)
-    reach = np.sort(squared)[min(_ALIKE, squared.size) - 1]
+    reach = np.sort(squared)[min(ALIKE, squared.size) - 1]
     weight = np.exp(-_FALL * squared / max(reach, _LEAST_REACH)) / np.maximum(total, _FEW_PEAKS)
     return _Curve(scores=(edges[:-1] + edges[1:]) / 2, probabilities=_rising(weight @ particles, weight @ peaks))
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from frazil.errors import FrazilError
 from frazil.model import Device, ModelIdentity, load_model
-from frazil.model.contract import read_calibration
+from frazil.model.contract import Calibration, read_calibration
 from frazil_trainer.adapt.examples import AdaptationSource
 from frazil_trainer.adapt.labels import Labels, load_labels
 from frazil_trainer.adapt.outcome import (
@@ -31,6 +31,7 @@ from frazil_trainer.adapt.parent import Parent, read_parent
 from frazil_trainer.data.labelled import LabelledMicrograph
 from frazil_trainer.data.simulated import simulate_labelled
 from frazil_trainer.evaluation import ScoredMicrograph
+from frazil_trainer.evaluation.calibration import extend_calibration
 from frazil_trainer.export.version import Scorer, export_version, make_scorer
 from frazil_trainer.networks import Fcn
 from frazil_trainer.recipe import AdamW, Patches, Recipe, TrainingSet
@@ -160,7 +161,7 @@ def adapt_model(
         recipe, network, examples = _train(begun, settings, run, left, console, processes)
     scorer = make_scorer(recipe, network, examples, begun.labels.whole)
     with console.status("comparing before and after"):
-        comparison = _compare(begun, scorer, out)
+        comparison, calibration = _compare(begun, scorer, out)
     _report(comparison, begun.parent, console)
     record = AdaptationRecord(
         adapted_from=begun.parent.model.identity,
@@ -179,8 +180,7 @@ def adapt_model(
         recipe,
         threshold=comparison.threshold,
         training_set_sha256=begun.labels.sha256,
-        # The labels are of one particle, and a session may hold any; replay keeps the height of scores.
-        calibration=read_calibration(begun.parent.contract.calibration),
+        calibration=calibration,
         f1={f"{source.folder}/*{source.labels_ending}": comparison.after.f1},
     )
     with console.status("exporting"):
@@ -286,8 +286,8 @@ def _train(
     return recipe, network, examples
 
 
-def _compare(begun: _Beginning, scorer: Scorer, out: Path) -> Comparison:
-    """Choose the threshold, and compare with the parent, by the daemon's picker.
+def _compare(begun: _Beginning, scorer: Scorer, out: Path) -> tuple[Comparison, Calibration | None]:
+    """Choose the threshold, and compare with the parent, by the daemon's picker; how probable particles are at a score.
 
     Raises:
         FrazilError: the adapted model is worse.
@@ -304,12 +304,17 @@ def _compare(begun: _Beginning, scorer: Scorer, out: Path) -> Comparison:
             f"{parent.model.identity.short}: expected to pick the labelled particles better when adapted, found F1 "
             f"{after.best_f1:.3f} after and {before.best_f1:.3f} before, each at its best threshold; nothing is written"
         )
-    return Comparison(
+    # The labels are of one particle, and a session may hold any; replay keeps the height of scores.
+    calibration = read_calibration(parent.contract.calibration)
+    if calibration is not None and fraction == 1:
+        calibration = extend_calibration(calibration, picked)
+    comparison = Comparison(
         threshold=threshold,
         held_out=any(labels.held_out),
         before=before,
         after=after,
     )
+    return comparison, calibration
 
 
 def _report(comparison: Comparison, parent: Parent, console: Console) -> None:
