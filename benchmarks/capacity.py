@@ -31,7 +31,7 @@ from pathlib import Path
 import msgspec
 
 import frazil
-from benchmarks.figures import markdown_table
+from benchmarks.figures import fill_tables, markdown_table
 from benchmarks.speed.pictures import log_axis, svg, text
 from frazil.documents import encode_document
 
@@ -466,21 +466,6 @@ def chart(costs: Costs) -> str:
     return svg(width, height, parts)
 
 
-def fill(page: str, costs: Costs) -> str:
-    """The page with the tables between their marks.
-
-    Raises:
-        ValueError: the page has no place for one of them.
-    """
-    for name, content in tables_of(costs).items():
-        start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        if start not in page or end not in page:
-            raise ValueError(f"{PAGE.name}: expected the marks of {name}, found none")
-        before, rest = page.split(start)
-        page = f"{before}{start}\n{content}\n\n{end}{rest.split(end, 1)[1]}"
-    return page
-
-
 def main() -> None:
     """Measure, simulate, print, and write what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -494,7 +479,7 @@ def main() -> None:
         args.json.write_bytes(msgspec.json.format(msgspec.json.encode(measure()), indent=1) + b"\n")
     costs = msgspec.json.decode(args.json.read_bytes(), type=Costs)
     page = PAGE.read_text("utf-8")
-    filled, drawn = fill(page, costs), chart(costs)
+    filled, drawn = fill_tables(page, tables_of(costs)), chart(costs)
     if args.check:
         is_stale = filled != page or drawn != CHART.read_text("utf-8")
         sys.exit(

@@ -159,24 +159,24 @@ def curves(rows: Sequence[Row]) -> str:
     width, height, left, right, top, bottom = 560, 300, 56, 150, 30, 44
     most = max([1, *(row.micrographs for row in rows)])
     low, high = 0.6, 1.0
+
+    def x_at(count: int) -> float:
+        return left + count / most * (width - left - right)
+
+    def y_at(f1: float) -> float:
+        return height - bottom - (f1 - low) / (high - low) * (height - bottom - top)
+
     parts = []
     for tenth in range(6, 11):
-        y = height - bottom - (tenth / 10 - low) / (high - low) * (height - bottom - top)
+        y = y_at(tenth / 10)
         parts.append(f'<path d="M{left} {y:.1f}H{width - right}" stroke="#ddd"/>')
         parts.append(text(left - 8, y + 4, f"{tenth / 10:.1f}", "end"))
     for count in sorted({row.micrographs for row in rows}):
-        x = left + count / most * (width - left - right)
-        parts.append(text(x, height - bottom + 16, f"{count}", "middle"))
+        parts.append(text(x_at(count), height - bottom + 16, f"{count}", "middle"))
     parts.append(text((left + width - right) / 2, height - 8, "labelled micrographs", "middle"))
     parts.append(text(left - 8, top - 14, "F1", "end"))
     for colour, (protein, group) in zip(("#1f77b4", "#d62728"), groupby(rows, lambda row: row.protein), strict=False):
-        places = [
-            (
-                left + row.micrographs / most * (width - left - right),
-                height - bottom - (row.f1 - low) / (high - low) * (height - bottom - top),
-            )
-            for row in group
-        ]
+        places = [(x_at(row.micrographs), y_at(row.f1)) for row in group]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in places]

@@ -231,9 +231,10 @@ def measure(args: argparse.Namespace, threads: int | None, calls: Calls, console
     for peer in missing_peers():
         console.print(f"{peer} is not installed: its column stays empty (benchmarks/install_peers.sh installs it)")
     data, shipped, of_recipe = args.data.absolute(), args.shipped.absolute(), proteins(find_recipe(args.recipe))
+    models = {one.folder: newest_version(args.models.absolute() / f"without-{one.folder}") for one in of_recipe}
     tasks: dict[str, tuple[Path, LabelledPaths, int | None]] = {}
     for protein in of_recipe:
-        left_out = newest_version(args.models.absolute() / f"without-{protein.folder}")
+        left_out = models[protein.folder]
         for one in find_labelled(data, protein):
             tasks[f"{left_out} {one.micrograph}"] = (left_out, one, threads)
             if one.part == "validation":
@@ -249,7 +250,7 @@ def measure(args: argparse.Namespace, threads: int | None, calls: Calls, console
         console.print(protein.folder)
         of_protein = [(name, task) for name, task in tasks.items() if task[1].source.folder == protein.folder]
         picked = [picked_of(task[1], answers[name]) for name, task in of_protein if task[0] != shipped]
-        model = load(newest_version(args.models.absolute() / f"without-{protein.folder}"), threads)
+        model = load(models[protein.folder], threads)
         samples = [sample_of(one) for one in picked]
         topaz = pick_with_topaz(samples, lambda picks: best_f1(rank(picked[0], picks, protein.labels_suffix)))  # noqa: B023
         scored = score(model, protein, picked, relion=pick_with_relion(samples), topaz=topaz)

@@ -635,7 +635,7 @@ class _Bar:
 
     def look(self, engine: Engine[str]) -> None:
         """Say it where there is no worker."""
-        self._bar.update(self._task, note="" if engine.workers else f"no worker as yet: {engine.description}")
+        self._bar.update(self._task, note=engine.waits_for)
 
 
 def _write(file: Path, content: bytes) -> None:

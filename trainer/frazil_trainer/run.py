@@ -51,7 +51,7 @@ from frazil_trainer.training.loop import Checkpoints, EpochReport, ExampleSource
 from frazil_trainer.training.observers import EventFile, ProgressBar
 from frazil_trainer.training.precision import choose_precision
 from frazil_trainer.training.processes import join_processes
-from frazil_trainer.training.run_folder import EVENTS_NAME, RunFolder, RunRecord
+from frazil_trainer.training.run_folder import EVENTS_NAME, RunFolder, RunRecord, read_version
 from frazil_trainer.training.windows import DrawnCropSource, FixedCropSource
 
 __all__ = ["check_writable", "draft_folder", "make_examples", "program_versions", "run_recipe"]
@@ -100,7 +100,7 @@ def run_recipe(
             console = Console(quiet=True)
         found = load_training_data(data, recipe, console, force=force)
         folder = RunFolder(run, recipe, found.sha256)
-        finished, state = folder.read_version(), folder.read_checkpoint()
+        finished, state = read_version(folder.folder), folder.read_checkpoint()
         if (finished or state) and not resume:
             raise SettingsError(
                 f"{run}: expected a folder without a run, found one; "

@@ -32,6 +32,7 @@ _ENDS = frozenset(
     ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")
 )
 _FORGOTTEN = "forgotten by Slurm"
+_OVER = _ENDS | {_FORGOTTEN}
 _LOOK_SECONDS = 5.0
 """Between questions to Slurm, which many people ask."""
 _TICK_SECONDS = 0.5
@@ -152,7 +153,7 @@ class Job:
         except OSError:
             return None
         job = cls(number, run)
-        return None if not number.isdecimal() or job.look()[0] in (*_ENDS, _FORGOTTEN) else job
+        return None if not number.isdecimal() or job.look()[0] in _OVER else job
 
     def look(self) -> tuple[str, str]:
         """Its state and the reason of it, in Slurm's words.
@@ -190,9 +191,9 @@ class Job:
             told = news
             deadline = time.monotonic() + _LOOK_SECONDS
             while True:
-                for line in self._new_lines(is_last=state in (*_ENDS, _FORGOTTEN)):
+                for line in self._new_lines(is_last=state in _OVER):
                     say(line)
-                if state in (*_ENDS, _FORGOTTEN):
+                if state in _OVER:
                     return state
                 if time.monotonic() >= deadline:
                     break

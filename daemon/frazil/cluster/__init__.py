@@ -1,6 +1,7 @@
 """Bulk work: an archive picked again, or models evaluated, by workers of a Dask cluster on one machine or many.
 
 - ``names``: which micrographs there are, one by one.
+- ``same``: what must be the same on every worker.
 - ``work``: what a worker does with some of them.
 - ``engine``: starts a cluster, or joins one, and hands work out.
 - ``calls``: a function called for each of some names; for the trainer.

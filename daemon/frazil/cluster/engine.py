@@ -138,6 +138,11 @@ class Engine(Generic[Call]):
                     self._client.cancel(list(under_way), force=True)
 
     @property
+    def waits_for(self) -> str:
+        """What keeps work from going on, in one line; empty while there are workers."""
+        return "" if self.workers else f"no worker as yet: {self.description}"
+
+    @property
     def room(self) -> int:
         """Number of calls that may be under way."""
         return _TASKS_PER_WORKER * max(1, self.workers if self._asked is None else self._asked)

@@ -101,6 +101,7 @@ class Repick:
         self._show = show
         self._closing = contextlib.ExitStack()
         self._next_look = 0.0
+        self._engine: Engine[list[str]] | None = None
         self.tally = Tally()
         out = settings.out.expanduser().resolve()
         self._outputs = OutputFolder(out)
@@ -266,15 +267,15 @@ class Repick:
         """
         self._engine = engine
         with self._faults():
-            self._run_passes()
+            self._run_passes(engine)
 
-    def _run_passes(self) -> None:
+    def _run_passes(self, engine: Engine[list[str]]) -> None:
         sha256 = self.model.sha256
         if self._change.lets_choose(sha256, by_default=self._settings.chooses_threshold) and self.chosen is None:
-            self._choose()
+            self._choose(engine)
         for attempt in range(1, self._settings.max_attempts + 1):
             self.tally.left = 0
-            self._hand_out(self._missing(self.tally if attempt == 1 else Tally()), self._job, self._take)
+            self._hand_out(engine, self._missing(self.tally if attempt == 1 else Tally()), self._job, self._take)
             if not self.tally.left or attempt == self._settings.max_attempts:
                 # Where a part of the tree cannot be seen any more, as of a mount that is away, it is not done.
                 self.tally.left = max(self.tally.left, self.tally.total - self.tally.done)
@@ -314,10 +315,12 @@ class Repick:
             return False
         return True
 
-    def _hand_out(self, keys: Iterator[str], job: Job, take: Callable[[Outcome], None]) -> None:
+    def _hand_out(
+        self, engine: Engine[list[str]], keys: Iterator[str], job: Job, take: Callable[[Outcome], None]
+    ) -> None:
         """Have micrographs picked, some in each task, and take what comes of them."""
-        size = max(1, min(_AT_ONCE, self.tally.total // (_TASKS_AHEAD * self._engine.room)))
-        hand_out(self._engine, keys, job, size, take=take, give_up=self._give_up, say=self._say, beat=self._beat)
+        size = max(1, min(_AT_ONCE, self.tally.total // (_TASKS_AHEAD * engine.room)))
+        hand_out(engine, keys, job, size, take=take, give_up=self._give_up, say=self._say, beat=self._beat)
 
     def _beat(self, doing: str = "", *, more_seconds: float = 0.0) -> None:  # noqa: ARG002 - those of a `Beat`
         """Show what is so, and see each second that ledger and outputs are still this run's.
@@ -332,16 +335,13 @@ class Repick:
         self._ledger.look()
         self._witness.beat()
         self.tally.waits_for = self._outbox.waits_for
-        engine = getattr(self, "_engine", None)
-        if engine is not None:
-            self.tally.workers = engine.workers
-            if not engine.workers and not self.tally.waits_for:
-                self.tally.waits_for = f"no worker as yet: {engine.description}"
+        if self._engine is not None and not self.tally.waits_for:
+            self.tally.waits_for = self._engine.waits_for
         self._show()
 
     # --- the threshold --------------------------------------------------------------------------------------------
 
-    def _choose(self) -> None:
+    def _choose(self, engine: Engine[list[str]]) -> None:
         """Choose the threshold as a daemon does, from micrographs spread over the archive; the ledger remembers it."""
         chooser = Chooser(self._ledger.recall(CHOICE_KEY), target_precision=self._settings.target_precision)
         sha256, most = self.model.sha256, sum(_SAMPLES)
@@ -349,7 +349,7 @@ class Repick:
         spread = list(islice(self._names, 0, None, max(1, self.tally.total // most)))[:most]
         every = most // _SAMPLES[0]
         rounds = (spread[::every], [key for number, key in enumerate(spread) if number % every])
-        for key, scores in chain.from_iterable(map(self._score, rounds)):
+        for key, scores in chain.from_iterable(self._score(engine, keys) for keys in rounds):
             chosen = chooser.weigh(picker, self._change, str(self.source.root / key), scores)
             self._change = msgspec.structs.replace(self._change, chosen={**self._change.chosen, sha256: chosen})
             if chosen.held:
@@ -363,7 +363,7 @@ class Repick:
         progress = RevisionProgress(settings=self._picking, change=self._change, since=now_rfc3339(), until_seq=0)
         self._outbox.remember(TUNED_KEY, progress.encode())
 
-    def _score(self, keys: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    def _score(self, engine: Engine[list[str]], keys: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """The scores of the low peaks of some micrographs, in their order; none of those that cannot be picked."""
         scored: dict[str, bytes] = {}
 
@@ -372,7 +372,7 @@ class Repick:
                 scored[outcome.key] = outcome.peaks
 
         job = msgspec.structs.replace(self._job, only_scores=True)
-        self._hand_out((key for key in keys if is_utf8(key)), job, take)
+        self._hand_out(engine, (key for key in keys if is_utf8(key)), job, take)
         for key in keys:
             if key in scored:
                 yield key, np.frombuffer(scored[key], np.float32)

@@ -76,7 +76,6 @@ class Tally:
     """Left out, since the session's ledger holds them."""
     waits_for: str = ""
     """What keeps all from going on, in one line."""
-    workers: int = 0
 
     @property
     def done(self) -> int:

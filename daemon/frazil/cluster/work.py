@@ -15,16 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import msgspec
 import numpy as np
 
 import frazil
+from frazil.cluster.same import check_program, load_same_model
 from frazil.documents import ChoiceBasis, MicrographDocument, directory_of
-from frazil.errors import FrazilError, IncompleteMicrograph, MicrographError, ModelError
+from frazil.errors import FrazilError, IncompleteMicrograph, MicrographError
 from frazil.faults import failure_of
 from frazil.limits import LimitsPatch
-from frazil.model import Device, Precision, load_model
+from frazil.model import Device, Precision
 from frazil.model.model import Model
 from frazil.picking import Micrograph, Picker, PickingSettings, PixelMemory, PreparationOnDevice, find_low_peaks
 from frazil.record import MicrographReader, record_picks
@@ -152,14 +152,7 @@ def _work_of(job: bytes) -> _Work:
 
 @lru_cache(maxsize=1)
 def _load(path: str, sha256: str, device: Device, threads: int, precision: Precision) -> Model:
-    cv2.setNumThreads(threads)
-    model = load_model(Path(path), device, threads, precision=precision)
-    if model.identity.sha256 != sha256:
-        raise ModelError(
-            f"{path}: expected the model {sha256[:12]} that this run began with, found {model.identity.sha256[:12]}",
-            "hash",
-        )
-    return model
+    return load_same_model(Path(path), sha256, threads, device, precision)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,8 +165,7 @@ class _Read:
 
 class _Work:
     def __init__(self, job: Job) -> None:
-        if job.frazil != frazil.__version__:
-            raise FrazilError(f"expected frazil {job.frazil} on every worker, found {frazil.__version__}")
+        check_program(job.frazil)
         self._job = job
         self._root = Path(job.root)
         if not self._root.is_dir():

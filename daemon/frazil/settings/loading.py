@@ -58,11 +58,7 @@ def load_settings(given: Mapping[str, Any], file: Path | None) -> ServeSettings:
             disagrees with another, or names a path that does not exist. It lists every fault, with its line in the
             file.
     """
-    draft = _Draft(file, {field.name for field in msgspec.structs.fields(ServeSettings)}, ServeSettings)
-    if file is not None:
-        draft.read(file)
-    draft.take(given)
-    return draft.finish()
+    return _load(ServeSettings, given, file)
 
 
 def load_session_settings(microscope: ServeSettings, given: Mapping[str, Any], file: Path | None) -> ServeSettings:
@@ -96,14 +92,18 @@ def load_cluster_settings(given: Mapping[str, Any], file: Path | None) -> Cluste
     Raises:
         SettingsError: as for `load_settings`.
     """
-    draft = _Draft(file, {field.name for field in msgspec.structs.fields(ClusterSettings)}, ClusterSettings)
+    return _load(ClusterSettings, given, file)
+
+
+_Settings = TypeVar("_Settings", ServeSettings, ClusterSettings)
+
+
+def _load(kind: type[_Settings], given: Mapping[str, Any], file: Path | None) -> _Settings:
+    draft = _Draft(file, {field.name for field in msgspec.structs.fields(kind)}, kind)
     if file is not None:
         draft.read(file)
     draft.take(given)
     return draft.finish()
-
-
-_Settings = TypeVar("_Settings", ServeSettings, ClusterSettings)
 
 
 class _Draft(Generic[_Settings]):
@@ -198,9 +198,7 @@ class _Draft(Generic[_Settings]):
             if name not in self._values:
                 if self.base is not None:
                     good[name] = getattr(self.base, name)
-                elif field.required or (
-                    self._kind is ServeSettings and name in _NEEDED_FOR_ONE and "root" not in self._values
-                ):
+                elif field.required or (name in _NEEDED_FOR_ONE and "root" not in self._values):
                     fault = f"{name}: expected a value, found none (give --{option_of(name)}, or {name} in the file)"
                     self._faults.append((_LAST, fault))
                 else:

@@ -12,15 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import cv2
 import msgspec
 import numpy as np
 
 import frazil
 from frazil.cluster.calls import call_each
 from frazil.cluster.engine import Engine
-from frazil.errors import FrazilError, ModelError
-from frazil.model import load_model
+from frazil.cluster.same import check_program, load_same_model
 from frazil_trainer.data.labelled import LabelledPaths
 from frazil_trainer.evaluation.micrographs import ScoredMicrograph, Scoring, score_micrograph
 from frazil_trainer.evaluation.sources import ModelSource, PickFiles, PickSource
@@ -113,20 +111,11 @@ def score_task(task: bytes) -> bytes:
         FrazilError: the worker has another version of frazil; or as `score_micrograph`.
     """
     decoded = _TASKS.decode(task)
-    if decoded.frazil != frazil.__version__:
-        raise FrazilError(f"expected frazil {decoded.frazil} on every worker, found {frazil.__version__}")
+    check_program(decoded.frazil)
     sources = [source.files if isinstance(source, _Files) else _load(source) for source in decoded.sources]
     return msgspec.msgpack.encode(score_micrograph(sources, decoded.members), enc_hook=_plain)
 
 
 @lru_cache
 def _load(of: _Model) -> ModelSource:
-    cv2.setNumThreads(of.threads)
-    model = load_model(of.path, threads=of.threads)
-    if model.identity.sha256 != of.sha256:
-        raise ModelError(
-            f"{of.path}: expected the model {of.sha256[:12]} that this run began with, "
-            f"found {model.identity.sha256[:12]}",
-            "hash",
-        )
-    return ModelSource(model, name=of.name, threshold=of.threshold)
+    return ModelSource(load_same_model(of.path, of.sha256, of.threads), name=of.name, threshold=of.threshold)

@@ -80,10 +80,6 @@ class RunFolder:
         """The checkpoint's file, whether it exists or not."""
         return self.folder / CHECKPOINT_NAME
 
-    def read_version(self) -> Path | None:
-        """The model version that the run made; see `read_version`."""
-        return read_version(self.folder)
-
     def write_result(
         self, version: Path, run: RunRecord, validation: msgspec.Struct, epochs: Sequence[EpochReport]
     ) -> None:
