@@ -6,15 +6,13 @@ import http.client
 import json
 import math
 import sqlite3
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import prometheus_client
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,8 +25,7 @@ from frazil.documents import (
     encode_document,
 )
 from frazil.errors import OutputError
-from frazil.health.metrics import Metrics
-from frazil.picking import Picks, read_star
+from frazil.picking import Picks
 from frazil.session.correct import (
     AddPick,
     DeletePick,
@@ -40,9 +37,7 @@ from frazil.session.correct import (
 )
 from frazil.session.correct.applying import Corrected, apply, correct_document, live_edits, undone_by
 from frazil.session.outbox.file_stamp import FileStamp
-from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader, archive, check, leave_edits, rebuild
-from frazil.session.outbox.outbox import Outbox
-from frazil.session.pick.granter import Granter
+from frazil.session.outbox.ledger import Handled, LedgerReader, archive, check, leave_edits, rebuild
 
 SHAPE = (400, 500)
 DIAMETER_PX = 40.0
@@ -50,6 +45,8 @@ REACH_PX = DIAMETER_PX / 4
 HANDLED = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="f")
 
 MakeDocument = Callable[..., MicrographDocument]
+Rig = Any
+"""Of ``conftest.py``: a ledger with what commits to it and grants edits."""
 
 
 # --- applied ----------------------------------------------------------------------------------------------------
@@ -251,61 +248,9 @@ def test_no_bytes_do_more_than_be_refused(body: bytes) -> None:
 # --- kept and granted -------------------------------------------------------------------------------------------
 
 
-class Nowhere:
-    session = ""
-
-    def publish(self, seq: int, topic: bytes, body: bytes) -> None: ...
-
-
-class Rig:
-    """A ledger with what commits to it and grants edits, as a daemon has them."""
-
-    def __init__(self, folder: Path, make_document: MakeDocument, ledger: Ledger | None = None) -> None:
-        self.folder, self.file = folder, folder / "ledger.sqlite"
-        self._make = make_document
-        self.open(ledger)
-
-    def open(self, ledger: Ledger | None = None) -> None:
-        self.ledger = ledger or Ledger(self.file)
-        metrics = Metrics(prometheus_client.CollectorRegistry())
-        self.outbox = Outbox(self.ledger, Nowhere(), metrics, self.folder, self.folder / "out", threading.Event())
-        self.granter = Granter(self.ledger, self.outbox)
-
-    def pick(self, key: str = "a.mrc", at: Sequence[tuple[float, float]] = GRID[:4], **changes: object) -> int:
-        given = {"shape": SHAPE, "diameter_px": DIAMETER_PX, "picks": columns_of(picks_at(*at)), **changes}
-        document = msgspec.structs.replace(self._make(str(self.folder / key)), **given)
-        return self.outbox.commit(document, key=key, handled=HANDLED)
-
-    def leave(self, *kinds: tuple[type[Any], dict[str, Any]], key: str = "a.mrc", first: int = 0) -> None:
-        edits = [kind(id=f"edit-{first + i:05}", path=key, **values) for i, (kind, values) in enumerate(kinds)]
-        left = leave_edits(self.file, edits, by="Ada")
-        assert left.refused == []
-
-    def grant(self) -> None:
-        """Until none waits."""
-        while (key := self.ledger.next_to_correct()) is not None:
-            self.granter.grant_next()
-            assert self.ledger.next_to_correct() != key
-
-    def newest(self, key: str = "a.mrc") -> MicrographDocument:
-        kept = self.ledger.result(key)
-        assert kept is not None
-        document = decode_document(kept.body)
-        assert isinstance(document, MicrographDocument)
-        return document
-
-    def star(self) -> set[tuple[float, float]]:
-        return places(read_star(self.folder / "out" / "a_picks.star"))
-
-    def close(self) -> None:
-        self.ledger.close()
-
-
 @pytest.fixture
-def rig(tmp_path: Path, make_document: MakeDocument) -> Iterator[Rig]:
-    made = Rig(tmp_path, make_document)
-    yield made
-    made.close()
+def rig(open_rig: Callable[..., Rig]) -> Rig:
+    return open_rig()
 
 
 def where(document: MicrographDocument) -> set[tuple[float, float]]:
@@ -547,11 +492,10 @@ def post(page: Any, *edits: dict[str, Any], by: str = "Ada") -> tuple[int, Any]:
 
 
 @pytest.fixture
-def page_rig(tmp_path: Path, make_document: MakeDocument, open_page: Callable[..., Any]) -> tuple[Any, Rig]:
+def page_rig(open_page: Callable[..., Any], open_rig: Callable[..., Rig]) -> tuple[Any, Rig]:
     """A page over the ledger of a rig, which the page's fixture opens and closes."""
     page = open_page()
-    made = Rig(tmp_path, make_document, page.ledger)
-    return page, made
+    return page, open_rig(page.ledger)
 
 
 def add(i: int, y: float, x: float, **more: Any) -> dict[str, Any]:
