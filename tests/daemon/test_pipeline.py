@@ -13,7 +13,7 @@ import numpy as np
 import prometheus_client
 import pytest
 
-from frazil.documents import Corrections, FailedDocument, MicrographDocument, decode_document
+from frazil.documents import Corrections, FailedDocument, MicrographDocument, columns_of, decode_document
 from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
@@ -31,7 +31,7 @@ from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.model_changes import Announcer
 from frazil.session.pick.pipeline import Pipeline
 from frazil.session.pick.serving import Serving
-from frazil.session.retune import Chooser, Reviser, request_change
+from frazil.session.retune import Chooser, LimitsChange, Reviser, count, preview, request_change
 
 
 @dataclass
@@ -286,5 +286,8 @@ def test_edits_hold_through_retuning_and_when_a_file_is_picked_again(
         assert (y, x) not in places
         assert isinstance(one.corrections, Corrections)
         assert (one.corrections.added, one.corrections.deleted) == ([0], 1)
-    star = read_star(rig.out / "a_picks.star")
-    assert len(star) == len(documents[-1].picks.score)
+    assert len(read_star(rig.out / "a_picks.star")) == len(documents[-1].picks.score)
+    with LedgerReader(rig.ledger.file) as reader:
+        assert columns_of(preview(reader, "a.mrc", LimitsPatch()).picks) == documents[-1].picks
+        (counted,) = count(reader, LimitsChange())
+    assert counted.before == counted.after == len(documents[-1].picks.score)
