@@ -94,9 +94,10 @@ def test_what_is_exported_and_imported_into_a_fresh_ledger_is_equal(
     assert (corrections.by, corrections.added, corrections.deleted) == (["Ada"], [0], 1)
 
 
-def test_an_import_counts_with_edits_that_wait(rig: Rig, tmp_path: Path) -> None:
+def test_an_import_counts_with_edits_that_wait_and_with_what_is_labelled_twice(rig: Rig, tmp_path: Path) -> None:
     rig.pick(at=PLACES)
-    write_star(tmp_path / "a.star", picks_at(*PLACES[1:], (390, 490)))
+    twice = ((390, 491), (PLACES[7][0] + 2, PLACES[7][1]))
+    write_star(tmp_path / "a.star", picks_at(*PLACES[1:], (390, 490), *twice))
     with LedgerReader(rig.file) as reader:
         assert [import_labels(reader, [tmp_path / "a.star"]).added for _ in range(2)] == [1, 0]
     rig.grant()
