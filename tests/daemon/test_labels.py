@@ -197,6 +197,21 @@ def test_reject_marks_by_name_and_pattern_and_takes_the_marks_away(rig: Rig, tmp
     assert "expected a micrograph that" in frazil("reject", "x.mrc", "--ledger", rig.file, status=1)
 
 
+def test_a_name_that_a_format_cannot_hold_is_said_and_the_others_are_written(rig: Rig, tmp_path: Path) -> None:
+    rig.pick('a"b.mrc', at=PLACES)
+    rig.pick("c.mrc", at=PLACES)
+    rig.leave((MarkMicrograph, {"mark": "good"}), key="c.mrc")
+    said = frazil("labels", "export", "--ledger", rig.file, "--out", tmp_path / "l", "--format", "topaz", status=1)
+    assert "expected a name that can stand in Topaz's table" in said
+    assert "1 edits wait for the daemon" in said
+    assert [file.name for file in (tmp_path / "l").iterdir()] == ["c.txt"]
+    rig.grant()
+    for option in ("--good", "--corrected"):
+        said = frazil("labels", "export", "--ledger", rig.file, "--out", tmp_path / "l", option)
+        assert "50 picks of 1 micrographs" in said
+    assert "found 'pdf'" in frazil("labels", "export", "--out", tmp_path, "--format", "pdf", status=1)
+
+
 # --- downloads --------------------------------------------------------------------------------------------------
 
 
