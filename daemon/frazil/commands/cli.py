@@ -16,7 +16,7 @@ import typer
 import frazil
 from frazil.commands import complain
 from frazil.commands.ledger import ledger_app, requeue, status
-from frazil.commands.machine import bench, check_settings, doctor, install_service, selftest
+from frazil.commands.machine import bench, check_settings, deploy, doctor, install_service, selftest
 from frazil.commands.measure import measure
 from frazil.commands.model import models_app
 from frazil.commands.pick import pick, relion_job
@@ -216,6 +216,7 @@ app.command(rich_help_panel=_MACHINE)(selftest)
 app.command(rich_help_panel=_MACHINE)(bench)
 app.command("check-settings", rich_help_panel=_MACHINE)(check_settings)
 app.command("install-service", rich_help_panel=_MACHINE)(install_service)
+app.command(rich_help_panel=_MACHINE)(deploy)
 app.command()(requeue)
 app.command()(retune)
 app.add_typer(session_app)
