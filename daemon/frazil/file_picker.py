@@ -10,7 +10,7 @@ import dataclasses
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +18,17 @@ import cv2
 import msgspec
 import numpy as np
 
-from frazil.documents import MicrographDocument, columns_of, encode_document
+from frazil.documents import MicrographDocument, columns_of, directory_of, encode_document
 from frazil.errors import MicrographError, OutputError, SettingsError, printable
 from frazil.faults import failure_of, reason_of
-from frazil.files import write_atomically
+from frazil.files import PickFileFormat, write_atomically
 from frazil.limits import ChoiceBasis, LimitsPatch
+from frazil.micrograph_names import Named
 from frazil.model import Device, Precision, available_cores, load_model
 from frazil.model.contract import read_calibration
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path, is_same_file
+from frazil.pick_files import PickFileWriter
 from frazil.picking import (
     LARGEST_MICROGRAPH_BYTES,
     Micrograph,
@@ -43,7 +45,6 @@ from frazil.picking import (
     find_low_peaks,
     read_micrograph,
     star_source,
-    write_star,
 )
 from frazil.record import Record, record_picks
 from frazil.session.outbox.ledger import watched_of
@@ -61,7 +62,8 @@ class PickedFile:
     """One micrograph picked and written."""
 
     document: MicrographDocument
-    star: Path
+    file: Path
+    """With the picks; in the first one of several formats."""
     doubts: Sequence[str] = ()
     """New doubts about the settings, in one line each."""
 
@@ -73,7 +75,7 @@ class PickedFile:
             self.document.blank_fraction,
         )
         where = f", {blank:.0%} of it blank" if blank >= BLANK_REPORTED else ""
-        return printable(f"{self.document.micrograph}: {picks} picks in {seconds:.2f} s{where} -> {self.star}")
+        return printable(f"{self.document.micrograph}: {picks} picks in {seconds:.2f} s{where} -> {self.file}")
 
     def as_json(self) -> str:
         """The document as JSON, for programs."""
@@ -84,7 +86,7 @@ class PickedFile:
 class ScoredFile:
     """One micrograph scored, whose picks wait for the threshold."""
 
-    path: Path
+    micrograph: Named
     doubts: Sequence[str]
     """New doubts about the settings, in one line each."""
     at: int
@@ -118,6 +120,8 @@ class FilePicker:
     Where `chooses`, ``score`` each file, then ``choose``, then ``write`` each; else ``pick`` each.
 
     Args:
+        out: directory of the pick files, which mirror the tree of the micrographs.
+        formats: of the pick files, one file in each.
         target_precision: precision for which the threshold is chosen. Default: that of the best F1.
         model: a model's folder, a version's folder, or an .onnx file; None for the default model.
         threads: CPU threads of the model; None for every core.
@@ -131,6 +135,7 @@ class FilePicker:
         settings: PickingSettings,
         *,
         out: Path,
+        formats: Sequence[PickFileFormat] = ("star",),
         target_precision: float | None = None,
         model: Path | None = None,
         device: Device = "auto",
@@ -152,6 +157,7 @@ class FilePicker:
             )
         self._outputs = OutputFolder(out)
         self._outputs.prepare()
+        self._writers = [PickFileWriter(out, one, names_source=True) for one in formats]
         threads = threads or available_cores()
         cv2.setNumThreads(threads)
         self._largest_bytes = max_micrograph_bytes
@@ -167,6 +173,16 @@ class FilePicker:
         self._waiting = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, dir=str(out))  # noqa: SIM115
         weakref.finalize(self, self._waiting.close)
 
+    @property
+    def model_sha256(self) -> str:
+        """Identity of the model that picks."""
+        return self._picker.model.identity.sha256
+
+    @property
+    def threshold(self) -> float:
+        """Lowest figure of merit of a pick; where frazil chooses it, after `choose`."""
+        return self._picker.threshold
+
     def describe(self) -> str:
         """The model, its device and its threshold, in one line."""
         model = self._picker.model
@@ -177,32 +193,31 @@ class FilePicker:
         """The threshold that was chosen, and how it came about, in one line; after `choose`."""
         return f"threshold {self._picker.threshold:g}, {self._basis.describe()}"
 
-    def pick(self, path: Path, *, with_picture: bool = False) -> PickedFile:
-        """Pick one file and write its STAR file.
+    def pick(self, micrograph: Named, *, with_picture: bool = False) -> PickedFile:
+        """Pick one file and write its pick files.
 
         Raises:
             MicrographError: the file cannot be picked, its results would overwrite another file's, or they can never be
                 written.
             OutputError: no results can be written at present.
         """
-        with self._edge_of(path):
-            star = self._claim(path)
-            micrograph, record = self._record(path, self._picker)
-            pixels = micrograph if with_picture else None
-            self._write_results(path, star, record.picks, record.document, pixels)
-            return PickedFile(document=record.document, star=star, doubts=self._doubts.note(record))
+        with self._edge_of(micrograph.path):
+            self._claim(micrograph)
+            read, record = self._record(micrograph, self._picker)
+            file = self._write_results(micrograph, record.picks, record.document, read if with_picture else None)
+            return PickedFile(document=record.document, file=file, doubts=self._doubts.note(record))
 
-    def score(self, path: Path) -> ScoredFile:
+    def score(self, micrograph: Named) -> ScoredFile:
         """Score one file; its peaks wait until the threshold is chosen.
 
         Raises:
             MicrographError: the file cannot be picked, or its results would overwrite another file's.
             OutputError: the peaks cannot be kept at present.
         """
-        with self._edge_of(path):
-            self._claim(path)
+        with self._edge_of(micrograph.path):
+            self._claim(micrograph)
             picker = self._picker
-            _, record = self._record(path, picker)
+            _, record = self._record(micrograph, picker)
             document = record.document
             peaks = find_low_peaks(record.score_map, picker.limits, document.pixel_size_angstrom)
             self._evidence.append(peaks.score.astype(np.float32))
@@ -211,8 +226,8 @@ class FilePicker:
             try:
                 self._waiting.write(packed)
             except OSError as error:
-                raise OutputError(f"the peaks of {path} cannot be kept: {reason_of(error)}") from error
-            return ScoredFile(path=path, doubts=self._doubts.note(record), at=at, size=len(packed))
+                raise OutputError(f"the peaks of {micrograph.path} cannot be kept: {reason_of(error)}") from error
+            return ScoredFile(micrograph=micrograph, doubts=self._doubts.note(record), at=at, size=len(packed))
 
     def choose(self) -> list[str]:
         """Choose the threshold from all files that were scored; return new doubts, in one line each."""
@@ -230,9 +245,9 @@ class FilePicker:
         return [f"no picks: are diameter ({diameter:g} Å), pixel size and contrast ({contrast}) right?"]
 
     def write(self, scored: ScoredFile, *, with_picture: bool = False) -> PickedFile:
-        """Write the STAR file of a file that was scored, after `choose`; errors are those of `pick`."""
-        with self._edge_of(scored.path):
-            star = self._claim(scored.path)
+        """Write the pick files of a file that was scored, after `choose`; errors are those of `pick`."""
+        with self._edge_of(scored.micrograph.path):
+            self._claim(scored.micrograph)
             self._waiting.seek(scored.at)
             waiting = msgspec.msgpack.decode(self._waiting.read(scored.size), type=_Waiting)
             peaks, threshold = waiting.peaks(), self._picker.threshold
@@ -240,9 +255,8 @@ class FilePicker:
             document = msgspec.structs.replace(
                 waiting.document, threshold=threshold, picks=columns_of(picks), chosen=self._basis
             )
-            pixels = self._read(scored.path) if with_picture else None
-            self._write_results(scored.path, star, picks, document, pixels)
-            return PickedFile(document=document, star=star)
+            pixels = self._read(scored.micrograph.path) if with_picture else None
+            return PickedFile(document=document, file=self._write_results(scored.micrograph, picks, document, pixels))
 
     @property
     def _basis(self) -> ChoiceBasis:
@@ -264,13 +278,13 @@ class FilePicker:
         except Exception as error:
             raise failure_of(path, "picking", error) from error
 
-    def _claim(self, path: Path) -> Path:
-        """The pick file of a micrograph, which has no other's picks."""
-        self._outputs.check_name(path, path.name)
-        star = self._outputs.file_of(path.name)
+    def _claim(self, micrograph: Named) -> None:
+        """Check that the pick files of a micrograph have no other's picks."""
+        path, key = micrograph
+        self._outputs.check_name(path, key)
+        star = self._outputs.file_of(key)
         self._check_claim(path, star)
         self._claimed.setdefault(star, path)
-        return star
 
     def _check_claim(self, path: Path, star: Path) -> None:
         """Check that the pick file is not that of another micrograph, of this run or an earlier one."""
@@ -295,27 +309,28 @@ class FilePicker:
         )
         return dataclasses.replace(micrograph, path=absolute_path(path))
 
-    def _record(self, path: Path, picker: Picker) -> tuple[Micrograph, Record]:
+    def _record(self, micrograph: Named, picker: Picker) -> tuple[Micrograph, Record]:
         started = time.monotonic()
-        micrograph = self._read(path)
+        read = self._read(micrograph.path)
         read_seconds = time.monotonic() - started
-        return micrograph, record_picks(picker, micrograph, read_seconds=read_seconds, since=started)
+        record = record_picks(picker, read, read_seconds=read_seconds, since=started)
+        document = msgspec.structs.replace(record.document, directory=directory_of(micrograph.key))
+        return read, dataclasses.replace(record, document=document)
 
     def _write_results(
-        self, path: Path, star: Path, picks: Picks, document: MicrographDocument, pictured: Micrograph | None
-    ) -> None:
-        source = absolute_path(path)
-        self._write(path, star, lambda file: write_star(file, picks, micrograph=path.name, source=source))
+        self, micrograph: Named, picks: Picks, document: MicrographDocument, pictured: Micrograph | None
+    ) -> Path:
+        """Write all files of a micrograph; return the first one."""
+        files = [writer.write(document) for writer in self._writers]
         if pictured is not None:
             drawn = draw_picks(pictured.pixels, picks, document.diameter_px)
             content = cv2.imencode(".png", drawn)[1].tobytes()
-            self._write(path, star.with_suffix(".png"), lambda file: write_atomically(file, content))
-
-    def _write(self, micrograph: Path, file: Path, write: Callable[[Path], None]) -> None:
-        try:
-            self._outputs.write(micrograph, file, write)
-        except OSError as error:
-            raise OutputError(f"{file}: cannot be written: {reason_of(error)}") from error
+            picture = self._outputs.file_of(micrograph.key).with_suffix(".png")
+            try:
+                self._outputs.write(micrograph.path, picture, lambda file: write_atomically(file, content))
+            except OSError as error:
+                raise OutputError(f"{picture}: cannot be written: {reason_of(error)}") from error
+        return files[0]
 
     def weigh_doubts(self) -> list[str]:
         """After a micrograph: doubts about the contrast, in one line each. This takes as long as picking."""

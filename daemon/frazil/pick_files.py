@@ -28,6 +28,7 @@ from frazil.picking import (
 
 __all__ = ["PickFileWriter", "pick_file_text", "safe_key"]
 
+_PARTICLES = "particles.star"
 _JOB = re.compile(r"^.+?/job\d{3}[^/]*/")
 
 
@@ -43,25 +44,37 @@ class PickFileWriter:
         directory: the directory, made if missing.
         file_format: the format of the files.
         box_size_px: size of boxes; None for the particle's diameter.
+        names_source: whether a ``star`` file also names the whole path of its micrograph, in a comment.
 
     Raises:
         FrazilError: the directory cannot be made, or its table of that name is no STAR file.
     """
 
-    def __init__(self, directory: Path, file_format: PickFileFormat, *, box_size_px: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        file_format: PickFileFormat,
+        *,
+        box_size_px: int | None = None,
+        names_source: bool = False,
+    ) -> None:
         self._directory = directory
         self._outputs = OutputFolder(directory, PICK_FILE_ENDINGS.get(file_format, ""))
         self._format = file_format
         self._box_size_px = box_size_px
+        self._names_source = names_source
         self._outputs.prepare()
         self._table: GrowingStar | None = None
         if file_format == "relion":
             self._table = coordinate_list(directory / "autopick.star")
         elif file_format == "cryosparc":
-            self._table = particles_star(directory / "particles.star")
+            self._table = particles_star(directory / _PARTICLES)
 
-    def write(self, document: MicrographDocument) -> None:
+    def write(self, document: MicrographDocument) -> Path:
         """Write the picks of one micrograph, in place of those of an earlier result.
+
+        Returns:
+            The file with its picks.
 
         Raises:
             MicrographError: this file can never be written, or the micrograph's name cannot stand in the table that
@@ -72,11 +85,12 @@ class PickFileWriter:
             if self._format == "cryosparc":
                 rows = _picks_of(document).rows()
                 self._put(document, [(f"{x:.3f}", f"{y:.3f}", f"{score:.6f}") for x, y, score in rows])
-                return
+                return self._directory / _PARTICLES
             micrograph, file = Path(document.path), self._file(document)
             self._outputs.write(micrograph, file, lambda place: self._write(place, document))
             if self._format == "relion":
                 self._put(document, [(_seen_from_project(str(file)),)])
+            return file
         except OSError as error:
             raise OutputError(f"{self._directory}: cannot be written: {reason_of(error)}") from error
 
@@ -88,7 +102,9 @@ class PickFileWriter:
 
     def _write(self, file: Path, document: MicrographDocument) -> None:
         try:
-            text = pick_file_text(document, self._format, box_size_px=self._box_size_px)
+            text = pick_file_text(
+                document, self._format, box_size_px=self._box_size_px, names_source=self._names_source
+            )
         except ValueError as error:
             raise MicrographError(Path(document.path), "name", f"{file}: {error}") from None
         write_atomically(file, text)
@@ -104,13 +120,20 @@ class PickFileWriter:
             raise OutputError(f"{self._table.path}: cannot be written: {reason_of(error)}") from error
 
 
-def pick_file_text(document: MicrographDocument, file_format: PickFileFormat, *, box_size_px: int | None = None) -> str:
+def pick_file_text(
+    document: MicrographDocument,
+    file_format: PickFileFormat,
+    *,
+    box_size_px: int | None = None,
+    names_source: bool = False,
+) -> str:
     """The text of the pick file of a micrograph.
 
     Args:
         document: with the picks.
         file_format: any but ``cryosparc``, which has one file for all micrographs.
         box_size_px: size of boxes; None for the particle's diameter.
+        names_source: whether a ``star`` file also names the whole path of its micrograph, in a comment.
 
     Raises:
         ValueError: the micrograph's name cannot stand in such a file.
@@ -128,7 +151,8 @@ def pick_file_text(document: MicrographDocument, file_format: PickFileFormat, *,
         case "json":
             return encode_document(document).decode() + "\n"
         case "star":
-            return star_text(picks, micrograph=document.micrograph)
+            source = Path(document.path) if names_source else None
+            return star_text(picks, micrograph=document.micrograph, source=source)
         case _:  # RELION knows the micrograph from its table
             return star_text(picks)
 

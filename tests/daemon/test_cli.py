@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frazil.picking import read_star
+from frazil.picking import read_coordinates, read_star
 from frazil.session.outbox.ledger import Ledger, Witness
 
 BIN = Path(sys.executable).parent
@@ -142,6 +142,31 @@ def test_pick_writes_a_star_a_picture_and_a_document(blob_model: Path, micrograp
     assert "CPUExecutionProvider" in done.stderr
 
 
+def test_pick_takes_directories_and_writes_every_format(blob_model: Path, micrograph: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for name in ("a/one.mrc", "b/one.mrc"):
+        (tree / name).parent.mkdir(parents=True)
+        (tree / name).write_bytes(micrograph.read_bytes())
+    (tree / "notes.txt").write_text("no micrograph")
+    formats = "star,relion,cryosparc,box,cbox,topaz,csv,json"
+    given = ("--model", blob_model, "--diameter", 48, "--threshold", 0.9, "--out", tmp_path / "out")
+    done = frazil("pick", tree, "--format", formats, *given)
+    assert done.returncode == 0, done.stderr
+    assert "2 micrographs" in done.stderr
+    assert "passed over: 1 no images (such as notes.txt)" in done.stderr
+    written = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.*")}
+    endings = ("_picks.star", ".box", ".cbox", ".txt", ".csv", ".json")
+    assert {f"{folder}/one{ending}" for folder in "ab" for ending in endings} < written
+    assert {"autopick.star", "particles.star"} < written
+    counts = {
+        len(read_coordinates(tmp_path / "out" / f"{folder}/one{ending}", stem="one"))
+        for folder in "ab"
+        for ending in endings[:5]
+    }
+    assert counts == {12}
+    assert_one_line(frazil("pick", tree, "--format", "star,eps", *given), "expected some of star, relion", "'eps'")
+
+
 def test_pick_goes_on_after_a_bad_micrograph_and_fails_at_the_end(
     blob_model: Path, micrograph: Path, tmp_path: Path
 ) -> None:
@@ -168,7 +193,7 @@ def test_pick_drops_nothing_after_a_file_whose_header_or_name_or_place_is_at_fau
     (out / "picture_picks.png").mkdir()
     for name in (long, "folder.mrc", "picture.mrc", "twice.mrc", "twice.MRC"):
         (tmp_path / name).write_bytes(whole)
-    given = ["metres.mrc", "unequal.mrc", long, "folder.mrc", "picture.mrc", "twice.mrc", "twice.MRC", ".", "nul"]
+    given = ["metres.mrc", "unequal.mrc", long, "folder.mrc", "picture.mrc", "twice.mrc", "twice.MRC", "nul"]
     done = frazil(
         *("pick", *(tmp_path / name for name in given), micrograph, "--picture"),
         *("--model", blob_model, "--diameter", 48, "--out", out, *limits),
@@ -183,7 +208,6 @@ def test_pick_drops_nothing_after_a_file_whose_header_or_name_or_place_is_at_fau
         "folder_picks.star: Is a directory",
         "picture_picks.png: Is a directory",
         "has the picks of",
-        "a directory",
         "No such file",
     ]
     if not limits:  # what cannot be written shows after all are scored

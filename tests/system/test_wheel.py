@@ -35,6 +35,11 @@ def test_only_our_two_packages_are_in_it(wheel: Path) -> None:
     assert "frazil/py.typed" in names
     assert {f"frazil_trainer/evaluation/report.{kind}.jinja" for kind in ("html", "css")} <= set(names)
     assert "frazil_trainer/recipes/paper-mlp.toml" in names
+    assert {
+        "frazil/deploy/systemd/frazil@.service",
+        "frazil/deploy/prometheus/frazil-rules.yml",
+        "frazil/deploy/grafana/dashboards/frazil-fleet.json",
+    } <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

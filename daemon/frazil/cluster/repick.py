@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from frazil.cluster.engine import Engine
-from frazil.cluster.names import Names, Source
 from frazil.cluster.run import RepickRun, Tally, session_of, watched_by
 from frazil.cluster.tasks import hand_out
 from frazil.cluster.work import Failed, Job, NotYet, Outcome, Picked, Scored
@@ -31,12 +30,14 @@ from frazil.errors import LedgerDamagedError, MicrographError, OutputError
 from frazil.faults import backoff_seconds, failure_of
 from frazil.health.metrics import Metrics
 from frazil.limits import ChoiceBasis
+from frazil.micrograph_names import Names, Source
 from frazil.model import ModelIdentity, load_model, locate_model
 from frazil.outputs import OutputFolder
 from frazil.paths import is_utf8
 from frazil.picking import Picker, PickingSettings
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.passed_over import Inventory
+from frazil.session.intake.selection import Selection
 from frazil.session.outbox.daemon_info import DaemonInfo, open_ledger
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import (
@@ -188,7 +189,11 @@ class Repick:
             self._beat,
         )
         earlier = Inventory.decode(self._ledger.recall(INVENTORY_KEY)) or Inventory()
-        self._names = Names(source=self.source, settings=self._settings, earlier=earlier)
+        self._names = Names(
+            source=self.source,
+            selection=Selection.of(self._settings, earlier.layout, self.source.include),
+            link_roots=[Path(place).expanduser() for place in self._settings.link_roots if place],
+        )
         self.tally.total = self._names.count()
         self._held = set(self._ledger.held()) if self._settings.unlike == "hold" else set()
         self._begin(root, out)

@@ -9,7 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,18 +17,16 @@ import frazil
 from frazil.commands import complain
 from frazil.commands.correct import labels_app, reject
 from frazil.commands.ledger import ledger_app, requeue, status
-from frazil.commands.machine import bench, check_settings, doctor, install_service, selftest
+from frazil.commands.machine import bench, check_settings, deploy, doctor, install_service, selftest
 from frazil.commands.measure import measure
 from frazil.commands.model import models_app
+from frazil.commands.pick import pick, relion_job
 from frazil.commands.repick import repick
 from frazil.commands.retune import retune
 from frazil.commands.session import session_app
 from frazil.commands.stream import keys_app, listen, schema
-from frazil.errors import FrazilError, LedgerDamagedError, MicrographError, SettingsError, printable
+from frazil.errors import FrazilError, LedgerDamagedError, SettingsError
 from frazil.faults import reason_of
-
-if TYPE_CHECKING:
-    from frazil.file_picker import FilePicker
 
 __all__ = ["app", "main"]
 
@@ -169,8 +167,7 @@ def serve(
     Daemon(settings).run()
 
 
-@app.command()
-@_with_settings(
+_PICKING = (
     "model",
     "pixel_size_angstrom",
     "threshold",
@@ -181,101 +178,10 @@ def serve(
     "unusual_diameter",
     "device",
     "precision",
-    "threads",
     "max_micrograph_bytes",
 )
-def pick(
-    *,
-    micrographs: Annotated[
-        list[Path], typer.Argument(metavar="MICROGRAPH", help="MRC or TIFF files.", show_default=False)
-    ],
-    diameter: Annotated[float, typer.Option("--diameter", help="Diameter of the particle, in Å.", show_default=False)],
-    out: Annotated[
-        Path, typer.Option("--out", help="Directory for the STAR files; made if missing.", show_default=False)
-    ],
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print each micrograph's document as a line of JSON.")
-    ] = False,
-    picture: Annotated[
-        bool,
-        typer.Option("--picture", metavar="", help="Also write a picture of each micrograph with its picks, as PNG."),
-    ] = False,
-    **given: Any,
-) -> None:
-    """Pick the given micrographs and write a STAR file for each.
-
-    Without --threshold, frazil scores all of them first and chooses the threshold from what it has seen.
-
-    A micrograph that cannot be picked gets one line with the reason. The others are picked nevertheless, and the exit
-    status is 1.
-    """
-    from frazil.file_picker import FilePicker
-    from frazil.picking import PickingSettings
-    from frazil.settings import doubt_diameter
-
-    doubt = None if given["unusual_diameter"] else doubt_diameter(diameter)
-    if doubt and sys.stdin.isatty() and sys.stderr.isatty():
-        given["unusual_diameter"] = typer.confirm(f"diameter: {doubt}. Pick with it nevertheless?", err=True)
-    chosen = {name: value for name, value in given.items() if value is not None}
-    picking = {name: chosen.pop(name) for name in PickingSettings.__struct_fields__ if name in chosen}
-    picker = FilePicker(PickingSettings(diameter_angstrom=diameter, **picking), out=out, **chosen)
-    typer.echo(picker.describe(), err=True)
-    if picker.chooses:
-        failures = _pick_choosing(picker, micrographs, as_json=as_json, picture=picture)
-    else:
-        failures = _pick_each(picker, micrographs, as_json=as_json, picture=picture)
-    if failures:
-        raise typer.Exit(1)
-
-
-def _pick_each(picker: FilePicker, micrographs: list[Path], *, as_json: bool, picture: bool) -> int:
-    """Pick one micrograph after the other; return the number of failures."""
-    failures = 0
-    for micrograph in micrographs:
-        try:
-            picked = picker.pick(micrograph, with_picture=picture)
-        except MicrographError as error:
-            failures += 1
-            complain(error)
-        else:
-            typer.echo(picked.as_json() if as_json else picked.as_line())
-            _warn([*picked.doubts, *picker.weigh_doubts()])
-    return failures
-
-
-def _pick_choosing(picker: FilePicker, micrographs: list[Path], *, as_json: bool, picture: bool) -> int:
-    """Score all micrographs, choose the threshold, and pick them within it; return the number of failures."""
-    scored, failures = [], 0
-    for number, micrograph in enumerate(micrographs, 1):
-        try:
-            scored.append(picker.score(micrograph))
-        except MicrographError as error:
-            failures += 1
-            complain(error)
-        else:
-            if len(micrographs) > 1:
-                typer.echo(printable(f"scored {number} of {len(micrographs)}: {micrograph.name}"), err=True)
-            _warn([*scored[-1].doubts, *picker.weigh_doubts()])
-    if not scored:
-        return failures
-    _warn(picker.choose())
-    typer.echo(picker.describe_choice(), err=True)
-    for one in scored:
-        try:
-            picked = picker.write(one, with_picture=picture)
-        except MicrographError as error:
-            failures += 1
-            complain(error)
-        else:
-            typer.echo(picked.as_json() if as_json else picked.as_line())
-    return failures
-
-
-def _warn(doubts: list[str]) -> None:
-    for doubt in doubts:
-        typer.echo(printable(f"frazil: warning: {doubt}"), err=True)
-
-
+app.command()(_with_settings(*_PICKING, "threads")(pick))
+app.command("relion-job")(_with_settings(*_PICKING)(relion_job))
 app.command()(
     _with_settings("model", "pixel_size_angstrom", "contrast", "device", "threads", "max_micrograph_bytes")(measure)
 )
@@ -311,6 +217,7 @@ app.command(rich_help_panel=_MACHINE)(selftest)
 app.command(rich_help_panel=_MACHINE)(bench)
 app.command("check-settings", rich_help_panel=_MACHINE)(check_settings)
 app.command("install-service", rich_help_panel=_MACHINE)(install_service)
+app.command(rich_help_panel=_MACHINE)(deploy)
 app.command()(requeue)
 app.command()(reject)
 app.command()(retune)

@@ -12,7 +12,7 @@ import typer
 from frazil.errors import FrazilError, SettingsError
 from frazil.model import Device, Precision
 
-__all__ = ["bench", "check_settings", "doctor", "install_service", "selftest"]
+__all__ = ["bench", "check_settings", "deploy", "doctor", "install_service", "selftest"]
 
 Config = Annotated[
     Path | None,
@@ -262,6 +262,28 @@ def install_service(
         f"  systemctl status frazil@{instance}\n"
         f"  journalctl -u frazil@{instance} -f"
     )
+
+
+def deploy(
+    program: Annotated[Literal["prometheus", "grafana"], typer.Argument(help="Whose files.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Directory for them.", show_default=False)],
+    replace: Annotated[
+        bool, typer.Option("--replace", metavar="", help="Replace files with other content, which are kept otherwise.")
+    ] = False,
+) -> None:
+    """Write the files for Prometheus or Grafana that travel with frazil: rules, targets, dashboards."""
+    from frazil.machine import deploy as write
+
+    deployed = write(program, to, replace=replace)
+    for file in deployed.written:
+        typer.echo(f"wrote {file}")
+    for file in deployed.as_they_were:
+        typer.echo(f"there {file}")
+    for file in deployed.kept:
+        typer.echo(f"kept  {file} (it has other content; --replace writes over it)")
+    if program == "prometheus":
+        typer.echo(f"next: put your daemons into {to / 'frazil-targets.yml'}, then")
+        typer.echo(f"  promtool check config {to / 'prometheus.yml'}")
 
 
 def _executable() -> Path:

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import frazil
 from frazil.errors import FrazilError, OutputError
 from frazil.files import write_atomically
+from frazil.machine.deployment import shipped
 from frazil.settings import ServeSettings, load_settings
 
 __all__ = ["Installation", "plan_installation"]
@@ -125,17 +125,11 @@ def _settings_text(settings: ServeSettings) -> str:
 
 def _unit(executable: Path) -> str:
     """The unit's text, with the path of the program on this machine."""
-    text, line = _template().read_text("utf-8"), "ExecStart=/opt/frazil/bin/frazil "
+    template = shipped(f"systemd/{_UNIT}")
+    text, line = template.read_text("utf-8"), "ExecStart=/opt/frazil/bin/frazil "
     if text.count(line) != 1:
-        raise FrazilError(f"{_template()}: expected one line {line.strip()!r}, found {text.count(line)}")
+        raise FrazilError(f"{template}: expected one line {line.strip()!r}, found {text.count(line)}")
     return text.replace(line, f"ExecStart={_quoted(executable).replace('$', '$$')} ")
-
-
-def _template() -> Path:
-    """Path of the unit's template: in the wheel, or in the repository of a checkout."""
-    package = Path(frazil.__file__).parent
-    in_wheel = package / "deploy" / "systemd" / _UNIT
-    return in_wheel if in_wheel.is_file() else package.parents[1] / "deploy" / "systemd" / _UNIT
 
 
 def _drop_in(instance: str, settings: ServeSettings, user: str, executable: Path) -> str:

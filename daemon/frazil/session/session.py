@@ -347,9 +347,8 @@ class Session:
 
     def _selection(self) -> Selection:
         """What is a micrograph here; a layout that an earlier run found holds on."""
-        settings = self.settings
         before = Inventory.decode(self.ledger.recall(INVENTORY_KEY)) or Inventory()
-        return Selection(settings.include, settings.exclude, settings.companions, settings.layout, before.layout)
+        return Selection.of(self.settings, before.layout)
 
     def _start_thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=run, name=name, daemon=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from frazil.picking import MICROGRAPH_ENDINGS
 from frazil.session.intake.passed_over import PassReason
-from frazil.settings import ANY, COMPANIONS, LAYOUTS, Layout, LayoutName, LayoutSetting
+from frazil.settings import ANY, COMPANIONS, LAYOUTS, Layout, LayoutName, LayoutSetting, ServeSettings
 
 __all__ = ["Selection"]
 
@@ -64,6 +64,17 @@ class Selection:
         self._adopt(_layout_of(found if layout == "auto" else layout))
         if layout == "auto" and self.layout is ANY:
             self._signs = {known.name: _Patterns(known.signs) for known in LAYOUTS}
+
+    @classmethod
+    def of(cls, settings: ServeSettings, found: LayoutName, include: Sequence[str] = ()) -> Selection:
+        """As the settings say.
+
+        Args:
+            settings: of the session.
+            found: the layout that was found earlier.
+            include: patterns of micrographs; without any, the settings'.
+        """
+        return cls(include or settings.include, settings.exclude, settings.companions, settings.layout, found)
 
     def _is_asked_for(self, pattern: str) -> bool:
         return bool(fnmatch.filter([p.rpartition("/")[2].lower() for p in self._given], pattern.lower()))

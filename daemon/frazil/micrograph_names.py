@@ -1,4 +1,4 @@
-"""The micrographs of an archive, named one by one: those below a directory, of a pattern, or of a STAR file.
+"""The micrographs that a user means, named one by one: those below a directory, of a pattern, or of a STAR file.
 
 However many they are, they are never held in memory. Every pass over them gives the same names, and those that came.
 """
@@ -6,10 +6,11 @@ However many they are, they are never held in memory. Every pass over them gives
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from frazil.errors import FrazilError, printable
 from frazil.paths import absolute_path, path_below
@@ -18,11 +19,12 @@ from frazil.picking.coordinates.star import split_row
 from frazil.session.intake.passed_over import Inventory
 from frazil.session.intake.scan import Scanner
 from frazil.session.intake.selection import Selection
-from frazil.settings import ANY, ServeSettings
+from frazil.settings import ANY
 
-__all__ = ["Names", "Source"]
+__all__ = ["Named", "Names", "Source", "list_micrographs"]
 
 _COLUMN = "_rlnMicrographName"
+_NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,16 +77,16 @@ class Names:
 
     Args:
         source: where they come from.
-        settings: which names are taken below a directory.
-        earlier: what an earlier scan found in the tree, for its layout.
+        selection: which names are taken below a directory.
+        link_roots: directories that links may lead to; without any, they may lead anywhere.
 
     Attributes:
         inventory: what the last pass took and passed over; empty with a STAR file.
     """
 
     source: Source
-    settings: ServeSettings
-    earlier: Inventory
+    selection: Selection
+    link_roots: Sequence[Path] = ()
     inventory: Inventory = field(default_factory=Inventory)
     _scanner: Scanner | None = None
 
@@ -97,20 +99,7 @@ class Names:
         if self.source.star is None:
             if not self.source.root.is_dir():
                 raise FrazilError(f"{self.source.root}: expected a directory with micrographs, found none")
-            settings = self.settings
-            selection = Selection(
-                self.source.include or settings.include,
-                settings.exclude,
-                settings.companions,
-                settings.layout,
-                self.earlier.layout,
-            )
-            self._scanner = Scanner(
-                self.source.root.resolve(),
-                selection,
-                {},
-                link_roots=[Path(place).expanduser() for place in settings.link_roots if place],
-            )
+            self._scanner = Scanner(self.source.root.resolve(), self.selection, {}, link_roots=self.link_roots)
             self.inventory = self._scanner.scan_names()
             return self.inventory.taken
         return sum(1 for _ in self)
@@ -135,6 +124,33 @@ class Names:
                     )
                 )
             yield str(below)
+
+
+class Named(NamedTuple):
+    """A micrograph that a user means."""
+
+    path: Path
+    key: str
+    """Path below the directory that was given, or below the project of a STAR file; else the file's name."""
+
+
+def list_micrographs(given: Path) -> tuple[list[Named], list[str]]:
+    """The micrographs that a user means by a file, a directory or a STAR file, in the order of their names.
+
+    Returns:
+        The micrographs, and what is passed over in a directory, a line for each reason. Whether a file is there is left
+        to its reader.
+
+    Raises:
+        FrazilError: the STAR file cannot be read, or no micrograph that it names is found.
+    """
+    if not given.is_dir() and given.suffix.lower() != ".star":
+        return [Named(given, given.name)], []
+    source = Source.of(str(given), None)
+    names = Names(source=source, selection=Selection(source.include, layout="auto"))
+    names.count()
+    found = [Named(source.root / key, key) for key in sorted(names)]
+    return found, names.inventory.passed_over_lines(_NAMES_SHOWN)
 
 
 def _of_folder(pattern: str) -> Iterator[str]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from frazil.cluster.names import Names, Source
 from frazil.errors import FrazilError
-from frazil.session.intake.passed_over import Inventory
+from frazil.micrograph_names import Names, Source
+from frazil.session.intake.selection import Selection
 from frazil.settings import ServeSettings
 
 
@@ -19,7 +19,8 @@ def settings(**given: Any) -> ServeSettings:
 
 
 def names_of(given: str | Path, session: Path | None = None, **options: Any) -> Names:
-    names = Names(source=Source.of(str(given), session), settings=settings(**options), earlier=Inventory())
+    source = Source.of(str(given), session)
+    names = Names(source=source, selection=Selection.of(settings(**options), "any", source.include))
     names.count()
     return names
 
