@@ -3,6 +3,7 @@
 PYTHON ?= python3
 DEMO_VENV := .venv-demo
 VENV := .venv
+DIST_VENV := .venv-dist
 DATA ?= training
 SHARED ?= ../shared/data
 # Name, number of micrographs, and seed of the simulated worlds; the last ones calibrate scores.
@@ -20,7 +21,7 @@ endef
 export OMP_WAIT_POLICY := PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test long haswell check lint site bench fuzz machine mutants robustness models unseen clean
+.PHONY: help demo test long haswell check lint site bench fuzz machine mutants robustness models unseen dist clean
 
 help:
 	@echo "make demo    see it work: simulated micrographs picked live, on the CPU, in a minute or two"
@@ -35,6 +36,7 @@ help:
 	@echo "make machine the service on a Debian that boots, in an emulator; needs root and Linux (quarter of an hour)"
 	@echo "make models  train the models again, without the labelled micrographs if $(SHARED) has none; once stopped, it goes on"
 	@echo "make unseen  how well is picked what was never trained on (two hours; needs $(SHARED))"
+	@echo "make dist    wheel, source archive and component list into dist/, each checked and installed as a user would"
 	@echo "make robustness  the long proofs that nothing is lost, into docs/reference/robustness"
 
 demo: $(DEMO_VENV)/.ready
@@ -114,8 +116,12 @@ unseen: $(VENV)/.ready
 		$(CLUSTER), --train --cluster $(CLUSTER) $(CLUSTER_OPTIONS))
 	$(VENV)/bin/python -m benchmarks.few_shot --data $(DATA)-unseen --models $(DATA)-unseen/models --pages
 
+# With CONTAINER=BASE also an image, from a base image that is there.
+dist: $(DIST_VENV)/.ready
+	$(DIST_VENV)/bin/python packaging/dist.py $(if $(CONTAINER),--container $(CONTAINER))
+
 clean:
-	rm -rf $(DEMO_VENV) $(VENV) .venv-topaz demo-output site
+	rm -rf $(DEMO_VENV) $(VENV) $(DIST_VENV) .venv-topaz demo-output site dist
 
 $(DEMO_VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "frazil needs Python 3.11 or later; give it with make PYTHON=..." >&2; exit 1; }
@@ -127,4 +133,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "frazil needs Python 3.11 or later; give it with make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[trainer,dev]'
+	@touch $@
+
+$(DIST_VENV)/.ready: packaging/tools.txt
+	$(PYTHON) -m venv --clear $(DIST_VENV)
+	$(DIST_VENV)/bin/python -m pip install --quiet uv
+	$(DIST_VENV)/bin/uv pip install --quiet --python $(DIST_VENV)/bin/python --requirement packaging/tools.txt
 	@touch $@

@@ -1,0 +1,216 @@
+"""Builds the packages of frazil, checks each, and installs them as a user would: `make dist`.
+
+Into dist/: wheel, source archive, and a list of all components with their licences (SBOM, CycloneDX). Both are built
+twice and must be the same to the byte. The wheel goes into bare environments, where nothing of the checkout is: of pip,
+of uv for the CPU alone, of pipx and of ``uv tool``. There it picks the known micrograph.
+
+With ``--container BASE`` an image is built as well, by buildah from a base image that is there, such as one that was
+made with ``mmdebstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm base.tar`` and
+``buildah from scratch``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TOOLS = Path(sys.executable).parent
+DIST = REPOSITORY / "dist"
+CPU = REPOSITORY / "packaging" / "cpu.txt"
+
+
+def main() -> int:
+    """Do all of it, with a line for each step; return the number of steps that failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--container", metavar="BASE", help="also build an image, from this one")
+    asked = parser.parse_args()
+    steps: list[tuple[str, Callable[[], str]]] = [
+        ("wheel and source archive, built twice", build),
+        ("twine check, check-wheel-contents", check_metadata),
+        ("wheel from the source archive", check_source_archive),
+        ("bare venv, by pip", install_by_pip),
+        ("bare venv for the CPU alone, by uv", install_by_uv),
+        ("pipx", lambda: install_as_tool("pipx")),
+        ("uv tool", lambda: install_as_tool("uv")),
+        ("SBOM", write_sbom),
+        ("CITATION.cff", lambda: run("cffconvert", "--validate", "-i", REPOSITORY / "CITATION.cff") and "valid"),
+        ("conda recipe", check_recipe),
+        ("Containerfile, linted", lambda: run("hadolint", REPOSITORY / "packaging" / "Containerfile") or "no findings"),
+    ]
+    if asked.container:
+        steps.append(("container", lambda: build_container(asked.container)))
+    failed = 0
+    for name, step in steps:
+        started = time.monotonic()
+        try:
+            said = step()
+        except (subprocess.CalledProcessError, AssertionError, OSError) as error:
+            failed += 1
+            said = f"FAILED: {getattr(error, 'output', None) or error}"
+        print(f"{name:<40} {time.monotonic() - started:5.0f} s   {said.strip()}", flush=True)
+    return failed
+
+
+def run(program: str | Path, *arguments: object, **options: object) -> str:
+    """What a program says, of the tools or by its path; a failure raises."""
+    beside = TOOLS / program
+    command = [str(beside if beside.exists() else program), *map(str, arguments)]
+    done = subprocess.run(  # noqa: S603
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True, timeout=1800, **options
+    )  # type: ignore[call-overload]
+    return str(done.stdout)
+
+
+def build() -> str:
+    """Build both packages twice; they must not differ."""
+    epoch = run("git", "log", "-1", "--format=%ct", cwd=REPOSITORY).strip()
+    shutil.rmtree(DIST, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as other:
+        for out in (DIST, Path(other)):
+            run("hatchling", "build", "-d", out, cwd=REPOSITORY, env={**os.environ, "SOURCE_DATE_EPOCH": epoch})
+        first, second = ({file.name: digest(file) for file in packages(Path(out))} for out in (DIST, other))
+    assert first == second, f"expected the same twice, found {first} and {second}"
+    return ", ".join(
+        f"{file.name} {file.stat().st_size / 1e6:.1f} MB sha256 {digest(file)[:12]}" for file in packages()
+    )
+
+
+def check_metadata() -> str:
+    """The packages as an index would look at them."""
+    run("twine", "check", "--strict", *packages())
+    # Two packages at the top are meant: the trainer is imported by its own name.
+    run("check-wheel-contents", "--ignore", "W009", wheel())
+    return "no findings"
+
+
+def check_source_archive() -> str:
+    """The wheel that the source archive gives has the files of ours."""
+    archive = next(file for file in packages() if file.name.endswith(".tar.gz"))
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.unpack_archive(archive, folder, filter="data")
+        (unpacked,) = Path(folder).iterdir()
+        run("hatchling", "build", "-t", "wheel", "-d", folder, cwd=unpacked)
+        names = [sorted(zipfile.ZipFile(one).namelist()) for one in (wheel(), next(Path(folder).glob("*.whl")))]
+    assert names[0] == names[1], f"expected the same files, found {set(names[0]) ^ set(names[1])}"
+    return f"{len(names[0])} files"
+
+
+def install_by_pip() -> str:
+    """As the README has it."""
+    with tempfile.TemporaryDirectory() as folder:
+        venv = Path(folder) / "venv"
+        run(sys.executable, "-m", "venv", venv)
+        run(venv / "bin" / "pip", "install", "--quiet", "--no-compile", wheel())
+        return f"{megabytes(venv)} MB with pip; {try_it(venv / 'bin' / 'frazil')}"
+
+
+def install_by_uv() -> str:
+    """Without the libraries for GPUs."""
+    with tempfile.TemporaryDirectory() as folder:
+        venv = Path(folder) / "venv"
+        run("uv", "venv", "--quiet", "--python", sys.executable, venv)
+        run("uv", "pip", "install", "--quiet", "--python", venv / "bin" / "python", "--overrides", CPU, wheel())
+        return f"{megabytes(venv)} MB; {try_it(venv / 'bin' / 'frazil')}"
+
+
+def install_as_tool(manager: str) -> str:
+    """As a program of the user's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        here = {
+            **{"PIPX_HOME": f"{folder}/pipx", "PIPX_BIN_DIR": f"{folder}/bin"},
+            **{"UV_TOOL_DIR": f"{folder}/tools", "UV_TOOL_BIN_DIR": f"{folder}/bin"},
+        }
+        command = ["uv", "tool", "install", "--quiet"] if manager == "uv" else ["pipx", "install", "--quiet"]
+        run(*command, wheel(), env={**os.environ, **here})
+        return try_it(Path(folder) / "bin" / "frazil")
+
+
+def try_it(frazil: Path) -> str:
+    """Run what a newcomer would, where nothing of the checkout is."""
+    with tempfile.TemporaryDirectory() as folder:
+        run(frazil, "--version", cwd=folder)
+        run(frazil, "deploy", "prometheus", "--to", "rules", cwd=folder)
+        run(
+            frazil,
+            "install-service",
+            "titan1",
+            "--dry-run",
+            "--watch",
+            folder,
+            "--out",
+            f"{folder}/out",
+            "--diameter",
+            172,
+        )
+        doctor = run(frazil, "doctor", cwd=folder)
+        assert "fault" not in doctor.splitlines()[-1].split(",")[0] or "no fault" in doctor, doctor
+        return next(line for line in run(frazil, "selftest", cwd=folder).splitlines() if "picks for" in line)
+
+
+def write_sbom() -> str:
+    """Every component of an installation with its version and licence."""
+    with tempfile.TemporaryDirectory() as folder:
+        venv = Path(folder) / "venv"
+        run("uv", "venv", "--quiet", "--python", sys.executable, venv)
+        run("uv", "pip", "install", "--quiet", "--python", venv / "bin" / "python", wheel())
+        out = DIST / wheel().name.replace("-py3-none-any.whl", ".cdx.json")
+        run("cyclonedx-py", "environment", "--output-reproducible", "--of", "JSON", "-o", out, venv / "bin" / "python")
+    return f"{out.name}, {out.read_text().count('purl')} components"
+
+
+def check_recipe() -> str:
+    """The recipe as conda-forge's builder reads it; it needs what the wheel needs."""
+    code = (
+        "import sys, rattler_build\n"
+        "recipe = rattler_build.Stage0Recipe.from_file(sys.argv[1])\n"
+        "print(recipe.render()[0].recipe.requirements)"
+    )
+    return run(TOOLS / "python", "-c", code, REPOSITORY / "packaging" / "conda" / "recipe.yaml").strip()
+
+
+def build_container(base: str) -> str:
+    """Build the image, and pick in it."""
+    build = ["build", "--isolation", "chroot", "--build-arg", f"BASE={base}", "-f", "packaging/Containerfile"]
+    run("buildah", *build, "-t", "frazil", ".", cwd=REPOSITORY)
+    container = run("buildah", "from", "frazil").strip()
+    try:
+        said = run("buildah", "run", "--isolation", "chroot", container, "--", "/opt/frazil/bin/frazil", "selftest")
+    finally:
+        run("buildah", "rm", container)
+    return next(line for line in said.splitlines() if "picks for" in line)
+
+
+def packages(folder: Path = DIST) -> Sequence[Path]:
+    """Wheel and source archive."""
+    return sorted([*folder.glob("*.whl"), *folder.glob("*.tar.gz")])
+
+
+def wheel() -> Path:
+    """The wheel."""
+    return next(DIST.glob("*.whl"))
+
+
+def digest(file: Path) -> str:
+    """sha256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def megabytes(folder: Path) -> int:
+    """Size of a folder's files."""
+    return round(
+        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink()) / 1e6
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
