@@ -142,20 +142,9 @@ def try_it(frazil: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         run(frazil, "--version", cwd=folder)
         run(frazil, "deploy", "prometheus", "--to", "rules", cwd=folder)
-        run(
-            frazil,
-            "install-service",
-            "titan1",
-            "--dry-run",
-            "--watch",
-            folder,
-            "--out",
-            f"{folder}/out",
-            "--diameter",
-            172,
-        )
-        doctor = run(frazil, "doctor", cwd=folder)
-        assert "fault" not in doctor.splitlines()[-1].split(",")[0] or "no fault" in doctor, doctor
+        service = ["--watch", folder, "--out", f"{folder}/out", "--diameter", 172, "--user", "daemon"]
+        run(frazil, "install-service", "titan1", "--dry-run", *service, cwd=folder)
+        run(frazil, "doctor", cwd=folder)  # a fault would be its exit status
         return next(line for line in run(frazil, "selftest", cwd=folder).splitlines() if "picks for" in line)
 
 
