@@ -38,7 +38,7 @@ from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.serving import Serving
-from frazil.session.retune import LimitsRequest, Reviser
+from frazil.session.retune import LimitsRequest, Receiver, Reviser
 from frazil.session.retune.repick import pack_score_map
 
 __all__ = ["Pipeline"]
@@ -90,6 +90,7 @@ class Pipeline:
         ledger: the ledger, which is stopped if it turns out to be damaged.
         outbox: commits and delivers results.
         reviser: revises earlier results within other limits, while there are no new ones to write.
+        receiver: takes results that ``frazil repick`` has made, likewise.
         metrics: counts micrographs and measures the stages.
         drift: watches the picks for drift.
         doubts: compares the picks with the settings.
@@ -111,6 +112,7 @@ class Pipeline:
         ledger: Ledger,
         outbox: Outbox,
         reviser: Reviser,
+        receiver: Receiver,
         metrics: Metrics,
         drift: DriftWatch,
         doubts: Doubts,
@@ -130,6 +132,7 @@ class Pipeline:
         self._ledger = ledger
         self._outbox = outbox
         self._reviser = reviser
+        self._receiver = receiver
         self._metrics = metrics
         self._drift = drift
         self._doubts = doubts
@@ -335,9 +338,10 @@ class Pipeline:
         beat()
         with contextlib.suppress(Stopped):
             self._outbox.deliver()
-        self._retune()
+        self._revise()
+        wait_seconds = self._receiver.wait_seconds(self._reviser.wait_seconds(_STOP_CHECK_SECONDS))
         try:
-            result = self._results.get(timeout=self._reviser.wait_seconds(_STOP_CHECK_SECONDS))
+            result = self._results.get(timeout=wait_seconds)
         except Empty:
             return
         beat("writing a result")
@@ -362,8 +366,8 @@ class Pipeline:
                     failure = failure_of(result.arrival.path, "writing", error)
                     self._write_failed(_Failed(arrival=result.arrival, error=failure))
 
-    def _retune(self) -> None:
-        """Between two results: pass on a request for other limits, and revise an earlier result."""
+    def _revise(self) -> None:
+        """Between two results: pass on a request for other limits, and revise an earlier result in either way."""
         if self._stopping.is_set() or not self._results.empty():
             return
         state = self.state
@@ -372,6 +376,7 @@ class Pipeline:
             if (request := self._reviser.next_request()) is not None:
                 self._serving.change_limits(request)
             self._reviser.revise_next(is_busy=is_busy)
+            self._receiver.take_next()
         except LedgerDamagedError as error:
             self._ledger.stop(error)
         except (Stopped, OutputError, sqlite3.Error):
