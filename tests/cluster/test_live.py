@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from frazil.cluster.run import RepickRun
 from frazil.documents import FailedDocument, MicrographDocument
 from frazil.file_picker import FilePicker
 from frazil.model.repository import ModelFolder
@@ -69,15 +71,35 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def picked_by(out: Path, version: int) -> Counter[str]:
-    """How often each micrograph has a result of a version of the model."""
-    found: Counter[str] = Counter()
+def results(out: Path, after: int = 0) -> Counter[str]:
+    """How often each micrograph has a result with a higher sequence number."""
     with LedgerReader(out / "frazil-ledger.sqlite") as reader:
-        for stored in reader.documents():
-            one = stored.decode()
-            if isinstance(one, MicrographDocument) and one.model.version == version:
-                found[stored.path] += 1
-    return found
+        return Counter(stored.path for stored in reader.documents(after=after) if stored.topic == "picks")
+
+
+@contextlib.contextmanager
+def handover_of(out: Path) -> Iterator[Handover]:
+    handover = Handover(handover_file(out / "frazil-ledger.sqlite"))
+    try:
+        yield handover
+    finally:
+        handover.close()
+
+
+def begin_of_run(out: Path) -> int:
+    """The sequence number after which the run began."""
+    with handover_of(out) as handover:
+        run = handover.run()
+    assert run is not None
+    begun = RepickRun.decode(run.run)
+    assert begun is not None
+    return begun.after_seq
+
+
+def waits(out: Path) -> bool:
+    """Whether a result waits for the daemon."""
+    with handover_of(out) as handover:
+        return bool(handover.waiting())
 
 
 def without_times(document: MicrographDocument) -> MicrographDocument:
@@ -100,18 +122,19 @@ def test_a_live_session_gets_the_new_model_once_whoever_is_killed(
     old = make_archive(watched, 1000 if is_long else 100)
     options = ("--diameter", "48", "--model", model, "--threads", "1")
     daemon = serve(*options, watched=watched, out=out)
-    wait_until(lambda: picked_by(out, 1).keys() == set(old))
+    wait_until(lambda: results(out).keys() == set(old))
     ModelFolder(model).promote(2)
     stop = feed(tmp_path / "source", watched / "new", 0.2)
     daemon.wait_log(r"model blob/2 .* serves from here on")
-    before = picked_by(out, 1)
-    assert all(count == 1 for count in before.values())
-
-    def repicked() -> int:
-        return sum(key in before for key in picked_by(out, 2))
 
     # The daemon, a worker, and who hands out the work: each is killed while results are handed over.
     running = repick(watched, "--model", model)
+    daemon.wait_log(r"results are taken of frazil repick")
+    begin = begin_of_run(out)
+
+    def repicked() -> int:
+        return len(results(out, begin).keys() & set(old))
+
     wait_until(lambda: repicked() >= 5)
     daemon.process.kill()
     daemon.process.wait()
@@ -119,38 +142,29 @@ def test_a_live_session_gets_the_new_model_once_whoever_is_killed(
     daemon = serve(*options, watched=watched, out=out)
     wait_until(lambda: repicked() >= 20)
     running.kill()
-    wait_until(lambda: not waits(out))  # the daemon takes what it had handed over
+    wait_until(lambda: not waits(out))  # the daemon takes what was handed over
     so_far = repicked()
-    assert 20 <= so_far < len(before)
+    assert 20 <= so_far < len(old)
 
     status, summary, said = repick(watched, "--model", model, "--resume").end()
     new = stop()
     assert status == 0, said
-    assert summary["picked"] <= len(before) - so_far
-    wait_until(lambda: picked_by(out, 2).keys() >= {*before, *new})
+    assert summary["already"] >= so_far
+    assert begin_of_run(out) == begin
+    wait_until(lambda: results(out).keys() == {*old, *new})
     assert daemon.stop() == 0
-    check_each_is_picked_once(out, watched, model, before, [*old, *new], tmp_path)
+    check_each_is_picked_once(out, watched, model, begin, [*old, *new], tmp_path)
 
     # All is done: nothing is picked again, whether the daemon is there or not.
     status, summary, said = repick(watched, "--model", model, "--resume").end()
     assert (status, summary["picked"], summary["already"]) == (0, 0, len(old) + len(new)), said
 
 
-def waits(out: Path) -> bool:
-    """Whether a result waits for the daemon."""
-    handover = Handover(handover_file(out / "frazil-ledger.sqlite"))
-    try:
-        return bool(handover.waiting())
-    finally:
-        handover.close()
-
-
 def check_each_is_picked_once(
-    out: Path, watched: Path, model: Path, before: Counter[str], keys: list[str], tmp_path: Path
+    out: Path, watched: Path, model: Path, begin: int, keys: list[str], tmp_path: Path
 ) -> None:
     """See that each has one result of the new model, as a daemon with that model from the start would give it."""
-    assert picked_by(out, 2) == Counter(keys)
-    assert picked_by(out, 1) == before
+    assert results(out, begin) == Counter(keys)
     picker = FilePicker(
         PickingSettings(diameter_angstrom=48.0), out=tmp_path / "pick", model=model / "2", device="cpu", threads=1
     )

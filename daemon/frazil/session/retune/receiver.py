@@ -113,11 +113,10 @@ class Receiver:
         if run != self._run or handover.answer()[0] != self._ledger.generation:
             self._run, self._refusal = run, self._refusal_of(run)
             handover.say(self._ledger.generation, self._refusal)
-            log.info(
-                "%s of frazil repick: %s",
-                "nothing is taken" if self._refusal else "results are taken",
-                self._refusal or self._file,
-            )
+            if self._refusal:
+                log.warning("nothing is taken of frazil repick: %s", self._refusal)
+            else:
+                log.info("results are taken of frazil repick, from %s", self._file)
         return handover
 
     def _refusal_of(self, run: HandoverRun) -> str:
