@@ -3,7 +3,9 @@
 python benchmarks/repick.py --count 2000 --json FILE
 
 Both pick the same micrographs of 2048 x 2048 pixels with the default model on this machine: ``frazil repick`` with
-workers of one thread each, and a daemon with as many threads. Parts can be chosen: ``--parts rate messages memory``.
+workers of one thread each, and a daemon with as many threads, in turn, a part of the micrographs in each round, so that
+what else the machine does hits both. Parts can be chosen: ``--parts rate messages memory``. What is in FILE is not
+measured again: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -67,26 +69,53 @@ def per_second(out: Path, count: int) -> float:
     return (count - 1) / (max(times) - min(times))
 
 
-def measure_rate(folder: Path, count: int, workers: int) -> dict[str, Any]:
-    """Micrographs per second of both."""
+def measure_round(folder: Path, count: int, workers: int, *, daemon_first: bool) -> dict[str, Any]:
+    """Micrographs per second of both, one after the other."""
     archive, repicked, served = folder / "archive", folder / "repicked", folder / "served"
     make_archive(archive, count)
     options = ["--diameter", str(DIAMETER_ANGSTROM), "--threshold", "0.4", "--device", "cpu"]
     command = [FRAZIL, "repick", "--watch", archive, "--out", repicked, "--workers", str(workers), "--json", *options]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    with DaemonProcess(archive, served, "--threads", workers, *options):
-        while True:
-            with LedgerReader(served / "frazil-ledger.sqlite") as reader:
-                if reader.counts().get("picked", 0) == count:
-                    break
-            time.sleep(1)
-    ours, theirs = per_second(repicked, count), per_second(served, count)
+
+    def repick() -> float:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return per_second(repicked, count)
+
+    def serve() -> float:
+        with DaemonProcess(archive, served, "--threads", workers, *options):
+            while True:
+                with LedgerReader(served / "frazil-ledger.sqlite") as reader:
+                    if reader.counts().get("picked", 0) == count:
+                        break
+                time.sleep(1)
+        return per_second(served, count)
+
+    if daemon_first:
+        theirs, ours = serve(), repick()
+    else:
+        ours, theirs = repick(), serve()
     return {
         "micrographs": count,
         "workers": workers,
         "repick_per_second": round(ours, 3),
         "daemon_per_second": round(theirs, 3),
         "ratio": round(ours / theirs, 3),
+        "load": round(psutil.getloadavg()[0], 1),
+    }
+
+
+def sum_up(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """All rounds as one: micrographs by the time that they took together."""
+    count = sum(one["micrographs"] for one in rounds)
+    ours, theirs = (
+        count / sum(one["micrographs"] / one[f"{who}_per_second"] for one in rounds) for who in ("repick", "daemon")
+    )
+    return {
+        "micrographs": count,
+        "workers": rounds[0]["workers"],
+        "repick_per_second": round(ours, 3),
+        "daemon_per_second": round(theirs, 3),
+        "ratio": round(ours / theirs, 3),
+        "rounds": rounds,
     }
 
 
@@ -107,7 +136,8 @@ def make_run(archive: Path, out: Path) -> Repick:
 def measure_messages(folder: Path, count: int, workers: int) -> dict[str, Any]:
     """Messages that the scheduler and the client, both in this process, read and write for each micrograph.
 
-    What is said for other reasons, such as signs of life, is among them.
+    What is said for other reasons, such as signs of life, is among them. So it is with their processor time, that of
+    all threads but the one that writes results.
     """
     from distributed.comm.tcp import TCP
 
@@ -129,14 +159,30 @@ def measure_messages(folder: Path, count: int, workers: int) -> dict[str, Any]:
     try:
         run.open()
         with open_engine("local", ClusterSettings(workers=workers), folder / "cluster") as engine:
-            started = dict(counts)
+            started, calls = dict(counts), 0
+            process, own = time.process_time(), time.thread_time()
+
+            def next_call_counted(next_call: Any) -> Any:
+                nonlocal calls
+                call = next_call()
+                calls += call is not None
+                return call
+
+            submit = engine.run
+            engine.run = lambda function, next_call, *rest: submit(  # type: ignore[method-assign]
+                function, lambda: next_call_counted(next_call), *rest
+            )
             run.run(engine)
+            dask_seconds = (time.process_time() - process) - (time.thread_time() - own)
     finally:
         run.close()
         TCP.read, TCP.write = read, write
     assert run.tally.picked == count, run.tally
-    return {"micrographs": count} | {
-        f"{name}_per_micrograph": round((counts[name] - started[name]) / count, 2) for name in counts
+    return {
+        "micrographs": count,
+        "micrographs_per_task": round(count / calls, 2),
+        "scheduler_seconds_per_task": round(dask_seconds / calls, 5),
+        **{f"{name}_per_micrograph": round((counts[name] - started[name]) / count, 2) for name in counts},
     }
 
 
@@ -193,24 +239,37 @@ def main() -> None:
     """Measure, and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=4, help="of the rate, each with its part of the micrographs")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--names", type=int, nargs="+", default=[FEW, MANY])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    found: dict[str, Any] = {"cores": psutil.cpu_count(), "load": psutil.getloadavg()[0]}
+    found: dict[str, Any] = json.loads(given.json.read_text("utf-8")) if given.json and given.json.exists() else {}
+    found |= {"cores": psutil.cpu_count()}
+
+    def keep(name: str, figures: Any) -> None:
+        found[name] = figures
+        if given.json:
+            given.json.write_text(f"{json.dumps(found, indent=2)}\n", "utf-8")
+
+    if "rate" in given.parts:
+        rounds = found.get("rate", {}).get("rounds", [])
+        while len(rounds) < given.rounds:
+            with tempfile.TemporaryDirectory() as folder:
+                size, first = given.count // given.rounds, bool(len(rounds) % 2)
+                rounds.append(measure_round(Path(folder), size, given.workers, daemon_first=first))
+            print(rounds[-1], file=sys.stderr, flush=True)
+            keep("rate", sum_up(rounds))
     measures = {
-        "rate": lambda folder: measure_rate(folder, given.count, given.workers),
         "messages": lambda folder: measure_messages(folder, min(given.count, MOST_FOR_MESSAGES), given.workers),
         "memory": lambda folder: [measure_memory(folder / str(count), count) for count in given.names],
     }
     for part in given.parts:
-        with tempfile.TemporaryDirectory() as folder:
-            found[part] = measures[part](Path(folder))
-    text = json.dumps(found, indent=2)
-    print(text)
-    if given.json:
-        given.json.write_text(f"{text}\n", "utf-8")
+        if part in measures and part not in found:
+            with tempfile.TemporaryDirectory() as folder:
+                keep(part, measures[part](Path(folder)))
+    print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":
