@@ -124,7 +124,7 @@ def test_a_killed_worker_costs_its_task_alone(folder: Path, blob_model: Path, tm
         done.append(name)
         if len(done) == 2:
             children = psutil.Process().children(recursive=True)
-            (worker,) = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+            (worker,) = [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
             worker.kill()
 
     with open_engine("local", ClusterSettings(workers=1), tmp_path) as engine:
