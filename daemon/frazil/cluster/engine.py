@@ -133,7 +133,8 @@ class Engine(Generic[Call]):
                         beat()
                         self.look()
                     del future  # the worker forgets it, too
-                    answer = answer or Lost(why="its answer was lost with its worker", killed=False)
+                    if answer is None:
+                        answer = Lost(why="its answer was lost with its worker", killed=False)
                     yield call, answer
         finally:
             if under_way:
