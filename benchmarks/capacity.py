@@ -4,7 +4,8 @@
 
 ``--measure`` takes the costs that no other benchmark has (bytes and processor time of a micrograph in the ledger, the
 stream and a subscriber) from the real parts, in about a minute, and writes them into docs/reference/capacity.json.
-Those of reading and picking are `make bench`'s, in docs/reference/speed/speed.json. What cannot be measured here stands
+Those of reading and picking are `make bench`'s, in docs/reference/speed/speed.json, and those of Dask's scheduler
+benchmarks/repick.py's, in docs/reference/repick.json. What cannot be measured here stands
 in `ASSUMED`, each with its source.
 
 Two things are simulated from these costs, event by event: microscopes that collect, and workers that pick an archive
@@ -39,6 +40,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = REPOSITORY / "docs" / "reference" / "capacity.md"
 FIGURES = PAGE.with_suffix(".json")
 SPEED = REPOSITORY / "docs" / "reference" / "speed" / "speed.json"
+REPICK = PAGE.with_name("repick.json")
 CHART = REPOSITORY / "docs" / "images" / "capacity.svg"
 MODEL, SIDE_PX = "fcn", 4096
 PICKS = 300
@@ -79,10 +81,6 @@ class Assumed(msgspec.Struct, frozen=True, kw_only=True):
     """Of one microscope: a fast camera with aberration-free image shift, 400 an hour and more all day."""
     storage_bytes_a_second: float = 2e9
     """Of the file server that all share: two links of 10 Gbit/s."""
-    scheduler_seconds: float = 0.001
-    """Of Dask's scheduler for a task: "about 1 ms of overhead per task" (docs.dask.org, best practices). To be replaced
-    by the measurement of benchmarks/repick.py."""
-    tasks_a_micrograph: int = 1
     subscribers: int = 10
     """Of each daemon."""
 
@@ -122,6 +120,20 @@ def read_speed() -> Speed:
     (flow,) = (one for one in flows if (one["model"], one["size_px"]) == (MODEL, SIDE_PX))
     read, commit = (case["seconds"][stage]["median"] for stage in ("read", "commit"))
     return Speed(read=read, pick=flow["seconds"]["median"], commit=commit)
+
+
+class Scheduler(msgspec.Struct, frozen=True, kw_only=True):
+    """What Dask's scheduler and client cost, as benchmarks/repick.py finds it. Seconds are of a processor."""
+
+    seconds_per_task: float
+    seconds_per_micrograph: float
+    """Of a task's answer, document and score map, on its way."""
+
+
+@functools.cache
+def read_scheduler() -> Scheduler:
+    """The figures in the docs."""
+    return msgspec.convert(msgspec.json.decode(REPICK.read_bytes())["scheduler"], Scheduler)
 
 
 # --- measured -------------------------------------------------------------------------------------------------------
@@ -292,7 +304,7 @@ def stations_of_a_fleet(costs: Costs, assumed: Assumed) -> list[Station]:
 
 
 def stations_of_a_repick(
-    costs: Costs, assumed: Assumed, *, batch: int = 1, servers: int = 1, writers: int = 1
+    costs: Costs, assumed: Assumed, *, batch: int = 8, servers: int = 1, writers: int = 1
 ) -> list[Station]:
     """What a micrograph that workers pick again passes: all but reading and picking is shared.
 
@@ -301,13 +313,14 @@ def stations_of_a_repick(
         assumed: the rest.
         batch: micrographs in a task of the scheduler.
         servers: file servers, each of the assumed rate.
-        writers: ledgers that are written at the same time, one of each session.
+        writers: ledgers that are written at the same time, each by a run of its own with its scheduler.
     """
     speed = read_speed()
     server = SIDE_PX**2 * 4 / assumed.storage_bytes_a_second
-    scheduler = assumed.scheduler_seconds * assumed.tasks_a_micrograph
+    scheduler = read_scheduler()
+    dask = scheduler.seconds_per_task / batch + scheduler.seconds_per_micrograph
     return [
-        Station(name="scheduler", seconds=scheduler / batch, shared=True),
+        Station(name="scheduler", seconds=dask / writers, shared=True),
         Station(name="file server", seconds=server / servers, shared=True),
         Station(name="worker", seconds=speed.read + speed.pick),
         Station(name="ledger", seconds=speed.commit / writers, shared=True),
@@ -326,11 +339,10 @@ STEPS: tuple[tuple[str, dict[str, int]], ...] = (
     ("10 file servers", {"servers": 10}),
     ("and 10 ledgers at a time", {"servers": 10, "writers": 10}),
     ("100 file servers", {"servers": 100, "writers": 10}),
-    ("and 32 micrographs a task", {"servers": 100, "writers": 10, "batch": 32}),
-    ("100 ledgers at a time", {"servers": 100, "writers": 100, "batch": 32}),
+    ("100 ledgers at a time", {"servers": 100, "writers": 100}),
 )
 """What is done at each wall, one after the other."""
-COLOURS = ("#7F7F7F", "#E69F00", "#56B4E9", "#CC79A7", "#0072B2", "#D55E00")
+COLOURS = ("#7F7F7F", "#E69F00", "#56B4E9", "#CC79A7", "#0072B2")
 
 
 @functools.cache
@@ -374,6 +386,8 @@ def tables_of(costs: Costs) -> dict[str, str]:
         "Send its document again, on request": 1000 * costs.replay_seconds,
         "Receive its document, in Python": 1000 * costs.receive_seconds,
         "Look at one daemon more that has nothing, in Python": 1000 * costs.look_seconds,
+        "Hand out a task by Dask, whatever is in it": 1000 * read_scheduler().seconds_per_task,
+        "Bring its result from the worker, with its score map": 1000 * read_scheduler().seconds_per_micrograph,
     }
     sizes = {
         "The micrograph, float32": f"{SIDE_PX**2 * 4 / 1e6:.0f} MB",

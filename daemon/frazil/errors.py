@@ -139,6 +139,10 @@ class OutputError(FrazilError):
     """Results cannot be written."""
 
 
+class InUseError(OutputError):
+    """Another process has the ledger or the output directory."""
+
+
 class LedgerDamagedError(OutputError):
     """A ledger is damaged. Neither waiting nor another start repairs it."""
 

@@ -105,10 +105,12 @@ def test_jobs_of_slurm_give_them_too(
     here = evaluate(folder, blob_model, "--json", "here.json", cwd=tmp_path)
     assert here.returncode == 0, here.stderr
     options = ("--cluster", "slurm", "--workers", "2", "--config", "cluster.toml")
-    there = evaluate(folder, blob_model, "--json", "there.json", *options, cwd=tmp_path)
+    (tmp_path / "out").mkdir()
+    there = evaluate(folder, blob_model, "--json", "out/there.json", *options, cwd=tmp_path)
     assert there.returncode == 0, there.stderr
-    assert (tmp_path / "there.json").read_bytes() == (tmp_path / "here.json").read_bytes()
-    assert [file.name for file in (tmp_path / ".frazil-cluster").iterdir()] == ["logs"]
+    assert (tmp_path / "out" / "there.json").read_bytes() == (tmp_path / "here.json").read_bytes()
+    assert [file.name for file in (tmp_path / "out" / ".frazil-cluster").iterdir()] == ["logs"]
+    assert not (tmp_path / ".frazil-cluster").exists()
     assert slurm.jobs() == []
 
 
@@ -122,7 +124,7 @@ def test_a_killed_worker_costs_its_task_alone(folder: Path, blob_model: Path, tm
         done.append(name)
         if len(done) == 2:
             children = psutil.Process().children(recursive=True)
-            (worker,) = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+            (worker,) = [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
             worker.kill()
 
     with open_engine("local", ClusterSettings(workers=1), tmp_path) as engine:

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from frazil.documents import FailedDocument
+from frazil.documents import FailedDocument, MicrographDocument
+from frazil.file_picker import FilePicker
+from frazil.picking import PickingSettings
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(7200)]
 
@@ -90,6 +92,8 @@ def test_thirty_kills_of_every_part_leave_one_result_of_each(
     small_disk: Callable[..., Path],
     make_archive: Callable[..., list[str]],
     check_once: Callable[[Path, Sequence[str]], None],
+    read_documents: Callable[[Path], list[tuple[str, Any]]],
+    blob_model: Path,
     tmp_path: Path,
 ) -> None:
     archive, rng = tmp_path / "archive", random.Random(7)
@@ -131,6 +135,17 @@ def test_thirty_kills_of_every_part_leave_one_result_of_each(
     assert summary["already"] == before or summary["already"] == before - 1  # one may have been committed meanwhile
     check_once(tmp_path / "out", keys)
     print(hits)
+
+    # As one process that nobody kills picks them; under their many names there are four micrographs.
+    picker = FilePicker(
+        PickingSettings(diameter_angstrom=48.0), out=tmp_path / "pick", model=blob_model, device="cpu", threads=1
+    )
+    expected = [picker.pick(archive / key).document for key in keys[:4]]
+    found = dict(read_documents(tmp_path / "out"))
+    for number, key in enumerate(keys):
+        one = found[key]
+        assert isinstance(one, MicrographDocument)
+        assert (one.picks, one.threshold) == (expected[number % 4].picks, expected[number % 4].threshold)
 
 
 def test_a_micrograph_that_kills_its_workers_fails_alone(

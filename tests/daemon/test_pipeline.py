@@ -31,7 +31,16 @@ from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.model_changes import Announcer
 from frazil.session.pick.pipeline import Pipeline
 from frazil.session.pick.serving import Serving
-from frazil.session.retune import Chooser, LimitsChange, Reviser, RevisionProgress, count, preview, request_change
+from frazil.session.retune import (
+    Chooser,
+    LimitsChange,
+    Receiver,
+    Reviser,
+    RevisionProgress,
+    count,
+    preview,
+    request_change,
+)
 
 
 @dataclass
@@ -77,6 +86,7 @@ class Rig:
         settings = PickingSettings(diameter_angstrom=48)
         outbox = Outbox(self.ledger, self.sent, self.metrics, self.watch, self.out, stopping)
         self.reviser = Reviser(self.ledger, outbox, settings, chooses=chooses)
+        self.receiver = Receiver(self.ledger, outbox, self.reviser, settings, self.watch, keep_score_maps=True)
         picker = Picker(load_model(blob_model, "cpu", 1), settings)
         self.pipeline = Pipeline(
             Serving(picker, chooser=Chooser(chooses=chooses), probation_micrographs=0, faults_allowed=0.2),
@@ -84,6 +94,7 @@ class Rig:
             self.ledger,
             outbox,
             self.reviser,
+            self.receiver,
             self.metrics,
             DriftWatch(self.ledger),
             Doubts("dark"),
@@ -123,6 +134,7 @@ class Rig:
             return {record.path: record.state for record in reader.micrographs()}
 
     def close(self) -> None:
+        self.receiver.close()
         self.reviser.close()
         self.ledger.close()
 

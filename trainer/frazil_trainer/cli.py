@@ -59,8 +59,8 @@ _ThreadsPerWorker = Annotated[int | None, typer.Option(min=1, help="CPU threads 
 _Config = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings file with a table of the cluster.")
 ]
-_SHARED_FOLDER = Path(".frazil-cluster")
-"""In the current folder: certificates and logs of Slurm jobs."""
+_SHARED_FOLDER = ".frazil-cluster"
+"""Beside what is written: certificates and logs of Slurm jobs."""
 
 app = typer.Typer(
     name="frazil-train",
@@ -497,7 +497,9 @@ def evaluate(
 
             asked = {"workers": workers, "threads_per_worker": threads_per_worker}
             settings = load_cluster_settings(asked, config)
-            engine = closing.enter_context(open_engine(cluster, settings, _SHARED_FOLDER.absolute()))
+            outputs = [file.absolute().parent for file in (json_file, markdown_file, html_file) if file]
+            folder = (outputs or [Path.cwd()])[0] / _SHARED_FOLDER
+            engine = closing.enter_context(open_engine(cluster, settings, folder))
             scoring = evaluation.score_by_workers(engine, settings.threads_per_worker, lambda: bar.look(engine))
         elif workers or threads_per_worker or config:
             raise SettingsError(

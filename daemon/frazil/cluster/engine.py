@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from frazil.cluster.slurm import LOGS, SlurmJobs, slurm_cluster
 from frazil.errors import AddressError, FrazilError, SettingsError
 from frazil.model import available_cores
 from frazil.settings import ClusterSettings
@@ -39,12 +39,11 @@ _LOOK_SECONDS = 5.0
 _JOIN_SECONDS = 60.0
 """Also to find one again that was lost. A machine that does much else takes its time."""
 _REACH_SECONDS = 10.0
+_FETCH_SECONDS = 60.0
+"""To fetch an answer, or to have it once more where its worker has died with it. Then the call is made again."""
 _CLOSE_SECONDS = 10.0
 _DEATHS_ALLOWED = 2
 """A task whose worker died more often is given back."""
-_MEMORY_OF_A_JOB = "4GB"
-_LAST_SECONDS = 300.0
-"""A worker takes no more work when so little of its job's time is left."""
 
 _DASK: dict[str, Any] = {
     "distributed.scheduler.allowed-failures": _DEATHS_ALLOWED,
@@ -129,8 +128,13 @@ class Engine(Generic[Call]):
                 with contextlib.suppress(Empty):
                     future = done.get(timeout=_TICK_SECONDS)
                     call = under_way.pop(future)
-                    answer = self._answer_of(future)
+                    deadline = time.monotonic() + _FETCH_SECONDS
+                    while (answer := self._answer_of(future)) is None and time.monotonic() < deadline:
+                        beat()
+                        self.look()
                     del future  # the worker forgets it, too
+                    if answer is None:
+                        answer = Lost(why="its answer was lost with its worker", killed=False)
                     yield call, answer
         finally:
             if under_way:
@@ -151,7 +155,7 @@ class Engine(Generic[Call]):
         """Look, now and then, how many workers there are, and have the missing ones started.
 
         Raises:
-            FrazilError: the scheduler has gone.
+            FrazilError: the scheduler has gone, or the cluster cannot give workers.
         """
         if self._client.status not in ("running", "connecting"):
             raise FrazilError(f"{self.description}: expected the scheduler to answer, found that it has gone")
@@ -169,17 +173,20 @@ class Engine(Generic[Call]):
         with contextlib.suppress(OSError, TimeoutError):
             self._client.retire_workers([worker], close_workers=True)
 
-    def _answer_of(self, future: Future) -> bytes | Lost:
+    def _answer_of(self, future: Future) -> bytes | Lost | None:
+        """The answer of a call that is done; None where it is not there, as another worker has yet to make it again."""
         from distributed import CancelledError, KilledWorker
 
         try:
-            answer: bytes = future.result()
+            answer: bytes = future.result(timeout=_TICK_SECONDS)
         except KilledWorker as error:
             return Lost(
                 why=f"the worker died {error.allowed_failures + 1} times, at last {error.last_worker.address}",
                 killed=True,
             )
-        except (CancelledError, OSError, TimeoutError) as error:  # the scheduler, or a worker with the answer, has gone
+        except TimeoutError:
+            return None
+        except (CancelledError, OSError) as error:  # the scheduler, or a worker with the answer, has gone
             return Lost(why=str(error), killed=False)
         except FrazilError:
             raise
@@ -223,8 +230,8 @@ def open_engine(where: str, settings: ClusterSettings, folder: Path) -> Iterator
             security, address, description = cluster.security, cluster.scheduler_address, "this machine"
         elif where == SLURM:
             workers = settings.workers or 1
-            cluster = closing.enter_context(_slurm_cluster(settings, folder))
-            keep = _keep_of(cluster, workers)
+            cluster = closing.enter_context(slurm_cluster(settings, folder))
+            keep = SlurmJobs(cluster, workers, folder / LOGS).keep
             security, address, description = cluster.security, cluster.scheduler_address, "Slurm"
         else:
             _check_reachable(where)
@@ -257,10 +264,6 @@ def _nothing() -> None:
 def _close(client: Client) -> None:
     with contextlib.suppress(Exception):  # what cannot be closed in order ends with the process
         client.close(timeout=_CLOSE_SECONDS)
-
-
-def _keep_of(cluster: Any, workers: int) -> Callable[[], None]:
-    return lambda: cluster.scale(jobs=workers)
 
 
 def _check_installed(where: str) -> None:
@@ -298,58 +301,6 @@ def _local_cluster(workers: int, settings: ClusterSettings) -> Iterator[Any]:
         )
     except (OSError, RuntimeError, TimeoutError) as error:
         raise FrazilError(f"{workers} workers cannot be started on this machine: {_line_of(error)}") from error
-    try:
-        yield cluster
-    finally:
-        with contextlib.suppress(Exception):
-            cluster.close(timeout=_CLOSE_SECONDS)
-
-
-@contextlib.contextmanager
-def _slurm_cluster(settings: ClusterSettings, folder: Path) -> Iterator[Any]:
-    import dask
-    from dask_jobqueue import SLURMCluster
-    from distributed import Security
-
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)  # the workers' secret key lies there while it runs
-    hours, minutes, seconds = map(int, settings.walltime.split(":"))
-    walltime = 3600 * hours + 60 * minutes + seconds
-    lifetime = max(0.5 * walltime, walltime - _LAST_SECONDS)
-    gpus = [f"--gres=gpu:{settings.gpus_per_worker}"] if settings.gpus_per_worker else []
-    try:
-        cluster = SLURMCluster(
-            queue=settings.queue,
-            account=settings.account,
-            cores=1,  # a worker picks one micrograph at a time, with threads of its own
-            processes=1,
-            job_cpu=settings.threads_per_worker,
-            memory=settings.memory or _MEMORY_OF_A_JOB,
-            walltime=settings.walltime,
-            interface=settings.interface,
-            job_name="frazil-worker",
-            job_extra_directives=[*gpus, *settings.directives],
-            job_script_prologue=[
-                *settings.prologue,
-                f"export DASK_INTERNAL_INHERIT_CONFIG={dask.config.serialize(dask.config.config)}",
-            ],
-            python=sys.executable,
-            local_directory=None if settings.scratch is None else str(settings.scratch),
-            log_directory=str(folder / "logs"),
-            shared_temp_directory=str(folder),
-            worker_extra_args=[
-                "--lifetime",
-                f"{lifetime:.0f}s",
-                "--lifetime-stagger",
-                f"{0.1 * lifetime:.0f}s",
-                "--no-dashboard",
-            ],
-            scheduler_options={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-            security=Security.temporary(),
-            silence_logs=logging.CRITICAL,
-        )
-    except (OSError, RuntimeError, TimeoutError, ValueError) as error:
-        raise FrazilError(f"Slurm: no scheduler can be started for its jobs: {_line_of(error)}") from error
     try:
         yield cluster
     finally:

@@ -1,16 +1,15 @@
 """A repick: an archive read and picked again by the workers of a cluster, and written by one process, this one.
 
-It holds the ledger and the output directory as a daemon does, and commits and delivers by the same outbox. The ledger
-remembers where the run began. So after a kill at any moment, of whatever part, the next run does what is missing: a
-micrograph has its result once its document is committed, and not before.
+It holds the ledger and the output directory as a daemon does, and commits and delivers by the same outbox; or it hands
+results over to the daemon that holds them. Where the run began is remembered. So after a kill at any moment, of
+whatever part, the next run does what is missing: a micrograph has its result once its document is committed, and not
+before.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
@@ -19,16 +18,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry
 
 from frazil.cluster.engine import Engine
-from frazil.cluster.run import RepickRun, Tally, session_of, watched_by
+from frazil.cluster.results import open_results
+from frazil.cluster.run import RepickRun, Tally, watched_by
 from frazil.cluster.tasks import hand_out
 from frazil.cluster.work import Failed, Job, NotYet, Outcome, Picked, Scored
 from frazil.documents import now_rfc3339
-from frazil.errors import LedgerDamagedError, MicrographError, OutputError
+from frazil.errors import MicrographError
 from frazil.faults import backoff_seconds, failure_of
-from frazil.health.metrics import Metrics
 from frazil.limits import ChoiceBasis
 from frazil.micrograph_names import Names, Source
 from frazil.model import ModelIdentity, load_model, locate_model
@@ -38,18 +36,14 @@ from frazil.picking import Picker, PickingSettings
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.passed_over import Inventory
 from frazil.session.intake.selection import Selection
-from frazil.session.outbox.daemon_info import DaemonInfo, open_ledger
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import (
     CHOICE_KEY,
-    DAEMON_KEY,
     INVENTORY_KEY,
-    REPICK_KEY,
     TUNED_KEY,
     Handled,
-    explain,
 )
-from frazil.session.outbox.outbox import Outbox, Stopped
+from frazil.session.outbox.outbox import Stopped
 from frazil.session.retune import Chooser, LimitsChange, RevisionProgress
 from frazil.settings import ServeSettings
 
@@ -160,78 +154,53 @@ class Repick:
     def open(self) -> None:
         """Claim the output directory and the ledger, count the names, and note where the run begins.
 
+        Where a daemon has them, results are handed over to it.
+
         Raises:
             OutputError: another process has them, or they are of another directory.
             FrazilError: there is no such archive, or an earlier run is to go on with other settings.
         """
-        root, out = self.source.root.resolve(), self._outputs.path
-        self._outputs.prepare()
-        try:
-            self._ledger, self._witness = open_ledger(self._ledger_file, watch=root, out=out)
-        except LedgerDamagedError:
-            raise
-        except OutputError as error:
-            raise OutputError(f"{error}; or stop that daemon while its session is picked again") from error
-        self._closing.callback(self._witness.close)
-        self._closing.callback(self._ledger.close)
-        with self._faults():
-            self._open(root, out)
-
-    def _open(self, root: Path, out: Path) -> None:
-        metrics = Metrics(CollectorRegistry())
-        self._outbox = Outbox(
-            self._ledger,
-            _Nowhere(session_of(self._ledger_file)),
-            metrics,
-            self.source.root,
-            out,
-            threading.Event(),
-            self._beat,
+        watch = self.source.root.resolve()
+        self._results = open_results(
+            self._ledger_file, self._outputs.path, watch, self.source.root, sink=self, beat=self._beat
         )
-        earlier = Inventory.decode(self._ledger.recall(INVENTORY_KEY)) or Inventory()
+        self._closing.callback(self._results.close)
+        with self._faults():
+            self._open()
+
+    def _open(self) -> None:
+        results = self._results
+        earlier = Inventory.decode(results.recall(INVENTORY_KEY)) or Inventory()
         self._names = Names(
             source=self.source,
             selection=Selection.of(self._settings, earlier.layout, self.source.include),
             link_roots=[Path(place).expanduser() for place in self._settings.link_roots if place],
         )
         self.tally.total = self._names.count()
-        self._held = set(self._ledger.held()) if self._settings.unlike == "hold" else set()
-        self._begin(root, out)
-        self._outbox.deliver()  # what an earlier run committed
-        self._given_up = self._ledger.given_up_after(self._run.after_seq)
+        self._begin()
+        self._given_up = results.given_up()
         self._failed: set[str] = set()
         """Of these, those that this process has given up, and counted."""
 
-    def _begin(self, root: Path, out: Path) -> None:
-        ledger, identity = self._ledger, self.model
+    def _begin(self) -> None:
+        results = self._results
         run = RepickRun(
             since=now_rfc3339(),
-            after_seq=ledger.head,
-            sha256=identity.sha256,
+            after_seq=results.head,
+            sha256=self.model.sha256,
             settings=self._picking,
             target_precision=self._settings.target_precision,
+            beside_daemon=results.is_live,
         )
-        earlier = RepickRun.decode(ledger.recall(REPICK_KEY))
+        earlier = results.earlier()
         if self._resume and earlier is not None:
             run = earlier.resume(run)
-        if not ledger.recall(DAEMON_KEY):  # else the ledger is a daemon's, and says so
-            info = DaemonInfo(
-                pid=os.getpid(),
-                started_at=time.time(),
-                stopped_at=time.time(),
-                watch=str(root),
-                out=str(out),
-                stream="",
-                metrics="",
-                model=identity.short,
-                provider=self._picker.model.provider,
-            )
-            self._outbox.remember(DAEMON_KEY, info.encode())
-        self._outbox.remember(REPICK_KEY, run.encode())
-        self._run = run
-        kept = RevisionProgress.decode(ledger.recall(TUNED_KEY))
+        kept = RevisionProgress.decode(results.recall(TUNED_KEY))
         self._change = kept.change if kept is not None and kept.settings == self._picking else LimitsChange()
+        if results.is_live:  # its daemon makes the picks within the limits in force then
+            self._job = msgspec.structs.replace(self._job, keep_score_maps=True)
         self._take_limits()
+        results.begin(run, self._picker)
 
     def _take_limits(self) -> None:
         """Pick within the limits that hold: those tuned or chosen for the session, else the settings'."""
@@ -246,18 +215,16 @@ class Repick:
         """What an error of the ledger means for the user, where no waiting helps."""
         try:
             yield
-        except Stopped as error:
-            raise self._ledger.fault or OutputError(f"{self._ledger_file}: cannot be written") from error
-        except sqlite3.Error as error:
-            raise self._ledger.fault or explain(self._ledger_file, error) from error
+        except (Stopped, sqlite3.Error) as error:
+            raise self._results.fault(error) from error
 
     def is_done(self) -> bool:
         """Whether nothing is left to do; a pass over the names tells."""
         found = Tally()
         with self._faults():
-            if next(self._missing(found), None) is not None:
+            if self._results.waiting or next(self._missing(found), None) is not None:
                 return False
-        self.tally.already, self.tally.held = found.already, found.held
+        self.tally.already, self.tally.held, self.tally.new = found.already, found.held, found.new
         return True
 
     # --- run ------------------------------------------------------------------------------------------------------
@@ -276,11 +243,13 @@ class Repick:
 
     def _run_passes(self, engine: Engine[list[str]]) -> None:
         sha256 = self.model.sha256
-        if self._change.lets_choose(sha256, by_default=self._settings.chooses_threshold) and self.chosen is None:
+        lets_choose = self._change.lets_choose(sha256, by_default=self._settings.chooses_threshold)
+        if lets_choose and self.chosen is None and not self._results.is_live:  # a daemon chooses by itself
             self._choose(engine)
         for attempt in range(1, self._settings.max_attempts + 1):
             self.tally.left = 0
             self._hand_out(engine, self._missing(self.tally if attempt == 1 else Tally()), self._job, self._take)
+            self._results.finish()
             if not self.tally.left or attempt == self._settings.max_attempts:
                 # Where a part of the tree cannot be seen any more, as of a mount that is away, it is not done.
                 self.tally.left = max(self.tally.left, self.tally.total - self.tally.done)
@@ -299,10 +268,15 @@ class Repick:
         names = iter(self._names)
         while some := list(islice(names, _ASKED_AT_ONCE)):
             ours = [key for key in some if self._is_possible(key)]
-            done = self._ledger.results_after(self._run.after_seq, ours)
+            done = self._results.done(ours)
+            alone = self._results.left_alone(ours, holds=self._settings.unlike == "hold")
             for key in ours:
-                if key in self._held:
+                if key in alone and self._results.is_live:
+                    before.new += 1
+                elif key in alone:
                     before.held += 1
+                elif key in self._results.waiting:
+                    continue
                 elif key in done or key in self._given_up:
                     before.already += key not in self._failed
                 else:
@@ -337,9 +311,8 @@ class Repick:
         if now < self._next_look:
             return
         self._next_look = now + _LOOK_SECONDS
-        self._ledger.look()
-        self._witness.beat()
-        self.tally.waits_for = self._outbox.waits_for
+        self._results.look()
+        self.tally.waits_for = self._results.waits_for
         if self._engine is not None and not self.tally.waits_for:
             self.tally.waits_for = self._engine.waits_for
         self._show()
@@ -348,7 +321,7 @@ class Repick:
 
     def _choose(self, engine: Engine[list[str]]) -> None:
         """Choose the threshold as a daemon does, from micrographs spread over the archive; the ledger remembers it."""
-        chooser = Chooser(self._ledger.recall(CHOICE_KEY), target_precision=self._settings.target_precision)
+        chooser = Chooser(self._results.recall(CHOICE_KEY), target_precision=self._settings.target_precision)
         sha256, most = self.model.sha256, sum(_SAMPLES)
         picker = self._picker.with_limits(self._change.for_model(sha256))
         spread = list(islice(self._names, 0, None, max(1, self.tally.total // most)))[:most]
@@ -364,9 +337,9 @@ class Repick:
             return  # nothing could be read: the model's own threshold holds
         self._say(f"threshold {self.threshold:g}, {self.chosen.describe()}")
         if (news := chooser.news()) is not None:
-            self._outbox.remember(CHOICE_KEY, news)
+            self._results.remember(CHOICE_KEY, news)
         progress = RevisionProgress(settings=self._picking, change=self._change, since=now_rfc3339(), until_seq=0)
-        self._outbox.remember(TUNED_KEY, progress.encode())
+        self._results.remember(TUNED_KEY, progress.encode())
 
     def _score(self, engine: Engine[list[str]], keys: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """The scores of the low peaks of some micrographs, in their order; none of those that cannot be picked."""
@@ -387,19 +360,15 @@ class Repick:
     def _take(self, outcome: Outcome) -> None:
         """Commit and deliver what has become of a micrograph, unless it is done, as one that is named twice."""
         key, path = outcome.key, self.source.root / outcome.key
-        if key in self._given_up or self._ledger.results_after(self._run.after_seq, [key]):
+        if key in self._given_up or key in self._results.waiting or self._results.done([key]):
             self.tally.already += 1
             return
         match outcome:
             case Picked():
                 try:
-                    self._outbox.check_namesakes(path, key)
-                    self._outbox.commit(outcome.document, key=key, handled=outcome.handled, score_map=outcome.score_map)
+                    self._results.write(outcome, path)
                 except (MicrographError, sqlite3.Error) as error:  # this one's alone; the outbox retries all others
                     self._fail(failure_of(path, "writing", error), key, outcome.handled)
-                else:
-                    self.tally.picked += 1
-                    self.tally.picks += len(outcome.document.picks.score)
             case Failed():
                 if outcome.handled.stamp.size < 0 and not _is_there(path):
                     self.tally.gone += 1
@@ -408,6 +377,16 @@ class Repick:
             case NotYet():
                 self.tally.left += 1
                 self._say(f"{path}: {outcome.why}")
+
+    def written(self, key: str, picks: int) -> None:  # noqa: ARG002 - that of a `Sink`
+        """Count a result that is in the ledger."""
+        self.tally.picked += 1
+        self.tally.picks += picks
+
+    def refused(self, key: str, why: str) -> None:
+        """Count a result that the daemon did not take."""
+        self.tally.left += 1
+        self._say(f"{self.source.root / key}: {why}; it is tried again")
 
     def _give_up(self, key: str, why: str) -> None:
         path = self.source.root / key
@@ -425,19 +404,9 @@ class Repick:
                 self._given_up.add(key)
                 self._say(str(error))
 
-        self._outbox.fail(
+        self._results.fail(
             error, key, handled, max_attempts=max_attempts or self._settings.max_attempts, on_commit=committed
         )
-
-
-class _Nowhere:
-    """Where messages go without a stream: subscribers get these documents out of the ledger, from the next daemon."""
-
-    def __init__(self, session: str) -> None:
-        self.session = session
-
-    def publish(self, seq: int, topic: bytes, body: bytes) -> None:
-        """Send nothing."""
 
 
 def _is_there(path: Path) -> bool:

@@ -30,6 +30,8 @@ class RepickRun(msgspec.Struct, Remembered, frozen=True, kw_only=True):
     """Of the model."""
     settings: PickingSettings
     target_precision: float | None = None
+    beside_daemon: bool = False
+    """Whether it was, once, beside a daemon that went on picking: then only results of this model are the run's."""
 
     def resume(self, begun: RepickRun) -> RepickRun:
         """The run that goes on, where one with the same model and settings is begun.
@@ -37,8 +39,12 @@ class RepickRun(msgspec.Struct, Remembered, frozen=True, kw_only=True):
         Raises:
             SettingsError: they are others.
         """
-        if msgspec.structs.replace(self, since=begun.since, after_seq=begun.after_seq) == begun:
-            return self
+        beside_daemon = self.beside_daemon or begun.beside_daemon
+        resumed = msgspec.structs.replace(self, beside_daemon=beside_daemon)
+        if resumed == msgspec.structs.replace(
+            begun, since=self.since, after_seq=self.after_seq, beside_daemon=beside_daemon
+        ):
+            return resumed
         raise SettingsError(
             f"--resume: expected model and settings of the run that began at {self.since}, found others: "
             f"give {self._difference_from(begun)} as before, or leave --resume out to pick all again"
@@ -74,13 +80,15 @@ class Tally:
     """No longer there."""
     held: int = 0
     """Left out, since the session's ledger holds them."""
+    new: int = 0
+    """Left to the live daemon, which has no result of them as yet."""
     waits_for: str = ""
     """What keeps all from going on, in one line."""
 
     @property
     def done(self) -> int:
         """Number of names that need no more work."""
-        return self.already + self.picked + self.failed.total() + self.gone + self.held
+        return self.already + self.picked + self.failed.total() + self.gone + self.held + self.new
 
 
 def watched_by(ledger: Path) -> Path | None:

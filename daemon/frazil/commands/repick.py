@@ -81,8 +81,8 @@ def repick(
 ) -> None:
     """Pick a whole archive again, with many workers. WATCH, OUT and DIAMETER are needed, here or in the file.
 
-    OUT is a directory of its own, or that of the session of WATCH while no daemon uses it. Then each micrograph gets a
-    new result there, which supersedes the one before.
+    OUT is a directory of its own, or that of the session of WATCH. Then each micrograph gets a new result there, which
+    supersedes the one before. While a daemon uses it, that daemon commits the results, and goes on picking what is new.
 
     A micrograph that cannot be picked gets one line with the reason and a document. The exit status is then 1.
     """
@@ -210,6 +210,7 @@ def _print_json(run: Repick, seconds: float) -> None:
         "left": tally.left,
         "gone": tally.gone,
         "held": tally.held,
+        "new": tally.new,
         "model": run.model,
         "threshold": run.threshold,
         "seconds": round(seconds, 3),
@@ -229,6 +230,7 @@ def _draw(run: Repick, seconds: float) -> None:
         *((f"failed: {reason}", count) for reason, count in sorted(tally.failed.items())),
         ("done before", tally.already),
         ("held", tally.held),
+        ("left to the daemon", tally.new),
         ("no longer there", tally.gone),
         ("left", tally.left),
     ]

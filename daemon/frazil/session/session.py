@@ -52,7 +52,7 @@ from frazil.session.pick.serving import Serving
 from frazil.session.pick.shadow import CanaryBounds
 from frazil.session.pick.swapper import Swapper
 from frazil.session.pick.turns import Turns
-from frazil.session.retune import Chooser, Reviser
+from frazil.session.retune import Chooser, Receiver, Reviser
 from frazil.settings import SESSION_SETTINGS, ServeSettings
 
 __all__ = ["Session", "title_of"]
@@ -167,6 +167,15 @@ class Session:
         self._outbox = Outbox(ledger, channel, self._metrics, self.watch, self.outputs.path, self._stopping, beat)
         self._reviser = Reviser(ledger, self._outbox, self.picking, chooses=self.settings.chooses_threshold)
         self._closing.callback(self._reviser.close)
+        self._receiver = Receiver(
+            ledger,
+            self._outbox,
+            self._reviser,
+            self.picking,
+            self.watch,
+            keep_score_maps=self.settings.keep_score_maps,
+        )
+        self._closing.callback(self._receiver.close)
         self._announcer = Announcer(ledger, self._outbox, self._metrics)
 
     def load(self) -> Model:
@@ -256,6 +265,7 @@ class Session:
             self.ledger,
             self._outbox,
             self._reviser,
+            self._receiver,
             metrics,
             DriftWatch(self.ledger),
             Doubts(settings.contrast),

@@ -39,7 +39,7 @@ from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.granter import Granter
 from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.serving import Serving
-from frazil.session.retune import LimitsRequest, Reviser
+from frazil.session.retune import LimitsRequest, Receiver, Reviser
 from frazil.session.retune.repick import pack_score_map
 
 __all__ = ["Pipeline"]
@@ -91,6 +91,7 @@ class Pipeline:
         ledger: the ledger, which is stopped if it turns out to be damaged.
         outbox: commits and delivers results.
         reviser: revises earlier results within other limits, while there are no new ones to write.
+        receiver: takes results that ``frazil repick`` has made, likewise.
         metrics: counts micrographs and measures the stages.
         drift: watches the picks for drift.
         doubts: compares the picks with the settings.
@@ -112,6 +113,7 @@ class Pipeline:
         ledger: Ledger,
         outbox: Outbox,
         reviser: Reviser,
+        receiver: Receiver,
         metrics: Metrics,
         drift: DriftWatch,
         doubts: Doubts,
@@ -132,6 +134,7 @@ class Pipeline:
         self._outbox = outbox
         self._reviser = reviser
         self._granter = Granter(ledger, outbox, reviser)
+        self._receiver = receiver
         self._metrics = metrics
         self._drift = drift
         self._doubts = doubts
@@ -338,7 +341,8 @@ class Pipeline:
         with contextlib.suppress(Stopped):
             self._outbox.deliver()
         self._revise()
-        wait_seconds = min(one.wait_seconds(_STOP_CHECK_SECONDS) for one in (self._reviser, self._granter))
+        parts = (self._reviser, self._granter, self._receiver)
+        wait_seconds = min(one.wait_seconds(_STOP_CHECK_SECONDS) for one in parts)
         try:
             result = self._results.get(timeout=wait_seconds)
         except Empty:
@@ -366,7 +370,7 @@ class Pipeline:
                     self._write_failed(_Failed(arrival=result.arrival, error=failure))
 
     def _revise(self) -> None:
-        """Between two results: grant edits, pass on a request for other limits, and revise an earlier result."""
+        """Between two results: grant edits, pass on a request for other limits, and replace an earlier result."""
         if self._stopping.is_set() or not self._results.empty():
             return
         state = self.state
@@ -376,6 +380,7 @@ class Pipeline:
             if (request := self._reviser.next_request()) is not None:
                 self._serving.change_limits(request)
             self._reviser.revise_next(is_busy=is_busy)
+            self._receiver.take_next()
         except LedgerDamagedError as error:
             self._ledger.stop(error)
         except (Stopped, OutputError, sqlite3.Error):

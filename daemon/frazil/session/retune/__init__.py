@@ -5,10 +5,12 @@
 - ``LimitsChange`` is such a change, ``LimitsRequest`` a request for it, ``RevisionProgress`` its state in the ledger.
 - ``Chooser`` chooses the threshold from the session's first micrographs; ``SessionChoice`` keeps what it rests on.
 - ``Reviser`` is the daemon's part: it revises the results one at a time.
+- ``Receiver`` takes results that ``frazil repick`` has made with a model meanwhile.
 """
 
 from frazil.session.retune.chooser import Chooser, SessionChoice, choose_from_kept, describe_threshold
 from frazil.session.retune.limits import LimitsChange, LimitsRequest, RevisionProgress
+from frazil.session.retune.receiver import Receiver
 from frazil.session.retune.repick import MicrographCount, Preview, count, preview, request_change
 from frazil.session.retune.reviser import Reviser
 
@@ -18,6 +20,7 @@ __all__ = [
     "LimitsRequest",
     "MicrographCount",
     "Preview",
+    "Receiver",
     "Reviser",
     "RevisionProgress",
     "SessionChoice",

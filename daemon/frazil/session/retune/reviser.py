@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 import msgspec
 
 from frazil.documents import MicrographDocument, Seconds, columns_of, now_rfc3339
 from frazil.errors import RetuneError
 from frazil.limits import PickLimits
-from frazil.picking import PickingSettings, Picks
+from frazil.picking import PickingSettings, Picks, ScoreMap
 from frazil.session.outbox.ledger import RETUNE_KEY, TUNED_KEY, KeptResult, Ledger, LedgerReader
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.retune.chooser import is_of_diameter
@@ -154,36 +155,48 @@ class Reviser:
         now = time.monotonic()
         self._next_turn = now + (now - started) * _REST if is_busy else now
 
+    def within_limits(self, document: MicrographDocument, score_map: Callable[[], ScoreMap]) -> MicrographDocument:
+        """A result with its picks within the limits in force; the document itself where they are so already.
+
+        Raises:
+            RetuneError: there is no score map, or it does not reach to the edge margin.
+        """
+        sha256 = document.model.sha256
+        patch, chosen = self.change.for_model(sha256), self.change.chosen_for(sha256)
+        if chosen is not None and not is_of_diameter(document, self._progress.settings.diameter_angstrom):
+            # It was chosen for another particle.
+            patch, chosen = msgspec.structs.replace(patch, threshold=None), None
+        limits = patch.over(document.limits)
+        if limits == document.limits:
+            return document
+        started = time.monotonic()
+        picks = repick(document, score_map(), limits)
+        revision = _make_revision(document, limits, picks, time.monotonic() - started)
+        if patch.threshold is not None:
+            revision = msgspec.structs.replace(revision, chosen=chosen.basis if chosen else msgspec.UNSET)
+        return revision
+
     def _revise(self, kept: KeptResult) -> None:
         after = msgspec.structs.replace(self._progress, done_seq=kept.seq)
         try:
             document = read_document(kept)
-            patch, chosen = self.change.for_model(document.model.sha256), self.change.chosen_for(document.model.sha256)
-            if chosen is not None and not is_of_diameter(document, self._progress.settings.diameter_angstrom):
-                # It was chosen for another particle.
-                patch, chosen = msgspec.structs.replace(patch, threshold=None), None
-            limits = patch.over(document.limits)
-            if limits == document.limits:
+            revision = self.within_limits(document, lambda: read_score_map(kept))
+            if revision is document:
                 self._progress = after
                 return
-            started = time.monotonic()
-            picks = repick(document, read_score_map(kept), limits)
         except RetuneError as error:
             log.debug("cannot be tuned (%s): %s", error.reason, error)
             self._unrevisable = [*self._unrevisable, f"{kept.path} ({error.reason})"][:_NAMED]
             self._progress = msgspec.structs.replace(after, unrevisable=after.unrevisable + 1)
             return
         after = msgspec.structs.replace(after, revised=after.revised + 1)
-        revision = _make_revision(document, limits, picks, time.monotonic() - started)
-        if patch.threshold is not None:
-            revision = msgspec.structs.replace(revision, chosen=chosen.basis if chosen else msgspec.UNSET)
 
         def committed(seq: int) -> None:
             self._progress = after
-            log.debug("revised %s: %d picks (sequence number %d)", kept.path, len(picks), seq)
+            log.debug("revised %s: %d picks (sequence number %d)", kept.path, len(revision.picks.score), seq)
 
         self._outbox.commit(
-            revision,
+            msgspec.structs.replace(revision, supersedes=kept.seq),
             key=kept.path,
             revises=kept.seq,
             score_map=kept.score_map,
@@ -215,7 +228,6 @@ def _make_revision(
 ) -> MicrographDocument:
     return msgspec.structs.replace(
         document,
-        supersedes=document.seq,
         **msgspec.structs.asdict(limits),
         picks=columns_of(picks),
         seconds=Seconds(read=0.0, prepare=0.0, infer=0.0, peaks=seconds, total=seconds),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Literal
 from uuid import uuid4
 
-from frazil.errors import OutputError
+from frazil.errors import InUseError, OutputError
 from frazil.session.outbox.ledger.damage import explain
 from frazil.session.outbox.ledger.meta_keys import ARCHIVED_KEY, DELIVERED_KEY, EPOCH_KEY, LAYOUT_KEY
 
@@ -160,7 +160,7 @@ def claim(file: Path) -> IO[bytes]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.close()
-        raise OutputError(f"{file}: expected a free ledger, found it in use by another frazil daemon") from error
+        raise InUseError(f"{file}: expected a free ledger, found it in use by another frazil daemon") from error
     except OSError as error:
         lock.close()
         raise OutputError(f"{file}: expected a ledger that can be locked: {error.strerror}") from error

@@ -19,6 +19,7 @@ __all__ = [
     "DELIVERED_KEY",
     "DRIFT_KEY",
     "EPOCH_KEY",
+    "HANDOVER_KEY",
     "INVENTORY_KEY",
     "LAYOUT_KEY",
     "LIKENESS_KEY",
@@ -58,6 +59,8 @@ DRIFT_KEY = "drift"
 """The session's baseline and its charts: a `Drift` as JSON."""
 REPICK_KEY = "repick"
 """The last run of ``frazil repick``: where it began, with what, and its threshold, as JSON."""
+HANDOVER_KEY = "handover"
+"""The result that was taken last from the file beside the ledger in which ``frazil repick`` leaves them."""
 BASELINE_KEY = "baseline_asked"
 """When a new baseline was requested, in seconds of Unix time; absent if it never was."""
 RETUNE_KEY = "retune"

@@ -19,7 +19,7 @@ from typing import IO
 
 import msgspec
 
-from frazil.errors import OutputError, printable
+from frazil.errors import InUseError, OutputError, printable
 from frazil.paths import is_same_file
 
 __all__ = ["WITNESS_NAME", "Generation", "Witness", "outputs_of", "read_witness", "watched_of"]
@@ -209,11 +209,11 @@ class Witness:
         watch = self._owner.watch
         return owner.watch != watch and not is_same_file(Path(owner.watch), Path(watch))
 
-    def _refusal(self, owner: _Owner | None) -> OutputError:
+    def _refusal(self, owner: _Owner | None) -> InUseError:
         who = "another frazil daemon"
         if owner is not None:
             who += f" (process {owner.pid} on {owner.host}, watching {owner.watch}, with the ledger {owner.ledger})"
-        return OutputError(
+        return InUseError(
             printable(
                 f"{self._out}: expected an output directory that is free, found it in use by {who}: "
                 "give each an --out of its own"
