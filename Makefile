@@ -79,6 +79,7 @@ machine: $(VENV)/.ready
 
 robustness: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest tests/robustness --long --report docs/reference/robustness
+	$(VENV)/bin/python -m pytest tests/cluster --long
 	$(VENV)/bin/python benchmarks/large_sessions.py --json docs/reference/speed/large-sessions.json --markdown docs/reference/robustness/many-files.md
 	$(VENV)/bin/python benchmarks/stream_endurance.py > docs/reference/robustness/subscribers.txt
 	$(VENV)/bin/python benchmarks/fuzz_stream.py > docs/reference/robustness/fuzzed-sockets.txt

@@ -119,7 +119,7 @@ def test_a_live_session_gets_the_new_model_once_whoever_is_killed(
     watched, out, model = tmp_path / "watched", tmp_path / "out", tmp_path / "models" / "blob"
     make_blob_model(model)
     make_blob_model(model, 2, bias=-5.5)
-    old = make_archive(watched, 1000 if is_long else 100)
+    old = make_archive(watched, 1000 if is_long else 70)
     options = ("--diameter", "48", "--model", model, "--threads", "1")
     daemon = serve(*options, watched=watched, out=out)
     wait_until(lambda: results(out).keys() == set(old))

@@ -78,7 +78,7 @@ def test_killed_at_any_moment_it_is_resumed_and_each_has_one_result(
     tmp_path: Path,
 ) -> None:
     archive = tmp_path / "archive"
-    keys = make_archive(archive, 400)
+    keys = make_archive(archive, 200)
     running = repick(archive)
     running.wait_results(3)
     assert len(running.workers()) == 2
@@ -130,11 +130,6 @@ def test_a_session_gets_new_revisions_equal_to_those_of_its_daemon(
     for _ in keys:
         daemon.wait_log(rf"picked .*sequence number {len(keys)}\)")
 
-    refused = repick(watched, workers=1)  # while the daemon holds it
-    printed, said = refused.process.communicate()
-    assert (refused.process.returncode, printed) == (1, "")
-    assert "another frazil daemon" in said
-    assert "give each an --out of its own" in said
     assert daemon.stop() == 0
     stars = {file: file.read_bytes() for file in out.rglob("*.star")}
     for file in stars:
