@@ -245,7 +245,7 @@ def test_what_was_refused_is_not_tried_again_by_itself_and_is_on_a_reload(
     first.announcer.begin(msgspec.structs.replace(first.standing, refusals=(refusal(folder),)))
     rig = start()
     serving = rig.start()
-    assert rig.standing.refusals == (refusal(folder, folder=str(folder)),)
+    assert rig.standing.refusals == (msgspec.structs.replace(refusal(folder), folder=str(folder)),)
     assert rig.look(serving) == []
     assert offered(serving) is None
     assert [one.version for one in read_serving_records(folder)] == [1]  # not what is promoted

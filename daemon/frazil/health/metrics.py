@@ -139,8 +139,8 @@ class Metrics:
             "Share of agreeing picks of the model that runs, or last ran, in shadow, and of the serving one.",
             registry=registry,
         )
-        self.comparison_f1 = Gauge(
-            "frazil_comparison_f1",
+        self.comparison_f_score = Gauge(
+            "frazil_comparison_f_score",
             "F1 of the serving model, and of a session's own one, on corrected micrographs that it did not learn from.",
             ["model"],
             registry=registry,
@@ -216,4 +216,4 @@ class Metrics:
     def note_comparison(self, before: float, after: float) -> None:
         """Show how a session's own model compares with the serving one."""
         for model, f1 in (("serving", before), ("candidate", after)):
-            self.comparison_f1.labels(model=model).set(f1)
+            self.comparison_f_score.labels(model=model).set(f1)

@@ -7,13 +7,18 @@ and ``trainings.json`` beside them; the daemon reads.
 from __future__ import annotations
 
 import contextlib
+import math
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from frazil.files import write_atomically
 from frazil.model.contract import ModelIdentity
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["F1", "KeptOut", "Training", "kept_out_of", "learned_folder", "read_trainings", "write_trainings"]
 
@@ -37,6 +42,11 @@ class KeptOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The ledger's name of the micrograph."""
     region: tuple[float, float, float, float] | None = None
     """First y, first x, and end y, end x, in pixels of the micrograph; None for all of it."""
+
+    def holds(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """(n,) which positions, in pixels of the micrograph, lie in it."""
+        first_y, first_x, end_y, end_x = self.region or (-math.inf, -math.inf, math.inf, math.inf)
+        return (y >= first_y) & (y < end_y) & (x >= first_x) & (x < end_x)
 
 
 class F1(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,7 +43,7 @@ from frazil.picking.coordinates import (
 )
 from frazil.picking.device import PreparationOnDevice
 from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
-from frazil.picking.matching import hits_gained, match_picks
+from frazil.picking.matching import HitCount, hits_gained, match_picks
 from frazil.picking.measure import (
     TRIED_ANGSTROM,
     DiameterEstimate,
@@ -80,6 +80,7 @@ __all__ = [
     "DiameterEstimate",
     "DiameterPeak",
     "GrowingStar",
+    "HitCount",
     "ImageClaims",
     "Micrograph",
     "PeakScores",

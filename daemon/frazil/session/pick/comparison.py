@@ -6,13 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from frazil.documents import MicrographDocument, ModelDocument
 from frazil.errors import MicrographError, ModelError
-from frazil.model import CARD_NAME, KeptOut, ModelIdentity, kept_out_of, read_card
-from frazil.picking import Micrograph, Picks, match_picks
+from frazil.model import CARD_NAME, ModelIdentity, kept_out_of, read_card
+from frazil.picking import HitCount, Micrograph, Picks
 from frazil.record import MicrographReader
 from frazil.session.outbox.ledger import LedgerReader
 
@@ -21,31 +18,8 @@ __all__ = ["Compared", "Comparison"]
 _MOST_MICROGRAPHS = 20
 _LOOKED_BACK = 100
 """Changes of models in which it is sought whether a model served before."""
-_HALF = 0.5
-"""Of the particle's diameter: within it a pick hits a particle."""
 
 Pick = Callable[[Micrograph], Picks]
-
-
-@dataclass(slots=True)
-class Tally:
-    """Picks beside the particles that people left or added."""
-
-    hits: int = 0
-    picks: int = 0
-    particles: int = 0
-
-    def add(self, picks: Picks, truth: Picks, max_distance_px: float) -> None:
-        """Count a micrograph."""
-        self.hits += int((match_picks(picks, truth, max_distance_px) >= 0).sum())
-        self.picks += len(picks)
-        self.particles += len(truth)
-
-    @property
-    def f1(self) -> float:
-        """2 hits over picks and particles; 1 where there are neither."""
-        total = self.picks + self.particles
-        return 2 * self.hits / total if total else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +79,7 @@ class Comparison:
             ModelError: nothing was kept out, or nothing of it can be compared; or it is over.
         """
         kept_out = kept_out_of(read_card(version / CARD_NAME).run)[:_MOST_MICROGRAPHS]
-        tallies, micrographs, particles, problem = (Tally(), Tally()), 0, 0, "none is named on its card"
+        counts, micrographs, particles, problem = (HitCount(), HitCount()), 0, 0, "none is named on its card"
         for one in kept_out:
             if is_over():
                 raise ModelError(f"{version}: another model was promoted", "superseded")
@@ -120,17 +94,17 @@ class Comparison:
                 problem = str(error)
                 continue
             y, x, score = document.picks.arrays()
-            truth = _inside(Picks(y=y, x=x, score=score), one)
+            truth = Picks(y=y, x=x, score=score).select(one.holds(y, x))
             micrographs, particles = micrographs + 1, particles + len(truth)
-            for tally, picks in zip(tallies, found, strict=True):
-                tally.add(_inside(picks, one), truth, _HALF * document.diameter_px)
+            for count, picks in zip(counts, found, strict=True):
+                count.add(picks.select(one.holds(picks.y, picks.x)), truth, document.diameter_px)
         if not particles:
             raise ModelError(
                 f"{version}: expected corrected micrographs that were kept out of its training, to compare it with the "
                 f"serving model, found none ({problem})",
                 "worse",
             )
-        before, after = tallies
+        before, after = counts
         return Compared(micrographs=micrographs, particles=particles, before=before.f1, after=after.f1)
 
     def has_served(self, sha256: str) -> bool:
@@ -155,12 +129,3 @@ class Comparison:
             return None
         at = newest.corrections.at
         return next(one for one in documents if one.corrections and one.corrections.at == at)
-
-
-def _inside(picks: Picks, kept_out: KeptOut) -> Picks:
-    """Those picks that lie in what was kept out."""
-    if kept_out.region is None:
-        return picks
-    first_y, first_x, end_y, end_x = kept_out.region
-    within: NDArray[np.bool_] = (picks.y >= first_y) & (picks.y < end_y) & (picks.x >= first_x) & (picks.x < end_x)
-    return picks.select(within)
