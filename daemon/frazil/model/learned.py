@@ -75,8 +75,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     learnt_from: tuple[str, ...]
     """The ledger's names of micrographs."""
     kept_out: tuple[str, ...]
-    fraction: float = 0.0
-    """How much of the updates is done."""
+    minutes: float
+    """That it may take."""
     loss: tuple[float, ...] = ()
     """Mean of each epoch."""
     version: int = 0
