@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from frazil.health.state import DaemonState
 from frazil.page.answers import REFUSALS, NotHereError
+from frazil.page.corrections import CorrectionDesk
 from frazil.page.gate import Gate, HostNames, Token
 from frazil.page.overview import Overview
 from frazil.page.probes import Probes
@@ -155,7 +156,8 @@ class _SessionPage:
         self.overview = Overview(self._session, self._worker, state, token_file)
         self._results = Results(self._session, self._worker, read)
         tuning = TuningDesk(self._session, self._worker, ledger)
-        self.router = Router([*self.overview.routes, *self._results.routes, *tuning.routes])
+        corrections = CorrectionDesk(self._session, self._worker, ledger)
+        self.router = Router([*self.overview.routes, *self._results.routes, *tuning.routes, *corrections.routes])
         self._looking = asyncio.create_task(self.overview.live.run())
 
     def close(self) -> None:
