@@ -202,7 +202,7 @@ class Follower:
             FrazilError: no version was made, or a worse one.
         """
         try:
-            serving = find_version(serving_sha256, [self._parent, self.folder])
+            serving = find_version(serving_sha256, self._parent, self.folder)
             version = lesson.train(
                 self._parent,
                 self.folder,

@@ -11,7 +11,17 @@ from pathlib import Path
 from rich.console import Console
 
 from frazil.errors import FrazilError, MicrographError, OutputError
-from frazil.model import CARD_NAME, F1, KeptOut, ModelFolder, identify_model, kept_out_of, load_model, read_card
+from frazil.model import (
+    CARD_NAME,
+    CURRENT_NAME,
+    F1,
+    KeptOut,
+    ModelFolder,
+    identify_model,
+    kept_out_of,
+    load_model,
+    read_card,
+)
 from frazil.picking import HitCount, Picker, PickingSettings, read_micrograph, write_star
 from frazil_trainer.adapt.adaptation import AdaptationSettings, adapt_model
 from frazil_trainer.data.labelled import MICROGRAPH_ENDINGS, describe_set
@@ -188,20 +198,23 @@ def plan_lesson(corrected: Sequence[Corrected], console: Console) -> Lesson:
     return Lesson(learnt_from=learnt_from, kept_out=[one for one in usable if one.is_kept_out])
 
 
-def find_version(sha256: str, folders: Sequence[Path]) -> Path:
-    """The version with a content, in models' folders, or itself a version or a file.
+def find_version(sha256: str, setting: Path, own: Path) -> Path:
+    """The version with a content.
+
+    Args:
+        sha256: of the model's file.
+        setting: the model of the session's settings: its folder, one version's folder, or a file.
+        own: folder of the session's own model.
 
     Raises:
-        FrazilError: it is in none.
+        FrazilError: it is in neither.
     """
-    found = []
-    for folder in folders:
-        versions = [folder / str(v) for v in ModelFolder(folder).versions()] if folder.is_dir() else []
-        found += versions or ([folder] if folder.exists() else [])
-    for version in reversed(found):
+    folders = (setting, own) if (setting / CURRENT_NAME).exists() else (own,)
+    versions = [folder / str(version) for folder in folders for version in ModelFolder(folder).versions()]
+    for version in (*reversed(versions), setting):
         if identify_model(version).sha256 == sha256:
             return version
     raise FrazilError(
-        f"expected the model that serves (sha256 {sha256[:12]}) in {' or '.join(map(str, folders))}, found it in none; "
+        f"expected the model that serves (sha256 {sha256[:12]}) in {setting} or {own}, found it in neither; "
         "--from names the model of the session's settings"
     )
