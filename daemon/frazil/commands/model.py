@@ -138,6 +138,21 @@ def rollback(model: _Model) -> None:
 
 
 @models_app.command()
+def withdraw(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A session's own model, OUT/frazil-models/learned.")],
+) -> None:
+    """Have a session go back from its own model to that of its settings. Its versions stay."""
+    from frazil.model import ModelFolder, learned_folder
+
+    path = model.resolve()
+    if path != learned_folder(path.parent.parent):
+        raise ModelError(f"{model}: expected a session's own model, such as OUT/frazil-models/learned", "missing")
+    ModelFolder(path).versions()
+    ModelFolder(path).withdraw()
+    typer.echo(f"{model}: none of its versions is promoted any more")
+
+
+@models_app.command()
 def prune(
     model: _Model,
     keep: Annotated[int, typer.Option("--keep", min=1, help="Number of newest versions to keep.")],

@@ -24,6 +24,7 @@ from frazil.health.state import DaemonState
 from frazil.page.answers import REFUSALS, NotHereError
 from frazil.page.corrections import CorrectionDesk
 from frazil.page.gate import Gate, HostNames, Token
+from frazil.page.learning import LearningDesk
 from frazil.page.overview import Overview
 from frazil.page.probes import Probes
 from frazil.page.results import Results
@@ -157,7 +158,9 @@ class _SessionPage:
         self._results = Results(self._session, self._worker, read)
         tuning = TuningDesk(self._session, self._worker, ledger)
         corrections = CorrectionDesk(self._session, self._worker, ledger)
-        self.router = Router([*self.overview.routes, *self._results.routes, *tuning.routes, *corrections.routes])
+        learning = LearningDesk(self._session, self._worker)
+        desks = (self.overview, self._results, tuning, corrections, learning)
+        self.router = Router([route for desk in desks for route in desk.routes])
         self._looking = asyncio.create_task(self.overview.live.run())
 
     def close(self) -> None:

@@ -417,6 +417,13 @@ class LedgerReader:
         with self._faults():
             return select_edits(self._database, path)
 
+    def corrected_paths(self, limit: int) -> list[str]:
+        """Paths of micrographs that were ever edited, in the order of their first edits."""
+        if self.layout < EDITS:
+            return []
+        statement = "SELECT path FROM edits GROUP BY path ORDER BY min(number) LIMIT ?"
+        return [path for (path,) in self._rows(statement, limit)]
+
     def every_edit(self) -> Iterator[StoredEdit]:
         """The edits of all micrographs, in the order in which they were left."""
         if self.layout < EDITS:
