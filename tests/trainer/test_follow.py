@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
 import shutil
@@ -214,7 +213,9 @@ def test_the_model_that_serves_is_sought_by_its_content(fcn_parent: Path, tmp_pa
     sha256 = identify_model(fcn_parent).sha256
     assert find_version(sha256, fcn_parent, tmp_path / "own") == tmp_path / "own" / "1"
     (tmp_path / "none").mkdir()
-    assert find_version(sha256, fcn_parent.parent, tmp_path / "none") == fcn_parent.parent
+    shutil.copytree(fcn_parent, tmp_path / "setting" / "1")
+    (tmp_path / "setting" / "CURRENT").write_text("1\n")
+    assert find_version(sha256, tmp_path / "setting", tmp_path / "none") == tmp_path / "setting" / "1"
     with pytest.raises(FrazilError, match="--from names the model of the session's settings"):
         find_version("0" * 64, fcn_parent, tmp_path / "own")
 
@@ -296,19 +297,21 @@ def test_a_full_disk_ends_the_trainer_with_a_line_and_touches_nothing(session: S
         check=False,
     )
     assert done.returncode == 1
-    assert "frazil-train: error:" in done.stderr
-    assert "cannot be written" in done.stderr
+    assert "frazil-train: error:" in done.stderr, done.stderr
+    assert "found it cut short" in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (session.own / ".follow" / "learnt.json").exists()  # with room again, it is taken up again
     assert not (session.own / "CURRENT").exists()
     assert not [one for one in session.own.iterdir() if one.name.isdecimal()]
 
 
 def test_a_second_follower_of_a_session_is_refused(session: Session) -> None:
     first = session.follower()
-    with PickStream(session.stream.address, resume=session.own / ".follow" / "cursor"):
-        with pytest.raises(OutputError, match="expected no other follower of this session, found one"):
-            session.follower().run(session.stream.address, None)
-    assert first.folder == session.own
+    with (
+        PickStream(session.stream.address, resume=first.folder / ".follow" / "cursor"),
+        pytest.raises(OutputError, match="expected no other follower of this session, found one"),
+    ):
+        session.follower().run(session.stream.address, None)
 
 
 def test_a_follower_wants_the_output_directory_and_the_model_of_a_session(session: Session, tmp_path: Path) -> None:
@@ -390,4 +393,4 @@ def test_a_session_learns_while_it_collects_and_another_one_stays_as_it_was(
     assert learning["trainings"][0]["outcome"] == "serves"
     documents = [newest(ledger, name) for name in NAMES]
     assert {one.micrograph for one in documents} == set(NAMES)
-    assert os.listdir(other.out / "frazil-models") == [] if (other.out / "frazil-models").exists() else True
+    assert not learned_folder(other.out).exists()

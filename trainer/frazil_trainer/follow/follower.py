@@ -13,6 +13,7 @@ from rich.console import Console
 from frazil.client import PickStream
 from frazil.documents import MicrographDocument, ModelDocument, NumberedDocument
 from frazil.errors import FrazilError, OutputError, SettingsError
+from frazil.faults import is_passing
 from frazil.files import write_atomically
 from frazil.model import (
     ModelFolder,
@@ -184,6 +185,8 @@ class Follower:
         except OutputError:
             raise  # the disk may be full: no status can be written either
         except FrazilError as error:
+            if is_passing(error.__cause__):
+                raise
             self._say(f"the training failed: {error}")
             made = False
         else:
