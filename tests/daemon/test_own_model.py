@@ -330,6 +330,31 @@ def test_an_own_model_of_another_session_as_the_setting_is_a_setting_like_any_ot
     assert run.announcer.standing.folder == str(other.resolve())
 
 
+def test_a_broken_model_is_refused(session: Session, learn: Callable[..., None]) -> None:
+    learn(session, threshold=0.55)
+    (session.own / "1" / "model.onnx").write_bytes(b"no model")
+    (refused,) = session.look()
+    assert refused.event == "refused"
+    assert session.serves == "blob/1"
+
+
+def test_a_session_that_ends_while_it_compares_refuses_nothing(session: Session, learn: Callable[..., None]) -> None:
+    learn(session, threshold=0.55)
+    read = session.swapper._comparison._read
+
+    def end_and_read(path: Path) -> Any:
+        session.stop.set()
+        return read(path)
+
+    session.swapper._comparison = Comparison(session.ledger.file, end_and_read)  # type: ignore[arg-type]
+    card = session.own / "1" / "card.json"
+    write_card(card, msgspec.structs.replace(read_card(card), run={"kept_out": [{"path": "a.mrc"}] * 2}))
+    changes: list[ModelChange] = []
+    session.swapper._look(session.serving, changes.append)
+    assert changes == []
+    assert session.serving.coming.model.identity.short == "blob/1"
+
+
 def test_the_folder_of_a_model_is_told_by_its_content(tmp_path: Path, make_blob_model: Blob) -> None:
     setting, own = make_blob_model(tmp_path / "a" / "learned"), make_blob_model(tmp_path / "b" / "learned", bias=-7.0)
     promoted = Promoted(setting, own)
