@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
-from frazil.errors import FrazilError, MicrographError, OutputError
+from frazil.documents import MicrographDocument
+from frazil.errors import FrazilError, OutputError
 from frazil.model import (
     CARD_NAME,
     CURRENT_NAME,
     F1,
     KeptOut,
+    Model,
     ModelFolder,
     identify_model,
     kept_out_of,
     load_model,
     read_card,
 )
-from frazil.picking import HitCount, Picker, PickingSettings, read_micrograph, write_star
+from frazil.model.contract import read_calibration
+from frazil.picking import (
+    HitCount,
+    Picker,
+    PickingSettings,
+    Picks,
+    choose_threshold,
+    find_low_peaks,
+    read_micrograph,
+    write_star,
+)
 from frazil_trainer.adapt.adaptation import AdaptationSettings, adapt_model
 from frazil_trainer.data.labelled import MICROGRAPH_ENDINGS, describe_set
 from frazil_trainer.follow.corrected import Corrected
@@ -131,46 +144,65 @@ class Lesson:
             threads: CPU threads.
 
         Raises:
-            FrazilError: nothing was kept out that can be read.
+            FrazilError: nothing was kept out, or a micrograph cannot be read.
         """
+        parts = kept_out_of(read_card(after / CARD_NAME).run)
         corrected = {one.path: one for one in (*self.learnt_from, *self.kept_out)}
-        counts, micrographs, problem = [], 0, "too few particles are corrected"
+        counts = []
         for version in (before, after):
-            count, micrographs = HitCount(), 0
-            model = load_model(version, "cpu", threads)
-            for kept_out in kept_out_of(read_card(after / CARD_NAME).run):
-                one = corrected[kept_out.path]
-                document = one.document
-                picker = Picker(
-                    model,
-                    PickingSettings(
-                        diameter_angstrom=document.diameter_px * document.pixel_size_angstrom,
-                        pixel_size_angstrom=document.pixel_size_angstrom,
-                        threshold=document.threshold if model.identity.sha256 == document.model.sha256 else None,
-                    ),
-                )
-                try:
-                    picks = picker.pick(read_micrograph(Path(document.path), as_stored=True))
-                except MicrographError as error:
-                    problem = str(error)
-                    continue
-                truth, micrographs = one.picks, micrographs + 1
-                count.add(
-                    picks.select(kept_out.holds(picks.y, picks.x)),
-                    truth.select(kept_out.holds(truth.y, truth.x)),
-                    document.diameter_px,
-                )
+            count, model = HitCount(), load_model(version, "cpu", threads)
+            peaks = {part.path: _find_peaks(model, corrected[part.path].document) for part in parts}
+            thresholds = _thresholds(model, [corrected[part.path].document for part in parts], peaks)
+            for part in parts:
+                one, found = corrected[part.path], peaks[part.path]
+                picks = found.select(found.reaching(thresholds[part.path]) & part.holds(found.y, found.x))
+                truth = one.picks
+                count.add(picks, truth.select(part.holds(truth.y, truth.x)), one.document.diameter_px)
             counts.append(count)
-        if not all(count.particles for count in counts):
+        if not counts[0].particles:
             raise FrazilError(
-                f"{after}: expected corrected micrographs that were kept out, found none ({problem}); correct more"
+                f"{after}: expected corrected particles that were kept out, found none; correct more micrographs"
             )
         return F1(
             before=round(counts[0].f1, 4),
             after=round(counts[1].f1, 4),
-            micrographs=micrographs,
+            micrographs=len(parts),
             particles=counts[0].particles,
         )
+
+
+def _find_peaks(model: Model, document: MicrographDocument) -> Picks:
+    """All peaks of a micrograph, within the distances that hold in the session."""
+    limits = document.limits
+    settings = PickingSettings(
+        diameter_angstrom=document.diameter_px * document.pixel_size_angstrom,
+        pixel_size_angstrom=document.pixel_size_angstrom,
+        min_distance_angstrom=limits.min_distance_angstrom,
+        edge_margin_angstrom=limits.edge_margin_angstrom,
+    )
+    picker = Picker(model, settings)
+    picture = picker.prepare(read_micrograph(Path(document.path), as_stored=True))
+    return find_low_peaks(picker.score(picture), picker.limits, picture.pixel_size_angstrom)
+
+
+def _thresholds(model: Model, documents: Sequence[MicrographDocument], peaks: Mapping[str, Picks]) -> dict[str, float]:
+    """The threshold at which a model would pick each micrograph in the session.
+
+    That of its result where the model made that; else what frazil would choose, if it chooses in this session, or else
+    the model's own.
+    """
+    threshold = model.contract.threshold
+    if any(document.chosen for document in documents):
+        threshold = choose_threshold(
+            [one.score.astype(np.float32) for one in peaks.values()],
+            threshold,
+            calibration=read_calibration(model.contract.calibration),
+        ).threshold
+    of_results = model.identity.sha256
+    return {
+        path: document.threshold if document.model.sha256 == of_results else threshold
+        for path, document in zip(peaks, documents, strict=True)
+    }
 
 
 def plan_lesson(corrected: Sequence[Corrected], console: Console) -> Lesson:
