@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from frazil.health.state import DaemonState
 from frazil.page.answers import REFUSALS, NotHereError
 from frazil.page.corrections import CorrectionDesk
+from frazil.page.export import ExportDesk
 from frazil.page.gate import Gate, HostNames, Token
 from frazil.page.learning import LearningDesk
 from frazil.page.overview import Overview
@@ -158,8 +159,9 @@ class _SessionPage:
         self._results = Results(self._session, self._worker, read)
         tuning = TuningDesk(self._session, self._worker, ledger)
         corrections = CorrectionDesk(self._session, self._worker, ledger)
+        export = ExportDesk(self._session, self._worker)
         learning = LearningDesk(self._session, self._worker)
-        desks = (self.overview, self._results, tuning, corrections, learning)
+        desks = (self.overview, self._results, tuning, corrections, export, learning)
         self.router = Router([route for desk in desks for route in desk.routes])
         self._looking = asyncio.create_task(self.overview.live.run())
 

@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.documents import Corrections, Mark, MicrographDocument, columns_of
+from frazil.documents import Corrections, Mark, MicrographDocument, PickColumns, columns_of
 from frazil.picking import Picks
 from frazil.session.correct.edits import AddPick, DeletePick, Edit, JunkOutline, MarkMicrograph, UndoEdit
 
-__all__ = ["REACH_DIAMETERS", "Corrected", "apply", "correct_document", "live_edits", "undone_by"]
+__all__ = ["REACH_DIAMETERS", "Corrected", "apply", "correct_document", "live_edits", "uncorrected_picks", "undone_by"]
 
 REACH_DIAMETERS = 0.25
 """A pick is meant by a place that is nearer to it than this, in particle diameters."""
@@ -116,6 +116,24 @@ def correct_document(document: MicrographDocument, edits: Sequence[Edit]) -> Mic
             junk=[list(edit.outline) for edit in corrected.junk],
         ),
     )
+
+
+def uncorrected_picks(document: MicrographDocument, kept: PickColumns | None) -> PickColumns:
+    """The picks of a document without edits.
+
+    Args:
+        document: of the result.
+        kept: what the ledger has of them. Where that was lost, picks that were taken away stay so.
+    """
+    if kept is not None or isinstance(document.corrections, msgspec.UnsetType):
+        return kept or document.picks
+    added = set(document.corrections.added)
+
+    def of_model(column: list[float]) -> list[float]:
+        return [value for i, value in enumerate(column) if i not in added]
+
+    picks = document.picks
+    return PickColumns(y=of_model(picks.y), x=of_model(picks.x), score=of_model(picks.score))
 
 
 class _Places:

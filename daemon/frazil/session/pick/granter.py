@@ -8,14 +8,14 @@ import time
 
 import msgspec
 
-from frazil.documents import MicrographDocument, PickColumns
 from frazil.errors import RetuneError
 from frazil.health.logs import event
+from frazil.session.correct.applying import uncorrected_picks
 from frazil.session.outbox.ledger import KeptResult, Ledger
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.retune.repick import read_document
 
-__all__ = ["Granter", "uncorrected_picks"]
+__all__ = ["Granter"]
 
 log = logging.getLogger(__name__)
 
@@ -79,21 +79,3 @@ class Granter:
         log.info(
             "corrected %s (sequence number %d)", kept.path, seq, extra=event("corrected", micrograph=kept.path, seq=seq)
         )
-
-
-def uncorrected_picks(document: MicrographDocument, kept: PickColumns | None) -> PickColumns:
-    """The picks of a document without edits.
-
-    Args:
-        document: of the result.
-        kept: what the ledger has of them. Where that was lost, picks that were taken away stay so.
-    """
-    if kept is not None or isinstance(document.corrections, msgspec.UnsetType):
-        return kept or document.picks
-    added = set(document.corrections.added)
-
-    def of_model(column: list[float]) -> list[float]:
-        return [value for i, value in enumerate(column) if i not in added]
-
-    picks = document.picks
-    return PickColumns(y=of_model(picks.y), x=of_model(picks.x), score=of_model(picks.score))

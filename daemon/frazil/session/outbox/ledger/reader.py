@@ -227,6 +227,10 @@ class LedgerReader:
         row = next(self._rows(f"SELECT {_COLUMNS} FROM micrographs WHERE path = ?", path), None)  # noqa: S608
         return None if row is None else _record(row)
 
+    def matching(self, pattern: str) -> list[str]:
+        """Paths of micrographs that match a pattern, as SQLite's GLOB has it: ``*`` crosses folders."""
+        return [path for (path,) in self._rows("SELECT path FROM micrographs WHERE path GLOB ? ORDER BY path", pattern)]
+
     def documents(self, *, after: int = 0, limit: int | None = None) -> Iterator[StoredDocument]:
         """What was committed after a sequence number, in order."""
         statement = f"SELECT {self._columns} FROM documents WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
@@ -423,6 +427,12 @@ class LedgerReader:
             return []
         statement = "SELECT path FROM edits GROUP BY path ORDER BY min(number) LIMIT ?"
         return [path for (path,) in self._rows(statement, limit)]
+
+    def waiting_edits(self) -> int:
+        """Number of edits that the daemon has not applied as yet."""
+        if self.layout < EDITS:
+            return 0
+        return int(next(self._rows("SELECT count(*) FROM edits WHERE seq IS NULL"))[0])
 
     def every_edit(self) -> Iterator[StoredEdit]:
         """The edits of all micrographs, in the order in which they were left."""
