@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from frazil.documents import MicrographDocument, ModelDocument, decode_document
+from frazil.documents import MicrographDocument, ModelDocument
 from frazil.errors import ModelError
 from frazil.model import ModelFolder, Training, learned_folder, read_current, read_trainings
 from frazil.page.answers import NotHereError, WrongRequestError, json_answer, read_body
@@ -94,8 +94,9 @@ class LearningDesk:
 
     async def _propose(self, _: Request) -> Response:
         def choose() -> bytes:
-            stored = self._session.reader.last_picked_results(_LOOKED_THROUGH)
-            documents = [one.decode() for one in stored]
+            reader = self._session.reader
+            stored = [*reader.last_picked_results(_LOOKED_THROUGH), *reader.corrected_results(_MOST_CORRECTED)]
+            documents = {one.path: one.decode() for one in stored}.values()
             return msgspec.json.encode(
                 {"proposals": propose([one for one in documents if isinstance(one, MicrographDocument)])}
             )
@@ -129,10 +130,9 @@ class LearningDesk:
 
     def _learning(self) -> Learning:
         folder, serves = self._folder()
-        paths = self._session.reader.corrected_paths(_MOST_CORRECTED)
-        results = [(path, self._session.reader.result(path)) for path in paths]
-        documents = [(path, _decode(kept.body)) for path, kept in results if kept is not None]
-        corrected = [(path, one) for path, one in documents if one is not None and agreement([one]).micrographs]
+        results = [(stored.path, stored.decode()) for stored in self._session.reader.corrected_results(_MOST_CORRECTED)]
+        documents = [(path, one) for path, one in results if isinstance(one, MicrographDocument)]
+        corrected = [(path, one) for path, one in documents if agreement([one]).micrographs]
         every = [one for _, one in corrected]
         total = agreement(every)
         return Learning(
@@ -177,11 +177,3 @@ def _promoted(folder: Path) -> int:
         return read_current(folder)[0]
     except ModelError:
         return 0
-
-
-def _decode(body: bytes) -> MicrographDocument | None:
-    try:
-        document = decode_document(body)
-    except ValueError:
-        return None
-    return document if isinstance(document, MicrographDocument) else None
