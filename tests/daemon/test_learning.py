@@ -12,7 +12,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from frazil.commands.cli import app
 from frazil.documents import (
     Corrections,
     MicrographDocument,
@@ -21,6 +23,7 @@ from frazil.documents import (
     encode_document,
     now_rfc3339,
 )
+from frazil.errors import ModelError
 from frazil.model import F1, ModelIdentity, Training, identify_model, learned_folder, write_trainings
 from frazil.session.correct import MarkMicrograph
 from frazil.session.correct.proposals import agreement, propose
@@ -238,3 +241,31 @@ def test_a_version_is_promoted_and_withdrawn_with_the_token_alone(
     assert request(page, "POST", "/api/learning", {"withdraw": True}, page.token)[0] == 202
     assert not (folder / "CURRENT").exists()
     assert request(page, "GET", "/api/learning")[1]["promoted"] == 0
+
+
+# --- in a terminal ------------------------------------------------------------------------------------------------
+
+
+def test_the_terminal_proposes_the_same_and_says_how_it_stands(
+    page: Any, picked: Callable[..., MicrographDocument]
+) -> None:
+    commit(page, picked("a.mrc", [0.55, 0.9]), "a.mrc")
+    command = ["labels", "propose", "--ledger", str(page.ledger.file)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert done.output == ("a.mrc: 50% of its picks score within 0.15 of the threshold\nnothing is corrected as yet\n")
+    commit(page, corrected(picked("b.mrc", [1.0] * 10), added=5), "b.mrc")
+    assert leave_edits(page.ledger.file, [MarkMicrograph(id="mark-bbbb", path="b.mrc", mark="good")]).accepted == 1
+    done = CliRunner().invoke(app, command)
+    assert done.output.endswith(
+        "F1 of the model's picks in 1 corrected micrographs: 0.667 (5 kept, 5 added, 0 deleted)\n"
+    )
+
+
+def test_a_sessions_own_model_alone_can_be_withdrawn(tmp_path: Path, make_blob_model: Callable[..., Path]) -> None:
+    own, shared = make_blob_model(learned_folder(tmp_path)), make_blob_model(tmp_path / "models" / "blob")
+    assert CliRunner().invoke(app, ["models", "withdraw", str(own)]).exit_code == 0
+    assert not (own / "CURRENT").exists()
+    with pytest.raises(ModelError, match="expected a session's own model, such as OUT/frazil-models/learned"):
+        CliRunner().invoke(app, ["models", "withdraw", str(shared)], catch_exceptions=False)
+    assert (shared / "CURRENT").exists()

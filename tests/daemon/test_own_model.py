@@ -338,6 +338,15 @@ def test_a_broken_model_is_refused(session: Session, learn: Callable[..., None])
     assert session.serves == "blob/1"
 
 
+def test_a_ledger_that_cannot_be_read_puts_the_model_off(session: Session, learn: Callable[..., None]) -> None:
+    learn(session, threshold=0.55)
+    comparison = session.swapper._comparison
+    session.swapper._comparison = Comparison(session.out / "no-ledger", comparison._read)
+    assert session.look() == []
+    session.swapper._comparison = comparison
+    assert [change.event for change in session.look()] == ["loaded"]
+
+
 def test_a_session_that_ends_while_it_compares_refuses_nothing(session: Session, learn: Callable[..., None]) -> None:
     learn(session, threshold=0.55)
     read = session.swapper._comparison._read

@@ -272,7 +272,7 @@ def test_a_killed_trainer_leaves_all_as_it_was_and_the_next_one_offers_what_is_b
 
 
 def test_a_model_that_is_worse_than_the_serving_one_is_not_offered(session: Session, is_long: bool) -> None:
-    """What serves is confirmed as it is, so that nothing can be better. That the daemon refuses, too, is shown apart."""
+    """What serves is confirmed as it is, so that nothing can be better. The daemon refuses such a one, too."""
     if not is_long:
         pytest.skip("needs --long: a network is trained")
     session.edit([MarkMicrograph(id=f"mark-000{i}", path=name, mark="good") for i, name in enumerate(NAMES)])

@@ -15,7 +15,7 @@ from pathlib import Path
 from queue import Empty, Full, Queue
 
 from frazil.documents import now_rfc3339
-from frazil.errors import ModelError
+from frazil.errors import ModelError, OutputError
 from frazil.faults import is_passing
 from frazil.health.metrics import Metrics
 from frazil.limits import LimitsPatch
@@ -229,6 +229,8 @@ class Swapper:
                 self._run_in_shadow(picker, serving, stamp)
         except sqlite3.Error as error:
             self._put_off(f"the ledger cannot be written: {error}")
+        except OutputError as error:
+            self._put_off(str(error))
         except ModelError as error:
             if is_passing(error.__cause__):
                 self._put_off(str(error))
