@@ -49,7 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         before, after, seconds = run_loop(Path(folder), args, corrected, others)
         print(f"{args.data.name}: {len(corrected)} corrected, {len(others)} others")
-        print(f"F1 on the others: {before:.4f} before, {after:.4f} after; {seconds:.0f} s from corrections to swap")
+        print(f"F1 on the others: {before:.4f} before, {after:.4f} after; {seconds:.0f} s from corrections to the end")
         if args.known:
             known = score_known(Path(folder) / "known", args, others)
             gained = (after - before) / (known - before) if known > before else float("nan")
@@ -70,7 +70,9 @@ def run_loop(
         correct(daemon, corrected)
         command = [FRAZIL.with_name("frazil-train"), "follow", daemon.stream, "--from", args.model, "--out", daemon.out]
         command += ["--promote", "--once", "--after", len(corrected), "--quiet", 2, "--minutes", args.minutes]
-        subprocess.run([*map(str, command)], check=True)
+        if subprocess.run([*map(str, command)], check=False).returncode:
+            print("nothing better was learnt: the serving model goes on")
+            return before, before, time.monotonic() - started
         _, found = daemon.wait_for(r"model learned/\d+ .* on what was corrected: (.*)")
         print(f"the daemon's comparison: {found[1]}")
         at, _ = daemon.wait_for(r"model learned/\d+ .* serves from here on")
