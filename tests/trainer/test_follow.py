@@ -22,15 +22,15 @@ import pytest
 from rich.console import Console
 
 from frazil.client import PickStream
-from frazil.documents import Corrections, MicrographDocument, ModelDocument
+from frazil.documents import Corrections, MicrographDocument
 from frazil.errors import FrazilError, OutputError, SettingsError
 from frazil.health.metrics import Metrics
 from frazil.model import (
-    ModelIdentity,
-    identify_model,
+    ServingRecord,
     kept_out_of,
     learned_folder,
     load_model,
+    post_serving_record,
     read_card,
     read_trainings,
 )
@@ -45,7 +45,7 @@ from frazil.session.pick.granter import Granter
 from frazil_trainer.adapt.adaptation import AdaptationSettings
 from frazil_trainer.follow.corrected import CorrectedSet
 from frazil_trainer.follow.follower import Follower, FollowSettings
-from frazil_trainer.follow.lesson import find_version, plan_lesson
+from frazil_trainer.follow.lesson import plan_lesson
 from frazil_trainer.simulate import density_model
 
 pytestmark = [pytest.mark.trainer, pytest.mark.timeout(600)]
@@ -208,16 +208,15 @@ def test_what_cannot_be_learnt_from_is_left_out_and_said(tmp_path: Path, capsys:
         assert line in said
 
 
-def test_the_model_that_serves_is_sought_by_its_content(fcn_parent: Path, tmp_path: Path) -> None:
-    shutil.copytree(fcn_parent, tmp_path / "own" / "1")
-    sha256 = identify_model(fcn_parent).sha256
-    assert find_version(sha256, fcn_parent, tmp_path / "own") == tmp_path / "own" / "1"
-    (tmp_path / "none").mkdir()
-    shutil.copytree(fcn_parent, tmp_path / "setting" / "1")
-    (tmp_path / "setting" / "CURRENT").write_text("1\n")
-    assert find_version(sha256, tmp_path / "setting", tmp_path / "none") == tmp_path / "setting" / "1"
-    with pytest.raises(FrazilError, match="--from names the model of the session's settings"):
-        find_version("0" * 64, fcn_parent, tmp_path / "own")
+def test_of_very_many_the_last_ones_are_taken(tmp_path: Path) -> None:
+    gathered = CorrectedSet(tmp_path / "gathered")
+    for number in range(1, 181):
+        (tmp_path / f"{number:03}.mrc").touch()
+        name = f"{number:03}.mrc"
+        gathered.take(msgspec.structs.replace(document(name), path=str(tmp_path / name)))
+    lesson = plan_lesson(gathered.all, Console(quiet=True))
+    assert (len(lesson.learnt_from), lesson.learnt_from[-1].number) == (100, 179)
+    assert (len(lesson.kept_out), lesson.kept_out[-1].number) == (20, 180)
 
 
 # --- one follower -------------------------------------------------------------------------------------------------
@@ -330,19 +329,14 @@ def test_documents_of_several_sessions_ask_for_a_name(session: Session) -> None:
         follower._take(msgspec.structs.replace(document("b"), session="two"))
 
 
-def test_the_serving_model_is_the_one_that_was_last_said_to_serve(session: Session) -> None:
+def test_the_serving_model_is_that_of_the_settings_unless_the_daemon_says_otherwise(session: Session) -> None:
     follower = session.follower()
-    follower._take(document("a", at=""))
-    loaded = ModelDocument(
-        epoch="e", seq=2, model=ModelIdentity(name="learned", version=1, sha256="1"), event="loaded", at=""
-    )
-    follower._take(loaded)
-    follower._take(
-        msgspec.structs.replace(loaded, event="refused", model=ModelIdentity(name="b", version=2, sha256="2"))
-    )
-    follower._take(msgspec.structs.replace(document("a"), supersedes=1))  # a revision, of the model before
-    assert follower._serving is not None
-    assert follower._serving.sha256 == "1"
+    assert follower._serving() == session.model
+    record = ServingRecord(folder=str(session.own), host="", watch="", version=0, sha256="", since="")
+    post_serving_record(session.own, "daemon", record)
+    assert follower._serving() == session.model
+    post_serving_record(session.own, "daemon", msgspec.structs.replace(record, version=2))
+    assert follower._serving() == session.own / "2"
 
 
 # --- the loop, whole ----------------------------------------------------------------------------------------------

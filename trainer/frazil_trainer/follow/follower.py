@@ -11,22 +11,22 @@ import msgspec
 from rich.console import Console
 
 from frazil.client import PickStream
-from frazil.documents import MicrographDocument, ModelDocument, NumberedDocument
+from frazil.documents import MicrographDocument
 from frazil.errors import FrazilError, OutputError, SettingsError
 from frazil.faults import is_passing
 from frazil.files import write_atomically
 from frazil.model import (
     ModelFolder,
-    ModelIdentity,
     Training,
     identify_model,
     learned_folder,
+    read_serving_records,
     read_trainings,
     write_trainings,
 )
 from frazil_trainer.adapt.adaptation import AdaptationSettings
 from frazil_trainer.follow.corrected import Corrected, CorrectedSet
-from frazil_trainer.follow.lesson import Lesson, find_version, plan_lesson
+from frazil_trainer.follow.lesson import Lesson, plan_lesson
 from frazil_trainer.training.loop import EpochReport
 
 __all__ = ["FollowSettings", "Follower"]
@@ -83,8 +83,7 @@ class Follower:
         self._work = self.folder / _WORK_NAME
         self._learnt_file = self._work / "learnt.json"
         self._corrected = CorrectedSet(self._work / "corrected")
-        self._session: str | None = None
-        self._serving: ModelIdentity | None = None
+        self._session = next((one.document.session for one in self._corrected.all), None)
         self._changed_at = time.monotonic()
 
     def run(
@@ -109,7 +108,6 @@ class Follower:
             stream = PickStream(
                 address,
                 session,
-                topics=("picks", "model"),
                 resume=self._work / "cursor",
                 key=key,
                 server_key=server_key,
@@ -131,19 +129,13 @@ class Follower:
                     if self._settings.once:
                         return made
 
-    def _take(self, document: NumberedDocument) -> None:
+    def _take(self, document: MicrographDocument) -> None:
         if self._session is None:
             self._session = document.session
         if document.session != self._session:
             raise SettingsError(
                 f"--session: expected the name of one, since the stream has several, such as {document.session}"
             )
-        if isinstance(document, ModelDocument) and document.event != "refused":
-            self._serving = document.model
-        if not isinstance(document, MicrographDocument):
-            return
-        if not document.supersedes:
-            self._serving = document.model
         if self._corrected.take(document):
             self._changed_at = time.monotonic()
             self._say(f"{document.micrograph} was corrected; {len(self._unlearnt())} to learn from")
@@ -180,8 +172,7 @@ class Follower:
                     minutes=self._adaptation.minutes,
                 ),
             )
-            serving = self._serving or max(corrected, key=lambda one: one.at).document.model
-            self._make_version(lesson, serving.sha256, status)
+            self._make_version(lesson, status)
         except OutputError:
             raise  # the disk may be full: no status can be written either
         except FrazilError as error:
@@ -198,14 +189,19 @@ class Follower:
             raise OutputError(f"{self._learnt_file}: cannot be written: {error.strerror}") from error
         return made
 
-    def _make_version(self, lesson: Lesson, serving_sha256: str, status: _Status) -> None:
+    def _serving(self) -> Path:
+        """The version that serves: of the session's own model, if the daemon says so, else that of its settings."""
+        own = next((one.version for one in read_serving_records(self.folder) if one.version), None)
+        return self._parent if own is None else self.folder / str(own)
+
+    def _make_version(self, lesson: Lesson, status: _Status) -> None:
         """Train, and offer or hand in what is better.
 
         Raises:
             FrazilError: no version was made, or a worse one.
         """
         try:
-            serving = find_version(serving_sha256, self._parent, self.folder)
+            serving = self._serving()
             version = lesson.train(
                 self._parent,
                 self.folder,

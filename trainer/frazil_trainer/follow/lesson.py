@@ -15,12 +15,9 @@ from frazil.documents import MicrographDocument
 from frazil.errors import FrazilError, OutputError
 from frazil.model import (
     CARD_NAME,
-    CURRENT_NAME,
     F1,
     KeptOut,
     Model,
-    ModelFolder,
-    identify_model,
     kept_out_of,
     load_model,
     read_card,
@@ -41,9 +38,12 @@ from frazil_trainer.data.labelled import MICROGRAPH_ENDINGS, describe_set
 from frazil_trainer.follow.corrected import Corrected
 from frazil_trainer.training.loop import Observer
 
-__all__ = ["Lesson", "find_version", "plan_lesson"]
+__all__ = ["Lesson", "plan_lesson"]
 
 _LABELS = ".star"
+_MOST_LEARNT_FROM = 100
+_MOST_KEPT_OUT = 20
+"""As many as the daemon compares."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +208,8 @@ def _thresholds(model: Model, documents: Sequence[MicrographDocument], peaks: Ma
 def plan_lesson(corrected: Sequence[Corrected], console: Console) -> Lesson:
     """Divide what was corrected into what is learnt from and what is kept out; say what cannot be used.
 
+    Of very many the last ones are taken.
+
     Raises:
         FrazilError: there is nothing to learn from.
     """
@@ -224,29 +226,7 @@ def plan_lesson(corrected: Sequence[Corrected], console: Console) -> Lesson:
             console.print(f"{path}: left out: {problem}", markup=False, highlight=False, soft_wrap=True)
         else:
             usable.append(one)
-    learnt_from = [one for one in usable if not one.is_kept_out]
+    learnt_from = [one for one in usable if not one.is_kept_out][-_MOST_LEARNT_FROM:]
     if not learnt_from:
         raise FrazilError(f"expected corrected micrographs to learn from, found none of {len(corrected)} usable")
-    return Lesson(learnt_from=learnt_from, kept_out=[one for one in usable if one.is_kept_out])
-
-
-def find_version(sha256: str, setting: Path, own: Path) -> Path:
-    """The version with a content.
-
-    Args:
-        sha256: of the model's file.
-        setting: the model of the session's settings: its folder, one version's folder, or a file.
-        own: folder of the session's own model.
-
-    Raises:
-        FrazilError: it is in neither.
-    """
-    folders = (setting, own) if (setting / CURRENT_NAME).exists() else (own,)
-    versions = [folder / str(version) for folder in folders for version in ModelFolder(folder).versions()]
-    for version in (*reversed(versions), setting):
-        if identify_model(version).sha256 == sha256:
-            return version
-    raise FrazilError(
-        f"expected the model that serves (sha256 {sha256[:12]}) in {setting} or {own}, found it in neither; "
-        "--from names the model of the session's settings"
-    )
+    return Lesson(learnt_from=learnt_from, kept_out=[one for one in usable if one.is_kept_out][-_MOST_KEPT_OUT:])
