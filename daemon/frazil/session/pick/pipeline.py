@@ -131,7 +131,7 @@ class Pipeline:
         self._ledger = ledger
         self._outbox = outbox
         self._reviser = reviser
-        self._granter = Granter(ledger, outbox)
+        self._granter = Granter(ledger, outbox, reviser)
         self._metrics = metrics
         self._drift = drift
         self._doubts = doubts
