@@ -37,6 +37,7 @@ from frazil.session.pick.promoted import Promoted
 from frazil.session.pick.serving import Serving
 from frazil.session.pick.shadow import CanaryBounds
 from frazil.session.pick.swapper import Swapper
+from frazil.session.retune import Reviser
 
 SETTINGS = PickingSettings(diameter_angstrom=48)
 HANDLED = Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="f")
@@ -58,6 +59,7 @@ class Session:
         channel = self.stream.add("", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0)
         self.stop = threading.Event()
         self.outbox = Outbox(self.ledger, channel, metrics, self.watched, self.out, self.stop)
+        self.reviser = Reviser(self.ledger, self.outbox, SETTINGS)
         promoted = Promoted(setting, self.own)
         self.announcer = Announcer(self.ledger, self.outbox, metrics, promoted.folder_of)
         self.swapper = Swapper(
@@ -86,7 +88,7 @@ class Session:
 
     def edit(self, *edits: Any) -> None:
         assert leave_edits(self.ledger.file, edits).refused == []
-        granter = Granter(self.ledger, self.outbox)
+        granter = Granter(self.ledger, self.outbox, self.reviser)
         while self.ledger.next_to_correct() is not None:
             granter._next_look = 0.0
             granter.grant_next()
@@ -105,6 +107,7 @@ class Session:
         return self.serving.picker.model.identity.short
 
     def close(self) -> None:
+        self.reviser.close()
         self.stream.close()
         self.ledger.close()
 

@@ -42,6 +42,7 @@ from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader, leave_ed
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.granter import Granter
+from frazil.session.retune import Reviser
 from frazil_trainer.adapt.adaptation import AdaptationSettings
 from frazil_trainer.follow.corrected import CorrectedSet
 from frazil_trainer.follow.follower import Follower, FollowSettings
@@ -78,6 +79,7 @@ class Session:
         self.stream = Stream("tcp://127.0.0.1:0", metrics=metrics)
         channel = self.stream.add("", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0)
         self.outbox = Outbox(self.ledger, channel, metrics, watched, self.out, threading.Event())
+        self.reviser = Reviser(self.ledger, self.outbox, SETTINGS)
 
     def pick(self) -> None:
         picker = Picker(load_model(self.model, "cpu"), SETTINGS)
@@ -92,7 +94,7 @@ class Session:
 
     def edit(self, edits: list[Edit]) -> None:
         assert leave_edits(self.ledger.file, edits).refused == []
-        granter = Granter(self.ledger, self.outbox)
+        granter = Granter(self.ledger, self.outbox, self.reviser)
         while self.ledger.next_to_correct() is not None:
             granter._next_look = 0.0
             granter.grant_next()
@@ -102,6 +104,7 @@ class Session:
         return Follower(self.model, self.out, Console(quiet=True), settings=chosen, adaptation=QUICK)
 
     def close(self) -> None:
+        self.reviser.close()
         self.stream.close()
         self.ledger.close()
 
