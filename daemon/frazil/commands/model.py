@@ -90,7 +90,8 @@ def show(model: _Model, out: _Out) -> None:
     if current[1:]:
         typer.echo(f"served before, latest first: {', '.join(map(str, current[1:]))}")
     for standing in _standings(folder, out):
-        typer.echo(f"{standing.host} {standing.watch}: serves {standing.version} since {standing.since}")
+        serves = standing.version or "a model of another folder"
+        typer.echo(f"{standing.host} {standing.watch}: serves {serves} since {standing.since}")
         for refusal in standing.refusals:
             typer.echo(f"    refused {refusal.version} at {refusal.at} ({refusal.reason}): {refusal.message}")
 
