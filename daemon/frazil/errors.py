@@ -38,6 +38,8 @@ MODEL_REASONS = (
     *("missing", "card", "hash", "not_onnx", "external_data", "operators", "contract"),
     # how it runs
     *("shapes", "reference", "not_finite", "unfit", "memory", "crash", "hang", "interrupted", "provider", "canary"),
+    # what it picks, beside what was corrected
+    "worse",
 )
 """All reasons to refuse a model."""
 

@@ -20,13 +20,24 @@ import pytest
 
 from frazil.errors import ModelError
 from frazil.health.metrics import Metrics
-from frazil.model import ModelFolder, Refusal, ServingRecord, current_token, load_model, read_serving_records
+from frazil.model import (
+    ModelFolder,
+    Refusal,
+    ServingRecord,
+    current_token,
+    learned_folder,
+    load_model,
+    read_serving_records,
+)
 from frazil.picking import Micrograph, Picker, PickingSettings
+from frazil.record import MicrographReader
 from frazil.session.models import Models
 from frazil.session.outbox.ledger import Ledger
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
+from frazil.session.pick.comparison import Comparison
 from frazil.session.pick.model_changes import Announcer, ModelChange
+from frazil.session.pick.promoted import Promoted
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import CanaryBounds
 from frazil.session.pick.swapper import Swapper
@@ -60,10 +71,11 @@ class Rig:
         channel = self.stream.add("", ledger=self.ledger.file, epoch=self.ledger.epoch, published=0)
         self.stop = threading.Event()
         outbox = Outbox(self.ledger, channel, self.metrics, tmp_path, self.out, self.stop)
-        self.announcer = Announcer(self.ledger, outbox, self.metrics)
+        self.promoted = Promoted(folder, learned_folder(self.out))
+        self.announcer = Announcer(self.ledger, outbox, self.metrics, self.promoted.folder_of)
         self.loaded: list[tuple[Path, str]] = []
         self.swapper = Swapper(
-            folder,
+            self.promoted,
             models=Models(self.load),
             make_picker=lambda model: Picker(model, PickingSettings(diameter_angstrom=48)),
             announcer=self.announcer,
@@ -75,6 +87,7 @@ class Rig:
             check_seconds=60.0,
             threads=1,
             bounds=CanaryBounds(micrographs=0, agreement=0.5, picks_ratio=3.0),
+            comparison=Comparison(self.ledger.file, MicrographReader(largest_bytes=2**30, timeout_seconds=60.0)),
             stop=self.stop,
         )
         self.swapper._wake = EndOfLook(self.stop)
@@ -232,7 +245,7 @@ def test_what_was_refused_is_not_tried_again_by_itself_and_is_on_a_reload(
     first.announcer.begin(msgspec.structs.replace(first.standing, refusals=(refusal(folder),)))
     rig = start()
     serving = rig.start()
-    assert rig.standing.refusals == (refusal(folder),)
+    assert rig.standing.refusals == (msgspec.structs.replace(refusal(folder), folder=str(folder)),)
     assert rig.look(serving) == []
     assert offered(serving) is None
     assert [one.version for one in read_serving_records(folder)] == [1]  # not what is promoted

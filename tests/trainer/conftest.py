@@ -9,16 +9,18 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
 from frazil.picking import Picks, Picture, Rescaling
 from frazil_trainer.data.labelled import LabelledMicrograph
-from frazil_trainer.recipe import DrawnCrops, MlpSettings, Recipe, Sgd, TrainingSet
+from frazil_trainer.recipe import AdamW, DrawnCrops, FcnSettings, MlpSettings, Patches, Recipe, Sgd, TrainingSet
 from frazil_trainer.simulate import SimulationSettings, density_model
 from frazil_trainer.simulate.series import write_series
 
 if importlib.util.find_spec("torch") is None:
     collect_ignore = [
         "test_adapt.py",
+        "test_follow.py",
         "test_training.py",
         "test_dense_training.py",
         "test_export.py",
@@ -84,6 +86,34 @@ def tiny_recipe() -> Recipe:
 def tiny_recipe_text(tiny_recipe: Recipe) -> str:
     """The same as the text of a recipe file."""
     return recipe_text(tiny_recipe)
+
+
+@pytest.fixture(scope="session")
+def fcn_recipe(tiny_recipe: Recipe) -> Recipe:
+    """A small fully convolutional network, trained on one particle for a moment."""
+    return msgspec.structs.replace(
+        tiny_recipe,
+        data=tiny_recipe.data[:1],
+        network=FcnSettings(widths=(6, 8, 12), dilations=(1, 2), halo_cells=6, tile_px=128),
+        examples=Patches(patch_px=96, per_epoch=400),
+        optimiser=AdamW(learning_rate=1e-2),
+        diameter_px=16.0,
+        epochs=3,
+        batch=8,
+    )
+
+
+@pytest.fixture(scope="session")
+def fcn_parent(fcn_recipe: Recipe, simulated_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that knows the particle of easy/."""
+    from frazil_trainer.run import run_recipe
+
+    folder = tmp_path_factory.mktemp("models")
+    version = run_recipe(
+        fcn_recipe, simulated_data, folder / "tiny", Console(quiet=True), run=folder / "run", device="cpu"
+    )
+    assert version is not None
+    return version
 
 
 def recipe_text(recipe: Recipe) -> str:

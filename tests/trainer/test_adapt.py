@@ -30,8 +30,7 @@ from frazil_trainer.adapt.parent import read_parent
 from frazil_trainer.cli import main
 from frazil_trainer.data.labelled import LabelledMicrograph, describe_set
 from frazil_trainer.evaluation import ScoredMicrograph
-from frazil_trainer.recipe import AdamW, FcnSettings, Patches, Recipe, TrainingSet
-from frazil_trainer.run import run_recipe
+from frazil_trainer.recipe import Patches, Recipe, TrainingSet
 from frazil_trainer.simulate import density_model
 from frazil_trainer.training.run_folder import CHECKPOINT_NAME
 
@@ -41,28 +40,14 @@ DIAMETER_ANGSTROM = density_model("galactosidase").diameter_angstrom
 QUICK = AdaptationSettings(minutes=0.2, device="cpu", threads=1, replay_micrographs=2)
 
 
-@pytest.fixture(scope="module")
-def recipe(tiny_recipe: Recipe) -> Recipe:
-    """A small fully convolutional network, trained on one particle for a moment."""
-    return replace(
-        tiny_recipe,
-        data=tiny_recipe.data[:1],
-        network=FcnSettings(widths=(6, 8, 12), dilations=(1, 2), halo_cells=6, tile_px=128),
-        examples=Patches(patch_px=96, per_epoch=400),
-        optimiser=AdamW(learning_rate=1e-2),
-        diameter_px=16.0,
-        epochs=3,
-        batch=8,
-    )
+@pytest.fixture
+def recipe(fcn_recipe: Recipe) -> Recipe:
+    return fcn_recipe
 
 
-@pytest.fixture(scope="module")
-def parent(recipe: Recipe, simulated_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that knows the particle of easy/."""
-    folder = tmp_path_factory.mktemp("models")
-    version = run_recipe(recipe, simulated_data, folder / "tiny", Console(quiet=True), run=folder / "run", device="cpu")
-    assert version is not None
-    return version
+@pytest.fixture
+def parent(fcn_parent: Path) -> Path:
+    return fcn_parent
 
 
 @pytest.fixture

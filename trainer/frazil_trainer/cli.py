@@ -59,6 +59,7 @@ _ThreadsPerWorker = Annotated[int | None, typer.Option(min=1, help="CPU threads 
 _Config = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings file with a table of the cluster.")
 ]
+_LOWEST_PRIORITY = 19
 _SHARED_FOLDER = ".frazil-cluster"
 """Beside what is written: certificates and logs of Slurm jobs."""
 
@@ -345,6 +346,60 @@ def adapt(
         ),
     )
     _end(version, out, promote=promote)
+
+
+@app.command()
+def follow(
+    address: Annotated[
+        str, typer.Argument(metavar="ADDRESS", help="ZeroMQ address of a daemon, such as tcp://127.0.0.1:5556.")
+    ],
+    *,
+    parent: Annotated[
+        Path, typer.Option("--from", help="The model of the session's settings: its folder, or one version's folder.")
+    ],
+    out: Annotated[Path, typer.Option(help="The session's output directory; its own model goes in.")],
+    session: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Session of a microscope; needed if it has several.")
+    ] = None,
+    after: Annotated[
+        int, typer.Option(min=1, help="Micrographs that are corrected, or corrected again, before a training begins.")
+    ] = 3,
+    quiet_seconds: Annotated[
+        float,
+        typer.Option("--quiet", metavar="SECONDS", min=0, help="Time without a correction before a training begins."),
+    ] = 20.0,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Hand in what is better; else it waits to be promoted by hand.")
+    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="Leave after one training.")] = False,
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long a training may take in all.")] = 2.5,
+    device: Annotated[Device, typer.Option(help="Device; auto takes a CUDA device if there is one.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of torch.")] = 2,
+    key: Annotated[Path | None, typer.Option(help="Own .key_secret file, if the stream is encrypted.")] = None,
+    server_key: Annotated[Path | None, typer.Option(help="The daemon's .key file.")] = None,
+) -> None:
+    """Learn while a session collects: adapt its model to what people correct, and offer it the better one.
+
+    It runs at the lowest priority, until Ctrl-C. Started again with the same arguments, it goes on.
+    """
+    import os
+
+    import torch
+
+    from frazil_trainer.adapt.adaptation import AdaptationSettings
+    from frazil_trainer.follow.follower import Follower, FollowSettings
+
+    os.nice(_LOWEST_PRIORITY)
+    torch.set_num_threads(threads)
+    follower = Follower(
+        parent,
+        out,
+        _console(),
+        settings=FollowSettings(after=after, quiet_seconds=quiet_seconds, promote=promote, once=once),
+        adaptation=AdaptationSettings(minutes=minutes, device=device, threads=threads),
+    )
+    if not follower.run(address, session, key=key, server_key=server_key):
+        raise FrazilError(f"{follower.folder}: expected a version that is better, found none; see above")
 
 
 _OF_A_JOB = (

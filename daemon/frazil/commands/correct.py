@@ -20,6 +20,8 @@ labels_app = typer.Typer(
 )
 _HERE = Path()
 _NAMED = 10
+_LOOKED_THROUGH = 200
+"""Results among which micrographs to correct are sought: the last ones."""
 _FORMATS = "star, box, cbox, topaz, csv"
 
 By = Annotated[
@@ -139,6 +141,35 @@ def import_labels(
         f"{done.micrographs} micrographs compared, {done.changed} corrected: "
         f"{done.added} picks added, {done.deleted} deleted"
     )
+
+
+@labels_app.command("propose")
+def propose_labels(
+    where: Where = _HERE,
+    count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=50, help="How many to propose.")] = 3,
+) -> None:
+    """Say which micrographs to correct, so that most is learnt, and how well picks agree with corrections so far.
+
+    They are uncertain, and differ from each other and from what is corrected already.
+    """
+    from frazil.documents import MicrographDocument
+    from frazil.session.correct.proposals import agreement, propose
+    from frazil.session.outbox.ledger import LedgerReader, ledger_file
+
+    with LedgerReader(ledger_file(where)) as reader:
+        stored = [*reader.last_picked_results(_LOOKED_THROUGH), *reader.corrected_results(_LOOKED_THROUGH)]
+    found = {one.path: one.decode() for one in stored}
+    documents = [one for one in found.values() if isinstance(one, MicrographDocument)]
+    for one in propose(documents, count):
+        typer.echo(printable(f"{Path(one.directory, one.micrograph)}: {one.why}"))
+    so_far = agreement(documents)
+    if so_far.micrographs:
+        typer.echo(
+            f"F1 of the model's picks in {so_far.micrographs} corrected micrographs: {so_far.f1:.3f} "
+            f"({so_far.kept} kept, {so_far.added} added, {so_far.deleted} deleted)"
+        )
+    else:
+        typer.echo("nothing is corrected as yet")
 
 
 def _name(by: str | None) -> str:

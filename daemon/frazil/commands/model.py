@@ -90,7 +90,8 @@ def show(model: _Model, out: _Out) -> None:
     if current[1:]:
         typer.echo(f"served before, latest first: {', '.join(map(str, current[1:]))}")
     for standing in _standings(folder, out):
-        typer.echo(f"{standing.host} {standing.watch}: serves {standing.version} since {standing.since}")
+        serves = standing.version or "a model of another folder"
+        typer.echo(f"{standing.host} {standing.watch}: serves {serves} since {standing.since}")
         for refusal in standing.refusals:
             typer.echo(f"    refused {refusal.version} at {refusal.at} ({refusal.reason}): {refusal.message}")
 
@@ -135,6 +136,21 @@ def rollback(model: _Model) -> None:
     from frazil.model import ModelFolder
 
     typer.echo(f"{model}: rolled back to version {ModelFolder(model).rollback()}")
+
+
+@models_app.command()
+def withdraw(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A session's own model, OUT/frazil-models/learned.")],
+) -> None:
+    """Have a session go back from its own model to that of its settings. Its versions stay."""
+    from frazil.model import ModelFolder, learned_folder
+
+    path = model.resolve()
+    if path != learned_folder(path.parent.parent):
+        raise ModelError(f"{model}: expected a session's own model, such as OUT/frazil-models/learned", "missing")
+    ModelFolder(path).versions()
+    ModelFolder(path).withdraw()
+    typer.echo(f"{model}: none of its versions is promoted any more")
 
 
 @models_app.command()

@@ -139,6 +139,12 @@ class Metrics:
             "Share of agreeing picks of the model that runs, or last ran, in shadow, and of the serving one.",
             registry=registry,
         )
+        self.comparison_f_score = Gauge(
+            "frazil_comparison_f_score",
+            "F1 of the serving model, and of a session's own one, on corrected micrographs that it did not learn from.",
+            ["model"],
+            registry=registry,
+        )
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
@@ -206,3 +212,8 @@ class Metrics:
             if len(picks):
                 self.canary_scores.labels(model=model).observe(float(picks.score.mean()))
         self.canary_agreement.set(agreement)
+
+    def note_comparison(self, before: float, after: float) -> None:
+        """Show how a session's own model compares with the serving one."""
+        for model, f1 in (("serving", before), ("candidate", after)):
+            self.comparison_f_score.labels(model=model).set(f1)

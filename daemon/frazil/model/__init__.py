@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         read_contract,
         read_current,
     )
+    from frazil.model.learned import F1, KeptOut, Training, kept_out_of, learned_folder, read_trainings, write_trainings
     from frazil.model.model import Model
     from frazil.model.repository import (
         ModelFolder,
@@ -55,6 +56,7 @@ __all__ = [
     "CARD_NAME",
     "CONTRACT_VERSION",
     "CURRENT_NAME",
+    "F1",
     "MODEL_NAME",
     "NORMALISATIONS",
     "TWIN_NAME",
@@ -62,6 +64,7 @@ __all__ = [
     "Card",
     "Contrast",
     "Device",
+    "KeptOut",
     "MicrographSize",
     "Model",
     "ModelContract",
@@ -73,6 +76,7 @@ __all__ = [
     "Refusal",
     "SandboxResult",
     "ServingRecord",
+    "Training",
     "Twin",
     "TwinScores",
     "available_cores",
@@ -83,6 +87,8 @@ __all__ = [
     "held_bytes",
     "identify_model",
     "int8_instructions",
+    "kept_out_of",
+    "learned_folder",
     "load_model",
     "locate_model",
     "post_serving_record",
@@ -90,10 +96,12 @@ __all__ = [
     "read_contract",
     "read_current",
     "read_serving_records",
+    "read_trainings",
     "write_card",
+    "write_trainings",
 ]
 
-_MODULES = ("contract", "files", "repository", "tiling", "runtime", "sandbox", "model", "checks")
+_MODULES = ("contract", "files", "learned", "repository", "tiling", "runtime", "sandbox", "model", "checks")
 """In the order in which they are looked through: the light ones first."""
 
 if not TYPE_CHECKING:  # where names are checked, those above are all there are

@@ -135,6 +135,12 @@ class ModelFolder:
             self._replace_current(before)
             return before[0]
 
+    def withdraw(self) -> None:
+        """Promote no version any more: a session whose own model this is goes back to the model of its settings."""
+        with self._locked():
+            (self.path / CURRENT_NAME).unlink(missing_ok=True)
+            sync_path(self.path)
+
     def prune(self, keep: int, in_use: Collection[int] = ()) -> list[int]:
         """Remove old versions: all but the newest, the serving one, the one to roll back to, and those in use.
 
@@ -234,18 +240,20 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """UTC time in RFC 3339."""
     current: str
     """Token of the ``CURRENT`` that asked for it (`current_token`); after another one it is tried again."""
+    folder: str = ""
+    """Absolute path of the model's folder; empty from an earlier frazil: that of the record."""
 
 
 class ServingRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The version that one daemon serves from a model's folder, and those that it has refused."""
+    """The version that one daemon serves in a session, and those that it has refused."""
 
     folder: str
-    """Absolute path of the model's folder."""
+    """Absolute path of the folder of the model that serves."""
     host: str
     watch: str
     """The directory that the daemon watches."""
     version: int
-    """Number of the version that serves."""
+    """Number of the version that serves; 0, in what is posted in a folder, if none of that folder does."""
     sha256: str
     since: str
     """UTC time in RFC 3339."""
@@ -254,18 +262,39 @@ class ServingRecord(msgspec.Struct, frozen=True, kw_only=True):
     trying: Refusal | None = None
     """The version that is being checked, as a refusal: it holds if the daemon dies meanwhile."""
 
-    def serve(self, version: int, sha256: str, at: str) -> ServingRecord:
+    def serve(self, folder: str, version: int, sha256: str, at: str) -> ServingRecord:
         """The record once another version serves."""
-        return msgspec.structs.replace(self, version=version, sha256=sha256, since=at, trying=None)
+        return msgspec.structs.replace(
+            self.with_folders(), folder=folder, version=version, sha256=sha256, since=at, trying=None
+        )
 
     def refuse(self, refusal: Refusal) -> ServingRecord:
         """The record once a version was refused."""
-        others = [r for r in self.refusals if r.version != refusal.version]
-        return msgspec.structs.replace(self, refusals=(*others, refusal)[-_MOST_REFUSALS:], trying=None)
+        this = self.with_folders()
+        refused = (refusal.folder or self.folder, refusal.version)
+        others = [r for r in this.refusals if (r.folder, r.version) != refused]
+        return msgspec.structs.replace(this, refusals=(*others, refusal)[-_MOST_REFUSALS:], trying=None)
 
     def refusal_of(self, version: int) -> Refusal | None:
         """The last refusal of a version."""
         return next((r for r in self.refusals if r.version == version), None)
+
+    def with_folders(self) -> ServingRecord:
+        """The record with the folder in each refusal, also where an earlier frazil made it."""
+        refusals = tuple(r if r.folder else msgspec.structs.replace(r, folder=self.folder) for r in self.refusals)
+        return msgspec.structs.replace(self, refusals=refusals)
+
+    def seen_from(self, folder: str) -> ServingRecord:
+        """What is to be posted in a model's folder: of that folder alone."""
+        own = folder == self.folder
+        return msgspec.structs.replace(
+            self,
+            folder=folder,
+            version=self.version if own else 0,
+            sha256=self.sha256 if own else "",
+            refusals=tuple(r for r in self.refusals if (r.folder or self.folder) == folder),
+            trying=self.trying if self.trying and (self.trying.folder or self.folder) == folder else None,
+        )
 
 
 def post_serving_record(directory: Path, name: str, record: ServingRecord) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import io
 import json
@@ -177,11 +178,22 @@ def read_placement(session: ort.InferenceSession) -> Placement:
     """End the profiling of a session and see from it what ran where.
 
     The list of providers is what may run a node; the profile is what did.
+
+    Raises:
+        ModelError: ONNX Runtime could not write the profile, as on a full disk; it does not say so itself.
     """
     profile = Path(session.end_profiling())
+    try:
+        events = json.loads(profile.read_bytes())
+    except (OSError, ValueError) as error:
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(profile.parent))
+        raise ModelError(
+            f"{profile.parent}: expected the profile of ONNX Runtime, found it cut short ({error}); "
+            "is that disk full? TMPDIR takes another one"
+        ) from full
     operators = {
         event["args"]["node_index"]: (event["args"]["provider"], event["args"]["op_name"])
-        for event in json.loads(profile.read_bytes())
+        for event in events
         if event.get("cat") == "Node" and "provider" in event["args"]
     }
     profile.unlink()

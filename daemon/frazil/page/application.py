@@ -25,6 +25,7 @@ from frazil.page.answers import REFUSALS, NotHereError
 from frazil.page.corrections import CorrectionDesk
 from frazil.page.export import ExportDesk
 from frazil.page.gate import Gate, HostNames, Token
+from frazil.page.learning import LearningDesk
 from frazil.page.overview import Overview
 from frazil.page.probes import Probes
 from frazil.page.results import Results
@@ -159,7 +160,8 @@ class _SessionPage:
         tuning = TuningDesk(self._session, self._worker, ledger)
         corrections = CorrectionDesk(self._session, self._worker, ledger)
         export = ExportDesk(self._session, self._worker)
-        desks = (self.overview, self._results, tuning, corrections, export)
+        learning = LearningDesk(self._session, self._worker)
+        desks = (self.overview, self._results, tuning, corrections, export, learning)
         self.router = Router([route for desk in desks for route in desk.routes])
         self._looking = asyncio.create_task(self.overview.live.run())
 

@@ -48,7 +48,7 @@ from frazil.picking.coordinates import (
 )
 from frazil.picking.device import PreparationOnDevice
 from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
-from frazil.picking.matching import hits_gained, match_picks
+from frazil.picking.matching import HitCount, hits_gained, match_picks
 from frazil.picking.measure import (
     TRIED_ANGSTROM,
     DiameterEstimate,
@@ -85,6 +85,7 @@ __all__ = [
     "DiameterEstimate",
     "DiameterPeak",
     "GrowingStar",
+    "HitCount",
     "ImageClaims",
     "Micrograph",
     "PeakScores",

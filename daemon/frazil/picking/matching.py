@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from frazil.picking.picks import Picks
 
-__all__ = ["hits_gained", "match_picks"]
+__all__ = ["HitCount", "hits_gained", "match_picks"]
 
 _ROWS_AT_ONCE = 256
+
+
+@dataclass(slots=True)
+class HitCount:
+    """Picks beside known particles, over any number of micrographs."""
+
+    hits: int = 0
+    picks: int = 0
+    particles: int = 0
+
+    def add(self, picks: Picks, truth: Picks, diameter_px: float) -> None:
+        """Count a micrograph; a pick within half a diameter of a particle hits it."""
+        self.hits += int((match_picks(picks, truth, diameter_px / 2) >= 0).sum())
+        self.picks += len(picks)
+        self.particles += len(truth)
+
+    @property
+    def f1(self) -> float:
+        """Twice the hits over picks and particles, 0 to 1; 1 where there are neither."""
+        total = self.picks + self.particles
+        return 2 * self.hits / total if total else 1.0
 
 
 def match_picks(picks: Picks, truth: Picks, max_distance_px: float) -> NDArray[np.intp]:

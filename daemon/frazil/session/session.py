@@ -20,7 +20,7 @@ from frazil.errors import OutputError
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
 from frazil.health.state import SessionState
-from frazil.model import CURRENT_NAME, Model
+from frazil.model import Model, learned_folder
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import Picker, PickingSettings, PreparationOnDevice
@@ -44,10 +44,12 @@ from frazil.session.outbox.ledger import (
 )
 from frazil.session.outbox.outbox import Outbox, Stopped
 from frazil.session.outbox.stream import Stream
+from frazil.session.pick.comparison import Comparison
 from frazil.session.pick.doubts import Doubts
 from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.model_changes import Announcer
 from frazil.session.pick.pipeline import Pipeline
+from frazil.session.pick.promoted import Promoted
 from frazil.session.pick.serving import Serving
 from frazil.session.pick.shadow import CanaryBounds
 from frazil.session.pick.swapper import Swapper
@@ -176,7 +178,8 @@ class Session:
             keep_score_maps=self.settings.keep_score_maps,
         )
         self._closing.callback(self._receiver.close)
-        self._announcer = Announcer(ledger, self._outbox, self._metrics)
+        self._promoted = Promoted(self.settings.model, learned_folder(self.outputs.path))
+        self._announcer = Announcer(ledger, self._outbox, self._metrics, self._promoted.folder_of)
 
     def load(self) -> Model:
         """Load the model that serves first.
@@ -184,12 +187,8 @@ class Session:
         Raises:
             ModelError: no model can serve.
         """
-        settings = self.settings
-        path = settings.model.expanduser()
-        if (path / CURRENT_NAME).exists():  # else one version's folder, or a single file, which serves for good
-            self._swapper = self._make_swapper(path)
-            return self._swapper.load_first()
-        return self._models.load(path, settings.precision)
+        self._swapper = self._make_swapper()
+        return self._swapper.load_first()
 
     def warm_up(self, model: Model) -> Picker:
         """Make the picker of a model, and have the model score a batch."""
@@ -203,10 +202,10 @@ class Session:
             log.warning("model %s has no card: its reference output could not be checked", model.identity.name)
         return picker
 
-    def _make_swapper(self, folder: Path) -> Swapper:
+    def _make_swapper(self) -> Swapper:
         settings = self.settings
         return Swapper(
-            folder,
+            self._promoted,
             models=self._models,
             make_picker=self.make_picker,
             announcer=self._announcer,
@@ -222,6 +221,7 @@ class Session:
                 agreement=settings.canary_agreement,
                 picks_ratio=settings.canary_picks_ratio,
             ),
+            comparison=Comparison(self.ledger.file, self.read_micrograph),
             stop=self._stopping,
         )
 

@@ -7,7 +7,7 @@ import hashlib
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import msgspec
 from rich.console import Console
 
 from frazil.errors import FrazilError
-from frazil.model import Device, ModelIdentity, load_model
+from frazil.model import Device, KeptOut, ModelIdentity, load_model
 from frazil.model.contract import Calibration, read_calibration
 from frazil_trainer.adapt.examples import AdaptationSource
 from frazil_trainer.adapt.labels import Labels, load_labels
@@ -36,7 +36,7 @@ from frazil_trainer.export.version import Scorer, export_version, make_scorer
 from frazil_trainer.networks import Fcn
 from frazil_trainer.recipe import AdamW, Patches, Recipe, TrainingSet
 from frazil_trainer.run import check_writable, draft_folder, program_versions
-from frazil_trainer.training.loop import Checkpoints, train
+from frazil_trainer.training.loop import Checkpoints, Observer, train
 from frazil_trainer.training.processes import Processes, join_processes
 from frazil_trainer.training.run_folder import RunFolder
 
@@ -77,7 +77,7 @@ class AdaptationSettings:
 _DEFAULTS = AdaptationSettings()
 
 
-class AdaptationRecord(msgspec.Struct, frozen=True, kw_only=True):
+class AdaptationRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The provenance of an adapted model, for its card."""
 
     adapted_from: ModelIdentity
@@ -94,6 +94,8 @@ class AdaptationRecord(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     versions: dict[str, str]
     """Versions of programs."""
+    kept_out: tuple[KeptOut, ...] = ()
+    """What it did not learn from, of micrographs with labels; left out of the cards of earlier versions."""
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +133,9 @@ def adapt_model(
     *,
     run: Path,
     settings: AdaptationSettings = _DEFAULTS,
+    known_as: Mapping[str, str] | None = None,
+    kept_out: Sequence[KeptOut] = (),
+    observers: Sequence[Observer] = (),
 ) -> Path:
     """Adapt a model to a few labelled micrographs, and write it as the next version of a model.
 
@@ -143,6 +148,9 @@ def adapt_model(
         run: folder for checkpoints, from which the same command goes on after it was stopped; what it holds of this
             adaptation is removed at the end.
         settings: of the adaptation.
+        known_as: for the card, other names of micrographs, by their files' names.
+        kept_out: further micrographs with labels, which are not in the folder, for the card.
+        observers: receive the figures of the training.
 
     Returns:
         The new version's folder.
@@ -158,16 +166,17 @@ def adapt_model(
     run /= _key(begun, settings)
     with join_processes(settings.device) as processes:
         left = 60 * settings.minutes - (time.monotonic() - started) - _SECONDS_AFTER
-        recipe, network, examples = _train(begun, settings, run, left, console, processes)
+        recipe, network, examples = _train(begun, settings, run, left, console, processes, observers)
     scorer = make_scorer(recipe, network, examples, begun.labels.whole)
     with console.status("comparing before and after"):
         comparison, calibration = _compare(begun, scorer, out)
     _report(comparison, begun.parent, console)
+    names = known_as or {}
     record = AdaptationRecord(
         adapted_from=begun.parent.model.identity,
         adapted_from_training_set_sha256=begun.parent.contract.training_set_sha256,
         recipe=recipe,
-        micrographs=tuple(one.micrograph.name for one in begun.labels.paths),
+        micrographs=tuple(names.get(one.micrograph.name, one.micrograph.name) for one in begun.labels.paths),
         labels=begun.labels.count,
         labelled_fraction=round(begun.fraction, 3),
         replay=f"{len(begun.replay)} simulated micrographs, seed {recipe.seed}; targets are the scores before",
@@ -175,6 +184,7 @@ def adapt_model(
         device=processes.device.type,
         seconds=round(time.monotonic() - started, 1),
         versions=program_versions(),
+        kept_out=(*kept_out, *begun.labels.kept_out(names)),
     )
     contract = scorer.contract(
         recipe,
@@ -254,6 +264,7 @@ def _train(
     seconds: float,
     console: Console,
     processes: Processes,
+    observers: Sequence[Observer],
 ) -> tuple[Recipe, Fcn, AdaptationSource]:
     """Train for some seconds, from the beginning or from a checkpoint; the recipe, with its epochs, and the network."""
     network, patches = copy.deepcopy(begun.parent.network), begun.patches
@@ -282,7 +293,7 @@ def _train(
         resume_from=state,
     )
     with AdaptationBar(recipe, examples, done, _SECONDS_AFTER, console) as bar:
-        train(network, examples, recipe, [bar], processes=processes, checkpoints=checkpoints)
+        train(network, examples, recipe, [bar, *observers], processes=processes, checkpoints=checkpoints)
     return recipe, network, examples
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from frazil.errors import FrazilError, MicrographError
+from frazil.model import KeptOut
 from frazil.picking import Picks
 from frazil_trainer.data.check import fit_labels
 from frazil_trainer.data.labelled import (
@@ -47,6 +48,13 @@ class Strip:
         along = positions.y if self.axis == 0 else positions.x
         return (along >= self.first - 0.5) & (along < self.end - 0.5)
 
+    def region(self, shape: tuple[int, int]) -> tuple[float, float, float, float]:
+        """First y, first x, end y and end x in a micrograph of (h, w) pixels."""
+        sides = [(-0.5, length - 0.5) for length in shape]
+        sides[self.axis] = (self.first - 0.5, self.end - 0.5)
+        (first_y, end_y), (first_x, end_x) = sides
+        return first_y, first_x, end_y, end_x
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Labels:
@@ -66,6 +74,15 @@ class Labels:
     def count(self) -> int:
         """Number of labels."""
         return sum(len(one.centres) for one in self.whole)
+
+    def kept_out(self, known_as: Mapping[str, str]) -> list[KeptOut]:
+        """What is held out, for a card; micrographs may have other names there."""
+        names = [known_as.get(one.micrograph.name, one.micrograph.name) for one in self.paths]
+        return [
+            KeptOut(path=name, region=strip.region(one.picture.rescaling.shape))
+            for name, one, strip in zip(names, self.whole, self.held_out, strict=True)
+            if strip is not None
+        ]
 
     def as_incomplete(self) -> Labels:
         """The same, with micrographs whose labels miss particles."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +41,8 @@ class ModelChange:
     """Reason of a refusal or a roll-back, in one line."""
     current: str = ""
     """Token of the ``CURRENT`` that promoted the model that was refused or rolled back."""
+    folder: str = ""
+    """Folder of the model that was refused; empty where its identity tells it."""
 
 
 class Announcer:
@@ -49,12 +52,20 @@ class Announcer:
         ledger: keeps documents and the standing.
         outbox: commits and delivers documents.
         metrics: counts changes, and shows the serving model.
+        folder_of: the folder of a model. Default: that of the standing.
 
     Attributes:
         standing: the standing as last committed; None if models cannot be swapped.
     """
 
-    def __init__(self, ledger: Ledger, outbox: Outbox, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        outbox: Outbox,
+        metrics: Metrics,
+        folder_of: Callable[[ModelIdentity], str] = lambda _: "",
+    ) -> None:
+        self._folder_of = folder_of
         self._ledger = ledger
         self._outbox = outbox
         self._metrics = metrics
@@ -79,7 +90,7 @@ class Announcer:
         )
         with contextlib.ExitStack() as held:
             held.enter_context(self._lock)
-            standing = None if self.standing is None else _standing_after(change, self.standing, at)
+            standing = None if self.standing is None else self._standing_after(change, self.standing, at)
             remember = None if standing is None else (STANDING_KEY, msgspec.json.encode(standing).decode())
 
             def committed(_seq: int) -> None:
@@ -120,6 +131,25 @@ class Announcer:
             if self.standing is not None and self.standing.trying != trying:
                 self.begin(msgspec.structs.replace(self.standing, trying=trying))
 
+    def _standing_after(self, change: ModelChange, standing: ServingRecord, at: str) -> ServingRecord:
+        if change.event != "refused":
+            model = change.model
+            standing = standing.serve(self._folder_of(model) or standing.folder, model.version, model.sha256, at)
+        if change.event == "loaded":
+            return standing
+        refused = change.withdrawn or change.model
+        return standing.refuse(
+            Refusal(
+                version=refused.version,
+                sha256=refused.sha256,
+                reason=change.reason,
+                message=change.message,
+                at=at,
+                current=change.current,
+                folder=change.folder or self._folder_of(refused) or standing.folder,
+            )
+        )
+
     def _count(self, change: ModelChange) -> None:
         """Count and log a change."""
         self._metrics.model_changes.labels(event=change.event, reason=change.reason).inc()
@@ -143,21 +173,3 @@ class Announcer:
                 change.message,
                 extra=fields,
             )
-
-
-def _standing_after(change: ModelChange, standing: ServingRecord, at: str) -> ServingRecord:
-    if change.event != "refused":
-        standing = standing.serve(change.model.version, change.model.sha256, at)
-    if change.event == "loaded":
-        return standing
-    refused = change.withdrawn or change.model
-    return standing.refuse(
-        Refusal(
-            version=refused.version,
-            sha256=refused.sha256,
-            reason=change.reason,
-            message=change.message,
-            at=at,
-            current=change.current,
-        )
-    )

@@ -1,8 +1,9 @@
-"""The swapper: watches ``CURRENT``, checks the model that it names, and offers it for serving or reports why not."""
+"""The swapper: watches what is promoted, checks that model, and offers it for serving or reports why not."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import platform
@@ -14,7 +15,7 @@ from pathlib import Path
 from queue import Empty, Full, Queue
 
 from frazil.documents import now_rfc3339
-from frazil.errors import ModelError
+from frazil.errors import ModelError, OutputError
 from frazil.faults import is_passing
 from frazil.health.metrics import Metrics
 from frazil.limits import LimitsPatch
@@ -24,17 +25,17 @@ from frazil.model import (
     Precision,
     Refusal,
     ServingRecord,
-    current_token,
     has_twin,
     held_bytes,
     identify_model,
     post_serving_record,
-    read_current,
 )
 from frazil.picking import Micrograph, Picker, Picks, find_picks
 from frazil.record import Record
 from frazil.session.models import Models
+from frazil.session.pick.comparison import Comparison
 from frazil.session.pick.model_changes import Announcer, ModelChange
+from frazil.session.pick.promoted import Promoted
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import Canary, CanaryBounds
 from frazil.session.retune import Chooser, LimitsChange
@@ -50,10 +51,10 @@ _OTHERS_BYTES = 2**29
 
 
 class Swapper:
-    """Replaces the serving model by the promoted version of a model's folder, if that passes its checks.
+    """Replaces the serving model by the promoted one, if that passes its checks.
 
     Args:
-        folder: the model's folder.
+        promoted: says which model is promoted for the session.
         models: loads and checks versions.
         make_picker: makes a picker of a model, with the operator's settings.
         announcer: keeps the standing, also of an earlier run.
@@ -65,12 +66,13 @@ class Swapper:
         check_seconds: processor time that a new model may take in its check.
         threads: CPU threads of a model; None for every core.
         bounds: bounds of the shadow run.
+        comparison: compares a session's own model with the serving one on what was corrected.
         stop: event that ends the thread.
     """
 
     def __init__(
         self,
-        folder: Path,
+        promoted: Promoted,
         *,
         models: Models,
         make_picker: Callable[[Model], Picker],
@@ -83,9 +85,10 @@ class Swapper:
         check_seconds: float,
         threads: int | None,
         bounds: CanaryBounds,
+        comparison: Comparison,
         stop: threading.Event,
     ) -> None:
-        self._folder = folder.resolve()
+        self._promoted = promoted
         self._models = models
         self._make_picker = make_picker
         self._announcer = announcer
@@ -97,6 +100,7 @@ class Swapper:
         self._check_seconds = check_seconds
         self._threads = threads
         self._bounds = bounds
+        self._comparison = comparison
         self._stop = stop
         self._seen = ""
         self._put_off_for = ""
@@ -105,31 +109,34 @@ class Swapper:
         self._on_decided: Callable[[], None] | None = None
 
     def load_first(self) -> Model:
-        """Load the model that served when an earlier run ended, else the promoted one.
+        """Load the model that served when an earlier run ended, else that of the settings.
 
         A model that was promoted since then is swapped in once the daemon runs, after all the checks of a swap. So a
-        restart never brings back a model that was refused or rolled back.
+        restart never brings back a model that was refused or rolled back, and no session's own model serves without
+        its comparison.
 
         Raises:
             ModelError: no model can serve.
         """
-        recalled = self._announcer.recall_standing()
-        if recalled is not None and recalled.folder != str(self._folder):
+        promoted, recalled = self._promoted, self._announcer.recall_standing()
+        if recalled is not None and not promoted.knows(recalled.folder):
             recalled = None
-        stamp, model = current_token(self._folder), None
+        stamp, model, folder = promoted.token, None, promoted.setting
         if recalled is not None:
+            recalled = recalled.with_folders()
             try:
-                model = self._models.load(self._folder / str(recalled.version), self._precision)
+                path = promoted.path_of(Path(recalled.folder), recalled.version)
+                model, folder = self._models.load(path, self._precision), Path(recalled.folder)
             except ModelError as error:
                 log.warning("the model that served last cannot serve again, the promoted one is loaded: %s", error)
         if model is None:
-            self._seen = stamp
-            model = self._models.load(self._folder, self._precision)
+            self._seen = promoted.setting_token
+            model = self._models.load(promoted.setting, self._precision)
         elif recalled is not None and any(r.current == stamp for r in (*recalled.refusals, recalled.trying) if r):
             self._seen = stamp
         self._announcer.begin(
             ServingRecord(
-                folder=str(self._folder),
+                folder=str(folder),
                 host=platform.node(),
                 watch=str(self._watch),
                 version=model.identity.version,
@@ -144,7 +151,7 @@ class Swapper:
         return model
 
     def reload(self, on_decided: Callable[[], None]) -> None:
-        """Look at ``CURRENT`` at once, and check again a model that was refused. May be called from any thread.
+        """Look at what is promoted at once, and check again a model that was refused. May be called from any thread.
 
         Args:
             on_decided: called once the promoted model serves, was refused, or begins to run in shadow.
@@ -157,7 +164,7 @@ class Swapper:
         threading.Thread(target=self.run, args=(serving, report), name="frazil-swap", daemon=True).start()
 
     def run(self, serving: Serving, report: Callable[[ModelChange], None]) -> None:
-        """Look at ``CURRENT`` repeatedly, until `stop` is set.
+        """Look at what is promoted repeatedly, until `stop` is set.
 
         Args:
             serving: takes offers of models that passed their checks.
@@ -185,7 +192,8 @@ class Swapper:
         """Refuse the version whose check ended an earlier run, so that it does not end every restart."""
         trying = self._announcer.standing and self._announcer.standing.trying
         if trying:
-            model = ModelIdentity(name=self._folder.name, version=trying.version, sha256=trying.sha256)
+            folder = Path(trying.folder or self._promoted.setting)
+            model = ModelIdentity(name=folder.name, version=trying.version, sha256=trying.sha256)
             report(
                 ModelChange(
                     event="refused",
@@ -193,6 +201,7 @@ class Swapper:
                     reason=trying.reason,
                     message=trying.message,
                     current=trying.current,
+                    folder=str(folder),
                 )
             )
 
@@ -203,36 +212,41 @@ class Swapper:
 
     def _look(self, serving: Serving, report: Callable[[ModelChange], None]) -> None:
         self._post()
-        stamp = current_token(self._folder)
+        promoted = self._promoted
+        folder, stamp = promoted.folder, promoted.token
         if stamp == self._seen:
             return
         self._seen = stamp
-        version = 0
+        path = None
         try:
-            version = read_current(self._folder)[0]
-            path = self._folder / str(version)
+            path = promoted.path_of(folder)
             if self._is(serving.coming.model.identity, path):
                 return
-            picker = self._prepare(path, serving, stamp)
+            picker = self._prepare(folder, path, serving, stamp)
+            if folder == promoted.own and not self._comparison.has_served(picker.model.identity.sha256):
+                self._compare(path, picker, serving, stamp)
             if self._bounds.micrographs:
                 self._run_in_shadow(picker, serving, stamp)
         except sqlite3.Error as error:
             self._put_off(f"the ledger cannot be written: {error}")
+        except OutputError as error:
+            self._put_off(str(error))
         except ModelError as error:
             if is_passing(error.__cause__):
                 self._put_off(str(error))
-            elif current_token(self._folder) == stamp and not self._stop.is_set():
+            elif promoted.token == stamp and not self._stop.is_set():
                 report(
                     ModelChange(
                         event="refused",
-                        model=self._identify(version),
+                        model=self._identify(folder, path),
                         reason=error.reason,
                         message=str(error),
                         current=stamp,
+                        folder=str(folder),
                     )
                 )
         else:
-            if current_token(self._folder) == stamp:
+            if promoted.token == stamp:
                 serving.offer(Offer(picker=picker, current=stamp))
 
     def _put_off(self, fault: str) -> None:
@@ -240,16 +254,17 @@ class Swapper:
         self._seen = ""
         if fault != self._put_off_for:
             self._put_off_for = fault
-            log.warning("%s: the promoted model waits, and the old one goes on: %s", self._folder, fault)
+            folder = self._promoted.folder
+            log.warning("%s: the promoted model waits, and the old one goes on: %s", folder, fault)
 
-    def _prepare(self, path: Path, serving: Serving, stamp: str) -> Picker:
+    def _prepare(self, folder: Path, path: Path, serving: Serving, stamp: str) -> Picker:
         """Check a model, after remembering that it is refused if the check ends this process.
 
         Raises:
             ModelError: the model failed a check.
             sqlite3.Error: the ledger cannot be written.
         """
-        identity = self._identify(int(path.name))
+        identity = self._identify(folder, path)
         self._announcer.note_check(
             Refusal(
                 version=identity.version,
@@ -262,6 +277,7 @@ class Swapper:
                 ),
                 at=now_rfc3339(),
                 current=stamp,
+                folder=str(folder),
             )
         )
         try:
@@ -321,8 +337,28 @@ class Swapper:
         self._metrics.batch.set(batch_seconds)
         return picker
 
+    def _compare(self, path: Path, picker: Picker, serving: Serving, stamp: str) -> None:
+        """Compare a session's own model with the serving one on what was corrected.
+
+        Raises:
+            ModelError: it is worse, or nothing tells whether it is.
+        """
+        chooser = serving.make_shadow_chooser(picker.model.identity.sha256)
+        result = self._comparison.run(
+            path,
+            serving=serving.coming.pick,
+            candidate=lambda micrograph: self._pick_in_shadow(picker, micrograph, chooser),
+            is_over=lambda: self._stop.is_set() or self._promoted.token != stamp,
+        )
+        self._metrics.note_comparison(result.before, result.after)
+        log.info("model %s on what was corrected: %s", picker.model.identity, result.describe())
+        result.check(picker.model.identity)
+
     def _run_in_shadow(self, picker: Picker, serving: Serving, stamp: str) -> None:
-        canary = Canary(picker.model.identity, self._bounds)
+        bounds = self._bounds
+        if self._promoted.folder == self._promoted.own:  # it is meant to differ, and was compared
+            bounds = dataclasses.replace(bounds, agreement=0.0)
+        canary = Canary(picker.model.identity, bounds)
         chooser = serving.make_shadow_chooser(picker.model.identity.sha256)
         shown: Queue[tuple[Micrograph, Record]] = Queue(1)
 
@@ -336,7 +372,7 @@ class Swapper:
         serving.shadow = show
         try:
             while not canary.complete:
-                if self._stop.is_set() or current_token(self._folder) != stamp:
+                if self._stop.is_set() or self._promoted.token != stamp:
                     raise ModelError(f"{picker.model.identity}: another model was promoted", "superseded")
                 if self._wake.is_set():
                     self._wake.clear()
@@ -373,20 +409,28 @@ class Swapper:
             return (found.version, found.sha256) == (identity.version, identity.sha256)
         return False
 
-    def _identify(self, version: int) -> ModelIdentity:
+    def _identify(self, folder: Path, path: Path | None) -> ModelIdentity:
+        """The identity of a version, as far as it can be told."""
+        if path is None:
+            return ModelIdentity(name=folder.name, version=0, sha256="")
         with contextlib.suppress(ModelError):
-            return identify_model(self._folder / str(version))
-        return ModelIdentity(name=self._folder.name, version=version, sha256="")
+            return identify_model(path)
+        return ModelIdentity(name=folder.name, version=int(path.name) if path.name.isdecimal() else 0, sha256="")
 
     def _post(self) -> None:
         """Publish this daemon's standing for others to see. Nothing depends on it."""
-        standing = self._announcer.standing
+        standing, promoted = self._announcer.standing, self._promoted
         if standing is None or standing is self._posted:
             return
-        for directory in (self._folder, self._out):
-            try:
-                post_serving_record(directory, self._name, standing)
-            except OSError:
-                continue
+        if promoted.own.is_dir() and not self._post_in(promoted.own, standing.seen_from(str(promoted.own))):
+            return
+        of_setting = standing.seen_from(str(promoted.setting))
+        if promoted.is_fixed or any(self._post_in(place, of_setting) for place in (promoted.setting, self._out)):
             self._posted = standing
-            break
+
+    def _post_in(self, directory: Path, record: ServingRecord) -> bool:
+        try:
+            post_serving_record(directory, self._name, record)
+        except OSError:
+            return False
+        return True

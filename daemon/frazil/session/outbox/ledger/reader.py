@@ -431,6 +431,17 @@ class LedgerReader:
         with self._faults():
             return select_edits(self._database, path)
 
+    def corrected_results(self, limit: int) -> list[StoredDocument]:
+        """Newest results of micrographs that were ever edited, in the order of their first edits."""
+        if self.layout < EDITS:
+            return []
+        statement = (
+            f"SELECT {', '.join(f'd.{column}' for column in self._columns.split(', '))} FROM "  # noqa: S608
+            "(SELECT path, min(number) AS first FROM edits GROUP BY path ORDER BY first LIMIT ?) e "
+            "JOIN micrographs m ON m.path = e.path JOIN documents d ON d.seq = m.seq ORDER BY e.first"
+        )
+        return [StoredDocument.of(row) for row in self._rows(statement, limit)]
+
     def waiting_edits(self) -> int:
         """Number of edits that the daemon has not applied as yet."""
         if self.layout < EDITS:

@@ -1,0 +1,156 @@
+"""The loop, whole: a daemon picks what its model never saw, a few micrographs are corrected, and it picks better.
+
+    python -m benchmarks.learning_loop --data FOLDER --model VERSION --known VERSION --diameter 130
+
+FOLDER holds micrographs with their labels (``.star``) beside them. Some are corrected as the labels say, through the
+page, as a person would; ``frazil-train follow`` learns from them and hands in what is better; the daemon compares, and
+swaps; then the others come again. Printed are F1 on those before and after, that of the model that saw the protein, and
+the time from the first correction to the swap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+
+from benchmarks.daemon_process import FRAZIL, DaemonProcess
+from frazil.documents import MicrographDocument
+from frazil.page.gate import TOKEN_NAME
+from frazil.picking import HitCount, Picks, match_picks, read_star
+from frazil.session.outbox.ledger import LedgerReader
+
+LEDGER_NAME = "frazil-ledger.sqlite"
+
+
+def main() -> None:
+    """Run the loop once, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of micrographs, with labels beside them")
+    parser.add_argument("--model", type=Path, required=True, help="the model that serves: it never saw the protein")
+    parser.add_argument("--known", type=Path, help="the model that saw it")
+    parser.add_argument("--diameter", type=float, required=True, help="of the particle, in Å")
+    parser.add_argument("--corrected", type=int, default=3, help="how many micrographs are corrected (default: 3)")
+    parser.add_argument("--minutes", type=float, default=2.5, help="how long a training may take (default: 2.5)")
+    args = parser.parse_args()
+    micrographs = sorted(args.data.glob("*.mrc"))
+    chosen = np.linspace(0, len(micrographs) - 1, args.corrected).round().astype(int).tolist()
+    corrected = [micrographs[i] for i in chosen]
+    others = [one for one in micrographs if one not in corrected]
+    with tempfile.TemporaryDirectory() as folder:
+        before, after, seconds = run_loop(Path(folder), args, corrected, others)
+        print(f"{args.data.name}: {len(corrected)} corrected, {len(others)} others")
+        print(f"F1 on the others: {before:.4f} before, {after:.4f} after; {seconds:.0f} s from corrections to the end")
+        if args.known:
+            known = score_known(Path(folder) / "known", args, others)
+            gained = (after - before) / (known - before) if known > before else float("nan")
+            print(f"the model that saw it: {known:.4f}; {gained:.0%} of the distance was gained")
+
+
+def run_loop(
+    folder: Path, args: argparse.Namespace, corrected: Sequence[Path], others: Sequence[Path]
+) -> tuple[float, float, float]:
+    """F1 on the others before and after, and the seconds from the first correction to the swap."""
+    daemon = DaemonProcess(folder / "watched", folder / "out", "--model", args.model, "--diameter", args.diameter)
+    with daemon:
+        for one in (*corrected, *others):
+            put(one, daemon.watched / one.name)
+        daemon.wait_for(r" picked \S+\.mrc", len(corrected) + len(others))
+        before = score(daemon.out, {one.name: one for one in others})
+        started = time.monotonic()
+        correct(daemon, corrected)
+        command = [FRAZIL.with_name("frazil-train"), "follow", daemon.stream, "--from", args.model, "--out", daemon.out]
+        command += ["--promote", "--once", "--after", len(corrected), "--quiet", 2, "--minutes", args.minutes]
+        if subprocess.run([*map(str, command)], check=False).returncode:
+            print("nothing better was learnt: the serving model goes on")
+            return before, before, time.monotonic() - started
+        _, found = daemon.wait_for(r"model learned/\d+ .* on what was corrected: (.*)")
+        print(f"the daemon's comparison: {found[1]}")
+        at, _ = daemon.wait_for(r"model learned/\d+ .* serves from here on")
+        for one in others:
+            put(one, daemon.watched / f"again_{one.name}")
+        daemon.wait_for(r" picked again_\S+\.mrc", len(others))
+        after = score(daemon.out, {f"again_{one.name}": one for one in others})
+    return before, after, at - started
+
+
+def score_known(folder: Path, args: argparse.Namespace, others: Sequence[Path]) -> float:
+    """F1 of the model that saw the protein, in a daemon as well."""
+    with DaemonProcess(
+        folder / "watched", folder / "out", "--model", args.known, "--diameter", args.diameter
+    ) as daemon:
+        for one in others:
+            put(one, daemon.watched / one.name)
+        daemon.wait_for(r" picked \S+\.mrc", len(others))
+        return score(daemon.out, {one.name: one for one in others})
+
+
+def put(micrograph: Path, place: Path) -> None:
+    """Write a micrograph as a microscope does: whole, by rename."""
+    aside = place.with_name(f".{place.name}")
+    shutil.copyfile(micrograph, aside)
+    aside.rename(place)
+
+
+def documents(out: Path) -> dict[str, tuple[MicrographDocument, int]]:
+    """The newest result of each micrograph by name, with its number."""
+    found = {}
+    with LedgerReader(out / LEDGER_NAME) as reader:
+        for stored in reader.documents():
+            document = stored.decode()
+            if isinstance(document, MicrographDocument):
+                found[document.micrograph] = document, stored.seq
+    return found
+
+
+def score(out: Path, labelled: dict[str, Path]) -> float:
+    """F1 of the newest results within half a diameter."""
+    count, found = HitCount(), documents(out)
+    for name, micrograph in labelled.items():
+        document, _ = found[name]
+        count.add(picks_of(document), read_star(micrograph.with_suffix(".star")), document.diameter_px)
+    return count.f1
+
+
+def picks_of(document: MicrographDocument) -> Picks:
+    """The picks of a result."""
+    y, x, score = document.picks.arrays()
+    return Picks(y=y, x=x, score=score)
+
+
+def correct(daemon: DaemonProcess, micrographs: Sequence[Path]) -> None:
+    """Delete what has no label, and add what was missed, as somebody on the page does; wait until it holds."""
+    found, edits = documents(daemon.out), []
+    for micrograph in micrographs:
+        document, seq = found[micrograph.name]
+        picks, truth = picks_of(document), read_star(micrograph.with_suffix(".star"))
+        hit = match_picks(picks, truth, document.diameter_px / 2)
+        false_picks = picks.select(hit < 0)
+        missed = truth.select(np.setdiff1d(np.arange(len(truth)), hit))
+        for kind, places in (("delete", false_picks), ("add", missed)):
+            edits += [
+                {"id": str(uuid4()), "path": micrograph.name, "seq": seq, "kind": kind, "y": y, "x": x}
+                for x, y, _ in places.rows()
+            ]
+    body = json.dumps({"by": "the labels", "edits": edits}).encode()
+    request = urllib.request.Request(f"{daemon.page}api/edits", body, {"content-type": "application/json"})
+    request.add_header("authorization", f"Bearer {(daemon.out / TOKEN_NAME).read_text().strip()}")
+    with urllib.request.urlopen(request) as answer:
+        taken = json.load(answer)
+    print(f"{len(edits)} edits: {taken['accepted']} taken, {len(taken['refused'])} refused")
+    for micrograph in micrographs:
+        while not documents(daemon.out)[micrograph.name][0].corrections:
+            time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    main()
