@@ -23,11 +23,13 @@ from starlette.types import Receive, Scope, Send
 from frazil.health.state import DaemonState
 from frazil.page.answers import REFUSALS, NotHereError
 from frazil.page.gate import Gate, HostNames, Token
+from frazil.page.listing import Listing
 from frazil.page.overview import Overview
 from frazil.page.probes import Probes
 from frazil.page.results import Results
 from frazil.page.session import Session
 from frazil.page.sessions import KnownSessions, SessionDesk
+from frazil.page.sign_in import SignIn
 from frazil.page.tuning import TuningDesk
 from frazil.page.worker import Worker
 from frazil.picking import Micrograph
@@ -89,9 +91,16 @@ class Application:
         self._collector = Worker("frazil-page-metrics", _SCRAPES)
         probes = Probes(registry, state, self._collector)
         desk = SessionDesk(sessions)
+        token = Token(token_file)
         self.app = Starlette(
-            routes=[*_file_routes(), *probes.routes, *desk.routes, Mount("/", app=self._ask_session)],
-            middleware=[Middleware(Gate, names=HostNames(names), token=Token(token_file))],
+            routes=[
+                *_file_routes(),
+                *probes.routes,
+                *desk.routes,
+                *SignIn(token).routes,
+                Mount("/", app=self._ask_session),
+            ],
+            middleware=[Middleware(Gate, names=HostNames(names), token=token)],
             exception_handlers=REFUSALS,
             lifespan=self._lifespan,
         )
@@ -152,8 +161,9 @@ class _SessionPage:
     ) -> None:
         self._session = Session(ledger)
         self._worker = Worker("frazil-page-ledger", _LEDGER_CALLS)
-        self.overview = Overview(self._session, self._worker, state, token_file)
-        self._results = Results(self._session, self._worker, read)
+        self._listing = Listing(self._session)
+        self.overview = Overview(self._session, self._worker, state, token_file, self._listing)
+        self._results = Results(self._session, self._worker, read, self._listing, ledger)
         tuning = TuningDesk(self._session, self._worker, ledger)
         self.router = Router([*self.overview.routes, *self._results.routes, *tuning.routes])
         self._looking = asyncio.create_task(self.overview.live.run())
@@ -163,6 +173,7 @@ class _SessionPage:
         self._looking.cancel()
         self._results.close()
         self._worker.close()
+        self._listing.close()
         self._session.close()
 
 

@@ -12,7 +12,15 @@
 from frazil.session.outbox.ledger.archive import Archived, archive
 from frazil.session.outbox.ledger.check import Check, check
 from frazil.session.outbox.ledger.damage import explain, is_fatal
-from frazil.session.outbox.ledger.layout import LEDGER_NAME, UNLIKE, State, checksum, ledger_file
+from frazil.session.outbox.ledger.layout import (
+    LEDGER_NAME,
+    OLDEST_READABLE,
+    UNLIKE,
+    State,
+    checksum,
+    ledger_file,
+    open_read_only,
+)
 from frazil.session.outbox.ledger.ledger import Handled, Ledger, Note
 from frazil.session.outbox.ledger.meta_keys import (
     BASELINE_KEY,
@@ -43,6 +51,7 @@ __all__ = [
     "LEDGER_NAME",
     "LIKENESS_KEY",
     "MOUNT_POINT_KEY",
+    "OLDEST_READABLE",
     "REPICK_KEY",
     "RETUNE_KEY",
     "SESSION_KEY",
@@ -69,6 +78,7 @@ __all__ = [
     "explain",
     "is_fatal",
     "ledger_file",
+    "open_read_only",
     "read_witness",
     "rebuild",
     "request_baseline",
