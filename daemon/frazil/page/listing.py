@@ -31,7 +31,8 @@ _SORTS = {
 """What a list may be sorted by."""
 
 _NUMBERS = (
-    "CREATE TEMP TABLE glances (seq INTEGER PRIMARY KEY, picks INTEGER, score REAL, mark TEXT, corrected INTEGER)"
+    "CREATE TEMP TABLE glances "
+    "(seq INTEGER PRIMARY KEY, picks INTEGER, score REAL, mark TEXT, corrected INTEGER, at REAL)"
 )
 _JOINED = "micrographs m LEFT JOIN temp.glances g ON g.seq = m.seq"
 _COLUMNS = "m.path, m.state, m.reason, coalesce(m.picked_at, m.seen_at), m.seq, g.picks, g.score, g.mark, g.corrected"
@@ -213,8 +214,8 @@ class Listing:
     def results(self) -> list[tuple[int, float, int, float | None]]:
         """Number, time, picks and mean score of each result that was read and none has replaced, in order of time."""
         return self._database.execute(
-            "SELECT g.seq, coalesce(m.picked_at, 0), g.picks, g.score "
-            "FROM micrographs m JOIN temp.glances g ON g.seq = m.seq ORDER BY m.picked_at, g.seq"
+            "SELECT g.seq, g.at, g.picks, g.score "
+            "FROM micrographs m JOIN temp.glances g ON g.seq = m.seq ORDER BY g.at, g.seq"
         ).fetchall()
 
     @property
@@ -300,8 +301,10 @@ class Listing:
 
     def _note(self, seen: Sequence[Glance]) -> None:
         self._database.executemany(
-            "INSERT OR REPLACE INTO temp.glances VALUES (?, ?, ?, ?, ?)",
-            [(one.seq, one.picks, one.score, *_marks(one)) for one in seen],
+            # A micrograph keeps its place in the session, whatever becomes of its picks.
+            "INSERT OR REPLACE INTO temp.glances VALUES "
+            "(?, ?, ?, ?, ?, coalesce((SELECT at FROM temp.glances WHERE seq = ?), ?, 0))",
+            [(one.seq, one.picks, one.score, *_marks(one), one.supersedes, one.at) for one in seen],
         )
 
     def _all_folders(self) -> list[str]:
