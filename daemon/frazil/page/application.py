@@ -190,7 +190,7 @@ def _framed(frame: str, path: str, name: str, content: str) -> bytes:
     """A page: what is its own, in the frame of all, whose link to it is marked."""
     stem = name.removesuffix(".html")
     frame = re.sub(rf'(<a href="{re.escape(path)}"[^>]*)>', r'\1 aria-current="page">', frame)
-    page = Template(frame).substitute(title=stem.capitalize(), script=f"{stem}.js", content=content)
+    page = Template(frame).substitute(title=stem.capitalize(), name=stem, script=f"{stem}.js", content=content)
     return page.encode()
 
 
