@@ -63,7 +63,8 @@ class Pictures:
             self._kept.move_to_end(result.seq)
             return kept
         picture = self._make(result)
-        self._thumbnails.keep(result.path, picture.small)
+        if self._thumbnails.find(result.path) is None:
+            self._thumbnails.keep(result.path, picture.small)
         self._kept[result.seq] = picture
         self._bytes += len(picture.large) + len(picture.small)
         while self._bytes > _CACHE_BYTES:

@@ -151,7 +151,7 @@ async function show(standing) {
   shown = record.seq;
   viewer ??= new Viewer(byId("viewer"), epoch, { correct, pending: (of) => edits.of(of), moved: keepView });
   viewer.epoch = epoch;
-  await edits.settle(path).catch(() => {});
+  if (edits.of(path).length) await edits.settle(path).catch(() => {});
   const drawn = await viewer.show(record.seq, first ? boxOfAddress() : null);
   if (!drawn) return;
   overlay = drawn;

@@ -98,11 +98,11 @@ function showFacts() {
   const last = standing?.picked_at[0]; // not when its picks were tuned
   const failed = countFailed(counts);
   listFacts(byId("facts"), [
-    ["Rate", `${now.rate_per_minute.toFixed(1)} a minute`, "micrographs, over ten minutes"],
+    ["Rate", `${now.rate_per_minute.toFixed(1)} a minute`, "over ten minutes"],
     ["Last picked", last ? ago(last) : "–", last ? clock(last) : "none so far"],
     ["Waiting", grouped(queues.read + queues.pick), queues.incomplete ? `and ${grouped(queues.incomplete)} incomplete` : "to be picked"],
     ["File complete to picks", standing?.seconds ? `${standing.seconds.toFixed(2)} s` : "–", "median of the latest"],
-    ["Picked", grouped(standing?.head && counts.picked ? counts.picked + (counts.gone ?? 0) : (counts.picked ?? 0)), failed ? `${grouped(failed)} failed` : "micrographs, none failed"],
+    ["Picked", grouped(standing?.head && counts.picked ? counts.picked + (counts.gone ?? 0) : (counts.picked ?? 0)), failed ? `${grouped(failed)} failed` : "none failed"],
     ["Model", now.model || "–", now.provider ? `on ${device(now.provider)}, ${now.precision}` : ""],
     ["Particle", standing?.diameter_angstrom ? `${standing.diameter_angstrom.toFixed(0)} Å` : "–", ""],
     ["Threshold", standing?.threshold != null ? standing.threshold.toFixed(2) : "–", standing?.threshold_says ?? ""],

@@ -2,7 +2,7 @@
 
 import { at, clock, drawing, element, grouped } from "/static/dom.js";
 
-const HEIGHT = 140;
+const HEIGHT = 124;
 const LEFT = 44;
 const RIGHT = 10;
 const TOP = 10;

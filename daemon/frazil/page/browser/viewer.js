@@ -31,8 +31,7 @@ export class Viewer {
     this.stage = element("div", { class: "stage" });
     this.bar = element("div", { class: "scale-bar", "aria-hidden": "true" });
     this.loading = element("p", { class: "loading", role: "status", hidden: true }, "Loading the picture …");
-    this.frame = element("div", { class: "frame" }, this.stage, this.bar, this.loading);
-    this.reading = element("output", { class: "reading" }, "");
+        this.reading = element("output", { class: "reading" }, "");
     this.note = element("p", { class: "note", role: "status", hidden: true });
     this.legend = element("ul", { class: "legend", "aria-label": "What the circles mean" });
     this.switches = {
@@ -50,10 +49,12 @@ export class Viewer {
       button("1:1", "One to one", () => this.oneToOne(), "One pixel of the screen for each pixel of the file (1)"),
       button("+", "Zoom in", () => this.zoom(1.5), "Zoom in (+)"),
     );
-    this.tools = element("div", { class: "tools" }, ...Object.values(this.switches).map((s) => s.label), zooms);
+    this.frame = element("div", { class: "frame" }, this.stage, zooms, this.bar, this.loading);
+    this.tools = element("div", { class: "tools" }, ...Object.values(this.switches).map((s) => s.label));
     this.lookTools = element("div", { class: "look-place" });
-    const parts = compact ? [this.tools, this.frame, this.note, this.reading] : [this.#modes(), this.tools, this.frame, this.note, this.lookTools, this.legend, this.reading];
-    where.replaceChildren(...parts.filter(Boolean));
+    const bars = element("div", { class: "bars" }, ...(compact ? [] : [this.#modes()]), this.tools);
+    const parts = compact ? [bars, this.frame, this.note, this.reading] : [bars, this.frame, this.note, this.lookTools, this.legend, this.reading];
+    where.replaceChildren(...parts);
     this.compact = compact;
     addEventListener("resize", () => this.overlay && this.#settle());
   }
@@ -126,7 +127,7 @@ export class Viewer {
     this.svg.setAttribute("tabindex", "0");
     this.svg.setAttribute("aria-roledescription", "micrograph: plus and minus zoom, arrows move what is zoomed, 0 shows all");
     this.svg.setAttribute("data-mode", this.mode);
-    this.stage.style.setProperty("--wide", w / h);
+    this.frame.style.setProperty("--wide", w / h);
     this.svg.append(drawing("rect", { x: -0.5, y: -0.5, width: w, height: h, class: "ground" }), this.look.show(overlay, this.epoch, ...this.#photographs(seq)), this.layers);
     this.stage.replaceChildren(this.svg);
     if (hadFocus) this.svg.focus();
