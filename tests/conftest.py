@@ -37,6 +37,7 @@ from frazil.documents import (
     PickColumns,
     Seconds,
     decode_document,
+    directory_of,
     encode_document,
     in_session,
     topic_of,
@@ -60,11 +61,13 @@ from frazil.model.runtime import ort
 from frazil.page.application import Application
 from frazil.page.gate import TOKEN_NAME
 from frazil.page.server import PageServer
-from frazil.picking import Micrograph, Picks, read_micrograph
+from frazil.picking import Micrograph, Picks, read_micrograph, read_star
 from frazil.session.outbox.file_stamp import FileStamp
-from frazil.session.outbox.ledger import Handled, Ledger
+from frazil.session.outbox.ledger import Handled, Ledger, leave_edits
+from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
 from frazil.session.outbox.stream.messages import ChannelState
+from frazil.session.pick.granter import Granter
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -1005,5 +1008,77 @@ def open_page(tmp_path: Path) -> Iterator[Callable[..., OpenPage]]:
             stack.callback(page.server.close)
             page.token = (folder / TOKEN_NAME).read_text().strip()
             return page
+
+        yield start
+
+
+# --- corrections ------------------------------------------------------------------------------------------------
+
+FIRST_PLACES = [(40.0, 40.0 + 40 * column) for column in range(4)]
+
+
+class Unheard:
+    session = ""
+
+    def publish(self, seq: int, topic: bytes, body: bytes) -> None: ...
+
+
+class CorrectionRig:
+    """A ledger with what commits to it and grants edits, as a daemon has them."""
+
+    def __init__(self, folder: Path, ledger: Ledger | None = None) -> None:
+        self.folder, self.file = folder, folder / "ledger.sqlite"
+        self.open(ledger)
+
+    def open(self, ledger: Ledger | None = None) -> None:
+        self.ledger = ledger or Ledger(self.file)
+        metrics = Metrics(prometheus_client.CollectorRegistry())
+        self.outbox = Outbox(self.ledger, Unheard(), metrics, self.folder, self.folder / "out", threading.Event())
+        self.granter = Granter(self.ledger, self.outbox)
+
+    def pick(self, key: str = "a.mrc", at: Sequence[tuple[float, float]] = FIRST_PLACES, **changes: object) -> int:
+        y, x = ([float(place[i]) for place in at] for i in range(2))
+        given = {"shape": (400, 500), "diameter_px": 40.0, "picks": PickColumns(y=y, x=x, score=[0.5] * len(y))}
+        one = msgspec.structs.replace(
+            document(str(self.folder / key)), directory=directory_of(key), **{**given, **changes}
+        )
+        return self.outbox.commit(one, key=key, handled=Handled(stamp=FileStamp(size=1, mtime_ns=1), fingerprint="f"))
+
+    def leave(self, *kinds: tuple[type[Any], dict[str, Any]], key: str = "a.mrc", first: int = 0) -> None:
+        edits = [kind(id=f"edit-{first + i:05}", path=key, **values) for i, (kind, values) in enumerate(kinds)]
+        left = leave_edits(self.file, edits, by="Ada")
+        assert left.refused == []
+
+    def grant(self) -> None:
+        """Until none waits."""
+        while (key := self.ledger.next_to_correct()) is not None:
+            self.granter.grant_next()
+            assert self.ledger.next_to_correct() != key
+
+    def newest(self, key: str = "a.mrc") -> MicrographDocument:
+        kept = self.ledger.result(key)
+        assert kept is not None
+        newest = decode_document(kept.body)
+        assert isinstance(newest, MicrographDocument)
+        return newest
+
+    def star(self) -> set[tuple[float, float]]:
+        picks = read_star(self.folder / "out" / "a_picks.star")
+        return set(zip(picks.y.tolist(), picks.x.tolist(), strict=True))
+
+    def close(self) -> None:
+        self.ledger.close()
+
+
+@pytest.fixture
+def open_rig(tmp_path: Path) -> Iterator[Callable[..., CorrectionRig]]:
+    """A ledger with what commits to it and grants edits; with that of a page, it is closed with the page."""
+    with contextlib.ExitStack() as stack:
+
+        def start(ledger: Ledger | None = None, folder: Path = tmp_path) -> CorrectionRig:
+            made = CorrectionRig(folder, ledger)
+            if ledger is None:
+                stack.callback(made.close)
+            return made
 
         yield start

@@ -32,9 +32,11 @@ __all__ = [
     "SCHEMA_VERSION",
     "SESSION_TOPIC",
     "ChoiceBasis",
+    "Corrections",
     "Document",
     "FailedDocument",
     "Heartbeat",
+    "Mark",
     "MicrographDocument",
     "ModelDocument",
     "ModelStamp",
@@ -107,6 +109,27 @@ class Seconds(msgspec.Struct, frozen=True, kw_only=True):
     picks."""
 
 
+Mark = Literal["", "good", "bad"]
+"""A person's verdict on a micrograph; empty where there is none."""
+
+
+class Corrections(msgspec.Struct, frozen=True, kw_only=True):
+    """What people changed in the picks of a micrograph."""
+
+    at: str
+    """UTC time of the last change, in RFC 3339."""
+    by: list[str]
+    """Names of the people, as far as they gave any."""
+    mark: Mark
+    """One marked bad has no picks."""
+    added: list[int]
+    """Indices of the picks that a person added. Their score is 1."""
+    deleted: int
+    """Number of the model's picks that were taken away."""
+    junk: list[list[tuple[float, float]]]
+    """Outlines of regions without particles worth picking, as corners y, x in pixels of the micrograph."""
+
+
 class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="micrograph"):
     """The picks of one micrograph. Topic ``picks``."""
 
@@ -145,6 +168,8 @@ class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     """Fraction of the micrograph without data, such as padding or a mask, where nothing is picked."""
     chosen: ChoiceBasis | msgspec.UnsetType = msgspec.UNSET
     """How frazil chose the threshold; left out where the operator set it, or it is the model's own."""
+    corrections: Corrections | msgspec.UnsetType = msgspec.UNSET
+    """What people changed in these picks; left out where nobody did."""
     session: str = ""
     """Name of the session of a microscope; left out where a daemon has one session."""
 

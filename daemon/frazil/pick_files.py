@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from frazil.documents import MicrographDocument, encode_document
 from frazil.errors import MicrographError, OutputError
 from frazil.faults import reason_of
@@ -15,16 +17,16 @@ from frazil.paths import absolute_path, path_below
 from frazil.picking import (
     GrowingStar,
     Picks,
+    box_text,
+    cbox_text,
     coordinate_list,
+    csv_text,
     particles_star,
-    write_box,
-    write_cbox,
-    write_csv,
-    write_star,
-    write_topaz,
+    star_text,
+    topaz_text,
 )
 
-__all__ = ["PickFileWriter"]
+__all__ = ["PickFileWriter", "pick_file_text", "safe_key"]
 
 _JOB = re.compile(r"^.+?/job\d{3}[^/]*/")
 
@@ -66,47 +68,30 @@ class PickFileWriter:
                 RELION, cryoSPARC or Topaz reads; others can.
             OutputError: nothing can be written at present.
         """
-        y, x, score = document.picks.arrays()
-        picks = Picks(y=y, x=x, score=score)
         try:
             if self._format == "cryosparc":
-                self._put(document, [(f"{x:.3f}", f"{y:.3f}", f"{score:.6f}") for x, y, score in picks.rows()])
+                rows = _picks_of(document).rows()
+                self._put(document, [(f"{x:.3f}", f"{y:.3f}", f"{score:.6f}") for x, y, score in rows])
                 return
             micrograph, file = Path(document.path), self._file(document)
-            self._outputs.write(micrograph, file, lambda place: self._write(place, document, picks))
+            self._outputs.write(micrograph, file, lambda place: self._write(place, document))
             if self._format == "relion":
                 self._put(document, [(_seen_from_project(str(file)),)])
         except OSError as error:
             raise OutputError(f"{self._directory}: cannot be written: {reason_of(error)}") from error
 
     def _file(self, document: MicrographDocument) -> Path:
-        # Names come over the network: no name may lead to a file outside the directory.
-        folder = document.directory
         if self._format == "relion":  # RELION looks for it under the micrograph's name without the job's folder
             folder = str(Path(_JOB.sub("", _seen_from_project(document.path))).parent)
-        parts = [part for part in Path(folder).parts if part not in ("..", "/")]
-        return self._outputs.file_of(str(Path(*parts, Path(document.micrograph).name or "_")))
+            document = replace(document, directory=folder)
+        return self._outputs.file_of(safe_key(document))
 
-    def _write(self, file: Path, document: MicrographDocument, picks: Picks) -> None:
-        box_size_px = self._box_size_px or max(1, round(document.diameter_px))
-        match self._format:
-            case "box":
-                write_box(file, picks, box_size_px)
-            case "cbox":
-                write_cbox(file, picks, box_size_px, diameter_px=document.diameter_px)
-            case "topaz":
-                try:
-                    write_topaz(file, picks, document.micrograph)
-                except ValueError as error:
-                    raise MicrographError(Path(document.path), "name", f"{file}: {error}") from None
-            case "csv":
-                write_csv(file, picks)
-            case "json":
-                write_atomically(file, encode_document(document).decode() + "\n")
-            case "star":
-                write_star(file, picks, micrograph=document.micrograph)
-            case _:  # RELION knows the micrograph from its table
-                write_star(file, picks)
+    def _write(self, file: Path, document: MicrographDocument) -> None:
+        try:
+            text = pick_file_text(document, self._format, box_size_px=self._box_size_px)
+        except ValueError as error:
+            raise MicrographError(Path(document.path), "name", f"{file}: {error}") from None
+        write_atomically(file, text)
 
     def _put(self, document: MicrographDocument, rows: list[tuple[str, ...]]) -> None:
         if self._table is None:
@@ -117,6 +102,49 @@ class PickFileWriter:
             raise MicrographError(Path(document.path), "name", f"{self._table.path}: {error}") from None
         except OSError as error:  # the table cannot be written for any micrograph
             raise OutputError(f"{self._table.path}: cannot be written: {reason_of(error)}") from error
+
+
+def pick_file_text(document: MicrographDocument, file_format: PickFileFormat, *, box_size_px: int | None = None) -> str:
+    """The text of the pick file of a micrograph.
+
+    Args:
+        document: with the picks.
+        file_format: any but ``cryosparc``, which has one file for all micrographs.
+        box_size_px: size of boxes; None for the particle's diameter.
+
+    Raises:
+        ValueError: the micrograph's name cannot stand in such a file.
+    """
+    picks, box_size_px = _picks_of(document), box_size_px or max(1, round(document.diameter_px))
+    match file_format:
+        case "box":
+            return box_text(picks, box_size_px)
+        case "cbox":
+            return cbox_text(picks, box_size_px, diameter_px=document.diameter_px)
+        case "topaz":
+            return topaz_text(picks, document.micrograph)
+        case "csv":
+            return csv_text(picks)
+        case "json":
+            return encode_document(document).decode() + "\n"
+        case "star":
+            return star_text(picks, micrograph=document.micrograph)
+        case _:  # RELION knows the micrograph from its table
+            return star_text(picks)
+
+
+def safe_key(document: MicrographDocument) -> str:
+    """The path of a micrograph below the watched directory, without parts that lead to anywhere else.
+
+    Names come over the network: none may lead to a file outside the directory.
+    """
+    parts = [part for part in Path(document.directory).parts if part not in ("..", "/")]
+    return str(Path(*parts, Path(document.micrograph).name or "_"))
+
+
+def _picks_of(document: MicrographDocument) -> Picks:
+    y, x, score = document.picks.arrays()
+    return Picks(y=y, x=x, score=score)
 
 
 def _seen_from_project(path: str) -> str:

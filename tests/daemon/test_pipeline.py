@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -12,23 +13,25 @@ import numpy as np
 import prometheus_client
 import pytest
 
-from frazil.documents import FailedDocument, MicrographDocument, decode_document
+from frazil.documents import Corrections, FailedDocument, MicrographDocument, decode_document
 from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
+from frazil.limits import LimitsPatch
 from frazil.model import load_model
 from frazil.picking import Picker, PickingSettings, read_star
 from frazil.record import MicrographReader
+from frazil.session.correct import AddPick, DeletePick
 from frazil.session.intake.intake import Arrival
 from frazil.session.outbox.file_stamp import stamp_of
-from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader
+from frazil.session.outbox.ledger import Handled, Ledger, LedgerReader, leave_edits
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.pick.doubts import Doubts
 from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.model_changes import Announcer
 from frazil.session.pick.pipeline import Pipeline
 from frazil.session.pick.serving import Serving
-from frazil.session.retune import Chooser, Reviser
+from frazil.session.retune import Chooser, Reviser, request_change
 
 
 @dataclass
@@ -250,3 +253,38 @@ def test_what_was_picked_before_a_threshold_changed_is_committed_as_it_was_picke
             assert len(star) == len(newest.picks.score)
     finally:
         rig.close()
+
+
+def test_edits_hold_through_retuning_and_when_a_file_is_picked_again(
+    rig: Rig, make_scene: Callable[..., object]
+) -> None:
+    rig.pipeline.accept(rig.write("a.mrc", make_scene().pixels))  # type: ignore[attr-defined]
+    rig.turn()
+    (first,) = rig.documents()
+    assert isinstance(first, MicrographDocument)
+    y, x = first.picks.y[0], first.picks.x[0]
+    edits = [
+        DeletePick(id="edit-00001", path="a.mrc", y=y, x=x),
+        AddPick(id="edit-00002", path="a.mrc", y=3.0, x=4.0),
+    ]
+    assert leave_edits(rig.ledger.file, edits).accepted == 2
+    rig.pipeline.write_one()
+    with LedgerReader(rig.ledger.file) as reader:
+        request_change(reader, LimitsPatch(threshold=0.1))
+    deadline = time.monotonic() + 120
+    while len(rig.documents()) < 3:
+        assert time.monotonic() < deadline
+        rig.turn()
+    rig.pipeline.accept(rig.write("a.mrc", make_scene().pixels))  # type: ignore[attr-defined]
+    rig.turn()
+    documents = [one for one in rig.documents()[1:] if isinstance(one, MicrographDocument)]
+    assert [(one.seq, one.supersedes) for one in documents] == [(2, 1), (3, 2), (4, 3)]
+    assert [one.threshold for one in documents][1:] == [0.1, 0.1]
+    for one in documents:
+        places = set(zip(one.picks.y, one.picks.x, strict=True))
+        assert (3.0, 4.0) in places
+        assert (y, x) not in places
+        assert isinstance(one.corrections, Corrections)
+        assert (one.corrections.added, one.corrections.deleted) == ([0], 1)
+    star = read_star(rig.out / "a_picks.star")
+    assert len(star) == len(documents[-1].picks.score)

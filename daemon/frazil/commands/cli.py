@@ -15,6 +15,7 @@ import typer
 
 import frazil
 from frazil.commands import complain
+from frazil.commands.correct import labels_app, reject
 from frazil.commands.ledger import ledger_app, requeue, status
 from frazil.commands.machine import bench, check_settings, doctor, install_service, selftest
 from frazil.commands.measure import measure
@@ -311,7 +312,9 @@ app.command(rich_help_panel=_MACHINE)(bench)
 app.command("check-settings", rich_help_panel=_MACHINE)(check_settings)
 app.command("install-service", rich_help_panel=_MACHINE)(install_service)
 app.command()(requeue)
+app.command()(reject)
 app.command()(retune)
 app.add_typer(session_app)
 app.add_typer(keys_app)
+app.add_typer(labels_app)
 app.add_typer(ledger_app)

@@ -334,6 +334,8 @@ def check(where: Where = _HERE) -> None:
     states = ", ".join(f"{found.counts[s]} {s}" for s in StateName if found.counts.get(s)) or "none"
     typer.echo(f"micrographs: {states}")
     typer.echo(f"documents: {found.documents}, up to number {found.head}, in {found.generations} generations")
+    if found.edits:
+        typer.echo(f"edits of picks: {found.edits}")
     if found.missing.all:
         typer.echo(f"numbers without a document, archived or lost before: {found.missing}")
     for fault in found.faults:
@@ -363,6 +365,8 @@ def rebuild(
     file = ledger_file(where)
     built = build(file, out=out)
     typer.echo(f"{file}: {built.documents} documents, {built.micrographs} micrographs, {built.score_maps} score maps")
+    if built.edits:
+        typer.echo(f"{built.edits} edits of picks")
     if built.from_copies:
         typer.echo(f"{built.from_copies} of these documents were only in a copy")
     if built.lost.all:

@@ -22,6 +22,8 @@ from starlette.types import Receive, Scope, Send
 
 from frazil.health.state import DaemonState
 from frazil.page.answers import REFUSALS, NotHereError
+from frazil.page.corrections import CorrectionDesk
+from frazil.page.export import ExportDesk
 from frazil.page.gate import Gate, HostNames, Token
 from frazil.page.listing import Listing
 from frazil.page.overview import Overview
@@ -165,7 +167,10 @@ class _SessionPage:
         self.overview = Overview(self._session, self._worker, state, token_file, self._listing)
         self._results = Results(self._session, self._worker, read, self._listing, ledger)
         tuning = TuningDesk(self._session, self._worker, ledger)
-        self.router = Router([*self.overview.routes, *self._results.routes, *tuning.routes])
+        corrections = CorrectionDesk(self._session, self._worker, ledger)
+        export = ExportDesk(self._session, self._worker)
+        desks = (self.overview, self._results, tuning, corrections, export)
+        self.router = Router([route for desk in desks for route in desk.routes])
         self._looking = asyncio.create_task(self.overview.live.run())
 
     def close(self) -> None:

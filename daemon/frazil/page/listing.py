@@ -286,7 +286,7 @@ class Listing:
                 seq = None
             else:
                 self._note([seen])
-                picks, score, mark, corrected = seen.picks, seen.score, *_marks(seen)
+                picks, score, mark, corrected = seen.picks, seen.score, seen.mark, seen.corrected
         return Row(
             path=path,
             state=state,
@@ -304,7 +304,7 @@ class Listing:
             # A micrograph keeps its place in the session, whatever becomes of its picks.
             "INSERT OR REPLACE INTO temp.glances VALUES "
             "(?, ?, ?, ?, ?, coalesce((SELECT at FROM temp.glances WHERE seq = ?), ?, 0))",
-            [(one.seq, one.picks, one.score, *_marks(one), one.supersedes, one.at) for one in seen],
+            [(one.seq, one.picks, one.score, one.mark, one.corrected, one.supersedes, one.at) for one in seen],
         )
 
     def _all_folders(self) -> list[str]:
@@ -318,8 +318,3 @@ class Listing:
             self._folders = [folder.rstrip("/") for (folder,) in rows if folder]
             self._folders_until = time.monotonic() + _FOLDERS_SECONDS
         return self._folders
-
-
-def _marks(seen: Glance) -> tuple[str, int]:
-    """What a person said of a result, and whether picks were changed."""
-    return getattr(seen, "mark", ""), int(getattr(seen, "corrected", False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from frazil.documents import PickColumns, columns_of
+from frazil.documents import Corrections, PickColumns, columns_of
 from frazil.limits import LimitsPatch, PickLimits
 from frazil.page.session import Result
 from frazil.picking import Picks, ScoreMap, find_picks
@@ -53,9 +53,20 @@ class Overlay(PickLimits, frozen=True, kw_only=True):
     hidden: PickColumns | None
     """Peaks below the threshold that would be picks above it, best first; None where no score map was kept."""
     score_map: Frame | None
+    corrections: Corrections | msgspec.UnsetType
+    """What people changed in the picks; left out where nobody did."""
+    deleted_picks: PickColumns
+    """The model's picks that edits took away; none where a later result has replaced this one."""
 
 
-def overlay_of(result: Result, score_map: ScoreMap | None, *, with_hidden: bool, threshold_says: str = "") -> Overlay:
+def overlay_of(
+    result: Result,
+    score_map: ScoreMap | None,
+    *,
+    with_hidden: bool,
+    threshold_says: str = "",
+    deleted_picks: PickColumns,
+) -> Overlay:
     """What is drawn over a result's micrograph.
 
     Args:
@@ -63,6 +74,7 @@ def overlay_of(result: Result, score_map: ScoreMap | None, *, with_hidden: bool,
         score_map: as kept; None where none was.
         with_hidden: whether peaks below the threshold are sought, too.
         threshold_says: how its threshold came about.
+        deleted_picks: the model's picks that edits took away.
     """
     document = result.document
     limits = document.limits
@@ -87,6 +99,8 @@ def overlay_of(result: Result, score_map: ScoreMap | None, *, with_hidden: bool,
         picks=document.picks,
         hidden=hidden,
         score_map=None if score_map is None else _frame(score_map),
+        corrections=document.corrections,
+        deleted_picks=deleted_picks,
     )
 
 

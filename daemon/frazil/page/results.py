@@ -97,7 +97,8 @@ class Results:
             result, score_map = self._result(seq, ""), self._session.score_map(seq)
             with_hidden = request.query_params.get("hidden") == "1"
             says = self._session.describe_threshold(result.document)
-            overlay = overlay_of(result, score_map, with_hidden=with_hidden, threshold_says=says)
+            deleted = self._session.deleted_picks(result)
+            overlay = overlay_of(result, score_map, with_hidden=with_hidden, threshold_says=says, deleted_picks=deleted)
             return msgspec.json.encode(overlay)
 
         return json_answer(await self._worker.run(lambda: draw(asked_seq(request))))

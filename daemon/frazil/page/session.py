@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from frazil.documents import MicrographDocument, ModelDocument
+from frazil.documents import Mark, MicrographDocument, ModelDocument, PickColumns
 from frazil.page.troubles import Facts, gather_facts
 from frazil.picking import ScoreMap
 from frazil.session import retune
@@ -51,6 +51,10 @@ class Glance(msgspec.Struct, frozen=True, kw_only=True):
     """Mean figure of merit; None without picks."""
     supersedes: int
     """The result that this one replaced; 0 for none."""
+    mark: Mark
+    """A person's verdict on the micrograph."""
+    corrected: bool
+    """Whether people changed its picks."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,12 +122,17 @@ class _Scores(msgspec.Struct):
     score: list[float]
 
 
+class _Corrected(msgspec.Struct):
+    mark: Mark = ""
+
+
 class _Short(msgspec.Struct):
     """The little of a document that a glance needs; decoding that alone takes a third of the time."""
 
     shape: tuple[int, int]
     picks: _Scores
     supersedes: int = 0
+    corrections: _Corrected | None = None
 
 
 _SHORT = msgspec.json.Decoder(_Short)
@@ -220,6 +229,17 @@ class Session:
             newer=newer,
         )
 
+    def deleted_picks(self, result: Result) -> PickColumns:
+        """The model's picks that edits took away from a result; none of one that a later result has replaced."""
+        document, before = result.document, self.reader.uncorrected(result.seq)
+        if before is None or isinstance(document.corrections, msgspec.UnsetType):
+            return PickColumns(y=[], x=[], score=[])
+        rows = zip(before.y, before.x, before.score, strict=True)
+        there = set(zip(document.picks.y, document.picks.x, document.picks.score, strict=True))
+        deleted = [row for row in rows if row not in there]
+        y, x, score = ([row[i] for row in deleted] for i in range(3))
+        return PickColumns(y=y, x=x, score=score)
+
     def score_map(self, seq: int) -> ScoreMap | None:
         """The score map of a result; None where none was kept."""
         packed = self.reader.score_map(seq)
@@ -245,6 +265,8 @@ def glance(document: StoredDocument) -> Glance | None:
         picks=len(scores),
         score=sum(scores) / len(scores) if scores else None,
         supersedes=short.supersedes,
+        mark="" if short.corrections is None else short.corrections.mark,
+        corrected=short.corrections is not None,
     )
 
 

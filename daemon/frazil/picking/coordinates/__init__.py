@@ -3,7 +3,8 @@
 - ``read_coordinates(path)`` reads any of them; the file's ending says which it is.
 - ``named_micrographs(path)`` lists the micrographs that a table of several names.
 - ``read_star(path)`` and ``write_star(path, picks)`` speak RELION, one micrograph a file; ``write_box``,
-  ``write_cbox``, ``write_topaz`` and ``write_csv`` write the other formats.
+  ``write_cbox``, ``write_topaz`` and ``write_csv`` write the other formats; ``star_text(picks)`` and the like give the
+  text of such a file.
 - ``coordinate_list(path)`` and ``particles_star(path)`` are tables that grow by one micrograph after the other.
 
 In every format x is the column and y the row. `Picks` count rows from the first row of the file; a format that
@@ -19,11 +20,11 @@ from pathlib import Path
 from typing import Literal
 
 from frazil.errors import FrazilError
-from frazil.picking.coordinates.boxes import read_box, read_cbox, write_box, write_cbox
+from frazil.picking.coordinates.boxes import box_text, cbox_text, read_box, read_cbox, write_box, write_cbox
 from frazil.picking.coordinates.cryosparc import read_cs
-from frazil.picking.coordinates.delimited import read_csv, read_topaz, write_csv, write_topaz
+from frazil.picking.coordinates.delimited import csv_text, read_csv, read_topaz, topaz_text, write_csv, write_topaz
 from frazil.picking.coordinates.growing import GrowingStar, coordinate_list, particles_star
-from frazil.picking.coordinates.star import read_star, read_star_table, star_source, write_star
+from frazil.picking.coordinates.star import read_star, read_star_table, star_source, star_text, write_star
 from frazil.picking.coordinates.table import CoordinateTable
 from frazil.picking.picks import Picks
 
@@ -31,13 +32,18 @@ __all__ = [
     "CoordinateEnding",
     "GrowingStar",
     "YAxis",
+    "box_text",
+    "cbox_text",
     "coordinate_list",
+    "csv_text",
     "may_be_together",
     "named_micrographs",
     "particles_star",
     "read_coordinates",
     "read_star",
     "star_source",
+    "star_text",
+    "topaz_text",
     "write_box",
     "write_cbox",
     "write_csv",

@@ -21,7 +21,7 @@ from frazil.picking.coordinates.table import (
 )
 from frazil.picking.picks import Picks
 
-__all__ = ["read_box", "read_cbox", "write_box", "write_cbox"]
+__all__ = ["box_text", "cbox_text", "read_box", "read_cbox", "write_box", "write_cbox"]
 
 _CBOX_BLOCK = "cryolo"
 _CBOX_COLUMNS = ("CoordinateX", "CoordinateY", "Width", "Height")
@@ -72,17 +72,30 @@ def read_cbox(path: Path) -> CoordinateTable:
     return CoordinateTable(picks=_centres(path, [columns[name] for name in _CBOX_COLUMNS], scores))
 
 
+def box_text(picks: Picks, box_size_px: int) -> str:
+    """Picks as an EMAN box file: corner x, corner y, width, height, score, in whole pixels."""
+    return "".join(
+        f"{round(x)}\t{round(y)}\t{box_size_px}\t{box_size_px}\t{score:.6f}\n"
+        for x, y, score in _corners(picks, box_size_px).rows()
+    )
+
+
+def cbox_text(picks: Picks, box_size_px: int, *, diameter_px: float) -> str:
+    """Picks as a crYOLO box file."""
+    names = "".join(f"_{name} #{i}\n" for i, name in enumerate(_CBOX_WRITTEN, start=1))
+    size = f"{box_size_px:.1f} {box_size_px:.1f} <NA> {diameter_px:.3f} {diameter_px:.3f}"
+    rows = (f"{x:.3f} {y:.3f} <NA> {size} {score:.6f} 1 <NA>\n" for x, y, score in _corners(picks, box_size_px).rows())
+    text = f"data_global\n\n_cbox_format_version 1.0\n\ndata_{_CBOX_BLOCK}\n\nloop_\n{names}{''.join(rows)}\n"
+    return f"{text}data_cryolo_include\n\nloop_\n_slice_index #1\n"
+
+
 def write_box(path: Path, picks: Picks, box_size_px: int) -> None:
-    """Write an EMAN box file, whole or not at all: corner x, corner y, width, height, score, in whole pixels.
+    """Write an EMAN box file, whole or not at all, as `box_text` has it.
 
     Raises:
         OSError: it cannot be written.
     """
-    rows = (
-        f"{round(x)}\t{round(y)}\t{box_size_px}\t{box_size_px}\t{score:.6f}\n"
-        for x, y, score in _corners(picks, box_size_px).rows()
-    )
-    write_atomically(path, "".join(rows))
+    write_atomically(path, box_text(picks, box_size_px))
 
 
 def write_cbox(path: Path, picks: Picks, box_size_px: int, *, diameter_px: float) -> None:
@@ -91,11 +104,7 @@ def write_cbox(path: Path, picks: Picks, box_size_px: int, *, diameter_px: float
     Raises:
         OSError: it cannot be written.
     """
-    names = "".join(f"_{name} #{i}\n" for i, name in enumerate(_CBOX_WRITTEN, start=1))
-    size = f"{box_size_px:.1f} {box_size_px:.1f} <NA> {diameter_px:.3f} {diameter_px:.3f}"
-    rows = (f"{x:.3f} {y:.3f} <NA> {size} {score:.6f} 1 <NA>\n" for x, y, score in _corners(picks, box_size_px).rows())
-    text = f"data_global\n\n_cbox_format_version 1.0\n\ndata_{_CBOX_BLOCK}\n\nloop_\n{names}{''.join(rows)}\n"
-    write_atomically(path, f"{text}data_cryolo_include\n\nloop_\n_slice_index #1\n")
+    write_atomically(path, cbox_text(picks, box_size_px, diameter_px=diameter_px))
 
 
 def _corners(picks: Picks, box_size_px: int) -> Picks:

@@ -18,7 +18,7 @@ from frazil.picking.coordinates.table import (
 )
 from frazil.picking.picks import Picks
 
-__all__ = ["read_csv", "read_topaz", "write_csv", "write_topaz"]
+__all__ = ["csv_text", "read_csv", "read_topaz", "topaz_text", "write_csv", "write_topaz"]
 
 _MICROGRAPH = ("micrograph", "micrograph_name", "micrographname", "image_name", "image", "filename", "file")
 """How plain tables call the column with the micrograph's name."""
@@ -52,27 +52,21 @@ def read_csv(path: Path) -> CoordinateTable:
     return CoordinateTable(picks=_picks(path, columns, "x", "y"), micrographs=None if names is None else tuple(names))
 
 
-def write_csv(path: Path, picks: Picks) -> None:
-    """Write a table x, y, score, between commas, whole or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    write_atomically(path, "x,y,score\n" + "".join(f"{x:.3f},{y:.3f},{score:.6f}\n" for x, y, score in picks.rows()))
+def csv_text(picks: Picks) -> str:
+    """Picks as a table x, y, score, between commas."""
+    return "x,y,score\n" + "".join(f"{x:.3f},{y:.3f},{score:.6f}\n" for x, y, score in picks.rows())
 
 
-def write_topaz(path: Path, picks: Picks, micrograph: str) -> None:
-    """Write Topaz's table, whole or not at all: image_name, x_coord, y_coord, score, between tabs.
+def topaz_text(picks: Picks, micrograph: str) -> str:
+    """Picks as Topaz's table: image_name, x_coord, y_coord, score, between tabs.
 
     Coordinates are whole pixels, as Topaz's own are. Topaz calls an image by its file's name without the ending.
 
     Args:
-        path: the file.
         picks: of one micrograph.
         micrograph: its file name.
 
     Raises:
-        OSError: it cannot be written.
         ValueError: the name cannot stand in a line of Topaz's table.
     """
     name = stem_of(micrograph)
@@ -82,7 +76,26 @@ def write_topaz(path: Path, picks: Picks, micrograph: str) -> None:
             "characters and double quotes part its values"
         )
     rows = (f"{name}\t{round(x)}\t{round(y)}\t{score:.6f}\n" for x, y, score in picks.rows())
-    write_atomically(path, "image_name\tx_coord\ty_coord\tscore\n" + "".join(rows))
+    return "image_name\tx_coord\ty_coord\tscore\n" + "".join(rows)
+
+
+def write_csv(path: Path, picks: Picks) -> None:
+    """Write a table x, y, score, between commas, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_atomically(path, csv_text(picks))
+
+
+def write_topaz(path: Path, picks: Picks, micrograph: str) -> None:
+    """Write Topaz's table, whole or not at all, as `topaz_text` has it.
+
+    Raises:
+        OSError: it cannot be written.
+        ValueError: the name cannot stand in a line of Topaz's table.
+    """
+    write_atomically(path, topaz_text(picks, micrograph))
 
 
 def _picks(path: Path, columns: dict[str, list[str]], x: str, y: str) -> Picks:

@@ -41,6 +41,7 @@ __all__ = [
     "spell_without_quotes",
     "split_row",
     "star_source",
+    "star_text",
     "write_star",
 ]
 
@@ -72,19 +73,15 @@ _PLAIN = re.compile(r'[!"$-~]+')  # printable ASCII; a # within a value is a com
 _FOUND_LETTERS = 60
 
 
-def write_star(path: Path, picks: Picks, *, micrograph: str | None = None, source: Path | None = None) -> None:
-    """Write picks as a RELION coordinate STAR, whole or not at all.
+def star_text(picks: Picks, *, micrograph: str | None = None, source: Path | None = None) -> str:
+    """Picks as a RELION coordinate STAR.
 
     The file name of the micrograph stands in each row, for programs that want it (Topaz), if RELION can read it.
 
     Args:
-        path: the file.
         picks: of one micrograph.
         micrograph: its file name.
         source: full path of the micrograph, for `star_source`; readers of STAR files see a comment.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     name = _spelt(micrograph)
     columns = (_X, _Y, _SCORE, _MICROGRAPH) if name else (_X, _Y, _SCORE)
@@ -93,9 +90,16 @@ def write_star(path: Path, picks: Picks, *, micrograph: str | None = None, sourc
     header += "\ndata_\n\nloop_\n"
     header += "".join(f"_{column} #{i}\n" for i, column in enumerate(columns, start=1))
     end = f" {name}\n" if name else "\n"
-    write_atomically(
-        path, header + "".join(f"{x:12.3f} {y:12.3f} {score:12.6f}{end}" for x, y, score in picks.rows()) + "\n"
-    )
+    return header + "".join(f"{x:12.3f} {y:12.3f} {score:12.6f}{end}" for x, y, score in picks.rows()) + "\n"
+
+
+def write_star(path: Path, picks: Picks, *, micrograph: str | None = None, source: Path | None = None) -> None:
+    """Write picks as a RELION coordinate STAR, whole or not at all, as `star_text` has it.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_atomically(path, star_text(picks, micrograph=micrograph, source=source))
 
 
 def star_source(path: Path) -> Path | None:

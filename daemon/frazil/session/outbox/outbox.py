@@ -34,7 +34,8 @@ from frazil.outputs import OutputFolder, namesakes
 from frazil.paths import is_utf8
 from frazil.picking import Picks, write_star
 from frazil.record import record_failure
-from frazil.session.outbox.ledger import Handled, Ledger, StoredDocument, is_fatal
+from frazil.session.correct.applying import correct_document
+from frazil.session.outbox.ledger import AppliedEdits, Handled, Ledger, StoredDocument, is_fatal, whole_edits
 
 __all__ = ["Messages", "Outbox", "Stopped"]
 
@@ -121,7 +122,8 @@ class Outbox:
         """Number a document, commit it durably and deliver it. Retry until this succeeds or the daemon stops.
 
         Args:
-            document: a document without epoch, with sequence number 0.
+            document: a document without epoch, with sequence number 0. Its picks are those that model and limits give:
+                all edits of the micrograph are applied to them here, and nowhere else.
             key: path of its micrograph below the watched directory; empty for a document about a model.
             handled: stamp and fingerprint of the file that was picked or has failed.
             revises: sequence number of the result that these picks replace; 0 for a file that was picked.
@@ -137,7 +139,10 @@ class Outbox:
             Stopped: the daemon is stopping. A committed document is delivered after the next start.
             sqlite3.Error: the ledger cannot take this document, but can take others.
         """
-        ledger, body_at = self._ledger, self._body_at(document)
+        ledger, applied = self._ledger, None
+        if isinstance(document, MicrographDocument):
+            document, applied = self._correct(document, key)
+        body_at = self._body_at(document)
 
         def write() -> int:
             match document:
@@ -148,10 +153,13 @@ class Outbox:
                         body_at,
                         score_map=score_map,
                         complete_at_unix=complete_at_unix,
+                        applied=applied,
                         remember=remember,
                     )[0]
                 case MicrographDocument():
-                    return ledger.commit_revision(key, revises, body_at, score_map=score_map, remember=remember)
+                    return ledger.commit_revision(
+                        key, revises, body_at, score_map=score_map, applied=applied, remember=remember
+                    )
                 case FailedDocument() if handled is not None:
                     state: Literal["failed", "quarantined"] = (
                         "failed" if document.kind == "transient" else "quarantined"
@@ -165,6 +173,13 @@ class Outbox:
         on_commit(seq)
         self.deliver()
         return seq
+
+    def _correct(self, document: MicrographDocument, key: str) -> tuple[MicrographDocument, AppliedEdits | None]:
+        """A document with the edits of its micrograph, and which these are; None where there are none."""
+        edits = self._retry(lambda: self._ledger.edits(key))
+        corrected = correct_document(document, whole_edits(edits))
+        applied = AppliedEdits(number=edits[-1].number, uncorrected=document.picks) if edits else None
+        return corrected, applied
 
     def fail(
         self,

@@ -37,6 +37,7 @@ from frazil.session.outbox.outbox import Outbox, Stopped
 from frazil.session.outbox.thumbnails import Thumbnails, make_thumbnail
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.session.pick.drift import DriftWatch
+from frazil.session.pick.granter import Granter
 from frazil.session.pick.model_changes import Announcer, ModelChange
 from frazil.session.pick.serving import Serving
 from frazil.session.retune import LimitsRequest, Reviser
@@ -134,6 +135,7 @@ class Pipeline:
         self._outbox = outbox
         self._reviser = reviser
         self._thumbnails = Thumbnails(ledger.file)
+        self._granter = Granter(ledger, outbox)
         self._metrics = metrics
         self._drift = drift
         self._doubts = doubts
@@ -340,9 +342,10 @@ class Pipeline:
         beat()
         with contextlib.suppress(Stopped):
             self._outbox.deliver()
-        self._retune()
+        self._revise()
+        wait_seconds = min(one.wait_seconds(_STOP_CHECK_SECONDS) for one in (self._reviser, self._granter))
         try:
-            result = self._results.get(timeout=self._reviser.wait_seconds(_STOP_CHECK_SECONDS))
+            result = self._results.get(timeout=wait_seconds)
         except Empty:
             return
         beat("writing a result")
@@ -367,13 +370,14 @@ class Pipeline:
                     failure = failure_of(result.arrival.path, "writing", error)
                     self._write_failed(_Failed(arrival=result.arrival, error=failure))
 
-    def _retune(self) -> None:
-        """Between two results: pass on a request for other limits, and revise an earlier result."""
+    def _revise(self) -> None:
+        """Between two results: grant edits, pass on a request for other limits, and revise an earlier result."""
         if self._stopping.is_set() or not self._results.empty():
             return
         state = self.state
         is_busy = bool(state.doing or state.read or state.pick)
         try:
+            self._granter.grant_next()
             if (request := self._reviser.next_request()) is not None:
                 self._serving.change_limits(request)
             self._reviser.revise_next(is_busy=is_busy)

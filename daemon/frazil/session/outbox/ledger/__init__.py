@@ -2,6 +2,7 @@
 
 - `Ledger` is the daemon's: it alone writes results.
 - `LedgerReader` reads while the daemon runs, or when none does.
+- `leave_edits` leaves corrections in the ledger, which the daemon applies.
 - `request_requeue`, `request_baseline` and `update_remembered` leave a request in the ledger, which the daemon grants.
 - `Remembered` is what records have in common that the ledger remembers under a key.
 - `Witness` knows outside the ledger how far it had come.
@@ -12,6 +13,8 @@
 from frazil.session.outbox.ledger.archive import Archived, archive
 from frazil.session.outbox.ledger.check import Check, check
 from frazil.session.outbox.ledger.damage import explain, is_fatal
+from frazil.session.outbox.ledger.edits import AppliedEdits, LeftEdits, StoredEdit, leave_edits
+from frazil.session.outbox.ledger.edits import whole as whole_edits
 from frazil.session.outbox.ledger.layout import (
     LEDGER_NAME,
     OLDEST_READABLE,
@@ -59,24 +62,28 @@ __all__ = [
     "TUNED_KEY",
     "UNLIKE",
     "WITNESS_NAME",
+    "AppliedEdits",
     "Archived",
     "Check",
     "Handled",
     "KeptResult",
     "Ledger",
     "LedgerReader",
+    "LeftEdits",
     "MicrographRecord",
     "Note",
     "Rebuilt",
     "Remembered",
     "State",
     "StoredDocument",
+    "StoredEdit",
     "Witness",
     "archive",
     "check",
     "checksum",
     "explain",
     "is_fatal",
+    "leave_edits",
     "ledger_file",
     "open_read_only",
     "read_witness",
@@ -85,4 +92,5 @@ __all__ = [
     "request_requeue",
     "update_remembered",
     "watched_of",
+    "whole_edits",
 ]

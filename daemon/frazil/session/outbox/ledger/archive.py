@@ -33,8 +33,8 @@ def archive(file: Path, to: Path, *, before: float, below: str = "") -> Archived
     """Move results into an archive, also while the daemon runs.
 
     Documents and score maps go; the record of a micrograph goes with them if its file is gone, and stays otherwise,
-    since without it the file would be picked again. It is safe to be interrupted and to be repeated: a result is
-    deleted here only when it is on disk there. Sequence numbers go on where they were.
+    since without it the file would be picked again. Edits stay, and are copied. It is safe to be interrupted and to be
+    repeated: a result is deleted here only when it is on disk there. Sequence numbers go on where they were.
 
     Args:
         file: the ledger.
@@ -102,13 +102,17 @@ def _move_some(
         for number in numbers:
             for row in ledger.execute("SELECT seq, body FROM score_maps WHERE seq = ?", number):
                 archived.execute("INSERT OR REPLACE INTO score_maps VALUES (?, ?)", row)
+            for row in ledger.execute("SELECT * FROM uncorrected_picks WHERE seq = ?", number):
+                archived.execute("INSERT OR REPLACE INTO uncorrected_picks VALUES (?, ?, ?)", row)
         for path in paths:
             row = ledger.execute("SELECT * FROM micrographs WHERE path = ?", path).fetchone()
             if row is not None:
                 archived.execute(f"INSERT OR REPLACE INTO micrographs VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
+            _copy_edits(ledger, archived, path)
     with transaction(ledger):
         ledger.executemany("DELETE FROM documents WHERE seq = ?", numbers)
         ledger.executemany("DELETE FROM score_maps WHERE seq = ?", numbers)
+        ledger.executemany("DELETE FROM uncorrected_picks WHERE seq = ?", numbers)
         ledger.execute(
             "UPDATE meta SET value = max(CAST(value AS INTEGER), ?) WHERE key = 'archived'", (numbers[-1][0],)
         )
@@ -130,8 +134,16 @@ def _move_gone(
         marks = ", ".join("?" * len(portion[0]))
         with transaction(archived):
             archived.executemany(f"INSERT OR REPLACE INTO micrographs VALUES ({marks})", portion)  # noqa: S608
+            for row in portion:
+                _copy_edits(ledger, archived, (row[0],))
         with transaction(ledger):
             ledger.executemany(
                 "DELETE FROM micrographs WHERE path = ? AND state = 'gone'", [(row[0],) for row in portion]
             )
         moved.micrographs += len(portion)
+
+
+def _copy_edits(ledger: sqlite3.Connection, archived: sqlite3.Connection, path: tuple[str]) -> None:
+    """Copy the edits of a micrograph; here they stay, since they hold also for what is picked later."""
+    for row in ledger.execute("SELECT * FROM edits WHERE path = ?", path):
+        archived.execute("INSERT OR REPLACE INTO edits VALUES (?, ?, ?, ?, ?, ?, ?)", row)

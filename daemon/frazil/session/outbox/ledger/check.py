@@ -45,6 +45,8 @@ class Check:
     counts: dict[str, int] = field(default_factory=dict)
     """Micrographs in each state."""
     documents: int = 0
+    edits: int = 0
+    """Corrections of picks."""
     head: int = 0
     """The highest sequence number that was ever given out."""
     missing: Ranges = field(default_factory=Ranges)
@@ -66,7 +68,7 @@ def check(file: Path) -> Check:
             found.faults += [f"SQLite: {line}" for line in reader.integrity(_FAULTS_NAMED)]
         except LedgerDamagedError as error:
             found.faults.append(str(error))
-        for look in (_look_at_documents, _look_at_micrographs, _look_at_generations):
+        for look in (_look_at_documents, _look_at_micrographs, _look_at_edits, _look_at_generations):
             try:
                 look(reader, found)
             except LedgerDamagedError:
@@ -98,6 +100,16 @@ def _look_at_micrographs(reader: LedgerReader, found: Check) -> None:
     found.counts = reader.counts()
     if reader.generations() and (orphans := reader.without_document()):  # an archive lacks what is in its ledger
         found.faults.append(f"{len(orphans)} micrographs have lost their result, such as {orphans[0]}")
+
+
+def _look_at_edits(reader: LedgerReader, found: Check) -> None:
+    damaged = Ranges()
+    for stored in reader.every_edit():
+        found.edits += 1
+        if stored.edit is None:
+            damaged.add(stored.number, stored.number)
+    if damaged.all:
+        found.faults.append(f"{damaged.count()} edits of picks are damaged: {damaged}")
 
 
 def _look_at_generations(reader: LedgerReader, found: Check) -> None:

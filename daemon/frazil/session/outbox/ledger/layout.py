@@ -17,6 +17,8 @@ from frazil.session.outbox.ledger.damage import explain
 from frazil.session.outbox.ledger.meta_keys import ARCHIVED_KEY, DELIVERED_KEY, EPOCH_KEY, LAYOUT_KEY
 
 __all__ = [
+    "CHECKSUMS",
+    "EDITS",
     "HEAD",
     "LAYOUT",
     "LEDGER_NAME",
@@ -32,7 +34,11 @@ __all__ = [
 ]
 
 LEDGER_NAME = "frazil-ledger.sqlite"
-LAYOUT = 3
+LAYOUT = 4
+CHECKSUMS = 3
+"""From this layout on documents have checksums, and runs of the daemon are known."""
+EDITS = 4
+"""From this layout on there are edits."""
 OLDEST_READABLE = 2
 """Ledgers of this layout and later are read as they are; it is what an archive of an earlier frazil has."""
 HEAD = (
@@ -56,6 +62,20 @@ State = Literal["seen", "waiting", "picked", "failed", "quarantined", "gone"]
 """
 
 _GENERATIONS = "CREATE TABLE generations (number INTEGER PRIMARY KEY, id TEXT NOT NULL, first INTEGER NOT NULL)"
+_EDITS = """
+CREATE TABLE edits (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    path TEXT NOT NULL,
+    made_at REAL NOT NULL,
+    body BLOB NOT NULL,
+    checksum INTEGER NOT NULL,
+    seq INTEGER
+);
+CREATE INDEX edits_by_path ON edits (path, number);
+CREATE INDEX edits_waiting ON edits (number) WHERE seq IS NULL;
+CREATE TABLE uncorrected_picks (seq INTEGER PRIMARY KEY, checksum INTEGER NOT NULL, body BLOB NOT NULL)
+"""
 _TABLES = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE micrographs (
@@ -86,6 +106,7 @@ CREATE TABLE documents (
 {_GENERATIONS};
 CREATE TABLE score_maps (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE requests (id INTEGER PRIMARY KEY, path TEXT NOT NULL, made_at REAL NOT NULL);
+{_EDITS};
 """
 
 _FROM_1 = """
@@ -106,7 +127,10 @@ UPDATE meta SET value = '{layout}' WHERE key = 'layout';
 _FROM_2 = f"""
 ALTER TABLE documents ADD COLUMN checksum INTEGER;
 {_GENERATIONS};
-UPDATE meta SET value = '{LAYOUT}' WHERE key = 'layout';
+"""
+_FROM_3 = f"""
+{_EDITS};
+UPDATE meta SET value = '{LAYOUT}' WHERE key = 'layout'
 """  # noqa: S608
 _NEWER = "CREATE TEMP TABLE newer AS SELECT path, seq FROM documents; CREATE INDEX temp.newer_path ON newer (path, seq)"
 
@@ -166,8 +190,8 @@ def connect(file: Path) -> sqlite3.Connection:
                 )
             elif layout == 1:
                 _migrate_1(database)
-            elif layout == 2:
-                for statement in _FROM_2.split(";"):
+            elif layout in (2, 3):
+                for statement in (*(_FROM_2.split(";") if layout == 2 else ()), *_FROM_3.split(";")):
                     database.execute(statement)
             elif layout != LAYOUT:
                 raise OutputError(f"{file}: expected ledger layout {LAYOUT} or older, found {layout}")

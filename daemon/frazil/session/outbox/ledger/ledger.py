@@ -21,12 +21,22 @@ from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
+from frazil.documents import PickColumns
 from frazil.errors import OutputError
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger.damage import LedgerStoppedError, explain, is_fatal
+from frazil.session.outbox.ledger.edits import (
+    AppliedEdits,
+    StoredEdit,
+    next_to_correct,
+    note_granted,
+    select_edits,
+    select_uncorrected,
+    store_applied,
+)
 from frazil.session.outbox.ledger.layout import HEAD, UNLIKE, checksum, claim, connect, transaction
 from frazil.session.outbox.ledger.meta_keys import DELIVERED_KEY, EPOCH_KEY
-from frazil.session.outbox.ledger.reader import StoredDocument
+from frazil.session.outbox.ledger.reader import KeptResult, StoredDocument
 from frazil.session.outbox.ledger.witness import Generation, Witness
 
 log = logging.getLogger(__name__)
@@ -345,12 +355,14 @@ class Ledger:
         *,
         score_map: bytes | None = None,
         complete_at_unix: float | None = None,
+        applied: AppliedEdits | None = None,
         remember: tuple[str, str] | None = None,
     ) -> tuple[int, bytes]:
         """Commit a result; returns its sequence number and the document.
 
         `body_at` is told also the number of the result that this one supersedes (0: none). The score map, what the
         model said of the micrograph, is kept, and when the file was known to be complete, in seconds of Unix time.
+        `applied` are the edits that are in the result, which do not wait any more.
         """
         now = time.time()
         with self._writing():
@@ -363,6 +375,8 @@ class Ledger:
                 (seq, "picks", key, body, now, checksum(body)),
             )
             self._supersede(older, seq, score_map)
+            if applied is not None:
+                store_applied(self._database, key, seq, applied)
             self._record(key, handled, "picked", "", "")
             self._database.execute(
                 "UPDATE micrographs SET seq = ?, complete_at = ?, picked_at = ?, published_at = NULL WHERE path = ?",
@@ -380,15 +394,19 @@ class Ledger:
         body_at: Callable[[str, int], bytes],
         *,
         score_map: bytes | None,
+        applied: AppliedEdits | None = None,
         remember: tuple[str, str] | None = None,
     ) -> int:
         """Commit other picks from the same scores: all else that is known of the micrograph stays as it is.
 
-        The result supersedes the one with the number `older`, and has its score map from now on.
+        The result supersedes the one with the number `older`, and has its score map from now on. `applied` are the
+        edits that are in it.
         """
         with self._writing():
             seq = self._insert("picks", key, body_at)
             self._supersede(older, seq, score_map)
+            if applied is not None:
+                store_applied(self._database, key, seq, applied)
             self._database.execute(
                 "UPDATE micrographs SET seq = ?, published_at = NULL WHERE path = ? AND seq = ?", (seq, key, older)
             )
@@ -510,6 +528,36 @@ class Ledger:
             )
         return keys
 
+    def edits(self, key: str) -> list[StoredEdit]:
+        """The edits of a micrograph, in the order in which they were left."""
+        with self._reading():
+            return select_edits(self._database, key)
+
+    def next_to_correct(self) -> str | None:
+        """The micrograph with a result whose edits have waited longest; None where none waits."""
+        with self._reading():
+            return next_to_correct(self._database)
+
+    def set_edits_aside(self, key: str, seq: int, number: int) -> None:
+        """Note that edits up to a number wait no more: their result cannot be read, and the next one will have them."""
+        with self._writing():
+            note_granted(self._database, key, seq, number)
+
+    def uncorrected(self, seq: int) -> PickColumns | None:
+        """The picks of a result without edits; None where there are none in it, or nothing was kept."""
+        with self._reading():
+            return select_uncorrected(self._database, seq)
+
+    def result(self, key: str) -> KeptResult | None:
+        """The newest result of a micrograph with its score map; None where there is none."""
+        with self._reading():
+            row = self._database.execute(
+                "SELECT d.path, d.seq, d.body, s.body, d.checksum FROM documents d LEFT JOIN score_maps s "
+                "ON s.seq = d.seq WHERE d.seq = (SELECT seq FROM micrographs WHERE path = ?)",
+                (key,),
+            ).fetchone()
+        return None if row is None else KeptResult(**dict(zip(KeptResult.__struct_fields__, row, strict=True)))
+
     def recall(self, key: str) -> str:
         """The value remembered under a key; empty if there is none."""
         with self._reading():
@@ -551,6 +599,7 @@ class Ledger:
     def _supersede(self, older: int, seq: int, score_map: bytes | None) -> None:
         self._database.execute("UPDATE documents SET superseded_by = ? WHERE seq = ?", (seq, older))
         self._database.execute("DELETE FROM score_maps WHERE seq = ?", (older,))
+        self._database.execute("DELETE FROM uncorrected_picks WHERE seq = ?", (older,))
         if score_map is not None:
             self._database.execute("INSERT INTO score_maps VALUES (?, ?)", (seq, score_map))
 

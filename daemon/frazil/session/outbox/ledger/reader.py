@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import msgspec
 
-from frazil.documents import Heartbeat, NumberedDocument, decode_document
+from frazil.documents import Heartbeat, NumberedDocument, PickColumns, decode_document
 from frazil.session.outbox.ledger.damage import explain
-from frazil.session.outbox.ledger.layout import HEAD, LAYOUT, OLDEST_READABLE, State, checksum, open_read_only
+from frazil.session.outbox.ledger.edits import StoredEdit, decode_edit, select_edits, select_uncorrected
+from frazil.session.outbox.ledger.layout import (
+    CHECKSUMS,
+    EDITS,
+    HEAD,
+    LAYOUT,
+    OLDEST_READABLE,
+    State,
+    checksum,
+    open_read_only,
+)
 from frazil.session.outbox.ledger.meta_keys import ARCHIVED_KEY, EPOCH_KEY, LAYOUT_KEY, MIGRATED_KEY
 from frazil.session.outbox.ledger.witness import Generation
 
@@ -82,7 +93,7 @@ class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def columns(cls, *, layout: int = LAYOUT) -> str:
         """What to select from the table of documents, for `of`."""
-        names = [name for name in cls.__struct_fields__ if name != "checksum" or layout >= LAYOUT]
+        names = [name for name in cls.__struct_fields__ if name != "checksum" or layout >= CHECKSUMS]
         return ", ".join(names)
 
     @classmethod
@@ -216,6 +227,10 @@ class LedgerReader:
         row = next(self._rows(f"SELECT {_COLUMNS} FROM micrographs WHERE path = ?", path), None)  # noqa: S608
         return None if row is None else _record(row)
 
+    def matching(self, pattern: str) -> list[str]:
+        """Paths of micrographs that match a pattern, as SQLite's GLOB has it: ``*`` crosses folders."""
+        return [path for (path,) in self._rows("SELECT path FROM micrographs WHERE path GLOB ? ORDER BY path", pattern)]
+
     def documents(self, *, after: int = 0, limit: int | None = None) -> Iterator[StoredDocument]:
         """What was committed after a sequence number, in order."""
         statement = f"SELECT {self._columns} FROM documents WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
@@ -247,7 +262,7 @@ class LedgerReader:
 
     def generations(self) -> list[Generation]:
         """Every run of the ledger, in order; none of an archive, or of a ledger of an earlier layout."""
-        if self.layout < LAYOUT:
+        if self.layout < CHECKSUMS:
             return []
         return [Generation(*row) for row in self._rows("SELECT id, first FROM generations ORDER BY number")]
 
@@ -267,7 +282,7 @@ class LedgerReader:
 
     def ever_given_out(self) -> int:
         """The highest sequence number that was ever given out, also where its document was archived or lost."""
-        if self.layout < LAYOUT:
+        if self.layout < CHECKSUMS:
             return max(self.head(), int(self.meta()[ARCHIVED_KEY]))
         return int(next(self._rows(HEAD))[0])
 
@@ -388,7 +403,7 @@ class LedgerReader:
         return None
 
     def _kept(self, where: str, *values: object) -> KeptResult | None:
-        results = _RESULTS.format(checksum="d.checksum" if self.layout >= LAYOUT else "NULL")
+        results = _RESULTS.format(checksum="d.checksum" if self.layout >= CHECKSUMS else "NULL")
         row = next(self._rows(f"{results} WHERE {where} ORDER BY d.seq LIMIT 1", *values), None)
         if row is None:
             return None
@@ -398,6 +413,33 @@ class LedgerReader:
         """The packed score map of a result; None where none was kept."""
         row = next(self._rows("SELECT body FROM score_maps WHERE seq = ?", seq), None)
         return None if row is None else row[0]
+
+    def edits(self, path: str) -> list[StoredEdit]:
+        """The edits of a micrograph, in the order in which they were left."""
+        if self.layout < EDITS:
+            return []
+        with self._faults():
+            return select_edits(self._database, path)
+
+    def waiting_edits(self) -> int:
+        """Number of edits that the daemon has not applied as yet."""
+        if self.layout < EDITS:
+            return 0
+        return int(next(self._rows("SELECT count(*) FROM edits WHERE seq IS NULL"))[0])
+
+    def every_edit(self) -> Iterator[StoredEdit]:
+        """The edits of all micrographs, in the order in which they were left."""
+        if self.layout < EDITS:
+            return
+        for number, body, expected, seq in self._rows("SELECT number, body, checksum, seq FROM edits ORDER BY number"):
+            yield decode_edit(number, body, expected, seq)
+
+    def uncorrected(self, seq: int) -> PickColumns | None:
+        """The picks of a result without edits; None where there are none in it, or nothing was kept."""
+        if self.layout < EDITS:
+            return None
+        with self._faults():
+            return select_uncorrected(self._database, seq)
 
     def last_picked(self) -> MicrographRecord | None:
         """The micrograph that was picked last; a revision of its picks does not count."""
@@ -411,8 +453,13 @@ class LedgerReader:
         return [StoredDocument.of(row) for row in rows]
 
     def _rows(self, statement: str, *values: object) -> Iterator[tuple]:  # type: ignore[type-arg]
-        try:
+        with self._faults():
             yield from self._database.execute(statement, values)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
         except sqlite3.Error as error:
             raise explain(self.file, error) from error
 

@@ -50,6 +50,7 @@ class Rebuilt:
     again: list[str] = field(default_factory=list)
     """Micrographs whose newest result is lost: they are picked again."""
     score_maps: int = 0
+    edits: int = 0
     aside: Path | None = None
     """Where the damaged ledger is now."""
 
@@ -84,6 +85,8 @@ class _Found:
     meta: dict[str, str] = field(default_factory=dict)
     generations: dict[int, Generation] = field(default_factory=dict)
     requests: list[Row] = field(default_factory=list)
+    edits: dict[str, Row] = field(default_factory=dict)
+    """By their ids."""
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> _Found:
@@ -107,6 +110,11 @@ class _Found:
                 )
                 if (document := _Document.of(stored)) is not None:
                     self.documents[seq] = document
+            case (int(), str(name), str(path), float() | int(), bytes(body), int(expected), None | int()) if (
+                checksum(body) == expected
+            ):
+                if row[-1] is not None or name not in self.edits:
+                    self.edits[name] = row
             case (str(key), str(value)) if key not in _STATES:
                 self.meta[key] = value
             case (int(number), str(name), int(first)) if _GENERATION.fullmatch(name) and first < _MOST:
@@ -134,9 +142,9 @@ class _Found:
 def rebuild(file: Path, *, out: Path | None = None) -> Rebuilt:
     """Put a whole ledger in the place of a damaged one, which is kept beside it. No daemon may run.
 
-    Documents, score maps and records are taken from the damaged file, page by page, and what it lacks from copies
-    beside it (``<name>.bak``, ``<name>.*.bak``). Numbers stay as they are; those whose documents are lost stay empty. A
-    micrograph whose newest result is lost is picked again, and its STAR file stays until then.
+    Documents, score maps, records and edits are taken from the damaged file, page by page, and what it lacks from
+    copies beside it (``<name>.bak``, ``<name>.*.bak``). Numbers stay as they are; those whose documents are lost stay
+    empty. A micrograph whose newest result is lost is picked again, and its STAR file stays until then.
 
     Args:
         file: the ledger, or where it was.
@@ -168,7 +176,7 @@ def _add(found: _Found, copy: _Found, rebuilt: Rebuilt) -> None:
     lacking = copy.documents.keys() - found.documents.keys()
     rebuilt.from_copies += len(lacking)
     found.documents.update({seq: copy.documents[seq] for seq in lacking})
-    for name in ("micrographs", "meta", "generations"):
+    for name in ("micrographs", "meta", "generations", "edits"):
         setattr(found, name, {**getattr(copy, name), **getattr(found, name)})
 
 
@@ -216,11 +224,17 @@ def _write(file: Path, sources: list[Path], found: _Found, rebuilt: Rebuilt, out
                     for s in (document.stored for document in documents.values())
                 ),
             )
-            database.executemany("INSERT INTO score_maps VALUES (?, ?)", _score_maps(sources, current))
+            database.executemany("INSERT INTO score_maps VALUES (?, ?)", _score_maps(sources, set(current)))
+            database.executemany("INSERT INTO uncorrected_picks VALUES (?, ?, ?)", _uncorrected(sources, set(current)))
+            database.executemany(
+                "INSERT INTO edits (id, path, made_at, body, checksum, seq) VALUES (?, ?, ?, ?, ?, ?)",
+                _edits(found.edits, documents, archived),
+            )
             database.executemany(f"INSERT INTO micrographs VALUES ({', '.join('?' * _COLUMNS)})", records)  # noqa: S608
             known = {record[0] for record in records}  # a damaged row of another table may look like a request
             requests = [request for request in found.requests if request[0] in known]
             database.executemany("INSERT INTO requests (path, made_at) VALUES (?, ?)", requests)
+            rebuilt.edits = len(found.edits)
             rebuilt.score_maps = database.execute("SELECT count(*) FROM score_maps").fetchone()[0]
         rebuilt.aside = _replace(file, new)
     finally:
@@ -242,6 +256,24 @@ def _score_maps(sources: list[Path], wanted: set[int]) -> Iterator[tuple[int, by
                 case (int(seq), bytes(body)) if seq in wanted:
                     wanted.remove(seq)
                     yield seq, body
+
+
+def _uncorrected(sources: list[Path], wanted: set[int]) -> Iterator[tuple[int, int, bytes]]:
+    """The picks without edits of those results, each once."""
+    for source in sources:
+        for row in read_rows(source):
+            match row:
+                case (int(seq), int(expected), bytes(body)) if seq in wanted and checksum(body) == expected:
+                    wanted.remove(seq)
+                    yield seq, expected, body
+
+
+def _edits(known: dict[str, Row], documents: dict[int, _Document], archived: int) -> list[Row]:
+    """The edits in their order, without their numbers; those whose result is lost wait again."""
+    rows = sorted(known.values(), key=lambda row: (_seconds(row[0]) or 0.0, str(row[1])))
+    return [
+        (*row[1:-1], row[-1] if row[-1] in documents or (_seq(row) and _seq(row) <= archived) else None) for row in rows
+    ]
 
 
 def _records(known: dict[str, Row], documents: dict[int, _Document], archived: int, rebuilt: Rebuilt) -> list[Row]:
