@@ -21,7 +21,7 @@ TILE_PX = 512
 """Side of a tile, in its own pixels."""
 COARSEST_LEVEL = 6
 """At level 0 a pixel of a tile is one of the file; at each next level it is the mean of four of the one before."""
-_JPEG_QUALITY = 90
+_JPEG_QUALITY = 95
 _KEPT_BYTES = 192 << 20
 """Micrographs in memory: the one that was asked for last is kept however large it is, up to the reader's own limit."""
 _SIGMA_PER_RESOLUTION = 0.1874

@@ -60,11 +60,17 @@ export class Edits {
     return [...this.sent, ...this.unsent].filter((edit) => edit.path === path);
   }
 
-  /** Asks which of a micrograph's edits the daemon has granted. */
-  async settle(path) {
+  /** Those of a micrograph that the daemon has granted: its newest result has them by now. */
+  async granted(path) {
+    const sent = this.sent.filter((edit) => edit.path === path);
+    if (!sent.length) return [];
     const { waiting } = await ask(`/api/edits?${new URLSearchParams({ path })}`);
-    if (!waiting) this.sent = this.sent.filter((edit) => edit.path !== path);
-    return waiting;
+    return waiting ? [] : sent;
+  }
+
+  /** Forgets edits that are drawn as part of a result. */
+  drop(granted) {
+    this.sent = this.sent.filter((edit) => !granted.includes(edit));
   }
 
   async #send() {

@@ -12,6 +12,7 @@ import { Viewer } from "/static/viewer.js";
 
 const VIEW_MS = 400;
 const STRIP_MS = 1500;
+const GRANT_MS = 1500;
 
 const edits = new Edits((changed) => {
   if (changed !== path) return;
@@ -26,6 +27,7 @@ let path = "";
 let overlay = null;
 let around = null;
 let looked = "";
+let asking = null;
 
 readAddress();
 offerHelp([
@@ -126,8 +128,11 @@ async function show(standing) {
   }
   const wanted = path;
   showAround();
+  // First, so that the result that is asked for then has what was granted.
+  const granted = await edits.granted(path).catch(() => []);
   const record = await ask(`/api/micrograph?${new URLSearchParams({ path })}`);
   if (wanted !== path) return;
+  edits.drop(granted);
   document.title = `${fileName(path)} · frazil`;
   say(byId("name"), fileName(path));
   byId("name").title = path;
@@ -144,14 +149,14 @@ async function show(standing) {
     return;
   }
   if (record.seq === shown) {
-    settle();
+    viewer.draw();
+    showCorrections();
     return;
   }
   const first = !shown;
   shown = record.seq;
   viewer ??= new Viewer(byId("viewer"), epoch, { correct, pending: (of) => edits.of(of), moved: keepView });
   viewer.epoch = epoch;
-  if (edits.of(path).length) await edits.settle(path).catch(() => {});
   const drawn = await viewer.show(record.seq, first ? boxOfAddress() : null);
   if (!drawn) return;
   overlay = drawn;
@@ -161,14 +166,6 @@ async function show(standing) {
   byId("tuning").hidden = !overlay.hidden;
   if (overlay.hidden) tune(byId("tune"), viewer, overlay, (limit) => showScores(overlay, limit));
   if (first && location.hash) byId(location.hash.slice(1))?.scrollIntoView();
-}
-
-/** Asks whether the daemon has granted what was sent. */
-async function settle() {
-  if (!edits.of(path).length) return;
-  await edits.settle(path).catch(() => {});
-  viewer.draw();
-  showCorrections();
 }
 
 // --- its neighbours ---------------------------------------------------------------------------------------------------
@@ -275,8 +272,16 @@ function showCorrections() {
   const by = (overlay.corrections?.by ?? []).filter(Boolean).join(", ");
   say(byId("changes"), marked === "bad" ? "Marked bad: it has no picks." : changes.length ? `${counted(viewer.edited.picks.y.length, "pick")}: ${changes.join(", ")}${by ? `, by ${by}` : ""}.` : "Nothing was corrected here.");
   const waiting = edits.of(path).length;
+  clearTimeout(asking);
+  if (waiting) asking = setTimeout(lookAgain, GRANT_MS);
   const merged = edits.merged?.includes(path) ? " Somebody else, or the daemon, changed this micrograph meanwhile: both are kept." : "";
   say(byId("saved"), edits.fault || (waiting ? `Saving ${counted(waiting, "change")} …` : `All changes are saved.${merged}`));
+}
+
+/** What undoes itself makes no new result, of which the daemon would tell. */
+function lookAgain() {
+  looked = "";
+  if (latest) showOrSay(latest);
 }
 
 function correctionTools() {

@@ -233,7 +233,7 @@ function showTold() {
 
 /** Asks which changes the daemon has granted. */
 async function settle() {
-  for (const path of new Set(edits.sent.map((edit) => edit.path))) await edits.settle(path).catch(() => {});
+  for (const path of new Set(edits.sent.map((edit) => edit.path))) await edits.granted(path).then((granted) => edits.drop(granted), () => {});
   showTold();
 }
 
