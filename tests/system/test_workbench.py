@@ -28,6 +28,7 @@ pytestmark = pytest.mark.system
 BIN = Path(sys.executable).parent
 PATIENCE_SECONDS = 240.0
 AXE = Path(__file__).parent.parent / "axe" / "axe.min.js"
+SHAPE = (800, 1120)
 COUNTS = (6, 14, 9, 1, 12)
 """Particles of the micrographs 0.mrc to 4.mrc; one has few."""
 
@@ -67,8 +68,8 @@ def session(
     watched, out = folder / "watched", folder / "out"
     watched.mkdir()
     for k, count in enumerate(COUNTS):
-        write_mrc(watched / f"{k}.mrc", make_scene((640, 896), count=count, seed=k).pixels, 2.0)
-    (watched / "broken.mrc").write_bytes(b"no micrograph" * 100)
+        write_mrc(watched / f"{k}.mrc", make_scene(SHAPE, count=count, seed=k).pixels, 2.0)
+    (watched / "broken.mrc").write_bytes(b"no micrograph")
     command = [BIN / "frazil", "serve", "--watch", watched, "--out", out, "--device", "cpu", "--model", blob_model]
     command += ["--diameter", "48", "--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0", "--no-choose-threshold"]
     log = folder / "log"
@@ -107,7 +108,7 @@ def place(page: Page, y: float, x: float) -> tuple[float, float]:
     """Where a pixel of a micrograph lies on the page, while all of it is shown."""
     box = page.locator("#viewer svg.canvas").bounding_box()
     assert box is not None
-    scale = box["width"] / 896
+    scale = box["width"] / SHAPE[1]
     return box["x"] + (x + 0.5) * scale, box["y"] + (y + 0.5) * scale
 
 
@@ -150,7 +151,7 @@ def test_the_list_is_sorted_filtered_and_chosen_from(session: Session, look: Loo
     page = look.open(f"{session.url}/micrographs")
     page.locator("#rows tr").first.wait_for()
     page.get_by_label("Sorted by").select_option("Picks, fewest first")
-    page.wait_for_function("document.querySelector('#rows tr th').textContent === '3.mrc'")
+    until(lambda: page.evaluate("document.querySelector('#rows tr th').textContent === '3.mrc'"))
     assert "sort=picks&order=up" in page.url
     boxes = page.locator("#rows input")
     boxes.nth(0).click()
@@ -189,8 +190,8 @@ def test_fifty_thousand_are_sorted_by_picks(look: Looker, open_page: Callable[..
             )
     database.close()
     page = look.open(f"{open_page().url}/micrographs?sort=picks")
-    page.wait_for_function("!document.getElementById('count').textContent.includes('being read')")
-    page.wait_for_function("document.querySelectorAll('#rows tr').length === 100")
+    until(lambda: page.evaluate("!document.getElementById('count').textContent.includes('being read')"))
+    until(lambda: page.evaluate("document.querySelectorAll('#rows tr').length === 100"))
     assert {row.split("\t")[3] for row in page.locator("#rows tr").all_inner_texts()} == {"6"}
     # Once the numbers are known, another order of all fifty thousand takes a moment.
     took = page.evaluate(
@@ -209,16 +210,18 @@ def test_one_to_one_shows_the_files_pixels_and_tells_their_values(session: Sessi
     page.get_by_label("Picks", exact=True).uncheck()
     page.locator("[name=lowpass]").fill("0")
     page.get_by_label("One to one").click()
-    page.wait_for_function(
-        "document.querySelector('#viewer .tiles image[href*=\"/0/0/0\"], #viewer .tiles .sharp image')"
+    until(
+        lambda: page.evaluate(
+            "document.querySelector('#viewer .tiles image[href*=\"/0/0/0\"], #viewer .tiles .sharp image')"
+        )
     )
-    page.wait_for_function("new URL(location.href).searchParams.has('view')")
+    until(lambda: page.evaluate("new URL(location.href).searchParams.has('view')"))
     x, y, width, _ = (
         float(part) for part in (page.locator("#viewer svg.canvas").get_attribute("viewBox") or "").split()
     )
     box = page.locator("#viewer svg.canvas").bounding_box()
     assert box is not None
-    assert width == pytest.approx(min(896, box["width"]), abs=0.6)  # a pixel of the screen for each of the file
+    assert width == pytest.approx(box["width"], abs=0.6)  # a pixel of the screen for each of the file
     page.evaluate("Promise.all([...document.querySelectorAll('#viewer .tiles image')].map(i => fetch(i.href.baseVal)))")
     from frazil.picking import read_micrograph
 
@@ -249,18 +252,18 @@ def test_one_to_one_shows_the_files_pixels_and_tells_their_values(session: Sessi
     page.locator("#viewer .tiles image").first.wait_for(state="attached")
     assert view_box(page)[:3] == pytest.approx([x, y, width], abs=0.2)
     page.get_by_label("Fit all of it").click()
-    assert page.locator("#viewer svg.canvas").get_attribute("viewBox") == "-0.5 -0.5 896 640"
+    assert page.locator("#viewer svg.canvas").get_attribute("viewBox") == "-0.5 -0.5 1120 800"
     assert page.locator(".scale-bar").inner_text().endswith(" nm")
 
 
 def test_a_cold_page_shows_the_newest_first_and_from_what_was_made_when_it_was_picked(
     session: Session, look: Looker
 ) -> None:
-    page = look.open(f"{session.url}/static/frazil.svg")
+    page = look.open(f"{session.url}/sessions")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if "/api/picture/" in request.url else None)
     page.goto(session.url)
-    page.wait_for_function("document.querySelector('#viewer image.preview, #viewer image.photograph')")
+    until(lambda: page.evaluate("document.querySelector('#viewer image.preview, #viewer image.photograph')"))
     page.locator("#latest li").nth(3).wait_for()
     newest = re.search(r"/api/picture/(\d+)", asked[0])
     assert newest is not None
@@ -290,7 +293,7 @@ def test_picks_are_corrected_in_one_browser_and_seen_in_another(session: Session
     look.keep(page, "corrected")
     page.keyboard.press("x")
     x, y = place(page, 5, 5)
-    far_x, far_y = place(page, 400, 850)
+    far_x, far_y = place(page, 500, 1000)
     page.mouse.move(x, y)
     page.mouse.down()
     for corner in ((far_x, y), (far_x, far_y), (x, far_y)):
@@ -298,7 +301,7 @@ def test_picks_are_corrected_in_one_browser_and_seen_in_another(session: Session
     page.mouse.up()
     wait_saved(page)
     other.locator("#changes", has_text="1 region of junk").wait_for()
-    until(lambda: not ((session.star("1").y < 390) & (session.star("1").x < 840)).any())
+    until(lambda: not ((session.star("1").y < 490) & (session.star("1").x < 990)).any())
     page.keyboard.press("b")
     other.locator("#badge", has_text="bad").wait_for()
     until(lambda: len(session.star("1").y) == 0)
@@ -307,7 +310,7 @@ def test_picks_are_corrected_in_one_browser_and_seen_in_another(session: Session
     with page.expect_download() as download:
         page.locator("#correct").get_by_text("CSV").click()
     assert download.value.suggested_filename.endswith(".csv")
-    for says in ("1 region of junk", "1 added, 1 taken away", "1 taken away", "Nothing was corrected here."):
+    for says in ("1 region of junk", "1 added, 1 taken away, by", "picks: 1 taken away", "Nothing was corrected here."):
         page.keyboard.press("z")
         page.locator("#changes", has_text=says).wait_for()
         wait_saved(page)
@@ -331,7 +334,7 @@ def test_a_confirmation_stays_and_the_line_follows_the_slider(session: Session, 
     line = page.locator("#scores .limit")
     before = line.get_attribute("x1")
     page.locator("#tune input[type=range]").first.fill("0.9")
-    page.wait_for_function(f"document.querySelector('#scores .limit').getAttribute('x1') !== '{before}'")
+    until(lambda: page.evaluate(f"document.querySelector('#scores .limit').getAttribute('x1') !== '{before}'"))
     page.locator("#tune").get_by_role("button", name="Reset").click()
     assert line.get_attribute("x1") == before
     page.get_by_text("Apply to all, and to what follows").click()

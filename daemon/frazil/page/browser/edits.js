@@ -27,6 +27,7 @@ export class Edits {
     this.unsent = [];
     this.sent = [];
     this.last = []; // what may be undone, the newest last
+    this.undone = new Set(); // ids of what is being undone, so that no edit is undone twice
     this.fault = "";
     this.sending = false;
     addEventListener("beforeunload", (event) => this.unsent.length && event.preventDefault());
@@ -44,13 +45,14 @@ export class Edits {
 
   /** Undoes the newest edit of a micrograph that nobody has undone; false where there is none. */
   async undo(path, seq) {
-    let newest = this.last.findLast((edit) => edit.path === path);
+    const mayBe = ({ id, kind }) => kind !== "undo" && !this.undone.has(id);
+    let newest = this.last.findLast((edit) => edit.path === path && mayBe(edit));
     if (!newest) {
       const { edits } = await ask(`/api/edits?${new URLSearchParams({ path })}`);
-      newest = edits.findLast(({ kind, undone_by }) => kind !== "undo" && !undone_by);
+      newest = edits.findLast((edit) => mayBe(edit) && !edit.undone_by);
     }
     if (!newest) return false;
-    this.last = this.last.filter(({ id }) => id !== newest.id);
+    this.undone.add(newest.id);
     this.make({ path, seq, kind: "undo", edit: newest.id });
     return true;
   }

@@ -28,6 +28,7 @@ let overlay = null;
 let around = null;
 let looked = "";
 let asking = null;
+let wish = null;
 
 readAddress();
 offerHelp([
@@ -175,6 +176,14 @@ async function showAround() {
   const found = await ask(`/api/around?${new URLSearchParams({ ...query, path, each: 8 })}`);
   if (wanted !== path) return;
   around = found;
+  if (wish) {
+    const to = found[wish];
+    wish = null;
+    if (to) {
+      go(to);
+      return;
+    }
+  }
   drawStrip(found);
   const link = (says, to, title, rel) =>
     to
@@ -208,6 +217,12 @@ async function until(there) {
   while (!there()) await pause(20);
 }
 
+/** Goes to a neighbour; at once, or as soon as it is known which one that is. */
+function step(name) {
+  if (around) go(around[name]);
+  else wish = name;
+}
+
 /** A click leads there without a new page; one that wants another tab gets it. */
 function follows(event, to) {
   if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
@@ -218,12 +233,12 @@ function follows(event, to) {
 addEventListener("keydown", (event) => {
   if (!isForPage(event)) return;
   const does = {
-    j: () => go(around?.next),
-    ArrowRight: () => go(around?.next),
-    k: () => go(around?.previous),
-    ArrowLeft: () => go(around?.previous),
-    n: () => go(around?.bad_next),
-    N: () => go(around?.bad_previous),
+    j: () => step("next"),
+    ArrowRight: () => step("next"),
+    k: () => step("previous"),
+    ArrowLeft: () => step("previous"),
+    n: () => step("bad_next"),
+    N: () => step("bad_previous"),
     g: () => mark("good"),
     b: () => mark("bad"),
     z: undo,

@@ -46,7 +46,7 @@ export class Viewer {
       { class: "zooms", role: "group", "aria-label": "Zoom" },
       button("−", "Zoom out", () => this.zoom(1 / 1.5), "Zoom out (−)"),
       button("Fit", "Fit all of it", () => this.reset(), "All of the micrograph (0)"),
-      button("1:1", "One to one", () => this.oneToOne(), "One pixel of the screen for each pixel of the file (1)"),
+      button("1:1", "1:1, one to one", () => this.oneToOne(), "One pixel of the screen for each pixel of the file (1)"),
       button("+", "Zoom in", () => this.zoom(1.5), "Zoom in (+)"),
     );
     this.frame = element("div", { class: "frame" }, this.stage, zooms, this.bar, this.loading);
@@ -325,7 +325,7 @@ export class Viewer {
 
   /** Pixels of the screen for each of the micrograph. */
   #scale() {
-    return (this.svg.clientWidth * devicePixelRatio) / this.box.width;
+    return (this.svg.getBoundingClientRect().width * devicePixelRatio) / this.box.width;
   }
 
   #isZoomed() {
@@ -352,8 +352,8 @@ export class Viewer {
 
   /** One pixel of the screen for each of the file, on the screen's own grid. */
   oneToOne() {
-    this.zoom(this.box.width / (this.svg.clientWidth * devicePixelRatio));
     const edges = this.svg.getBoundingClientRect();
+    this.zoom(this.box.width / (edges.width * devicePixelRatio));
     const beyond = (length) => Math.ceil(length * devicePixelRatio) - length * devicePixelRatio;
     const [x, y] = [Math.round(this.box.x) - 0.5 - beyond(edges.left), Math.round(this.box.y) - 0.5 - beyond(edges.top)];
     this.#move(x - this.box.x, y - this.box.y);
