@@ -68,7 +68,7 @@ def test_a_thumbnail_looks_as_the_file_does_whichever_way_the_model_sees_it(make
         )
         made = make_thumbnail(picture, inverted=inverted)
         small[inverted] = cv2.imdecode(np.frombuffer(made, np.uint8), cv2.IMREAD_GRAYSCALE).astype(float)
-    assert small[False].shape == (267, 400)
+    assert small[False].shape == (213, 320)
     assert np.abs(small[False] - small[True]).mean() < 3
-    y, x = (np.rint(places * 400 / 900).astype(int) for places in (scene.truth.y, scene.truth.x))
+    y, x = (np.rint(places * 320 / 900).astype(int) for places in (scene.truth.y, scene.truth.x))
     assert small[False][y, x].mean() + 40 < small[False].mean()  # particles are dark

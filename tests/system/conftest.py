@@ -215,7 +215,7 @@ def prometheus(
 # --- browsers ---------------------------------------------------------------------------------------------------
 
 CHROMIUM = "/usr/bin/chromium"
-BROWSER_MS = 8_000
+BROWSER_MS = 240_000
 
 
 @pytest.fixture(scope="session")

@@ -190,7 +190,7 @@ def test_a_circle_drawn_over_a_particle_gives_its_diameter(
     assert float(said.split(" Å")[0]) == pytest.approx(2.0 * scene.diameter_px, abs=3)
     assert page.locator("circle.measured").count() == 1
     look.keep(page, "measured")
-    page.get_by_label("Measure a particle").uncheck()
+    page.get_by_label("Look").check()
     assert page.locator("circle.measured").count() == 0
 
 

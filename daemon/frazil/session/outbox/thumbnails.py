@@ -16,10 +16,10 @@ from frazil.picking import Picture, small_picture
 
 __all__ = ["THUMBNAIL_PX", "Thumbnails", "make_thumbnail"]
 
-THUMBNAIL_PX = 400
+THUMBNAIL_PX = 320
 """Longest side."""
 _NAME = "frazil-thumbnails.sqlite"
-_JPEG_QUALITY = 80
+_JPEG_QUALITY = 75
 _MOST_BYTES = 128 << 20
 _BUSY_SECONDS = 0.2
 _TABLE = """
