@@ -61,13 +61,14 @@ from frazil.model.runtime import ort
 from frazil.page.application import Application
 from frazil.page.gate import TOKEN_NAME
 from frazil.page.server import PageServer
-from frazil.picking import Micrograph, Picks, read_micrograph, read_star
+from frazil.picking import Micrograph, PickingSettings, Picks, read_micrograph, read_star
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import Handled, Ledger, leave_edits
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
 from frazil.session.outbox.stream.messages import ChannelState
 from frazil.session.pick.granter import Granter
+from frazil.session.retune import Reviser
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -1034,7 +1035,8 @@ class CorrectionRig:
         self.ledger = ledger or Ledger(self.file)
         metrics = Metrics(prometheus_client.CollectorRegistry())
         self.outbox = Outbox(self.ledger, Unheard(), metrics, self.folder, self.folder / "out", threading.Event())
-        self.granter = Granter(self.ledger, self.outbox)
+        self.reviser = Reviser(self.ledger, self.outbox, PickingSettings(diameter_angstrom=80))
+        self.granter = Granter(self.ledger, self.outbox, self.reviser)
 
     def pick(self, key: str = "a.mrc", at: Sequence[tuple[float, float]] = FIRST_PLACES, **changes: object) -> int:
         y, x = ([float(place[i]) for place in at] for i in range(2))
@@ -1067,6 +1069,7 @@ class CorrectionRig:
         return set(zip(picks.y.tolist(), picks.x.tolist(), strict=True))
 
     def close(self) -> None:
+        self.reviser.close()
         self.ledger.close()
 
 
@@ -1077,8 +1080,7 @@ def open_rig(tmp_path: Path) -> Iterator[Callable[..., CorrectionRig]]:
 
         def start(ledger: Ledger | None = None, folder: Path = tmp_path) -> CorrectionRig:
             made = CorrectionRig(folder, ledger)
-            if ledger is None:
-                stack.callback(made.close)
+            stack.callback(made.close if ledger is None else made.reviser.close)
             return made
 
         yield start

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import msgspec
@@ -145,8 +145,8 @@ def import_labels(
 ) -> LabelImport:
     """Leave edits in the ledger that make the picks of a session what label files say.
 
-    A label within a quarter of the diameter of a pick is that pick. A file without particles deletes all picks of its
-    micrograph. Micrographs of which there is no file stay as they are.
+    A label within a quarter of the diameter of a pick is that pick, and one of another label is the same. A file
+    without particles deletes all picks of its micrograph. Micrographs of which there is no file stay as they are.
 
     Args:
         reader: of the session's ledger.
@@ -297,30 +297,31 @@ def _compare(reader: LedgerReader, one: _Labels, y_axis: YAxis, done: LabelImpor
         raise FrazilError(f"{one.file}: {one.key} is marked bad (frazil reject --undo takes the mark away)")
     labels = _read(one, present.document, y_axis)
     _Fit.of(labels, present).check(one.file, y_axis)
+    document = present.document
     matched = match_picks(present.picks, labels, present.reach_px)
-    seq = present.document.seq
-    deleted = np.flatnonzero(matched < 0)
-    added = np.setdiff1d(np.arange(len(labels)), matched)
-    edits: list[Edit] = [
-        DeletePick(id=_new_id(), path=one.key, seq=seq, y=float(present.picks.y[i]), x=float(present.picks.x[i]))
-        for i in deleted
-    ]
-    edits += [AddPick(id=_new_id(), path=one.key, seq=seq, y=float(labels.y[i]), x=float(labels.x[i])) for i in added]
+
+    def at(picks: Picks, i: int) -> dict[str, Any]:
+        place = {"y": float(picks.y[i]), "x": float(picks.x[i])}
+        return {"id": uuid.uuid4().hex, "path": one.key, "seq": document.seq, **place}
+
+    deletions: list[Edit] = [DeletePick(**at(present.picks, i)) for i in np.flatnonzero(matched < 0).tolist()]
+    unmatched = np.setdiff1d(np.arange(len(labels)), matched)
+    additions: list[Edit] = [AddPick(**at(labels, i)) for i in unmatched.tolist()]
+    # Of a pick that stays, and of another label, a second label adds nothing: it needs no edit.
+    after = apply(additions, present.picks.select(matched >= 0), document.diameter_px, document.shape)
+    new = {(float(after.picks.y[i]), float(after.picks.x[i])) for i in after.added}
+    additions = [edit for edit in additions if isinstance(edit, AddPick) and (edit.y, edit.x) in new]
     done.micrographs += 1
-    done.changed += bool(edits)
-    done.added += len(added)
-    done.deleted += len(deleted)
-    return edits
+    done.changed += bool(deletions or additions)
+    done.added += len(additions)
+    done.deleted += len(deletions)
+    return [*deletions, *additions]
 
 
 def _leave(reader: LedgerReader, edits: Sequence[Edit], by: str, done: LabelImport) -> None:
     if edits:
         left = leave_edits(reader.file, edits, by=by)
         done.passed_over += [f"one edit: {why}" for _, why in left.refused]
-
-
-def _new_id() -> str:
-    return uuid.uuid4().hex
 
 
 # --- which way y grows ------------------------------------------------------------------------------------------

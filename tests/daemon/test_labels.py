@@ -94,9 +94,10 @@ def test_what_is_exported_and_imported_into_a_fresh_ledger_is_equal(
     assert (corrections.by, corrections.added, corrections.deleted) == (["Ada"], [0], 1)
 
 
-def test_an_import_counts_with_edits_that_wait(rig: Rig, tmp_path: Path) -> None:
+def test_an_import_counts_with_edits_that_wait_and_with_what_is_labelled_twice(rig: Rig, tmp_path: Path) -> None:
     rig.pick(at=PLACES)
-    write_star(tmp_path / "a.star", picks_at(*PLACES[1:], (390, 490)))
+    twice = ((390, 491), (PLACES[7][0] + 2, PLACES[7][1]))
+    write_star(tmp_path / "a.star", picks_at(*PLACES[1:], (390, 490), *twice))
     with LedgerReader(rig.file) as reader:
         assert [import_labels(reader, [tmp_path / "a.star"]).added for _ in range(2)] == [1, 0]
     rig.grant()
@@ -194,6 +195,21 @@ def test_reject_marks_by_name_and_pattern_and_takes_the_marks_away(rig: Rig, tmp
     rig.grant()
     assert [len(where(rig, key)) for key in ("a.mrc", "grid/b.mrc", "grid/c.mrc")] == [0, 50, 50]
     assert "expected a micrograph that" in frazil("reject", "x.mrc", "--ledger", rig.file, status=1)
+
+
+def test_a_name_that_a_format_cannot_hold_is_said_and_the_others_are_written(rig: Rig, tmp_path: Path) -> None:
+    rig.pick('a"b.mrc', at=PLACES)
+    rig.pick("c.mrc", at=PLACES)
+    rig.leave((MarkMicrograph, {"mark": "good"}), key="c.mrc")
+    said = frazil("labels", "export", "--ledger", rig.file, "--out", tmp_path / "l", "--format", "topaz", status=1)
+    assert "expected a name that can stand in Topaz's table" in said
+    assert "1 edits wait for the daemon" in said
+    assert [file.name for file in (tmp_path / "l").iterdir()] == ["c.txt"]
+    rig.grant()
+    for option in ("--good", "--corrected"):
+        said = frazil("labels", "export", "--ledger", rig.file, "--out", tmp_path / "l", option)
+        assert "50 picks of 1 micrographs" in said
+    assert "found 'pdf'" in frazil("labels", "export", "--out", tmp_path, "--format", "pdf", status=1)
 
 
 # --- downloads --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 import prometheus_client
 import pytest
 
-from frazil.documents import Corrections, FailedDocument, MicrographDocument, decode_document
+from frazil.documents import Corrections, FailedDocument, MicrographDocument, columns_of, decode_document
 from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
@@ -31,7 +31,7 @@ from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.model_changes import Announcer
 from frazil.session.pick.pipeline import Pipeline
 from frazil.session.pick.serving import Serving
-from frazil.session.retune import Chooser, Reviser, request_change
+from frazil.session.retune import Chooser, LimitsChange, Reviser, RevisionProgress, count, preview, request_change
 
 
 @dataclass
@@ -286,5 +286,39 @@ def test_edits_hold_through_retuning_and_when_a_file_is_picked_again(
         assert (y, x) not in places
         assert isinstance(one.corrections, Corrections)
         assert (one.corrections.added, one.corrections.deleted) == ([0], 1)
-    star = read_star(rig.out / "a_picks.star")
-    assert len(star) == len(documents[-1].picks.score)
+    assert len(read_star(rig.out / "a_picks.star")) == len(documents[-1].picks.score)
+    with LedgerReader(rig.ledger.file) as reader:
+        assert columns_of(preview(reader, "a.mrc", LimitsPatch()).picks) == documents[-1].picks
+        (counted,) = count(reader, LimitsChange())
+    assert counted.before == counted.after == len(documents[-1].picks.score)
+
+
+def test_a_result_that_is_corrected_before_its_turn_is_retuned_nevertheless(
+    rig: Rig, make_scene: Callable[..., object]
+) -> None:
+    for name in ("a.mrc", "b.mrc"):
+        rig.pipeline.accept(rig.write(name, make_scene().pixels))  # type: ignore[attr-defined]
+        rig.turn()
+    with LedgerReader(rig.ledger.file) as reader:
+        request_change(reader, LimitsPatch(threshold=0.1))
+    rig.reviser.grant(rig.reviser.next_request())  # type: ignore[arg-type]
+    edit = AddPick(id="edit-00001", path="b.mrc", y=3.0, x=4.0)
+    assert leave_edits(rig.ledger.file, [edit]).accepted == 1
+    granter = rig.pipeline._granter
+    granter.grant_next()
+    for _ in range(4):
+        rig.reviser.revise_next(is_busy=False)
+    with LedgerReader(rig.ledger.file) as reader:
+        for name in ("a.mrc", "b.mrc"):
+            kept = reader.result(name)
+            assert kept is not None
+            document = decode_document(kept.body)
+            assert isinstance(document, MicrographDocument)
+            assert (document.threshold, (3.0, 4.0) in zip(document.picks.y, document.picks.x, strict=True)) == (
+                0.1,
+                name == "b.mrc",
+            )
+        tuned = RevisionProgress.decode(reader.meta()["tuned"])
+    assert tuned is not None
+    assert tuned.is_done
+    assert tuned.revised == 2

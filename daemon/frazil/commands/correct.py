@@ -9,8 +9,9 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
+from frazil.commands import complain
 from frazil.commands.ledger import Where
-from frazil.errors import FrazilError, printable
+from frazil.errors import FrazilError, MicrographError, printable
 
 __all__ = ["labels_app", "reject"]
 
@@ -88,15 +89,21 @@ def export_labels(
         raise FrazilError(f"--format: expected formats among {_FORMATS}, found {unknown[0]!r}")
     with LedgerReader(ledger_file(where)) as reader:
         writers = [PickFileWriter(out, name) for name in known if name in wanted]
-        count = picks = 0
+        count = picks = failures = 0
         for document in labelled_documents(reader, mark="good" if good else "", only_corrected=corrected):
             for writer in writers:
-                writer.write(document)
+                try:
+                    writer.write(document)
+                except MicrographError as error:
+                    failures += 1
+                    complain(error)
             count, picks = count + 1, picks + len(document.picks.score)
         waiting = reader.waiting_edits()
     typer.echo(f"{picks} picks of {count} micrographs written to {out}")
     if waiting:
         typer.echo(f"{waiting} edits wait for the daemon and are not in them", err=True)
+    if failures:
+        raise typer.Exit(1)
 
 
 @labels_app.command("import")

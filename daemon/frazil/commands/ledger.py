@@ -16,6 +16,7 @@ import typer
 from frazil.errors import FrazilError, RetuneError, printable
 
 if TYPE_CHECKING:
+    from frazil.documents import MicrographDocument
     from frazil.health.state import DaemonState
     from frazil.session.intake.passed_over import Inventory
     from frazil.session.outbox.daemon_info import DaemonInfo
@@ -252,7 +253,25 @@ def show(
                 model = f"{document.model.name}/{document.model.version}"
                 typer.echo(
                     f"result {seq:<7} {len(document.picks.score)} picks by {model} {document.picked_at}{map_says}"
+                    + printable(_describe_corrections(document))
                 )
+
+
+def _describe_corrections(document: MicrographDocument) -> str:
+    """What people changed in a result, as the end of a line; empty where nobody did."""
+    import msgspec
+
+    if isinstance(document.corrections, msgspec.UnsetType):
+        return ""
+    one = document.corrections
+    parts = [
+        f"{len(one.added)} added" if one.added else "",
+        f"{one.deleted} deleted" if one.deleted else "",
+        f"{len(one.junk)} outlines of junk" if one.junk else "",
+        f"marked {one.mark}" if one.mark else "",
+    ]
+    by = f" by {', '.join(one.by)}" if one.by else ""
+    return f", corrected{by}: {', '.join(part for part in parts if part) or 'no pick changed'}"
 
 
 @ledger_app.command()

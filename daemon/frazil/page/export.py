@@ -25,7 +25,7 @@ from frazil.pick_files import pick_file_text, safe_key
 __all__ = ["ExportDesk"]
 
 _EXPORTS_AT_ONCE = 2
-_FILES_AT_ONCE = 20
+_FILES_AT_ONCE = 8
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 """Of every file in a zip: the same picks are the same zip."""
 

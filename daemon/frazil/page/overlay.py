@@ -10,7 +10,7 @@ from frazil.limits import LimitsPatch, PickLimits
 from frazil.page.session import Result
 from frazil.picking import Picks, ScoreMap, find_picks
 
-__all__ = ["LOWEST_SCORE", "Frame", "Overlay", "overlay_of", "split"]
+__all__ = ["LOWEST_SCORE", "Frame", "Overlay", "hidden_peaks", "overlay_of", "shown"]
 
 LOWEST_SCORE = 0.05
 """Peaks below this are not shown as candidates."""
@@ -81,7 +81,7 @@ def overlay_of(
     hidden = None
     if score_map is not None and with_hidden:
         low = LimitsPatch(threshold=min(LOWEST_SCORE, limits.threshold)).over(limits)
-        _, hidden = split(find_picks(score_map, low, document.pixel_size_angstrom), limits.threshold)
+        hidden = hidden_peaks(find_picks(score_map, low, document.pixel_size_angstrom), limits.threshold)
     return Overlay(
         seq=result.seq,
         path=result.path,
@@ -104,17 +104,17 @@ def overlay_of(
     )
 
 
-def split(peaks: Picks, threshold: float) -> tuple[PickColumns, PickColumns]:
-    """The peaks that reach a threshold, and the best of those that do not.
+def hidden_peaks(peaks: Picks, threshold: float) -> PickColumns:
+    """The best of the peaks that do not reach a threshold.
 
     A peak is suppressed by higher-scoring ones only, so filtering a low-threshold result gives exactly the
     high-threshold result.
     """
-    reach = peaks.reaching(threshold)
-    return _columns_of(peaks.select(reach)), _columns_of(peaks.select(np.flatnonzero(~reach)[:_MOST_HIDDEN]))
+    return shown(peaks.select(np.flatnonzero(~peaks.reaching(threshold))[:_MOST_HIDDEN]))
 
 
-def _columns_of(picks: Picks) -> PickColumns:
+def shown(picks: Picks) -> PickColumns:
+    """Picks as they are drawn, rounded."""
     return columns_of(picks, position_decimals=1, score_decimals=4)
 
 

@@ -17,11 +17,11 @@ from frazil.documents import PickColumns
 from frazil.errors import SettingsError
 from frazil.limits import LimitsPatch, PickLimits
 from frazil.page.answers import NotHereError, WrongRequestError, asked_seq, json_answer, read_body
-from frazil.page.overlay import LOWEST_SCORE, split
+from frazil.page.overlay import LOWEST_SCORE, hidden_peaks, shown
 from frazil.page.session import Session
 from frazil.page.worker import BusyError, Worker
 from frazil.session.retune import request_change
-from frazil.session.retune.repick import read_document, read_score_map, recall_result, repick
+from frazil.session.retune.repick import correct_picks, read_document, read_score_map, recall_result, repick
 
 __all__ = ["TuningDesk"]
 
@@ -71,13 +71,18 @@ class TuningDesk:
 
         def pick() -> bytes:
             path, _ = self._micrograph(request)
-            kept = recall_result(self._session.reader, path)
+            reader = self._session.reader
+            kept = recall_result(reader, path)
             document = read_document(kept)
             limits = patch.over(document.limits)
             # All peaks once, of which the threshold then takes the better ones.
             low = LimitsPatch(threshold=min(LOWEST_SCORE, limits.threshold)).over(limits)
-            picks, hidden = split(repick(document, read_score_map(kept), low), limits.threshold)
-            return msgspec.json.encode(Previewed(picks=picks, hidden=hidden, **msgspec.structs.asdict(limits)))
+            peaks = repick(document, read_score_map(kept), low)
+            picks = correct_picks(reader, path, document, peaks.select(peaks.reaching(limits.threshold)))
+            previewed = Previewed(
+                picks=shown(picks), hidden=hidden_peaks(peaks, limits.threshold), **msgspec.structs.asdict(limits)
+            )
+            return msgspec.json.encode(previewed)
 
         return json_answer(await self._worker.run(pick))
 

@@ -8,7 +8,7 @@ import { follow } from "/static/live.js";
 import { listQuery, SORTS } from "/static/query.js";
 
 const PAGE = 100;
-const AGAIN_MS = 400;
+const AGAIN_MS = 60;
 const REST_MS = 2000; // between two looks at a list that changes
 const LONGEST_ADDRESS = 8000;
 const MARKS = { good: "✓ good", bad: "✕ bad", "": "" };

@@ -11,8 +11,9 @@ import msgspec
 from frazil.errors import RetuneError
 from frazil.health.logs import event
 from frazil.session.correct.applying import uncorrected_picks
-from frazil.session.outbox.ledger import KeptResult, Ledger
+from frazil.session.outbox.ledger import TUNED_KEY, KeptResult, Ledger
 from frazil.session.outbox.outbox import Outbox
+from frazil.session.retune import Reviser
 from frazil.session.retune.repick import read_document
 
 __all__ = ["Granter"]
@@ -31,11 +32,13 @@ class Granter:
     Args:
         ledger: holds the edits.
         outbox: applies them, as to every result, and commits and delivers the revision.
+        reviser: may have the same result still to revise within other limits.
     """
 
-    def __init__(self, ledger: Ledger, outbox: Outbox) -> None:
+    def __init__(self, ledger: Ledger, outbox: Outbox, reviser: Reviser) -> None:
         self._ledger = ledger
         self._outbox = outbox
+        self._reviser = reviser
         self._next_look = 0.0
 
     def wait_seconds(self, longest: float) -> float:
@@ -63,11 +66,14 @@ class Granter:
         try:
             document = read_document(kept)
             picks = uncorrected_picks(document, self._ledger.uncorrected(kept.seq))
+            progress = self._reviser.include(kept.seq)
             seq = self._outbox.commit(
                 msgspec.structs.replace(document, supersedes=document.seq, picks=picks),
                 key=kept.path,
                 revises=kept.seq,
                 score_map=kept.score_map,
+                remember=None if progress is None else (TUNED_KEY, progress.encode()),
+                on_commit=lambda _: None if progress is None else self._reviser.take(progress),
             )
         except (RetuneError, sqlite3.Error) as error:  # this one's alone; the outbox retries all others
             number = self._ledger.edits(kept.path)[-1].number

@@ -135,7 +135,7 @@ class Pipeline:
         self._outbox = outbox
         self._reviser = reviser
         self._thumbnails = Thumbnails(ledger.file)
-        self._granter = Granter(ledger, outbox)
+        self._granter = Granter(ledger, outbox, reviser)
         self._metrics = metrics
         self._drift = drift
         self._doubts = doubts

@@ -14,12 +14,21 @@ from frazil.documents import MicrographDocument, decode_document
 from frazil.errors import RetuneError
 from frazil.limits import LimitsPatch, PickLimits
 from frazil.picking import SCORE_STEPS, Picks, ScoreMap, find_picks
-from frazil.session.outbox.ledger import RETUNE_KEY, KeptResult, LedgerReader, checksum, update_remembered
+from frazil.session.correct.applying import apply
+from frazil.session.outbox.ledger import (
+    RETUNE_KEY,
+    KeptResult,
+    LedgerReader,
+    checksum,
+    update_remembered,
+    whole_edits,
+)
 from frazil.session.retune.limits import LimitsChange, decode_request
 
 __all__ = [
     "MicrographCount",
     "Preview",
+    "correct_picks",
     "count",
     "newest_document",
     "newest_model",
@@ -49,7 +58,8 @@ class Preview:
 def preview(reader: LedgerReader, key: str, patch: LimitsPatch) -> Preview:
     """Repick one micrograph; nothing is changed.
 
-    The picks are those that the picker would give with the other limits; with an empty patch, those of the document. A
+    The picks are those that the picker would give with the other limits, corrected by the edits that there are; with an
+    empty patch, those of the document. A
     score equal to the threshold counts. Scores are multiples of 1/65535, so thresholds closer than that may give the
     same picks.
 
@@ -65,7 +75,14 @@ def preview(reader: LedgerReader, key: str, patch: LimitsPatch) -> Preview:
     kept = recall_result(reader, key)
     document = read_document(kept)
     limits = patch.over(document.limits)
-    return Preview(document=document, limits=limits, picks=repick(document, read_score_map(kept), limits))
+    picks = correct_picks(reader, key, document, repick(document, read_score_map(kept), limits))
+    return Preview(document=document, limits=limits, picks=picks)
+
+
+def correct_picks(reader: LedgerReader, key: str, document: MicrographDocument, picks: Picks) -> Picks:
+    """Picks within other limits as they would be committed: with the edits of the micrograph."""
+    edits = whole_edits(reader.edits(key))
+    return apply(edits, picks, document.diameter_px, document.shape).picks if edits else picks
 
 
 def recall_result(reader: LedgerReader, key: str) -> KeptResult:
@@ -203,11 +220,16 @@ def _count_one(
         return MicrographCount(
             key=key, before=before, after=before, at=(before,) * len(others), unrevisable=error.reason
         )
+    edits = whole_edits(reader.edits(key))
+
+    def count_at(threshold: float) -> int:
+        reach = picks.reaching(threshold)
+        if not edits:
+            return int(reach.sum())
+        return len(apply(edits, picks.select(reach), document.diameter_px, document.shape).picks)
+
     return MicrographCount(
-        key=key,
-        before=before,
-        after=int(picks.reaching(limits.threshold).sum()),
-        at=tuple(int(picks.reaching(threshold).sum()) for threshold in others),
+        key=key, before=before, after=count_at(limits.threshold), at=tuple(count_at(one) for one in others)
     )
 
 

@@ -109,6 +109,26 @@ class Reviser:
             for sha256, chosen in change.chosen.items():
                 log.info("threshold %g for model %s, %s", chosen.threshold, sha256[:8], chosen.describe())
 
+    def include(self, older: int) -> RevisionProgress | None:
+        """The progress where somebody else revises a result before its turn: then the revision has its turn as well.
+
+        To be remembered with the revision, and taken once that is committed, which is the next thing to be committed.
+
+        Args:
+            older: sequence number of the result.
+
+        Returns:
+            None where the result needs no revision any more.
+        """
+        progress = self._progress
+        if not progress.done_seq < older <= progress.until_seq:
+            return None
+        return msgspec.structs.replace(progress, until_seq=self._ledger.head + 1)
+
+    def take(self, progress: RevisionProgress) -> None:
+        """Go on with a progress that was made by `include`."""
+        self._progress = progress
+
     def wait_seconds(self, longest: float) -> float:
         """Time until the next revision may begin, at most `longest`."""
         return longest if self._progress.is_done else min(longest, max(0.0, self._next_turn - time.monotonic()))

@@ -36,7 +36,7 @@ from frazil.session.outbox.ledger.edits import (
 )
 from frazil.session.outbox.ledger.layout import HEAD, UNLIKE, checksum, claim, connect, transaction
 from frazil.session.outbox.ledger.meta_keys import DELIVERED_KEY, EPOCH_KEY
-from frazil.session.outbox.ledger.reader import KeptResult, StoredDocument
+from frazil.session.outbox.ledger.reader import NEWEST_OF, KeptResult, StoredDocument
 from frazil.session.outbox.ledger.witness import Generation, Witness
 
 log = logging.getLogger(__name__)
@@ -551,12 +551,8 @@ class Ledger:
     def result(self, key: str) -> KeptResult | None:
         """The newest result of a micrograph with its score map; None where there is none."""
         with self._reading():
-            row = self._database.execute(
-                "SELECT d.path, d.seq, d.body, s.body, d.checksum FROM documents d LEFT JOIN score_maps s "
-                "ON s.seq = d.seq WHERE d.seq = (SELECT seq FROM micrographs WHERE path = ?)",
-                (key,),
-            ).fetchone()
-        return None if row is None else KeptResult(**dict(zip(KeptResult.__struct_fields__, row, strict=True)))
+            row = self._database.execute(KeptResult.statement(NEWEST_OF), (key,)).fetchone()
+        return None if row is None else KeptResult.of(row)
 
     def recall(self, key: str) -> str:
         """The value remembered under a key; empty if there is none."""

@@ -66,8 +66,21 @@ class KeptResult(msgspec.Struct, frozen=True, kw_only=True):
     checksum: int | None = None
     """Of the document; None where an earlier frazil committed it."""
 
+    @classmethod
+    def statement(cls, where: str, *, layout: int = LAYOUT) -> str:
+        """What selects the first of some results, for `of`."""
+        columns = f"d.path, d.seq, d.body, s.body, {'d.checksum' if layout >= CHECKSUMS else 'NULL'}"
+        joined = "documents d LEFT JOIN score_maps s ON s.seq = d.seq"
+        return f"SELECT {columns} FROM {joined} WHERE {where} ORDER BY d.seq LIMIT 1"  # noqa: S608
 
-_RESULTS = "SELECT d.path, d.seq, d.body, s.body, {checksum} FROM documents d LEFT JOIN score_maps s ON s.seq = d.seq"
+    @classmethod
+    def of(cls, row: tuple) -> KeptResult:  # type: ignore[type-arg]
+        """From a row of these columns."""
+        return cls(**dict(zip(cls.__struct_fields__, row, strict=True)))
+
+
+NEWEST_OF = "d.seq = (SELECT seq FROM micrographs WHERE path = ?)"
+"""The newest result of a micrograph."""
 
 
 class StoredDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -387,7 +400,7 @@ class LedgerReader:
 
     def result(self, path: str) -> KeptResult | None:
         """The newest result of a micrograph with its score map, as they are at one moment; None where there is none."""
-        return self._kept("d.seq = (SELECT seq FROM micrographs WHERE path = ?)", path)
+        return self._kept(NEWEST_OF, path)
 
     def next_result(self, *, after: int, until: int) -> KeptResult | None:
         """The first result after one sequence number and up to another that no later one supersedes."""
@@ -403,11 +416,8 @@ class LedgerReader:
         return None
 
     def _kept(self, where: str, *values: object) -> KeptResult | None:
-        results = _RESULTS.format(checksum="d.checksum" if self.layout >= CHECKSUMS else "NULL")
-        row = next(self._rows(f"{results} WHERE {where} ORDER BY d.seq LIMIT 1", *values), None)
-        if row is None:
-            return None
-        return KeptResult(path=row[0], seq=row[1], body=row[2], score_map=row[3], checksum=row[4])
+        row = next(self._rows(KeptResult.statement(where, layout=self.layout), *values), None)
+        return None if row is None else KeptResult.of(row)
 
     def score_map(self, seq: int) -> bytes | None:
         """The packed score map of a result; None where none was kept."""
