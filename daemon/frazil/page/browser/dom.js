@@ -38,7 +38,7 @@ export function listFacts(list, facts) {
   list.dataset.shown = wanted;
   list.replaceChildren(
     ...facts.map(([name, value, hint]) =>
-      element("div", {}, element("dt", {}, name), element("dd", {}, String(value)), hint ? element("dd", { class: "hint" }, hint) : null),
+      element("div", {}, element("dt", {}, name), element("dd", {}, String(value)), hint ? element("dd", { class: "hint", title: hint }, hint) : null),
     ),
   );
 }
