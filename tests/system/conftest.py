@@ -218,7 +218,7 @@ CHROMIUM = "/usr/bin/chromium"
 BROWSER_MS = 240_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop must not outlive the module: others run their own
 def browser() -> Iterator[Browser]:
     if not Path(CHROMIUM).exists():
         if os.environ.get("CI") == "true":

@@ -318,6 +318,29 @@ def test_picks_are_corrected_in_one_browser_and_seen_in_another(session: Session
     assert sorted(session.star("1").y) == pytest.approx(sorted(before.y), abs=0.1)
 
 
+def test_picks_are_added_and_deleted_by_keys_alone(session: Session, look: Looker) -> None:
+    page = open_micrograph(look, session, "path=4.mrc")
+    sign_in(page, session)
+    before = session.star("4")
+    page.keyboard.press("e")
+    for _ in range(4):
+        page.keyboard.press("ArrowLeft")  # from the middle, by a quarter of 48 Å, in pixels of 2 Å
+    page.keyboard.press("Enter")
+    page.locator("#changes", has_text=re.compile("1 added|1 taken away")).wait_for()
+    wait_saved(page)
+    until(lambda: len(session.star("4").y) != len(before.y))
+    page.keyboard.press("Enter")  # what was added is taken away, or the other way round
+    until(lambda: len(session.star("4").y) == len(before.y))
+    page.keyboard.press("j")
+    page.locator("h1", has_text="3.mrc").wait_for()
+    page.keyboard.press("k")
+    page.locator("h1", has_text="4.mrc").wait_for()
+    for _ in range(2):
+        page.keyboard.press("z")
+        wait_saved(page)
+    until(lambda: len(session.star("4").y) == len(before.y))
+
+
 def test_who_does_not_sign_in_changes_nothing(session: Session, look: Looker) -> None:
     page = open_micrograph(look, session, "path=2.mrc")
     look.expected.append("401")  # a browser itself reports it

@@ -18,7 +18,7 @@ import msgspec
 from frazil.page.session import Glance, Session, glance
 from frazil.session.outbox.ledger import OLDEST_READABLE, State, open_read_only
 
-__all__ = ["Around", "Listing", "Query", "Row", "Rows"]
+__all__ = ["Around", "Listing", "Query", "Row", "Rows", "rest_until"]
 
 Mark = Literal["good", "bad", "corrected", ""]
 Sort = Literal["name", "time", "picks", "score"]
@@ -45,6 +45,9 @@ _PATHS_KEPT = 400_000
 _MOST_FOLDERS = 200
 _FOLDERS_SECONDS = 30.0
 _VARIABLES = 500
+_SHORT_SECONDS = 0.02
+_REST = 10
+"""What takes longer is followed by a rest of so many times its own time."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +77,8 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
     """Of all micrographs, below the watched directory; the first ones where there are very many."""
     complete: bool
     """Whether every result was read as yet; until then a list by picks or score is of those that were."""
+    stale: bool
+    """Whether the ledger has changed since the list was ordered, which of a long one is not done at every change."""
 
 
 class Around(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +98,7 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     """The nearest one before it that failed, was marked bad or has few picks."""
     bad_next: str | None
     complete: bool
+    stale: bool
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,10 +142,24 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Order(msgspec.Struct, frozen=True):
+    version: tuple[int, int]
+    """Of the ledger and of what was read of it."""
+    until: float
+    """Up to when it is good enough, on the monotonic clock."""
     paths: list[str]
     bad: list[int]
     """Positions of those to look at, in order."""
     positions: dict[str, int]
+
+
+def rest_until(started: float) -> float:
+    """Up to when what was begun at a time, on the monotonic clock, and is done now need not be done again.
+
+    So however many browsers ask while a session runs, a long list takes a small part of the time.
+    """
+    now = time.monotonic()
+    took = now - started
+    return now + took * _REST if took > _SHORT_SECONDS else now
 
 
 class Listing:
@@ -153,7 +173,6 @@ class Listing:
         self._session = session
         self._opened: sqlite3.Connection | None = None
         self._orders: OrderedDict[Query, _Order] = OrderedDict()
-        self._version: tuple[int, int] | None = None
         self._read = 0
         self._folders: list[str] = []
         self._folders_until = 0.0
@@ -184,6 +203,7 @@ class Listing:
             rows=self._rows(order.paths[offset : offset + limit]),
             folders=self._all_folders(),
             complete=self.complete or not query.needs_numbers,
+            stale=order.version != self._version(),
         )
 
     def around(self, query: Query, path: str, each: int) -> Around:
@@ -209,6 +229,7 @@ class Listing:
             bad_previous=name(bad_before[-1] if bad_before else None),
             bad_next=name(bad_after[0] if bad_after else None),
             complete=self.complete,
+            stale=order.version != self._version(),
         )
 
     def results(self) -> list[tuple[int, float, int, float | None]]:
@@ -231,19 +252,19 @@ class Listing:
             self.advance()
 
     def _order(self, query: Query) -> _Order:
-        version = self._database.execute("PRAGMA data_version").fetchone()[0], self._read
-        if version != self._version:
-            self._orders.clear()
-            self._version = version
         order = self._orders.get(query)
-        if order is None:
+        if order is None or (order.version != self._version() and time.monotonic() >= order.until):
             order = self._orders[query] = self._find(query)
         self._orders.move_to_end(query)
         while len(self._orders) > 1 and sum(len(kept.paths) for kept in self._orders.values()) > _PATHS_KEPT:
             self._orders.popitem(last=False)
         return order
 
+    def _version(self) -> tuple[int, int]:
+        return self._database.execute("PRAGMA data_version").fetchone()[0], self._read
+
     def _find(self, query: Query) -> _Order:
+        version, started = self._version(), time.monotonic()
         where, values = query.where()
         way = "DESC" if query.order == "down" else "ASC"
         by = f"m.path {way}" if query.sort == "name" else f"{_SORTS[query.sort]} {way} NULLS LAST, m.path {way}"
@@ -253,9 +274,9 @@ class Listing:
             values,
         ).fetchall()
         paths = [path for path, _ in rows]
-        return _Order(
-            paths, [k for k, (_, is_bad) in enumerate(rows) if is_bad], {path: k for k, path in enumerate(paths)}
-        )
+        bad_ones = [k for k, (_, is_bad) in enumerate(rows) if is_bad]
+        positions = {path: k for k, path in enumerate(paths)}
+        return _Order(version, rest_until(started), paths, bad_ones, positions)
 
     def _few(self) -> float:
         """Picks below which there are few in this session."""

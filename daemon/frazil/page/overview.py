@@ -17,9 +17,9 @@ import frazil
 from frazil.errors import OutputError
 from frazil.health.state import DaemonState, SessionState
 from frazil.page.answers import asked_number, json_answer
-from frazil.page.listing import Listing
+from frazil.page.listing import Listing, rest_until
 from frazil.page.live import Live
-from frazil.page.series import plot_of
+from frazil.page.series import Plot, plot_of
 from frazil.page.session import Session, Standing, rate_per_minute
 from frazil.page.troubles import Facts, Trouble, find_troubles
 from frazil.page.worker import Worker
@@ -74,7 +74,7 @@ class Overview:
         self._state = state
         self._standing: tuple[tuple[int, int], tuple[Standing, Facts]] | None = None
         self._listing = listing
-        self._plot: tuple[int, bytes] | None = None
+        self._plot: tuple[int, float, Plot] | None = None
         self.live = Live(self.look, _MOST_BROWSERS)
         self.routes = [
             Route("/events", self._events),
@@ -120,14 +120,16 @@ class Overview:
     def _read_series(self, first: int, last: int | None) -> bytes:
         """The plot; the first ones of a long session come before all of it was read."""
         whole = (first, last) == (1, None)
-        changes = self._session.reader.changes()
-        if whole and self._plot is not None and self._plot[0] == changes and self._listing.complete:
-            return self._plot[1]
+        changes, started = self._session.reader.changes(), time.monotonic()
+        if whole and self._plot is not None and self._listing.complete:
+            known, until, plot = self._plot
+            if known == changes or started < until:
+                return msgspec.json.encode(msgspec.structs.replace(plot, complete=known == changes))
         self._listing.advance()
-        plot = msgspec.json.encode(plot_of(self._listing, first, last))
+        plot = plot_of(self._listing, first, last)
         if whole:
-            self._plot = changes, plot
-        return plot
+            self._plot = changes, rest_until(started), plot
+        return msgspec.json.encode(plot)
 
     async def _now(self, _: Request) -> Response:
         return json_answer(await self.look())

@@ -18,7 +18,7 @@ class Plot(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     """Micrographs in the session."""
     complete: bool
-    """Whether all of the session is in it as yet."""
+    """Whether all of the session is in it as yet; if not, it is worth asking again."""
     number: list[float]
     """Of a micrograph in the order of time, from 1; a group's middle."""
     seq: list[int]

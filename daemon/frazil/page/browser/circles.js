@@ -52,6 +52,12 @@ export function drawCorrections({ added, deleted, junk }, diameter) {
   return group;
 }
 
+/** The cross that keys point with. */
+export function drawCross({ y, x }, diameter) {
+  const d = `M${x - diameter} ${y}h${2 * diameter}M${x} ${y - diameter}v${2 * diameter}`;
+  return drawing("g", { class: "cross" }, drawing("path", { class: "rim", d }), drawing("path", { class: "added", d }));
+}
+
 /** An SVG in pixels of the micrograph: the middle of pixel (0, 0) is at 0, 0. */
 export function canvas([h, w], label) {
   const svg = drawing("svg", { viewBox: `-0.5 -0.5 ${w} ${h}`, role: "img", "aria-label": label, class: "canvas" });

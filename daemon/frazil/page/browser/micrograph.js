@@ -13,6 +13,7 @@ import { Viewer } from "/static/viewer.js";
 const VIEW_MS = 400;
 const STRIP_MS = 1500;
 const GRANT_MS = 1500;
+const AROUND_MS = 2000;
 
 const edits = new Edits((changed) => {
   if (changed !== path) return;
@@ -29,6 +30,7 @@ let around = null;
 let looked = "";
 let asking = null;
 let wish = null;
+let aroundAgain = null;
 
 readAddress();
 offerHelp([
@@ -38,7 +40,7 @@ offerHelp([
   ["N", "The one to look at before"],
   ["g", "Mark the micrograph good (again: lift the mark)"],
   ["b", "Mark it bad: it has no picks then (again: lift the mark)"],
-  ["e", "Add picks by a click, delete picks by a click on them"],
+  ["e", "Add picks by a click, delete picks by a click on them; or with the arrows (Shift: finely) and Enter"],
   ["x", "Outline junk by dragging around it"],
   ["z", "Undo the last correction of this micrograph"],
   ["c", "Measure a particle"],
@@ -176,6 +178,8 @@ async function showAround() {
   const found = await ask(`/api/around?${new URLSearchParams({ ...query, path, each: 8 })}`);
   if (wanted !== path) return;
   around = found;
+  clearTimeout(aroundAgain);
+  if (found.stale || !found.complete) aroundAgain = setTimeout(showAround, AROUND_MS);
   if (wish) {
     const to = found[wish];
     wish = null;
@@ -252,7 +256,13 @@ addEventListener("keydown", (event) => {
 // --- corrections ------------------------------------------------------------------------------------------------------
 
 function correct(edit) {
-  if (overlay) edits.make({ path, seq: overlay.seq, ...edit });
+  if (!overlay) return;
+  if (edit.kind !== "mark" && viewer.edited.mark === "bad") {
+    viewer.draw();
+    say(byId("saved"), "It is marked bad: lift the mark first (b).");
+    return;
+  }
+  edits.make({ path, seq: overlay.seq, ...edit });
 }
 
 function mark(wanted) {

@@ -67,7 +67,7 @@ async function load() {
     if (pending !== asked.toString()) return;
     show(found, view);
     // A list by a number of a long session is read in portions.
-    if (!found.complete) setTimeout(() => pending === asked.toString() && load(), AGAIN_MS);
+    if (!found.complete || found.stale) setTimeout(() => pending === asked.toString() && load(), found.complete ? REST_MS : AGAIN_MS);
   } catch (error) {
     say(byId("count"), error.message);
   }

@@ -1,6 +1,6 @@
 // A micrograph with what was found in it, all in pixels of the micrograph, so that nothing can lie elsewhere.
 
-import { canvas, CLASSES, drawCorrections, drawHidden, drawPicks, photograph, pictureAddress, sample, whyNoPicture } from "/static/circles.js";
+import { canvas, CLASSES, drawCorrections, drawCross, drawHidden, drawPicks, photograph, pictureAddress, sample, whyNoPicture } from "/static/circles.js";
 import { ask, at, counted, drawing, element, say } from "/static/dom.js";
 import { nearest, withEdits } from "/static/edits.js";
 import { Look } from "/static/look.js";
@@ -91,9 +91,10 @@ export class Viewer {
   setMode(name) {
     this.mode = name;
     if (this.modes?.[name]) this.modes[name].input.checked = true;
-    this.measured = this.outline = null;
+    this.measured = this.outline = this.cursor = null;
     if (this.overlay) this.draw();
     this.svg?.setAttribute("data-mode", name);
+    if (name === "pick") this.svg?.focus({ preventScroll: true });
   }
 
   /** What a key does here; false where it does nothing. */
@@ -119,6 +120,7 @@ export class Viewer {
     if (this.wanted !== seq) return null;
     const same = this.overlay?.path === overlay.path && String(this.overlay.shape) === String(overlay.shape);
     this.overlay = overlay;
+    if (!same) this.cursor = null;
     const [h, w] = overlay.shape;
     this.note.hidden = true;
     this.layers = drawing("g", {});
@@ -191,6 +193,7 @@ export class Viewer {
     if (this.shown.picks) layers.push(drawPicks(picks, this.other?.threshold ?? threshold, diameter));
     if (this.shown.corrections && this.edited.mark !== "bad") layers.push(drawCorrections(this.edited, diameter));
     if (this.mode === "ruler" && this.measured) layers.push(drawing("circle", { ...this.measured.circle, class: "measured" }), drawing("line", { ...this.measured.line, class: "measured" }));
+    if (this.cursor) layers.push(drawCross(this.cursor, diameter));
     if (this.outline) layers.push(drawing("polyline", { class: "junk", points: this.outline.map(([y, x]) => `${x},${y}`).join(" ") }));
     this.layers.replaceChildren(...layers);
     this.svg.classList.toggle("is-bad", this.edited.mark === "bad");
@@ -273,14 +276,28 @@ export class Viewer {
     });
     svg.addEventListener("dblclick", (event) => this.mode === "look" && this.zoom(2, this.#place(event)));
     svg.addEventListener("keydown", (event) => {
-      if (!this.#isZoomed()) return;
-      const step = this.box.width / 8;
-      const by = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key];
-      if (!by) return;
-      this.#move(...by);
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+      if (this.mode === "pick" && by) this.#moveCursor(...by, event.shiftKey);
+      else if (this.mode === "pick" && event.key === "Enter" && this.cursor) this.#change(this.cursor);
+      else if (by && this.#isZoomed()) this.#move((by[0] * this.box.width) / 8, (by[1] * this.box.width) / 8);
+      else return;
       event.preventDefault();
       event.stopPropagation();
     });
+  }
+
+  /** Moves the cross that keys point with: by a quarter of a particle, or by a screen's pixel or two. */
+  #moveCursor(right, down, isFine) {
+    const [h, w] = this.overlay.shape;
+    const step = isFine ? 2 / this.#scale() : this.overlay.diameter_px / 4;
+    const { x, y } = this.cursor ?? this.#middle();
+    const most = (value, last) => Math.max(0, Math.min(last, value));
+    this.cursor = { x: most(x + right * step, w - 1), y: most(y + down * step, h - 1) };
+    const beyond = (at, from, length) => Math.min(0, at - from) + Math.max(0, at - from - length);
+    this.#move(beyond(this.cursor.x, this.box.x, this.box.width), beyond(this.cursor.y, this.box.y, this.box.height));
+    this.draw();
+    this.#read(this.cursor);
   }
 
   /** Adds a pick, or takes away the one that is pointed at. */
