@@ -39,7 +39,9 @@ def main() -> None:
         with (Path(top) / "log").open("w+") as log:
             daemon = subprocess.Popen(command, stderr=log)
             try:
-                look(address_of(daemon, Path(log.name)), sorted(given.micrographs.glob("*.mrc")), watched, given.out)
+                address = address_of(daemon, Path(log.name))
+                token = Path(top, "picks", "frazil-page-token").read_text().strip()
+                look(address, sorted(given.micrographs.glob("*.mrc")), watched, given.out, token)
             finally:
                 daemon.terminate()
                 daemon.wait()
@@ -54,7 +56,18 @@ def address_of(daemon: subprocess.Popen[bytes], log: Path) -> str:
     raise SystemExit(log.read_text())
 
 
-def look(address: str, micrographs: list[Path], watched: Path, out: Path) -> None:
+def outline(page: Any, corners: list[tuple[float, float]]) -> None:
+    """Outline junk on the picture; corners are fractions of its width and height."""
+    page.keyboard.press("x")
+    box = page.locator("#viewer svg.canvas").bounding_box()
+    for k, (x, y) in enumerate(corners):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=8)
+        if k == 0:
+            page.mouse.down()
+    page.mouse.up()
+
+
+def look(address: str, micrographs: list[Path], watched: Path, out: Path, token: str) -> None:
     """Give the daemon micrographs, and take the pictures."""
     for k, file in enumerate(micrographs):
         aside = watched / ".copy.tmp"
@@ -64,7 +77,7 @@ def look(address: str, micrographs: list[Path], watched: Path, out: Path) -> Non
             time.sleep(0.2)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--disable-gpu"])
-        desktop = browser.new_page(viewport={"width": 1360, "height": 940})
+        desktop = browser.new_page(viewport={"width": 1400, "height": 1000})
         desktop.set_default_timeout(PATIENCE_MS)
         desktop.goto(address)
         desktop.locator("#viewer .picks .pick").first.wait_for(state="attached")
@@ -73,6 +86,16 @@ def look(address: str, micrographs: list[Path], watched: Path, out: Path) -> Non
             desktop.evaluate("address => fetch(address).then(answer => answer.blob())", picture.get_attribute("href"))
         desktop.wait_for_timeout(3000)
         desktop.screenshot(path=out / "page-overview.jpg", **JPEG)
+        desktop.goto(f"{address}micrograph?seq={min(3, len(micrographs))}&sort=picks&order=up")
+        desktop.locator("#strip a[aria-current]").wait_for()
+        desktop.get_by_role("button", name="Sign in").click()
+        desktop.locator("dialog [name=token]").fill(token)
+        desktop.locator("dialog [name=token]").press("Enter")
+        outline(desktop, [(0.66, 0.06), (0.97, 0.06), (0.97, 0.4), (0.75, 0.3)])
+        desktop.get_by_text("All changes are saved.").wait_for()
+        desktop.mouse.move(0, 0)
+        desktop.wait_for_timeout(3000)
+        desktop.screenshot(path=out / "page-workbench.jpg", **JPEG)
         phone = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark", device_scale_factor=2)
         phone.set_default_timeout(PATIENCE_MS)
         phone.goto(f"{address}micrograph?seq=1")
@@ -80,6 +103,7 @@ def look(address: str, micrographs: list[Path], watched: Path, out: Path) -> Non
         phone.get_by_role("checkbox", name="Below the threshold").check()
         phone.locator("[name=threshold]").fill("0.6")
         phone.get_by_text("picks instead of").wait_for()
+        phone.evaluate("scrollTo(0, 0)")
         phone.wait_for_timeout(3000)
         phone.screenshot(path=out / "page-phone.jpg", **JPEG)
         browser.close()

@@ -246,7 +246,7 @@ def test_a_picture_is_that_of_the_file_and_not_square(
     assert picture.shape == (658, 1024)
     assert picture[:300, :480].mean() + 50 < picture[360:, 540:].mean()
     small = get(f"{page.url}/api/picture/{seq}?size=small")[2]
-    assert cv2.imdecode(np.frombuffer(small, np.uint8), cv2.IMREAD_GRAYSCALE).shape == (257, 400)
+    assert cv2.imdecode(np.frombuffer(small, np.uint8), cv2.IMREAD_GRAYSCALE).shape == (206, 320)
 
 
 def test_without_its_file_a_micrograph_keeps_its_picks_and_the_reason_is_said(
@@ -776,3 +776,154 @@ def test_without_a_ledger_the_page_says_so_and_lives(open_page: OpenPage, monkey
     status, _, body = get(f"{page.url}/api/series")
     assert (status, json.loads(body)["error"]) == (503, "no ledger")
     assert issubclass(OutputError, FrazilError)
+
+
+# --- signing in -------------------------------------------------------------------------------------------------
+
+
+def sign_in(page: Any, token: str, **headers: str) -> tuple[int, str]:
+    """Give a token as the page does; the status, and the cookie as a browser sends it back."""
+    body = json.dumps({"token": token}).encode()
+    with closing(http.client.HTTPConnection(*page.address, timeout=PATIENCE_SECONDS)) as connection:
+        sent = {"Content-Type": "application/json", "Origin": page.url} | headers
+        connection.request("POST", "/api/sign-in", body, sent)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, answer.headers.get("set-cookie", "")
+
+
+def test_a_browser_signs_in_once_with_a_cookie_that_no_script_reads(
+    open_page: OpenPage, picked: MicrographDocument
+) -> None:
+    page = open_page()
+    commit(page.ledger, picked, "a.mrc", bumpy(peaks=PEAKS))
+    told = ask(f"{page.url}/api/sign-in")
+    assert told["signed_in"] is False
+    assert Path(told["token_file"]).read_text().strip() == page.token
+    status, cookie = sign_in(page, page.token)
+    assert status == 200
+    assert page.token not in cookie
+    assert {"HttpOnly", "SameSite=strict", "Path=/"} <= {part.strip() for part in cookie.split(";")}
+    shown = cookie.partition(";")[0]
+    assert json.loads(get(f"{page.url}/api/sign-in", cookie=shown)[2])["signed_in"] is True
+    change = b'{"threshold": 0.4}'
+    assert post(page, "/api/retune/1", change, Content_Type="application/json", Origin=page.url, Cookie=shown)[0] == 202
+
+
+def test_a_wrong_token_a_forged_or_old_cookie_and_another_page_do_not_open(
+    open_page: OpenPage, picked: MicrographDocument
+) -> None:
+    page = open_page()
+    commit(page.ledger, picked, "a.mrc", bumpy(peaks=PEAKS))
+    assert sign_in(page, "not the token but long") == (401, "")
+    assert sign_in(page, page.token, Origin="http://evil.example")[0] == 403
+    name, _, value = sign_in(page, page.token)[1].partition(";")[0].partition("=")
+    until, _, signature = value.partition(".")
+    late = Token(Path(ask(f"{page.url}/api/sign-in")["token_file"])).cookie(time.time() - 40 * 86400)
+    for wrong in (f"{int(until) + 1}.{signature}", f"{until}.{'0' * 64}", late, page.token, "", f"{until}.ü"):
+        told = post(
+            page,
+            "/api/retune/1",
+            b'{"threshold": 0.4}',
+            Content_Type="application/json",
+            Origin=page.url,
+            Cookie=f"{name}={wrong}".encode().decode("latin-1"),
+        )
+        assert told[0] == 401, wrong
+    # A program that has a cookie but comes from no page, and a page of another origin, are refused.
+    right = f"{name}={value}"
+    assert post(page, "/api/retune/1", b"{}", Content_Type="application/json", Cookie=right)[0] == 401
+    assert (
+        post(page, "/api/retune/1", b"{}", Content_Type="application/json", Cookie=right, Origin="http://evil.example")[
+            0
+        ]
+        == 403
+    )
+
+
+def test_signing_out_takes_the_cookie_away(open_page: OpenPage) -> None:
+    page = open_page()
+    shown = sign_in(page, page.token)[1].partition(";")[0]
+    with closing(http.client.HTTPConnection(*page.address, timeout=PATIENCE_SECONDS)) as connection:
+        headers = {"Content-Type": "application/json", "Origin": page.url, "Cookie": shown}
+        connection.request("POST", "/api/sign-out", b"{}", headers)
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())) == (200, {"signed_in": False})
+    assert "Max-Age=0" in answer.headers["set-cookie"]
+
+
+# --- the list, sorted -------------------------------------------------------------------------------------------
+
+
+def some_picks(count: int, score: float) -> PickColumns:
+    return PickColumns(y=[5.0] * count, x=[6.0] * count, score=[score] * count)
+
+
+def test_the_list_is_sorted_by_any_number_and_knows_what_stands_around(
+    open_page: OpenPage, picked: MicrographDocument
+) -> None:
+    page = open_page()
+    for name, count, score in (("a", 30, 0.9), ("sub/b", 4, 0.6), ("sub/c", 40, 0.7), ("d", 0, 0.0), ("e", 35, 0.8)):
+        document = msgspec.structs.replace(picked, picks=some_picks(count, score))
+        commit(page.ledger, document, f"{name}.mrc")
+    page.ledger.note([Note(key="f.mrc", stamp=FileStamp(size=1, mtime_ns=1), state="seen")])
+
+    def names(query: str) -> list[str]:
+        found = ask(f"{page.url}/api/micrographs?{query}")
+        assert found["complete"]
+        return [row["path"].removesuffix(".mrc") for row in found["rows"]]
+
+    assert names("sort=picks&order=up") == ["d", "sub/b", "a", "e", "sub/c", "f"]
+    assert names("sort=picks") == ["sub/c", "e", "a", "sub/b", "d", "f"]
+    assert names("sort=score&order=up") == ["sub/b", "sub/c", "e", "a", "d", "f"]
+    assert names("folder=sub&sort=picks") == ["sub/c", "sub/b"]
+    assert ask(f"{page.url}/api/micrographs")["folders"] == ["sub"]
+    around = ask(f"{page.url}/api/around?path=a.mrc&sort=picks&order=up&each=1")
+    assert (around["count"], around["position"], around["first"]) == (6, 2, 1)
+    assert [row["path"] for row in around["rows"]] == ["sub/b.mrc", "a.mrc", "e.mrc"]
+    assert (around["previous"], around["next"]) == ("sub/b.mrc", "e.mrc")
+    # Few picks: less than a third of the median of the session.
+    assert (around["bad_previous"], around["bad_next"]) == ("sub/b.mrc", None)
+    outside = ask(f"{page.url}/api/around?path=a.mrc&folder=sub")
+    assert (outside["position"], outside["next"], outside["bad_next"]) == (None, "sub/c.mrc", "sub/b.mrc")
+
+
+@pytest.mark.parametrize("query", ["sort=luck", "order=sideways", "mark=meh", "states=happy", f"folder={'x' * 301}"])
+def test_a_list_that_cannot_be_asked_for_is_refused(open_page: OpenPage, query: str) -> None:
+    page = open_page()
+    assert get(f"{page.url}/api/micrographs?{query}")[0] == 400
+    assert get(f"{page.url}/api/around?path=a.mrc&{query}")[0] == 400
+
+
+def test_a_part_of_the_session_is_plotted_finer(open_page: OpenPage, picked: MicrographDocument) -> None:
+    page = open_page()
+    for k in range(6):
+        commit(page.ledger, msgspec.structs.replace(picked, picks=some_picks(k, 0.5)), f"{k}.mrc")
+    part = ask(f"{page.url}/api/series?first=3&last=5")
+    assert (part["number"], part["picks"], part["count"]) == ([3, 4, 5], [2, 3, 4], 6)
+    assert ask(f"{page.url}/api/series?first=5")["number"] == [5, 6]
+    assert get(f"{page.url}/api/series?first=-1")[0] == 400
+
+
+def test_tiles_and_values_are_asked_for_by_the_number_of_a_result(
+    open_page: OpenPage, picked: MicrographDocument, write_mrc: Callable[..., Path]
+) -> None:
+    page = open_page()
+    pixels = np.arange(90 * 140, dtype=np.float32).reshape(90, 140)
+    write_mrc(Path(picked.path), pixels, 2.0)
+    commit(page.ledger, picked, "a.mrc")
+    status, headers, body = get(f"{page.url}/api/tile/1/0/0/0?lowpass=0")
+    assert (status, headers["content-type"]) == (200, "image/jpeg")
+    assert cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_GRAYSCALE).shape == (90, 140)
+    assert ask(f"{page.url}/api/value/1?y=89&x=3") == {"y": 89, "x": 3, "value": 89 * 140 + 3}
+    for path, refused in (
+        ("tile/1/0/1/0", 404),
+        ("tile/1/7/0/0", 400),
+        ("tile/1/0/0/0?lowpass=501", 400),
+        ("tile/9/0/0/0", 404),
+        ("tile/1/0/0/0?epoch=other", 404),
+        ("value/1?y=90&x=0", 404),
+        ("value/1?y=-1&x=0", 400),
+        ("value/1?y=1e3&x=0", 400),
+    ):
+        assert get(f"{page.url}/api/{path}")[0] == refused, path

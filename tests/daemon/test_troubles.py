@@ -92,6 +92,7 @@ CASES: list[tuple[str, DaemonState, Facts]] = [
     ("FrazilModelRefused", NOT_RUNNING, with_facts(change=change("refused"))),
     ("FrazilModelRefused", NOT_RUNNING, with_facts(change=change("rolled_back"))),
     *(("", doubt(about), WELL) for about in DOUBTS),
+    ("", NOT_RUNNING, with_facts(picks=(45, 50, 44, 772, 760, 790))),
     ("", NOT_RUNNING, with_facts(pictures=("4096 × 4096 pixels of 1.77 Å", "512 × 512 pixels of 24 Å"))),
 ]
 
@@ -118,6 +119,8 @@ FINE: list[tuple[DaemonState, Facts]] = [
     (NOT_RUNNING, Facts(picked=18, failed=2)),
     (NOT_RUNNING, Facts(picked=1, failed=1)),
     (NOT_RUNNING, with_facts(change=change("loaded"))),
+    (NOT_RUNNING, with_facts(picks=(45, 700, 710, 772, 760, 790))),
+    (NOT_RUNNING, with_facts(picks=(45, 50, 44, 772, 760))),
 ]
 
 
@@ -219,4 +222,5 @@ def test_facts_come_from_the_ledger(tmp_path: Path, make_document: Callable[...,
     assert (facts.picked, facts.failed, facts.picked_lately, later.picked_lately) == (3, 3, 3, 0)
     assert facts.drift.few
     assert facts.inventory == NOTHING_FITS
+    assert facts.picks == (0, 0, 0)
     assert [kind.rpartition(" of ")[2] for kind in facts.pictures] == ["24 Å", "1.77 Å"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import signal
 import socket
@@ -15,8 +16,10 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -24,6 +27,9 @@ import yaml
 from frazil.documents import MicrographDocument
 from frazil.errors import OutputError
 from frazil.session.outbox.ledger import LedgerReader
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 BIN = Path(sys.executable).parent
 PATIENCE_SECONDS = 240.0
@@ -204,3 +210,68 @@ def prometheus(
             return started
 
         yield start
+
+
+# --- browsers ---------------------------------------------------------------------------------------------------
+
+CHROMIUM = "/usr/bin/chromium"
+BROWSER_MS = 240_000
+
+
+@pytest.fixture(scope="module")  # its event loop must not outlive the module: others run their own
+def browser() -> Iterator[Browser]:
+    if not Path(CHROMIUM).exists():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{CHROMIUM} is missing, and CI must not skip what needs it")
+        pytest.skip(f"needs Debian's chromium in {CHROMIUM}")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-gpu"])
+        yield launched
+        launched.close()
+
+
+@dataclass
+class Looker:
+    """Opens pages, and remembers what went wrong on them."""
+
+    browser: Browser
+    pictures: Path | None
+    complaints: list[str] = field(default_factory=list)
+    expected: list[str] = field(default_factory=list)
+    """Parts of complaints that a test brings about, however late they come."""
+    opened: set[str] = field(default_factory=set)
+    hosts: set[str] = field(default_factory=set)
+    contexts: list[Any] = field(default_factory=list)
+
+    def open(self, url: str, *, size: tuple[int, int] = (1400, 1000), scheme: Any = "light") -> Page:
+        context = self.browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
+        context.set_default_timeout(BROWSER_MS)
+        self.contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
+        self.opened.add(urlsplit(url).netloc)
+        page.goto(url)
+        return page
+
+    def keep(self, page: Page, name: str) -> None:
+        """Keep what the page looks like, if a report is asked for."""
+        if self.pictures is not None:
+            page.screenshot(path=self.pictures / f"{name}.png", full_page=True)
+
+
+@pytest.fixture
+def look(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Looker]:
+    """Every test that looks also finds that nothing was asked of anybody else, and that the console stays clean."""
+    pictures: Path | None = request.config.getoption("--report")
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
+    looker = Looker(browser, pictures)
+    yield looker
+    for context in looker.contexts:
+        context.close()
+    assert [text for text in looker.complaints if not any(part in text for part in looker.expected)] == []
+    assert looker.hosts <= looker.opened

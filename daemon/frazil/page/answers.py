@@ -13,7 +13,7 @@ from frazil.errors import FrazilError, RetuneError, SettingsError
 from frazil.page.live import CrowdedError
 from frazil.page.worker import BusyError
 
-__all__ = ["REFUSALS", "NotHereError", "WrongRequestError", "asked_seq", "json_answer", "read_body"]
+__all__ = ["REFUSALS", "NotHereError", "WrongRequestError", "asked_number", "asked_seq", "json_answer", "read_body"]
 
 
 T = TypeVar("T")
@@ -36,6 +36,18 @@ def asked_seq(request: Request) -> int:
     """The number of a result in the path of a request; one that SQLite can hold."""
     seq: int = request.path_params["seq"]
     return min(seq, 2**63 - 1)
+
+
+def asked_number(request: Request, name: str, default: int) -> int:
+    """A whole number from 0 in the query of a request.
+
+    Raises:
+        WrongRequestError: it is none, or very large.
+    """
+    text = request.query_params.get(name) or str(default)
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise WrongRequestError(f"expected a number as {name}, found {text[:20]!r}")
+    return int(text)
 
 
 async def read_body(request: Request, kind: type[T], what: str, *, most_bytes: int) -> T:

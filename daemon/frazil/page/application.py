@@ -26,11 +26,13 @@ from frazil.page.corrections import CorrectionDesk
 from frazil.page.export import ExportDesk
 from frazil.page.gate import Gate, HostNames, Token
 from frazil.page.learning import LearningDesk
+from frazil.page.listing import Listing
 from frazil.page.overview import Overview
 from frazil.page.probes import Probes
 from frazil.page.results import Results
 from frazil.page.session import Session
 from frazil.page.sessions import KnownSessions, SessionDesk
+from frazil.page.sign_in import SignIn
 from frazil.page.tuning import TuningDesk
 from frazil.page.worker import Worker
 from frazil.picking import Micrograph
@@ -92,9 +94,16 @@ class Application:
         self._collector = Worker("frazil-page-metrics", _SCRAPES)
         probes = Probes(registry, state, self._collector)
         desk = SessionDesk(sessions)
+        token = Token(token_file)
         self.app = Starlette(
-            routes=[*_file_routes(), *probes.routes, *desk.routes, Mount("/", app=self._ask_session)],
-            middleware=[Middleware(Gate, names=HostNames(names), token=Token(token_file))],
+            routes=[
+                *_file_routes(),
+                *probes.routes,
+                *desk.routes,
+                *SignIn(token).routes,
+                Mount("/", app=self._ask_session),
+            ],
+            middleware=[Middleware(Gate, names=HostNames(names), token=token)],
             exception_handlers=REFUSALS,
             lifespan=self._lifespan,
         )
@@ -155,8 +164,9 @@ class _SessionPage:
     ) -> None:
         self._session = Session(ledger)
         self._worker = Worker("frazil-page-ledger", _LEDGER_CALLS)
-        self.overview = Overview(self._session, self._worker, state, token_file)
-        self._results = Results(self._session, self._worker, read)
+        self._listing = Listing(self._session)
+        self.overview = Overview(self._session, self._worker, state, token_file, self._listing)
+        self._results = Results(self._session, self._worker, read, self._listing, ledger)
         tuning = TuningDesk(self._session, self._worker, ledger)
         corrections = CorrectionDesk(self._session, self._worker, ledger)
         export = ExportDesk(self._session, self._worker)
@@ -170,6 +180,7 @@ class _SessionPage:
         self._looking.cancel()
         self._results.close()
         self._worker.close()
+        self._listing.close()
         self._session.close()
 
 
@@ -186,7 +197,7 @@ def _framed(frame: str, path: str, name: str, content: str) -> bytes:
     """A page: what is its own, in the frame of all, whose link to it is marked."""
     stem = name.removesuffix(".html")
     frame = re.sub(rf'(<a href="{re.escape(path)}"[^>]*)>', r'\1 aria-current="page">', frame)
-    page = Template(frame).substitute(title=stem.capitalize(), script=f"{stem}.js", content=content)
+    page = Template(frame).substitute(title=stem.capitalize(), name=stem, script=f"{stem}.js", content=content)
     return page.encode()
 
 

@@ -10,7 +10,9 @@ import os
 import re
 import secrets
 import socket
+import time
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,12 +22,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from frazil.errors import OutputError, printable
 from frazil.health.logs import event
 
-__all__ = ["TOKEN_NAME", "Gate", "HostNames", "Token"]
+__all__ = ["COOKIE_SECONDS", "SIGN_IN", "TOKEN_NAME", "Gate", "HostNames", "Token"]
 
 log = logging.getLogger(__name__)
 
 TOKEN_NAME = "frazil-page-token"  # noqa: S105 - a file's name
 """Of the token's file, beside the ledger."""
+
+COOKIE_SECONDS = 30 * 86400
+"""For so long a browser that is signed in stays so."""
+SIGN_IN = "/api/sign-in"
+_LETTERS_OF_TIME = 12
 
 _HEADERS = {
     "content-security-policy": (
@@ -143,7 +150,34 @@ class Token:
     def opens(self, authorization: str | None) -> bool:
         """Whether an Authorization header holds it."""
         scheme, _, given = (authorization or "").partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._secret)
+        return scheme.lower() == "bearer" and self.is_it(given)
+
+    def is_it(self, given: str) -> bool:
+        """Whether somebody has given it."""
+        return hmac.compare_digest(given.strip().encode(), self._secret)
+
+    @property
+    def cookie_name(self) -> str:
+        """Of the cookie of a browser that is signed in: browsers send the cookies of one port to every other."""
+        return f"frazil-{self._sign('name')[:12]}"
+
+    def cookie(self, now: float) -> str:
+        """What a browser that is signed in shows from now on, in seconds of Unix time; it does not hold the token."""
+        until = str(int(now) + COOKIE_SECONDS)
+        return f"{until}.{self._sign(until)}"
+
+    def opens_by_cookie(self, cookies: str, now: float) -> bool:
+        """Whether a Cookie header holds a cookie of ours that still counts."""
+        for cookie in cookies.split(";"):
+            name, _, value = cookie.strip().partition("=")
+            until, _, signature = value.partition(".")
+            is_time = until.isascii() and until.isdecimal() and len(until) <= _LETTERS_OF_TIME
+            if name == self.cookie_name and is_time and now < int(until):
+                return hmac.compare_digest(signature.encode(), self._sign(until).encode())
+        return False
+
+    def _sign(self, text: str) -> str:
+        return hmac.new(self._secret, f"frazil sign-in {text}".encode(), sha256).hexdigest()
 
 
 def _is_origin(origin: str, host: str) -> bool:
@@ -157,7 +191,8 @@ class Gate:
 
     - The Host header must name this machine, and how long a request is must be said in one way.
     - Only GET and HEAD may come from anywhere. A POST must come from the page itself (Origin), carry JSON, which no
-      form of another page can send, and the token.
+      form of another page can send, and the token, or the cookie of a browser that gave it once. What asks to sign in
+      carries the token as JSON.
     """
 
     def __init__(self, app: ASGIApp, names: HostNames, token: Token) -> None:
@@ -179,7 +214,7 @@ class Gate:
                 headers.setdefault("cache-control", "no-store")
             await send(message)
 
-        refusal = self._refusal(scope["method"], Headers(scope=scope))
+        refusal = self._refusal(scope["method"], scope["path"], Headers(scope=scope))
         answer: ASGIApp = self._app
         if refusal is not None:
             status, says = refusal
@@ -187,7 +222,7 @@ class Gate:
             answer = JSONResponse({"error": says}, status, {"connection": "close"} if status == 400 else None)
         await answer(scope, receive, send_with_headers)
 
-    def _refusal(self, method: str, headers: Headers) -> tuple[int, str] | None:
+    def _refusal(self, method: str, path: str, headers: Headers) -> tuple[int, str] | None:
         if "transfer-encoding" in headers and "content-length" in headers:
             return 400, "expected Content-Length or Transfer-Encoding, found both"
         hosts = headers.getlist("host")
@@ -206,6 +241,11 @@ class Gate:
             return 403, "expected a request of frazil's own page, found one of another"
         if headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return 415, "expected Content-Type: application/json"
-        if not self._token.opens(headers.get("authorization")):
-            return 401, f"expected the token from the file {self._token.file.name} as Authorization: Bearer ..."
-        return None
+        # A browser names the page of every POST. One that comes with a cookie and names none is of no browser.
+        by_cookie = "origin" in headers and self._token.opens_by_cookie(headers.get("cookie", ""), time.time())
+        if path == SIGN_IN or by_cookie or self._token.opens(headers.get("authorization")):
+            return None
+        return 401, (
+            f"expected the token from the file {self._token.file.name}: sign in on the page, "
+            "or give it as Authorization: Bearer ..."
+        )

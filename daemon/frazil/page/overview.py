@@ -16,9 +16,10 @@ from starlette.routing import Route
 import frazil
 from frazil.errors import OutputError
 from frazil.health.state import DaemonState, SessionState
-from frazil.page.answers import json_answer
+from frazil.page.answers import asked_number, json_answer
+from frazil.page.listing import Listing, rest_until
 from frazil.page.live import Live
-from frazil.page.series import Series
+from frazil.page.series import Plot, plot_of
 from frazil.page.session import Session, Standing, rate_per_minute
 from frazil.page.troubles import Facts, Trouble, find_troubles
 from frazil.page.worker import Worker
@@ -27,7 +28,6 @@ __all__ = ["Now", "Overview"]
 
 _LATEST = 9
 _MOST_BROWSERS = 400
-_SERIES_SECONDS = 0.2
 _JUDGED_SECONDS = 60.0
 
 
@@ -66,14 +66,15 @@ class Overview:
         worker: Worker,
         state: Callable[[], DaemonState],
         token_file: Path,
+        listing: Listing,
     ) -> None:
         self._token_file = token_file
         self._session = session
         self._worker = worker
         self._state = state
         self._standing: tuple[tuple[int, int], tuple[Standing, Facts]] | None = None
-        self._series = Series()
-        self._plot: tuple[int, bytes] | None = None
+        self._listing = listing
+        self._plot: tuple[int, float, Plot] | None = None
         self.live = Live(self.look, _MOST_BROWSERS)
         self.routes = [
             Route("/events", self._events),
@@ -116,22 +117,27 @@ class Overview:
             self._standing = state, (self._session.standing(_LATEST), self._session.facts())
         return self._standing[1]
 
-    def _read_series(self) -> bytes:
+    def _read_series(self, first: int, last: int | None) -> bytes:
         """The plot; the first ones of a long session come before all of it was read."""
-        deadline = time.monotonic() + _SERIES_SECONDS
-        changes = self._session.reader.changes()
-        if self._plot is None or self._plot[0] != changes or not self._series.complete:
-            self._series.advance(self._session)
-            while not self._series.complete and time.monotonic() < deadline:
-                self._series.advance(self._session)
-            self._plot = changes, msgspec.json.encode(self._series.plot())
-        return self._plot[1]
+        whole = (first, last) == (1, None)
+        changes, started = self._session.reader.changes(), time.monotonic()
+        if whole and self._plot is not None and self._listing.complete:
+            known, until, plot = self._plot
+            if known == changes or started < until:
+                return msgspec.json.encode(msgspec.structs.replace(plot, complete=known == changes))
+        self._listing.advance()
+        plot = plot_of(self._listing, first, last)
+        if whole:
+            self._plot = changes, rest_until(started), plot
+        return msgspec.json.encode(plot)
 
     async def _now(self, _: Request) -> Response:
         return json_answer(await self.look())
 
-    async def _get_series(self, _: Request) -> Response:
-        return json_answer(await self._worker.run(self._read_series))
+    async def _get_series(self, request: Request) -> Response:
+        first = asked_number(request, "first", 1)
+        last = asked_number(request, "last", 0) or None
+        return json_answer(await self._worker.run(lambda: self._read_series(first, last)))
 
     async def _events(self, request: Request) -> Response:
         if request.method == "HEAD":

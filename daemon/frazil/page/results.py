@@ -9,25 +9,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from frazil.page.answers import NotHereError, WrongRequestError, asked_seq, json_answer
+from frazil.page.answers import NotHereError, WrongRequestError, asked_number, asked_seq, json_answer
+from frazil.page.listing import Listing, Query
 from frazil.page.overlay import overlay_of
 from frazil.page.pictures import Picture, PictureError, Pictures, draw_score_map
 from frazil.page.session import Result, Session
+from frazil.page.tiles import COARSEST_LEVEL, Tiles
 from frazil.page.worker import BusyError, Worker
 from frazil.picking import Micrograph
-from frazil.session.outbox.ledger import State
+from frazil.session.outbox.thumbnails import Thumbnails
 
 __all__ = ["Results"]
 
 _ROWS = 100
 _MOST_WORDS = 300
+_MOST_NEIGHBOURS = 50
+_MOST_LOWPASS_ANGSTROM = 500
+_TILES_WAITING = 400
 _PICTURES_WAITING = 32
 """Different ones; any number of browsers may wait for the same."""
 _FOR_A_DAY = "private, max-age=86400, immutable"
@@ -36,36 +40,50 @@ _FOR_A_DAY = "private, max-age=86400, immutable"
 class Results:
     """Answers what is asked of micrographs."""
 
-    def __init__(self, session: Session, worker: Worker, read: Callable[[Path], Micrograph]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        worker: Worker,
+        read: Callable[[Path], Micrograph],
+        listing: Listing,
+        ledger: Path,
+    ) -> None:
         self._session = session
         self._worker = worker
-        self._pictures = Pictures(read)
+        self._listing = listing
+        self._thumbnails = Thumbnails(ledger)
+        self._pictures = Pictures(read, Thumbnails(ledger))
+        self._tiles = Tiles(read)
+        self._cutter = Worker("frazil-page-tiles", _TILES_WAITING)
         self._draughtsman = Worker("frazil-page-pictures", _PICTURES_WAITING)
         self._being_made: dict[int, asyncio.Task[Picture]] = {}
         self.routes = [
             Route("/api/micrographs", self._list),
+            Route("/api/around", self._around),
             Route("/api/micrograph", self._record),
             Route("/api/overlay/{seq:int}", self._overlay),
             Route("/api/picture/{seq:int}", self._picture),
+            Route("/api/tile/{seq:int}/{level:int}/{row:int}/{column:int}", self._tile),
+            Route("/api/value/{seq:int}", self._value),
             Route("/api/score-map/{seq:int}", self._score_map),
         ]
 
     def close(self) -> None:
-        """End the thread that makes pictures."""
+        """End the threads that make pictures."""
         self._draughtsman.close()
+        self._cutter.close()
+        self._thumbnails.close()
 
     async def _list(self, request: Request) -> Response:
-        asked = request.query_params
-        words = asked.get("search", "")
-        states = [state for state in asked.get("states", "").split(",") if state]
-        offset = asked.get("offset", "0")
-        if len(words) > _MOST_WORDS or not set(states) <= set(get_args(State)) or not _is_number(offset):
-            raise WrongRequestError(
-                f"expected search of at most {_MOST_WORDS} letters, states among {', '.join(get_args(State))}, "
-                "and a number as offset"
-            )
-        rows = await self._worker.run(lambda: self._session.rows(words, states, int(offset), _ROWS))  # type: ignore[arg-type]
+        query, offset = _asked_query(request), asked_number(request, "offset", 0)
+        rows = await self._worker.run(lambda: self._listing.rows(query, offset, _ROWS))
         return json_answer(msgspec.json.encode(rows))
+
+    async def _around(self, request: Request) -> Response:
+        query, path = _asked_query(request), request.query_params.get("path", "")
+        each = min(_MOST_NEIGHBOURS, asked_number(request, "each", 10))
+        around = await self._worker.run(lambda: self._listing.around(query, path, each))
+        return json_answer(msgspec.json.encode(around))
 
     async def _record(self, request: Request) -> Response:
         path = request.query_params.get("path", "")
@@ -89,10 +107,11 @@ class Results:
         size = request.query_params.get("size", "large")
         if size not in ("large", "small"):
             raise WrongRequestError(f"expected large or small as size, found {size[:20]!r}")
-        seq = asked_seq(request)
+        seq, epoch = asked_seq(request), request.query_params.get("epoch", "")
+        if size == "small" and (thumbnail := await self._worker.run(lambda: self._thumbnail(seq, epoch))):
+            return Response(thumbnail, media_type="image/jpeg", headers={"cache-control": _FOR_A_DAY})
         making = self._being_made.get(seq)
         if making is None:
-            epoch = request.query_params.get("epoch", "")
             result = await self._worker.run(lambda: self._result(seq, epoch))
             making = self._being_made.get(seq) or self._begin(result)
         try:
@@ -116,6 +135,33 @@ class Results:
         if not making.cancelled():
             making.exception()  # taken note of, though nobody may wait for it any more
 
+    def _thumbnail(self, seq: int, epoch: str) -> bytes | None:
+        return self._thumbnails.find(self._result(seq, epoch).path)
+
+    async def _tile(self, request: Request) -> Response:
+        level, row, column = (int(request.path_params[name]) for name in ("level", "row", "column"))
+        lowpass = asked_number(request, "lowpass", 0)
+        if level > COARSEST_LEVEL or lowpass > _MOST_LOWPASS_ANGSTROM:
+            raise WrongRequestError(
+                f"expected a level up to {COARSEST_LEVEL} and a lowpass up to {_MOST_LOWPASS_ANGSTROM} (in Å)"
+            )
+        seq, epoch = asked_seq(request), request.query_params.get("epoch", "")
+        result = await self._worker.run(lambda: self._result(seq, epoch))
+        try:
+            tile = await self._cutter.run(lambda: self._tiles.tile(result, level, row, column, lowpass))
+        except PictureError as error:
+            raise NotHereError(str(error)) from error
+        return Response(tile, media_type="image/jpeg", headers={"cache-control": _FOR_A_DAY})
+
+    async def _value(self, request: Request) -> Response:
+        seq, y, x = asked_seq(request), asked_number(request, "y", 0), asked_number(request, "x", 0)
+        result = await self._worker.run(lambda: self._result(seq, request.query_params.get("epoch", "")))
+        try:
+            value = await self._cutter.run(lambda: self._tiles.value(result, y, x))
+        except PictureError as error:
+            raise NotHereError(str(error)) from error
+        return json_answer(msgspec.json.encode({"y": y, "x": x, "value": value}))
+
     async def _score_map(self, request: Request) -> Response:
         def draw(seq: int) -> bytes | None:
             self._result(seq, request.query_params.get("epoch", ""))
@@ -135,5 +181,14 @@ class Results:
         return result
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= 9
+def _asked_query(request: Request) -> Query:
+    """Which micrographs are meant, and in which order."""
+    asked = {name: text for name, text in request.query_params.items() if name in Query.__struct_fields__ and text}
+    states = [state for state in asked.get("states", "").split(",") if state]
+    try:
+        query = msgspec.convert({**asked, "states": states}, Query)
+    except msgspec.ValidationError as error:
+        raise WrongRequestError(f"expected which micrographs, and in which order: {error}") from error
+    if len(query.search) > _MOST_WORDS or len(query.folder) > _MOST_WORDS:
+        raise WrongRequestError(f"expected search and folder of at most {_MOST_WORDS} letters")
+    return query

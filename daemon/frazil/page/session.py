@@ -23,12 +23,11 @@ from frazil.session.outbox.ledger import (
     TUNED_KEY,
     LedgerReader,
     MicrographRecord,
-    State,
     StoredDocument,
 )
 from frazil.session.retune.repick import unpack_score_map
 
-__all__ = ["Change", "Glance", "Result", "Row", "Rows", "Session", "Standing", "glance", "rate_per_minute"]
+__all__ = ["Change", "Glance", "Result", "Session", "Standing", "glance", "rate_per_minute"]
 
 _RATE_RESULTS = 60
 _RATE_SECONDS = 600.0
@@ -104,30 +103,6 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """Why, a line for each reason."""
     layout: str
     """The layout of the watched directory, in some words; empty where none is known."""
-
-
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of the list of micrographs."""
-
-    path: str
-    state: State
-    reason: str
-    at: float | None
-    seq: int | None
-    picks: int | None
-    score: float | None
-    mark: Mark
-    """A person's verdict, as it is in the result."""
-    corrected: bool
-
-
-class Rows(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of the list of micrographs."""
-
-    count: int
-    """Of all that were found."""
-    offset: int
-    rows: list[Row]
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -237,26 +212,6 @@ class Session:
             now = time.monotonic()
             self._next_count = now + (now - started) * _COUNT_REST
         return self._counts
-
-    def rows(self, words: str, states: list[State], offset: int, limit: int) -> Rows:
-        """A page of the list of micrographs."""
-        count, records = self.reader.search(words, states, offset=offset, limit=limit)
-        return Rows(count=count, offset=offset, rows=[self._row(record) for record in records])
-
-    def _row(self, record: MicrographRecord) -> Row:
-        document = None if record.seq is None else self.reader.document(record.seq)
-        short = None if document is None else glance(document)
-        return Row(
-            path=record.path,
-            state=record.state,
-            reason=record.reason,
-            at=record.picked_at or record.seen_at,
-            seq=None if short is None else short.seq,
-            picks=None if short is None else short.picks,
-            score=None if short is None else short.score,
-            mark="" if short is None else short.mark,
-            corrected=short is not None and short.corrected,
-        )
 
     def result(self, seq: int) -> Result | None:
         """A micrograph's picks; None where there is no result of that number."""

@@ -6,6 +6,7 @@ The rules for Prometheus in ``deploy/prometheus`` judge by the same limits; a te
 from __future__ import annotations
 
 import contextlib
+import statistics
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -31,6 +32,9 @@ BACKLOG_SECONDS = 60.0
 FAILED_SHARE = 0.1
 FAILED_LEAST = 2
 """Failures are many where they are so many at least, and more than that share."""
+FALLEN_NEWEST = 3
+FALLEN_SHARE = 1 / 3
+"""Picks have fallen where the median of so many of the newest micrographs is below that share of those before."""
 FREE_SHARE = 0.05
 """A disk is nearly full with less room, or fewer inodes, than this share."""
 
@@ -74,11 +78,21 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
     """The alert of Prometheus that tells the same, with a section in the runbook; empty where there is none."""
 
 
+class _Scores(msgspec.Struct, frozen=True):
+    score: list[float]
+
+
+class _Marked(msgspec.Struct, frozen=True):
+    mark: str = ""
+
+
 class _Picture(msgspec.Struct, frozen=True):
-    """The little of a document that tells what kind of picture it is of."""
+    """The little of a document that tells what kind of picture it is of, and what was found in it."""
 
     shape: tuple[int, int]
     pixel_size_angstrom: float
+    picks: _Scores
+    corrections: _Marked = _Marked()
 
     def describe(self) -> str:
         h, w = self.shape
@@ -100,6 +114,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     inventory: Inventory = msgspec.field(default_factory=Inventory)
     pictures: tuple[str, ...] = ()
     """Each kind of picture among the micrographs that were picked last, the newest first."""
+    picks: tuple[int, ...] = ()
+    """Of each of the micrographs that were picked last, the newest first, without those that a person marked bad."""
     change: ModelDocument | None = None
     """What happened to the model last."""
 
@@ -114,6 +130,7 @@ def gather_facts(reader: LedgerReader, counts: Mapping[str, int], now: float) ->
     picked_lately, failed_lately = reader.count_since(now - SESSION_SECONDS)
     times = reader.last_picked_times(1)
     changes = reader.newest_changes(1)
+    pictures = _pictures(stored.body for stored in reader.last_picked_results(_LATEST))
     return Facts(
         picked=counts.get("picked", 0),
         failed=counts.get("failed", 0) + counts.get("quarantined", 0),
@@ -122,7 +139,8 @@ def gather_facts(reader: LedgerReader, counts: Mapping[str, int], now: float) ->
         last_picked_at=times[0][1] if times else None,
         drift=Drift.decode(meta.get(DRIFT_KEY, "")) or Drift(),
         inventory=Inventory.decode(meta.get(INVENTORY_KEY, "")) or Inventory(),
-        pictures=_kinds_of_picture(stored.body for stored in reader.last_picked_results(_LATEST)),
+        pictures=tuple(dict.fromkeys(picture.describe() for picture in pictures)),
+        picks=tuple(len(picture.picks.score) for picture in pictures if picture.corrections.mark != "bad"),
         change=msgspec.json.decode(changes[0].body, type=ModelDocument) if changes else None,
     )
 
@@ -234,6 +252,15 @@ def _of_the_picks(facts: Facts) -> Iterable[Trouble]:
             "and contrast those of this session? If it is meant to be so: frazil ledger baseline --ledger OUT.",
             alert="FrazilFewPicks",
         )
+    newest, earlier = facts.picks[:FALLEN_NEWEST], facts.picks[FALLEN_NEWEST:]
+    if len(earlier) >= FALLEN_NEWEST and not drift.few and not drift.picks.drifting["down"]:
+        now, before = statistics.median(newest), statistics.median(earlier)
+        if now < FALLEN_SHARE * before:
+            yield Trouble(
+                level="warning",
+                says=f"Picks have fallen: {now:.0f} in the newest micrographs, {before:.0f} in those before",
+                todo="Look at the newest pictures: ice, carbon, empty holes, defocus, a beam that is off.",
+            )
     for (quantity, direction), (alert, says) in _DRIFTS.items():
         chart = drift.picks if quantity == "picks" else drift.score
         if chart.drifting["down" if direction == "down" else "up"]:
@@ -265,9 +292,9 @@ def _of_the_model(facts: Facts) -> Iterable[Trouble]:
         )
 
 
-def _kinds_of_picture(bodies: Iterable[bytes]) -> tuple[str, ...]:
-    kinds: dict[str, None] = {}
+def _pictures(bodies: Iterable[bytes]) -> list[_Picture]:
+    pictures = []
     for body in bodies:
         with contextlib.suppress(msgspec.DecodeError):  # a document that was damaged tells nothing
-            kinds[msgspec.json.decode(body, type=_Picture).describe()] = None
-    return tuple(kinds)
+            pictures.append(msgspec.json.decode(body, type=_Picture))
+    return pictures

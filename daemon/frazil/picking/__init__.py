@@ -66,7 +66,7 @@ from frazil.picking.micrograph import (
     check_complete,
     read_micrograph,
 )
-from frazil.picking.overlay import draw_curve, draw_picks, grey_picture
+from frazil.picking.overlay import contrast_range, draw_curve, draw_picks, grey_picture, small_picture
 from frazil.picking.picker import Picker, PickingSettings
 from frazil.picking.picks import SCORE_STEPS, Picks, ScoreMap, find_peaks, find_picks
 from frazil.picking.picture import BlankArea, Picture, find_blank, make_picture
@@ -105,6 +105,7 @@ __all__ = [
     "cbox_text",
     "check_complete",
     "choose_threshold",
+    "contrast_range",
     "coordinate_list",
     "csv_text",
     "darkness",
@@ -126,6 +127,7 @@ __all__ = [
     "read_coordinates",
     "read_micrograph",
     "read_star",
+    "small_picture",
     "star_source",
     "star_text",
     "topaz_text",

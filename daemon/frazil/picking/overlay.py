@@ -11,12 +11,17 @@ from numpy.typing import NDArray
 from frazil.picking.picks import Picks
 from frazil.picking.rescale import Rescaling, rescale
 
-__all__ = ["draw_curve", "draw_picks", "grey_picture"]
+__all__ = ["contrast_range", "draw_curve", "draw_picks", "grey_picture", "small_picture"]
 
 _CIRCLE_BGR = (60, 220, 255)
 _CROSS_BGR = (255, 160, 60)
 _STRETCH = 4.5
 """Median absolute deviations from the median to black and to white: 3 standard deviations of normal noise."""
+
+
+_LARGEST_SAMPLE = 2**16
+_SAMPLE_STRIDE = 3
+"""Of more pixels, every third of every third row tells the contrast as well."""
 
 
 def draw_picks(
@@ -100,12 +105,32 @@ def grey_picture(pixels: NDArray[np.generic], diameter_px: float, *, longest_sid
     factor = min(1.0, longest_side_px / max(h, w))
     size = max(1, round(h * factor)), max(1, round(w * factor))
     small = rescale(pixels, Rescaling(shape=(h, w), rescaled_shape=size))
-    small = np.asarray(cv2.GaussianBlur(small, (0, 0), max(0.3, diameter_px * factor / 25)), np.float32)
-    # By median and median absolute deviation: an ice crystal, or a border of nothing, must not eat the contrast.
-    middle = np.median(small)
-    reach = _STRETCH * max(np.median(np.abs(small - middle)), 1e-30)
-    low, high = middle - reach, middle + reach
-    return np.asarray(np.clip((small - low) * (255 / max(high - low, 1e-30)), 0, 255), np.uint8)
+    return _stretch(np.asarray(cv2.GaussianBlur(small, (0, 0), max(0.3, diameter_px * factor / 25)), np.float32))
+
+
+def small_picture(pixels: NDArray[np.float32], *, longest_side_px: int) -> NDArray[np.uint8]:
+    """(h, w) picture at any scale → (h', w') uint8 picture that is no larger, contrast stretched."""
+    factor = min(1.0, longest_side_px / max(pixels.shape))
+    size = max(1, round(pixels.shape[1] * factor)), max(1, round(pixels.shape[0] * factor))
+    return _stretch(np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.float32))
+
+
+def _stretch(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(h, w) → (h, w) uint8 picture whose contrast shows what is in it."""
+    low, high = contrast_range(pixels)
+    return np.asarray(np.clip((pixels - np.float32(low)) * np.float32(255 / (high - low)), 0, 255), np.uint8)
+
+
+def contrast_range(pixels: NDArray[np.float32]) -> tuple[float, float]:
+    """Values of (h, w) pixels that are shown black and white; the second is the larger one.
+
+    By median and median absolute deviation: an ice crystal, or a border of nothing, must not eat the contrast.
+    """
+    sample = pixels if pixels.size < _LARGEST_SAMPLE else pixels[::_SAMPLE_STRIDE, ::_SAMPLE_STRIDE]
+    middle = float(np.median(sample))
+    reach = _STRETCH * float(np.median(np.abs(sample - np.float32(middle))))
+    reach = max(reach, 1e-30, abs(middle) * 1e-6)
+    return middle - reach, middle + reach
 
 
 def _positions(picks: Picks, factor: float) -> Iterator[tuple[float, float]]:

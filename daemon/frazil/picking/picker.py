@@ -76,6 +76,11 @@ class Picker:
         """Lowest figure of merit of a pick."""
         return self.limits.threshold
 
+    @property
+    def inverts(self) -> bool:
+        """Whether the model sees micrographs the other way round than they are."""
+        return self.settings.contrast != self.model.contract.contrast
+
     def with_limits(self, change: LimitsPatch) -> Picker:
         """A picker with the same model and settings, and changed limits."""
         return Picker(self.model, self.settings, change, device=self.device)
@@ -118,7 +123,7 @@ class Picker:
             pixel_size_angstrom=self.settings.pixel_size_angstrom,
             model_diameter_px=contract.diameter_px,
             normalisation=contract.normalisation,
-            invert=self.settings.contrast != contract.contrast,
+            invert=self.inverts,
             prepare_on_device=self.device.prepare,
             largest_pixels=None if self.settings.unusual_diameter else LARGEST_PICTURE_PIXELS,
         )

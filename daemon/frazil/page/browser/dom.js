@@ -38,7 +38,7 @@ export function listFacts(list, facts) {
   list.dataset.shown = wanted;
   list.replaceChildren(
     ...facts.map(([name, value, hint]) =>
-      element("div", {}, element("dt", {}, name), element("dd", {}, String(value)), hint ? element("dd", { class: "hint" }, hint) : null),
+      element("div", {}, element("dt", {}, name), element("dd", {}, String(value)), hint ? element("dd", { class: "hint", title: hint }, hint) : null),
     ),
   );
 }
@@ -122,6 +122,30 @@ export const STATES = {
 export async function ask(url, options) {
   const answer = await fetch(at(url), options);
   const body = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Error(body.error ?? `the daemon answered ${answer.status}`);
+  if (!answer.ok) throw Object.assign(new Error(body.error ?? `the daemon answered ${answer.status}`), { status: answer.status });
   return body;
+}
+
+let signIn = null;
+
+/** Sets what asks for the token: resolves to whether the browser is signed in then. */
+export function whenTokenIsNeeded(asks) {
+  signIn = asks;
+}
+
+/** Asks the daemon to change something; whoever is not signed in is asked for the token first. */
+export async function post(url, body) {
+  const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  try {
+    return await ask(url, options);
+  } catch (error) {
+    if (error.status !== 401 || !signIn) throw error;
+    if (!(await signIn())) throw Object.assign(new Error("changes need the token of this daemon"), { status: 401, gaveUp: true });
+    return await ask(url, options);
+  }
+}
+
+/** `1 pick`, `2 picks`. */
+export function counted(count, one, many = `${one}s`) {
+  return `${grouped(count)} ${count === 1 ? one : many}`;
 }

@@ -1,6 +1,7 @@
 // The link to the daemon: what it does now, and plain words when it is gone.
 
 import { ask, at, byId, clock, markHead, say, setClock, span } from "/static/dom.js";
+import { offerSignIn } from "/static/sign_in.js";
 
 const SILENCE_SECONDS = 12; // the daemon says something every five
 const AGAIN_SECONDS = 3;
@@ -72,6 +73,7 @@ export function follow(show, tick = () => {}) {
     else tick();
   }, 1000);
   markHead();
+  offerSignIn();
   connect();
   addEventListener("pagehide", () => events?.close());
   addEventListener("pageshow", (event) => event.persisted && connect());

@@ -1,11 +1,15 @@
 // The overview: is it working, are the picks good, what changed, what to do.
 
-import { ago, ask, byId, clock, decimals, element, fileName, grouped, listFacts, micrographLink, nowSeconds, say, span } from "/static/dom.js";
+import { drawPicks, thumbnail } from "/static/circles.js";
+import { ago, ask, at, byId, clock, counted, decimals, element, fileName, grouped, listFacts, micrographLink, nowSeconds, say, span } from "/static/dom.js";
+import { isForPage, offerHelp } from "/static/help.js";
 import { follow } from "/static/live.js";
 import { plot } from "/static/plot.js";
-import { canvas, drawPicks, photograph, pictureAddress, Viewer } from "/static/viewer.js";
+import { Viewer } from "/static/viewer.js";
 
 const SERIES_SECONDS = 5;
+const THUMBNAILS_MS = 2000;
+let first = null;
 
 let now = null;
 let viewer = null;
@@ -14,6 +18,8 @@ let version = "";
 let seriesAsked = 0;
 let seriesHead = -1;
 let series = null;
+let axis = "number";
+let range = { says: "All" };
 const cards = new Map();
 
 follow(
@@ -32,6 +38,15 @@ follow(
   },
 );
 addEventListener("resize", () => series && drawSeries());
+offerHelp([
+  ["Enter", "On the picture’s name: open the newest micrograph"],
+  ["o", "Open the newest micrograph"],
+  ["?", "This card"],
+]);
+addEventListener("keydown", (event) => {
+  const newest = now?.standing?.latest[0];
+  if (event.key === "o" && newest && isForPage(event)) location.href = micrographLink(newest.path);
+});
 
 function showAll() {
   const { standing } = now;
@@ -83,11 +98,11 @@ function showFacts() {
   const last = standing?.picked_at[0]; // not when its picks were tuned
   const failed = countFailed(counts);
   listFacts(byId("facts"), [
-    ["Rate", `${now.rate_per_minute.toFixed(1)} a minute`, "micrographs, over ten minutes"],
+    ["Rate", `${now.rate_per_minute.toFixed(1)} a minute`, "over ten minutes"],
     ["Last picked", last ? ago(last) : "–", last ? clock(last) : "none so far"],
     ["Waiting", grouped(queues.read + queues.pick), queues.incomplete ? `and ${grouped(queues.incomplete)} incomplete` : "to be picked"],
     ["File complete to picks", standing?.seconds ? `${standing.seconds.toFixed(2)} s` : "–", "median of the latest"],
-    ["Picked", grouped(standing?.head && counts.picked ? counts.picked + (counts.gone ?? 0) : (counts.picked ?? 0)), failed ? `${grouped(failed)} failed` : "micrographs, none failed"],
+    ["Picked", grouped(standing?.head && counts.picked ? counts.picked + (counts.gone ?? 0) : (counts.picked ?? 0)), failed ? `${grouped(failed)} failed` : "none failed"],
     ["Model", now.model || "–", now.provider ? `on ${device(now.provider)}, ${now.precision}` : ""],
     ["Particle", standing?.diameter_angstrom ? `${standing.diameter_angstrom.toFixed(0)} Å` : "–", ""],
     ["Threshold", standing?.threshold != null ? standing.threshold.toFixed(2) : "–", standing?.threshold_says ?? ""],
@@ -120,16 +135,20 @@ async function showLatest({ latest, epoch }) {
   const newest = latest[0];
   if (newest.seq !== shownSeq && !beingLookedAt()) {
     shownSeq = newest.seq;
-    viewer ??= new Viewer(byId("viewer"), epoch);
+    viewer ??= new Viewer(byId("viewer"), epoch, { compact: true });
     viewer.epoch = epoch;
-    viewer.show(newest.seq).catch((error) => say(byId("newest"), error.message));
+    const pictured = viewer.show(newest.seq).then(() => viewer.pictured);
+    pictured.catch((error) => say(byId("newest"), error.message));
+    first ??= Promise.race([pictured.catch(() => {}), new Promise((resolve) => setTimeout(resolve, THUMBNAILS_MS))]);
     byId("newest").replaceChildren(
       "The newest: ",
       element("a", { href: micrographLink(newest.path) }, fileName(newest.path)),
-      `, ${newest.picks} picks, mean score ${decimals(newest.score, 2)}, `,
+      `, ${counted(newest.picks, "pick")}, mean score ${decimals(newest.score, 2)}, `,
       element("span", { "data-at": newest.at }, ago(newest.at)),
     );
   }
+  await first; // the newest picture comes before any thumbnail
+  if (now.standing.latest !== latest) return;
   const list = byId("latest");
   const wanted = latest.slice(1);
   byId("earlier").hidden = !wanted.length;
@@ -153,9 +172,7 @@ function beingLookedAt() {
 
 function makeCard(glance, epoch) {
   const name = fileName(glance.path);
-  const svg = canvas(glance.shape, `${name}: ${glance.picks} picks`);
-  const photo = photograph(glance.shape, pictureAddress(glance.seq, epoch, "small"));
-  svg.append(photo);
+  const svg = thumbnail(glance.shape, glance.seq, epoch, `${name}: ${counted(glance.picks, "pick")}`);
   const card = element(
     "li",
     {},
@@ -164,7 +181,7 @@ function makeCard(glance, epoch) {
       { href: micrographLink(glance.path) },
       svg,
       element("span", { class: "name" }, name),
-      element("span", { class: "numbers" }, `${glance.picks} picks · ${decimals(glance.score, 2)}`),
+      element("span", { class: "numbers" }, `${counted(glance.picks, "pick")} · ${decimals(glance.score, 2)}`),
       element("span", { class: "numbers", "data-at": glance.at }, ago(glance.at)),
     ),
   );
@@ -180,7 +197,7 @@ async function askSeries() {
   if (head === seriesHead || nowSeconds() - seriesAsked < SERIES_SECONDS) return;
   seriesAsked = nowSeconds();
   try {
-    series = await ask("/api/series");
+    series = await ask(`/api/series?${new URLSearchParams(partOfSession())}`);
   } catch {
     return; // it is asked for again
   }
@@ -190,10 +207,42 @@ async function askSeries() {
   drawSeries();
 }
 
+/** The numbers of the first and last micrograph that are plotted. */
+function partOfSession() {
+  if (range.latest) return { first: Math.max(1, (series?.count ?? 0) - range.latest + 1) };
+  return range.first ? { first: range.first, last: range.last } : {};
+}
+
+function showRange(wanted) {
+  range = wanted;
+  seriesHead = -1;
+  seriesAsked = 0;
+  askSeries();
+}
+
+function drawRanges() {
+  const choice = (wanted) => element("button", { type: "button", "aria-pressed": String(range.says === wanted.says), onclick: () => showRange(wanted) }, wanted.says);
+  const against = element("select", { "aria-label": "Plotted against" }, element("option", { value: "number" }, "by number"), element("option", { value: "at" }, "by time"));
+  against.value = axis;
+  against.addEventListener("change", () => {
+    axis = against.value;
+    drawSeries();
+  });
+  const ranges = [{ says: "All" }, ...[500, 100, 20].filter((latest) => series.count > latest).map((latest) => ({ says: `Latest ${latest}`, latest }))];
+  if (range.first) ranges.push(range);
+  const wanted = JSON.stringify([ranges, range, axis]);
+  if (byId("ranges").dataset.shown === wanted) return;
+  byId("ranges").dataset.shown = wanted;
+  byId("ranges").replaceChildren(...ranges.map(choice), against);
+}
+
 function drawSeries() {
+  drawRanges();
   const marks = (now.standing?.changes ?? []).filter((change) => change.event !== "refused").map((change) => ({ at: change.at, says: change.model }));
-  plot(byId("picks"), { ...series, values: series.picks, marks, name: "Picks per micrograph" });
-  plot(byId("score"), { at: series.at, values: series.score, seq: series.seq, marks, name: "Mean score", bounds: [0, 1], digits: 2 });
+  const zoom = (from, to) => showRange({ first: Math.floor(from), last: Math.ceil(to), says: `${Math.floor(from)} to ${Math.ceil(to)}` });
+  const shared = { number: series.number, at: series.at, seq: series.seq, axis, marks, zoom };
+  plot(byId("picks"), { ...shared, values: series.picks, lowest: series.lowest, highest: series.highest, name: "Picks per micrograph" });
+  plot(byId("score"), { ...shared, values: series.score, name: "Mean score", bounds: [0, 1], digits: 2 });
 }
 
 // --- what changed? ----------------------------------------------------------------------------------------------------
@@ -244,7 +293,9 @@ function showTroubles() {
       ? now.troubles.map((trouble) =>
           element("li", { class: trouble.level }, element("strong", {}, `${trouble.level === "fault" ? "✕" : "!"} ${trouble.says}.`), ` ${trouble.todo}`),
         )
-      : [element("li", { class: "ok" }, failed ? `Nothing needs you but ${grouped(failed)} that could not be picked: see Failures.` : "Nothing needs you.")]),
+      : failed
+        ? [element("li", { class: "warning" }, element("strong", {}, `! ${counted(failed, "micrograph")} could not be picked.`), " See why under Failures.")]
+        : [element("li", { class: "ok" }, "Nothing needs you.")]),
   );
   const newest = now.standing?.latest[0];
   byId("tune").replaceChildren(

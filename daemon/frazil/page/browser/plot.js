@@ -1,8 +1,8 @@
-// Plots of the session: SVG of our own, drawn to the width that there is.
+// Plots of the session: SVG of our own, drawn to the width that there is. Dragging zooms, a click leads to the micrograph.
 
-import { at, clock, drawing, element } from "/static/dom.js";
+import { at, clock, drawing, element, grouped } from "/static/dom.js";
 
-const HEIGHT = 170;
+const HEIGHT = 124;
 const LEFT = 44;
 const RIGHT = 10;
 const TOP = 10;
@@ -19,28 +19,52 @@ function ticks(low, high, most) {
   return { all, digits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9) + (String(step).includes("25") ? 1 : 0)) };
 }
 
+const LONG_GAP_SECONDS = 600;
+const LEAST_DRAG_PX = 8;
+
+/** Times in words, as short as tells them apart. */
+function timesOf(t0, t1) {
+  const short = t1 - t0 > 86400 ? { day: "numeric", month: "short" } : { hour: "2-digit", minute: "2-digit", hour12: false };
+  if (t1 - t0 < 300) short.second = "2-digit";
+  return (t) => new Date(t * 1000).toLocaleString([], short);
+}
+
+/** Runs of neighbours without a gap between: where there is no value, or for long no micrograph. */
+function runs(at, values, axis) {
+  const steps = at.slice(1).map((t, i) => t - at[i]).sort((a, b) => a - b);
+  const long = axis === "at" ? Math.max(LONG_GAP_SECONDS, 8 * (steps[Math.floor(steps.length / 2)] ?? 0)) : Infinity;
+  const all = [[]];
+  for (let i = 0; i < at.length; i++) {
+    if (values[i] === null || (i && at[i] - at[i - 1] > long)) all.push([]);
+    if (values[i] !== null) all.at(-1).push(i);
+  }
+  return all.filter((run) => run.length);
+}
+
 /**
- * Draws values over time into a figure, behind its caption.
+ * Draws values over number or time into a figure, behind its caption.
  *
- * series: {at, values, lowest?, highest?, seq?}; marks: [{at, says}]; name: for those who hear it;
- * bounds: [low, high] that are always in view.
+ * number, at: of each; axis: which of the two is plotted against; values, lowest?, highest?, seq; marks: [{at, says}];
+ * name: for those who hear it; bounds: [low, high] that are always in view; zoom(from, to): is told the numbers between
+ * which somebody drags.
  */
-export function plot(figure, { at, values, lowest, highest, seq, marks = [], name, bounds = [0, 1], digits = 0 }) {
+export function plot(figure, { number, at: times, axis = "at", values, lowest, highest, seq, marks = [], name, bounds = [0, 1], digits = 0, zoom }) {
   figure.querySelector("svg, .empty")?.remove();
-  const kept = at.map((_, i) => i).filter((i) => values[i] !== null);
+  const kept = times.map((_, i) => i).filter((i) => values[i] !== null);
   if (!kept.length) {
     figure.append(element("p", { class: "empty" }, "Nothing yet"));
     return;
   }
-  const width = Math.max(280, figure.clientWidth);
-  const t0 = at[kept[0]];
-  const t1 = Math.max(at[kept.at(-1)], t0 + 1);
+  const across = axis === "at" ? times : number;
+  const width = Math.max(240, figure.clientWidth);
+  const t0 = across[0];
+  const t1 = Math.max(across.at(-1), t0 + 1);
   const low = bounds[0];
   const high = Math.max(bounds[1], ...kept.map((i) => highest?.[i] ?? values[i])) * (digits ? 1 : 1.08);
   const x = (t) => LEFT + ((t - t0) / (t1 - t0)) * (width - LEFT - RIGHT);
   const y = (v) => HEIGHT - BOTTOM - ((v - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
   const last = values[kept.at(-1)];
-  const label = `${name}: ${kept.length} points from ${clock(t0)} to ${clock(t1)}, the last ${last.toFixed(digits)}`;
+  const label = `${name}: ${kept.length} points from ${clock(times[kept[0]])} to ${clock(times[kept.at(-1)])}, the last ${last.toFixed(digits)}`;
   const svg = drawing("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", "aria-label": label });
 
   const scale = ticks(low, high, 4);
@@ -48,52 +72,71 @@ export function plot(figure, { at, values, lowest, highest, seq, marks = [], nam
     svg.append(drawing("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(v), y2: y(v) }));
     svg.append(drawing("text", { class: "tick", x: LEFT - 6, y: y(v) + 4, "text-anchor": "end" }, v.toFixed(scale.digits)));
   }
-  const short = t1 - t0 > 86400 ? { day: "numeric", month: "short" } : { hour: "2-digit", minute: "2-digit", hour12: false };
-  if (t1 - t0 < 300) short.second = "2-digit";
-  const many = Math.max(2, Math.min(5, Math.floor(width / 130)));
-  for (let k = 0; k < many; k++) {
-    const t = t0 + ((t1 - t0) * k) / (many - 1);
-    const says = new Date(t * 1000).toLocaleString([], short);
-    const anchor = k === 0 ? "start" : k === many - 1 ? "end" : "middle";
-    svg.append(drawing("text", { class: "tick", x: x(t), y: HEIGHT - 6, "text-anchor": anchor }, says));
+  if (axis === "at") {
+    const says = timesOf(t0, t1);
+    const many = Math.max(2, Math.min(5, Math.floor(width / 130)));
+    for (let k = 0; k < many; k++) {
+      const t = t0 + ((t1 - t0) * k) / (many - 1);
+      const anchor = k === 0 ? "start" : k === many - 1 ? "end" : "middle";
+      svg.append(drawing("text", { class: "tick", x: x(t), y: HEIGHT - 6, "text-anchor": anchor }, says(t)));
+    }
+  } else {
+    for (const v of ticks(t0, t1, Math.floor(width / 90)).all.filter(Number.isInteger)) {
+      svg.append(drawing("text", { class: "tick", x: x(v), y: HEIGHT - 6, "text-anchor": x(v) > width - 30 ? "end" : "middle" }, grouped(v)));
+    }
   }
-  for (const mark of marks.filter((m) => m.at > t0 && m.at < t1)) {
-    svg.append(
-      drawing("g", { class: "mark" }, drawing("line", { x1: x(mark.at), x2: x(mark.at), y1: TOP, y2: HEIGHT - BOTTOM }), drawing("text", { x: x(mark.at) + 4, y: TOP + 9 }, mark.says)),
-    );
+  for (const mark of marks) {
+    const after = times.findIndex((t) => t >= mark.at);
+    const place = axis === "at" ? mark.at : after > 0 ? across[after] - 0.5 : -Infinity;
+    if (!(place > t0 && place < t1)) continue;
+    svg.append(drawing("g", { class: "mark" }, drawing("line", { x1: x(place), x2: x(place), y1: TOP, y2: HEIGHT - BOTTOM }), drawing("text", { x: x(place) + 4, y: TOP + 9 }, mark.says)));
   }
-  if (lowest && kept.some((i) => highest[i] > lowest[i])) {
-    const over = kept.map((i) => `${x(at[i]).toFixed(1)} ${y(highest[i]).toFixed(1)}`);
-    const under = kept.map((i) => `${x(at[i]).toFixed(1)} ${y(lowest[i]).toFixed(1)}`).reverse();
-    svg.append(drawing("path", { class: "band", d: `M${[...over, ...under].join("L")}Z` }));
+  const points = (some, of) => some.map((i) => `${x(across[i]).toFixed(1)} ${y(of[i]).toFixed(1)}`);
+  for (const run of runs(times, values, axis)) {
+    if (lowest && run.some((i) => highest[i] > lowest[i])) {
+      svg.append(drawing("path", { class: "band", d: `M${[...points(run, highest), ...points(run, lowest).reverse()].join("L")}Z` }));
+    }
+    svg.append(drawing("path", { class: run.length > 1 ? "line" : "dots", d: `M${points(run, values).join("L")}${run.length > 1 ? "" : "h0"}` }));
   }
-  const line = kept.map((i) => `${x(at[i]).toFixed(1)} ${y(values[i]).toFixed(1)}`).join("L");
-  svg.append(drawing("path", { class: "line", d: `M${line}` }));
-  if (kept.length <= 120) {
-    const dots = kept.map((i) => `M${x(at[i]).toFixed(1)} ${y(values[i]).toFixed(1)}h0`).join("");
-    svg.append(drawing("path", { class: "dots", d: dots }));
-  }
-
+  if (kept.length <= 120) svg.append(drawing("path", { class: "dots", d: points(kept, values).map((point) => `M${point}h0`).join("") }));
+  const band = drawing("rect", { class: "chosen-range", y: TOP, height: HEIGHT - TOP - BOTTOM, visibility: "hidden" });
   const cursor = drawing("g", { class: "cursor", visibility: "hidden" }, drawing("circle", { r: 4.5 }), drawing("text", { y: TOP + 9 }));
-  svg.append(cursor);
-  const nearest = (event) => {
+  svg.append(band, cursor);
+
+  const place = (event) => {
     const box = svg.getBoundingClientRect();
-    const px = ((event.clientX - box.left) / box.width) * width;
-    return kept.reduce((a, b) => (Math.abs(x(at[b]) - px) < Math.abs(x(at[a]) - px) ? b : a));
+    return ((event.clientX - box.left) / box.width) * width;
   };
+  const nearest = (px) => kept.reduce((a, b) => (Math.abs(x(across[b]) - px) < Math.abs(x(across[a]) - px) ? b : a));
+  let from = null;
+  svg.addEventListener("pointerdown", (event) => (from = zoom && event.button === 0 ? place(event) : null));
   svg.addEventListener("pointermove", (event) => {
-    const i = nearest(event);
+    const i = nearest(place(event));
     const [circle, text] = cursor.children;
-    circle.setAttribute("cx", x(at[i]));
+    circle.setAttribute("cx", x(across[i]));
     circle.setAttribute("cy", y(values[i]));
-    const right = x(at[i]) > width / 2;
-    text.setAttribute("x", x(at[i]) + (right ? -8 : 8));
+    const right = x(across[i]) > width / 2;
+    text.setAttribute("x", x(across[i]) + (right ? -8 : 8));
     text.setAttribute("text-anchor", right ? "end" : "start");
-    text.textContent = `${values[i].toFixed(digits)} at ${clock(at[i])}`;
+    text.textContent = `${values[i].toFixed(digits)}, number ${grouped(Math.round(number[i]))}, ${clock(times[i])}`;
     cursor.setAttribute("visibility", "visible");
+    if (from === null || Math.abs(place(event) - from) < LEAST_DRAG_PX) return;
+    band.setAttribute("x", Math.min(from, place(event)));
+    band.setAttribute("width", Math.abs(place(event) - from));
+    band.setAttribute("visibility", "visible");
   });
-  svg.addEventListener("pointerleave", () => cursor.setAttribute("visibility", "hidden"));
-  if (seq) svg.addEventListener("click", (event) => (location.href = at(`/micrograph?seq=${seq[nearest(event)]}`)));
+  svg.addEventListener("pointerleave", () => {
+    from = null;
+    cursor.setAttribute("visibility", "hidden");
+    band.setAttribute("visibility", "hidden");
+  });
+  svg.addEventListener("pointerup", (event) => {
+    const to = place(event);
+    if (from !== null && Math.abs(to - from) >= LEAST_DRAG_PX) {
+      const [first, end] = [nearest(Math.min(from, to)), nearest(Math.max(from, to))];
+      zoom(number[first], Math.max(number[end], number[first] + 1));
+    } else if (seq) location.href = at(`/micrograph?seq=${seq[nearest(to)]}`);
+  });
   figure.append(svg);
 }
 

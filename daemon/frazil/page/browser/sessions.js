@@ -1,14 +1,12 @@
 // The sessions of a microscope: what each is at, and the wishes of whoever holds the token.
 
-import { ask, at, byId, element, grouped, markHead, say, setClock } from "/static/dom.js";
+import { ask, at, byId, element, grouped, markHead, post, say, setClock } from "/static/dom.js";
+import { offerSignIn } from "/static/sign_in.js";
 
-const TOKEN = "frazil-token";
 const EVERY_SECONDS = 2;
 const IS_OVER = ["closed", "archived", "old"];
 const WORDS = { open: "open", waiting: "waits", paused: "paused", closed: "closed", archived: "archived", old: "not opened" };
 
-const token = byId("token");
-token.value = sessionStorage.getItem(TOKEN) ?? "";
 let shown = "";
 
 async function look() {
@@ -17,7 +15,7 @@ async function look() {
     setLost(false);
     const now = JSON.stringify(sessions.map(({ watch, ...rest }) => ({ ...rest, scanned: watch.fault })));
     // A form that somebody fills in stays as it is.
-    if (now !== shown && !byId("main").querySelector("input:focus:not(#token)")) {
+    if (now !== shown && !byId("main").querySelector("input:focus")) {
       shown = now;
       show(sessions);
     }
@@ -89,12 +87,7 @@ function wishes(status) {
 
 async function change(name, wish) {
   try {
-    await ask(`/api/sessions/${name.split("/").map(encodeURIComponent).join("/")}`, {
-      method: "POST",
-      headers: { "Content-Type": "application/json", Authorization: `Bearer ${token.value.trim()}` },
-      body: JSON.stringify(wish),
-    });
-    sessionStorage.setItem(TOKEN, token.value.trim());
+    await post(`/api/sessions/${name.split("/").map(encodeURIComponent).join("/")}`, wish);
     say(byId("told"), `Asked for ${name}: the daemon takes it within a second or two.`);
   } catch (error) {
     say(byId("told"), `${name} was not changed: ${error.message}`);
@@ -103,4 +96,5 @@ async function change(name, wish) {
 
 setClock(Date.now() / 1000);
 markHead();
+offerSignIn();
 look();

@@ -1,11 +1,11 @@
 // Tuning by eye: other limits are tried on one micrograph, counted on all, and applied by whoever holds the token.
 
-import { ask, at, element, grouped, say } from "/static/dom.js";
+import { ask, at, counted, element, grouped, post, say } from "/static/dom.js";
 
-const TOKEN = "frazil-token";
-
-/** Builds the form for an overlay's micrograph; `viewer` shows what it would pick. */
-export function tune(form, viewer, overlay, tokenFile) {
+/** Builds the form for an overlay's micrograph; `viewer` shows what it would pick, `tried(threshold)` is told. */
+export function tune(form, viewer, overlay, tried = () => {}) {
+  const stays = form.dataset.of === overlay.path ? form.querySelector(".told")?.textContent : "";
+  form.dataset.of = overlay.path;
   const diameter = overlay.diameter_px * overlay.pixel_size_angstrom;
   const limits = [
     { name: "threshold", says: "Threshold", value: overlay.threshold, most: 1, step: 0.005, digits: 3 },
@@ -13,11 +13,11 @@ export function tune(form, viewer, overlay, tokenFile) {
     { name: "edge_margin_angstrom", says: "Edge margin, Å", value: overlay.edge_margin_angstrom, most: 2 * diameter, step: 1, digits: 0 },
   ];
   const result = element("output", { class: "result" }, "Move a slider: the picture shows what would be picked.");
-  const counted = element("output", { class: "result" });
-  const told = element("p", { class: "result", role: "status" });
-  const token = element("input", { type: "password", name: "token", autocomplete: "off", spellcheck: "false" });
-  token.value = sessionStorage.getItem(TOKEN) ?? "";
-  const reset = element("button", { type: "button", onclick: undo }, "As it is");
+  const total = element("output", { class: "result" });
+  const told = element("p", { class: "told", role: "status" });
+  const close = element("button", { type: "button", class: "close", "aria-label": "Close this message", title: "Close", onclick: () => tell("") }, "×");
+  const confirmation = element("div", { class: "confirmation", hidden: true }, told, close);
+  const reset = element("button", { type: "button", title: "Back to the limits that hold", onclick: undo }, "Reset");
   const count = element("button", { type: "button", onclick: countAll }, "Count all micrographs");
   const apply = element("button", { type: "submit", class: "apply" }, "Apply to all, and to what follows");
   const choose = element("button", { type: "button", onclick: () => applyAll({ choose: true }) }, "Let frazil choose the threshold");
@@ -34,27 +34,31 @@ export function tune(form, viewer, overlay, tokenFile) {
     ...limits.map((limit) => element("div", { class: "limit-row" }, element("label", {}, limit.says, limit.number), limit.slider)),
     result,
     element("div", { class: "buttons" }, reset, count),
-    counted,
-    element("label", { class: "token" }, "Token, to apply", token),
-    element("p", { class: "hint" }, `It stands in ${tokenFile} on the daemon’s machine.`),
+    total,
     element("div", { class: "buttons" }, apply, choose),
-    told,
+    confirmation,
   );
+  tell(stays); // a confirmation stays until it is closed, though the revised result has come meanwhile
   form.onsubmit = (event) => {
     event.preventDefault();
     applyAll();
   };
 
+  function tell(text) {
+    say(told, text ?? "");
+    confirmation.hidden = !text;
+  }
+
   function show(limit, value) {
     limit.now = value;
     limit.slider.value = value;
+    if (limit.name === "threshold") tried(value);
     if (document.activeElement !== limit.number) limit.number.value = value.toFixed(limit.digits);
   }
 
   function set(limit, value) {
     show(limit, value);
-    say(counted, "");
-    say(told, "");
+    say(total, "");
     preview();
   }
 
@@ -66,7 +70,7 @@ export function tune(form, viewer, overlay, tokenFile) {
 
   function undo() {
     for (const limit of limits) show(limit, limit.value);
-    say(counted, "");
+    say(total, "");
     preview();
   }
 
@@ -91,7 +95,7 @@ export function tune(form, viewer, overlay, tokenFile) {
       const other = await ask(`/api/preview/${overlay.seq}?${new URLSearchParams(changes)}`);
       viewer.preview(other);
       const more = other.picks.y.length - overlay.picks.y.length;
-      say(result, `${other.picks.y.length} picks instead of ${overlay.picks.y.length} (${more < 0 ? "−" : "+"}${Math.abs(more)}), found in ${Math.round(performance.now() - began)} ms.`);
+      say(result, `${counted(other.picks.y.length, "pick")} instead of ${overlay.picks.y.length} (${more < 0 ? "−" : "+"}${Math.abs(more)}), found in ${Math.round(performance.now() - began)} ms.`);
     } catch (error) {
       viewer.preview(null);
       say(result, error.message);
@@ -119,12 +123,12 @@ export function tune(form, viewer, overlay, tokenFile) {
         if (whole.length) showCount(JSON.parse(whole.at(-1)));
         if (JSON.stringify(wanted()) !== JSON.stringify(changes)) {
           lines.cancel();
-          say(counted, "");
+          say(total, "");
           break;
         }
       }
     } catch (error) {
-      say(counted, error.message);
+      say(total, error.message);
     }
     count.disabled = false;
   }
@@ -133,25 +137,20 @@ export function tune(form, viewer, overlay, tokenFile) {
     const change = before ? ` (${after < before ? "−" : "+"}${Math.abs((100 * (after - before)) / before).toFixed(1)} %)` : "";
     const far = so < all ? ` So far ${grouped(so)} of ${grouped(all)} micrographs.` : ` All ${grouped(all)} micrographs.`;
     const not = untold ? ` Of these, ${grouped(untold)} cannot be revised and stay as they are.` : "";
-    say(counted, `${grouped(after)} picks instead of ${grouped(before)}${change}.${far}${not}`);
+    say(total, `${counted(after, "pick")} instead of ${grouped(before)}${change}.${far}${not}`);
   }
 
   async function applyAll(changes = wanted()) {
     if (!Object.keys(changes).length) {
-      say(told, "Nothing differs from what is set.");
+      tell("Nothing differs from what is set.");
       return;
     }
     apply.disabled = true;
     try {
-      const { asked } = await ask(`/api/retune/${overlay.seq}`, {
-        method: "POST",
-        headers: { "Content-Type": "application/json", Authorization: `Bearer ${token.value.trim()}` },
-        body: JSON.stringify(changes),
-      });
-      sessionStorage.setItem(TOKEN, token.value.trim());
-      say(told, `Asked for: ${asked}. The daemon takes it within a second or two, and revises earlier results one by one.`);
+      const { asked } = await post(`/api/retune/${overlay.seq}`, changes);
+      tell(`Asked for: ${asked}. The daemon takes it within a second or two, and revises earlier results one by one.`);
     } catch (error) {
-      say(told, `Not applied: ${error.message}`);
+      tell(`Not applied: ${error.message}`);
     }
     apply.disabled = false;
   }

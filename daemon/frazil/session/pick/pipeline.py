@@ -34,6 +34,7 @@ from frazil.session.intake.intake import Arrival, Intake
 from frazil.session.outbox.file_stamp import sample, stamp_of
 from frazil.session.outbox.ledger import CHOICE_KEY, Handled, Ledger
 from frazil.session.outbox.outbox import Outbox, Stopped
+from frazil.session.outbox.thumbnails import Thumbnails, make_thumbnail
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
 from frazil.session.pick.drift import DriftWatch
 from frazil.session.pick.granter import Granter
@@ -69,6 +70,8 @@ class _Picked:
     score_map: ScoreMap | None
     """Score map to keep, if any. It is packed in the writing stage, so that picking does not wait."""
     batches: Batches
+    thumbnail: bytes
+    """JPEG."""
     choice: str | None
     """What the ledger is to remember of frazil's choice of the threshold; None where that is as it was."""
 
@@ -133,6 +136,7 @@ class Pipeline:
         self._ledger = ledger
         self._outbox = outbox
         self._reviser = reviser
+        self._thumbnails = Thumbnails(ledger.file)
         self._granter = Granter(ledger, outbox, reviser)
         self._receiver = receiver
         self._metrics = metrics
@@ -331,6 +335,7 @@ class Pipeline:
             document=record.document,
             score_map=record.score_map if self._keep_score_maps else None,
             batches=record.batches,
+            thumbnail=make_thumbnail(record.picture, inverted=self._serving.picker.inverts),
             choice=self._serving.take_news(),
         )
 
@@ -396,6 +401,8 @@ class Pipeline:
             return
         handled = Handled(stamp=arrival.stamp, fingerprint=result.fingerprint)
         document = msgspec.structs.replace(result.document, directory=directory_of(arrival.key))
+
+        self._thumbnails.keep(arrival.key, result.thumbnail)  # first, so that whoever hears of the result finds it
 
         def committed(_seq: int) -> None:
             self._intake.finish(arrival, handled)

@@ -15,7 +15,15 @@ from frazil.session.outbox.ledger.check import Check, check
 from frazil.session.outbox.ledger.damage import explain, is_fatal
 from frazil.session.outbox.ledger.edits import AppliedEdits, LeftEdits, StoredEdit, leave_edits
 from frazil.session.outbox.ledger.edits import whole as whole_edits
-from frazil.session.outbox.ledger.layout import LEDGER_NAME, UNLIKE, State, checksum, ledger_file
+from frazil.session.outbox.ledger.layout import (
+    LEDGER_NAME,
+    OLDEST_READABLE,
+    UNLIKE,
+    State,
+    checksum,
+    ledger_file,
+    open_read_only,
+)
 from frazil.session.outbox.ledger.ledger import Handled, Ledger, Note
 from frazil.session.outbox.ledger.meta_keys import (
     BASELINE_KEY,
@@ -48,6 +56,7 @@ __all__ = [
     "LEDGER_NAME",
     "LIKENESS_KEY",
     "MOUNT_POINT_KEY",
+    "OLDEST_READABLE",
     "REPICK_KEY",
     "RETUNE_KEY",
     "SESSION_KEY",
@@ -78,6 +87,7 @@ __all__ = [
     "is_fatal",
     "leave_edits",
     "ledger_file",
+    "open_read_only",
     "read_witness",
     "rebuild",
     "request_baseline",
