@@ -4,6 +4,7 @@ PYTHON ?= python3
 DEMO_VENV := .venv-demo
 VENV := .venv
 DIST_VENV := .venv-dist
+WORKERS ?= 2
 DATA ?= training
 SHARED ?= ../shared/data
 # Name, number of micrographs, and seed of the simulated worlds; the last ones calibrate scores.
@@ -42,8 +43,9 @@ help:
 demo: $(DEMO_VENV)/.ready
 	$(DEMO_VENV)/bin/python demo/live_demo.py
 
+# Two at a time: half of the tests wait for something. More at a time on more cores, by WORKERS=4.
 test: $(VENV)/.ready
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
 # The same, in the long forms of those tests that have one: more kills, more micrographs, more swaps.
 long: $(VENV)/.ready

@@ -87,6 +87,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     # Idle threads that spin slow everything else on two shared cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each of several processes has its share of the cores
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     # How long an example takes says something of the machine, and of what else it does, only.
     hypothesis_settings.register_profile("frazil", deadline=None)
     # A planted fault is to be seen and not to be explained: to shrink an example takes longer than all the tests.
@@ -98,6 +100,9 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.environ.get("HYPOTHESIS_PROFILE") == MUTANTS_PROFILE:  # the first that fails ends it: quick ones come first
         items.sort(key=lambda item: hasattr(getattr(item, "obj", None), "hypothesis"))
+    for item in items:  # for pytest-xdist: a file's tests share what is made for them, and one Slurm serves all
+        group = "slurm" if "slurm" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
