@@ -245,7 +245,7 @@ def measure_scheduler(folder: Path, tasks: int, workers: int) -> dict[str, Any]:
 class NoPixels:
     """In place of a cluster: every call is answered at once, as if its micrographs were just being written."""
 
-    workers, room, description = 2, 4, "nowhere"
+    workers, room, description, waits_for = 2, 4, "nowhere", ""
 
     def run(self, _function: Any, next_call: Any, arguments: Any, beat: Any) -> Iterator[tuple[list[str], bytes]]:
         """Answer each call."""

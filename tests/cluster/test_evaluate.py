@@ -202,3 +202,11 @@ def test_what_is_not_there_is_said_in_a_line(
     with pytest.raises(SystemExit, match=r"^1$"):
         main()
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"frazil-train: error: {message}")
+
+
+def test_a_client_that_is_closed_means_that_the_scheduler_has_gone(tmp_path: Path) -> None:
+    with open_engine("local", ClusterSettings(workers=1), tmp_path) as engine:
+        engine._client.close()
+        engine._client.status, engine.look = "closed", lambda: None  # type: ignore[method-assign]  # between two looks
+        with pytest.raises(FrazilError, match="expected the scheduler to answer, found that it has gone"):
+            list(engine.run(bytes, lambda: 1, lambda size: (size,), lambda: None))

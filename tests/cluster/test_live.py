@@ -149,6 +149,7 @@ def test_a_live_session_gets_the_new_model_once_whoever_is_killed(
     status, summary, said = repick(watched, "--model", model, "--resume").end()
     new = stop()
     assert status == 0, said
+    assert "is a running daemon's: it takes the results" in said
     assert summary["already"] >= so_far
     assert begin_of_run(out) == begin
     wait_until(lambda: results(out).keys() == {*old, *new})

@@ -239,3 +239,13 @@ def test_what_is_no_result_is_refused_and_a_damaged_handover_passed_over(
         f"{rig.handover.file}: the results of frazil repick cannot be taken: file is not a database"
     ]
     assert len(rig.results()) == 1
+
+
+def test_a_handover_of_another_layout_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "handover.sqlite"
+    Handover(file).close()
+    Handover(file).close()
+    with closing(sqlite3.connect(file)) as database, database:
+        database.execute("PRAGMA user_version=2")
+    with pytest.raises(sqlite3.DatabaseError, match="expected a handover of layout 1, found 2"):
+        Handover(file)

@@ -113,12 +113,17 @@ class Engine(Generic[Call]):
         Raises:
             FrazilError: the function has raised it, or the cluster has gone.
         """
+        from distributed.client import ClosedClientError
+
         under_way: dict[Future, Call] = {}
         done: SimpleQueue[Future] = SimpleQueue()
         try:
             while True:
                 while len(under_way) < self.room and (call := next_call()) is not None:
-                    future = self._client.submit(function, *arguments(call), pure=False)
+                    try:
+                        future = self._client.submit(function, *arguments(call), pure=False)
+                    except ClosedClientError as error:  # between two looks
+                        raise self._gone() from error
                     under_way[future] = call
                     future.add_done_callback(done.put)
                 if not under_way:
@@ -158,7 +163,7 @@ class Engine(Generic[Call]):
             FrazilError: the scheduler has gone, or the cluster cannot give workers.
         """
         if self._client.status not in ("running", "connecting"):
-            raise FrazilError(f"{self.description}: expected the scheduler to answer, found that it has gone")
+            raise self._gone()
         now = time.monotonic()
         if now < self._next_look or self._client.status == "connecting":
             return
@@ -167,6 +172,9 @@ class Engine(Generic[Call]):
             self.workers = len(self._client.nthreads())
             if self._asked is not None and self.workers < self._asked:
                 self._keep()
+
+    def _gone(self) -> FrazilError:
+        return FrazilError(f"{self.description}: expected the scheduler to answer, found that it has gone")
 
     def retire(self, worker: str) -> None:
         """Send away a worker, by its address, which cannot do the work."""

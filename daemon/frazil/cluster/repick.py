@@ -165,6 +165,8 @@ class Repick:
             self._ledger_file, self._outputs.path, watch, self.source.root, sink=self, beat=self._beat
         )
         self._closing.callback(self._results.close)
+        if self._results.is_live:
+            self._say(f"{self._ledger_file} is a running daemon's: it takes the results, and picks what is new itself")
         with self._faults():
             self._open()
 

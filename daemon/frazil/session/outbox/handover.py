@@ -29,6 +29,7 @@ MOST_WAITING = 32
 _LARGEST_BYTES = 64 << 20
 """Of a document with its score map. A result that is larger is not taken."""
 
+_LAYOUT = 1
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     """CREATE TABLE IF NOT EXISTS results (
@@ -95,7 +96,7 @@ class Handover:
         file: made if missing.
 
     Attributes:
-        identity: of the file; another one is in its place later.
+        id: of the file; another one in its place has another.
     """
 
     def __init__(self, file: Path) -> None:
@@ -106,6 +107,10 @@ class Handover:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")  # a loss of power may undo, but not damage
             with transaction(self._database):
+                layout = self._database.execute("PRAGMA user_version").fetchone()[0]
+                if layout not in (0, _LAYOUT):
+                    raise sqlite3.DatabaseError(f"expected a handover of layout {_LAYOUT}, found {layout}")
+                self._database.execute(f"PRAGMA user_version={_LAYOUT}")
                 for table in _TABLES:
                     self._database.execute(table)
                 self._database.execute("INSERT OR IGNORE INTO meta VALUES ('id', ?)", (uuid4().hex,))
