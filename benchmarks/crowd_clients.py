@@ -45,7 +45,8 @@ async def ask(host: str, port: int, path: str) -> bytes:
 
 async def browse(host: str, port: int, counts: dict[str, int]) -> None:
     """One browser, until cancelled."""
-    for path in ("/", "/static/page.css", "/static/overview.js", "/static/viewer.js", "/static/plot.js"):
+    modules = ("overview", "circles", "dom", "edits", "help", "live", "look", "plot", "sign_in", "viewer")
+    for path in ("/", "/static/page.css", *(f"/static/{module}.js" for module in modules), "/api/sign-in"):
         await ask(host, port, path)
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(f"GET /events HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
@@ -60,9 +61,11 @@ async def browse(host: str, port: int, counts: dict[str, int]) -> None:
         counts["events"] += 1
         latest = (json.loads(line[6:])["standing"] or {}).get("latest", [])
         if latest and latest[0]["seq"] != shown:
+            sizes = ("large",) if shown else ("small", "large")
             shown = latest[0]["seq"]
             await ask(host, port, f"/api/overlay/{shown}?hidden=1")
-            await ask(host, port, f"/api/picture/{shown}?size=large")
+            for size in sizes:
+                await ask(host, port, f"/api/picture/{shown}?size={size}")
             counts["pictures"] += 1
         if time.monotonic() - plotted > SERIES_SECONDS:
             plotted = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -392,3 +393,70 @@ def test_axe_finds_no_serious_fault(session: Session, look: Looker, scheme: str)
         ]
         assert serious == [], path
         look.keep(page, f"{scheme}-{path.strip('/').partition('?')[0] or 'overview'}")
+
+
+# --- the whole --------------------------------------------------------------------------------------------------
+
+
+def test_a_real_session_is_corrected_by_keys_exported_and_brought_into_a_fresh_ledger(
+    serve: Callable[..., Any], real_micrographs: Path, look: Looker, tmp_path: Path, is_long: bool
+) -> None:
+    """Twelve micrographs with ``--long``, else skipped: reloaded, seen by two, the daemon killed in between."""
+    if not is_long:
+        pytest.skip("takes minutes: --long")
+    files = sorted((real_micrographs / "beta-galactosidase").glob("*.mrc"))[:12]
+    watched, out = tmp_path / "watched", tmp_path / "out"
+    watched.mkdir()
+    for file in files:
+        shutil.copyfile(file, watched / file.name)
+    daemon = serve("--diameter", "191", watched=watched, out=out)
+    for file in files:
+        daemon.wait_log(rf"picked {re.escape(file.name)}:")
+    here = Session(url=daemon.page.rstrip("/"), out=out, watched=watched)
+    page = look.open(f"{here.url}/micrographs?sort=picks&order=up")
+    sign_in(page, here, "Ada")
+    page.locator("#rows tr").nth(len(files) - 1).wait_for()
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    seen = []
+    for k in range(len(files)):
+        page.locator(".place", has_text=f"{k + 1} of {len(files)}").wait_for()
+        seen.append(page.locator("h1").inner_text())
+        page.locator("#changes").wait_for()
+        if k == 0:
+            page.keyboard.press("b")
+        elif k <= 3:
+            page.keyboard.press("e")
+            for key in ("ArrowRight", "Enter", *["ArrowDown"] * 5, "Enter"):
+                page.keyboard.press(key)
+        if k <= 3:
+            wait_saved(page)
+            page.locator("#changes", has_text="Nothing was corrected").wait_for(state="detached")
+            here_now = page.url
+        page.keyboard.press("j")
+    assert sorted(seen) == sorted(file.name for file in files)
+    corrected = [Path(name).stem for name in seen[:4]]
+    until(lambda: len(here.star(corrected[0]).y) == 0)
+    look.expected.append("net::ERR_")  # a browser itself reports that it cannot connect
+    daemon.process.kill()
+    daemon.process.wait()
+    again = serve("--diameter", "191", "--http", daemon.page.split("/")[2], watched=watched, out=out)
+    page.get_by_text("● live").wait_for()
+    other = look.open(here_now)
+    other.locator("#changes", has_text="by Ada").wait_for()
+    frazil = Path(sys.executable).parent / "frazil"
+    subprocess.run([frazil, "labels", "export", "--ledger", out, "--out", tmp_path / "labels"], check=True, timeout=170)
+    picked = {file.stem: here.star(file.stem) for file in files}
+    again.stop()
+    fresh = serve("--diameter", "191", watched=watched, out=tmp_path / "fresh")
+    for file in files:
+        fresh.wait_log(rf"picked {re.escape(file.name)}:")
+    subprocess.run([frazil, "labels", "import", "--ledger", fresh.out, tmp_path / "labels"], check=True, timeout=170)
+    there = Session(url=fresh.page.rstrip("/"), out=fresh.out, watched=watched)
+
+    def places(picks: Picks) -> list[tuple[float, float]]:
+        return sorted(zip(np.round(picks.y, 1), np.round(picks.x, 1), strict=True))
+
+    for stem, picks in picked.items():
+        until(lambda stem=stem, picks=picks: len(there.star(stem).y) == len(picks.y), lambda stem=stem: stem)  # type: ignore[misc]
+        assert places(there.star(stem)) == places(picks)

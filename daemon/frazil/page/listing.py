@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from frazil.page.session import Glance, Session, glance
 from frazil.session.outbox.ledger import OLDEST_READABLE, State, open_read_only
@@ -22,13 +25,12 @@ __all__ = ["Around", "Listing", "Query", "Row", "Rows", "rest_until"]
 
 Mark = Literal["good", "bad", "corrected", ""]
 Sort = Literal["name", "time", "picks", "score"]
-_SORTS = {
-    "name": "m.path",
+_NUMBERED = {
     "time": "coalesce(m.picked_at, m.seen_at)",
     "picks": "g.picks",
     "score": "g.score",
 }
-"""What a list may be sorted by."""
+"""What a list may be sorted by besides the name, which is the order of the ledger itself."""
 
 _NUMBERS = (
     "CREATE TEMP TABLE glances "
@@ -37,15 +39,17 @@ _NUMBERS = (
 _JOINED = "micrographs m LEFT JOIN temp.glances g ON g.seq = m.seq"
 _COLUMNS = "m.path, m.state, m.reason, coalesce(m.picked_at, m.seen_at), m.seq, g.picks, g.score, g.mark, g.corrected"
 _FAILED = "m.state IN ('failed', 'quarantined')"
+_RESULT = np.dtype([("seq", np.int64), ("at", np.float64), ("picks", np.int64), ("score", np.float64)])
 _FEW_SHARE = 1 / 3
 """A micrograph with fewer picks than this share of the session's median is one to look at."""
+_GROWTH = 1.02
 _AT_ONCE = 500
 _READ_SECONDS = 0.15
 _PATHS_KEPT = 400_000
 _MOST_FOLDERS = 200
 _FOLDERS_SECONDS = 30.0
 _VARIABLES = 500
-_SHORT_SECONDS = 0.02
+_SHORT_SECONDS = 0.1
 _REST = 10
 """What takes longer is followed by a rest of so many times its own time."""
 
@@ -116,6 +120,11 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     order: Literal["up", "down"] = "down"
 
     @property
+    def is_by_path(self) -> bool:
+        """Whether the order is that of the ledger itself."""
+        return self.sort == "name"
+
+    @property
     def needs_numbers(self) -> bool:
         """Whether results must have been read to tell."""
         return self.sort in ("picks", "score") or bool(self.mark)
@@ -149,7 +158,6 @@ class _Order(msgspec.Struct, frozen=True):
     paths: list[str]
     bad: list[int]
     """Positions of those to look at, in order."""
-    positions: dict[str, int]
 
 
 def rest_until(started: float) -> float:
@@ -174,6 +182,7 @@ class Listing:
         self._opened: sqlite3.Connection | None = None
         self._orders: OrderedDict[Query, _Order] = OrderedDict()
         self._read = 0
+        self._few_read, self._few_picks = 0, 0.0
         self._folders: list[str] = []
         self._folders_until = 0.0
         self.complete = False
@@ -195,29 +204,66 @@ class Listing:
 
     def rows(self, query: Query, offset: int, limit: int) -> Rows:
         """A page of the list."""
-        self._prepare(query)
-        order = self._order(query)
+        if query.needs_numbers:
+            self.advance()
+        if query.is_by_path:
+            count, paths, stale = self._count(query), self._paths(query, limit=limit, offset=offset), False
+        else:
+            order = self._order(query)
+            count, paths, stale = len(order.paths), order.paths[offset : offset + limit], self._is_stale(order)
         return Rows(
-            count=len(order.paths),
+            count=count,
             offset=offset,
-            rows=self._rows(order.paths[offset : offset + limit]),
+            rows=self._rows(paths),
             folders=self._all_folders(),
             complete=self.complete or not query.needs_numbers,
-            stale=order.version != self._version(),
+            stale=stale,
         )
 
     def around(self, query: Query, path: str, each: int) -> Around:
         """What stands around a micrograph, so many on each side."""
         self.advance()
+        return self._around_path(query, path, each) if query.is_by_path else self._around_place(query, path, each)
+
+    def _around_path(self, query: Query, path: str, each: int) -> Around:
+        """Around one in a list by name: found by the order that the ledger has anyway, however long it is."""
+        is_there = self._count(query, "m.path = ?", path) > 0
+        earlier, later = ("m.path > ?", "m.path < ?") if query.order == "down" else ("m.path < ?", "m.path > ?")
+        before = self._paths(query, earlier, path, limit=each, is_backward=True)[::-1] if is_there else []
+        # Outside of the list there is nothing before, and the list itself comes after.
+        after = self._paths(query, *((later, path) if is_there else ()), limit=each)
+        bad_before = self._paths(query, f"{earlier} AND {self._bad()}", path, limit=1, is_backward=True)
+        bad_after = self._paths(query, f"{later} AND {self._bad()}", path, limit=1)
+        if not is_there:
+            bad_before, bad_after = [], self._paths(query, self._bad(), limit=1)
+        position = self._count(query, earlier, path) if is_there else None
+        return Around(
+            count=self._count(query),
+            position=position,
+            first=(position or 0) - len(before),
+            rows=self._rows([*before, path, *after] if is_there else after),
+            previous=before[-1] if before else None,
+            next=after[0] if after else None,
+            bad_previous=bad_before[0] if bad_before else None,
+            bad_next=bad_after[0] if bad_after else None,
+            complete=self.complete,
+            stale=False,
+        )
+
+    def _around_place(self, query: Query, path: str, each: int) -> Around:
+        """Around one in a list by a number, whose order is kept."""
         order = self._order(query)
-        at = order.positions.get(path)
+        try:
+            at: int | None = order.paths.index(path)
+        except ValueError:
+            at = None
         before, after = (-1, 0) if at is None else (at - 1, at + 1)
         first = max(0, after - 1 - each)
-        bad_before = [position for position in order.bad if at is not None and position < at]
-        bad_after = [position for position in order.bad if at is None or position > at]
+        last_bad = bisect_left(order.bad, 0 if at is None else at)
+        next_bad = bisect_left(order.bad, after)
 
-        def name(position: int | None) -> str | None:
-            return order.paths[position] if position is not None and 0 <= position < len(order.paths) else None
+        def name(position: int) -> str | None:
+            return order.paths[position] if 0 <= position < len(order.paths) else None
 
         return Around(
             count=len(order.paths),
@@ -226,18 +272,21 @@ class Listing:
             rows=self._rows(order.paths[first : after + each]),
             previous=name(before),
             next=name(after),
-            bad_previous=name(bad_before[-1] if bad_before else None),
-            bad_next=name(bad_after[0] if bad_after else None),
+            bad_previous=name(order.bad[last_bad - 1]) if last_bad else None,
+            bad_next=name(order.bad[next_bad]) if next_bad < len(order.bad) else None,
             complete=self.complete,
-            stale=order.version != self._version(),
+            stale=self._is_stale(order),
         )
 
-    def results(self) -> list[tuple[int, float, int, float | None]]:
-        """Number, time, picks and mean score of each result that was read and none has replaced, in order of time."""
-        return self._database.execute(
-            "SELECT g.seq, g.at, g.picks, g.score "
+    def results(self) -> NDArray[np.void]:
+        """(n,) results that were read and none has replaced, in order of time: seq, at, picks and score (NaN: none)."""
+        rows = self._database.execute(
+            "SELECT g.seq, g.at, g.picks, coalesce(g.score, -1) "
             "FROM micrographs m JOIN temp.glances g ON g.seq = m.seq ORDER BY g.at, g.seq"
-        ).fetchall()
+        )
+        found = np.fromiter(rows, _RESULT)  # a million rows as objects would take some hundred MiB
+        found["score"][found["score"] < 0] = np.nan
+        return found
 
     @property
     def _database(self) -> sqlite3.Connection:
@@ -246,10 +295,6 @@ class Listing:
             self._opened.execute("PRAGMA temp_store = MEMORY")
             self._opened.execute(_NUMBERS)
         return self._opened
-
-    def _prepare(self, query: Query) -> None:
-        if query.needs_numbers:
-            self.advance()
 
     def _order(self, query: Query) -> _Order:
         order = self._orders.get(query)
@@ -263,27 +308,54 @@ class Listing:
     def _version(self) -> tuple[int, int]:
         return self._database.execute("PRAGMA data_version").fetchone()[0], self._read
 
+    def _is_stale(self, order: _Order) -> bool:
+        return order.version != self._version()
+
     def _find(self, query: Query) -> _Order:
         version, started = self._version(), time.monotonic()
         where, values = query.where()
         way = "DESC" if query.order == "down" else "ASC"
-        by = f"m.path {way}" if query.sort == "name" else f"{_SORTS[query.sort]} {way} NULLS LAST, m.path {way}"
-        bad = f"{_FAILED} OR g.mark = 'bad' OR coalesce(g.picks < {self._few():.3f}, 0)"
         rows = self._database.execute(
-            f"SELECT m.path, {bad} FROM {_JOINED} WHERE {where} ORDER BY {by}",  # noqa: S608
+            f"SELECT m.path, {self._bad()} FROM {_JOINED} WHERE {where} "  # noqa: S608
+            f"ORDER BY {_NUMBERED[query.sort]} {way} NULLS LAST, m.path {way}",
             values,
         ).fetchall()
-        paths = [path for path, _ in rows]
-        bad_ones = [k for k, (_, is_bad) in enumerate(rows) if is_bad]
-        positions = {path: k for k, path in enumerate(paths)}
-        return _Order(version, rest_until(started), paths, bad_ones, positions)
+        bad = [k for k, (_, is_bad) in enumerate(rows) if is_bad]
+        return _Order(version, rest_until(started), [path for path, _ in rows], bad)
+
+    def _count(self, query: Query, more: str = "1", *values: object) -> int:
+        where, given = query.where()
+        of = _JOINED if query.needs_numbers else "micrographs m"
+        statement = f"SELECT count(*) FROM {of} WHERE {where} AND {more}"  # noqa: S608
+        return int(self._database.execute(statement, [*given, *values]).fetchone()[0])
+
+    def _paths(
+        self,
+        query: Query,
+        more: str = "1",
+        *values: object,
+        limit: int,
+        offset: int = 0,
+        is_backward: bool = False,
+    ) -> list[str]:
+        """Paths of a list by name, or of those of it that a term in SQL chooses."""
+        where, given = query.where()
+        way = "DESC" if (query.order == "down") != is_backward else "ASC"
+        statement = f"SELECT m.path FROM {_JOINED} WHERE {where} AND {more} ORDER BY m.path {way} LIMIT ? OFFSET ?"  # noqa: S608
+        return [path for (path,) in self._database.execute(statement, [*given, *values, limit, offset])]
+
+    def _bad(self) -> str:
+        """As SQL: what tells a micrograph to look at."""
+        return f"({_FAILED} OR g.mark = 'bad' OR coalesce(g.picks < {self._few():.3f}, 0))"
 
     def _few(self) -> float:
-        """Picks below which there are few in this session."""
-        middle = self._database.execute(
-            "SELECT picks FROM temp.glances ORDER BY picks LIMIT 1 OFFSET (SELECT count(*) / 2 FROM temp.glances)"
-        ).fetchone()
-        return 0.0 if middle is None else middle[0] * _FEW_SHARE
+        """Picks below which there are few in this session; found anew once it has grown by some percent."""
+        if self._read > self._few_read * _GROWTH:
+            middle = self._database.execute(
+                "SELECT picks FROM temp.glances ORDER BY picks LIMIT 1 OFFSET (SELECT count(*) / 2 FROM temp.glances)"
+            ).fetchone()
+            self._few_read, self._few_picks = self._read, 0.0 if middle is None else middle[0] * _FEW_SHARE
+        return self._few_picks
 
     def _rows(self, paths: Sequence[str]) -> list[Row]:
         found: dict[str, Row] = {}

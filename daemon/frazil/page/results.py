@@ -30,6 +30,7 @@ __all__ = ["Results"]
 _ROWS = 100
 _MOST_WORDS = 300
 _MOST_NEIGHBOURS = 50
+_OVERLAYS_KEPT = 16
 _MOST_LOWPASS_ANGSTROM = 500
 _TILES_WAITING = 400
 _PICTURES_WAITING = 32
@@ -51,6 +52,8 @@ class Results:
         self._session = session
         self._worker = worker
         self._listing = listing
+        self._overlays: dict[tuple[int, bool], bytes] = {}
+        self._overlays_of: int | None = None
         self._thumbnails = Thumbnails(ledger)
         self._pictures = Pictures(read, Thumbnails(ledger))
         self._tiles = Tiles(read)
@@ -94,8 +97,17 @@ class Results:
 
     async def _overlay(self, request: Request) -> Response:
         def draw(seq: int) -> bytes:
+            # A crowd that looks at the newest micrograph has its candidates found once.
+            key, changes = (seq, request.query_params.get("hidden") == "1"), self._session.reader.changes()
+            if self._overlays_of != changes or len(self._overlays) > _OVERLAYS_KEPT:
+                self._overlays.clear()
+                self._overlays_of = changes
+            if key not in self._overlays:
+                self._overlays[key] = find(*key)
+            return self._overlays[key]
+
+        def find(seq: int, with_hidden: bool) -> bytes:
             result, score_map = self._result(seq, ""), self._session.score_map(seq)
-            with_hidden = request.query_params.get("hidden") == "1"
             says = self._session.describe_threshold(result.document)
             deleted = self._session.deleted_picks(result)
             overlay = overlay_of(result, score_map, with_hidden=with_hidden, threshold_says=says, deleted_picks=deleted)

@@ -38,8 +38,8 @@ class Plot(msgspec.Struct, frozen=True, kw_only=True):
 def plot_of(listing: Listing, first: int = 1, last: int | None = None) -> Plot:
     """Plot what was read so far, or the micrographs of some numbers; the fewer, the finer."""
     results = listing.results()
-    some = np.array(results[max(0, first - 1) : last], np.float64).reshape(-1, 4)
-    seq, at, picks, score = some.T  # no score is NaN
+    some = results[max(0, first - 1) : last]
+    seq, at, picks, score = (some[name] for name in ("seq", "at", "picks", "score"))
     number = np.arange(len(some), dtype=np.float64) + max(1, first)
     groups = [group for group in np.array_split(np.arange(seq.size), min(_MOST_POINTS, max(1, seq.size))) if group.size]
     spread = [np.percentile(picks[group], [10, 50, 90]).tolist() for group in groups]

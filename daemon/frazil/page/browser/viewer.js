@@ -143,15 +143,16 @@ export class Viewer {
     return overlay;
   }
 
-  /** The thumbnail, which is there at once, and above it the picture. */
+  /** The thumbnail, which is there at once, and above it the picture. What comes by itself comes without: nobody waits. */
   #photographs(seq) {
     const { shape } = this.overlay;
     const address = pictureAddress(seq, this.epoch, "large");
-    const small = photograph(shape, pictureAddress(seq, this.epoch, "small"));
+    const comesByItself = this.compact && this.pictured;
+    const small = comesByItself ? null : photograph(shape, pictureAddress(seq, this.epoch, "small"));
     const large = photograph(shape, address);
-    small.setAttribute("class", "preview");
+    small?.setAttribute("class", "preview");
     this.loading.hidden = false;
-    small.addEventListener("error", () => small.remove());
+    small?.addEventListener("error", () => small.remove());
     this.pictured = new Promise((resolve) => {
       large.addEventListener("load", () => {
         if (this.wanted === seq) this.loading.hidden = true;
@@ -167,7 +168,7 @@ export class Viewer {
         this.note.hidden = false;
       });
     });
-    return [small, large];
+    return [small, large].filter(Boolean);
   }
 
   /** Shows other picks on the same micrograph, as a preview; null goes back to its own. */
