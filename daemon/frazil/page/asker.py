@@ -281,19 +281,18 @@ def _describe(session: _Session, now: _Now) -> OpenSession:
         picked=session.pick.picked,
         picks=session.pick.picks,
         waiting=sum(count for queue, count in now.queues.items() if queue != "incomplete"),
-        threshold=now.standing and now.standing.threshold,
+        threshold=None if now.standing is None else now.standing.threshold,
     )
 
 
 def _join_troubles(heard: list[tuple[_Session, _Now]]) -> list[Trouble]:
     """The troubles of all sessions, worst first; one that all have is the machine's and stands there once."""
-    having: dict[tuple[str, str, str], list[str]] = {}
+    having: dict[Trouble, list[str]] = {}
     for session, now in heard:
         for trouble in now.troubles[:_MOST_TROUBLES]:
-            having.setdefault((trouble.level, trouble.says, trouble.todo), []).append(session.name)
+            having.setdefault(trouble, []).append(session.name)
     troubles = []
-    for (level, says, todo), names in sorted(having.items(), key=lambda one: one[0][0] != "fault"):
+    for trouble, names in sorted(having.items(), key=lambda one: one[0].level != "fault"):
         whose = f"{', '.join(names)}: " if len(names) < len(heard) else ""
-        kind = "fault" if level == "fault" else "warning"
-        troubles.append(Trouble(level=kind, says=_short(f"{whose}{says}"), todo=_short(todo)))
+        troubles.append(Trouble(level=trouble.level, says=_short(f"{whose}{trouble.says}"), todo=_short(trouble.todo)))
     return troubles
