@@ -7,10 +7,15 @@ import re
 
 from frazil.errors import AddressError
 
-__all__ = ["check_address", "check_page_address", "replay_address"]
+__all__ = ["check_address", "check_page_address", "check_page_url", "replay_address"]
 
 _TCP = re.compile(r"tcp://(?P<host>\[[^\]]+\]|[^:/]+):(?P<port>\d+|\*)")
 _IPC = "ipc://"
+_PAGE = re.compile(
+    r"(?P<scheme>https?)://(?P<authority>(?P<host>\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(?P<port>\d{1,5}))?)/?", re.ASCII
+)
+_LARGEST_PORT = 65535
+_PORTS = {"http": 80, "https": 443}
 
 
 def check_address(address: str, *, allow_others: bool) -> None:
@@ -43,14 +48,30 @@ def check_page_address(address: str, *, allow_others: bool) -> tuple[str, int]:
     """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
-    if not host or not port.isdecimal() or int(port) > 65535:
+    if not host or not port.isdecimal() or int(port) > _LARGEST_PORT:
         raise AddressError(f"{address}: expected an address such as 127.0.0.1:9457")
     if not (_is_local(host) or allow_others):
         raise AddressError(
             f"{address}: expected an address of this machine alone (127.0.0.1), found one that others reach; "
-            "give `http_unencrypted = true` if everybody there may see the page"
+            "give `http_unencrypted = true`, or --http-unencrypted, if everybody there may see the page"
         )
     return host, int(port)
+
+
+def check_page_url(url: str) -> tuple[str, str, int]:
+    """Check the URL of a daemon's page before it is asked.
+
+    Returns:
+        The URL as far as its first slash, host and port.
+
+    Raises:
+        AddressError: it is none, or has more than scheme, host and port.
+    """
+    parts = _PAGE.fullmatch(url)
+    port = 0 if parts is None else int(parts["port"] or _PORTS[parts["scheme"]])
+    if parts is None or not 0 < port <= _LARGEST_PORT:
+        raise AddressError(f"{url}: expected the address of a daemon's page, such as http://titan1:9457/")
+    return f"{parts['scheme']}://{parts['authority']}", parts["host"].strip("[]"), port
 
 
 def _is_local(host: str) -> bool:

@@ -20,6 +20,7 @@ from frazil.commands.ledger import ledger_app, requeue, status
 from frazil.commands.machine import bench, check_settings, deploy, doctor, install_service, selftest
 from frazil.commands.measure import measure
 from frazil.commands.model import models_app
+from frazil.commands.page import page
 from frazil.commands.pick import pick, relion_job
 from frazil.commands.repick import repick
 from frazil.commands.retune import retune
@@ -210,6 +211,7 @@ app.command()(
     )(repick)
 )
 app.command()(listen)
+app.command()(page)
 app.command()(schema)
 app.command()(status)
 app.command(rich_help_panel=_MACHINE)(doctor)

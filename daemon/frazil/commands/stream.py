@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from frazil.commands import named
 from frazil.errors import MicrographError, SettingsError, error_line, printable
 from frazil.files import PickFileFormat
 
@@ -113,7 +114,7 @@ def listen(
     from frazil.client import PickStream
     from frazil.documents import MicrographDocument, encode_document
 
-    names = dict(_named(one) for one in addresses)
+    names = dict(named(one) for one in addresses)
     if len(names) < len(addresses):
         raise SettingsError(f"expected every daemon once, with a name of its own, found {' '.join(addresses)}")
     is_fleet = len(names) > 1
@@ -201,20 +202,14 @@ class _Files:
         return self._writers[source, session]
 
 
-def _named(text: str) -> tuple[str, str]:
-    """Name and value of ``NAME=VALUE``; a value without a name is its own."""
-    name, equals, value = text.partition("=")
-    return (name, value) if name and equals and "/" not in name else (text, text)
-
-
 def _of_each(values: list[str] | None, names: Collection[str]) -> str | dict[str, str] | None:
     """What an option is for each daemon, or the one value for all."""
     if not values:
         return None
-    if len(values) == 1 and (len(names) == 1 or _named(values[0])[0] not in names):
-        name, value = _named(values[0])
+    if len(values) == 1 and (len(names) == 1 or named(values[0])[0] not in names):
+        name, value = named(values[0])
         return value if name in names else values[0]
-    return dict(_named(value) for value in values)
+    return dict(named(value) for value in values)
 
 
 def _with_source(body: bytes, source: str) -> bytes:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from hashlib import sha256
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Mount, Route, Router
+from starlette.routing import Mount, Router
 from starlette.types import Receive, Scope, Send
 
 from frazil.health.state import DaemonState
 from frazil.page.answers import REFUSALS, NotHereError
+from frazil.page.browser_files import file_routes
 from frazil.page.corrections import CorrectionDesk
 from frazil.page.export import ExportDesk
 from frazil.page.gate import Gate, HostNames, Token
@@ -48,12 +44,6 @@ _PAGES = {
     "/micrographs": "micrographs.html",
     "/micrograph": "micrograph.html",
     "/sessions": "sessions.html",
-}
-_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
 }
 
 
@@ -97,7 +87,7 @@ class Application:
         token = Token(token_file)
         self.app = Starlette(
             routes=[
-                *_file_routes(),
+                *file_routes(_PAGES),
                 *probes.routes,
                 *desk.routes,
                 *SignIn(token).routes,
@@ -182,33 +172,3 @@ class _SessionPage:
         self._worker.close()
         self._listing.close()
         self._session.close()
-
-
-def _file_routes() -> list[Route]:
-    """A route for each page, and one below ``/static/`` for each file: no name in a request becomes a path."""
-    folder = files("frazil.page") / "browser"
-    contents = {entry.name: entry.read_bytes() for entry in folder.iterdir() if entry.is_file()}
-    frame = contents["frame.html"].decode()
-    pages = [_route(path, name, _framed(frame, path, name, contents[name].decode())) for path, name in _PAGES.items()]
-    return [*pages, *(_route(f"/static/{name}", name, content) for name, content in contents.items())]
-
-
-def _framed(frame: str, path: str, name: str, content: str) -> bytes:
-    """A page: what is its own, in the frame of all, whose link to it is marked."""
-    stem = name.removesuffix(".html")
-    frame = re.sub(rf'(<a href="{re.escape(path)}"[^>]*)>', r'\1 aria-current="page">', frame)
-    page = Template(frame).substitute(title=stem.capitalize(), name=stem, script=f"{stem}.js", content=content)
-    return page.encode()
-
-
-def _route(path: str, name: str, content: bytes) -> Route:
-    kind = _TYPES[name[name.rindex(".") :]]
-    tag = f'"{sha256(content).hexdigest()[:16]}"'
-    headers = {"etag": tag, "cache-control": "no-cache"}
-
-    async def answer(request: Request) -> Response:
-        if request.headers.get("if-none-match") == tag:
-            return Response(status_code=304, headers=headers)
-        return Response(content, media_type=kind, headers=headers)
-
-    return Route(path, answer, name=path)

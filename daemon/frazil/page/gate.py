@@ -192,10 +192,10 @@ class Gate:
     - The Host header must name this machine, and how long a request is must be said in one way.
     - Only GET and HEAD may come from anywhere. A POST must come from the page itself (Origin), carry JSON, which no
       form of another page can send, and the token, or the cookie of a browser that gave it once. What asks to sign in
-      carries the token as JSON.
+      carries the token as JSON. Where there is no token, nothing can be changed.
     """
 
-    def __init__(self, app: ASGIApp, names: HostNames, token: Token) -> None:
+    def __init__(self, app: ASGIApp, names: HostNames, token: Token | None) -> None:
         self._app = app
         self._names = names
         self._token = token
@@ -235,6 +235,8 @@ class Gate:
             )
         if method in ("GET", "HEAD"):
             return None
+        if self._token is None:
+            return 405, "expected GET or HEAD: nothing can be changed here"
         if method != "POST":
             return 405, "expected GET, HEAD or POST"
         if not all(_is_origin(origin, host) for origin in headers.getlist("origin")):

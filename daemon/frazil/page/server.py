@@ -7,14 +7,15 @@ import logging
 import resource
 import socket
 import threading
+from typing import Protocol
 
 import h11
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from frazil.addresses import check_page_address
 from frazil.errors import AddressError
-from frazil.page.application import Application
 
 __all__ = [
     "Connection",
@@ -90,8 +91,19 @@ class Connection(H11Protocol):
             self._deadline = None
 
 
+class _Application(Protocol):
+    """What is served."""
+
+    @property
+    def app(self) -> ASGIApp:
+        """What answers requests."""
+
+    def stop(self) -> None:
+        """Tell browsers that it ends; from any thread."""
+
+
 class PageServer:
-    """Serves the page from a thread.
+    """Serves a page from a thread.
 
     Args:
         address: ``host:port``; port 0 takes a free one.
@@ -103,7 +115,7 @@ class PageServer:
         AddressError: the address is malformed, taken, or reached by others that may not.
     """
 
-    def __init__(self, address: str, application: Application, *, allow_others: bool) -> None:
+    def __init__(self, address: str, application: _Application, *, allow_others: bool) -> None:
         listening = _listen(address, allow_others=allow_others)
         self._application = application
         host, port = listening.getsockname()[:2]

@@ -5,6 +5,7 @@ import { ago, ask, at, byId, clock, counted, decimals, element, fileName, groupe
 import { isForPage, offerHelp } from "/static/help.js";
 import { follow } from "/static/live.js";
 import { plot } from "/static/plot.js";
+import { judge } from "/static/verdict.js";
 import { Viewer } from "/static/viewer.js";
 
 const SERIES_SECONDS = 5;
@@ -66,15 +67,9 @@ function showAll() {
 
 function showVerdict() {
   const { standing, troubles, queues } = now;
-  const faults = troubles.filter((trouble) => trouble.level === "fault");
   const last = standing?.latest[0]?.at;
   const picking = queues.read + queues.pick + queues.write > 0;
-  let mood = "ok";
-  let says = picking ? "Yes: picking." : last ? "Yes: waiting for the next micrograph." : "Yes: waiting for the first micrograph.";
-  let icon = "✓";
-  if (faults.length) [mood, icon, says] = ["fault", "✕", `No: ${lower(faults[0].says)}.`];
-  else if (now.unready) [mood, icon, says] = ["warning", "…", `Not as yet: ${now.unready}.`];
-  else if (troubles.length) [mood, icon, says] = ["warning", "!", `Yes, but: ${lower(troubles[0].says)}.`];
+  const [mood, icon, says] = judge({ troubles, unready: now.unready, picking, last });
   const verdict = byId("verdict");
   verdict.className = `verdict ${mood}`;
   const more = troubles.length ? ` ${troubles.length === 1 ? "One thing" : `${troubles.length} things`} to look at` : "";
@@ -86,10 +81,6 @@ function showVerdict() {
     says,
     ...(more ? [" ", element("a", { href: "#todo" }, more.trim())] : []),
   );
-}
-
-function lower(text) {
-  return text.slice(0, 1).toLowerCase() + text.slice(1);
 }
 
 function showFacts() {
