@@ -161,6 +161,18 @@ def test_grafana_knows_everything_on_the_dashboards_and_takes_every_value(dashbo
     assert [complaint for complaint in check(dashboard) if complaint not in PLUGIN] == []
 
 
+def test_grafana_knows_every_unit(dashboard: dict[str, Any]) -> None:
+    schema()
+    from grafana_foundation_sdk.models import units
+
+    known = {value for name, value in vars(units).items() if isinstance(value, str) and not name.startswith("_")}
+    fields = [panel["fieldConfig"]["defaults"] for panel in dashboard["panels"] if "fieldConfig" in panel]
+    fields += [made for panel in dashboard["panels"] if "fieldConfig" in panel for _, made in overridden(panel)]
+    written = {field["unit"] for field in fields if "unit" in field}
+    assert "s" in written
+    assert written - known == set()
+
+
 def first(dashboard: dict[str, Any], kind: str) -> dict[str, Any]:
     return next(panel for panel in dashboard["panels"] if panel["type"] == kind)
 
