@@ -22,9 +22,10 @@ class DaemonProcess:
     """A daemon that serves as long as this is open.
 
     Args:
-        watched: the directory of the micrographs; made if missing, as is the next one.
+        watched: the directory of the micrographs, or a microscope's root; made if missing, as is the next one.
         out: of picks and ledger.
         options: of the command, beside addresses.
+        sessions: pattern of session directories below a root.
 
     Attributes:
         stream, metrics, page: its addresses.
@@ -32,11 +33,12 @@ class DaemonProcess:
         ready_seconds: from starting the process to its saying that it is ready.
     """
 
-    def __init__(self, watched: Path, out: Path, *options: object) -> None:
+    def __init__(self, watched: Path, out: Path, *options: object, sessions: str = "") -> None:
         self.watched, self.out = watched, out
         for folder in (watched, out):
             folder.mkdir(parents=True, exist_ok=True)
-        command = [FRAZIL, "serve", "--watch", watched, "--out", out, *options]
+        where = ["--root", watched, "--sessions", sessions] if sessions else ["--watch", watched]
+        command = [FRAZIL, "serve", *where, "--out", out, *options]
         self._command = [*map(str, command), "--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0"]
         self.lines: list[tuple[float, str]] = []
         self._waited = 0

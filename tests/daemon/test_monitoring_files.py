@@ -160,6 +160,19 @@ def test_panels_lie_side_by_side_and_say_what_they_show(dashboard: dict[str, Any
     assert len(set(ids)) == len(ids)
 
 
+def test_a_figure_is_shown_by_its_value_and_by_its_name_only_where_it_has_one(dashboard: dict[str, Any]) -> None:
+    for panel in panels(dashboard, "stat"):
+        assert panel["options"]["textMode"] == ("name" if panel["targets"][0]["legendFormat"] else "value")
+
+
+def test_lines_of_tables_are_joined_after_the_names_of_metrics_are_gone(dashboard: dict[str, Any]) -> None:
+    """Grafana joins lines only where no column of both differs, and the name of the metric is a column."""
+    for panel in panels(dashboard, "table"):
+        steps = panel.get("transformations", [])
+        assert [step["id"] for step in steps] == (["organize", "merge"] if len(panel["targets"]) > 1 else [])
+        assert all(step["options"]["excludeByName"]["__name__"] for step in steps[:1])
+
+
 CHOSEN = {
     "frazil": (["microscope"], 'microscope="$microscope"'),
     "frazil-fleet": (["microscope", "session"], 'microscope=~"$microscope"'),

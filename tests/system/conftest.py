@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.parse
 import urllib.request
@@ -22,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
-import yaml
 
+from benchmarks.prometheus_process import PrometheusProcess
 from frazil.documents import MicrographDocument
 from frazil.errors import OutputError
 from frazil.session.outbox.ledger import LedgerReader
@@ -141,73 +139,16 @@ def make_microscope(tmp_path: Path, blob_model: Path) -> Iterator[Callable[..., 
             microscope.kill()
 
 
-class Prometheus:
-    """A running Prometheus with frazil's own configuration, but for the targets and faster."""
-
-    def __init__(self, program: str, deploy: Path, targets: Mapping[str, str], folder: Path) -> None:
-        config = yaml.safe_load((deploy / "prometheus.yml").read_text("utf-8"))
-        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        config["rule_files"] = [str(deploy / name) for name in config["rule_files"]]
-        file = folder / "prometheus.yml"
-        file.write_text(yaml.safe_dump(config))
-        named = [{"targets": [address], "labels": {"microscope": name}} for name, address in targets.items()]
-        (folder / "frazil-targets.yml").write_text(yaml.safe_dump(named))
-        self._process = subprocess.Popen(
-            [
-                program,
-                f"--config.file={file}",
-                f"--storage.tsdb.path={folder / 'tsdb'}",
-                "--web.listen-address=127.0.0.1:0",
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stderr is not None
-        log = []
-        for line in self._process.stderr:
-            log.append(line)
-            if found := re.search(r'msg="Listening on" address=(\S+)', line):
-                self.url = f"http://{found[1]}"
-            if "Server is ready" in line:
-                break
-        else:
-            pytest.fail("Prometheus did not start:\n" + "".join(log))
-        self._reader = threading.Thread(target=self._process.stderr.read)
-        self._reader.start()
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(30)
-        self._reader.join()
-        assert self._process.stderr is not None
-        self._process.stderr.close()
-
-    def ask(self, path: str, **query: str) -> Any:
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=300) as answer:
-            return json.load(answer)["data"]
-
-    def has(self, expression: str) -> bool:
-        """Whether there is a result, and not only NaN."""
-        return any(result["value"][1] != "NaN" for result in self.ask("query", query=expression)["result"])
-
-    def values(self, expression: str, *labels: str) -> dict[tuple[str, ...], float]:
-        """The results, by the values of these labels."""
-        results = self.ask("query", query=expression)["result"]
-        return {tuple(one["metric"].get(label, "") for label in labels): float(one["value"][1]) for one in results}
-
-
 @pytest.fixture
 def prometheus(
-    find_prometheus: Callable[[str], str], repository: Path, tmp_path: Path
-) -> Iterator[Callable[..., Prometheus]]:
+    find_prometheus: Callable[[str], str], tmp_path: Path
+) -> Iterator[Callable[[Mapping[str, str]], PrometheusProcess]]:
     """Start a Prometheus over daemons: addresses by the names of their microscopes."""
     program = find_prometheus("prometheus")
     with contextlib.ExitStack() as stack:
 
-        def start(targets: Mapping[str, str]) -> Prometheus:
-            started = Prometheus(program, repository / "deploy" / "prometheus", targets, tmp_path)
-            stack.callback(started.stop)
-            return started
+        def start(targets: Mapping[str, str]) -> PrometheusProcess:
+            return stack.enter_context(PrometheusProcess(program, targets, tmp_path))
 
         yield start
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.dashboards.panels import Window, evaluate, read_dashboard
+
 pytestmark = pytest.mark.system
 
 BIN = Path(sys.executable).parent
@@ -61,7 +63,6 @@ def test_two_microscopes_are_seen_by_one_subscriber_and_one_prometheus(
     prometheus: Callable[..., Prometheus],
     make_scene: Callable[..., Any],
     write_mrc: Callable[..., Path],
-    repository: Path,
     tmp_path: Path,
 ) -> None:
     microscopes = {
@@ -111,7 +112,7 @@ def test_two_microscopes_are_seen_by_one_subscriber_and_one_prometheus(
 
     expected = {one: sessions[one] - (one[0] == "krios2") for one in sessions}
     until(lambda: picked() == expected, picked)
-    dashboard = json.loads((repository / "deploy" / "grafana" / "dashboards" / "frazil-fleet.json").read_text("utf-8"))
+    dashboard = read_dashboard("frazil-fleet")
     expressions = {
         target["expr"].replace("$microscope", "titan1|krios2").replace("$session", "1101_apo|1102_80S")
         for panel in dashboard["panels"]
@@ -129,5 +130,17 @@ def test_two_microscopes_are_seen_by_one_subscriber_and_one_prometheus(
 
     until(all_have_data, lambda: missing)
     until(lambda: server.values("microscope:frazil_up:min", "microscope") == {("titan1",): 1, ("krios2",): 1})
+
+    def lines(title: str) -> list[tuple[str, str]]:
+        """Microscope and session of each line of a table, as Grafana joins them."""
+        (panel,) = [panel for panel in dashboard["panels"] if panel["title"] == title]
+        window = Window(began=time.time() - 60, ended=time.time())
+        shown = evaluate(server, panel, {"microscope": ".*", "session": ".*"}, window)
+        columns = {column.name: column.values for column in shown.columns}
+        names = columns.get("Microscope", [])
+        return sorted(zip(names, columns.get("Session", [""] * len(names)), strict=True))
+
+    until(lambda: lines("Microscopes") == [("krios2", ""), ("titan1", "")], lambda: lines("Microscopes"))
+    until(lambda: lines("Sessions") == sorted(sessions), lambda: lines("Sessions"))
     for microscope in microscopes.values():
         assert microscope.stop() == 0
