@@ -87,6 +87,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     # Idle threads that spin slow everything else on two shared cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # A shell that starts the tests in the background has them, and what they start, pass over Ctrl-C.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "PYTEST_XDIST_WORKER" in os.environ:  # each of several processes has its share of the cores
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     # How long an example takes says something of the machine, and of what else it does, only.

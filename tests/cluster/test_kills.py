@@ -20,6 +20,7 @@ import pytest
 
 from frazil.documents import FailedDocument, MicrographDocument
 from frazil.file_picker import FilePicker
+from frazil.micrograph_names import Named
 from frazil.picking import PickingSettings
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(7200)]
@@ -140,7 +141,7 @@ def test_thirty_kills_of_every_part_leave_one_result_of_each(
     picker = FilePicker(
         PickingSettings(diameter_angstrom=48.0), out=tmp_path / "pick", model=blob_model, device="cpu", threads=1
     )
-    expected = [picker.pick(archive / key).document for key in keys[:4]]
+    expected = [picker.pick(Named(archive / key, key)).document for key in keys[:4]]
     found = dict(read_documents(tmp_path / "out"))
     for number, key in enumerate(keys):
         one = found[key]

@@ -18,6 +18,7 @@ import pytest
 from frazil.cluster.run import RepickRun
 from frazil.documents import FailedDocument, MicrographDocument
 from frazil.file_picker import FilePicker
+from frazil.micrograph_names import Named
 from frazil.model.repository import ModelFolder
 from frazil.picking import PickingSettings, read_star
 from frazil.session.outbox.handover import Handover, handover_file
@@ -186,7 +187,7 @@ def check_each_is_picked_once(
     for key, document in newest.items():
         content = (watched / key).read_bytes()
         if content not in expected:
-            expected[content] = picker.pick(watched / key).document
+            expected[content] = picker.pick(Named(watched / key, key)).document
         wanted = msgspec.structs.replace(
             expected[content], micrograph=Path(key).name, path=str(watched / key), model=document.model
         )

@@ -16,6 +16,7 @@ import pytest
 
 from frazil.documents import FailedDocument, MicrographDocument
 from frazil.file_picker import FilePicker
+from frazil.micrograph_names import Named
 from frazil.picking import PickingSettings, read_star
 
 pytestmark = pytest.mark.system
@@ -62,7 +63,7 @@ def test_all_are_picked_once_to_the_last_digit_and_a_damaged_one_fails_alone(
     settings = PickingSettings(diameter_angstrom=48.0, threshold=0.5)
     picker = FilePicker(settings, out=tmp_path / "pick", model=blob_model, device="cpu", threads=2)
     for key in keys:
-        expected = picker.pick(archive / key)
+        expected = picker.pick(Named(archive / key, key))
         assert without_times(by_key[key]) == without_times(expected.document)
         star = read_star(running.out / f"{key.removesuffix('.mrc')}_picks.star")
         assert star.score.tolist() == expected.document.picks.score

@@ -11,6 +11,7 @@ import pytest
 
 from frazil.documents import FailedDocument, MicrographDocument
 from frazil.file_picker import FilePicker
+from frazil.micrograph_names import Named
 from frazil.picking import PickingSettings
 
 PATIENCE_SECONDS = 240.0
@@ -120,7 +121,7 @@ def test_real_micrographs_are_picked_by_jobs_as_by_one_process(
     found = dict(read_documents(running.out))
     assert sorted(found) == [file.name for file in files]
     for file in files:
-        expected = picker.pick(file).document
+        expected = picker.pick(Named(file, file.name)).document
         one = found[file.name]
         assert isinstance(one, MicrographDocument)
         assert one.model.sha256 == expected.model.sha256

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from frazil.errors import MicrographError, SettingsError
 from frazil.file_picker import FilePicker
 from frazil.machine import KNOWN_DIAMETER_ANGSTROM, KNOWN_MICROGRAPH
+from frazil.micrograph_names import Named
 from frazil.model import Contrast, Model, load_model
 from frazil.model.contract import read_calibration
 from frazil.picking import (
@@ -212,7 +213,7 @@ def test_pick_refuses_nanometres_before_it_costs_and_takes_them_if_told_to(tmp_p
     file = tmp_path / "a.mrc"
     with mrcfile.new(file) as mrc:
         mrc.set_data(np.random.default_rng(0).normal(0, 1, (200, 300)).astype(np.float32))
-    assert insists.pick(file).document.diameter_px == pytest.approx(19.1)
+    assert insists.pick(Named(file, file.name)).document.diameter_px == pytest.approx(19.1)
 
 
 @pytest.mark.parametrize(("answer", "status"), [("n", 78), ("y", 0)])

@@ -53,5 +53,5 @@ def test_log_lines_and_tracebacks_show_control_characters() -> None:
 
 
 def test_the_line_of_a_picked_file_shows_control_characters(make_document: Callable[..., MicrographDocument]) -> None:
-    picked = PickedFile(document=make_document(f"/data/{HOSTILE}"), star=Path("out") / HOSTILE)
+    picked = PickedFile(document=make_document(f"/data/{HOSTILE}"), file=Path("out") / HOSTILE)
     assert picked.as_line().isprintable()
