@@ -172,7 +172,12 @@ class _SessionPage:
         tuning = TuningDesk(self._session, self._worker, ledger)
         corrections = CorrectionDesk(self._session, self._worker, ledger)
         export = ExportDesk(self._session, self._worker)
-        learning = LearningDesk(self._session, self._worker, name=name, settings=lambda: sessions.settings_of(name))
+        learning = LearningDesk(
+            self._session,
+            self._worker,
+            name=lambda: name if state().root else "",
+            settings=lambda: sessions.settings_of(name),
+        )
         desks = (self.overview, self._results, tuning, corrections, export, learning)
         self.router = Router([route for desk in desks for route in desk.routes])
         self._looking = asyncio.create_task(self.overview.live.run())

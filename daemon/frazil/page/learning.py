@@ -110,12 +110,17 @@ class LearningDesk:
     Args:
         session: that learns.
         worker: for what takes time.
-        name: of the session; empty for the only one of a daemon.
+        name: of the session at a microscope, to be asked for; empty for the only one of a daemon.
         settings: those in force by name, once the session is open.
     """
 
     def __init__(
-        self, session: Session, worker: Worker, *, name: str, settings: Callable[[], dict[str, Any] | None]
+        self,
+        session: Session,
+        worker: Worker,
+        *,
+        name: Callable[[], str],
+        settings: Callable[[], dict[str, Any] | None],
     ) -> None:
         self._session = session
         self._worker = worker
@@ -181,8 +186,9 @@ class LearningDesk:
         if settings is None or "model" not in settings:
             return ""
         words = ["frazil-train", "follow", info.stream, "--from", str(Path(settings["model"]).absolute())]
-        words += ["--out", info.out, *(["--session", self._name] if self._name else [])]
-        return shlex.join(words)
+        words += ["--out", info.out]
+        name = self._name()
+        return shlex.join([*words, "--session", name] if name else words)
 
     def _learning(self) -> Learning:
         info = self._info()

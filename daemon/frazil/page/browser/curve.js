@@ -12,7 +12,7 @@ export function curve(figure, values, { name, of, high, digits }) {
   figure.querySelector("svg")?.remove();
   const width = Math.max(240, figure.clientWidth);
   const top = high ?? Math.max(...values);
-  const low = Math.min(...values);
+  const low = Math.min(...values, (high ?? Infinity) - 0.2);
   const spread = top - low || 1;
   const x = (i) => LEFT + (i / Math.max(1, values.length - 1)) * (width - LEFT - EDGE);
   const y = (value) => EDGE + ((top - value) / spread) * (HEIGHT - EDGE - BOTTOM);

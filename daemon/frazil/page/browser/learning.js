@@ -1,7 +1,7 @@
 // Learning: what was corrected, what to correct next, each training, and which version is to serve.
 
 import { drawPicks, thumbnail } from "/static/circles.js";
-import { ask, byId, clock, counted, element, fileName, listFacts, micrographLink, nowSeconds, post, say, span } from "/static/dom.js";
+import { ask, byId, clock, counted, element, fileName, grouped, listFacts, micrographLink, nowSeconds, post, say, span } from "/static/dom.js";
 import { curve } from "/static/curve.js";
 import { follow } from "/static/live.js";
 
@@ -80,9 +80,7 @@ function showStanding() {
   listFacts(byId("facts"), [
     ["Serves", serves, serving || !last ? "" : "nothing that it picked is corrected as yet"],
     ["Corrected", counted(corrected, "micrograph"), "without those marked bad"],
-    ["Picks left", kept, ""],
-    ["Added", added, "missed by the model"],
-    ["Taken away", deleted, "no particles"],
+    ["Picks in them", `${grouped(kept)} right`, `${grouped(added)} added, ${grouped(deleted)} taken away`],
     ...by_model.filter((one) => one !== shown).map(({ model, f1, micrographs }) => [`F1 of ${named(model)}`, f1.toFixed(2), counted(micrographs, "micrograph")]),
   ]);
   const figure = byId("estimate");
@@ -261,7 +259,7 @@ function showTimes() {
     if (progress) progress.value = took;
     const epochs = loss.length ? `, ${counted(loss.length, "epoch")}, loss ${loss.at(-1).toFixed(3)}` : "";
     const began = `Began ${clock(started_at)}`;
-    say(card.querySelector(".when"), running ? `${began}; ${span(took)} of about ${span(minutes * 60)}${epochs}` : `${began}, took ${span(took)}${epochs}`);
+    say(card.querySelector(".when"), running ? `${began}; ${span(took)} of ${minutes} min${epochs}` : `${began}, took ${span(took)}${epochs}`);
   }
 }
 
