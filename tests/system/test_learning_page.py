@@ -146,7 +146,7 @@ def test_a_session_is_seen_to_learn_and_what_it_learnt_is_promoted_refused_and_w
         page.locator("#saved", has_text="All changes are saved.").wait_for()
     corrected = "1 micrograph" if proposed == NAMES[0] else "2 micrographs"
     dark.locator("#facts", has_text=corrected).wait_for()
-    dark.locator("#verdict", has_text=f"F1 1.00: so well do the picks of {parent.short} agree").wait_for()
+    dark.locator("#verdict", has_text=f"F1 1.00: how well the picks of {parent.short} agree").wait_for()
     left = "name => ![...document.querySelectorAll('#proposals .name')].some(n => n.textContent === name)"
     dark.wait_for_function(left, arg=proposed)
     page.goto(f"{daemon.page}learning")
@@ -154,7 +154,7 @@ def test_a_session_is_seen_to_learn_and_what_it_learnt_is_promoted_refused_and_w
 
     # A follower waits, trains, and offers.
     write_following(folder, Following(updated_at=time.time(), after=3, waiting=2, promotes=False))
-    page.get_by_text("Correct another 1 micrograph, and a training begins.").wait_for()
+    page.get_by_text("Correct 1 more micrograph, and a training begins.").wait_for()
     began = time.time() - 40
     write_trainings(folder, [make_training("training", began, parent=parent)])
     page.get_by_text("5 epochs, loss 0.151").wait_for()

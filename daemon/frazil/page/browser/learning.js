@@ -1,7 +1,7 @@
 // Learning: what was corrected, what to correct next, each training, and which version is to serve.
 
 import { drawPicks, thumbnail } from "/static/circles.js";
-import { ask, byId, clock, counted, element, fileName, grouped, listFacts, micrographLink, nowSeconds, post, say, span } from "/static/dom.js";
+import { ask, byId, clock, counted, drawing, element, fileName, grouped, listFacts, micrographLink, nowSeconds, post, say, span } from "/static/dom.js";
 import { curve } from "/static/curve.js";
 import { follow } from "/static/live.js";
 
@@ -16,6 +16,7 @@ let learningAsks = false;
 let proposalsAsked = 0;
 let proposalsKnow = -1;
 let told = "";
+let standing = "";
 const cards = new Map();
 const proposals = new Map();
 
@@ -45,6 +46,9 @@ async function look() {
   learningAsked = nowSeconds();
   try {
     learning = await ask("/api/learning");
+    const now = JSON.stringify([learning.serves, learning.trainings.map(({ outcome }) => outcome)]);
+    if (standing && now !== standing) told = ""; // what was asked for has been decided
+    standing = now;
     tell();
     show();
     await askProposals();
@@ -54,7 +58,7 @@ async function look() {
   learningAsks = false;
 }
 
-/** What a wish has led to stays; what is wrong otherwise goes when it is over. */
+/** What was asked for stays until it is decided; what is wrong otherwise goes when it is over. */
 function tell(passing = "") {
   say(byId("told"), told || passing);
 }
@@ -75,7 +79,7 @@ function showStanding() {
   const serving = by_model.find(({ model }) => named(model) === serves);
   const shown = serving ?? last;
   let says = "Nothing is corrected as yet, so nothing is known.";
-  if (shown) says = `F1 ${shown.f1.toFixed(2)}: so well do the picks of ${named(shown.model)} agree with ${counted(shown.micrographs, "corrected micrograph")}.`;
+  if (shown) says = `F1 ${shown.f1.toFixed(2)}: how well the picks of ${named(shown.model)} agree with ${counted(shown.micrographs, "corrected micrograph")}.`;
   say(byId("verdict"), says);
   listFacts(byId("facts"), [
     ["Serves", serves, serving || !last ? "" : "nothing that it picked is corrected as yet"],
@@ -145,7 +149,8 @@ function showFollower() {
   else if (following) {
     const { waiting, after, promotes } = following;
     const missing = Math.max(0, after - waiting);
-    const says = missing ? `Correct ${missing === after ? "" : "another "}${counted(missing, "micrograph")}, and a training begins.` : "A training begins as soon as nobody corrects any more.";
+    const more = missing === after ? counted(missing, "micrograph") : counted(missing, "more micrograph");
+    const says = missing ? `Correct ${more}, and a training begins.` : "A training begins as soon as nobody corrects any more.";
     const then = promotes ? "What is better is handed in by itself." : "What is better then waits here for you.";
     box.replaceChildren(
       element("p", { class: "verdict" }, says),
@@ -208,7 +213,7 @@ function fillCard(card, one, promoted) {
   const { training, outcome, why } = one;
   const { version: number, parent, learnt_from, kept_out, f1, loss, reason } = training;
   const [word, mood] = becameOf(one, promoted);
-  const mayServe = number && training.state !== "failed" && outcome !== "refused" && number !== promoted;
+  const mayServe = number && training.state !== "failed" && !["refused", "serves"].includes(outcome) && number !== promoted;
   const wasOpen = Boolean(card.querySelector("details")?.open);
   const links = (paths, says) => paths.map((path) => element("li", {}, element("a", { href: micrographLink(path) }, fileName(path)), says));
   const figure = element("figure", { class: "plot" }, element("figcaption", {}, "Loss of each epoch"));
@@ -233,17 +238,20 @@ function fillCard(card, one, promoted) {
 
 /** F1 before and after, as two bars on one scale. */
 function showF1({ before, after, micrographs, particles }) {
-  const bar = (says, value) => element("div", {}, element("dt", {}, says), element("dd", {}, element("meter", { min: 0, max: 1, value, "aria-label": `F1 ${says}` }), value.toFixed(3)));
+  const bar = (says, value) => {
+    const filled = drawing("svg", { viewBox: "0 0 100 8", preserveAspectRatio: "none", "aria-hidden": "true" }, drawing("rect", { class: "bar", width: 100 * value, height: 8 }));
+    return element("div", {}, element("dt", {}, says), element("dd", {}, filled, value.toFixed(3)));
+  };
   return element(
     "div",
     { class: "f1" },
     element("dl", {}, bar("before", before), bar("after", after)),
-    element("p", { class: "hint" }, `F1 on ${counted(particles, "particle")} in ${counted(micrographs, "corrected micrograph")} that were kept out`),
+    element("p", { class: "hint" }, `F1 on ${counted(particles, "particle")} in ${counted(micrographs, "corrected micrograph")}, which no training sees`),
   );
 }
 
 function sentence(text) {
-  return (text[0].toUpperCase() + text.slice(1)).replace(/\.$/, "");
+  return (/^[a-z]+ /.test(text) ? text[0].toUpperCase() + text.slice(1) : text).replace(/\.$/, "");
 }
 
 /** What changes with time alone. */
