@@ -5,7 +5,8 @@
 FOLDER holds micrographs with their labels (``.star``) beside them. Some are corrected as the labels say, through the
 page, as a person would; ``frazil-train follow`` learns from them and hands in what is better; the daemon compares, and
 swaps; then the others come again. Printed are F1 on those before and after, that of the model that saw the protein, and
-the time from the first correction to the swap.
+the time from the first correction to the swap. With ``--picture FILE`` the page's *Learning* is photographed then; that
+needs Debian's chromium and playwright (the extra ``dev``).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--diameter", type=float, required=True, help="of the particle, in Å")
     parser.add_argument("--corrected", type=int, default=3, help="how many micrographs are corrected (default: 3)")
     parser.add_argument("--minutes", type=float, default=2.5, help="how long a training may take (default: 2.5)")
+    parser.add_argument("--picture", type=Path, help="JPEG to write of the page's part for learning")
     args = parser.parse_args()
     micrographs = sorted(args.data.glob("*.mrc"))
     chosen = np.linspace(0, len(micrographs) - 1, args.corrected).round().astype(int).tolist()
@@ -71,16 +73,34 @@ def run_loop(
         command = [FRAZIL.with_name("frazil-train"), "follow", daemon.stream, "--from", args.model, "--out", daemon.out]
         command += ["--promote", "--once", "--after", len(corrected), "--quiet", 2, "--minutes", args.minutes]
         if subprocess.run([*map(str, command)], check=False).returncode:
+            photograph(daemon, args.picture)
             print("nothing better was learnt: the serving model goes on")
             return before, before, time.monotonic() - started
         _, found = daemon.wait_for(r"model learned/\d+ .* on what was corrected: (.*)")
         print(f"the daemon's comparison: {found[1]}")
         at, _ = daemon.wait_for(r"model learned/\d+ .* serves from here on")
+        photograph(daemon, args.picture)
         for one in others:
             put(one, daemon.watched / f"again_{one.name}")
         daemon.wait_for(r" picked again_\S+\.mrc", len(others))
         after = score(daemon.out, {f"again_{one.name}": one for one in others})
     return before, after, at - started
+
+
+def photograph(daemon: DaemonProcess, picture: Path | None) -> None:
+    """Write a picture of what the page says of learning."""
+    if picture is None:
+        return
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.goto(f"{daemon.page}learning")
+        page.locator("#trainings h3").first.wait_for()
+        page.locator("#proposals svg .pick").nth(2).wait_for(state="attached")
+        page.screenshot(path=picture, type="jpeg", quality=78)
+        browser.close()
 
 
 def score_known(folder: Path, args: argparse.Namespace, others: Sequence[Path]) -> float:

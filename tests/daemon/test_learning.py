@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -24,7 +25,19 @@ from frazil.documents import (
     now_rfc3339,
 )
 from frazil.errors import ModelError
-from frazil.model import F1, ModelIdentity, Training, identify_model, learned_folder, write_trainings
+from frazil.model import (
+    F1,
+    Following,
+    ModelIdentity,
+    Training,
+    identify_model,
+    learned_folder,
+    write_following,
+    write_trainings,
+)
+from frazil.page.learning import LearningDesk
+from frazil.page.session import Session
+from frazil.page.worker import Worker
 from frazil.session.correct import MarkMicrograph
 from frazil.session.correct.proposals import agreement, propose
 from frazil.session.outbox.daemon_info import DaemonInfo
@@ -215,6 +228,52 @@ def test_the_estimate_goes_with_the_corrections(page: Any, picked: Callable[...,
         {"path": "a.mrc", "f1": 1.0},
         {"path": "b.mrc", "f1": pytest.approx(30 / 35, abs=1e-4)},
     ]
+
+
+def test_each_model_is_judged_by_what_it_picked(page: Any, picked: Callable[..., MicrographDocument]) -> None:
+    other = ModelIdentity(name="learned", version=1, sha256="other")
+    for name, added, model in (("a.mrc", 10, None), ("b.mrc", 0, other), ("c.mrc", 5, other)):
+        document = corrected(picked(name, [1.0] * 10), added=added)
+        commit(page, msgspec.structs.replace(document, model=model or document.model), name)
+        mark = MarkMicrograph(id=f"mark-{name[0] * 4}", path=name, mark="good")
+        assert leave_edits(page.ledger.file, [mark]).accepted == 1
+    found = request(page, "GET", "/api/learning")[1]["by_model"]
+    assert [(one["model"]["name"], one["micrographs"], one["f1"]) for one in found] == [
+        ("learned", 2, pytest.approx(30 / 35, abs=1e-4)),
+        (picked("a.mrc", []).model.name, 1, 0.0),
+    ]
+
+
+def test_a_follower_is_there_while_it_says_so(page: Any, tmp_path: Path) -> None:
+    folder = learned_folder(tmp_path / "out")
+    folder.mkdir(parents=True)
+    assert request(page, "GET", "/api/learning")[1]["following"] is None
+    now = Following(updated_at=time.time(), after=3, waiting=2, promotes=True)
+    write_following(folder, now)
+    assert request(page, "GET", "/api/learning")[1]["following"] == msgspec.to_builtins(now)
+    write_following(folder, msgspec.structs.replace(now, updated_at=time.time() - 1000))
+    assert request(page, "GET", "/api/learning")[1]["following"] is None
+    (folder / "following.json").write_text('{"upd')
+    assert request(page, "GET", "/api/learning")[1]["following"] is None
+    write_following(folder, None)
+    write_following(folder, None)
+    assert request(page, "GET", "/api/learning")[1]["following"] is None
+
+
+@pytest.mark.parametrize("name", ["", "grid one"])
+def test_what_to_type_names_the_session_of_a_microscope_alone(name: str, page: Any, tmp_path: Path) -> None:
+    info = DaemonInfo.decode(page.ledger.recall(DAEMON_KEY))
+    assert info is not None
+    page.ledger.remember(DAEMON_KEY, msgspec.structs.replace(info, stream="tcp://titan1:5556", out="/a b").encode())
+    session, worker = Session(page.ledger.file), Worker("frazil-test", 1)
+    settings: dict[str, Any] = {"model": str(tmp_path / "fcn")}
+    with closing(session), closing(worker):
+        desk = LearningDesk(session, worker, name=lambda: name, settings=lambda: settings)
+        typed = shlex.split(desk._learning().follow)
+        expected = ["frazil-train", "follow", "tcp://titan1:5556", "--from", str(tmp_path / "fcn"), "--out", "/a b"]
+        assert typed == [*expected, *(["--session", name] if name else [])]
+        settings.clear()
+        assert desk._learning().follow == ""
 
 
 def test_three_micrographs_are_proposed(page: Any, picked: Callable[..., MicrographDocument]) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -32,6 +33,7 @@ from frazil.model import (
     load_model,
     post_serving_record,
     read_card,
+    read_following,
     read_trainings,
 )
 from frazil.picking import HitCount, Picker, PickingSettings, Picks, match_picks, read_micrograph, read_star
@@ -271,6 +273,24 @@ def test_a_killed_trainer_leaves_all_as_it_was_and_the_next_one_offers_what_is_b
         count.add(picker.pick(micrograph), truth, DIAMETER_ANGSTROM / 3.5)
         scores.append(count.f1)
     assert scores[1] > scores[0]
+
+
+def test_a_follower_that_waits_says_for_how_many_and_that_it_has_ended(session: Session) -> None:
+    command = follow_command(session, "--after", 3)
+    waiting = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: read_following(session.own) is not None)
+        session.edit([MarkMicrograph(id="mark-0001", path=NAMES[0], mark="good")])
+        until(lambda: (following := read_following(session.own)) is not None and following.waiting == 1)
+        following = read_following(session.own)
+        assert following is not None
+        assert (following.after, following.promotes) == (3, False)
+        assert time.time() - following.updated_at < PATIENCE_SECONDS
+    finally:
+        waiting.send_signal(signal.SIGINT)
+        waiting.wait()
+    assert read_following(session.own) is None
+    assert read_trainings(session.own) == []
 
 
 def test_a_model_that_is_worse_than_the_serving_one_is_not_offered(session: Session, is_long: bool) -> None:

@@ -37,7 +37,18 @@ if TYPE_CHECKING:
         read_contract,
         read_current,
     )
-    from frazil.model.learned import F1, KeptOut, Training, kept_out_of, learned_folder, read_trainings, write_trainings
+    from frazil.model.learned import (
+        F1,
+        Following,
+        KeptOut,
+        Training,
+        kept_out_of,
+        learned_folder,
+        read_following,
+        read_trainings,
+        write_following,
+        write_trainings,
+    )
     from frazil.model.model import Model
     from frazil.model.repository import (
         ModelFolder,
@@ -64,6 +75,7 @@ __all__ = [
     "Card",
     "Contrast",
     "Device",
+    "Following",
     "KeptOut",
     "MicrographSize",
     "Model",
@@ -95,9 +107,11 @@ __all__ = [
     "read_card",
     "read_contract",
     "read_current",
+    "read_following",
     "read_serving_records",
     "read_trainings",
     "write_card",
+    "write_following",
     "write_trainings",
 ]
 

@@ -1,7 +1,7 @@
 """A session's own model, learned while it collects: its folder, what was kept out of a training, and each training.
 
 The folder is a model's folder like any other, below the session's output directory. Whoever trains writes its versions,
-and ``trainings.json`` beside them; the daemon reads.
+and ``trainings.json`` and ``following.json`` beside them; the daemon reads.
 """
 
 from __future__ import annotations
@@ -20,13 +20,26 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["F1", "KeptOut", "Training", "kept_out_of", "learned_folder", "read_trainings", "write_trainings"]
+__all__ = [
+    "F1",
+    "Following",
+    "KeptOut",
+    "Training",
+    "kept_out_of",
+    "learned_folder",
+    "read_following",
+    "read_trainings",
+    "write_following",
+    "write_trainings",
+]
 
 _MODELS_NAME = "frazil-models"
 _LEARNED_NAME = "learned"
 _TRAININGS_NAME = "trainings.json"
+_FOLLOWING_NAME = "following.json"
 _KEPT_OUT_KEY = "kept_out"
 _LARGEST_TRAININGS_BYTES = 2**20
+_LARGEST_FOLLOWING_BYTES = 4096
 _MOST_TRAININGS = 20
 
 
@@ -87,6 +100,19 @@ class Training(msgspec.Struct, frozen=True, kw_only=True):
     """Why it failed."""
 
 
+class Following(msgspec.Struct, frozen=True, kw_only=True):
+    """What a follower of the session says while it waits for corrections."""
+
+    updated_at: float
+    """Unix time, in seconds."""
+    after: int
+    """Micrographs to learn from that begin a training."""
+    waiting: int
+    """Micrographs to learn from, so far."""
+    promotes: bool
+    """Whether it hands in what is better."""
+
+
 _CARD_DECODER = tuple[KeptOut, ...]
 
 
@@ -112,3 +138,22 @@ def write_trainings(folder: Path, trainings: list[Training]) -> None:
         OSError: the folder cannot be written.
     """
     write_atomically(folder / _TRAININGS_NAME, msgspec.json.encode(trainings[-_MOST_TRAININGS:]))
+
+
+def read_following(folder: Path) -> Following | None:
+    """What the follower said last; None where there is none, it ended, or the file is torn."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError), (folder / _FOLLOWING_NAME).open("rb") as file:
+        return msgspec.json.decode(file.read(_LARGEST_FOLLOWING_BYTES), type=Following)
+    return None
+
+
+def write_following(folder: Path, following: Following | None) -> None:
+    """Say how a follower stands; None says that it has ended.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    if following is None:
+        (folder / _FOLLOWING_NAME).unlink(missing_ok=True)
+    else:
+        write_atomically(folder / _FOLLOWING_NAME, msgspec.json.encode(following))

@@ -31,7 +31,6 @@ from frazil.page.sessions import KnownSessions, SessionDesk
 from frazil.page.sign_in import SignIn
 from frazil.page.tuning import TuningDesk
 from frazil.page.worker import Worker
-from frazil.picking import Micrograph
 
 __all__ = ["Application"]
 
@@ -43,6 +42,7 @@ _PAGES = {
     "/": "overview.html",
     "/micrographs": "micrographs.html",
     "/micrograph": "micrograph.html",
+    "/learning": "learning.html",
     "/sessions": "sessions.html",
 }
 
@@ -116,7 +116,7 @@ class Application:
             if ledger is None:
                 raise NotHereError(f"expected a session that this daemon knows, found {name!r}")
             page = self._pages[name] = _SessionPage(
-                ledger, lambda: self._state().of(name), self._sessions.read_micrograph, self._token_file
+                name, ledger, lambda: self._state().of(name), self._sessions, self._token_file
             )
         self._pages.move_to_end(name)
         if len(self._pages) > _PAGES_KEPT:
@@ -139,28 +139,35 @@ class _SessionPage:
     """What is served of one session; made in the event loop.
 
     Args:
+        name: of the session.
         ledger: its file; it need not be there as yet.
         state: what the daemon is doing now for this session.
-        read: reads a micrograph.
+        sessions: of the daemon.
         token_file: holds the token.
     """
 
     def __init__(
         self,
+        name: str,
         ledger: Path,
         state: Callable[[], DaemonState],
-        read: Callable[[Path], Micrograph],
+        sessions: KnownSessions,
         token_file: Path,
     ) -> None:
         self._session = Session(ledger)
         self._worker = Worker("frazil-page-ledger", _LEDGER_CALLS)
         self._listing = Listing(self._session)
         self.overview = Overview(self._session, self._worker, state, token_file, self._listing)
-        self._results = Results(self._session, self._worker, read, self._listing, ledger)
+        self._results = Results(self._session, self._worker, sessions.read_micrograph, self._listing, ledger)
         tuning = TuningDesk(self._session, self._worker, ledger)
         corrections = CorrectionDesk(self._session, self._worker, ledger)
         export = ExportDesk(self._session, self._worker)
-        learning = LearningDesk(self._session, self._worker)
+        learning = LearningDesk(
+            self._session,
+            self._worker,
+            name=lambda: name if state().root else "",
+            settings=lambda: sessions.settings_of(name),
+        )
         desks = (self.overview, self._results, tuning, corrections, export, learning)
         self.router = Router([route for desk in desks for route in desk.routes])
         self._looking = asyncio.create_task(self.overview.live.run())

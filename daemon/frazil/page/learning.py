@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -13,7 +15,16 @@ from starlette.routing import Route
 
 from frazil.documents import MicrographDocument, ModelDocument
 from frazil.errors import ModelError
-from frazil.model import ModelFolder, Training, learned_folder, read_current, read_trainings
+from frazil.model import (
+    Following,
+    ModelFolder,
+    ModelIdentity,
+    Training,
+    learned_folder,
+    read_current,
+    read_following,
+    read_trainings,
+)
 from frazil.page.answers import NotHereError, WrongRequestError, json_answer, read_body
 from frazil.page.session import Session
 from frazil.page.worker import Worker
@@ -29,6 +40,8 @@ _LOOKED_THROUGH = 200
 _CHANGES = 100
 _SILENT_SECONDS = 180.0
 """A trainer that has said nothing for so long hangs, or has died."""
+_AWAY_SECONDS = 60.0
+"""So has a follower that waits for corrections."""
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,6 +72,14 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     f1: float
 
 
+class ModelAgreement(msgspec.Struct, frozen=True, kw_only=True):
+    """How well the picks of one model agree with what people made of them."""
+
+    model: ModelIdentity
+    micrographs: int
+    f1: float
+
+
 class Learning(msgspec.Struct, frozen=True, kw_only=True):
     """How a session learns."""
 
@@ -73,16 +94,39 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True):
     deleted: int
     estimate: list[Step]
     """In the order in which micrographs were first corrected."""
+    by_model: list[ModelAgreement]
+    """Of the models that picked what is corrected."""
+    following: Following | None
+    """How the follower stands that waits for corrections; None where none does."""
+    follow: str
+    """What to type to start one, on the daemon's machine; empty while the session is not open."""
     trainings: list[TrainingShown]
     """Newest first."""
 
 
 class LearningDesk:
-    """Answers what is asked of learning. The gate lets no wish pass without the token."""
+    """Answers what is asked of learning. The gate lets no wish pass without the token.
 
-    def __init__(self, session: Session, worker: Worker) -> None:
+    Args:
+        session: that learns.
+        worker: for what takes time.
+        name: of the session at a microscope, to be asked for; empty for the only one of a daemon.
+        settings: those in force by name, once the session is open.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        worker: Worker,
+        *,
+        name: Callable[[], str],
+        settings: Callable[[], dict[str, Any] | None],
+    ) -> None:
         self._session = session
         self._worker = worker
+        self._name = name
+        self._settings = settings
+        self._corrected: tuple[int, list[tuple[str, MicrographDocument]]] | None = None
         self.routes = [
             Route("/api/learning", self._show, methods=["GET"]),
             Route("/api/learning", self._wish, methods=["POST"]),
@@ -109,7 +153,7 @@ class LearningDesk:
             raise WrongRequestError("expected promote with a version, or withdraw, found both or neither")
 
         def grant() -> None:
-            folder = ModelFolder(self._folder()[0])
+            folder = ModelFolder(learned_folder(Path(self._info().out)))
             try:
                 if wish.withdraw:
                     folder.withdraw()
@@ -121,22 +165,42 @@ class LearningDesk:
         await self._worker.run(grant)
         return json_answer(msgspec.json.encode(wish), 202)
 
-    def _folder(self) -> tuple[Path, str]:
-        """Folder of the session's own model, and the model that serves."""
+    def _info(self) -> DaemonInfo:
         info = DaemonInfo.of(self._session.reader)
         if info is None:
             raise NotHereError("expected a session that a daemon has opened")
-        return learned_folder(Path(info.out)), info.model
+        return info
+
+    def _read_corrected(self) -> list[tuple[str, MicrographDocument]]:
+        """Corrected micrographs, with their names, in the order of their first corrections; kept while none is."""
+        changes = self._session.reader.changes()
+        if self._corrected is None or self._corrected[0] != changes:
+            stored = self._session.reader.corrected_results(_MOST_CORRECTED)
+            results = [(one.path, one.decode()) for one in stored]
+            documents = [(path, one) for path, one in results if isinstance(one, MicrographDocument)]
+            self._corrected = changes, [(path, one) for path, one in documents if agreement([one]).micrographs]
+        return self._corrected[1]
+
+    def _follow(self, info: DaemonInfo) -> str:
+        settings = self._settings()
+        if settings is None or "model" not in settings:
+            return ""
+        words = ["frazil-train", "follow", info.stream, "--from", str(Path(settings["model"]).absolute())]
+        words += ["--out", info.out]
+        name = self._name()
+        return shlex.join([*words, "--session", name] if name else words)
 
     def _learning(self) -> Learning:
-        folder, serves = self._folder()
-        results = [(stored.path, stored.decode()) for stored in self._session.reader.corrected_results(_MOST_CORRECTED)]
-        documents = [(path, one) for path, one in results if isinstance(one, MicrographDocument)]
-        corrected = [(path, one) for path, one in documents if agreement([one]).micrographs]
+        info = self._info()
+        folder = learned_folder(Path(info.out))
+        corrected = self._read_corrected()
+        following = read_following(folder)
+        if following and time.time() - following.updated_at > _AWAY_SECONDS:
+            following = None
         every = [one for _, one in corrected]
         total = agreement(every)
         return Learning(
-            serves=serves,
+            serves=info.model,
             promoted=_promoted(folder),
             corrected=total.micrographs,
             kept=total.kept,
@@ -145,6 +209,9 @@ class LearningDesk:
             estimate=[
                 Step(path=path, f1=round(agreement(every[: i + 1]).f1, 4)) for i, (path, _) in enumerate(corrected)
             ],
+            by_model=_by_model(every),
+            following=following,
+            follow=self._follow(info),
             trainings=self._trainings(folder),
         )
 
@@ -152,6 +219,15 @@ class LearningDesk:
         found = [stored.decode() for stored in self._session.reader.newest_changes(_CHANGES)]
         changes = [one for one in found if isinstance(one, ModelDocument)]
         return [_shown(one, changes) for one in reversed(read_trainings(folder))]
+
+
+def _by_model(corrected: Sequence[MicrographDocument]) -> list[ModelAgreement]:
+    """The one that picked last comes first."""
+    found: dict[str, list[MicrographDocument]] = {}
+    for one in sorted(corrected, key=lambda document: -document.seq):
+        found.setdefault(one.model.sha256, []).append(one)
+    agreed = [(several[0].model, agreement(several)) for several in found.values()]
+    return [ModelAgreement(model=model, micrographs=a.micrographs, f1=round(a.f1, 4)) for model, a in agreed]
 
 
 def _shown(training: Training, changes: Sequence[ModelDocument]) -> TrainingShown:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,14 @@ from frazil.errors import FrazilError, OutputError, SettingsError
 from frazil.faults import is_passing
 from frazil.files import write_atomically
 from frazil.model import (
+    Following,
     ModelFolder,
     Training,
     identify_model,
     learned_folder,
     read_serving_records,
     read_trainings,
+    write_following,
     write_trainings,
 )
 from frazil_trainer.adapt.adaptation import AdaptationSettings
@@ -33,6 +36,8 @@ __all__ = ["FollowSettings", "Follower"]
 
 _WORK_NAME = ".follow"
 _LOOK_SECONDS = 1.0
+_TOLD_SECONDS = 10.0
+"""How often it says that it is there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +90,7 @@ class Follower:
         self._corrected = CorrectedSet(self._work / "corrected")
         self._session = next((one.document.session for one in self._corrected.all), None)
         self._changed_at = time.monotonic()
+        self._told_at = -math.inf
 
     def run(
         self, address: str, session: str | None, *, key: Path | None = None, server_key: Path | None = None
@@ -119,15 +125,37 @@ class Follower:
         with stream:
             self._end_interrupted()
             self._say(f"follows {address}; trains when {self._settings.after} micrographs are corrected")
-            while True:
-                document = stream.receive(_LOOK_SECONDS)
-                if document is not None:
-                    self._take(document)
-                    continue
-                if self._is_time():
-                    made = self._train()
-                    if self._settings.once:
-                        return made
+            try:
+                while True:
+                    document = stream.receive(_LOOK_SECONDS)
+                    if document is not None:
+                        self._take(document)
+                        continue
+                    self._tell()
+                    if self._is_time():
+                        made = self._train()
+                        self._told_at = -math.inf
+                        if self._settings.once:
+                            return made
+            finally:
+                with contextlib.suppress(OSError):
+                    write_following(self.folder, None)
+
+    def _tell(self) -> None:
+        """Say in the folder how it stands; where nothing can be written, what is learnt will say so."""
+        if time.monotonic() - self._told_at < _TOLD_SECONDS:
+            return
+        self._told_at = time.monotonic()
+        with contextlib.suppress(OSError):
+            write_following(
+                self.folder,
+                Following(
+                    updated_at=time.time(),
+                    after=self._settings.after,
+                    waiting=len(self._unlearnt()),
+                    promotes=self._settings.promote,
+                ),
+            )
 
     def _take(self, document: MicrographDocument) -> None:
         if self._session is None:
@@ -138,6 +166,7 @@ class Follower:
             )
         if self._corrected.take(document):
             self._changed_at = time.monotonic()
+            self._told_at = -math.inf
             self._say(f"{document.micrograph} was corrected; {len(self._unlearnt())} to learn from")
 
     def _unlearnt(self) -> list[Corrected]:
