@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from frazil.commands.cli import app
 from frazil.documents import (
     Corrections,
     MicrographDocument,
@@ -403,6 +404,33 @@ def test_a_damaged_edit_is_passed_over_and_found(rig: Rig) -> None:
     rig.grant()
     assert rig.star() == set(GRID[1:4])
     assert check(rig.file).faults == ["1 edits of picks are damaged: 2"]
+
+
+def test_damaged_picks_without_edits_are_found(rig: Rig) -> None:
+    rig.pick()
+    rig.leave(DELETE_FIRST)
+    rig.grant()
+    with closing(sqlite3.connect(rig.file)) as database, database:
+        database.execute("UPDATE uncorrected_picks SET body = CAST(substr(body, 2) AS BLOB)")
+    assert check(rig.file).faults == [f"the picks without edits of 1 results are damaged: {rig.newest().seq}"]
+
+
+def test_status_says_how_many_edits_wait(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:
+    def waiting() -> tuple[int, str]:
+        app(["status", "--ledger", str(rig.file), "--json"], standalone_mode=False)
+        number = json.loads(capsys.readouterr().out)["waiting_edits"]
+        app(["status", "--ledger", str(rig.file)], standalone_mode=False)
+        return number, capsys.readouterr().out
+
+    rig.pick()
+    rig.leave(DELETE_FIRST, ADD_LAST)
+    number, says = waiting()
+    assert number == 2
+    assert "2 edits of picks wait" in says
+    rig.grant()
+    number, says = waiting()
+    assert number == 0
+    assert "wait to be applied" not in says
 
 
 def test_edits_of_a_damaged_result_wait_until_it_is_picked_again(rig: Rig) -> None:

@@ -1,7 +1,8 @@
-"""Two microscopes, seen by one subscriber and one Prometheus. Real processes, killed and started again."""
+"""Two microscopes, seen by one subscriber, one Prometheus and one page. Real processes, killed and started again."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -17,10 +18,12 @@ from benchmarks.dashboards.panels import Window, evaluate, read_dashboard
 pytestmark = pytest.mark.system
 
 BIN = Path(sys.executable).parent
+AXE = Path(__file__).parent.parent / "axe" / "axe.min.js"
 PATIENCE_SECONDS = 240.0
 Microscope = Any
 Prometheus = Any
-"""Both of conftest.py."""
+Looker = Any
+"""All of conftest.py."""
 
 
 def until(condition: Callable[[], object], why: Callable[[], object] = lambda: "") -> None:
@@ -144,3 +147,56 @@ def test_two_microscopes_are_seen_by_one_subscriber_and_one_prometheus(
     until(lambda: lines("Sessions") == sorted(sessions), lambda: lines("Sessions"))
     for microscope in microscopes.values():
         assert microscope.stop() == 0
+
+
+def test_one_page_lists_two_microscopes_of_which_one_is_killed(
+    make_microscope: Callable[..., Microscope],
+    make_scene: Callable[..., Any],
+    write_mrc: Callable[..., Path],
+    look: Looker,
+    tmp_path: Path,
+) -> None:
+    titan, krios = (
+        make_microscope(folder=tmp_path / name, diameter_angstrom=48.0) for name in ("titan1", "krios2 <b>")
+    )
+    for microscope, names in ((titan, ("1101_apo", "1102_80S")), (krios, ("1101_apo",))):
+        for name in names:
+            write_mrc(microscope.session_folder(name) / "a.mrc", make_scene(diameter_px=16.0).pixels, 3.0)
+        microscope.start()
+    command = [BIN / "frazil", "page", "--http", "127.0.0.1:0"]
+    command += ["--of", f"titan1={titan.page}", "--of", f"krios2 <b>={krios.page}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving, contextlib.ExitStack() as ending:
+        ending.callback(serving.kill)
+        assert serving.stdout is not None
+        page = look.open(url := serving.stdout.readline().strip())
+        cards = page.locator("#list > li")
+        page.wait_for_selector("text=2 of 2 microscopes work.")
+        cards.nth(0).locator("img").wait_for()
+        cards.nth(1).locator("img").wait_for()
+        page.wait_for_function("[...document.images].every((one) => one.complete && one.naturalWidth)")
+        assert cards.locator("h2").all_inner_texts() == ["titan1", "krios2 <b>"]
+        assert cards.nth(0).locator(".events a").all_inner_texts() == ["1101_apo", "1102_80S"]
+        look.keep(page, "microscopes")
+        krios.kill()
+        page.wait_for_selector("text=1 of 2 microscopes works.")
+        assert "does not answer" in cards.nth(1).locator(".verdict").inner_text()
+        assert "Nobody answers" in cards.nth(1).inner_text()
+        assert "Yes" in cards.nth(0).locator(".verdict").inner_text()
+        look.keep(page, "microscopes-killed")
+        for name, size, scheme in (("phone", (390, 844), "light"), ("dark", (1400, 1000), "dark")):
+            other = look.open(url, size=size, scheme=scheme)
+            other.wait_for_selector("text=1 of 2 microscopes works.")
+            assert other.evaluate("document.documentElement.scrollWidth") <= size[0]
+            look.keep(other, f"microscopes-{name}")
+            other.evaluate(AXE.read_text("utf-8"))
+            faults = other.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
+            assert [one["id"] for one in faults if one["impact"] in ("serious", "critical")] == []
+        krios.start()
+        page.wait_for_selector("text=2 of 2 microscopes work.")
+        look.opened.add(titan.page[7:-1])
+        cards.nth(0).get_by_role("link", name="1102_80S").click()  # leads to the daemon's own page
+        page.wait_for_selector("#session:text('1102_80S')")
+        assert page.url.startswith(titan.page)
+        look.expected.append("ERR_CONNECTION_REFUSED")  # the other two pages go on asking
+        serving.terminate()
+        assert serving.wait(PATIENCE_SECONDS) == 0

@@ -73,6 +73,7 @@ def status(
         not_picked = [*reader.newest_failures(5), *reader.micrographs(["waiting"], limit=5)]
         info = DaemonInfo.of(reader)
         facts = gather_facts(reader, counts, time.time())
+        waiting_edits = reader.waiting_edits()
     if passed_over:
         _show_passed_over(facts.inventory, as_json=as_json)
         return
@@ -93,6 +94,7 @@ def status(
                     "last_picked": last,
                     "threshold": threshold,
                     "tuned": tuned,
+                    "waiting_edits": waiting_edits,
                     "troubles": troubles,
                     "inventory": facts.inventory,
                     "metrics": info.samples() if info and state else None,
@@ -122,6 +124,9 @@ def status(
         typer.echo(f"threshold: {threshold['value']:g}, {threshold['says']}")
     if tuned is not None and (tuned.change.is_tuned or tuned.revised or not tuned.is_done):
         typer.echo(tuned.describe())
+    if waiting_edits:
+        wait = "1 edit of picks waits" if waiting_edits == 1 else f"{waiting_edits} edits of picks wait"
+        typer.echo(f"{wait} to be applied: by the daemon, once it runs and their micrographs are picked")
     for record in not_picked:
         typer.echo(f"{record.state}: {printable(record.path)}: {record.reason or 'incomplete'}")
 

@@ -62,7 +62,7 @@ function card(microscope, place) {
     { class: fault ? "unheard" : "" },
     element("h2", {}, element("a", { href: `${url}/` }, name)),
     element("p", { class: `verdict ${mood}` }, element("span", { class: "icon", "aria-hidden": "true" }, icon), says),
-    fault ? element("p", { class: "hint" }, `${fault}. See whether it runs there, and whether this machine reaches ${url}.`) : null,
+    fault ? element("p", { class: "hint" }, `${fault[0].toUpperCase()}${fault.slice(1)}. See whether it runs there, and whether this machine reaches ${url}.`) : null,
     fault && heard_at ? element("p", { class: "hint" }, "What follows was heard ", element("span", { "data-at": heard_at }, ago(heard_at)), ".") : null,
     heard_at ? element("div", { class: "beside" }, image, facts) : null,
     newest ? latest(url, newest) : null,
@@ -74,9 +74,9 @@ function card(microscope, place) {
 function factsOf({ sessions, newest }) {
   const sum = (what) => sessions.reduce((total, session) => total + session[what], 0);
   return [
-    ["Rate", `${sum("rate_per_minute").toFixed(1)} a minute`],
+    ["Micrographs a minute", sum("rate_per_minute").toFixed(1)],
     ["Waiting", grouped(sum("waiting"))],
-    ["Picks", grouped(sum("picks")), `of ${counted(sum("picked"), "micrograph")} since it was started`],
+    ["Picks", grouped(sum("picks")), `in ${counted(sum("picked"), "micrograph")}`],
     ...(sessions.length === 1 ? [["Threshold", number(sessions[0].threshold)]] : []),
     ...(newest ? [["Newest", counted(newest.picks, "pick")]] : []),
   ];

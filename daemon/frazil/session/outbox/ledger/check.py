@@ -68,7 +68,13 @@ def check(file: Path) -> Check:
             found.faults += [f"SQLite: {line}" for line in reader.integrity(_FAULTS_NAMED)]
         except LedgerDamagedError as error:
             found.faults.append(str(error))
-        for look in (_look_at_documents, _look_at_micrographs, _look_at_edits, _look_at_generations):
+        for look in (
+            _look_at_documents,
+            _look_at_micrographs,
+            _look_at_edits,
+            _look_at_uncorrected,
+            _look_at_generations,
+        ):
             try:
                 look(reader, found)
             except LedgerDamagedError:
@@ -110,6 +116,15 @@ def _look_at_edits(reader: LedgerReader, found: Check) -> None:
             damaged.add(stored.number, stored.number)
     if damaged.all:
         found.faults.append(f"{damaged.count()} edits of picks are damaged: {damaged}")
+
+
+def _look_at_uncorrected(reader: LedgerReader, found: Check) -> None:
+    damaged = Ranges()
+    for seq, picks in reader.every_uncorrected():
+        if picks is None:
+            damaged.add(seq, seq)
+    if damaged.all:
+        found.faults.append(f"the picks without edits of {damaged.count()} results are damaged: {damaged}")
 
 
 def _look_at_generations(reader: LedgerReader, found: Check) -> None:

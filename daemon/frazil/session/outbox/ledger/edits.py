@@ -33,6 +33,7 @@ __all__ = [
     "LeftEdits",
     "StoredEdit",
     "decode_edit",
+    "decode_uncorrected",
     "leave_edits",
     "next_to_correct",
     "note_granted",
@@ -226,9 +227,15 @@ def next_to_correct(database: sqlite3.Connection) -> str | None:
 def select_uncorrected(database: sqlite3.Connection, seq: int) -> PickColumns | None:
     """The picks of a result without edits; None where nothing was kept, or it is damaged."""
     row = database.execute("SELECT body, checksum FROM uncorrected_picks WHERE seq = ?", (seq,)).fetchone()
-    if row is None or checksum(row[0]) != row[1]:
+    return None if row is None else decode_uncorrected(*row)
+
+
+def decode_uncorrected(body: bytes, expected: int) -> PickColumns | None:
+    """Picks without edits from their row; None where they are damaged."""
+    try:
+        return msgspec.json.decode(body, type=PickColumns) if checksum(body) == expected else None
+    except (ValueError, TypeError):
         return None
-    return msgspec.json.decode(row[0], type=PickColumns)
 
 
 def store_applied(database: sqlite3.Connection, path: str, seq: int, applied: AppliedEdits) -> None:

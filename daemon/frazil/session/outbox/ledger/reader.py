@@ -13,7 +13,13 @@ import msgspec
 
 from frazil.documents import Heartbeat, NumberedDocument, PickColumns, decode_document
 from frazil.session.outbox.ledger.damage import explain
-from frazil.session.outbox.ledger.edits import StoredEdit, decode_edit, select_edits, select_uncorrected
+from frazil.session.outbox.ledger.edits import (
+    StoredEdit,
+    decode_edit,
+    decode_uncorrected,
+    select_edits,
+    select_uncorrected,
+)
 from frazil.session.outbox.ledger.layout import (
     CHECKSUMS,
     EDITS,
@@ -461,6 +467,13 @@ class LedgerReader:
             return None
         with self._faults():
             return select_uncorrected(self._database, seq)
+
+    def every_uncorrected(self) -> Iterator[tuple[int, PickColumns | None]]:
+        """The picks without edits of all results that were corrected, by the result's number; None where damaged."""
+        if self.layout < EDITS:
+            return
+        for seq, body, expected in self._rows("SELECT seq, body, checksum FROM uncorrected_picks ORDER BY seq"):
+            yield seq, decode_uncorrected(body, expected)
 
     def last_picked(self) -> MicrographRecord | None:
         """The micrograph that was picked last; a revision of its picks does not count."""
