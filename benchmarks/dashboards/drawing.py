@@ -85,13 +85,15 @@ def draw_stat(panel: Panel, frame: Frame) -> list[str]:
 
 
 def draw_table(panel: Panel, frame: Frame) -> list[str]:
-    """Its columns, as wide as one another."""
+    """Its columns, as wide as what stands in them."""
     w = frame.w
     if not panel.columns:
         return []
-    wide, parts = (w - 16) / len(panel.columns), []
+    parts, x = [], 8.0
+    says = [[c.name, *(shown(v, c.config, frame.window.ended) for v in c.values)] for c in panel.columns]
+    letters = [3 + max(map(len, column)) for column in says]
     for place, column in enumerate(panel.columns):
-        x = 8 + place * wide
+        wide = (w - 16) * letters[place] / sum(letters)
         parts.append(f'<g font-weight="bold">{words(x + 6, 44, column.name)}</g>')
         for row, value in enumerate(column.values):
             y, colour = 54 + 26 * row, INK
@@ -99,8 +101,9 @@ def draw_table(panel: Panel, frame: Frame) -> list[str]:
             if cell.get("type") == "color-background" and isinstance(value, float):
                 fill, colour = colour_of_value(value, column.config), "white"
                 parts.append(f'<rect x="{x:.1f}" y="{y}" width="{wide - 2:.1f}" height="24" fill="{fill}"/>')
-            parts.append(words(x + 6, y + 16, shown(value, column.config, frame.window.ended), "start", colour))
+            parts.append(words(x + 6, y + 16, says[place][row + 1], "start", colour))
         parts.append(f'<path d="M{x:.1f} 50h{wide:.1f}" stroke="{GRID}"/>')
+        x += wide
     return parts
 
 
@@ -127,7 +130,7 @@ def draw_heatmap(panel: Panel, frame: Frame) -> list[str]:
                 x, y = left + place * wide, bottom - (number + 1) * high
                 paths.setdefault(colour, []).append(f"M{x:.1f} {y:.1f}h{wide - 1:.1f}v{high - 1:.1f}h{1 - wide:.1f}z")
     parts = [f'<path d="{"".join(found)}" fill="{colour}"/>' for colour, found in paths.items()]
-    for number in range(0, len(rows), max(1, len(rows) // 8)):
+    for number in range(0, len(rows), math.ceil(len(rows) / 9)):
         parts.append(words(left - 4, bottom - number * high, rows[number].labels["le"], "end", FAINT))
     parts += time_axis(window, left, right, bottom, top)
     for place, colour in enumerate(CIVIDIS):
@@ -147,7 +150,7 @@ def draw_timeseries(panel: Panel, frame: Frame) -> list[str]:
     second = [s for s in panel.series if s.config["custom"].get("axisPlacement") == "right"]
     first = [s for s in panel.series if s not in second]
     stacked = defaults["custom"].get("stacking", {}).get("mode") == "normal"
-    left, top, bottom = 52.0, 32.0, h - (28.0 if at_right else 46.0)
+    left, top, bottom = 52.0, 32.0, h - (28.0 if at_right else 31.0 + 15 * legend_lines(panel, w))
     right = w - (190.0 if at_right else 52.0 if second else 14.0)
     heights = [stack(first) if stacked else [list(s.values) for s in first], [list(s.values) for s in second]]
     parts = time_axis(window, left, right, bottom, top)
@@ -213,12 +216,15 @@ def line(
 
 def legend(panel: Panel, w: int, h: int, *, at_right: bool) -> list[str]:
     """The names of the lines, with their last values where the panel shows them."""
-    parts, x = [], 10.0
+    parts, x, lines = [], 10.0, legend_lines(panel, w)
+    at_bottom = h - 10.0 - 15 * (lines - 1)
     values = bool(panel.written["options"]["legend"].get("calcs"))
     for place, series in enumerate(panel.series):
         colour = colour_of_series(place, series.config)
         dash = " ".join(str(length) for length in series.config["custom"].get("lineStyle", {}).get("dash", []))
-        left, y = (w - 178.0, 40.0 + 16 * place) if at_right else (x, h - 10.0)
+        if x > 10 and x + 28 + 6 * len(series.name) > w:
+            x, at_bottom = 10.0, at_bottom + 15
+        left, y = (w - 178.0, 40.0 + 16 * place) if at_right else (x, at_bottom)
         style = f'stroke="{colour}" stroke-width="3" stroke-dasharray="{dash}"'
         parts.append(f'<path d="M{left:.1f} {y - 4:.1f}h18" {style}/>')
         parts.append(words(left + 22, y, series.name))
@@ -227,6 +233,16 @@ def legend(panel: Panel, w: int, h: int, *, at_right: bool) -> list[str]:
             parts.append(words(w - 8, y, shown(last[0] if last else math.nan, series.config), "end"))
         x += 34 + 6.3 * len(series.name)
     return parts
+
+
+def legend_lines(panel: Panel, w: int) -> int:
+    """How many lines a legend at the bottom takes."""
+    x, lines = 10.0, 1
+    for series in panel.series:
+        if x > 10 and x + 28 + 6 * len(series.name) > w:
+            x, lines = 10.0, lines + 1
+        x += 34 + 6.3 * len(series.name)
+    return lines
 
 
 def draw_alerts(panel: Panel, frame: Frame) -> list[str]:

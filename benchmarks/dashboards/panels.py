@@ -18,7 +18,6 @@ DASHBOARDS = Path(__file__).resolve().parents[2] / "deploy" / "grafana" / "dashb
 SCRAPE_SECONDS = 5.0
 """``timeInterval`` of the provisioned data source."""
 POINTS = 240
-FIRING = 'ALERTS{alertname=~"Frazil.*"}'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,14 @@ def evaluate(server: PrometheusProcess, panel: Mapping[str, Any], chosen: Mappin
     empty = []
     targets = panel.get("targets", [])
     if panel["type"] == "alertlist":
-        targets = [{"refId": "A", "expr": FIRING, "instant": True, "format": "table"}]
+        targets = [
+            {
+                "refId": "A",
+                "expr": f"ALERTS{panel['options']['alertInstanceLabelFilter']}",
+                "instant": True,
+                "format": "table",
+            }
+        ]
     for target in targets:
         expression = chosen_values(target["expr"], chosen, rate_interval)
         results = list(_ask(server, expression, window, instant=bool(target.get("instant"))))
@@ -164,20 +170,21 @@ def _configured(panel: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _table(panel: Mapping[str, Any], frames: list[list[dict[str, Any]]]) -> list[Column]:
+    names = dict.fromkeys(name for rows in frames for row in rows for name in row)
     for transformation in panel.get("transformations", []):
         if transformation["id"] == "organize":
             left_out = {name for name, out in transformation["options"]["excludeByName"].items() if out}
             frames = [[{k: v for k, v in row.items() if k not in left_out} for row in rows] for rows in frames]
         elif transformation["id"] == "merge":
-            frames = [_merged(frames)]
+            frames = [_merged(frames)]  # the columns stay in the order of the frames
         else:
             raise ValueError(f"expected the transformations organize and merge, found {transformation['id']}")
     rows = [row for frame in frames for row in frame]
     columns = []
-    for name in dict.fromkeys(name for row in rows for name in row):
+    for name in names:
         config = _configured(panel, name)
-        if not config.get("custom", {}).get("hidden"):
-            values = [row.get(name) for row in rows]
+        values = [row.get(name) for row in rows]
+        if not config.get("custom", {}).get("hidden") and any(value is not None for value in values):
             columns.append(Column(name=config.get("displayName", name), values=values, config=config))
     for one in reversed(panel.get("options", {}).get("sortBy", [])):
         for key in [column for column in columns if column.name == one["displayName"]]:

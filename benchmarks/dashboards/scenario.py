@@ -1,7 +1,7 @@
 """A few minutes at two microscopes, in which something of everything happens that the dashboards show.
 
 ``titan1`` collects in two sessions, ``krios2`` in one. On ``titan1`` a new version of the model begins to serve, two
-files arrive that are no micrographs, the next version is refused since it is torn, sixteen micrographs arrive at once,
+files arrive that are no micrographs, the next version is refused since it is torn, sixty micrographs arrive at once,
 and the particles of one session vanish. At last the daemon of ``krios2`` is killed.
 """
 
@@ -28,7 +28,7 @@ __all__ = ["SCRAPE", "Session", "play"]
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRAPE = "5s"
 """As in deploy/prometheus/prometheus.yml."""
-SIDE_PX, SIMULATED = 1024, 12
+SIDE_PX, SIMULATED = 1536, 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,18 +89,18 @@ def play(program: str, folder: Path, seconds: float) -> tuple[float, float]:
         When it began and ended, in Unix seconds.
     """
     cameras = {session.name: Camera(session, folder) for session in SESSIONS}
-    model = folder / "models" / "mlp"
-    for version in ("2", "3"):
-        shutil.copytree(REPOSITORY / "exported_models" / "mlp" / version, model / version)
+    model = folder / "models" / "cnn"
+    for version in ("1", "3"):
+        shutil.copytree(REPOSITORY / "exported_models" / "cnn" / version, model / version)
     shutil.copytree(model / "3", model / "4")
     (model / "4" / "model.onnx").write_bytes((model / "3" / "model.onnx").read_bytes()[:1000])
-    ModelFolder(model).promote(2)
+    ModelFolder(model).promote(1)
 
     def daemon(name: str, model: Path) -> DaemonProcess:
         options = ("--model", model, "--device", "cpu", "--threads", "1", "--scan", "0.5")
         return DaemonProcess(folder / name, folder / "picks" / name, *options, sessions="*/Averages")
 
-    with daemon("titan1", model) as titan1, daemon("krios2", REPOSITORY / "exported_models" / "mlp") as krios2:
+    with daemon("titan1", model) as titan1, daemon("krios2", REPOSITORY / "exported_models" / "cnn") as krios2:
         targets = {name: one.page[7:].strip("/") for name, one in (("titan1", titan1), ("krios2", krios2))}
         with PrometheusProcess(program, targets, folder, SCRAPE):
             began = time.time()
@@ -125,7 +125,7 @@ def events(
     yield 0.50 * seconds, lambda: (model / "CURRENT").write_text("4\n")
     yield 0.55 * seconds, lambda: (model / "CURRENT").write_text("3\n")
     yield 0.60 * seconds, ribosome.collect_text
-    for _ in range(16):
+    for _ in range(60):
         yield 0.65 * seconds, ribosome.collect
     yield 0.70 * seconds, lambda: setattr(apo, "empty", True)
     yield down, krios2.process.kill
