@@ -27,7 +27,7 @@ sys.stdin.read()
 """
 
 
-def describe(repository: Path) -> dict[str, Any]:
+def describe() -> dict[str, Any]:
     """What is measured on, and with what."""
     names = ("frazil", "onnxruntime-gpu", "torch")
     found: dict[str, Any] = {name: importlib.metadata.version(name) for name in names}

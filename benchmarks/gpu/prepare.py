@@ -43,7 +43,7 @@ def name_of(line: str) -> str:
 
 
 def collect_wheels(folder: Path, python: str, there: set[str]) -> None:
-    """frazil's own wheel from this tree, and those of the packages that it needs and that are not there."""
+    """The wheel of this tree, and those of the packages that it needs and that are not there."""
     pip = [sys.executable, "-m", "pip", "--quiet"]
     subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, REPOSITORY], check=True)
     platforms = [f"--platform=manylinux_2_{n}_x86_64" for n in _GLIBC] + ["--platform=manylinux2014_x86_64"]
@@ -107,7 +107,7 @@ def prepare(out: Path, python: str, there: set[str]) -> dict[str, Any]:
     manifest = {
         "revision": revision(),
         "python": python,
-        "requirements": ["frazil", *requirements(REPOSITORY)],
+        "requirements": requirements(REPOSITORY),
         "wheels": wheels,
         **packed,
     }

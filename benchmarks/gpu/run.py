@@ -62,7 +62,7 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
     results = Results(out / "results.jsonl")
     facts = {"device": args.device, "scale": args.scale, "revision": revision(), "date": time.strftime("%Y-%m-%d")}
-    results.add("machine", "", describe(REPOSITORY) | facts)
+    results.add("machine", "", describe() | facts)
     failed = False
     for part in parts:
         options = ["--device", args.device, "--scale", args.scale, "--work", work]

@@ -95,8 +95,11 @@ def install(to: Path, manifest: dict[str, Any]) -> None:
     nvidia = Path(given) / "nvidia"
     if nvidia.is_dir():
         (own / "nvidia").symlink_to(nvidia)
-    command = [python, "-m", "pip", "install", "--quiet", "--no-index", "--find-links", to / "wheels"]
-    subprocess.run([*command, *manifest["requirements"]], check=True)
+    pip = [python, "-m", "pip", "install", "--quiet", "--no-index"]
+    subprocess.run([*pip, "--find-links", to / "wheels", *manifest["requirements"]], check=True)
+    # Whatever frazil this Python has already, this one is meant.
+    own_wheels = (to / "wheels").glob("frazil-*.whl")
+    subprocess.run([*pip, "--no-deps", "--force-reinstall", *own_wheels], check=True)
 
 
 def site_packages(python: Path) -> Path:
