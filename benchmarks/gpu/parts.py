@@ -81,8 +81,8 @@ class Station:
         return folder
 
 
-def train(*arguments: object) -> str:
-    """Run ``frazil-train``; what it printed.
+def train(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run ``frazil-train``, as `ran` does.
 
     Raises:
         RuntimeError: it failed.
@@ -90,8 +90,8 @@ def train(*arguments: object) -> str:
     return ran([TRAINER, *arguments])
 
 
-def ran(command: list[object]) -> str:
-    """Run a command; what it printed.
+def ran(command: list[object]) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; what it printed.
 
     Raises:
         RuntimeError: it failed.
@@ -100,7 +100,7 @@ def ran(command: list[object]) -> str:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{Path(words[0]).name} {words[1]}: {(done.stderr or done.stdout).strip()[-1000:]}")
-    return done.stdout + done.stderr
+    return done
 
 
 # --- picks ------------------------------------------------------------------------------------------------------
@@ -339,10 +339,8 @@ def train_on(station: Station) -> Figures:
     """A recipe of a few lines on simulated micrographs."""
     data = station.simulated(station.scale.train_px, station.scale.trained)
     recipe = station.work / "recipe.toml"
-    lines = train("new-recipe", "--data", data, "--diameter", DIAMETER_ANGSTROM).splitlines(keepends=True)
-    wanted = [line for line in lines if not line.startswith("simulated_")]
-    begin = next(i for i, line in enumerate(wanted) if line.startswith("# frazil-train train"))
-    recipe.write_text("".join(wanted[begin:]))
+    lines = train("new-recipe", "--data", data, "--diameter", DIAMETER_ANGSTROM).stdout.splitlines(keepends=True)
+    recipe.write_text("".join(line for line in lines if not line.startswith("simulated_")))
     return trained(station, "train", "--recipe", recipe, "--data", data, "--epochs", station.scale.epochs)
 
 
@@ -359,7 +357,8 @@ def trained(station: Station, *command: object) -> Figures:
     out = station.work / "trained" / f"{command[0]}-{time.time_ns()}"
     started = time.perf_counter()
     with DeviceMemory() as memory:
-        said = train(*command, "--out", out, "--device", station.device, "--force")
+        done = train(*command, "--out", out, "--device", station.device, "--force")
+    said = done.stdout + done.stderr
     found = {
         "computes_in": r"trains in (\w+)",
         "samples_per_second": r"([\d.,]+) samples/s(?![\s\S]*samples/s)",
