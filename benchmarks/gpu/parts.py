@@ -360,13 +360,14 @@ def trained(station: Station, *command: object) -> Figures:
         done = train(*command, "--out", out, "--device", station.device, "--force")
     said = done.stdout + done.stderr
     found = {
-        "computes_in": r"trains in (\w+)",
         "samples_per_second": r"([\d.,]+) samples/s(?![\s\S]*samples/s)",
         "f1": r"\. \*\.star[^\n]*?0?\.\d+ │ 0?\.\d+ │(0?\.\d+)",
         "adapted": r"(F1 on [^\n]*)",
     }
     figures = {name: match[1] for name, pattern in found.items() if (match := re.search(pattern, said))}
     seconds = round(time.perf_counter() - started, 1)
+    run = json.loads((out / "1" / "card.json").read_text())["run"]
+    figures["computes_in"] = run.get("precision", {}).get("name", "float32")  # adaptation knows nothing else
     return {"command_seconds": seconds, "device_most_mib": memory.most_mib} | figures
 
 
