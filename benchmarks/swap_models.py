@@ -27,13 +27,13 @@ from figures import summary
 
 from frazil.client import PickStream
 from frazil.documents import MicrographDocument
-from frazil.model import ModelFolder, load_model, locate_model
+from frazil.model import Device, ModelFolder, load_model, locate_model
 from frazil.picking import Picker, PickingSettings, Picks, PreparationOnDevice, read_micrograph
-from frazil.settings import default_model_path
 from frazil_trainer.simulate import SimulationSettings
 from frazil_trainer.simulate.series import write_series
 
-MODELS = (default_model_path(), default_model_path().parent / "cnn")
+EXPORTED = Path(__file__).resolve().parents[1] / "exported_models"
+MODELS = (EXPORTED / "fcn", EXPORTED / "cnn")
 DIAMETER_ANGSTROM = 191.0
 IN_FLIGHT = 4
 PROBATION_MICROGRAPHS = 4
@@ -48,24 +48,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--swaps", type=int, default=100, help="how often, 6 or more (default 100)")
     parser.add_argument("--size", type=int, default=1024, help="side of a micrograph in pixels (default 1024)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the daemon (default auto)"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = swap_under_load(Path(folder), args.swaps, args.size)
+        report = swap_under_load(Path(folder), args.swaps, args.size, args.device)
     print(json.dumps(report, indent=2))
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0 if report["lost"] == report["repeated"] == report["mixed"] == 0 else 1
 
 
-def swap_under_load(folder: Path, swaps: int, size: int) -> dict[str, object]:
+def swap_under_load(folder: Path, swaps: int, size: int, device: Device) -> dict[str, object]:
     """All figures."""
     repository = ModelFolder(folder / "models" / "pair")
     for version, model in enumerate(MODELS, start=1):
         shutil.copytree(locate_model(model)[0].parent, repository.path / str(version))
     repository.promote(1)
     sources = list(write_series(folder / "simulated", SimulationSettings(shape=(size, size)), count=4, seed=1))
-    options = ["--diameter", DIAMETER_ANGSTROM, "--model", repository.path]
+    options = ["--diameter", DIAMETER_ANGSTROM, "--model", repository.path, "--device", device]
     options += ["--probation-micrographs", PROBATION_MICROGRAPHS, "--no-choose-threshold"]  # one document for each
     seconds, memory = [], []
     with (
@@ -89,7 +92,7 @@ def swap_under_load(folder: Path, swaps: int, size: int) -> dict[str, object]:
         "micrographs": load.written,
         "lost": load.written - len(names),
         "repeated": len(documents) - len(names),
-        "mixed": count_mixed(documents, sources),
+        "mixed": count_mixed(documents, sources, device),
         "seconds_from_promoted_to_serving": summary(seconds),
         **pauses(documents),
         "memory_mib": {"settled": round(settled), "last": round(last)},
@@ -148,11 +151,11 @@ class Load:
         return self._documents
 
 
-def count_mixed(documents: list[MicrographDocument], sources: list[Path]) -> int:
+def count_mixed(documents: list[MicrographDocument], sources: list[Path], device: Device) -> int:
     """Documents whose picks are not those of the model that they name, or those of the other one, too."""
     expected, sha256 = {}, {}
     for version, path in enumerate(MODELS, start=1):
-        model = load_model(path, "auto")
+        model = load_model(path, device)
         settings = PickingSettings(diameter_angstrom=DIAMETER_ANGSTROM)
         picker = Picker(model, settings, device=PreparationOnDevice(model))
         sha256[version] = model.identity.sha256
