@@ -2,7 +2,7 @@
 
 ``titan1`` collects in two sessions, ``krios2`` in one. On ``titan1`` a new version of the model begins to serve, two
 files arrive that are no micrographs, the next version is refused since it is torn, sixty micrographs arrive at once,
-and the particles of one session vanish. At last the daemon of ``krios2`` is killed.
+and one session gets nothing but noise. At last the daemon of ``krios2`` is killed.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Camera:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         self._count = 0
         self.empty = False
-        """Whether there are no particles any more."""
+        """Whether there are no particles any more: the pixels are those of micrographs, shuffled."""
 
     def collect(self) -> None:
         """One micrograph more."""
