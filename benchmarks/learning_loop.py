@@ -99,6 +99,8 @@ def photograph(daemon: DaemonProcess, picture: Path | None) -> None:
         page.goto(f"{daemon.page}learning")
         page.locator("#trainings h3").first.wait_for()
         page.locator("#proposals svg .pick").nth(2).wait_for(state="attached")
+        page.evaluate("Promise.all([...document.querySelectorAll('svg image')].map(i => fetch(i.href.baseVal)))")
+        page.wait_for_timeout(1000)  # the browser still decodes the pictures
         page.screenshot(path=picture, type="jpeg", quality=78)
         browser.close()
 

@@ -246,7 +246,7 @@ function showF1({ before, after, micrographs, particles }) {
     "div",
     { class: "f1" },
     element("dl", {}, bar("before", before), bar("after", after)),
-    element("p", { class: "hint" }, `F1 on ${counted(particles, "particle")} in ${counted(micrographs, "corrected micrograph")}, which no training sees`),
+    element("p", { class: "hint" }, `F1 on ${counted(particles, "particle")} that no training sees, in ${counted(micrographs, "corrected micrograph")}`),
   );
 }
 
