@@ -29,8 +29,10 @@ sys.stdin.read()
 
 def describe() -> dict[str, Any]:
     """What is measured on, and with what."""
-    names = ("frazil", "onnxruntime-gpu", "torch")
-    found: dict[str, Any] = {name: importlib.metadata.version(name) for name in names}
+    found: dict[str, Any] = dict.fromkeys(("frazil", "onnxruntime-gpu", "torch"), "none")
+    for name in found:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     found |= {"python": platform.python_version(), "cores": len(os.sched_getaffinity(0)), "gpu": "none"}
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         found["gpu"] = _nvidia_smi("name,driver_version,memory.total")

@@ -354,10 +354,12 @@ def adapt_on(station: Station) -> Figures:
 
 def trained(station: Station, *command: object) -> Figures:
     """Run it; time, number format, speed, and how well the new model picks."""
-    out = station.work / "trained" / f"{command[0]}-{time.time_ns()}"
+    name = f"{command[0]}-{time.time_ns()}"
+    out, run_folder = station.work / "trained" / name, station.work / "runs" / name
     started = time.perf_counter()
     with DeviceMemory() as memory:
-        done = train(*command, "--out", out, "--device", station.device, "--force")
+        options = ["--out", out, "--run-folder", run_folder, "--device", station.device, "--force"]
+        done = train(*command, *options)
     said = done.stdout + done.stderr
     found = {
         "samples_per_second": r"([\d.,]+) samples/s(?![\s\S]*samples/s)",
