@@ -53,7 +53,7 @@ def check_page_address(address: str, *, allow_others: bool) -> tuple[str, int]:
     if not (_is_local(host) or allow_others):
         raise AddressError(
             f"{address}: expected an address of this machine alone (127.0.0.1), found one that others reach; "
-            "give `http_unencrypted = true`, or --http-unencrypted, if everybody there may see the page"
+            "give `http_unencrypted = true` if everybody there may see the page"
         )
     return host, int(port)
 

@@ -121,8 +121,9 @@ export const STATES = {
 /** What the daemon answers, or an error with its own words. */
 export async function ask(url, options) {
   const answer = await fetch(at(url), options);
-  const body = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw Object.assign(new Error(body.error ?? `the daemon answered ${answer.status}`), { status: answer.status });
+  const body = await answer.json().catch(() => null);
+  if (!answer.ok) throw Object.assign(new Error(body?.error ?? `the daemon answered ${answer.status}`), { status: answer.status });
+  if (body === null) throw new Error("the daemon’s answer was cut off"); // it was killed meanwhile
   return body;
 }
 
