@@ -112,8 +112,9 @@ class Lesson:
             out,
             console,
             run=work / "runs",
-            # What has no label in a corrected micrograph is no particle, as a person said.
-            settings=dataclasses.replace(settings, incomplete=False),
+            # A person saw these particles, and what has no label is none. Doubts about labels are printed; whether
+            # something was learnt from them is for the comparison to say.
+            settings=dataclasses.replace(settings, incomplete=False, force=True),
             known_as=names,
             kept_out=[KeptOut(path=one.path) for one in self.kept_out],
             observers=observers,
