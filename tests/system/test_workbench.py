@@ -458,5 +458,5 @@ def test_a_real_session_is_corrected_by_keys_exported_and_brought_into_a_fresh_l
         return sorted(zip(np.round(picks.y, 1), np.round(picks.x, 1), strict=True))
 
     for stem, picks in picked.items():
-        until(lambda stem=stem, picks=picks: len(there.star(stem).y) == len(picks.y), lambda stem=stem: stem)  # type: ignore[misc]
-        assert places(there.star(stem)) == places(picks)
+        # Their number may be the same before the edits are granted: one added, one taken away.
+        until(lambda stem=stem, picks=picks: places(there.star(stem)) == places(picks), lambda stem=stem: stem)  # type: ignore[misc]
