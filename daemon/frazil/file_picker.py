@@ -193,6 +193,11 @@ class FilePicker:
         """The threshold that was chosen, and how it came about, in one line; after `choose`."""
         return f"threshold {self._picker.threshold:g}, {self._basis.describe()}"
 
+    def hold(self, threshold: float) -> None:
+        """Pick with a threshold that was chosen before, in place of a choice."""
+        self._picker = self._picker.with_limits(LimitsPatch(threshold=threshold))
+        self.chooses = False
+
     def pick(self, micrograph: Named, *, with_picture: bool = False) -> PickedFile:
         """Pick one file and write its pick files.
 

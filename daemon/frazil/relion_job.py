@@ -107,13 +107,11 @@ class RelionJob:
         self._hand_over()
 
     def _pick(self, missing: list[Named], settings: PickingSettings, options: dict[str, Any]) -> None:
-        asked = settings
-        picker = self._picker(settings, options)
+        picker = FilePicker(settings, out=self._out, formats=("relion",), **options)
         kept = self._kept()
-        if picker.chooses and kept is not None and (kept.settings, kept.model) == (asked, picker.model_sha256):
+        if picker.chooses and kept is not None and (kept.settings, kept.model) == (settings, picker.model_sha256):
             self._say(f"threshold {kept.threshold:g}, as it was chosen in this job before")
-            settings = msgspec.structs.replace(settings, threshold=kept.threshold)
-            picker = self._picker(settings, options)
+            picker.hold(kept.threshold)
         self._say(picker.describe())
         picked = 0
         for one in self._pick_choosing(picker, missing) if picker.chooses else self._pick_each(picker, missing):
@@ -122,11 +120,8 @@ class RelionJob:
         if not picked:
             raise FrazilError(f"{self._micrographs}: expected micrographs that can be picked, found none")
         self._say(f"{picked} micrographs picked, {len(missing) - picked} failed")
-        keep = _Kept(settings=asked, model=picker.model_sha256, threshold=picker.threshold)
+        keep = _Kept(settings=settings, model=picker.model_sha256, threshold=picker.threshold)
         write_atomically(self._out / _KEPT, msgspec.json.encode(keep) + b"\n")
-
-    def _picker(self, settings: PickingSettings, options: dict[str, Any]) -> FilePicker:
-        return FilePicker(settings, out=self._out, formats=("relion",), **options)
 
     def _pick_each(self, picker: FilePicker, missing: list[Named]) -> Iterator[PickedFile]:
         for one in missing:

@@ -105,6 +105,15 @@ export function markHead() {
   if (session) byId("session").textContent = session;
 }
 
+/** Shows in the page's head whether somebody answers: what is wrong in words, or empty, and what is said while all is well. */
+export function showLink(lost, well = "● live") {
+  document.body.classList.toggle("is-lost", Boolean(lost));
+  byId("lost").hidden = !lost;
+  if (lost) say(byId("lost"), lost);
+  byId("link").className = lost ? "link lost-link" : "link live-link";
+  say(byId("link"), lost ? "✕ no connection" : well);
+}
+
 export function micrographLink(path) {
   return at(`/micrograph?${new URLSearchParams({ path })}`);
 }

@@ -1,6 +1,6 @@
 // The link to the daemon: what it does now, and plain words when it is gone.
 
-import { ask, at, byId, clock, markHead, say, setClock, span } from "/static/dom.js";
+import { ask, at, clock, markHead, setClock, showLink, span } from "/static/dom.js";
 import { offerSignIn } from "/static/sign_in.js";
 
 const SILENCE_SECONDS = 12; // the daemon says something every five
@@ -23,15 +23,13 @@ export function follow(show, tick = () => {}) {
   }
 
   function setLost(lost) {
-    document.body.classList.toggle("is-lost", lost);
-    byId("lost").hidden = !lost;
-    const link = byId("link");
-    link.className = lost ? "link lost-link" : "link live-link";
-    say(link, lost ? "✕ no connection" : crowded ? "● every 10 s" : "● live");
-    if (!lost) return;
+    if (!lost) {
+      showLink("", crowded ? "● every 10 s" : "● live");
+      return;
+    }
     const since = lastWord ? ` What you see here is as of ${clock(lastWord)}, ${span((Date.now() - heard) / 1000)} ago.` : "";
     const what = ended ? "The daemon has been stopped." : "The daemon does not answer: it was stopped or has crashed, or the network is down.";
-    say(byId("lost"), `${what}${since} This page goes on by itself when it is back.`);
+    showLink(`${what}${since} This page goes on by itself when it is back.`);
   }
 
   function connect() {

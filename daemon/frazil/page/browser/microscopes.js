@@ -1,32 +1,25 @@
 // Several microscopes: is each working, how fast, what is wrong, and the way to its own page.
 
-import { ago, ask, byId, counted, element, fileName, grouped, listFacts, say, setClock } from "/static/dom.js";
+import { ago, ask, byId, counted, element, fileName, grouped, listFacts, say, setClock, showLink } from "/static/dom.js";
 import { judge } from "/static/verdict.js";
 
 const EVERY_SECONDS = 2;
+const LOST = "This page is served by “frazil page”, which does not answer. It goes on by itself when that is back.";
 const cards = [];
 
 async function look() {
   try {
     const { now, microscopes } = await ask("/api/microscopes");
     setClock(now);
-    setLost(false);
+    showLink("");
     microscopes.forEach(show);
     const well = microscopes.filter((one) => one.heard_at && !one.fault && verdict(one)[0] !== "fault").length;
     say(byId("count"), `${well} of ${counted(microscopes.length, "microscope")} ${well === 1 ? "works" : "work"}.`);
     for (const when of document.querySelectorAll("[data-at]")) say(when, ago(Number(when.dataset.at)));
   } catch {
-    setLost(true);
+    showLink(LOST);
   }
   setTimeout(look, EVERY_SECONDS * 1000);
-}
-
-function setLost(lost) {
-  document.body.classList.toggle("is-lost", lost);
-  byId("lost").hidden = !lost;
-  if (lost) say(byId("lost"), "This page is served by “frazil page”, which does not answer. It goes on by itself when that is back.");
-  byId("link").className = lost ? "link lost-link" : "link live-link";
-  say(byId("link"), lost ? "✕ no connection" : "● live");
 }
 
 function verdict({ fault, heard_at, sessions, troubles, unready, newest }) {

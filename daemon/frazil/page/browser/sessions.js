@@ -1,9 +1,10 @@
 // The sessions of a microscope: what each is at, and the wishes of whoever holds the token.
 
-import { ask, at, byId, element, grouped, markHead, post, say, setClock } from "/static/dom.js";
+import { ask, at, byId, element, grouped, markHead, post, say, setClock, showLink } from "/static/dom.js";
 import { offerSignIn } from "/static/sign_in.js";
 
 const EVERY_SECONDS = 2;
+const LOST = "The daemon does not answer. This page goes on by itself when it is back.";
 const IS_OVER = ["closed", "archived", "old"];
 const WORDS = { open: "open", waiting: "waits", paused: "paused", closed: "closed", archived: "archived", old: "not opened" };
 
@@ -12,7 +13,7 @@ let shown = "";
 async function look() {
   try {
     const sessions = await ask("/api/sessions");
-    setLost(false);
+    showLink("");
     const now = JSON.stringify(sessions.map(({ watch, ...rest }) => ({ ...rest, scanned: watch.fault })));
     // A form that somebody fills in stays as it is.
     if (now !== shown && !byId("main").querySelector("input:focus")) {
@@ -20,17 +21,9 @@ async function look() {
       show(sessions);
     }
   } catch {
-    setLost(true);
+    showLink(LOST);
   }
   setTimeout(look, EVERY_SECONDS * 1000);
-}
-
-function setLost(lost) {
-  document.body.classList.toggle("is-lost", lost);
-  byId("lost").hidden = !lost;
-  if (lost) say(byId("lost"), "The daemon does not answer. This page goes on by itself when it is back.");
-  byId("link").className = lost ? "link lost-link" : "link live-link";
-  say(byId("link"), lost ? "✕ no connection" : "● live");
 }
 
 function show(sessions) {
