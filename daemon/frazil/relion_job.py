@@ -196,13 +196,7 @@ def _is_newer(picks: Path | None, micrograph: Path) -> bool:
 
 def _pixel_size_angstrom(star: Path) -> float | None:
     """The pixel size of the micrographs, as a STAR file says; None where it does not, or they differ."""
-    said = {
-        value
-        for table in read_tables(star)
-        for column in _PIXEL_SIZES
-        for value in table.columns.get(column, ())
-        if column in table.columns
-    }
+    said = {value for table in read_tables(star) for column in _PIXEL_SIZES for value in table.columns.get(column, ())}
     with contextlib.suppress(ValueError):
         return float(said.pop()) if len(said) == 1 else None
     return None
