@@ -29,22 +29,32 @@ __all__ = [
     "MICROSCOPE_SCHEMA",
     "MODEL_TOPIC",
     "PICKS_TOPIC",
+    "QUALITY_TOPIC",
     "SCHEMA_VERSION",
     "SESSION_TOPIC",
+    "SQUARE_TOPIC",
+    "Category",
     "ChoiceBasis",
     "Corrections",
+    "CtfFit",
     "Document",
     "FailedDocument",
+    "Grade",
     "Heartbeat",
+    "HoleSummary",
+    "JunkArea",
     "Mark",
     "MicrographDocument",
     "ModelDocument",
     "ModelStamp",
     "NumberedDocument",
     "PickColumns",
+    "Place",
+    "QualityDocument",
     "Seconds",
     "SessionDocument",
     "SettingValue",
+    "SquareDocument",
     "add_generation",
     "columns_of",
     "decode_document",
@@ -65,6 +75,8 @@ MICROSCOPE_SCHEMA = 2
 """Of the documents of a microscope: of the same records, with the name of a session."""
 PICKS_TOPIC = b"picks"
 FAILED_TOPIC = b"failed"
+QUALITY_TOPIC = b"quality"
+SQUARE_TOPIC = b"square"
 MODEL_TOPIC = b"model"
 SESSION_TOPIC = b"session"
 HEARTBEAT_TOPIC = b"heartbeat"
@@ -130,6 +142,22 @@ class Corrections(msgspec.Struct, frozen=True, kw_only=True):
     """Outlines of regions without particles worth picking, as corners y, x in pixels of the micrograph."""
 
 
+class JunkArea(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a micrograph shows what no particle can be picked in: carbon, metal, ice crystals, aggregates, dirt."""
+
+    fraction: float
+    """Of the micrograph's area, 0 to 1."""
+    outlines: list[list[tuple[float, float]]]
+    """Closed outlines as corners y, x in pixels of the micrograph. A place is junk if it lies inside an odd number of
+    them, so that a hole in carbon film is none."""
+    dropped: int = 0
+    """Number of picks that lay there and were left out."""
+    flagged: list[int] = msgspec.field(default_factory=list)
+    """Indices of the picks that lie there and were kept."""
+    model: ModelIdentity
+    """The model that found it."""
+
+
 class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="micrograph"):
     """The picks of one micrograph. Topic ``picks``."""
 
@@ -170,6 +198,8 @@ class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     """How frazil chose the threshold; left out where the operator set it, or it is the model's own."""
     corrections: Corrections | msgspec.UnsetType = msgspec.UNSET
     """What people changed in these picks; left out where nobody did."""
+    junk: JunkArea | msgspec.UnsetType = msgspec.UNSET
+    """Where no particle can be picked; left out where that was not looked for."""
     session: str = ""
     """Name of the session of a microscope; left out where a daemon has one session."""
 
@@ -183,6 +213,145 @@ class MicrographDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
             min_distance_angstrom=self.min_distance_angstrom,
             edge_margin_angstrom=self.edge_margin_angstrom,
         )
+
+
+Grade = Literal["good", "doubtful", "bad"]
+"""Whether a micrograph is worth keeping."""
+Category = Literal["", "empty", "crystalline ice", "carbon", "contamination", "out of focus", "cracked"]
+"""What is wrong with a micrograph, in the field's words; empty where nothing is."""
+
+
+class CtfFit(msgspec.Struct, frozen=True, kw_only=True):
+    """The contrast transfer function, fitted to a power spectrum; signs and names are RELION's and CTFFIND's."""
+
+    defocus_u_angstrom: float
+    """Underfocus along the first axis of the astigmatism, the larger one."""
+    defocus_v_angstrom: float
+    defocus_angle_deg: float
+    """Angle of the first axis to the x axis, counted from x to y, 0 to 180."""
+    phase_shift_deg: float = 0.0
+    resolution_angstrom: float | None = None
+    """To which the fit holds; None where that is not known."""
+    correlation: float | None = None
+    """Of the fit with the spectrum, -1 to 1; None where that is not known."""
+    voltage_kv: float
+    cs_mm: float
+    amplitude_contrast: float
+    source: Literal["frazil", "ctffind", "relion", "cryosparc", "warp"] = "frazil"
+    """Who fitted it: frazil, or the program whose result lay beside the micrograph."""
+    is_reliable: bool = True
+    doubt: str = ""
+    """Why it is not reliable, in one line."""
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where on the grid a micrograph was taken, as EPU or SerialEM wrote down."""
+
+    grid: str = ""
+    square: str = ""
+    """Name or number of the grid square."""
+    hole: str = ""
+    """Name or number of the foil hole."""
+    stage_x_um: float | None = None
+    stage_y_um: float | None = None
+    image_shift_x_um: float | None = None
+    image_shift_y_um: float | None = None
+    asked_defocus_um: float | None = None
+    """Underfocus that was asked for."""
+    taken_at: str = ""
+    """UTC time of the exposure in RFC 3339; empty where it is not known."""
+
+
+class QualityDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="quality"):
+    """Whether a micrograph is worth keeping, and why. It follows the picks. Topic ``quality``."""
+
+    schema: int = MICROSCOPE_SCHEMA
+    epoch: str
+    seq: int
+    """Place in the stream, shared with documents of every other kind."""
+    micrograph: str
+    path: str
+    directory: str = ""
+    of: int
+    """Sequence number of the picks that were assessed."""
+    supersedes: int = 0
+    """Sequence number of the earlier assessment that this one replaces; 0 if there is none."""
+    grade: Grade
+    category: Category = ""
+    reasons: list[str] = msgspec.field(default_factory=list)
+    """Why it is not good, each in one line."""
+    picks: int
+    usable_fraction: float
+    """Of the area: neither junk nor without data."""
+    junk_fraction: float = 0.0
+    ctf: CtfFit | msgspec.UnsetType = msgspec.UNSET
+    """Left out where there is no spectrum to fit."""
+    relative_ice_thickness: float | None = None
+    """Over that of the session's thinnest micrographs, from the transmission; None where counts say nothing."""
+    drift: float | None = None
+    """How much weaker the spectrum's rings are along one direction than across it, 0 to 1; None where that cannot be
+    told."""
+    pick_density: float = 0.0
+    """Picks for each area of one particle diameter squared of the usable area."""
+    clumping: float | None = None
+    """Mean distance to the nearest pick over that of as many scattered at random (Clark and Evans, Ecology 1954). Below 1
+    they clump."""
+    estimated_precision: float | None = None
+    """Fraction of the picks that are expected to be particles."""
+    place: Place | msgspec.UnsetType = msgspec.UNSET
+    seconds: float = 0.0
+    """Duration of the assessment."""
+    assessed_at: str = ""
+    """UTC time in RFC 3339."""
+    session: str = ""
+    """Name of the session of a microscope; left out where a daemon has one session."""
+
+
+class HoleSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a foil hole."""
+
+    hole: str
+    micrographs: int
+    good: int
+    particles: int
+    stage_x_um: float | None = None
+    stage_y_um: float | None = None
+    relative_ice_thickness: float | None = None
+    """Mean."""
+    ctf_resolution_angstrom: float | None = None
+    """Median."""
+
+
+class SquareDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="square"):
+    """What came of a grid square so far. Topic ``square``."""
+
+    schema: int = MICROSCOPE_SCHEMA
+    epoch: str
+    seq: int
+    """Place in the stream, shared with documents of every other kind."""
+    grid: str = ""
+    square: str
+    stage_x_um: float | None = None
+    stage_y_um: float | None = None
+    micrographs: int
+    good: int
+    doubtful: int
+    bad: int
+    particles: int
+    """Picks on micrographs that are not bad."""
+    relative_ice_thickness: float | None = None
+    """Mean."""
+    ctf_resolution_angstrom: float | None = None
+    """Median."""
+    holes: list[HoleSummary]
+    expected_particles: float | None = None
+    """Particles that the next exposure in this square is expected to give; None where nothing can be said."""
+    expected_particles_error: float | None = None
+    """Standard error of that."""
+    at: str
+    """UTC time in RFC 3339."""
+    session: str = ""
+    """Name of the session of a microscope; left out where a daemon has one session."""
 
 
 class FailedDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="failed"):
@@ -267,7 +436,9 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
     then. Left out, as is `session`, where a daemon has one session."""
 
 
-NumberedDocument = MicrographDocument | FailedDocument | ModelDocument | SessionDocument
+NumberedDocument = (
+    MicrographDocument | QualityDocument | SquareDocument | FailedDocument | ModelDocument | SessionDocument
+)
 """Documents with a sequence number."""
 
 Document = NumberedDocument | Heartbeat
@@ -349,6 +520,10 @@ def topic_of(document: Document) -> bytes:
             return directory_topic(PICKS_TOPIC, document.directory)
         case FailedDocument():
             return directory_topic(FAILED_TOPIC, document.directory)
+        case QualityDocument():
+            return directory_topic(QUALITY_TOPIC, document.directory)
+        case SquareDocument():
+            return SQUARE_TOPIC
         case ModelDocument():
             return MODEL_TOPIC
         case SessionDocument():
@@ -360,7 +535,15 @@ def topic_of(document: Document) -> bytes:
 def document_schema() -> dict[str, Any]:
     """The JSON Schema of every document, made from the records."""
     definition = "#/$defs/{name}"
-    kinds = (MicrographDocument, FailedDocument, ModelDocument, SessionDocument, Heartbeat)
+    kinds = (
+        MicrographDocument,
+        QualityDocument,
+        SquareDocument,
+        FailedDocument,
+        ModelDocument,
+        SessionDocument,
+        Heartbeat,
+    )
     references, components = msgspec.json.schema_components(kinds, ref_template=definition)
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -22,13 +22,13 @@ __all__ = ["Addresses", "AsyncPickStream", "PickStream", "Topic"]
 
 log = logging.getLogger(__name__)
 
-Topic = Literal["picks", "failed", "model", "session"]
+Topic = Literal["picks", "quality", "square", "failed", "model", "session"]
 Addresses = str | Sequence[str] | Mapping[str, str]
 """Of one daemon, or of several, which may have names."""
 D = TypeVar("D", bound=NumberedDocument)
 V = TypeVar("V")
 
-_OF_MICROGRAPHS = ("picks", "failed")
+_OF_MICROGRAPHS = ("picks", "quality", "failed")
 _POLL_SECONDS = 0.2
 _MOST_DAEMONS = 200
 """Daemons of one stream: two sockets each, of two files, and 1,024 files are what a program may usually open."""

@@ -1,0 +1,1 @@
+"""Where on the grid micrographs were taken, and what came of its squares and holes."""
