@@ -294,8 +294,8 @@ class QualityDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     pick_density: float = 0.0
     """Picks for each area of one particle diameter squared of the usable area."""
     clumping: float | None = None
-    """Mean distance to the nearest pick over that of as many scattered at random (Clark and Evans, Ecology 1954). Below 1
-    they clump."""
+    """Mean distance to the nearest pick over that of as many scattered at random (Clark and Evans, Ecology 1954). Below
+    1 they clump."""
     estimated_precision: float | None = None
     """Fraction of the picks that are expected to be particles."""
     place: Place | msgspec.UnsetType = msgspec.UNSET
