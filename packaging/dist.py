@@ -46,6 +46,8 @@ def main() -> int:
         ("CITATION.cff", check_citation),
         ("conda recipe", check_recipe),
         ("Containerfile, linted", lambda: run("hadolint", REPOSITORY / "packaging" / "Containerfile") or "no findings"),
+        ("Apptainer definition, read and linted", check_definition),
+        ("Scipion's plugin", build_plugin),
     ]
     if asked.container:
         steps.append(("container", lambda: build_container(asked.container)))
@@ -172,6 +174,28 @@ def check_recipe() -> str:
         "print(recipe.render()[0].recipe.requirements)"
     )
     return run(TOOLS / "python", "-c", code, REPOSITORY / "packaging" / "conda" / "recipe.yaml").strip()
+
+
+def check_definition() -> str:
+    """The definition as another program reads it, which makes a Containerfile of it; that is linted."""
+    recipe = ["recipe", "--parser", "singularity", "--writer", "docker", REPOSITORY / "packaging" / "frazil.def"]
+    with tempfile.NamedTemporaryFile("w", suffix=".Containerfile") as file:
+        steps = run("uvx", "--quiet", "spython@0.3.14", *recipe).splitlines(keepends=True)
+        file.writelines(line for line in steps if not line.startswith("HEALTHCHECK"))  # its form of a %test is none
+        file.flush()
+        # The translation copies with ADD, makes a step of each line of %post, and its CMD is a line of a shell.
+        ignored = [f"--ignore={rule}" for rule in ("DL3008", "DL3009", "DL3020", "DL3025", "DL3059")]
+        return run("hadolint", *ignored, file.name) or "no findings"
+
+
+def build_plugin() -> str:
+    """The plugin for Scipion, as a wheel."""
+    with tempfile.TemporaryDirectory() as folder:
+        run("hatchling", "build", "-t", "wheel", "-d", folder, cwd=REPOSITORY / "packaging" / "scipion")
+        (built,) = Path(folder).glob("*.whl")
+        run("twine", "check", "--strict", built)
+        run("check-wheel-contents", built)
+        return built.name
 
 
 def build_container(base: str) -> str:
