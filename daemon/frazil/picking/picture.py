@@ -47,6 +47,7 @@ _SMALLEST_DIAMETER_PX = 9.0
 SAMPLE_STRIDE = 4
 BACKGROUND_DIAMETERS = 2.5
 RANGE_SIGMAS = 4.0
+WIDE_RANGE_SIGMAS = 16.0
 QUARTILES_PER_SIGMA = 1.349
 _STRIP_PIXELS = 2**16
 
@@ -240,6 +241,28 @@ def _flat_01(picture: NDArray[np.float32], diameter_px: float, blank: NDArray[np
     return flat
 
 
+def _wide_01(picture: NDArray[np.float32], diameter_px: float, blank: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    """Subtract the median, divide by one robust spread, map ±16 spreads to 0-1.
+
+    No local background is subtracted: carbon film and thick ice keep their levels. The spread is that of `flat-01`,
+    about the mean over a square of 2.5 particle diameters, so that a film over half of the picture does not widen it.
+    """
+    lowest, middle, highest = _percentiles(picture, blank, 0.05, 50, 99.95)
+    flat = np.clip(picture, lowest, highest)
+    flat -= np.float32(middle)
+    flat -= _background(flat, 2 * round(BACKGROUND_DIAMETERS * diameter_px / 2) + 1, blank)
+    lower, upper = _percentiles(flat, blank, 25, 75)
+    spread = max((upper - lower) / QUARTILES_PER_SIGMA, float(np.finfo(np.float32).tiny))
+    for rows in _strips(picture):
+        rows -= np.float32(middle)  # first, so that counts of any size keep their precision in float32
+        rows *= np.float32(1 / (2 * WIDE_RANGE_SIGMAS * spread))
+        rows += np.float32(0.5)
+        np.clip(rows, 0, 1, out=rows)
+    if blank is not None:
+        picture[blank] = 0.5
+    return picture
+
+
 def _background(flat: NDArray[np.float32], side: int, blank: NDArray[np.bool_] | None) -> NDArray[np.float32]:
     """(h, w) mean of the pixels that hold data in the square around each; the blank ones of `flat` become 0."""
     if blank is None:
@@ -272,7 +295,8 @@ def _percentiles(picture: NDArray[np.float32], blank: NDArray[np.bool_] | None, 
 
 
 NORMALISERS: dict[str, Callable[[NDArray[np.float32], float, NDArray[np.bool_] | None], NDArray[np.float32]]] = {
-    "flat-01": _flat_01
+    "flat-01": _flat_01,
+    "wide-01": _wide_01,
 }
 """Name → method: (h, w) picture, particle diameter in its pixels and (h, w) which hold no data → (h, w) picture."""
 
