@@ -200,10 +200,10 @@ class FcnSettings(_Table, frozen=True, kw_only=True, tag="fcn", tag_field="archi
 class JunkSettings(FcnSettings, frozen=True, kw_only=True, tag="junk", tag_field="architecture"):
     """A small network of the same kind that finds junk in coarse pictures."""
 
-    widths: tuple[_Count, _Count, _Count] = (8, 8, 32)
+    widths: tuple[_Count, _Count, _Count] = (8, 16, 16)
     """Channels at full, half and quarter resolution."""
-    dilations: tuple[_Count, ...] = (1, 4, 8)
-    """Dilation of each residual block at quarter resolution: a context of some 150 pixels, 20 particles."""
+    dilations: tuple[_Count, ...] = (1, 2, 4, 8, 16, 24)
+    """Dilation of each residual block at quarter resolution: a context of some 500 pixels, 60 particles."""
     halo_cells: _Count = 4
     """Width of the frame of scores that is cut off a tile. Patches teach the network what padding looks like."""
     tile_px: Annotated[int, Meta(ge=4, multiple_of=4)] = 256

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.picking.picture import WIDE_RANGE_SIGMAS
+from frazil.picking.picture import WIDE_SIGMAS
 from frazil_trainer.data.labelled import LabelledMicrograph
 from frazil_trainer.examples.patches import PatchSampler, change_pixels
 
@@ -57,7 +57,7 @@ class AreaSampler(PatchSampler):
         return float(y), float(x)
 
     def _change(self, rng: np.random.Generator, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        return change_pixels(rng, pixels, spreads=WIDE_RANGE_SIGMAS)
+        return change_pixels(rng, pixels, spreads=WIDE_SIGMAS)
 
     def _target(self, micrograph: LabelledMicrograph, to_patch: NDArray[np.float64]) -> NDArray[np.float32]:
         """(g, g) share of junk in each cell."""
