@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import AsyncIterator, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 import msgspec
@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from frazil.documents import Mark, MicrographDocument
+from frazil.graded import GradeChoice, graded_micrographs, micrographs_star
 from frazil.labels import LabelFormat, labelled_documents
 from frazil.outputs import PICK_FILE_ENDINGS, OutputFolder
 from frazil.page.answers import NotHereError, WrongRequestError
@@ -33,7 +34,10 @@ _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be exported."""
 
-    format: LabelFormat = "star"
+    format: LabelFormat | Literal["micrographs"] = "star"
+    """One of picks, a file for each micrograph; ``micrographs``: one table of those that were assessed."""
+    grade: GradeChoice = "all"
+    """Of a table of micrographs: which are in it."""
     paths: Annotated[list[str], msgspec.Meta(max_length=1000)] = []
     """The ledger's names of the micrographs; empty for all."""
     mark: Mark = ""
@@ -56,13 +60,22 @@ class ExportDesk:
             )
         except msgspec.ValidationError as error:
             raise WrongRequestError(f"expected picks to be exported: {error}") from error
+        if asked.format == "micrographs":
+            return await self._worker.run(lambda: self._micrographs(asked.grade))
+        form: LabelFormat = asked.format
         if len(asked.paths) == 1:
-            return await self._worker.run(lambda: self._one(asked.paths[0], asked.format))
+            return await self._worker.run(lambda: self._one(asked.paths[0], form))
         if self._exporting >= _EXPORTS_AT_ONCE:
             raise BusyError
         return StreamingResponse(
-            self._zip(asked), media_type="application/zip", headers=_as_download(f"picks-{asked.format}.zip")
+            self._zip(asked, form), media_type="application/zip", headers=_as_download(f"picks-{form}.zip")
         )
+
+    def _micrographs(self, choice: GradeChoice) -> Response:
+        chosen = graded_micrographs(self._session.reader, choice)
+        text, _ = micrographs_star((str(one.path), one.record) for one in chosen)
+        name = "micrographs.star" if choice == "all" else f"micrographs_{choice}.star"
+        return Response(text, media_type="text/plain", headers=_as_download(name))
 
     def _one(self, path: str, form: LabelFormat) -> Response:
         document = next(labelled_documents(self._session.reader, [path]), None)
@@ -77,10 +90,10 @@ class ExportDesk:
         wanted = dict.fromkeys(asked.paths) if asked.paths else None
         yield from labelled_documents(self._session.reader, wanted, mark=asked.mark)
 
-    async def _zip(self, asked: Asked) -> AsyncIterator[bytes]:
+    async def _zip(self, asked: Asked, form: LabelFormat) -> AsyncIterator[bytes]:
         """A zip, some files at a time: it is never whole in memory, and others are answered meanwhile."""
         self._exporting += 1
-        documents, form = self._documents(asked), asked.format
+        documents = self._documents(asked)
         written = _Written()
         failed: list[str] = []
 

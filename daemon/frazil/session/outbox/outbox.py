@@ -20,6 +20,7 @@ from frazil.documents import (
     FailedDocument,
     MicrographDocument,
     NumberedDocument,
+    QualityDocument,
     directory_of,
     encode_document,
     in_session,
@@ -117,6 +118,7 @@ class Outbox:
         score_map: bytes | None = None,
         complete_at_unix: float | None = None,
         remember: tuple[str, str] | None = None,
+        fingerprint: str = "",
         on_commit: Callable[[int], None] = lambda _: None,
     ) -> int:
         """Number a document, commit it durably and deliver it. Retry until this succeeds or the daemon stops.
@@ -130,6 +132,7 @@ class Outbox:
             score_map: packed score map to keep with the result; None to keep none.
             complete_at_unix: when the file was known to be complete, in seconds of Unix time.
             remember: key and value that the ledger remembers in the same transaction.
+            fingerprint: of the file that was looked at for an assessment.
             on_commit: called with the sequence number after the commit and before the delivery.
 
         Returns:
@@ -165,6 +168,8 @@ class Outbox:
                         "failed" if document.kind == "transient" else "quarantined"
                     )
                     return ledger.commit_failed(key, handled, document.reason, document.message, state, body_at)
+                case QualityDocument():
+                    return ledger.commit_quality(key, document, fingerprint, body_at)
                 case _:
                     return ledger.commit_document(topic_of(document).decode(), body_at, remember=remember)
 
