@@ -84,7 +84,7 @@ def measure(
         mean_counts=_rounded(mean_counts(pixels, area.usable)),
         ice_ring=_rounded(ring),
         drift=_rounded(drift),
-        ctf=msgspec.UNSET if fit is None else fit,
+        ctf=msgspec.UNSET if fit is None else _rounded_fit(fit),
     )
 
 
@@ -148,6 +148,18 @@ def _junk_brightness(pixels: NDArray[np.generic], area: UsableArea) -> float | N
     coarse = rescale(pixels, Rescaling(shape=(h, w), rescaled_shape=(usable.shape[0], usable.shape[1])))
     spread = float(coarse[usable].std())
     return _rounded(float(coarse[area.junk].mean() - coarse[usable].mean()) / spread) if spread > 0 else None
+
+
+def _rounded_fit(fit: CtfFit) -> CtfFit:
+    return msgspec.structs.replace(
+        fit,
+        defocus_u_angstrom=round(fit.defocus_u_angstrom, 1),
+        defocus_v_angstrom=round(fit.defocus_v_angstrom, 1),
+        defocus_angle_deg=round(fit.defocus_angle_deg, 2),
+        phase_shift_deg=round(fit.phase_shift_deg, 2),
+        resolution_angstrom=_rounded(fit.resolution_angstrom),
+        correlation=_rounded(fit.correlation),
+    )
 
 
 def _rounded(value: float | None) -> float | None:
