@@ -30,6 +30,7 @@ from frazil.model import Model
 from frazil.model.contract import read_calibration
 from frazil.picking import Micrograph, assess_threshold, find_low_peaks
 from frazil.quality.assessment import Optics, PixelMeasures, assess, measure
+from frazil.quality.facility import FacilityTables, find_facility_ctf
 from frazil.quality.grade import QualityRules, Usual
 from frazil.record import MicrographReader
 from frazil.session.correct.applying import uncorrected_picks
@@ -94,6 +95,7 @@ class Assessor:
         watch: the watched directory, below which the ledger names micrographs.
         optics: of the microscope.
         rules: what a good micrograph is.
+        tables: of CTF fits by other programs, which are taken in place of frazil's own.
         thinner_is_brighter: whether more electrons are brighter, as where particles are dark.
         model: the serving model, whose calibration says how probable picks are.
         is_busy: whether micrographs are picked, or wait to be.
@@ -114,6 +116,7 @@ class Assessor:
         watch: Path,
         optics: Optics,
         rules: QualityRules,
+        tables: FacilityTables,
         thinner_is_brighter: bool,
         model: Callable[[], Model],
         is_busy: Callable[[], bool],
@@ -130,6 +133,9 @@ class Assessor:
         self._watch = watch
         self._optics = optics
         self._rules = rules
+        self._tables = tables
+        self._told: dict[Path, str] = {}
+        """Faults of these that were logged."""
         self._thinner_is_brighter = thinner_is_brighter
         self._model = model
         self._is_busy = is_busy
@@ -289,7 +295,7 @@ class Assessor:
     ) -> tuple[PixelMeasures, str]:
         """What the pixels say, and the fingerprint of their file; if that is the same, what was measured before."""
         if accepted is not None:
-            return self._measure_pixels(accepted.micrograph, document), accepted.fingerprint
+            return self._measure_pixels(key, accepted.micrograph, document), accepted.fingerprint
         record = self._reader.micrograph(key)
         fingerprint = record.fingerprint if record is not None else ""
         if earlier is not None and fingerprint and earlier.fingerprint == fingerprint:
@@ -301,10 +307,22 @@ class Assessor:
         micrograph = self._read(path)
         if sample(path).fingerprint != fingerprint:
             raise ValueError("expected the file that was picked, found that it has changed since")
-        return self._measure_pixels(micrograph, document), fingerprint
+        return self._measure_pixels(key, micrograph, document), fingerprint
 
-    def _measure_pixels(self, micrograph: Micrograph, document: MicrographDocument) -> PixelMeasures:
-        return measure(micrograph.pixels, document, self._optics, thinner_is_brighter=self._thinner_is_brighter)
+    def _measure_pixels(self, key: str, micrograph: Micrograph, document: MicrographDocument) -> PixelMeasures:
+        tables = self._tables
+        facility_ctf = find_facility_ctf(self._watch / key, tables)
+        for path, fault in tables.faults.items():
+            if path in tables.paths and self._told.get(path) != fault:
+                log.warning("the CTF of other programs is not taken from there: %s", fault)
+                self._told[path] = fault
+        return measure(
+            micrograph.pixels,
+            document,
+            self._optics,
+            facility_ctf=facility_ctf,
+            thinner_is_brighter=self._thinner_is_brighter,
+        )
 
     def _estimate_precision(self, document: MicrographDocument, kept: KeptResult) -> float | None:
         """Fraction of the picks that are expected to be particles, from the scores of this micrograph alone.
