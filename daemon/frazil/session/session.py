@@ -179,7 +179,13 @@ class Session:
         )
         self._closing.callback(self._receiver.close)
         self._promoted = Promoted(self.settings.model, learned_folder(self.outputs.path))
-        self._announcer = Announcer(ledger, self._outbox, self._metrics, self._promoted.folder_of)
+        self._announcer = Announcer(
+            ledger,
+            self._outbox,
+            self._metrics,
+            self._promoted.folder_of,
+            requeues=self.settings.repick_after_promotion,
+        )
 
     def load(self) -> Model:
         """Load the model that serves first.
@@ -301,6 +307,7 @@ class Session:
             check_name=self.outputs.check_name,
             likeness=likeness,
             held=held,
+            requeued=set(self.ledger.requeued()),
             beat=self.heartbeats.of("frazil-intake").beat,
         )
         self._watcher = Watcher(

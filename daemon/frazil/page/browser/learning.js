@@ -10,6 +10,7 @@ const PROPOSALS_SECONDS = 20;
 
 let version = "";
 let epoch = "";
+let requeued = 0;
 let learning = null;
 let learningAsked = 0;
 let learningAsks = false;
@@ -25,6 +26,7 @@ follow(
     if (version && version !== now.version) location.reload(); // the daemon was upgraded, and its page with it
     version = now.version;
     epoch = now.standing?.epoch ?? "";
+    requeued = now.requeued;
     look();
   },
   // A trainer says how far it is in a file, of which no event tells.
@@ -83,6 +85,7 @@ function showStanding() {
   say(byId("verdict"), says);
   listFacts(byId("facts"), [
     ["Serves", serves, serving || !last ? "" : "nothing that it picked is corrected as yet"],
+    ...(requeued ? [["Picked again", counted(requeued, "earlier micrograph"), "wait, behind new ones"]] : []),
     ["Corrected", counted(corrected, "micrograph"), "without those marked bad"],
     ["Picks in them", `${grouped(kept)} right`, `${grouped(added)} added, ${grouped(deleted)} taken away`],
     ...by_model.filter((one) => one !== shown).map(({ model, f1, micrographs }) => [`F1 of ${named(model)}`, f1.toFixed(2), counted(micrographs, "micrograph")]),

@@ -117,6 +117,7 @@ class Outbox:
         score_map: bytes | None = None,
         complete_at_unix: float | None = None,
         remember: tuple[str, str] | None = None,
+        requeue: bool = False,
         on_commit: Callable[[int], None] = lambda _: None,
     ) -> int:
         """Number a document, commit it durably and deliver it. Retry until this succeeds or the daemon stops.
@@ -130,6 +131,7 @@ class Outbox:
             score_map: packed score map to keep with the result; None to keep none.
             complete_at_unix: when the file was known to be complete, in seconds of Unix time.
             remember: key and value that the ledger remembers in the same transaction.
+            requeue: whether all that is picked is to be picked again, with a document about a model.
             on_commit: called with the sequence number after the commit and before the delivery.
 
         Returns:
@@ -166,7 +168,9 @@ class Outbox:
                     )
                     return ledger.commit_failed(key, handled, document.reason, document.message, state, body_at)
                 case _:
-                    return ledger.commit_document(topic_of(document).decode(), body_at, remember=remember)
+                    return ledger.commit_document(
+                        topic_of(document).decode(), body_at, remember=remember, requeue=requeue
+                    )
 
         seq = self._retry(write)
         log.debug("committed %s", key or topic_of(document).decode())
