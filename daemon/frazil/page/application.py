@@ -161,7 +161,7 @@ class _SessionPage:
         self._results = Results(self._session, self._worker, sessions.read_micrograph, self._listing, ledger)
         tuning = TuningDesk(self._session, self._worker, ledger)
         corrections = CorrectionDesk(self._session, self._worker, ledger)
-        export = ExportDesk(self._session, self._worker)
+        export = ExportDesk(self._session, self._worker, self._listing)
         learning = LearningDesk(
             self._session,
             self._worker,

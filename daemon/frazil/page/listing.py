@@ -220,6 +220,10 @@ class Listing:
             stale=stale,
         )
 
+    def paths(self, query: Query) -> list[str]:
+        """All micrographs of a list, in its order, as far as results were read."""
+        return self._paths(query, limit=-1) if query.is_by_path else self._order(query).paths
+
     def around(self, query: Query, path: str, each: int) -> Around:
         """What stands around a micrograph, so many on each side."""
         self.advance()

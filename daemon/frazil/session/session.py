@@ -20,6 +20,7 @@ from frazil.errors import OutputError
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
 from frazil.health.state import SessionState
+from frazil.keys import PUBLIC_ENDING
 from frazil.model import Model, learned_folder
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
@@ -353,6 +354,7 @@ class Session:
             watch=str(self.root),
             out=str(self.outputs.path),
             stream=stream,
+            server_key=str(absolute_path(key).with_suffix(PUBLIC_ENDING)) if (key := self.settings.curve_key) else "",
             metrics=f"{page}metrics",
             page=page,
             model=model.identity.short,

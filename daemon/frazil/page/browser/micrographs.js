@@ -1,7 +1,7 @@
 // The list of all micrographs: one page at a time, out of any number, sorted, filtered, and chosen to be marked.
 
 import { thumbnail } from "/static/circles.js";
-import { ask, at, byId, clock, counted, decimals, element, fileName, grouped, micrographLink, say, STATES } from "/static/dom.js";
+import { ask, at, byId, clock, confirmation, counted, decimals, element, fileName, grouped, micrographLink, say, STATES } from "/static/dom.js";
 import { Edits, exportAddress, FORMATS } from "/static/edits.js";
 import { isForPage, offerHelp } from "/static/help.js";
 import { follow } from "/static/live.js";
@@ -11,10 +11,13 @@ const PAGE = 100;
 const AGAIN_MS = 60;
 const REST_MS = 2000; // between two looks at a list that changes
 const LONGEST_ADDRESS = 8000;
+const KEPT_MS = 60000; // a file that was packed, until the browser has it
 const MARKS = { good: "✓ good", bad: "✕ bad", "": "" };
 
 const form = byId("search");
 const edits = new Edits(showTold);
+const told = confirmation(() => (news = ""));
+let news = ""; // what was done last, until that message is closed
 const chosen = new Map(); // path → its row
 let head = null;
 let epoch = "";
@@ -24,6 +27,7 @@ let lastBox = -1;
 let loadedAt = 0;
 let again = null;
 
+byId("told").replaceWith(told.box);
 form.elements.sorted.append(...Object.entries(SORTS).map(([value, says]) => element("option", { value }, says)));
 offerHelp([
   ["j k", "Next and previous line"],
@@ -196,7 +200,7 @@ function showChosen() {
           button("Choose none", chooseNone, "Esc"),
         ]
       : []),
-    element("span", { class: "downloads" }, formats, button(chosen.size ? "Download chosen" : "Download all", download, "Picks as one file, or as a zip of many")),
+    element("span", { class: "downloads" }, formats, button(chosen.size ? "Download chosen" : "Download all", download, "Picks as one file, or as a zip of many; all are those of the list as it is filtered")),
   );
 }
 
@@ -207,6 +211,7 @@ function chooseNone() {
 
 function mark(wantedMark) {
   if (!chosen.size) return;
+  news = `${counted(chosen.size, "micrograph")} ${wantedMark ? `marked ${wantedMark}` : "without a mark now"}. `;
   const made = [...chosen.values()].filter(({ seq }) => seq !== null).map(({ path, seq }) => ({ path, seq, kind: "mark", mark: wantedMark }));
   if (made.length) edits.make(...made);
   showTold();
@@ -215,20 +220,23 @@ function mark(wantedMark) {
 
 async function undo() {
   let count = 0;
+  news = "Undone. ";
   for (const { path, seq } of chosen.values()) {
     try {
       if (seq !== null && (await edits.undo(path, seq))) count++;
     } catch (error) {
-      say(byId("told"), `Not undone: ${error.message}.`);
+      told.tell(`Not undone: ${error.message}.`);
       return;
     }
   }
-  if (!count) say(byId("told"), "Nothing to undo.");
+  if (!count) told.tell("Nothing to undo.");
 }
 
 function showTold() {
   const waiting = [...edits.unsent, ...edits.sent].length;
-  say(byId("told"), edits.fault || (waiting ? `Saving ${counted(waiting, "change")} …` : edits.last.length ? "All changes are saved." : ""));
+  if (edits.fault) told.tell(edits.fault);
+  else if (waiting) told.tell(`Saving ${counted(waiting, "change")} …`);
+  else if (news) told.tell(`${news}All changes are saved.`);
 }
 
 /** Asks which changes the daemon has granted. */
@@ -237,13 +245,27 @@ async function settle() {
   showTold();
 }
 
-function download() {
-  const address = exportAddress(byId("format").value, { paths: [...chosen.keys()], mark: chosen.size ? "" : ["good", "bad"].includes(wanted().mark) ? wanted().mark : "" });
-  if (address.length > LONGEST_ADDRESS) {
-    say(byId("told"), "Too many for one download: mark them good, show those marked good, and download all.");
+/** What is chosen, or else all of the list; more names than an address can hold are sent with the request. */
+async function download() {
+  const format = byId("format").value;
+  const paths = [...chosen.keys()];
+  const address = exportAddress(format, paths.length ? { paths } : { query: listQuery() });
+  if (address.length <= LONGEST_ADDRESS) {
+    location.href = address;
     return;
   }
-  location.href = address;
+  told.tell(`Packing the picks of ${counted(paths.length, "micrograph")} …`);
+  const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ format, paths }) };
+  try {
+    const answer = await fetch(exportAddress(format), options);
+    if (!answer.ok) throw new Error(`the daemon answered ${answer.status}`);
+    const file = URL.createObjectURL(await answer.blob());
+    element("a", { href: file, download: `picks-${format}.zip` }).click();
+    setTimeout(() => URL.revokeObjectURL(file), KEPT_MS);
+    told.tell(`The picks of ${counted(paths.length, "micrograph")} were downloaded.`);
+  } catch (error) {
+    told.tell(`Not downloaded: ${error.message}.`);
+  }
 }
 
 // --- keys -------------------------------------------------------------------------------------------------------------
