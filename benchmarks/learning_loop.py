@@ -6,8 +6,9 @@ FOLDER holds micrographs with their labels (``.star``) beside them. Some are cor
 browser (Debian's chromium, through playwright of the extra ``dev``), or with ``--no-browser`` through the page's API.
 ``frazil-train follow`` learns from them and hands in what is better; the daemon compares, swaps, and picks the others
 again. Another daemon that serves the same model must go on as it was. Printed are F1 on the others before and after,
-that of the model that saw the protein, and the time from the first correction to the swap; ``--write FILE`` adds them
-as a line of JSON. With ``--picture FILE`` the page's *Learning* is photographed.
+that of the model that saw the protein, and the time from the first correction to the swap. ``--pages`` writes them into
+the docs; ``--check`` only looks whether the page has what the figures give. With ``--picture FILE`` the page's
+*Learning* is photographed.
 """
 
 from __future__ import annotations
@@ -16,38 +17,50 @@ import argparse
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
 
 from benchmarks.browser_corrections import correct_by_clicks, differences, open_browser, sign_in
 from benchmarks.daemon_process import FRAZIL, DaemonProcess
+from benchmarks.figures import fill_tables
 from frazil.documents import MicrographDocument
 from frazil.page.gate import TOKEN_NAME
 from frazil.picking import HitCount, Picks, read_star
 from frazil.session.outbox.ledger import LedgerReader
 
 LEDGER_NAME = "frazil-ledger.sqlite"
+DOCS = Path(__file__).parents[1] / "docs"
+FIGURES = DOCS / "reference" / "learning-loop.json"
+PAGE = DOCS / "how-to" / "learn-while-collecting.md"
 
 
 def main() -> None:
     """Run the loop once, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of micrographs, with labels beside them")
-    parser.add_argument("--model", type=Path, required=True, help="the model that serves: it never saw the protein")
+    parser.add_argument("--data", type=Path, help="folder of micrographs, with labels beside them")
+    parser.add_argument("--model", type=Path, help="the model that serves: it never saw the protein")
     parser.add_argument("--known", type=Path, help="the model that saw it")
-    parser.add_argument("--diameter", type=float, required=True, help="of the particle, in Å")
+    parser.add_argument("--diameter", type=float, help="of the particle, in Å")
     parser.add_argument("--corrected", type=int, default=3, help="how many micrographs are corrected (default: 3)")
     parser.add_argument("--minutes", type=float, default=2.5, help="how long a training may take (default: 2.5)")
     parser.add_argument("--no-browser", dest="browser", action="store_false", help="correct through the API")
-    parser.add_argument("--write", type=Path, help="file to which the figures are added, as a line of JSON")
+    parser.add_argument("--pages", action="store_true", help="write the figures, and the table in the docs")
+    parser.add_argument("--check", action="store_true", help="measure nothing; is the table what the figures give?")
     parser.add_argument("--picture", type=Path, help="JPEG to write of the page's part for learning")
     args = parser.parse_args()
+    if args.check:
+        page = PAGE.read_text("utf-8")
+        sys.exit(None if fill_tables(page, {"learning-loop": table(read_figures())}) == page else f"{PAGE}: is stale")
+    if args.data is None or args.model is None or args.diameter is None:
+        parser.error("expected --data, --model and --diameter, or --check")
     micrographs = sorted(args.data.glob("*.mrc"))
     chosen = np.linspace(0, len(micrographs) - 1, args.corrected).round().astype(int).tolist()
     corrected = [micrographs[i] for i in chosen]
@@ -61,12 +74,44 @@ def main() -> None:
             known = score_known(Path(folder) / "known", args, others)
             gained = (after - before) / (known - before) if known > before else float("nan")
             print(f"the model that saw it: {known:.4f}; {gained:.0%} of the distance was gained")
-    if args.write:
-        figures = {"data": args.data.name, "model": args.model.parent.name, "corrected": len(corrected)}
-        figures |= {"others": len(others), "f1_before": before, "f1_after": after, "f1_known": known}
-        figures |= {"seconds": round(seconds), "browser": args.browser}
-        with args.write.open("a") as written:
-            written.write(json.dumps(figures) + "\n")
+    if args.pages:
+        figures = {"protein": args.data.name, "corrected": len(corrected), "others": len(others)}
+        figures |= {"f1_before": round(before, 4), "f1_after": round(after, 4), "f1_known": known and round(known, 4)}
+        figures |= {"seconds": round(seconds), "by_clicks": args.browser}
+        kept = [one for one in read_figures() if one["protein"] != args.data.name]
+        every = sorted([*kept, figures], key=lambda one: one["protein"])
+        FIGURES.write_text(f"{json.dumps(every, indent=1)}\n", "utf-8")
+        PAGE.write_text(fill_tables(PAGE.read_text("utf-8"), {"learning-loop": table(every)}), "utf-8")
+
+
+def read_figures() -> list[dict[str, Any]]:
+    """The figures in the docs."""
+    return list(json.loads(FIGURES.read_text("utf-8"))) if FIGURES.is_file() else []
+
+
+def table(figures: Sequence[dict[str, Any]]) -> str:
+    """The figures as a table in Markdown."""
+    lines = [
+        "| | corrected | F1 on the others, before | after | of the model that saw it | gained | seconds |",
+        "|" + " --- |" * 7,
+    ]
+    for one in figures:
+        before, after, known = one["f1_before"], one["f1_after"], one["f1_known"]
+        gained = f"{(after - before) / (known - before):.0%}" if known and known > before else ""
+        name = f"{one['protein']}, {one['others']} others"
+        if after == before:
+            gained = "nothing: what was learnt was no better, and not offered"
+        shown = [
+            name,
+            one["corrected"],
+            f"{before:.3f}",
+            f"{after:.3f}",
+            f"{known:.3f}" if known else "",
+            gained,
+            one["seconds"],
+        ]
+        lines.append(f"| {' | '.join(map(str, shown))} |")
+    return "\n".join(lines)
 
 
 def run_loop(

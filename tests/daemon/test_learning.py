@@ -15,6 +15,8 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks import learning_loop
+from benchmarks.figures import fill_tables
 from frazil.commands.cli import app
 from frazil.documents import (
     Corrections,
@@ -341,3 +343,8 @@ def test_a_sessions_own_model_alone_can_be_withdrawn(tmp_path: Path, make_blob_m
     with pytest.raises(ModelError, match="expected a session's own model, such as OUT/frazil-models/learned"):
         CliRunner().invoke(app, ["models", "withdraw", str(shared)], catch_exceptions=False)
     assert (shared / "CURRENT").exists()
+
+
+def test_the_table_in_the_docs_is_what_the_figures_of_the_loop_give() -> None:
+    page = learning_loop.PAGE.read_text("utf-8")
+    assert fill_tables(page, {"learning-loop": learning_loop.table(learning_loop.read_figures())}) == page
