@@ -283,19 +283,29 @@ class QualityDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     picks: int
     usable_fraction: float
     """Of the area: neither junk nor without data."""
+    pixel_size_angstrom: float
     junk_fraction: float = 0.0
+    junk_brightness: float | None = None
+    """Mean of the junk less that of the rest, over the standard deviation of the rest, in coarse pixels; above 0 where
+    more electrons pass, as through a crack. None without junk."""
     ctf: CtfFit | msgspec.UnsetType = msgspec.UNSET
     """Left out where there is no spectrum to fit."""
+    mean_counts: float | None = None
+    """Mean of the usable pixels where they are counts of electrons, in whatever unit; None where they are not."""
     relative_ice_thickness: float | None = None
-    """Over that of the session's thinnest micrographs, from the transmission; None where counts say nothing."""
+    """Beyond that of the session's thinnest micrographs, in mean free paths of the electrons: the logarithm of how much
+    more they transmit; None where counts say nothing."""
+    ice_ring: float | None = None
+    """Strength of the ring of crystalline ice at 3.7 to 3.9 Å over the spectrum beside it; None where the pixels are
+    too coarse to show it."""
     drift: float | None = None
     """How much weaker the spectrum's rings are along one direction than across it, 0 to 1; None where that cannot be
     told."""
     pick_density: float = 0.0
     """Picks for each area of one particle diameter squared of the usable area."""
     clumping: float | None = None
-    """Mean distance to the nearest pick over that of as many scattered at random (Clark and Evans, Ecology 1954). Below 1
-    they clump."""
+    """Mean distance to the nearest pick over that of as many scattered at random (Clark and Evans, Ecology 1954). Below
+    1 they clump."""
     estimated_precision: float | None = None
     """Fraction of the picks that are expected to be particles."""
     place: Place | msgspec.UnsetType = msgspec.UNSET

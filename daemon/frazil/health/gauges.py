@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from frazil.health.samples import START_TIME
 from frazil.health.state import (
     DOUBTS,
+    AssessState,
     DaemonState,
     Departure,
     DriftState,
@@ -57,6 +58,7 @@ class StateGauges(Collector):
         yield from _of_the_model(state.model)
         yield from _of_the_session(session)
         yield from _of_drift(session.pick.drift)
+        yield from _of_assessing(session.assess)
         yield from _of_each_session(state.sessions)
 
 
@@ -131,7 +133,8 @@ def _of_each_session(sessions: Sequence[SessionState]) -> Iterator[Metric]:
     )
     yield _labelled(
         "frazil_session_drift",
-        "1 while picks or scores of an open session have drifted from its baseline, or there are hardly any picks.",
+        "1 while picks, scores or quality of an open session have drifted from its baseline, or there are hardly any "
+        "picks.",
         ["session"],
         {name: _has_drifted(session.pick.drift) for name, session in opened.items()},
     )
@@ -189,6 +192,12 @@ def _in_all(sessions: Sequence[SessionState]) -> SessionState:
             threshold=min((pick.threshold for pick in picks), key=_expected_precision),
             drift=msgspec.structs.replace(worst.pick.drift, few=any(pick.drift.few for pick in picks)),
         ),
+        assess=AssessState(
+            is_on=any(session.assess.is_on for session in found),
+            waiting=sum(session.assess.waiting for session in found),
+            assessed=sum(session.assess.assessed for session in found),
+            failed=sum(session.assess.failed for session in found),
+        ),
         blocked=next((session.blocked for session in found if session.blocked), ""),
         ledger_head=sum(session.ledger_head for session in found),
         disks=found[0].disks,
@@ -208,7 +217,8 @@ def _has_drifted(drift: DriftState) -> bool:
 
 
 def _sides(drift: DriftState) -> tuple[Departure, ...]:
-    return drift.picks.down, drift.picks.up, drift.score.down, drift.score.up
+    charts = (drift.picks, drift.score, *drift.quality.values())
+    return tuple(side for chart in charts for side in (chart.down, chart.up))
 
 
 def _of_the_session(session: SessionState) -> Iterator[GaugeMetricFamily]:
@@ -284,7 +294,7 @@ def _of_the_session(session: SessionState) -> Iterator[GaugeMetricFamily]:
 
 
 def _of_drift(drift: DriftState) -> Iterator[GaugeMetricFamily]:
-    charts = {"picks": drift.picks, "score": drift.score}
+    charts = {"picks": drift.picks, "score": drift.score, **drift.quality}
     departures = {
         (quantity, direction): departure
         for quantity, chart in charts.items()
@@ -292,7 +302,8 @@ def _of_drift(drift: DriftState) -> Iterator[GaugeMetricFamily]:
     }
     yield _labelled(
         "frazil_drift",
-        "1 while picks per micrograph, or their mean score, have drifted from the session's baseline.",
+        "1 while picks per micrograph, their mean score, or what assessments say, have drifted from the session's "
+        "baseline.",
         ["quantity", "direction"],
         {which: departure.drifting for which, departure in departures.items()},
     )
@@ -323,6 +334,18 @@ def _of_drift(drift: DriftState) -> Iterator[GaugeMetricFamily]:
         "Median mean score of the baseline's micrographs; NaN until it is complete.",
         drift.score.usual,
     )
+    yield _labelled(
+        "frazil_baseline_quality",
+        "Median of the baseline's micrographs: defocus (µm), resolution (Å), ice (mean free paths), shares of junk and "
+        "of bad micrographs; NaN until it is complete.",
+        ["quantity"],
+        {quantity: chart.usual for quantity, chart in drift.quality.items()},
+    )
+
+
+def _of_assessing(assess: AssessState) -> Iterator[GaugeMetricFamily]:
+    yield _gauge("frazil_assessing", "1 while micrographs are assessed after they were picked.", assess.is_on)
+    yield _gauge("frazil_unassessed_micrographs", "Micrographs with picks that wait to be assessed.", assess.waiting)
 
 
 def _gauge(name: str, says: str, value: float | None) -> GaugeMetricFamily:

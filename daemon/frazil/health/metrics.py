@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+from msgspec import UnsetType
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from frazil.documents import MicrographDocument
+from frazil.documents import MicrographDocument, QualityDocument
 from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS, TRANSIENT_REASONS
 from frazil.health.gauges import StateGauges
 from frazil.health.logs import event
@@ -26,6 +27,10 @@ _STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _LATENCY_BUCKETS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300)
 _PICKS_BUCKETS = (0, 1, 5, 10, 25, 50, 100, 200, 300, 500, 750, 1000, 2000, 5000)
 _SCORE_BUCKETS = tuple(round(0.1 * i, 1) for i in range(1, 11))
+
+_DEFOCUS_BUCKETS = (0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5)
+_CTF_BUCKETS = (3, 3.5, 4, 4.5, 5, 6, 7, 8, 10, 15, 20, 30)
+_ICE_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2)
 
 
 class Metrics:
@@ -85,6 +90,43 @@ class Metrics:
         self.pick_scores = histogram("frazil_pick_score", "Figure of merit of one pick.", buckets=_SCORE_BUCKETS)
         self.micrograph_scores = histogram(
             "frazil_micrograph_score", "Mean figure of merit of a micrograph's picks.", buckets=_SCORE_BUCKETS
+        )
+
+        # Quality.
+        self.assessed = counter(
+            "frazil_assessed_micrographs",
+            "Micrographs assessed, by grade (good, doubtful, bad) and category of what is wrong; each once.",
+            "grade",
+            "category",
+        )
+        self.reassessed = counter(
+            "frazil_reassessed_micrographs", "Assessments that replace an earlier one, as after other picks."
+        )
+        self.not_assessed = counter(
+            "frazil_assessment_failures", "Attempts to assess a micrograph that came to nothing."
+        )
+        self.defocus = histogram(
+            "frazil_defocus_micrometers",
+            "Mean defocus of one micrograph, where its CTF fits.",
+            buckets=_DEFOCUS_BUCKETS,
+        )
+        self.ctf_resolution = histogram(
+            "frazil_ctf_resolution_angstroms",
+            "Resolution to which the CTF of one micrograph fits.",
+            buckets=_CTF_BUCKETS,
+        )
+        self.ice_thickness = histogram(
+            "frazil_relative_ice_thickness",
+            "Ice of one micrograph beyond the session's thinnest, in mean free paths of the electrons.",
+            buckets=_ICE_BUCKETS,
+        )
+        self.unusable = histogram(
+            "frazil_unusable_area_ratio",
+            "Share of a micrograph's area that is junk or holds no data.",
+            buckets=_SCORE_BUCKETS,
+        )
+        self.assessment_duration = histogram(
+            "frazil_assessment_duration_seconds", "Time to assess one micrograph.", buckets=_STAGE_BUCKETS
         )
 
         # The stream and its ledger.
@@ -183,6 +225,22 @@ class Metrics:
             self.stage.labels(stage=stage).observe(getattr(seconds, stage))
         in_hand = seconds.read + seconds.prepare + seconds.infer + seconds.peaks
         self.stage.labels(stage="wait").observe(max(0.0, seconds.total - in_hand))
+
+    def note_quality(self, document: QualityDocument, *, is_first: bool) -> None:
+        """Count an assessment; only the first one of a micrograph counts as a micrograph."""
+        self.assessment_duration.observe(document.seconds)
+        if not is_first:
+            self.reassessed.inc()
+            return
+        self.assessed.labels(grade=document.grade, category=document.category).inc()
+        self.unusable.observe(1 - document.usable_fraction)
+        if document.relative_ice_thickness is not None:
+            self.ice_thickness.observe(document.relative_ice_thickness)
+        ctf = document.ctf
+        if not isinstance(ctf, UnsetType) and ctf.is_reliable:
+            self.defocus.observe(0.5e-4 * (ctf.defocus_u_angstrom + ctf.defocus_v_angstrom))
+            if ctf.resolution_angstrom is not None:
+                self.ctf_resolution.observe(ctf.resolution_angstrom)
 
     def note_damaged(self, seq: int, path: str, session: str = "") -> None:
         """Count a document of a session's ledger that is damaged and passed over, and say so, once."""

@@ -15,6 +15,7 @@ import msgspec
 
 __all__ = [
     "DOUBTS",
+    "AssessState",
     "ChartState",
     "DaemonState",
     "Departure",
@@ -96,12 +97,15 @@ class ChartState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DriftState(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether picks and scores have drifted."""
+    """Whether picks, scores, or the quality of micrographs have drifted."""
 
     few: bool = False
     """Whether, before there is a baseline, the last micrographs have hardly any picks beside those before."""
     picks: ChartState = ChartState()
     score: ChartState = ChartState()
+    quality: dict[str, ChartState] = {}
+    """Of what assessments say: ``defocus`` (µm), ``resolution`` (Å), ``ice`` (mean free paths), ``junk`` and ``bad``
+    (shares)."""
 
 
 class ThresholdState(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +140,20 @@ class PickState(msgspec.Struct, frozen=True, kw_only=True):
     doubts: frozenset[Doubt] = frozenset()
     drift: DriftState = DriftState()
     threshold: ThresholdState = ThresholdState()
+
+
+class AssessState(msgspec.Struct, frozen=True, kw_only=True):
+    """What the assessor is at, and what it has done in this run of the daemon."""
+
+    is_on: bool = False
+    """Whether micrographs are assessed."""
+    doing: str = ""
+    """What is assessed now; empty while nothing is."""
+    waiting: int = 0
+    """Micrographs with picks that wait to be assessed."""
+    assessed: int = 0
+    failed: int = 0
+    """Attempts that came to nothing."""
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,6 +231,7 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     watch: WatchState = WatchState()
     intake: IntakeState = IntakeState()
     pick: PickState = PickState()
+    assess: AssessState = AssessState()
     blocked: str = ""
     """What cannot be written, and why: picking waits for it; empty while nothing is waited for."""
     ledger_head: int = 0

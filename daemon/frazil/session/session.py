@@ -19,13 +19,16 @@ from frazil.documents import SessionDocument, now_rfc3339
 from frazil.errors import OutputError
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
-from frazil.health.state import SessionState
+from frazil.health.state import AssessState, SessionState
 from frazil.keys import PUBLIC_ENDING
 from frazil.model import Model, learned_folder
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import Picker, PickingSettings, PreparationOnDevice
+from frazil.quality.assessment import Optics
+from frazil.quality.grade import QualityRules
 from frazil.record import MicrographReader
+from frazil.session.assess import Assessor
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.intake import Intake
 from frazil.session.intake.likeness import Likeness
@@ -106,6 +109,7 @@ class Session:
 
     ledger: Ledger
     serving: Serving
+    _assessor: Assessor | None = None
 
     def __init__(
         self, settings: ServeSettings, metrics: Metrics, models: Models, turns: Turns, *, name: str = ""
@@ -331,15 +335,39 @@ class Session:
         )
         self._watcher.start()
         self._closing.callback(self._watcher.stop)
-        self._pipeline.connect(self._intake)
+        if settings.assess:
+            self._assessor = self._make_assessor()
+        self._pipeline.connect(self._intake, self._assessor)
         self._pipeline.start()
         self._is_started = True
         self._threads = [
             self._start_thread("frazil-intake", lambda: self._intake.run(self._stopping)),
             self._start_thread("frazil-ledger", self._watch_ledger),
         ]
+        if self._assessor is not None:
+            self._threads.append(self._start_thread("frazil-assess", self._assessor.run))
         if self._swapper:
             self._swapper.start(self.serving, self._pipeline.report)
+
+    def _make_assessor(self) -> Assessor:
+        settings = self.settings
+        given = msgspec.structs.asdict(settings)
+        return Assessor(
+            self.ledger,
+            self.read_micrograph,
+            self._pipeline.report,
+            watch=self.watch,
+            optics=Optics(**{name: given[name] for name in Optics.__struct_fields__}),
+            rules=QualityRules(**{name: given[name] for name in QualityRules.__struct_fields__}),
+            thinner_is_brighter=settings.contrast == "dark",
+            model=lambda: self.serving.picker.model,
+            is_busy=lambda: self._pipeline.is_busy,
+            sees=lambda: not self._watcher.state.fault,
+            stopping=self._stopping,
+            heartbeats=self.heartbeats,
+            metrics=self._metrics,
+            read_seconds=settings.read_timeout_seconds,
+        )
 
     def note_daemon(self, started_at: float) -> None:
         """Record in the ledger which daemon uses it.
@@ -434,6 +462,7 @@ class Session:
             watch=self._watcher.state,
             intake=self._intake.state,
             pick=self._pipeline.state,
+            assess=AssessState() if self._assessor is None else self._assessor.state,
             blocked=self._outbox.waits_for,
             ledger_head=self.ledger.head,
         )

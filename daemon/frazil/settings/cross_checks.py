@@ -56,6 +56,13 @@ def _target_precision(values: Values) -> str | None:
     return "expected target_precision only where frazil chooses the threshold"
 
 
+def _defocus(values: Values) -> str | None:
+    least, most = values["least_defocus_um"], values["most_defocus_um"]
+    if least is None or most is None or least < most:
+        return None
+    return f"expected least_defocus_um below most_defocus_um, found {least:g} and {most:g}"
+
+
 def _microscope(values: Values) -> str | None:
     pattern = PurePosixPath(values["sessions"])
     if values["root"] is not None and values["ledger"] is not None:
@@ -100,6 +107,7 @@ CROSS_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Values], str | None]], ...]
     (("curve_key", "curve_clients"), _keys),
     (("diameter_angstrom", "unusual_diameter"), _diameter),
     (("threshold", "choose_threshold", "target_precision"), _target_precision),
+    (("least_defocus_um", "most_defocus_um"), _defocus),
     (("root", "sessions", "ledger"), _microscope),
     (("require_gpu", "device"), _gpu),
     (("publish_address", "replay_address", "curve_key", "publish_unencrypted"), _addresses),

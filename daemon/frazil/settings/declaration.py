@@ -47,6 +47,7 @@ _Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Angstrom = Annotated[float, msgspec.Meta(gt=0, le=100_000)]
 _Threshold = Annotated[float, msgspec.Meta(ge=0, le=LARGEST_THRESHOLD)]
 _Distance = Annotated[float, msgspec.Meta(ge=0, le=LARGEST_DISTANCE_ANGSTROM)]
+_Micrometre = Annotated[float, msgspec.Meta(gt=0, le=100)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
@@ -174,6 +175,72 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         bool,
         _setting("Keep each micrograph's score map in the ledger, to make picks again without the model.", "Picking"),
     ] = True
+    assess: Annotated[
+        bool,
+        _setting(
+            "Assess the quality of each micrograph after it was picked, with what time picking leaves.", "Quality"
+        ),
+    ] = True
+    voltage_kv: Annotated[
+        Annotated[float, msgspec.Meta(ge=20, le=3000)],
+        _setting("Acceleration voltage of the microscope, in kV, with which the CTF is fitted.", "Quality"),
+    ] = 300.0
+    cs_mm: Annotated[
+        Annotated[float, msgspec.Meta(ge=0, le=10)],
+        _setting("Spherical aberration of the microscope, in mm.", "Quality"),
+    ] = 2.7
+    amplitude_contrast: Annotated[_Fraction, _setting("Amplitude contrast, 0 to 1.", "Quality")] = 0.1
+    phase_plate: Annotated[
+        bool, _setting("Find the phase shift, too, as of micrographs taken with a phase plate.", "Quality")
+    ] = False
+    least_defocus_um: Annotated[
+        _Micrometre | None,
+        _setting("Least defocus that was asked for, in µm; with less, a micrograph is doubtful.", "Quality"),
+    ] = None
+    most_defocus_um: Annotated[
+        _Micrometre | None,
+        _setting("Most defocus that was asked for, in µm; with more, a micrograph is doubtful.", "Quality"),
+    ] = None
+    worst_resolution_angstrom: Annotated[
+        _Angstrom,
+        _setting(
+            "Where the CTF fits to no better than this, in Å, a micrograph is doubtful; twice it, bad.", "Quality"
+        ),
+    ] = 8.0
+    least_usable_fraction: Annotated[
+        _Fraction,
+        _setting("With less of its area neither junk nor without data, 0 to 1, a micrograph is bad.", "Quality"),
+    ] = 0.5
+    most_junk_fraction: Annotated[
+        _Fraction, _setting("With more of its area junk, 0 to 1, a micrograph is doubtful.", "Quality")
+    ] = 0.2
+    thickest_ice: Annotated[
+        Annotated[float, msgspec.Meta(gt=0, le=10)],
+        _setting(
+            "With ice thicker than the session's thinnest by more mean free paths of the electrons, a micrograph is "
+            "doubtful; twice it, bad.",
+            "Quality",
+        ),
+    ] = 0.5
+    fewest_picks_fraction: Annotated[
+        _Fraction,
+        _setting(
+            "With fewer picks than this fraction of the session's median, a micrograph is doubtful; a quarter of it, "
+            "bad.",
+            "Quality",
+        ),
+    ] = 0.2
+    least_precision: Annotated[
+        _Fraction,
+        _setting(
+            "Where a smaller fraction of the picks, 0 to 1, are expected to be particles, a micrograph is doubtful.",
+            "Quality",
+        ),
+    ] = 0.5
+    most_drift: Annotated[
+        _Fraction,
+        _setting("With more drift, 0 to 1, as the spectrum shows it, a micrograph is doubtful.", "Quality"),
+    ] = 0.5
     include: Annotated[
         list[str],
         _setting(
@@ -401,6 +468,6 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 SESSION_SETTINGS = {
     name
     for name, hint in get_type_hints(ServeSettings, include_extras=True).items()
-    if hint.__metadata__[-1].extra["group"] in ("Picking", "Files")
+    if hint.__metadata__[-1].extra["group"] in ("Picking", "Quality", "Files")
 } | {"diameter_angstrom", "model", "repick_after_promotion"}
 """Names of the settings that each session of a microscope may have for itself."""

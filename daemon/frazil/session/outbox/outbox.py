@@ -20,6 +20,7 @@ from frazil.documents import (
     FailedDocument,
     MicrographDocument,
     NumberedDocument,
+    QualityDocument,
     directory_of,
     encode_document,
     in_session,
@@ -118,6 +119,7 @@ class Outbox:
         complete_at_unix: float | None = None,
         remember: tuple[str, str] | None = None,
         requeue: bool = False,
+        fingerprint: str = "",
         on_commit: Callable[[int], None] = lambda _: None,
     ) -> int:
         """Number a document, commit it durably and deliver it. Retry until this succeeds or the daemon stops.
@@ -132,6 +134,7 @@ class Outbox:
             complete_at_unix: when the file was known to be complete, in seconds of Unix time.
             remember: key and value that the ledger remembers in the same transaction.
             requeue: whether all that is picked is to be picked again, with a document about a model.
+            fingerprint: of the file that was looked at for an assessment.
             on_commit: called with the sequence number after the commit and before the delivery.
 
         Returns:
@@ -167,6 +170,8 @@ class Outbox:
                         "failed" if document.kind == "transient" else "quarantined"
                     )
                     return ledger.commit_failed(key, handled, document.reason, document.message, state, body_at)
+                case QualityDocument():
+                    return ledger.commit_quality(key, document, fingerprint, body_at)
                 case _:
                     return ledger.commit_document(
                         topic_of(document).decode(), body_at, remember=remember, requeue=requeue

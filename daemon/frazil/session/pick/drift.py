@@ -19,15 +19,16 @@ import sqlite3
 import statistics
 import time
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+from typing import Literal, get_args
 
 import msgspec
 
-from frazil.documents import MicrographDocument
+from frazil.documents import MicrographDocument, QualityDocument
 from frazil.health.state import ChartState, Departure, DriftState
-from frazil.session.outbox.ledger import BASELINE_KEY, DRIFT_KEY, Ledger, Remembered
+from frazil.session.outbox.ledger import BASELINE_KEY, DRIFT_KEY, QUALITY_DRIFT_KEY, Ledger, Remembered
 
-__all__ = ["BASELINE_MICROGRAPHS", "LAST_MICROGRAPHS", "Drift", "DriftWatch"]
+__all__ = ["BASELINE_MICROGRAPHS", "LAST_MICROGRAPHS", "QUALITIES", "Drift", "DriftWatch", "Quality", "QualityDrift"]
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +60,17 @@ _PAUSE_SECONDS = 6 * 3600.0
 """After this time without a micrograph the next one begins another session, with a baseline of its own."""
 _NAMES = {"picks": "picks per micrograph", "score": "mean scores"}
 
+_LIMIT_QUALITY = 17.0
+_BAD_OF_LAST = 10
+"""The share of bad micrographs is that among so many."""
+
 Direction = Literal["down", "up"]
+Quality = Literal["defocus", "resolution", "ice", "junk", "bad"]
 Quantity = Literal["picks", "score"]
 _DIRECTIONS: tuple[Direction, ...] = ("down", "up")
+QUALITIES: tuple[Quality, ...] = get_args(Quality)
+_LEAST_SPREADS: dict[Quality, float] = {"defocus": 0.3, "resolution": 0.15, "ice": 0.08, "junk": 0.06, "bad": 0.15}
+"""Smallest spreads: of the defocus in µm, the logarithm of the resolution, the ice in mean free paths, and shares."""
 
 
 class Chart(msgspec.Struct, kw_only=True):
@@ -194,11 +203,70 @@ def _value(quantity: Quantity, charted: float) -> float:
     return math.expm1(charted) if quantity == "picks" else charted
 
 
+def _quality_charts() -> dict[Quality, Chart]:
+    return {which: Chart(least_spread=_LEAST_SPREADS[which], limit=_LIMIT_QUALITY) for which in QUALITIES}
+
+
+class QualityDrift(msgspec.Struct, Remembered, kw_only=True):
+    """The charts of what assessments say of one session, whatever picks. The ledger keeps them over a restart."""
+
+    asked: str = ""
+    noted_at: float = 0.0
+    """As of `Drift`."""
+    bad: list[bool] = []
+    """Of the last micrographs, whether each is bad."""
+    charts: dict[Quality, Chart] = msgspec.field(default_factory=_quality_charts)
+
+    def note(self, document: QualityDocument) -> list[tuple[Quality, Direction]]:
+        """Add a micrograph; return the quantities and directions in which drift has now begun or ended."""
+        self.bad = [*self.bad[1 - _BAD_OF_LAST :], document.grade == "bad"]
+        values: dict[Quality, float | None] = {
+            "ice": document.relative_ice_thickness,
+            "junk": document.junk_fraction,
+            "bad": sum(self.bad) / len(self.bad) if len(self.bad) == _BAD_OF_LAST else None,
+        }
+        ctf = document.ctf
+        if not isinstance(ctf, msgspec.UnsetType) and ctf.is_reliable:
+            values["defocus"] = 0.5e-4 * (ctf.defocus_u_angstrom + ctf.defocus_v_angstrom)
+            values["resolution"] = ctf.resolution_angstrom and math.log(ctf.resolution_angstrom)
+        return [
+            (which, direction)
+            for which, value in values.items()
+            if value is not None
+            for direction in self.charts[which].note(value)
+        ]
+
+    def describe(self, which: Quality, direction: Direction) -> str:
+        """That a quantity has drifted, or is as it was, in one line."""
+        chart = self.charts[which]
+        recent, usual = (
+            _quality_value(which, value) for value in (statistics.median(chart.recent), chart.centre or 0.0)
+        )
+        what, unit = _QUALITY_NAMES[which]
+        compared = f"median {recent:.3g}{unit} in the last micrographs, {usual:.3g}{unit} in the session's baseline"
+        if not chart.drifting[direction]:
+            return f"{what} is again as it was: {compared}"
+        return f"{what} has {'fallen' if direction == 'down' else 'risen'}: {compared}"
+
+
+_QUALITY_NAMES: dict[Quality, tuple[str, str]] = {
+    "defocus": ("the defocus", " µm"),
+    "resolution": ("the resolution to which the CTF fits", " Å"),
+    "ice": ("the thickness of the ice", " mean free paths"),
+    "junk": ("the share of junk", ""),
+    "bad": ("the share of bad micrographs", ""),
+}
+
+
+def _quality_value(which: Quality, charted: float) -> float:
+    return math.exp(charted) if which == "resolution" else charted
+
+
 class DriftWatch:
     """Keeps the charts of the running session. The ledger keeps them over a restart of the daemon.
 
-    A new baseline begins on request, after a long pause, and with another model, threshold or diameter. `note` belongs
-    to one thread.
+    A new baseline begins on request, after a long pause, and, of picks and scores, with another model, threshold or
+    diameter. `note` and `note_quality` belong to one thread.
 
     Args:
         ledger: remembers the charts.
@@ -210,13 +278,12 @@ class DriftWatch:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._drift = Drift.decode(ledger.recall(DRIFT_KEY)) or Drift()
-        self.state = _state_of(self._drift)
+        self._quality = QualityDrift.decode(ledger.recall(QUALITY_DRIFT_KEY)) or QualityDrift()
+        self.state = _state_of(self._drift, self._quality)
 
     def note(self, document: MicrographDocument) -> None:
         """Add a picked micrograph."""
-        now, picked_by, asked = time.time(), _what_picks(document), self._drift.asked
-        with contextlib.suppress(sqlite3.Error):  # the request is read with the next micrograph
-            asked = self._ledger.recall(BASELINE_KEY)
+        now, picked_by, asked = time.time(), _what_picks(document), self._asked(self._drift.asked)
         is_other = (picked_by, asked) != (self._drift.picked_by, self._drift.asked)
         if is_other or now > self._drift.noted_at + _PAUSE_SECONDS:
             if self._drift.noted_at:
@@ -228,9 +295,29 @@ class DriftWatch:
             self._log(quantity, direction)
         if self._drift.few and not were_few:
             log.warning("picks are few: %s", self._drift.describe_few())
-        self.state = _state_of(self._drift)
+        self.state = _state_of(self._drift, self._quality)
         with contextlib.suppress(sqlite3.Error):  # useful after a restart, but not needed
             self._ledger.remember(DRIFT_KEY, self._drift.encode())
+
+    def note_quality(self, document: QualityDocument) -> None:
+        """Add an assessed micrograph; one that was assessed again is not another."""
+        if document.supersedes:
+            return
+        now, asked = time.time(), self._asked(self._quality.asked)
+        if asked != self._quality.asked or now > self._quality.noted_at + _PAUSE_SECONDS:
+            self._quality = QualityDrift(asked=asked)
+        self._quality.noted_at = now
+        for which, direction in self._quality.note(document):
+            log.warning("%s", self._quality.describe(which, direction))
+        self.state = _state_of(self._drift, self._quality)
+        with contextlib.suppress(sqlite3.Error):
+            self._ledger.remember(QUALITY_DRIFT_KEY, self._quality.encode())
+
+    def _asked(self, before: str) -> str:
+        """The newest request for another baseline."""
+        with contextlib.suppress(sqlite3.Error):  # the request is read with the next micrograph
+            return self._ledger.recall(BASELINE_KEY)
+        return before
 
     def _log(self, quantity: Quantity, direction: Direction) -> None:
         usual, recent = self._drift.usual(quantity), self._drift.recent(quantity)
@@ -242,18 +329,21 @@ class DriftWatch:
             log.warning("%s are again as they were: %s", _NAMES[quantity], compared)
 
 
-def _state_of(drift: Drift) -> DriftState:
-    def chart_state(quantity: Quantity) -> ChartState:
-        chart, usual = drift.chart(quantity), drift.usual(quantity)
+def _state_of(drift: Drift, quality: QualityDrift) -> DriftState:
+    def chart_state(chart: Chart, value: Callable[[float], float]) -> ChartState:
         down, up = (
             Departure(evidence=chart.evidence(direction), drifting=chart.drifting[direction])
             for direction in _DIRECTIONS
         )
-        return ChartState(
-            baseline_micrographs=len(chart.baseline), usual=None if math.isnan(usual) else usual, down=down, up=up
-        )
+        usual = None if chart.centre is None else value(chart.centre)
+        return ChartState(baseline_micrographs=len(chart.baseline), usual=usual, down=down, up=up)
 
-    return DriftState(few=drift.few, picks=chart_state("picks"), score=chart_state("score"))
+    return DriftState(
+        few=drift.few,
+        picks=chart_state(drift.picks, partial(_value, "picks")),
+        score=chart_state(drift.score, partial(_value, "score")),
+        quality={which: chart_state(chart, partial(_quality_value, which)) for which, chart in quality.charts.items()},
+    )
 
 
 def _what_picks(document: MicrographDocument) -> str:

@@ -21,7 +21,7 @@ from queue import Empty, Full, PriorityQueue, Queue
 
 import msgspec
 
-from frazil.documents import MicrographDocument, directory_of
+from frazil.documents import MicrographDocument, QualityDocument, directory_of
 from frazil.errors import IncompleteMicrograph, LedgerDamagedError, MicrographError, OutputError
 from frazil.faults import backoff_seconds, failure_of
 from frazil.health.heartbeat import Heartbeats
@@ -30,6 +30,7 @@ from frazil.health.metrics import Metrics
 from frazil.health.state import PickState
 from frazil.model import Batches
 from frazil.picking import ChooseRescaling, Micrograph, PixelMemory, ScoreMap
+from frazil.session.assess import Assessed, Assessor, Offer, QualityWriter
 from frazil.session.intake.intake import Arrival, Intake
 from frazil.session.outbox.file_stamp import sample, stamp_of
 from frazil.session.outbox.ledger import CHOICE_KEY, Handled, Ledger
@@ -72,6 +73,8 @@ class _Picked:
     batches: Batches
     thumbnail: bytes
     """JPEG."""
+    offer: Offer | None
+    """The micrograph with its pixels, where it is to be assessed at once."""
     choice: str | None
     """What the ledger is to remember of frazil's choice of the threshold; None where that is as it was."""
 
@@ -82,7 +85,7 @@ class _Failed:
     error: MicrographError
 
 
-_Result = _Picked | _Failed | ModelChange | LimitsRequest
+_Result = _Picked | _Failed | Assessed | ModelChange | LimitsRequest
 
 
 class Pipeline:
@@ -139,6 +142,8 @@ class Pipeline:
         self._thumbnails = Thumbnails(ledger.file)
         self._granter = Granter(ledger, outbox, reviser)
         self._receiver = receiver
+        self._assessor: Assessor | None = None
+        self._qualities = QualityWriter(outbox, metrics, self._follow_quality)
         self._metrics = metrics
         self._drift = drift
         self._doubts = doubts
@@ -165,9 +170,13 @@ class Pipeline:
         self._picked = self._failed = self._picks = 0
         self._last_picked_at: float | None = None
 
-    def connect(self, intake: Intake) -> None:
-        """Set the intake, to which arrivals go back. It is made after the pipeline, to which it hands them."""
+    def connect(self, intake: Intake, assessor: Assessor | None = None) -> None:
+        """Set the intake, to which arrivals go back, and who assesses what was picked.
+
+        Both hand things to the pipeline, and are made after it.
+        """
         self._intake = intake
+        self._assessor = assessor
 
     def start(self) -> None:
         """Start the stages."""
@@ -185,9 +194,9 @@ class Pipeline:
         """Record the failure of a file that cannot be picked."""
         self._results.put(_Failed(arrival=arrival, error=error))
 
-    def report(self, change: ModelChange) -> None:
-        """Record a change of models."""
-        self._results.put(change)
+    def report(self, result: ModelChange | Assessed) -> None:
+        """Record a change of models, or an assessment."""
+        self._results.put(result)
 
     def stop(self, deadline: float) -> bool:
         """Finish the work in hand. Micrographs that still wait are left for the next start.
@@ -220,6 +229,12 @@ class Pipeline:
             drift=self._drift.state,
             threshold=self._serving.threshold,
         )
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether micrographs are being picked, or wait to be; from any thread."""
+        state = self.state
+        return bool(state.doing or state.read or state.pick)
 
     def failed_stage(self) -> str | None:
         """Name of a stage whose thread has ended; None as a rule."""
@@ -336,7 +351,15 @@ class Pipeline:
             score_map=record.score_map if self._keep_score_maps else None,
             batches=record.batches,
             thumbnail=make_thumbnail(record.picture, inverted=self._serving.picker.inverts),
+            offer=self._offer(read.micrograph),
             choice=self._serving.take_news(),
+        )
+
+    def _offer(self, micrograph: Micrograph) -> Offer | None:
+        if self._assessor is None:
+            return None
+        return self._assessor.reserve(
+            micrograph, others_wait=not (self._micrographs.empty() and self._arrivals.empty())
         )
 
     def write_one(self) -> None:
@@ -364,6 +387,8 @@ class Pipeline:
             case LimitsRequest():
                 # It comes through the queue of results: all picks within earlier limits are committed by now.
                 self._reviser.grant(result)
+            case Assessed():
+                self._qualities.write(result)
             case _Failed():
                 self._write_failed(result)
             case _Picked():
@@ -371,6 +396,7 @@ class Pipeline:
                 try:
                     self._write_picked(result)
                 except sqlite3.Error as error:  # the fault of this record alone; the outbox retries all others
+                    self._withdraw(result.offer)
                     failure = failure_of(result.arrival.path, "writing", error)
                     self._write_failed(_Failed(arrival=result.arrival, error=failure))
 
@@ -378,13 +404,11 @@ class Pipeline:
         """Between two results: grant edits, pass on a request for other limits, and replace an earlier result."""
         if self._stopping.is_set() or not self._results.empty():
             return
-        state = self.state
-        is_busy = bool(state.doing or state.read or state.pick)
         try:
             self._granter.grant_next()
             if (request := self._reviser.next_request()) is not None:
                 self._serving.change_limits(request)
-            self._reviser.revise_next(is_busy=is_busy)
+            self._reviser.revise_next(is_busy=self.is_busy)
             self._receiver.take_next()
         except LedgerDamagedError as error:
             self._ledger.stop(error)
@@ -397,6 +421,7 @@ class Pipeline:
         try:
             self._outbox.check_namesakes(arrival.path, arrival.key)
         except MicrographError as error:
+            self._withdraw(result.offer)
             self._write_failed(_Failed(arrival=arrival, error=error))
             return
         handled = Handled(stamp=arrival.stamp, fingerprint=result.fingerprint)
@@ -404,7 +429,7 @@ class Pipeline:
 
         self._thumbnails.keep(arrival.key, result.thumbnail)  # first, so that whoever hears of the result finds it
 
-        def committed(_seq: int) -> None:
+        def committed(seq: int) -> None:
             self._intake.finish(arrival, handled)
             # Counted before it is sent, so that a subscriber who has the document finds it in the metrics.
             self._picked, self._last_picked_at = self._picked + 1, time.time()
@@ -413,6 +438,8 @@ class Pipeline:
             metrics.note_batches(result.batches)
             if not arrival.requeued:  # what was collected long ago says nothing of now
                 self._drift.note(document)
+            if self._assessor is not None and result.offer is not None:
+                self._assessor.accept(result.offer, arrival.key, seq, result.fingerprint)
 
         seq = self._outbox.commit(
             document,
@@ -438,6 +465,15 @@ class Pipeline:
             f", {document.blank_fraction:.0%} of it blank" if document.blank_fraction >= BLANK_REPORTED else "",
             extra=event("picked", micrograph=arrival.key, seq=seq, picks=picks),
         )
+
+    def _withdraw(self, offer: Offer | None) -> None:
+        """Its picks are not committed: there is nothing to assess."""
+        if self._assessor is not None and offer is not None:
+            self._assessor.release()
+
+    def _follow_quality(self, document: QualityDocument) -> None:
+        """What rests on the assessments of a session, after each of them, in the thread that writes."""
+        self._drift.note_quality(document)
 
     def _write_failed(self, result: _Failed) -> None:
         arrival, error = result.arrival, result.error

@@ -34,6 +34,7 @@ from frazil.session.outbox.ledger.meta_keys import (
     INVENTORY_KEY,
     LIKENESS_KEY,
     MOUNT_POINT_KEY,
+    QUALITY_DRIFT_KEY,
     REPICK_KEY,
     RETUNE_KEY,
     SESSION_KEY,
@@ -41,6 +42,7 @@ from frazil.session.outbox.ledger.meta_keys import (
     TUNED_KEY,
     Remembered,
 )
+from frazil.session.outbox.ledger.qualities import QualityRecord, Unassessed
 from frazil.session.outbox.ledger.reader import KeptResult, LedgerReader, MicrographRecord, StoredDocument
 from frazil.session.outbox.ledger.rebuild import Rebuilt, rebuild
 from frazil.session.outbox.ledger.requests import request_baseline, request_requeue, update_remembered
@@ -57,6 +59,7 @@ __all__ = [
     "LIKENESS_KEY",
     "MOUNT_POINT_KEY",
     "OLDEST_READABLE",
+    "QUALITY_DRIFT_KEY",
     "REPICK_KEY",
     "RETUNE_KEY",
     "SESSION_KEY",
@@ -74,11 +77,13 @@ __all__ = [
     "LeftEdits",
     "MicrographRecord",
     "Note",
+    "QualityRecord",
     "Rebuilt",
     "Remembered",
     "State",
     "StoredDocument",
     "StoredEdit",
+    "Unassessed",
     "Witness",
     "archive",
     "check",

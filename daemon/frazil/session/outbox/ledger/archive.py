@@ -11,6 +11,7 @@ from frazil.errors import OutputError
 from frazil.faults import reason_of
 from frazil.session.outbox.ledger.damage import explain, is_fatal
 from frazil.session.outbox.ledger.layout import connect, open_read_only, transaction
+from frazil.session.outbox.ledger.qualities import SELECT_QUALITIES, quality_of, store_quality
 
 __all__ = ["Archived", "archive"]
 
@@ -109,10 +110,12 @@ def _move_some(
             if row is not None:
                 archived.execute(f"INSERT OR REPLACE INTO micrographs VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608
             _copy_edits(ledger, archived, path)
+            _copy_quality(ledger, archived, path)
     with transaction(ledger):
         ledger.executemany("DELETE FROM documents WHERE seq = ?", numbers)
         ledger.executemany("DELETE FROM score_maps WHERE seq = ?", numbers)
         ledger.executemany("DELETE FROM uncorrected_picks WHERE seq = ?", numbers)
+        ledger.executemany("DELETE FROM unassessed WHERE seq = ?", numbers)
         ledger.execute(
             "UPDATE meta SET value = max(CAST(value AS INTEGER), ?) WHERE key = 'archived'", (numbers[-1][0],)
         )
@@ -136,10 +139,13 @@ def _move_gone(
             archived.executemany(f"INSERT OR REPLACE INTO micrographs VALUES ({marks})", portion)  # noqa: S608
             for row in portion:
                 _copy_edits(ledger, archived, (row[0],))
+                _copy_quality(ledger, archived, (row[0],))
         with transaction(ledger):
-            ledger.executemany(
-                "DELETE FROM micrographs WHERE path = ? AND state = 'gone'", [(row[0],) for row in portion]
-            )
+            for table, of_gone in (("micrographs", " AND state = 'gone'"), ("qualities", ""), ("unassessed", "")):
+                ledger.executemany(
+                    f"DELETE FROM {table} WHERE path = ?{of_gone}",  # noqa: S608
+                    [(row[0],) for row in portion],
+                )
         moved.micrographs += len(portion)
 
 
@@ -147,3 +153,9 @@ def _copy_edits(ledger: sqlite3.Connection, archived: sqlite3.Connection, path: 
     """Copy the edits of a micrograph; here they stay, since they hold also for what is picked later."""
     for row in ledger.execute("SELECT * FROM edits WHERE path = ?", path):
         archived.execute("INSERT OR REPLACE INTO edits VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def _copy_quality(ledger: sqlite3.Connection, archived: sqlite3.Connection, path: tuple[str]) -> None:
+    """Copy the assessment of a micrograph; here it stays as long as the record of the micrograph does."""
+    for row in ledger.execute(f"{SELECT_QUALITIES} WHERE path = ?", path).fetchall():
+        store_quality(archived, quality_of(row))

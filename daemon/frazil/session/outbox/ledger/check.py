@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from frazil.errors import LedgerDamagedError
-from frazil.session.outbox.ledger.meta_keys import DAEMON_KEY
+from frazil.session.outbox.ledger.meta_keys import ARCHIVED_KEY, DAEMON_KEY
 from frazil.session.outbox.ledger.reader import LedgerReader
 from frazil.session.outbox.ledger.witness import outputs_of, read_witness
 
@@ -47,6 +47,8 @@ class Check:
     documents: int = 0
     edits: int = 0
     """Corrections of picks."""
+    qualities: int = 0
+    """Micrographs that were assessed."""
     head: int = 0
     """The highest sequence number that was ever given out."""
     missing: Ranges = field(default_factory=Ranges)
@@ -73,6 +75,7 @@ def check(file: Path) -> Check:
             _look_at_micrographs,
             _look_at_edits,
             _look_at_uncorrected,
+            _look_at_qualities,
             _look_at_generations,
         ):
             try:
@@ -125,6 +128,17 @@ def _look_at_uncorrected(reader: LedgerReader, found: Check) -> None:
             damaged.add(seq, seq)
     if damaged.all:
         found.faults.append(f"the picks without edits of {damaged.count()} results are damaged: {damaged}")
+
+
+def _look_at_qualities(reader: LedgerReader, found: Check) -> None:
+    records = list(reader.qualities())
+    found.qualities = len(records)
+    if not reader.generations():
+        return
+    archived = int(reader.meta()[ARCHIVED_KEY])
+    lost = [one for one in records if one.seq > archived and reader.document(one.seq) is None]
+    if lost:
+        found.faults.append(f"{len(lost)} assessments have lost their document, such as that of {lost[0].path}")
 
 
 def _look_at_generations(reader: LedgerReader, found: Check) -> None:

@@ -15,6 +15,7 @@ from uuid import uuid4
 from frazil.errors import InUseError, OutputError
 from frazil.session.outbox.ledger.damage import explain
 from frazil.session.outbox.ledger.meta_keys import ARCHIVED_KEY, DELIVERED_KEY, EPOCH_KEY, LAYOUT_KEY
+from frazil.session.outbox.ledger.qualities import FILL_UNASSESSED, QUALITIES
 
 __all__ = [
     "CHECKSUMS",
@@ -23,6 +24,7 @@ __all__ = [
     "LAYOUT",
     "LEDGER_NAME",
     "OLDEST_READABLE",
+    "QUALITY",
     "UNLIKE",
     "State",
     "checksum",
@@ -34,11 +36,13 @@ __all__ = [
 ]
 
 LEDGER_NAME = "frazil-ledger.sqlite"
-LAYOUT = 4
+LAYOUT = 5
 CHECKSUMS = 3
 """From this layout on documents have checksums, and runs of the daemon are known."""
 EDITS = 4
 """From this layout on there are edits."""
+QUALITY = 5
+"""From this layout on there are assessments."""
 OLDEST_READABLE = 2
 """Ledgers of this layout and later are read as they are; it is what an archive of an earlier frazil has."""
 HEAD = (
@@ -107,6 +111,7 @@ CREATE TABLE documents (
 CREATE TABLE score_maps (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE requests (id INTEGER PRIMARY KEY, path TEXT NOT NULL, made_at REAL NOT NULL);
 {_EDITS};
+{QUALITIES};
 """
 
 _FROM_1 = """
@@ -130,6 +135,10 @@ ALTER TABLE documents ADD COLUMN checksum INTEGER;
 """
 _FROM_3 = f"""
 {_EDITS};
+"""
+_FROM_4 = f"""
+{QUALITIES};
+{FILL_UNASSESSED};
 UPDATE meta SET value = '{LAYOUT}' WHERE key = 'layout'
 """  # noqa: S608
 _NEWER = "CREATE TEMP TABLE newer AS SELECT path, seq FROM documents; CREATE INDEX temp.newer_path ON newer (path, seq)"
@@ -190,8 +199,8 @@ def connect(file: Path) -> sqlite3.Connection:
                 )
             elif layout == 1:
                 _migrate_1(database)
-            elif layout in (2, 3):
-                for statement in (*(_FROM_2.split(";") if layout == 2 else ()), *_FROM_3.split(";")):
+            elif layout in (2, 3, 4):
+                for statement in ";".join((_FROM_2, _FROM_3, _FROM_4)[layout - 2 :]).split(";"):
                     database.execute(statement)
             elif layout != LAYOUT:
                 raise OutputError(f"{file}: expected ledger layout {LAYOUT} or older, found {layout}")
@@ -282,4 +291,5 @@ def _migrate_1(database: sqlite3.Connection) -> None:
     tables = _TABLES.partition(";")[2]  # all but `meta`, which is as it was
     for statement in _FROM_1.format(tables=tables, layout=LAYOUT).split(";"):
         database.execute(statement)
+    database.execute(FILL_UNASSESSED)
     database.execute("INSERT OR IGNORE INTO meta VALUES ('archived', '0'), ('migrated_at', ?)", (str(time.time()),))

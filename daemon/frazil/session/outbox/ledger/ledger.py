@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
-from frazil.documents import PickColumns
+import msgspec
+
+from frazil.documents import PickColumns, QualityDocument
 from frazil.errors import OutputError
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger.damage import LedgerStoppedError, explain, is_fatal
@@ -36,6 +38,13 @@ from frazil.session.outbox.ledger.edits import (
 )
 from frazil.session.outbox.ledger.layout import HEAD, UNLIKE, checksum, claim, connect, transaction
 from frazil.session.outbox.ledger.meta_keys import DELIVERED_KEY, EPOCH_KEY
+from frazil.session.outbox.ledger.qualities import (
+    QualityRecord,
+    Unassessed,
+    mark_unassessed,
+    note_attempt,
+    store_quality,
+)
 from frazil.session.outbox.ledger.reader import NEWEST_OF, KeptResult, StoredDocument
 from frazil.session.outbox.ledger.witness import Generation, Witness
 
@@ -377,6 +386,7 @@ class Ledger:
                 (seq, "picks", key, body, now, checksum(body)),
             )
             self._supersede(older, seq, score_map)
+            mark_unassessed(self._database, key, seq)
             if applied is not None:
                 store_applied(self._database, key, seq, applied)
             self._record(key, handled, "picked", "", "")
@@ -407,6 +417,7 @@ class Ledger:
         with self._writing():
             seq = self._insert("picks", key, body_at)
             self._supersede(older, seq, score_map)
+            mark_unassessed(self._database, key, seq)
             if applied is not None:
                 store_applied(self._database, key, seq, applied)
             self._database.execute(
@@ -464,6 +475,31 @@ class Ledger:
             )
         self._head = head
         return True
+
+    def commit_quality(
+        self,
+        key: str,
+        document: QualityDocument,
+        fingerprint: str,
+        body_at: Callable[[str, int, int], bytes],
+    ) -> int:
+        """Commit an assessment, in place of an earlier one of the micrograph; `fingerprint` is that of the file that
+        was looked at. `body_at` is told also the number of the assessment that this one supersedes (0: none).
+        """
+        with self._writing():
+            row = self._database.execute("SELECT seq FROM qualities WHERE path = ?", (key,)).fetchone()
+            older: int = row[0] if row else 0
+            seq = self._insert("quality", key, lambda epoch, seq: body_at(epoch, seq, older))
+            self._database.execute("UPDATE documents SET superseded_by = ? WHERE seq = ?", (seq, older))
+            numbered = msgspec.structs.replace(document, seq=seq)
+            store_quality(self._database, QualityRecord.of_document(numbered, key, fingerprint))
+        self._head = seq
+        return seq
+
+    def note_unassessed(self, found: Unassessed, *, is_last: bool) -> None:
+        """Note that some picks could not be assessed; after the last attempt they are not tried again."""
+        with self._writing(durably=False):
+            note_attempt(self._database, found, is_last=is_last)
 
     def commit_document(
         self,

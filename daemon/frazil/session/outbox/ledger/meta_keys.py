@@ -25,6 +25,7 @@ __all__ = [
     "LIKENESS_KEY",
     "MIGRATED_KEY",
     "MOUNT_POINT_KEY",
+    "QUALITY_DRIFT_KEY",
     "REPICK_KEY",
     "RETUNE_KEY",
     "SESSION_KEY",
@@ -57,6 +58,8 @@ STANDING_KEY = "standing"
 """The model that serves and the versions that were refused, as JSON."""
 DRIFT_KEY = "drift"
 """The session's baseline and its charts: a `Drift` as JSON."""
+QUALITY_DRIFT_KEY = "quality_drift"
+"""The session's baseline and charts of what assessments say: a `QualityDrift` as JSON."""
 REPICK_KEY = "repick"
 """The last run of ``frazil repick``: where it began, with what, and its threshold, as JSON."""
 HANDOVER_KEY = "handover"

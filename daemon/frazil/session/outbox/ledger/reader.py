@@ -26,11 +26,20 @@ from frazil.session.outbox.ledger.layout import (
     HEAD,
     LAYOUT,
     OLDEST_READABLE,
+    QUALITY,
     State,
     checksum,
     open_read_only,
 )
 from frazil.session.outbox.ledger.meta_keys import ARCHIVED_KEY, EPOCH_KEY, LAYOUT_KEY, MIGRATED_KEY
+from frazil.session.outbox.ledger.qualities import (
+    SELECT_QUALITIES,
+    QualityRecord,
+    Unassessed,
+    count_unassessed,
+    next_unassessed,
+    quality_of,
+)
 from frazil.session.outbox.ledger.witness import Generation
 
 __all__ = ["KeptResult", "LedgerReader", "MicrographRecord", "StoredDocument"]
@@ -474,6 +483,48 @@ class LedgerReader:
             return
         for seq, body, expected in self._rows("SELECT seq, body, checksum FROM uncorrected_picks ORDER BY seq"):
             yield seq, decode_uncorrected(body, expected)
+
+    def qualities(self, *, below: str = "") -> Iterator[QualityRecord]:
+        """The newest assessments, by path; of all micrographs whose path begins so."""
+        if self.layout < QUALITY:
+            return
+        statement = f"{SELECT_QUALITIES} WHERE path >= ? AND substr(path, 1, ?) = ? ORDER BY path"
+        for row in self._rows(statement, below, len(below), below):
+            yield quality_of(row)
+
+    def last_qualities(self, limit: int) -> list[QualityRecord]:
+        """The assessments that were made last, that one first."""
+        if self.layout < QUALITY:
+            return []
+        return [quality_of(row) for row in self._rows(f"{SELECT_QUALITIES} ORDER BY seq DESC LIMIT ?", limit)]
+
+    def quality(self, path: str) -> QualityRecord | None:
+        """The newest assessment of a micrograph; None where there is none."""
+        if self.layout < QUALITY:
+            return None
+        row = next(self._rows(f"{SELECT_QUALITIES} WHERE path = ?", path), None)
+        return None if row is None else quality_of(row)
+
+    def grades(self) -> dict[tuple[str, str], int]:
+        """Number of micrographs of each grade and category."""
+        if self.layout < QUALITY:
+            return {}
+        rows = self._rows("SELECT grade, category, count(*) FROM qualities GROUP BY grade, category")
+        return {(grade, category): count for grade, category, count in rows}
+
+    def next_unassessed(self, *, before: int = 2**63 - 1) -> Unassessed | None:
+        """The newest picks, below a sequence number, that wait to be assessed; None where none do."""
+        if self.layout < QUALITY:
+            return None
+        with self._faults():
+            return next_unassessed(self._database, before=before)
+
+    def unassessed(self) -> int:
+        """Number of micrographs that wait to be assessed."""
+        if self.layout < QUALITY:
+            return 0
+        with self._faults():
+            return count_unassessed(self._database)
 
     def last_picked(self) -> MicrographRecord | None:
         """The micrograph that was picked last; a revision of its picks does not count."""

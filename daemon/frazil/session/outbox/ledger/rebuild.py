@@ -16,13 +16,14 @@ from uuid import uuid4
 
 import msgspec
 
-from frazil.documents import FailedDocument, MicrographDocument, NumberedDocument
+from frazil.documents import FailedDocument, MicrographDocument, NumberedDocument, QualityDocument
 from frazil.errors import MicrographError, OutputError
 from frazil.files import sync_path
 from frazil.session.outbox.file_stamp import stamp_of
 from frazil.session.outbox.ledger.check import Ranges
 from frazil.session.outbox.ledger.layout import State, checksum, claim, connect, transaction
 from frazil.session.outbox.ledger.meta_keys import ARCHIVED_KEY, DAEMON_KEY, DELIVERED_KEY, EPOCH_KEY, LAYOUT_KEY
+from frazil.session.outbox.ledger.qualities import FILL_UNASSESSED, QualityRecord, store_quality
 from frazil.session.outbox.ledger.reader import StoredDocument
 from frazil.session.outbox.ledger.salvage import Row, read_rows
 from frazil.session.outbox.ledger.witness import Generation, outputs_of, read_witness
@@ -73,6 +74,8 @@ class _Document:
         stored = _with_path_of(stored, document)
         if isinstance(document, MicrographDocument):
             return cls(stored, document.epoch, document.supersedes, document.path)
+        if isinstance(document, QualityDocument):
+            return cls(stored, document.epoch, document.supersedes, "")
         return cls(stored, document.epoch, 0, "")
 
 
@@ -87,6 +90,8 @@ class _Found:
     requests: list[Row] = field(default_factory=list)
     edits: dict[str, Row] = field(default_factory=dict)
     """By their ids."""
+    qualities: dict[str, QualityRecord] = field(default_factory=dict)
+    """By path; wanted are those whose documents were archived."""
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> _Found:
@@ -115,6 +120,13 @@ class _Found:
             ):
                 if row[-1] is not None or name not in self.edits:
                     self.edits[name] = row
+            case (str(path), int(), int(), str(), str(), *_) if len(row) == len(QualityRecord.__struct_fields__):
+                with contextlib.suppress(msgspec.ValidationError):
+                    record = msgspec.convert(
+                        dict(zip(QualityRecord.__struct_fields__, row, strict=True)), QualityRecord
+                    )
+                    if path not in self.qualities or self.qualities[path].seq < record.seq:
+                        self.qualities[path] = record
             case (str(key), str(value)) if key not in _STATES:
                 self.meta[key] = value
             case (int(number), str(name), int(first)) if _GENERATION.fullmatch(name) and first < _MOST:
@@ -176,7 +188,7 @@ def _add(found: _Found, copy: _Found, rebuilt: Rebuilt) -> None:
     lacking = copy.documents.keys() - found.documents.keys()
     rebuilt.from_copies += len(lacking)
     found.documents.update({seq: copy.documents[seq] for seq in lacking})
-    for name in ("micrographs", "meta", "generations", "edits"):
+    for name in ("micrographs", "meta", "generations", "edits", "qualities"):
         setattr(found, name, {**getattr(copy, name), **getattr(found, name)})
 
 
@@ -231,6 +243,10 @@ def _write(file: Path, sources: list[Path], found: _Found, rebuilt: Rebuilt, out
                 _edits(found.edits, documents, archived),
             )
             database.executemany(f"INSERT INTO micrographs VALUES ({', '.join('?' * _COLUMNS)})", records)  # noqa: S608
+            for quality in found.qualities.values():
+                if quality.seq <= archived:
+                    store_quality(database, quality)
+            _add_qualities(database, documents, {str(record[0]): record for record in records})
             known = {record[0] for record in records}  # a damaged row of another table may look like a request
             requests = [request for request in found.requests if request[0] in known]
             database.executemany("INSERT INTO requests (path, made_at) VALUES (?, ?)", requests)
@@ -266,6 +282,17 @@ def _uncorrected(sources: list[Path], wanted: set[int]) -> Iterator[tuple[int, i
                 case (int(seq), int(expected), bytes(body)) if seq in wanted and checksum(body) == expected:
                     wanted.remove(seq)
                     yield seq, expected, body
+
+
+def _add_qualities(database: sqlite3.Connection, documents: dict[int, _Document], records: dict[str, Row]) -> None:
+    """The newest assessment of each micrograph, from its document; what lacks one is assessed again."""
+    for document in documents.values():
+        stored, found = document.stored, document.stored.decode()
+        if isinstance(found, QualityDocument) and (record := records.get(stored.path)) is not None:
+            # What the file was is known as long as the picks are those that were assessed.
+            fingerprint = str(record[4]) if _seq(record) == found.of else ""
+            store_quality(database, QualityRecord.of_document(found, stored.path, fingerprint))
+    database.execute(FILL_UNASSESSED)
 
 
 def _edits(known: dict[str, Row], documents: dict[int, _Document], archived: int) -> list[Row]:
@@ -339,7 +366,9 @@ def _newest(row: Row) -> tuple[float, float]:
 
 def _with_path_of(stored: StoredDocument, document: NumberedDocument) -> StoredDocument:
     """With the path that the document says, which its checksum covers; an early one says no directory."""
-    if isinstance(document, MicrographDocument | FailedDocument) and (document.directory or "/" not in stored.path):
+    if isinstance(document, MicrographDocument | QualityDocument | FailedDocument) and (
+        document.directory or "/" not in stored.path
+    ):
         path = f"{document.directory}/{document.micrograph}".lstrip("/")
         return msgspec.structs.replace(stored, path=path)
     return stored
