@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from frazil.errors import FrazilError, RetuneError, SettingsError
-from frazil.page.listing import Query
 from frazil.page.live import CrowdedError
+from frazil.page.query import Query
 from frazil.page.worker import BusyError
 
 __all__ = [

@@ -25,6 +25,7 @@ from frazil.page.learning import LearningDesk
 from frazil.page.listing import Listing
 from frazil.page.overview import Overview
 from frazil.page.probes import Probes
+from frazil.page.quality import QualityDesk
 from frazil.page.results import Results
 from frazil.page.session import Session
 from frazil.page.sessions import KnownSessions, SessionDesk
@@ -42,6 +43,7 @@ _PAGES = {
     "/": "overview.html",
     "/micrographs": "micrographs.html",
     "/micrograph": "micrograph.html",
+    "/quality": "quality.html",
     "/learning": "learning.html",
     "/sessions": "sessions.html",
 }
@@ -168,7 +170,8 @@ class _SessionPage:
             name=lambda: name if state().root else "",
             settings=lambda: sessions.settings_of(name),
         )
-        desks = (self.overview, self._results, tuning, corrections, export, learning)
+        quality = QualityDesk(self._session, self._worker, self._listing)
+        desks = (self.overview, self._results, tuning, corrections, export, learning, quality)
         self.router = Router([route for desk in desks for route in desk.routes])
         self._looking = asyncio.create_task(self.overview.live.run())
 

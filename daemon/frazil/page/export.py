@@ -19,7 +19,8 @@ from frazil.labels import LabelFormat, labelled_documents
 from frazil.outputs import PICK_FILE_ENDINGS, OutputFolder
 from frazil.page.answers import NotHereError, WrongRequestError, asked_query, read_body
 from frazil.page.gate import EXPORT
-from frazil.page.listing import Listing, Query
+from frazil.page.listing import Listing
+from frazil.page.query import Query
 from frazil.page.session import Session
 from frazil.page.worker import BusyError, Worker
 from frazil.pick_files import pick_file_text, safe_key

@@ -5,7 +5,7 @@ import { ask, at, byId, clock, confirmation, counted, decimals, element, fileNam
 import { Edits, exportAddress, FORMATS } from "/static/edits.js";
 import { isForPage, offerHelp } from "/static/help.js";
 import { follow } from "/static/live.js";
-import { listQuery, SORTS } from "/static/query.js";
+import { CATEGORIES, gradeWords, listQuery, SORTS } from "/static/query.js";
 
 const PAGE = 100;
 const AGAIN_MS = 60;
@@ -24,11 +24,13 @@ let epoch = "";
 let pending = null;
 let shown = [];
 let lastBox = -1;
+let isAssessed = false;
 let loadedAt = 0;
 let again = null;
 
 byId("told").replaceWith(told.box);
 form.elements.sorted.append(...Object.entries(SORTS).map(([value, says]) => element("option", { value }, says)));
+form.elements.category.append(...CATEGORIES.map((value) => element("option", { value }, value)));
 offerHelp([
   ["j k", "Next and previous line"],
   ["Enter", "Open the micrograph"],
@@ -51,11 +53,13 @@ function go(changes) {
 }
 
 function fillForm() {
-  const { search = "", states = "", folder = "", mark = "", sort = "name", order = "down", view } = wanted();
+  const { search = "", states = "", folder = "", mark = "", grade = "", category = "", sort = "name", order = "down", view } = wanted();
   form.elements.search.value = search;
   if (folder && ![...form.elements.folder.options].some(({ value }) => value === folder)) form.elements.folder.append(element("option", { value: folder }, folder));
   form.elements.folder.value = folder;
   form.elements.mark.value = mark;
+  form.elements.grade.value = grade;
+  form.elements.category.value = category;
   form.elements.view.value = view;
   form.elements.sorted.value = `${sort} ${order}`;
   for (const box of form.querySelectorAll("[name=states]")) box.checked = states.split(",").includes(box.value);
@@ -86,6 +90,9 @@ function show({ count, offset, rows, folders, complete }, view) {
     fillForm();
   }
   shown = rows;
+  // A session that frazil does not assess has no columns of nothing.
+  if (!isAssessed && (rows.some(({ grade }) => grade) || wanted().grade || wanted().category)) isAssessed = true;
+  document.body.classList.toggle("is-assessed", isAssessed);
   for (const row of rows) if (chosen.has(row.path)) chosen.set(row.path, row);
   const focused = document.activeElement?.closest("[data-path]")?.dataset.path;
   byId("table").hidden = view === "pictures";
@@ -127,11 +134,21 @@ function line(row, k) {
     element("td", { class: "choice" }, choice(row, k)),
     element("th", { scope: "row" }, element("a", { href: addressOf(row.path) }, row.path)),
     element("td", { "data-says": "State" }, `${STATES[row.state]}${row.reason ? ` (${row.reason})` : ""}`),
+    element("td", { class: `quality grade-${row.grade}`, "data-says": "Grade" }, gradeWords(row) || "–"),
     element("td", { class: "number", "data-says": "Picks" }, row.picks ?? "–"),
     element("td", { class: "number", "data-says": "Mean score" }, decimals(row.score, 2)),
+    measured("Precision", row.precision, 2),
+    measured("Defocus, µm", row.defocus_um, 2),
+    measured("CTF fit, Å", row.resolution_angstrom, 1),
+    measured("Ice", row.ice, 2),
+    measured("Junk", row.junk_fraction, 2),
     element("td", { "data-says": "Mark", class: `mark-${mark}` }, [MARKS[mark], row.corrected ? "corrected" : ""].filter(Boolean).join(", ")),
     element("td", { "data-says": "When" }, clock(row.at)),
   );
+}
+
+function measured(says, value, digits) {
+  return element("td", { class: `number quality${value === null ? " unknown" : ""}`, "data-says": says }, decimals(value, digits));
 }
 
 function card(row, k) {
@@ -146,6 +163,7 @@ function card(row, k) {
     { "data-path": row.path, class: row.state },
     element("a", { href: addressOf(row.path), title: row.path }, picture, element("span", { class: "name" }, name)),
     element("label", { class: "numbers" }, choice(row, k), row.picks === null ? STATES[row.state] : `${counted(row.picks, "pick")} · ${decimals(row.score, 2)} `, mark ? element("b", { class: `mark-${mark}` }, MARKS[mark]) : null),
+    row.grade && row.grade !== "good" ? element("span", { class: `wrong grade-${row.grade}` }, gradeWords(row)) : null,
   );
 }
 
@@ -302,8 +320,8 @@ form.addEventListener("submit", (event) => {
   const states = [...form.querySelectorAll("[name=states]:checked")].map((box) => box.value).join(",");
   const [sort, order] = form.elements.sorted.value.split(" ");
   const usual = sort === "name" && order === "down";
-  const { search, folder, mark: marked, view } = form.elements;
-  go({ search: search.value, folder: folder.value, mark: marked.value, view: view.value, states, sort: usual ? "" : sort, order: usual ? "" : order, offset: 0 });
+  const { search, folder, mark: marked, grade, category, view } = form.elements;
+  go({ search: search.value, folder: folder.value, mark: marked.value, grade: grade.value, category: category.value, view: view.value, states, sort: usual ? "" : sort, order: usual ? "" : order, offset: 0 });
 });
 form.addEventListener("change", (event) => event.target.name !== "search" && form.requestSubmit());
 addEventListener("popstate", () => {
