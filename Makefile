@@ -119,9 +119,9 @@ unseen: $(VENV)/.ready
 		$(CLUSTER), --train --cluster $(CLUSTER) $(CLUSTER_OPTIONS))
 	$(VENV)/bin/python -m benchmarks.few_shot --data $(DATA)-unseen --models $(DATA)-unseen/models --pages
 
-# With CONTAINER=BASE also an image, from a base image that is there.
+# With CONTAINER=BASE also an image, from a base image that is there; with PYTHONS="..." also other Pythons; with EMULATED=1 also ARM.
 dist: $(DIST_VENV)/.ready
-	$(DIST_VENV)/bin/python packaging/dist.py $(if $(CONTAINER),--container $(CONTAINER))
+	$(DIST_VENV)/bin/python packaging/dist.py $(if $(CONTAINER),--container $(CONTAINER)) $(if $(PYTHONS),--pythons $(PYTHONS)) $(if $(EMULATED),--emulated)
 
 clean:
 	rm -rf $(DEMO_VENV) $(VENV) $(DIST_VENV) .venv-topaz demo-output site dist

@@ -6,7 +6,8 @@ of uv for the CPU alone, of pipx and of ``uv tool``. There it picks the known mi
 
 With ``--container BASE`` an image is built as well, by buildah from a base image that is there, such as one that was
 made with ``mmdebstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm base.tar`` and
-``buildah from scratch``.
+``buildah from scratch``. With ``--pythons`` the wheel is installed and tried with other versions of Python as well,
+and with ``--emulated`` on ARM and with Python 3.14, which mmdebstrap and qemu-user-static bring.
 """
 
 from __future__ import annotations
@@ -21,11 +22,23 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TOOLS = Path(sys.executable).parent
 DIST = REPOSITORY / "dist"
+EMULATED = (("3.11", "bookworm", "arm64", "aarch64"), ("3.14", "forky", "amd64", "x86_64"))
+"""Version of Python; suite, architecture of Debian; that of Linux."""
+ARM_PROCESSOR = """processor\t: 0
+BogoMIPS\t: 50.00
+Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: 0xd08
+CPU revision\t: 3
+"""
 CPU = REPOSITORY / "packaging" / "cpu.txt"
 
 
@@ -33,6 +46,8 @@ def main() -> int:
     """Do all of it, with a line for each step; return the number of steps that failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--container", metavar="BASE", help="also build an image, from this one")
+    parser.add_argument("--pythons", metavar="PYTHON", nargs="*", default=[], help="also install with these")
+    parser.add_argument("--emulated", action="store_true", help="also pick with Pythons of Debian that qemu runs")
     asked = parser.parse_args()
     steps: list[tuple[str, Callable[[], str]]] = [
         ("wheel and source archive, built twice", build),
@@ -46,7 +61,12 @@ def main() -> int:
         ("CITATION.cff", check_citation),
         ("conda recipe", check_recipe),
         ("Containerfile, linted", lambda: run("hadolint", REPOSITORY / "packaging" / "Containerfile") or "no findings"),
+        ("Apptainer definition, read and linted", check_definition),
+        ("Scipion's plugin", build_plugin),
     ]
+    steps += [(f"bare venv of {python}", partial(install_by_uv, python)) for python in asked.pythons]
+    if asked.emulated:
+        steps += [(f"Python {one[0]} of Debian {one[1]}, {one[2]}", partial(pick_emulated, *one)) for one in EMULATED]
     if asked.container:
         steps.append(("container", lambda: build_container(asked.container)))
     failed = 0
@@ -114,13 +134,14 @@ def install_by_pip() -> str:
         return f"{megabytes(venv)} MB with pip; {try_it(venv / 'bin' / 'frazil')}"
 
 
-def install_by_uv() -> str:
+def install_by_uv(python: str = sys.executable) -> str:
     """Without the libraries for GPUs."""
     with tempfile.TemporaryDirectory() as folder:
         venv = Path(folder) / "venv"
-        run("uv", "venv", "--quiet", "--python", sys.executable, venv)
+        run("uv", "venv", "--quiet", "--python", python, venv)
         run("uv", "pip", "install", "--quiet", "--python", venv / "bin" / "python", "--overrides", CPU, wheel())
-        return f"{megabytes(venv)} MB; {try_it(venv / 'bin' / 'frazil')}"
+        version = run(venv / "bin" / "python", "--version").strip()
+        return f"{version}, {megabytes(venv)} MB; {try_it(venv / 'bin' / 'frazil')}"
 
 
 def install_as_tool(manager: str) -> str:
@@ -172,6 +193,58 @@ def check_recipe() -> str:
         "print(recipe.render()[0].recipe.requirements)"
     )
     return run(TOOLS / "python", "-c", code, REPOSITORY / "packaging" / "conda" / "recipe.yaml").strip()
+
+
+def check_definition() -> str:
+    """The definition as another program reads it, which makes a Containerfile of it; that is linted."""
+    recipe = ["recipe", "--parser", "singularity", "--writer", "docker", REPOSITORY / "packaging" / "frazil.def"]
+    with tempfile.NamedTemporaryFile("w", suffix=".Containerfile") as file:
+        steps = run("uvx", "--quiet", "spython@0.3.14", *recipe).splitlines(keepends=True)
+        file.writelines(line for line in steps if not line.startswith("HEALTHCHECK"))  # its form of a %test is none
+        file.flush()
+        # The translation copies with ADD, makes a step of each line of %post, and its CMD is a line of a shell.
+        ignored = [f"--ignore={rule}" for rule in ("DL3008", "DL3009", "DL3020", "DL3025", "DL3059")]
+        return run("hadolint", *ignored, file.name) or "no findings"
+
+
+def build_plugin() -> str:
+    """The plugin for Scipion, as a wheel."""
+    with tempfile.TemporaryDirectory() as folder:
+        run("hatchling", "build", "-t", "wheel", "-d", folder, cwd=REPOSITORY / "packaging" / "scipion")
+        (built,) = Path(folder).glob("*.whl")
+        run("twine", "check", "--strict", built)
+        run("check-wheel-contents", built)
+        return built.name
+
+
+def pick_emulated(version: str, suite: str, architecture: str, machine: str) -> str:
+    """The wheel with the packages of another processor, or of a later Python; a minute or two for 512 x 512 pixels."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "root"
+        include = "python3,python3-minimal,libstdc++6,zlib1g"
+        options = ["--variant=extract", f"--architectures={architecture}", f"--include={include}"]
+        # Suites that are not released have an end to their validity, which a mirror's may be past.
+        run("mmdebstrap", *options, "--aptopt=Acquire::Check-Valid-Until false", suite, root)
+        for name in ("lib", "lib64"):  # a script of Debian's would make them, which is not run
+            if not (root / name).exists():
+                (root / name).symlink_to(f"usr/{name}")
+        packages = root / "opt" / "frazil"
+        where = ["--target", packages, "--python-version", version, "--python-platform", f"{machine}-manylinux_2_28"]
+        run("uv", "pip", "install", "--quiet", *where, "--only-binary", ":all:", "--overrides", CPU, wheel())
+        # Programs look into these for the processor, and would find that of this machine.
+        for name in ("possible", "present"):
+            one = root / "sys" / "devices" / "system" / "cpu" / name
+            one.parent.mkdir(parents=True, exist_ok=True)
+            one.write_text("0\n")
+        if machine == "aarch64":
+            (root / "proc").mkdir(exist_ok=True)
+            (root / "proc" / "cpuinfo").write_text(ARM_PROCESSOR)
+        emulator = [f"qemu-{machine}-static", "-cpu", "cortex-a72" if machine == "aarch64" else "max", "-L", root]
+        program = root / "usr" / "bin" / f"python{version}"
+        command = "import sys; from frazil.commands.cli import main; sys.argv = ['frazil', 'selftest']; main()"
+        environment = {**os.environ, "PYTHONPATH": str(packages), "OPENBLAS_NUM_THREADS": "1"}
+        said = run(*emulator, program, "-c", command, env=environment)
+        return next(line for line in said.splitlines() if "picks for" in line)
 
 
 def build_container(base: str) -> str:

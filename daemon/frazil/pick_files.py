@@ -26,7 +26,7 @@ from frazil.picking import (
     topaz_text,
 )
 
-__all__ = ["PickFileWriter", "pick_file_text", "safe_key"]
+__all__ = ["PickFileWriter", "pick_file_text", "safe_key", "seen_from_project"]
 
 _PARTICLES = "particles.star"
 _JOB = re.compile(r"^.+?/job\d{3}[^/]*/")
@@ -89,14 +89,14 @@ class PickFileWriter:
             micrograph, file = Path(document.path), self._file(document)
             self._outputs.write(micrograph, file, lambda place: self._write(place, document))
             if self._format == "relion":
-                self._put(document, [(_seen_from_project(str(file)),)])
+                self._put(document, [(seen_from_project(str(file)),)])
             return file
         except OSError as error:
             raise OutputError(f"{self._directory}: cannot be written: {reason_of(error)}") from error
 
     def _file(self, document: MicrographDocument) -> Path:
         if self._format == "relion":  # RELION looks for it under the micrograph's name without the job's folder
-            folder = str(Path(_JOB.sub("", _seen_from_project(document.path))).parent)
+            folder = str(Path(_JOB.sub("", seen_from_project(document.path))).parent)
             document = replace(document, directory=folder)
         return self._outputs.file_of(safe_key(document))
 
@@ -113,7 +113,7 @@ class PickFileWriter:
         if self._table is None:
             return
         try:
-            self._table.put(_seen_from_project(document.path), rows)
+            self._table.put(seen_from_project(document.path), rows)
         except ValueError as error:
             raise MicrographError(Path(document.path), "name", f"{self._table.path}: {error}") from None
         except OSError as error:  # the table cannot be written for any micrograph
@@ -171,7 +171,7 @@ def _picks_of(document: MicrographDocument) -> Picks:
     return Picks(y=y, x=x, score=score)
 
 
-def _seen_from_project(path: str) -> str:
+def seen_from_project(path: str) -> str:
     """A path as RELION writes it: relative to the working directory if it is below that, and by a job's number.
 
     RELION makes a job's alias as a link beside it: ``MotionCorr/good`` to ``../MotionCorr/job002/``.

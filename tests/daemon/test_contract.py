@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from frazil.errors import ModelError
@@ -20,6 +22,18 @@ WINDOW = ModelContract(
     training_set_sha256="abc",
     validation='{"f1": 0.5}',
 )
+
+
+JUNK = dataclasses.replace(WINDOW, architecture="junk", normalisation="wide-01")
+
+
+def test_a_model_of_junk_finds_junk_and_any_other_particles() -> None:
+    JUNK.check_finds("junk")
+    WINDOW.check_finds("particles")
+    with pytest.raises(ModelError, match="expected a model that finds particles, found one that finds junk"):
+        JUNK.check_finds("particles")
+    with pytest.raises(ModelError, match="expected a model that finds junk, found one that finds particles"):
+        WINDOW.check_finds("junk")
 
 
 def test_contract_survives_metadata() -> None:

@@ -454,7 +454,8 @@ def test_a_ledger_of_layout_3_gets_room_for_edits(rig: Rig) -> None:
     rig.close()
     with closing(sqlite3.connect(rig.file)) as database:
         database.executescript(
-            "DROP TABLE edits; DROP TABLE uncorrected_picks; UPDATE meta SET value = '3' WHERE key = 'layout'"
+            "DROP TABLE qualities; DROP TABLE unassessed; DROP TABLE edits; DROP TABLE uncorrected_picks; "
+            "UPDATE meta SET value = '3' WHERE key = 'layout'"
         )
     with LedgerReader(rig.file) as reader:
         assert (reader.edits("a.mrc"), list(reader.every_edit()), reader.uncorrected(1)) == ([], [], None)

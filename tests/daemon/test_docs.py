@@ -18,11 +18,13 @@ import msgspec
 import pytest
 
 from frazil.documents import (
+    CtfFit,
     FailedDocument,
     Heartbeat,
     MicrographDocument,
     ModelDocument,
     PickColumns,
+    QualityDocument,
     Seconds,
     SessionDocument,
     document_schema,
@@ -57,8 +59,8 @@ def test_the_companions_and_the_reasons_to_pass_over_are_documented(repository: 
 
 def test_every_field_on_the_wire_is_documented(repository: Path) -> None:
     text = read(repository, "documents.md")
-    documents = (MicrographDocument, FailedDocument, ModelDocument, SessionDocument, Heartbeat)
-    for record in (*documents, ModelIdentity, PickColumns, Seconds):
+    documents = (MicrographDocument, QualityDocument, FailedDocument, ModelDocument, SessionDocument, Heartbeat)
+    for record in (*documents, CtfFit, ModelIdentity, PickColumns, Seconds):
         missing = [f.encode_name for f in msgspec.structs.fields(record) if f"`{f.encode_name}`" not in text]
         assert missing == []
 

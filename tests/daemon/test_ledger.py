@@ -144,7 +144,7 @@ def test_a_ledger_of_another_layout_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(file) as database:
         database.execute("UPDATE meta SET value = '99' WHERE key = 'layout'")
     database.close()
-    with pytest.raises(OutputError, match="expected ledger layout 4 or older, found 99"):
+    with pytest.raises(OutputError, match="expected ledger layout 5 or older, found 99"):
         Ledger(file)
 
 

@@ -498,7 +498,7 @@ def test_a_ledger_of_layout_2_is_brought_up_to_date(of_layout_2: Path) -> None:
         assert ledger.known() == {"a": FileStamp(size=10, mtime_ns=20)}
         assert commit(ledger) == 3
     with LedgerReader(of_layout_2) as reader:
-        assert reader.meta()["layout"] == "4"
+        assert reader.meta()["layout"] == "5"
         assert [(s.seq, s.body[:7], s.checksum is None) for s in reader.documents()] == [
             (1, b'{"one":', True),
             (2, b"{}", True),

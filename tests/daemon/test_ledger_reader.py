@@ -245,8 +245,8 @@ def test_a_path_means_a_ledger_or_the_directory_that_it_lies_in(tmp_path: Path) 
 
 
 def test_a_ledger_of_a_later_frazil_is_not_read(ledger: Ledger) -> None:
-    change(ledger.file, "UPDATE meta SET value = '5' WHERE key = 'layout'")
-    with pytest.raises(OutputError, match="expected ledger layout 4, found 5"):
+    change(ledger.file, "UPDATE meta SET value = '6' WHERE key = 'layout'")
+    with pytest.raises(OutputError, match="expected ledger layout 5, found 6"):
         LedgerReader(ledger.file)
     change(ledger.file, "UPDATE meta SET value = 'three' WHERE key = 'layout'")
     with pytest.raises(OutputError, match="l: expected a frazil ledger that can be read: it does not say its layout"):

@@ -51,6 +51,35 @@ def test_hot_pixels_do_not_shift_the_rest() -> None:
     np.testing.assert_allclose(flat(hot)[away], flat(PICTURE)[away], atol=0.01)
 
 
+def wide(picture: np.ndarray) -> np.ndarray:
+    return normalise(picture.astype(np.float32), "wide-01", 8.0, invert=False)
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1000, 0), (1, 30_000), (1e-4, 2)])
+def test_wide_counts_of_any_scale_and_offset_look_the_same(scale: float, offset: float) -> None:
+    np.testing.assert_allclose(wide(PICTURE * np.float32(scale) + np.float32(offset)), wide(PICTURE), atol=0.01)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.45])
+def test_a_wide_picture_keeps_the_level_of_a_film_and_the_contrast_of_the_ice(share: float) -> None:
+    ice = slice(round(share * PICTURE.shape[1]) + 20, None)
+    film = PICTURE.copy()
+    film[:, : ice.start - 20] -= 12
+    ice_level, film_level = np.median(wide(film)[:, ice]), np.median(wide(film)[:, : ice.start - 40])
+    assert ice_level == pytest.approx(0.5, abs=0.07)
+    assert film_level == pytest.approx(0.25, abs=0.07)
+    assert wide(film)[:, ice].std() == pytest.approx(wide(PICTURE)[:, ice].std(), rel=0.15)
+
+
+def test_blank_parts_of_a_wide_picture_are_background_and_shift_nothing() -> None:
+    blank = np.zeros(PICTURE.shape, bool)
+    blank[:, :40] = True
+    padded = np.where(blank, 1e4, PICTURE).astype(np.float32)
+    out = normalise(padded, "wide-01", 8.0, invert=False, blank=blank)
+    assert (out[blank] == 0.5).all()
+    np.testing.assert_allclose(out[~blank], wide(PICTURE)[~blank], atol=0.01)
+
+
 def test_the_micrograph_itself_is_left_alone() -> None:
     before = PICTURE.copy()
     flat(PICTURE)
@@ -58,7 +87,7 @@ def test_the_micrograph_itself_is_left_alone() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ModelError, match="among flat-01; found 'zscore'"):
+    with pytest.raises(ModelError, match="among flat-01, wide-01; found 'zscore'"):
         normalise(PICTURE, "zscore", 20.0, invert=False)
 
 

@@ -130,6 +130,12 @@ def test_the_list_is_sorted_and_filtered_by_quality(assessed: Any, look: Looker,
         page.get_by_role("button", name="Download all").click()
     with zipfile.ZipFile(download.value.path()) as bundle:
         assert sorted(bundle.namelist()) == ["a_picks.star", "c_picks.star"]
+    page.get_by_label("Format of the download").select_option("micrographs.star")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download all").click()
+    assert download.value.suggested_filename == "micrographs_good.star"
+    table = download.value.path().read_text()
+    assert [line.split()[0].rpartition("/")[2] for line in table.splitlines() if ".mrc" in line] == ["a.mrc", "c.mrc"]
     # A person's mark decides before the grade.
     for k, (path, mark) in enumerate((("a.mrc", "bad"), ("d.mrc", "good"))):
         assessed.rig.leave((MarkMicrograph, {"mark": mark}), key=path, first=k)

@@ -64,6 +64,12 @@ def run_job(project: Path, model: Path, *options: object) -> subprocess.Complete
     return subprocess.run([FRAZIL, *arguments], cwd=project, capture_output=True, text=True, timeout=300)
 
 
+def needs_relion() -> None:
+    if shutil.which("relion_preprocess") is None:
+        assert os.environ.get("CI") != "true", "RELION is installed for CI"
+        pytest.skip("needs RELION (Debian's package relion)")
+
+
 def ends(job: Path) -> list[str]:
     return sorted(file.name for file in job.glob("RELION_JOB_*"))
 
@@ -83,9 +89,7 @@ def test_relion_extracts_what_a_job_picked(project: Path, blob_model: Path) -> N
         len(read_tables(project / name)[0].columns["rlnCoordinateX"]) for name in listed["rlnMicrographCoordinates"]
     )
     assert picked == 36
-    if shutil.which("relion_preprocess") is None:
-        assert os.environ.get("CI") != "true", "RELION is installed for CI"
-        pytest.skip("needs RELION (Debian's package relion)")
+    needs_relion()
     command = ["relion_preprocess", "--i", "Import/job001/micrographs.star", "--coord_dir", "External/job002/"]
     command += ["--coord_suffix", "_autopick.star", "--part_star", "Extract/particles.star", "--part_dir", "Extract/"]
     command += ["--extract", "--extract_size", "32"]
@@ -151,3 +155,151 @@ def test_later_versions_of_relion_get_the_list_of_coordinate_files(
         "rlnPipeLineNodeName": ["External/job002/autopick.star"],
         "rlnPipeLineNodeTypeLabel": [f"{kind}.star.relion"],
     }
+
+
+SCHEDULE = """
+# version 30001
+
+data_schedule_general
+
+_rlnScheduleName                       Schedules/live/
+_rlnScheduleCurrentNodeName            import
+
+data_schedule_operators
+
+loop_
+_rlnScheduleOperatorName #1
+_rlnScheduleOperatorType #2
+_rlnScheduleOperatorOutput #3
+_rlnScheduleOperatorInput1 #4
+_rlnScheduleOperatorInput2 #5
+EXIT exit exit undefined undefined
+
+data_schedule_jobs
+
+loop_
+_rlnScheduleJobNameOriginal #1
+_rlnScheduleJobName #2
+_rlnScheduleJobMode #3
+_rlnScheduleJobHasStarted #4
+import import new 0
+pick pick new 0
+extract extract new 0
+
+data_schedule_edges
+
+loop_
+_rlnScheduleEdgeInputNodeName #1
+_rlnScheduleEdgeOutputNodeName #2
+_rlnScheduleEdgeIsFork #3
+_rlnScheduleEdgeOutputNodeNameIfTrue #4
+_rlnScheduleEdgeBooleanVariable #5
+import pick 0 undefined undefined
+pick extract 0 undefined undefined
+extract EXIT 0 undefined undefined
+"""
+SCHEDULED_PIPELINE = """
+# version 30001
+
+data_pipeline_general
+
+_rlnPipeLineJobCounter                       4
+
+data_pipeline_processes
+
+loop_
+_rlnPipeLineProcessName #1
+_rlnPipeLineProcessAlias #2
+_rlnPipeLineProcessType #3
+_rlnPipeLineProcessStatus #4
+Schedules/live/import/ None 0 1
+Schedules/live/pick/ None 99 1
+Schedules/live/extract/ None 5 1
+
+data_pipeline_nodes
+
+loop_
+_rlnPipeLineNodeName #1
+_rlnPipeLineNodeType #2
+Schedules/live/import/micrographs.star 1
+Schedules/live/pick/coords_suffix_autopick.star 2
+Schedules/live/extract/particles.star 3
+
+data_pipeline_input_edges
+
+loop_
+_rlnPipeLineEdgeFromNode #1
+_rlnPipeLineEdgeProcess #2
+Schedules/live/import/micrographs.star Schedules/live/pick/
+Schedules/live/import/micrographs.star Schedules/live/extract/
+Schedules/live/pick/coords_suffix_autopick.star Schedules/live/extract/
+
+data_pipeline_output_edges
+
+loop_
+_rlnPipeLineEdgeProcess #1
+_rlnPipeLineEdgeToNode #2
+Schedules/live/pick/ Schedules/live/pick/coords_suffix_autopick.star
+Schedules/live/import/ Schedules/live/import/micrographs.star
+Schedules/live/extract/ Schedules/live/extract/particles.star
+"""
+EMPTY_PIPELINE = """
+# version 30001
+
+data_pipeline_general
+
+_rlnPipeLineJobCounter                       1
+
+"""
+
+
+def test_a_schedule_of_relion_imports_picks_and_extracts(project: Path, blob_model: Path, is_long: bool) -> None:
+    if not is_long:
+        pytest.skip("with --long only: RELION waits 10 s after each job of a schedule")
+    needs_relion()
+
+    def relion(*command: object) -> str:
+        done = subprocess.run(
+            [f"relion_{command[0]}", *map(str, command[1:])], cwd=project, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    (project / "default_pipeline.star").write_text(EMPTY_PIPELINE)
+    jobs = {  # an option goes by its words in RELION's window
+        "Import": {
+            "Raw input files:": "Micrographs/*.mrc",
+            "Are these multi-frame movies?": "No",
+            "Pixel size (Angstrom):": "2.0",
+        },
+        "External": {
+            "External executable:": f"{FRAZIL} relion-job",
+            "Input micrographs: ": "Schedules/live/import/micrographs.star",
+            "Param1 - label:": "diameter",
+            "Param1 - value:": "48",
+            "Param2 - label:": "model",
+            "Param2 - value:": str(blob_model),
+            "Number of threads:": "1",
+        },
+        "Extract": {
+            "micrograph STAR file: ": "Schedules/live/import/micrographs.star",
+            "Input coordinates: ": "Schedules/live/pick/coords_suffix_autopick.star",
+            "Particle box size (pix):": "32",
+            "Diameter background circle (pix): ": "24",
+        },
+    }
+    schedule = project / "Schedules" / "live"
+    for number, ((kind, options), name) in enumerate(zip(jobs.items(), ("import", "pick", "extract"), strict=True), 1):
+        listed = ";".join(f"{option} == {value}" for option, value in options.items())
+        relion("pipeliner", "--addJob", kind, "--addJobOptions", listed)
+        (schedule / name).mkdir(parents=True)
+        shutil.copy(project / kind / f"job{number:03d}" / "job.star", schedule / name)
+    (schedule / "schedule.star").write_text(SCHEDULE)
+    (schedule / "schedule_pipeline.star").write_text(SCHEDULED_PIPELINE)
+
+    said = relion("scheduler", "--schedule", "live", "--run")
+
+    assert "has reached an exit point" in said, said
+    assert ends(project / "External" / "job005") == ["RELION_JOB_EXIT_SUCCESS"]
+    particles = next(t for t in read_tables(project / "Extract/job006/particles.star") if "rlnImageName" in t.columns)
+    assert len(particles.columns["rlnImageName"]) == 36

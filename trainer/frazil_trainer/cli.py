@@ -108,6 +108,12 @@ def simulate(
     diameter: Annotated[float, typer.Option(help="Diameter of imaginary molecules, in Å.")] = 180.0,
     pixel_size: Annotated[float, typer.Option(help="Pixel size in Å.")] = 1.77,
     dose: Annotated[float, typer.Option(help="Dose in electrons per Å².")] = 40.0,
+    masks: Annotated[
+        bool,
+        typer.Option(
+            "--masks", help="Write simulated_NNNN.junk.png beside each: 0 in good ice, more on film and dirt."
+        ),
+    ] = False,
 ) -> None:
     """Simulate micrographs with known particles.
 
@@ -128,7 +134,7 @@ def simulate(
     )
     shown = diameter if particle == IMAGINARY else density_model(particle).diameter_angstrom
     typer.echo(f"{particle}, diameter {shown:.0f} Å, {pixel_size:g} Å a pixel", err=True)
-    written = write_series(out, settings, count=count, seed=seed, interval_seconds=interval)
+    written = write_series(out, settings, count=count, seed=seed, interval_seconds=interval, masks=masks)
     for path in track(written, total=count, description="Simulating", console=_console()):
         typer.echo(path)
 
@@ -150,11 +156,18 @@ def worlds(
         list[str] | None,
         typer.Option(metavar="NAME", help="Leave out molecules whose name begins so. Repeat for more."),
     ] = None,
+    dirty: Annotated[
+        bool,
+        typer.Option(
+            "--dirty", help="Worlds to learn junk from: wide, most with one or several kinds of it, with a mask of it."
+        ),
+    ] = False,
 ) -> None:
     """Simulate micrographs to train on that have nothing in common.
 
     Molecule, density, ice, dirt, microscope and filters are drawn anew for each, and some hold no particle at all. Each
-    becomes world_NNNN.mrc with world_NNNN.star beside it; diameters.csv lists the diameters. Existing files are kept.
+    becomes world_NNNN.mrc with world_NNNN.star beside it, and, with --dirty, world_NNNN.junk.png: 0 in good ice,
+    elsewhere what lies there. diameters.csv lists the diameters. Existing files are kept.
     """
     from rich.progress import track
 
@@ -165,7 +178,7 @@ def worlds(
     known = [density_model(name) for name in MODEL_NAMES] if molecules is None else read_molecules(molecules)
     drawn = [one for one in known if not one.name.startswith(tuple(without or ()))]
     typer.echo(f"{len(drawn)} molecules, and imaginary ones", err=True)
-    written = write_worlds(out, drawn, count=count, seed=seed)
+    written = write_worlds(out, drawn, count=count, seed=seed, are_dirty=dirty)
     for _ in track(written, total=count, description="Simulating", console=_console()):
         pass
 

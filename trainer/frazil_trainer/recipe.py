@@ -20,11 +20,13 @@ from frazil.picking import CoordinateEnding, YAxis
 
 __all__ = [
     "AdamW",
+    "Areas",
     "CentredCrops",
     "CnnSettings",
     "DrawnCrops",
     "FcnSettings",
     "JitteredCrops",
+    "JunkSettings",
     "MlpSettings",
     "Patches",
     "Recipe",
@@ -195,6 +197,19 @@ class FcnSettings(_Table, frozen=True, kw_only=True, tag="fcn", tag_field="archi
     """Side of a tile in picking."""
 
 
+class JunkSettings(FcnSettings, frozen=True, kw_only=True, tag="junk", tag_field="architecture"):
+    """A small network of the same kind that finds junk in coarse pictures."""
+
+    widths: tuple[_Count, _Count, _Count] = (8, 16, 16)
+    """Channels at full, half and quarter resolution."""
+    dilations: tuple[_Count, ...] = (1, 2, 4, 8, 16, 24)
+    """Dilation of each residual block at quarter resolution: a context of some 500 pixels, 60 particles."""
+    halo_cells: _Count = 4
+    """Width of the frame of scores that is cut off a tile. Patches teach the network what padding looks like."""
+    tile_px: Annotated[int, Meta(ge=4, multiple_of=4)] = 256
+    """Side of a tile in picking, where it is not cut to fit the micrograph."""
+
+
 class CentredCrops(_Table, frozen=True, kw_only=True, tag="centred", tag_field="kind"):
     """The paper's crops (a): a fixed set, with each particle centred at 0, 90, 180 and 270 degrees."""
 
@@ -248,6 +263,30 @@ class Patches(_Table, frozen=True, kw_only=True, tag="patches", tag_field="kind"
     """Fraction of the training with full augmentation. After it, patches keep their contrast, sharpness and noise."""
 
 
+class Areas(_Table, frozen=True, kw_only=True, tag="areas", tag_field="kind"):
+    """Pieces of micrographs, drawn anew for every batch, with the share of junk in every cell.
+
+    It is known where a micrograph has a mask, ``<stem>.junk.png``. Without one, a place near a labelled particle is no
+    junk, and others do not count.
+    """
+
+    per_epoch: _Count = 1200
+    """Pieces in an epoch."""
+    patch_px: Annotated[int, Meta(ge=16, multiple_of=4)] = 192
+    """Side of a piece."""
+    near_junk: _Fraction = 0.4
+    """Fraction of the pieces around a place with junk, where there is some."""
+    clear_diameters: _Positive = 1.0
+    """Distance from a labelled particle up to which a place without a mask is no junk."""
+    focus: _NotNegative = 0.0
+    """Exponent of the distance between score and target in the weight of a cell: easy cells count less."""
+    calm_from: _Fraction = 0.7
+    """Fraction of the training with full augmentation. After it, pieces keep their contrast, sharpness and noise."""
+    largest_loss: _BelowOne = 0.005
+    """Largest fraction of the particles on good ice, of any training set, that may lie in what is called junk. The
+    threshold is chosen so."""
+
+
 class Sgd(_Table, frozen=True, kw_only=True, tag="sgd", tag_field="kind"):
     """Stochastic gradient descent with momentum; the learning rate falls with every update."""
 
@@ -287,9 +326,9 @@ class Recipe(_Table, frozen=True, kw_only=True):
     """Whether to train in bfloat16, if the device has instructions for it. The exported network is float32."""
     compare_threshold: _Fraction | None = None
     """A second threshold for the validation scores, beside the chosen one."""
-    network: MlpSettings | CnnSettings | FcnSettings
+    network: MlpSettings | CnnSettings | FcnSettings | JunkSettings
     """The network and its size."""
-    examples: CentredCrops | JitteredCrops | DrawnCrops | Patches
+    examples: CentredCrops | JitteredCrops | DrawnCrops | Patches | Areas
     """The examples that it learns from."""
     optimiser: Sgd | AdamW
     """The optimiser."""
@@ -351,12 +390,18 @@ def read_recipe(path: Path) -> Recipe:
                 f"{path}: data: expected {min(twice)} of {source.folder} in one part, found it in two, "
                 "validation and selection"
             )
-    dense = isinstance(recipe.network, FcnSettings)
-    if dense != isinstance(recipe.examples, Patches):
+    learns_from: tuple[type[_Table], ...]
+    match recipe.network:
+        case JunkSettings():
+            learns_from, expected = (Areas,), "areas for a network that finds junk"
+        case FcnSettings():
+            learns_from, expected = (Patches,), "patches for a network that scores every place"
+        case _:
+            learns_from = (CentredCrops, JitteredCrops, DrawnCrops)
+            expected = "centred, jittered or drawn crops for a network that scores windows"
+    if not isinstance(recipe.examples, learns_from):
         raise SettingsError(
-            f"{path}: examples: expected {'patches' if dense else 'centred, jittered or drawn crops'} "
-            f"for a network that scores {'every place' if dense else 'windows'}, "
-            f"found {type(recipe.examples).__struct_config__.tag}"
+            f"{path}: examples: expected {expected}, found {type(recipe.examples).__struct_config__.tag}"
         )
     return recipe
 

@@ -32,11 +32,13 @@ from frazil_trainer.evaluation import (
     validation_paths,
 )
 from frazil_trainer.evaluation.calibration import fit_calibration
+from frazil_trainer.evaluation.junk import JunkRecord, choose_junk_threshold, junk_rows, score_junk
 from frazil_trainer.evaluation.ranking import Ranking
 from frazil_trainer.export.int8 import add_twin, load_twin_data, make_twin, show_twin
 from frazil_trainer.export.version import Scorer, export_version, make_scorer
 from frazil_trainer.networks import make_network
 from frazil_trainer.recipe import (
+    Areas,
     CentredCrops,
     CnnSettings,
     DrawnCrops,
@@ -60,6 +62,10 @@ _SHOWN_EXAMPLES = 16
 _HOW_CHOSEN = (
     "highest F1 on selection and completely labelled training micrographs, averaged over sets by weight; "
     "the middle one of those as good"
+)
+_HOW_JUNK_CHOSEN = (
+    "highest IoU of the area on selection and training micrographs, averaged over sets with masks, of those that lose "
+    "few enough particles of every set"
 )
 _CURVE_THRESHOLDS = [round(0.05 * i, 2) for i in range(1, 20)]
 
@@ -148,7 +154,8 @@ def run_recipe(
             processes=processes.count,
             precision=precision,
             versions=program_versions(),
-            threshold=f"{validation.threshold}: {_HOW_CHOSEN}",
+            threshold=f"{validation.threshold}: "
+            + (_HOW_JUNK_CHOSEN if isinstance(validation, JunkRecord) else _HOW_CHOSEN),
         )
         version = _export(recipe, scorer, found, out, record, validation, console, int8=int8)
         folder.write_result(version, record, validation, history)
@@ -163,7 +170,7 @@ def make_examples(recipe: Recipe, micrographs: Mapping[str, Sequence[LabelledMic
     """
     training, selection = micrographs["training"], micrographs["selection"]
     match recipe.network, recipe.examples:
-        case FcnSettings(), Patches() as patches:
+        case FcnSettings(), Patches() | Areas() as patches:
             return PatchSource(recipe, patches, training, selection)
         case MlpSettings(tile_px=tile_px) | CnnSettings(tile_px=tile_px), DrawnCrops() as crops:
             return DrawnCropSource(recipe, tile_px, crops, training, selection)
@@ -180,8 +187,10 @@ def _score(
     last_epoch: EpochReport,
     events: EventFile,
     console: Console,
-) -> ValidationRecord:
+) -> ValidationRecord | JunkRecord:
     """Choose the threshold, and score the validation micrographs at it, with the daemon's picker."""
+    if isinstance(recipe.examples, Areas):
+        return _score_junk(recipe.examples, recipe, scorer, found, out, last_epoch, console)
     with draft_folder(out) as drafts:
         # The picker needs a model to choose the threshold, and a model a threshold: this export has any.
         contract = scorer.contract(recipe, threshold=0.5, training_set_sha256=found.sha256)
@@ -209,18 +218,56 @@ def _score(
     )
 
 
+def _score_junk(
+    areas: Areas,
+    recipe: Recipe,
+    scorer: Scorer,
+    found: TrainingData,
+    out: Path,
+    last_epoch: EpochReport,
+    console: Console,
+) -> JunkRecord:
+    """The same for a model that finds junk."""
+    with draft_folder(out) as drafts:
+        contract = scorer.contract(recipe, threshold=0.5, training_set_sha256=found.sha256)
+        draft = load_model(export_version(scorer, contract, drafts), "cpu", finds="junk")
+        scored = {part: [score_junk(draft, one) for one in members] for part, members in found.micrographs.items()}
+    threshold = choose_junk_threshold([*scored["selection"], *scored["training"]], areas.largest_loss)
+    rows = junk_rows(scored["validation"], threshold)
+    for row in rows:
+        console.print(
+            f"{row.folder}: {row.lost} of {row.particles} particles lost, {row.called:.1%} of the area is called junk"
+            + (
+                ""
+                if row.iou is None
+                else f"; precision {row.precision:.3f}, recall {row.recall:.3f}, IoU {row.iou:.3f}"
+            ),
+            highlight=False,
+            soft_wrap=True,
+        )
+    return JunkRecord(threshold=threshold, rows=tuple(rows), area_iou=last_epoch.held_out)
+
+
 def _export(
     recipe: Recipe,
     scorer: Scorer,
     found: TrainingData,
     out: Path,
     record: RunRecord,
-    validation: ValidationRecord,
+    validation: ValidationRecord | JunkRecord,
     console: Console,
     *,
     int8: bool,
 ) -> Path:
     """Export the model, with an int8 twin if one is asked for and can be made."""
+    if isinstance(validation, JunkRecord):
+        contract = scorer.contract(
+            recipe,
+            threshold=validation.threshold,
+            training_set_sha256=found.sha256,
+            junk_iou={row.folder: round(row.iou, 3) for row in validation.rows if row.iou is not None},
+        )
+        return export_version(scorer, contract, out, run=record, validation=validation)
     contract = scorer.contract(
         recipe,
         threshold=validation.threshold,

@@ -19,6 +19,7 @@ from frazil.commands.correct import labels_app, reject
 from frazil.commands.ledger import ledger_app, requeue, status
 from frazil.commands.machine import bench, check_settings, deploy, doctor, install_service, selftest
 from frazil.commands.measure import measure
+from frazil.commands.micrographs import micrographs
 from frazil.commands.model import models_app
 from frazil.commands.page import page
 from frazil.commands.pick import pick, relion_job
@@ -222,6 +223,7 @@ app.command("install-service", rich_help_panel=_MACHINE)(install_service)
 app.command(rich_help_panel=_MACHINE)(deploy)
 app.command()(requeue)
 app.command()(reject)
+app.command()(micrographs)
 app.command()(retune)
 app.add_typer(session_app)
 app.add_typer(keys_app)

@@ -226,10 +226,10 @@ class Metrics:
         in_hand = seconds.read + seconds.prepare + seconds.infer + seconds.peaks
         self.stage.labels(stage="wait").observe(max(0.0, seconds.total - in_hand))
 
-    def note_quality(self, document: QualityDocument, *, is_first: bool) -> None:
+    def note_quality(self, document: QualityDocument) -> None:
         """Count an assessment; only the first one of a micrograph counts as a micrograph."""
         self.assessment_duration.observe(document.seconds)
-        if not is_first:
+        if document.supersedes:
             self.reassessed.inc()
             return
         self.assessed.labels(grade=document.grade, category=document.category).inc()

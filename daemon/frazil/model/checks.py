@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.errors import ModelError
-from frazil.model.contract import CARD_NAME, Card, Device, ModelContract, Precision, Twin, read_card
+from frazil.model.contract import CARD_NAME, Card, Device, Finds, ModelContract, Precision, Twin, read_card
 from frazil.model.files import identify_content, inspect_content, locate_model, read_content
 from frazil.model.model import BATCH_PIXELS, Model, score_tiles, takes_any_side
 from frazil.model.runtime import RUNTIME_ERRORS, Placement, available_cores, open_session, ort, read_placement
@@ -50,6 +50,7 @@ def load_model(
     *,
     require_gpu: bool = False,
     precision: Precision = "float32",
+    finds: Finds = "particles",
 ) -> Model:
     """Load a model and check it: hash, operators, contract, shapes, reference output, and where it really runs.
 
@@ -62,6 +63,7 @@ def load_model(
         threads: CPU threads of ONNX Runtime; default: every core this process may use.
         require_gpu: whether a model that does not run on a GPU is refused.
         precision: ``int8`` loads the model's int8 twin where possible; else `Model.precision_problem` has the reason.
+        finds: what the model must be there for.
 
     Raises:
         ModelError: the model is missing or fails a check.
@@ -74,6 +76,10 @@ def load_model(
     if card and card.sha256 != identity.sha256:
         raise ModelError(f"{file}: expected sha256 {card.sha256} (its card), found {identity.sha256}", "hash")
     onnx, contract = inspect_content(file, content)
+    try:
+        contract.check_finds(finds)
+    except ModelError as error:
+        raise ModelError(f"{file}: {error}", error.reason) from error
     tiles = _reference_tiles(card_file, card, contract)
     threads = threads or available_cores()
     # Windows are shared among threads, in batches from gathering their pixels to their scores, so that none waits for

@@ -34,6 +34,7 @@ __all__ = [
     "Card",
     "Contrast",
     "Device",
+    "Finds",
     "ModelContract",
     "ModelIdentity",
     "Precision",
@@ -54,8 +55,11 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "int8"]
 """In which a model computes; in ``int8`` only where that picks as well and the processor has instructions for it."""
 
+Finds = Literal["particles", "junk"]
+"""What a model's scores are the probability of."""
+
 CONTRACT_VERSION = 1
-NORMALISATIONS = ("flat-01",)
+NORMALISATIONS = ("flat-01", "wide-01")
 """Names that a contract may state; ``frazil.picking.picture`` implements them. A name never changes its meaning."""
 _PREFIX = "frazil."
 _OPTIONAL = {_PREFIX + "calibration"}
@@ -142,7 +146,7 @@ class ModelContract:
     """All that the daemon must know to feed a model and to read its scores."""
 
     architecture: str
-    """For people: ``mlp``, ``cnn``, ``fcn``."""
+    """``mlp``, ``cnn`` and ``fcn`` are for people; a ``junk`` model finds junk, and all others particles."""
     tile_px: int
     """Side t of a tile, in pixels of the rescaled micrograph."""
     grid: int
@@ -158,7 +162,7 @@ class ModelContract:
     contrast: Contrast
     """How particles look in the tiles."""
     threshold: float
-    """Default figure of merit above which a peak is a pick, chosen on training data."""
+    """Default figure of merit above which a peak is a pick, or a place junk; chosen on training data."""
     training_set_sha256: str
     """Hash over the training micrographs and their labels."""
     validation: str
@@ -186,6 +190,24 @@ class ModelContract:
             raise ModelError(
                 "expected the grid of a dense model to span a whole number of pixels, "
                 f"found {self.grid} x {self.step_px}",
+                "contract",
+            )
+
+    @property
+    def finds(self) -> Finds:
+        """What the scores are the probability of."""
+        return "junk" if self.architecture == "junk" else "particles"
+
+    def check_finds(self, wanted: Finds) -> None:
+        """Check that the model finds what it is wanted for.
+
+        Raises:
+            ModelError: it finds something else. The message does not name the model; who loads it does.
+        """
+        if self.finds != wanted:
+            raise ModelError(
+                f"expected a model that finds {wanted}, found one that finds {self.finds} "
+                f"(architecture {self.architecture})",
                 "contract",
             )
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import msgspec
 
 from frazil.errors import ModelError, is_out_of_memory
-from frazil.model.contract import Precision
+from frazil.model.contract import Finds, Precision
 from frazil.model.tiling import MicrographSize
 
 __all__ = ["SANDBOX_SECONDS", "SandboxResult", "available_bytes", "check_in_sandbox", "held_bytes"]
@@ -50,6 +50,7 @@ class _Job(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     threads: int | None
     micrograph: MicrographSize | None
+    finds: Finds
 
 
 class SandboxResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +78,7 @@ def check_in_sandbox(
     seconds: float = SANDBOX_SECONDS,
     threads: int | None = None,
     micrograph: MicrographSize | None = None,
+    finds: Finds = "particles",
     stop: threading.Event | None = None,
 ) -> SandboxResult:
     """Load a model as `load_model` does, check it, and score full batches, in a process of its own.
@@ -90,6 +92,7 @@ def check_in_sandbox(
         seconds: processor time that it may take; on a busy machine several times that may pass by the clock.
         threads: CPU threads, as many as the daemon will use. Default: every core.
         micrograph: of the session.
+        finds: what the model must be there for.
         stop: ends the check early when set.
 
     Raises:
@@ -102,6 +105,7 @@ def check_in_sandbox(
         seconds=seconds,
         threads=threads,
         micrograph=micrograph,
+        finds=finds,
     )
     command = [sys.executable, "-P", "-m", "frazil.model.sandbox", msgspec.json.encode(job).decode()]
     deadline = time.monotonic() + _BUSY_MACHINE * seconds
@@ -176,7 +180,7 @@ def _check(job: _Job) -> SandboxResult:
     before = held_bytes("VmRSS")
     limit = _limit_memory(path)
     try:
-        model = load_model(path, "cpu", job.threads, precision=job.precision)
+        model = load_model(path, "cpu", job.threads, precision=job.precision, finds=job.finds)
         if model.precision_problem is not None:
             raise ModelError(model.precision_problem, "unfit")
         shape = None if job.micrograph is None else model.batch_shape(job.micrograph)

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import AsyncIterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 import msgspec
@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from frazil.documents import MicrographDocument
+from frazil.graded import graded_micrographs, micrographs_star
 from frazil.labels import LabelFormat, labelled_documents
 from frazil.outputs import PICK_FILE_ENDINGS, OutputFolder
 from frazil.page.answers import NotHereError, WrongRequestError, asked_query, read_body
@@ -39,7 +40,8 @@ _MOST_BODY_BYTES = 16 * 2**20
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be exported."""
 
-    format: LabelFormat = "star"
+    format: LabelFormat | Literal["micrographs"] = "star"
+    """One of picks, a file for each micrograph; ``micrographs``: one table of those that were assessed."""
     paths: Annotated[list[str], msgspec.Meta(max_length=200_000)] = []
     """The ledger's names of the micrographs; empty for all of a list."""
 
@@ -60,20 +62,24 @@ class ExportDesk:
             asked = msgspec.convert({**request.query_params, "paths": names}, Asked, strict=False)
         except msgspec.ValidationError as error:
             raise WrongRequestError(f"expected picks to be exported: {error}") from error
-        if len(names) == 1:
-            return await self._worker.run(lambda: self._one(names[0], asked.format))
-        if not names and (query := asked_query(request)) != Query():
-            while query.needs_numbers and not self._listing.complete:  # in portions, between which others are answered
-                await self._worker.run(self._listing.advance)
-            paths = await self._worker.run(lambda: self._listing.paths(query))
-            return self._answer(asked, paths)
-        return self._answer(asked, names or None)
+        if len(names) == 1 and asked.format != "micrographs":
+            form: LabelFormat = asked.format
+            return await self._worker.run(lambda: self._one(names[0], form))
+        query = asked_query(request)
+        if names or query == Query():
+            return await self._answer(asked, names or None)
+        while query.needs_numbers and not self._listing.complete:  # in portions, between which others are answered
+            await self._worker.run(self._listing.advance)
+        paths = await self._worker.run(lambda: self._listing.paths(query))
+        return await self._answer(asked, paths, query.grade)
 
     async def _export_many(self, request: Request) -> Response:
         asked = await read_body(request, Asked, "micrographs whose picks are exported", most_bytes=_MOST_BODY_BYTES)
-        return self._answer(asked, asked.paths)
+        return await self._answer(asked, asked.paths)
 
-    def _answer(self, asked: Asked, paths: Sequence[str] | None) -> Response:
+    async def _answer(self, asked: Asked, paths: Sequence[str] | None, grade: str = "") -> Response:
+        if asked.format == "micrographs":
+            return await self._worker.run(lambda: self._micrographs(paths, grade))
         if self._exporting >= _EXPORTS_AT_ONCE:
             raise BusyError
         return StreamingResponse(
@@ -81,6 +87,15 @@ class ExportDesk:
             media_type="application/zip",
             headers=_as_download(f"picks-{asked.format}.zip"),
         )
+
+    def _micrographs(self, paths: Sequence[str] | None, grade: str) -> Response:
+        wanted = None if paths is None else set(paths)
+        chosen = (
+            one for one in graded_micrographs(self._session.reader) if wanted is None or one.record.path in wanted
+        )
+        text, _ = micrographs_star((str(one.path), one.record) for one in chosen)
+        name = f"micrographs_{grade}.star" if grade else "micrographs.star"
+        return Response(text, media_type="text/plain", headers=_as_download(name))
 
     def _one(self, path: str, form: LabelFormat) -> Response:
         document = next(labelled_documents(self._session.reader, [path]), None)

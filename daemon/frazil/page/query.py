@@ -12,7 +12,8 @@ from frazil.session.outbox.ledger import State
 __all__ = ["VERDICT", "Query"]
 
 Mark = Literal["good", "bad", "corrected", ""]
-Verdict = Grade | Literal[""]
+Verdict = Grade | Literal["usable", ""]
+"""``usable`` is all but what is bad."""
 Sort = Literal["name", "time", "picks", "score", "grade", "precision", "defocus", "resolution", "ice", "junk"]
 
 VERDICT = "coalesce(nullif(g.mark, ''), q.grade)"
@@ -82,7 +83,9 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         elif self.mark:
             terms.append("g.mark = ?")
             values.append(self.mark)
-        if self.grade:
+        if self.grade == "usable":
+            terms.append(f"{VERDICT} != 'bad'")
+        elif self.grade:
             terms.append(f"{VERDICT} = ?")
             values.append(self.grade)
         if self.category:

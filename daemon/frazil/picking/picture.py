@@ -24,6 +24,7 @@ __all__ = [
     "QUARTILES_PER_SIGMA",
     "RANGE_SIGMAS",
     "SAMPLE_STRIDE",
+    "WIDE_SIGMAS",
     "BlankArea",
     "Picture",
     "find_blank",
@@ -47,6 +48,8 @@ _SMALLEST_DIAMETER_PX = 9.0
 SAMPLE_STRIDE = 4
 BACKGROUND_DIAMETERS = 2.5
 RANGE_SIGMAS = 4.0
+WIDE_SIGMAS = 12.0
+"""Where a value is half way from the middle to the end of its range."""
 QUARTILES_PER_SIGMA = 1.349
 _STRIP_PIXELS = 2**16
 
@@ -240,6 +243,29 @@ def _flat_01(picture: NDArray[np.float32], diameter_px: float, blank: NDArray[np
     return flat
 
 
+def _wide_01(picture: NDArray[np.float32], diameter_px: float, blank: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    """Subtract the median, divide by one robust spread, and map z of them to 0.5 + z / (2 (12 + |z|)), within 0-1.
+
+    No local background is subtracted: carbon film and thick ice keep their levels. These may be a hundred spreads
+    apart, and noise still shows on both. The spread is that of `flat-01`, about the mean over a square of 2.5 particle
+    diameters, so that a film over half of the picture does not widen it.
+    """
+    lowest, middle, highest = _percentiles(picture, blank, 0.05, 50, 99.95)
+    flat = np.clip(picture, lowest, highest)
+    flat -= np.float32(middle)
+    flat -= _background(flat, 2 * round(BACKGROUND_DIAMETERS * diameter_px / 2) + 1, blank)
+    lower, upper = _percentiles(flat, blank, 25, 75)
+    spread = max((upper - lower) / QUARTILES_PER_SIGMA, float(np.finfo(np.float32).tiny))
+    for rows in _strips(picture):
+        rows -= np.float32(middle)  # first, so that counts of any size keep their precision in float32
+        rows *= np.float32(1 / spread)
+        rows /= 2 * (np.float32(WIDE_SIGMAS) + np.abs(rows))
+        rows += np.float32(0.5)
+    if blank is not None:
+        picture[blank] = 0.5
+    return picture
+
+
 def _background(flat: NDArray[np.float32], side: int, blank: NDArray[np.bool_] | None) -> NDArray[np.float32]:
     """(h, w) mean of the pixels that hold data in the square around each; the blank ones of `flat` become 0."""
     if blank is None:
@@ -272,7 +298,8 @@ def _percentiles(picture: NDArray[np.float32], blank: NDArray[np.bool_] | None, 
 
 
 NORMALISERS: dict[str, Callable[[NDArray[np.float32], float, NDArray[np.bool_] | None], NDArray[np.float32]]] = {
-    "flat-01": _flat_01
+    "flat-01": _flat_01,
+    "wide-01": _wide_01,
 }
 """Name → method: (h, w) picture, particle diameter in its pixels and (h, w) which hold no data → (h, w) picture."""
 

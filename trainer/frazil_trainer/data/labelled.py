@@ -29,7 +29,9 @@ from frazil.picking import (
     read_coordinates,
     read_micrograph,
 )
-from frazil_trainer.recipe import Recipe, TrainingSet
+from frazil.picking.rescale import rescale
+from frazil_trainer.recipe import JunkSettings, Recipe, TrainingSet
+from frazil_trainer.simulate.micrograph import JUNK_ENDING
 from frazil_trainer.simulate.worlds import DIAMETERS_NAME
 
 __all__ = [
@@ -71,6 +73,8 @@ def find_micrographs(folder: Path) -> list[Path]:
     for ending in reversed(MICROGRAPH_ENDINGS):
         of_ending: dict[str, Path] = {}
         for path in sorted(folder.glob("*")):
+            if path.name.endswith(JUNK_ENDING):
+                continue  # the mask of a micrograph
             if path.suffix.lower() == ending and (other := of_ending.setdefault(path.stem, path)) != path:
                 raise FrazilError(f"{folder}: {path.stem} stands for {other.name} and {path.name}; keep one")
         by_stem |= of_ending
@@ -170,6 +174,8 @@ class LabelledMicrograph:
     source: TrainingSet
     blank: NDArray[np.bool_] | None = None
     """(h, w) mask of further pixels without data, if any."""
+    junk: NDArray[np.float32] | None = None
+    """(h, w) share of each pixel that is junk; None where it is not known, and where nothing is learned of it."""
 
     def holds_data(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Whether positions, arrays of any shape in pixels of the picture, lie inside its border and on data."""
@@ -365,6 +371,16 @@ def make_labelled(paths: LabelledPaths, recipe: Recipe, micrograph: Micrograph, 
     Raises:
         MicrographError: the micrograph cannot be picked.
     """
+    labelled = _lay(paths, recipe, micrograph, particles)
+    if (
+        not isinstance(recipe.network, JunkSettings)
+        or not (mask := paths.micrograph.with_suffix(JUNK_ENDING)).is_file()
+    ):
+        return labelled
+    return dataclasses.replace(labelled, junk=_read_junk(mask, micrograph, labelled.picture))
+
+
+def _lay(paths: LabelledPaths, recipe: Recipe, micrograph: Micrograph, particles: Picks) -> LabelledMicrograph:
     labelled = lay_labels(
         paths.micrograph.stem,
         paths.source,
@@ -377,6 +393,20 @@ def make_labelled(paths: LabelledPaths, recipe: Recipe, micrograph: Micrograph, 
         return labelled
     centres = labelled.centres
     return dataclasses.replace(labelled, centres=centres[labelled.holds_data(centres[:, 0], centres[:, 1])])
+
+
+def _read_junk(mask: Path, micrograph: Micrograph, picture: Picture) -> NDArray[np.float32]:
+    """(h', w') share of each pixel of the picture that is junk, by the mask of its micrograph.
+
+    Raises:
+        MicrographError: the mask cannot be read, or is not of the micrograph's shape.
+    """
+    kinds = _grey(mask, _decode(mask)).astype(np.float32)
+    if kinds.shape != micrograph.pixels.shape:
+        raise MicrographError(
+            mask, "shape", f"expected the shape of its micrograph, {micrograph.pixels.shape}, found {kinds.shape}"
+        )
+    return rescale(np.minimum(kinds, 1), picture.rescaling)
 
 
 def lay_labels(

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from frazil.picking.picture import RANGE_SIGMAS
 from frazil_trainer.data.labelled import LabelledMicrograph
 from frazil_trainer.examples.sampling import draw_source, generators, micrograph_probabilities
 
-__all__ = ["PatchSampler"]
+__all__ = ["PatchSampler", "change_pixels"]
 
 _NEAR_PARTICLE_FRACTION = 0.6
 _LARGEST_SCALE_STEP = 0.15
@@ -76,7 +77,8 @@ class PatchSampler:
             pixels = cv2.warpAffine(
                 micrograph.picture.pixels, to_patch, (p, p), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
             )
-            tiles[i, 0] = pixels if mild or not self._augment else _change(rng, np.asarray(pixels, np.float32))
+            changes = self._augment and not mild
+            tiles[i, 0] = self._change(rng, np.asarray(pixels, np.float32)) if changes else pixels
             target[i] = self._target(micrograph, to_patch)
             weights[i] = self._weights(micrograph, to_patch)
             if not micrograph.source.labels_are_complete(micrograph.name):
@@ -87,12 +89,7 @@ class PatchSampler:
         self, rng: np.random.Generator, micrograph: LabelledMicrograph, scale_step: float
     ) -> NDArray[np.float64]:
         """(2, 3) affine map from the picture to the patch, x before y as in OpenCV."""
-        h, w = micrograph.picture.pixels.shape
-        if rng.random() < _NEAR_PARTICLE_FRACTION and len(micrograph.centres):
-            y, x = micrograph.centres[rng.integers(len(micrograph.centres))]
-            y, x = y + rng.normal(0, self._patch_px / 6), x + rng.normal(0, self._patch_px / 6)
-        else:
-            y, x = rng.uniform(0, h), rng.uniform(0, w)
+        y, x = self._draw_centre(rng, micrograph)
         angle = rng.uniform(0, 2 * np.pi) if self._augment else 0.0
         scale = float(np.exp(rng.uniform(-1, 1) * scale_step)) if self._augment else 1.0
         mirror = -1.0 if self._augment and rng.random() < 0.5 else 1.0
@@ -101,6 +98,18 @@ class PatchSampler:
         middle = (self._patch_px - 1) / 2
         shift = np.array([middle, middle]) - turn @ np.array([x, y])
         return np.concatenate([turn, shift[:, np.newaxis]], axis=1)
+
+    def _draw_centre(self, rng: np.random.Generator, micrograph: LabelledMicrograph) -> tuple[float, float]:
+        """The place y, x in the picture that comes into the middle of the patch."""
+        if rng.random() < _NEAR_PARTICLE_FRACTION and len(micrograph.centres):
+            y, x = micrograph.centres[rng.integers(len(micrograph.centres))]
+            return y + rng.normal(0, self._patch_px / 6), x + rng.normal(0, self._patch_px / 6)
+        h, w = micrograph.picture.pixels.shape
+        return rng.uniform(0, h), rng.uniform(0, w)
+
+    def _change(self, rng: np.random.Generator, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(p, p) the patch with other contrast, sharpness, spectrum and noise."""
+        return change_pixels(rng, pixels)
 
     def _target(self, micrograph: LabelledMicrograph, to_patch: NDArray[np.float64]) -> NDArray[np.float32]:
         """(g, g) maximum of the Gaussians around the particles."""
@@ -124,17 +133,20 @@ class PatchSampler:
         return micrograph.holds_data(source_y, source_x).astype(np.float32)
 
 
-def _change(rng: np.random.Generator, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Change contrast, sharpness, spectrum and noise."""
+def change_pixels(
+    rng: np.random.Generator, pixels: NDArray[np.float32], *, spreads: float = RANGE_SIGMAS
+) -> NDArray[np.float32]:
+    """Change contrast, sharpness, spectrum and noise of (p, p) pixels that map ± `spreads` to 0-1."""
+    unit = RANGE_SIGMAS / spreads
     if rng.random() < 0.3:
         pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.2)), np.float32)
     gain = np.float32(np.exp(rng.uniform(-0.35, 0.35)))
-    pixels = (pixels - np.float32(0.5)) * gain + np.float32(0.5 + rng.normal(0, 0.02))
+    pixels = (pixels - np.float32(0.5)) * gain + np.float32(0.5 + unit * rng.normal(0, 0.02))
     if rng.random() < 0.4:
         pixels = _recoloured(rng, pixels)
     if rng.random() < 0.5:
         noise = rng.standard_normal(pixels.shape, np.float32)
-        pixels = pixels + np.float32(rng.uniform(0.01, 0.08)) * noise
+        pixels = pixels + np.float32(unit * rng.uniform(0.01, 0.08)) * noise
     changed: NDArray[np.float32] = np.clip(pixels, 0, 1)
     return changed
 

@@ -60,9 +60,14 @@ class Scorer:
         threshold: float,
         training_set_sha256: str,
         f1: Mapping[str, float] | None = None,
+        junk_iou: Mapping[str, float] | None = None,
         calibration: Calibration | None = None,
     ) -> ModelContract:
-        """The contract of the exported model; `f1` is F1 within half a diameter, by validation set."""
+        """The contract of the exported model, with its figures by validation set.
+
+        Of a picker, `f1` is F1 within half a diameter; of a model of junk, `junk_iou` is that of the area.
+        """
+        figures = {"f1_within_half_a_diameter": f1 or {}} if junk_iou is None else {"iou_of_junk": junk_iou}
         return ModelContract(
             architecture=str(recipe.network.__struct_config__.tag),
             tile_px=self.tile_px,
@@ -74,7 +79,7 @@ class Scorer:
             contrast="dark",
             threshold=threshold,
             training_set_sha256=training_set_sha256,
-            validation=msgspec.json.encode({"f1_within_half_a_diameter": f1 or {}}).decode(),
+            validation=msgspec.json.encode(figures).decode(),
             calibration=msgspec.json.encode(calibration).decode() if calibration else "",
         )
 
@@ -159,7 +164,7 @@ def export_version(
         rounded = tiles.astype(np.float16)
         with torch.no_grad():
             expected = torch.sigmoid(scorer.network.eval()(torch.from_numpy(rounded.astype(np.float32)))).numpy()
-        found = load_model(file, "cpu").score(rounded.astype(np.float32))
+        found = load_model(file, "cpu", finds=contract.finds).score(rounded.astype(np.float32))
         difference = float(np.abs(found - expected).max())
         if not difference <= _TOLERANCE:
             raise ModelError(f"{file}: expected torch's scores within {_TOLERANCE:g}, found {difference:g} off")
@@ -173,7 +178,7 @@ def export_version(
             validation=_as_dict(validation),
         )
         write_card(staged / CARD_NAME, card)
-        load_model(file, "cpu")
+        load_model(file, "cpu", finds=contract.finds)
         return ModelFolder(folder).add(staged)
 
 

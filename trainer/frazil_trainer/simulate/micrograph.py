@@ -6,11 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import mrcfile
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from frazil.files import write_atomically
 from frazil.picking.picks import Picks
 from frazil_trainer.simulate.ctf import (
     ContrastTransfer,
@@ -23,16 +25,21 @@ from frazil_trainer.simulate.imaginary import IMAGINARY, imagine_molecule
 from frazil_trainer.simulate.molecules import MODEL_NAMES, density_model
 from frazil_trainer.simulate.scene import CarbonFilm, Contamination, Frame
 from frazil_trainer.simulate.settings import SimulationSettings
-from frazil_trainer.simulate.specimen import draw_specimen, lay_noise, lay_phase, lay_transmission
+from frazil_trainer.simulate.specimen import draw_specimen, lay_junk, lay_noise, lay_phase, lay_transmission
 from frazil_trainer.simulate.surroundings import Surroundings
 
 __all__ = [
+    "JUNK_ENDING",
     "SimulatedMicrograph",
     "series_seed",
     "simulate_micrograph",
+    "write_junk",
     "write_micrograph",
     "write_pixels",
 ]
+
+JUNK_ENDING = ".junk.png"
+"""Of the mask beside a micrograph, which says what lies at each pixel as `SimulatedMicrograph.junk` does."""
 
 _DELOCALISATION_RESOLUTION_ANGSTROM = 6.0
 """Finer detail beyond the border of the micrograph is left out."""
@@ -60,6 +67,8 @@ class SimulatedMicrograph:
     """The carbon film, if its edge crosses the micrograph."""
     contamination: tuple[Contamination, ...]
     """Ice crystals and dirt; they may lie on the film, or partly outside."""
+    junk: NDArray[np.uint8]
+    """(h, w) what of `JUNK_KINDS` lies at each pixel, counted from 1; 0 where there is none."""
 
 
 def series_seed(seed: int, index: int) -> np.random.SeedSequence:
@@ -133,6 +142,7 @@ def simulate_micrograph(
         dose_e_per_a2=settings.dose_e_per_a2,
         carbon=specimen.carbon,
         contamination=specimen.contamination,
+        junk=lay_junk(specimen, clear, pixel_size_angstrom=pixel_size),
     )
 
 
@@ -162,6 +172,16 @@ def write_pixels(path: Path, pixels: NDArray[np.float32], pixel_size_angstrom: f
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_junk(micrograph: Path, junk: NDArray[np.uint8]) -> None:
+    """Write the junk of a micrograph, (h, w) uint8, beside it as ``<stem>.junk.png``.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    _, png = cv2.imencode(".png", junk)
+    write_atomically(micrograph.with_suffix(JUNK_ENDING), png.tobytes())
 
 
 def _draw_molecule(settings: SimulationSettings, rng: np.random.Generator) -> DensityModel:

@@ -85,6 +85,8 @@ class Contamination:
     """Transmission of its middle, relative to that of ice."""
     phase_rad: float
     """Phase of its middle above that of the ice."""
+    is_small: bool = False
+    """Whether it is one of the specks that frozen ethane leaves."""
 
     @property
     def reach_px(self) -> float:
@@ -108,13 +110,21 @@ class Contamination:
         return thickness
 
 
-def draw_carbon(shape: tuple[int, int], pixel_size_angstrom: float, rng: np.random.Generator) -> CarbonFilm:
-    """A random film whose edge crosses the micrograph and leaves most of it free."""
+def draw_carbon(
+    shape: tuple[int, int],
+    pixel_size_angstrom: float,
+    rng: np.random.Generator,
+    edge_range: tuple[float, float] = (0.35, 0.85),
+) -> CarbonFilm:
+    """A random film whose edge crosses the micrograph; by default it leaves most of it free.
+
+    The edge lies at a fraction, from `edge_range`, of the way from the middle to a corner.
+    """
     direction = rng.uniform(0, 2 * np.pi)
     dy, dx = float(np.sin(direction)), float(np.cos(direction))
     # Half the length of the micrograph in that direction, as far as a corner.
     half = (abs(dy) * shape[0] + abs(dx) * shape[1]) / 2
-    edge = half * rng.uniform(0.35, 0.85)
+    edge = half * rng.uniform(*edge_range)
     radius = max(float(np.exp(rng.uniform(np.log(5e3), np.log(3e4)))) / pixel_size_angstrom, 1.2 * edge)
     fraying = tuple(
         (

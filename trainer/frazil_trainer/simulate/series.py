@@ -10,7 +10,7 @@ from pathlib import Path
 
 from frazil.errors import OutputError, SettingsError
 from frazil.picking import write_star
-from frazil_trainer.simulate.micrograph import series_seed, simulate_micrograph, write_micrograph
+from frazil_trainer.simulate.micrograph import series_seed, simulate_micrograph, write_junk, write_micrograph
 from frazil_trainer.simulate.settings import SimulationSettings
 
 __all__ = ["MANIFEST_NAME", "write_manifest", "write_series"]
@@ -19,12 +19,18 @@ MANIFEST_NAME = "simulation.json"
 
 
 def write_series(
-    folder: Path, settings: SimulationSettings, *, count: int, seed: int, interval_seconds: float = 0.0
+    folder: Path,
+    settings: SimulationSettings,
+    *,
+    count: int,
+    seed: int,
+    interval_seconds: float = 0.0,
+    masks: bool = False,
 ) -> Iterator[Path]:
     """Write micrographs 1 to `count` of a series, yielding each path when the file is complete.
 
     The STAR file is written before its micrograph, so that every micrograph has one. Files of an earlier call with
-    the same settings and seed are kept.
+    the same settings and seed are kept. With `masks`, each has the mask of its junk beside it.
 
     Raises:
         SettingsError: the folder holds a series with other settings or another seed.
@@ -42,6 +48,8 @@ def write_series(
             path = folder / f"simulated_{index + 1:04d}.mrc"
             if not path.exists():
                 simulated = simulate_micrograph(settings, series_seed(seed, index))
+                if masks:
+                    write_junk(path, simulated.junk)
                 write_star(path.with_suffix(".star"), simulated.truth)
                 if index:
                     time.sleep(max(0.0, interval_seconds - (time.monotonic() - started)))

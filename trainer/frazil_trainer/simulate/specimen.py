@@ -21,24 +21,39 @@ from frazil_trainer.simulate.scene import (
 from frazil_trainer.simulate.settings import SimulationSettings
 from frazil_trainer.simulate.surroundings import (
     Clump,
+    Crack,
     Filament,
     Speckle,
     Surroundings,
     draw_clumps,
+    draw_cracks,
     draw_filaments,
     draw_speckle,
     filament_phase,
 )
 from frazil_trainer.simulate.variety import preferred_rotations
 
-__all__ = ["Specimen", "draw_specimen", "lay_noise", "lay_phase", "lay_transmission"]
+__all__ = ["JUNK_KINDS", "Specimen", "draw_specimen", "lay_junk", "lay_noise", "lay_phase", "lay_transmission"]
 
 _Array = NDArray[np.float32]
+
+JUNK_KINDS = (
+    "crystalline ice",
+    "carbon film",
+    "metal film",
+    "filament",
+    "crack",
+    "clump",
+    "ice crystal",
+    "frozen ethane",
+)
+"""What `lay_junk` marks, from 1; of several at one place the last."""
 
 _CLEARANCE_DIAMETERS = 0.15
 """Least distance of particles' centres from carbon and contamination."""
 _LEAST_DIRT_DIAMETERS = 0.6
 """Smallest radius of contamination, larger than a particle's."""
+_LEAST_LARGE_DIRT_DIAMETERS = 1.5
 _LEAST_SPECK_DIAMETERS = 0.15
 """Smallest radius of specks of frozen ethane, which may be as large as particles."""
 
@@ -58,6 +73,9 @@ class Specimen:
     clumps: tuple[Clump, ...]
     filaments: tuple[Filament, ...]
     speckles: tuple[Speckle, ...]
+    cracks: tuple[Crack, ...]
+    on_film: NDArray[np.float64]
+    """(k, 2) molecules on the film, columns y, x."""
 
 
 def draw_specimen(
@@ -66,14 +84,21 @@ def draw_specimen(
     """Draw film, dirt and clumps, then particles away from these."""
     diameter_px = model.diameter_angstrom / settings.pixel_size_angstrom
     has_carbon = rng.random() < settings.carbon_probability
-    carbon = draw_carbon(settings.shape, settings.pixel_size_angstrom, rng) if has_carbon else None
+    carbon = None
+    if has_carbon:
+        carbon = draw_carbon(settings.shape, settings.pixel_size_angstrom, rng, surroundings.film_edge_range)
     dirt_count = int(rng.integers(*settings.contamination_range, endpoint=True))
     contamination = draw_contamination(dirt_count, settings.shape, _LEAST_DIRT_DIAMETERS * diameter_px, rng)
     if surroundings.metal and carbon is not None:
         carbon = replace(carbon, transmission=float(rng.uniform(0.02, 0.3)), noise_ratio=1.0)
     if surroundings.small_dirt:
         specks = draw_contamination(surroundings.small_dirt, settings.shape, _LEAST_SPECK_DIAMETERS * diameter_px, rng)
-        contamination += tuple(replace(speck, transmission=float(rng.uniform(0.4, 0.9))) for speck in specks)
+        contamination += tuple(
+            replace(speck, transmission=float(rng.uniform(0.4, 0.9)), is_small=True) for speck in specks
+        )
+    contamination += draw_contamination(
+        surroundings.large_dirt, settings.shape, _LEAST_LARGE_DIRT_DIAMETERS * diameter_px, rng
+    )
     clumps = draw_clumps(surroundings.clumps, settings.shape, diameter_px, rng)
     obstacles: tuple[CarbonFilm | Contamination | Clump, ...] = (*contamination, *clumps)
     if carbon is not None:
@@ -103,6 +128,18 @@ def draw_specimen(
     )
     fragment_count = round(len(centres) * rng.uniform(*settings.fragments_per_particle_range))
     fragments = rng.uniform((0, 0), settings.shape, (fragment_count, 2))
+    filaments = draw_filaments(surroundings.filaments, settings.shape, settings.pixel_size_angstrom, rng)
+    speckles = draw_speckle(surroundings.speckles, settings.shape, settings.pixel_size_angstrom, rng)
+    cracks = draw_cracks(surroundings.cracks, settings.shape, settings.pixel_size_angstrom, rng)
+    near = tuple(np.clip(np.rint(v), 0, n - 1).astype(np.intp) for v, n in zip(centres.T, settings.shape, strict=True))
+    for crack in cracks:
+        depth = crack.depth(Frame(origin=(0, 0), shape=settings.shape))[near]
+        centres = np.where((depth < -_CLEARANCE_DIAMETERS * diameter_px)[:, np.newaxis], centres, np.nan)
+    centres = centres[np.isfinite(centres).all(axis=1)]
+    on_film = np.empty((0, 2))
+    if carbon is not None:
+        on_film = rng.uniform((0, 0), settings.shape, (surroundings.on_film, 2))
+        on_film = on_film[carbon.depth(on_film[:, 0], on_film[:, 1]) > 0]
     return Specimen(
         model=model,
         centres=centres,
@@ -111,8 +148,10 @@ def draw_specimen(
         contamination=contamination,
         surroundings=surroundings,
         clumps=clumps,
-        filaments=draw_filaments(surroundings.filaments, settings.shape, settings.pixel_size_angstrom, rng),
-        speckles=draw_speckle(surroundings.speckles, settings.shape, settings.pixel_size_angstrom, rng),
+        filaments=filaments,
+        speckles=speckles,
+        cracks=cracks,
+        on_film=on_film,
     )
 
 
@@ -166,7 +205,10 @@ def lay_phase(
         add_all([stranger], places, random_rotations(number, rng))
     for clump in specimen.clumps:
         add_all(shapes, clump.places(rng), random_rotations(clump.count, rng))
+    add_all(shapes, specimen.on_film, random_rotations(len(specimen.on_film), rng))
     phase *= np.float32(interaction_rad_per_volt_angstrom)
+    for crack in specimen.cracks:
+        phase += np.float32(crack.phase_rad) * crack.profile(frame)
     for filament in specimen.filaments:
         phase += filament_phase(
             filament,
@@ -202,7 +244,39 @@ def lay_transmission(specimen: Specimen, frame: Frame, *, ice_gradient: float, r
         transmission[rows, columns] *= 1 - np.float32(1 - dirt.transmission) * thickness
     for speckle in specimen.speckles:
         transmission *= speckle.transmission(frame, rng)
+    for crack in specimen.cracks:
+        transmission *= np.maximum(1 + np.float32(crack.contrast) * crack.profile(frame), np.float32(0.05))
     return transmission
+
+
+def lay_junk(specimen: Specimen, frame: Frame, *, pixel_size_angstrom: float) -> NDArray[np.uint8]:
+    """(h, w) uint8 what of `JUNK_KINDS` lies at each pixel of the frame, counted from 1; 0 where there is none.
+
+    The line of a filament or crack counts as at least a tenth of the particle's diameter wide.
+    """
+    kinds = np.zeros(frame.shape, np.uint8)
+    y, x = frame.coordinates()
+    least_px = 0.05 * specimen.model.diameter_angstrom / pixel_size_angstrom
+
+    def mark(places: NDArray[np.bool_], kind: str) -> None:
+        kinds[places] = JUNK_KINDS.index(kind) + 1
+
+    for speckle in specimen.speckles:
+        mark(speckle.covers(frame), "crystalline ice")
+    if specimen.carbon is not None:
+        mark(specimen.carbon.depth(y, x) > 0, "metal film" if specimen.surroundings.metal else "carbon film")
+    for filament in specimen.filaments:
+        wide = replace(filament, radius_px=max(filament.radius_px, least_px), hollow=0.0)
+        mark(wide.thickness(y, x) > 0, "filament")
+    for crack in specimen.cracks:
+        mark(crack.depth(frame) > min(0.0, crack.half_width - least_px), "crack")
+    for clump in specimen.clumps:
+        mark(clump.depth(y, x) > 0, "clump")
+    for dirt in specimen.contamination:
+        rows, columns, part = frame.window(dirt.y, dirt.x, dirt.reach_px)
+        inside = dirt.depth(*part.coordinates()) > 0
+        kinds[rows, columns][inside] = JUNK_KINDS.index("frozen ethane" if dirt.is_small else "ice crystal") + 1
+    return kinds
 
 
 def _cover(carbon: CarbonFilm, frame: Frame) -> _Array:

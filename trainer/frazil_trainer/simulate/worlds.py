@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +22,7 @@ from frazil.picking.picks import Picks
 from frazil_trainer.simulate.density import DensityModel
 from frazil_trainer.simulate.handling import draw_handling
 from frazil_trainer.simulate.imaginary import imagine_molecule
-from frazil_trainer.simulate.micrograph import series_seed, simulate_micrograph, write_pixels
+from frazil_trainer.simulate.micrograph import series_seed, simulate_micrograph, write_junk, write_pixels
 from frazil_trainer.simulate.molecules import MODEL_NAMES, density_model
 from frazil_trainer.simulate.series import write_manifest
 from frazil_trainer.simulate.settings import SimulationSettings
@@ -35,6 +36,12 @@ DIAMETERS_NAME = "diameters.csv"
 _MANIFEST_NAME = "worlds.json"
 
 _SIDE_DIAMETERS = (17.0, 25.0)
+_DIAMETERS_PX = (26.0, 58.0)
+_DIRTY_SIDE_DIAMETERS = (18.0, 38.0)
+"""Wide, since what is junk shows in what lies around it."""
+_DIRTY_DIAMETERS_PX = (22.0, 40.0)
+_DIRTY_KINDS, _DIRTY_SHARES = (0, 1, 2, 4), (0.25, 0.4, 0.25, 0.1)
+"""How many kinds of junk a dirty world has, and how often."""
 _EMPTY_SHARE = 0.18
 _IMAGINARY_SHARE = 0.35
 _IMAGINARY_DIAMETERS_ANGSTROM = (75.0, 420.0)
@@ -57,10 +64,16 @@ class World:
     diameter_angstrom: float
     """As a person may give it."""
     molecule: str
+    junk: NDArray[np.uint8]
+    """(h, w) what of `JUNK_KINDS` lies at each pixel, counted from 1; 0 where there is none."""
 
 
 def simulate_world(
-    seed: int | np.random.SeedSequence, molecules: Sequence[DensityModel] = (), *, is_empty: bool | None = None
+    seed: int | np.random.SeedSequence,
+    molecules: Sequence[DensityModel] = (),
+    *,
+    is_empty: bool | None = None,
+    is_dirty: bool = False,
 ) -> World:
     """Simulate a micrograph of which everything is drawn from wide ranges, also whether it holds particles.
 
@@ -68,6 +81,8 @@ def simulate_world(
         seed: decides everything.
         molecules: real ones to draw from, beside imaginary ones. Default: the simulator's own.
         is_empty: whether it holds no particles, only all else. Default: drawn.
+        is_dirty: whether it is for learning junk: wider, three in four with one or several kinds of it, the others with
+            none at all.
     """
     rng = np.random.default_rng(seed)
     known = molecules or [density_model(name) for name in MODEL_NAMES]
@@ -75,11 +90,13 @@ def simulate_world(
     molecule = _draw_molecule(particles, rng)
     drawn_empty = rng.random() < _EMPTY_SHARE
     is_empty = drawn_empty if is_empty is None else is_empty
-    diameter_px = _log_uniform(rng, 26, 58)
+    diameter_px = _log_uniform(rng, *(_DIRTY_DIAMETERS_PX if is_dirty else _DIAMETERS_PX))
     pixel_size = molecule.diameter_angstrom / diameter_px
-    side = round(rng.uniform(*_SIDE_DIAMETERS) * diameter_px)
+    side = round(rng.uniform(*(_DIRTY_SIDE_DIAMETERS if is_dirty else _SIDE_DIAMETERS)) * diameter_px)
     settings = _draw_settings(side, pixel_size, rng, is_empty=is_empty)
     surroundings = _draw_surroundings(molecule, known, (side / diameter_px) ** 2, rng, is_empty=is_empty)
+    if is_dirty:
+        settings, surroundings = _with_junk(settings, surroundings, (side / diameter_px) ** 2, rng)
     seeds = np.random.SeedSequence(int(rng.integers(2**63)))
     simulated = simulate_micrograph(settings, seeds, molecule, surroundings)
     pixels, factor = draw_handling(simulated.pixels, diameter_px, rng)
@@ -91,13 +108,17 @@ def simulate_world(
         pixel_size_angstrom=pixel_size / factor,
         diameter_angstrom=round(molecule.diameter_angstrom * float(rng.uniform(*_GIVEN_DIAMETERS)), 1),
         molecule=molecule.name,
+        junk=np.asarray(cv2.resize(simulated.junk, pixels.shape[::-1], interpolation=cv2.INTER_NEAREST), np.uint8),
     )
 
 
-def write_worlds(folder: Path, molecules: Sequence[DensityModel], *, count: int, seed: int) -> Iterator[Path]:
+def write_worlds(
+    folder: Path, molecules: Sequence[DensityModel], *, count: int, seed: int, are_dirty: bool = False
+) -> Iterator[Path]:
     """Write worlds 1 to `count` of a seed, yielding each path when its file is complete, and then their diameters.
 
-    Files of an earlier call with the same molecules and seed are kept.
+    Dirty ones have a mask of their junk beside them. Files of an earlier call with the same molecules and seed are
+    kept.
 
     Raises:
         SettingsError: the folder holds worlds of other molecules or another seed.
@@ -107,7 +128,7 @@ def write_worlds(folder: Path, molecules: Sequence[DensityModel], *, count: int,
         folder.mkdir(parents=True, exist_ok=True)
         write_manifest(
             folder / _MANIFEST_NAME,
-            {"seed": seed, "molecules": [one.name for one in molecules]},
+            {"seed": seed, "molecules": [one.name for one in molecules]} | ({"dirty": True} if are_dirty else {}),
             "expected worlds of these molecules and this seed, found others; give them a folder of their own",
         )
         rows = []
@@ -115,7 +136,9 @@ def write_worlds(folder: Path, molecules: Sequence[DensityModel], *, count: int,
             path = folder / f"world_{index + 1:04d}.mrc"
             row = path.with_suffix(".json")
             if not path.exists():
-                world = simulate_world(series_seed(seed, index), molecules)
+                world = simulate_world(series_seed(seed, index), molecules, is_dirty=are_dirty)
+                if are_dirty:
+                    write_junk(path, world.junk)
                 write_star(path.with_suffix(".star"), world.truth)
                 row.write_text(
                     json.dumps([path.stem, world.diameter_angstrom, world.molecule, len(world.truth)]) + "\n", "utf-8"
@@ -212,6 +235,41 @@ def _draw_surroundings(
         view_spread_deg=float(rng.uniform(8, 35)) if rng.random() < 0.35 else None,
         variants=variants,
     )
+
+
+def _with_junk(
+    settings: SimulationSettings, surroundings: Surroundings, area: float, rng: np.random.Generator
+) -> tuple[SimulationSettings, Surroundings]:
+    """The same without junk, then with that of some kinds, on an area in diameters squared."""
+    film, dirt = 0.0, 0
+    surroundings = replace(surroundings, clumps=0, filaments=0, speckles=0, small_dirt=0, metal=False)
+    kinds = ("film", "ice crystals", "large ice crystals", "ethane", "clumps", "crystalline ice", "filaments", "cracks")
+    shares = np.array([3, 2, 2, 2, 2, 1.5, 1, 2])
+    for kind in rng.choice(kinds, rng.choice(_DIRTY_KINDS, p=_DIRTY_SHARES), replace=False, p=shares / shares.sum()):
+        match kind:
+            case "film":
+                film = 1.0
+                surroundings = replace(
+                    surroundings,
+                    metal=bool(rng.random() < 0.2),
+                    film_edge_range=(-0.6, 0.9),
+                    on_film=round(area * rng.uniform(0, 0.6)) if rng.random() < 0.5 else 0,
+                )
+            case "ice crystals":
+                dirt = int(rng.integers(1, 12, endpoint=True))
+            case "large ice crystals":
+                surroundings = replace(surroundings, large_dirt=int(rng.integers(1, 4, endpoint=True)))
+            case "ethane":
+                surroundings = replace(surroundings, small_dirt=int(rng.integers(3, 50)))
+            case "clumps":
+                surroundings = replace(surroundings, clumps=int(rng.integers(1, 7)))
+            case "crystalline ice":
+                surroundings = replace(surroundings, speckles=int(rng.integers(1, 3)))
+            case "filaments":
+                surroundings = replace(surroundings, filaments=int(rng.integers(1, 7)))
+            case _:
+                surroundings = replace(surroundings, cracks=int(rng.integers(1, 4)))
+    return replace(settings, carbon_probability=film, contamination_range=(dirt, dirt)), surroundings
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:

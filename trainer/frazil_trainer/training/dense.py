@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from frazil_trainer.data.labelled import LabelledMicrograph
+from frazil_trainer.examples.areas import AreaSampler
 from frazil_trainer.examples.patches import PatchSampler
 from frazil_trainer.networks import Fcn
-from frazil_trainer.recipe import Patches, Recipe
+from frazil_trainer.recipe import Areas, Patches, Recipe
 from frazil_trainer.training.loop import Batch, Sums
 
 __all__ = ["PatchSource", "make_sampler", "quality_focal_loss"]
@@ -32,16 +33,20 @@ class PatchSource:
     def __init__(
         self,
         recipe: Recipe,
-        patches: Patches,
+        patches: Patches | Areas,
         training: Sequence[LabelledMicrograph],
         selection: Sequence[LabelledMicrograph],
     ) -> None:
         self._seed = recipe.seed
-        self._patches = patches
+        self._focus = patches.focus
+        self._scores_areas = isinstance(patches, Areas)
+        doubt_from, self._doubtful_score = 1.0, 1.0
+        if isinstance(patches, Patches):
+            doubt_from, self._doubtful_score = patches.doubt_from, patches.doubtful_score
         self._sampler = make_sampler(recipe, patches, training, augment=True)
         self.updates_per_epoch = -(-patches.per_epoch // recipe.batch)
         updates = recipe.epochs * self.updates_per_epoch
-        self._first_ignoring, self._first_mild = round(patches.doubt_from * updates), round(patches.calm_from * updates)
+        self._first_ignoring, self._first_mild = round(doubt_from * updates), round(patches.calm_from * updates)
         self.counts: Mapping[str, int] = {}
         held_out = make_sampler(recipe, patches, selection, augment=False)
         self.held_out: Mapping[str, list[Batch]] = {
@@ -64,17 +69,19 @@ class PatchSource:
     def sums(self, logits: torch.Tensor, batch: Batch) -> Sums:
         """Quality focal loss over the number of particles, and intersection over union of cells with particles.
 
+        For areas it is over the number of cells that count, and of cells with junk.
+
         The loss has an ignore mask over cells that look like unlabelled particles. If labels miss particles, a detector
         that learns them as background scores all similar particles low. It does better if it learns nothing from them
         (Wu et al., Soft Sampling for Robust Object Detection, BMVC 2019).
         """
         _, target, weights, unlabelled = batch
-        ignore = unlabelled & (torch.sigmoid(logits.detach()) > self._patches.doubtful_score)
+        ignore = unlabelled & (torch.sigmoid(logits.detach()) > self._doubtful_score)
         counts = weights > 0
         predicted, particle = (logits > 0) & counts, (target > 0.5) & counts
         return Sums(
-            loss=quality_focal_loss(logits, target, weights * ~ignore, self._patches.focus),
-            weight=(target * weights).sum(),
+            loss=quality_focal_loss(logits, target, weights * ~ignore, self._focus),
+            weight=weights.sum() if self._scores_areas else (target * weights).sum(),
             numerator=(predicted & particle).sum(),
             denominator=(predicted | particle).sum(),
         )
@@ -97,9 +104,19 @@ def quality_focal_loss(logits: torch.Tensor, target: torch.Tensor, weights: torc
 
 
 def make_sampler(
-    recipe: Recipe, patches: Patches, micrographs: Sequence[LabelledMicrograph], *, augment: bool
+    recipe: Recipe, patches: Patches | Areas, micrographs: Sequence[LabelledMicrograph], *, augment: bool
 ) -> PatchSampler:
     """What draws patches of some micrographs for a recipe's network."""
+    if isinstance(patches, Areas):
+        return AreaSampler(
+            micrographs,
+            patch_px=patches.patch_px,
+            step_px=Fcn.step_px,
+            diameter_px=recipe.diameter_px,
+            near_junk=patches.near_junk,
+            clear_diameters=patches.clear_diameters,
+            augment=augment,
+        )
     return PatchSampler(
         micrographs,
         patch_px=patches.patch_px,

@@ -205,7 +205,7 @@ function showChosen() {
   byId("all").indeterminate = here > 0 && here < shown.length;
   const button = (says, act, title) => element("button", { type: "button", title, onclick: act }, says);
   const format = byId("format")?.value;
-  const formats = element("select", { id: "format", "aria-label": "Format of the download" }, ...Object.entries(FORMATS).map(([value, says]) => element("option", { value }, says)));
+  const formats = element("select", { id: "format", "aria-label": "Format of the download" }, ...Object.entries(isAssessed ? { ...FORMATS, micrographs: "micrographs.star" } : FORMATS).map(([value, says]) => element("option", { value }, says)));
   if (format) formats.value = format;
   byId("chosen").replaceChildren(
     ...(chosen.size
@@ -218,7 +218,7 @@ function showChosen() {
           button("Choose none", chooseNone, "Esc"),
         ]
       : []),
-    element("span", { class: "downloads" }, formats, button(chosen.size ? "Download chosen" : "Download all", download, "Picks as one file, or as a zip of many; all are those of the list as it is filtered")),
+    element("span", { class: "downloads" }, formats, button(chosen.size ? "Download chosen" : "Download all", download, "Picks as a zip, or micrographs with their CTF as one table; all are those of the list as it is filtered")),
   );
 }
 
@@ -278,7 +278,7 @@ async function download() {
     const answer = await fetch(exportAddress(format), options);
     if (!answer.ok) throw new Error(`the daemon answered ${answer.status}`);
     const file = URL.createObjectURL(await answer.blob());
-    element("a", { href: file, download: `picks-${format}.zip` }).click();
+    element("a", { href: file, download: format === "micrographs" ? "micrographs.star" : `picks-${format}.zip` }).click();
     setTimeout(() => URL.revokeObjectURL(file), KEPT_MS);
     told.tell(`The picks of ${counted(paths.length, "micrograph")} were downloaded.`);
   } catch (error) {

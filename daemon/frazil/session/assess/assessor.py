@@ -34,7 +34,7 @@ from frazil.quality.grade import QualityRules, Usual
 from frazil.record import MicrographReader
 from frazil.session.correct.applying import uncorrected_picks
 from frazil.session.outbox.file_stamp import sample
-from frazil.session.outbox.ledger import KeptResult, Ledger, LedgerReader, Unassessed
+from frazil.session.outbox.ledger import KeptResult, Ledger, LedgerReader, QualityRecord, Unassessed
 from frazil.session.retune.repick import read_document, read_score_map
 
 __all__ = ["Assessed", "Assessor", "Offer"]
@@ -70,8 +70,6 @@ class Assessed:
     document: QualityDocument
     fingerprint: str
     """Of the file that was looked at."""
-    is_first: bool
-    """Whether the micrograph was never assessed before."""
     settled: threading.Event = field(default_factory=threading.Event)
     """Set once it is committed, or could not be."""
 
@@ -266,8 +264,8 @@ class Assessor:
         kept = self._reader.result(found.path)
         if kept is None or kept.seq != found.seq:
             raise ValueError(f"expected picks with the number {found.seq}, found others")
-        document = read_document(kept)
-        measured, fingerprint = self._measure(found.path, document, accepted)
+        document, earlier = read_document(kept), self._reader.quality(found.path)
+        measured, fingerprint = self._measure(found.path, document, accepted, earlier)
         picks = uncorrected_picks(document, self._reader.uncorrected(kept.seq))
         quality = assess(
             document,
@@ -278,15 +276,21 @@ class Assessor:
             estimated_precision=self._estimate_precision(document, kept),
         )
         self._note_usual(found.path, len(picks.score), quality)
-        quality = msgspec.structs.replace(quality, seconds=round(self._clock() - started, 4), assessed_at=now_rfc3339())
-        is_first = self._reader.quality(found.path) is None
-        return Assessed(key=found.path, document=quality, fingerprint=fingerprint, is_first=is_first)
+        quality = msgspec.structs.replace(
+            quality,
+            supersedes=earlier.seq if earlier is not None else 0,
+            seconds=round(self._clock() - started, 4),
+            assessed_at=now_rfc3339(),
+        )
+        return Assessed(key=found.path, document=quality, fingerprint=fingerprint)
 
-    def _measure(self, key: str, document: MicrographDocument, accepted: _Accepted | None) -> tuple[PixelMeasures, str]:
+    def _measure(
+        self, key: str, document: MicrographDocument, accepted: _Accepted | None, earlier: QualityRecord | None
+    ) -> tuple[PixelMeasures, str]:
         """What the pixels say, and the fingerprint of their file; if that is the same, what was measured before."""
         if accepted is not None:
             return self._measure_pixels(accepted.micrograph, document), accepted.fingerprint
-        record, earlier = self._reader.micrograph(key), self._reader.quality(key)
+        record = self._reader.micrograph(key)
         fingerprint = record.fingerprint if record is not None else ""
         if earlier is not None and fingerprint and earlier.fingerprint == fingerprint:
             stored = self._reader.document(earlier.seq)

@@ -45,7 +45,7 @@ class QualityWriter:
                 document,
                 key=assessed.key,
                 fingerprint=assessed.fingerprint,
-                on_commit=lambda _: self._metrics.note_quality(document, is_first=assessed.is_first),
+                on_commit=lambda _: self._metrics.note_quality(document),
             )
         except sqlite3.Error as error:  # of this record alone; the outbox retries all others
             log.warning("the assessment of %s cannot be written: %s", assessed.key, error)

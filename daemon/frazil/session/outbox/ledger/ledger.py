@@ -481,16 +481,14 @@ class Ledger:
         key: str,
         document: QualityDocument,
         fingerprint: str,
-        body_at: Callable[[str, int, int], bytes],
+        body_at: Callable[[str, int], bytes],
     ) -> int:
-        """Commit an assessment, in place of an earlier one of the micrograph; `fingerprint` is that of the file that
-        was looked at. `body_at` is told also the number of the assessment that this one supersedes (0: none).
+        """Commit an assessment in place of the one that it supersedes; `fingerprint` is that of the file that was
+        looked at.
         """
         with self._writing():
-            row = self._database.execute("SELECT seq FROM qualities WHERE path = ?", (key,)).fetchone()
-            older: int = row[0] if row else 0
-            seq = self._insert("quality", key, lambda epoch, seq: body_at(epoch, seq, older))
-            self._database.execute("UPDATE documents SET superseded_by = ? WHERE seq = ?", (seq, older))
+            seq = self._insert("quality", key, body_at)
+            self._database.execute("UPDATE documents SET superseded_by = ? WHERE seq = ?", (seq, document.supersedes))
             numbered = msgspec.structs.replace(document, seq=seq)
             store_quality(self._database, QualityRecord.of_document(numbered, key, fingerprint))
         self._head = seq
