@@ -136,6 +136,10 @@ def test_the_list_is_sorted_and_filtered_by_quality(assessed: Any, look: Looker,
     assert download.value.suggested_filename == "micrographs_good.star"
     table = download.value.path().read_text()
     assert [line.split()[0].rpartition("/")[2] for line in table.splitlines() if ".mrc" in line] == ["a.mrc", "c.mrc"]
+    page.get_by_label("Worth").select_option("all but bad")
+    page.get_by_text("1 to 3 of 3 micrographs").wait_for()
+    page.get_by_label("Worth").select_option("only good")
+    page.get_by_text("1 to 2 of 2 micrographs").wait_for()
     # A person's mark decides before the grade.
     for k, (path, mark) in enumerate((("a.mrc", "bad"), ("d.mrc", "good"))):
         assessed.rig.leave((MarkMicrograph, {"mark": mark}), key=path, first=k)
