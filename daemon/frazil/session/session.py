@@ -20,6 +20,7 @@ from frazil.errors import OutputError
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
 from frazil.health.state import AssessState, SessionState
+from frazil.keys import PUBLIC_ENDING
 from frazil.model import Model, learned_folder
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
@@ -183,7 +184,13 @@ class Session:
         )
         self._closing.callback(self._receiver.close)
         self._promoted = Promoted(self.settings.model, learned_folder(self.outputs.path))
-        self._announcer = Announcer(ledger, self._outbox, self._metrics, self._promoted.folder_of)
+        self._announcer = Announcer(
+            ledger,
+            self._outbox,
+            self._metrics,
+            self._promoted.folder_of,
+            requeues=self.settings.repick_after_promotion,
+        )
 
     def load(self) -> Model:
         """Load the model that serves first.
@@ -305,6 +312,7 @@ class Session:
             check_name=self.outputs.check_name,
             likeness=likeness,
             held=held,
+            requeued=set(self.ledger.requeued()),
             beat=self.heartbeats.of("frazil-intake").beat,
         )
         self._watcher = Watcher(
@@ -374,6 +382,7 @@ class Session:
             watch=str(self.root),
             out=str(self.outputs.path),
             stream=stream,
+            server_key=str(absolute_path(key).with_suffix(PUBLIC_ENDING)) if (key := self.settings.curve_key) else "",
             metrics=f"{page}metrics",
             page=page,
             model=model.identity.short,

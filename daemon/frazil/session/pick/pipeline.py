@@ -150,7 +150,7 @@ class Pipeline:
         self._watch = watch
         self._max_attempts = max_attempts
         self._keep_score_maps = keep_score_maps
-        self._arrivals: PriorityQueue[tuple[bool, int, Arrival]] = PriorityQueue()
+        self._arrivals: PriorityQueue[tuple[int, int, Arrival]] = PriorityQueue()
         self._arrived = itertools.count()
         self._micrographs: Queue[_Read] = Queue(_MICROGRAPHS_QUEUED)
         self._results: Queue[_Result] = Queue()
@@ -184,11 +184,11 @@ class Pipeline:
             thread.start()
 
     def accept(self, arrival: Arrival) -> None:
-        """Put an arrival in the queue: new files before the backlog, each in the order in which they came.
+        """Put an arrival in the queue: new files before the backlog, that before what is picked again, each in order.
 
         The microscope's operator looks at the newest micrograph, and the backlog only shrinks.
         """
-        self._arrivals.put((arrival.backlog, next(self._arrived), arrival))
+        self._arrivals.put((arrival.backlog + arrival.requeued, next(self._arrived), arrival))
 
     def refuse(self, arrival: Arrival, error: MicrographError) -> None:
         """Record the failure of a file that cannot be picked."""
@@ -436,7 +436,8 @@ class Pipeline:
             self._picks += len(document.picks.score)
             metrics.note_picked(document)
             metrics.note_batches(result.batches)
-            self._drift.note(document)
+            if not arrival.requeued:  # what was collected long ago says nothing of now
+                self._drift.note(document)
             if self._assessor is not None and result.offer is not None:
                 self._assessor.accept(result.offer, arrival.key, seq, result.fingerprint)
 
