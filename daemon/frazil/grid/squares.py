@@ -9,7 +9,7 @@ from statistics import fmean, median
 
 import msgspec
 
-from frazil.documents import Grade, HoleSummary, QualityDocument
+from frazil.documents import Grade, HoleSummary
 
 __all__ = ["Exposure", "Square", "Squares"]
 
@@ -28,25 +28,6 @@ class Exposure(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     picks: int
     relative_ice_thickness: float | None
     ctf_resolution_angstrom: float | None
-
-    @classmethod
-    def of(cls, document: QualityDocument) -> Exposure | None:
-        """The exposure of an assessed micrograph; None where its square is not known."""
-        place, ctf = document.place, document.ctf
-        if isinstance(place, msgspec.UnsetType) or not place.square:
-            return None
-        return cls(
-            seq=document.seq,
-            grid=place.grid,
-            square=place.square,
-            hole=place.hole,
-            stage_x_um=place.stage_x_um,
-            stage_y_um=place.stage_y_um,
-            grade=document.grade,
-            picks=document.picks,
-            relative_ice_thickness=document.relative_ice_thickness,
-            ctf_resolution_angstrom=None if isinstance(ctf, msgspec.UnsetType) else ctf.resolution_angstrom,
-        )
 
     @property
     def particles(self) -> int:
@@ -137,6 +118,10 @@ class Squares:
     def square(self, grid: str, name: str) -> Square:
         """A square; without exposures if nothing came of it."""
         return Square(grid=grid, name=name, exposures=list(self._by_square.get((grid, name), {}).values()))
+
+    def newest(self, grid: str, name: str) -> int:
+        """Sequence number of the newest assessment in a square; 0 where there is none."""
+        return max((one.seq for one in self._by_square.get((grid, name), {}).values()), default=0)
 
     def all(self) -> list[Square]:
         """Every square with exposures, in the order in which they came."""

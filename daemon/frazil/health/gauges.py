@@ -298,7 +298,11 @@ def _of_the_session(session: SessionState) -> Iterator[GaugeMetricFamily]:
 
 
 def _of_drift(drift: DriftState) -> Iterator[GaugeMetricFamily]:
-    charts: dict[str, ChartState] = {"picks": drift.picks, "score": drift.score, **{str(which): chart for which, chart in drift.quality.items()}}
+    charts: dict[str, ChartState] = {
+        "picks": drift.picks,
+        "score": drift.score,
+        **{str(which): chart for which, chart in drift.quality.items()},
+    }
     departures = {
         (quantity, direction): departure
         for quantity, chart in charts.items()
