@@ -34,6 +34,12 @@ class SessionSquares:
         self.squares = Squares()
         self.seq = 0
         """Of the newest assessment that was taken in."""
+        self._unplaced: set[str] = set()
+
+    @property
+    def unplaced(self) -> int:
+        """Number of assessed micrographs of which no square is known."""
+        return len(self._unplaced)
 
     def update(self) -> set[tuple[str, str]]:
         """Take in what was assessed since; grid and name of the squares that have changed.
@@ -43,6 +49,7 @@ class SessionSquares:
         """
         changed: set[tuple[str, str]] = set()
         for record in self._reader.qualities_after(self.seq):
+            (self._unplaced.discard if record.square else self._unplaced.add)(record.path)
             changed |= self.squares.note(record.path, _exposure_of(record))
             self.seq = record.seq
         return changed
