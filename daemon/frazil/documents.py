@@ -270,7 +270,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 class QualityDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="quality"):
     """Whether a micrograph is worth keeping, and why. It follows the picks. Topic ``quality``."""
 
-    schema: int = MICROSCOPE_SCHEMA
+    schema: int = SCHEMA_VERSION
     epoch: str
     seq: int
     """Place in the stream, shared with documents of every other kind."""
@@ -340,7 +340,7 @@ class HoleSummary(msgspec.Struct, frozen=True, kw_only=True):
 class SquareDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="square"):
     """What came of a grid square so far. Topic ``square``."""
 
-    schema: int = MICROSCOPE_SCHEMA
+    schema: int = SCHEMA_VERSION
     epoch: str
     seq: int
     """Place in the stream, shared with documents of every other kind."""
