@@ -391,7 +391,7 @@ class AdviceDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
     frazil moves nothing itself.
     """
 
-    schema: int = MICROSCOPE_SCHEMA
+    schema: int = SCHEMA_VERSION
     epoch: str
     seq: int
     """Place in the stream, shared with documents of every other kind."""
