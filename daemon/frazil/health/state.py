@@ -82,6 +82,8 @@ class IntakeState(msgspec.Struct, frozen=True, kw_only=True):
     """Complete micrographs without a result, and those of the start that nobody has looked at."""
     backlog_seconds: float = 0.0
     """For how long the oldest of them has waited."""
+    requeued: int = 0
+    """Micrographs that have a result and are to be picked again, behind all others."""
 
 
 class Departure(msgspec.Struct, frozen=True, kw_only=True):

@@ -498,6 +498,12 @@ class LedgerReader:
             return []
         return [quality_of(row) for row in self._rows(f"{SELECT_QUALITIES} ORDER BY seq DESC LIMIT ?", limit)]
 
+    def qualities_after(self, seq: int) -> list[QualityRecord]:
+        """The newest assessments with a higher sequence number than this, in order."""
+        if self.layout < QUALITY:
+            return []
+        return [quality_of(row) for row in self._rows(f"{SELECT_QUALITIES} WHERE seq > ? ORDER BY seq", seq)]
+
     def quality(self, path: str) -> QualityRecord | None:
         """The newest assessment of a micrograph; None where there is none."""
         if self.layout < QUALITY:
