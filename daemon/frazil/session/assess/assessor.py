@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -51,8 +50,6 @@ _REST_SECONDS = 30.0
 _LOOK_SECONDS = 5.0
 """Between looks for how many wait."""
 _STEP_SECONDS = 0.1
-_NICENESS = 10
-"""Below that of the threads that pick."""
 _USUAL_MICROGRAPHS = 500
 
 
@@ -83,7 +80,10 @@ class _Accepted:
 
 
 class Assessor:
-    """Assesses micrographs in a thread of low priority, one at a time; at most one more waits with its pixels.
+    """Assesses micrographs in a thread of its own, one at a time; at most one more waits with its pixels.
+
+    The thread has the priority of the others: with a lower one it would be kept from a busy processor while it holds
+    Python's lock, and the threads that pick would wait for it.
 
     Whatever goes wrong here stays here: picking never waits for it, and never fails with it. A micrograph that cannot
     be assessed is tried three times, with a rest between.
@@ -162,8 +162,6 @@ class Assessor:
 
     def run(self) -> None:
         """What its thread does, until it is to stop."""
-        with contextlib.suppress(OSError, AttributeError):  # of this thread alone, as Linux has it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while not self._stopping.is_set():
             self.step()
         self._reader.close()
