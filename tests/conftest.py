@@ -755,7 +755,10 @@ class RunningDaemon:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
-    """Start daemons; they are stopped when the test ends. The model's own threshold holds, unless asked otherwise."""
+    """Start daemons; they are stopped when the test ends.
+
+    Unless asked otherwise, the model's own threshold holds, and nothing is assessed: numbers are those of picks.
+    """
     with contextlib.ExitStack() as stack:
 
         def start(
@@ -769,7 +772,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
             out = out or tmp_path / "out"
             watched.mkdir(exist_ok=True)
             command = [BIN / "frazil", "serve", "--watch", watched, "--out", out, "--device", "cpu"]
-            command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0", "--no-choose-threshold", *options]
+            command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0"]
+            command += ["--no-choose-threshold", "--no-assess", *map(str, options)]
             process = subprocess.Popen(
                 [str(c) for c in (*prefix, *command)],
                 stderr=subprocess.PIPE,
