@@ -15,6 +15,7 @@ import msgspec
 
 __all__ = [
     "DOUBTS",
+    "QUALITIES",
     "AssessState",
     "ChartState",
     "DaemonState",
@@ -26,6 +27,7 @@ __all__ = [
     "IntakeState",
     "ModelState",
     "PickState",
+    "Quality",
     "SessionState",
     "SessionStatus",
     "SuggestedDiameter",
@@ -41,6 +43,12 @@ particles would fit, and nothing was picked.
 """
 
 DOUBTS: tuple[Doubt, ...] = get_args(Doubt)
+
+Quality = Literal["defocus", "resolution", "ice", "junk", "bad"]
+"""What assessments say that may drift: mean defocus (µm), resolution to which the CTF fits (Å), ice (mean free paths
+beyond the thinnest), junk (fraction of the area), fraction of bad micrographs."""
+
+QUALITIES: tuple[Quality, ...] = get_args(Quality)
 
 
 # --- one watched directory ------------------------------------------------------------------------------------------
@@ -103,9 +111,7 @@ class DriftState(msgspec.Struct, frozen=True, kw_only=True):
     """Whether, before there is a baseline, the last micrographs have hardly any picks beside those before."""
     picks: ChartState = ChartState()
     score: ChartState = ChartState()
-    quality: dict[str, ChartState] = {}
-    """Of what assessments say: ``defocus`` (µm), ``resolution`` (Å), ``ice`` (mean free paths), ``junk`` and ``bad``
-    (shares)."""
+    quality: dict[Quality, ChartState] = msgspec.field(default_factory=lambda: dict.fromkeys(QUALITIES, ChartState()))
 
 
 class ThresholdState(msgspec.Struct, frozen=True, kw_only=True):

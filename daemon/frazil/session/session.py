@@ -17,6 +17,7 @@ import msgspec
 
 from frazil.documents import SessionDocument, now_rfc3339
 from frazil.errors import OutputError
+from frazil.grid import PlaceFinder
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
 from frazil.health.state import AssessState, SessionState
@@ -28,7 +29,7 @@ from frazil.picking import Picker, PickingSettings, PreparationOnDevice
 from frazil.quality.assessment import Optics
 from frazil.quality.grade import QualityRules
 from frazil.record import MicrographReader
-from frazil.session.assess import Assessor
+from frazil.session.assess import Assessor, SquareWriter
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.intake import Intake
 from frazil.session.intake.likeness import Likeness
@@ -110,6 +111,7 @@ class Session:
     ledger: Ledger
     serving: Serving
     _assessor: Assessor | None = None
+    _squares: SquareWriter | None = None
 
     def __init__(
         self, settings: ServeSettings, metrics: Metrics, models: Models, turns: Turns, *, name: str = ""
@@ -337,7 +339,9 @@ class Session:
         self._closing.callback(self._watcher.stop)
         if settings.assess:
             self._assessor = self._make_assessor()
-        self._pipeline.connect(self._intake, self._assessor)
+            self._squares = SquareWriter(self.ledger, self._outbox, advises=settings.advise_squares)
+            self._closing.callback(self._squares.close)
+        self._pipeline.connect(self._intake, self._assessor, self._squares)
         self._pipeline.start()
         self._is_started = True
         self._threads = [
@@ -363,6 +367,9 @@ class Session:
             model=lambda: self.serving.picker.model,
             is_busy=lambda: self._pipeline.is_busy,
             sees=lambda: not self._watcher.state.fault,
+            find_place=PlaceFinder(
+                None if settings.grid_metadata is None else settings.grid_metadata.expanduser(), log.debug
+            ).find,
             stopping=self._stopping,
             heartbeats=self.heartbeats,
             metrics=self._metrics,

@@ -241,6 +241,18 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _Fraction,
         _setting("With more drift, 0 to 1, as the spectrum shows it, a micrograph is doubtful.", "Quality"),
     ] = 0.5
+    grid_metadata: Annotated[
+        Path | None,
+        _setting(
+            "Directory in which the microscope's program says where exposures were taken: an EPU session, or that of "
+            "SerialEM's mdocs. Default: beside the micrographs.",
+            "Quality",
+        ),
+    ] = None
+    advise_squares: Annotated[
+        bool,
+        _setting("Publish which grid squares to take next, and which to skip. frazil moves nothing itself.", "Quality"),
+    ] = False
     include: Annotated[
         list[str],
         _setting(
