@@ -42,6 +42,7 @@ __all__ = [
     "split_row",
     "star_source",
     "star_text",
+    "with_optics",
     "write_star",
 ]
 
@@ -147,7 +148,7 @@ def read_star_table(path: Path) -> CoordinateTable:
         raise FrazilError(
             f"{path}: expected one table with {_X} and {_Y}, found {len(with_places)} ({blocks}): keep one"
         )
-    columns = _with_optics(with_places[0], tables)
+    columns = with_optics(with_places[0], tables)
     refuse_volume(path, [name for name in columns if name.startswith("rlnTomo")], _Z, columns.get(_Z, ()))
     refuse_movers(path, [name for name in with_places[0].columns if not _HARMLESS.fullmatch(name)])
     names = columns.get(_MICROGRAPH)
@@ -163,8 +164,8 @@ def read_star_table(path: Path) -> CoordinateTable:
     )
 
 
-def _with_optics(particles: StarTable, tables: Sequence[StarTable]) -> dict[str, list[str]]:
-    """The columns of the particles, and those of their optics groups."""
+def with_optics(particles: StarTable, tables: Sequence[StarTable]) -> dict[str, list[str]]:
+    """The columns of particles or micrographs, and those of their optics groups."""
     columns = dict(particles.columns)
     groups = columns.get(_OPTICS_GROUP)
     for table in tables:
