@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from frazil.limits import ChoiceBasis, PickLimits, default_limits
+from frazil.limits import ChoiceBasis, JunkPicks, PickLimits, default_limits
 from frazil.model.contract import ModelIdentity
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ __all__ = [
     "Heartbeat",
     "HoleSummary",
     "JunkArea",
-    "JunkPicks",
     "Mark",
     "MicrographDocument",
     "ModelDocument",
@@ -143,10 +142,6 @@ class Corrections(msgspec.Struct, frozen=True, kw_only=True):
     """Number of the model's picks that were taken away."""
     junk: list[list[tuple[float, float]]]
     """Outlines of regions without particles worth picking, as corners y, x in pixels of the micrograph."""
-
-
-JunkPicks = Literal["drop", "flag"]
-"""What becomes of picks in junk: they are left out, or kept and flagged."""
 
 
 class JunkArea(msgspec.Struct, frozen=True, kw_only=True):

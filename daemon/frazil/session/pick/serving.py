@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from frazil.health.state import ModelState, ThresholdState
-from frazil.junk_area import MaybeJunk
+from frazil.junk_area import MaybeJunk, no_junk
 from frazil.limits import ChosenThreshold
 from frazil.picking import Micrograph, Picker, Picture, ScoreMap
 from frazil.record import Record, record_picks
@@ -125,7 +125,7 @@ class Serving:
         change: LimitsChange | None = None,
         *,
         chooser: Chooser | None = None,
-        find_junk: Callable[[Micrograph, Picture], MaybeJunk] = lambda *_: msgspec.UNSET,
+        find_junk: Callable[[Micrograph, Picture], MaybeJunk] = no_junk,
         probation_micrographs: int,
         faults_allowed: float,
     ) -> None:

@@ -400,11 +400,12 @@ class Swapper:
         self, picker: Picker, micrograph: Micrograph, chooser: Chooser | None, junk: MaybeJunk = msgspec.UNSET
     ) -> Picks:
         """Pick as the model would if it served: with a threshold of its own choice, where frazil chooses."""
+        if chooser is None:
+            return sift_picks(junk, picker.pick(micrograph))[0]
         picture = picker.prepare(micrograph)
-        score_map, limits = picker.score(picture), picker.limits
-        if chooser is not None:
-            chosen = chooser.consider(picker, LimitsChange(), str(micrograph.path), picture, score_map, junk)
-            limits = LimitsPatch(threshold=chosen.threshold if chosen else None).over(limits)
+        score_map = picker.score(picture)
+        chosen = chooser.consider(picker, LimitsChange(), str(micrograph.path), picture, score_map, junk)
+        limits = LimitsPatch(threshold=chosen.threshold if chosen else None).over(picker.limits)
         return sift_picks(junk, find_picks(score_map, limits, picture.pixel_size_angstrom))[0]
 
     def _is(self, identity: ModelIdentity, path: Path) -> bool:
