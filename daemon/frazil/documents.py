@@ -17,7 +17,7 @@ from urllib.parse import quote
 import msgspec
 
 from frazil.limits import ChoiceBasis, JunkPicks, PickLimits, default_limits
-from frazil.model.contract import ModelIdentity
+from frazil.model.contract import Finds, ModelIdentity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -402,6 +402,8 @@ class ModelDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
     model: ModelIdentity
     event: Literal["loaded", "refused", "rolled_back"]
     """``loaded`` and ``rolled_back``: this model serves from here on. ``refused``: it does not, the old one goes on."""
+    finds: Finds = "particles"
+    """What the model finds. One that finds junk serves beside the one that makes the picks."""
     reason: str = ""
     """Reason of a refusal or a roll-back, in one line."""
     at: str
