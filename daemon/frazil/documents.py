@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "ADVICE_TOPIC",
     "FAILED_TOPIC",
     "HEARTBEAT_TOPIC",
     "MICROSCOPE_SCHEMA",
@@ -33,6 +34,8 @@ __all__ = [
     "SCHEMA_VERSION",
     "SESSION_TOPIC",
     "SQUARE_TOPIC",
+    "Advice",
+    "AdviceDocument",
     "Category",
     "ChoiceBasis",
     "Corrections",
@@ -50,6 +53,7 @@ __all__ = [
     "NumberedDocument",
     "PickColumns",
     "Place",
+    "PromisedSquare",
     "QualityDocument",
     "Seconds",
     "SessionDocument",
@@ -77,6 +81,7 @@ PICKS_TOPIC = b"picks"
 FAILED_TOPIC = b"failed"
 QUALITY_TOPIC = b"quality"
 SQUARE_TOPIC = b"square"
+ADVICE_TOPIC = b"advice"
 MODEL_TOPIC = b"model"
 SESSION_TOPIC = b"session"
 HEARTBEAT_TOPIC = b"heartbeat"
@@ -358,10 +363,47 @@ class SquareDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
     ctf_resolution_angstrom: float | None = None
     """Median."""
     holes: list[HoleSummary]
+    """Those that have changed since the square's last document."""
     expected_particles: float | None = None
     """Particles that the next exposure in this square is expected to give; None where nothing can be said."""
     expected_particles_error: float | None = None
     """Standard error of that."""
+    at: str
+    """UTC time in RFC 3339."""
+    session: str = ""
+    """Name of the session of a microscope; left out where a daemon has one session."""
+
+
+class PromisedSquare(msgspec.Struct, frozen=True, kw_only=True):
+    """What a square promises."""
+
+    square: str
+    grid: str = ""
+    expected_particles: float
+    """Particles that the next exposure in it is expected to give."""
+    expected_particles_error: float
+    """Standard error of that."""
+
+
+Advice = Literal["microscope.control.reorder_gridsquares", "microscope.control.skip_gridsquares"]
+"""Names of SmartEM's messages."""
+
+
+class AdviceDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="advice"):
+    """Advice to whoever moves the microscope, in the words of SmartEM's messages. Topic ``advice``.
+
+    frazil moves nothing itself.
+    """
+
+    schema: int = MICROSCOPE_SCHEMA
+    epoch: str
+    seq: int
+    """Place in the stream, shared with documents of every other kind."""
+    advice: Advice
+    squares: list[PromisedSquare]
+    """In the order in which they promise most; or those that are not worth more exposures."""
+    reason: str
+    """In one line."""
     at: str
     """UTC time in RFC 3339."""
     session: str = ""
@@ -453,7 +495,13 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
 
 
 NumberedDocument = (
-    MicrographDocument | QualityDocument | SquareDocument | FailedDocument | ModelDocument | SessionDocument
+    MicrographDocument
+    | QualityDocument
+    | SquareDocument
+    | AdviceDocument
+    | FailedDocument
+    | ModelDocument
+    | SessionDocument
 )
 """Documents with a sequence number."""
 
@@ -540,6 +588,8 @@ def topic_of(document: Document) -> bytes:
             return directory_topic(QUALITY_TOPIC, document.directory)
         case SquareDocument():
             return SQUARE_TOPIC
+        case AdviceDocument():
+            return ADVICE_TOPIC
         case ModelDocument():
             return MODEL_TOPIC
         case SessionDocument():
@@ -555,6 +605,7 @@ def document_schema() -> dict[str, Any]:
         MicrographDocument,
         QualityDocument,
         SquareDocument,
+        AdviceDocument,
         FailedDocument,
         ModelDocument,
         SessionDocument,

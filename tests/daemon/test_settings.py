@@ -85,6 +85,7 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
         "canary_picks_ratio": 3,
         "probation_micrographs": 4,
         "probation_faults": 0.5,
+        "repick_after_promotion": True,
         "keep_score_maps": False,
         "hang_timeout_seconds": 60,
         "log_level": "debug",

@@ -15,12 +15,14 @@ from frazil.health.samples import START_TIME
 from frazil.health.state import (
     DOUBTS,
     AssessState,
+    ChartState,
     DaemonState,
     Departure,
     DriftState,
     IntakeState,
     ModelState,
     PickState,
+    Quality,
     SessionState,
     ThresholdState,
     WatchState,
@@ -31,6 +33,8 @@ __all__ = ["StateGauges"]
 Values = TypeVar("Values", bound=str | tuple[str, ...])
 """Of the labels of one sample."""
 
+_METRES: dict[Quality, float] = {"defocus": 1e-6, "resolution": 1e-10}
+"""In a unit of the state's charts."""
 _MOST_SESSIONS = 100
 """Sessions that are shown by name. More can be open at a time only if somebody opened old ones."""
 
@@ -294,7 +298,11 @@ def _of_the_session(session: SessionState) -> Iterator[GaugeMetricFamily]:
 
 
 def _of_drift(drift: DriftState) -> Iterator[GaugeMetricFamily]:
-    charts = {"picks": drift.picks, "score": drift.score, **drift.quality}
+    charts: dict[str, ChartState] = {
+        "picks": drift.picks,
+        "score": drift.score,
+        **{str(which): chart for which, chart in drift.quality.items()},
+    }
     departures = {
         (quantity, direction): departure
         for quantity, chart in charts.items()
@@ -336,10 +344,13 @@ def _of_drift(drift: DriftState) -> Iterator[GaugeMetricFamily]:
     )
     yield _labelled(
         "frazil_baseline_quality",
-        "Median of the baseline's micrographs: defocus (µm), resolution (Å), ice (mean free paths), shares of junk and "
-        "of bad micrographs; NaN until it is complete.",
+        "Median of the baseline's micrographs: defocus and resolution (in metres), ice (mean free paths), shares of "
+        "junk and of bad micrographs; NaN until it is complete.",
         ["quantity"],
-        {quantity: chart.usual for quantity, chart in drift.quality.items()},
+        {
+            quantity: None if chart.usual is None else chart.usual * _METRES.get(quantity, 1.0)
+            for quantity, chart in drift.quality.items()
+        },
     )
 
 

@@ -25,6 +25,7 @@ from frazil.page.learning import LearningDesk
 from frazil.page.listing import Listing
 from frazil.page.overview import Overview
 from frazil.page.probes import Probes
+from frazil.page.quality import QualityDesk
 from frazil.page.results import Results
 from frazil.page.session import Session
 from frazil.page.sessions import KnownSessions, SessionDesk
@@ -42,6 +43,7 @@ _PAGES = {
     "/": "overview.html",
     "/micrographs": "micrographs.html",
     "/micrograph": "micrograph.html",
+    "/quality": "quality.html",
     "/learning": "learning.html",
     "/sessions": "sessions.html",
 }
@@ -161,14 +163,15 @@ class _SessionPage:
         self._results = Results(self._session, self._worker, sessions.read_micrograph, self._listing, ledger)
         tuning = TuningDesk(self._session, self._worker, ledger)
         corrections = CorrectionDesk(self._session, self._worker, ledger)
-        export = ExportDesk(self._session, self._worker)
+        export = ExportDesk(self._session, self._worker, self._listing)
         learning = LearningDesk(
             self._session,
             self._worker,
             name=lambda: name if state().root else "",
             settings=lambda: sessions.settings_of(name),
         )
-        desks = (self.overview, self._results, tuning, corrections, export, learning)
+        quality = QualityDesk(self._session, self._worker, self._listing)
+        desks = (self.overview, self._results, tuning, corrections, export, learning, quality)
         self.router = Router([route for desk in desks for route in desk.routes])
         self._looking = asyncio.create_task(self.overview.live.run())
 

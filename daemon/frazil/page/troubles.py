@@ -13,10 +13,10 @@ from typing import Literal
 import msgspec
 
 from frazil.documents import ModelDocument
-from frazil.health.state import DaemonState, Doubt, IntakeState, SessionState
+from frazil.health.state import DaemonState, Doubt, IntakeState, Quality, SessionState
 from frazil.session.intake.passed_over import Inventory
-from frazil.session.outbox.ledger import DRIFT_KEY, INVENTORY_KEY, LedgerReader
-from frazil.session.pick.drift import Drift
+from frazil.session.outbox.ledger import DRIFT_KEY, INVENTORY_KEY, QUALITY_DRIFT_KEY, LedgerReader
+from frazil.session.pick.drift import Direction, Drift, QualityDrift
 
 __all__ = ["Facts", "Trouble", "find_troubles", "gather_facts"]
 
@@ -35,17 +35,36 @@ FAILED_LEAST = 2
 FALLEN_NEWEST = 3
 FALLEN_SHARE = 1 / 3
 """Picks have fallen where the median of so many of the newest micrographs is below that share of those before."""
+BAD_SHARE = 0.3
+BAD_LEAST = 5
+"""Micrographs are bad, or out of focus, where so many of those assessed lately are, and more than that share."""
 FREE_SHARE = 0.05
 """A disk is nearly full with less room, or fewer inodes, than this share."""
 
 _LATEST = 9
 
+_REFOCUS = "Look at the newest micrographs: the focus routine, the height of the stage, astigmatism, thicker ice."
 _DISKS = {"out": "results", "ledger": "ledger"}
 _DRIFTS = {
     ("picks", "down"): ("FrazilPicksCollapsed", "Fewer picks per micrograph than when the session began"),
     ("picks", "up"): ("FrazilPicksRisen", "More picks per micrograph than when the session began"),
     ("score", "down"): ("FrazilScoresDrifted", "Lower scores than when the session began"),
     ("score", "up"): ("FrazilScoresDrifted", "Higher scores than when the session began"),
+}
+_QUALITY_DRIFTS: dict[tuple[Quality, Direction], tuple[str, str, str]] = {
+    ("defocus", "down"): ("FrazilFocusDrifted", "Less defocus than when the session began", _REFOCUS),
+    ("defocus", "up"): ("FrazilFocusDrifted", "More defocus than when the session began", _REFOCUS),
+    ("resolution", "up"): ("FrazilFocusDrifted", "The CTF fits to a poorer resolution than when it began", _REFOCUS),
+    ("ice", "up"): (
+        "FrazilIceThicker",
+        "Thicker ice than when the session began",
+        "Look at the newest pictures, and choose squares with thinner ice.",
+    ),
+    ("junk", "up"): (
+        "FrazilJunkRisen",
+        "More junk than when the session began",
+        "Look at the newest pictures: carbon of missed holes, ice crystals, contamination that grows in the column.",
+    ),
 }
 _DOUBTS: dict[Doubt, tuple[str, str]] = {
     "blank": (
@@ -111,6 +130,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     last_picked_at: float | None = None
     """In seconds of Unix time."""
     drift: Drift = msgspec.field(default_factory=Drift)
+    quality: QualityDrift = msgspec.field(default_factory=QualityDrift)
+    grades_lately: dict[tuple[str, str], int] = {}
+    """Number of micrographs that were assessed within `SESSION_SECONDS`, by grade and category."""
     inventory: Inventory = msgspec.field(default_factory=Inventory)
     pictures: tuple[str, ...] = ()
     """Each kind of picture among the micrographs that were picked last, the newest first."""
@@ -138,6 +160,8 @@ def gather_facts(reader: LedgerReader, counts: Mapping[str, int], now: float) ->
         failed_lately=failed_lately,
         last_picked_at=times[0][1] if times else None,
         drift=Drift.decode(meta.get(DRIFT_KEY, "")) or Drift(),
+        quality=QualityDrift.decode(meta.get(QUALITY_DRIFT_KEY, "")) or QualityDrift(),
+        grades_lately=reader.grades(since=now - SESSION_SECONDS),
         inventory=Inventory.decode(meta.get(INVENTORY_KEY, "")) or Inventory(),
         pictures=tuple(dict.fromkeys(picture.describe() for picture in pictures)),
         picks=tuple(len(picture.picks.score) for picture in pictures if picture.corrections.mark != "bad"),
@@ -162,7 +186,8 @@ def find_troubles(state: DaemonState, facts: Facts | None, now: float) -> list[T
     elif facts is None:
         troubles.append(Trouble(level="fault", says="The ledger cannot be read", todo="Look at the log."))
     if facts is not None:
-        troubles += [*_of_the_session(session, facts, now), *_of_the_picks(facts), *_of_the_model(facts)]
+        troubles += [*_of_the_session(session, facts, now), *_of_the_picks(facts), *_of_the_quality(facts)]
+        troubles += _of_the_model(facts)
         troubles += _of_the_settings(session or SessionState())
     return sorted(troubles, key=lambda trouble: trouble.level != "fault")
 
@@ -272,6 +297,26 @@ def _of_the_picks(facts: Facts) -> Iterable[Trouble]:
             todo="Where some are no micrographs of this session (power spectra, images of holes), leave them out with "
             "the setting exclude.",
         )
+
+
+def _of_the_quality(facts: Facts) -> Iterable[Trouble]:
+    assessed = sum(facts.grades_lately.values())
+    bad = sum(count for (grade, _), count in facts.grades_lately.items() if grade == "bad")
+    unfocused = sum(count for (_, category), count in facts.grades_lately.items() if category == "out of focus")
+    for count, what, todo, alert in (
+        (bad, "bad", "Their reasons say what is wrong: look at some of them.", "FrazilBadMicrographs"),
+        (unfocused, "out of focus", _REFOCUS, "FrazilOutOfFocus"),
+    ):
+        if count >= BAD_LEAST and count > BAD_SHARE * assessed:
+            yield Trouble(
+                level="warning",
+                says=f"{count} of {assessed} micrographs of the last hour are {what}",
+                todo=todo,
+                alert=alert,
+            )
+    for (which, direction), (alert, says, todo) in _QUALITY_DRIFTS.items():
+        if facts.quality.charts[which].drifting[direction]:
+            yield Trouble(level="warning", says=says, todo=todo, alert=alert)
 
 
 def _of_the_settings(session: SessionState) -> Iterable[Trouble]:

@@ -17,10 +17,12 @@ import msgspec
 
 from frazil.documents import SessionDocument, now_rfc3339
 from frazil.errors import OutputError
+from frazil.grid import PlaceFinder
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
 from frazil.health.state import AssessState, SessionState
 from frazil.junk_area import MaybeJunk, no_junk
+from frazil.keys import PUBLIC_ENDING
 from frazil.model import Model, learned_folder
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
@@ -28,7 +30,7 @@ from frazil.picking import Micrograph, Picker, PickingSettings, Picture, Prepara
 from frazil.quality.assessment import Optics
 from frazil.quality.grade import QualityRules
 from frazil.record import MicrographReader
-from frazil.session.assess import Assessor
+from frazil.session.assess import Assessor, SquareWriter
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.intake import Intake
 from frazil.session.intake.likeness import Likeness
@@ -112,6 +114,7 @@ class Session:
     ledger: Ledger
     serving: Serving
     _assessor: Assessor | None = None
+    _squares: SquareWriter | None = None
 
     def __init__(
         self,
@@ -194,7 +197,13 @@ class Session:
         )
         self._closing.callback(self._receiver.close)
         self._promoted = Promoted(self.settings.model, learned_folder(self.outputs.path))
-        self._announcer = Announcer(ledger, self._outbox, self._metrics, self._promoted.folder_of)
+        self._announcer = Announcer(
+            ledger,
+            self._outbox,
+            self._metrics,
+            self._promoted.folder_of,
+            requeues=self.settings.repick_after_promotion,
+        )
 
     def load(self) -> Model:
         """Load the model that serves first, and the one that finds junk.
@@ -319,6 +328,7 @@ class Session:
             check_name=self.outputs.check_name,
             likeness=likeness,
             held=held,
+            requeued=set(self.ledger.requeued()),
             beat=self.heartbeats.of("frazil-intake").beat,
         )
         self._watcher = Watcher(
@@ -343,7 +353,9 @@ class Session:
         self._closing.callback(self._watcher.stop)
         if settings.assess:
             self._assessor = self._make_assessor()
-        self._pipeline.connect(self._intake, self._assessor)
+            self._squares = SquareWriter(self.ledger, self._outbox, advises=settings.advise_squares)
+            self._closing.callback(self._squares.close)
+        self._pipeline.connect(self._intake, self._assessor, self._squares)
         self._pipeline.start()
         self._is_started = True
         self._threads = [
@@ -378,6 +390,9 @@ class Session:
             model=lambda: self.serving.picker.model,
             is_busy=lambda: self._pipeline.is_busy,
             sees=lambda: not self._watcher.state.fault,
+            find_place=PlaceFinder(
+                None if settings.grid_metadata is None else settings.grid_metadata.expanduser(), log.debug
+            ).find,
             stopping=self._stopping,
             heartbeats=self.heartbeats,
             metrics=self._metrics,
@@ -397,6 +412,7 @@ class Session:
             watch=str(self.root),
             out=str(self.outputs.path),
             stream=stream,
+            server_key=str(absolute_path(key).with_suffix(PUBLIC_ENDING)) if (key := self.settings.curve_key) else "",
             metrics=f"{page}metrics",
             page=page,
             model=model.identity.short,

@@ -267,6 +267,18 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _Fraction,
         _setting("With more drift, 0 to 1, as the spectrum shows it, a micrograph is doubtful.", "Quality"),
     ] = 0.5
+    grid_metadata: Annotated[
+        Path | None,
+        _setting(
+            "Directory in which the microscope's program says where exposures were taken: an EPU session, or that of "
+            "SerialEM's mdocs. Default: beside the micrographs.",
+            "Quality",
+        ),
+    ] = None
+    advise_squares: Annotated[
+        bool,
+        _setting("Publish which grid squares to take next, and which to skip. frazil moves nothing itself.", "Quality"),
+    ] = False
     include: Annotated[
         list[str],
         _setting(
@@ -380,6 +392,13 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             "When a model is replaced",
         ),
     ] = 0.2
+    repick_after_promotion: Annotated[
+        bool,
+        _setting(
+            "Pick the session's earlier micrographs again, behind new files, whenever another model serves.",
+            "When a model is replaced",
+        ),
+    ] = False
     publish_address: Annotated[
         str, _setting("ZeroMQ address of the pick stream; port 0 takes a free one.", "The stream")
     ] = "tcp://127.0.0.1:5556"
@@ -488,5 +507,5 @@ SESSION_SETTINGS = {
     name
     for name, hint in get_type_hints(ServeSettings, include_extras=True).items()
     if hint.__metadata__[-1].extra["group"] in ("Picking", "Quality", "Files")
-} | {"diameter_angstrom", "model"}
+} | {"diameter_angstrom", "model", "repick_after_promotion"}
 """Names of the settings that each session of a microscope may have for itself."""

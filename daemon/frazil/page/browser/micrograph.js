@@ -6,6 +6,7 @@ import { isForPage, offerHelp } from "/static/help.js";
 import { follow } from "/static/live.js";
 import { histogram } from "/static/plot.js";
 import { listQuery } from "/static/query.js";
+import { showQuality } from "/static/quality_of.js";
 import { showStrip } from "/static/strip.js";
 import { tune } from "/static/tune.js";
 import { Viewer } from "/static/viewer.js";
@@ -36,7 +37,7 @@ readAddress();
 offerHelp([
   ["→ j", "Next micrograph of the list"],
   ["← k", "The one before it"],
-  ["n", "Next one to look at: failed, marked bad or with few picks"],
+  ["n", "Next one to look at: failed, bad, doubtful, or not assessed and with few picks"],
   ["N", "The one to look at before"],
   ["g", "Mark the micrograph good (again: lift the mark)"],
   ["b", "Mark it bad: it has no picks then (again: lift the mark)"],
@@ -136,6 +137,7 @@ async function show(standing) {
   const record = await ask(`/api/micrograph?${new URLSearchParams({ path })}`);
   if (wanted !== path) return;
   edits.drop(granted);
+  showQuality(path, epoch).catch(() => {}); // what it says is asked for again with the next document
   document.title = `${fileName(path)} · frazil`;
   say(byId("name"), fileName(path));
   byId("name").title = path;
@@ -198,7 +200,7 @@ async function showAround() {
     link("‹ previous", around.previous, "Previous micrograph of the list (← or k)", "prev"),
     element("span", { class: "place" }, where),
     link("next ›", around.next, "Next micrograph of the list (→ or j)", "next"),
-    link("next to look at »", around.bad_next, "Next one that failed, was marked bad or has few picks (n)"),
+    link("next to look at »", around.bad_next, "Next one that failed, is bad or doubtful, or has few picks and no grade (n)"),
     element("a", { href: at(`/micrographs?${new URLSearchParams(query)}`) }, "list"),
   );
 }

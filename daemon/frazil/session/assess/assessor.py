@@ -20,7 +20,7 @@ from queue import Empty, Queue
 import msgspec
 import numpy as np
 
-from frazil.documents import MicrographDocument, QualityDocument, now_rfc3339
+from frazil.documents import MicrographDocument, Place, QualityDocument, now_rfc3339
 from frazil.errors import FrazilError
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.logs import event
@@ -99,6 +99,7 @@ class Assessor:
         model: the serving model, whose calibration says how probable picks are.
         is_busy: whether micrographs are picked, or wait to be.
         sees: whether the watched directory is seen.
+        find_place: says where on the grid a micrograph was taken; None where that is not known.
         stopping: event that ends the thread.
         heartbeats: of the session's threads.
         metrics: counts what could not be assessed.
@@ -123,6 +124,7 @@ class Assessor:
         heartbeats: Heartbeats,
         metrics: Metrics,
         read_seconds: float,
+        find_place: Callable[[Path], Place | None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
@@ -135,6 +137,7 @@ class Assessor:
         self._model = model
         self._is_busy = is_busy
         self._sees = sees
+        self._find_place = find_place
         self._stopping = stopping
         self._heartbeat = heartbeats.of("frazil-assess")
         self._metrics = metrics
@@ -279,6 +282,7 @@ class Assessor:
         self._note_usual(found.path, len(picks.score), quality)
         quality = msgspec.structs.replace(
             quality,
+            place=self._find_place(self._watch / found.path) or msgspec.UNSET,
             supersedes=earlier.seq if earlier is not None else 0,
             seconds=round(self._clock() - started, 4),
             assessed_at=now_rfc3339(),

@@ -20,15 +20,15 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import msgspec
 
 from frazil.documents import MicrographDocument, QualityDocument
-from frazil.health.state import ChartState, Departure, DriftState
+from frazil.health.state import QUALITIES, ChartState, Departure, DriftState, Quality
 from frazil.session.outbox.ledger import BASELINE_KEY, DRIFT_KEY, QUALITY_DRIFT_KEY, Ledger, Remembered
 
-__all__ = ["BASELINE_MICROGRAPHS", "LAST_MICROGRAPHS", "QUALITIES", "Drift", "DriftWatch", "Quality", "QualityDrift"]
+__all__ = ["BASELINE_MICROGRAPHS", "LAST_MICROGRAPHS", "Direction", "Drift", "DriftWatch", "QualityDrift"]
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +65,8 @@ _BAD_OF_LAST = 10
 """The share of bad micrographs is that among so many."""
 
 Direction = Literal["down", "up"]
-Quality = Literal["defocus", "resolution", "ice", "junk", "bad"]
 Quantity = Literal["picks", "score"]
 _DIRECTIONS: tuple[Direction, ...] = ("down", "up")
-QUALITIES: tuple[Quality, ...] = get_args(Quality)
 _LEAST_SPREADS: dict[Quality, float] = {"defocus": 0.3, "resolution": 0.15, "ice": 0.08, "junk": 0.06, "bad": 0.15}
 """Smallest spreads: of the defocus in µm, the logarithm of the resolution, the ice in mean free paths, and shares."""
 

@@ -56,6 +56,7 @@ class Announcer:
         outbox: commits and delivers documents.
         metrics: counts changes, and shows the serving model.
         folder_of: the folder of a model. Default: that of the standing.
+        requeues: whether all that is picked is picked again once another model serves.
 
     Attributes:
         standing: the standing as last committed; None if models cannot be swapped.
@@ -67,7 +68,10 @@ class Announcer:
         outbox: Outbox,
         metrics: Metrics,
         folder_of: Callable[[ModelIdentity], str] = lambda _: "",
+        *,
+        requeues: bool = False,
     ) -> None:
+        self._requeues = requeues
         self._folder_of = folder_of
         self._ledger = ledger
         self._outbox = outbox
@@ -104,7 +108,9 @@ class Announcer:
                 held.close()  # the delivery may wait for a disk, and the lock must not
                 self._count(change)
 
-            self._outbox.commit(document, remember=remember, on_commit=committed)
+            # In one transaction with the change: killed at any moment, all is requeued or nothing has changed.
+            requeue = self._requeues and change.event != "refused"
+            self._outbox.commit(document, remember=remember, requeue=requeue, on_commit=committed)
 
     def recall_standing(self) -> ServingRecord | None:
         """The standing of an earlier run of the daemon; None if it is not known."""
