@@ -98,7 +98,7 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
     assert set(values) | of_a_microscope | not_beside_a_threshold == {
         field.name for field in msgspec.structs.fields(ServeSettings)
     }
-    for folder in ("w", "m", "clients"):
+    for folder in ("w", "m", "j", "clients"):
         (tmp_path / folder).mkdir()
     (tmp_path / "k.key_secret").write_text("")
     file = write(tmp_path, "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
