@@ -16,8 +16,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from frazil.limits import ChoiceBasis, PickLimits, default_limits
-from frazil.model.contract import ModelIdentity
+from frazil.limits import ChoiceBasis, JunkPicks, PickLimits, default_limits
+from frazil.model.contract import Finds, ModelIdentity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,6 +117,8 @@ class Seconds(msgspec.Struct, frozen=True, kw_only=True):
     """Reading and checking the file, which is rescaled meanwhile if its rows come in order."""
     prepare: float
     """Rescaling, if that is left to do, and normalising."""
+    junk: float = 0.0
+    """Finding the junk."""
     infer: float
     """Tiling and the network."""
     peaks: float
@@ -155,10 +157,12 @@ class JunkArea(msgspec.Struct, frozen=True, kw_only=True):
     outlines: list[list[tuple[float, float]]]
     """Closed outlines as corners y, x in pixels of the micrograph. A place is junk if it lies inside an odd number of
     them, so that a hole in carbon film is none."""
+    picks: JunkPicks = "drop"
+    """What becomes of the picks that lie there."""
     dropped: int = 0
     """Number of picks that lay there and were left out."""
     flagged: list[int] = msgspec.field(default_factory=list)
-    """Indices of the picks that lie there and were kept."""
+    """Indices of the picks that lie there and were kept, such as those that a person added."""
     model: ModelIdentity
     """The model that found it."""
 
@@ -321,6 +325,11 @@ class QualityDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     session: str = ""
     """Name of the session of a microscope; left out where a daemon has one session."""
 
+    @property
+    def expected_particles(self) -> float:
+        """Picks that are expected to be particles; all of them where nothing is known of that."""
+        return self.picks * (1.0 if self.estimated_precision is None else self.estimated_precision)
+
 
 class HoleSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a foil hole."""
@@ -440,6 +449,8 @@ class ModelDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
     model: ModelIdentity
     event: Literal["loaded", "refused", "rolled_back"]
     """``loaded`` and ``rolled_back``: this model serves from here on. ``refused``: it does not, the old one goes on."""
+    finds: Finds = "particles"
+    """What the model finds. One that finds junk serves beside the one that makes the picks."""
     reason: str = ""
     """Reason of a refusal or a roll-back, in one line."""
     at: str

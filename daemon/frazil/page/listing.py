@@ -121,7 +121,7 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     previous: str | None
     next: str | None
     bad_previous: str | None
-    """The nearest one before it to look at: failed, not good, or with few picks where nobody says what it is worth."""
+    """The nearest one before it to look at: failed, not good, or with few picks where no person says that it is."""
     bad_next: str | None
     complete: bool
     stale: bool
@@ -340,7 +340,8 @@ class Listing:
 
     def _bad(self) -> str:
         """As SQL: what tells a micrograph to look at."""
-        return f"({_FAILED} OR coalesce({VERDICT} != 'good', g.picks < {self._few():.3f}, 0))"
+        is_few = f"(coalesce(g.mark, '') = '' AND coalesce(g.picks < {self._few():.3f}, 0))"
+        return f"({_FAILED} OR coalesce({VERDICT} != 'good', 0) OR {is_few})"
 
     def _few(self) -> float:
         """Picks below which there are few in this session; found anew once it has grown by some percent."""

@@ -52,8 +52,9 @@ class QualityRules(msgspec.Struct, frozen=True, kw_only=True):
     """One beyond the range that was asked for is doubtful; beyond twice or half of it, bad. None: no such limit."""
     thickest_ice: float = 0.5
     """One with thicker ice, in mean free paths beyond the session's thinnest, is doubtful; beyond twice this, bad."""
-    fewest_picks_fraction: _Fraction = 0.2
-    """One with fewer picks, of the session's median, is doubtful; with a quarter of that, bad."""
+    fewest_picks_fraction: _Fraction = 0.3
+    """One with fewer picks that are expected to be particles, of the session's median, is doubtful; with a quarter of
+    that, bad."""
     least_precision: _Fraction = 0.5
     """One is doubtful if a smaller fraction of its picks are expected to be particles."""
     most_drift: _Fraction = 0.5
@@ -63,14 +64,15 @@ class QualityRules(msgspec.Struct, frozen=True, kw_only=True):
 class Usual(msgspec.Struct, kw_only=True):
     """What is usual in a session, from its last micrographs."""
 
-    picks: dict[str, int] = {}
+    particles: dict[str, float] = {}
+    """Picks that are expected to be particles, by path."""
     counts: dict[str, float] = {}
     reliable: dict[str, bool] = {}
 
-    def note(self, path: str, *, picks: int, mean_counts: float | None, is_reliable: bool | None) -> None:
+    def note(self, path: str, *, particles: float, mean_counts: float | None, is_reliable: bool | None) -> None:
         """Add what was measured of a micrograph, in place of an earlier assessment of it."""
         values: Sequence[tuple[dict, object]] = (  # type: ignore[type-arg]
-            (self.picks, picks),
+            (self.particles, particles),
             (self.counts, mean_counts),
             (self.reliable, is_reliable),
         )
@@ -82,9 +84,9 @@ class Usual(msgspec.Struct, kw_only=True):
                 del known[next(iter(known))]
 
     @property
-    def median_picks(self) -> float | None:
+    def median_particles(self) -> float | None:
         """Of a micrograph; None before it is known."""
-        return statistics.median(self.picks.values()) if len(self.picks) >= _LEAST_USUAL else None
+        return statistics.median(self.particles.values()) if len(self.particles) >= _LEAST_USUAL else None
 
     def thinnest_counts(self, counts: float) -> float:
         """Mean counts of the session's thinnest micrographs, among them one with these: the upper twentieth.
@@ -234,17 +236,18 @@ def _ctf_faults(measured: QualityDocument, usual: Usual, rules: QualityRules) ->
 
 
 def _pick_faults(measured: QualityDocument, picks: int, usual: Usual, rules: QualityRules) -> Iterator[Finding]:
-    median = usual.median_picks
+    precision = measured.estimated_precision
+    particles, median = picks * (1.0 if precision is None else precision), usual.median_particles
     fewest = None if median is None else rules.fewest_picks_fraction * median
-    if fewest is not None and picks < fewest:
+    if fewest is not None and particles < fewest:
         yield Finding(
-            grade="bad" if picks < _HARDLY_ANY * fewest else "doubtful",
+            grade="bad" if particles < _HARDLY_ANY * fewest else "doubtful",
             category="empty",
-            reason=f"{picks} picks, where the session's median is {median:.0f} (at least {fewest:.0f})",
+            reason=f"{picks} picks, {particles:.0f} of them particles, where the session's median is {median:.0f} (at "
+            f"least {fewest:.0f})",
         )
     elif picks == 0 and median is None:
         yield Finding(grade="doubtful", category="empty", reason="no picks")
-    precision = measured.estimated_precision
     if precision is not None and precision < rules.least_precision:
         yield Finding(
             grade="doubtful",

@@ -25,6 +25,7 @@ from frazil.health.heartbeat import Heartbeats
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.health.state import AssessState
+from frazil.junk_area import outside_junk
 from frazil.model import Model
 from frazil.model.contract import read_calibration
 from frazil.picking import Micrograph, assess_threshold, find_low_peaks
@@ -335,7 +336,8 @@ class Assessor:
         calibration = read_calibration(model.contract.calibration)
         if calibration is None or model.identity.sha256 != document.model.sha256 or kept.score_map is None:
             return None if isinstance(document.chosen, msgspec.UnsetType) else document.chosen.precision
-        peaks = find_low_peaks(read_score_map(kept), document.limits, document.pixel_size_angstrom)
+        low = find_low_peaks(read_score_map(kept), document.limits, document.pixel_size_angstrom)
+        peaks = outside_junk(document.junk, low)
         return assess_threshold([peaks.score.astype(np.float32)], document.threshold, calibration=calibration).precision
 
     def _usual_so_far(self) -> Usual:
@@ -343,7 +345,7 @@ class Assessor:
         for record in reversed(self._reader.last_qualities(_USUAL_MICROGRAPHS)):
             usual.note(
                 record.path,
-                picks=record.picks,
+                particles=record.picks * (1.0 if record.estimated_precision is None else record.estimated_precision),
                 mean_counts=record.mean_counts,
                 is_reliable=None if record.ctf_is_reliable is None else bool(record.ctf_is_reliable),
             )
@@ -352,7 +354,10 @@ class Assessor:
     def _note_usual(self, key: str, picks: int, quality: QualityDocument) -> None:
         ctf = None if isinstance(quality.ctf, msgspec.UnsetType) else quality.ctf
         self._usual.note(
-            key, picks=picks, mean_counts=quality.mean_counts, is_reliable=None if ctf is None else ctf.is_reliable
+            key,
+            particles=msgspec.structs.replace(quality, picks=picks).expected_particles,
+            mean_counts=quality.mean_counts,
+            is_reliable=None if ctf is None else ctf.is_reliable,
         )
 
     def _count_waiting(self, now: float) -> None:
