@@ -264,14 +264,19 @@ def test_one_bright_micrograph_is_not_what_ice_is_compared_with() -> None:
     assert usual.thinnest_counts(50.0) == 50.0
 
 
-def test_junk_is_cracked_where_it_is_thin_carbon_where_it_reaches_in_and_else_contamination() -> None:
+def test_junk_is_a_crack_where_it_is_thin_or_long_film_where_it_reaches_in_and_else_dirt() -> None:
+    shape = (1000, 1000)
     inside = [(300.0, 300.0), (300.0, 600.0), (600.0, 600.0), (600.0, 300.0)]
-    film = [(0.0, 0.0), (0.0, 200.0), (999.0, 200.0), (999.0, 0.0)]
+    film = [(0.0, 0.0), (0.0, 300.0), (999.0, 200.0), (999.0, 0.0)]
     small_at_edge = [(0.0, 0.0), (0.0, 50.0), (50.0, 50.0), (50.0, 0.0)]
-    assert junk_category([inside], (1000, 1000), -2.0) == "contamination"
-    assert junk_category([inside, film], (1000, 1000), -2.0) == "carbon"
-    assert junk_category([small_at_edge], (1000, 1000), None) == "contamination"
-    assert junk_category([film], (1000, 1000), 4.0) == "cracked"
+    long = [(0.0, 450.0), (0.0, 510.0), (999.0, 540.0), (999.0, 480.0)]
+    assert junk_category([inside], shape, -2.0) == "contamination"
+    assert junk_category([film, small_at_edge], shape, -2.0) == "carbon"
+    assert junk_category([inside, film], shape, -2.0) == "contamination"
+    assert junk_category([small_at_edge], shape, None) == "contamination"
+    assert junk_category([], shape, None) == "contamination"
+    assert junk_category([long, small_at_edge], shape, -2.0) == "cracked"
+    assert junk_category([film], shape, 4.0) == "cracked"
 
 
 # --- all of it -------------------------------------------------------------------------------------------------------

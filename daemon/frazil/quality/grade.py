@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from frazil.documents import Category, Grade, QualityDocument
+from frazil.quality.usable import Outlines, outline_length
 
 __all__ = ["Finding", "QualityRules", "Usual", "find_faults", "grade", "junk_category"]
 
@@ -17,8 +18,12 @@ _ICE_RING = 1.5
 """Strength of the ring at which ice is crystalline."""
 _THINNER = 1.5
 """Brightness of junk, in standard deviations of the rest, from which it is thinner than ice: a crack."""
-_CARBON_FRACTION = 0.05
-"""Fraction of the area that one piece of film takes at least where it reaches in from an edge."""
+_LARGE_FRACTION = 0.05
+"""Fraction of the area that a crack, or one piece of film, takes at least."""
+_ELONGATED = 0.21
+"""4 pi area over the square of the outline's length: 1 of a disc, some 0.4 of film, and less than this of a crack."""
+_ALONE, _CORNER = 0.8, 2
+"""Film is most of the junk, and reaches in over so many edges."""
 _FAR = 2.0
 """A limit that is missed by so much makes a micrograph bad, and not only doubtful."""
 _HARDLY_ANY = 0.25
@@ -112,25 +117,24 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """In one line: what was found, and what is allowed."""
 
 
-def junk_category(
-    outlines: Sequence[Sequence[tuple[float, float]]], shape: tuple[int, int], brightness: float | None
-) -> Category:
-    """What most of the junk is: a crack is thinner than ice, film reaches in from an edge, and dirt lies about.
+def junk_category(outlines: Outlines, shape: tuple[int, int], brightness: float | None) -> Category:
+    """What most of the junk is: a crack is thin or runs long, film reaches in from a corner, and dirt lies about.
 
     Args:
         outlines: corners y, x in pixels of the micrograph.
         shape: (h, w) of the micrograph.
         brightness: of the junk beside the rest, in its standard deviations, where thinner is brighter; None if unknown.
     """
+    areas = [_area(outline) for outline in outlines]
     if brightness is not None and brightness > _THINNER:
         return "cracked"
-    h, w = shape
-    reach_y, reach_x = h / 50, w / 50  # outlines are those of coarse pixels
-    for outline in outlines:
-        at_edge = any(y <= reach_y or y >= h - reach_y or x <= reach_x or x >= w - reach_x for y, x in outline)
-        if at_edge and _area(outline) >= _CARBON_FRACTION * h * w:
-            return "carbon"
-    return "contamination"
+    if not areas or max(areas) < _LARGE_FRACTION * shape[0] * shape[1]:
+        return "contamination"
+    area, largest = max(zip(areas, outlines, strict=True), key=lambda one: one[0])
+    if 4 * math.pi * area < _ELONGATED * outline_length(largest) ** 2:
+        return "cracked"
+    is_alone = area >= _ALONE * sum(areas)
+    return "carbon" if is_alone and _edges_touched(largest, shape) >= _CORNER else "contamination"
 
 
 def find_faults(
@@ -260,6 +264,14 @@ def _pick_faults(measured: QualityDocument, picks: int, usual: Usual, rules: Qua
             category="",
             reason=f"the picks clump: the nearest is {measured.clumping:.2f} times as far as if they were scattered",
         )
+
+
+def _edges_touched(outline: Sequence[tuple[float, float]], shape: tuple[int, int]) -> int:
+    """Number of edges of the micrograph that an outline reaches; outlines are those of coarse pixels."""
+    h, w = shape
+    y, x = [corner[0] for corner in outline], [corner[1] for corner in outline]
+    near_y, near_x = h / 50, w / 50
+    return sum((min(y) <= near_y, max(y) >= h - near_y, min(x) <= near_x, max(x) >= w - near_x))
 
 
 def _area(outline: Sequence[tuple[float, float]]) -> float:
