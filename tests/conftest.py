@@ -810,8 +810,8 @@ class RunningDaemon:
 def serve(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
     """Start daemons; they are stopped when the test ends.
 
-    Unless asked otherwise, the model's own threshold holds, junk is not looked for, and nothing is assessed: numbers are
-    those of picks.
+    Unless asked otherwise, the model's own threshold holds, junk is not looked for, and nothing is assessed: numbers
+    are those of picks.
     """
     with contextlib.ExitStack() as stack:
 
