@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from frazil.documents import Category, Grade, QualityDocument
-from frazil.quality.usable import Outlines, outline_length
+from frazil.picking import Outlines
+from frazil.quality.usable import outline_length
 
 __all__ = ["Finding", "QualityRules", "Usual", "find_faults", "grade", "junk_category"]
 

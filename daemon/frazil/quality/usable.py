@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.picking import find_blank
+from frazil.picking import Outlines, find_blank
 
-__all__ = ["Outlines", "UsableArea", "clumping", "find_usable", "outline_length", "perimeter_px"]
+__all__ = ["UsableArea", "clumping", "find_usable", "outline_length", "perimeter_px"]
 
 _STEPS_PER_DIAMETER = 8
 _LONGEST_SIDE = 1024
@@ -21,8 +21,6 @@ _SUBPIXEL_BITS = 4
 _FEWEST_PICKS = 8
 _MOST_COMPARED = 2000
 """Picks whose nearest ones are sought; of more, these are sample enough."""
-
-Outlines = Sequence[Sequence[tuple[float, float]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
