@@ -46,6 +46,7 @@ __all__ = [
     "Heartbeat",
     "HoleSummary",
     "JunkArea",
+    "JunkPicks",
     "Mark",
     "MicrographDocument",
     "ModelDocument",
@@ -117,6 +118,8 @@ class Seconds(msgspec.Struct, frozen=True, kw_only=True):
     """Reading and checking the file, which is rescaled meanwhile if its rows come in order."""
     prepare: float
     """Rescaling, if that is left to do, and normalising."""
+    junk: float = 0.0
+    """Finding the junk."""
     infer: float
     """Tiling and the network."""
     peaks: float
@@ -147,6 +150,10 @@ class Corrections(msgspec.Struct, frozen=True, kw_only=True):
     """Outlines of regions without particles worth picking, as corners y, x in pixels of the micrograph."""
 
 
+JunkPicks = Literal["drop", "flag"]
+"""What becomes of picks in junk: they are left out, or kept and flagged."""
+
+
 class JunkArea(msgspec.Struct, frozen=True, kw_only=True):
     """Where a micrograph shows what no particle can be picked in: carbon, metal, ice crystals, aggregates, dirt."""
 
@@ -155,10 +162,12 @@ class JunkArea(msgspec.Struct, frozen=True, kw_only=True):
     outlines: list[list[tuple[float, float]]]
     """Closed outlines as corners y, x in pixels of the micrograph. A place is junk if it lies inside an odd number of
     them, so that a hole in carbon film is none."""
+    picks: JunkPicks = "drop"
+    """What becomes of the picks that lie there."""
     dropped: int = 0
     """Number of picks that lay there and were left out."""
     flagged: list[int] = msgspec.field(default_factory=list)
-    """Indices of the picks that lie there and were kept."""
+    """Indices of the picks that lie there and were kept, such as those that a person added."""
     model: ModelIdentity
     """The model that found it."""
 

@@ -14,10 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, Full, Queue
 
+import msgspec
+
 from frazil.documents import now_rfc3339
 from frazil.errors import ModelError, OutputError
 from frazil.faults import is_passing
 from frazil.health.metrics import Metrics
+from frazil.junk_area import MaybeJunk, sift_picks
 from frazil.limits import LimitsPatch
 from frazil.model import (
     Model,
@@ -382,7 +385,7 @@ class Swapper:
                 except Empty:
                     continue
                 try:
-                    picks = self._pick_in_shadow(picker, micrograph, chooser)
+                    picks = self._pick_in_shadow(picker, micrograph, chooser, record.document.junk)
                 except Exception as error:
                     found = f"{picker.model.identity}: expected to pick {micrograph.path.name}, found: {error}"
                     raise ModelError(found, "canary") from error
@@ -393,15 +396,16 @@ class Swapper:
         log.info("model %s in shadow: %s", picker.model.identity, canary.describe())
         canary.check()
 
-    def _pick_in_shadow(self, picker: Picker, micrograph: Micrograph, chooser: Chooser | None) -> Picks:
+    def _pick_in_shadow(
+        self, picker: Picker, micrograph: Micrograph, chooser: Chooser | None, junk: MaybeJunk = msgspec.UNSET
+    ) -> Picks:
         """Pick as the model would if it served: with a threshold of its own choice, where frazil chooses."""
-        if chooser is None:
-            return picker.pick(micrograph)
         picture = picker.prepare(micrograph)
-        score_map = picker.score(picture)
-        chosen = chooser.consider(picker, LimitsChange(), str(micrograph.path), picture, score_map)
-        limits = LimitsPatch(threshold=chosen.threshold if chosen else None).over(picker.limits)
-        return find_picks(score_map, limits, picture.pixel_size_angstrom)
+        score_map, limits = picker.score(picture), picker.limits
+        if chooser is not None:
+            chosen = chooser.consider(picker, LimitsChange(), str(micrograph.path), picture, score_map, junk)
+            limits = LimitsPatch(threshold=chosen.threshold if chosen else None).over(limits)
+        return sift_picks(junk, find_picks(score_map, limits, picture.pixel_size_angstrom))[0]
 
     def _is(self, identity: ModelIdentity, path: Path) -> bool:
         with contextlib.suppress(ModelError):
