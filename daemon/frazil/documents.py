@@ -274,7 +274,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 class QualityDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="quality"):
     """Whether a micrograph is worth keeping, and why. It follows the picks. Topic ``quality``."""
 
-    schema: int = MICROSCOPE_SCHEMA
+    schema: int = SCHEMA_VERSION
     epoch: str
     seq: int
     """Place in the stream, shared with documents of every other kind."""
@@ -344,7 +344,7 @@ class HoleSummary(msgspec.Struct, frozen=True, kw_only=True):
 class SquareDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="square"):
     """What came of a grid square so far. Topic ``square``."""
 
-    schema: int = MICROSCOPE_SCHEMA
+    schema: int = SCHEMA_VERSION
     epoch: str
     seq: int
     """Place in the stream, shared with documents of every other kind."""
@@ -395,7 +395,7 @@ class AdviceDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
     frazil moves nothing itself.
     """
 
-    schema: int = MICROSCOPE_SCHEMA
+    schema: int = SCHEMA_VERSION
     epoch: str
     seq: int
     """Place in the stream, shared with documents of every other kind."""

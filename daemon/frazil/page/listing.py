@@ -40,7 +40,7 @@ _COLUMNS = (
 _NO_QUALITIES = (
     "CREATE TEMP TABLE qualities (path TEXT PRIMARY KEY, grade TEXT, category TEXT, picks INTEGER, "
     "estimated_precision REAL, defocus_u_angstrom REAL, defocus_v_angstrom REAL, ctf_resolution_angstrom REAL, "
-    "relative_ice_thickness REAL, junk_fraction REAL)"
+    "relative_ice_thickness REAL, junk_fraction REAL, square TEXT)"
 )
 """In place of the ledger's table, where an earlier frazil wrote it."""
 _FAILED = "m.state IN ('failed', 'quarantined')"
@@ -121,7 +121,7 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     previous: str | None
     next: str | None
     bad_previous: str | None
-    """The nearest one before it to look at: failed, not good, or with few picks where nobody says what it is worth."""
+    """The nearest one before it to look at: failed, not good, or with few picks where no person says that it is."""
     bad_next: str | None
     complete: bool
     stale: bool
@@ -319,7 +319,7 @@ class Listing:
 
     def _count(self, query: Query, more: str = "1", *values: object) -> int:
         where, given = query.where()
-        of = _JOINED if query.needs_numbers or query.category else "micrographs m"
+        of = _JOINED if query.needs_numbers or query.category or query.square else "micrographs m"
         statement = f"SELECT count(*) FROM {of} WHERE {where} AND {more}"  # noqa: S608
         return int(self._database.execute(statement, [*given, *values]).fetchone()[0])
 
@@ -340,7 +340,8 @@ class Listing:
 
     def _bad(self) -> str:
         """As SQL: what tells a micrograph to look at."""
-        return f"({_FAILED} OR coalesce({VERDICT} != 'good', g.picks < {self._few():.3f}, 0))"
+        is_few = f"(coalesce(g.mark, '') = '' AND coalesce(g.picks < {self._few():.3f}, 0))"
+        return f"({_FAILED} OR coalesce({VERDICT} != 'good', 0) OR {is_few})"
 
     def _few(self) -> float:
         """Picks below which there are few in this session; found anew once it has grown by some percent."""

@@ -36,6 +36,7 @@ _ANGLES = 18
 _BACKGROUND_DEGREE = 7
 _B_FACTORS_A2 = (50.0, 200.0, 600.0)
 """Decay of the rings' power over the background, exp(−B s² / 2)."""
+_MODEL_ERROR = 0.1
 _LEAST_RING_STEPS = 3.0
 """Rings that are closer than this many steps of frequency cannot be told from each other."""
 _GAUSS_NEWTON_STEPS = 12
@@ -76,7 +77,7 @@ class _Optics:
         if spherical == 0:
             return product / mean_angstrom
         root = np.sqrt(np.maximum(mean_angstrom**2 - 4 * spherical * product, 0))
-        equal: _Floats = (mean_angstrom - root) / (2 * spherical)
+        equal: _Floats = np.maximum(mean_angstrom - root, 0) / (2 * spherical)
         return equal
 
 
@@ -138,7 +139,7 @@ def _in_sectors(spectrum: PowerSpectrum, background: _Floats) -> _Sectors:
     sums = np.bincount(place, spectrum.power[inside], minlength=_SECTORS * n).reshape(_SECTORS, n)
     mean = sums.sum(axis=0) / np.maximum(counts.sum(axis=0), 1)
     relative = np.where(counts > 0, sums / np.maximum(counts, 1), mean) / background - 1
-    weight = np.sqrt(counts.sum(axis=0) / _SECTORS * spectrum.tiles)
+    weight = 1 / np.sqrt(_SECTORS / (counts.sum(axis=0) * spectrum.tiles) + _MODEL_ERROR**2)
     smooth, _ = np.linalg.qr(
         np.polynomial.chebyshev.chebvander(np.linspace(-1, 1, n), _BACKGROUND_DEGREE) * weight[:, np.newaxis]
     )

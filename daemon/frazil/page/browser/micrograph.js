@@ -37,7 +37,7 @@ readAddress();
 offerHelp([
   ["→ j", "Next micrograph of the list"],
   ["← k", "The one before it"],
-  ["n", "Next one to look at: failed, bad, doubtful, or not assessed and with few picks"],
+  ["n", "Next one to look at: failed, bad, doubtful or with few picks"],
   ["N", "The one to look at before"],
   ["g", "Mark the micrograph good (again: lift the mark)"],
   ["b", "Mark it bad: it has no picks then (again: lift the mark)"],
@@ -200,7 +200,7 @@ async function showAround() {
     link("‹ previous", around.previous, "Previous micrograph of the list (← or k)", "prev"),
     element("span", { class: "place" }, where),
     link("next ›", around.next, "Next micrograph of the list (→ or j)", "next"),
-    link("next to look at »", around.bad_next, "Next one that failed, is bad or doubtful, or has few picks and no grade (n)"),
+    link("next to look at »", around.bad_next, "Next one that failed, is bad or doubtful, or has few picks (n)"),
     element("a", { href: at(`/micrographs?${new URLSearchParams(query)}`) }, "list"),
   );
 }

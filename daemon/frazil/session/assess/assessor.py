@@ -213,12 +213,12 @@ class Assessor:
         except Empty:
             self._count_waiting(now)
             if now - self._busy_at >= _IDLE_SECONDS and now >= self._rests_until and self._sees():
-                self._catch_up()
+                self._assess_earlier()
             return
         self._is_reserved = False
         self._attempt(accepted.found, accepted)
 
-    def _catch_up(self) -> None:
+    def _assess_earlier(self) -> None:
         try:
             found = self._reader.next_unassessed(before=self._before)
         except FrazilError as error:
