@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from frazil.picking import read_micrograph
 from frazil.quality.ctf import draw_spectrum, fit_ctf, measure_drift
 from frazil.quality.spectrum import measure_spectrum
 from frazil_trainer.simulate.ctf import ContrastTransfer
@@ -193,3 +194,22 @@ def test_particles_do_not_mislead_it():
     found = fit(simulate_micrograph(settings, 1).pixels, 1.2)
     assert found.is_reliable
     assert (found.defocus_u_angstrom + found.defocus_v_angstrom) / 2 == pytest.approx(15000, rel=0.02)
+
+
+def test_real_micrographs_with_rings_fit_alike_in_both_halves(real_micrographs):
+    for file in sorted((real_micrographs / "apoferritin").glob("*.mrc")):
+        pixels = read_micrograph(file).pixels
+        half = pixels.shape[1] // 2
+        whole, *parts = (fit(part, 1.5) for part in (pixels, pixels[:, :half], pixels[:, half:]))
+        assert whole.is_reliable
+        assert 3 < whole.resolution_angstrom < 6
+        for part in parts:
+            mean = (whole.defocus_u_angstrom + whole.defocus_v_angstrom) / 2
+            assert (part.defocus_u_angstrom + part.defocus_v_angstrom) / 2 == pytest.approx(mean, rel=0.02)
+
+
+def test_real_pictures_that_were_equalised_have_no_reliable_fit(real_micrographs):
+    files = sorted((real_micrographs / "beta-galactosidase").glob("*.mrc"))[::3]
+    assert files
+    for file in files:
+        assert not fit(read_micrograph(file).pixels[80:-80, 80:-80], 1.77).is_reliable

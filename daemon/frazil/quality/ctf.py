@@ -45,7 +45,7 @@ _LEAST_GAIN = 1e-4
 _WINDOW_STEPS = 4
 _LEAST_CORRELATION = 0.5
 _LEAST_SCORE = 12.0
-"""Below, a tenth of the fits and more were off by over 2 %, as benchmarks/ctf.py counts."""
+"""By how many times the noise rings stand out. Below, many fits are off by over 2 %."""
 _LEAST_RINGS = 1.5
 _WORST_RESOLUTION_ANGSTROM = 15.0
 _MOST_SECOND = 0.85
