@@ -8,14 +8,16 @@ WORKERS ?= 2
 DATA ?= training
 SHARED ?= ../shared/data
 # Name, number of micrographs, and seed of the simulated worlds; the last ones calibrate scores.
-WORLDS := 1:420:101 2:420:102 calibration:320:103
-WORLDS_UNSEEN := 1:420:101 2:420:102 calibration:320:909
+WORLDS := worlds-1:420:101 worlds-2:420:102 worlds-calibration:320:103
+# The same of dirty worlds, to learn junk from.
+DIRTY := junk-1:1000:201
+WORLDS_UNSEEN := worlds-1:420:101 worlds-2:420:102 worlds-calibration:320:909
 # How the names of molecules begin that are akin to the real proteins.
 AKIN := beta_galactosidase apoferritin ribosome mitoribosome
 define simulate_worlds
 for worlds in $(1); do \
 		set -- $$(echo $$worlds | tr : ' '); \
-		$(VENV)/bin/frazil-train worlds --out $(2)/simulated/worlds-$$1 --count $$2 --seed $$3 $(3) || exit 1; \
+		$(VENV)/bin/frazil-train worlds --out $(2)/simulated/$$1 --count $$2 --seed $$3 $(3) || exit 1; \
 	done
 endef
 # Idle OpenMP threads that spin slow everything else on a shared machine.
@@ -102,7 +104,8 @@ models: $(VENV)/.ready
 			--diameter $$diameter --count 20 --seed $$seed --size 2048 >/dev/null && seed=$$((seed + 1)) || exit 1; \
 	done
 	$(call simulate_worlds,$(WORLDS),$(DATA),$(if $(wildcard $(SHARED)/molecules),--molecules $(SHARED)/molecules))
-	for model in mlp:mlp cnn:cnn fcn:fcn; do \
+	$(call simulate_worlds,$(DIRTY),$(DATA),--dirty $(if $(wildcard $(SHARED)/molecules),--molecules $(SHARED)/molecules))
+	for model in mlp:mlp cnn:cnn fcn:fcn junk:junk; do \
 		$(VENV)/bin/frazil-train train --recipe $${model#*:} --data $(DATA) --out exported_models/$${model%:*} \
 			--run-folder $(DATA)/runs/$${model%:*} --resume --int8 $(if $(prepare),,--skip-missing) || exit 1; \
 	done

@@ -16,14 +16,15 @@ from urllib.parse import quote
 
 import msgspec
 
-from frazil.limits import ChoiceBasis, PickLimits, default_limits
-from frazil.model.contract import ModelIdentity
+from frazil.limits import ChoiceBasis, JunkPicks, PickLimits, default_limits
+from frazil.model.contract import Finds, ModelIdentity
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 __all__ = [
+    "ADVICE_TOPIC",
     "FAILED_TOPIC",
     "HEARTBEAT_TOPIC",
     "MICROSCOPE_SCHEMA",
@@ -33,6 +34,8 @@ __all__ = [
     "SCHEMA_VERSION",
     "SESSION_TOPIC",
     "SQUARE_TOPIC",
+    "Advice",
+    "AdviceDocument",
     "Category",
     "ChoiceBasis",
     "Corrections",
@@ -50,6 +53,7 @@ __all__ = [
     "NumberedDocument",
     "PickColumns",
     "Place",
+    "PromisedSquare",
     "QualityDocument",
     "Seconds",
     "SessionDocument",
@@ -77,6 +81,7 @@ PICKS_TOPIC = b"picks"
 FAILED_TOPIC = b"failed"
 QUALITY_TOPIC = b"quality"
 SQUARE_TOPIC = b"square"
+ADVICE_TOPIC = b"advice"
 MODEL_TOPIC = b"model"
 SESSION_TOPIC = b"session"
 HEARTBEAT_TOPIC = b"heartbeat"
@@ -112,6 +117,8 @@ class Seconds(msgspec.Struct, frozen=True, kw_only=True):
     """Reading and checking the file, which is rescaled meanwhile if its rows come in order."""
     prepare: float
     """Rescaling, if that is left to do, and normalising."""
+    junk: float = 0.0
+    """Finding the junk."""
     infer: float
     """Tiling and the network."""
     peaks: float
@@ -150,10 +157,12 @@ class JunkArea(msgspec.Struct, frozen=True, kw_only=True):
     outlines: list[list[tuple[float, float]]]
     """Closed outlines as corners y, x in pixels of the micrograph. A place is junk if it lies inside an odd number of
     them, so that a hole in carbon film is none."""
+    picks: JunkPicks = "drop"
+    """What becomes of the picks that lie there."""
     dropped: int = 0
     """Number of picks that lay there and were left out."""
     flagged: list[int] = msgspec.field(default_factory=list)
-    """Indices of the picks that lie there and were kept."""
+    """Indices of the picks that lie there and were kept, such as those that a person added."""
     model: ModelIdentity
     """The model that found it."""
 
@@ -265,7 +274,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 class QualityDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="quality"):
     """Whether a micrograph is worth keeping, and why. It follows the picks. Topic ``quality``."""
 
-    schema: int = MICROSCOPE_SCHEMA
+    schema: int = SCHEMA_VERSION
     epoch: str
     seq: int
     """Place in the stream, shared with documents of every other kind."""
@@ -335,7 +344,7 @@ class HoleSummary(msgspec.Struct, frozen=True, kw_only=True):
 class SquareDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="square"):
     """What came of a grid square so far. Topic ``square``."""
 
-    schema: int = MICROSCOPE_SCHEMA
+    schema: int = SCHEMA_VERSION
     epoch: str
     seq: int
     """Place in the stream, shared with documents of every other kind."""
@@ -354,10 +363,47 @@ class SquareDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
     ctf_resolution_angstrom: float | None = None
     """Median."""
     holes: list[HoleSummary]
+    """Those that have changed since the square's last document."""
     expected_particles: float | None = None
     """Particles that the next exposure in this square is expected to give; None where nothing can be said."""
     expected_particles_error: float | None = None
     """Standard error of that."""
+    at: str
+    """UTC time in RFC 3339."""
+    session: str = ""
+    """Name of the session of a microscope; left out where a daemon has one session."""
+
+
+class PromisedSquare(msgspec.Struct, frozen=True, kw_only=True):
+    """What a square promises."""
+
+    square: str
+    grid: str = ""
+    expected_particles: float
+    """Particles that the next exposure in it is expected to give."""
+    expected_particles_error: float
+    """Standard error of that."""
+
+
+Advice = Literal["microscope.control.reorder_gridsquares", "microscope.control.skip_gridsquares"]
+"""Names of SmartEM's messages."""
+
+
+class AdviceDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="advice"):
+    """Advice to whoever moves the microscope, in the words of SmartEM's messages. Topic ``advice``.
+
+    frazil moves nothing itself.
+    """
+
+    schema: int = SCHEMA_VERSION
+    epoch: str
+    seq: int
+    """Place in the stream, shared with documents of every other kind."""
+    advice: Advice
+    squares: list[PromisedSquare]
+    """In the order in which they promise most; or those that are not worth more exposures."""
+    reason: str
+    """In one line."""
     at: str
     """UTC time in RFC 3339."""
     session: str = ""
@@ -398,6 +444,8 @@ class ModelDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
     model: ModelIdentity
     event: Literal["loaded", "refused", "rolled_back"]
     """``loaded`` and ``rolled_back``: this model serves from here on. ``refused``: it does not, the old one goes on."""
+    finds: Finds = "particles"
+    """What the model finds. One that finds junk serves beside the one that makes the picks."""
     reason: str = ""
     """Reason of a refusal or a roll-back, in one line."""
     at: str
@@ -447,7 +495,13 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
 
 
 NumberedDocument = (
-    MicrographDocument | QualityDocument | SquareDocument | FailedDocument | ModelDocument | SessionDocument
+    MicrographDocument
+    | QualityDocument
+    | SquareDocument
+    | AdviceDocument
+    | FailedDocument
+    | ModelDocument
+    | SessionDocument
 )
 """Documents with a sequence number."""
 
@@ -534,6 +588,8 @@ def topic_of(document: Document) -> bytes:
             return directory_topic(QUALITY_TOPIC, document.directory)
         case SquareDocument():
             return SQUARE_TOPIC
+        case AdviceDocument():
+            return ADVICE_TOPIC
         case ModelDocument():
             return MODEL_TOPIC
         case SessionDocument():
@@ -549,6 +605,7 @@ def document_schema() -> dict[str, Any]:
         MicrographDocument,
         QualityDocument,
         SquareDocument,
+        AdviceDocument,
         FailedDocument,
         ModelDocument,
         SessionDocument,

@@ -663,6 +663,33 @@ def test_what_is_asked_for_again_is_taken_again_though_it_has_not_changed(rig: R
     assert record.state == "gone"
 
 
+def test_what_is_picked_again_unawaited_is_no_backlog_and_one_that_is_written_anew_is_new(
+    rig: Rig, whole: bytes, other: bytes
+) -> None:
+    for name in ("a.mrc", "b.mrc", "gone.mrc"):
+        rig.pick(rig.take(rig.put(name, whole, age=100)))
+    rig.run(1.0)
+    rig.ledger.commit_document("model", lambda epoch, seq: b"", requeue=True)
+    (rig.root / "gone.mrc").unlink()
+    rig.run(3.0)
+    again = {arrival.key: arrival for arrival in rig.accepted[3:]}
+    assert sorted(again) == ["a.mrc", "b.mrc"]
+    assert all(arrival.requeued for arrival in again.values())
+    state = rig.intake.state
+    assert (state.requeued, state.backlog, state.backlog_seconds) == (2, 0, 0)
+    rig.pick(again["a.mrc"])
+    rig.run(1.0)
+    assert rig.intake.state.requeued == 1
+    rig.put("b.mrc", other)
+    rig.intake.retry(again["b.mrc"])
+    rig.tell(rig.root / "b.mrc", closed=True, by="event")
+    rig.run(3.0)
+    assert rig.accepted[-1].key == "b.mrc"
+    rig.pick(rig.accepted[-1])
+    rig.run(1.0)
+    assert rig.intake.state.requeued == 0
+
+
 def test_requests_are_looked_for_once_a_second_and_a_ledger_that_is_locked_is_asked_again(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 import urllib.request
@@ -245,6 +246,15 @@ def test_the_page_gives_out_one_file_or_a_zip_of_many(
     _, body = get(f"{page.url}/api/export?mark=bad")
     with zipfile.ZipFile(io.BytesIO(body)) as bundle:
         assert bundle.namelist() == ["c_picks.star"]
+    _, body = get(f"{page.url}/api/export?format=csv&folder=grid%201&search=B.&sort=picks")
+    with zipfile.ZipFile(io.BytesIO(body)) as bundle:
+        assert bundle.namelist() == ["grid 1/b.csv"]
+    many = {"format": "box", "paths": ["a.mrc", "c.mrc", *(f"unknown_{k:0200}.mrc" for k in range(1000))]}
+    asked = urllib.request.Request(
+        f"{page.url}/api/export", json.dumps(many).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(asked, timeout=240) as answer, zipfile.ZipFile(io.BytesIO(answer.read())) as bundle:
+        assert sorted(bundle.namelist()) == ["a.box", "c.box"]
     for query in ("format=json", "mark=fine", "format=cryosparc"):
         with pytest.raises(urllib.request.HTTPError, match="400"):
             get(f"{page.url}/api/export?{query}")

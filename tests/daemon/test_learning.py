@@ -15,6 +15,8 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks import learning_loop
+from benchmarks.figures import fill_tables
 from frazil.commands.cli import app
 from frazil.documents import (
     Corrections,
@@ -86,6 +88,14 @@ def test_few_picks_are_uncertain_though_they_score_well(picked: Callable[..., Mi
     usual = [picked(f"usual-{i}", [0.95] * 99 + [0.6]) for i in range(5)]
     (first,) = propose([*usual, picked("few", [0.95] * 4)], count=1)
     assert (first.micrograph, first.uncertain, first.why) == ("few", 1.0, "4 picks, where 100 are usual")
+
+
+def test_a_proposal_without_an_uncertain_pick_says_that_it_is_unlike_the_others(
+    picked: Callable[..., MicrographDocument],
+) -> None:
+    sure = [picked(f"sure{k}", [0.95] * 20) for k in range(3)]
+    (first,) = propose([*sure, picked("many", [0.95] * 300)], count=1)
+    assert first.why == "its picks are sure, and their number or scores differ from the others'"
 
 
 def test_corrected_ones_are_not_proposed_nor_what_is_like_them(picked: Callable[..., MicrographDocument]) -> None:
@@ -272,6 +282,11 @@ def test_what_to_type_names_the_session_of_a_microscope_alone(name: str, page: A
         typed = shlex.split(desk._learning().follow)
         expected = ["frazil-train", "follow", "tcp://titan1:5556", "--from", str(tmp_path / "fcn"), "--out", "/a b"]
         assert typed == [*expected, *(["--session", name] if name else [])]
+        kept = DaemonInfo.decode(page.ledger.recall(DAEMON_KEY))
+        assert kept is not None
+        page.ledger.remember(DAEMON_KEY, msgspec.structs.replace(kept, server_key="/keys/titan1.key").encode())
+        typed = shlex.split(desk._learning().follow)
+        assert typed[7:11] == ["--key", "YOUR.key_secret", "--server-key", "/keys/titan1.key"]
         settings.clear()
         assert desk._learning().follow == ""
 
@@ -328,3 +343,8 @@ def test_a_sessions_own_model_alone_can_be_withdrawn(tmp_path: Path, make_blob_m
     with pytest.raises(ModelError, match="expected a session's own model, such as OUT/frazil-models/learned"):
         CliRunner().invoke(app, ["models", "withdraw", str(shared)], catch_exceptions=False)
     assert (shared / "CURRENT").exists()
+
+
+def test_the_table_in_the_docs_is_what_the_figures_of_the_loop_give() -> None:
+    page = learning_loop.PAGE.read_text("utf-8")
+    assert fill_tables(page, {"learning-loop": learning_loop.table(learning_loop.read_figures())}) == page

@@ -337,7 +337,22 @@ def test_requests_for_all_that_failed_and_for_the_unknown(ledger: Ledger) -> Non
         request_requeue(ledger.file, ["a", "x"])
     assert sorted(ledger.take_requests()) == ["b", "c"]
     assert states(ledger) == {"a": "picked", "b": "seen", "c": "seen"}
-    assert ledger.take_requests() == []
+    assert ledger.take_requests() == {}
+
+
+def test_a_change_of_the_model_may_requeue_all_that_is_picked_and_nobody_waits_for_that(ledger: Ledger) -> None:
+    for key in ("a", "b"):
+        ledger.commit_picked(key, HANDLED, body)
+    ledger.commit_failed("c", HANDLED, "not_mrc", "", "quarantined", body)
+    ledger.commit_document("model", body)
+    assert ledger.take_requests() == {}
+    ledger.commit_document("model", body, requeue=True)
+    request_requeue(ledger.file, ["a"])
+    assert ledger.take_requests() == {"b": False, "a": True}
+    assert sorted(ledger.requeued()) == ["a", "b"]
+    assert states(ledger) == {"a": "seen", "b": "seen", "c": "quarantined"}
+    ledger.commit_picked("a", HANDLED, body)
+    assert ledger.requeued() == ["b"]
 
 
 def test_requests_survive_a_daemon_that_is_down(tmp_path: Path) -> None:
@@ -346,7 +361,7 @@ def test_requests_survive_a_daemon_that_is_down(tmp_path: Path) -> None:
     first.close()
     assert request_requeue(tmp_path / "l", ["a"]) == 1
     second = Ledger(tmp_path / "l")
-    assert second.take_requests() == ["a"]
+    assert second.take_requests() == {"a": True}
     second.close()
 
 

@@ -6,12 +6,14 @@ import math
 import re
 from pathlib import Path
 
+import msgspec
 import prometheus_client
 
 from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS
 from frazil.health.metrics import STAGES, Metrics
 from frazil.health.samples import parse_samples
 from frazil.health.state import (
+    AssessState,
     ChartState,
     DaemonState,
     Departure,
@@ -92,9 +94,10 @@ def test_what_the_state_says_is_shown_at_each_scrape() -> None:
             write=4,
             last_picked_at=6.5,
             doubts=frozenset({"contrast"}),
-            drift=DriftState(few=True, picks=chart),
+            drift=DriftState(few=True, picks=chart, quality={"defocus": msgspec.structs.replace(chart, usual=1.5)}),
             threshold=ThresholdState(value=0.5, by="frazil", precision=0.875, micrographs=20, held=True),
         ),
+        assess=AssessState(is_on=True, waiting=6),
         blocked="the disk is full",
         ledger_head=42,
         disks={"out": Disk(free_bytes=10, size_bytes=100, free_inodes=0.5), "ledger": Disk()},
@@ -155,6 +158,12 @@ def test_what_the_state_says_is_shown_at_each_scrape() -> None:
             "frazil_disk_free_inodes_ratio{disk=ledger}": math.nan,
             "frazil_drift{direction=down,quantity=picks}": 1,
             "frazil_drift_evidence_ratio{direction=down,quantity=picks}": 1,
+            "frazil_drift{direction=down,quantity=defocus}": 1,
+            "frazil_drift_evidence_ratio{direction=down,quantity=defocus}": 1,
+            "frazil_baseline_micrographs{quantity=defocus}": 30,
+            "frazil_baseline_quality{quantity=defocus}": 1.5e-6,
+            "frazil_assessing": 1,
+            "frazil_unassessed_micrographs": 6,
             "frazil_few_picks": 1,
             "frazil_baseline_micrographs{quantity=picks}": 30,
             "frazil_baseline_picks": 310,

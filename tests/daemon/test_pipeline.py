@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -164,15 +165,20 @@ def test_new_files_come_before_the_backlog_and_each_kind_keeps_its_order(
     rig: Rig, make_scene: Callable[..., object]
 ) -> None:
     pixels = make_scene().pixels  # type: ignore[attr-defined]
+    again = dataclasses.replace(rig.write("again.mrc", pixels, backlog=True), requeued=True)
+    rig.pipeline.accept(again)
+    rig.turn()
+    rig.pipeline.accept(again)
     for name in ("a", "b", "c"):
         rig.pipeline.accept(rig.write(f"{name}.mrc", pixels, backlog=True))
     rig.turn()
     for name in ("x", "y"):
         rig.pipeline.accept(rig.write(f"{name}.mrc", pixels))
-    assert rig.pipeline.state.read == 4
-    for _ in range(4):
+    assert rig.pipeline.state.read == 5
+    for _ in range(5):
         rig.turn()
-    assert [key for _, key in rig.intake.told] == ["a.mrc", "x.mrc", "y.mrc", "b.mrc", "c.mrc"]
+    told = [key for _, key in rig.intake.told]
+    assert told == ["again.mrc", "a.mrc", "x.mrc", "y.mrc", "b.mrc", "c.mrc", "again.mrc"]
 
 
 def test_a_file_that_changed_while_it_was_read_is_looked_at_again(rig: Rig, make_scene: Callable[..., object]) -> None:

@@ -21,6 +21,7 @@ from frazil.health.state import (
     IntakeState,
     ModelState,
     PickState,
+    Quality,
     SessionState,
     WatchState,
 )
@@ -30,7 +31,7 @@ from frazil.page.troubles import Facts, Trouble, find_troubles, gather_facts
 from frazil.session.intake.passed_over import Inventory, Passed
 from frazil.session.outbox.file_stamp import FileStamp
 from frazil.session.outbox.ledger import DRIFT_KEY, INVENTORY_KEY, Handled, Ledger, LedgerReader
-from frazil.session.pick.drift import Drift
+from frazil.session.pick.drift import Drift, QualityDrift
 
 NOW = 1_000_000.0
 WELL = Facts(picked=500, picked_lately=100, last_picked_at=NOW - 10, pictures=("4096 × 4096 pixels of 1.77 Å",))
@@ -39,6 +40,12 @@ WELL = Facts(picked=500, picked_lately=100, last_picked_at=NOW - 10, pictures=("
 def drifting(quantity: str, direction: str) -> Drift:
     drift = Drift()
     (drift.picks if quantity == "picks" else drift.score).drifting[direction] = True  # type: ignore[index]
+    return drift
+
+
+def quality_drifting(quantity: Quality, direction: str) -> QualityDrift:
+    drift = QualityDrift()
+    drift.charts[quantity].drifting[direction] = True  # type: ignore[index]
     return drift
 
 
@@ -89,6 +96,13 @@ CASES: list[tuple[str, DaemonState, Facts]] = [
     ("FrazilPicksRisen", NOT_RUNNING, with_facts(drift=drifting("picks", "up"))),
     ("FrazilScoresDrifted", NOT_RUNNING, with_facts(drift=drifting("score", "down"))),
     ("FrazilScoresDrifted", NOT_RUNNING, with_facts(drift=drifting("score", "up"))),
+    ("FrazilBadMicrographs", NOT_RUNNING, with_facts(grades_lately={("bad", "carbon"): 5, ("good", ""): 11})),
+    ("FrazilOutOfFocus", NOT_RUNNING, with_facts(grades_lately={("doubtful", "out of focus"): 5, ("good", ""): 11})),
+    ("FrazilFocusDrifted", NOT_RUNNING, with_facts(quality=quality_drifting("defocus", "down"))),
+    ("FrazilFocusDrifted", NOT_RUNNING, with_facts(quality=quality_drifting("defocus", "up"))),
+    ("FrazilFocusDrifted", NOT_RUNNING, with_facts(quality=quality_drifting("resolution", "up"))),
+    ("FrazilIceThicker", NOT_RUNNING, with_facts(quality=quality_drifting("ice", "up"))),
+    ("FrazilJunkRisen", NOT_RUNNING, with_facts(quality=quality_drifting("junk", "up"))),
     ("FrazilModelRefused", NOT_RUNNING, with_facts(change=change("refused"))),
     ("FrazilModelRefused", NOT_RUNNING, with_facts(change=change("rolled_back"))),
     *(("", doubt(about), WELL) for about in DOUBTS),
@@ -119,6 +133,10 @@ FINE: list[tuple[DaemonState, Facts]] = [
     (NOT_RUNNING, Facts(picked=18, failed=2)),
     (NOT_RUNNING, Facts(picked=1, failed=1)),
     (NOT_RUNNING, with_facts(change=change("loaded"))),
+    (NOT_RUNNING, with_facts(grades_lately={("bad", "carbon"): 4, ("good", ""): 1})),
+    (NOT_RUNNING, with_facts(grades_lately={("bad", "out of focus"): 6, ("good", ""): 14})),
+    (NOT_RUNNING, with_facts(quality=quality_drifting("ice", "down"))),
+    (NOT_RUNNING, with_facts(quality=quality_drifting("resolution", "down"))),
     (NOT_RUNNING, with_facts(picks=(45, 700, 710, 772, 760, 790))),
     (NOT_RUNNING, with_facts(picks=(45, 50, 44, 772, 760))),
 ]
@@ -183,6 +201,8 @@ def minutes(seconds: float) -> str:
         ),
         ("FrazilFailures", ["[1h]", f"> {troubles.FAILED_SHARE:g}", f">= {troubles.FAILED_LEAST}"]),
         ("FrazilDiskNearlyFull", [f"< {troubles.FREE_SHARE:g}"]),
+        ("FrazilBadMicrographs", ["[1h]", f"> {troubles.BAD_SHARE:g}", f">= {troubles.BAD_LEAST}"]),
+        ("FrazilOutOfFocus", ["[1h]", f"> {troubles.BAD_SHARE:g}", f">= {troubles.BAD_LEAST}"]),
     ],
 )
 def test_the_rules_of_prometheus_have_the_same_limits(

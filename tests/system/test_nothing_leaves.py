@@ -7,8 +7,12 @@ telemetry waits.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from typing import Any
 import pytest
 
 BIN = Path(sys.executable).parent
+PATIENCE_SECONDS = 240.0
 TELEMETRY_SECONDS = 45.0
 """Longer than ONNX Runtime 1.31 waits before it calls home, some 20 s."""
 Traced = Any
@@ -57,6 +62,32 @@ def test_the_daemon_and_a_subscriber_reach_nobody_and_write_where_they_should(
     assert daemon.stop() == 0
     traced.check(daemon.out)
     listener.check(received, received.with_name("cursor"))
+
+
+@pytest.mark.system
+def test_the_page_of_several_microscopes_reaches_their_daemons_alone_and_writes_nothing(
+    serve: Serve, traced: Traced, blob_model: Path, request: pytest.FixtureRequest
+) -> None:
+    daemon = serve("--diameter", "48", "--model", blob_model)
+    command = [*traced.prefix, BIN / "frazil", "page", "--http", "127.0.0.1:0", "--of", f"titan1={daemon.page}"]
+    environment = os.environ | traced.environment
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True, env=environment) as serving:
+        try:
+            assert serving.stdout is not None
+            url = serving.stdout.readline().strip()
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while not ask(f"{url}api/microscopes")["microscopes"][0]["heard_at"]:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            time.sleep(stay(request))
+        finally:
+            serving.terminate()
+    traced.check()
+
+
+def ask(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer:
+        return json.load(answer)
 
 
 @pytest.mark.system

@@ -61,7 +61,8 @@ def test_real_micrographs_come_up_with_their_picks_without_a_reload(
 ) -> None:
     daemon = serve("--diameter", "191")
     page = look.open(daemon.page)
-    page.get_by_text("Yes: waiting for the first micrograph.").wait_for()
+    page.get_by_text("The first micrograph’s picture comes here.").wait_for()
+    page.locator("#verdict", has_text="Yes").wait_for()  # it goes on of the disk, where that is nearly full
     page.evaluate("window.sameDocument = true")
     for k, file in enumerate(sorted((real_micrographs / "beta-galactosidase").glob("*.mrc"))[:2]):
         with page.expect_response(lambda answer: "/api/picture/" in answer.url and "large" in answer.url) as answer:
@@ -351,7 +352,8 @@ def test_what_is_wrong_and_what_is_passed_over_is_on_the_page_as_frazil_status_s
     wide = look.open(blob_daemon.page)
     phone = look.open(blob_daemon.page, size=(390, 844))
     for page in (wide, phone):
-        page.locator("#verdict", has_text="Yes, but: nothing in the watched directory is taken").wait_for()
+        page.locator("#verdict", has_text="Yes, but: ").wait_for()
+        page.locator("#troubles", has_text="Nothing in the watched directory is taken").wait_for()
         page.locator("#troubles", has_text="give --include '*.tif'").wait_for()
     many, none = make_scene((320, 448), count=14).pixels, make_scene((320, 448), count=0).pixels
     for k in range(13):

@@ -170,6 +170,48 @@ def test_bad_models_leave_the_old_one_serving_and_a_good_one_replaces_it(
 
 
 @pytest.mark.timeout(600)
+def test_earlier_micrographs_are_picked_again_behind_new_ones_and_after_a_kill(
+    serve: Serve, make_blob_model: Blob, contents: list[bytes], tmp_path: Path
+) -> None:
+    folder = make_blob_model(tmp_path / "models" / "blob", threshold=0.5)
+    options = ("--diameter", str(DIAMETER), "--model", folder, "--repick-after-promotion")
+    daemon = serve(*options)
+
+    def write(name: str) -> None:
+        (daemon.watched / ".aside").write_bytes(contents[int(name[1:5]) % len(contents)])
+        (daemon.watched / ".aside").rename(daemon.watched / name)
+
+    def newest() -> dict[str, MicrographDocument]:
+        return {d.micrograph: d for d in documents_of(daemon.out) if isinstance(d, MicrographDocument)}
+
+    names = [f"m{number:04}.mrc" for number in range(12)]
+    for name in names:
+        write(name)
+    for name in names:
+        daemon.wait_log(rf"picked {name}")
+    before = newest()
+    make_blob_model(folder, 2, threshold=0.8, bias=-5.0)
+    ModelFolder(folder).promote(2)
+    daemon.wait_log(r"model blob/2 .* serves from here on")
+    daemon.wait_log(r"12 micrographs are picked again, behind all others")
+    daemon.process.kill()
+    daemon.process.wait()
+    daemon = serve(*options)
+    write("m0012.mrc")
+    daemon.wait_log(r"picked m0012.mrc")
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while {d.model.version for d in newest().values()} != {2}:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    after = newest()
+    assert sorted(after) == [*names, "m0012.mrc"]
+    assert {name: after[name].supersedes for name in names} == {name: before[name].seq for name in names}
+    again = [d for d in documents_of(daemon.out) if isinstance(d, MicrographDocument) and d.model.version == 2]
+    assert len(again) == 13  # each once
+    assert daemon.stop() == 0
+
+
+@pytest.mark.timeout(600)
 def test_a_model_that_finds_nothing_is_rolled_back_and_does_not_come_back_with_a_restart(
     serve: Serve, feed: Callable[..., Feeder], make_blob_model: Blob, tmp_path: Path
 ) -> None:

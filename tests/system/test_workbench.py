@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,13 +164,46 @@ def test_the_list_is_sorted_filtered_and_chosen_from(session: Session, look: Loo
     assert page.locator("#pictures input:checked").count() == 4
     sign_in(page, session)
     page.get_by_role("button", name="Mark bad").click()
-    page.get_by_text("All changes are saved.").wait_for()
+    page.get_by_text("4 micrographs marked bad. All changes are saved.").wait_for()
     page.get_by_label("Marked").select_option("bad")
     page.get_by_text("1 to 4 of 4 micrographs").wait_for()
     until(lambda: len(session.star("4").y) == 0)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download chosen").click()
+    with zipfile.ZipFile(download.value.path()) as bundle:
+        assert sorted(bundle.namelist()) == [f"{k}_picks.star" for k in (0, 2, 3, 4)]
+    assert page.get_by_text("4 micrographs marked bad.").is_visible()  # it stays until it is closed
+    page.get_by_label("Close this message").click()
+    page.locator(".confirmation").wait_for(state="hidden")
     page.get_by_role("button", name="Undo").click()
     page.get_by_text("No micrograph").wait_for()
+    page.locator(".confirmation", has_text="Undone. All changes are saved.").wait_for()
     until(lambda: len(session.star("4").y) > 5)
+    page.get_by_role("button", name="Choose none").click()
+    page.get_by_label("Marked").select_option("")
+    page.get_by_label("Name holds").fill("1.")
+    page.get_by_label("Name holds").press("Enter")
+    page.get_by_text("1 to 1 of one micrograph").wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download all").click()
+    with zipfile.ZipFile(download.value.path()) as bundle:
+        assert bundle.namelist() == ["1_picks.star"]
+
+
+def test_more_are_downloaded_than_an_address_can_name(
+    open_page: Callable[..., Any], open_rig: Callable[..., Any], look: Looker
+) -> None:
+    page = open_page()
+    rig = open_rig(page.ledger)
+    for k in range(100):
+        rig.pick(f"{'long' * 40}/{k:03}.mrc")
+    looked = look.open(f"{page.url}/micrographs")
+    looked.get_by_label("Choose all on this page").check()
+    with looked.expect_download() as download:
+        looked.get_by_role("button", name="Download chosen").click()
+    with zipfile.ZipFile(download.value.path()) as bundle:
+        assert len(bundle.namelist()) == 100
+    looked.locator(".confirmation", has_text="The picks of 100 micrographs were downloaded.").wait_for()
 
 
 def test_fifty_thousand_are_sorted_by_picks(open_page: Callable[..., Any], look: Looker, tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import prometheus_client
 import pytest
 from rich.console import Console
 
+from benchmarks.browser_corrections import correct_by_clicks, differences, open_browser, sign_in
 from frazil.client import PickStream
 from frazil.documents import Corrections, MicrographDocument
 from frazil.errors import FrazilError, OutputError, SettingsError
@@ -36,7 +36,7 @@ from frazil.model import (
     read_following,
     read_trainings,
 )
-from frazil.picking import HitCount, Picker, PickingSettings, Picks, match_picks, read_micrograph, read_star
+from frazil.picking import HitCount, Picker, PickingSettings, Picks, read_micrograph, read_star
 from frazil.record import record_picks
 from frazil.session.correct import AddPick, DeletePick, Edit, MarkMicrograph
 from frazil.session.outbox.file_stamp import FileStamp
@@ -118,12 +118,14 @@ def newest(ledger: Path, name: str) -> MicrographDocument:
     return msgspec.json.decode(kept.body, type=MicrographDocument)
 
 
+def picks_of(document: MicrographDocument) -> Picks:
+    y, x, score = document.picks.arrays()
+    return Picks(y=y, x=x, score=score)
+
+
 def edits_of(ledger: Path, name: str, micrograph: Path) -> list[Edit]:
     document, truth = newest(ledger, name), read_star(micrograph.with_suffix(".star"))
-    y, x, score = document.picks.arrays()
-    picks = Picks(y=y, x=x, score=score)
-    hit = match_picks(picks, truth, document.diameter_px / 2)
-    false_picks, missed = picks.select(hit < 0), truth.select(np.setdiff1d(np.arange(len(truth)), hit))
+    false_picks, missed = differences(picks_of(document), truth, document.diameter_px)
     stem = Path(name).stem.replace("_", "-")
     return [
         MarkMicrograph(id=f"mark-{stem}", path=name, mark="good"),
@@ -373,6 +375,7 @@ def test_a_session_learns_while_it_collects_and_another_one_stays_as_it_was(
         pytest.skip("needs --long: a network is trained beside two daemons that pick")
     shared = fcn_parent.parent
     options = ("--model", fcn_parent, "--diameter", str(DIAMETER_ANGSTROM), "--threads", "1")
+    options += ("--repick-after-promotion",)
     one, other = (
         serve(*options, watched=tmp_path / f"watched-{name}", out=tmp_path / f"out-{name}") for name in ("one", "other")
     )
@@ -383,14 +386,12 @@ def test_a_session_learns_while_it_collects_and_another_one_stays_as_it_was(
         for name in NAMES:
             daemon.wait_log(rf"picked {name}")
     ledger = one.out / "frazil-ledger.sqlite"
-    edits = [edit for name in NAMES for edit in edits_of(ledger, name, simulated_data / "small" / name)]
-    plain = [{**msgspec.to_builtins(edit), "seq": 0} for edit in edits]
-    body = json.dumps({"by": "labels", "edits": [{k: v for k, v in e.items() if k not in ("by", "at")} for e in plain]})
-    token = (one.out / "frazil-page-token").read_text().strip()
-    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
-    request = urllib.request.Request(f"{one.page}api/edits", body.encode(), headers)
-    with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
-        assert json.load(answer)["accepted"] == len(edits)
+    with open_browser() as page:
+        page.goto(one.page)
+        sign_in(page, (one.out / "frazil-page-token").read_text().strip(), "labels")
+        for name in NAMES:
+            document, truth = newest(ledger, name), read_star((simulated_data / "small" / name).with_suffix(".star"))
+            correct_by_clicks(page, one.page, name, picks_of(document), truth, document.diameter_px)
     until(lambda: all(newest(ledger, name).corrections for name in NAMES))
     command = [BIN / "frazil-train", "follow", one.stream, "--from", fcn_parent, "--out", one.out]
     command += ["--once", "--quiet", "0", "--minutes", "0.2", "--device", "cpu", "--threads", "1", "--promote"]
@@ -410,6 +411,8 @@ def test_a_session_learns_while_it_collects_and_another_one_stays_as_it_was(
         learning = json.load(answer)
     assert (learning["corrected"], learning["promoted"]) == (3, 1)
     assert learning["trainings"][0]["outcome"] == "serves"
+    until(lambda: all(newest(ledger, name).model.name == "learned" for name in NAMES))  # picked again
     documents = [newest(ledger, name) for name in NAMES]
-    assert {one.micrograph for one in documents} == set(NAMES)
+    assert [one.micrograph for one in documents] == list(NAMES)
+    assert all(one.corrections for one in documents)
     assert not learned_folder(other.out).exists()

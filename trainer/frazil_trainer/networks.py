@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from frazil_trainer.recipe import CnnSettings, FcnSettings, MlpSettings
+from frazil_trainer.recipe import CnnSettings, FcnSettings, JunkSettings, MlpSettings
 
-__all__ = ["Cnn", "Fcn", "Mlp", "make_network"]
+__all__ = ["Cnn", "Fcn", "JunkFinder", "Mlp", "make_network"]
 
 
-def make_network(settings: MlpSettings | CnnSettings | FcnSettings, seed: int) -> Mlp | Cnn | Fcn:
+def make_network(
+    settings: MlpSettings | CnnSettings | FcnSettings | JunkSettings, seed: int
+) -> Mlp | Cnn | Fcn | JunkFinder:
     """An initialised network, as it is trained."""
-    network: Mlp | Cnn | Fcn
+    network: Mlp | Cnn | Fcn | JunkFinder
     match settings:
         case MlpSettings():
             network = Mlp(settings)
@@ -21,6 +24,8 @@ def make_network(settings: MlpSettings | CnnSettings | FcnSettings, seed: int) -
         case FcnSettings():
             # Patches are small, so that every cell of them counts.
             network = Fcn(settings, cut_halo=False)
+        case JunkSettings():
+            network = JunkFinder(settings, cut_halo=False)
     network.initialise(torch.Generator().manual_seed(seed))
     return network
 
@@ -150,11 +155,7 @@ class Fcn(nn.Module):
 
     def initialise(self, generator: torch.Generator) -> None:
         """He initialisation. The head starts at a score of 0.02, since most places hold no particle."""
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d) and layer is not self.head:
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-        nn.init.normal_(self.head.weight, std=0.01, generator=generator)
-        nn.init.constant_(self.head.bias, -4.0)  # type: ignore[arg-type]
+        _initialise_dense(self, self.head, generator)
 
     def forward(self, tiles: torch.Tensor) -> torch.Tensor:
         """(n, 1, t, t) tiles → (n, g, g) logits, g = t / 4 - 2 * halo."""
@@ -163,6 +164,67 @@ class Fcn(nn.Module):
         cut = self._halo_cells
         inner = slice(cut, -cut or None)
         return logits[:, 0, inner, inner]
+
+
+class JunkFinder(nn.Module):
+    """Scores every fourth pixel of a coarse tile of any size for junk.
+
+    What is junk shows in what lies around: a film in its edge, far away. So features go down to a sixteenth of the
+    resolution, where a few dilated convolutions see most of a micrograph, and are added on the way up to those of each
+    resolution (U-Net: Ronneberger et al., MICCAI 2015). Score (i, j) before the halo is cut belongs to pixel
+    (4 i, 4 j).
+    """
+
+    step_px = 4
+    """Distance between scores."""
+
+    def __init__(self, settings: JunkSettings, *, cut_halo: bool = True) -> None:
+        super().__init__()
+        self.settings = settings
+        self._halo_cells = settings.halo_cells if cut_halo else 0
+        full, half, quarter, eighth, sixteenth = settings.widths
+        self.fine = nn.Sequential(
+            *_convolution(1, full),
+            *_convolution(full, half, stride=2),
+            *_convolution(half, quarter, stride=2),
+            _Residual(quarter, 1),
+        )
+        self.middle = nn.Sequential(*_convolution(quarter, eighth, stride=2))
+        self.coarse = nn.Sequential(
+            *_convolution(eighth, sixteenth, stride=2),
+            *(_Residual(sixteenth, dilation) for dilation in settings.dilations),
+            nn.Conv2d(sixteenth, eighth, 1, bias=False),
+        )
+        self.join_middle = nn.Sequential(*_convolution(eighth, quarter))
+        self.join_fine = nn.Sequential(*_convolution(quarter, quarter), _Residual(quarter, 1))
+        self.head = nn.Conv2d(quarter, 1, 1)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """He initialisation. The head starts at a score of 0.02."""
+        _initialise_dense(self, self.head, generator)
+
+    def forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        """(n, 1, t, t) tiles → (n, g, g) logits, g = t / 4 - 2 * halo."""
+        fine = self.fine((tiles - 0.5) * 8)
+        middle = self.middle(fine)
+        joined = self.join_middle(middle + _enlarged(self.coarse(middle), middle))
+        logits: torch.Tensor = self.head(self.join_fine(fine + _enlarged(joined, fine)))
+        cut = self._halo_cells
+        inner = slice(cut, -cut or None)
+        return logits[:, 0, inner, inner]
+
+
+def _enlarged(features: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """(n, c, h, w) features at the places of others. Corners are aligned: strided convolutions keep the first place."""
+    return functional.interpolate(features, size=like.shape[-2:], mode="bilinear", align_corners=True)
+
+
+def _initialise_dense(network: nn.Module, head: nn.Conv2d, generator: torch.Generator) -> None:
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer is not head:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+    nn.init.normal_(head.weight, std=0.01, generator=generator)
+    nn.init.constant_(head.bias, -4.0)  # type: ignore[arg-type]
 
 
 def _convolution(

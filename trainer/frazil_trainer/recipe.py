@@ -197,15 +197,15 @@ class FcnSettings(_Table, frozen=True, kw_only=True, tag="fcn", tag_field="archi
     """Side of a tile in picking."""
 
 
-class JunkSettings(FcnSettings, frozen=True, kw_only=True, tag="junk", tag_field="architecture"):
-    """A small network of the same kind that finds junk in coarse pictures."""
+class JunkSettings(_Table, frozen=True, kw_only=True, tag="junk", tag_field="architecture"):
+    """The network that finds junk: scores every place of a coarse tile, from a wide context."""
 
-    widths: tuple[_Count, _Count, _Count] = (8, 16, 16)
-    """Channels at full, half and quarter resolution."""
-    dilations: tuple[_Count, ...] = (1, 2, 4, 8, 16, 24)
-    """Dilation of each residual block at quarter resolution: a context of some 500 pixels, 60 particles."""
+    widths: tuple[_Count, _Count, _Count, _Count, _Count] = (8, 16, 16, 24, 24)
+    """Channels at full, half, quarter, eighth and sixteenth resolution."""
+    dilations: tuple[_Count, ...] = (1, 2, 2)
+    """Dilation of each residual block at a sixteenth of the resolution: a context of some 250 pixels."""
     halo_cells: _Count = 4
-    """Width of the frame of scores that is cut off a tile. Patches teach the network what padding looks like."""
+    """Width of the frame of scores that is cut off a tile. Examples teach the network what padding looks like."""
     tile_px: Annotated[int, Meta(ge=4, multiple_of=4)] = 256
     """Side of a tile in picking, where it is not cut to fit the micrograph."""
 
@@ -272,7 +272,7 @@ class Areas(_Table, frozen=True, kw_only=True, tag="areas", tag_field="kind"):
 
     per_epoch: _Count = 1200
     """Pieces in an epoch."""
-    patch_px: Annotated[int, Meta(ge=16, multiple_of=4)] = 192
+    patch_px: Annotated[int, Meta(ge=16, multiple_of=4)] = 224
     """Side of a piece."""
     near_junk: _Fraction = 0.4
     """Fraction of the pieces around a place with junk, where there is some."""

@@ -44,6 +44,7 @@ from frazil_trainer.recipe import (
     DrawnCrops,
     FcnSettings,
     JitteredCrops,
+    JunkSettings,
     MlpSettings,
     Patches,
     Recipe,
@@ -170,7 +171,7 @@ def make_examples(recipe: Recipe, micrographs: Mapping[str, Sequence[LabelledMic
     """
     training, selection = micrographs["training"], micrographs["selection"]
     match recipe.network, recipe.examples:
-        case FcnSettings(), Patches() | Areas() as patches:
+        case (FcnSettings(), Patches() as patches) | (JunkSettings(), Areas() as patches):
             return PatchSource(recipe, patches, training, selection)
         case MlpSettings(tile_px=tile_px) | CnnSettings(tile_px=tile_px), DrawnCrops() as crops:
             return DrawnCropSource(recipe, tile_px, crops, training, selection)

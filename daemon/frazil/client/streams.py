@@ -22,7 +22,7 @@ __all__ = ["Addresses", "AsyncPickStream", "PickStream", "Topic"]
 
 log = logging.getLogger(__name__)
 
-Topic = Literal["picks", "quality", "square", "failed", "model", "session"]
+Topic = Literal["picks", "quality", "square", "advice", "failed", "model", "session"]
 Addresses = str | Sequence[str] | Mapping[str, str]
 """Of one daemon, or of several, which may have names."""
 D = TypeVar("D", bound=NumberedDocument)

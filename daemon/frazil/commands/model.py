@@ -99,13 +99,13 @@ def show(model: _Model, out: _Out) -> None:
 @models_app.command()
 def verify(model: _Model) -> None:
     """Check every version of a model, or one by its folder or file, as a daemon does before it serves."""
-    from frazil.model import ModelFolder, check_in_sandbox
+    from frazil.model import ModelFolder, check_in_sandbox, read_contract
 
     versions = [model] if model.is_file() or model.name.isdecimal() else _version_folders(ModelFolder(model))
     unfit = 0
     for path in versions:
         try:
-            sha256 = check_in_sandbox(path).sha256
+            sha256 = check_in_sandbox(path, finds=read_contract(path).finds).sha256
         except ModelError as error:
             unfit += 1
             typer.echo(error_line(f"{path}", error), err=True)
@@ -121,11 +121,12 @@ def verify(model: _Model) -> None:
 @models_app.command()
 def promote(model: _Model, version: Annotated[int, typer.Argument(metavar="VERSION", min=1)]) -> None:
     """Check a version, and promote it to be the serving one. Running daemons swap without a gap."""
-    from frazil.model import ModelFolder, check_in_sandbox
+    from frazil.model import ModelFolder, check_in_sandbox, read_contract
 
     folder = ModelFolder(model)
     if version in folder.versions():
-        check_in_sandbox(folder.path / str(version))
+        path = folder.path / str(version)
+        check_in_sandbox(path, finds=read_contract(path).finds)
     folder.promote(version)
     typer.echo(f"{model}: version {version} is promoted")
 

@@ -15,12 +15,14 @@ from frazil.health.samples import START_TIME
 from frazil.health.state import (
     DOUBTS,
     AssessState,
+    ChartState,
     DaemonState,
     Departure,
     DriftState,
     IntakeState,
     ModelState,
     PickState,
+    Quality,
     SessionState,
     ThresholdState,
     WatchState,
@@ -31,6 +33,8 @@ __all__ = ["StateGauges"]
 Values = TypeVar("Values", bound=str | tuple[str, ...])
 """Of the labels of one sample."""
 
+_METRES: dict[Quality, float] = {"defocus": 1e-6, "resolution": 1e-10}
+"""In a unit of the state's charts."""
 _MOST_SESSIONS = 100
 """Sessions that are shown by name. More can be open at a time only if somebody opened old ones."""
 
@@ -56,6 +60,11 @@ class StateGauges(Collector):
         yield from _of_the_daemon(state)
         yield from _of_the_sessions(state)
         yield from _of_the_model(state.model)
+        yield _model_info(
+            "frazil_junk_model_info",
+            "The model that finds junk and the execution provider that runs it; always 1.",
+            next((one.junk_model for one in state.sessions if one.junk_model is not None), None),
+        )
         yield from _of_the_session(session)
         yield from _of_drift(session.pick.drift)
         yield from _of_assessing(session.assess)
@@ -141,11 +150,8 @@ def _of_each_session(sessions: Sequence[SessionState]) -> Iterator[Metric]:
 
 
 def _of_the_model(model: ModelState | None) -> Iterator[GaugeMetricFamily]:
-    yield _labelled(
-        "frazil_model_info",
-        "The serving model and the execution provider that runs it; always 1.",
-        ["name", "version", "sha256", "provider", "precision"],
-        {(model.name, str(model.version), model.sha256, model.provider, model.precision): 1} if model else {},
+    yield _model_info(
+        "frazil_model_info", "The serving model and the execution provider that runs it; always 1.", model
     )
     yield _gauge(
         "frazil_model_on_cpu",
@@ -157,6 +163,15 @@ def _of_the_model(model: ModelState | None) -> Iterator[GaugeMetricFamily]:
         "Nodes of the serving model, by the execution provider that was seen to run them.",
         ["provider"],
         model.nodes if model else {},
+    )
+
+
+def _model_info(name: str, says: str, model: ModelState | None) -> GaugeMetricFamily:
+    return _labelled(
+        name,
+        says,
+        ["name", "version", "sha256", "provider", "precision"],
+        {(model.name, str(model.version), model.sha256, model.provider, model.precision): 1} if model else {},
     )
 
 
@@ -294,7 +309,11 @@ def _of_the_session(session: SessionState) -> Iterator[GaugeMetricFamily]:
 
 
 def _of_drift(drift: DriftState) -> Iterator[GaugeMetricFamily]:
-    charts = {"picks": drift.picks, "score": drift.score, **drift.quality}
+    charts: dict[str, ChartState] = {
+        "picks": drift.picks,
+        "score": drift.score,
+        **{str(which): chart for which, chart in drift.quality.items()},
+    }
     departures = {
         (quantity, direction): departure
         for quantity, chart in charts.items()
@@ -336,10 +355,13 @@ def _of_drift(drift: DriftState) -> Iterator[GaugeMetricFamily]:
     )
     yield _labelled(
         "frazil_baseline_quality",
-        "Median of the baseline's micrographs: defocus (µm), resolution (Å), ice (mean free paths), shares of junk and "
-        "of bad micrographs; NaN until it is complete.",
+        "Median of the baseline's micrographs: defocus and resolution (in metres), ice (mean free paths), shares of "
+        "junk and of bad micrographs; NaN until it is complete.",
         ["quantity"],
-        {quantity: chart.usual for quantity, chart in drift.quality.items()},
+        {
+            quantity: None if chart.usual is None else chart.usual * _METRES.get(quantity, 1.0)
+            for quantity, chart in drift.quality.items()
+        },
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 from msgspec import UnsetType
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from frazil.documents import MicrographDocument, QualityDocument
+from frazil.documents import Category, Grade, MicrographDocument, QualityDocument
 from frazil.errors import MICROGRAPH_REASONS, MODEL_REASONS, TRANSIENT_REASONS
 from frazil.health.gauges import StateGauges
 from frazil.health.logs import event
@@ -20,16 +21,18 @@ __all__ = ["STAGES", "Metrics"]
 
 log = logging.getLogger(__name__)
 
-STAGES = ("settle", "wait", "read", "prepare", "infer", "peaks", "deliver")
+STAGES = ("settle", "wait", "read", "prepare", "infer", "junk", "peaks", "deliver")
 """Where a micrograph's time goes, from its file closed to its document sent."""
+_IN_HAND = ("read", "prepare", "infer", "junk", "peaks")
 
 _STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _LATENCY_BUCKETS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300)
 _PICKS_BUCKETS = (0, 1, 5, 10, 25, 50, 100, 200, 300, 500, 750, 1000, 2000, 5000)
+_JUNK_BUCKETS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 _SCORE_BUCKETS = tuple(round(0.1 * i, 1) for i in range(1, 11))
 
-_DEFOCUS_BUCKETS = (0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5)
-_CTF_BUCKETS = (3, 3.5, 4, 4.5, 5, 6, 7, 8, 10, 15, 20, 30)
+_DEFOCUS_BUCKETS = tuple(um / 1e6 for um in (0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5))
+_CTF_BUCKETS = tuple(angstrom / 1e10 for angstrom in (3, 3.5, 4, 4.5, 5, 6, 7, 8, 10, 15, 20, 30))
 _ICE_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2)
 
 
@@ -91,6 +94,10 @@ class Metrics:
         self.micrograph_scores = histogram(
             "frazil_micrograph_score", "Mean figure of merit of a micrograph's picks.", buckets=_SCORE_BUCKETS
         )
+        self.junk_fraction = histogram(
+            "frazil_junk_fraction", "Share of one micrograph's area that is junk.", buckets=_JUNK_BUCKETS
+        )
+        self.picks_dropped = counter("frazil_picks_dropped", "Picks left out since they lay in junk.")
 
         # Quality.
         self.assessed = counter(
@@ -106,12 +113,12 @@ class Metrics:
             "frazil_assessment_failures", "Attempts to assess a micrograph that came to nothing."
         )
         self.defocus = histogram(
-            "frazil_defocus_micrometers",
+            "frazil_defocus_meters",
             "Mean defocus of one micrograph, where its CTF fits.",
             buckets=_DEFOCUS_BUCKETS,
         )
         self.ctf_resolution = histogram(
-            "frazil_ctf_resolution_angstroms",
+            "frazil_ctf_resolution_meters",
             "Resolution to which the CTF of one micrograph fits.",
             buckets=_CTF_BUCKETS,
         )
@@ -192,6 +199,9 @@ class Metrics:
     def _begin_at_zero(self) -> None:
         """Have every series from the start: one that appears at 1 has not increased, as far as Prometheus knows."""
         self.micrographs.labels(outcome="picked", reason="")
+        for grade in get_args(Grade):
+            for category in get_args(Category):
+                self.assessed.labels(grade=grade, category=category)
         for reason in MICROGRAPH_REASONS:
             self.micrographs.labels(outcome="failed", reason=reason)
         for reason in TRANSIENT_REASONS:
@@ -221,9 +231,12 @@ class Metrics:
             self.pick_scores.observe(score)
         if scores:
             self.micrograph_scores.observe(sum(scores) / len(scores))
-        for stage in ("read", "prepare", "infer", "peaks"):
+        if not isinstance(document.junk, UnsetType):
+            self.junk_fraction.observe(document.junk.fraction)
+            self.picks_dropped.inc(document.junk.dropped)
+        for stage in _IN_HAND:
             self.stage.labels(stage=stage).observe(getattr(seconds, stage))
-        in_hand = seconds.read + seconds.prepare + seconds.infer + seconds.peaks
+        in_hand = sum(getattr(seconds, stage) for stage in _IN_HAND)
         self.stage.labels(stage="wait").observe(max(0.0, seconds.total - in_hand))
 
     def note_quality(self, document: QualityDocument) -> None:
@@ -238,9 +251,9 @@ class Metrics:
             self.ice_thickness.observe(document.relative_ice_thickness)
         ctf = document.ctf
         if not isinstance(ctf, UnsetType) and ctf.is_reliable:
-            self.defocus.observe(0.5e-4 * (ctf.defocus_u_angstrom + ctf.defocus_v_angstrom))
+            self.defocus.observe(0.5e-10 * (ctf.defocus_u_angstrom + ctf.defocus_v_angstrom))
             if ctf.resolution_angstrom is not None:
-                self.ctf_resolution.observe(ctf.resolution_angstrom)
+                self.ctf_resolution.observe(1e-10 * ctf.resolution_angstrom)
 
     def note_damaged(self, seq: int, path: str, session: str = "") -> None:
         """Count a document of a session's ledger that is damaged and passed over, and say so, once."""

@@ -15,6 +15,7 @@ import msgspec
 
 __all__ = [
     "DOUBTS",
+    "QUALITIES",
     "AssessState",
     "ChartState",
     "DaemonState",
@@ -26,6 +27,7 @@ __all__ = [
     "IntakeState",
     "ModelState",
     "PickState",
+    "Quality",
     "SessionState",
     "SessionStatus",
     "SuggestedDiameter",
@@ -41,6 +43,12 @@ particles would fit, and nothing was picked.
 """
 
 DOUBTS: tuple[Doubt, ...] = get_args(Doubt)
+
+Quality = Literal["defocus", "resolution", "ice", "junk", "bad"]
+"""What assessments say that may drift: mean defocus (µm), resolution to which the CTF fits (Å), ice (mean free paths
+beyond the thinnest), junk (fraction of the area), fraction of bad micrographs."""
+
+QUALITIES: tuple[Quality, ...] = get_args(Quality)
 
 
 # --- one watched directory ------------------------------------------------------------------------------------------
@@ -74,6 +82,8 @@ class IntakeState(msgspec.Struct, frozen=True, kw_only=True):
     """Complete micrographs without a result, and those of the start that nobody has looked at."""
     backlog_seconds: float = 0.0
     """For how long the oldest of them has waited."""
+    requeued: int = 0
+    """Micrographs that have a result and are to be picked again, behind all others."""
 
 
 class Departure(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,9 +111,7 @@ class DriftState(msgspec.Struct, frozen=True, kw_only=True):
     """Whether, before there is a baseline, the last micrographs have hardly any picks beside those before."""
     picks: ChartState = ChartState()
     score: ChartState = ChartState()
-    quality: dict[str, ChartState] = {}
-    """Of what assessments say: ``defocus`` (µm), ``resolution`` (Å), ``ice`` (mean free paths), ``junk`` and ``bad``
-    (shares)."""
+    quality: dict[Quality, ChartState] = msgspec.field(default_factory=lambda: dict.fromkeys(QUALITIES, ChartState()))
 
 
 class ThresholdState(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,10 +192,14 @@ class ModelState(msgspec.Struct, frozen=True, kw_only=True):
     nodes: dict[str, int] = {}
     """Its nodes by the execution provider that was seen to run them."""
 
+    @property
+    def short(self) -> str:
+        """Name and version; of a lone file, the name alone."""
+        return f"{self.name}/{self.version}" if self.version else self.name
+
     def describe(self) -> str:
         """Which it is, and where it runs, in a few words."""
-        short = f"{self.name}/{self.version}" if self.version else self.name
-        return f"{short} on {self.provider} in {self.precision}"
+        return f"{self.short} on {self.provider} in {self.precision}"
 
 
 SessionStatus = Literal["open", "waiting", "paused", "closed", "archived", "old"]
@@ -226,6 +238,10 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     """For a session that waits for its diameter, once it was measured."""
     model: ModelState | None = None
     """The model that serves it."""
+    junk_model: ModelState | None = None
+    """The model that finds junk in it; None where that is not looked for, or cannot be."""
+    finds_junk: bool = False
+    """Whether junk is to be found."""
     watch: WatchState = WatchState()
     intake: IntakeState = IntakeState()
     pick: PickState = PickState()

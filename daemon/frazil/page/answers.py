@@ -11,9 +11,21 @@ from starlette.responses import Response
 
 from frazil.errors import FrazilError, RetuneError, SettingsError
 from frazil.page.live import CrowdedError
+from frazil.page.query import Query
 from frazil.page.worker import BusyError
 
-__all__ = ["REFUSALS", "NotHereError", "WrongRequestError", "asked_number", "asked_seq", "json_answer", "read_body"]
+__all__ = [
+    "REFUSALS",
+    "NotHereError",
+    "WrongRequestError",
+    "asked_number",
+    "asked_query",
+    "asked_seq",
+    "json_answer",
+    "read_body",
+]
+
+_MOST_WORDS = 300
 
 
 T = TypeVar("T")
@@ -48,6 +60,23 @@ def asked_number(request: Request, name: str, default: int) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 9):
         raise WrongRequestError(f"expected a number as {name}, found {text[:20]!r}")
     return int(text)
+
+
+def asked_query(request: Request) -> Query:
+    """Which micrographs are meant, and in which order, as the address of a list says.
+
+    Raises:
+        WrongRequestError: it names no list.
+    """
+    asked = {name: text for name, text in request.query_params.items() if name in Query.__struct_fields__ and text}
+    states = [state for state in asked.get("states", "").split(",") if state]
+    try:
+        query = msgspec.convert({**asked, "states": states}, Query)
+    except msgspec.ValidationError as error:
+        raise WrongRequestError(f"expected which micrographs, and in which order: {error}") from error
+    if len(query.search) > _MOST_WORDS or len(query.folder) > _MOST_WORDS:
+        raise WrongRequestError(f"expected search and folder of at most {_MOST_WORDS} letters")
+    return query
 
 
 async def read_body(request: Request, kind: type[T], what: str, *, most_bytes: int) -> T:

@@ -25,10 +25,12 @@ from frazil.page.learning import LearningDesk
 from frazil.page.listing import Listing
 from frazil.page.overview import Overview
 from frazil.page.probes import Probes
+from frazil.page.quality import QualityDesk
 from frazil.page.results import Results
 from frazil.page.session import Session
 from frazil.page.sessions import KnownSessions, SessionDesk
 from frazil.page.sign_in import SignIn
+from frazil.page.squares import SquareDesk
 from frazil.page.tuning import TuningDesk
 from frazil.page.worker import Worker
 
@@ -42,6 +44,8 @@ _PAGES = {
     "/": "overview.html",
     "/micrographs": "micrographs.html",
     "/micrograph": "micrograph.html",
+    "/quality": "quality.html",
+    "/squares": "squares.html",
     "/learning": "learning.html",
     "/sessions": "sessions.html",
 }
@@ -161,14 +165,16 @@ class _SessionPage:
         self._results = Results(self._session, self._worker, sessions.read_micrograph, self._listing, ledger)
         tuning = TuningDesk(self._session, self._worker, ledger)
         corrections = CorrectionDesk(self._session, self._worker, ledger)
-        export = ExportDesk(self._session, self._worker)
+        export = ExportDesk(self._session, self._worker, self._listing)
         learning = LearningDesk(
             self._session,
             self._worker,
             name=lambda: name if state().root else "",
             settings=lambda: sessions.settings_of(name),
         )
-        desks = (self.overview, self._results, tuning, corrections, export, learning)
+        quality = QualityDesk(self._session, self._worker, self._listing)
+        self._squares = SquareDesk(self._session, self._worker)
+        desks = (self.overview, self._results, tuning, corrections, export, learning, quality, self._squares)
         self.router = Router([route for desk in desks for route in desk.routes])
         self._looking = asyncio.create_task(self.overview.live.run())
 
@@ -178,4 +184,5 @@ class _SessionPage:
         self._results.close()
         self._worker.close()
         self._listing.close()
+        self._squares.close()
         self._session.close()

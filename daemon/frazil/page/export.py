@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,11 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from frazil.documents import Mark, MicrographDocument
-from frazil.graded import GradeChoice, graded_micrographs, micrographs_star
+from frazil.documents import MicrographDocument
+from frazil.graded import graded_micrographs, micrographs_star
 from frazil.labels import LabelFormat, labelled_documents
 from frazil.outputs import PICK_FILE_ENDINGS, OutputFolder
-from frazil.page.answers import NotHereError, WrongRequestError
+from frazil.page.answers import NotHereError, WrongRequestError, asked_query, read_body
+from frazil.page.gate import EXPORT
+from frazil.page.listing import Listing
+from frazil.page.query import Query
 from frazil.page.session import Session
 from frazil.page.worker import BusyError, Worker
 from frazil.pick_files import pick_file_text, safe_key
@@ -31,50 +34,67 @@ _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 """Of every file in a zip: the same picks are the same zip."""
 
 
+_MOST_BODY_BYTES = 16 * 2**20
+
+
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be exported."""
 
     format: LabelFormat | Literal["micrographs"] = "star"
     """One of picks, a file for each micrograph; ``micrographs``: one table of those that were assessed."""
-    grade: GradeChoice = "all"
-    """Of a table of micrographs: which are in it."""
-    paths: Annotated[list[str], msgspec.Meta(max_length=1000)] = []
-    """The ledger's names of the micrographs; empty for all."""
-    mark: Mark = ""
-    """Only micrographs with this mark; all if it is empty."""
+    paths: Annotated[list[str], msgspec.Meta(max_length=200_000)] = []
+    """The ledger's names of the micrographs; empty for all of a list."""
 
 
 class ExportDesk:
-    """Gives out pick files. Reading needs no token."""
+    """Gives out pick files. Reading needs no token; a POST takes more names than an address can hold."""
 
-    def __init__(self, session: Session, worker: Worker) -> None:
+    def __init__(self, session: Session, worker: Worker, listing: Listing) -> None:
         self._session = session
         self._worker = worker
+        self._listing = listing
         self._exporting = 0
-        self.routes = [Route("/api/export", self._export)]
+        self.routes = [Route(EXPORT, self._export, methods=["GET"]), Route(EXPORT, self._export_many, methods=["POST"])]
 
     async def _export(self, request: Request) -> Response:
+        names = request.query_params.getlist("paths")
         try:
-            asked = msgspec.convert(
-                {**request.query_params, "paths": request.query_params.getlist("paths")}, Asked, strict=False
-            )
+            asked = msgspec.convert({**request.query_params, "paths": names}, Asked, strict=False)
         except msgspec.ValidationError as error:
             raise WrongRequestError(f"expected picks to be exported: {error}") from error
+        if len(names) == 1 and asked.format != "micrographs":
+            form: LabelFormat = asked.format
+            return await self._worker.run(lambda: self._one(names[0], form))
+        query = asked_query(request)
+        if names or query == Query():
+            return await self._answer(asked, names or None)
+        while query.needs_numbers and not self._listing.complete:  # in portions, between which others are answered
+            await self._worker.run(self._listing.advance)
+        paths = await self._worker.run(lambda: self._listing.paths(query))
+        return await self._answer(asked, paths, query.grade)
+
+    async def _export_many(self, request: Request) -> Response:
+        asked = await read_body(request, Asked, "micrographs whose picks are exported", most_bytes=_MOST_BODY_BYTES)
+        return await self._answer(asked, asked.paths)
+
+    async def _answer(self, asked: Asked, paths: Sequence[str] | None, grade: str = "") -> Response:
         if asked.format == "micrographs":
-            return await self._worker.run(lambda: self._micrographs(asked.grade))
-        form: LabelFormat = asked.format
-        if len(asked.paths) == 1:
-            return await self._worker.run(lambda: self._one(asked.paths[0], form))
+            return await self._worker.run(lambda: self._micrographs(paths, grade))
         if self._exporting >= _EXPORTS_AT_ONCE:
             raise BusyError
         return StreamingResponse(
-            self._zip(asked, form), media_type="application/zip", headers=_as_download(f"picks-{form}.zip")
+            self._zip(asked.format, paths),
+            media_type="application/zip",
+            headers=_as_download(f"picks-{asked.format}.zip"),
         )
 
-    def _micrographs(self, choice: GradeChoice) -> Response:
-        chosen = graded_micrographs(self._session.reader, choice)
+    def _micrographs(self, paths: Sequence[str] | None, grade: str) -> Response:
+        wanted = None if paths is None else set(paths)
+        chosen = (
+            one for one in graded_micrographs(self._session.reader) if wanted is None or one.record.path in wanted
+        )
         text, _ = micrographs_star((str(one.path), one.record) for one in chosen)
-        name = "micrographs.star" if choice == "all" else f"micrographs_{choice}.star"
+        name = f"micrographs_{grade}.star" if grade else "micrographs.star"
         return Response(text, media_type="text/plain", headers=_as_download(name))
 
     def _one(self, path: str, form: LabelFormat) -> Response:
@@ -86,14 +106,10 @@ class ExportDesk:
             raise NotHereError(str(text))
         return Response(text, media_type="text/plain", headers=_as_download(_file(document, form).name))
 
-    def _documents(self, asked: Asked) -> Iterator[MicrographDocument]:
-        wanted = dict.fromkeys(asked.paths) if asked.paths else None
-        yield from labelled_documents(self._session.reader, wanted, mark=asked.mark)
-
-    async def _zip(self, asked: Asked, form: LabelFormat) -> AsyncIterator[bytes]:
+    async def _zip(self, form: LabelFormat, paths: Sequence[str] | None) -> AsyncIterator[bytes]:
         """A zip, some files at a time: it is never whole in memory, and others are answered meanwhile."""
         self._exporting += 1
-        documents = self._documents(asked)
+        documents = labelled_documents(self._session.reader, None if paths is None else dict.fromkeys(paths))
         written = _Written()
         failed: list[str] = []
 

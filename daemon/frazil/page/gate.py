@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from frazil.errors import OutputError, printable
 from frazil.health.logs import event
 
-__all__ = ["COOKIE_SECONDS", "SIGN_IN", "TOKEN_NAME", "Gate", "HostNames", "Token"]
+__all__ = ["COOKIE_SECONDS", "EXPORT", "SIGN_IN", "TOKEN_NAME", "Gate", "HostNames", "Token"]
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ TOKEN_NAME = "frazil-page-token"  # noqa: S105 - a file's name
 COOKIE_SECONDS = 30 * 86400
 """For so long a browser that is signed in stays so."""
 SIGN_IN = "/api/sign-in"
+EXPORT = "/api/export"
 _LETTERS_OF_TIME = 12
 
 _HEADERS = {
@@ -192,7 +193,8 @@ class Gate:
     - The Host header must name this machine, and how long a request is must be said in one way.
     - Only GET and HEAD may come from anywhere. A POST must come from the page itself (Origin), carry JSON, which no
       form of another page can send, and the token, or the cookie of a browser that gave it once. What asks to sign in
-      carries the token as JSON. Where there is no token, nothing can be changed.
+      carries the token as JSON; what only reads, and is a POST for its length alone, needs none. Where there is no
+      token, nothing can be changed.
     """
 
     def __init__(self, app: ASGIApp, names: HostNames, token: Token | None) -> None:
@@ -245,7 +247,7 @@ class Gate:
             return 415, "expected Content-Type: application/json"
         # A browser names the page of every POST. One that comes with a cookie and names none is of no browser.
         by_cookie = "origin" in headers and self._token.opens_by_cookie(headers.get("cookie", ""), time.time())
-        if path == SIGN_IN or by_cookie or self._token.opens(headers.get("authorization")):
+        if path in (SIGN_IN, EXPORT) or by_cookie or self._token.opens(headers.get("authorization")):
             return None
         return 401, (
             f"expected the token from the file {self._token.file.name}: sign in on the page, "

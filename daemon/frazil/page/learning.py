@@ -38,6 +38,7 @@ _MOST_CORRECTED = 200
 _LOOKED_THROUGH = 200
 """Results among which micrographs to correct are sought: the last ones."""
 _CHANGES = 100
+_OWN_KEY = "YOUR.key_secret"
 _SILENT_SECONDS = 180.0
 """A trainer that has said nothing for so long hangs, or has died."""
 _AWAY_SECONDS = 60.0
@@ -100,6 +101,8 @@ class Learning(msgspec.Struct, frozen=True, kw_only=True):
     """How the follower stands that waits for corrections; None where none does."""
     follow: str
     """What to type to start one, on the daemon's machine; empty while the session is not open."""
+    picks_again: bool
+    """Whether earlier micrographs are picked again once another model serves."""
     trainings: list[TrainingShown]
     """Newest first."""
 
@@ -187,6 +190,8 @@ class LearningDesk:
             return ""
         words = ["frazil-train", "follow", info.stream, "--from", str(Path(settings["model"]).absolute())]
         words += ["--out", info.out]
+        if info.server_key:
+            words += ["--key", _OWN_KEY, "--server-key", info.server_key]
         name = self._name()
         return shlex.join([*words, "--session", name] if name else words)
 
@@ -212,12 +217,13 @@ class LearningDesk:
             by_model=_by_model(every),
             following=following,
             follow=self._follow(info),
+            picks_again=bool((self._settings() or {}).get("repick_after_promotion")),
             trainings=self._trainings(folder),
         )
 
     def _trainings(self, folder: Path) -> list[TrainingShown]:
         found = [stored.decode() for stored in self._session.reader.newest_changes(_CHANGES)]
-        changes = [one for one in found if isinstance(one, ModelDocument)]
+        changes = [one for one in found if isinstance(one, ModelDocument) and one.finds == "particles"]
         return [_shown(one, changes) for one in reversed(read_trainings(folder))]
 
 

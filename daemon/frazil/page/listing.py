@@ -12,33 +12,42 @@ import time
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from frazil.page.query import VERDICT, Query
 from frazil.page.session import Glance, Session, glance
 from frazil.session.outbox.ledger import OLDEST_READABLE, State, open_read_only
 
-__all__ = ["Around", "Listing", "Query", "Row", "Rows", "rest_until"]
-
-Mark = Literal["good", "bad", "corrected", ""]
-Sort = Literal["name", "time", "picks", "score"]
-_NUMBERED = {
-    "time": "coalesce(m.picked_at, m.seen_at)",
-    "picks": "g.picks",
-    "score": "g.score",
-}
-"""What a list may be sorted by besides the name, which is the order of the ledger itself."""
+__all__ = ["Around", "Listing", "Row", "Rows", "rest_until"]
 
 _NUMBERS = (
     "CREATE TEMP TABLE glances "
     "(seq INTEGER PRIMARY KEY, picks INTEGER, score REAL, mark TEXT, corrected INTEGER, at REAL)"
 )
-_JOINED = "micrographs m LEFT JOIN temp.glances g ON g.seq = m.seq"
-_COLUMNS = "m.path, m.state, m.reason, coalesce(m.picked_at, m.seen_at), m.seq, g.picks, g.score, g.mark, g.corrected"
+_JOINED = "micrographs m LEFT JOIN temp.glances g ON g.seq = m.seq LEFT JOIN qualities q ON q.path = m.path"
+_QUALITY = (
+    "coalesce(q.grade, ''), coalesce(q.category, ''), q.estimated_precision, "
+    "(q.defocus_u_angstrom + q.defocus_v_angstrom) / 2e4, q.ctf_resolution_angstrom, q.relative_ice_thickness, "
+    "q.junk_fraction"
+)
+_COLUMNS = (
+    "m.path, m.state, m.reason, coalesce(m.picked_at, m.seen_at), m.seq, g.picks, g.score, g.mark, g.corrected, "
+    f"{_QUALITY}"
+)
+_NO_QUALITIES = (
+    "CREATE TEMP TABLE qualities (path TEXT PRIMARY KEY, grade TEXT, category TEXT, picks INTEGER, "
+    "estimated_precision REAL, defocus_u_angstrom REAL, defocus_v_angstrom REAL, ctf_resolution_angstrom REAL, "
+    "relative_ice_thickness REAL, junk_fraction REAL, square TEXT)"
+)
+"""In place of the ledger's table, where an earlier frazil wrote it."""
 _FAILED = "m.state IN ('failed', 'quarantined')"
+_MEASURED = np.dtype(
+    [("seq", np.int64), ("at", np.float64)]
+    + [(name, np.float64) for name in ("picks", "defocus_um", "resolution_angstrom", "ice", "junk", "precision")]
+)
 _RESULT = np.dtype([("seq", np.int64), ("at", np.float64), ("picks", np.int64), ("score", np.float64)])
 _FEW_SHARE = 1 / 3
 """A micrograph with fewer picks than this share of the session's median is one to look at."""
@@ -68,6 +77,19 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """``good`` or ``bad``, as a person said; empty where nobody did."""
     corrected: bool = False
     """Whether a person changed its picks."""
+    grade: str = ""
+    """``good``, ``doubtful`` or ``bad``, as frazil finds; empty where it was not assessed."""
+    category: str = ""
+    """What is wrong with it."""
+    precision: float | None = None
+    """Fraction of its picks that are expected to be particles."""
+    defocus_um: float | None = None
+    """Underfocus, the mean of both axes."""
+    resolution_angstrom: float | None = None
+    """To which the CTF fits."""
+    ice: float | None = None
+    """Relative thickness of the ice."""
+    junk_fraction: float | None = None
 
 
 class Rows(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,55 +121,10 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     previous: str | None
     next: str | None
     bad_previous: str | None
-    """The nearest one before it that failed, was marked bad or has few picks."""
+    """The nearest one before it to look at: failed, not good, or with few picks where no person says that it is."""
     bad_next: str | None
     complete: bool
     stale: bool
-
-
-class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """Which micrographs, and in which order."""
-
-    search: str = ""
-    """Words that the name holds, whatever their case."""
-    states: tuple[State, ...] = ()
-    """Only these; all without any."""
-    folder: str = ""
-    """Only micrographs in this folder or below it."""
-    mark: Mark = ""
-    """Only micrographs that a person marked so, or corrected."""
-    sort: Sort = "name"
-    order: Literal["up", "down"] = "down"
-
-    @property
-    def is_by_path(self) -> bool:
-        """Whether the order is that of the ledger itself."""
-        return self.sort == "name"
-
-    @property
-    def needs_numbers(self) -> bool:
-        """Whether results must have been read to tell."""
-        return self.sort in ("picks", "score") or bool(self.mark)
-
-    def where(self) -> tuple[str, list[object]]:
-        """As SQL, and its values."""
-        terms, values = ["1"], []  # type: tuple[list[str], list[object]]
-        if self.search:
-            terms.append("instr(lower(m.path), lower(?)) > 0")
-            values.append(self.search)
-        if self.states:
-            terms.append(f"m.state IN ({', '.join('?' * len(self.states))})")
-            values += self.states
-        if self.folder:
-            below = f"{self.folder.rstrip('/')}/"
-            terms.append("substr(m.path, 1, ?) = ?")
-            values += [len(below), below]
-        if self.mark == "corrected":
-            terms.append("g.corrected")
-        elif self.mark:
-            terms.append("g.mark = ?")
-            values.append(self.mark)
-        return " AND ".join(terms), values
 
 
 class _Order(msgspec.Struct, frozen=True):
@@ -220,6 +197,10 @@ class Listing:
             stale=stale,
         )
 
+    def paths(self, query: Query) -> list[str]:
+        """All micrographs of a list, in its order, as far as results were read."""
+        return self._paths(query, limit=-1) if query.is_by_path else self._order(query).paths
+
     def around(self, query: Query, path: str, each: int) -> Around:
         """What stands around a micrograph, so many on each side."""
         self.advance()
@@ -288,12 +269,25 @@ class Listing:
         found["score"][found["score"] < 0] = np.nan
         return found
 
+    def qualities(self) -> NDArray[np.void]:
+        """(n,) assessments in the order of time: number of the result, time, and what was measured (NaN: not known)."""
+        rows = self._database.execute(
+            "SELECT m.seq, coalesce(m.picked_at, m.seen_at, 0) AS at, q.picks, "
+            "(q.defocus_u_angstrom + q.defocus_v_angstrom) / 2e4, q.ctf_resolution_angstrom, "
+            "q.relative_ice_thickness, q.junk_fraction, q.estimated_precision "
+            "FROM qualities q JOIN micrographs m ON m.path = q.path WHERE m.seq IS NOT NULL ORDER BY at, m.seq"
+        )
+        known = ((*row[:2], *(np.nan if value is None else value for value in row[2:])) for row in rows)
+        return np.fromiter(known, _MEASURED)
+
     @property
     def _database(self) -> sqlite3.Connection:
         if self._opened is None:
             self._opened = open_read_only(self._session.reader.file, oldest=OLDEST_READABLE)
             self._opened.execute("PRAGMA temp_store = MEMORY")
             self._opened.execute(_NUMBERS)
+            if self._opened.execute("SELECT 1 FROM sqlite_master WHERE name = 'qualities'").fetchone() is None:
+                self._opened.execute(_NO_QUALITIES)
         return self._opened
 
     def _order(self, query: Query) -> _Order:
@@ -317,7 +311,7 @@ class Listing:
         way = "DESC" if query.order == "down" else "ASC"
         rows = self._database.execute(
             f"SELECT m.path, {self._bad()} FROM {_JOINED} WHERE {where} "  # noqa: S608
-            f"ORDER BY {_NUMBERED[query.sort]} {way} NULLS LAST, m.path {way}",
+            f"ORDER BY {query.order_term} {way} NULLS LAST, m.path {way}",
             values,
         ).fetchall()
         bad = [k for k, (_, is_bad) in enumerate(rows) if is_bad]
@@ -325,7 +319,7 @@ class Listing:
 
     def _count(self, query: Query, more: str = "1", *values: object) -> int:
         where, given = query.where()
-        of = _JOINED if query.needs_numbers else "micrographs m"
+        of = _JOINED if query.needs_numbers or query.category or query.square else "micrographs m"
         statement = f"SELECT count(*) FROM {of} WHERE {where} AND {more}"  # noqa: S608
         return int(self._database.execute(statement, [*given, *values]).fetchone()[0])
 
@@ -346,7 +340,8 @@ class Listing:
 
     def _bad(self) -> str:
         """As SQL: what tells a micrograph to look at."""
-        return f"({_FAILED} OR g.mark = 'bad' OR coalesce(g.picks < {self._few():.3f}, 0))"
+        is_few = f"(coalesce(g.mark, '') = '' AND coalesce(g.picks < {self._few():.3f}, 0))"
+        return f"({_FAILED} OR coalesce({VERDICT} != 'good', 0) OR {is_few})"
 
     def _few(self) -> float:
         """Picks below which there are few in this session; found anew once it has grown by some percent."""
@@ -371,7 +366,8 @@ class Listing:
         return [found[path] for path in paths if path in found]
 
     def _row(self, row: tuple) -> Row:  # type: ignore[type-arg]
-        path, state, reason, at, seq, picks, score, mark, corrected = row
+        path, state, reason, at, seq, picks, score, mark, corrected, *quality = row
+        grade, category, precision, defocus_um, resolution_angstrom, ice, junk_fraction = quality
         if seq is not None and picks is None:  # it was not read as yet, or is damaged
             stored = self._session.reader.document(seq)
             seen = None if stored is None else glance(stored)
@@ -390,6 +386,13 @@ class Listing:
             score=score,
             mark=mark or "",
             corrected=bool(corrected),
+            grade=grade,
+            category=category,
+            precision=precision,
+            defocus_um=defocus_um,
+            resolution_angstrom=resolution_angstrom,
+            ice=ice,
+            junk_fraction=junk_fraction,
         )
 
     def _note(self, seen: Sequence[Glance]) -> None:

@@ -43,8 +43,12 @@ class Now(msgspec.Struct, frozen=True, kw_only=True):
     """What runs the model."""
     precision: str
     """In which it computes."""
+    junk_model: str
+    """The model that finds junk; empty where that is not looked for, or cannot be."""
     queues: dict[str, int]
     """Micrographs in each; see the metric."""
+    requeued: int
+    """Micrographs that have picks and are to be picked again, behind all others."""
     rate_per_minute: float
     troubles: list[Trouble]
     token_file: str
@@ -95,7 +99,7 @@ class Overview:
         standing, facts = None, None
         with contextlib.suppress(OutputError):
             standing, facts = self._current_standing()
-        daemon = standing and standing.daemon
+        daemon, session = standing and standing.daemon, state.session or SessionState()
         return Now(
             version=frazil.__version__,
             host=socket.gethostname(),
@@ -103,7 +107,9 @@ class Overview:
             model=daemon.model if daemon else "",
             provider=daemon.provider if daemon else "",
             precision=daemon.precision if daemon else "",
-            queues=(state.session or SessionState()).queues,
+            junk_model=session.junk_model.short if session.junk_model else "",
+            queues=session.queues,
+            requeued=session.intake.requeued,
             rate_per_minute=round(rate_per_minute(standing.picked_at, now), 1) if standing else 0.0,
             troubles=find_troubles(state, facts, now),
             token_file=str(self._token_file),

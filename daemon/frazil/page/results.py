@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from frazil.page.answers import NotHereError, WrongRequestError, asked_number, asked_seq, json_answer
-from frazil.page.listing import Listing, Query
+from frazil.page.answers import NotHereError, WrongRequestError, asked_number, asked_query, asked_seq, json_answer
+from frazil.page.listing import Listing
 from frazil.page.overlay import overlay_of
 from frazil.page.pictures import Picture, PictureError, Pictures, draw_score_map
 from frazil.page.session import Result, Session
@@ -28,7 +28,6 @@ from frazil.session.outbox.thumbnails import Thumbnails
 __all__ = ["Results"]
 
 _ROWS = 100
-_MOST_WORDS = 300
 _MOST_NEIGHBOURS = 50
 _OVERLAYS_KEPT = 16
 _MOST_LOWPASS_ANGSTROM = 500
@@ -78,12 +77,12 @@ class Results:
         self._thumbnails.close()
 
     async def _list(self, request: Request) -> Response:
-        query, offset = _asked_query(request), asked_number(request, "offset", 0)
+        query, offset = asked_query(request), asked_number(request, "offset", 0)
         rows = await self._worker.run(lambda: self._listing.rows(query, offset, _ROWS))
         return json_answer(msgspec.json.encode(rows))
 
     async def _around(self, request: Request) -> Response:
-        query, path = _asked_query(request), request.query_params.get("path", "")
+        query, path = asked_query(request), request.query_params.get("path", "")
         each = min(_MOST_NEIGHBOURS, asked_number(request, "each", 10))
         around = await self._worker.run(lambda: self._listing.around(query, path, each))
         return json_answer(msgspec.json.encode(around))
@@ -191,16 +190,3 @@ class Results:
         if result is None:
             raise NotHereError(f"expected the number of a result, found {seq}")
         return result
-
-
-def _asked_query(request: Request) -> Query:
-    """Which micrographs are meant, and in which order."""
-    asked = {name: text for name, text in request.query_params.items() if name in Query.__struct_fields__ and text}
-    states = [state for state in asked.get("states", "").split(",") if state]
-    try:
-        query = msgspec.convert({**asked, "states": states}, Query)
-    except msgspec.ValidationError as error:
-        raise WrongRequestError(f"expected which micrographs, and in which order: {error}") from error
-    if len(query.search) > _MOST_WORDS or len(query.folder) > _MOST_WORDS:
-        raise WrongRequestError(f"expected search and folder of at most {_MOST_WORDS} letters")
-    return query

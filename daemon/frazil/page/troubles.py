@@ -13,10 +13,10 @@ from typing import Literal
 import msgspec
 
 from frazil.documents import ModelDocument
-from frazil.health.state import DaemonState, Doubt, IntakeState, SessionState
+from frazil.health.state import DaemonState, Doubt, IntakeState, Quality, SessionState
 from frazil.session.intake.passed_over import Inventory
-from frazil.session.outbox.ledger import DRIFT_KEY, INVENTORY_KEY, LedgerReader
-from frazil.session.pick.drift import Drift
+from frazil.session.outbox.ledger import DRIFT_KEY, INVENTORY_KEY, QUALITY_DRIFT_KEY, LedgerReader
+from frazil.session.pick.drift import Direction, Drift, QualityDrift
 
 __all__ = ["Facts", "Trouble", "find_troubles", "gather_facts"]
 
@@ -35,17 +35,38 @@ FAILED_LEAST = 2
 FALLEN_NEWEST = 3
 FALLEN_SHARE = 1 / 3
 """Picks have fallen where the median of so many of the newest micrographs is below that share of those before."""
+BAD_SHARE = 0.3
+BAD_LEAST = 5
+"""Micrographs are bad, or out of focus, where so many of those assessed lately are, and more than that share."""
 FREE_SHARE = 0.05
 """A disk is nearly full with less room, or fewer inodes, than this share."""
 
 _LATEST = 9
+_CHANGES = 20
+"""Of models: those that pick, and those that find junk."""
 
+_REFOCUS = "Look at the newest micrographs: the focus routine, the height of the stage, astigmatism, thicker ice."
 _DISKS = {"out": "results", "ledger": "ledger"}
 _DRIFTS = {
     ("picks", "down"): ("FrazilPicksCollapsed", "Fewer picks per micrograph than when the session began"),
     ("picks", "up"): ("FrazilPicksRisen", "More picks per micrograph than when the session began"),
     ("score", "down"): ("FrazilScoresDrifted", "Lower scores than when the session began"),
     ("score", "up"): ("FrazilScoresDrifted", "Higher scores than when the session began"),
+}
+_QUALITY_DRIFTS: dict[tuple[Quality, Direction], tuple[str, str, str]] = {
+    ("defocus", "down"): ("FrazilFocusDrifted", "Less defocus than when the session began", _REFOCUS),
+    ("defocus", "up"): ("FrazilFocusDrifted", "More defocus than when the session began", _REFOCUS),
+    ("resolution", "up"): ("FrazilFocusDrifted", "The CTF fits to a poorer resolution than when it began", _REFOCUS),
+    ("ice", "up"): (
+        "FrazilIceThicker",
+        "Thicker ice than when the session began",
+        "Look at the newest pictures, and choose squares with thinner ice.",
+    ),
+    ("junk", "up"): (
+        "FrazilJunkRisen",
+        "More junk than when the session began",
+        "Look at the newest pictures: carbon of missed holes, ice crystals, contamination that grows in the column.",
+    ),
 }
 _DOUBTS: dict[Doubt, tuple[str, str]] = {
     "blank": (
@@ -111,6 +132,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     last_picked_at: float | None = None
     """In seconds of Unix time."""
     drift: Drift = msgspec.field(default_factory=Drift)
+    quality: QualityDrift = msgspec.field(default_factory=QualityDrift)
+    grades_lately: dict[tuple[str, str], int] = {}
+    """Number of micrographs that were assessed within `SESSION_SECONDS`, by grade and category."""
     inventory: Inventory = msgspec.field(default_factory=Inventory)
     pictures: tuple[str, ...] = ()
     """Each kind of picture among the micrographs that were picked last, the newest first."""
@@ -118,6 +142,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Of each of the micrographs that were picked last, the newest first, without those that a person marked bad."""
     change: ModelDocument | None = None
     """What happened to the model last."""
+    junk_change: ModelDocument | None = None
+    """What happened to the model that finds junk last."""
 
 
 def gather_facts(reader: LedgerReader, counts: Mapping[str, int], now: float) -> Facts:
@@ -129,7 +155,7 @@ def gather_facts(reader: LedgerReader, counts: Mapping[str, int], now: float) ->
     meta = reader.meta()
     picked_lately, failed_lately = reader.count_since(now - SESSION_SECONDS)
     times = reader.last_picked_times(1)
-    changes = reader.newest_changes(1)
+    changes = [one for stored in reader.newest_changes(_CHANGES) if isinstance(one := stored.decode(), ModelDocument)]
     pictures = _pictures(stored.body for stored in reader.last_picked_results(_LATEST))
     return Facts(
         picked=counts.get("picked", 0),
@@ -138,10 +164,13 @@ def gather_facts(reader: LedgerReader, counts: Mapping[str, int], now: float) ->
         failed_lately=failed_lately,
         last_picked_at=times[0][1] if times else None,
         drift=Drift.decode(meta.get(DRIFT_KEY, "")) or Drift(),
+        quality=QualityDrift.decode(meta.get(QUALITY_DRIFT_KEY, "")) or QualityDrift(),
+        grades_lately=reader.grades(since=now - SESSION_SECONDS),
         inventory=Inventory.decode(meta.get(INVENTORY_KEY, "")) or Inventory(),
         pictures=tuple(dict.fromkeys(picture.describe() for picture in pictures)),
         picks=tuple(len(picture.picks.score) for picture in pictures if picture.corrections.mark != "bad"),
-        change=msgspec.json.decode(changes[0].body, type=ModelDocument) if changes else None,
+        change=next((one for one in changes if one.finds == "particles"), None),
+        junk_change=next((one for one in changes if one.finds == "junk"), None),
     )
 
 
@@ -162,7 +191,8 @@ def find_troubles(state: DaemonState, facts: Facts | None, now: float) -> list[T
     elif facts is None:
         troubles.append(Trouble(level="fault", says="The ledger cannot be read", todo="Look at the log."))
     if facts is not None:
-        troubles += [*_of_the_session(session, facts, now), *_of_the_picks(facts), *_of_the_model(facts)]
+        troubles += [*_of_the_session(session, facts, now), *_of_the_picks(facts), *_of_the_quality(facts)]
+        troubles += [*_of_the_model(facts), *_of_the_junk(session, facts)]
         troubles += _of_the_settings(session or SessionState())
     return sorted(troubles, key=lambda trouble: trouble.level != "fault")
 
@@ -274,6 +304,26 @@ def _of_the_picks(facts: Facts) -> Iterable[Trouble]:
         )
 
 
+def _of_the_quality(facts: Facts) -> Iterable[Trouble]:
+    assessed = sum(facts.grades_lately.values())
+    bad = sum(count for (grade, _), count in facts.grades_lately.items() if grade == "bad")
+    unfocused = sum(count for (_, category), count in facts.grades_lately.items() if category == "out of focus")
+    for count, what, todo, alert in (
+        (bad, "bad", "Their reasons say what is wrong: look at some of them.", "FrazilBadMicrographs"),
+        (unfocused, "out of focus", _REFOCUS, "FrazilOutOfFocus"),
+    ):
+        if count >= BAD_LEAST and count > BAD_SHARE * assessed:
+            yield Trouble(
+                level="warning",
+                says=f"{count} of {assessed} micrographs of the last hour are {what}",
+                todo=todo,
+                alert=alert,
+            )
+    for (which, direction), (alert, says, todo) in _QUALITY_DRIFTS.items():
+        if facts.quality.charts[which].drifting[direction]:
+            yield Trouble(level="warning", says=says, todo=todo, alert=alert)
+
+
 def _of_the_settings(session: SessionState) -> Iterable[Trouble]:
     for about, (says, todo) in _DOUBTS.items():
         if about in session.pick.doubts:
@@ -288,6 +338,24 @@ def _of_the_model(facts: Facts) -> Iterable[Trouble]:
             level="warning",
             says=f"The model {change.model.short} {what}",
             todo=change.reason or "See the log.",
+            alert="FrazilModelRefused",
+        )
+
+
+def _of_the_junk(session: SessionState | None, facts: Facts) -> Iterable[Trouble]:
+    change = facts.junk_change
+    reason = change.reason if change is not None and change.event == "refused" else ""
+    if session is not None and session.finds_junk and session.status == "open" and session.junk_model is None:
+        yield Trouble(
+            level="warning",
+            says="Junk is not looked for: no model that finds it can serve",
+            todo=reason or "See the log, and the settings junk_model and find_junk.",
+        )
+    elif change is not None and reason:
+        yield Trouble(
+            level="warning",
+            says=f"The model {change.model.short} that finds junk was refused",
+            todo=reason,
             alert="FrazilModelRefused",
         )
 

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from frazil.documents import CtfFit, MicrographDocument, PickColumns, QualityDocument
 from frazil.picking.rescale import Rescaling, rescale
+from frazil.quality.ctf import fit_ctf, measure_drift
 from frazil.quality.grade import QualityRules, Usual, find_faults, grade, junk_category
-from frazil.quality.ice import mean_counts, relative_ice_thickness
+from frazil.quality.ice import ice_ring, mean_counts, relative_ice_thickness
+from frazil.quality.spectrum import measure_spectrum
 from frazil.quality.usable import Outlines, UsableArea, clumping, find_usable, perimeter_px
 
 __all__ = ["Optics", "PixelMeasures", "assess", "measure"]
@@ -68,12 +70,21 @@ def measure(
     """
     area = find_usable(pixels, document.diameter_px, _outlines(document))
     brightness = _junk_brightness(pixels, area)
+    spectrum = measure_spectrum(pixels, document.pixel_size_angstrom, ~area.usable)
+    fit, ring, drift = facility_ctf, None, None
+    if spectrum is not None:
+        power = spectrum.rotational_average()
+        ring = ice_ring(power, np.arange(power.size) * spectrum.step_per_angstrom)
+        fit = fit or fit_ctf(spectrum, **msgspec.structs.asdict(optics))
+        drift = measure_drift(spectrum, fit)
     return PixelMeasures(
         usable_fraction=round(area.fraction, _DECIMALS),
         junk_fraction=round(float(area.junk.mean()), _DECIMALS),
         junk_brightness=brightness if thinner_is_brighter or brightness is None else -brightness,
         mean_counts=_rounded(mean_counts(pixels, area.usable)),
-        ctf=msgspec.UNSET if facility_ctf is None else facility_ctf,
+        ice_ring=_rounded(ring),
+        drift=_rounded(drift),
+        ctf=msgspec.UNSET if fit is None else _rounded_fit(fit),
     )
 
 
@@ -137,6 +148,18 @@ def _junk_brightness(pixels: NDArray[np.generic], area: UsableArea) -> float | N
     coarse = rescale(pixels, Rescaling(shape=(h, w), rescaled_shape=(usable.shape[0], usable.shape[1])))
     spread = float(coarse[usable].std())
     return _rounded(float(coarse[area.junk].mean() - coarse[usable].mean()) / spread) if spread > 0 else None
+
+
+def _rounded_fit(fit: CtfFit) -> CtfFit:
+    return msgspec.structs.replace(
+        fit,
+        defocus_u_angstrom=round(fit.defocus_u_angstrom, 1),
+        defocus_v_angstrom=round(fit.defocus_v_angstrom, 1),
+        defocus_angle_deg=round(fit.defocus_angle_deg, 2),
+        phase_shift_deg=round(fit.phase_shift_deg, 2),
+        resolution_angstrom=_rounded(fit.resolution_angstrom),
+        correlation=_rounded(fit.correlation),
+    )
 
 
 def _rounded(value: float | None) -> float | None:

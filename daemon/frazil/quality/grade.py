@@ -28,6 +28,7 @@ _RELIABLE_SESSION = 0.5
 _LEAST_USUAL = 5
 """Micrographs from which it is known what is usual in a session."""
 _CLUMPED = 0.6
+_NEAR_NYQUIST = 1.25
 _MOST_KEPT = 500
 _THINNEST_PERCENT = 95
 
@@ -207,12 +208,14 @@ def _ctf_faults(measured: QualityDocument, usual: Usual, rules: QualityRules) ->
                 reason=f"no CTF can be fitted, unlike in the session's others: {ctf.doubt or 'it is not reliable'}",
             )
         return
-    worst, resolution = rules.worst_resolution_angstrom, ctf.resolution_angstrom
+    # A fit that reaches to where the pixels end is no worse than they are.
+    worst = max(rules.worst_resolution_angstrom, _NEAR_NYQUIST * 2 * measured.pixel_size_angstrom)
+    resolution = ctf.resolution_angstrom
     if resolution is not None and resolution > worst:
         yield Finding(
             grade="bad" if resolution > _FAR * worst else "doubtful",
             category="out of focus",
-            reason=f"the CTF fits to {resolution:.1f} Å (at worst {worst:g} Å)",
+            reason=f"the CTF fits to {resolution:.1f} Å (at worst {worst:.3g} Å)",
         )
     defocus_um = 0.5e-4 * (ctf.defocus_u_angstrom + ctf.defocus_v_angstrom)
     least, most = rules.least_defocus_um, rules.most_defocus_um

@@ -13,7 +13,15 @@ from frazil.model import MicrographSize, Model
 from frazil.picking import Picture
 from frazil_trainer.data.labelled import LabelledMicrograph
 
-__all__ = ["JunkFigures", "JunkRecord", "JunkScores", "choose_junk_threshold", "junk_rows", "score_junk"]
+__all__ = [
+    "JunkFigures",
+    "JunkRecord",
+    "JunkScores",
+    "choose_junk_threshold",
+    "junk_rows",
+    "score_junk",
+    "score_picture",
+]
 
 _CANDIDATES = tuple(round(0.01 * i, 2) for i in range(5, 100))
 
@@ -64,7 +72,7 @@ def score_junk(model: Model, micrograph: LabelledMicrograph) -> JunkScores:
     Raises:
         ModelError: the network gave other than finite scores.
     """
-    scores, y, x = _score_picture(model, micrograph.picture)
+    scores, y, x = score_picture(model, micrograph.picture)
     holds_data = micrograph.holds_data(y[:, np.newaxis], x[np.newaxis, :])
     centres, is_junk = micrograph.centres, None
     if micrograph.junk is not None:
@@ -79,7 +87,7 @@ def score_junk(model: Model, micrograph: LabelledMicrograph) -> JunkScores:
     )
 
 
-def _score_picture(
+def score_picture(
     model: Model, picture: Picture
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
     """(gy, gx) scores of a picture, and (gy,) and (gx,) their places in it."""

@@ -14,9 +14,6 @@ from frazil_trainer.examples.patches import PatchSampler, change_pixels
 
 __all__ = ["AreaSampler"]
 
-_SPECK_PX = 3
-"""Side of the square by which junk is widened: a speck of dirt as large as a particle then fills a cell."""
-
 
 class AreaSampler(PatchSampler):
     """Draws batches of pieces from micrographs whose junk is known, everywhere or near their particles.
@@ -65,8 +62,7 @@ class AreaSampler(PatchSampler):
         if micrograph.junk is None:
             return np.zeros((p // step, p // step), np.float32)
         junk = cv2.warpAffine(micrograph.junk, to_patch, (p, p), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-        widened = cv2.dilate(junk, np.ones((_SPECK_PX, _SPECK_PX), np.uint8))
-        return np.asarray(cv2.blur(widened, (step + 1, step + 1))[::step, ::step], np.float32)
+        return np.asarray(cv2.blur(junk, (step + 1, step + 1))[::step, ::step], np.float32)
 
     def _weights(self, micrograph: LabelledMicrograph, to_patch: NDArray[np.float64]) -> NDArray[np.float32]:
         """(g, g) 1 where it is known whether there is junk, 0 elsewhere."""

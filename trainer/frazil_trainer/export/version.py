@@ -22,8 +22,8 @@ from frazil.model import CARD_NAME, MODEL_NAME, Card, ModelContract, ModelFolder
 from frazil.model.contract import Calibration
 from frazil_trainer.data.labelled import LabelledMicrograph
 from frazil_trainer.examples.patches import PatchSampler
-from frazil_trainer.networks import Fcn, Mlp
-from frazil_trainer.recipe import CnnSettings, FcnSettings, Recipe
+from frazil_trainer.networks import Fcn, JunkFinder, Mlp
+from frazil_trainer.recipe import CnnSettings, FcnSettings, JunkSettings, Recipe
 from frazil_trainer.training.loop import ExampleSource
 
 __all__ = ["Scorer", "export_version", "make_scorer", "write_onnx"]
@@ -92,15 +92,19 @@ def make_scorer(
     The selection micrographs give the tiles to check on, unless windows are scored one by one.
     """
     settings = recipe.network
-    if isinstance(settings, FcnSettings):
-        with_halo = Fcn(settings, folded=isinstance(network, Fcn) and network.folded)
+    if isinstance(settings, FcnSettings | JunkSettings):
+        with_halo: Fcn | JunkFinder = (
+            JunkFinder(settings)
+            if isinstance(settings, JunkSettings)
+            else Fcn(settings, folded=isinstance(network, Fcn) and network.folded)
+        )
         with_halo.load_state_dict(network.state_dict())
         return Scorer(
             network=with_halo.eval(),
             tile_px=settings.tile_px,
-            grid=settings.tile_px // Fcn.step_px - 2 * settings.halo_cells,
-            step_px=float(Fcn.step_px),
-            offset_px=float(Fcn.step_px * settings.halo_cells),
+            grid=settings.tile_px // with_halo.step_px - 2 * settings.halo_cells,
+            step_px=float(with_halo.step_px),
+            offset_px=float(with_halo.step_px * settings.halo_cells),
             check_tiles=_whole_tiles(recipe, settings.tile_px, selection),
         )
     over_tiles: nn.Module | None = None

@@ -164,10 +164,12 @@ class Follower:
             raise SettingsError(
                 f"--session: expected the name of one, since the stream has several, such as {document.session}"
             )
+        before = len(self._unlearnt())
         if self._corrected.take(document):
             self._changed_at = time.monotonic()
             self._told_at = -math.inf
-            self._say(f"{document.micrograph} was corrected; {len(self._unlearnt())} to learn from")
+            if (now := len(self._unlearnt())) != before:  # a person's every click is a document
+                self._say(f"{document.micrograph} was corrected; {now} to learn from")
 
     def _unlearnt(self) -> list[Corrected]:
         """Corrected since the last training, or never learnt from."""

@@ -12,7 +12,7 @@ from torch.nn import functional
 from frazil_trainer.data.labelled import LabelledMicrograph
 from frazil_trainer.examples.areas import AreaSampler
 from frazil_trainer.examples.patches import PatchSampler
-from frazil_trainer.networks import Fcn
+from frazil_trainer.networks import Fcn, JunkFinder
 from frazil_trainer.recipe import Areas, Patches, Recipe
 from frazil_trainer.training.loop import Batch, Sums
 
@@ -111,7 +111,7 @@ def make_sampler(
         return AreaSampler(
             micrographs,
             patch_px=patches.patch_px,
-            step_px=Fcn.step_px,
+            step_px=JunkFinder.step_px,
             diameter_px=recipe.diameter_px,
             near_junk=patches.near_junk,
             clear_diameters=patches.clear_diameters,

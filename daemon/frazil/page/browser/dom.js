@@ -31,6 +31,22 @@ export function say(where, text) {
   if (where.textContent !== text) where.textContent = text;
 }
 
+/** A message that stays until it is closed: its box, and what shows a text in it, or hides it without one. */
+export function confirmation(closed = () => {}) {
+  const told = element("p", { class: "told", role: "status" });
+  const box = element("div", { class: "confirmation", hidden: true }, told);
+  const tell = (text) => {
+    say(told, text ?? "");
+    box.hidden = !text;
+  };
+  const close = () => {
+    tell("");
+    closed();
+  };
+  box.append(element("button", { type: "button", class: "close", "aria-label": "Close this message", title: "Close", onclick: close }, "×"));
+  return { box, tell, shown: () => told.textContent };
+}
+
 /** Names and values as a description list. */
 export function listFacts(list, facts) {
   const wanted = facts.map(([name, value, hint]) => `${name}\n${value}\n${hint ?? ""}`).join("\n\n");

@@ -167,10 +167,9 @@ export function withEdits(overlay, edits) {
 }
 
 /** Where exports are downloaded from. */
-export function exportAddress(format, { paths = [], mark = "" } = {}) {
-  const asked = new URLSearchParams({ format });
+export function exportAddress(format, { paths = [], query = {} } = {}) {
+  const asked = new URLSearchParams({ format, ...query });
   if (session) asked.set("session", session);
-  if (mark) asked.set("mark", mark);
   for (const path of paths) asked.append("paths", path);
   return `/api/export?${asked}`;
 }

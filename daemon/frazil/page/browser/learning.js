@@ -10,6 +10,7 @@ const PROPOSALS_SECONDS = 20;
 
 let version = "";
 let epoch = "";
+let requeued = 0;
 let learning = null;
 let learningAsked = 0;
 let learningAsks = false;
@@ -25,6 +26,7 @@ follow(
     if (version && version !== now.version) location.reload(); // the daemon was upgraded, and its page with it
     version = now.version;
     epoch = now.standing?.epoch ?? "";
+    requeued = now.requeued;
     look();
   },
   // A trainer says how far it is in a file, of which no event tells.
@@ -83,6 +85,7 @@ function showStanding() {
   say(byId("verdict"), says);
   listFacts(byId("facts"), [
     ["Serves", serves, serving || !last ? "" : "nothing that it picked is corrected as yet"],
+    ...(requeued ? [["Picked again", counted(requeued, "earlier micrograph"), "wait, behind new ones"]] : []),
     ["Corrected", counted(corrected, "micrograph"), "without those marked bad"],
     ["Picks in them", `${grouped(kept)} right`, `${grouped(added)} added, ${grouped(deleted)} taken away`],
     ...by_model.filter((one) => one !== shown).map(({ model, f1, micrographs }) => [`F1 of ${named(model)}`, f1.toFixed(2), counted(micrographs, "micrograph")]),
@@ -163,7 +166,7 @@ function showFollower() {
       ...(command
         ? [element("p", {}, "To start one, type where the trainer is installed, on the daemon’s machine:"), element("pre", { tabindex: 0, "aria-label": "The command that starts a follower" }, element("code", {}, command))]
         : [element("p", {}, "The session is not open; open it first.")]),
-      element("p", { class: "hint" }, "It runs at the lowest priority. With --promote it hands in what is better by itself."),
+      element("p", { class: "hint" }, `It runs at the lowest priority. With --promote it hands in what is better by itself.${command.includes(" --key ") ? " The stream is encrypted: the key is one of yours that the daemon admits." : ""}`),
     );
   }
 }
@@ -275,11 +278,15 @@ function showTimes() {
 
 function promote({ version: number, f1 }) {
   const better = f1 ? `F1 was ${f1.before.toFixed(3)} before, and is ${f1.after.toFixed(3)} with it. ` : "";
-  confirmFirst(`Promote version ${number}?`, `${better}The daemon checks it, and if it passes, it picks from the next micrograph on. Earlier micrographs keep their picks.`, "Promote", { promote: number }, `Asked for version ${number}: the daemon checks it now, which takes some seconds.`);
+  confirmFirst(`Promote version ${number}?`, `${better}The daemon checks it, and if it passes, it picks from the next micrograph on. ${earlier()}.`, "Promote", { promote: number }, `Asked for version ${number}: the daemon checks it now, which takes some seconds.`);
+}
+
+function earlier() {
+  return learning.picks_again ? "Earlier micrographs are picked again, behind new ones" : "Earlier micrographs keep their picks";
 }
 
 function withdraw() {
-  confirmFirst("Withdraw the session’s own model?", "The model of the settings picks again, from the next micrograph on. Earlier micrographs keep their picks, and the versions stay here.", "Withdraw", { withdraw: true }, "Asked for: the model of the settings takes over within some seconds.");
+  confirmFirst("Withdraw the session’s own model?", `The model of the settings picks again, from the next micrograph on. ${earlier()}. The versions stay here.`, "Withdraw", { withdraw: true }, "Asked for: the model of the settings takes over within some seconds.");
 }
 
 function confirmFirst(title, says, word, wish, done) {

@@ -1,30 +1,36 @@
 // The list of all micrographs: one page at a time, out of any number, sorted, filtered, and chosen to be marked.
 
 import { thumbnail } from "/static/circles.js";
-import { ask, at, byId, clock, counted, decimals, element, fileName, grouped, micrographLink, say, STATES } from "/static/dom.js";
+import { ask, at, byId, clock, confirmation, counted, decimals, element, fileName, grouped, micrographLink, say, STATES } from "/static/dom.js";
 import { Edits, exportAddress, FORMATS } from "/static/edits.js";
 import { isForPage, offerHelp } from "/static/help.js";
 import { follow } from "/static/live.js";
-import { listQuery, SORTS } from "/static/query.js";
+import { CATEGORIES, gradeWords, listQuery, SORTS } from "/static/query.js";
 
 const PAGE = 100;
 const AGAIN_MS = 60;
 const REST_MS = 2000; // between two looks at a list that changes
 const LONGEST_ADDRESS = 8000;
+const KEPT_MS = 60000; // a file that was packed, until the browser has it
 const MARKS = { good: "✓ good", bad: "✕ bad", "": "" };
 
 const form = byId("search");
 const edits = new Edits(showTold);
+const told = confirmation(() => (news = ""));
+let news = ""; // what was done last, until that message is closed
 const chosen = new Map(); // path → its row
 let head = null;
 let epoch = "";
 let pending = null;
 let shown = [];
 let lastBox = -1;
+let isAssessed = false;
 let loadedAt = 0;
 let again = null;
 
+byId("told").replaceWith(told.box);
 form.elements.sorted.append(...Object.entries(SORTS).map(([value, says]) => element("option", { value }, says)));
+form.elements.category.append(...CATEGORIES.map((value) => element("option", { value }, value)));
 offerHelp([
   ["j k", "Next and previous line"],
   ["Enter", "Open the micrograph"],
@@ -47,11 +53,15 @@ function go(changes) {
 }
 
 function fillForm() {
-  const { search = "", states = "", folder = "", mark = "", sort = "name", order = "down", view } = wanted();
+  const { search = "", states = "", folder = "", mark = "", grade = "", category = "", square = "", sort = "name", order = "down", view } = wanted();
   form.elements.search.value = search;
   if (folder && ![...form.elements.folder.options].some(({ value }) => value === folder)) form.elements.folder.append(element("option", { value: folder }, folder));
   form.elements.folder.value = folder;
   form.elements.mark.value = mark;
+  form.elements.grade.value = grade;
+  form.elements.category.value = category;
+  form.elements.square.value = square;
+  form.elements.square.parentElement.hidden = !square;
   form.elements.view.value = view;
   form.elements.sorted.value = `${sort} ${order}`;
   for (const box of form.querySelectorAll("[name=states]")) box.checked = states.split(",").includes(box.value);
@@ -82,6 +92,9 @@ function show({ count, offset, rows, folders, complete }, view) {
     fillForm();
   }
   shown = rows;
+  // A session that frazil does not assess has no columns of nothing.
+  if (!isAssessed && (rows.some(({ grade }) => grade) || wanted().grade || wanted().category)) isAssessed = true;
+  document.body.classList.toggle("is-assessed", isAssessed);
   for (const row of rows) if (chosen.has(row.path)) chosen.set(row.path, row);
   const focused = document.activeElement?.closest("[data-path]")?.dataset.path;
   byId("table").hidden = view === "pictures";
@@ -123,11 +136,21 @@ function line(row, k) {
     element("td", { class: "choice" }, choice(row, k)),
     element("th", { scope: "row" }, element("a", { href: addressOf(row.path) }, row.path)),
     element("td", { "data-says": "State" }, `${STATES[row.state]}${row.reason ? ` (${row.reason})` : ""}`),
+    element("td", { class: `quality grade-${row.grade}`, "data-says": "Grade" }, gradeWords(row) || "–"),
     element("td", { class: "number", "data-says": "Picks" }, row.picks ?? "–"),
     element("td", { class: "number", "data-says": "Mean score" }, decimals(row.score, 2)),
+    measured("Precision", row.precision, 2),
+    measured("Defocus, µm", row.defocus_um, 2),
+    measured("CTF fit, Å", row.resolution_angstrom, 1),
+    measured("Ice", row.ice, 2),
+    measured("Junk", row.junk_fraction, 2),
     element("td", { "data-says": "Mark", class: `mark-${mark}` }, [MARKS[mark], row.corrected ? "corrected" : ""].filter(Boolean).join(", ")),
     element("td", { "data-says": "When" }, clock(row.at)),
   );
+}
+
+function measured(says, value, digits) {
+  return element("td", { class: `number quality${value === null ? " unknown" : ""}`, "data-says": says }, decimals(value, digits));
 }
 
 function card(row, k) {
@@ -142,6 +165,7 @@ function card(row, k) {
     { "data-path": row.path, class: row.state },
     element("a", { href: addressOf(row.path), title: row.path }, picture, element("span", { class: "name" }, name)),
     element("label", { class: "numbers" }, choice(row, k), row.picks === null ? STATES[row.state] : `${counted(row.picks, "pick")} · ${decimals(row.score, 2)} `, mark ? element("b", { class: `mark-${mark}` }, MARKS[mark]) : null),
+    row.grade && row.grade !== "good" ? element("span", { class: `wrong grade-${row.grade}` }, gradeWords(row)) : null,
   );
 }
 
@@ -183,7 +207,7 @@ function showChosen() {
   byId("all").indeterminate = here > 0 && here < shown.length;
   const button = (says, act, title) => element("button", { type: "button", title, onclick: act }, says);
   const format = byId("format")?.value;
-  const formats = element("select", { id: "format", "aria-label": "Format of the download" }, ...Object.entries(FORMATS).map(([value, says]) => element("option", { value }, says)));
+  const formats = element("select", { id: "format", "aria-label": "Format of the download" }, ...Object.entries(isAssessed ? { ...FORMATS, micrographs: "micrographs.star" } : FORMATS).map(([value, says]) => element("option", { value }, says)));
   if (format) formats.value = format;
   byId("chosen").replaceChildren(
     ...(chosen.size
@@ -196,7 +220,7 @@ function showChosen() {
           button("Choose none", chooseNone, "Esc"),
         ]
       : []),
-    element("span", { class: "downloads" }, formats, button(chosen.size ? "Download chosen" : "Download all", download, "Picks as one file, or as a zip of many")),
+    element("span", { class: "downloads" }, formats, button(chosen.size ? "Download chosen" : "Download all", download, "Picks as a zip, or micrographs with their CTF as one table; all are those of the list as it is filtered")),
   );
 }
 
@@ -207,6 +231,7 @@ function chooseNone() {
 
 function mark(wantedMark) {
   if (!chosen.size) return;
+  news = `${counted(chosen.size, "micrograph")} ${wantedMark ? `marked ${wantedMark}` : "without a mark now"}. `;
   const made = [...chosen.values()].filter(({ seq }) => seq !== null).map(({ path, seq }) => ({ path, seq, kind: "mark", mark: wantedMark }));
   if (made.length) edits.make(...made);
   showTold();
@@ -215,20 +240,23 @@ function mark(wantedMark) {
 
 async function undo() {
   let count = 0;
+  news = "Undone. ";
   for (const { path, seq } of chosen.values()) {
     try {
       if (seq !== null && (await edits.undo(path, seq))) count++;
     } catch (error) {
-      say(byId("told"), `Not undone: ${error.message}.`);
+      told.tell(`Not undone: ${error.message}.`);
       return;
     }
   }
-  if (!count) say(byId("told"), "Nothing to undo.");
+  if (!count) told.tell("Nothing to undo.");
 }
 
 function showTold() {
   const waiting = [...edits.unsent, ...edits.sent].length;
-  say(byId("told"), edits.fault || (waiting ? `Saving ${counted(waiting, "change")} …` : edits.last.length ? "All changes are saved." : ""));
+  if (edits.fault) told.tell(edits.fault);
+  else if (waiting) told.tell(`Saving ${counted(waiting, "change")} …`);
+  else if (news) told.tell(`${news}All changes are saved.`);
 }
 
 /** Asks which changes the daemon has granted. */
@@ -237,13 +265,27 @@ async function settle() {
   showTold();
 }
 
-function download() {
-  const address = exportAddress(byId("format").value, { paths: [...chosen.keys()], mark: chosen.size ? "" : ["good", "bad"].includes(wanted().mark) ? wanted().mark : "" });
-  if (address.length > LONGEST_ADDRESS) {
-    say(byId("told"), "Too many for one download: mark them good, show those marked good, and download all.");
+/** What is chosen, or else all of the list; more names than an address can hold are sent with the request. */
+async function download() {
+  const format = byId("format").value;
+  const paths = [...chosen.keys()];
+  const address = exportAddress(format, paths.length ? { paths } : { query: listQuery() });
+  if (address.length <= LONGEST_ADDRESS) {
+    location.href = address;
     return;
   }
-  location.href = address;
+  told.tell(`Packing the picks of ${counted(paths.length, "micrograph")} …`);
+  const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ format, paths }) };
+  try {
+    const answer = await fetch(exportAddress(format), options);
+    if (!answer.ok) throw new Error(`the daemon answered ${answer.status}`);
+    const file = URL.createObjectURL(await answer.blob());
+    element("a", { href: file, download: format === "micrographs" ? "micrographs.star" : `picks-${format}.zip` }).click();
+    setTimeout(() => URL.revokeObjectURL(file), KEPT_MS);
+    told.tell(`The picks of ${counted(paths.length, "micrograph")} were downloaded.`);
+  } catch (error) {
+    told.tell(`Not downloaded: ${error.message}.`);
+  }
 }
 
 // --- keys -------------------------------------------------------------------------------------------------------------
@@ -280,8 +322,8 @@ form.addEventListener("submit", (event) => {
   const states = [...form.querySelectorAll("[name=states]:checked")].map((box) => box.value).join(",");
   const [sort, order] = form.elements.sorted.value.split(" ");
   const usual = sort === "name" && order === "down";
-  const { search, folder, mark: marked, view } = form.elements;
-  go({ search: search.value, folder: folder.value, mark: marked.value, view: view.value, states, sort: usual ? "" : sort, order: usual ? "" : order, offset: 0 });
+  const { search, folder, mark: marked, grade, category, square, view } = form.elements;
+  go({ search: search.value, folder: folder.value, mark: marked.value, grade: grade.value, category: category.value, square: square.value, view: view.value, states, sort: usual ? "" : sort, order: usual ? "" : order, offset: 0 });
 });
 form.addEventListener("change", (event) => event.target.name !== "search" && form.requestSubmit());
 addEventListener("popstate", () => {

@@ -84,17 +84,18 @@ function showVerdict() {
 }
 
 function showFacts() {
-  const { standing, queues } = now;
+  const { standing, queues, requeued } = now;
   const counts = standing?.counts ?? {};
   const last = standing?.picked_at[0]; // not when its picks were tuned
   const failed = countFailed(counts);
   listFacts(byId("facts"), [
     ["Rate", `${now.rate_per_minute.toFixed(1)} a minute`, "over ten minutes"],
     ["Last picked", last ? ago(last) : "–", last ? clock(last) : "none so far"],
-    ["Waiting", grouped(queues.read + queues.pick), queues.incomplete ? `and ${grouped(queues.incomplete)} incomplete` : "to be picked"],
+    ["Waiting", grouped(Math.max(0, queues.read + queues.pick - requeued)), queues.incomplete ? `and ${grouped(queues.incomplete)} incomplete` : "to be picked"],
+    ...(requeued ? [["Picked again", grouped(requeued), "earlier ones that wait, behind all others"]] : []),
     ["File complete to picks", standing?.seconds ? `${standing.seconds.toFixed(2)} s` : "–", "median of the latest"],
     ["Picked", grouped(standing?.head && counts.picked ? counts.picked + (counts.gone ?? 0) : (counts.picked ?? 0)), failed ? `${grouped(failed)} failed` : "none failed"],
-    ["Model", now.model || "–", now.provider ? `on ${device(now.provider)}, ${now.precision}` : ""],
+    ["Model", now.model || "–", now.provider ? `on ${device(now.provider)}, ${now.precision}${now.junk_model ? `; junk by ${now.junk_model}` : ""}` : ""],
     ["Particle", standing?.diameter_angstrom ? `${standing.diameter_angstrom.toFixed(0)} Å` : "–", ""],
     ["Threshold", standing?.threshold != null ? standing.threshold.toFixed(2) : "–", standing?.threshold_says ?? ""],
     ...(standing?.layout ? [["Layout", standing.layout.split(",")[0], standing.layout.split(", ")[1]]] : []),

@@ -140,26 +140,31 @@ export function plot(figure, { number, at: times, axis = "at", values, lowest, h
   figure.append(svg);
 }
 
-/** Counts in bins as bars, with a line at a limit. */
-export function histogram(figure, values, { low, high, bins, limit, name }) {
+/** Values in bins as bars, with a line at a limit. */
+export function histogram(figure, values, { low, high, bins, ...more }) {
+  const counts = new Array(bins).fill(0);
+  for (const v of values) counts[Math.max(0, Math.min(bins - 1, Math.floor(((v - low) / (high - low)) * bins)))]++;
+  bars(figure, counts, { low, high, ...more });
+}
+
+/** Counts in bins as bars; where there is a limit, with a line at it. */
+export function bars(figure, counts, { low, high, limit = null, digits = 1, name }) {
   figure.querySelector("svg, .empty")?.remove();
   const width = Math.max(240, figure.clientWidth);
   const height = 110;
-  const counts = new Array(bins).fill(0);
-  for (const v of values) counts[Math.max(0, Math.min(bins - 1, Math.floor(((v - low) / (high - low)) * bins)))]++;
   const most = Math.max(1, ...counts);
-  const step = (width - 20) / bins;
+  const step = (width - 20) / counts.length;
   const floor = height - 20;
   const svg = drawing("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": name });
   counts.forEach((count, k) => {
     const tall = (count / most) * (floor - 8);
-    const beyond = low + ((k + 0.5) / bins) * (high - low) >= limit;
-    svg.append(drawing("rect", { class: beyond ? "bar" : "bar below", x: 10 + k * step + 0.5, y: floor - tall, width: step - 1, height: tall }));
+    const isBelow = limit !== null && low + ((k + 0.5) / counts.length) * (high - low) < limit;
+    svg.append(drawing("rect", { class: isBelow ? "bar below" : "bar", x: 10 + k * step + 0.5, y: floor - tall, width: step - 1, height: tall }));
   });
   const at = (v) => 10 + ((v - low) / (high - low)) * (width - 20);
   for (const v of [low, (low + high) / 2, high]) {
-    svg.append(drawing("text", { class: "tick", x: at(v), y: height - 5, "text-anchor": v === low ? "start" : v === high ? "end" : "middle" }, v.toFixed(1)));
+    svg.append(drawing("text", { class: "tick", x: at(v), y: height - 5, "text-anchor": v === low ? "start" : v === high ? "end" : "middle" }, v.toFixed(digits)));
   }
-  svg.append(drawing("line", { class: "limit", x1: at(limit), x2: at(limit), y1: 2, y2: floor }));
+  if (limit !== null) svg.append(drawing("line", { class: "limit", x1: at(limit), x2: at(limit), y1: 2, y2: floor }));
   figure.append(svg);
 }

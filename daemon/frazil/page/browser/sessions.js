@@ -1,6 +1,6 @@
 // The sessions of a microscope: what each is at, and the wishes of whoever holds the token.
 
-import { ask, at, byId, element, grouped, markHead, post, say, setClock, showLink } from "/static/dom.js";
+import { ask, at, byId, confirmation, element, grouped, markHead, post, say, setClock, showLink } from "/static/dom.js";
 import { offerSignIn } from "/static/sign_in.js";
 
 const EVERY_SECONDS = 2;
@@ -8,6 +8,7 @@ const LOST = "The daemon does not answer. This page goes on by itself when it is
 const IS_OVER = ["closed", "archived", "old"];
 const WORDS = { open: "open", waiting: "waits", paused: "paused", closed: "closed", archived: "archived", old: "not opened" };
 
+const told = confirmation();
 let shown = "";
 
 async function look() {
@@ -81,12 +82,13 @@ function wishes(status) {
 async function change(name, wish) {
   try {
     await post(`/api/sessions/${name.split("/").map(encodeURIComponent).join("/")}`, wish);
-    say(byId("told"), `Asked for ${name}: the daemon takes it within a second or two.`);
+    told.tell(`Asked for ${name}: the daemon takes it within a second or two.`);
   } catch (error) {
-    say(byId("told"), `${name} was not changed: ${error.message}`);
+    told.tell(`${name} was not changed: ${error.message}`);
   }
 }
 
+byId("told").replaceWith(told.box);
 setClock(Date.now() / 1000);
 markHead();
 offerSignIn();

@@ -1,6 +1,6 @@
 // Tuning by eye: other limits are tried on one micrograph, counted on all, and applied by whoever holds the token.
 
-import { ask, at, counted, element, grouped, post, say } from "/static/dom.js";
+import { ask, at, confirmation, counted, element, grouped, post, say } from "/static/dom.js";
 
 /** Builds the form for an overlay's micrograph; `viewer` shows what it would pick, `tried(threshold)` is told. */
 export function tune(form, viewer, overlay, tried = () => {}) {
@@ -14,9 +14,7 @@ export function tune(form, viewer, overlay, tried = () => {}) {
   ];
   const result = element("output", { class: "result" }, "Move a slider: the picture shows what would be picked.");
   const total = element("output", { class: "result" });
-  const told = element("p", { class: "told", role: "status" });
-  const close = element("button", { type: "button", class: "close", "aria-label": "Close this message", title: "Close", onclick: () => tell("") }, "×");
-  const confirmation = element("div", { class: "confirmation", hidden: true }, told, close);
+  const { box, tell } = confirmation();
   const reset = element("button", { type: "button", title: "Back to the limits that hold", onclick: undo }, "Reset");
   const count = element("button", { type: "button", onclick: countAll }, "Count all micrographs");
   const apply = element("button", { type: "submit", class: "apply" }, "Apply to all, and to what follows");
@@ -36,18 +34,13 @@ export function tune(form, viewer, overlay, tried = () => {}) {
     element("div", { class: "buttons" }, reset, count),
     total,
     element("div", { class: "buttons" }, apply, choose),
-    confirmation,
+    box,
   );
   tell(stays); // a confirmation stays until it is closed, though the revised result has come meanwhile
   form.onsubmit = (event) => {
     event.preventDefault();
     applyAll();
   };
-
-  function tell(text) {
-    say(told, text ?? "");
-    confirmation.hidden = !text;
-  }
 
   function show(limit, value) {
     limit.now = value;

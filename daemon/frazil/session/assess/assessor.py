@@ -20,12 +20,13 @@ from queue import Empty, Queue
 import msgspec
 import numpy as np
 
-from frazil.documents import MicrographDocument, QualityDocument, now_rfc3339
+from frazil.documents import MicrographDocument, Place, QualityDocument, now_rfc3339
 from frazil.errors import FrazilError
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.health.state import AssessState
+from frazil.junk_area import outside_junk
 from frazil.model import Model
 from frazil.model.contract import read_calibration
 from frazil.picking import Micrograph, assess_threshold, find_low_peaks
@@ -98,6 +99,7 @@ class Assessor:
         model: the serving model, whose calibration says how probable picks are.
         is_busy: whether micrographs are picked, or wait to be.
         sees: whether the watched directory is seen.
+        find_place: says where on the grid a micrograph was taken; None where that is not known.
         stopping: event that ends the thread.
         heartbeats: of the session's threads.
         metrics: counts what could not be assessed.
@@ -122,6 +124,7 @@ class Assessor:
         heartbeats: Heartbeats,
         metrics: Metrics,
         read_seconds: float,
+        find_place: Callable[[Path], Place | None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
@@ -134,6 +137,7 @@ class Assessor:
         self._model = model
         self._is_busy = is_busy
         self._sees = sees
+        self._find_place = find_place
         self._stopping = stopping
         self._heartbeat = heartbeats.of("frazil-assess")
         self._metrics = metrics
@@ -209,12 +213,12 @@ class Assessor:
         except Empty:
             self._count_waiting(now)
             if now - self._busy_at >= _IDLE_SECONDS and now >= self._rests_until and self._sees():
-                self._catch_up()
+                self._assess_earlier()
             return
         self._is_reserved = False
         self._attempt(accepted.found, accepted)
 
-    def _catch_up(self) -> None:
+    def _assess_earlier(self) -> None:
         try:
             found = self._reader.next_unassessed(before=self._before)
         except FrazilError as error:
@@ -278,6 +282,7 @@ class Assessor:
         self._note_usual(found.path, len(picks.score), quality)
         quality = msgspec.structs.replace(
             quality,
+            place=self._find_place(self._watch / found.path) or msgspec.UNSET,
             supersedes=earlier.seq if earlier is not None else 0,
             seconds=round(self._clock() - started, 4),
             assessed_at=now_rfc3339(),
@@ -315,7 +320,8 @@ class Assessor:
         calibration = read_calibration(model.contract.calibration)
         if calibration is None or model.identity.sha256 != document.model.sha256 or kept.score_map is None:
             return None if isinstance(document.chosen, msgspec.UnsetType) else document.chosen.precision
-        peaks = find_low_peaks(read_score_map(kept), document.limits, document.pixel_size_angstrom)
+        low = find_low_peaks(read_score_map(kept), document.limits, document.pixel_size_angstrom)
+        peaks = outside_junk(document.junk, low)
         return assess_threshold([peaks.score.astype(np.float32)], document.threshold, calibration=calibration).precision
 
     def _usual_so_far(self) -> Usual:

@@ -14,6 +14,8 @@ __all__ = ["Agreement", "Proposal", "agreement", "propose"]
 
 _NEAR = 0.15
 """A score so near above the threshold is uncertain."""
+_ONE_PERCENT = 0.005
+"""From this fraction on, rounded."""
 _FEW = 0.25
 """Fewer picks than this fraction of the usual number are uncertain, whatever their scores: many may be missed."""
 
@@ -109,16 +111,17 @@ def _features(documents: Sequence[MicrographDocument], numbers: NDArray[np.float
 
 def _proposal(document: MicrographDocument, uncertain: float, usual: float) -> Proposal:
     picks = len(document.picks.score)
-    few = picks < _FEW * usual or not picks
+    if picks < _FEW * usual or not picks:
+        why = f"{picks} picks, where {usual:.0f} are usual"
+    elif uncertain >= _ONE_PERCENT:
+        why = f"{uncertain:.0%} of its picks score within {_NEAR:g} of the threshold"
+    else:
+        why = "its picks are sure, and their number or scores differ from the others'"
     return Proposal(
         seq=document.seq,
         micrograph=document.micrograph,
         directory=document.directory,
         picks=picks,
         uncertain=round(uncertain, 3),
-        why=(
-            f"{picks} picks, where {usual:.0f} are usual"
-            if few
-            else f"{uncertain:.0%} of its picks score within {_NEAR:g} of the threshold"
-        ),
+        why=why,
     )

@@ -72,6 +72,8 @@ class Arrival:
     """Earliest time of the last look at the file, after it was read."""
     backlog: bool = False
     """Whether it was there when the daemon started."""
+    requeued: bool = False
+    """Whether it has a result already, and nobody waits for another one."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -124,6 +126,7 @@ class Intake:
         check_name: called with a file's path and key; raises `MicrographError` if its pick file cannot have its name.
         likeness: knows the kinds of micrograph that the session has; None holds none.
         held: keys of the files that are held; kept up to date here.
+        requeued: keys of the files that have a result, and are to be picked again; kept up to date here.
         beat: called with each file that is looked at.
     """
 
@@ -142,6 +145,7 @@ class Intake:
         check_name: Callable[[Path, str], None],
         likeness: Likeness | None = None,
         held: set[str] | None = None,
+        requeued: set[str] | None = None,
         beat: Beat = no_heartbeat,
     ) -> None:
         self._inbox: SimpleQueue[Hint | Sightings | _Return] = SimpleQueue()
@@ -157,7 +161,8 @@ class Intake:
         self._check_name = check_name
         self._likeness = likeness
         self._held = set() if held is None else held
-        self._requested: set[str] = set()
+        self._requeued = set() if requeued is None else requeued
+        self._requested: set[str] = set(self._requeued)
         self._beat = beat
         self._candidates: dict[str, _Candidate] = {}
         self._looks: list[tuple[float, str]] = []
@@ -172,11 +177,15 @@ class Intake:
     @property
     def state(self) -> IntakeState:
         """The files that wait now. May be read from any thread."""
-        since = list(self._in_hand.values())  # a copy, made in one step
+        in_hand = list(self._in_hand.items())  # a copy, made in one step
+        since = [at for key, at in in_hand if key not in self._requeued]
+        requeued = len(self._requeued)
+        told = max(0, self._backlog.qsize() - requeued + len(in_hand) - len(since))
         return IntakeState(
             incomplete=len(self._candidates),
-            backlog=len(since) + self._backlog.qsize(),
+            backlog=len(since) + told,
             backlog_seconds=time.monotonic() - min(since) if since else 0.0,
+            requeued=requeued,
         )
 
     def settle(self, seconds: float, *, shows_holes: bool) -> None:
@@ -243,6 +252,7 @@ class Intake:
             closed = not _holds(arrival.path, returned.handled.fingerprint)
         if returned.handled is not None:
             self._known[arrival.key] = returned.handled.stamp
+            self._requeued.discard(arrival.key)
         # It may have changed while the pipeline had it, when nobody looked.
         self._note(Hint(path=arrival.path, closed=closed, backlog=arrival.backlog), returned)
 
@@ -427,6 +437,7 @@ class Intake:
             complete_at_monotonic=now,
             settled_at_monotonic=candidate.settled_at_monotonic,
             backlog=candidate.backlog,
+            requeued=candidate.backlog and key in self._requeued,
         )
 
     def _is_touched(self, key: str, stamp: FileStamp, fingerprint: str) -> bool:
@@ -459,21 +470,24 @@ class Intake:
         except sqlite3.Error as error:
             log.debug("requests cannot be granted (%s); this is retried", error)
             return
-        in_background = len(keys) > _FEW_REQUESTED
-        for key in keys:
+        are_few = sum(keys.values()) <= _FEW_REQUESTED
+        for key, is_awaited in keys.items():
             self._known.pop(key, None)
             self._held.discard(key)
             self._requested.add(key)
-            hint = Hint(path=self._root / key, backlog=in_background)
-            if in_background:
-                self.tell(hint)
-            else:
-                self._note(hint)
+            if is_awaited and are_few:
+                self._note(Hint(path=self._root / key))
                 self._note_if_gone(key)
+            else:
+                self._requeued.add(key)
+                self.tell(Hint(path=self._root / key, backlog=True))
+        if self._requeued:
+            log.info("%d micrographs are picked again, behind all others", len(self._requeued))
 
     def _note_if_gone(self, key: str) -> None:
         """Note that the file of a request is no longer there, unless it was found."""
         if key not in self._candidates and key not in self._in_hand:
+            self._requeued.discard(key)
             self._notes.add_gone(key)
 
 

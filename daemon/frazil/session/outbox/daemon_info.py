@@ -37,6 +37,8 @@ class DaemonInfo(msgspec.Struct, Remembered, frozen=True, kw_only=True):
     out: str
     stream: str
     """ZeroMQ address of its pick stream."""
+    server_key: str = ""
+    """File of its public key; empty where the stream is not encrypted."""
     metrics: str
     """URL of its metrics."""
     page: str = ""

@@ -118,6 +118,7 @@ class Outbox:
         score_map: bytes | None = None,
         complete_at_unix: float | None = None,
         remember: tuple[str, str] | None = None,
+        requeue: bool = False,
         fingerprint: str = "",
         on_commit: Callable[[int], None] = lambda _: None,
     ) -> int:
@@ -132,6 +133,7 @@ class Outbox:
             score_map: packed score map to keep with the result; None to keep none.
             complete_at_unix: when the file was known to be complete, in seconds of Unix time.
             remember: key and value that the ledger remembers in the same transaction.
+            requeue: whether all that is picked is to be picked again, with a document about a model.
             fingerprint: of the file that was looked at for an assessment.
             on_commit: called with the sequence number after the commit and before the delivery.
 
@@ -171,7 +173,9 @@ class Outbox:
                 case QualityDocument():
                     return ledger.commit_quality(key, document, fingerprint, body_at)
                 case _:
-                    return ledger.commit_document(topic_of(document).decode(), body_at, remember=remember)
+                    return ledger.commit_document(
+                        topic_of(document).decode(), body_at, remember=remember, requeue=requeue
+                    )
 
         seq = self._retry(write)
         log.debug("committed %s", key or topic_of(document).decode())

@@ -15,6 +15,7 @@ from frazil.documents import ModelDocument, now_rfc3339
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.model import ModelIdentity, Refusal, ServingRecord
+from frazil.model.contract import Finds
 from frazil.model.runtime import Placement
 from frazil.session.outbox.ledger import STANDING_KEY, Ledger
 from frazil.session.outbox.outbox import Outbox
@@ -33,6 +34,8 @@ class ModelChange:
     model: ModelIdentity
     placement: Placement | None = None
     """Where `model` runs, if it serves."""
+    finds: Finds = "particles"
+    """What `model` finds."""
     withdrawn: ModelIdentity | None = None
     """The model that served until it was rolled back."""
     reason: str = ""
@@ -53,6 +56,7 @@ class Announcer:
         outbox: commits and delivers documents.
         metrics: counts changes, and shows the serving model.
         folder_of: the folder of a model. Default: that of the standing.
+        requeues: whether all that is picked is picked again once another model serves.
 
     Attributes:
         standing: the standing as last committed; None if models cannot be swapped.
@@ -64,7 +68,10 @@ class Announcer:
         outbox: Outbox,
         metrics: Metrics,
         folder_of: Callable[[ModelIdentity], str] = lambda _: "",
+        *,
+        requeues: bool = False,
     ) -> None:
+        self._requeues = requeues
         self._folder_of = folder_of
         self._ledger = ledger
         self._outbox = outbox
@@ -85,20 +92,25 @@ class Announcer:
             seq=0,
             model=change.model,
             event=change.event,
+            finds=change.finds,
             reason=change.message,
             at=at,
         )
         with contextlib.ExitStack() as held:
             held.enter_context(self._lock)
-            standing = None if self.standing is None else self._standing_after(change, self.standing, at)
+            standing = None
+            if self.standing is not None and change.finds == "particles":
+                standing = self._standing_after(change, self.standing, at)
             remember = None if standing is None else (STANDING_KEY, msgspec.json.encode(standing).decode())
 
             def committed(_seq: int) -> None:
-                self.standing = standing
+                self.standing = standing or self.standing
                 held.close()  # the delivery may wait for a disk, and the lock must not
                 self._count(change)
 
-            self._outbox.commit(document, remember=remember, on_commit=committed)
+            # In one transaction with the change: killed at any moment, all is requeued or nothing has changed.
+            requeue = self._requeues and change.finds == "particles" and change.event != "refused"
+            self._outbox.commit(document, remember=remember, requeue=requeue, on_commit=committed)
 
     def recall_standing(self) -> ServingRecord | None:
         """The standing of an earlier run of the daemon; None if it is not known."""
@@ -154,7 +166,11 @@ class Announcer:
         """Count and log a change."""
         self._metrics.model_changes.labels(event=change.event, reason=change.reason).inc()
         fields = event(f"model_{change.event}", model=change.model.short, reason=change.reason)
-        if change.event == "loaded":
+        if change.finds == "junk" and change.event == "refused":
+            log.warning("refused (%s) model %s of junk: %s", change.reason, change.model, change.message, extra=fields)
+        elif change.finds == "junk":
+            log.info("model %s finds junk from here on", change.model, extra=fields)
+        elif change.event == "loaded":
             provider = change.placement and change.placement.provider
             log.info(
                 "model %s serves from here on, on %s in %s",

@@ -30,7 +30,7 @@ from frazil.health.metrics import Metrics
 from frazil.health.state import PickState
 from frazil.model import Batches
 from frazil.picking import ChooseRescaling, Micrograph, PixelMemory, ScoreMap
-from frazil.session.assess import Assessed, Assessor, Offer, QualityWriter
+from frazil.session.assess import Assessed, Assessor, Offer, QualityWriter, SquareWriter
 from frazil.session.intake.intake import Arrival, Intake
 from frazil.session.outbox.file_stamp import sample, stamp_of
 from frazil.session.outbox.ledger import CHOICE_KEY, Handled, Ledger
@@ -143,6 +143,7 @@ class Pipeline:
         self._granter = Granter(ledger, outbox, reviser)
         self._receiver = receiver
         self._assessor: Assessor | None = None
+        self._squares: SquareWriter | None = None
         self._qualities = QualityWriter(outbox, metrics, self._follow_quality)
         self._metrics = metrics
         self._drift = drift
@@ -150,7 +151,7 @@ class Pipeline:
         self._watch = watch
         self._max_attempts = max_attempts
         self._keep_score_maps = keep_score_maps
-        self._arrivals: PriorityQueue[tuple[bool, int, Arrival]] = PriorityQueue()
+        self._arrivals: PriorityQueue[tuple[int, int, Arrival]] = PriorityQueue()
         self._arrived = itertools.count()
         self._micrographs: Queue[_Read] = Queue(_MICROGRAPHS_QUEUED)
         self._results: Queue[_Result] = Queue()
@@ -170,13 +171,14 @@ class Pipeline:
         self._picked = self._failed = self._picks = 0
         self._last_picked_at: float | None = None
 
-    def connect(self, intake: Intake, assessor: Assessor | None = None) -> None:
-        """Set the intake, to which arrivals go back, and who assesses what was picked.
+    def connect(self, intake: Intake, assessor: Assessor | None = None, squares: SquareWriter | None = None) -> None:
+        """Set the intake, to which arrivals go back, who assesses what was picked, and who tells of squares.
 
-        Both hand things to the pipeline, and are made after it.
+        They hand things to the pipeline, and are made after it.
         """
         self._intake = intake
         self._assessor = assessor
+        self._squares = squares
 
     def start(self) -> None:
         """Start the stages."""
@@ -184,11 +186,11 @@ class Pipeline:
             thread.start()
 
     def accept(self, arrival: Arrival) -> None:
-        """Put an arrival in the queue: new files before the backlog, each in the order in which they came.
+        """Put an arrival in the queue: new files before the backlog, that before what is picked again, each in order.
 
         The microscope's operator looks at the newest micrograph, and the backlog only shrinks.
         """
-        self._arrivals.put((arrival.backlog, next(self._arrived), arrival))
+        self._arrivals.put((arrival.backlog + arrival.requeued, next(self._arrived), arrival))
 
     def refuse(self, arrival: Arrival, error: MicrographError) -> None:
         """Record the failure of a file that cannot be picked."""
@@ -253,6 +255,9 @@ class Pipeline:
     def _writing(self) -> None:
         while self._goes_on(1, self._results):
             self.write_one()
+        if self._squares is not None:
+            with contextlib.suppress(Stopped, OutputError, sqlite3.Error):  # the next start tells what is left
+                self._squares.write_due(is_last=True)
 
     def read_one(self) -> None:
         """Read the next arrival, if there is one, and hand it on once there is room."""
@@ -410,6 +415,8 @@ class Pipeline:
                 self._serving.change_limits(request)
             self._reviser.revise_next(is_busy=self.is_busy)
             self._receiver.take_next()
+            if self._squares is not None:
+                self._squares.write_due()
         except LedgerDamagedError as error:
             self._ledger.stop(error)
         except (Stopped, OutputError, sqlite3.Error):
@@ -436,7 +443,8 @@ class Pipeline:
             self._picks += len(document.picks.score)
             metrics.note_picked(document)
             metrics.note_batches(result.batches)
-            self._drift.note(document)
+            if not arrival.requeued:  # what was collected long ago says nothing of now
+                self._drift.note(document)
             if self._assessor is not None and result.offer is not None:
                 self._assessor.accept(result.offer, arrival.key, seq, result.fingerprint)
 

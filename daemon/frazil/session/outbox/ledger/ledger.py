@@ -60,6 +60,8 @@ _AS_IT_WAS = f"CASE reason WHEN '' THEN 'picked' WHEN '{UNLIKE}' THEN 'waiting' 
 _AT_ONCE = 100
 _DOCUMENTS_AFTER = f"SELECT {StoredDocument.columns()} FROM documents WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608
 _PAGES_AT_ONCE = 1000
+_UNAWAITED = 0.0
+"""Time of a request for which nobody waits."""
 _ABSENT = (0, 0)
 
 
@@ -498,11 +500,25 @@ class Ledger:
             note_attempt(self._database, found, is_last=is_last)
 
     def commit_document(
-        self, topic: str, body_at: Callable[[str, int], bytes], *, remember: tuple[str, str] | None = None
+        self,
+        topic: str,
+        body_at: Callable[[str, int], bytes],
+        *,
+        remember: tuple[str, str] | None = None,
+        requeue: bool = False,
     ) -> int:
-        """Commit a document that is about no micrograph, under a topic of the stream."""
+        """Commit a document that is about no micrograph, under a topic of the stream.
+
+        With `requeue` all that is picked is to be picked again, for which nobody waits.
+        """
         with self._writing():
             seq = self._insert(topic, "", body_at)
+            if requeue:
+                self._database.execute(
+                    "INSERT INTO requests (path, made_at) SELECT path, ? FROM micrographs WHERE state = 'picked' "
+                    "ORDER BY picked_at DESC",
+                    (_UNAWAITED,),
+                )
             if remember is not None:
                 self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", remember)
         self._head = seq
@@ -547,13 +563,24 @@ class Ledger:
 
     # --- requests and odds ----------------------------------------------------------------------------------------
 
-    def take_requests(self) -> list[str]:
-        """Grant the requests to pick micrographs again; return their keys. Each counts as new from now on."""
+    def requeued(self) -> list[str]:
+        """Keys of the micrographs that have a result, and are to be picked again."""
+        with self._reading():
+            rows = self._database.execute("SELECT path FROM micrographs WHERE state = 'seen' AND seq IS NOT NULL")
+            return [key for (key,) in rows]
+
+    def take_requests(self) -> dict[str, bool]:
+        """Grant the requests to pick micrographs again; each counts as new from now on.
+
+        Returns:
+            Whether somebody waits for it, by key, in the order of the requests.
+        """
         with self._reading():  # a look costs no transaction
             if self._database.execute("SELECT 1 FROM requests LIMIT 1").fetchone() is None:
-                return []
+                return {}
         with self._writing():
-            keys = [p for (p,) in self._database.execute("SELECT DISTINCT path FROM requests ORDER BY id")]
+            rows = self._database.execute("SELECT path, max(made_at) FROM requests GROUP BY path ORDER BY min(id)")
+            keys = {path: made_at > _UNAWAITED for path, made_at in rows}
             self._database.execute("DELETE FROM requests")
             self._database.executemany(
                 "UPDATE micrographs SET state = 'seen', fingerprint = '', reason = '', message = '', attempts = 0 "

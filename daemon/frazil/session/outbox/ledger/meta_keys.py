@@ -29,6 +29,7 @@ __all__ = [
     "REPICK_KEY",
     "RETUNE_KEY",
     "SESSION_KEY",
+    "SQUARES_KEY",
     "STANDING_KEY",
     "TUNED_KEY",
     "Remembered",
@@ -60,6 +61,8 @@ DRIFT_KEY = "drift"
 """The session's baseline and its charts: a `Drift` as JSON."""
 QUALITY_DRIFT_KEY = "quality_drift"
 """The session's baseline and charts of what assessments say: a `QualityDrift` as JSON."""
+SQUARES_KEY = "squares"
+"""Up to which assessment the documents of squares tell everything; its sequence number."""
 REPICK_KEY = "repick"
 """The last run of ``frazil repick``: where it began, with what, and its threshold, as JSON."""
 HANDOVER_KEY = "handover"

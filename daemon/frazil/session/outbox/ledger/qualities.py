@@ -11,7 +11,7 @@ from datetime import datetime
 
 import msgspec
 
-from frazil.documents import Category, Grade, QualityDocument
+from frazil.documents import Category, Grade, Place, QualityDocument
 
 __all__ = [
     "FILL_UNASSESSED",
@@ -59,6 +59,11 @@ CREATE TABLE qualities (
     pick_density REAL NOT NULL,
     clumping REAL,
     estimated_precision REAL,
+    grid TEXT NOT NULL,
+    square TEXT NOT NULL,
+    hole TEXT NOT NULL,
+    stage_x_um REAL,
+    stage_y_um REAL,
     assessed_at REAL
 ) WITHOUT ROWID;
 CREATE INDEX qualities_by_seq ON qualities (seq);
@@ -108,6 +113,12 @@ class QualityRecord(msgspec.Struct, frozen=True, kw_only=True):
     pick_density: float
     clumping: float | None
     estimated_precision: float | None
+    grid: str
+    square: str
+    """Of the grid; empty where it is not known, as are grid and hole."""
+    hole: str
+    stage_x_um: float | None
+    stage_y_um: float | None
     assessed_at: float | None
     """In seconds of Unix time."""
 
@@ -115,6 +126,7 @@ class QualityRecord(msgspec.Struct, frozen=True, kw_only=True):
     def of_document(cls, document: QualityDocument, path: str, fingerprint: str) -> QualityRecord:
         """The record of a numbered document."""
         ctf = None if isinstance(document.ctf, msgspec.UnsetType) else document.ctf
+        place = Place() if isinstance(document.place, msgspec.UnsetType) else document.place
         given = {name: getattr(document, name) for name in cls.__struct_fields__ if hasattr(document, name)}
         given |= {
             name: getattr(ctf, name, None)
@@ -128,6 +140,7 @@ class QualityRecord(msgspec.Struct, frozen=True, kw_only=True):
                 "phase_shift_deg",
             )
         }
+        given |= {name: getattr(place, name) for name in ("grid", "square", "hole", "stage_x_um", "stage_y_um")}
         return cls(
             **{
                 **given,

@@ -498,6 +498,12 @@ class LedgerReader:
             return []
         return [quality_of(row) for row in self._rows(f"{SELECT_QUALITIES} ORDER BY seq DESC LIMIT ?", limit)]
 
+    def qualities_after(self, seq: int) -> list[QualityRecord]:
+        """The newest assessments with a higher sequence number than this, in order."""
+        if self.layout < QUALITY:
+            return []
+        return [quality_of(row) for row in self._rows(f"{SELECT_QUALITIES} WHERE seq > ? ORDER BY seq", seq)]
+
     def quality(self, path: str) -> QualityRecord | None:
         """The newest assessment of a micrograph; None where there is none."""
         if self.layout < QUALITY:
@@ -505,11 +511,15 @@ class LedgerReader:
         row = next(self._rows(f"{SELECT_QUALITIES} WHERE path = ?", path), None)
         return None if row is None else quality_of(row)
 
-    def grades(self) -> dict[tuple[str, str], int]:
-        """Number of micrographs of each grade and category."""
+    def grades(self, *, since: float = 0.0) -> dict[tuple[str, str], int]:
+        """Number of micrographs of each grade and category; of those assessed since a time in seconds of Unix time."""
         if self.layout < QUALITY:
             return {}
-        rows = self._rows("SELECT grade, category, count(*) FROM qualities GROUP BY grade, category")
+        rows = self._rows(
+            "SELECT grade, category, count(*) FROM qualities WHERE coalesce(assessed_at, 0) >= ? "
+            "GROUP BY grade, category",
+            since,
+        )
         return {(grade, category): count for grade, category, count in rows}
 
     def next_unassessed(self, *, before: int = 2**63 - 1) -> Unassessed | None:
