@@ -52,6 +52,9 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
         "min_distance_angstrom": 100,
         "edge_margin_angstrom": 10,
         "contrast": "bright",
+        "junk_model": "j",
+        "find_junk": False,
+        "junk_picks": "flag",
         "unusual_diameter": True,
         "device": "cuda",
         "threads": 2,
@@ -97,7 +100,7 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
     assert set(values) | of_a_microscope | not_beside_a_threshold == {
         field.name for field in msgspec.structs.fields(ServeSettings)
     }
-    for folder in ("w", "m", "clients"):
+    for folder in ("w", "m", "j", "clients"):
         (tmp_path / folder).mkdir()
     (tmp_path / "k.key_secret").write_text("")
     file = write(tmp_path, "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))

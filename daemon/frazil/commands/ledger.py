@@ -437,9 +437,12 @@ def _describe_daemon(info: DaemonInfo | None, state: DaemonState | None) -> str:
     if info is None:
         return "no daemon has used this ledger yet"
     if state is not None:
+        session = state.session
+        finds = session.junk_model if session is not None else None
+        junk = f", junk by {finds.describe()}" if finds is not None else ""
         return (
             f"running since {_when(info.started_at)} (process {info.pid}): watching {info.watch}, "
-            f"{info.model} on {info.provider} in {info.precision}, "
+            f"{info.model} on {info.provider} in {info.precision}{junk}, "
             f"publishing on {info.stream}; the page is {info.page}"
         )
     if info.stopped_at is not None:
