@@ -170,8 +170,8 @@ class _SessionPage:
             name=lambda: name if state().root else "",
             settings=lambda: sessions.settings_of(name),
         )
-        quality = QualityDesk(self._session, self._worker, self._listing)
-        desks = (self.overview, self._results, tuning, corrections, export, learning, quality)
+        self._quality = QualityDesk(self._session, self._worker, sessions.read_micrograph, self._listing)
+        desks = (self.overview, self._results, tuning, corrections, export, learning, self._quality)
         self.router = Router([route for desk in desks for route in desk.routes])
         self._looking = asyncio.create_task(self.overview.live.run())
 
@@ -179,6 +179,7 @@ class _SessionPage:
         """End its threads, and close the ledger."""
         self._looking.cancel()
         self._results.close()
+        self._quality.close()
         self._worker.close()
         self._listing.close()
         self._session.close()

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.page.query import VERDICT, Query
+from frazil.page.query import DEFOCUS_UM, RESOLUTION_ANGSTROM, VERDICT, Query
 from frazil.page.session import Glance, Session, glance
 from frazil.session.outbox.ledger import OLDEST_READABLE, State, open_read_only
 
@@ -29,9 +29,8 @@ _NUMBERS = (
 )
 _JOINED = "micrographs m LEFT JOIN temp.glances g ON g.seq = m.seq LEFT JOIN qualities q ON q.path = m.path"
 _QUALITY = (
-    "coalesce(q.grade, ''), coalesce(q.category, ''), q.estimated_precision, "
-    "(q.defocus_u_angstrom + q.defocus_v_angstrom) / 2e4, q.ctf_resolution_angstrom, q.relative_ice_thickness, "
-    "q.junk_fraction"
+    f"coalesce(q.grade, ''), coalesce(q.category, ''), q.estimated_precision, {DEFOCUS_UM}, {RESOLUTION_ANGSTROM}, "
+    "q.relative_ice_thickness, q.junk_fraction"
 )
 _COLUMNS = (
     "m.path, m.state, m.reason, coalesce(m.picked_at, m.seen_at), m.seq, g.picks, g.score, g.mark, g.corrected, "
@@ -40,7 +39,7 @@ _COLUMNS = (
 _NO_QUALITIES = (
     "CREATE TEMP TABLE qualities (path TEXT PRIMARY KEY, grade TEXT, category TEXT, picks INTEGER, "
     "estimated_precision REAL, defocus_u_angstrom REAL, defocus_v_angstrom REAL, ctf_resolution_angstrom REAL, "
-    "relative_ice_thickness REAL, junk_fraction REAL)"
+    "ctf_is_reliable INTEGER, relative_ice_thickness REAL, junk_fraction REAL)"
 )
 """In place of the ledger's table, where an earlier frazil wrote it."""
 _FAILED = "m.state IN ('failed', 'quarantined')"
@@ -84,7 +83,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     precision: float | None = None
     """Fraction of its picks that are expected to be particles."""
     defocus_um: float | None = None
-    """Underfocus, the mean of both axes."""
+    """Underfocus, the mean of both axes; None where the fit is not reliable, as is the next one."""
     resolution_angstrom: float | None = None
     """To which the CTF fits."""
     ice: float | None = None
@@ -272,8 +271,7 @@ class Listing:
     def qualities(self) -> NDArray[np.void]:
         """(n,) assessments in the order of time: number of the result, time, and what was measured (NaN: not known)."""
         rows = self._database.execute(
-            "SELECT m.seq, coalesce(m.picked_at, m.seen_at, 0) AS at, q.picks, "
-            "(q.defocus_u_angstrom + q.defocus_v_angstrom) / 2e4, q.ctf_resolution_angstrom, "
+            f"SELECT m.seq, coalesce(m.picked_at, m.seen_at, 0) AS at, q.picks, {DEFOCUS_UM}, {RESOLUTION_ANGSTROM}, "  # noqa: S608
             "q.relative_ice_thickness, q.junk_fraction, q.estimated_precision "
             "FROM qualities q JOIN micrographs m ON m.path = q.path WHERE m.seq IS NOT NULL ORDER BY at, m.seq"
         )
