@@ -16,8 +16,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from frazil.limits import ChoiceBasis, PickLimits, default_limits
-from frazil.model.contract import ModelIdentity
+from frazil.limits import ChoiceBasis, JunkPicks, PickLimits, default_limits
+from frazil.model.contract import Finds, ModelIdentity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,6 +117,8 @@ class Seconds(msgspec.Struct, frozen=True, kw_only=True):
     """Reading and checking the file, which is rescaled meanwhile if its rows come in order."""
     prepare: float
     """Rescaling, if that is left to do, and normalising."""
+    junk: float = 0.0
+    """Finding the junk."""
     infer: float
     """Tiling and the network."""
     peaks: float
@@ -155,10 +157,12 @@ class JunkArea(msgspec.Struct, frozen=True, kw_only=True):
     outlines: list[list[tuple[float, float]]]
     """Closed outlines as corners y, x in pixels of the micrograph. A place is junk if it lies inside an odd number of
     them, so that a hole in carbon film is none."""
+    picks: JunkPicks = "drop"
+    """What becomes of the picks that lie there."""
     dropped: int = 0
     """Number of picks that lay there and were left out."""
     flagged: list[int] = msgspec.field(default_factory=list)
-    """Indices of the picks that lie there and were kept."""
+    """Indices of the picks that lie there and were kept, such as those that a person added."""
     model: ModelIdentity
     """The model that found it."""
 
@@ -270,7 +274,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 class QualityDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="quality"):
     """Whether a micrograph is worth keeping, and why. It follows the picks. Topic ``quality``."""
 
-    schema: int = MICROSCOPE_SCHEMA
+    schema: int = SCHEMA_VERSION
     epoch: str
     seq: int
     """Place in the stream, shared with documents of every other kind."""
@@ -340,7 +344,7 @@ class HoleSummary(msgspec.Struct, frozen=True, kw_only=True):
 class SquareDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="square"):
     """What came of a grid square so far. Topic ``square``."""
 
-    schema: int = MICROSCOPE_SCHEMA
+    schema: int = SCHEMA_VERSION
     epoch: str
     seq: int
     """Place in the stream, shared with documents of every other kind."""
@@ -391,7 +395,7 @@ class AdviceDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
     frazil moves nothing itself.
     """
 
-    schema: int = MICROSCOPE_SCHEMA
+    schema: int = SCHEMA_VERSION
     epoch: str
     seq: int
     """Place in the stream, shared with documents of every other kind."""
@@ -440,6 +444,8 @@ class ModelDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
     model: ModelIdentity
     event: Literal["loaded", "refused", "rolled_back"]
     """``loaded`` and ``rolled_back``: this model serves from here on. ``refused``: it does not, the old one goes on."""
+    finds: Finds = "particles"
+    """What the model finds. One that finds junk serves beside the one that makes the picks."""
     reason: str = ""
     """Reason of a refusal or a roll-back, in one line."""
     at: str

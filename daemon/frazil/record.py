@@ -17,6 +17,7 @@ from frazil.documents import (
     now_rfc3339,
 )
 from frazil.errors import MicrographError
+from frazil.junk_area import MaybeJunk, no_junk, sift_picks
 from frazil.model import Batches
 from frazil.picking import (
     ChooseRescaling,
@@ -79,28 +80,32 @@ def record_picks(
     *,
     read_seconds: float,
     since: float,
-    settle: Callable[[Picker, Picture, ScoreMap], Picker] = lambda picker, *_: picker,
+    find_junk: Callable[[Micrograph, Picture], MaybeJunk] = no_junk,
+    settle: Callable[[Picker, Picture, ScoreMap, MaybeJunk], Picker] = lambda picker, *_: picker,
 ) -> Record:
-    """Pick a micrograph and record the picks, the model and the times.
+    """Pick a micrograph and record the picks, the junk, the models and the times.
 
     Args:
         picker: the serving picker.
         micrograph: the micrograph as it was read.
         read_seconds: duration of reading.
         since: beginning of the total duration, on the monotonic clock.
-        settle: gives the picker with the limits that hold, once the scores are known.
+        find_junk: finds its junk, as `JunkSearch.find` does. Default: that is not looked for.
+        settle: gives the picker with the limits that hold, once scores and junk are known.
 
     Raises:
         MicrographError: the micrograph cannot be picked.
-        ModelError: the network gave scores that are not finite.
+        ModelError: a network gave scores that are not finite.
     """
     started = time.monotonic()
     picture = picker.prepare(micrograph)
     prepared = time.monotonic()
     score_map = picker.score(picture)
     scored = time.monotonic()
-    picker = settle(picker, picture, score_map)
-    picks = picker.find(score_map, picture)
+    junk = find_junk(micrograph, picture)
+    cleared = time.monotonic()
+    picker = settle(picker, picture, score_map, junk)
+    picks, junk = sift_picks(junk, picker.find(score_map, picture))
     found = time.monotonic()
     document = MicrographDocument(
         epoch="",
@@ -117,11 +122,13 @@ def record_picks(
             read=read_seconds,
             prepare=prepared - started,
             infer=scored - prepared,
-            peaks=found - scored,
+            junk=cleared - scored,
+            peaks=found - cleared,
             total=found - since,
         ),
         picked_at=now_rfc3339(),
         blank_fraction=round(picture.blank_fraction, 4),
+        junk=junk,
     )
     return Record(
         document=document, picks=picks, picture=picture, score_map=score_map, batches=picker.count_batches(picture)

@@ -234,6 +234,10 @@ class SessionState(msgspec.Struct, frozen=True, kw_only=True):
     """For a session that waits for its diameter, once it was measured."""
     model: ModelState | None = None
     """The model that serves it."""
+    junk_model: ModelState | None = None
+    """The model that finds junk in it; None where that is not looked for, or cannot be."""
+    finds_junk: bool = False
+    """Whether junk is to be found."""
     watch: WatchState = WatchState()
     intake: IntakeState = IntakeState()
     pick: PickState = PickState()

@@ -39,7 +39,7 @@ _COLUMNS = (
 _NO_QUALITIES = (
     "CREATE TEMP TABLE qualities (path TEXT PRIMARY KEY, grade TEXT, category TEXT, picks INTEGER, "
     "estimated_precision REAL, defocus_u_angstrom REAL, defocus_v_angstrom REAL, ctf_resolution_angstrom REAL, "
-    "ctf_is_reliable INTEGER, relative_ice_thickness REAL, junk_fraction REAL)"
+    "ctf_is_reliable INTEGER, relative_ice_thickness REAL, junk_fraction REAL, square TEXT)"
 )
 """In place of the ledger's table, where an earlier frazil wrote it."""
 _FAILED = "m.state IN ('failed', 'quarantined')"
@@ -317,7 +317,7 @@ class Listing:
 
     def _count(self, query: Query, more: str = "1", *values: object) -> int:
         where, given = query.where()
-        of = _JOINED if query.needs_numbers or query.category else "micrographs m"
+        of = _JOINED if query.needs_numbers or query.category or query.square else "micrographs m"
         statement = f"SELECT count(*) FROM {of} WHERE {where} AND {more}"  # noqa: S608
         return int(self._database.execute(statement, [*given, *values]).fetchone()[0])
 

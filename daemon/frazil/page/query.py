@@ -50,6 +50,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     """Only micrographs of this grade; a person's mark decides before frazil's grade."""
     category: Category = ""
     """Only micrographs of which this is wrong."""
+    square: str = ""
+    """Only micrographs taken in this grid square."""
     sort: Sort = "name"
     order: Literal["up", "down"] = "down"
 
@@ -94,4 +96,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         if self.category:
             terms.append("q.category = ?")
             values.append(self.category)
+        if self.square:
+            terms.append("q.square = ?")
+            values.append(self.square)
         return " AND ".join(terms), values

@@ -48,6 +48,7 @@ from frazil.picking.coordinates import (
 )
 from frazil.picking.device import PreparationOnDevice
 from frazil.picking.formats import MICROGRAPH_ENDINGS, micrograph_stem
+from frazil.picking.junk import JunkFinder, JunkMask, Outlines, lie_inside
 from frazil.picking.matching import HitCount, hits_gained, match_picks
 from frazil.picking.measure import (
     TRIED_ANGSTROM,
@@ -87,7 +88,10 @@ __all__ = [
     "GrowingStar",
     "HitCount",
     "ImageClaims",
+    "JunkFinder",
+    "JunkMask",
     "Micrograph",
+    "Outlines",
     "PeakScores",
     "Picker",
     "PickingSettings",
@@ -118,6 +122,7 @@ __all__ = [
     "find_picks",
     "grey_picture",
     "hits_gained",
+    "lie_inside",
     "make_picture",
     "match_picks",
     "may_be_together",

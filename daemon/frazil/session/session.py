@@ -21,11 +21,12 @@ from frazil.grid import PlaceFinder
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
 from frazil.health.state import AssessState, SessionState
+from frazil.junk_area import MaybeJunk, no_junk
 from frazil.keys import PUBLIC_ENDING
 from frazil.model import Model, learned_folder
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
-from frazil.picking import Picker, PickingSettings, PreparationOnDevice
+from frazil.picking import Micrograph, Picker, PickingSettings, Picture, PreparationOnDevice
 from frazil.quality.assessment import Optics
 from frazil.quality.grade import QualityRules
 from frazil.record import MicrographReader
@@ -52,6 +53,7 @@ from frazil.session.outbox.stream import Stream
 from frazil.session.pick.comparison import Comparison
 from frazil.session.pick.doubts import Doubts
 from frazil.session.pick.drift import DriftWatch
+from frazil.session.pick.junk_model import JunkModel
 from frazil.session.pick.model_changes import Announcer
 from frazil.session.pick.pipeline import Pipeline
 from frazil.session.pick.promoted import Promoted
@@ -96,6 +98,7 @@ class Session:
         models: loads and checks models, for all sessions.
         turns: whose turn it is to pick, among all sessions.
         name: of the session; empty for the only session of a daemon.
+        junk_model: finds junk, for all sessions. Default: that is not looked for.
 
     Attributes:
         root: the watched directory, with links resolved.
@@ -114,7 +117,14 @@ class Session:
     _squares: SquareWriter | None = None
 
     def __init__(
-        self, settings: ServeSettings, metrics: Metrics, models: Models, turns: Turns, *, name: str = ""
+        self,
+        settings: ServeSettings,
+        metrics: Metrics,
+        models: Models,
+        turns: Turns,
+        *,
+        name: str = "",
+        junk_model: JunkModel | None = None,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -122,6 +132,7 @@ class Session:
         self._metrics = metrics
         self._models = models
         self._turns = turns
+        self._junk_model = junk_model if settings.find_junk else None
         self._stopping = threading.Event()
         self._closing = contextlib.ExitStack()
         self._claim_fault: OutputError | None = None
@@ -195,11 +206,13 @@ class Session:
         )
 
     def load(self) -> Model:
-        """Load the model that serves first.
+        """Load the model that serves first, and the one that finds junk.
 
         Raises:
             ModelError: no model can serve.
         """
+        if self._junk_model is not None:
+            self._junk_model.load()
         self._swapper = self._make_swapper()
         return self._swapper.load_first()
 
@@ -269,6 +282,7 @@ class Session:
             picker,
             self._reviser.change,
             chooser=self._make_chooser(),
+            find_junk=self._find_junk,
             probation_micrographs=settings.probation_micrographs,
             faults_allowed=settings.probation_faults,
         )
@@ -352,6 +366,15 @@ class Session:
             self._threads.append(self._start_thread("frazil-assess", self._assessor.run))
         if self._swapper:
             self._swapper.start(self.serving, self._pipeline.report)
+        if self._junk_model is not None:
+            self._junk_model.join(self.name, self._pipeline.report)
+
+    def _find_junk(self, micrograph: Micrograph, picture: Picture) -> MaybeJunk:
+        """Find the junk of a micrograph, as the settings have it."""
+        if self._junk_model is None:
+            return no_junk(micrograph, picture)
+        settings = self.settings
+        return self._junk_model.find(micrograph, picture, contrast=settings.contrast, picks=settings.junk_picks)
 
     def _make_assessor(self) -> Assessor:
         settings = self.settings
@@ -466,6 +489,8 @@ class Session:
             directory=str(self.settings.watch),
             diameter_angstrom=self.settings.diameter_angstrom,
             model=self.serving.state,
+            junk_model=None if self._junk_model is None else self._junk_model.state,
+            finds_junk=self.settings.find_junk,
             watch=self._watcher.state,
             intake=self._intake.state,
             pick=self._pipeline.state,
@@ -550,6 +575,8 @@ class Session:
             return True
         if self._swapper is not None:
             self._swapper.forget_check()
+        if self._junk_model is not None:
+            self._junk_model.leave(self.name)
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         finished = self._pipeline.stop(deadline)

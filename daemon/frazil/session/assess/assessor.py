@@ -26,6 +26,7 @@ from frazil.health.heartbeat import Heartbeats
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.health.state import AssessState
+from frazil.junk_area import outside_junk
 from frazil.model import Model
 from frazil.model.contract import read_calibration
 from frazil.picking import Micrograph, assess_threshold, find_low_peaks
@@ -212,12 +213,12 @@ class Assessor:
         except Empty:
             self._count_waiting(now)
             if now - self._busy_at >= _IDLE_SECONDS and now >= self._rests_until and self._sees():
-                self._catch_up()
+                self._assess_earlier()
             return
         self._is_reserved = False
         self._attempt(accepted.found, accepted)
 
-    def _catch_up(self) -> None:
+    def _assess_earlier(self) -> None:
         try:
             found = self._reader.next_unassessed(before=self._before)
         except FrazilError as error:
@@ -319,7 +320,8 @@ class Assessor:
         calibration = read_calibration(model.contract.calibration)
         if calibration is None or model.identity.sha256 != document.model.sha256 or kept.score_map is None:
             return None if isinstance(document.chosen, msgspec.UnsetType) else document.chosen.precision
-        peaks = find_low_peaks(read_score_map(kept), document.limits, document.pixel_size_angstrom)
+        low = find_low_peaks(read_score_map(kept), document.limits, document.pixel_size_angstrom)
+        peaks = outside_junk(document.junk, low)
         return assess_threshold([peaks.score.astype(np.float32)], document.threshold, calibration=calibration).precision
 
     def _usual_so_far(self) -> Usual:

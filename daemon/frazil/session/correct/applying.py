@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.documents import Corrections, Mark, MicrographDocument, PickColumns, columns_of
-from frazil.picking import Picks
+from frazil.junk_area import flag_picks
+from frazil.picking import Picks, lie_inside
 from frazil.session.correct.edits import AddPick, DeletePick, Edit, JunkOutline, MarkMicrograph, UndoEdit
 
 __all__ = ["REACH_DIAMETERS", "Corrected", "apply", "correct_document", "live_edits", "uncorrected_picks", "undone_by"]
@@ -101,21 +102,18 @@ def correct_document(document: MicrographDocument, edits: Sequence[Edit]) -> Mic
     """
     live = live_edits(edits)
     if not live:
-        return msgspec.structs.replace(document, corrections=msgspec.UNSET)
+        return flag_picks(msgspec.structs.replace(document, corrections=msgspec.UNSET))
     y, x, score = document.picks.arrays()
     corrected = apply(edits, Picks(y=y, x=x, score=score), document.diameter_px, document.shape)
-    return msgspec.structs.replace(
-        document,
-        picks=columns_of(corrected.picks),
-        corrections=Corrections(
-            at=datetime.fromtimestamp(max(edit.at for edit in live), UTC).isoformat(timespec="milliseconds"),
-            by=sorted({edit.by for edit in live} - {""}),
-            mark=corrected.mark,
-            added=corrected.added.tolist(),
-            deleted=corrected.deleted,
-            junk=[list(edit.outline) for edit in corrected.junk],
-        ),
+    corrections = Corrections(
+        at=datetime.fromtimestamp(max(edit.at for edit in live), UTC).isoformat(timespec="milliseconds"),
+        by=sorted({edit.by for edit in live} - {""}),
+        mark=corrected.mark,
+        added=corrected.added.tolist(),
+        deleted=corrected.deleted,
+        junk=[list(edit.outline) for edit in corrected.junk],
     )
+    return flag_picks(msgspec.structs.replace(document, picks=columns_of(corrected.picks), corrections=corrections))
 
 
 def uncorrected_picks(document: MicrographDocument, kept: PickColumns | None) -> PickColumns:
@@ -173,7 +171,7 @@ class _Places:
 
     def remove_inside(self, junk: JunkOutline) -> None:
         """Remove the picks inside an outline."""
-        for i in self._there()[_inside(junk, *self._arrays())].tolist():
+        for i in self._there()[lie_inside([junk.outline], *self._arrays())].tolist():
             self.remove(i)
 
     def clear(self) -> None:
@@ -206,19 +204,3 @@ class _Places:
 
 def _is_inside(edit: AddPick, shape: tuple[int, int]) -> bool:
     return -0.5 <= edit.y <= shape[0] - 0.5 and -0.5 <= edit.x <= shape[1] - 0.5
-
-
-def _inside(junk: JunkOutline, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """(n,) whether each place lies inside an outline: a ray from it crosses the outline an odd number of times."""
-    inside = np.zeros(y.size, bool)
-    for (y0, x0), (y1, x1) in _sides(junk.outline):
-        if y0 != y1:
-            crosses = (y0 > y) != (y1 > y)
-            inside ^= crosses & (x < (x1 - x0) * (y - y0) / (y1 - y0) + x0)
-    return inside
-
-
-def _sides(
-    outline: Sequence[tuple[float, float]],
-) -> Iterable[tuple[tuple[float, float], tuple[float, float]]]:
-    return zip(outline, (*outline[1:], outline[0]), strict=True)

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 import msgspec
 
 from frazil.health.state import ModelState, ThresholdState
+from frazil.junk_area import MaybeJunk, no_junk
 from frazil.limits import ChosenThreshold
+from frazil.model.model import Model
 from frazil.picking import Micrograph, Picker, Picture, ScoreMap
 from frazil.record import Record, record_picks
 from frazil.session.pick.model_changes import ModelChange
 from frazil.session.retune.chooser import Chooser
 from frazil.session.retune.limits import LimitsChange, LimitsRequest
 
-__all__ = ["Offer", "Probation", "Serving", "Shadow"]
+__all__ = ["Offer", "Probation", "Serving", "Shadow", "state_of"]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,19 @@ class Offer:
     picker: Picker
     current: str
     """Stamp of the ``CURRENT`` that promoted it."""
+
+
+def state_of(model: Model) -> ModelState:
+    """A model that serves, and where it runs."""
+    return ModelState(
+        name=model.identity.name,
+        version=model.identity.version,
+        sha256=model.identity.sha256,
+        provider=model.provider,
+        precision=model.precision,
+        on_cpu=model.placement.cpu_problem() is not None,
+        nodes=model.placement.nodes,
+    )
 
 
 class Probation:
@@ -109,6 +124,7 @@ class Serving:
         picker: the first picker that serves.
         change: the change of limits in force. Default: none.
         chooser: chooses thresholds. Default: they are the operator's or the models'.
+        find_junk: finds the junk of a micrograph. Default: that is not looked for.
         probation_micrographs: length of a probation, in micrographs; 0 for none.
         faults_allowed: fraction of them on which a model may fail or find almost nothing.
 
@@ -123,6 +139,7 @@ class Serving:
         change: LimitsChange | None = None,
         *,
         chooser: Chooser | None = None,
+        find_junk: Callable[[Micrograph, Picture], MaybeJunk] = no_junk,
         probation_micrographs: int,
         faults_allowed: float,
     ) -> None:
@@ -130,6 +147,7 @@ class Serving:
         self.last_shape: tuple[tuple[int, int], float] | None = None
         self._change = change or LimitsChange()
         self._chooser = chooser or Chooser(chooses=False)
+        self._find_junk = find_junk
         self._is_reviewed = False
         self._chosen: list[LimitsRequest] = []
         """Choices that the writing stage does not know of as yet."""
@@ -152,16 +170,7 @@ class Serving:
     @property
     def state(self) -> ModelState:
         """The model that serves, and where it runs; from any thread."""
-        model = self._picker.model
-        return ModelState(
-            name=model.identity.name,
-            version=model.identity.version,
-            sha256=model.identity.sha256,
-            provider=model.provider,
-            precision=model.precision,
-            on_cpu=model.placement.cpu_problem() is not None,
-            nodes=model.placement.nodes,
-        )
+        return state_of(self._picker.model)
 
     @property
     def threshold(self) -> ThresholdState:
@@ -249,10 +258,17 @@ class Serving:
         """Pick a micrograph; arguments and errors are those of `record_picks`."""
 
         def pick_with(picker: Picker) -> Record:
-            return record_picks(picker, micrograph, read_seconds=read_seconds, since=since, settle=settle)
+            return record_picks(
+                picker,
+                micrograph,
+                read_seconds=read_seconds,
+                since=since,
+                find_junk=self._find_junk,
+                settle=settle,
+            )
 
-        def settle(picker: Picker, picture: Picture, score_map: ScoreMap) -> Picker:
-            chosen = self._chooser.consider(picker, self._change, str(micrograph.path), picture, score_map)
+        def settle(picker: Picker, picture: Picture, score_map: ScoreMap, junk: MaybeJunk) -> Picker:
+            chosen = self._chooser.consider(picker, self._change, str(micrograph.path), picture, score_map, junk)
             return self._take_chosen(picker, chosen)
 
         if self._probation is not None and self._before is not None:

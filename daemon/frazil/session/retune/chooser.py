@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from frazil.documents import MicrographDocument
 from frazil.errors import OutputError, RetuneError
+from frazil.junk_area import MaybeJunk, outside_junk
 from frazil.limits import ChosenThreshold, PickLimits
 from frazil.model.contract import read_calibration
 from frazil.picking import (
@@ -193,7 +194,13 @@ class Chooser:
         return self._choose(picker, evidence, change.chosen.get(sha256)) if evidence.micrographs else None
 
     def consider(
-        self, picker: Picker, change: LimitsChange, path: str, picture: Picture, score_map: ScoreMap
+        self,
+        picker: Picker,
+        change: LimitsChange,
+        path: str,
+        picture: Picture,
+        score_map: ScoreMap,
+        junk: MaybeJunk = msgspec.UNSET,
     ) -> ChosenThreshold | None:
         """The choice for a model, after it has scored one more micrograph.
 
@@ -203,6 +210,7 @@ class Chooser:
             path: of the micrograph.
             picture: of the micrograph.
             score_map: its scores.
+            junk: of the micrograph. Peaks that lie there are no evidence.
 
         Returns:
             The choice; None where the operator has set the threshold.
@@ -213,7 +221,7 @@ class Chooser:
         evidence, in_force = self._evidence_of(picker), change.chosen.get(sha256)
         if in_force is not None and evidence.chosen is not None and evidence.chosen.held:
             return self._choose(picker, evidence, in_force)
-        peaks = find_low_peaks(score_map, picker.limits, picture.pixel_size_angstrom)
+        peaks = outside_junk(junk, find_low_peaks(score_map, picker.limits, picture.pixel_size_angstrom))
         return self.weigh(picker, change, path, peaks.score)
 
     def weigh(
@@ -225,7 +233,7 @@ class Chooser:
             picker: of the model.
             change: of limits in force.
             path: of the micrograph.
-            scores: (n,) of its low peaks, best first.
+            scores: (n,) of its low peaks outside junk, best first.
         """
         evidence = self._evidence_of(picker)
         others = [other for other in evidence.micrographs if other.path != path]
@@ -316,7 +324,7 @@ def read_kept(
             continue
         if document.model.sha256 != sha256 or not is_of_diameter(document, settings.diameter_angstrom):
             continue
-        peaks = find_low_peaks(score_map, limits, document.pixel_size_angstrom)
+        peaks = outside_junk(document.junk, find_low_peaks(score_map, limits, document.pixel_size_angstrom))
         yield MicrographEvidence.of(document.path, peaks.score)
         found += 1
         if found == ENOUGH_MICROGRAPHS:

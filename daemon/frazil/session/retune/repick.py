@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from frazil.documents import MicrographDocument, decode_document
 from frazil.errors import RetuneError
+from frazil.junk_area import MaybeJunk, sift_picks
 from frazil.limits import LimitsPatch, PickLimits
 from frazil.picking import SCORE_STEPS, Picks, ScoreMap, find_picks
 from frazil.session.correct.applying import apply
@@ -38,6 +39,7 @@ __all__ = [
     "read_score_map",
     "recall_result",
     "repick",
+    "repick_with_junk",
     "request_change",
     "unpack_score_map",
 ]
@@ -135,7 +137,12 @@ def read_score_map(kept: KeptResult) -> ScoreMap:
 
 
 def repick(document: MicrographDocument, score_map: ScoreMap, limits: PickLimits) -> Picks:
-    """The picks of a micrograph within other limits.
+    """The picks of a micrograph within other limits; arguments and errors are those of `repick_with_junk`."""
+    return repick_with_junk(document, score_map, limits)[0]
+
+
+def repick_with_junk(document: MicrographDocument, score_map: ScoreMap, limits: PickLimits) -> tuple[Picks, MaybeJunk]:
+    """The picks of a micrograph within other limits, and its junk, which is where it was, with what became of them.
 
     Raises:
         RetuneError: the score map does not reach to the edge margin.
@@ -150,7 +157,7 @@ def repick(document: MicrographDocument, score_map: ScoreMap, limits: PickLimits
             "frazil requeue then picks it anew)",
             "margin",
         )
-    return find_picks(score_map, limits, pixel_size)
+    return sift_picks(document.junk, find_picks(score_map, limits, pixel_size))
 
 
 _PASSES = 16

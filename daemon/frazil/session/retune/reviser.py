@@ -10,13 +10,14 @@ import msgspec
 
 from frazil.documents import MicrographDocument, Seconds, columns_of, now_rfc3339
 from frazil.errors import RetuneError
+from frazil.junk_area import MaybeJunk
 from frazil.limits import PickLimits
 from frazil.picking import PickingSettings, Picks, ScoreMap
 from frazil.session.outbox.ledger import RETUNE_KEY, TUNED_KEY, KeptResult, Ledger, LedgerReader
 from frazil.session.outbox.outbox import Outbox
 from frazil.session.retune.chooser import is_of_diameter
 from frazil.session.retune.limits import LimitsChange, LimitsRequest, RevisionProgress, decode_request
-from frazil.session.retune.repick import read_document, read_score_map, repick
+from frazil.session.retune.repick import read_document, read_score_map, repick_with_junk
 
 __all__ = ["Reviser"]
 
@@ -170,8 +171,8 @@ class Reviser:
         if limits == document.limits:
             return document
         started = time.monotonic()
-        picks = repick(document, score_map(), limits)
-        revision = _make_revision(document, limits, picks, time.monotonic() - started)
+        picks, junk = repick_with_junk(document, score_map(), limits)
+        revision = _make_revision(document, limits, picks, junk, time.monotonic() - started)
         if patch.threshold is not None:
             revision = msgspec.structs.replace(revision, chosen=chosen.basis if chosen else msgspec.UNSET)
         return revision
@@ -224,12 +225,13 @@ def _without_unasked(change: LimitsChange, *, chooses: bool) -> LimitsChange:
 
 
 def _make_revision(
-    document: MicrographDocument, limits: PickLimits, picks: Picks, seconds: float
+    document: MicrographDocument, limits: PickLimits, picks: Picks, junk: MaybeJunk, seconds: float
 ) -> MicrographDocument:
     return msgspec.structs.replace(
         document,
         **msgspec.structs.asdict(limits),
         picks=columns_of(picks),
+        junk=junk,
         seconds=Seconds(read=0.0, prepare=0.0, infer=0.0, peaks=seconds, total=seconds),
         picked_at=now_rfc3339(),
     )
