@@ -89,6 +89,15 @@ def test_outlines_have_a_bounded_number_of_corners() -> None:
     assert sum(map(len, trace(comb))) <= MOST_CORNERS
 
 
+def test_junk_with_very_many_corners_keeps_its_area() -> None:
+    noise = np.random.default_rng(3).normal(size=(1000, 1000)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 8.0)
+    mask = np.asarray(smooth > np.quantile(smooth, 0.35), np.bool_)
+    outlines = trace(mask)
+    assert 0 < sum(map(len, outlines)) <= MOST_CORNERS
+    assert (filled(outlines, mask.shape) == mask).mean() > 0.98
+
+
 @given(
     st.lists(st.lists(st.tuples(st.floats(-50, 50), st.floats(-50, 50)), max_size=8), max_size=4),
     st.lists(st.tuples(st.floats(-60, 60), st.floats(-60, 60)), max_size=8),

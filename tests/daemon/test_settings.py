@@ -89,6 +89,8 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
         "layout": "relion",
         "unlike": "pick",
         "link_roots": ["/raid"],
+        "grid_metadata": "epu",
+        "advise_squares": True,
         "watch_by": "poll",
         "scan_seconds": 2,
         "backlog_order": "newest",

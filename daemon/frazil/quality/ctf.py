@@ -44,7 +44,8 @@ _GAUSS_NEWTON_STEPS = 8
 _LEAST_GAIN = 1e-4
 _WINDOW_STEPS = 4
 _LEAST_CORRELATION = 0.5
-_LEAST_SCORE = 8.0
+_LEAST_SCORE = 12.0
+"""By how many times the noise rings stand out. Below, many fits are off by over 2 %."""
 _LEAST_RINGS = 1.5
 _WORST_RESOLUTION_ANGSTROM = 15.0
 _MOST_SECOND = 0.85
@@ -165,8 +166,6 @@ class _Guess:
     shift: float
     score: float = 0.0
     """By how many standard deviations of noise the rings stand out."""
-    error_angstrom: float = math.inf
-    """Standard error of the mean defocus."""
 
     def defocus(self, angles: _Floats) -> _Floats:
         return self.mean + self.cos * np.cos(2 * angles) + self.sin * np.sin(2 * angles)
@@ -314,16 +313,12 @@ def _refine(sectors: _Sectors, optics: _Optics, guess: _Guess, phase_plate: bool
     cos, sin = np.cos(2 * sectors.angles), np.sin(2 * sectors.angles)
     waves, slopes = _rings(sectors, optics, guess)
     strength = _strength(sectors, waves)
-    error = math.inf
     for _ in range(_GAUSS_NEWTON_STEPS):
         slope = slopes * strength.envelope * by_defocus
         by_parameter = [slope, slope * cos, slope * sin, *([slopes * strength.envelope] if phase_plate else [])]
         matrix = np.stack([*(sectors.rings(one).ravel() for one in by_parameter), *strength.columns], axis=1)
         scale = np.maximum(np.linalg.norm(matrix, axis=0), 1e-12)
-        inverse = np.linalg.pinv(matrix / scale, rcond=1e-6)
-        change = inverse @ sectors.data.ravel()
-        residual = sectors.data.ravel() - (matrix / scale) @ change
-        error = float(np.linalg.norm(inverse[0]) / scale[0] * np.linalg.norm(residual) / math.sqrt(residual.size))
+        change = np.linalg.lstsq(matrix / scale, sectors.data.ravel(), rcond=1e-6)[0]
         dmean, dcos, dsin, *dshift = (change / scale)[: len(by_parameter)].tolist()
         for fraction in (1.0, 0.3, 0.1):
             tried = _Guess(
@@ -341,9 +336,7 @@ def _refine(sectors: _Sectors, optics: _Optics, guess: _Guess, phase_plate: bool
         gain, strength, guess = better.score - strength.score, better, tried
         if gain < _LEAST_GAIN * strength.score:
             break
-    return _Guess(
-        mean=guess.mean, cos=guess.cos, sin=guess.sin, shift=guess.shift, score=strength.score, error_angstrom=error
-    )
+    return _Guess(mean=guess.mean, cos=guess.cos, sin=guess.sin, shift=guess.shift, score=strength.score)
 
 
 def _equiphase(spectrum: PowerSpectrum, optics: _Optics, guess: _Guess, background: _Floats) -> tuple[_Floats, _Floats]:

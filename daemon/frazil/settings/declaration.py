@@ -281,6 +281,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             "Directory in which the microscope's program says where exposures were taken: an EPU session, or that of "
             "SerialEM's mdocs. Default: beside the micrographs.",
             "Quality",
+            must_be="directory, perhaps later",
         ),
     ] = None
     advise_squares: Annotated[
