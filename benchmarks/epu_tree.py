@@ -17,8 +17,9 @@ xmlns:i="http://www.w3.org/2001/XMLSchema-instance">
 <microscopeData>
 <acquisition><acquisitionDateTime>{taken_at}</acquisitionDateTime></acquisition>
 <gun><AccelerationVoltage>300000</AccelerationVoltage></gun>
-<optics><BeamShift xmlns:a="http://schemas.datacontract.org/2004/07/Fei.Types"><a:_x>{shift_x_m}</a:_x>\
-<a:_y>{shift_y_m}</a:_y></BeamShift></optics>
+<optics><BeamShift xmlns:a="http://schemas.datacontract.org/2004/07/Fei.Types"><a:_x>-0.0321</a:_x>\
+<a:_y>0.0123</a:_y></BeamShift><ImageShift xmlns:a="http://schemas.datacontract.org/2004/07/Fei.Types">\
+<a:_x>{shift_x_m}</a:_x><a:_y>{shift_y_m}</a:_y></ImageShift></optics>
 <stage><Position><A>0</A><B>0</B><X>{stage_x_m}</X><Y>{stage_y_m}</Y><Z>-1.2E-05</Z></Position></stage>
 </microscopeData>
 </MicroscopeImage>

@@ -28,6 +28,7 @@ from frazil.health.systemd import Notifier
 from frazil.health.watchdog import Supervision
 from frazil.microscope.sessions import Sessions
 from frazil.model import Model, Precision, available_cores, load_model
+from frazil.model.contract import Finds
 from frazil.outputs import OutputFolder
 from frazil.page.application import Application
 from frazil.page.gate import TOKEN_NAME
@@ -36,6 +37,7 @@ from frazil.paths import absolute_path
 from frazil.session.models import Models
 from frazil.session.outbox.ledger import explain
 from frazil.session.outbox.stream import Access, Stream
+from frazil.session.pick.junk_model import JunkModel
 from frazil.settings import ServeSettings
 
 __all__ = ["Daemon"]
@@ -82,7 +84,16 @@ class Daemon:
         prometheus_client.ProcessCollector(registry=self._metrics.registry)
         self._gpu_expected = settings.device == "cuda" or (settings.device == "auto" and count_nvidia_gpus() > 0)
         self._outputs = OutputFolder(settings.out.expanduser().resolve())
-        self._sessions = Sessions(settings, self._metrics, Models(self._load_model), self._tell_step)
+        self._junk_model = JunkModel(
+            settings.junk_model,
+            Models(lambda path, precision: self._load_model(path, precision, "junk")),
+            check_seconds=settings.model_check_seconds,
+            threads=settings.threads,
+            stop=self._stopping,
+        )
+        self._sessions = Sessions(
+            settings, self._metrics, Models(self._load_model), self._tell_step, junk_model=self._junk_model
+        )
 
     def run(self) -> None:
         """Start, serve, stop.
@@ -224,11 +235,18 @@ class Daemon:
             is_microscope=settings.root is not None,
         )
 
-    def _load_model(self, path: Path, precision: Precision) -> Model:
+    def _load_model(self, path: Path, precision: Precision, finds: Finds = "particles") -> Model:
         settings = self._settings
         threads = settings.threads or available_cores()
         cv2.setNumThreads(threads)
-        return load_model(path, settings.device, threads, require_gpu=settings.require_gpu, precision=precision)
+        return load_model(
+            path,
+            settings.device,
+            threads,
+            require_gpu=settings.require_gpu and finds == "particles",
+            precision=precision,
+            finds=finds,
+        )
 
     # --- its state ------------------------------------------------------------------------------------------------
 
@@ -355,6 +373,7 @@ class Daemon:
                 if undecided == 0:
                     self._notifier.ready()
 
+        self._junk_model.reload()
         for session in sessions:
             session.reload(decided)
         if not sessions:

@@ -16,8 +16,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from frazil.limits import ChoiceBasis, PickLimits, default_limits
-from frazil.model.contract import ModelIdentity
+from frazil.limits import ChoiceBasis, JunkPicks, PickLimits, default_limits
+from frazil.model.contract import Finds, ModelIdentity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +46,6 @@ __all__ = [
     "Heartbeat",
     "HoleSummary",
     "JunkArea",
-    "JunkPicks",
     "Mark",
     "MicrographDocument",
     "ModelDocument",
@@ -148,10 +147,6 @@ class Corrections(msgspec.Struct, frozen=True, kw_only=True):
     """Number of the model's picks that were taken away."""
     junk: list[list[tuple[float, float]]]
     """Outlines of regions without particles worth picking, as corners y, x in pixels of the micrograph."""
-
-
-JunkPicks = Literal["drop", "flag"]
-"""What becomes of picks in junk: they are left out, or kept and flagged."""
 
 
 class JunkArea(msgspec.Struct, frozen=True, kw_only=True):
@@ -279,7 +274,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 class QualityDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="quality"):
     """Whether a micrograph is worth keeping, and why. It follows the picks. Topic ``quality``."""
 
-    schema: int = MICROSCOPE_SCHEMA
+    schema: int = SCHEMA_VERSION
     epoch: str
     seq: int
     """Place in the stream, shared with documents of every other kind."""
@@ -330,6 +325,11 @@ class QualityDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     session: str = ""
     """Name of the session of a microscope; left out where a daemon has one session."""
 
+    @property
+    def expected_particles(self) -> float:
+        """Picks that are expected to be particles; all of them where nothing is known of that."""
+        return self.picks * (1.0 if self.estimated_precision is None else self.estimated_precision)
+
 
 class HoleSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a foil hole."""
@@ -349,7 +349,7 @@ class HoleSummary(msgspec.Struct, frozen=True, kw_only=True):
 class SquareDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="square"):
     """What came of a grid square so far. Topic ``square``."""
 
-    schema: int = MICROSCOPE_SCHEMA
+    schema: int = SCHEMA_VERSION
     epoch: str
     seq: int
     """Place in the stream, shared with documents of every other kind."""
@@ -400,7 +400,7 @@ class AdviceDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
     frazil moves nothing itself.
     """
 
-    schema: int = MICROSCOPE_SCHEMA
+    schema: int = SCHEMA_VERSION
     epoch: str
     seq: int
     """Place in the stream, shared with documents of every other kind."""
@@ -449,6 +449,8 @@ class ModelDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
     model: ModelIdentity
     event: Literal["loaded", "refused", "rolled_back"]
     """``loaded`` and ``rolled_back``: this model serves from here on. ``refused``: it does not, the old one goes on."""
+    finds: Finds = "particles"
+    """What the model finds. One that finds junk serves beside the one that makes the picks."""
     reason: str = ""
     """Reason of a refusal or a roll-back, in one line."""
     at: str

@@ -22,7 +22,8 @@ from frazil.documents import MicrographDocument, columns_of, directory_of, encod
 from frazil.errors import MicrographError, OutputError, SettingsError, printable
 from frazil.faults import failure_of, reason_of
 from frazil.files import PickFileFormat, write_atomically
-from frazil.limits import ChoiceBasis, LimitsPatch
+from frazil.junk_area import JunkSearch, describe_junk, no_junk, outlines_of, outside_junk, sift_picks
+from frazil.limits import ChoiceBasis, JunkPicks, LimitsPatch
 from frazil.micrograph_names import Named
 from frazil.model import Device, Precision, available_cores, load_model
 from frazil.model.contract import read_calibration
@@ -31,6 +32,7 @@ from frazil.paths import absolute_path, is_same_file
 from frazil.pick_files import PickFileWriter
 from frazil.picking import (
     LARGEST_MICROGRAPH_BYTES,
+    JunkFinder,
     Micrograph,
     PeakScores,
     Picker,
@@ -49,7 +51,7 @@ from frazil.picking import (
 from frazil.record import Record, record_picks
 from frazil.session.outbox.ledger import watched_of
 from frazil.session.pick.doubts import BLANK_REPORTED, Doubts
-from frazil.settings import default_model_path, doubt_diameter
+from frazil.settings import default_junk_model_path, default_model_path, doubt_diameter
 
 __all__ = ["FilePicker", "PickedFile", "ScoredFile"]
 
@@ -75,6 +77,7 @@ class PickedFile:
             self.document.blank_fraction,
         )
         where = f", {blank:.0%} of it blank" if blank >= BLANK_REPORTED else ""
+        where += describe_junk(self.document)
         return printable(f"{self.document.micrograph}: {picks} picks in {seconds:.2f} s{where} -> {self.file}")
 
     def as_json(self) -> str:
@@ -124,6 +127,9 @@ class FilePicker:
         formats: of the pick files, one file in each.
         target_precision: precision for which the threshold is chosen. Default: that of the best F1.
         model: a model's folder, a version's folder, or an .onnx file; None for the default model.
+        find_junk: whether junk is looked for.
+        junk_model: the model that finds it; None for the default one.
+        junk_picks: what becomes of picks in junk.
         threads: CPU threads of the model; None for every core.
 
     Raises:
@@ -138,6 +144,9 @@ class FilePicker:
         formats: Sequence[PickFileFormat] = ("star",),
         target_precision: float | None = None,
         model: Path | None = None,
+        find_junk: bool = True,
+        junk_model: Path | None = None,
+        junk_picks: JunkPicks = "drop",
         device: Device = "auto",
         precision: Precision = "float32",
         threads: int | None = None,
@@ -164,6 +173,10 @@ class FilePicker:
         self._memory = PixelMemory()
         loaded = load_model(model or default_model_path(), device, threads, precision=precision)
         self._picker = Picker(loaded, settings, device=PreparationOnDevice(loaded))
+        self._junk: JunkSearch | None = None
+        if find_junk:
+            finding = load_model(junk_model or default_junk_model_path(), device, threads, finds="junk")
+            self._junk = JunkSearch(finder=JunkFinder(finding, settings.contrast), picks=junk_picks)
         self.chooses = settings.threshold is None
         self._doubts = Doubts(settings.contrast, report_no_picks=not self.chooses)
         self._target_precision = target_precision
@@ -187,7 +200,8 @@ class FilePicker:
         """The model, its device and its threshold, in one line."""
         model = self._picker.model
         threshold = "chosen from the micrographs" if self.chooses else f"{self._picker.threshold:g}"
-        return f"model {model.identity.short} on {model.provider} in {model.precision}, threshold {threshold}"
+        junk = "" if self._junk is None else f", junk by model {self._junk.finder.model.identity.short}"
+        return f"model {model.identity.short} on {model.provider} in {model.precision}, threshold {threshold}{junk}"
 
     def describe_choice(self) -> str:
         """The threshold that was chosen, and how it came about, in one line; after `choose`."""
@@ -225,7 +239,7 @@ class FilePicker:
             _, record = self._record(micrograph, picker)
             document = record.document
             peaks = find_low_peaks(record.score_map, picker.limits, document.pixel_size_angstrom)
-            self._evidence.append(peaks.score.astype(np.float32))
+            self._evidence.append(outside_junk(document.junk, peaks).score.astype(np.float32))
             packed = msgspec.msgpack.encode(_Waiting.of(document, peaks))
             at = self._waiting.seek(0, 2)
             try:
@@ -256,9 +270,9 @@ class FilePicker:
             self._waiting.seek(scored.at)
             waiting = msgspec.msgpack.decode(self._waiting.read(scored.size), type=_Waiting)
             peaks, threshold = waiting.peaks(), self._picker.threshold
-            picks = peaks.select(peaks.reaching(threshold))
+            picks, junk = sift_picks(waiting.document.junk, peaks.select(peaks.reaching(threshold)))
             document = msgspec.structs.replace(
-                waiting.document, threshold=threshold, picks=columns_of(picks), chosen=self._basis
+                waiting.document, threshold=threshold, picks=columns_of(picks), junk=junk, chosen=self._basis
             )
             pixels = self._read(scored.micrograph.path) if with_picture else None
             return PickedFile(document=document, file=self._write_results(scored.micrograph, picks, document, pixels))
@@ -318,7 +332,8 @@ class FilePicker:
         started = time.monotonic()
         read = self._read(micrograph.path)
         read_seconds = time.monotonic() - started
-        record = record_picks(picker, read, read_seconds=read_seconds, since=started)
+        find_junk = no_junk if self._junk is None else self._junk.find
+        record = record_picks(picker, read, read_seconds=read_seconds, since=started, find_junk=find_junk)
         document = msgspec.structs.replace(record.document, directory=directory_of(micrograph.key))
         return read, dataclasses.replace(record, document=document)
 
@@ -328,7 +343,7 @@ class FilePicker:
         """Write all files of a micrograph; return the first one."""
         files = [writer.write(document) for writer in self._writers]
         if pictured is not None:
-            drawn = draw_picks(pictured.pixels, picks, document.diameter_px)
+            drawn = draw_picks(pictured.pixels, picks, document.diameter_px, junk=outlines_of(document.junk))
             content = cv2.imencode(".png", drawn)[1].tobytes()
             picture = self._outputs.file_of(micrograph.key).with_suffix(".png")
             try:

@@ -7,10 +7,20 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from frazil.documents import JunkArea, JunkPicks, MicrographDocument
-from frazil.picking import JunkFinder, Micrograph, Picks, Picture, lie_inside
+from frazil.documents import JunkArea, MicrographDocument
+from frazil.limits import JunkPicks
+from frazil.picking import JunkFinder, Micrograph, Outlines, Picks, Picture, lie_inside
 
-__all__ = ["JunkSearch", "MaybeJunk", "flag_picks", "outside_junk", "sift_picks"]
+__all__ = [
+    "JunkSearch",
+    "MaybeJunk",
+    "describe_junk",
+    "flag_picks",
+    "no_junk",
+    "outlines_of",
+    "outside_junk",
+    "sift_picks",
+]
 
 MaybeJunk = JunkArea | msgspec.UnsetType
 """Of a document; unset where junk was not looked for."""
@@ -32,9 +42,19 @@ class JunkSearch:
         )
 
 
+def no_junk(micrograph: Micrograph, picture: Picture) -> MaybeJunk:  # noqa: ARG001 - those of `JunkSearch.find`
+    """Where junk is not looked for."""
+    return msgspec.UNSET
+
+
+def outlines_of(junk: MaybeJunk) -> Outlines:
+    """The outlines of junk; none where it was not looked for."""
+    return () if isinstance(junk, msgspec.UnsetType) else junk.outlines
+
+
 def outside_junk(junk: MaybeJunk, picks: Picks) -> Picks:
     """The picks that lie in no junk."""
-    return picks if isinstance(junk, msgspec.UnsetType) else picks.select(~lie_inside(junk.outlines, picks.y, picks.x))
+    return picks.select(~lie_inside(outlines_of(junk), picks.y, picks.x))
 
 
 def sift_picks(junk: MaybeJunk, picks: Picks) -> tuple[Picks, MaybeJunk]:
@@ -61,3 +81,13 @@ def flag_picks(document: MicrographDocument) -> MicrographDocument:
     y, x, _ = document.picks.arrays()
     flagged = np.flatnonzero(lie_inside(document.junk.outlines, y, x)).tolist()
     return msgspec.structs.replace(document, junk=msgspec.structs.replace(document.junk, flagged=flagged))
+
+
+def describe_junk(document: MicrographDocument) -> str:
+    """The junk of a micrograph as the end of a line for people; empty where there is none to speak of."""
+    junk = document.junk
+    if isinstance(junk, msgspec.UnsetType) or not junk.outlines:
+        return ""
+    if junk.picks == "drop":
+        return f", {junk.fraction:.0%} of it junk ({junk.dropped} picks left out)"
+    return f", {junk.fraction:.0%} of it junk ({len(junk.flagged)} picks flagged)"

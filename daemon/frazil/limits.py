@@ -5,7 +5,7 @@ They lie below settings, documents and picking, which all speak of them.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -16,6 +16,7 @@ __all__ = [
     "LARGEST_THRESHOLD",
     "ChoiceBasis",
     "ChosenThreshold",
+    "JunkPicks",
     "LimitsPatch",
     "PickLimits",
     "default_limits",
@@ -24,6 +25,10 @@ __all__ = [
 LARGEST_THRESHOLD = 1.0
 LARGEST_DISTANCE_ANGSTROM = 100_000.0
 """Of a minimum distance or an edge margin; beyond the size of any micrograph. The smallest of all limits is 0."""
+
+
+JunkPicks = Literal["drop", "flag"]
+"""What becomes of picks in junk: they are left out, or kept and flagged."""
 
 
 class PickLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from frazil.documents import (
     now_rfc3339,
 )
 from frazil.errors import MicrographError
-from frazil.junk_area import MaybeJunk, sift_picks
+from frazil.junk_area import MaybeJunk, no_junk, sift_picks
 from frazil.model import Batches
 from frazil.picking import (
     ChooseRescaling,
@@ -80,7 +80,7 @@ def record_picks(
     *,
     read_seconds: float,
     since: float,
-    find_junk: Callable[[Micrograph, Picture], MaybeJunk] = lambda *_: msgspec.UNSET,
+    find_junk: Callable[[Micrograph, Picture], MaybeJunk] = no_junk,
     settle: Callable[[Picker, Picture, ScoreMap, MaybeJunk], Picker] = lambda picker, *_: picker,
 ) -> Record:
     """Pick a micrograph and record the picks, the junk, the models and the times.

@@ -5,17 +5,19 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import msgspec
+import numpy as np
 import pytest
 
-from frazil.documents import MicrographDocument, PickColumns
-from frazil.health.state import DriftState
+from frazil.documents import CtfFit, MicrographDocument, PickColumns, QualityDocument
+from frazil.health.state import QUALITIES, DriftState, Quality
 from frazil.session.outbox.ledger import Ledger, request_baseline
-from frazil.session.pick.drift import BASELINE_MICROGRAPHS, LAST_MICROGRAPHS, Drift, DriftWatch
+from frazil.session.pick.drift import BASELINE_MICROGRAPHS, LAST_MICROGRAPHS, Drift, DriftWatch, QualityDrift
 
 
 @pytest.fixture(scope="module")
@@ -254,3 +256,92 @@ def test_once_there_is_a_baseline_only_drift_is_told(session: Session) -> None:
     for picks in [772] * BASELINE_MICROGRAPHS + [45] * LAST_MICROGRAPHS:
         session.note(picks)
     assert not session.state.few
+
+
+# --- what assessments say ----------------------------------------------------------------------------------------
+
+
+def assessed(rng: np.random.Generator, number: int, *, changed: str = "") -> QualityDocument:
+    """A micrograph of a session that goes through five defoci, in squares whose ice and junk differ a little."""
+    defocus_um = (0.9, 1.2, 1.5, 1.8, 2.1)[number % 5] + rng.normal(0, 0.08) + (0.9 if changed == "defocus" else 0.0)
+    resolution = 4.0 * math.exp(rng.normal(0, 0.08)) * (1.6 if changed == "resolution" else 1.0)
+    fit = CtfFit(
+        defocus_u_angstrom=1e4 * defocus_um + 100,
+        defocus_v_angstrom=1e4 * defocus_um - 100,
+        defocus_angle_deg=0.0,
+        resolution_angstrom=resolution,
+        voltage_kv=300.0,
+        cs_mm=2.7,
+        amplitude_contrast=0.1,
+    )
+    is_bad = rng.random() < (0.6 if changed == "bad" else 0.08)
+    return QualityDocument(
+        epoch="e",
+        seq=number + 1,
+        micrograph=f"{number}.mrc",
+        path=f"/w/{number}.mrc",
+        of=1,
+        grade="bad" if is_bad else "good",
+        picks=100,
+        usable_fraction=0.9,
+        pixel_size_angstrom=1.0,
+        junk_fraction=float(abs(rng.normal(0.02, 0.03))) + (0.25 if changed == "junk" else 0.0),
+        relative_ice_thickness=float(abs(rng.normal(0.1, 0.05))) + (0.25 if changed == "ice" else 0.0),
+        ctf=fit,
+    )
+
+
+def test_twenty_sessions_as_good_as_they_began_raise_no_alarm_of_quality() -> None:
+    alarms = {}
+    for seed in range(20):
+        rng, drift = np.random.default_rng(seed), QualityDrift()
+        said = [one for number in range(300) for one in drift.note(assessed(rng, number))]
+        if said:
+            alarms[seed] = said
+    assert alarms == {}
+
+
+@pytest.mark.parametrize("which", QUALITIES)
+def test_a_change_of_quality_in_mid_session_is_seen_within_40_micrographs(which: Quality) -> None:
+    delays = []
+    for seed in range(20):
+        rng, drift = np.random.default_rng(seed), QualityDrift()
+        for number in range(80):
+            assert drift.note(assessed(rng, number)) == []
+        seen = (n for n in range(80, 120) if (which, "up") in drift.note(assessed(rng, n, changed=which)))
+        delays.append(next(seen, 999) - 79)
+    assert sorted(delays)[-2] <= 40, delays
+    assert drift.describe(which, "up").startswith(("the defocus has risen", "the resolution", "the thick", "the share"))
+
+
+def test_the_charts_of_quality_are_remembered_and_an_assessment_made_again_counts_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger, rng = Ledger(tmp_path / "l"), np.random.default_rng(0)
+    watch = DriftWatch(ledger)
+    for number in range(60):
+        document = assessed(rng, number)
+        watch.note_quality(document)
+        watch.note_quality(msgspec.structs.replace(document, supersedes=document.seq))
+    assert watch.state.quality["ice"].baseline_micrographs == 60
+    with caplog.at_level(logging.WARNING):
+        for number in range(60, 80):
+            watch.note_quality(assessed(rng, number, changed="ice"))
+    again = DriftWatch(ledger)
+    ledger.close()
+    assert again.state == watch.state
+    assert again.state.quality["ice"].up.drifting
+    (said,) = [record.message for record in caplog.records]
+    assert said.startswith("the thickness of the ice has risen: median 0.3")
+    assert again.state.quality["resolution"].usual == pytest.approx(4.0, abs=0.2)
+
+
+def test_a_new_baseline_of_quality_begins_on_request(tmp_path: Path) -> None:
+    ledger, rng = Ledger(tmp_path / "l"), np.random.default_rng(0)
+    watch = DriftWatch(ledger)
+    for number in range(40):
+        watch.note_quality(assessed(rng, number))
+    request_baseline(ledger.file)
+    watch.note_quality(assessed(rng, 40))
+    ledger.close()
+    assert watch.state.quality["ice"].baseline_micrographs == 1

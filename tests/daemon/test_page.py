@@ -313,7 +313,8 @@ def test_the_list_is_searched_filtered_and_paged(open_page: OpenPage, picked: Mi
     assert (found["count"], found["offset"], len(found["rows"])) == (153, 0, 100)
     assert found["rows"][0] | {"at": 0} == {
         "path": "square_1/Hole_2%.mrc", "state": "picked", "reason": "", "at": 0, "seq": 3, "picks": 2, "score": 0.8,
-        "mark": "", "corrected": False,
+        "mark": "", "corrected": False, "grade": "", "category": "", "precision": None, "defocus_um": None,
+        "resolution_angstrom": None, "ice": None, "junk_fraction": None,
     }  # fmt: skip
     assert [row["path"] for row in ask(f"{page.url}/api/micrographs?offset=100")["rows"]] == [
         f"late_{k:03}.mrc" for k in reversed(range(53))

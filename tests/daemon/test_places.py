@@ -104,9 +104,10 @@ def test_an_exposure_of_serialem_has_its_place_and_the_square_of_its_map(tmp_pat
         b"<Other/>",
         b"\xff\xfe<",
         b"<MicroscopeImage>" + b"<a/>" * 60_000 + b"</MicroscopeImage>",
-        b" " * ((4 << 20) + 1),
+        b"<MicroscopeImage>" + b"<a>" * 100 + b"</a>" * 100 + b"</MicroscopeImage>",
+        b" " * ((1 << 20) + 1),
     ],
-    ids=["bomb", "outside", "empty", "text", "cut", "encoding", "other", "bytes", "many", "large"],
+    ids=["bomb", "outside", "empty", "text", "cut", "encoding", "other", "bytes", "many", "deep", "large"],
 )
 def test_a_damaged_or_hostile_file_leaves_what_the_name_says(tmp_path: Path, content: bytes) -> None:
     base = exposure_path(tmp_path, 7000012, 345)
@@ -116,6 +117,31 @@ def test_a_damaged_or_hostile_file_leaves_what_the_name_says(tmp_path: Path, con
     assert found == Place(square="7000012", hole="345")
     assert len(doubts) == 1
     assert "expected" in doubts[0]
+
+
+def test_an_older_epus_movie_has_the_xml_without_the_number_of_its_frames(tmp_path: Path) -> None:
+    folder = tmp_path / "Images-Disc1" / "GridSquare_7" / "Data"
+    write_exposure(folder / "FoilHole_345_Data_11_12_20170223_0231", stage_um=(3.0, 4.0))
+    found = PlaceFinder().find(folder / "FoilHole_345_Data_11_12_20170223_0231-3020.mrc")
+    assert found is not None
+    assert (found.square, found.hole, found.stage_x_um, found.stage_y_um) == ("7", "345", 3.0, 4.0)
+
+
+@pytest.mark.parametrize("taken_at", ["2026-11-28T10:15:00.1234567", "0001-01-01T00:00:00+02:00", ""])
+def test_a_time_without_a_zone_or_before_all_times_is_not_known(tmp_path: Path, taken_at: str) -> None:
+    base = exposure_path(tmp_path, 7000012, 345)
+    write_exposure(base, stage_um=(1.0, 2.0), taken_at=taken_at)
+    found = PlaceFinder().find(base.with_suffix(".mrc"))
+    assert found is not None
+    assert (found.stage_x_um, found.taken_at) == (1.0, "")
+
+
+@pytest.mark.parametrize(("written", "hole"), [("5 1", "12:5"), ("2 -3 1", "12:2,-3"), ("", "12")])
+def test_holes_of_a_pattern_of_serialem_are_told_apart(tmp_path: Path, written: str, hole: str) -> None:
+    (tmp_path / "a.mrc.mdoc").write_text(MDOC.replace("= 5 1", f"= {written}"))
+    found = PlaceFinder().find(tmp_path / "a.mrc")
+    assert found is not None
+    assert found.hole == hole
 
 
 def test_numbers_that_are_no_positions_are_left_out(tmp_path: Path) -> None:

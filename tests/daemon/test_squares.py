@@ -6,11 +6,13 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import prometheus_client
 import pytest
 
-from benchmarks.squares import chance, run_session
+from benchmarks.figures import fill_tables
+from benchmarks.squares import FIGURES, PAGE, Figures, chance, run_session, tables
 from frazil.documents import (
     AdviceDocument,
     Grade,
@@ -144,6 +146,17 @@ def test_a_tenth_of_a_session_orders_its_squares_better_than_chance() -> None:
         assert gained > 1.1
 
 
+def test_the_page_on_ranking_is_what_its_figures_give() -> None:
+    figures = msgspec.json.decode(FIGURES.read_bytes(), type=Figures)
+    page = PAGE.read_text("utf-8")
+    assert fill_tables(page, tables(figures)) == page
+    rows = {(row.visit, row.method): row for row in figures.rows}
+    for visit in ("screened", "uneven"):
+        row = rows[visit, "drawn to the grid's mean"]
+        assert row.better_than_chance == figures.sessions
+        assert row.of_best > 0.9
+
+
 # --- what is told of them -----------------------------------------------------------------------------------------
 
 
@@ -224,7 +237,7 @@ def test_a_square_is_told_of_when_it_changes_at_most_every_half_minute(make_rig:
     (told,) = rig.write()
     assert isinstance(told, SquareDocument)
     assert (told.square, told.micrographs, told.good, told.particles) == ("7", 1, 1, 300)
-    assert (told.stage_x_um, told.stage_y_um, told.schema) == (10.0, -20.0, 2)
+    assert (told.stage_x_um, told.stage_y_um) == (10.0, -20.0)
     assert rig.write(40) == []
 
     rig.assess("b", "7", 100, "bad")
@@ -252,6 +265,15 @@ def test_what_was_not_told_before_a_restart_is_told_after_it_and_nothing_twice(m
     assert rig.write() == []
 
 
+def test_many_squares_at_once_are_told_of_a_few_at_a_time_so_that_picks_go_on(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig()
+    for number in range(25):
+        rig.assess(f"{number}", f"{number:02}", 300)
+    told = [[one.square for one in rig.write(3) if isinstance(one, SquareDocument)] for _ in range(4)]
+    assert [len(some) for some in told] == [10, 10, 5, 0]
+    assert sorted(square for some in told for square in some) == [f"{number:02}" for number in range(25)]
+
+
 def test_micrographs_without_a_place_say_nothing_of_squares(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig()
     rig.assess("a", "", 300)
@@ -273,3 +295,16 @@ def test_advice_is_given_if_wanted_and_again_only_when_it_changes(make_rig: Call
     assert [one.square for one in skip.squares] == ["0"]
     rig.assess("later", "5", 305)
     assert not any(isinstance(one, AdviceDocument) for one in rig.write(100))
+
+
+def test_a_square_that_is_no_longer_to_be_skipped_is_in_the_order_again(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(advises=True)
+    for turn in range(6):
+        for number in range(6):
+            rig.assess(f"{turn}-{number}", f"{number}", 5 if number == 0 else 200 + 20 * number + turn)
+    rig.write()
+    for turn in range(12):
+        rig.assess(f"better-{turn}", "0", 210 + turn)
+    (order,) = (one for one in rig.write(100) if isinstance(one, AdviceDocument))
+    assert order.advice == "microscope.control.reorder_gridsquares"
+    assert "0" in [one.square for one in order.squares]

@@ -23,7 +23,7 @@ from frazil.cluster.engine import Engine
 from frazil.cluster.results import open_results
 from frazil.cluster.run import RepickRun, Tally, watched_by
 from frazil.cluster.tasks import hand_out
-from frazil.cluster.work import Failed, Job, NotYet, Outcome, Picked, Scored
+from frazil.cluster.work import Failed, Job, JunkJob, NotYet, Outcome, Picked, Scored
 from frazil.documents import now_rfc3339
 from frazil.errors import MicrographError
 from frazil.faults import backoff_seconds, failure_of
@@ -122,6 +122,7 @@ class Repick:
             threads=threads,
             settings=self._picking,
             change=LimitsChange().for_model(self.model.sha256),
+            junk=_check_junk_model(settings) if settings.find_junk else None,
             shows_holes=FileSystem.of(self.source.root.resolve()).shows_holes,
             largest_bytes=settings.max_micrograph_bytes,
             timeout_seconds=settings.read_timeout_seconds,
@@ -192,6 +193,7 @@ class Repick:
             sha256=self.model.sha256,
             settings=self._picking,
             target_precision=self._settings.target_precision,
+            junk="" if self._job.junk is None else f"{self._job.junk.sha256} {self._job.junk.picks}",
             beside_daemon=results.is_live,
         )
         earlier = results.earlier()
@@ -409,6 +411,18 @@ class Repick:
         self._results.fail(
             error, key, handled, max_attempts=max_attempts or self._settings.max_attempts, on_commit=committed
         )
+
+
+def _check_junk_model(settings: ServeSettings) -> JunkJob:
+    """Check the model that finds junk, and which version that is.
+
+    Raises:
+        ModelError: it cannot serve.
+    """
+    file, _, version = locate_model(settings.junk_model.expanduser())
+    place = file.parent if version else file
+    loaded = load_model(place, "cpu", 1, finds="junk")
+    return JunkJob(model=str(place), sha256=loaded.identity.sha256, picks=settings.junk_picks)
 
 
 def _is_there(path: Path) -> bool:

@@ -30,6 +30,8 @@ class RepickRun(msgspec.Struct, Remembered, frozen=True, kw_only=True):
     """Of the model."""
     settings: PickingSettings
     target_precision: float | None = None
+    junk: str = ""
+    """How junk is found: the sha256 of the model, and what becomes of picks there; empty where it is not."""
     beside_daemon: bool = False
     """Whether it was, once, beside a daemon that went on picking: then only results of this model are the run's."""
 
@@ -56,6 +58,8 @@ class RepickRun(msgspec.Struct, Remembered, frozen=True, kw_only=True):
             return f"the model {self.sha256[:12]}"
         if self.target_precision != other.target_precision:
             return f"target-precision {self.target_precision}"
+        if self.junk != other.junk:
+            return "find-junk, junk-model and junk-picks"
         others: dict[str, Any] = msgspec.structs.asdict(other.settings)
         return ", ".join(
             f"{name} {value}" for name, value in msgspec.structs.asdict(self.settings).items() if others[name] != value

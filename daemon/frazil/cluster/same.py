@@ -9,6 +9,7 @@ import cv2
 import frazil
 from frazil.errors import FrazilError, ModelError
 from frazil.model import Device, Precision, load_model
+from frazil.model.contract import Finds
 from frazil.model.model import Model
 
 __all__ = ["check_program", "load_same_model"]
@@ -25,7 +26,12 @@ def check_program(version: str) -> None:
 
 
 def load_same_model(
-    path: Path, sha256: str, threads: int, device: Device = "auto", precision: Precision = "float32"
+    path: Path,
+    sha256: str,
+    threads: int,
+    device: Device = "auto",
+    precision: Precision = "float32",
+    finds: Finds = "particles",
 ) -> Model:
     """Load the model that a run began with, for so many threads of this process.
 
@@ -33,7 +39,7 @@ def load_same_model(
         ModelError: there is another one, or it cannot serve.
     """
     cv2.setNumThreads(threads)
-    model = load_model(path, device, threads, precision=precision)
+    model = load_model(path, device, threads, precision=precision, finds=finds)
     if model.identity.sha256 != sha256:
         raise ModelError(
             f"{path}: expected the model {sha256[:12]} that this run began with, found {model.identity.sha256[:12]}",

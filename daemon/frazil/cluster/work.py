@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -23,17 +23,37 @@ from frazil.cluster.same import check_program, load_same_model
 from frazil.documents import ChoiceBasis, MicrographDocument, directory_of
 from frazil.errors import FrazilError, IncompleteMicrograph, MicrographError
 from frazil.faults import failure_of
-from frazil.limits import LimitsPatch
+from frazil.junk_area import JunkSearch, MaybeJunk, no_junk, outside_junk
+from frazil.limits import JunkPicks, LimitsPatch
 from frazil.model import Device, Precision
+from frazil.model.contract import Finds
 from frazil.model.model import Model
-from frazil.picking import Micrograph, Picker, PickingSettings, PixelMemory, PreparationOnDevice, find_low_peaks
+from frazil.picking import (
+    JunkFinder,
+    Micrograph,
+    Picker,
+    PickingSettings,
+    Picture,
+    PixelMemory,
+    PreparationOnDevice,
+    find_low_peaks,
+)
 from frazil.record import MicrographReader, record_picks
 from frazil.session.intake.completeness import prove_complete
 from frazil.session.outbox.file_stamp import FileStamp, sample, stamp_of
 from frazil.session.outbox.ledger import Handled
 from frazil.session.retune.repick import pack_score_map
 
-__all__ = ["Failed", "Job", "NotYet", "Outcome", "Picked", "Scored", "Unfit", "decode_outcomes", "pick_some"]
+__all__ = ["Failed", "Job", "JunkJob", "NotYet", "Outcome", "Picked", "Scored", "Unfit", "decode_outcomes", "pick_some"]
+
+
+class JunkJob(msgspec.Struct, frozen=True, kw_only=True):
+    """How junk is found."""
+
+    model: str
+    sha256: str
+    """Of the model."""
+    picks: JunkPicks
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +72,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     settings: PickingSettings
     change: LimitsPatch
     """Of the limits: the threshold that was chosen, or tuned before."""
+    junk: JunkJob | None = None
+    """None where it is not looked for."""
     chosen: ChoiceBasis | None = None
     """How that came about; None where the operator or the model gave it."""
     shows_holes: bool
@@ -90,7 +112,7 @@ class Picked(_OfOne, frozen=True, kw_only=True):
 
 
 class Scored(_OfOne, frozen=True, kw_only=True):
-    """The scores of its peaks, as float32, best first."""
+    """The scores of its peaks outside junk, as float32, best first."""
 
     peaks: bytes
 
@@ -150,9 +172,9 @@ def _work_of(job: bytes) -> _Work:
     return _Work(_JOBS.decode(job))
 
 
-@lru_cache(maxsize=1)
-def _load(path: str, sha256: str, device: Device, threads: int, precision: Precision) -> Model:
-    return load_same_model(Path(path), sha256, threads, device, precision)
+@lru_cache(maxsize=2)
+def _load(path: str, sha256: str, device: Device, threads: int, precision: Precision, finds: Finds) -> Model:
+    return load_same_model(Path(path), sha256, threads, device, precision, finds)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +192,13 @@ class _Work:
         self._root = Path(job.root)
         if not self._root.is_dir():
             raise FrazilError(f"{job.root}: expected the directory with the micrographs, found none on this machine")
-        model = _load(job.model, job.sha256, job.device, job.threads, job.precision)
+        model = _load(job.model, job.sha256, job.device, job.threads, job.precision, "particles")
         self._picker = Picker(model, job.settings, job.change, device=PreparationOnDevice(model))
+        self._find_junk: Callable[[Micrograph, Picture], MaybeJunk] = no_junk
+        if (junk := job.junk) is not None:
+            finding = _load(junk.model, junk.sha256, job.device, job.threads, "float32", "junk")
+            finder = JunkFinder(finding, job.settings.contrast)
+            self._find_junk = JunkSearch(finder=finder, picks=junk.picks).find
         self._read_micrograph = MicrographReader(largest_bytes=job.largest_bytes, timeout_seconds=job.timeout_seconds)
         self._memory = PixelMemory()
 
@@ -216,10 +243,17 @@ class _Work:
         handled = read.handled
         of_one = {"key": key, "fingerprint": handled.fingerprint, **handled.stamp._asdict()}
         try:
-            record = record_picks(self._picker, read.micrograph, read_seconds=read.seconds, since=read.since)
+            record = record_picks(
+                self._picker,
+                read.micrograph,
+                read_seconds=read.seconds,
+                since=read.since,
+                find_junk=self._find_junk,
+            )
             document = record.document
             if self._job.only_scores:
-                peaks = find_low_peaks(record.score_map, self._picker.limits, document.pixel_size_angstrom)
+                low = find_low_peaks(record.score_map, self._picker.limits, document.pixel_size_angstrom)
+                peaks = outside_junk(document.junk, low)
                 return Scored(**of_one, peaks=peaks.score.astype(np.float32).tobytes())
         except Exception as error:  # noqa: BLE001 - the edge of one unit of work
             return self._failed(key, handled, failure_of(self._root / key, "picking", error))

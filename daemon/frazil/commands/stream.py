@@ -27,6 +27,9 @@ class Kind(StrEnum):
     """Kinds of documents, as the command line takes them."""
 
     picks = "picks"
+    quality = "quality"
+    square = "square"
+    advice = "advice"
     failed = "failed"
     model = "model"
     session = "session"
@@ -220,12 +223,30 @@ def _with_source(body: bytes, source: str) -> bytes:
 
 
 def _line_of(document: NumberedDocument) -> str:
-    from frazil.documents import FailedDocument, MicrographDocument, ModelDocument, SessionDocument
+    from frazil.documents import (
+        AdviceDocument,
+        FailedDocument,
+        MicrographDocument,
+        ModelDocument,
+        QualityDocument,
+        SessionDocument,
+        SquareDocument,
+    )
 
     match document:
         case MicrographDocument():
             picks, seconds = len(document.picks.score), document.seconds.total
             text = f"{picks:>5} picks  {seconds:6.2f} s  {document.micrograph}"
+        case QualityDocument():
+            why = f"  {'; '.join(document.reasons)}" if document.reasons else ""
+            text = f"{document.grade}  {document.micrograph}{why}"
+        case SquareDocument():
+            promise = document.expected_particles
+            text = f"square {document.square}  {document.micrographs} micrographs, {document.good} good"
+            text += "" if promise is None else f", the next promises {promise:.0f} particles"
+        case AdviceDocument():
+            squares = ", ".join(one.square for one in document.squares)
+            text = f"{document.advice}  {squares}  ({document.reason})"
         case FailedDocument():
             text = f"failed ({document.reason})  {document.message}"
         case ModelDocument():

@@ -5,6 +5,7 @@ EPU's tree is ``Images-Disc1/GridSquare_<id>/Data/FoilHole_<hole>_Data_<area>_<i
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from defusedxml import DefusedXmlException
-from defusedxml.ElementTree import ParseError, fromstring
+from defusedxml.ElementTree import ParseError, iterparse
 
 from frazil.documents import Place
 from frazil.files import open_regular
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["data_folders", "exposure_name", "hole_of", "read_exposure", "square_of"]
 
-_LARGEST_XML_BYTES = 4 << 20
+_LARGEST_XML_BYTES = 1 << 20
 """EPU's are of 10 to 100 kB."""
-_MOST_ELEMENTS = 50_000
-_EXPOSURE = re.compile(r"FoilHole_([0-9]{1,20})_Data_[0-9]{1,20}_[0-9]{1,20}_[0-9]{8}_[0-9]{6}")
+_MOST_ELEMENTS = 20_000
+_DEEPEST = 64
+"""EPU's lie some ten elements inside each other."""
+# EPU before 2.0 gave hours and minutes alone, and the frames a number behind a hyphen, which the XML has not.
+_EXPOSURE = re.compile(r"FoilHole_([0-9]{1,20})_Data_[0-9]{1,20}_[0-9]{1,20}_[0-9]{8}_(?:[0-9]{6}|[0-9]{4}(?![0-9]))")
 _SQUARE = re.compile(r"GridSquare_([0-9]{1,20})")
 _MOST_FOLDERS = 5_000
 _FARTHEST_UM = 5_000.0
@@ -89,18 +93,14 @@ def read_exposure(file: Path) -> Place:
     if len(content) > _LARGEST_XML_BYTES:
         raise ValueError(f"{file}: expected XML of at most {_LARGEST_XML_BYTES} bytes, found more")
     try:
-        # Entities and document types, which could swell or reach out, are refused.
-        root = fromstring(content, forbid_dtd=True)
+        root = _parse(content)
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
         raise ValueError(f"{file}: expected EPU's XML of an image, found otherwise: {error}") from error
     if _local(root) != "MicroscopeImage":
         raise ValueError(f"{file}: expected EPU's MicroscopeImage, found {_local(root)[:80]!r}")
-    if sum(1 for _ in zip(range(_MOST_ELEMENTS + 1), root.iter(), strict=False)) > _MOST_ELEMENTS:
-        raise ValueError(f"{file}: expected at most {_MOST_ELEMENTS} elements, found more")
     stage = _find(root, "microscopeData", "stage", "Position")
+    # Not BeamShift, whose unit EPU does not say.
     shift = _find(root, "microscopeData", "optics", "ImageShift")
-    if shift is None:
-        shift = _find(root, "microscopeData", "optics", "BeamShift")
     asked = _custom(root, "AppliedDefocus")
     return Place(
         square=square_of(file),
@@ -113,6 +113,29 @@ def read_exposure(file: Path) -> Place:
         asked_defocus_um=None if (defocus := _micrometres(asked)) is None else abs(defocus),
         taken_at=_utc(_text(_find(root, "microscopeData", "acquisition"), "acquisitionDateTime")),
     )
+
+
+def _parse(content: bytes) -> Element:
+    """The root of a document; more elements than any of EPU's has are refused before they take memory.
+
+    Raises:
+        ParseError: it is no XML.
+        DefusedXmlException: it has a document type, by which it could swell or reach out.
+        ValueError: it has too many elements, or lies too deep.
+    """
+    root: Element | None = None
+    elements = depth = 0
+    for event, element in iterparse(io.BytesIO(content), events=("start", "end"), forbid_dtd=True):
+        if event == "end":
+            depth -= 1
+            continue
+        root = element if root is None else root
+        elements, depth = elements + 1, depth + 1
+        if elements > _MOST_ELEMENTS or depth > _DEEPEST:
+            raise ValueError(f"more than {_MOST_ELEMENTS} elements, or {_DEEPEST} inside each other")
+    if root is None:
+        raise ValueError("no element")
+    return root
 
 
 def _local(element: Element) -> str:
@@ -149,10 +172,9 @@ def _micrometres(metres: str) -> float | None:
 
 
 def _utc(text: str) -> str:
-    """A time of EPU, of seven decimals, as RFC 3339; empty where it is none. One without a zone is UTC's."""
+    """A time of EPU, of seven decimals, as RFC 3339; empty where it is none, or has no zone."""
     try:
         at = datetime.fromisoformat(re.sub(r"(\.[0-9]{6})[0-9]+", r"\1", text))
-    except ValueError:
+        return "" if at.tzinfo is None else at.astimezone(UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError):  # in the years 1 and 9999 there is no day before, or after
         return ""
-    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    return at.isoformat(timespec="milliseconds")

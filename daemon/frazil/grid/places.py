@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from frazil.documents import Place
+from frazil.errors import FrazilError
 from frazil.grid.epu import data_folders, exposure_name, hole_of, read_exposure, square_of
 from frazil.grid.serialem import NavigatorItem, mdoc_names, read_mdoc, read_navigator
 
@@ -37,7 +38,7 @@ class PlaceFinder:
         named = Place(square=square_of(micrograph), hole=hole_of(micrograph.name))
         try:
             read = self._find_epu(micrograph) or self._find_serialem(micrograph)
-        except (OSError, ValueError) as error:
+        except (FrazilError, OSError, ValueError) as error:
             self._doubt(f"{micrograph.name}: where it was taken is not known: {error}")
             read = None
         if read is None:

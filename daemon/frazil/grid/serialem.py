@@ -73,7 +73,8 @@ def read_mdoc(file: Path, navigator: dict[str, NavigatorItem]) -> Place:
     square = "" if item is None else next((one.label for one in navigator.values() if _is_map_of(one, item)), "")
     return Place(
         square=square,
-        hole=f"{label}:{hole[0][:20]}" if hole else label,
+        # One number of the hole, or two in a square pattern; the last one is the position in it.
+        hole=f"{label}:{','.join(hole[:-1])[:40]}" if len(hole) > 1 else label,
         stage_x_um=x,
         stage_y_um=y,
         image_shift_x_um=shift_x,

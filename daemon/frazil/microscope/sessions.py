@@ -29,6 +29,7 @@ from frazil.record import MicrographReader
 from frazil.session.models import Models
 from frazil.session.outbox.ledger import LedgerReader, request_requeue
 from frazil.session.outbox.stream import Stream
+from frazil.session.pick.junk_model import JunkModel
 from frazil.session.pick.turns import Turns
 from frazil.session.session import Session, title_of
 from frazil.settings import ServeSettings
@@ -59,6 +60,7 @@ class Sessions:
         models: loads and checks models, for all sessions.
         tell: is told what is begun, and how many seconds that may take.
         clock: Unix time.
+        junk_model: finds junk, for all sessions. Default: that is not looked for.
 
     Attributes:
         started_at: when the first session had started, or none was to be opened, in seconds of Unix time; 0 before.
@@ -72,6 +74,7 @@ class Sessions:
         models: Models,
         tell: Callable[[str, float], None],
         clock: Callable[[], float] = time.time,
+        junk_model: JunkModel | None = None,
     ) -> None:
         self.started_at = 0.0
         if settings.root is not None:  # names and records hold wherever a command is typed
@@ -81,6 +84,7 @@ class Sessions:
         self._settings = settings
         self._metrics = metrics
         self._models = models
+        self._junk_model = junk_model
         self._turns = Turns()
         self._tell = tell
         self._clock = clock
@@ -331,7 +335,7 @@ class Sessions:
             log.info("session %s is open: watching %s", name, session.watch, extra=event("session_open", session=name))
 
     def _make(self, settings: ServeSettings, name: str) -> Session:
-        return Session(settings, self._metrics, self._models, self._turns, name=name)
+        return Session(settings, self._metrics, self._models, self._turns, name=name, junk_model=self._junk_model)
 
     def _connect(self, session: Session) -> None:
         """Open a session's ledger, and connect it to the stream."""

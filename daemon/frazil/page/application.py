@@ -30,6 +30,7 @@ from frazil.page.results import Results
 from frazil.page.session import Session
 from frazil.page.sessions import KnownSessions, SessionDesk
 from frazil.page.sign_in import SignIn
+from frazil.page.squares import SquareDesk
 from frazil.page.tuning import TuningDesk
 from frazil.page.worker import Worker
 
@@ -44,6 +45,7 @@ _PAGES = {
     "/micrographs": "micrographs.html",
     "/micrograph": "micrograph.html",
     "/quality": "quality.html",
+    "/squares": "squares.html",
     "/learning": "learning.html",
     "/sessions": "sessions.html",
 }
@@ -170,8 +172,9 @@ class _SessionPage:
             name=lambda: name if state().root else "",
             settings=lambda: sessions.settings_of(name),
         )
-        quality = QualityDesk(self._session, self._worker, self._listing)
-        desks = (self.overview, self._results, tuning, corrections, export, learning, quality)
+        self._quality = QualityDesk(self._session, self._worker, sessions.read_micrograph, self._listing)
+        self._squares = SquareDesk(self._session, self._worker)
+        desks = (self.overview, self._results, tuning, corrections, export, learning, self._quality, self._squares)
         self.router = Router([route for desk in desks for route in desk.routes])
         self._looking = asyncio.create_task(self.overview.live.run())
 
@@ -179,6 +182,8 @@ class _SessionPage:
         """End its threads, and close the ledger."""
         self._looking.cancel()
         self._results.close()
+        self._quality.close()
         self._worker.close()
         self._listing.close()
+        self._squares.close()
         self._session.close()

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from frazil.picking.junk import Outlines
 from frazil.picking.picks import Picks
 from frazil.picking.rescale import Rescaling, rescale
 
@@ -15,6 +16,7 @@ __all__ = ["contrast_range", "draw_curve", "draw_picks", "grey_picture", "small_
 
 _CIRCLE_BGR = (60, 220, 255)
 _CROSS_BGR = (255, 160, 60)
+_JUNK_BGR = (90, 90, 255)
 _STRETCH = 4.5
 """Median absolute deviations from the median to black and to white: 3 standard deviations of normal noise."""
 
@@ -30,15 +32,17 @@ def draw_picks(
     diameter_px: float,
     *,
     other: Picks | None = None,
+    junk: Outlines = (),
     longest_side_px: int = 1024,
 ) -> NDArray[np.uint8]:
-    """Draw picks as circles on a micrograph, contrast stretched.
+    """Draw picks as circles on a micrograph, contrast stretched, and the outlines of its junk.
 
     Args:
         pixels: (h, w) micrograph.
         picks: drawn as yellow circles of the particle's diameter.
         diameter_px: of the particle, in pixels of the micrograph.
         other: drawn as small blue crosses: a truth to compare with.
+        junk: corners y, x in pixels of the micrograph, drawn as red lines.
         longest_side_px: size of the picture.
 
     Returns:
@@ -47,6 +51,9 @@ def draw_picks(
     factor = min(1.0, longest_side_px / max(pixels.shape))
     picture = cv2.cvtColor(grey_picture(pixels, diameter_px, longest_side_px=longest_side_px), cv2.COLOR_GRAY2BGR)
     bits = 4  # fixed-point fraction, so that circles sit at sub-pixel centres
+    for outline in junk:
+        corners = ((np.array(outline, np.float64)[:, ::-1] + 0.5) * factor - 0.5) * 2**bits
+        cv2.polylines(picture, [np.rint(corners).astype(np.int32)], True, _JUNK_BGR, 2, cv2.LINE_AA, bits)
     radius = max(2.0, diameter_px * factor / 2)
     for y, x in _positions(picks, factor):
         centre = (round(x * 2**bits), round(y * 2**bits))

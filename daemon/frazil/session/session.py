@@ -15,20 +15,22 @@ from typing import Any, Literal
 
 import msgspec
 
-from frazil.documents import SessionDocument, now_rfc3339
 from frazil.errors import OutputError
 from frazil.grid import PlaceFinder
 from frazil.health.heartbeat import Heartbeats
 from frazil.health.metrics import Metrics
 from frazil.health.state import AssessState, SessionState
+from frazil.junk_area import MaybeJunk, no_junk
 from frazil.keys import PUBLIC_ENDING
 from frazil.model import Model, learned_folder
 from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
-from frazil.picking import Picker, PickingSettings, PreparationOnDevice
+from frazil.picking import Micrograph, Picker, PickingSettings, Picture, PreparationOnDevice
 from frazil.quality.assessment import Optics
+from frazil.quality.facility import FacilityTables
 from frazil.quality.grade import QualityRules
 from frazil.record import MicrographReader
+from frazil.session.announcements import Announcements
 from frazil.session.assess import Assessor, SquareWriter
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.intake import Intake
@@ -44,14 +46,14 @@ from frazil.session.outbox.ledger import (
     INVENTORY_KEY,
     LIKENESS_KEY,
     MOUNT_POINT_KEY,
-    SESSION_KEY,
     Ledger,
 )
-from frazil.session.outbox.outbox import Outbox, Stopped
+from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.comparison import Comparison
 from frazil.session.pick.doubts import Doubts
 from frazil.session.pick.drift import DriftWatch
+from frazil.session.pick.junk_model import JunkModel
 from frazil.session.pick.model_changes import Announcer
 from frazil.session.pick.pipeline import Pipeline
 from frazil.session.pick.promoted import Promoted
@@ -66,8 +68,6 @@ __all__ = ["Session", "title_of"]
 
 log = logging.getLogger(__name__)
 
-SessionEvent = Literal["opened", "paused", "resumed", "settings", "closed"]
-
 _LEDGER_LOOK_SECONDS = 1.0
 _LOCAL_SETTLE_SECONDS = 1.0
 """Time between the two looks at a file that nobody is known to have closed, on a local file system."""
@@ -76,13 +76,6 @@ _LOCAL_SETTLE_SECONDS = 1.0
 def title_of(watch: Path) -> str:
     """The name under which people know the only session of a daemon, from its watched directory."""
     return watch.name or "session"
-
-
-class _Announced(msgspec.Struct, frozen=True):
-    """What was last said of a session."""
-
-    event: SessionEvent
-    settings: dict[str, Any]
 
 
 class Session:
@@ -96,6 +89,7 @@ class Session:
         models: loads and checks models, for all sessions.
         turns: whose turn it is to pick, among all sessions.
         name: of the session; empty for the only session of a daemon.
+        junk_model: finds junk, for all sessions. Default: that is not looked for.
 
     Attributes:
         root: the watched directory, with links resolved.
@@ -114,7 +108,14 @@ class Session:
     _squares: SquareWriter | None = None
 
     def __init__(
-        self, settings: ServeSettings, metrics: Metrics, models: Models, turns: Turns, *, name: str = ""
+        self,
+        settings: ServeSettings,
+        metrics: Metrics,
+        models: Models,
+        turns: Turns,
+        *,
+        name: str = "",
+        junk_model: JunkModel | None = None,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -122,6 +123,7 @@ class Session:
         self._metrics = metrics
         self._models = models
         self._turns = turns
+        self._junk_model = junk_model if settings.find_junk else None
         self._stopping = threading.Event()
         self._closing = contextlib.ExitStack()
         self._claim_fault: OutputError | None = None
@@ -185,6 +187,7 @@ class Session:
             keep_score_maps=self.settings.keep_score_maps,
         )
         self._closing.callback(self._receiver.close)
+        self._announcements = Announcements(ledger, self._outbox, self.watch)
         self._promoted = Promoted(self.settings.model, learned_folder(self.outputs.path))
         self._announcer = Announcer(
             ledger,
@@ -195,11 +198,13 @@ class Session:
         )
 
     def load(self) -> Model:
-        """Load the model that serves first.
+        """Load the model that serves first, and the one that finds junk.
 
         Raises:
             ModelError: no model can serve.
         """
+        if self._junk_model is not None:
+            self._junk_model.load()
         self._swapper = self._make_swapper()
         return self._swapper.load_first()
 
@@ -264,11 +269,12 @@ class Session:
         """
         settings, metrics = self.settings, self._metrics
         if self.name:
-            self._announce_begin()
+            self._announcements.begin(self.own_settings)
         self.serving = Serving(
             picker,
             self._reviser.change,
             chooser=self._make_chooser(),
+            find_junk=self._find_junk,
             probation_micrographs=settings.probation_micrographs,
             faults_allowed=settings.probation_faults,
         )
@@ -352,6 +358,15 @@ class Session:
             self._threads.append(self._start_thread("frazil-assess", self._assessor.run))
         if self._swapper:
             self._swapper.start(self.serving, self._pipeline.report)
+        if self._junk_model is not None:
+            self._junk_model.join(self.name, self._pipeline.report)
+
+    def _find_junk(self, micrograph: Micrograph, picture: Picture) -> MaybeJunk:
+        """Find the junk of a micrograph, as the settings have it."""
+        if self._junk_model is None:
+            return no_junk(micrograph, picture)
+        settings = self.settings
+        return self._junk_model.find(micrograph, picture, contrast=settings.contrast, picks=settings.junk_picks)
 
     def _make_assessor(self) -> Assessor:
         settings = self.settings
@@ -363,6 +378,7 @@ class Session:
             watch=self.watch,
             optics=Optics(**{name: given[name] for name in Optics.__struct_fields__}),
             rules=QualityRules(**{name: given[name] for name in QualityRules.__struct_fields__}),
+            tables=FacilityTables(paths=[Path(one).expanduser() for one in settings.ctf_tables]),
             thinner_is_brighter=settings.contrast == "dark",
             model=lambda: self.serving.picker.model,
             is_busy=lambda: self._pipeline.is_busy,
@@ -409,35 +425,10 @@ class Session:
         thread.start()
         return thread
 
-    # --- what subscribers are told of it ------------------------------------------------------------------------------
-
-    def _announce_begin(self) -> None:
-        """Say that the session was opened or goes on, or that its settings have changed; nothing after a restart."""
-        last, settings = self._last_announced(), self.own_settings
-        if last is None or last.event == "closed":
-            self._announce("opened", settings, settings)
-        elif last.event == "paused":
-            self._announce("resumed", settings, settings)
-        elif changed := {key: value for key, value in settings.items() if last.settings.get(key) != value}:
-            self._announce("settings", changed, settings)
-
     def announce_end(self, event: Literal["paused", "closed"]) -> None:
         """Say that the session is paused or closed, unless that was said; after `stop`, or before `start`."""
-        last = self._last_announced()
-        if self.name and last is not None and last.event not in ("closed", event):
-            self._announce(event, {}, last.settings)
-
-    def _announce(self, what: SessionEvent, shown: dict[str, Any], settings: dict[str, Any]) -> None:
-        document = SessionDocument(
-            epoch="", seq=0, event=what, directory=str(self.watch), settings=shown, at=now_rfc3339()
-        )
-        announced = msgspec.json.encode(_Announced(event=what, settings=settings)).decode()
-        with contextlib.suppress(Stopped):  # it is said at the next start
-            self._outbox.commit(document, remember=(SESSION_KEY, announced))
-
-    def _last_announced(self) -> _Announced | None:
-        text = self.ledger.recall(SESSION_KEY)
-        return msgspec.json.decode(text, type=_Announced) if text else None
+        if self.name:
+            self._announcements.end(event)
 
     @property
     def own_settings(self) -> dict[str, Any]:
@@ -466,6 +457,8 @@ class Session:
             directory=str(self.settings.watch),
             diameter_angstrom=self.settings.diameter_angstrom,
             model=self.serving.state,
+            junk_model=None if self._junk_model is None else self._junk_model.state,
+            finds_junk=self.settings.find_junk,
             watch=self._watcher.state,
             intake=self._intake.state,
             pick=self._pipeline.state,
@@ -550,6 +543,8 @@ class Session:
             return True
         if self._swapper is not None:
             self._swapper.forget_check()
+        if self._junk_model is not None:
+            self._junk_model.leave(self.name)
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         finished = self._pipeline.stop(deadline)

@@ -20,6 +20,7 @@ from frazil.settings.declaration import (
     ServeSettings,
     Unlike,
     WatchBy,
+    default_junk_model_path,
     default_model_path,
     option_of,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "ServeSettings",
     "Unlike",
     "WatchBy",
+    "default_junk_model_path",
     "default_model_path",
     "doubt_diameter",
     "load_cluster_settings",

@@ -12,7 +12,7 @@ import msgspec
 
 import frazil
 from frazil.errors import SettingsError
-from frazil.limits import LARGEST_DISTANCE_ANGSTROM, LARGEST_THRESHOLD, LimitsPatch
+from frazil.limits import LARGEST_DISTANCE_ANGSTROM, LARGEST_THRESHOLD, JunkPicks, LimitsPatch
 from frazil.model.contract import Contrast, Device, Precision
 from frazil.settings.layouts import COMPANIONS, LayoutSetting
 
@@ -25,6 +25,7 @@ __all__ = [
     "ServeSettings",
     "Unlike",
     "WatchBy",
+    "default_junk_model_path",
     "default_model_path",
     "option_of",
 ]
@@ -52,7 +53,7 @@ _Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _CountOrZero = Annotated[int, msgspec.Meta(ge=0)]
 
-_DEFAULT_MODEL = "fcn"
+_DEFAULT_MODEL, _DEFAULT_JUNK_MODEL = "fcn", "junk"
 
 RENAMED = {
     "diameter": "diameter_angstrom",
@@ -84,9 +85,18 @@ def option_of(name: str) -> str:
 
 def default_model_path() -> Path:
     """The default model: the one in the wheel, or in a checkout the repository's."""
+    return _shipped(_DEFAULT_MODEL)
+
+
+def default_junk_model_path() -> Path:
+    """The default model that finds junk, which is beside the default model."""
+    return _shipped(_DEFAULT_JUNK_MODEL)
+
+
+def _shipped(name: str) -> Path:
     package = Path(frazil.__file__).parent
-    in_wheel = package / "exported_models" / _DEFAULT_MODEL
-    return in_wheel if in_wheel.is_dir() else package.parents[1] / "exported_models" / _DEFAULT_MODEL
+    in_wheel = package / "exported_models" / name
+    return in_wheel if in_wheel.is_dir() else package.parents[1] / "exported_models" / name
 
 
 class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -123,6 +133,13 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             must_be="there",
         ),
     ] = msgspec.field(default_factory=default_model_path)
+    junk_model: Annotated[
+        Path,
+        _setting(
+            "The model that finds junk, likewise. The daemon picks without one that cannot serve.",
+            "The model",
+        ),
+    ] = msgspec.field(default_factory=default_junk_model_path)
     device: Annotated[
         Device, _setting("Where the model runs; auto takes a CUDA device if there is one.", "The model")
     ] = "auto"
@@ -168,6 +185,15 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         _setting("No pick is closer to an edge than this, in Å. Default: a quarter of the diameter.", "Picking"),
     ] = None
     contrast: Annotated[Contrast, _setting("How particles look in the micrographs.", "Picking")] = "dark"
+    find_junk: Annotated[
+        bool,
+        _setting(
+            "Find where no particle can be picked, such as carbon, ice crystals and dirt, by JUNK_MODEL.", "Picking"
+        ),
+    ] = True
+    junk_picks: Annotated[
+        JunkPicks, _setting("What becomes of picks in junk: left out, or kept and flagged in the document.", "Picking")
+    ] = "drop"
     unusual_diameter: Annotated[
         bool, _setting("Accept a diameter that no particle has, such as one given in nanometres.", "Picking")
     ] = False
@@ -193,6 +219,14 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     phase_plate: Annotated[
         bool, _setting("Find the phase shift, too, as of micrographs taken with a phase plate.", "Quality")
     ] = False
+    ctf_tables: Annotated[
+        list[str],
+        _setting(
+            "Files with CTF fits of other programs, RELION's .star or cryoSPARC's .cs, which are taken in place of "
+            "frazil's own, as are those that lie beside a micrograph.",
+            "Quality",
+        ),
+    ] = msgspec.field(default_factory=list)
     least_defocus_um: Annotated[
         _Micrometre | None,
         _setting("Least defocus that was asked for, in µm; with less, a micrograph is doubtful.", "Quality"),
@@ -225,11 +259,11 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     fewest_picks_fraction: Annotated[
         _Fraction,
         _setting(
-            "With fewer picks than this fraction of the session's median, a micrograph is doubtful; a quarter of it, "
-            "bad.",
+            "With fewer picks that are expected to be particles than this fraction of the session's median, a "
+            "micrograph is doubtful; a quarter of it, bad.",
             "Quality",
         ),
-    ] = 0.2
+    ] = 0.3
     least_precision: Annotated[
         _Fraction,
         _setting(
@@ -247,6 +281,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             "Directory in which the microscope's program says where exposures were taken: an EPU session, or that of "
             "SerialEM's mdocs. Default: beside the micrographs.",
             "Quality",
+            must_be="directory, perhaps later",
         ),
     ] = None
     advise_squares: Annotated[

@@ -12,6 +12,7 @@ __all__ = [
     "ContrastTransfer",
     "gaussian_transfer",
     "interaction_rad_per_volt_angstrom",
+    "motion_transfer",
     "squared_frequencies",
     "wavelength_angstrom",
 ]
@@ -50,6 +51,15 @@ def squared_frequencies(shape: tuple[int, int], pixel_size_angstrom: float) -> N
 def gaussian_transfer(s2: NDArray[np.float32], sigma_angstrom: float) -> NDArray[np.float32]:
     """The transform exp(−2π²σ²s²) of a Gaussian of unit sum, at squared frequencies in 1/Å²."""
     transfer: NDArray[np.float32] = np.exp(np.float32(-2 * np.pi**2 * sigma_angstrom**2) * s2)
+    return transfer
+
+
+def motion_transfer(
+    shape: tuple[int, int], pixel_size_angstrom: float, motion_angstrom: tuple[float, float]
+) -> NDArray[np.float32]:
+    """(h, w // 2 + 1) float32 transform of even motion by y, x: sin(π s·m) / (π s·m)."""
+    fy, fx = _frequencies(shape, pixel_size_angstrom)
+    transfer: NDArray[np.float32] = np.sinc(np.float32(motion_angstrom[0]) * fy + np.float32(motion_angstrom[1]) * fx)
     return transfer
 
 

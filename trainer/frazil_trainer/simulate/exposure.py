@@ -6,16 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from frazil_trainer.simulate.ctf import ContrastTransfer, gaussian_transfer, squared_frequencies
+from frazil_trainer.simulate.ctf import ContrastTransfer, gaussian_transfer, motion_transfer, squared_frequencies
 
 __all__ = ["count_electrons", "form_contrast"]
 
 _Array = NDArray[np.float32]
 
 _FFT_WORKERS = 2
-_ICE_SIGMA_ANGSTROM = 3.0
-"""Molecules of ice move by a few Å during the exposure, which blurs their noise
-(McMullan, Vinothkumar, Henderson, Ultramicroscopy 158 (2015) 26)."""
 _COARSE_SIGMA_ANGSTROM = 15.0
 """Size of the unordered matter that makes coarse noise; by comparison with EMPIAR-10017 and apoferritin."""
 
@@ -28,10 +25,12 @@ def form_contrast(
     pixel_size_angstrom: float,
     atom_sigma_angstrom: float,
     ice_noise_rad_angstrom: float,
+    ice_sigma_angstrom: float,
     coarse_noise_rad_angstrom: float,
     blur_px: float,
+    drift_angstrom: tuple[float, float] = (0.0, 0.0),
 ) -> _Array:
-    """Contrast 2 φ ⊗ CTF of a weak phase, blurred by a Gaussian.
+    """Contrast 2 φ ⊗ CTF of a weak phase, blurred by a Gaussian and by even motion.
 
     Args:
         phase: (h, w) float32 rad, with molecules as points.
@@ -40,8 +39,10 @@ def form_contrast(
         pixel_size_angstrom: side of a pixel.
         atom_sigma_angstrom: the Gaussian shape of each point in `phase`.
         ice_noise_rad_angstrom: strength of `noise` as noise of ice.
+        ice_sigma_angstrom: the Gaussian blur of that.
         coarse_noise_rad_angstrom: strength of `noise` as noise of coarser unordered matter.
         blur_px: the Gaussian blur of the contrast.
+        drift_angstrom: y, x by which the specimen moves during the exposure, evenly.
 
     Returns:
         (h, w) float32 contrast; its borders wrap around like those of the input.
@@ -49,7 +50,7 @@ def form_contrast(
     s2 = squared_frequencies(phase.shape, pixel_size_angstrom)
     wave = fft.rfft2(phase, workers=_FFT_WORKERS)
     wave *= gaussian_transfer(s2, atom_sigma_angstrom)
-    shape = np.float32(ice_noise_rad_angstrom) * gaussian_transfer(s2, _ICE_SIGMA_ANGSTROM)
+    shape = np.float32(ice_noise_rad_angstrom) * gaussian_transfer(s2, ice_sigma_angstrom)
     shape += np.float32(coarse_noise_rad_angstrom) * gaussian_transfer(s2, _COARSE_SIGMA_ANGSTROM)
     noise_wave = fft.rfft2(noise, workers=_FFT_WORKERS)
     noise_wave *= shape
@@ -57,6 +58,8 @@ def form_contrast(
     del noise_wave, shape
     wave *= transfer.evaluate(phase.shape, pixel_size_angstrom)
     wave *= gaussian_transfer(s2, blur_px * pixel_size_angstrom)
+    if any(drift_angstrom):
+        wave *= motion_transfer(phase.shape, pixel_size_angstrom, drift_angstrom)
     contrast: _Array = fft.irfft2(wave, phase.shape, overwrite_x=True, workers=_FFT_WORKERS)
     contrast *= 2
     return contrast

@@ -59,8 +59,8 @@ class SimulatedMicrograph:
     """Diameter of the molecule."""
     pixel_size_angstrom: float
     """Side of a pixel on the specimen."""
-    defocus_um: float
-    """Mean underfocus."""
+    transfer: ContrastTransfer
+    """Defocus, astigmatism, and what else the microscope did."""
     dose_e_per_a2: float
     """Electrons per Å²."""
     carbon: CarbonFilm | None
@@ -69,6 +69,11 @@ class SimulatedMicrograph:
     """Ice crystals and dirt; they may lie on the film, or partly outside."""
     junk: NDArray[np.uint8]
     """(h, w) what of `JUNK_KINDS` lies at each pixel, counted from 1; 0 where there is none."""
+
+    @property
+    def defocus_um(self) -> float:
+        """Mean underfocus."""
+        return (self.transfer.defocus_u_angstrom + self.transfer.defocus_v_angstrom) / 2e4
 
 
 def series_seed(seed: int, index: int) -> np.random.SeedSequence:
@@ -114,9 +119,11 @@ def simulate_micrograph(
         pixel_size_angstrom=pixel_size,
         atom_sigma_angstrom=model.sigma_angstrom,
         ice_noise_rad_angstrom=settings.ice_noise_rad_angstrom,
+        ice_sigma_angstrom=settings.ice_sigma_angstrom,
         coarse_noise_rad_angstrom=rng.uniform(*settings.coarse_noise_range_rad_angstrom),
         # The part of the blur, in variance, that does not act on the noise.
         blur_px=settings.detector_blur_px * float(np.sqrt(1 - settings.noise_blur_share)),
+        drift_angstrom=settings.drift_angstrom,
     )
     top, left = -frame.origin[0], -frame.origin[1]
     expected = contrast[top : top + settings.shape[0], left : left + settings.shape[1]].copy()
@@ -138,7 +145,7 @@ def simulate_micrograph(
         model=model.name,
         diameter_angstrom=model.diameter_angstrom,
         pixel_size_angstrom=pixel_size,
-        defocus_um=(transfer.defocus_u_angstrom + transfer.defocus_v_angstrom) / 2e4,
+        transfer=transfer,
         dose_e_per_a2=settings.dose_e_per_a2,
         carbon=specimen.carbon,
         contamination=specimen.contamination,

@@ -61,6 +61,8 @@ class SimulationSettings:
     """Electrons per Å² behind even ice."""
     detector_blur_px: float = 0.5
     """Standard deviation of the Gaussian by which the detector blurs the signal."""
+    drift_angstrom: tuple[float, float] = (0.0, 0.0)
+    """Even motion y, x of the specimen during the exposure."""
     noise_blur_share: float = 0.2
     """Fraction of that blur, in variance, that also acts on the shot noise."""
 
@@ -79,6 +81,9 @@ class SimulationSettings:
     """Greatest relative deviation of the mean counts by thickness of the ice."""
     ice_noise_rad_angstrom: float = 0.06
     """Strength of the phase noise of amorphous ice, in rad Å: rad per pixel of 1 Å."""
+    ice_sigma_angstrom: float = 3.0
+    """Gaussian blur of that noise, by the motion of water (McMullan, Vinothkumar, Henderson, Ultramicroscopy 158 (2015)
+    26). With the default, with which the shipped models' micrographs were made, its rings end at about 10 Å."""
     coarse_noise_range_rad_angstrom: _Range = (0.4, 1.8)
     """Strength in rad Å of the coarser phase noise of denatured protein and other unordered matter."""
     carbon_probability: float = 0.25
@@ -95,7 +100,7 @@ class SimulationSettings:
         )
         for name in ("pixel_size_angstrom", "voltage_kv", "dose_e_per_a2", "minimum_distance_diameters"):
             self._demand(name, 0 < getattr(self, name) < math.inf, "a number above 0")
-        for name in ("cs_mm", "detector_blur_px", "ice_noise_rad_angstrom"):
+        for name in ("cs_mm", "detector_blur_px", "ice_noise_rad_angstrom", "ice_sigma_angstrom"):
             self._demand(name, 0 <= getattr(self, name) < math.inf, "a number of at least 0")
         for name in ("amplitude_contrast", "overlap_fraction", "carbon_probability", "noise_blur_share"):
             self._demand(name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")

@@ -53,13 +53,15 @@ function go(changes) {
 }
 
 function fillForm() {
-  const { search = "", states = "", folder = "", mark = "", grade = "", category = "", sort = "name", order = "down", view } = wanted();
+  const { search = "", states = "", folder = "", mark = "", grade = "", category = "", square = "", sort = "name", order = "down", view } = wanted();
   form.elements.search.value = search;
   if (folder && ![...form.elements.folder.options].some(({ value }) => value === folder)) form.elements.folder.append(element("option", { value: folder }, folder));
   form.elements.folder.value = folder;
   form.elements.mark.value = mark;
   form.elements.grade.value = grade;
   form.elements.category.value = category;
+  form.elements.square.value = square;
+  form.elements.square.parentElement.hidden = !square;
   form.elements.view.value = view;
   form.elements.sorted.value = `${sort} ${order}`;
   for (const box of form.querySelectorAll("[name=states]")) box.checked = states.split(",").includes(box.value);
@@ -320,8 +322,8 @@ form.addEventListener("submit", (event) => {
   const states = [...form.querySelectorAll("[name=states]:checked")].map((box) => box.value).join(",");
   const [sort, order] = form.elements.sorted.value.split(" ");
   const usual = sort === "name" && order === "down";
-  const { search, folder, mark: marked, grade, category, view } = form.elements;
-  go({ search: search.value, folder: folder.value, mark: marked.value, grade: grade.value, category: category.value, view: view.value, states, sort: usual ? "" : sort, order: usual ? "" : order, offset: 0 });
+  const { search, folder, mark: marked, grade, category, square, view } = form.elements;
+  go({ search: search.value, folder: folder.value, mark: marked.value, grade: grade.value, category: category.value, square: square.value, view: view.value, states, sort: usual ? "" : sort, order: usual ? "" : order, offset: 0 });
 });
 form.addEventListener("change", (event) => event.target.name !== "search" && form.requestSubmit());
 addEventListener("popstate", () => {

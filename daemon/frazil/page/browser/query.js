@@ -1,6 +1,6 @@
 // Which micrographs the list shows, and in which order: as the address says.
 
-const NAMES = ["search", "states", "folder", "mark", "grade", "category", "sort", "order"];
+const NAMES = ["search", "states", "folder", "mark", "grade", "category", "square", "sort", "order"];
 
 /** The part of an address that says so, without what is empty. */
 export function listQuery(from = location.search) {

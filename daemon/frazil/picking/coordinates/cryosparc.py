@@ -34,7 +34,7 @@ from frazil.files import open_regular
 from frazil.picking.coordinates.table import CoordinateTable
 from frazil.picking.picks import Picks
 
-__all__ = ["read_cs"]
+__all__ = ["CsRecords", "read_cs", "read_records"]
 
 _MAGIC, _STREAM_MAGIC = b"\x93NUMPY", b"\x95CSDAT"
 _LARGEST_HEADER_BYTES = 1 << 18
@@ -76,7 +76,7 @@ _NUMBERS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Records:
+class CsRecords:
     """What is needed of a file, or of several that were joined."""
 
     path: Path
@@ -91,10 +91,10 @@ class _Records:
         """Whether the records are micrographs, not particles."""
         return any(name in self.columns for name in _OF_MICROGRAPHS) and _X not in self.columns
 
-    def select(self, rows: NDArray[np.intp]) -> _Records:
+    def select(self, rows: NDArray[np.intp]) -> CsRecords:
         """The records at the given indices."""
         columns = {name: values[rows] for name, values in self.columns.items()}
-        return _Records(path=self.path, count=len(rows), columns=columns, names=dict(self.names))
+        return CsRecords(path=self.path, count=len(rows), columns=columns, names=dict(self.names))
 
     def uids(self, name: str) -> NDArray[np.uint64]:
         """(n,) the identifiers in a field.
@@ -139,7 +139,7 @@ def read_cs(paths: Sequence[Path]) -> CoordinateTable:
             two of them; they have no particles in common; particles were aligned, and it is not clear how far from
             their places they lie.
     """
-    particles = _join([_read_records(path) for path in paths])
+    particles = _join([read_records(path) for path in paths])
     micrographs = None
     if _PATH in particles.columns:
         names = particles.names[_PATH]
@@ -164,7 +164,7 @@ def read_cs(paths: Sequence[Path]) -> CoordinateTable:
     )
 
 
-def _join(files: Sequence[_Records]) -> _Records:
+def _join(files: Sequence[CsRecords]) -> CsRecords:
     """The particles that are in every file, with what the files say of them, in the order of the one with places."""
     with_places = [one for one in files if _X in one.columns and _Y in one.columns]
     if not with_places:
@@ -183,7 +183,7 @@ def _join(files: Sequence[_Records]) -> _Records:
     return particles
 
 
-def _add(particles: _Records, other: _Records) -> _Records:
+def _add(particles: CsRecords, other: CsRecords) -> CsRecords:
     """The particles that another file knows, or whose micrographs it knows, with what it says of them."""
     of_micrographs = other.is_of_micrographs
     own, known = particles.uids(_MICROGRAPH_UID if of_micrographs else _UID), other.uids(_UID)
@@ -209,7 +209,7 @@ def _add(particles: _Records, other: _Records) -> _Records:
     return particles
 
 
-def _origins(particles: _Records) -> NDArray[np.float64] | None:
+def _origins(particles: CsRecords) -> NDArray[np.float64] | None:
     """(n, 2) y, x by which each particle lies before its place, in Å, as its alignment found; None without one."""
     alignment = next((name for name in _ALIGNMENTS if f"{name}/shift" in particles.columns), None)
     if alignment != _ALIGNMENTS[0]:
@@ -237,25 +237,34 @@ def _origins(particles: _Records) -> NDArray[np.float64] | None:
     return origins
 
 
-def _read_records(path: Path) -> _Records:
-    """What is needed of one file, block by block: it may be larger than the memory."""
+def read_records(path: Path, more_numbers: Sequence[str] = (), *, most_records: int = _MOST_RECORDS) -> CsRecords:
+    """Read what is needed of one file, block by block: it may be larger than the memory.
+
+    Args:
+        path: of the file.
+        more_numbers: further fields of numbers that are kept where they are there.
+        most_records: a file with more is refused.
+
+    Raises:
+        FrazilError: it cannot be read, is no array of records, or holds Python objects.
+    """
     try:
         with io.BufferedReader(open_regular(path)) as file:
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
-            return _read_open(path, file, size)
+            return _read_open(path, file, size, (*_NUMBERS, *more_numbers), most_records)
     except OSError as error:
         raise FrazilError(f"{path}: expected coordinates, cannot read them: {error.strerror}") from error
 
 
-def _read_open(path: Path, file: io.BufferedIOBase, size: int) -> _Records:
+def _read_open(path: Path, file: io.BufferedIOBase, size: int, numbers: Sequence[str], most_records: int) -> CsRecords:
     if size > _LARGEST_FILE_BYTES:
         raise FrazilError(f"{path}: expected at most {_LARGEST_FILE_BYTES >> 30} GiB, found {size / 2**30:.1f} GiB")
-    dtype, count = _read_header(path, file)
+    dtype, count = _read_header(path, file, most_records)
     expected = file.tell() + count * dtype.itemsize
     if size < expected:
         raise FrazilError(f"{path}: expected {expected} bytes for {count} records, found {size}: the file is cut short")
-    wanted = _wanted_fields(path, dtype)
+    wanted = _wanted_fields(path, dtype, numbers)
     blocks: dict[str, list[NDArray[np.generic]]] = {name: [] for name in wanted}
     codes: dict[str, dict[bytes | str, int]] = {name: {} for name in wanted if name in _TEXTS}
     in_block = max(1, _BLOCK_BYTES // dtype.itemsize)
@@ -268,7 +277,7 @@ def _read_open(path: Path, file: io.BufferedIOBase, size: int) -> _Records:
         for name, found in blocks.items():
             values = rows[name]
             found.append(_encode(path, name, values, codes[name]) if name in codes else values.copy())
-    return _Records(
+    return CsRecords(
         path=path,
         count=count,
         columns={name: np.concatenate(found) for name, found in blocks.items()},
@@ -276,7 +285,7 @@ def _read_open(path: Path, file: io.BufferedIOBase, size: int) -> _Records:
     )
 
 
-def _read_header(path: Path, file: io.BufferedIOBase) -> tuple[np.dtype[np.void], int]:
+def _read_header(path: Path, file: io.BufferedIOBase, most_records: int) -> tuple[np.dtype[np.void], int]:
     """The type of a record and the number of them; the file is at the first one then.
 
     Raises:
@@ -318,12 +327,12 @@ def _read_header(path: Path, file: io.BufferedIOBase) -> tuple[np.dtype[np.void]
         raise FrazilError(
             f"{path}: expected records of 1 to {_LARGEST_RECORD_BYTES} bytes, found {dtype.itemsize} bytes"
         )
-    if not 0 <= shape[0] <= _MOST_RECORDS:
-        raise FrazilError(f"{path}: expected at most {_MOST_RECORDS} records, found {shape[0]}")
+    if not 0 <= shape[0] <= most_records:
+        raise FrazilError(f"{path}: expected at most {most_records} records, found {shape[0]}")
     return dtype, shape[0]
 
 
-def _wanted_fields(path: Path, dtype: np.dtype[np.void]) -> dict[str, np.dtype[np.generic]]:
+def _wanted_fields(path: Path, dtype: np.dtype[np.void], numbers: Sequence[str]) -> dict[str, np.dtype[np.generic]]:
     """The types of those fields that matter, by name.
 
     Raises:
@@ -336,7 +345,7 @@ def _wanted_fields(path: Path, dtype: np.dtype[np.void]) -> dict[str, np.dtype[n
             kinds, what = "iu", "whole numbers"
         elif name in _TEXTS:
             kinds, what = "SU", "text"
-        elif name in _NUMBERS:
+        elif name in numbers:
             kinds, what = "iuf", "numbers"
         elif name in _PAIRS:
             kinds, what, shape = "iuf", "pairs of numbers", (2,)

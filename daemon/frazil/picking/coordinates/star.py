@@ -34,6 +34,7 @@ from frazil.picking.picks import Picks
 
 __all__ = [
     "StarTable",
+    "parse_tables",
     "read_star",
     "read_star_table",
     "read_tables",
@@ -42,6 +43,7 @@ __all__ = [
     "split_row",
     "star_source",
     "star_text",
+    "with_optics",
     "write_star",
 ]
 
@@ -147,7 +149,7 @@ def read_star_table(path: Path) -> CoordinateTable:
         raise FrazilError(
             f"{path}: expected one table with {_X} and {_Y}, found {len(with_places)} ({blocks}): keep one"
         )
-    columns = _with_optics(with_places[0], tables)
+    columns = with_optics(with_places[0], tables)
     refuse_volume(path, [name for name in columns if name.startswith("rlnTomo")], _Z, columns.get(_Z, ()))
     refuse_movers(path, [name for name in with_places[0].columns if not _HARMLESS.fullmatch(name)])
     names = columns.get(_MICROGRAPH)
@@ -163,8 +165,8 @@ def read_star_table(path: Path) -> CoordinateTable:
     )
 
 
-def _with_optics(particles: StarTable, tables: Sequence[StarTable]) -> dict[str, list[str]]:
-    """The columns of the particles, and those of their optics groups."""
+def with_optics(particles: StarTable, tables: Sequence[StarTable]) -> dict[str, list[str]]:
+    """The columns of particles or micrographs, and those of their optics groups."""
     columns = dict(particles.columns)
     groups = columns.get(_OPTICS_GROUP)
     for table in tables:
@@ -233,12 +235,17 @@ def read_tables(path: Path, kind: str = "STAR") -> list[StarTable]:
         FrazilError: it cannot be read; a line is no part of a table, or a row has too many values or too few.
     """
     try:
-        return list(_tables(read_text(path)))
+        return list(parse_tables(read_text(path)))
     except ValueError as error:
         raise FrazilError(f"{path}: cannot be read as a {kind} file ({error})") from None
 
 
-def _tables(text: str) -> Iterator[StarTable]:
+def parse_tables(text: str) -> Iterator[StarTable]:
+    """Every table of the text of a STAR file.
+
+    Raises:
+        ValueError: a line is no part of a table, or a row has too many values or too few.
+    """
     block: str | None = None
     part: Literal["labels", "rows", "single values", ""] = ""
     names: list[str] = []

@@ -23,6 +23,7 @@ __all__ = [
     "refuse_movers",
     "refuse_volume",
     "stem_of",
+    "without_uid",
 ]
 
 _IMAGE_ENDINGS = (*MICROGRAPH_ENDINGS, ".mrcs", ".eer", ".png", ".jpg", ".jpeg")
@@ -59,7 +60,7 @@ class CoordinateTable:
     def stems(self) -> frozenset[str]:
         """The stems of the micrographs that are named; those with cryoSPARC's prefix also without it."""
         stems = frozenset(map(stem_of, set(self.micrographs or ())))
-        return stems | frozenset(map(_without_uid, stems))
+        return stems | frozenset(map(without_uid, stems))
 
     def of_micrograph(
         self,
@@ -89,7 +90,7 @@ class CoordinateTable:
                 raise FrazilError(f"{path}: expected particles of one micrograph, found those of {_listed(own)}")
             stem = own[0] if stem is None else stem
             of_stem = {name for name, its in stems.items() if its == stem}
-            of_stem = of_stem or {name for name, its in stems.items() if _without_uid(its) == stem}
+            of_stem = of_stem or {name for name, its in stems.items() if without_uid(its) == stem}
             rows = np.flatnonzero([name in of_stem for name in self.micrographs])
             if len(rows) == 0:
                 found = _listed(own)
@@ -242,7 +243,7 @@ def stem_of(name: str) -> str:
     return micrograph_stem(name) if name.lower().endswith(_IMAGE_ENDINGS) else name
 
 
-def _without_uid(stem: str) -> str:
+def without_uid(stem: str) -> str:
     """A stem without the identifier that cryoSPARC puts before the names of micrographs."""
     return stem[found.end() :] if (found := _CRYOSPARC_UID.match(stem)) else stem
 

@@ -17,6 +17,8 @@ __all__ = ["SessionSquares", "SquareWriter"]
 _LOOK_SECONDS = 2.0
 _TELL_SECONDS = 30.0
 """Between two documents of one square, and between two pieces of advice."""
+_MOST_AT_ONCE = 10
+"""Documents of squares: each takes some milliseconds, in which no picks are written."""
 _LONGEST_REASON = 2000
 _FIRST = 3
 """Squares at the head of the order whose change is worth advice."""
@@ -34,6 +36,12 @@ class SessionSquares:
         self.squares = Squares()
         self.seq = 0
         """Of the newest assessment that was taken in."""
+        self._unplaced: set[str] = set()
+
+    @property
+    def unplaced(self) -> int:
+        """Number of assessed micrographs of which no square is known."""
+        return len(self._unplaced)
 
     def update(self) -> set[tuple[str, str]]:
         """Take in what was assessed since; grid and name of the squares that have changed.
@@ -43,6 +51,7 @@ class SessionSquares:
         """
         changed: set[tuple[str, str]] = set()
         for record in self._reader.qualities_after(self.seq):
+            (self._unplaced.discard if record.square else self._unplaced.add)(record.path)
             changed |= self.squares.note(record.path, _exposure_of(record))
             self.seq = record.seq
         return changed
@@ -103,6 +112,7 @@ class SquareWriter:
         ready = sorted(key for key in self._pending if is_last or self._rests_until.get(key, now) <= now)
         if not ready:
             return
+        ready = ready if is_last else ready[:_MOST_AT_ONCE]
         promises = rank(squares.all())
         by_key = {(one.square.grid, one.square.name): one for one in promises}
         for key in ready:
@@ -116,13 +126,13 @@ class SquareWriter:
             self._advise(promises)
 
     def _advise(self, promises: list[Promise]) -> None:
-        """Publish the order and what is to be skipped, each if it has changed."""
+        """Publish what is to be skipped if that has changed, and the order of all others if they or its head have."""
         skipped = skippable(promises)
         names = {one.promise.square.name for one in skipped}
         order = [one for one in promises if one.square.name not in names]
         first, before = order_squares(order)[:_FIRST], self._advised
         self._advised = first, sorted(names)
-        if order and first != before[0]:
+        if order and self._advised != before:
             taken = sum(len(one.square.exposures) for one in promises)
             reason = f"{len(promises)} squares by the particles of {taken} micrographs; single exposures scatter more"
             self._outbox.commit(_advice("microscope.control.reorder_gridsquares", order, reason))

@@ -60,14 +60,16 @@ _PAUSE_SECONDS = 6 * 3600.0
 """After this time without a micrograph the next one begins another session, with a baseline of its own."""
 _NAMES = {"picks": "picks per micrograph", "score": "mean scores"}
 
-_LIMIT_QUALITY = 17.0
-_BAD_OF_LAST = 10
-"""The share of bad micrographs is that among so many."""
+_LIMIT_QUALITY, _LIMIT_MEANS = 12.0, 17.0
+_MEAN_OF = 10
+"""Of so many micrographs the mean is charted where one says little: a session goes through several defoci, and a
+micrograph is bad or not. Means that overlap are alike, which takes more evidence."""
+_MEANS: tuple[Quality, ...] = ("defocus", "bad")
 
 Direction = Literal["down", "up"]
 Quantity = Literal["picks", "score"]
 _DIRECTIONS: tuple[Direction, ...] = ("down", "up")
-_LEAST_SPREADS: dict[Quality, float] = {"defocus": 0.3, "resolution": 0.15, "ice": 0.08, "junk": 0.06, "bad": 0.15}
+_LEAST_SPREADS: dict[Quality, float] = {"defocus": 0.2, "resolution": 0.15, "ice": 0.08, "junk": 0.06, "bad": 0.2}
 """Smallest spreads: of the defocus in µm, the logarithm of the resolution, the ice in mean free paths, and shares."""
 
 
@@ -202,7 +204,10 @@ def _value(quantity: Quantity, charted: float) -> float:
 
 
 def _quality_charts() -> dict[Quality, Chart]:
-    return {which: Chart(least_spread=_LEAST_SPREADS[which], limit=_LIMIT_QUALITY) for which in QUALITIES}
+    return {
+        which: Chart(least_spread=_LEAST_SPREADS[which], limit=_LIMIT_MEANS if which in _MEANS else _LIMIT_QUALITY)
+        for which in QUALITIES
+    }
 
 
 class QualityDrift(msgspec.Struct, Remembered, kw_only=True):
@@ -211,17 +216,16 @@ class QualityDrift(msgspec.Struct, Remembered, kw_only=True):
     asked: str = ""
     noted_at: float = 0.0
     """As of `Drift`."""
-    bad: list[bool] = []
-    """Of the last micrographs, whether each is bad."""
+    last: dict[Quality, list[float]] = {}
+    """Values of the last micrographs whose mean is charted."""
     charts: dict[Quality, Chart] = msgspec.field(default_factory=_quality_charts)
 
     def note(self, document: QualityDocument) -> list[tuple[Quality, Direction]]:
         """Add a micrograph; return the quantities and directions in which drift has now begun or ended."""
-        self.bad = [*self.bad[1 - _BAD_OF_LAST :], document.grade == "bad"]
         values: dict[Quality, float | None] = {
             "ice": document.relative_ice_thickness,
             "junk": document.junk_fraction,
-            "bad": sum(self.bad) / len(self.bad) if len(self.bad) == _BAD_OF_LAST else None,
+            "bad": float(document.grade == "bad"),
         }
         ctf = document.ctf
         if not isinstance(ctf, msgspec.UnsetType) and ctf.is_reliable:
@@ -230,9 +234,16 @@ class QualityDrift(msgspec.Struct, Remembered, kw_only=True):
         return [
             (which, direction)
             for which, value in values.items()
-            if value is not None
-            for direction in self.charts[which].note(value)
+            if value is not None and (charted := self._charted(which, value)) is not None
+            for direction in self.charts[which].note(charted)
         ]
+
+    def _charted(self, which: Quality, value: float) -> float | None:
+        """What is charted of a value: itself, or its mean with those before; None while these are too few."""
+        if which not in _MEANS:
+            return value
+        self.last[which] = last = [*self.last.get(which, [])[1 - _MEAN_OF :], value]
+        return statistics.fmean(last) if len(last) == _MEAN_OF else None
 
     def describe(self, which: Quality, direction: Direction) -> str:
         """That a quantity has drifted, or is as it was, in one line."""

@@ -15,6 +15,7 @@ from frazil.documents import ModelDocument, now_rfc3339
 from frazil.health.logs import event
 from frazil.health.metrics import Metrics
 from frazil.model import ModelIdentity, Refusal, ServingRecord
+from frazil.model.contract import Finds
 from frazil.model.runtime import Placement
 from frazil.session.outbox.ledger import STANDING_KEY, Ledger
 from frazil.session.outbox.outbox import Outbox
@@ -33,6 +34,8 @@ class ModelChange:
     model: ModelIdentity
     placement: Placement | None = None
     """Where `model` runs, if it serves."""
+    finds: Finds = "particles"
+    """What `model` finds."""
     withdrawn: ModelIdentity | None = None
     """The model that served until it was rolled back."""
     reason: str = ""
@@ -89,21 +92,24 @@ class Announcer:
             seq=0,
             model=change.model,
             event=change.event,
+            finds=change.finds,
             reason=change.message,
             at=at,
         )
         with contextlib.ExitStack() as held:
             held.enter_context(self._lock)
-            standing = None if self.standing is None else self._standing_after(change, self.standing, at)
+            standing = None
+            if self.standing is not None and change.finds == "particles":
+                standing = self._standing_after(change, self.standing, at)
             remember = None if standing is None else (STANDING_KEY, msgspec.json.encode(standing).decode())
 
             def committed(_seq: int) -> None:
-                self.standing = standing
+                self.standing = standing or self.standing
                 held.close()  # the delivery may wait for a disk, and the lock must not
                 self._count(change)
 
             # In one transaction with the change: killed at any moment, all is requeued or nothing has changed.
-            requeue = self._requeues and change.event != "refused"
+            requeue = self._requeues and change.finds == "particles" and change.event != "refused"
             self._outbox.commit(document, remember=remember, requeue=requeue, on_commit=committed)
 
     def recall_standing(self) -> ServingRecord | None:
@@ -160,7 +166,11 @@ class Announcer:
         """Count and log a change."""
         self._metrics.model_changes.labels(event=change.event, reason=change.reason).inc()
         fields = event(f"model_{change.event}", model=change.model.short, reason=change.reason)
-        if change.event == "loaded":
+        if change.finds == "junk" and change.event == "refused":
+            log.warning("refused (%s) model %s of junk: %s", change.reason, change.model, change.message, extra=fields)
+        elif change.finds == "junk":
+            log.info("model %s finds junk from here on", change.model, extra=fields)
+        elif change.event == "loaded":
             provider = change.placement and change.placement.provider
             log.info(
                 "model %s serves from here on, on %s in %s",

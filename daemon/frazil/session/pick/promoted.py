@@ -8,7 +8,7 @@ from pathlib import Path
 from frazil.errors import ModelError
 from frazil.model import CURRENT_NAME, ModelIdentity, current_token, identify_model, read_current
 
-__all__ = ["Promoted"]
+__all__ = ["Promoted", "identify_promoted"]
 
 _FIXED = "fixed"
 """Token of a setting that names one version, or one file: it promotes that for good."""
@@ -68,3 +68,17 @@ class Promoted:
             if identify_model(self.own / str(model.version)).sha256 == model.sha256:
                 return str(self.own)
         return str(self.setting)
+
+
+def identify_promoted(folder: Path, path: Path | None) -> ModelIdentity:
+    """The identity of a version in a folder, as far as it can be told.
+
+    Args:
+        folder: of the model.
+        path: of the version; None where ``CURRENT`` names none.
+    """
+    if path is None:
+        return ModelIdentity(name=folder.name, version=0, sha256="")
+    with contextlib.suppress(ModelError):
+        return identify_model(path)
+    return ModelIdentity(name=folder.name, version=int(path.name) if path.name.isdecimal() else 0, sha256="")

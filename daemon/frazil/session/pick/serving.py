@@ -12,15 +12,16 @@ from dataclasses import dataclass
 import msgspec
 
 from frazil.health.state import ModelState, ThresholdState
-from frazil.junk_area import MaybeJunk
+from frazil.junk_area import MaybeJunk, no_junk
 from frazil.limits import ChosenThreshold
+from frazil.model.model import Model
 from frazil.picking import Micrograph, Picker, Picture, ScoreMap
 from frazil.record import Record, record_picks
 from frazil.session.pick.model_changes import ModelChange
 from frazil.session.retune.chooser import Chooser
 from frazil.session.retune.limits import LimitsChange, LimitsRequest
 
-__all__ = ["Offer", "Probation", "Serving", "Shadow"]
+__all__ = ["Offer", "Probation", "Serving", "Shadow", "state_of"]
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,19 @@ class Offer:
     picker: Picker
     current: str
     """Stamp of the ``CURRENT`` that promoted it."""
+
+
+def state_of(model: Model) -> ModelState:
+    """A model that serves, and where it runs."""
+    return ModelState(
+        name=model.identity.name,
+        version=model.identity.version,
+        sha256=model.identity.sha256,
+        provider=model.provider,
+        precision=model.precision,
+        on_cpu=model.placement.cpu_problem() is not None,
+        nodes=model.placement.nodes,
+    )
 
 
 class Probation:
@@ -125,7 +139,7 @@ class Serving:
         change: LimitsChange | None = None,
         *,
         chooser: Chooser | None = None,
-        find_junk: Callable[[Micrograph, Picture], MaybeJunk] = lambda *_: msgspec.UNSET,
+        find_junk: Callable[[Micrograph, Picture], MaybeJunk] = no_junk,
         probation_micrographs: int,
         faults_allowed: float,
     ) -> None:
@@ -156,16 +170,7 @@ class Serving:
     @property
     def state(self) -> ModelState:
         """The model that serves, and where it runs; from any thread."""
-        model = self._picker.model
-        return ModelState(
-            name=model.identity.name,
-            version=model.identity.version,
-            sha256=model.identity.sha256,
-            provider=model.provider,
-            precision=model.precision,
-            on_cpu=model.placement.cpu_problem() is not None,
-            nodes=model.placement.nodes,
-        )
+        return state_of(self._picker.model)
 
     @property
     def threshold(self) -> ThresholdState:

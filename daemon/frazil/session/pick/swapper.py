@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import platform
 import sqlite3
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, Full, Queue
@@ -28,17 +26,16 @@ from frazil.model import (
     Precision,
     Refusal,
     ServingRecord,
-    has_twin,
-    held_bytes,
     identify_model,
     post_serving_record,
 )
 from frazil.picking import Micrograph, Picker, Picks, find_picks
 from frazil.record import Record
 from frazil.session.models import Models
+from frazil.session.pick.admission import Admission
 from frazil.session.pick.comparison import Comparison
 from frazil.session.pick.model_changes import Announcer, ModelChange
-from frazil.session.pick.promoted import Promoted
+from frazil.session.pick.promoted import Promoted, identify_promoted
 from frazil.session.pick.serving import Offer, Serving
 from frazil.session.pick.shadow import Canary, CanaryBounds
 from frazil.session.retune import Chooser, LimitsChange
@@ -49,8 +46,6 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 _WAIT_SECONDS = 0.2
-_OTHERS_BYTES = 2**29
-"""Memory that the rest of the daemon, which picks meanwhile, may take while a model is loaded."""
 
 
 class Swapper:
@@ -241,7 +236,7 @@ class Swapper:
                 report(
                     ModelChange(
                         event="refused",
-                        model=self._identify(folder, path),
+                        model=identify_promoted(folder, path),
                         reason=error.reason,
                         message=str(error),
                         current=stamp,
@@ -267,7 +262,7 @@ class Swapper:
             ModelError: the model failed a check.
             sqlite3.Error: the ledger cannot be written.
         """
-        identity = self._identify(folder, path)
+        identity = identify_promoted(folder, path)
         self._announcer.note_check(
             Refusal(
                 version=identity.version,
@@ -289,56 +284,19 @@ class Swapper:
             self.forget_check()  # this process has survived the check, whatever its result
 
     def _check_model(self, path: Path, serving: Serving) -> Picker:
-        """Check a model in a process of its own, then load it here and run it on a batch of the usual size."""
-        started = time.monotonic()
+        """Admit a model, and make its picker."""
         shape = serving.last_shape
-        prove = functools.partial(
-            self._models.check,
-            path,
-            seconds=self._check_seconds,
+        admission = Admission(
+            self._models,
+            finds="particles",
+            precision=self._precision,
+            check_seconds=self._check_seconds,
             threads=self._threads,
-            micrograph=serving.picker.size_of(*shape) if shape else None,
             stop=self._stop,
         )
-        proof = prove()
-        needed_bytes, precision = proof.memory_bytes, self._precision
-        if precision == "int8" and has_twin(path):  # the twin may fail though the model passes
-            try:
-                needed_bytes = max(needed_bytes, prove(precision="int8").memory_bytes)
-            except ModelError as error:
-                if error.reason == "stopped":
-                    raise
-                log.warning("%s serves in float32 although int8 is set: %s", path, error)
-                precision = "float32"
-        proved = time.monotonic()
-        held_before = held_bytes("VmRSS")
-        model = self._models.load(path, precision)
-        if model.identity.sha256 != proof.sha256:
-            raise ModelError(
-                f"{path}: expected sha256 {proof.sha256}, as in its check, found {model.identity.sha256}", "hash"
-            )
-        picker = self._make_picker(model)
-        loaded = time.monotonic()
-        batch = model.batch_shape(picker.size_of(*shape)) if shape else model.largest_batch_shape()
-        batch_seconds = model.warm_up(batch)
-        taken_bytes = held_bytes("VmRSS") - held_before
-        if model.provider == "CPUExecutionProvider" and taken_bytes > needed_bytes + _OTHERS_BYTES:
-            raise ModelError(
-                f"{path}: expected to take {needed_bytes >> 20} MiB of memory, as in its check, "
-                f"found that it takes {taken_bytes >> 20} MiB",
-                "memory",
-            )
-        log.info(
-            "model %s is ready in %s: checked in %.2f s (%d MiB), loaded in %.2f s, %s",
-            model.identity,
-            model.precision,
-            proved - started,
-            needed_bytes >> 20,
-            loaded - proved,
-            model.placement.describe(batch_seconds),
-        )
+        model, batch_seconds = admission.admit(path, serving.picker.size_of(*shape) if shape else None)
         self._metrics.batch.set(batch_seconds)
-        return picker
+        return self._make_picker(model)
 
     def _compare(self, path: Path, picker: Picker, serving: Serving, stamp: str) -> None:
         """Compare a session's own model with the serving one on what was corrected.
@@ -400,11 +358,12 @@ class Swapper:
         self, picker: Picker, micrograph: Micrograph, chooser: Chooser | None, junk: MaybeJunk = msgspec.UNSET
     ) -> Picks:
         """Pick as the model would if it served: with a threshold of its own choice, where frazil chooses."""
+        if chooser is None:
+            return sift_picks(junk, picker.pick(micrograph))[0]
         picture = picker.prepare(micrograph)
-        score_map, limits = picker.score(picture), picker.limits
-        if chooser is not None:
-            chosen = chooser.consider(picker, LimitsChange(), str(micrograph.path), picture, score_map, junk)
-            limits = LimitsPatch(threshold=chosen.threshold if chosen else None).over(limits)
+        score_map = picker.score(picture)
+        chosen = chooser.consider(picker, LimitsChange(), str(micrograph.path), picture, score_map, junk)
+        limits = LimitsPatch(threshold=chosen.threshold if chosen else None).over(picker.limits)
         return sift_picks(junk, find_picks(score_map, limits, picture.pixel_size_angstrom))[0]
 
     def _is(self, identity: ModelIdentity, path: Path) -> bool:
@@ -412,14 +371,6 @@ class Swapper:
             found = identify_model(path)
             return (found.version, found.sha256) == (identity.version, identity.sha256)
         return False
-
-    def _identify(self, folder: Path, path: Path | None) -> ModelIdentity:
-        """The identity of a version, as far as it can be told."""
-        if path is None:
-            return ModelIdentity(name=folder.name, version=0, sha256="")
-        with contextlib.suppress(ModelError):
-            return identify_model(path)
-        return ModelIdentity(name=folder.name, version=int(path.name) if path.name.isdecimal() else 0, sha256="")
 
     def _post(self) -> None:
         """Publish this daemon's standing for others to see. Nothing depends on it."""
