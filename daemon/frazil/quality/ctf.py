@@ -462,8 +462,9 @@ def measure_drift(spectrum: PowerSpectrum, fit: CtfFit) -> float | None:
 def draw_spectrum(spectrum: PowerSpectrum, fit: CtfFit) -> NDArray[np.uint8]:
     """(2k + 1, 2k + 1, 3) picture: the measured rings on the left, the fitted ones on the right.
 
-    As CTFFIND's diagnostic image. The measured rings are averaged over sectors, and made equally strong. Both halves are
-    the same half plane, the left one seen from the other side of zero frequency. Row 0 is the most negative frequency along y.
+    As CTFFIND's diagnostic image. The measured rings are averaged over sectors, and made equally strong. Both halves
+    are the same half plane, the left one seen from the other side of zero frequency. Row 0 is the most negative
+    frequency along y.
     """
     first = _first(spectrum)
     sectors = _in_sectors(spectrum, _background(spectrum))
