@@ -1,5 +1,7 @@
 """The fit of the CTF, on simulated micrographs whose defocus is known."""
 
+import subprocess
+import sys
 from functools import cache
 
 import cv2
@@ -228,3 +230,10 @@ def test_real_pictures_that_were_equalised_have_no_reliable_fit(real_micrographs
     assert files
     for file in files:
         assert not fit(read_micrograph(file).pixels[80:-80, 80:-80], 1.77).is_reliable
+
+
+def test_the_page_is_what_its_figures_give(repository):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.ctf", "--check"], cwd=repository, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
