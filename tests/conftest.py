@@ -810,7 +810,8 @@ class RunningDaemon:
 def serve(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
     """Start daemons; they are stopped when the test ends.
 
-    The model's own threshold holds, and junk is not looked for, unless asked otherwise.
+    Unless asked otherwise, the model's own threshold holds, junk is not looked for, and nothing is assessed: numbers
+    are those of picks.
     """
     with contextlib.ExitStack() as stack:
 
@@ -825,8 +826,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
             out = out or tmp_path / "out"
             watched.mkdir(exist_ok=True)
             command = [BIN / "frazil", "serve", "--watch", watched, "--out", out, "--device", "cpu"]
-            command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0", "--no-choose-threshold"]
-            command += ["--no-find-junk", *options]
+            command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0"]
+            command += ["--no-choose-threshold", "--no-find-junk", "--no-assess", *map(str, options)]
             process = subprocess.Popen(
                 [str(c) for c in (*prefix, *command)],
                 stderr=subprocess.PIPE,

@@ -189,9 +189,7 @@ def test_a_model_that_fails_on_a_micrograph_costs_no_picks(
     ]
 
 
-def test_a_reload_tries_a_refused_one_again(
-    make_junk_model: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_reload_tries_a_refused_one_again(make_junk_model: Callable[..., Path], tmp_path: Path) -> None:
     folder = make_junk_model(tmp_path / "dark")
     good = folder / "1" / "model.onnx"
     shutil.copy(good, tmp_path / "kept.onnx")

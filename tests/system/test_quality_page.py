@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
+import numpy as np
 import pytest
 
 from frazil.documents import CtfFit, QualityDocument
@@ -40,7 +43,7 @@ def quality(path: str, of: int, **found: Any) -> QualityDocument:
     return QualityDocument(**(plain | found))
 
 
-def ctf(defocus_angstrom: float, resolution_angstrom: float) -> CtfFit:
+def ctf(defocus_angstrom: float, resolution_angstrom: float, **more: Any) -> CtfFit:
     return CtfFit(
         defocus_u_angstrom=defocus_angstrom + 200,
         defocus_v_angstrom=defocus_angstrom - 200,
@@ -50,6 +53,7 @@ def ctf(defocus_angstrom: float, resolution_angstrom: float) -> CtfFit:
         voltage_kv=300,
         cs_mm=2.7,
         amplitude_contrast=0.1,
+        **more,
     )
 
 
@@ -70,7 +74,12 @@ def assessed(open_page: Callable[..., Any], open_rig: Callable[..., Any]) -> Any
             "estimated_precision": 0.3,
         },
         "c.mrc": {"ctf": ctf(15_000, 5.0), "relative_ice_thickness": 0.2, "estimated_precision": 0.8},
-        "d.mrc": {"grade": "doubtful", "reasons": ["30 % of it is junk, 20 % are allowed"], "junk_fraction": 0.3},
+        "d.mrc": {
+            "grade": "doubtful",
+            "reasons": ["30 % of it is junk, 20 % are allowed"],
+            "ctf": ctf(50_000, 30.0, is_reliable=False, doubt="no rings where the fit has them"),
+            "junk_fraction": 0.3,
+        },
     }
     for path, values in found.items():
         rig.outbox.commit(quality(path, rig.pick(path), **values), key=path, fingerprint="f")
@@ -204,10 +213,23 @@ def test_a_daemons_assessments_come_up_without_a_reload(
     page = look.open(f"{daemon.page}quality")
     page.get_by_text("Nothing is assessed as yet.").wait_for()
     for k in range(3):
-        write_mrc(daemon.watched / f"{k}.mrc", make_scene((400, 560), count=6, seed=k).pixels)
+        write_mrc(daemon.watched / f"{k}.mrc", make_scene((800, 1120), count=6, seed=k).pixels)
     page.locator("#verdict", has_text="of 3 assessed micrographs").wait_for()
     with urllib.request.urlopen(f"{daemon.page}api/quality?path=0.mrc", timeout=PATIENCE_SECONDS) as answer:
         found = json.load(answer)["quality"]
     assert (found["micrograph"], found["type"]) == ("0.mrc", "quality")
     page.goto(f"{daemon.page}micrograph?path=0.mrc")
     page.locator("#grade", has_text=found["grade"]).wait_for()
+    # What is seen is the spectrum of its own file: a square, zero frequency in its middle.
+    picture = page.locator("#spectrum img")
+    page.locator("#spectrum").wait_for()
+    wide, high = picture.evaluate("image => [image.naturalWidth, image.naturalHeight]")
+    assert wide == high > 100
+    with urllib.request.urlopen(f"{daemon.page}api/spectrum/{found['seq']}", timeout=PATIENCE_SECONDS) as answer:
+        drawn = cv2.imdecode(np.frombuffer(answer.read(), np.uint8), cv2.IMREAD_COLOR)
+    assert drawn.shape == (high, wide, 3)
+    assert drawn[:, : wide // 2].std() > 10
+    for number, why in ((1, "expected the number of an assessment"), (10**9, "expected the number of an assessment")):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{daemon.page}api/spectrum/{number}", timeout=PATIENCE_SECONDS)
+        assert why in refused.value.read().decode()

@@ -360,6 +360,8 @@ def check(where: Where = _HERE) -> None:
     typer.echo(f"documents: {found.documents}, up to number {found.head}, in {found.generations} generations")
     if found.edits:
         typer.echo(f"edits of picks: {found.edits}")
+    if found.qualities:
+        typer.echo(f"micrographs that were assessed: {found.qualities}")
     if found.missing.all:
         typer.echo(f"numbers without a document, archived or lost before: {found.missing}")
     for fault in found.faults:

@@ -172,9 +172,9 @@ class _SessionPage:
             name=lambda: name if state().root else "",
             settings=lambda: sessions.settings_of(name),
         )
-        quality = QualityDesk(self._session, self._worker, self._listing)
+        self._quality = QualityDesk(self._session, self._worker, sessions.read_micrograph, self._listing)
         self._squares = SquareDesk(self._session, self._worker)
-        desks = (self.overview, self._results, tuning, corrections, export, learning, quality, self._squares)
+        desks = (self.overview, self._results, tuning, corrections, export, learning, self._quality, self._squares)
         self.router = Router([route for desk in desks for route in desk.routes])
         self._looking = asyncio.create_task(self.overview.live.run())
 
@@ -182,6 +182,7 @@ class _SessionPage:
         """End its threads, and close the ledger."""
         self._looking.cancel()
         self._results.close()
+        self._quality.close()
         self._worker.close()
         self._listing.close()
         self._squares.close()

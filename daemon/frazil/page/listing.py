@@ -17,11 +17,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.page.query import VERDICT, Query
+from frazil.page.query import DEFOCUS_UM, RESOLUTION_ANGSTROM, VERDICT, Query
+from frazil.page.rows import Around, Row, Rows
 from frazil.page.session import Glance, Session, glance
-from frazil.session.outbox.ledger import OLDEST_READABLE, State, open_read_only
+from frazil.session.outbox.ledger import OLDEST_READABLE, open_read_only
 
-__all__ = ["Around", "Listing", "Row", "Rows", "rest_until"]
+__all__ = ["Listing", "rest_until"]
 
 _NUMBERS = (
     "CREATE TEMP TABLE glances "
@@ -29,9 +30,8 @@ _NUMBERS = (
 )
 _JOINED = "micrographs m LEFT JOIN temp.glances g ON g.seq = m.seq LEFT JOIN qualities q ON q.path = m.path"
 _QUALITY = (
-    "coalesce(q.grade, ''), coalesce(q.category, ''), q.estimated_precision, "
-    "(q.defocus_u_angstrom + q.defocus_v_angstrom) / 2e4, q.ctf_resolution_angstrom, q.relative_ice_thickness, "
-    "q.junk_fraction"
+    f"coalesce(q.grade, ''), coalesce(q.category, ''), q.estimated_precision, {DEFOCUS_UM}, {RESOLUTION_ANGSTROM}, "
+    "q.relative_ice_thickness, q.junk_fraction"
 )
 _COLUMNS = (
     "m.path, m.state, m.reason, coalesce(m.picked_at, m.seen_at), m.seq, g.picks, g.score, g.mark, g.corrected, "
@@ -40,7 +40,7 @@ _COLUMNS = (
 _NO_QUALITIES = (
     "CREATE TEMP TABLE qualities (path TEXT PRIMARY KEY, grade TEXT, category TEXT, picks INTEGER, "
     "estimated_precision REAL, defocus_u_angstrom REAL, defocus_v_angstrom REAL, ctf_resolution_angstrom REAL, "
-    "relative_ice_thickness REAL, junk_fraction REAL, square TEXT)"
+    "ctf_is_reliable INTEGER, relative_ice_thickness REAL, junk_fraction REAL, square TEXT)"
 )
 """In place of the ledger's table, where an earlier frazil wrote it."""
 _FAILED = "m.state IN ('failed', 'quarantined')"
@@ -61,70 +61,6 @@ _VARIABLES = 500
 _SHORT_SECONDS = 0.1
 _REST = 10
 """What takes longer is followed by a rest of so many times its own time."""
-
-
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of the list of micrographs."""
-
-    path: str
-    state: State
-    reason: str
-    at: float | None
-    seq: int | None
-    picks: int | None
-    score: float | None
-    mark: str = ""
-    """``good`` or ``bad``, as a person said; empty where nobody did."""
-    corrected: bool = False
-    """Whether a person changed its picks."""
-    grade: str = ""
-    """``good``, ``doubtful`` or ``bad``, as frazil finds; empty where it was not assessed."""
-    category: str = ""
-    """What is wrong with it."""
-    precision: float | None = None
-    """Fraction of its picks that are expected to be particles."""
-    defocus_um: float | None = None
-    """Underfocus, the mean of both axes."""
-    resolution_angstrom: float | None = None
-    """To which the CTF fits."""
-    ice: float | None = None
-    """Relative thickness of the ice."""
-    junk_fraction: float | None = None
-
-
-class Rows(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of the list of micrographs."""
-
-    count: int
-    """Of all that were found."""
-    offset: int
-    rows: list[Row]
-    folders: list[str]
-    """Of all micrographs, below the watched directory; the first ones where there are very many."""
-    complete: bool
-    """Whether every result was read as yet; until then a list by picks or score is of those that were."""
-    stale: bool
-    """Whether the ledger has changed since the list was ordered, which of a long one is not done at every change."""
-
-
-class Around(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands around a micrograph in a list."""
-
-    count: int
-    """Of all that were found."""
-    position: int | None
-    """Of the micrograph, from 0; None where it is not in the list."""
-    first: int
-    """Position of the first of the rows."""
-    rows: list[Row]
-    """The micrograph among its neighbours."""
-    previous: str | None
-    next: str | None
-    bad_previous: str | None
-    """The nearest one before it to look at: failed, not good, or with few picks where no person says that it is."""
-    bad_next: str | None
-    complete: bool
-    stale: bool
 
 
 class _Order(msgspec.Struct, frozen=True):
@@ -272,8 +208,7 @@ class Listing:
     def qualities(self) -> NDArray[np.void]:
         """(n,) assessments in the order of time: number of the result, time, and what was measured (NaN: not known)."""
         rows = self._database.execute(
-            "SELECT m.seq, coalesce(m.picked_at, m.seen_at, 0) AS at, q.picks, "
-            "(q.defocus_u_angstrom + q.defocus_v_angstrom) / 2e4, q.ctf_resolution_angstrom, "
+            f"SELECT m.seq, coalesce(m.picked_at, m.seen_at, 0) AS at, q.picks, {DEFOCUS_UM}, {RESOLUTION_ANGSTROM}, "  # noqa: S608
             "q.relative_ice_thickness, q.junk_fraction, q.estimated_precision "
             "FROM qualities q JOIN micrographs m ON m.path = q.path WHERE m.seq IS NOT NULL ORDER BY at, m.seq"
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -9,15 +12,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from frazil.page.answers import json_answer
+from frazil.documents import CtfFit, MicrographDocument, QualityDocument
+from frazil.page.answers import NotHereError, asked_seq, json_answer
 from frazil.page.listing import Listing
+from frazil.page.pictures import PictureError
 from frazil.page.session import Session
+from frazil.page.spectra import Spectra
 from frazil.page.worker import Worker
+from frazil.picking import Micrograph
 
 __all__ = ["QualityDesk"]
 
 _MOST_POINTS = 240
 _BINS = 30
+_SPECTRA_WAITING = 16
+_FOR_A_DAY = "private, max-age=86400, immutable"
 _PLOTTED = ("picks", "defocus_um", "resolution_angstrom", "ice", "junk", "precision")
 
 
@@ -64,18 +73,26 @@ class QualityDesk:
     Args:
         session: whose ledger is read.
         worker: for what the ledger takes.
+        read: reads a micrograph, within limits of memory and time.
         listing: of the same session.
     """
 
-    def __init__(self, session: Session, worker: Worker, listing: Listing) -> None:
+    def __init__(self, session: Session, worker: Worker, read: Callable[[Path], Micrograph], listing: Listing) -> None:
         self._session = session
         self._worker = worker
         self._listing = listing
+        self._spectra = Spectra(read)
+        self._draughtsman = Worker("frazil-page-spectra", _SPECTRA_WAITING)
         self._known: tuple[int, bytes] | None = None
         self.routes = [
             Route("/api/quality", self._of_one),
             Route("/api/qualities", self._of_all),
+            Route("/api/spectrum/{seq:int}", self._spectrum),
         ]
+
+    def close(self) -> None:
+        """End the thread that draws spectra."""
+        self._draughtsman.close()
 
     async def _of_one(self, request: Request) -> Response:
         path = request.query_params.get("path", "")
@@ -115,6 +132,27 @@ class QualityDesk:
             seq=[int(measured["seq"][g[0]]) for g in groups],
             quantities={name: _quantity(measured[name], groups) for name in _PLOTTED},
         )
+
+    async def _spectrum(self, request: Request) -> Response:
+        seq, epoch = asked_seq(request), request.query_params.get("epoch", "")
+
+        def find() -> tuple[CtfFit, MicrographDocument]:
+            stored = self._session.reader.document(seq) if epoch in ("", self._session.epoch) else None
+            assessment = None if stored is None else stored.decode()
+            if not isinstance(assessment, QualityDocument) or not assessment.ctf:
+                raise NotHereError(f"expected the number of an assessment with a CTF, found {seq}")
+            picks = self._session.reader.document(assessment.of)
+            document = None if picks is None else picks.decode()
+            if not isinstance(document, MicrographDocument):
+                raise NotHereError("expected the picks that were assessed in the ledger: they were archived")
+            return assessment.ctf, document
+
+        fit, document = await self._worker.run(find)
+        try:
+            picture = await self._draughtsman.run(lambda: self._spectra.of(seq, fit, document))
+        except PictureError as error:
+            raise NotHereError(str(error)) from error
+        return Response(picture, media_type="image/png", headers={"cache-control": _FOR_A_DAY})
 
 
 def _quantity(values: NDArray[np.float64], groups: list[NDArray[np.intp]]) -> Quantity:

@@ -9,7 +9,7 @@ import msgspec
 from frazil.documents import Category, Grade
 from frazil.session.outbox.ledger import State
 
-__all__ = ["VERDICT", "Query"]
+__all__ = ["DEFOCUS_UM", "RESOLUTION_ANGSTROM", "VERDICT", "Query"]
 
 Mark = Literal["good", "bad", "corrected", ""]
 Verdict = Grade | Literal["usable", ""]
@@ -18,14 +18,17 @@ Sort = Literal["name", "time", "picks", "score", "grade", "precision", "defocus"
 
 VERDICT = "coalesce(nullif(g.mark, ''), q.grade)"
 """Whether a micrograph is worth keeping, as SQL: a person's mark, else the grade; null where there is neither."""
+DEFOCUS_UM = "CASE WHEN q.ctf_is_reliable THEN (q.defocus_u_angstrom + q.defocus_v_angstrom) / 2e4 END"
+"""Underfocus, the mean of both axes, as SQL; null where the fit is not reliable."""
+RESOLUTION_ANGSTROM = "CASE WHEN q.ctf_is_reliable THEN q.ctf_resolution_angstrom END"
 _NUMBERED = {
     "time": "coalesce(m.picked_at, m.seen_at)",
     "picks": "g.picks",
     "score": "g.score",
     "grade": "CASE q.grade WHEN 'bad' THEN 0 WHEN 'doubtful' THEN 1 WHEN 'good' THEN 2 END",
     "precision": "q.estimated_precision",
-    "defocus": "q.defocus_u_angstrom + q.defocus_v_angstrom",
-    "resolution": "q.ctf_resolution_angstrom",
+    "defocus": DEFOCUS_UM,
+    "resolution": RESOLUTION_ANGSTROM,
     "ice": "q.relative_ice_thickness",
     "junk": "q.junk_fraction",
 }

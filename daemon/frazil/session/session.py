@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from frazil.documents import SessionDocument, now_rfc3339
 from frazil.errors import OutputError
 from frazil.grid import PlaceFinder
 from frazil.health.heartbeat import Heartbeats
@@ -28,8 +27,10 @@ from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import Micrograph, Picker, PickingSettings, Picture, PreparationOnDevice
 from frazil.quality.assessment import Optics
+from frazil.quality.facility import FacilityTables
 from frazil.quality.grade import QualityRules
 from frazil.record import MicrographReader
+from frazil.session.announcements import Announcements
 from frazil.session.assess import Assessor, SquareWriter
 from frazil.session.intake.file_system import FileSystem
 from frazil.session.intake.intake import Intake
@@ -45,10 +46,9 @@ from frazil.session.outbox.ledger import (
     INVENTORY_KEY,
     LIKENESS_KEY,
     MOUNT_POINT_KEY,
-    SESSION_KEY,
     Ledger,
 )
-from frazil.session.outbox.outbox import Outbox, Stopped
+from frazil.session.outbox.outbox import Outbox
 from frazil.session.outbox.stream import Stream
 from frazil.session.pick.comparison import Comparison
 from frazil.session.pick.doubts import Doubts
@@ -68,8 +68,6 @@ __all__ = ["Session", "title_of"]
 
 log = logging.getLogger(__name__)
 
-SessionEvent = Literal["opened", "paused", "resumed", "settings", "closed"]
-
 _LEDGER_LOOK_SECONDS = 1.0
 _LOCAL_SETTLE_SECONDS = 1.0
 """Time between the two looks at a file that nobody is known to have closed, on a local file system."""
@@ -78,13 +76,6 @@ _LOCAL_SETTLE_SECONDS = 1.0
 def title_of(watch: Path) -> str:
     """The name under which people know the only session of a daemon, from its watched directory."""
     return watch.name or "session"
-
-
-class _Announced(msgspec.Struct, frozen=True):
-    """What was last said of a session."""
-
-    event: SessionEvent
-    settings: dict[str, Any]
 
 
 class Session:
@@ -196,6 +187,7 @@ class Session:
             keep_score_maps=self.settings.keep_score_maps,
         )
         self._closing.callback(self._receiver.close)
+        self._announcements = Announcements(ledger, self._outbox, self.watch)
         self._promoted = Promoted(self.settings.model, learned_folder(self.outputs.path))
         self._announcer = Announcer(
             ledger,
@@ -277,7 +269,7 @@ class Session:
         """
         settings, metrics = self.settings, self._metrics
         if self.name:
-            self._announce_begin()
+            self._announcements.begin(self.own_settings)
         self.serving = Serving(
             picker,
             self._reviser.change,
@@ -386,6 +378,7 @@ class Session:
             watch=self.watch,
             optics=Optics(**{name: given[name] for name in Optics.__struct_fields__}),
             rules=QualityRules(**{name: given[name] for name in QualityRules.__struct_fields__}),
+            tables=FacilityTables(paths=[Path(one).expanduser() for one in settings.ctf_tables]),
             thinner_is_brighter=settings.contrast == "dark",
             model=lambda: self.serving.picker.model,
             is_busy=lambda: self._pipeline.is_busy,
@@ -432,35 +425,10 @@ class Session:
         thread.start()
         return thread
 
-    # --- what subscribers are told of it ------------------------------------------------------------------------------
-
-    def _announce_begin(self) -> None:
-        """Say that the session was opened or goes on, or that its settings have changed; nothing after a restart."""
-        last, settings = self._last_announced(), self.own_settings
-        if last is None or last.event == "closed":
-            self._announce("opened", settings, settings)
-        elif last.event == "paused":
-            self._announce("resumed", settings, settings)
-        elif changed := {key: value for key, value in settings.items() if last.settings.get(key) != value}:
-            self._announce("settings", changed, settings)
-
     def announce_end(self, event: Literal["paused", "closed"]) -> None:
         """Say that the session is paused or closed, unless that was said; after `stop`, or before `start`."""
-        last = self._last_announced()
-        if self.name and last is not None and last.event not in ("closed", event):
-            self._announce(event, {}, last.settings)
-
-    def _announce(self, what: SessionEvent, shown: dict[str, Any], settings: dict[str, Any]) -> None:
-        document = SessionDocument(
-            epoch="", seq=0, event=what, directory=str(self.watch), settings=shown, at=now_rfc3339()
-        )
-        announced = msgspec.json.encode(_Announced(event=what, settings=settings)).decode()
-        with contextlib.suppress(Stopped):  # it is said at the next start
-            self._outbox.commit(document, remember=(SESSION_KEY, announced))
-
-    def _last_announced(self) -> _Announced | None:
-        text = self.ledger.recall(SESSION_KEY)
-        return msgspec.json.decode(text, type=_Announced) if text else None
+        if self.name:
+            self._announcements.end(event)
 
     @property
     def own_settings(self) -> dict[str, Any]:

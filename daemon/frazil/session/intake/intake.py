@@ -24,9 +24,9 @@ from frazil.errors import IncompleteMicrograph, MicrographError
 from frazil.health.heartbeat import Beat, no_heartbeat
 from frazil.health.metrics import Metrics
 from frazil.health.state import IntakeState
-from frazil.paths import is_utf8
 from frazil.session.intake.completeness import prove_complete
 from frazil.session.intake.likeness import Likeness
+from frazil.session.intake.notes import Notes
 from frazil.session.intake.watcher import FoundBy, Hint, Sightings
 from frazil.session.outbox.file_stamp import FileStamp, sample, stamp_of
 from frazil.session.outbox.ledger import UNLIKE, Handled, Ledger, Note
@@ -171,7 +171,7 @@ class Intake:
         self._in_hand: dict[str, float] = {}
         self._closed_in_hand: set[str] = set()
         """Keys of files that were closed by a writer while the pipeline had them. Their stamp may hide a change."""
-        self._notes = _Notes(ledger)
+        self._notes = Notes(ledger)
         self._next_requests = 0.0
 
     @property
@@ -497,45 +497,3 @@ def _holds(path: Path, fingerprint: str) -> bool:
         return not fingerprint or sample(path).fingerprint == fingerprint
     except (OSError, MicrographError):
         return True
-
-
-class _Notes:
-    """Collects notes and writes them. Notes that cannot be written are kept for the next time. Used from one thread."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._notes: dict[str, Note] = {}
-        self._gone: set[str] = set()
-        self._returned: set[str] = set()
-
-    def add(self, note: Note) -> None:
-        """Note a file that was found, or that waits."""
-        if is_utf8(note.key):
-            self._gone.discard(note.key)
-            self._notes[note.key] = note
-
-    def add_gone(self, key: str) -> None:
-        """Note that a file is gone."""
-        if is_utf8(key):
-            self._gone.add(key)
-
-    def add_sightings(self, sightings: Sightings) -> None:
-        """Note known files that disappeared or came back."""
-        self._gone.update(sightings.missing)
-        self._gone.difference_update(sightings.returned)
-        self._returned.update(sightings.returned)
-
-    def write(self) -> None:
-        """Write all notes."""
-        try:
-            if self._notes:
-                self._ledger.note(list(self._notes.values()))
-                self._notes.clear()
-            if self._gone:
-                self._ledger.note_gone(list(self._gone))
-                self._gone.clear()
-            if self._returned:
-                self._ledger.note_returned(list(self._returned))
-                self._returned.clear()
-        except sqlite3.Error as error:
-            log.debug("notes cannot be written to the ledger (%s); this is retried", error)
