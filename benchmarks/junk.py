@@ -28,10 +28,12 @@ from rich.progress import track
 
 from benchmarks.figures import fill_tables, markdown_table
 from benchmarks.remaining_errors import hit
-from benchmarks.unseen import choose, peaks_of
+from benchmarks.unseen import choose
 from frazil.errors import FrazilError, error_line
 from frazil.model import Model, load_model
-from frazil.picking import Micrograph, Picks, make_picture
+from frazil.picking import Micrograph, Picker, PickingSettings, Picks, find_low_peaks, make_picture
+from frazil.picking.junk import JunkFinder, Outlines, lie_inside
+from frazil.picking.picture import BlankArea
 from frazil.settings import default_model_path
 from frazil_trainer.data.labelled import find_labelled, inside_border, read_labelled
 from frazil_trainer.evaluation.junk import score_picture
@@ -125,29 +127,37 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Found:
-    """What the model says of one micrograph."""
+class Seen:
+    """One micrograph as picked, and what the model says of it."""
 
-    called: NDArray[np.bool_]
-    """(gy, gx) whether a cell is called junk."""
-    holds_data: NDArray[np.bool_]
-    """(gy, gx)."""
-    y_px: NDArray[np.float64]
-    """(gy,) places of the cells, in pixels of the micrograph."""
-    x_px: NDArray[np.float64]
+    shape: tuple[int, int]
+    """(h, w)."""
+    picks: Picks
+    """At the threshold that frazil chooses."""
+    outlines: Outlines
+    """Of what is called junk."""
+    blank: BlankArea | None
 
-    def at(self, picks: Picks) -> NDArray[np.bool_]:
-        """(n,) whether each of some places lies in what is called junk."""
-        return np.asarray(self._nearest(self.called, picks), np.bool_)
+    def called(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """(n,) whether each of some places is called junk."""
+        return lie_inside(self.outlines, y, x)
 
-    def has_data(self, picks: Picks) -> NDArray[np.bool_]:
+    def holds_data(self, y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.bool_]:
         """(n,) whether each of some places lies on data."""
-        return np.asarray(self._nearest(self.holds_data, picks), np.bool_)
+        if self.blank is None:
+            return np.ones(y.shape, np.bool_)
+        samples, step = self.blank.samples, self.blank.step
+        rows, columns = (
+            np.clip(np.rint(v / step), 0, n - 1).astype(np.intp) for v, n in zip((y, x), samples.shape, strict=True)
+        )
+        return np.asarray(~samples[rows, columns], np.bool_)
 
-    def _nearest(self, cells: NDArray[np.bool_], picks: Picks) -> NDArray[np.bool_]:
-        row = np.abs(self.y_px[np.newaxis] - picks.y[:, np.newaxis]).argmin(axis=1)
-        column = np.abs(self.x_px[np.newaxis] - picks.x[:, np.newaxis]).argmin(axis=1)
-        return cells[row, column]
+    def grid(self, step_px: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(n,) rows and (n,) columns of places all over the micrograph, on data."""
+        axes = (np.arange(step_px / 2, n, step_px) for n in self.shape)
+        y, x = (v.ravel() for v in np.meshgrid(*axes, indexing="ij"))
+        kept = self.holds_data(y, x)
+        return y[kept], x[kept]
 
 
 def main() -> None:
@@ -180,23 +190,24 @@ def main() -> None:
 
 def measure(args: argparse.Namespace) -> Report:
     """Pick and score everything, and draw what is asked for."""
-    junk, picker = load_model(args.junk, "cpu", 1, finds="junk"), load_model(args.picker, "cpu", 1)
+    model, picker = load_model(args.junk, "cpu", 1, finds="junk"), load_model(args.picker, "cpu", 1)
+    junk = JunkFinder(model, "dark")
     kinds, simulated = score_worlds(junk, picker, args)
     return Report(
-        junk_model=str(junk.identity),
+        junk_model=str(model.identity),
         picker=str(picker.identity),
-        threshold=junk.contract.threshold,
+        threshold=model.contract.threshold,
         molecules="the simulator's own"
         if args.molecules is None
         else f"{len(read_molecules(args.molecules))} real ones",
         kinds=kinds,
         simulated=simulated,
         real=[] if args.data is None else score_real(junk, picker, args.data),
-        milliseconds=time_network(junk),
+        milliseconds=time_network(model),
     )
 
 
-def score_worlds(junk: Model, picker: Model, args: argparse.Namespace) -> tuple[list[Kind], Simulated]:
+def score_worlds(junk: JunkFinder, picker: Model, args: argparse.Namespace) -> tuple[list[Kind], Simulated]:
     """Simulate, pick and score the worlds one by one."""
     molecules = () if args.molecules is None else read_molecules(args.molecules)
     cells = np.zeros((len(JUNK_KINDS) + 1, 2), np.int64)  # by kind, and whether they are called junk
@@ -209,29 +220,24 @@ def score_worlds(junk: Model, picker: Model, args: argparse.Namespace) -> tuple[
         micrograph = Micrograph(
             path=Path(f"world_{index}.mrc"), pixels=world.pixels, pixel_size_angstrom=world.pixel_size_angstrom
         )
-        found = find_junk(junk, micrograph, world.diameter_angstrom)
-        peaks, _ = peaks_of(picker, micrograph, world.diameter_angstrom)
-        picks = peaks.select(peaks.reaching(choose(picker, [peaks]).threshold))
-        dropped = found.at(picks)
-        rows, columns = (
-            np.clip(np.rint(v), 0, n - 1).astype(np.intp)
-            for v, n in zip((found.y_px, found.x_px), world.junk.shape, strict=True)
-        )
-        kind = world.junk[rows[:, np.newaxis], columns]
-        np.add.at(cells, (kind[found.holds_data], found.called[found.holds_data].astype(int)), 1)
-        np.add.at(picked, (kinds_at(world.junk, picks), dropped.astype(int)), 1)
-        shown += np.bincount(np.unique(kind), minlength=shown.size)
+        seen = see(junk, picker, micrograph, world.diameter_angstrom)
+        picks, dropped = seen.picks, seen.called(seen.picks.y, seen.picks.x)
+        reach = HALF * world.diameter_angstrom / world.pixel_size_angstrom
+        y, x = seen.grid(reach)
+        np.add.at(cells, (kinds_at(world.junk, y, x), seen.called(y, x).astype(int)), 1)
+        np.add.at(picked, (kinds_at(world.junk, picks.y, picks.x), dropped.astype(int)), 1)
+        shown += np.bincount(np.unique(world.junk), minlength=shown.size)
         is_clean = not world.junk.any()
         clean += is_clean
-        silent += is_clean and not found.called[found.holds_data].any()
-        good = world.truth.select((kinds_at(world.junk, world.truth) == 0) & found.has_data(world.truth))
-        reach = HALF * world.diameter_angstrom / world.pixel_size_angstrom
+        silent += is_clean and not seen.outlines
+        truth = world.truth
+        good = truth.select((kinds_at(world.junk, truth.y, truth.x) == 0) & seen.holds_data(truth.y, truth.x))
         particles += len(good)
-        called += int(found.at(good).sum())
+        called += int(seen.called(good.y, good.x).sum())
         found_before += int(hit(picks, good, reach).sum())
         found_after += int(hit(picks.select(~dropped), good, reach).sum())
         if len(panels) < _DRAWN and not is_clean and len(picks) > 0:
-            panels.append(draw(world.pixels, world.junk, found, picks, dropped, 2 * reach))
+            panels.append(draw(world.pixels, world.junk, seen, dropped, 2 * reach))
     if args.pages:
         rows_of = [np.hstack(panels[k : k + _DRAWN_COLUMNS]) for k in range(0, len(panels), _DRAWN_COLUMNS)]
         cv2.imwrite(str(PICTURE), np.vstack(rows_of), [cv2.IMWRITE_JPEG_QUALITY, 88])
@@ -267,7 +273,7 @@ def score_worlds(junk: Model, picker: Model, args: argparse.Namespace) -> tuple[
     )
 
 
-def score_real(junk: Model, picker: Model, data: Path) -> list[Real]:
+def score_real(junk: JunkFinder, picker: Model, data: Path) -> list[Real]:
     """The validation micrographs of the recipe's real proteins."""
     rows = []
     for source in read_recipe(find_recipe("junk")).data:
@@ -278,20 +284,17 @@ def score_real(junk: Model, picker: Model, data: Path) -> list[Real]:
         called, area = 0, 0
         for one in members:
             micrograph, labels = read_labelled(one)
-            found = find_junk(junk, micrograph, source.diameter_angstrom)
+            seen = see(junk, picker, micrograph, source.diameter_angstrom)
             shape, border = micrograph.pixels.shape, source.border_px
-            labels = inside_border(labels, shape, border)
-            peaks, _ = peaks_of(picker, micrograph, source.diameter_angstrom)
-            picks = inside_border(peaks.select(peaks.reaching(choose(picker, [peaks]).threshold)), shape, border)
-            inside = np.ix_(
-                *((v >= border) & (v < n - border) for v, n in zip((found.y_px, found.x_px), shape, strict=True))
-            )
-            called += int((found.called & found.holds_data)[inside].sum())
-            area += int(found.holds_data[inside].sum())
+            labels, picks = inside_border(labels, shape, border), inside_border(seen.picks, shape, border)
+            y, x = seen.grid(HALF * source.diameter_angstrom / micrograph.resolve_pixel_size(None))
+            inside = (np.minimum(y, shape[0] - 1 - y) >= border) & (np.minimum(x, shape[1] - 1 - x) >= border)
+            called += int(seen.called(y[inside], x[inside]).sum())
+            area += int(inside.sum())
             particles += len(labels)
-            lost += int(found.at(labels).sum())
+            lost += int(seen.called(labels.y, labels.x).sum())
             picks_made += len(picks)
-            dropped += int(found.at(picks).sum())
+            dropped += int(seen.called(picks.y, picks.x).sum())
         rows.append(
             Real(
                 protein=source.folder,
@@ -306,34 +309,22 @@ def score_real(junk: Model, picker: Model, data: Path) -> list[Real]:
     return rows
 
 
-def find_junk(model: Model, micrograph: Micrograph, diameter_angstrom: float) -> Found:
-    """Where a micrograph shows junk, by a model."""
-    picture = make_picture(
-        micrograph,
-        diameter_angstrom=diameter_angstrom,
-        pixel_size_angstrom=None,
-        model_diameter_px=model.contract.diameter_px,
-        normalisation=model.contract.normalisation,
-        invert=False,
-    )
-    scores, y, x = score_picture(model, picture)
-    rescaling, holds_data = picture.rescaling, np.ones(scores.shape, np.bool_)
-    if picture.blank is not None:
-        rows, columns = (np.rint(v).astype(np.intp) for v in (y, x))
-        holds_data = ~picture.blank.rescaled(rescaling)[rows[:, np.newaxis], columns]
-    return Found(
-        called=(scores >= model.contract.threshold) & holds_data,
-        holds_data=holds_data,
-        y_px=rescaling.to_micrograph(y, 0),
-        x_px=rescaling.to_micrograph(x, 1),
+def see(junk: JunkFinder, model: Model, micrograph: Micrograph, diameter_angstrom: float) -> Seen:
+    """Pick a micrograph, and find its junk, as the daemon does."""
+    picker = Picker(model, PickingSettings(diameter_angstrom=diameter_angstrom))
+    picture = picker.prepare(micrograph)
+    peaks = find_low_peaks(picker.score(picture), picker.limits, picture.pixel_size_angstrom)
+    return Seen(
+        shape=picture.rescaling.shape,
+        picks=peaks.select(peaks.reaching(choose(model, [peaks]).threshold)),
+        outlines=junk.find(micrograph, picture).outlines,
+        blank=picture.blank,
     )
 
 
-def kinds_at(junk: NDArray[np.uint8], picks: Picks) -> NDArray[np.intp]:
+def kinds_at(junk: NDArray[np.uint8], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.intp]:
     """(n,) kind of junk at each of some places, counted from 1; 0 where there is none."""
-    rows, columns = (
-        np.clip(np.rint(v), 0, n - 1).astype(np.intp) for v, n in zip((picks.y, picks.x), junk.shape, strict=True)
-    )
+    rows, columns = (np.clip(np.rint(v), 0, n - 1).astype(np.intp) for v, n in zip((y, x), junk.shape, strict=True))
     return junk[rows, columns].astype(np.intp)
 
 
@@ -359,8 +350,7 @@ def time_network(model: Model) -> float:
 def draw(
     pixels: NDArray[np.float32],
     junk: NDArray[np.uint8],
-    found: Found,
-    picks: Picks,
+    seen: Seen,
     dropped: NDArray[np.bool_],
     diameter_px: float,
 ) -> NDArray[np.uint8]:
@@ -371,14 +361,15 @@ def draw(
     grey = np.clip((smooth - low) * (255 / max(float(high - low), 1e-12)), 0, 255).astype(np.uint8)
     grey = np.asarray(cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
     canvas = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), np.uint8)
-    called = cv2.resize(found.called.astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST) > 0
+    scale = side / np.array(pixels.shape)
+    outlines = [np.rint(np.array(one)[:, ::-1] * scale[::-1]).astype(np.int32) for one in seen.outlines]
+    called = cv2.fillPoly(np.zeros((side, side), np.uint8), outlines, 1) > 0
     canvas[called] = (0.7 * canvas[called] + 0.3 * np.array([40, 40, 230])).astype(np.uint8)
     truth = cv2.resize((junk > 0).astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST)
-    outlines, _ = cv2.findContours(truth, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, outlines, -1, (90, 200, 90), 1, cv2.LINE_AA)
-    scale = side / np.array(pixels.shape)
+    edges, _ = cv2.findContours(truth, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(canvas, edges, -1, (90, 200, 90), 1, cv2.LINE_AA)
     radius = max(2, round(0.35 * diameter_px * float(scale[0])))
-    for y, x, goes in zip(picks.y * scale[0], picks.x * scale[1], dropped.tolist(), strict=True):
+    for y, x, goes in zip(seen.picks.y * scale[0], seen.picks.x * scale[1], dropped.tolist(), strict=True):
         if goes:
             cv2.drawMarker(
                 canvas, (round(x), round(y)), (40, 40, 230), cv2.MARKER_TILTED_CROSS, 2 * radius, 1, cv2.LINE_AA

@@ -60,7 +60,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = REPOSITORY / "docs" / "reference" / "quality.md"
 FIGURES = PAGE.with_suffix(".json")
 SEED = 20261128
-PER_KIND, PER_SESSION = 24, 12
+PER_KIND, PER_SESSION = 12, 12
 """Micrographs of each kind; of a session, of which each kind makes a part."""
 SIDE_PX, PIXEL_ANGSTROM = 1536, 1.2
 PARTICLE = "apoferritin"
@@ -82,6 +82,8 @@ def _good(**changes: Any) -> SimulationSettings:
         defocus_range_um=(0.9, 2.4),
         b_factor_range_a2=(60.0, 160.0),
         coverage_range=(0.15, 0.35),
+        ice_noise_rad_angstrom=0.09,
+        ice_sigma_angstrom=1.3,  # its rings are seen beyond 10 Å
         carbon_probability=0.0,
         contamination_range=(0, 0),
         model=PARTICLE,
@@ -190,7 +192,7 @@ class Judge:
             ctf = None if isinstance(quality.ctf, msgspec.UnsetType) else quality.ctf
             usual.note(
                 document.path,
-                picks=quality.picks,
+                particles=quality.expected_particles,
                 mean_counts=quality.mean_counts,
                 is_reliable=None if ctf is None else ctf.is_reliable,
             )

@@ -215,6 +215,59 @@ def make_blob_model() -> Callable[..., Path]:
     return make
 
 
+def level_onnx(contract: ModelContract, *, bias: float) -> onnx.ModelProto:
+    """A real ONNX model that calls dark what lies well below the middle, wherever it is; of tiles of any side."""
+    side, step = round(2 * contract.offset_px) + 1, round(contract.step_px)
+    weight = np.full((1, 1, side, side), -40 / side**2, np.float32)
+    nodes = [
+        helper.make_node("Conv", ["tiles", "w", "b"], ["conv"], strides=[step, step]),
+        helper.make_node("Squeeze", ["conv", "axes"], ["flat"]),
+        helper.make_node("Sigmoid", ["flat"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "level",
+        [helper.make_tensor_value_info("tiles", TensorProto.FLOAT, ["n", 1, "h", "w"])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", "gy", "gx"])],
+        [
+            numpy_helper.from_array(weight, "w"),
+            numpy_helper.from_array(np.array([bias], np.float32), "b"),
+            numpy_helper.from_array(np.array([1], np.int64), "axes"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    helper.set_model_props(model, contract.to_metadata())
+    return model
+
+
+@pytest.fixture(scope="session")
+def make_junk_model() -> Callable[..., Path]:
+    """Write a model that takes what is far darker than the rest for junk; the first version is what serves."""
+
+    def make(folder: Path, version: int = 1, bias: float = 14.0, **changes: object) -> Path:
+        values: dict[str, object] = {
+            "architecture": "junk",
+            "normalisation": "wide-01",
+            "diameter_px": 8.0,
+            "tile_px": 64,
+            "grid": 15,
+            "offset_px": 3.5,
+        }
+        contract = blob_contract(**(values | changes))
+        write_version(folder, version, level_onnx(contract, bias=bias))
+        if version == 1:
+            (folder / "CURRENT").write_text("1\n")
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def dark_model(tmp_path_factory: pytest.TempPathFactory, make_junk_model: Callable[..., Path]) -> Path:
+    """A model folder whose model takes what is far darker than the rest for junk."""
+    return make_junk_model(tmp_path_factory.mktemp("models") / "dark")
+
+
 def write_twin(version: Path, *, bias: float = -6.01, **changes: object) -> Path:
     """Put another blob model beside a blob model as its int8 twin, with a card that admits it."""
     contract = read_contract(version)
@@ -755,7 +808,11 @@ class RunningDaemon:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
-    """Start daemons; they are stopped when the test ends. The model's own threshold holds, unless asked otherwise."""
+    """Start daemons; they are stopped when the test ends.
+
+    Unless asked otherwise, the model's own threshold holds, junk is not looked for, and nothing is assessed: numbers
+    are those of picks.
+    """
     with contextlib.ExitStack() as stack:
 
         def start(
@@ -769,7 +826,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
             out = out or tmp_path / "out"
             watched.mkdir(exist_ok=True)
             command = [BIN / "frazil", "serve", "--watch", watched, "--out", out, "--device", "cpu"]
-            command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0", "--no-choose-threshold", *options]
+            command += ["--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0"]
+            command += ["--no-choose-threshold", "--no-find-junk", "--no-assess", *map(str, options)]
             process = subprocess.Popen(
                 [str(c) for c in (*prefix, *command)],
                 stderr=subprocess.PIPE,

@@ -325,6 +325,11 @@ class QualityDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     session: str = ""
     """Name of the session of a microscope; left out where a daemon has one session."""
 
+    @property
+    def expected_particles(self) -> float:
+        """Picks that are expected to be particles; all of them where nothing is known of that."""
+        return self.picks * (1.0 if self.estimated_precision is None else self.estimated_precision)
+
 
 class HoleSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a foil hole."""

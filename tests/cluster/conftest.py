@@ -100,7 +100,16 @@ def repick(blob_model: Path, tmp_path: Path) -> Iterator[Callable[..., Running]]
             out = out or tmp_path / "out"
             command: Sequence[object] = (
                 *(BIN / "frazil", "repick", "--watch", watch, "--out", out, "--diameter", DIAMETER, "--device", "cpu"),
-                *("--model", blob_model, "--no-choose-threshold", "--workers", workers, "--json", *options),
+                *(
+                    "--model",
+                    blob_model,
+                    "--no-choose-threshold",
+                    "--no-find-junk",
+                    "--workers",
+                    workers,
+                    "--json",
+                    *options,
+                ),
             )
             process = subprocess.Popen(
                 list(map(str, command)),

@@ -18,6 +18,7 @@ from frazil.health.metrics import Metrics
 from frazil.model import Model, load_model
 from frazil.picking import Micrograph, Picker, PickingSettings, read_micrograph
 from frazil.quality.assessment import Optics
+from frazil.quality.facility import FacilityTables
 from frazil.quality.grade import QualityRules
 from frazil.record import MicrographReader, record_picks
 from frazil.session.assess import Assessed, Assessor, QualityWriter
@@ -67,6 +68,7 @@ class Rig:
             optics=Optics(),
             # The spectrum of discs looks like rings of a CTF, and is none.
             rules=QualityRules(worst_resolution_angstrom=100.0, most_drift=1.0),
+            tables=FacilityTables(paths=[self.folder / "micrographs_ctf.star"]),
             thinner_is_brighter=True,
             model=lambda: self.picker.model,
             is_busy=lambda: self.busy,
@@ -324,3 +326,33 @@ def test_score_maps_that_were_not_kept_leave_the_precision_unknown(rig: Rig, pix
     rig.pick("a.mrc", pixels)
     rig.steps(2)
     assert rig.committed[-1].estimated_precision is None  # the model has no calibration, and frazil chose nothing
+
+
+def test_a_fit_of_another_program_is_taken_in_place_of_our_own(
+    rig: Rig, pixels: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = "1 15512.25 15003.5 31.25 0.0 0.21 4.2\n"  # micrograph, defocus 1 and 2, azimuth, phase, score, resolution
+    heading = (
+        "# Output from CTFFind version 4.1.14, run on 2026-11-28 12:00:00\n"
+        "# Input file: a.mrc ; Number of micrographs: 1\n"
+        "# Pixel size: 2.000 Angstroms ; acceleration voltage: 200.0 keV ; spherical aberration: 1.40 mm ; "
+        "amplitude contrast: 0.07\n"
+        "# Box size: 512 pixels ; min. res.: 30.0 Angstroms ; max. res.: 5.0 Angstroms ; min. def.: 5000.0 um; "
+        "max. def. 50000.0 um\n"
+        "# Columns: #1 - micrograph number; #2 - defocus 1 [Angstroms]; #3 - defocus 2; #4 - azimuth of astigmatism; "
+        "#5 - additional phase shift [radians]; #6 - cross correlation; #7 - spacing (in Angstroms) up to which CTF "
+        "rings were fit successfully\n"
+    )
+    (rig.watch / "a.txt").write_text(heading + record)
+    (rig.folder / "micrographs_ctf.star").write_text("this is no table")
+    rig.pick("a.mrc", pixels)
+    rig.pick("b.mrc", pixels)
+    rig.steps(3)
+    b, a = rig.committed
+    assert not isinstance(a.ctf, msgspec.UnsetType)
+    assert (a.ctf.source, a.ctf.defocus_u_angstrom, a.ctf.resolution_angstrom) == ("ctffind", 15512.2, 4.2)
+    assert a.ctf.voltage_kv == 200.0
+    assert not isinstance(b.ctf, msgspec.UnsetType)
+    assert b.ctf.source == "frazil"
+    (said,) = [one.message for one in caplog.records if "CTF of other programs" in one.message]
+    assert "micrographs_ctf.star" in said

@@ -136,7 +136,13 @@ def test_the_dashboards_ask_in_the_order_in_which_people_do(deploy: Path) -> Non
         for name in ("frazil", "frazil-fleet")
     }
     assert asked == {
-        "frazil": ["Is it working?", "Are the picks good?", "What changed?", "What to do?"],
+        "frazil": [
+            "Is it working?",
+            "Are the picks good?",
+            "Are the micrographs good?",
+            "What changed?",
+            "What to do?",
+        ],
         "frazil-fleet": ["Which microscope needs a look?", "Which session?", "Since when?"],
     }
 

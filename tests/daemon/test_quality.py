@@ -58,7 +58,7 @@ def measured(**changes: object) -> QualityDocument:
 def usual_of(picks: int = 100, *, reliable: bool = True) -> Usual:
     usual = Usual()
     for number in range(20):
-        usual.note(f"{number}.mrc", picks=picks, mean_counts=50.0, is_reliable=reliable)
+        usual.note(f"{number}.mrc", particles=picks, mean_counts=50.0, is_reliable=reliable)
     return usual
 
 
@@ -205,8 +205,10 @@ def test_nothing_speaks_against_a_good_micrograph() -> None:
         ({"drift": 0.7}, ("doubtful", "")),
         ({"estimated_precision": 0.3}, ("doubtful", "")),
         ({"clumping": 0.4}, ("doubtful", "")),
-        ({"picks": 19}, ("doubtful", "empty")),
-        ({"picks": 3}, ("bad", "empty")),
+        ({"picks": 29}, ("doubtful", "empty")),
+        ({"picks": 7}, ("bad", "empty")),
+        ({"picks": 31, "estimated_precision": 0.9}, ("doubtful", "empty")),
+        ({"picks": 40, "estimated_precision": 0.9}, ("good", "")),
     ],
 )
 def test_each_rule_gives_its_grade_and_category(changes: dict[str, object], expected: tuple[str, str]) -> None:
@@ -238,38 +240,43 @@ def test_the_category_that_explains_the_rest_is_named_and_all_reasons_are_given(
     assert reasons == [
         "crystalline ice: a ring at 3.7 to 3.9 Å, 4.0 times the spectrum beside it",
         "20% of the area is usable (at least 50%)",
-        "1 picks, where the session's median is 100 (at least 20)",
+        "1 picks, 1 of them particles, where the session's median is 100 (at least 30)",
     ]
 
 
 def test_what_is_usual_is_unknown_at_first_and_follows_the_last_micrographs() -> None:
     usual = Usual()
-    assert usual.median_picks is None
+    assert usual.median_particles is None
     assert graded(usual=Usual(), picks=0) == ("doubtful", "empty")
     for number in range(2000):
-        usual.note(f"{number}.mrc", picks=number, mean_counts=float(number), is_reliable=None)
-    assert usual.median_picks == pytest.approx(1750, abs=2)
+        usual.note(f"{number}.mrc", particles=number, mean_counts=float(number), is_reliable=None)
+    assert usual.median_particles == pytest.approx(1750, abs=2)
     assert len(usual.counts) == 500
-    usual.note("1999.mrc", picks=5, mean_counts=None, is_reliable=None)  # assessed again
-    assert usual.picks["1999.mrc"] == 5
+    usual.note("1999.mrc", particles=5, mean_counts=None, is_reliable=None)  # assessed again
+    assert usual.particles["1999.mrc"] == 5
     assert "1999.mrc" not in usual.counts
 
 
 def test_one_bright_micrograph_is_not_what_ice_is_compared_with() -> None:
     usual = Usual()
     for number in range(40):
-        usual.note(f"{number}.mrc", picks=1, mean_counts=500.0 if number == 7 else 50.0, is_reliable=None)
+        usual.note(f"{number}.mrc", particles=1, mean_counts=500.0 if number == 7 else 50.0, is_reliable=None)
     assert usual.thinnest_counts(50.0) == 50.0
 
 
-def test_junk_is_cracked_where_it_is_thin_carbon_where_it_reaches_in_and_else_contamination() -> None:
+def test_junk_is_a_crack_where_it_is_thin_or_long_film_where_it_reaches_in_and_else_dirt() -> None:
+    shape = (1000, 1000)
     inside = [(300.0, 300.0), (300.0, 600.0), (600.0, 600.0), (600.0, 300.0)]
-    film = [(0.0, 0.0), (0.0, 200.0), (999.0, 200.0), (999.0, 0.0)]
+    film = [(0.0, 0.0), (0.0, 300.0), (999.0, 200.0), (999.0, 0.0)]
     small_at_edge = [(0.0, 0.0), (0.0, 50.0), (50.0, 50.0), (50.0, 0.0)]
-    assert junk_category([inside], (1000, 1000), -2.0) == "contamination"
-    assert junk_category([inside, film], (1000, 1000), -2.0) == "carbon"
-    assert junk_category([small_at_edge], (1000, 1000), None) == "contamination"
-    assert junk_category([film], (1000, 1000), 4.0) == "cracked"
+    long = [(0.0, 450.0), (0.0, 510.0), (999.0, 540.0), (999.0, 480.0)]
+    assert junk_category([inside], shape, -2.0) == "contamination"
+    assert junk_category([film, small_at_edge], shape, -2.0) == "carbon"
+    assert junk_category([inside, film], shape, -2.0) == "contamination"
+    assert junk_category([small_at_edge], shape, None) == "contamination"
+    assert junk_category([], shape, None) == "contamination"
+    assert junk_category([long, small_at_edge], shape, -2.0) == "cracked"
+    assert junk_category([film], shape, 4.0) == "cracked"
 
 
 # --- all of it -------------------------------------------------------------------------------------------------------

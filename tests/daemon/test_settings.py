@@ -52,6 +52,9 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
         "min_distance_angstrom": 100,
         "edge_margin_angstrom": 10,
         "contrast": "bright",
+        "junk_model": "j",
+        "find_junk": False,
+        "junk_picks": "flag",
         "unusual_diameter": True,
         "device": "cuda",
         "threads": 2,
@@ -65,12 +68,29 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
         "http_unencrypted": True,
         "http_names": ["frazil.example.org"],
         "ledger": "l.sqlite",
+        "assess": False,
+        "voltage_kv": 200,
+        "cs_mm": 1.4,
+        "amplitude_contrast": 0.07,
+        "phase_plate": True,
+        "ctf_tables": ["/p/CtfFind/job003/micrographs_ctf.star"],
+        "least_defocus_um": 0.8,
+        "most_defocus_um": 2.5,
+        "worst_resolution_angstrom": 6,
+        "least_usable_fraction": 0.6,
+        "most_junk_fraction": 0.3,
+        "thickest_ice": 0.4,
+        "fewest_picks_fraction": 0.1,
+        "least_precision": 0.6,
+        "most_drift": 0.4,
         "include": ["*_aligned.mrc"],
         "exclude": ["raw", "tmp/*"],
         "companions": ["*_half.mrc"],
         "layout": "relion",
         "unlike": "pick",
         "link_roots": ["/raid"],
+        "grid_metadata": "epu",
+        "advise_squares": True,
         "watch_by": "poll",
         "scan_seconds": 2,
         "backlog_order": "newest",
@@ -95,7 +115,7 @@ def test_every_setting_can_stand_in_the_file(tmp_path: Path) -> None:
     assert set(values) | of_a_microscope | not_beside_a_threshold == {
         field.name for field in msgspec.structs.fields(ServeSettings)
     }
-    for folder in ("w", "m", "clients"):
+    for folder in ("w", "m", "j", "clients"):
         (tmp_path / folder).mkdir()
     (tmp_path / "k.key_secret").write_text("")
     file = write(tmp_path, "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
@@ -311,3 +331,17 @@ def test_a_path_that_cannot_be_looked_at_is_a_fault_with_its_reason(tmp_path: Pa
         load_settings({}, file)
     file = write(tmp_path, 'watch = "dangling"\nout = "o"\ndiameter = 50\n')
     assert load_settings({}, file).watch == tmp_path / "dangling"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("least_defocus_um = 2.0\nmost_defocus_um = 1.0", "least_defocus_um below most_defocus_um, found 2 and 1"),
+        ('ctf_tables = ["CtfFind/job003/micrographs_ctf.star"]', "absolute paths, found CtfFind/job003/micrographs_c"),
+        ("voltage_kv = 300000", "expected a number of at most 3000"),
+    ],
+)
+def test_settings_of_quality_are_checked(tmp_path: Path, text: str, fault: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_settings(dict(NEEDED), write(tmp_path, text))
+    assert fault in str(raised.value)

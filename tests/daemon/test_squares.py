@@ -6,11 +6,13 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import prometheus_client
 import pytest
 
-from benchmarks.squares import chance, run_session
+from benchmarks.figures import fill_tables
+from benchmarks.squares import FIGURES, PAGE, Figures, chance, run_session, tables
 from frazil.documents import (
     AdviceDocument,
     Grade,
@@ -142,6 +144,17 @@ def test_a_tenth_of_a_session_orders_its_squares_better_than_chance() -> None:
         correlation, gained, _ = found["drawn to the grid's mean"]
         assert correlation > chance(squares)
         assert gained > 1.1
+
+
+def test_the_page_on_ranking_is_what_its_figures_give() -> None:
+    figures = msgspec.json.decode(FIGURES.read_bytes(), type=Figures)
+    page = PAGE.read_text("utf-8")
+    assert fill_tables(page, tables(figures)) == page
+    rows = {(row.visit, row.method): row for row in figures.rows}
+    for visit in ("screened", "uneven"):
+        row = rows[visit, "drawn to the grid's mean"]
+        assert row.better_than_chance == figures.sessions
+        assert row.of_best > 0.9
 
 
 # --- what is told of them -----------------------------------------------------------------------------------------

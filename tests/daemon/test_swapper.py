@@ -545,7 +545,7 @@ def test_a_model_that_takes_far_more_memory_than_in_its_trial_is_refused(
     serving = rig.start()
     ModelFolder(folder).promote(2)
     held = iter([2**30, 2**30 + 5 * 2**40])
-    monkeypatch.setattr("frazil.session.pick.swapper.held_bytes", lambda _: next(held))
+    monkeypatch.setattr("frazil.session.pick.admission.held_bytes", lambda _: next(held))
     (refused,) = rig.look(serving)
     assert refused.reason == "memory"
     assert refused.message.startswith(f"{folder / '2'}: expected to take ")

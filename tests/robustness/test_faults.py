@@ -142,6 +142,7 @@ def test_outputs_that_become_read_only_make_picking_wait(
     # A daemon that is told to stop while it waits leaves the rest to the next one; that one does not start as yet.
     assert daemon.stop() == 0
     command = [BIN / "frazil", "serve", "--watch", daemon.watched, "--out", disk / "out", "--diameter", "48"]
+    command += ["--no-assess"]
     refused = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300, check=False)
     assert refused.returncode == 1
     assert "expected a directory that can be written: Read-only file system" in refused.stderr

@@ -64,6 +64,7 @@ class Microscope:
             "device": "cpu",
             "threads": 1,
             "scan_seconds": 0.5,
+            "assess": False,
             "publish_address": self.stream,
             "replay_address": f"tcp://127.0.0.1:{replay}",
             "http_address": f"127.0.0.1:{http}",

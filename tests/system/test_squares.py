@@ -101,7 +101,14 @@ def test_forty_squares_are_drawn_where_they_lie_and_ranked(gridded: Any, look: L
     square.focus()
     page.keyboard.press("Enter")
     page.locator("#chosen", has_text=f"Square {best}").wait_for()
-    page.locator("#chosen", has_text="hole").wait_for()
+    # Its holes, the best first, each where it lies.
+    page.locator("#holes tbody tr").nth(3).wait_for()
+    holes = page.locator("#holes tbody tr").count()
+    assert holes == page.locator("#holes .hole").count()
+    given = [int(text.split("×")[0]) for text in page.locator("#holes tbody td:nth-child(2)").all_inner_texts()]
+    assert given == sorted(given, reverse=True)
+    assert len(given) == holes
+    check(page, look, f"{scheme}-chosen")
     page.locator("#chosen").get_by_role("link", name="Its micrographs").click()
     page.locator("#rows tr").nth(3).wait_for()
     assert page.locator("#rows tr").count() in (4, 5, 6)

@@ -61,4 +61,5 @@ def test_a_daemon_installed_from_it_alone_can_pick(
     assert done.returncode == 0, done.stderr
     assert str(site) in done.stderr
     assert "model fcn/7 on" in done.stderr
+    assert "junk by model junk/" in done.stderr
     assert (tmp_path / "out" / "a_picks.star").is_file()

@@ -282,7 +282,7 @@ class Areas(_Table, frozen=True, kw_only=True, tag="areas", tag_field="kind"):
     """Exponent of the distance between score and target in the weight of a cell: easy cells count less."""
     calm_from: _Fraction = 0.7
     """Fraction of the training with full augmentation. After it, pieces keep their contrast, sharpness and noise."""
-    largest_loss: _BelowOne = 0.005
+    largest_loss: _BelowOne = 0.01
     """Largest fraction of the particles on good ice, of any training set, that may lie in what is called junk. The
     threshold is chosen so."""
 

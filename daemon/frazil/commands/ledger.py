@@ -360,6 +360,8 @@ def check(where: Where = _HERE) -> None:
     typer.echo(f"documents: {found.documents}, up to number {found.head}, in {found.generations} generations")
     if found.edits:
         typer.echo(f"edits of picks: {found.edits}")
+    if found.qualities:
+        typer.echo(f"micrographs that were assessed: {found.qualities}")
     if found.missing.all:
         typer.echo(f"numbers without a document, archived or lost before: {found.missing}")
     for fault in found.faults:
@@ -437,9 +439,12 @@ def _describe_daemon(info: DaemonInfo | None, state: DaemonState | None) -> str:
     if info is None:
         return "no daemon has used this ledger yet"
     if state is not None:
+        session = state.session
+        finds = session.junk_model if session is not None else None
+        junk = f", junk by {finds.describe()}" if finds is not None else ""
         return (
             f"running since {_when(info.started_at)} (process {info.pid}): watching {info.watch}, "
-            f"{info.model} on {info.provider} in {info.precision}, "
+            f"{info.model} on {info.provider} in {info.precision}{junk}, "
             f"publishing on {info.stream}; the page is {info.page}"
         )
     if info.stopped_at is not None:

@@ -3,7 +3,7 @@
 A random-effects model: exposures scatter about the mean of their square, and squares about that of the grid. The
 variance between squares is estimated by moments (DerSimonian and Laird, Controlled Clinical Trials 1986), and each
 square's mean shrinks by it (Efron and Morris, JASA 1975). A line through the ice of the squares, in place of one mean,
-ordered simulated sessions no better: what ice does shows in the particles themselves.
+orders simulated sessions no better (``benchmarks/squares.py``): what ice does shows in the particles themselves.
 """
 
 from __future__ import annotations
@@ -18,7 +18,18 @@ from numpy.typing import NDArray
 
 from frazil.grid.squares import Square
 
-__all__ = ["Hindsight", "Promise", "Skipped", "hindsight", "order_squares", "rank", "rank_correlation", "skippable"]
+__all__ = [
+    "Hindsight",
+    "Promise",
+    "Skipped",
+    "between_variance",
+    "hindsight",
+    "order_squares",
+    "rank",
+    "rank_correlation",
+    "skippable",
+    "within_variance",
+]
 
 _FEWEST_SQUARES = 3
 """With fewer nothing is known of how squares differ."""
@@ -65,8 +76,8 @@ def rank(squares: Sequence[Square]) -> list[Promise]:
     particles = [np.array([one.particles for one in square.exposures], np.float64) for square in known]
     counts = np.array([len(one) for one in particles], np.float64)
     means = np.array([one.mean() for one in particles])
-    within = _within_variance(particles, means, counts)
-    between = _between_variance(means, counts / within)
+    within = within_variance(particles, means, counts)
+    between = between_variance(means, counts / within)
     weights = 1 / (between + within / counts)
     grid_mean = float((weights * means).sum() / weights.sum())
     trust = between * weights
@@ -148,7 +159,7 @@ def _ranks(values: NDArray[np.floating]) -> NDArray[np.float64]:
     return shared
 
 
-def _within_variance(
+def within_variance(
     particles: Sequence[NDArray[np.float64]], means: NDArray[np.float64], counts: NDArray[np.float64]
 ) -> float:
     """Of single exposures about the mean of their square; of all about one mean where no square has two."""
@@ -161,7 +172,7 @@ def _within_variance(
     return max(variance, 1.0)  # a count is never known better
 
 
-def _between_variance(means: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+def between_variance(means: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
     """Of squares about the mean of the grid, by moments."""
     mean = float((weights * means).sum() / weights.sum())
     excess = float((weights * (means - mean) ** 2).sum()) - (len(means) - 1)

@@ -60,6 +60,11 @@ class StateGauges(Collector):
         yield from _of_the_daemon(state)
         yield from _of_the_sessions(state)
         yield from _of_the_model(state.model)
+        yield _model_info(
+            "frazil_junk_model_info",
+            "The model that finds junk and the execution provider that runs it; always 1.",
+            next((one.junk_model for one in state.sessions if one.junk_model is not None), None),
+        )
         yield from _of_the_session(session)
         yield from _of_drift(session.pick.drift)
         yield from _of_assessing(session.assess)
@@ -145,11 +150,8 @@ def _of_each_session(sessions: Sequence[SessionState]) -> Iterator[Metric]:
 
 
 def _of_the_model(model: ModelState | None) -> Iterator[GaugeMetricFamily]:
-    yield _labelled(
-        "frazil_model_info",
-        "The serving model and the execution provider that runs it; always 1.",
-        ["name", "version", "sha256", "provider", "precision"],
-        {(model.name, str(model.version), model.sha256, model.provider, model.precision): 1} if model else {},
+    yield _model_info(
+        "frazil_model_info", "The serving model and the execution provider that runs it; always 1.", model
     )
     yield _gauge(
         "frazil_model_on_cpu",
@@ -161,6 +163,15 @@ def _of_the_model(model: ModelState | None) -> Iterator[GaugeMetricFamily]:
         "Nodes of the serving model, by the execution provider that was seen to run them.",
         ["provider"],
         model.nodes if model else {},
+    )
+
+
+def _model_info(name: str, says: str, model: ModelState | None) -> GaugeMetricFamily:
+    return _labelled(
+        name,
+        says,
+        ["name", "version", "sha256", "provider", "precision"],
+        {(model.name, str(model.version), model.sha256, model.provider, model.precision): 1} if model else {},
     )
 
 

@@ -21,12 +21,14 @@ __all__ = ["STAGES", "Metrics"]
 
 log = logging.getLogger(__name__)
 
-STAGES = ("settle", "wait", "read", "prepare", "infer", "peaks", "deliver")
+STAGES = ("settle", "wait", "read", "prepare", "infer", "junk", "peaks", "deliver")
 """Where a micrograph's time goes, from its file closed to its document sent."""
+_IN_HAND = ("read", "prepare", "infer", "junk", "peaks")
 
 _STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _LATENCY_BUCKETS = (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300)
 _PICKS_BUCKETS = (0, 1, 5, 10, 25, 50, 100, 200, 300, 500, 750, 1000, 2000, 5000)
+_JUNK_BUCKETS = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 _SCORE_BUCKETS = tuple(round(0.1 * i, 1) for i in range(1, 11))
 
 _DEFOCUS_BUCKETS = tuple(um / 1e6 for um in (0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5))
@@ -92,6 +94,10 @@ class Metrics:
         self.micrograph_scores = histogram(
             "frazil_micrograph_score", "Mean figure of merit of a micrograph's picks.", buckets=_SCORE_BUCKETS
         )
+        self.junk_fraction = histogram(
+            "frazil_junk_fraction", "Share of one micrograph's area that is junk.", buckets=_JUNK_BUCKETS
+        )
+        self.picks_dropped = counter("frazil_picks_dropped", "Picks left out since they lay in junk.")
 
         # Quality.
         self.assessed = counter(
@@ -225,9 +231,12 @@ class Metrics:
             self.pick_scores.observe(score)
         if scores:
             self.micrograph_scores.observe(sum(scores) / len(scores))
-        for stage in ("read", "prepare", "infer", "peaks"):
+        if not isinstance(document.junk, UnsetType):
+            self.junk_fraction.observe(document.junk.fraction)
+            self.picks_dropped.inc(document.junk.dropped)
+        for stage in _IN_HAND:
             self.stage.labels(stage=stage).observe(getattr(seconds, stage))
-        in_hand = seconds.read + seconds.prepare + seconds.infer + seconds.peaks
+        in_hand = sum(getattr(seconds, stage) for stage in _IN_HAND)
         self.stage.labels(stage="wait").observe(max(0.0, seconds.total - in_hand))
 
     def note_quality(self, document: QualityDocument) -> None:

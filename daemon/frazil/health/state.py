@@ -192,10 +192,14 @@ class ModelState(msgspec.Struct, frozen=True, kw_only=True):
     nodes: dict[str, int] = {}
     """Its nodes by the execution provider that was seen to run them."""
 
+    @property
+    def short(self) -> str:
+        """Name and version; of a lone file, the name alone."""
+        return f"{self.name}/{self.version}" if self.version else self.name
+
     def describe(self) -> str:
         """Which it is, and where it runs, in a few words."""
-        short = f"{self.name}/{self.version}" if self.version else self.name
-        return f"{short} on {self.provider} in {self.precision}"
+        return f"{self.short} on {self.provider} in {self.precision}"
 
 
 SessionStatus = Literal["open", "waiting", "paused", "closed", "archived", "old"]

@@ -21,7 +21,7 @@ import msgspec
 import frazil
 from frazil.addresses import replay_address
 from frazil.errors import FrazilError, ModelError, SettingsError, printable
-from frazil.model import Precision, check_in_sandbox, load_model
+from frazil.model import Precision, check_in_sandbox, identify_model, load_model
 from frazil.model.runtime import available_cores, cuda_problem, ort
 from frazil.picking import PreparationOnDevice
 from frazil.session.intake.file_system import FileSystem
@@ -29,7 +29,7 @@ from frazil.session.intake.selection import Selection
 from frazil.session.intake.survey import survey
 from frazil.session.outbox.daemon_info import DaemonInfo
 from frazil.session.outbox.ledger import LedgerReader
-from frazil.settings import ServeSettings, default_model_path
+from frazil.settings import ServeSettings, default_junk_model_path, default_model_path
 
 __all__ = ["DoctorResult", "examine", "examine_watched"]
 
@@ -85,6 +85,7 @@ def examine(
         yield from _examine_ledger(settings)
         yield from _examine_ports(settings)
     yield from _examine_model(settings)
+    yield from _examine_junk_model(settings)
 
 
 def _examine_programs() -> Iterator[DoctorResult]:
@@ -231,6 +232,20 @@ def _examine_model(settings: ServeSettings | None) -> Iterator[DoctorResult]:
         )
     says = f"{loaded.identity.short} is fit to serve (sha256 {sha256[:12]}) in {loaded.precision}"
     yield DoctorResult("model", level, f"{says}: {where}, {preparation.describe()}", do)
+
+
+def _examine_junk_model(settings: ServeSettings | None) -> Iterator[DoctorResult]:
+    if settings is not None and not settings.find_junk:
+        return
+    model = settings.junk_model if settings else default_junk_model_path()
+    try:
+        sha256 = check_in_sandbox(model, finds="junk").sha256
+        identity = identify_model(model)
+    except ModelError as error:
+        do = f"micrographs are picked without junk to be found; run frazil models verify {model}, or set find_junk = false"
+        yield DoctorResult("junk", "warning", str(error), do)
+        return
+    yield DoctorResult("junk", "ok", f"{identity.short} is fit to find it (sha256 {sha256[:12]})")
 
 
 def examine_watched(settings: ServeSettings) -> Iterator[DoctorResult]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from frazil.documents import Corrections, PickColumns, columns_of
+from frazil.documents import Corrections, JunkArea, PickColumns, columns_of
+from frazil.junk_area import sift_picks
 from frazil.limits import LimitsPatch, PickLimits
 from frazil.page.session import Result
 from frazil.picking import Picks, ScoreMap, find_picks
@@ -53,6 +54,8 @@ class Overlay(PickLimits, frozen=True, kw_only=True):
     hidden: PickColumns | None
     """Peaks below the threshold that would be picks above it, best first; None where no score map was kept."""
     score_map: Frame | None
+    junk: JunkArea | msgspec.UnsetType
+    """Where no particle can be picked; left out where that was not looked for."""
     corrections: Corrections | msgspec.UnsetType
     """What people changed in the picks; left out where nobody did."""
     deleted_picks: PickColumns
@@ -81,7 +84,8 @@ def overlay_of(
     hidden = None
     if score_map is not None and with_hidden:
         low = LimitsPatch(threshold=min(LOWEST_SCORE, limits.threshold)).over(limits)
-        hidden = hidden_peaks(find_picks(score_map, low, document.pixel_size_angstrom), limits.threshold)
+        peaks, _ = sift_picks(document.junk, find_picks(score_map, low, document.pixel_size_angstrom))
+        hidden = hidden_peaks(peaks, limits.threshold)
     return Overlay(
         seq=result.seq,
         path=result.path,
@@ -99,6 +103,7 @@ def overlay_of(
         picks=document.picks,
         hidden=hidden,
         score_map=None if score_map is None else _frame(score_map),
+        junk=document.junk,
         corrections=document.corrections,
         deleted_picks=deleted_picks,
     )

@@ -43,6 +43,8 @@ class Now(msgspec.Struct, frozen=True, kw_only=True):
     """What runs the model."""
     precision: str
     """In which it computes."""
+    junk_model: str
+    """The model that finds junk; empty where that is not looked for, or cannot be."""
     queues: dict[str, int]
     """Micrographs in each; see the metric."""
     requeued: int
@@ -105,6 +107,7 @@ class Overview:
             model=daemon.model if daemon else "",
             provider=daemon.provider if daemon else "",
             precision=daemon.precision if daemon else "",
+            junk_model=session.junk_model.short if session.junk_model else "",
             queues=session.queues,
             requeued=session.intake.requeued,
             rate_per_minute=round(rate_per_minute(standing.picked_at, now), 1) if standing else 0.0,

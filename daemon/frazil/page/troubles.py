@@ -42,6 +42,8 @@ FREE_SHARE = 0.05
 """A disk is nearly full with less room, or fewer inodes, than this share."""
 
 _LATEST = 9
+_CHANGES = 20
+"""Of models: those that pick, and those that find junk."""
 
 _REFOCUS = "Look at the newest micrographs: the focus routine, the height of the stage, astigmatism, thicker ice."
 _DISKS = {"out": "results", "ledger": "ledger"}
@@ -140,6 +142,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Of each of the micrographs that were picked last, the newest first, without those that a person marked bad."""
     change: ModelDocument | None = None
     """What happened to the model last."""
+    junk_change: ModelDocument | None = None
+    """What happened to the model that finds junk last."""
 
 
 def gather_facts(reader: LedgerReader, counts: Mapping[str, int], now: float) -> Facts:
@@ -151,7 +155,7 @@ def gather_facts(reader: LedgerReader, counts: Mapping[str, int], now: float) ->
     meta = reader.meta()
     picked_lately, failed_lately = reader.count_since(now - SESSION_SECONDS)
     times = reader.last_picked_times(1)
-    changes = reader.newest_changes(1)
+    changes = [one for stored in reader.newest_changes(_CHANGES) if isinstance(one := stored.decode(), ModelDocument)]
     pictures = _pictures(stored.body for stored in reader.last_picked_results(_LATEST))
     return Facts(
         picked=counts.get("picked", 0),
@@ -165,7 +169,8 @@ def gather_facts(reader: LedgerReader, counts: Mapping[str, int], now: float) ->
         inventory=Inventory.decode(meta.get(INVENTORY_KEY, "")) or Inventory(),
         pictures=tuple(dict.fromkeys(picture.describe() for picture in pictures)),
         picks=tuple(len(picture.picks.score) for picture in pictures if picture.corrections.mark != "bad"),
-        change=msgspec.json.decode(changes[0].body, type=ModelDocument) if changes else None,
+        change=next((one for one in changes if one.finds == "particles"), None),
+        junk_change=next((one for one in changes if one.finds == "junk"), None),
     )
 
 
@@ -187,7 +192,7 @@ def find_troubles(state: DaemonState, facts: Facts | None, now: float) -> list[T
         troubles.append(Trouble(level="fault", says="The ledger cannot be read", todo="Look at the log."))
     if facts is not None:
         troubles += [*_of_the_session(session, facts, now), *_of_the_picks(facts), *_of_the_quality(facts)]
-        troubles += _of_the_model(facts)
+        troubles += [*_of_the_model(facts), *_of_the_junk(session, facts)]
         troubles += _of_the_settings(session or SessionState())
     return sorted(troubles, key=lambda trouble: trouble.level != "fault")
 
@@ -333,6 +338,24 @@ def _of_the_model(facts: Facts) -> Iterable[Trouble]:
             level="warning",
             says=f"The model {change.model.short} {what}",
             todo=change.reason or "See the log.",
+            alert="FrazilModelRefused",
+        )
+
+
+def _of_the_junk(session: SessionState | None, facts: Facts) -> Iterable[Trouble]:
+    change = facts.junk_change
+    reason = change.reason if change is not None and change.event == "refused" else ""
+    if session is not None and session.finds_junk and session.status == "open" and session.junk_model is None:
+        yield Trouble(
+            level="warning",
+            says="Junk is not looked for: no model that finds it can serve",
+            todo=reason or "See the log, and the settings junk_model and find_junk.",
+        )
+    elif change is not None and reason:
+        yield Trouble(
+            level="warning",
+            says=f"The model {change.model.short} that finds junk was refused",
+            todo=reason,
             alert="FrazilModelRefused",
         )
 

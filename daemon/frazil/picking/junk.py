@@ -155,8 +155,8 @@ def trace(junk: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     """(h, w) mask → (n, 2) corners y, x of each outline, in its pixels, the largest first.
 
     Outlines run along the edges of pixels, and are straightened by so little that every pixel's centre stays on its
-    side. There are at most `MOST_OUTLINES`, with `MOST_CORNERS` in all: what is smaller is left out. A hole is smaller
-    than what it is in, so that none is left without that.
+    side. There are at most `MOST_OUTLINES`: what is smaller is left out. A hole is smaller than what it is in, so that
+    none is left without that. Where they would have more than `MOST_CORNERS` in all, they are straightened by more.
     """
     h, w = junk.shape
     # Pixels, their edges and their corners, of a picture of 2 h + 1 lines: contours then run along edges.
@@ -164,10 +164,17 @@ def trace(junk: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     closed[1::2, 1::2] = junk
     closed = np.asarray(cv2.dilate(closed, np.ones((3, 3), np.uint8)), np.uint8)
     contours, _ = cv2.findContours(closed, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
-    outlines = [np.asarray(cv2.approxPolyDP(one, 2 * _STRAIGHT_PX, True), np.float64)[:, 0, ::-1] for one in contours]
-    outlines = sorted((one / 2 - 0.5 for one in outlines if len(one) >= 3), key=lambda one: -abs(_signed_area(one)))
-    corners = np.cumsum([len(one) for one in outlines])
-    return outlines[: min(MOST_OUTLINES, int(np.searchsorted(corners, MOST_CORNERS, side="right")))]
+    largest = sorted(contours, key=cv2.contourArea, reverse=True)[:MOST_OUTLINES]
+    tolerance_px = _STRAIGHT_PX
+    while True:
+        straightened = (
+            np.asarray(cv2.approxPolyDP(one, 2 * tolerance_px, True), np.float64)[:, 0, ::-1] / 2 - 0.5
+            for one in largest
+        )
+        outlines = [one for one in straightened if len(one) >= 3]
+        if sum(map(len, outlines)) <= MOST_CORNERS:
+            return sorted(outlines, key=lambda one: -abs(_signed_area(one)))
+        tolerance_px *= 2
 
 
 def _in_micrograph(outline: NDArray[np.float64], coarse: Rescaling) -> list[tuple[float, float]]:

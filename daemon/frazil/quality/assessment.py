@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frazil.documents import CtfFit, MicrographDocument, PickColumns, QualityDocument
+from frazil.picking import Outlines
 from frazil.picking.rescale import Rescaling, rescale
 from frazil.quality.ctf import fit_ctf, measure_drift
 from frazil.quality.grade import QualityRules, Usual, find_faults, grade, junk_category
 from frazil.quality.ice import ice_ring, mean_counts, relative_ice_thickness
 from frazil.quality.spectrum import measure_spectrum
-from frazil.quality.usable import Outlines, UsableArea, clumping, find_usable, perimeter_px
+from frazil.quality.usable import UsableArea, clumping, find_usable, perimeter_px
 
 __all__ = ["Optics", "PixelMeasures", "assess", "measure"]
 

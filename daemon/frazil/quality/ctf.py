@@ -33,16 +33,19 @@ _DEFOCUS_STEP_ANGSTROM = 100.0
 _LARGEST_ASTIGMATISM_ANGSTROM = 3000.0
 _ASTIGMATISM_STEP_ANGSTROM = 200.0
 _ANGLES = 18
-_BACKGROUND_DEGREE = 7
+_BACKGROUND_DEGREE = 11
+_ENVELOPE_DEGREE = 3
 _B_FACTORS_A2 = (50.0, 200.0, 600.0)
 """Decay of the rings' power over the background, exp(−B s² / 2)."""
 _MODEL_ERROR = 0.1
 _LEAST_RING_STEPS = 3.0
 """Rings that are closer than this many steps of frequency cannot be told from each other."""
-_GAUSS_NEWTON_STEPS = 12
+_GAUSS_NEWTON_STEPS = 8
+_LEAST_GAIN = 1e-4
 _WINDOW_STEPS = 4
 _LEAST_CORRELATION = 0.5
-_LEAST_SCORE = 8.0
+_LEAST_SCORE = 12.0
+"""By how many times the noise rings stand out. Below, many fits are off by over 2 %."""
 _LEAST_RINGS = 1.5
 _WORST_RESOLUTION_ANGSTROM = 15.0
 _MOST_SECOND = 0.85
@@ -161,8 +164,8 @@ class _Guess:
     """Half of the astigmatism times cos 2 angle."""
     sin: float
     shift: float
-    b_factor: float
     score: float = 0.0
+    """By how many standard deviations of noise the rings stand out."""
 
     def defocus(self, angles: _Floats) -> _Floats:
         return self.mean + self.cos * np.cos(2 * angles) + self.sin * np.sin(2 * angles)
@@ -263,7 +266,6 @@ def _search(
                             cos=half * math.cos(2 * angle),
                             sin=half * math.sin(2 * angle),
                             shift=float(shift),
-                            b_factor=b_factor,
                             score=float(score[at]),
                         )
                     )
@@ -271,59 +273,70 @@ def _search(
     means = defocus[reach : reach + steps]
     others = peaks[np.abs(means - best.mean) > max(1000.0, 0.1 * best.mean)]
     is_peak = others.size > 0
-    second = _Guess(mean=0, cos=0, sin=0, shift=0, b_factor=0, score=float(others.max())) if is_peak else None
+    second = _Guess(mean=0, cos=0, sin=0, shift=0, score=float(others.max())) if is_peak else None
     return best, second
 
 
-def _model(sectors: _Sectors, optics: _Optics, guess: _Guess) -> tuple[_Floats, _Floats]:
-    """(sectors, r) rings of a guess, and their derivatives by χ; neither is weighted."""
-    s2 = sectors.s**2
-    defocus = guess.defocus(sectors.angles)
-    twice = 2 * optics.phase(s2, defocus, guess.shift)
-    envelope = np.exp(-guess.b_factor / 2 * s2) * _visible(sectors, optics, guess.mean)
-    return -np.cos(twice) * envelope, 2 * np.sin(twice) * envelope
+def _rings(sectors: _Sectors, optics: _Optics, guess: _Guess) -> tuple[_Floats, _Floats]:
+    """(sectors, r) rings of a guess as of one strength everywhere, and their derivatives by χ; neither is weighted."""
+    twice = 2 * optics.phase(sectors.s**2, guess.defocus(sectors.angles), guess.shift)
+    visible = _visible(sectors, optics, guess.mean)
+    return -np.cos(twice) * visible, 2 * np.sin(twice) * visible
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Strength:
+    """The strength of a guess's rings at each frequency, which fits best."""
+
+    envelope: _Floats
+    """(r,)."""
+    columns: list[_Floats]
+    score: float
+    """By how many standard deviations of noise the rings stand out."""
+
+
+def _strength(sectors: _Sectors, waves: _Floats) -> _Strength:
+    """A smooth strength, linear in its coefficients, so that they are solved for and never searched."""
+    shapes = np.polynomial.chebyshev.chebvander(np.linspace(-1, 1, len(sectors.s)), _ENVELOPE_DEGREE).T
+    columns = [sectors.rings(waves * shape).ravel() for shape in shapes]
+    matrix = np.stack(columns, axis=1)
+    solved = np.linalg.lstsq(matrix, sectors.data.ravel(), rcond=1e-6)[0]
+    return _Strength(envelope=solved @ shapes, columns=columns, score=float(np.linalg.norm(matrix @ solved)))
 
 
 def _refine(sectors: _Sectors, optics: _Optics, guess: _Guess, phase_plate: bool) -> _Guess:
-    """Gauss-Newton steps from a guess, as long as they make the fit better."""
-    s2 = sectors.s**2
-    by_defocus = np.pi * wavelength_angstrom(optics.voltage_kv) * s2
+    """Gauss-Newton steps from a guess, as long as they make the fit better.
+
+    Strength and parameters are separated: G. H. Golub and V. Pereyra, SIAM J. Numer. Anal. 10 (1973) 413.
+    """
+    by_defocus = np.pi * wavelength_angstrom(optics.voltage_kv) * sectors.s**2
     cos, sin = np.cos(2 * sectors.angles), np.sin(2 * sectors.angles)
-
-    def score(one: _Guess) -> float:
-        rings = sectors.rings(_model(sectors, optics, one)[0])
-        return float((rings * sectors.data).sum() / max(np.linalg.norm(rings), 1e-9))
-
-    current = score(guess)
+    waves, slopes = _rings(sectors, optics, guess)
+    strength = _strength(sectors, waves)
     for _ in range(_GAUSS_NEWTON_STEPS):
-        waves, slopes = _model(sectors, optics, guess)
-        slope = slopes * by_defocus
-        columns = [waves, slope, slope * cos, slope * sin, -waves * s2 / 2 * 1e3, *([slopes] if phase_plate else [])]
-        matrix = np.stack([sectors.rings(one).ravel() for one in columns], axis=1)
+        slope = slopes * strength.envelope * by_defocus
+        by_parameter = [slope, slope * cos, slope * sin, *([slopes * strength.envelope] if phase_plate else [])]
+        matrix = np.stack([*(sectors.rings(one).ravel() for one in by_parameter), *strength.columns], axis=1)
         scale = np.maximum(np.linalg.norm(matrix, axis=0), 1e-12)
-        solved = np.linalg.lstsq(matrix / scale, sectors.data.ravel(), rcond=1e-6)[0] / scale
-        amplitude = max(abs(float(solved[0])), 1e-9)
-        change = (solved[1:] / amplitude).tolist()
+        change = np.linalg.lstsq(matrix / scale, sectors.data.ravel(), rcond=1e-6)[0]
+        dmean, dcos, dsin, *dshift = (change / scale)[: len(by_parameter)].tolist()
         for fraction in (1.0, 0.3, 0.1):
             tried = _Guess(
-                mean=guess.mean + fraction * change[0],
-                cos=guess.cos + fraction * change[1],
-                sin=guess.sin + fraction * change[2],
-                shift=(guess.shift + fraction * change[4]) % math.pi if phase_plate else 0.0,
-                b_factor=float(np.clip(guess.b_factor + fraction * 1e3 * change[3], 0, 2000)),
-                score=guess.score,
+                mean=guess.mean + fraction * dmean,
+                cos=guess.cos + fraction * dcos,
+                sin=guess.sin + fraction * dsin,
+                shift=(guess.shift + fraction * dshift[0]) % math.pi if phase_plate else 0.0,
             )
-            better = score(tried)
-            if better > current:
+            waves, slopes = _rings(sectors, optics, tried)
+            better = _strength(sectors, waves)
+            if better.score > strength.score:
                 break
         else:
             break
-        gain, current, guess = better - current, better, tried
-        if gain < 1e-4 * abs(current):
+        gain, strength, guess = better.score - strength.score, better, tried
+        if gain < _LEAST_GAIN * strength.score:
             break
-    return _Guess(
-        mean=guess.mean, cos=guess.cos, sin=guess.sin, shift=guess.shift, b_factor=guess.b_factor, score=current
-    )
+    return _Guess(mean=guess.mean, cos=guess.cos, sin=guess.sin, shift=guess.shift, score=strength.score)
 
 
 def _equiphase(spectrum: PowerSpectrum, optics: _Optics, guess: _Guess, background: _Floats) -> tuple[_Floats, _Floats]:
@@ -430,7 +443,8 @@ def measure_drift(spectrum: PowerSpectrum, fit: CtfFit) -> float | None:
         return None
     optics, guess = _optics_of(fit), _guess_of(fit)
     sectors = _in_sectors(spectrum, _background(spectrum)).until(fit.resolution_angstrom)
-    rings = sectors.rings(_model(sectors, optics, guess)[0])
+    waves = _rings(sectors, optics, guess)[0]
+    rings = sectors.rings(waves * _strength(sectors, waves).envelope)
     power = (rings * rings).sum(axis=1)
     strength = (rings * sectors.data).sum(axis=1) / power
     basis = np.concatenate(
@@ -484,5 +498,4 @@ def _guess_of(fit: CtfFit) -> _Guess:
         cos=half * math.cos(angle),
         sin=half * math.sin(angle),
         shift=math.radians(fit.phase_shift_deg),
-        b_factor=_B_FACTORS_A2[1],
     )

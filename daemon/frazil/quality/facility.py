@@ -7,7 +7,9 @@ are bounded before they are read, no object is unpickled, and no entity of XML i
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +23,8 @@ from defusedxml.common import DefusedXmlException
 from frazil.documents import CtfFit
 from frazil.errors import FrazilError, printable
 from frazil.files import open_regular
-from frazil.picking.coordinates.cryosparc import read_records
-from frazil.picking.coordinates.star import read_tables, with_optics
+from frazil.picking.coordinates.cryosparc import CsRecords, read_records
+from frazil.picking.coordinates.star import parse_tables, with_optics
 from frazil.picking.coordinates.table import without_uid
 from frazil.picking.formats import micrograph_stem
 
@@ -31,12 +33,17 @@ __all__ = ["FacilityTables", "find_facility_ctf"]
 _TEXT_BYTES = 1 << 16
 """CTFFIND's text is shorter; its picture, which may end in .ctf, is not."""
 _LARGEST_XML_BYTES = 1 << 24
-_LARGEST_TABLE_BYTES = 1 << 28
+_LARGEST_TABLE_BYTES = 1 << 26
+"""A table of text takes some ten times its size in memory."""
 _MOST_MICROGRAPHS = 200_000
-_TEXT_ENDINGS = ("_PS.txt", "_ctffind4.txt", "_ctffind5.txt", "_ctffind.txt", "_ctf.txt", "_CTF.txt", ".ctf", ".txt")
+_TEXT_ENDINGS = (
+    *("_PS.txt", "_ctffind4.txt", "_ctffind5.txt", "_ctffind.txt", "_ctf.txt", "_CTF.txt", "_diagnostic.txt"),
+    *(".ctf", ".txt"),
+)
 """Of CTFFIND's text, after the micrograph's stem."""
 _COPY_ENDINGS = re.compile(
-    r"(_(patch_aligned|rigid_aligned|aligned|doseweighted|noDW|DW|DWS|fractions|EER|frames|movie))+$", re.IGNORECASE
+    r"([_-](patch_aligned|rigid_aligned|aligned|doseweighted|noDW|DW|DWS|PS|fractions|EER|frames|movie))+$",
+    re.IGNORECASE,
 )
 """What programs that align movies add to a name."""
 _FOUND_LETTERS = 60
@@ -46,20 +53,24 @@ _CTFFIND = re.compile(r"#\s*(Output from CTFFind|Columns: #1\W+micrograph number
 _CTFFIND_OPTICS = re.compile(
     r"acceleration voltage:\s*([\d.]+).*spherical aberration:\s*([\d.]+).*amplitude contrast:\s*([\d.]+)", re.IGNORECASE
 )
+_WARP_AVERAGES = "average"
+"""Folder of Warp's micrographs; its XML lies in the one above."""
 _Source = Literal["ctffind", "relion", "cryosparc", "warp"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """A fit of a table, and the folders of its micrograph, the innermost first."""
+    """A fit of a table, and the micrograph's name without its ending, with its folders, the innermost first."""
 
+    stem: str
     folders: tuple[str, ...]
     fit: CtfFit
 
 
 @dataclass(slots=True, kw_only=True)
 class _Table:
-    stamp: tuple[int, int]
+    stamp: tuple[tuple[int, int] | None, ...]
+    """Of its file, and of those that may name its micrographs."""
     fits: dict[str, list[_Named]]
     """By the name that is left of a micrograph's."""
 
@@ -69,7 +80,8 @@ class FacilityTables:
     """Tables of a facility's fits, read again only after they changed. Whoever asks keeps it.
 
     Args:
-        paths: of RELION's STAR files and cryoSPARC's ``.cs`` files; one that is not there yet may come.
+        paths: of RELION's STAR files and cryoSPARC's ``.cs`` files; one that is not there yet may come. Where a job of
+            cryoSPARC left the names of its micrographs in ``passthrough_exposures.cs``, both are given.
 
     Attributes:
         faults: why a file cannot be read, in words, by its path; a file beside a micrograph is among them until another
@@ -81,36 +93,47 @@ class FacilityTables:
     _tables: dict[Path, _Table] = field(default_factory=dict)
 
     def look_up(self, micrograph: Path) -> CtfFit | None:
-        """The fit of a micrograph in the first table that has one; of several of its name, that of its folder."""
+        """The fit of a micrograph in the first table that has one; of several of its name, that of its folder.
+
+        Its own name comes before that of another copy of the same movie.
+        """
         for path in self.paths:
             named = self._read(path).get(_bare(micrograph.name), [])
-            folders = _folders(micrograph.parent)
-            alike = [_common(one.folders, folders) for one in named]
+            stem, folders = micrograph_stem(micrograph.name), _folders(micrograph.parent)
+            alike = [(one.stem == stem, _common(one.folders, folders)) for one in named]
             best = [one.fit for one, count in zip(named, alike, strict=True) if count == max(alike)]
             if best and all(one == best[0] for one in best):
                 return best[0]
         return None
 
     def _read(self, path: Path) -> Mapping[str, list[_Named]]:
-        try:
-            status = path.stat()
-        except OSError:
+        is_cs = path.suffix.lower() == ".cs"
+        files = [path, *(one for one in self.paths if one != path and one.suffix.lower() == ".cs")] if is_cs else [path]
+        stamp = tuple(map(_stamp, files))
+        if stamp[0] is None:
             self._tables.pop(path, None)
             self.faults.pop(path, None)
             return {}
-        stamp = (status.st_mtime_ns, status.st_size)
         known = self._tables.get(path)
         if known is None or known.stamp != stamp:
             try:
-                if status.st_size > _LARGEST_TABLE_BYTES:
-                    raise FrazilError(f"{path}: expected at most {_LARGEST_TABLE_BYTES >> 20} MiB, found more")
-                fits = _index(path, _of_cryosparc(path) if path.suffix.lower() == ".cs" else _of_relion(path))
+                there = [one for one, its in zip(files, stamp, strict=True) if its is not None]
+                fits = _index(path, _of_cryosparc(there) if is_cs else _of_relion(path))
                 self.faults.pop(path, None)
             except FrazilError as error:
                 self.faults[path] = str(error)
                 fits = {} if known is None else known.fits  # it may be half written
             known = self._tables[path] = _Table(stamp=stamp, fits=fits)
         return known.fits
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes with a file; None where it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def find_facility_ctf(micrograph: Path, tables: FacilityTables) -> CtfFit | None:
@@ -121,13 +144,15 @@ def find_facility_ctf(micrograph: Path, tables: FacilityTables) -> CtfFit | None
     for path in [one for one in tables.faults if one not in tables.paths]:
         del tables.faults[path]
     stem = micrograph_stem(micrograph.name)
-    for name in dict.fromkeys((stem, _COPY_ENDINGS.sub("", stem) or stem)):
-        for ending in (".xml", *_TEXT_ENDINGS):
-            path = micrograph.with_name(name + ending)
+    for name in dict.fromkeys((stem, _bare(micrograph.name))):
+        beside = [micrograph.with_name(name + ending) for ending in (".xml", *_TEXT_ENDINGS)]
+        if micrograph.parent.name == _WARP_AVERAGES:
+            beside.append(micrograph.parent.with_name(f"{name}.xml"))
+        for path in beside:
             if not path.is_file():
                 continue
             try:
-                fit = _of_warp(path) if ending == ".xml" else _of_ctffind(path)
+                fit = _of_warp(path) if path.suffix == ".xml" else _of_ctffind(path)
             except FrazilError as error:
                 tables.faults[path] = str(error)
                 continue
@@ -158,7 +183,9 @@ def _index(path: Path, fits: Iterator[tuple[str, CtfFit]]) -> dict[str, list[_Na
     for number, (name, fit) in enumerate(fits):
         if number >= _MOST_MICROGRAPHS:
             raise FrazilError(f"{path}: expected at most {_MOST_MICROGRAPHS} micrographs, found more")
-        by_name.setdefault(_bare(name), []).append(_Named(_folders(PurePosixPath(name).parent), fit))
+        place = PurePosixPath(name)
+        named = _Named(micrograph_stem(place.name), _folders(place.parent), fit)
+        by_name.setdefault(_bare(name), []).append(named)
     return by_name
 
 
@@ -192,6 +219,7 @@ def _fit(
         raise FrazilError(f"{path}: expected voltage, spherical aberration and amplitude contrast, found {found}")
     if u < v:
         u, v, angle = v, u, angle + 90
+    follows_none = resolution == math.inf
     return CtfFit(
         defocus_u_angstrom=u,
         defocus_v_angstrom=v,
@@ -203,6 +231,8 @@ def _fit(
         cs_mm=cs,
         amplitude_contrast=amplitude,
         source=source,
+        is_reliable=not follows_none,
+        doubt="the program found no ring that follows its fit" if follows_none else "",
     )
 
 
@@ -213,8 +243,8 @@ def _content(path: Path, most: int) -> bytes:
         FrazilError: it cannot be read.
     """
     try:
-        with open_regular(path) as file:
-            return file.read(most + 1)
+        with io.BufferedReader(open_regular(path)) as file:
+            return file.read(min(most, os.fstat(file.fileno()).st_size) + 1)  # so much is allocated
     except OSError as error:
         raise FrazilError(f"{path}: expected a fit of the CTF, cannot read it: {error.strerror}") from error
 
@@ -267,8 +297,9 @@ def _of_warp(path: Path) -> CtfFit | None:
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
         raise FrazilError(f"{path}: cannot be read as XML ({printable(str(error))[:_FOUND_LETTERS]})") from error
     ctf = root.find("CTF")
-    if ctf is None:
-        return None
+    resolution = root.get("CTFResolutionEstimate")
+    if root.tag != "Movie" or ctf is None or (resolution is None and root.find("OptionsCTF") is None):
+        return None  # a tilt series, another program's, or not fitted yet: Warp writes defaults then
     values = {param.get("Name", ""): param.get("Value", "") for param in ctf.findall("Param")}
     if "Defocus" not in values:
         return None
@@ -276,7 +307,6 @@ def _of_warp(path: Path) -> CtfFit | None:
     for name in (*numbers, "Defocus", "Voltage", "Cs", "Amplitude"):
         if name in values or name not in numbers:
             numbers[name] = _number(path, name, values.get(name))
-    resolution = root.get("CTFResolutionEstimate")
     half = numbers["DefocusDelta"] / 2
     return _fit(
         path,
@@ -301,61 +331,105 @@ def _number(path: Path, name: str, text: str | None) -> float:
         raise FrazilError(f"{path}: expected a number as {name}, found {found}") from None
 
 
+_RELION_NEEDED = (
+    *("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"),
+    *("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast"),
+)
+_RELION = frozenset((*_RELION_NEEDED, "rlnPhaseShift", "rlnCtfMaxResolution", "rlnCtfFigureOfMerit"))
+
+
 def _of_relion(path: Path) -> Iterator[tuple[str, CtfFit]]:
-    """Micrographs of a STAR file of RELION 3.0, and of 3.1 with its optics groups."""
-    tables = read_tables(path)
+    """Micrographs of a STAR file of RELION 3.0, and of 3.1 with its optics groups.
+
+    A row that is no fit is passed over, unless there is no other.
+    """
+    content = _content(path, _LARGEST_TABLE_BYTES)
+    if len(content) > _LARGEST_TABLE_BYTES:
+        raise FrazilError(f"{path}: expected at most {_LARGEST_TABLE_BYTES >> 20} MiB, found more")
+    try:
+        tables = list(parse_tables(content.decode("utf-8-sig")))
+    except ValueError as error:  # no text, or no STAR
+        raise FrazilError(f"{path}: cannot be read as a STAR file ({printable(str(error))})") from None
     table = next((one for one in tables if {"rlnMicrographName", "rlnDefocusU"} <= one.columns.keys()), None)
     if table is None:
-        raise FrazilError(f"{path}: expected a table with rlnMicrographName and rlnDefocusU, found none")
+        raise FrazilError(
+            f"{path}: expected a table with rlnMicrographName and rlnDefocusU, found none: give "
+            "the micrographs_ctf.star of a job of CTF estimation"
+        )
     columns = with_optics(table, tables)
-    needed = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnVoltage", "rlnSphericalAberration")
-    for name in (*needed, "rlnAmplitudeContrast"):
+    for name in _RELION_NEEDED:
         if name not in columns:
             raise FrazilError(f"{path}: expected a column {name}, found none")
+    fault: FrazilError | None = None
+    is_any = False
     for row, micrograph in enumerate(columns["rlnMicrographName"]):
-
-        def number(name: str, row: int = row) -> float:
-            return _number(path, name, columns[name][row])
-
-        def optional(name: str, row: int = row) -> float | None:
-            return _number(path, name, columns[name][row]) if name in columns else None
-
-        fit = _fit(
-            path,
-            "relion",
-            u=number("rlnDefocusU"),
-            v=number("rlnDefocusV"),
-            angle=number("rlnDefocusAngle"),
-            shift_deg=optional("rlnPhaseShift") or 0.0,
-            resolution=optional("rlnCtfMaxResolution"),
-            correlation=optional("rlnCtfFigureOfMerit"),
-            voltage=number("rlnVoltage"),
-            cs=number("rlnSphericalAberration"),
-            amplitude=number("rlnAmplitudeContrast"),
-        )
+        try:
+            fit = _of_row(path, {name: values[row] for name, values in columns.items() if name in _RELION})
+        except FrazilError as error:
+            fault = fault or error
+            continue
+        is_any = True
         if fit is not None:
             yield micrograph, fit
+    if fault is not None and not is_any:
+        raise fault
 
 
+def _of_row(path: Path, values: Mapping[str, str]) -> CtfFit | None:
+    def number(name: str) -> float:
+        return _number(path, name, values[name])
+
+    def optional(name: str) -> float | None:
+        return number(name) if name in values else None
+
+    return _fit(
+        path,
+        "relion",
+        u=number("rlnDefocusU"),
+        v=number("rlnDefocusV"),
+        angle=number("rlnDefocusAngle"),
+        shift_deg=optional("rlnPhaseShift") or 0.0,
+        resolution=optional("rlnCtfMaxResolution"),
+        correlation=optional("rlnCtfFigureOfMerit"),
+        voltage=number("rlnVoltage"),
+        cs=number("rlnSphericalAberration"),
+        amplitude=number("rlnAmplitudeContrast"),
+    )
+
+
+_CS_NAME = "micrograph_blob/path"
 _CS_NEEDED = ("ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad", "ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast")
 _CS_OPTIONAL = ("ctf/phase_shift_rad", "ctf_stats/ctf_fit_to_A", "ctf_stats/cross_corr")
 
 
-def _of_cryosparc(path: Path) -> Iterator[tuple[str, CtfFit]]:
-    """Exposures of cryoSPARC, whose angles and defocus are RELION's but for their units."""
-    name = "micrograph_blob/path"
-    records = read_records(path, more_numbers=(*_CS_NEEDED, *_CS_OPTIONAL))
-    for needed in (name, *_CS_NEEDED):
+def _of_cryosparc(paths: Sequence[Path]) -> Iterator[tuple[str, CtfFit]]:
+    """Exposures of the first file, whose angles and defocus are RELION's but for their units.
+
+    The names of the micrographs are its own, or those that another file has for the same ``uid``.
+    """
+    path, more = paths[0], (*_CS_NEEDED, *_CS_OPTIONAL)
+    records = read_records(path, more_numbers=more, most_records=_MOST_MICROGRAPHS)
+    if not any(name in records.columns for name in _CS_NEEDED) and _CS_NAME in records.columns:
+        return  # it names the micrographs of another one
+    for needed in _CS_NEEDED:
         if needed not in records.columns:
             raise FrazilError(f"{path}: expected a field {needed}, found none: give exposures with their CTF")
-    if records.count > _MOST_MICROGRAPHS:
-        raise FrazilError(f"{path}: expected at most {_MOST_MICROGRAPHS} micrographs, found {records.count}")
+    names = _names(records)
+    for other in paths[1:] if not names else ():
+        names = {**_names(read_records(other, most_records=_MOST_MICROGRAPHS)), **names}
+    if not names:
+        raise FrazilError(
+            f"{path}: expected a field {_CS_NAME}, found none: give the file that has it too, such as "
+            "passthrough_exposures.cs"
+        )
     columns = {
         one: [float(value) for value in records.columns[one].tolist()]
         for one in (*_CS_NEEDED, *_CS_OPTIONAL)
         if one in records.columns
     }
-    for row, code in enumerate(records.columns[name].tolist()):
+    for row, uid in enumerate(records.uids("uid").tolist()):
+        if uid not in names:
+            continue
         u, v, angle, voltage, cs, amplitude = (columns[one][row] for one in _CS_NEEDED)
         shift, resolution, correlation = (columns[one][row] if one in columns else None for one in _CS_OPTIONAL)
         fit = _fit(
@@ -366,10 +440,18 @@ def _of_cryosparc(path: Path) -> Iterator[tuple[str, CtfFit]]:
             angle=math.degrees(angle),
             shift_deg=math.degrees(shift or 0.0),
             resolution=resolution,
-            correlation=correlation,
+            correlation=correlation or None,  # 0 where it was not filled in
             voltage=voltage,
             cs=cs,
             amplitude=amplitude,
         )
         if fit is not None:
-            yield records.names[name][code], fit
+            yield names[uid], fit
+
+
+def _names(records: CsRecords) -> dict[int, str]:
+    """Names of micrographs by ``uid``."""
+    if _CS_NAME not in records.columns:
+        return {}
+    codes = records.columns[_CS_NAME].tolist()
+    return {uid: records.names[_CS_NAME][code] for uid, code in zip(records.uids("uid").tolist(), codes, strict=True)}

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from frazil.documents import Category, Grade, QualityDocument
+from frazil.picking import Outlines
+from frazil.quality.usable import outline_length
 
 __all__ = ["Finding", "QualityRules", "Usual", "find_faults", "grade", "junk_category"]
 
@@ -17,8 +19,12 @@ _ICE_RING = 1.5
 """Strength of the ring at which ice is crystalline."""
 _THINNER = 1.5
 """Brightness of junk, in standard deviations of the rest, from which it is thinner than ice: a crack."""
-_CARBON_FRACTION = 0.05
-"""Fraction of the area that one piece of film takes at least where it reaches in from an edge."""
+_LARGE_FRACTION = 0.05
+"""Fraction of the area that a crack, or one piece of film, takes at least."""
+_ELONGATED = 0.21
+"""4 pi area over the square of the outline's length: 1 of a disc, some 0.4 of film, and less than this of a crack."""
+_ALONE, _CORNER = 0.8, 2
+"""Film is most of the junk, and reaches in over so many edges."""
 _FAR = 2.0
 """A limit that is missed by so much makes a micrograph bad, and not only doubtful."""
 _HARDLY_ANY = 0.25
@@ -52,8 +58,9 @@ class QualityRules(msgspec.Struct, frozen=True, kw_only=True):
     """One beyond the range that was asked for is doubtful; beyond twice or half of it, bad. None: no such limit."""
     thickest_ice: float = 0.5
     """One with thicker ice, in mean free paths beyond the session's thinnest, is doubtful; beyond twice this, bad."""
-    fewest_picks_fraction: _Fraction = 0.2
-    """One with fewer picks, of the session's median, is doubtful; with a quarter of that, bad."""
+    fewest_picks_fraction: _Fraction = 0.3
+    """One with fewer picks that are expected to be particles, of the session's median, is doubtful; with a quarter of
+    that, bad."""
     least_precision: _Fraction = 0.5
     """One is doubtful if a smaller fraction of its picks are expected to be particles."""
     most_drift: _Fraction = 0.5
@@ -63,14 +70,15 @@ class QualityRules(msgspec.Struct, frozen=True, kw_only=True):
 class Usual(msgspec.Struct, kw_only=True):
     """What is usual in a session, from its last micrographs."""
 
-    picks: dict[str, int] = {}
+    particles: dict[str, float] = {}
+    """Picks that are expected to be particles, by path."""
     counts: dict[str, float] = {}
     reliable: dict[str, bool] = {}
 
-    def note(self, path: str, *, picks: int, mean_counts: float | None, is_reliable: bool | None) -> None:
+    def note(self, path: str, *, particles: float, mean_counts: float | None, is_reliable: bool | None) -> None:
         """Add what was measured of a micrograph, in place of an earlier assessment of it."""
         values: Sequence[tuple[dict, object]] = (  # type: ignore[type-arg]
-            (self.picks, picks),
+            (self.particles, particles),
             (self.counts, mean_counts),
             (self.reliable, is_reliable),
         )
@@ -82,9 +90,9 @@ class Usual(msgspec.Struct, kw_only=True):
                 del known[next(iter(known))]
 
     @property
-    def median_picks(self) -> float | None:
+    def median_particles(self) -> float | None:
         """Of a micrograph; None before it is known."""
-        return statistics.median(self.picks.values()) if len(self.picks) >= _LEAST_USUAL else None
+        return statistics.median(self.particles.values()) if len(self.particles) >= _LEAST_USUAL else None
 
     def thinnest_counts(self, counts: float) -> float:
         """Mean counts of the session's thinnest micrographs, among them one with these: the upper twentieth.
@@ -110,25 +118,24 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """In one line: what was found, and what is allowed."""
 
 
-def junk_category(
-    outlines: Sequence[Sequence[tuple[float, float]]], shape: tuple[int, int], brightness: float | None
-) -> Category:
-    """What most of the junk is: a crack is thinner than ice, film reaches in from an edge, and dirt lies about.
+def junk_category(outlines: Outlines, shape: tuple[int, int], brightness: float | None) -> Category:
+    """What most of the junk is: a crack is thin or runs long, film reaches in from a corner, and dirt lies about.
 
     Args:
         outlines: corners y, x in pixels of the micrograph.
         shape: (h, w) of the micrograph.
         brightness: of the junk beside the rest, in its standard deviations, where thinner is brighter; None if unknown.
     """
+    areas = [_area(outline) for outline in outlines]
     if brightness is not None and brightness > _THINNER:
         return "cracked"
-    h, w = shape
-    reach_y, reach_x = h / 50, w / 50  # outlines are those of coarse pixels
-    for outline in outlines:
-        at_edge = any(y <= reach_y or y >= h - reach_y or x <= reach_x or x >= w - reach_x for y, x in outline)
-        if at_edge and _area(outline) >= _CARBON_FRACTION * h * w:
-            return "carbon"
-    return "contamination"
+    if not areas or max(areas) < _LARGE_FRACTION * shape[0] * shape[1]:
+        return "contamination"
+    area, largest = max(zip(areas, outlines, strict=True), key=lambda one: one[0])
+    if 4 * math.pi * area < _ELONGATED * outline_length(largest) ** 2:
+        return "cracked"
+    is_alone = area >= _ALONE * sum(areas)
+    return "carbon" if is_alone and _edges_touched(largest, shape) >= _CORNER else "contamination"
 
 
 def find_faults(
@@ -234,17 +241,18 @@ def _ctf_faults(measured: QualityDocument, usual: Usual, rules: QualityRules) ->
 
 
 def _pick_faults(measured: QualityDocument, picks: int, usual: Usual, rules: QualityRules) -> Iterator[Finding]:
-    median = usual.median_picks
+    precision = measured.estimated_precision
+    particles, median = picks * (1.0 if precision is None else precision), usual.median_particles
     fewest = None if median is None else rules.fewest_picks_fraction * median
-    if fewest is not None and picks < fewest:
+    if fewest is not None and particles < fewest:
         yield Finding(
-            grade="bad" if picks < _HARDLY_ANY * fewest else "doubtful",
+            grade="bad" if particles < _HARDLY_ANY * fewest else "doubtful",
             category="empty",
-            reason=f"{picks} picks, where the session's median is {median:.0f} (at least {fewest:.0f})",
+            reason=f"{picks} picks, {particles:.0f} of them particles, where the session's median is {median:.0f} (at "
+            f"least {fewest:.0f})",
         )
     elif picks == 0 and median is None:
         yield Finding(grade="doubtful", category="empty", reason="no picks")
-    precision = measured.estimated_precision
     if precision is not None and precision < rules.least_precision:
         yield Finding(
             grade="doubtful",
@@ -257,6 +265,14 @@ def _pick_faults(measured: QualityDocument, picks: int, usual: Usual, rules: Qua
             category="",
             reason=f"the picks clump: the nearest is {measured.clumping:.2f} times as far as if they were scattered",
         )
+
+
+def _edges_touched(outline: Sequence[tuple[float, float]], shape: tuple[int, int]) -> int:
+    """Number of edges of the micrograph that an outline reaches; outlines are those of coarse pixels."""
+    h, w = shape
+    y, x = [corner[0] for corner in outline], [corner[1] for corner in outline]
+    near_y, near_x = h / 50, w / 50
+    return sum((min(y) <= near_y, max(y) >= h - near_y, min(x) <= near_x, max(x) >= w - near_x))
 
 
 def _area(outline: Sequence[tuple[float, float]]) -> float:

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from frazil.picking import find_blank
+from frazil.picking import Outlines, find_blank
 
-__all__ = ["Outlines", "UsableArea", "clumping", "find_usable", "perimeter_px"]
+__all__ = ["UsableArea", "clumping", "find_usable", "outline_length", "perimeter_px"]
 
 _STEPS_PER_DIAMETER = 8
 _LONGEST_SIDE = 1024
@@ -21,8 +21,6 @@ _SUBPIXEL_BITS = 4
 _FEWEST_PICKS = 8
 _MOST_COMPARED = 2000
 """Picks whose nearest ones are sought; of more, these are sample enough."""
-
-Outlines = Sequence[Sequence[tuple[float, float]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,7 +71,7 @@ def find_usable(pixels: NDArray[np.generic], diameter_px: float, outlines: Outli
 
 def perimeter_px(shape: tuple[int, int], outlines: Outlines) -> float:
     """Length of the edges of the usable area: those of an (h, w) micrograph, and those of junk."""
-    return 2.0 * sum(shape) + sum(_length(outline) for outline in outlines)
+    return 2.0 * sum(shape) + sum(outline_length(outline) for outline in outlines)
 
 
 def clumping(y: NDArray[np.float64], x: NDArray[np.float64], *, area_px: float, perimeter_px: float) -> float | None:
@@ -110,5 +108,6 @@ def _mean_nearest(y: NDArray[np.float64], x: NDArray[np.float64]) -> float:
     return float(np.sqrt(nearest).mean())
 
 
-def _length(outline: Sequence[tuple[float, float]]) -> float:
+def outline_length(outline: Sequence[tuple[float, float]]) -> float:
+    """Of a closed outline, in pixels."""
     return sum(math.dist(a, b) for a, b in zip(outline, (*outline[1:], *outline[:1]), strict=True))

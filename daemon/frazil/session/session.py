@@ -27,6 +27,7 @@ from frazil.outputs import OutputFolder
 from frazil.paths import absolute_path
 from frazil.picking import Micrograph, Picker, PickingSettings, Picture, PreparationOnDevice
 from frazil.quality.assessment import Optics
+from frazil.quality.facility import FacilityTables
 from frazil.quality.grade import QualityRules
 from frazil.record import MicrographReader
 from frazil.session.announcements import Announcements
@@ -377,6 +378,7 @@ class Session:
             watch=self.watch,
             optics=Optics(**{name: given[name] for name in Optics.__struct_fields__}),
             rules=QualityRules(**{name: given[name] for name in QualityRules.__struct_fields__}),
+            tables=FacilityTables(paths=[Path(one).expanduser() for one in settings.ctf_tables]),
             thinner_is_brighter=settings.contrast == "dark",
             model=lambda: self.serving.picker.model,
             is_busy=lambda: self._pipeline.is_busy,

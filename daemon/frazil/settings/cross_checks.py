@@ -34,9 +34,14 @@ def doubt_diameter(angstrom: float) -> str | None:
 Values = Mapping[str, Any]
 
 
-def _link_roots(values: Values) -> str | None:
-    relative = [root for root in values["link_roots"] if root and not Path(root).expanduser().is_absolute()]
-    return f"expected absolute paths, found {relative[0]}" if relative else None
+def _absolute(name: str) -> Callable[[Values], str | None]:
+    """A check that a list has absolute paths only."""
+
+    def check(values: Values) -> str | None:
+        relative = [path for path in values[name] if path and not Path(path).expanduser().is_absolute()]
+        return f"expected absolute paths, found {relative[0]}" if relative else None
+
+    return check
 
 
 def _keys(values: Values) -> str | None:
@@ -103,7 +108,8 @@ def _ports(values: Values) -> str | None:
 
 
 CROSS_CHECKS: tuple[tuple[tuple[str, ...], Callable[[Values], str | None]], ...] = (
-    (("link_roots",), _link_roots),
+    (("link_roots",), _absolute("link_roots")),
+    (("ctf_tables",), _absolute("ctf_tables")),
     (("curve_key", "curve_clients"), _keys),
     (("diameter_angstrom", "unusual_diameter"), _diameter),
     (("threshold", "choose_threshold", "target_precision"), _target_precision),

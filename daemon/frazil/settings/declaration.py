@@ -219,6 +219,14 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     phase_plate: Annotated[
         bool, _setting("Find the phase shift, too, as of micrographs taken with a phase plate.", "Quality")
     ] = False
+    ctf_tables: Annotated[
+        list[str],
+        _setting(
+            "Files with CTF fits of other programs, RELION's .star or cryoSPARC's .cs, which are taken in place of "
+            "frazil's own, as are those that lie beside a micrograph.",
+            "Quality",
+        ),
+    ] = msgspec.field(default_factory=list)
     least_defocus_um: Annotated[
         _Micrometre | None,
         _setting("Least defocus that was asked for, in µm; with less, a micrograph is doubtful.", "Quality"),
@@ -251,11 +259,11 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     fewest_picks_fraction: Annotated[
         _Fraction,
         _setting(
-            "With fewer picks than this fraction of the session's median, a micrograph is doubtful; a quarter of it, "
-            "bad.",
+            "With fewer picks that are expected to be particles than this fraction of the session's median, a "
+            "micrograph is doubtful; a quarter of it, bad.",
             "Quality",
         ),
-    ] = 0.2
+    ] = 0.3
     least_precision: Annotated[
         _Fraction,
         _setting(
@@ -273,6 +281,7 @@ class ServeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             "Directory in which the microscope's program says where exposures were taken: an EPU session, or that of "
             "SerialEM's mdocs. Default: beside the micrographs.",
             "Quality",
+            must_be="directory, perhaps later",
         ),
     ] = None
     advise_squares: Annotated[

@@ -38,13 +38,20 @@ export function drawHidden(hidden, diameter) {
   return drawing("g", { class: "hidden" }, drawing("path", { class: "rim", d }), drawing("path", { class: "missed", d }));
 }
 
+const pointsOf = (outline) => outline.map(([y, x]) => `${x.toFixed(1)},${y.toFixed(1)}`);
+
+/** The junk that a model found, as one path, so that a hole in it stays free. */
+export function drawJunk(outlines) {
+  return drawing("path", { class: "found-junk", "fill-rule": "evenodd", d: outlines.map((outline) => `M${pointsOf(outline).join("L")}Z`).join("") });
+}
+
 /** What people changed: a plus in what they added, a cross in what they took away, outlines of what is junk. */
 export function drawCorrections({ added, deleted, junk }, diameter) {
   const arm = diameter / 7;
   const plus = (y, x) => `M${x - arm} ${y}h${2 * arm}M${x} ${y - arm}v${2 * arm}`;
   const cross = (y, x) => `M${x - arm} ${y - arm}l${2 * arm} ${2 * arm}m${-2 * arm} 0l${2 * arm} ${-2 * arm}`;
   const group = drawing("g", { class: "corrections" });
-  for (const outline of junk) group.append(drawing("polygon", { class: "junk", points: outline.map(([y, x]) => `${x.toFixed(1)},${y.toFixed(1)}`).join(" ") }));
+  for (const outline of junk) group.append(drawing("polygon", { class: "junk", points: pointsOf(outline).join(" ") }));
   const pluses = added.map(({ y, x }) => plus(y, x)).join("");
   const crosses = deleted.y.map((y, i) => cross(y, deleted.x[i])).join("");
   if (crosses) group.append(drawing("path", { class: "rim", d: crosses }), drawing("path", { class: "deleted", d: crosses }));

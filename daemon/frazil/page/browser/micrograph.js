@@ -46,7 +46,7 @@ offerHelp([
   ["z", "Undo the last correction of this micrograph"],
   ["c", "Measure a particle"],
   ["l Esc", "Look only"],
-  ["p t m o", "Show picks, candidates below the threshold, the score map, corrections"],
+  ["p t m u o", "Show picks, candidates below the threshold, the score map, junk, corrections"],
   ["+ −", "Zoom"],
   ["0 1", "Fit all of it; one pixel of the screen for each of the file"],
   ["?", "This card"],
@@ -351,6 +351,7 @@ function facts(record, drawn) {
   return [
     ["Picks", `${picks.y.length}, mean score ${decimals(mean, 2)}`],
     ["Below the threshold", hidden ? counted(hidden.y.length, "candidate") : "not kept (keep_score_maps is off)"],
+    ...(drawn.junk ? [["Junk", junkSays(drawn.junk)]] : []),
     ["Threshold", `${drawn.threshold.toFixed(3)}, ${drawn.threshold_says}`],
     ["Particle", `${(drawn.diameter_px * drawn.pixel_size_angstrom).toFixed(0)} Å, ${drawn.diameter_px.toFixed(1)} px`],
     ["Pixels", `${drawn.shape[1]} wide, ${drawn.shape[0]} high, ${drawn.pixel_size_angstrom.toFixed(3)} Å each`],
@@ -359,6 +360,12 @@ function facts(record, drawn) {
     ...known,
     ["Sequence number", drawn.seq],
   ];
+}
+
+function junkSays({ fraction, outlines, dropped, flagged, model }) {
+  if (!outlines.length) return "none";
+  const picks = [dropped ? `${counted(dropped, "pick")} left out` : "", flagged.length ? `${counted(flagged.length, "pick")} kept there` : ""].filter(Boolean);
+  return [`${(100 * fraction).toFixed(fraction < 0.1 ? 1 : 0)} % of the area`, ...picks, `by ${model.name}/${model.version}`].join(", ");
 }
 
 function showScores({ picks, hidden, threshold }, limit = threshold) {

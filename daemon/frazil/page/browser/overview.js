@@ -95,7 +95,7 @@ function showFacts() {
     ...(requeued ? [["Picked again", grouped(requeued), "earlier ones that wait, behind all others"]] : []),
     ["File complete to picks", standing?.seconds ? `${standing.seconds.toFixed(2)} s` : "–", "median of the latest"],
     ["Picked", grouped(standing?.head && counts.picked ? counts.picked + (counts.gone ?? 0) : (counts.picked ?? 0)), failed ? `${grouped(failed)} failed` : "none failed"],
-    ["Model", now.model || "–", now.provider ? `on ${device(now.provider)}, ${now.precision}` : ""],
+    ["Model", now.model || "–", now.provider ? `on ${device(now.provider)}, ${now.precision}${now.junk_model ? `; junk by ${now.junk_model}` : ""}` : ""],
     ["Particle", standing?.diameter_angstrom ? `${standing.diameter_angstrom.toFixed(0)} Å` : "–", ""],
     ["Threshold", standing?.threshold != null ? standing.threshold.toFixed(2) : "–", standing?.threshold_says ?? ""],
     ...(standing?.layout ? [["Layout", standing.layout.split(",")[0], standing.layout.split(", ")[1]]] : []),

@@ -22,6 +22,7 @@ let askedAt = 0;
 let again = null;
 let shown = null;
 let chosen = null;
+let holes = [];
 
 const figure = byId("figure");
 figure.append(...Object.entries(FIGURES).map(([value, { says }]) => element("option", { value }, says)));
@@ -32,6 +33,7 @@ figure.addEventListener("change", () => {
   address.searchParams.set("figure", figure.value);
   history.replaceState(null, "", address);
   drawMap();
+  drawHoles();
 });
 
 follow((now) => {
@@ -107,8 +109,8 @@ function listOf({ square }) {
 
 // --- the map -----------------------------------------------------------------------------------------------------------
 
-function rangeOf({ value, low, high }) {
-  const known = shown.squares.map(value).filter((one) => one !== null);
+function rangeOf({ value, low, high }, ones) {
+  const known = ones.map(value).filter((one) => one !== null);
   const first = low ?? Math.min(...known);
   const last = high ?? Math.max(...known);
   return known.length ? [first, last > first ? last : first + 1] : [0, 1];
@@ -129,7 +131,7 @@ function drawMap() {
     return;
   }
   const picked = FIGURES[figure.value];
-  const range = rangeOf(picked);
+  const range = rangeOf(picked, shown.squares);
   const [x, y] = [0, 1].map((axis) => placed.map(({ stage_um }) => stage_um[axis]));
   const side = sideOf(placed);
   const box = [Math.min(...x) - side, Math.min(...y.map((one) => -one)) - side, Math.max(...x) - Math.min(...x) + 2 * side, Math.max(...y) - Math.min(...y) + 2 * side];
@@ -150,38 +152,98 @@ function drawMap() {
   const focused = document.activeElement?.dataset?.square;
   map.replaceChildren(drawing("svg", { viewBox: box.map((one) => one.toFixed(2)).join(" "), role: "group", "aria-label": `Map of the grid, ${counted(placed.length, "square")}` }, ...squares));
   if (focused) map.querySelector(`[data-square="${CSS.escape(focused)}"]`)?.focus();
-  byId("scale").replaceChildren(
-    range[0].toFixed(picked.digits),
-    element("span", { class: "ramp" }),
-    `${range[1].toFixed(picked.digits)} ${picked.says}`,
-  );
+  byId("scale").replaceChildren(...scaleOf(picked, range));
+}
+
+function scaleOf({ digits, says }, [low, high]) {
+  return [low.toFixed(digits), element("span", { class: "ramp" }), `${high.toFixed(digits)} ${says}`];
 }
 
 /** As large as fits between the nearest two squares, at most that of a usual mesh. */
-function sideOf(placed) {
+function sideOf(placed, largest = SQUARE_UM) {
   let nearest = Infinity;
   placed.forEach(({ stage_um: [x, y] }, k) => {
     for (const { stage_um: other } of placed.slice(k + 1)) nearest = Math.min(nearest, Math.max(Math.abs(x - other[0]), Math.abs(y - other[1])));
   });
-  return Math.max(1, Math.min(SQUARE_UM, 0.85 * nearest));
+  return Math.max(0.4, Math.min(largest, 0.85 * nearest));
 }
 
 async function choose(one) {
   chosen = key(one);
   drawMap();
   for (const row of byId("ranking").children) row.classList.toggle("is-chosen", row.dataset.square === chosen);
+  if (holes.square !== chosen) holes = [];
+  drawHoles();
   const caption = byId("chosen");
   const says = `Square ${one.square}: ${grouped(one.good)} good, ${grouped(one.doubtful)} doubtful, ${grouped(one.bad)} bad; ${counted(one.particles, "particle")}.`;
-  let holes = "";
+  let found = [];
   try {
-    const found = (await ask(`/api/square?${new URLSearchParams({ grid: one.grid, square: one.square })}`)).holes;
-    if (found.length) {
-      const best = found.reduce((a, b) => (b.particles / b.micrographs > a.particles / a.micrographs ? b : a));
-      holes = ` ${counted(found.length, "hole")}; ${best.hole} gave most, ${grouped(Math.round(best.particles / best.micrographs))} a micrograph.`;
-    }
+    found = (await ask(`/api/square?${new URLSearchParams({ grid: one.grid, square: one.square })}`)).holes;
   } catch (error) {
     if (!error.status) throw error;
   }
   if (chosen !== key(one)) return;
-  caption.replaceChildren(`${says}${holes} ${one.skip ? `Skip it? ${one.skip}. ` : ""}`, element("a", { href: listOf(one) }, "Its micrographs"));
+  holes = Object.assign(found.map(asSquare).sort((a, b) => b.particles_each - a.particles_each), { square: chosen });
+  drawHoles();
+  caption.replaceChildren(`${says} ${one.skip ? `Skip it? ${one.skip}. ` : ""}`, element("a", { href: listOf(one) }, "Its micrographs"));
+}
+
+// --- the holes of a square ---------------------------------------------------------------------------------------------
+
+/** A hole with the figures of a square. */
+function asSquare(hole) {
+  return {
+    ...hole,
+    stage_um: hole.stage_x_um === null ? null : [hole.stage_x_um, hole.stage_y_um],
+    particles_each: hole.particles / hole.micrographs,
+    good_fraction: hole.good / hole.micrographs,
+    ice: hole.relative_ice_thickness,
+    resolution_angstrom: hole.ctf_resolution_angstrom,
+  };
+}
+
+function drawHoles() {
+  byId("holes").replaceChildren(...(holes.length ? [...mapOfHoles(), tableOfHoles()] : []));
+}
+
+/** Nothing where holes share a stage position, since the beam went to them by image shift. */
+function mapOfHoles() {
+  const placed = holes.filter(({ stage_um }) => stage_um);
+  if (placed.length < 2 || new Set(placed.map(({ stage_um }) => stage_um.join())).size < placed.length) return [];
+  const picked = FIGURES[figure.value === "expected" ? "particles_each" : figure.value];
+  const range = rangeOf(picked, placed);
+  const radius = Math.max(0.2, sideOf(placed, 4) / 2);
+  const [x, y] = [placed.map(({ stage_um }) => stage_um[0]), placed.map(({ stage_um }) => -stage_um[1])];
+  const box = [Math.min(...x) - 2 * radius, Math.min(...y) - 2 * radius, Math.max(...x) - Math.min(...x) + 4 * radius, Math.max(...y) - Math.min(...y) + 4 * radius];
+  const circles = placed.map((one, k) => {
+    const value = picked.value(one);
+    const says = `Hole ${one.hole}: ${value === null ? "not known" : value.toFixed(picked.digits)}`;
+    return drawing("circle", { class: `hole${value === null ? " unknown" : ""}`, cx: x[k], cy: y[k], r: radius, fill: colour(value, range) }, drawing("title", {}, says));
+  });
+  return [
+    element("div", { class: "map" }, drawing("svg", { viewBox: box.map((one) => one.toFixed(2)).join(" "), role: "img", "aria-label": `Map of the square, ${counted(placed.length, "hole")}` }, ...circles)),
+    element("p", { class: "scale" }, ...scaleOf(picked, range)),
+  ];
+}
+
+function tableOfHoles() {
+  const lines = holes.map((one) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, one.hole),
+      ...[
+        `${grouped(Math.round(one.particles_each))} × ${grouped(one.micrographs)}`,
+        `${Math.round(100 * one.good_fraction)} %`,
+        decimals(one.ice, 2),
+        decimals(one.resolution_angstrom, 1),
+      ].map((text) => element("td", { class: "number" }, text)),
+    ),
+  );
+  const heads = ["Particles, each", "Good", "Ice", "CTF, Å"].map((text) => element("th", { scope: "col", class: "number" }, text));
+  return element(
+    "div",
+    { class: "table-frame", tabindex: 0, role: "region", "aria-label": "Holes of the square" },
+    element("table", {}, element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Hole"), ...heads)), element("tbody", {}, ...lines)),
+  );
 }

@@ -1,6 +1,6 @@
 // A micrograph with what was found in it, all in pixels of the micrograph, so that nothing can lie elsewhere.
 
-import { canvas, CLASSES, drawCorrections, drawCross, drawHidden, drawPicks, photograph, pictureAddress, sample, whyNoPicture } from "/static/circles.js";
+import { canvas, CLASSES, drawCorrections, drawCross, drawHidden, drawJunk, drawPicks, photograph, pictureAddress, sample, whyNoPicture } from "/static/circles.js";
 import { ask, at, counted, drawing, element, say } from "/static/dom.js";
 import { nearest, withEdits } from "/static/edits.js";
 import { Look } from "/static/look.js";
@@ -26,7 +26,7 @@ export class Viewer {
     this.pending = pending;
     this.moved = moved;
     this.mode = "look";
-    this.shown = { picks: true, hidden: false, map: false, corrections: true };
+    this.shown = { picks: true, hidden: false, map: false, junk: true, corrections: true };
     this.look = new Look(() => this.#settle());
     this.stage = element("div", { class: "stage" });
     this.bar = element("div", { class: "scale-bar", "aria-hidden": "true" });
@@ -38,6 +38,7 @@ export class Viewer {
       picks: this.#switch("picks", "Picks", "p", "Circles of the particle’s size around the picks"),
       hidden: this.#switch("hidden", "Below the threshold", "t", "Candidates whose score does not reach the threshold"),
       map: this.#switch("map", "Score map", "m", "The model’s scores, the lighter the higher"),
+      junk: this.#switch("junk", "Junk", "u", "Where a model found what no particle can be picked in"),
     };
     if (correct) this.switches.corrections = this.#switch("corrections", "Corrections", "o", "What people added, took away and outlined");
     const button = (says, label, act, title) => element("button", { type: "button", "aria-label": label, title, onclick: act }, says);
@@ -181,7 +182,7 @@ export class Viewer {
   /** Draws picks anew, with the edits that are pending. */
   draw() {
     if (!this.overlay) return;
-    const { seq, threshold, diameter_px: diameter, score_map: map, path } = this.overlay;
+    const { seq, threshold, diameter_px: diameter, score_map: map, junk, path } = this.overlay;
     const { hidden } = this.other ?? this.overlay;
     this.edited = withEdits(this.overlay, this.pending(path));
     const picks = this.other?.picks ?? (this.edited.mark === "bad" ? { y: [], x: [], score: [] } : this.edited.picks);
@@ -190,6 +191,7 @@ export class Viewer {
       const href = at(`/api/score-map/${seq}?${new URLSearchParams({ epoch: this.epoch })}`);
       layers.push(drawing("image", { ...map, href, preserveAspectRatio: "none", class: "score-map" }));
     }
+    if (this.shown.junk && junk?.outlines.length) layers.push(drawJunk(junk.outlines));
     if (this.shown.hidden && hidden) layers.push(drawHidden(hidden, diameter));
     if (this.shown.picks) layers.push(drawPicks(picks, this.other?.threshold ?? threshold, diameter));
     if (this.shown.corrections && this.edited.mark !== "bad") layers.push(drawCorrections(this.edited, diameter));
@@ -200,6 +202,7 @@ export class Viewer {
     this.svg.classList.toggle("is-bad", this.edited.mark === "bad");
     this.switches.hidden.box.disabled = !this.overlay.hidden;
     this.switches.map.box.disabled = !map;
+    this.switches.junk.box.disabled = !junk?.outlines.length;
     const more = hidden ? `, and ${counted(hidden.y.length, "candidate")} below the threshold` : "";
     this.svg.setAttribute("aria-label", `Micrograph ${path} with ${counted(picks.y.length, "pick")} as circles${more}`);
   }

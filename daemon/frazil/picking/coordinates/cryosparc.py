@@ -237,12 +237,13 @@ def _origins(particles: CsRecords) -> NDArray[np.float64] | None:
     return origins
 
 
-def read_records(path: Path, more_numbers: Sequence[str] = ()) -> CsRecords:
+def read_records(path: Path, more_numbers: Sequence[str] = (), *, most_records: int = _MOST_RECORDS) -> CsRecords:
     """Read what is needed of one file, block by block: it may be larger than the memory.
 
     Args:
         path: of the file.
         more_numbers: further fields of numbers that are kept where they are there.
+        most_records: a file with more is refused.
 
     Raises:
         FrazilError: it cannot be read, is no array of records, or holds Python objects.
@@ -251,15 +252,15 @@ def read_records(path: Path, more_numbers: Sequence[str] = ()) -> CsRecords:
         with io.BufferedReader(open_regular(path)) as file:
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
-            return _read_open(path, file, size, (*_NUMBERS, *more_numbers))
+            return _read_open(path, file, size, (*_NUMBERS, *more_numbers), most_records)
     except OSError as error:
         raise FrazilError(f"{path}: expected coordinates, cannot read them: {error.strerror}") from error
 
 
-def _read_open(path: Path, file: io.BufferedIOBase, size: int, numbers: Sequence[str]) -> CsRecords:
+def _read_open(path: Path, file: io.BufferedIOBase, size: int, numbers: Sequence[str], most_records: int) -> CsRecords:
     if size > _LARGEST_FILE_BYTES:
         raise FrazilError(f"{path}: expected at most {_LARGEST_FILE_BYTES >> 30} GiB, found {size / 2**30:.1f} GiB")
-    dtype, count = _read_header(path, file)
+    dtype, count = _read_header(path, file, most_records)
     expected = file.tell() + count * dtype.itemsize
     if size < expected:
         raise FrazilError(f"{path}: expected {expected} bytes for {count} records, found {size}: the file is cut short")
@@ -284,7 +285,7 @@ def _read_open(path: Path, file: io.BufferedIOBase, size: int, numbers: Sequence
     )
 
 
-def _read_header(path: Path, file: io.BufferedIOBase) -> tuple[np.dtype[np.void], int]:
+def _read_header(path: Path, file: io.BufferedIOBase, most_records: int) -> tuple[np.dtype[np.void], int]:
     """The type of a record and the number of them; the file is at the first one then.
 
     Raises:
@@ -326,8 +327,8 @@ def _read_header(path: Path, file: io.BufferedIOBase) -> tuple[np.dtype[np.void]
         raise FrazilError(
             f"{path}: expected records of 1 to {_LARGEST_RECORD_BYTES} bytes, found {dtype.itemsize} bytes"
         )
-    if not 0 <= shape[0] <= _MOST_RECORDS:
-        raise FrazilError(f"{path}: expected at most {_MOST_RECORDS} records, found {shape[0]}")
+    if not 0 <= shape[0] <= most_records:
+        raise FrazilError(f"{path}: expected at most {most_records} records, found {shape[0]}")
     return dtype, shape[0]
 
 

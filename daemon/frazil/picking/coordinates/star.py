@@ -34,6 +34,7 @@ from frazil.picking.picks import Picks
 
 __all__ = [
     "StarTable",
+    "parse_tables",
     "read_star",
     "read_star_table",
     "read_tables",
@@ -234,12 +235,17 @@ def read_tables(path: Path, kind: str = "STAR") -> list[StarTable]:
         FrazilError: it cannot be read; a line is no part of a table, or a row has too many values or too few.
     """
     try:
-        return list(_tables(read_text(path)))
+        return list(parse_tables(read_text(path)))
     except ValueError as error:
         raise FrazilError(f"{path}: cannot be read as a {kind} file ({error})") from None
 
 
-def _tables(text: str) -> Iterator[StarTable]:
+def parse_tables(text: str) -> Iterator[StarTable]:
+    """Every table of the text of a STAR file.
+
+    Raises:
+        ValueError: a line is no part of a table, or a row has too many values or too few.
+    """
     block: str | None = None
     part: Literal["labels", "rows", "single values", ""] = ""
     names: list[str] = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -31,6 +30,7 @@ from frazil.model import Model
 from frazil.model.contract import read_calibration
 from frazil.picking import Micrograph, assess_threshold, find_low_peaks
 from frazil.quality.assessment import Optics, PixelMeasures, assess, measure
+from frazil.quality.facility import FacilityTables, find_facility_ctf
 from frazil.quality.grade import QualityRules, Usual
 from frazil.record import MicrographReader
 from frazil.session.correct.applying import uncorrected_picks
@@ -51,8 +51,6 @@ _REST_SECONDS = 30.0
 _LOOK_SECONDS = 5.0
 """Between looks for how many wait."""
 _STEP_SECONDS = 0.1
-_NICENESS = 10
-"""Below that of the threads that pick."""
 _USUAL_MICROGRAPHS = 500
 
 
@@ -83,7 +81,10 @@ class _Accepted:
 
 
 class Assessor:
-    """Assesses micrographs in a thread of low priority, one at a time; at most one more waits with its pixels.
+    """Assesses micrographs in a thread of its own, one at a time; at most one more waits with its pixels.
+
+    The thread has the priority of the others: with a lower one it would be kept from a busy processor while it holds
+    Python's lock, and the threads that pick would wait for it.
 
     Whatever goes wrong here stays here: picking never waits for it, and never fails with it. A micrograph that cannot
     be assessed is tried three times, with a rest between.
@@ -95,6 +96,7 @@ class Assessor:
         watch: the watched directory, below which the ledger names micrographs.
         optics: of the microscope.
         rules: what a good micrograph is.
+        tables: of CTF fits by other programs, which are taken in place of frazil's own.
         thinner_is_brighter: whether more electrons are brighter, as where particles are dark.
         model: the serving model, whose calibration says how probable picks are.
         is_busy: whether micrographs are picked, or wait to be.
@@ -116,6 +118,7 @@ class Assessor:
         watch: Path,
         optics: Optics,
         rules: QualityRules,
+        tables: FacilityTables,
         thinner_is_brighter: bool,
         model: Callable[[], Model],
         is_busy: Callable[[], bool],
@@ -133,6 +136,9 @@ class Assessor:
         self._watch = watch
         self._optics = optics
         self._rules = rules
+        self._tables = tables
+        self._told: dict[Path, str] = {}
+        """Faults of these that were logged."""
         self._thinner_is_brighter = thinner_is_brighter
         self._model = model
         self._is_busy = is_busy
@@ -157,8 +163,6 @@ class Assessor:
 
     def run(self) -> None:
         """What its thread does, until it is to stop."""
-        with contextlib.suppress(OSError, AttributeError):  # of this thread alone, as Linux has it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         while not self._stopping.is_set():
             self.step()
         self._reader.close()
@@ -294,7 +298,7 @@ class Assessor:
     ) -> tuple[PixelMeasures, str]:
         """What the pixels say, and the fingerprint of their file; if that is the same, what was measured before."""
         if accepted is not None:
-            return self._measure_pixels(accepted.micrograph, document), accepted.fingerprint
+            return self._measure_pixels(key, accepted.micrograph, document), accepted.fingerprint
         record = self._reader.micrograph(key)
         fingerprint = record.fingerprint if record is not None else ""
         if earlier is not None and fingerprint and earlier.fingerprint == fingerprint:
@@ -306,10 +310,22 @@ class Assessor:
         micrograph = self._read(path)
         if sample(path).fingerprint != fingerprint:
             raise ValueError("expected the file that was picked, found that it has changed since")
-        return self._measure_pixels(micrograph, document), fingerprint
+        return self._measure_pixels(key, micrograph, document), fingerprint
 
-    def _measure_pixels(self, micrograph: Micrograph, document: MicrographDocument) -> PixelMeasures:
-        return measure(micrograph.pixels, document, self._optics, thinner_is_brighter=self._thinner_is_brighter)
+    def _measure_pixels(self, key: str, micrograph: Micrograph, document: MicrographDocument) -> PixelMeasures:
+        tables = self._tables
+        facility_ctf = find_facility_ctf(self._watch / key, tables)
+        for path, fault in tables.faults.items():
+            if path in tables.paths and self._told.get(path) != fault:
+                log.warning("the CTF of other programs is not taken from there: %s", fault)
+                self._told[path] = fault
+        return measure(
+            micrograph.pixels,
+            document,
+            self._optics,
+            facility_ctf=facility_ctf,
+            thinner_is_brighter=self._thinner_is_brighter,
+        )
 
     def _estimate_precision(self, document: MicrographDocument, kept: KeptResult) -> float | None:
         """Fraction of the picks that are expected to be particles, from the scores of this micrograph alone.
@@ -329,7 +345,7 @@ class Assessor:
         for record in reversed(self._reader.last_qualities(_USUAL_MICROGRAPHS)):
             usual.note(
                 record.path,
-                picks=record.picks,
+                particles=record.picks * (1.0 if record.estimated_precision is None else record.estimated_precision),
                 mean_counts=record.mean_counts,
                 is_reliable=None if record.ctf_is_reliable is None else bool(record.ctf_is_reliable),
             )
@@ -338,7 +354,10 @@ class Assessor:
     def _note_usual(self, key: str, picks: int, quality: QualityDocument) -> None:
         ctf = None if isinstance(quality.ctf, msgspec.UnsetType) else quality.ctf
         self._usual.note(
-            key, picks=picks, mean_counts=quality.mean_counts, is_reliable=None if ctf is None else ctf.is_reliable
+            key,
+            particles=msgspec.structs.replace(quality, picks=picks).expected_particles,
+            mean_counts=quality.mean_counts,
+            is_reliable=None if ctf is None else ctf.is_reliable,
         )
 
     def _count_waiting(self, now: float) -> None:

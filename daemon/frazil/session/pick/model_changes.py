@@ -109,7 +109,7 @@ class Announcer:
                 self._count(change)
 
             # In one transaction with the change: killed at any moment, all is requeued or nothing has changed.
-            requeue = self._requeues and change.event != "refused"
+            requeue = self._requeues and change.finds == "particles" and change.event != "refused"
             self._outbox.commit(document, remember=remember, requeue=requeue, on_commit=committed)
 
     def recall_standing(self) -> ServingRecord | None:
