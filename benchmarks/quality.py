@@ -17,6 +17,7 @@ keeps the other's figures.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import sys
@@ -92,8 +93,10 @@ def _good(**changes: Any) -> SimulationSettings:
 
 
 def _thicker(pixels: _Pixels) -> _Pixels:
-    """As behind 0.8 mean free paths more of ice."""
-    return np.random.default_rng(1).binomial(np.rint(pixels).astype(int).clip(0), np.exp(-0.8)).astype(np.float32)
+    """As behind 0.8 mean free paths more of ice: so many fewer of the electrons come through."""
+    counts = np.rint(pixels)
+    fewer = np.random.default_rng(1).binomial(counts.astype(int).clip(0), np.exp(-0.8))
+    return np.asarray(fewer + (pixels - counts), np.float32)  # what interpolation makes of counts stays
 
 
 def _crystalline(pixels: _Pixels) -> _Pixels:
@@ -266,16 +269,19 @@ def measure_costs(
             mrc.voxel_size = PIXEL_ANGSTROM
     latencies: dict[bool, list[float]] = {True: [], False: []}
     rates: dict[bool, list[float]] = {True: [], False: []}
+    processor: dict[bool, list[float]] = {True: [], False: []}
     seconds: list[float] = []
     for turn in range(turns):
         for assesses in (True, False) if turn % 2 == 0 else (False, True):
             found, lasted = _trickle(folder, pictures, assesses, every_seconds, of_trickle)
             latencies[assesses] += found
             seconds += lasted
-            rates[assesses].append(_backlog(folder, pictures, assesses, of_backlog))
+            rate, busy = _backlog(folder, pictures, assesses, of_backlog)
+            rates[assesses].append(rate)
+            processor[assesses].append(busy)
             print(
                 f"turn {turn}, assess {assesses}: latency {statistics.median(found):.3f} s, "
-                f"rate {rates[assesses][-1]:.3f} /s",
+                f"rate {rate:.3f} /s, processor {busy:.3f} s a micrograph, load {os.getloadavg()[0]:.1f}",
                 flush=True,
             )
     return {
@@ -287,7 +293,10 @@ def measure_costs(
         "latency_ratio": round(statistics.median(latencies[True]) / statistics.median(latencies[False]), 4),
         "micrographs_per_second": {"with": _middle(rates[True]), "without": _middle(rates[False])},
         "rate_ratio": round(statistics.median(rates[True]) / statistics.median(rates[False]), 4),
+        "processor_seconds_per_micrograph": {"with": _middle(processor[True]), "without": _middle(processor[False])},
+        "processor_ratio": round(statistics.median(processor[True]) / statistics.median(processor[False]), 4),
         "assessment_seconds": _middle(seconds),
+        "load": round(os.getloadavg()[0], 1),
     }
 
 
@@ -334,15 +343,25 @@ def _trickle(
     return latencies[1:], seconds  # the first one warms up
 
 
-def _backlog(folder: Path, pictures: Sequence[Path], assesses: bool, count: int) -> float:
-    """Micrographs a second from the first result to the last, of many that lie there at the start."""
+def _backlog(folder: Path, pictures: Sequence[Path], assesses: bool, count: int) -> tuple[float, float]:
+    """Micrographs a second, and the daemon's processor time for each, from the first result to the last of many that
+    lie there at the start.
+    """
     watched, serving = _serving(folder, assesses)
     for number in range(count):
         _put(watched, pictures[number % len(pictures)], number)
     with serving as daemon:
         first, _ = daemon.wait_for(r"picked m")
+        before = _processor_seconds(daemon)
         last, _ = daemon.wait_for(r"picked m", count - 1)
-    return (count - 1) / (last - first)
+        busy = _processor_seconds(daemon) - before
+    return (count - 1) / (last - first), busy / (count - 1)
+
+
+def _processor_seconds(daemon: DaemonProcess) -> float:
+    """User and system time of the daemon's own process."""
+    fields = Path(f"/proc/{daemon.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -377,6 +396,7 @@ def _tables(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "real", markdown_table(head, rows, len(head) - 1)
     costs = figures["costs"]
     latency, rate = costs["latency_seconds"], costs["micrographs_per_second"]
+    busy = costs["processor_seconds_per_micrograph"]
     yield (
         "costs",
         markdown_table(
@@ -393,6 +413,12 @@ def _tables(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                     f"{rate['with']:.3f}",
                     f"{rate['without']:.3f}",
                     f"{costs['rate_ratio']:.3f}",
+                ],
+                [
+                    "processor time of a micrograph then, s",
+                    f"{busy['with']:.3f}",
+                    f"{busy['without']:.3f}",
+                    f"{costs['processor_ratio']:.3f}",
                 ],
                 ["median time of an assessment, s", f"{costs['assessment_seconds']:.3f}", "", ""],
             ],
@@ -425,7 +451,7 @@ def main() -> int:
         if args.only != "grades":
             with tempfile.TemporaryDirectory() as folder:
                 figures["costs"] = measure_costs(
-                    Path(folder), every_seconds=args.every, of_trickle=8, of_backlog=30, turns=args.turns
+                    Path(folder), every_seconds=args.every, of_trickle=6, of_backlog=24, turns=args.turns
                 )
         print(msgspec.json.format(msgspec.json.encode(figures), indent=1).decode())
         if not args.pages:

@@ -1,4 +1,4 @@
-"""Junk in a running daemon: found, kept through other limits, its model replaced or refused, and the page that shows it."""
+"""Junk in a running daemon: found, kept through other limits, shown on the page; its model is replaced or refused."""
 
 from __future__ import annotations
 

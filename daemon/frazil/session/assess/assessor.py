@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 _EVERY = 10
 """While others wait to be picked, each of so many micrographs is assessed."""
-_IDLE_SECONDS = 2.0
+_IDLE_SECONDS = 1.0
 """For so long nothing is picked before a micrograph is read again."""
 _REST_SECONDS = 30.0
 """Between two passes over what could not be assessed."""

@@ -25,7 +25,7 @@ class QualityWriter:
     Args:
         outbox: commits and delivers documents.
         metrics: counts assessments.
-        follow: called with each assessment that was committed, numbered: what rests on it is made and committed there.
+        follow: called with each assessment that was committed, numbered.
     """
 
     def __init__(self, outbox: Outbox, metrics: Metrics, follow: Callable[[QualityDocument], None]) -> None:

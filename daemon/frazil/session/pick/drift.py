@@ -230,7 +230,8 @@ class QualityDrift(msgspec.Struct, Remembered, kw_only=True):
         ctf = document.ctf
         if not isinstance(ctf, msgspec.UnsetType) and ctf.is_reliable:
             values["defocus"] = 0.5e-4 * (ctf.defocus_u_angstrom + ctf.defocus_v_angstrom)
-            values["resolution"] = ctf.resolution_angstrom and math.log(ctf.resolution_angstrom)
+            resolution = ctf.resolution_angstrom or 0.0
+            values["resolution"] = math.log(resolution) if resolution > 0 else None
         return [
             (which, direction)
             for which, value in values.items()

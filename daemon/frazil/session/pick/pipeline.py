@@ -21,7 +21,7 @@ from queue import Empty, Full, PriorityQueue, Queue
 
 import msgspec
 
-from frazil.documents import MicrographDocument, QualityDocument, directory_of
+from frazil.documents import MicrographDocument, directory_of
 from frazil.errors import IncompleteMicrograph, LedgerDamagedError, MicrographError, OutputError
 from frazil.faults import backoff_seconds, failure_of
 from frazil.health.heartbeat import Heartbeats
@@ -144,7 +144,7 @@ class Pipeline:
         self._receiver = receiver
         self._assessor: Assessor | None = None
         self._squares: SquareWriter | None = None
-        self._qualities = QualityWriter(outbox, metrics, self._follow_quality)
+        self._qualities = QualityWriter(outbox, metrics, drift.note_quality)
         self._metrics = metrics
         self._drift = drift
         self._doubts = doubts
@@ -477,10 +477,6 @@ class Pipeline:
         """Its picks are not committed: there is nothing to assess."""
         if self._assessor is not None and offer is not None:
             self._assessor.release()
-
-    def _follow_quality(self, document: QualityDocument) -> None:
-        """What rests on the assessments of a session, after each of them, in the thread that writes."""
-        self._drift.note_quality(document)
 
     def _write_failed(self, result: _Failed) -> None:
         arrival, error = result.arrival, result.error
