@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from benchmarks.figures import fill_tables, markdown_table
+from benchmarks.speed.pictures import svg, text
 from frazil.documents import CtfFit
 from frazil.quality.ctf import draw_spectrum, fit_ctf, measure_drift
 from frazil.quality.spectrum import PowerSpectrum, measure_spectrum
@@ -46,6 +47,8 @@ CLEAR_ASTIGMATISM_ANGSTROM = 500.0
 """From here on, its angle is compared."""
 SPEED_SIDE_PX = 4096
 SPEED_REPEATS = 7
+_SHOWN_PX = 190
+"""Of a spectrum, to each side of its middle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,28 +299,47 @@ def tables_of(report: Report) -> dict[str, str]:
     return {"detectors": detectors, "astigmatism": astigmatism, "spoilt": spoilt, "speed": speed}
 
 
+def scatter(cases: Sequence[Case]) -> str:
+    """Fitted against true defocus, as SVG."""
+    left, bottom, per_um, most = 46, 330, 95, 3.3
+    parts = [
+        f'<line x1="{left}" y1="{bottom}" x2="{left + most * per_um}" y2="{bottom - most * per_um}" stroke="#bbb"/>'
+    ]
+    for tick in (0, 1, 2, 3):
+        at = tick * per_um
+        parts += [
+            f'<line x1="{left + at}" y1="{bottom}" x2="{left + at}" y2="{bottom + 5}" stroke="#444"/>',
+            f'<line x1="{left - 5}" y1="{bottom - at}" x2="{left}" y2="{bottom - at}" stroke="#444"/>',
+            text(left + at, bottom + 18, str(tick), "middle"),
+            text(left - 9, bottom - at + 4, str(tick), "end"),
+        ]
+    side = round(most * per_um)
+    parts += [
+        f'<rect x="{left}" y="{bottom - side}" width="{side}" height="{side}" fill="none" stroke="#444"/>',
+        text(left + side / 2, bottom + 36, "true defocus (µm)", "middle"),
+        f'<g transform="translate(14 {bottom - side / 2:.0f}) rotate(-90)">{text(0, 0, "fitted (µm)", "middle")}</g>',
+    ]
+    for place, (is_reliable, colour, name) in enumerate(((True, "#1b6ca8", "reliable"), (False, "#d9822b", "flagged"))):
+        of_it = [one for one in cases if one.is_reliable == is_reliable]
+        for one in of_it:
+            x = left + per_um * one.true_defocus_angstrom / 1e4
+            y = bottom - per_um * min(one.defocus_angstrom / 1e4, most)
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}" fill-opacity="0.7"/>')
+        y = bottom - side + 18 + 16 * place
+        parts.append(f'<circle cx="{left + 14}" cy="{y - 4}" r="3" fill="{colour}"/>')
+        parts.append(text(left + 24, y, f"{name} ({len(of_it)})", "start"))
+    return svg(left + side + 12, bottom + 46, parts)
+
+
 def draw(report: Report) -> None:
     """The two pictures of the page."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    from matplotlib import pyplot as plt
-
-    mpl.rcParams.update({"svg.hashsalt": "frazil", "font.size": 9})
     fair = [one for one in report.cases if not one.spoilt]
-    figure, axes = plt.subplots(figsize=(5, 4.6))
-    for is_reliable, colour, label in ((True, "#1b6ca8", "reliable"), (False, "#d9822b", "flagged")):
-        of_it = [one for one in fair if one.is_reliable == is_reliable]
-        x, y = ([getattr(one, name) / 1e4 for one in of_it] for name in ("true_defocus_angstrom", "defocus_angstrom"))
-        axes.plot(x, y, "o", ms=3.5, color=colour, label=f"{label} ({len(of_it)})", alpha=0.8)
-    axes.plot([0.4, 3.1], [0.4, 3.1], lw=0.7, color="#888", zorder=0)
-    axes.set(xlabel="true defocus (µm)", ylabel="fitted defocus (µm)", xlim=(0.3, 3.2), ylim=(0, 5.2))
-    axes.legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(IMAGES / "ctf-defocus.svg", metadata={"Date": None})
+    (IMAGES / "ctf-defocus.svg").write_text(scatter(fair), "utf-8")
     changes = {"defocus_range_um": (1.4, 1.5), "astigmatism_range_um": (0.15, 0.2), "voltage_kv": 300.0}
     settings, simulated = simulate("K3", 1, report.side_px, Spoiling(changes=changes))
-    cv2.imwrite(str(IMAGES / "ctf-spectrum.png"), draw_spectrum(*fit(simulated.pixels, settings))[:, :, ::-1])
+    picture = draw_spectrum(*fit(simulated.pixels, settings))[:, :, ::-1]
+    middle = slice(len(picture) // 2 - _SHOWN_PX, len(picture) // 2 + _SHOWN_PX)
+    cv2.imwrite(str(IMAGES / "ctf-spectrum.jpg"), picture[middle, middle], [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
 def main() -> None:
@@ -335,8 +357,8 @@ def main() -> None:
         sys.exit(_STALE if is_stale else 0)
     cv2.setNumThreads(1)
     report = measure(args.micrographs, args.side, Console(stderr=True))
-    for text in tables_of(report).values():
-        print(text, end="\n\n")
+    for table in tables_of(report).values():
+        print(table, end="\n\n")
     if args.pages:
         FIGURES.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
         PAGE.write_text(fill_tables(PAGE.read_text("utf-8"), tables_of(report)), "utf-8")

@@ -52,6 +52,7 @@ SEED = 20261130
 HALF = 0.5
 _STALE = f"{PAGE.name}: not what the figures give; run python -m benchmarks.junk with --pages"
 _DRAWN, _DRAWN_PX, _DRAWN_COLUMNS = 9, 360, 3
+_WORST = 3
 _TIMED_SHAPE, _TIMED_DIAMETER_PX = (4096, 4096), 108.0
 
 
@@ -94,6 +95,11 @@ class Simulated(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int
     on_junk: int
     on_junk_after: int
+    worst: list[int]
+    """Picks left on junk in the worlds with the most of them, largest first."""
+    worlds_with_picks_on_junk: int
+    worlds_with_a_tenth_left: int
+    """Those of them in which more than a tenth of the picks on junk are left."""
     silent: int
     """Worlds without junk in which nothing is called junk."""
     without_junk: int
@@ -214,6 +220,7 @@ def score_worlds(junk: JunkFinder, picker: Model, args: argparse.Namespace) -> t
     picked = np.zeros((len(JUNK_KINDS) + 1, 2), np.int64)
     shown = np.zeros(len(JUNK_KINDS) + 1, np.int64)
     particles = called = found_before = found_after = silent = clean = 0
+    on_junk: list[tuple[int, int]] = []  # of each world, before and after
     panels: list[NDArray[np.uint8]] = []
     for index in track(range(args.worlds), "worlds"):
         world = simulate_world(series_seed(SEED, index), molecules, is_dirty=True)
@@ -225,7 +232,9 @@ def score_worlds(junk: JunkFinder, picker: Model, args: argparse.Namespace) -> t
         reach = HALF * world.diameter_angstrom / world.pixel_size_angstrom
         y, x = seen.grid(reach)
         np.add.at(cells, (kinds_at(world.junk, y, x), seen.called(y, x).astype(int)), 1)
-        np.add.at(picked, (kinds_at(world.junk, picks.y, picks.x), dropped.astype(int)), 1)
+        of_picks = kinds_at(world.junk, picks.y, picks.x)
+        np.add.at(picked, (of_picks, dropped.astype(int)), 1)
+        on_junk.append((int((of_picks > 0).sum()), int(((of_picks > 0) & ~dropped).sum())))
         shown += np.bincount(np.unique(world.junk), minlength=shown.size)
         is_clean = not world.junk.any()
         clean += is_clean
@@ -268,6 +277,9 @@ def score_worlds(junk: JunkFinder, picker: Model, args: argparse.Namespace) -> t
         dropped=int(picked[:, 1].sum()),
         on_junk=int(picked[1:].sum()),
         on_junk_after=int(picked[1:, 0].sum()),
+        worst=sorted((after for _, after in on_junk), reverse=True)[:_WORST],
+        worlds_with_picks_on_junk=sum(before > 0 for before, _ in on_junk),
+        worlds_with_a_tenth_left=sum(after > before / 10 for before, after in on_junk),
         silent=silent,
         without_junk=clean,
     )
@@ -384,6 +396,7 @@ def tables_of(report: Report) -> dict[str, str]:
     return {
         "model": model_table(report),
         "picks": picks_table(report.simulated),
+        "worst": worst_table(report.simulated),
         "area": area_table(report.simulated),
         "kinds": kinds_table(report.kinds),
         "real": real_table(report.real),
@@ -406,6 +419,18 @@ def picks_table(of: Simulated) -> str:
         ("particles on good ice that are picked", of.found, of.found_after),
     ]
     return markdown_table(head, ((name, f"{a}", f"{b}", f"**{b / max(1, a):.3f}**") for name, a, b in rows), right=3)
+
+
+def worst_table(of: Simulated) -> str:
+    """Where the picks are that stay on junk."""
+    head = (
+        "worlds with picks on junk",
+        "of them keep more than a tenth",
+        "picks kept",
+        f"in the {len(of.worst)} worst",
+    )
+    row = (of.worlds_with_picks_on_junk, of.worlds_with_a_tenth_left, of.on_junk_after, sum(of.worst))
+    return markdown_table(head, [[f"{value}" for value in row]], right=len(head))
 
 
 def area_table(of: Simulated) -> str:

@@ -123,13 +123,14 @@ def table(measured: dict[str, object]) -> str:
 
 
 def main() -> None:
+    """Measure, and write the page if that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pages", action="store_true")
     given = parser.parse_args()
     measured = measure(given.rounds, given.threads)
-    print(table(measured))  # noqa: T201
+    print(table(measured))
     if given.pages:
         (DOCS / "junk-speed.json").write_text(json.dumps(measured, indent=2) + "\n")
         page = DOCS / "junk.md"

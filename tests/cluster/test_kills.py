@@ -139,7 +139,12 @@ def test_thirty_kills_of_every_part_leave_one_result_of_each(
 
     # As one process that nobody kills picks them; under their many names there are four micrographs.
     picker = FilePicker(
-        PickingSettings(diameter_angstrom=48.0), out=tmp_path / "pick", model=blob_model, device="cpu", threads=1
+        PickingSettings(diameter_angstrom=48.0),
+        out=tmp_path / "pick",
+        model=blob_model,
+        device="cpu",
+        threads=1,
+        find_junk=False,
     )
     expected = [picker.pick(Named(archive / key, key)).document for key in keys[:4]]
     found = dict(read_documents(tmp_path / "out"))

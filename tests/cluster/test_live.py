@@ -104,7 +104,7 @@ def waits(out: Path) -> bool:
 
 
 def without_times(document: MicrographDocument) -> MicrographDocument:
-    nothing = msgspec.structs.replace(document.seconds, read=0, prepare=0, infer=0, peaks=0, total=0)
+    nothing = msgspec.structs.replace(document.seconds, read=0, prepare=0, infer=0, junk=0, peaks=0, total=0)
     return msgspec.structs.replace(document, epoch="", seq=0, supersedes=0, seconds=nothing, picked_at="", directory="")
 
 
@@ -168,7 +168,12 @@ def check_each_is_picked_once(
     """See that each has one result of the new model, as a daemon with that model from the start would give it."""
     assert results(out, begin) == Counter(keys)
     picker = FilePicker(
-        PickingSettings(diameter_angstrom=48.0), out=tmp_path / "pick", model=model / "2", device="cpu", threads=1
+        PickingSettings(diameter_angstrom=48.0),
+        out=tmp_path / "pick",
+        model=model / "2",
+        device="cpu",
+        threads=1,
+        find_junk=False,
     )
     expected: dict[bytes, MicrographDocument] = {}
     newest: dict[str, MicrographDocument] = {}

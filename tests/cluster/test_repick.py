@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from frazil.documents import FailedDocument, MicrographDocument
+from frazil.documents import FailedDocument, JunkArea, MicrographDocument
 from frazil.file_picker import FilePicker
 from frazil.micrograph_names import Named
 from frazil.picking import PickingSettings, read_star
@@ -28,7 +28,7 @@ Documents = Callable[[Path], list[tuple[str, MicrographDocument | FailedDocument
 def without_times(document: MicrographDocument | FailedDocument) -> MicrographDocument:
     """What two documents of one micrograph have in common, whoever made them."""
     assert isinstance(document, MicrographDocument)
-    nothing = msgspec.structs.replace(document.seconds, read=0, prepare=0, infer=0, peaks=0, total=0)
+    nothing = msgspec.structs.replace(document.seconds, read=0, prepare=0, infer=0, junk=0, peaks=0, total=0)
     return msgspec.structs.replace(
         document, epoch="", seq=0, supersedes=0, seconds=nothing, picked_at="", directory="", session=""
     )
@@ -61,7 +61,7 @@ def test_all_are_picked_once_to_the_last_digit_and_a_damaged_one_fails_alone(
 
     # Two threads, where the worker had one: the picks do not depend on it.
     settings = PickingSettings(diameter_angstrom=48.0, threshold=0.5)
-    picker = FilePicker(settings, out=tmp_path / "pick", model=blob_model, device="cpu", threads=2)
+    picker = FilePicker(settings, out=tmp_path / "pick", model=blob_model, device="cpu", threads=2, find_junk=False)
     for key in keys:
         expected = picker.pick(Named(archive / key, key))
         assert without_times(by_key[key]) == without_times(expected.document)
@@ -239,3 +239,44 @@ def test_a_signal_ends_it_in_order(repick: Repick, make_archive: Callable[..., l
     assert (running.process.returncode, printed) == (130, "")
     assert "Traceback" not in said
     assert time.monotonic() - started < 60
+
+
+def test_workers_find_junk_as_the_files_picked_one_by_one(
+    repick: Repick,
+    read_documents: Documents,
+    make_scene: Callable[..., Any],
+    write_mrc: Callable[..., Path],
+    blob_model: Path,
+    dark_model: Path,
+    tmp_path: Path,
+) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    pixels = make_scene(seed=3, count=16).pixels.copy()
+    pixels[40:180, 240:400] -= 120
+    write_mrc(archive / "a.mrc", pixels, 2.0)
+    options = ("--threshold", "0.5", "--find-junk", "--junk-model", dark_model, "--junk-picks", "flag")
+    status, summary, said = (running := repick(archive, *options, workers=1)).end()
+    assert status == 0, said
+    settings = PickingSettings(diameter_angstrom=48.0, threshold=0.5)
+    picker = FilePicker(
+        settings,
+        out=tmp_path / "pick",
+        model=blob_model,
+        junk_model=dark_model,
+        junk_picks="flag",
+        device="cpu",
+        threads=1,
+    )
+    expected = picker.pick(Named(archive / "a.mrc", "a.mrc")).document
+    ((_, found),) = read_documents(running.out)
+    assert isinstance(found, MicrographDocument)
+    assert without_times(found) == without_times(expected)
+    assert isinstance(found.junk, JunkArea)
+    assert found.junk.flagged
+    assert summary["picks"] == len(found.picks.y)
+
+    refused = repick(archive, "--resume", "--threshold", "0.5", "--no-find-junk", workers=1)
+    _, said = refused.process.communicate()
+    assert refused.process.returncode == 78
+    assert "give find-junk, junk-model and junk-picks as before" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sqlite3
 import threading
@@ -173,3 +174,27 @@ def test_a_standing_that_is_damaged_is_passed_over_and_said(rig: Rig, caplog: py
     assert rig.recalled() is None
     assert "ignored the ledger's record of the last model, which is damaged: Input data was truncated" in caplog.text
     assert "None" not in caplog.text
+
+
+def test_a_change_of_the_model_of_junk_leaves_the_standing_and_the_picks_of_the_picker_as_they_are(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announcer = Announcer(rig.ledger, rig.outbox, rig.metrics, requeues=True)
+    announcer.begin(STANDING)
+    requeued: list[bool] = []
+    commit = rig.outbox.commit
+
+    def note(*given: Any, requeue: bool = False, **others: Any) -> int:
+        requeued.append(requeue)
+        return commit(*given, requeue=requeue, **others)
+
+    monkeypatch.setattr(rig.outbox, "commit", note)
+    for change in (LOADED, REFUSED):
+        announcer.announce(dataclasses.replace(change, finds="junk"))
+    assert [(one.event, one.finds) for one in rig.announced()] == [("loaded", "junk"), ("refused", "junk")]
+    assert announcer.standing == rig.recalled() == STANDING
+    assert requeued == [False, False]
+    announcer.announce(LOADED)
+    assert requeued[-1]
+    assert announcer.standing is not None
+    assert announcer.standing.version == 2

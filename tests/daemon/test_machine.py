@@ -149,6 +149,19 @@ def test_a_model_that_cannot_serve_is_a_fault(
     assert "expected sha256" in finding.says
 
 
+def test_a_model_of_junk_that_cannot_serve_is_a_warning(
+    settings: Callable[..., Path], blob_model: Path, dark_model: Path
+) -> None:
+    (fit,) = look(settings(junk_model=str(dark_model)))["junk"]
+    assert fit.level == "ok"
+    assert fit.says.startswith("dark/1 is fit to find it")
+    (finding,) = look(settings(junk_model=str(blob_model)))["junk"]
+    assert finding.level == "warning"
+    assert "expected a model that finds junk, found one that finds particles" in finding.says
+    assert "find_junk = false" in finding.do
+    assert "junk" not in look(settings(junk_model=str(blob_model), find_junk=False))
+
+
 def test_an_int8_twin_that_cannot_serve_is_a_warning(
     settings: Callable[..., Path], make_blob_model: Callable[..., Path], make_twin: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import msgspec
 import pytest
 import yaml
 
-from frazil.documents import MicrographDocument, ModelDocument, PickColumns
+from frazil.documents import MicrographDocument, ModelDocument, PickColumns, encode_document
 from frazil.health.state import (
     DOUBTS,
     DaemonState,
@@ -244,3 +245,32 @@ def test_facts_come_from_the_ledger(tmp_path: Path, make_document: Callable[...,
     assert facts.inventory == NOTHING_FITS
     assert facts.picks == (0, 0, 0)
     assert [kind.rpartition(" of ")[2] for kind in facts.pictures] == ["24 Å", "1.77 Å"]
+
+
+def test_junk_that_is_not_looked_for_and_a_refused_model_of_it_are_said_beside_the_pickers() -> None:
+    refused = msgspec.structs.replace(change("refused"), finds="junk")
+    serves = ModelState(name="junk", version=1)
+    without = find_troubles(state(finds_junk=True), with_facts(junk_change=refused), NOW)
+    assert [one.says for one in without] == ["Junk is not looked for: no model that finds it can serve"]
+    assert without[0].todo == "no good"
+    (beside,) = find_troubles(state(finds_junk=True, junk_model=serves), with_facts(junk_change=refused), NOW)
+    assert beside.says == "The model fcn/7 that finds junk was refused"
+    assert find_troubles(state(finds_junk=True, junk_model=serves), WELL, NOW) == []
+    assert find_troubles(state(), WELL, NOW) == []
+
+
+def test_a_change_of_one_model_does_not_hide_that_of_the_other(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path / "ledger")) as ledger:
+
+        def commit(document: ModelDocument) -> None:
+            ledger.commit_document(
+                "model", lambda epoch, seq: encode_document(msgspec.structs.replace(document, epoch=epoch, seq=seq))
+            )
+
+        commit(change("refused"))
+        commit(msgspec.structs.replace(change("loaded"), finds="junk"))
+        with LedgerReader(ledger.file) as reader:
+            facts = gather_facts(reader, {}, NOW)
+    assert facts.change is not None
+    assert facts.junk_change is not None
+    assert (facts.change.event, facts.junk_change.event) == ("refused", "loaded")

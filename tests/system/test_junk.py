@@ -1,4 +1,4 @@
-"""Junk in a running daemon: found, kept through other limits, its model replaced or refused, and the page that shows it."""
+"""Junk in a running daemon: found, kept through other limits, shown on the page; its model is replaced or refused."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ def test_junk_is_found_kept_and_shown_and_its_model_replaced(
     make_blob_model: Callable[..., Path],
     make_scene: Callable[..., object],
     write_mrc: Callable[..., Path],
+    look: object,
     tmp_path: Path,
 ) -> None:
     pixels: NDArray[np.float32] = make_scene(seed=3, count=16).pixels.copy()  # type: ignore[attr-defined]
@@ -82,6 +83,11 @@ def test_junk_is_found_kept_and_shown_and_its_model_replaced(
     assert 'frazil_junk_model_info{name="dark",' in scraped
     overlay = json.loads(urllib.request.urlopen(f"{daemon.page}api/overlay/{first.seq}", timeout=60).read())
     assert msgspec.convert(overlay["junk"], JunkArea) == found
+    page = look.open(f"{daemon.page}micrograph?path=a.mrc")  # type: ignore[attr-defined]
+    page.locator(".found-junk").wait_for(state="attached")
+    assert f"{found.dropped} picks left out, by dark/1" in page.locator("#facts").inner_text()
+    page.keyboard.press("u")
+    page.locator(".found-junk").wait_for(state="detached")
     status = subprocess.run(
         [BIN / "frazil", "status", "--ledger", daemon.out], capture_output=True, text=True, check=True, timeout=120
     )

@@ -209,7 +209,7 @@ def test_a_daemons_assessments_come_up_without_a_reload(
     write_mrc: Callable[..., Path],
     look: Looker,
 ) -> None:
-    daemon = serve("--diameter", "48", "--model", blob_model)
+    daemon = serve("--diameter", "48", "--model", blob_model, "--assess")
     page = look.open(f"{daemon.page}quality")
     page.get_by_text("Nothing is assessed as yet.").wait_for()
     for k in range(3):

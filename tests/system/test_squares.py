@@ -123,7 +123,7 @@ def test_a_daemon_that_watches_an_epu_tree_shows_and_publishes_its_squares(
     look: Looker,
     tmp_path: Path,
 ) -> None:
-    daemon = serve("--diameter", "48", "--model", blob_model, "--scan", "0.5")
+    daemon = serve("--diameter", "48", "--model", blob_model, "--scan", "0.5", "--assess")
     expected: dict[str, int] = {}
     for number in range(6):
         square = f"{7000001 + number % 3}"

@@ -344,7 +344,7 @@ def test_a_model_that_takes_more_than_in_its_trial_does_not_serve(
     folder = make_blob_model(tmp_path / "models" / "blob")
     make_blob_model(folder, 2)
     (tmp_path / "sitecustomize.py").write_text(
-        "import frazil.session.pick.swapper as swapper\nswapper._OTHERS_BYTES = -(2**40)\n"
+        "import frazil.session.pick.admission as admission\nadmission._OTHERS_BYTES = -(2**40)\n"
     )
     daemon = serve("--diameter", str(DIAMETER), "--model", folder, env={"PYTHONPATH": str(tmp_path)})
     point_current_at(folder, 2)

@@ -62,6 +62,7 @@ class Session:
 def session(
     tmp_path_factory: pytest.TempPathFactory,
     blob_model: Path,
+    dark_model: Path,
     make_scene: Callable[..., Any],
     write_mrc: Callable[..., Path],
 ) -> Iterator[Session]:
@@ -74,7 +75,7 @@ def session(
     (watched / "broken.mrc").write_bytes(b"no micrograph" * 100)
     command = [BIN / "frazil", "serve", "--watch", watched, "--out", out, "--device", "cpu", "--model", blob_model]
     command += ["--diameter", "48", "--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0", "--no-choose-threshold"]
-    command += ["--no-assess"]
+    command += ["--no-assess", "--junk-model", dark_model]
     log = folder / "log"
     with log.open("w") as written:
         process = subprocess.Popen([str(part) for part in command], stderr=written)

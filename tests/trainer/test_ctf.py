@@ -1,5 +1,7 @@
 """The fit of the CTF, on simulated micrographs whose defocus is known."""
 
+import subprocess
+import sys
 from functools import cache
 
 import cv2
@@ -118,6 +120,21 @@ def test_without_data_there_is_no_spectrum():
     assert measure_spectrum(ice(), 1.4, np.ones((1024, 1280), bool)) is None
 
 
+def test_pixels_too_coarse_or_too_few_give_no_spectrum():
+    noise = np.random.default_rng(0).random((512, 512), np.float32)
+    assert measure_spectrum(noise, 12.0) is None
+    assert measure_spectrum(noise[:64, :64], 1.0) is None
+    assert measure_spectrum(noise, 0.02) is None
+    assert fit(noise, 5.0).doubt
+
+
+def test_values_that_are_too_large_for_a_sum_are_left_out():
+    pixels = ice().copy()
+    pixels[5, 5] = 3e38
+    assert (found := fit(pixels)).is_reliable
+    assert found.defocus_u_angstrom == pytest.approx(15000, rel=0.02)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_noise_has_no_reliable_fit(seed):
     noise = np.random.default_rng(seed).poisson(60, (1024, 1024)).astype(np.float32)
@@ -213,3 +230,10 @@ def test_real_pictures_that_were_equalised_have_no_reliable_fit(real_micrographs
     assert files
     for file in files:
         assert not fit(read_micrograph(file).pixels[80:-80, 80:-80], 1.77).is_reliable
+
+
+def test_the_page_is_what_its_figures_give(repository):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.ctf", "--check"], cwd=repository, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,17 +18,20 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from frazil.errors import MicrographError, ModelError, SettingsError
-from frazil.model import check_in_sandbox, load_model
+from frazil.model import check_in_sandbox, identify_model, load_model
 from frazil_trainer.cli import app
 from frazil_trainer.data.labelled import LabelledMicrograph, find_labelled, find_micrographs, load_labelled
 from frazil_trainer.evaluation.junk import JunkScores, choose_junk_threshold, junk_rows, score_junk
 from frazil_trainer.examples.areas import AreaSampler
+from frazil_trainer.networks import make_network
 from frazil_trainer.recipe import AdamW, Areas, JunkSettings, Patches, Recipe, TrainingSet, find_recipe, read_recipe
 from frazil_trainer.run import run_recipe
 from frazil_trainer.simulate import SimulationSettings, density_model, series_seed, simulate_micrograph
 from frazil_trainer.simulate.specimen import JUNK_KINDS
 from frazil_trainer.simulate.surroundings import Surroundings
 from frazil_trainer.simulate.worlds import World, simulate_world, write_worlds
+from frazil_trainer.training.dense import PatchSource
+from frazil_trainer.training.loop import train
 
 pytestmark = pytest.mark.trainer
 
@@ -57,10 +63,10 @@ def junk_recipe() -> Recipe:
         seed=3,
         diameter_px=8.0,
         normalisation="wide-01",
-        epochs=3,
+        epochs=1,
         batch=8,
         network=JunkSettings(widths=(4, 8, 8, 8, 8), dilations=(1, 2), tile_px=128),
-        examples=Areas(per_epoch=80, patch_px=96),
+        examples=Areas(per_epoch=24, patch_px=96),
         optimiser=AdamW(learning_rate=1e-2),
         data=(TrainingSet(folder="junk", validation=("world_0001",), selection=("world_0002",)),),
     )
@@ -254,12 +260,43 @@ def test_a_recipe_of_junk_becomes_a_model_that_is_no_picker(
     with pytest.raises(ModelError, match="expected a model that finds particles"):
         check_in_sandbox(version, threads=1)
     assert check_in_sandbox(version, threads=1, finds="junk").sha256 == model.identity.sha256
-    # It has learned something: junk scores higher than good ice on worlds that it did not see.
-    paths = [one for one in find_labelled(junk_data, junk_recipe.data[0]) if one.part != "training"]
-    seen = [score_junk(model, load_labelled(one, junk_recipe)) for one in paths]
-    cells = np.concatenate([one.cells for one in seen])
-    is_junk = np.concatenate([one.is_junk for one in seen if one.is_junk is not None])
-    assert cells[is_junk].mean() > 2 * cells[~is_junk].mean()
+    (paths,) = [one for one in find_labelled(junk_data, junk_recipe.data[0]) if one.part == "validation"]
+    seen = score_junk(model, load_labelled(paths, junk_recipe))
+    assert seen.is_junk is not None
+    assert seen.cells.shape == seen.is_junk.shape
+    assert ((seen.cells >= 0) & (seen.cells <= 1)).all()
+
+
+def test_the_network_learns_where_junk_is(half_film: LabelledMicrograph, junk_recipe: Recipe) -> None:
+    noise = np.random.default_rng(1).normal(0, 0.04, half_film.picture.pixels.shape)
+    assert half_film.junk is not None
+    pixels = (0.5 - 0.2 * half_film.junk + noise).astype(np.float32)
+    film = dataclasses.replace(half_film, picture=dataclasses.replace(half_film.picture, pixels=pixels))
+    recipe = replace(junk_recipe, epochs=4, examples=replace(junk_recipe.examples, per_epoch=160))
+    assert isinstance(recipe.examples, Areas)
+    network = make_network(recipe.network, recipe.seed)
+    reports = train(network, PatchSource(recipe, recipe.examples, [film], [film]), recipe)
+    assert reports[-1].loss < 0.5 * reports[0].loss
+    assert reports[-1].held_out["held_out"] > 0.6
+
+
+def check_page(repository: Path, *options: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.junk", "--check", *options]
+    return subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+
+
+def test_the_tables_of_the_page_are_what_the_figures_give_of_the_shipped_model(
+    repository: Path, tmp_path: Path
+) -> None:
+    done = check_page(repository)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((repository / "docs/reference/junk.json").read_text("utf-8"))
+    assert report["junk_model"] == str(identify_model(repository / "exported_models" / "junk"))
+    report["simulated"]["on_junk_after"] += 1
+    (tmp_path / "junk.json").write_text(json.dumps(report), "utf-8")
+    done = check_page(repository, "--json", tmp_path / "junk.json")
+    assert done.returncode == 1
+    assert "junk.md: not what the figures give" in done.stderr
 
 
 def test_a_network_of_junk_learns_from_areas_only(tmp_path: Path) -> None:

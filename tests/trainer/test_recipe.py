@@ -147,7 +147,8 @@ def test_a_recipe_is_found_by_name_and_a_file_by_its_path(tmp_path):
 
 def test_unknown_name_says_which_there_are_and_which_is_nearest():
     with pytest.raises(
-        SettingsError, match=r"expected one of cnn, fcn, mlp, paper-cnn, .*paper-mlp-jittered, .*nearest.* 'paper-cnn'"
+        SettingsError,
+        match=r"expected one of cnn, fcn, junk, mlp, paper-cnn, .*paper-mlp-jittered, .*nearest.* 'paper-cnn'",
     ):
         find_recipe("papercnn")
 

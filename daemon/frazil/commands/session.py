@@ -29,7 +29,7 @@ session_app = typer.Typer(
 _PAGE = "http://127.0.0.1:9457/"
 _FOUND_SECONDS, _LOOK_SECONDS = 6.0, 0.5
 """A daemon needs some seconds until it finds a new directory."""
-_NEW_PICKS = ("diameter_angstrom", "pixel_size_angstrom", "contrast", "model")
+_NEW_PICKS = ("diameter_angstrom", "pixel_size_angstrom", "contrast", "model", "find_junk", "junk_picks")
 """Settings after whose change the micrographs that were picked before have other picks."""
 
 Out = Annotated[

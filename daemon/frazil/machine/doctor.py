@@ -242,7 +242,7 @@ def _examine_junk_model(settings: ServeSettings | None) -> Iterator[DoctorResult
         sha256 = check_in_sandbox(model, finds="junk").sha256
         identity = identify_model(model)
     except ModelError as error:
-        do = f"micrographs are picked without junk to be found; run frazil models verify {model}, or set find_junk = false"
+        do = f"junk is not looked for: run frazil models verify {model}, or set find_junk = false"
         yield DoctorResult("junk", "warning", str(error), do)
         return
     yield DoctorResult("junk", "ok", f"{identity.short} is fit to find it (sha256 {sha256[:12]})")

@@ -43,6 +43,8 @@ _LEAST_RING_STEPS = 3.0
 _GAUSS_NEWTON_STEPS = 8
 _LEAST_GAIN = 1e-4
 _WINDOW_STEPS = 4
+_STRENGTH_STEPS = 15
+"""Of frequency, over which the measured rings of a picture are made equally strong."""
 _LEAST_CORRELATION = 0.5
 _LEAST_SCORE = 12.0
 """By how many times the noise rings stand out. Below, many fits are off by over 2 %."""
@@ -460,23 +462,34 @@ def measure_drift(spectrum: PowerSpectrum, fit: CtfFit) -> float | None:
 def draw_spectrum(spectrum: PowerSpectrum, fit: CtfFit) -> NDArray[np.uint8]:
     """(2k + 1, 2k + 1, 3) picture: the measured rings on the left, the fitted ones on the right.
 
-    As CTFFIND's diagnostic image. Both halves are the same half plane, the left one seen from the other side of zero
-    frequency. Row 0 is the most negative frequency along y.
+    As CTFFIND's diagnostic image. The measured rings are averaged over sectors, and made equally strong. Both halves
+    are the same half plane, the left one seen from the other side of zero frequency. Row 0 is the most negative
+    frequency along y.
     """
-    background = _background(spectrum)
     first = _first(spectrum)
-    radius = (spectrum.radii() - first).clip(0, len(background) - 1)
-    relative = cv2.GaussianBlur((spectrum.power / background[radius]).astype(np.float32), (0, 0), 1.5)
-    outer = spectrum.radii() >= first
-    low, high = np.percentile(relative[outer], [2, 98])
-    measured = np.clip((relative - low) / max(high - low, 1e-9), 0, 1)
+    sectors = _in_sectors(spectrum, _background(spectrum))
+    relative = sectors.data / sectors.weight
+    relative = (np.roll(relative, 1, axis=0) + 2 * relative + np.roll(relative, -1, axis=0)) / 4
+    strength = np.sqrt(cv2.blur((relative**2).mean(axis=0)[np.newaxis], (_STRENGTH_STEPS, 1))[0])
     fy, fx = (axis.astype(np.float64) for axis in spectrum.frequencies())
+    sector = (np.arctan2(fy, fx) / np.pi + 0.5) * _SECTORS - 0.5
+    radius = np.hypot(fy, fx) / spectrum.step_per_angstrom - first
+    measured = cv2.remap(
+        (np.concatenate([relative, relative[:1]]) / np.maximum(strength, 1e-9)).astype(np.float32),
+        radius.astype(np.float32),
+        (sector % _SECTORS).astype(np.float32),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    measured = np.clip(0.5 + measured / 4, 0, 1)
+    measured[(radius < 0) | (radius > len(sectors.s) - 1)] = 0
     guess = _guess_of(fit)
     s2 = fy * fy + fx * fx
     defocus = guess.defocus(np.arctan2(fy, fx))
     fitted = np.sin(_optics_of(fit).phase(s2, defocus, guess.shift)) ** 2
     finest = fit.resolution_angstrom or spectrum.finest_angstrom
-    fitted[s2 > 1 / finest**2] *= 0.4
+    for half in (measured, fitted):
+        half[s2 > 1 / finest**2] *= 0.5
     grey = np.concatenate([measured[::-1, :0:-1], fitted], axis=1)
     k = spectrum.power.shape[1] - 1
     picture = cv2.cvtColor((grey * 255).astype(np.uint8), cv2.COLOR_GRAY2RGB)

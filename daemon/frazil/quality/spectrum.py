@@ -15,7 +15,8 @@ _TILE_ANGSTROM = 800.0
 """Side of a tile: the rings of 3 µm at 4 Å are 2.7 steps of frequency apart."""
 _FINEST_ANGSTROM = 3.0
 """Finest detail that is kept."""
-_LEAST_TILE_PX = 64
+_COARSEST_ANGSTROM, _LEAST_STEPS = 30.0, 24
+"""So many steps of frequency must lie between this detail and the finest."""
 _LARGEST_TILE_PX = 2048
 _MOST_TILES = 100
 _MOST_MASKED = 0.02
@@ -78,15 +79,17 @@ def measure_spectrum(
         masked: (h, w), or the same shape made smaller, true where pixels are left out: without data, or junk.
 
     Returns:
-        The spectrum; None where no tile has data.
+        The spectrum; None where no tile has data, or where pixels are too coarse or too few for one.
     """
     bin_px = max(1, int(_FINEST_ANGSTROM / 2 / pixel_size_angstrom))
     shape = (pixels.shape[0] // bin_px, pixels.shape[1] // bin_px)
     side = _tile_px(shape, pixel_size_angstrom * bin_px)
-    if side < _LEAST_TILE_PX:
+    if not side:
         return None
     step = 1 / (side * pixel_size_angstrom * bin_px)
     k = min(side // 2 - 1, int(1 / (_FINEST_ANGSTROM * step)))
+    if k - 1 / (_COARSEST_ANGSTROM * step) < _LEAST_STEPS:
+        return None
     window = np.outer(*[np.hanning(side + 1)[:-1].astype(np.float32)] * 2)
     total = np.zeros((2 * k + 1, k + 1), np.float32)
     tiles = 0
@@ -102,8 +105,9 @@ def measure_spectrum(
         if is_masked is not None and is_masked.any():
             hidden = cv2.resize(is_masked.astype(np.uint8), (side, side), interpolation=cv2.INTER_NEAREST) > 0
             tile = np.where(hidden, tile[~hidden].mean(), tile)
-        power = _power(tile, window, k)
-        mean = float(power.mean())
+        with np.errstate(over="ignore", invalid="ignore"):  # such a tile is left out
+            power = _power(tile, window, k)
+            mean = float(power.mean())
         if 0 < mean < math.inf:
             total += power / np.float32(mean)
             tiles += 1

@@ -37,6 +37,7 @@ async function look() {
     qualities = await ask("/api/qualities");
   } catch (error) {
     say(byId("verdict"), error.message);
+    again = setTimeout(look, REST_MS); // no further document may tell of it
     return;
   }
   show();

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from frazil.documents import MicrographDocument, ModelDocument
 from frazil.errors import MicrographError, ModelError
+from frazil.junk_area import sift_picks
 from frazil.model import CARD_NAME, ModelIdentity, kept_out_of, read_card
 from frazil.picking import HitCount, Micrograph, Picks
 from frazil.record import MicrographReader
@@ -96,7 +97,8 @@ class Comparison:
             y, x, score = document.picks.arrays()
             truth = Picks(y=y, x=x, score=score).select(one.holds(y, x))
             micrographs, particles = micrographs + 1, particles + len(truth)
-            for count, picks in zip(counts, found, strict=True):
+            for count, every in zip(counts, found, strict=True):
+                picks, _ = sift_picks(document.junk, every)
                 count.add(picks.select(one.holds(picks.y, picks.x)), truth, document.diameter_px)
         if not particles:
             raise ModelError(
