@@ -451,7 +451,7 @@ def main() -> int:
         if args.only != "grades":
             with tempfile.TemporaryDirectory() as folder:
                 figures["costs"] = measure_costs(
-                    Path(folder), every_seconds=args.every, of_trickle=6, of_backlog=24, turns=args.turns
+                    Path(folder), every_seconds=args.every, of_trickle=8, of_backlog=60, turns=args.turns
                 )
         print(msgspec.json.format(msgspec.json.encode(figures), indent=1).decode())
         if not args.pages:
