@@ -17,7 +17,7 @@ from urllib.parse import quote
 import msgspec
 
 from frazil.limits import ChoiceBasis, JunkPicks, PickLimits, default_limits
-from frazil.model.contract import Finds, ModelIdentity
+from frazil.model.contract import ModelIdentity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,8 +117,6 @@ class Seconds(msgspec.Struct, frozen=True, kw_only=True):
     """Reading and checking the file, which is rescaled meanwhile if its rows come in order."""
     prepare: float
     """Rescaling, if that is left to do, and normalising."""
-    junk: float = 0.0
-    """Finding the junk."""
     infer: float
     """Tiling and the network."""
     peaks: float
@@ -126,6 +124,8 @@ class Seconds(msgspec.Struct, frozen=True, kw_only=True):
     total: float
     """From the time when the file was known to be complete, or from the start of reading in `frazil pick`, to the
     picks."""
+    junk: float | msgspec.UnsetType = msgspec.UNSET
+    """Finding the junk; left out where that was not looked for."""
 
 
 Mark = Literal["", "good", "bad"]
@@ -449,8 +449,8 @@ class ModelDocument(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
     model: ModelIdentity
     event: Literal["loaded", "refused", "rolled_back"]
     """``loaded`` and ``rolled_back``: this model serves from here on. ``refused``: it does not, the old one goes on."""
-    finds: Finds = "particles"
-    """What the model finds. One that finds junk serves beside the one that makes the picks."""
+    finds: Literal["junk"] | msgspec.UnsetType = msgspec.UNSET
+    """What the model finds, if not particles: one that finds junk serves beside the one that makes the picks."""
     reason: str = ""
     """Reason of a refusal or a roll-back, in one line."""
     at: str

@@ -122,7 +122,7 @@ def record_picks(
             read=read_seconds,
             prepare=prepared - started,
             infer=scored - prepared,
-            junk=0.0 if isinstance(junk, msgspec.UnsetType) else cleared - scored,
+            junk=msgspec.UNSET if isinstance(junk, msgspec.UnsetType) else cleared - scored,
             peaks=found - cleared,
             total=found - since,
         ),

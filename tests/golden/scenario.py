@@ -206,6 +206,7 @@ def serve(root: Path, *options: object) -> Iterator[Session]:
     settings = f'diameter = {DIAMETER_ANGSTROM}\nmodel = "{root}/models/disc"\nscan = 1.0\nstall = 0.3\n'
     settings += "probation_micrographs = 1\nprobation_faults = 0.0\nthreads = 1\n"
     settings += "choose_threshold = false\nassess = false\n"  # recorded before frazil chose any, or assessed
+    settings += "find_junk = false\n"
     (root / "frazil.toml").write_text(settings)
     command = [BIN / "frazil", "serve", "--config", root / "frazil.toml", "--watch", root / "watched"]
     command += ["--out", root / "out", "--device", "cpu", "--publish", "tcp://127.0.0.1:0", "--http", "127.0.0.1:0"]

@@ -183,7 +183,9 @@ def _describe(thing: Any) -> Any:
                 if field.required
                 else "left out"
                 if field.default is msgspec.UNSET
-                else msgspec.to_builtins(field.default)
+                else msgspec.to_builtins(
+                    field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+                )
                 for field in fields
             }
         elif overloads := typing.get_overloads(thing.__init__):

@@ -234,9 +234,11 @@ class Metrics:
         if not isinstance(document.junk, UnsetType):
             self.junk_fraction.observe(document.junk.fraction)
             self.picks_dropped.inc(document.junk.dropped)
+        in_hand = 0.0
         for stage in _IN_HAND:
-            self.stage.labels(stage=stage).observe(getattr(seconds, stage))
-        in_hand = sum(getattr(seconds, stage) for stage in _IN_HAND)
+            if not isinstance(took := getattr(seconds, stage), UnsetType):
+                self.stage.labels(stage=stage).observe(took)
+                in_hand += took
         self.stage.labels(stage="wait").observe(max(0.0, seconds.total - in_hand))
 
     def note_quality(self, document: QualityDocument) -> None:

@@ -223,7 +223,7 @@ class LearningDesk:
 
     def _trainings(self, folder: Path) -> list[TrainingShown]:
         found = [stored.decode() for stored in self._session.reader.newest_changes(_CHANGES)]
-        changes = [one for one in found if isinstance(one, ModelDocument) and one.finds == "particles"]
+        changes = [one for one in found if isinstance(one, ModelDocument) and one.finds != "junk"]
         return [_shown(one, changes) for one in reversed(read_trainings(folder))]
 
 

@@ -169,7 +169,7 @@ def gather_facts(reader: LedgerReader, counts: Mapping[str, int], now: float) ->
         inventory=Inventory.decode(meta.get(INVENTORY_KEY, "")) or Inventory(),
         pictures=tuple(dict.fromkeys(picture.describe() for picture in pictures)),
         picks=tuple(len(picture.picks.score) for picture in pictures if picture.corrections.mark != "bad"),
-        change=next((one for one in changes if one.finds == "particles"), None),
+        change=next((one for one in changes if one.finds != "junk"), None),
         junk_change=next((one for one in changes if one.finds == "junk"), None),
     )
 

@@ -92,7 +92,7 @@ class Announcer:
             seq=0,
             model=change.model,
             event=change.event,
-            finds=change.finds,
+            finds="junk" if change.finds == "junk" else msgspec.UNSET,
             reason=change.message,
             at=at,
         )
