@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from numpy.typing import NDArray
 
 from benchmarks.dashboards.drawing import draw_rows
 from benchmarks.dashboards.panels import chosen_values, read_dashboard
@@ -46,24 +48,43 @@ def operands(repository: Path) -> set[str]:
     return found
 
 
+def with_rings(pixels: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """A scene of 2 Å a pixel on ice that shows the rings of 1.2 µm, at 300 kV and 2.7 mm."""
+    rng = np.random.default_rng(seed)
+    h, w = pixels.shape
+    s2 = np.fft.fftfreq(h, 2.0)[:, np.newaxis] ** 2 + np.fft.rfftfreq(w, 2.0) ** 2
+    wavelength = 0.0197
+    phase = np.pi * wavelength * s2 * (12_000 - wavelength**2 * 2.7e7 * s2 / 2) + 0.1
+    noise = np.fft.irfft2(np.fft.rfft2(rng.normal(0, 10, (h, w))) * np.sin(phase), (h, w))
+    return (pixels + noise).astype(np.float32)
+
+
 @pytest.mark.timeout(600)
 def test_every_panel_and_every_rule_has_data(
     serve: Serve,
     prometheus: Callable[..., Prometheus],
     repository: Path,
     make_blob_model: Callable[..., Path],
+    make_junk_model: Callable[..., Path],
     spoil_model: Callable[[str, Path, int], None],
     make_scene: Callable[..., Any],
     write_mrc: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
     folder = make_blob_model(tmp_path / "models" / "blob")
-    daemon = serve("--diameter", "48", "--model", folder, "--stall", "0.5")
+    junk = make_junk_model(tmp_path / "models" / "dark")
+    daemon = serve(
+        *("--diameter", "48", "--model", folder, "--stall", "0.5"),
+        *("--assess", "--find-junk", "--junk-model", junk),
+    )
     target = daemon.metrics.removeprefix("http://").removesuffix("/metrics")
     began = time.time()
     server = prometheus({"titan1": target})
     wait_for(lambda: server.has("frazil_build_info"))  # what happens before the first look is no increase
-    contents = [write_mrc(tmp_path / "aside.mrc", make_scene(seed=i).pixels, 2.0).read_bytes() for i in range(3)]
+    contents = [
+        write_mrc(tmp_path / "aside.mrc", with_rings(make_scene((640, 640), seed=i).pixels, seed=i), 2.0).read_bytes()
+        for i in range(3)
+    ]
 
     def drop(*names: str) -> None:
         for number, name in enumerate(names):
