@@ -82,7 +82,9 @@ def test_every_panel_and_every_rule_has_data(
     server = prometheus({"titan1": target})
     wait_for(lambda: server.has("frazil_build_info"))  # what happens before the first look is no increase
     contents = [
-        write_mrc(tmp_path / "aside.mrc", with_rings(make_scene((640, 640), seed=i).pixels, seed=i), 2.0).read_bytes()
+        write_mrc(
+            tmp_path / "aside.mrc", with_rings(make_scene((640, 640), seed=i).pixels, seed=100 + i), 2.0
+        ).read_bytes()
         for i in range(3)
     ]
 
