@@ -81,15 +81,12 @@ def test_every_panel_and_every_rule_has_data(
     began = time.time()
     server = prometheus({"titan1": target})
     wait_for(lambda: server.has("frazil_build_info"))  # what happens before the first look is no increase
-    contents = [
-        write_mrc(
-            tmp_path / "aside.mrc", with_rings(make_scene((640, 640), seed=i).pixels, seed=100 + i), 2.0
-        ).read_bytes()
-        for i in range(3)
-    ]
+    pixels = [with_rings(make_scene((640, 640), seed=i).pixels, seed=100 + i) for i in range(4)]
+    pixels[3][:200] -= 200  # junk, on a quarter of the micrographs
+    contents = [write_mrc(tmp_path / "aside.mrc", one, 2.0).read_bytes() for one in pixels]
 
-    def drop(*names: str) -> None:
-        for number, name in enumerate(names):
+    def drop(*names: str, first: int = 0) -> None:
+        for number, name in enumerate(names, first):
             aside = daemon.watched / f".{name}"
             aside.write_bytes(contents[number % len(contents)])
             aside.rename(daemon.watched / name)
@@ -116,8 +113,8 @@ def test_every_panel_and_every_rule_has_data(
             missing -= {e for e in missing if "frazil_gpu_memory" in e}
         if not missing:
             break
-        assert time.monotonic() < deadline, missing
-        drop(f"later{later}.mrc")  # rates want something to go on
+        assert time.monotonic() < deadline, "\n".join(sorted(missing))
+        drop(f"later{later}.mrc", first=later)  # rates want something to go on
         later += 1
         time.sleep(0.5)
 
