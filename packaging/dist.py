@@ -15,11 +15,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -39,6 +41,11 @@ CPU variant\t: 0x0
 CPU part\t: 0xd08
 CPU revision\t: 3
 """
+CONDA_NAMES = {
+    "onnxruntime-gpu": "onnxruntime",
+    "opencv-python-headless": "py-opencv",
+    "prometheus-client": "prometheus_client",
+}
 CPU = REPOSITORY / "packaging" / "cpu.txt"
 
 
@@ -187,6 +194,12 @@ def check_citation() -> str:
 
 def check_recipe() -> str:
     """The recipe as conda-forge's builder reads it; it needs what the wheel needs."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    needed = {CONDA_NAMES.get(name, name) for name in (re.split("[>=;]", one)[0] for one in project["dependencies"])}
+    recipe = (REPOSITORY / "packaging" / "conda" / "recipe.yaml").read_text()
+    listed = recipe.partition("  run:")[2].partition("\ntests")[0]
+    found = set(re.findall(r"^    - (\S+)", listed, re.MULTILINE)) - {"python"}
+    assert found == needed, f"expected {sorted(needed)}, found {sorted(found)}"
     code = (
         "import sys, rattler_build\n"
         "recipe = rattler_build.Stage0Recipe.from_file(sys.argv[1])\n"
