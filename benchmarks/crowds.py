@@ -122,7 +122,7 @@ def measure(folder: Path, options: argparse.Namespace) -> bool:
     given = options.portions * options.micrographs
     ratios_of_cost = [1.0]
     settings = ["--diameter", DIAMETER_ANGSTROM, "--device", "cpu", "--threads", 1]
-    settings += ["--no-choose-threshold"]  # one document for each micrograph
+    settings += ["--no-choose-threshold", "--no-assess"]  # one document for each micrograph
     settings += ["--unlike", "pick"]  # those to warm up with are small
     settings += ["--model", options.model] if options.model else []
     with DaemonProcess(folder / "watched", folder / "out", *settings) as daemon:

@@ -360,7 +360,7 @@ def test_damaged_records_generations_and_requests_are_left_out(session: Session)
     assert records(session.file) == {f"{x}.mrc": ("picked" if x == "a" else "gone", i) for i, x in enumerate("abcd", 1)}
     with closing(Ledger(session.file)) as ledger:
         assert ledger.head == 4
-        assert ledger.take_requests() == ["a.mrc"]
+        assert list(ledger.take_requests()) == ["a.mrc"]
 
 
 @pytest.mark.parametrize("is_older", [True, False])

@@ -87,7 +87,7 @@ def test_a_full_disk_makes_picking_wait_and_loses_nothing(
     tmp_path: Path,
     what: str,
 ) -> None:
-    disk = small_disk("disk", 2048)
+    disk = small_disk("disk", 4096)
     out, ledger = (disk / "out", tmp_path / "l.sqlite") if what == "outputs" else (tmp_path / "out", disk / "l.sqlite")
     daemon = start("--ledger", ledger, out=out)
     drop(daemon.watched, "before.mrc")
