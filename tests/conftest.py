@@ -155,6 +155,19 @@ def blob_onnx(
     kernel = disc / disc.sum() - ring / max(1, ring.sum())
     weight = (sign * 40 * kernel).astype(np.float32).reshape(1, 1, side, side)
     step = 1 if g == 1 else int(contract.step_px)
+    return convolution_onnx(contract, "blob", weight, bias, step, tile, scores)
+
+
+def convolution_onnx(
+    contract: ModelContract,
+    name: str,
+    weight: NDArray[np.float32],
+    bias: float,
+    step: int,
+    tile: Sequence[int | str],
+    scores: Sequence[int | str],
+) -> onnx.ModelProto:
+    """A real ONNX model of one (1, 1, side, side) convolution and a sigmoid; sides of tiles and scores may be names."""
     nodes = [
         helper.make_node("Conv", ["tiles", "w", "b"], ["conv"], strides=[step, step]),
         helper.make_node("Squeeze", ["conv", "axes"], ["flat"]),
@@ -162,7 +175,7 @@ def blob_onnx(
     ]
     graph = helper.make_graph(
         nodes,
-        "blob",
+        name,
         [helper.make_tensor_value_info("tiles", TensorProto.FLOAT, ["n", 1, *tile])],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", *scores])],
         [
@@ -219,25 +232,7 @@ def level_onnx(contract: ModelContract, *, bias: float) -> onnx.ModelProto:
     """A real ONNX model that calls dark what lies well below the middle, wherever it is; of tiles of any side."""
     side, step = round(2 * contract.offset_px) + 1, round(contract.step_px)
     weight = np.full((1, 1, side, side), -40 / side**2, np.float32)
-    nodes = [
-        helper.make_node("Conv", ["tiles", "w", "b"], ["conv"], strides=[step, step]),
-        helper.make_node("Squeeze", ["conv", "axes"], ["flat"]),
-        helper.make_node("Sigmoid", ["flat"], ["scores"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "level",
-        [helper.make_tensor_value_info("tiles", TensorProto.FLOAT, ["n", 1, "h", "w"])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", "gy", "gx"])],
-        [
-            numpy_helper.from_array(weight, "w"),
-            numpy_helper.from_array(np.array([bias], np.float32), "b"),
-            numpy_helper.from_array(np.array([1], np.int64), "axes"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, contract.to_metadata())
-    return model
+    return convolution_onnx(contract, "level", weight, bias, step, ["h", "w"], ["gy", "gx"])
 
 
 @pytest.fixture(scope="session")

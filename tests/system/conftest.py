@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 BIN = Path(sys.executable).parent
+AXE = Path(__file__).parent.parent / "axe" / "axe.min.js"
 PATIENCE_SECONDS = 240.0
 
 
@@ -198,6 +199,22 @@ class Looker:
         self.opened.add(urlsplit(url).netloc)
         page.goto(url)
         return page
+
+    def check(self, page: Page, name: str) -> None:
+        """Nothing serious is found, and nothing is cut off, on a desk and on a phone."""
+        page.evaluate(AXE.read_text("utf-8"))
+        for width, height in ((1400, 1000), (390, 844)):
+            page.set_viewport_size({"width": width, "height": height})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
+            serious = [
+                (fault["id"], [node["html"][:160] for node in fault["nodes"][:3]])
+                for fault in found
+                if fault["impact"] in ("serious", "critical")
+            ]
+            assert serious == []
+            self.keep(page, f"{name}-{width}")
+        page.set_viewport_size({"width": 1400, "height": 1000})
 
     def keep(self, page: Page, name: str) -> None:
         """Keep what the page looks like, if a report is asked for."""

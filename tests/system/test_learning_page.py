@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.system
 
-AXE = Path(__file__).parent.parent / "axe" / "axe.min.js"
 NAMES = tuple(f"{k}.mrc" for k in range(5))
 BLIND = -60.0
 
@@ -94,23 +93,6 @@ def sign_in_where_asked(page: Page, token: str) -> None:
     page.get_by_role("button", name="Sign out").wait_for()
 
 
-def check(page: Page, look: Looker, name: str) -> None:
-    """Nothing serious is found, and nothing is cut off, on a desk and on a phone."""
-    page.evaluate(AXE.read_text("utf-8"))
-    for width, height in ((1400, 1000), (390, 844)):
-        page.set_viewport_size({"width": width, "height": height})
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
-        serious = [
-            (fault["id"], [node["html"][:160] for node in fault["nodes"][:3]])
-            for fault in found
-            if fault["impact"] in ("serious", "critical")
-        ]
-        assert serious == []
-        look.keep(page, f"learning-{name}-{width}")
-    page.set_viewport_size({"width": 1400, "height": 1000})
-
-
 def test_a_session_is_seen_to_learn_and_what_it_learnt_is_promoted_refused_and_withdrawn(
     daemon: Any, blob_model: Path, make_blob_model: Callable[..., Path], look: Looker
 ) -> None:
@@ -160,7 +142,7 @@ def test_a_session_is_seen_to_learn_and_what_it_learnt_is_promoted_refused_and_w
     page.get_by_text("5 epochs, loss 0.151").wait_for()
     page.locator("#trainings progress").wait_for()
     page.locator("#trainings figure svg .line").wait_for()
-    check(page, look, "trains")
+    look.check(page, "learning-trains")
     version = make_version(make_blob_model, daemon.out, 1, threshold=0.55)
     failed = make_training("failed", began - 900, parent=parent, reason="expected at least 8 particles, found 3")
     offered = make_training("offered", began, version, parent=parent)
@@ -180,9 +162,9 @@ def test_a_session_is_seen_to_learn_and_what_it_learnt_is_promoted_refused_and_w
     refused.get_by_text("refused by the daemon").wait_for()
     refused.get_by_text("found F1 0.000").wait_for()
     assert refused.get_by_role("button").count() == 0
-    check(page, look, "light")
+    look.check(page, "learning-light")
     dark.get_by_text("refused by the daemon").wait_for()
-    check(dark, look, "dark")
+    look.check(dark, "learning-dark")
 
     page.get_by_role("button", name="Withdraw the session").click()
     page.locator("dialog").get_by_role("button", name="Withdraw").click()

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.system
 
-AXE = Path(__file__).parent.parent / "axe" / "axe.min.js"
 PATIENCE_SECONDS = 240.0
 
 
@@ -92,23 +91,6 @@ def names(page: Page) -> list[str]:
     return page.locator("#rows tr th").all_inner_texts()
 
 
-def check(page: Page, look: Looker, name: str) -> None:
-    """Nothing serious is found, and nothing is cut off, on a desk and on a phone."""
-    page.evaluate(AXE.read_text("utf-8"))
-    for width, height in ((1400, 1000), (390, 844)):
-        page.set_viewport_size({"width": width, "height": height})
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
-        serious = [
-            (fault["id"], [node["html"][:160] for node in fault["nodes"][:3]])
-            for fault in found
-            if fault["impact"] in ("serious", "critical")
-        ]
-        assert serious == []
-        look.keep(page, f"quality-{name}-{width}")
-    page.set_viewport_size({"width": 1400, "height": 1000})
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_list_is_sorted_and_filtered_by_quality(assessed: Any, look: Looker, scheme: str) -> None:
     page = look.open(f"{assessed.url}/micrographs?sort=grade&order=up", scheme=scheme)
@@ -117,7 +99,7 @@ def test_the_list_is_sorted_and_filtered_by_quality(assessed: Any, look: Looker,
     assert page.locator("#rows tr").first.inner_text().split("\t")[3:9] == [
         "✕ bad: crystalline ice", "4", "0.50", "0.30", "2.20", "9.0",
     ]  # fmt: skip
-    check(page, look, f"list-{scheme}")
+    look.check(page, f"quality-list-{scheme}")
     for sort, expected in (
         ("Estimated precision, lowest first", ["b.mrc", "c.mrc", "a.mrc"]),
         ("Defocus, highest first", ["b.mrc", "c.mrc", "a.mrc"]),
@@ -170,7 +152,7 @@ def test_what_is_to_be_looked_at_is_gone_through_by_a_key_and_has_its_reasons(as
         page.locator("#strip a[aria-current]", has_text="4 ·").wait_for()
     page.locator("#grade", has_text="bad: crystalline ice").wait_for()
     page.locator("#reasons", has_text="ring of ice at 3.7 Å, 2.1 times as strong as beside it").wait_for()
-    check(page, look, "one")
+    look.check(page, "quality-one")
     page.goto(f"{assessed.url}/micrograph?path=e.mrc")
     page.locator("#facts dt", has_text="Picks").wait_for()
     assert page.locator("#assessed").is_hidden()
@@ -183,7 +165,7 @@ def test_the_session_is_seen_in_grades_histograms_and_by_number(assessed: Any, l
     page.locator("#plot-defocus_um svg[aria-label*='3 points']").wait_for()
     page.locator("#bars-defocus_um svg[aria-label='Defocus, µm of 3 micrographs, 1.00 to 2.20']").wait_for()
     assert page.locator("#bars-ice .bar").count() == 30
-    check(page, look, f"session-{scheme}")
+    look.check(page, f"quality-session-{scheme}")
     assessed.rig.outbox.commit(quality("e.mrc", 9), key="e.mrc", fingerprint="f")
     page.locator("#verdict", has_text="3 of 5 assessed micrographs are good.").wait_for()  # without a reload
     page.locator("#categories a", has_text="crystalline ice").click()

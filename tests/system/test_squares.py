@@ -17,29 +17,8 @@ from frazil.documents import Place, QualityDocument, SquareDocument
 
 if TYPE_CHECKING:
     from conftest import Looker
-    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.system
-
-AXE = Path(__file__).parent.parent / "axe" / "axe.min.js"
-
-
-def check(page: Page, look: Looker, name: str) -> None:
-    """Nothing serious is found, and nothing is cut off, on a desk and on a phone."""
-    page.evaluate(AXE.read_text("utf-8"))
-    for width, height in ((1400, 1000), (390, 844)):
-        page.set_viewport_size({"width": width, "height": height})
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
-        serious = [
-            (fault["id"], [node["html"][:160] for node in fault["nodes"][:3]])
-            for fault in found
-            if fault["impact"] in ("serious", "critical")
-        ]
-        assert serious == []
-        look.keep(page, f"squares-{name}-{width}")
-    page.set_viewport_size({"width": 1400, "height": 1000})
 
 
 @pytest.fixture
@@ -93,7 +72,7 @@ def test_forty_squares_are_drawn_where_they_lie_and_ranked(gridded: Any, look: L
     assert best in page.locator("#verdict").inner_text()
     truly_best = sorted(gridded.planted, key=lambda one: -one.yield_of_exposure)[:10]
     assert best in [one.name for one in truly_best]
-    check(page, look, scheme)
+    look.check(page, f"squares-{scheme}")
 
     page.get_by_label("Coloured by").select_option("ice, relative thickness")
     page.locator("#scale", has_text="ice").wait_for()
@@ -108,7 +87,7 @@ def test_forty_squares_are_drawn_where_they_lie_and_ranked(gridded: Any, look: L
     given = [int(text.split("×")[0]) for text in page.locator("#holes tbody td:nth-child(2)").all_inner_texts()]
     assert given == sorted(given, reverse=True)
     assert len(given) == holes
-    check(page, look, f"{scheme}-chosen")
+    look.check(page, f"squares-{scheme}-chosen")
     page.locator("#chosen").get_by_role("link", name="Its micrographs").click()
     page.locator("#rows tr").nth(3).wait_for()
     assert page.locator("#rows tr").count() in (4, 5, 6)
